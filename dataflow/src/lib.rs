@@ -1,1 +1,13 @@
+//! Incremental computation: plans as data, operators as pure state machines, and the timely
+//! runtime that moves deltas between them.
+//!
+//! * [`plan`]: what a dataflow computes. Made by the planner, printed by EXPLAIN.
+//! * [`operator`]: the trait every operator implements; [`operators`]: one file each.
+//! * [`state`]: how operators read the committed part of their arrangements.
+//! * [`runtime`]: workers. The only place that names timely.
 
+pub mod operator;
+pub mod operators;
+pub mod plan;
+pub mod runtime;
+pub mod state;

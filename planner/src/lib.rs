@@ -1,1 +1,14 @@
+//! SQL: parsing, the PostgreSQL dialect on DataFusion, snapshot SELECTs, and compilation of
+//! logical plans to incremental dataflows. No I/O of its own.
+//!
+//! * [`error`]: [`SqlError`], the error every user sees.
+//! * [`catalog`]: what the planner asks of the catalog.
+//! * [`ast`]: statements of the dialect and their parser.
+//! * [`query`]: binding, executing and compiling queries.
 
+pub mod ast;
+pub mod catalog;
+pub mod error;
+pub mod query;
+
+pub use error::SqlError;

@@ -1,1 +1,8 @@
+//! The server: Postgres wire protocol at the edge, sessions, and the coordinator that owns time.
+//!
+//! * [`pg`]: the wire. The only place that names pgwire.
+//! * [`session`]: one client's state; statements in, responses out.
+//! * `coordinator`: the epoch clock, commits, publication, DDL.
 
+pub mod pg;
+pub mod session;

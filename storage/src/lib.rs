@@ -1,1 +1,12 @@
+//! Durable state: arrangements as runs, committed epoch by epoch in one sled transaction.
+//!
+//! The caller (the coordinator in `server`) owns time. It calls [`Store::commit`] with everything
+//! that one epoch changed, in epoch order; when `commit` returns, the epoch is durable and the
+//! returned [`StoreVersion`] may be published. Readers hold a `StoreVersion` (an immutable list of
+//! runs per arrangement) for as long as they like; files are deleted only when nobody names them.
+//!
+//! See `docs/storage-format.md` for keys, files, the commit protocol and recovery.
 
+pub mod api;
+
+pub use api::*;

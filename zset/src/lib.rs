@@ -1,1 +1,14 @@
+//! The vocabulary of Tidemill: epochs, deltas (Z-sets), key hashes and the row codec.
+//!
+//! Everything here is plain data and pure functions: no I/O, no threads, no clock.
+//! Read in this order: [`ids`], [`delta`], [`hash`], [`consolidate`], [`codec`], [`schema`].
 
+pub mod codec;
+pub mod consolidate;
+pub mod delta;
+pub mod hash;
+pub mod ids;
+pub mod schema;
+
+pub use delta::{Delta, Diffs};
+pub use ids::{ArrangementId, CollectionId, Epoch};

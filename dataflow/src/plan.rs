@@ -1,0 +1,174 @@
+//! [`DataflowPlan`]: a tree of operators over input collections, as plain data.
+//!
+//! A plan is made anew from SQL at every start; only ids of arrangements and fingerprints are
+//! stored. Column numbers refer to the output of the node's input.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion_physical_expr::PhysicalExpr;
+use tidemill_zset::{CollectionId, Delta};
+
+/// One dataflow: the plan of a view, a sink's or a subscription's query.
+#[derive(Clone, Debug)]
+pub struct DataflowPlan {
+    /// The operators; the root's output is the dataflow's output.
+    pub root: Node,
+}
+
+/// An operator with its inputs.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What it does.
+    pub op: Op,
+    /// Its inputs, in the order the operator names them.
+    pub inputs: Vec<Node>,
+    /// Columns of its output.
+    pub schema: SchemaRef,
+    /// The planner's statement that rows are only ever inserted, with diff +1 or more
+    /// (an append-only source and operators that keep it so): lets min/max keep one value.
+    pub append_only: bool,
+}
+
+/// The operators there are.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Deltas of a source, table or view, reduced to `columns`.
+    Input {
+        /// Which.
+        collection: CollectionId,
+        /// Columns of the collection, in output order.
+        columns: Vec<usize>,
+    },
+    /// Fixed rows, inserted once, in the first epoch of the dataflow.
+    Constant {
+        /// The rows.
+        rows: RecordBatch,
+    },
+    /// Filter, then project, row by row.
+    Map {
+        /// Keep rows for which this is true; NULL is not true.
+        predicate: Option<Arc<dyn PhysicalExpr>>,
+        /// Output columns; `None`: all input columns.
+        projection: Option<Vec<Arc<dyn PhysicalExpr>>>,
+    },
+    /// One output row per element of the list in `column`; the other columns are repeated. NULL and empty
+    /// lists give no row. Lists in several columns advance side by side, padded with NULL.
+    Unnest {
+        /// The columns that hold lists. In the output they hold elements, at the same position.
+        columns: Vec<usize>,
+        /// Struct columns to spread into their fields, in place.
+        structs: Vec<usize>,
+    },
+    /// GROUP BY with aggregates that are kept up to date per group. Output: `keys`, then one column per
+    /// aggregate. With no keys there is always exactly one row, also for empty input.
+    /// No aggregates: DISTINCT.
+    Aggregate {
+        /// Key columns of the input.
+        keys: Vec<usize>,
+        /// What is computed per group.
+        aggregates: Vec<Aggregate>,
+    },
+    /// Join of two inputs. Output: all columns of left, then all of right (Semi, Anti: left only).
+    Join {
+        /// Which rows appear.
+        kind: JoinKind,
+        /// Equal columns: (left, right). Empty: every pair is looked at. Types are equal.
+        on: Vec<(usize, usize)>,
+        /// NULL = NULL for the keys (IS NOT DISTINCT FROM).
+        null_equals_null: bool,
+        /// Further condition over left columns followed by right columns.
+        filter: Option<Arc<dyn PhysicalExpr>>,
+    },
+    /// The sum of its inputs (UNION ALL).
+    Union,
+    /// The general operator: recomputes `program` over the rows of the *touched keys* and
+    /// subtracts what it gave before. With no keys every change recomputes everything.
+    Recompute {
+        /// Key columns of each input; the output starts with the key columns. Empty: no key.
+        keys: Vec<Vec<usize>>,
+        /// The batch plan.
+        program: Arc<dyn BatchProgram>,
+        /// For EXPLAIN: what is computed and why no specialised operator does.
+        reason: String,
+    },
+}
+
+/// Join kinds. `Right` is planned as `Left` with sides swapped and columns reordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinKind {
+    /// Pairs that match.
+    Inner,
+    /// Inner, plus left rows without a match, right columns NULL.
+    Left,
+    /// Left, plus right rows without a match, left columns NULL.
+    Full,
+    /// Left rows with at least one match, once each.
+    Semi,
+    /// Left rows without a match.
+    Anti,
+}
+
+/// One aggregate of an [`Op::Aggregate`].
+#[derive(Clone, Debug)]
+pub struct Aggregate {
+    /// Which function.
+    pub function: AggregateFunction,
+    /// Input column; `None` only for `CountStar`.
+    pub column: Option<usize>,
+    /// Boolean input column: rows for which it isn't true don't count (FILTER).
+    pub filter: Option<usize>,
+    /// The output column's name and type decide the accumulator and its overflow check:
+    /// e.g. sum(integer) is Int64, sum(bigint) is Decimal128(38, 0).
+    pub output: arrow::datatypes::Field,
+}
+
+/// Aggregates with a specialised, retractable accumulator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AggregateFunction {
+    /// count(*)
+    CountStar,
+    /// count(x): rows where x is not NULL
+    Count,
+    /// sum of integers or decimals (exact), or of floats (exact, order-independent)
+    Sum,
+    /// avg: sum / count
+    Avg,
+    /// least value
+    Min,
+    /// greatest value
+    Max,
+    /// true if all are
+    BoolAnd,
+    /// true if any is
+    BoolOr,
+}
+
+/// A batch plan as the general operator sees it; implemented by the planner over DataFusion.
+/// Must be deterministic: equal multisets of rows give equal multisets of rows.
+pub trait BatchProgram: Debug + Send + Sync {
+    /// Runs the plan on whole inputs (one batch list per input; every row stands for one row,
+    /// multiplicities are already expanded). Rows come in canonical order.
+    fn run(&self, inputs: Vec<Vec<RecordBatch>>) -> Result<Vec<RecordBatch>, RowError>;
+    /// What it computes, in one line, without values that change from start to start.
+    fn describe(&self) -> String;
+}
+
+/// An error that a row (or a group) gives, as a user sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[error("{message}")]
+pub struct RowError {
+    /// PostgreSQL's code, e.g. `22012`.
+    pub sqlstate: String,
+    /// PostgreSQL's message where there is one, e.g. `division by zero`.
+    pub message: String,
+}
+
+/// Converts an error of expression evaluation to what the user sees. The planner installs the
+/// mapping of DataFusion's messages to SQLSTATEs; it is a function so that `dataflow` needn't know them.
+pub type ErrorMapper = fn(&datafusion_common::DataFusionError) -> RowError;
+
+/// Deltas on their way into a dataflow.
+pub type InputDelta = (CollectionId, Delta);

@@ -1,0 +1,36 @@
+//! How operators reach the committed part of their arrangements.
+//!
+//! An operator's in-memory index is a cache. What it doesn't hold, it reads from the newest
+//! committed version through [`StateReader`]; what it changed in epochs that aren't committed
+//! yet it must keep in memory until [`StateReader::epoch`] has reached them.
+
+use std::sync::Arc;
+
+use tidemill_storage::{ArrangementDesc, RunBatch};
+use tidemill_zset::Epoch;
+
+/// Reads one arrangement. Cheap to share between threads.
+pub trait StateReader: Send + Sync {
+    /// The last committed epoch that a read sees.
+    fn epoch(&self) -> Epoch;
+
+    /// True if the committed arrangement is known to hold nothing: a miss in memory is a miss.
+    fn is_empty(&self) -> bool;
+
+    /// Entries for the sorted, unique `hashes`; see `ArrangementVersion::get_many`.
+    fn get_many(&self, hashes: &[u64]) -> tidemill_storage::Result<Vec<RunBatch>>;
+
+    /// Everything that lies in the partitions given by `mine` (`worker`, `workers`).
+    fn scan(
+        &self,
+    ) -> tidemill_storage::Result<Box<dyn Iterator<Item = tidemill_storage::Result<RunBatch>> + '_>>;
+}
+
+/// An arrangement that an operator owns: its description and how to read it.
+#[derive(Clone)]
+pub struct StateHandle {
+    /// Id, kind and columns.
+    pub desc: ArrangementDesc,
+    /// `None`: the dataflow isn't durable (a subscription's query), all state is in memory.
+    pub reader: Option<Arc<dyn StateReader>>,
+}

@@ -1,0 +1,1 @@
+//! The Postgres wire protocol. The only module that names pgwire.

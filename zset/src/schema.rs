@@ -1,0 +1,186 @@
+//! SQL types as users declare them, and the Arrow fields that carry them.
+//!
+//! An Arrow type alone cannot say "jsonb" or "uuid"; such fields carry the SQL name in their
+//! metadata under [`TYPE_KEY`]. Everything else is a function of the Arrow type.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
+
+/// Metadata key of a field whose SQL type the Arrow type does not determine.
+pub const TYPE_KEY: &str = "tidemill.type";
+
+/// The time zone of every `timestamptz`: instants are stored as microseconds since the Unix epoch, UTC.
+pub const UTC: &str = "+00:00";
+
+/// A type of the SQL dialect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SqlType {
+    /// `boolean`
+    Bool,
+    /// `smallint`
+    Int2,
+    /// `integer`
+    Int4,
+    /// `bigint`
+    Int8,
+    /// `real`
+    Float4,
+    /// `double precision`
+    Float8,
+    /// `numeric(precision, scale)`; at most 38 digits
+    Numeric(u8, i8),
+    /// `text`
+    Text,
+    /// `varchar(n)`, n in characters; `None`: without a limit
+    Varchar(Option<u32>),
+    /// `bytea`
+    Bytea,
+    /// `date`
+    Date,
+    /// `time`, microseconds
+    Time,
+    /// `timestamp`, microseconds
+    Timestamp,
+    /// `timestamptz`, microseconds, UTC
+    Timestamptz,
+    /// `interval`
+    Interval,
+    /// `uuid`, held as its canonical lower-case text
+    Uuid,
+    /// `json`, held as the text given
+    Json,
+    /// `jsonb`, held as text with the insignificant space removed
+    Jsonb,
+    /// an array of one dimension
+    Array(Box<SqlType>),
+    /// anything else: a struct, a type of the catalog. Printed by the name of its Arrow type.
+    Other(DataType),
+}
+
+impl SqlType {
+    /// The Arrow type that carries values of this type.
+    pub fn arrow(&self) -> DataType {
+        match self {
+            SqlType::Bool => DataType::Boolean,
+            SqlType::Int2 => DataType::Int16,
+            SqlType::Int4 => DataType::Int32,
+            SqlType::Int8 => DataType::Int64,
+            SqlType::Float4 => DataType::Float32,
+            SqlType::Float8 => DataType::Float64,
+            SqlType::Numeric(p, s) => DataType::Decimal128(*p, *s),
+            SqlType::Text
+            | SqlType::Varchar(_)
+            | SqlType::Uuid
+            | SqlType::Json
+            | SqlType::Jsonb => DataType::Utf8View,
+            SqlType::Bytea => DataType::Binary,
+            SqlType::Date => DataType::Date32,
+            SqlType::Time => DataType::Time64(TimeUnit::Microsecond),
+            SqlType::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
+            SqlType::Timestamptz => DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())),
+            SqlType::Interval => DataType::Interval(IntervalUnit::MonthDayNano),
+            SqlType::Array(of) => DataType::List(Arc::new(of.field("item", true))),
+            SqlType::Other(t) => t.clone(),
+        }
+    }
+
+    /// An Arrow field of this type.
+    pub fn field(&self, name: &str, nullable: bool) -> Field {
+        let field = Field::new(name, self.arrow(), nullable);
+        match self.tag() {
+            Some(tag) => field.with_metadata(HashMap::from([(TYPE_KEY.to_string(), tag)])),
+            None => field,
+        }
+    }
+
+    fn tag(&self) -> Option<String> {
+        match self {
+            SqlType::Varchar(Some(n)) => Some(format!("varchar({n})")),
+            SqlType::Varchar(None) => Some("varchar".into()),
+            SqlType::Uuid => Some("uuid".into()),
+            SqlType::Json => Some("json".into()),
+            SqlType::Jsonb => Some("jsonb".into()),
+            _ => None,
+        }
+    }
+
+    /// The SQL type that a field carries.
+    pub fn of(field: &Field) -> SqlType {
+        if let Some(tag) = field.metadata().get(TYPE_KEY) {
+            match tag.as_str() {
+                "uuid" => return SqlType::Uuid,
+                "json" => return SqlType::Json,
+                "jsonb" => return SqlType::Jsonb,
+                "varchar" => return SqlType::Varchar(None),
+                _ => {
+                    if let Some(n) = tag
+                        .strip_prefix("varchar(")
+                        .and_then(|t| t.strip_suffix(')'))
+                    {
+                        return SqlType::Varchar(n.parse().ok());
+                    }
+                }
+            }
+        }
+        match field.data_type() {
+            DataType::Boolean => SqlType::Bool,
+            DataType::Int8 | DataType::UInt8 | DataType::Int16 => SqlType::Int2,
+            DataType::UInt16 | DataType::Int32 => SqlType::Int4,
+            DataType::UInt32 | DataType::Int64 => SqlType::Int8,
+            DataType::UInt64 => SqlType::Numeric(20, 0),
+            DataType::Float16 | DataType::Float32 => SqlType::Float4,
+            DataType::Float64 => SqlType::Float8,
+            DataType::Decimal32(p, s)
+            | DataType::Decimal64(p, s)
+            | DataType::Decimal128(p, s)
+            | DataType::Decimal256(p, s) => SqlType::Numeric(*p, *s),
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => {
+                SqlType::Text
+            }
+            DataType::Binary
+            | DataType::LargeBinary
+            | DataType::BinaryView
+            | DataType::FixedSizeBinary(_) => SqlType::Bytea,
+            DataType::Date32 | DataType::Date64 => SqlType::Date,
+            DataType::Time32(_) | DataType::Time64(_) => SqlType::Time,
+            DataType::Timestamp(_, None) => SqlType::Timestamp,
+            DataType::Timestamp(_, Some(_)) => SqlType::Timestamptz,
+            DataType::Interval(_) | DataType::Duration(_) => SqlType::Interval,
+            DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) => {
+                SqlType::Array(Box::new(SqlType::of(f)))
+            }
+            DataType::Dictionary(_, v) => SqlType::of(&Field::new("", v.as_ref().clone(), true)),
+            other => SqlType::Other(other.clone()),
+        }
+    }
+}
+
+impl std::fmt::Display for SqlType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SqlType::Bool => f.write_str("boolean"),
+            SqlType::Int2 => f.write_str("smallint"),
+            SqlType::Int4 => f.write_str("integer"),
+            SqlType::Int8 => f.write_str("bigint"),
+            SqlType::Float4 => f.write_str("real"),
+            SqlType::Float8 => f.write_str("double precision"),
+            SqlType::Numeric(p, s) => write!(f, "numeric({p},{s})"),
+            SqlType::Text => f.write_str("text"),
+            SqlType::Varchar(Some(n)) => write!(f, "character varying({n})"),
+            SqlType::Varchar(None) => f.write_str("character varying"),
+            SqlType::Bytea => f.write_str("bytea"),
+            SqlType::Date => f.write_str("date"),
+            SqlType::Time => f.write_str("time without time zone"),
+            SqlType::Timestamp => f.write_str("timestamp without time zone"),
+            SqlType::Timestamptz => f.write_str("timestamp with time zone"),
+            SqlType::Interval => f.write_str("interval"),
+            SqlType::Uuid => f.write_str("uuid"),
+            SqlType::Json => f.write_str("json"),
+            SqlType::Jsonb => f.write_str("jsonb"),
+            SqlType::Array(of) => write!(f, "{of}[]"),
+            SqlType::Other(t) => write!(f, "{t}"),
+        }
+    }
+}
