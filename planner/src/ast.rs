@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 
 use sqlparser::ast;
+
+use crate::error::SqlError;
 pub use sqlparser::ast::{Expr, Ident, ObjectName, Query};
 
 /// A statement with its own text.
@@ -296,4 +298,10 @@ pub enum Statement {
     Discard,
     /// LISTEN, UNLISTEN, NOTIFY, VACUUM, ANALYZE, LOCK …: accepted or refused by the session, by name
     Other { verb: String },
+}
+
+/// Parses a string of statements. Positions of errors are characters of `sql`, from 1.
+pub fn parse(sql: &str) -> Result<Vec<Parsed>, SqlError> {
+    let _ = sql;
+    Err(SqlError::unsupported("statements are not supported yet"))
 }

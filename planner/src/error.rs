@@ -59,3 +59,18 @@ impl SqlError {
         SqlError::new("XX000", message)
     }
 }
+
+/// What the user sees of an error of planning or execution.
+pub fn from_datafusion(e: &datafusion_common::DataFusionError) -> SqlError {
+    SqlError::internal(e.to_string())
+}
+
+/// The same for an error of a row; installed in the dataflow runtime
+/// (`tidemill_dataflow::plan::ErrorMapper`).
+pub fn row_error(e: &datafusion_common::DataFusionError) -> tidemill_dataflow::plan::RowError {
+    let e = from_datafusion(e);
+    tidemill_dataflow::plan::RowError {
+        sqlstate: e.sqlstate.to_string(),
+        message: e.message,
+    }
+}
