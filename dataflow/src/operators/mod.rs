@@ -1,1 +1,3 @@
 //! The operators, one file each.
+
+pub mod join_plan;
