@@ -5,6 +5,66 @@ use std::collections::BTreeMap;
 use arrow::datatypes::SchemaRef;
 use tidemill_zset::Delta;
 
+use crate::files;
+use crate::generator;
+use crate::options::{Connector, connector_of};
+use crate::queue::{BatchSender, StopSignal};
+
+/// Offset entries as they were committed: key and value, both the connector's own encoding.
+pub type Offsets = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A source that is ready to run.
+pub trait Source: Send {
+    /// Reads on the calling thread, which should be its own, until `stop` is given, the receiver is
+    /// gone, or the input has ended (a generator's; files never end). A temporary trouble
+    /// (a directory that can't be read) shows in the status and is retried; an error ends the source.
+    fn run(self: Box<Self>, out: BatchSender, stop: StopSignal) -> Result<(), ConnectorError>;
+}
+
+/// Checks every option against the connector, the format and the declared columns. An unknown
+/// option is an error that names the nearest one that exists.
+pub fn validate_options(spec: &SourceSpec) -> Result<(), ConnectorError> {
+    match connector_of(&spec.options)? {
+        Connector::Files => files::FilesOptions::parse(spec).map(drop),
+        Connector::Generator => generator::GeneratorOptions::parse(spec).map(drop),
+    }
+}
+
+/// Opens a source at its committed `offsets` (none: from the start). A path that doesn't exist
+/// yet is waited for; a relative one is taken from the process's working directory.
+pub fn open_source(spec: SourceSpec, offsets: Offsets) -> Result<Box<dyn Source>, ConnectorError> {
+    match connector_of(&spec.options)? {
+        Connector::Files => Ok(Box::new(files::FilesSource::open(spec, offsets)?)),
+        Connector::Generator => Ok(Box::new(generator::GeneratorSource::open(spec, offsets)?)),
+    }
+}
+
+/// The columns of a source that is declared without any; `None` where the connector can't know them.
+pub fn default_columns(
+    options: &BTreeMap<String, String>,
+) -> Result<Option<SchemaRef>, ConnectorError> {
+    match connector_of(options)? {
+        Connector::Files => Ok(None),
+        Connector::Generator => generator::default_columns(options).map(Some),
+    }
+}
+
+/// Reads the input of an unrecorded source again, exactly what lies below `offsets`, and returns
+/// when all of it has been sent. The batches carry rows and errors, no offsets. A
+/// consumed file that no longer matches its recorded identity is an error that names it: what
+/// was sent before must then be thrown away.
+pub fn reread(
+    spec: &SourceSpec,
+    offsets: Offsets,
+    out: BatchSender,
+    stop: StopSignal,
+) -> Result<(), ConnectorError> {
+    match connector_of(&spec.options)? {
+        Connector::Files => files::reread(spec, offsets, out, stop),
+        Connector::Generator => generator::reread(spec, offsets, out, stop),
+    }
+}
+
 /// A piece of a source's input. Rows, errors and offsets of one batch are committed in one
 /// epoch; a batch is never split, so a message or transaction that must not be torn lies within one batch.
 #[derive(Clone, Debug)]
@@ -58,6 +118,14 @@ pub enum ConnectorError {
         /// What is wrong.
         message: String,
         /// What to write instead.
+        hint: String,
+    },
+    /// What was asked can't be done any more: a consumed file has changed, a sink's file isn't its own.
+    #[error("{message}")]
+    Refused {
+        /// What is in the way, with the file's name.
+        message: String,
+        /// What to do about it.
         hint: String,
     },
     /// The environment: a directory that can't be read, a full disk. Retried by the connector where that makes sense.

@@ -1,0 +1,1 @@
+//! Bytes of a format to columns.

@@ -1,0 +1,313 @@
+//! The bounded queue between a source's thread and whoever cuts epochs, and the signal that stops a source.
+//!
+//! Invariant: the bytes waiting never exceed the bound, except that one batch is always let into
+//! an empty queue, however large it is.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::source::SourceBatch;
+
+/// Bytes that a batch counts for beyond its columns: queue entry, offsets.
+const BATCH_OVERHEAD_BYTES: usize = 256;
+
+/// Asks a source to stop. Clones are the same signal.
+#[derive(Clone, Default)]
+pub struct StopSignal {
+    inner: Arc<StopInner>,
+}
+
+type Callback = Box<dyn Fn() + Send + Sync>;
+
+#[derive(Default)]
+struct StopInner {
+    stopped: AtomicBool,
+    callbacks: Mutex<Vec<Callback>>,
+    changed: Condvar,
+}
+
+impl StopSignal {
+    /// A signal that hasn't been given.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives the signal; for ever.
+    pub fn stop(&self) {
+        let callbacks = self.inner.callbacks.lock();
+        self.inner.stopped.store(true, Ordering::SeqCst);
+        self.inner.changed.notify_all();
+        for callback in callbacks.iter() {
+            callback();
+        }
+    }
+
+    /// Whether it was given.
+    pub fn is_stopped(&self) -> bool {
+        self.inner.stopped.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the signal is given or `timeout` has passed; returns whether it was given.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut guard = self.inner.callbacks.lock();
+        while !self.is_stopped() {
+            if self
+                .inner
+                .changed
+                .wait_until(&mut guard, deadline)
+                .timed_out()
+            {
+                break;
+            }
+        }
+        self.is_stopped()
+    }
+
+    /// Calls `callback` when the signal is given; at once if it was. It must not call back into the signal.
+    pub fn on_stop(&self, callback: impl Fn() + Send + Sync + 'static) {
+        let mut callbacks = self.inner.callbacks.lock();
+        if self.is_stopped() {
+            callback();
+        }
+        callbacks.push(Box::new(callback));
+    }
+}
+
+/// What a source is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceState {
+    /// Reading.
+    Running,
+    /// Everything there is has been read; the text says what it waits for.
+    Waiting(String),
+    /// Ended by an error.
+    Failed(String),
+    /// Its input has ended, or it was stopped.
+    Finished,
+}
+
+/// A source's state and counters, since it was opened.
+#[derive(Clone, Debug)]
+pub struct SourceStatus {
+    /// What it is doing.
+    pub state: SourceState,
+    /// Input bytes decoded.
+    pub bytes: u64,
+    /// Rows handed over.
+    pub rows: u64,
+    /// Error rows handed over.
+    pub errors: u64,
+    /// The newest trouble, of an error row or of the environment.
+    pub last_error: Option<String>,
+}
+
+/// The receiver is gone or the source was told to stop: give up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the source was stopped")]
+pub struct Stopped;
+
+struct Queued {
+    batch: SourceBatch,
+    bytes: usize,
+    rows: usize,
+    since: Instant,
+}
+
+struct State {
+    queue: VecDeque<Queued>,
+    bytes: usize,
+    rows: usize,
+    closed: bool,
+    status: SourceStatus,
+}
+
+struct Shared {
+    bytes_max: usize,
+    wake: Arc<dyn Fn() + Send + Sync>,
+    state: Mutex<State>,
+    room: Condvar,
+}
+
+/// A queue of at most `bytes_max` bytes. `wake` is called, without any lock held, after every batch
+/// that was put in and after the source's end: the receiver decides whether an epoch is due.
+pub fn channel(
+    bytes_max: usize,
+    wake: Arc<dyn Fn() + Send + Sync>,
+) -> (BatchSender, BatchReceiver) {
+    let shared = Arc::new(Shared {
+        bytes_max,
+        wake,
+        state: Mutex::new(State {
+            queue: VecDeque::new(),
+            bytes: 0,
+            rows: 0,
+            closed: false,
+            status: SourceStatus {
+                state: SourceState::Running,
+                bytes: 0,
+                rows: 0,
+                errors: 0,
+                last_error: None,
+            },
+        }),
+        room: Condvar::new(),
+    });
+    (
+        BatchSender {
+            shared: shared.clone(),
+        },
+        BatchReceiver { shared },
+    )
+}
+
+/// The source's end of a queue.
+#[derive(Clone)]
+pub struct BatchSender {
+    shared: Arc<Shared>,
+}
+
+impl BatchSender {
+    /// Makes `stop` end a blocked [`send`](Self::send). Sources call it once, when they start.
+    pub fn stop_with(&self, stop: &StopSignal) {
+        let shared = self.shared.clone();
+        stop.on_stop(move || {
+            shared.state.lock().closed = true;
+            shared.room.notify_all();
+        });
+    }
+
+    /// Puts a batch in, waiting for room. An `Err` means that the batch was thrown away.
+    pub fn send(&self, batch: SourceBatch) -> Result<(), Stopped> {
+        let rows = batch.rows.as_ref().map_or(0, |d| d.len());
+        let errors = batch.errors.as_ref().map_or(0, |d| d.len());
+        let bytes = batch_bytes(&batch);
+        {
+            let mut s = self.shared.state.lock();
+            while !s.closed && s.bytes + bytes > self.shared.bytes_max && !s.queue.is_empty() {
+                self.shared.room.wait(&mut s);
+            }
+            if s.closed {
+                return Err(Stopped);
+            }
+            s.bytes += bytes;
+            s.rows += rows;
+            s.status.rows += rows as u64;
+            s.status.errors += errors as u64;
+            s.status.bytes += batch.bytes;
+            s.status.state = SourceState::Running;
+            s.queue.push_back(Queued {
+                batch,
+                bytes,
+                rows,
+                since: Instant::now(),
+            });
+        }
+        (self.shared.wake)();
+        Ok(())
+    }
+
+    /// Notes that everything there is has been read, and what is waited for.
+    pub fn waiting(&self, what: String) {
+        self.shared.state.lock().status.state = SourceState::Waiting(what);
+    }
+
+    /// Notes a trouble that doesn't end the source.
+    pub fn trouble(&self, message: String) {
+        self.shared.state.lock().status.last_error = Some(message);
+    }
+
+    /// Notes the end of the source: what [`Source::run`](crate::Source::run) returned. Whoever runs
+    /// the source's thread calls it.
+    pub fn ended(&self, result: &Result<(), crate::ConnectorError>) {
+        {
+            let mut s = self.shared.state.lock();
+            s.status.state = match result {
+                Ok(()) => SourceState::Finished,
+                Err(e) => {
+                    s.status.last_error = Some(e.to_string());
+                    SourceState::Failed(e.to_string())
+                }
+            };
+        }
+        (self.shared.wake)();
+    }
+}
+
+/// The reader's end of a queue. Dropping it stops the source.
+pub struct BatchReceiver {
+    shared: Arc<Shared>,
+}
+
+impl BatchReceiver {
+    /// Takes batches in order until they hold at least `rows_max` rows or none is left; at least
+    /// one if there is any. A batch without rows counts as one row.
+    pub fn take(&self, rows_max: usize) -> Vec<SourceBatch> {
+        let mut out = Vec::new();
+        let mut rows = 0;
+        let mut s = self.shared.state.lock();
+        while let Some(q) = s.queue.front() {
+            let more = q.rows.max(1);
+            if !out.is_empty() && rows + more > rows_max {
+                break;
+            }
+            rows += more;
+            let q = s.queue.pop_front().expect("it has a front");
+            s.bytes -= q.bytes;
+            s.rows -= q.rows;
+            out.push(q.batch);
+        }
+        drop(s);
+        self.shared.room.notify_all();
+        out
+    }
+
+    /// Rows that wait.
+    pub fn pending_rows(&self) -> usize {
+        self.shared.state.lock().rows
+    }
+
+    /// Batches that wait (some carry only offsets or errors).
+    pub fn pending_batches(&self) -> usize {
+        self.shared.state.lock().queue.len()
+    }
+
+    /// Bytes that wait.
+    pub fn pending_bytes(&self) -> usize {
+        self.shared.state.lock().bytes
+    }
+
+    /// When the oldest waiting batch was put in.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.shared.state.lock().queue.front().map(|q| q.since)
+    }
+
+    /// State and counters.
+    pub fn status(&self) -> SourceStatus {
+        self.shared.state.lock().status.clone()
+    }
+}
+
+impl Drop for BatchReceiver {
+    fn drop(&mut self) {
+        let mut s = self.shared.state.lock();
+        s.closed = true;
+        s.queue.clear();
+        self.shared.room.notify_all();
+    }
+}
+
+fn batch_bytes(batch: &SourceBatch) -> usize {
+    let offsets: usize = batch
+        .offsets
+        .iter()
+        .map(|(k, v)| k.len() + v.as_ref().map_or(0, Vec::len))
+        .sum();
+    let rows = batch.rows.as_ref().map_or(0, |d| d.memory_bytes());
+    let errors = batch.errors.as_ref().map_or(0, |d| d.memory_bytes());
+    rows + errors + offsets + BATCH_OVERHEAD_BYTES
+}
