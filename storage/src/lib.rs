@@ -8,5 +8,21 @@
 //! See `docs/storage-format.md` for keys, files, the commit protocol and recovery.
 
 pub mod api;
+mod block;
+mod changes;
+mod fail;
+mod log;
+mod merge;
+mod options;
+mod order;
+mod read;
+mod resolve;
+mod rows;
+mod run;
+mod store;
 
 pub use api::*;
+pub use fail::{FAIL_POINTS, FailPoints};
+pub use options::*;
+pub use read::{ArrangementVersion, Scan, StoreVersion};
+pub use store::Store;

@@ -1,0 +1,151 @@
+//! Fail points: named places where a test can kill the process, and injected I/O errors.
+//!
+//! Unset fail points cost one relaxed load. A set that was cloned shares its counters.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+/// The names that this crate passes. The server adds its own.
+pub const FAIL_POINTS: &[&str] = &[
+    "segment_synced",
+    "before_transaction",
+    "after_transaction",
+    "during_merge",
+    "during_recovery",
+];
+
+#[derive(Default)]
+struct Inner {
+    armed: AtomicBool,
+    kill: Mutex<HashMap<String, u64>>,
+    counting: AtomicBool,
+    operations: AtomicU64,
+    /// The operation that fails (1 = the next one counted); 0: none.
+    fail_at: AtomicU64,
+}
+
+/// Named hooks for crash tests. Cheap when unset.
+#[derive(Clone, Default)]
+pub struct FailPoints(Arc<Inner>);
+
+impl std::fmt::Debug for FailPoints {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FailPoints")
+            .field("kill", &*self.0.kill.lock())
+            .finish_non_exhaustive()
+    }
+}
+
+impl FailPoints {
+    /// Parses `name[:n][,name[:n]…]`: at the n-th pass (default 1) of `name` the process kills
+    /// itself with SIGKILL.
+    pub fn parse(text: &str) -> Result<FailPoints, String> {
+        let points = FailPoints::default();
+        for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+            let (name, count) = match part.split_once(':') {
+                None => (part, 1),
+                Some((name, n)) => match n.trim().parse::<u64>() {
+                    Ok(n) if n > 0 => (name.trim(), n),
+                    _ => {
+                        return Err(format!(
+                            "fail point {part:?}: expected name:count, count >= 1"
+                        ));
+                    }
+                },
+            };
+            points.0.kill.lock().insert(name.to_string(), count);
+            points.0.armed.store(true, Ordering::Relaxed);
+        }
+        Ok(points)
+    }
+
+    /// Called where `name` stands in the code: kills the process if its count is reached.
+    #[inline]
+    pub fn pass(&self, name: &str) {
+        if self.0.armed.load(Ordering::Relaxed) {
+            self.pass_armed(name);
+        }
+    }
+
+    #[cold]
+    fn pass_armed(&self, name: &str) {
+        let mut kill = self.0.kill.lock();
+        if let Some(left) = kill.get_mut(name) {
+            *left -= 1;
+            if *left == 0 {
+                kill_self();
+            }
+        }
+    }
+
+    /// From now on, I/O operations are counted and the `n`-th one (1 = the next) returns an error
+    /// instead of happening. 0 only counts.
+    pub fn fail_operation(&self, n: u64) {
+        self.0.operations.store(0, Ordering::SeqCst);
+        self.0.fail_at.store(n, Ordering::SeqCst);
+        self.0.counting.store(true, Ordering::SeqCst);
+    }
+
+    /// I/O operations since [`FailPoints::fail_operation`].
+    pub fn operations(&self) -> u64 {
+        self.0.operations.load(Ordering::SeqCst)
+    }
+
+    /// Called before every I/O operation that changes the disk.
+    #[inline]
+    pub(crate) fn operation(&self) -> std::io::Result<()> {
+        if !self.0.counting.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let n = self.0.operations.fetch_add(1, Ordering::SeqCst) + 1;
+        let fail_at = self.0.fail_at.load(Ordering::SeqCst);
+        // After the first failure everything fails: the disk is gone.
+        if fail_at > 0 && n >= fail_at {
+            return Err(std::io::Error::other("injected failure"));
+        }
+        Ok(())
+    }
+}
+
+/// Ends the process as `kill -9` would: no destructors, no flushing.
+#[allow(unsafe_code)]
+fn kill_self() -> ! {
+    // SAFETY: plain system calls without pointers.
+    unsafe {
+        libc::kill(libc::getpid(), libc::SIGKILL);
+        libc::_exit(137)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parses_names_and_counts() {
+        let f = FailPoints::parse("before_transaction:3, during_merge").unwrap();
+        assert_eq!(f.0.kill.lock()["before_transaction"], 3);
+        assert_eq!(f.0.kill.lock()["during_merge"], 1);
+        f.pass("before_transaction");
+        f.pass("unknown");
+        assert_eq!(f.0.kill.lock()["before_transaction"], 2);
+        assert!(FailPoints::parse("x:0").is_err());
+        assert!(FailPoints::parse("x:y").is_err());
+    }
+
+    #[test]
+    fn every_operation_after_the_first_failure_fails() {
+        let f = FailPoints::default();
+        assert!(f.operation().is_ok());
+        f.fail_operation(2);
+        assert!(f.operation().is_ok());
+        assert!(f.operation().is_err());
+        assert!(f.operation().is_err());
+        f.fail_operation(0);
+        assert!(f.operation().is_ok());
+        assert_eq!(f.operations(), 1);
+    }
+}

@@ -1,0 +1,284 @@
+//! [`LogScan`]: the contents of a `Log` in the order of arrival.
+//!
+//! Only where a run holds negative diffs are rows compared: the negative entries are collected first
+//! (they are few: the retracted rows of edited files) and then cancelled against the stream.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use hashbrown::HashTable;
+use tidemill_zset::Epoch;
+use tidemill_zset::hash::hash_columns;
+
+use crate::api::{ArrangementDesc, Result, RunBatch};
+use crate::block::Block;
+use crate::options::SCAN_ROWS_MAX;
+use crate::order::Entry;
+use crate::resolve::{Kept, Sources, damaged_rows};
+use crate::rows::RowEqual;
+use crate::run::Run;
+
+/// Iterates a log's runs in order.
+pub(crate) struct LogScan {
+    desc: Arc<ArrangementDesc>,
+    runs: VecDeque<Arc<Run>>,
+    next_block: usize,
+    at: Epoch,
+    columns: Vec<usize>,
+    schema: SchemaRef,
+    /// Set once the negative entries were looked for.
+    retracted: Option<Retracted>,
+    ready: VecDeque<RunBatch>,
+    done: bool,
+}
+
+impl LogScan {
+    pub(crate) fn new(
+        desc: Arc<ArrangementDesc>,
+        runs: Vec<Arc<Run>>,
+        at: Epoch,
+        columns: Vec<usize>,
+        schema: SchemaRef,
+    ) -> LogScan {
+        LogScan {
+            desc,
+            runs: runs.into(),
+            next_block: 0,
+            at,
+            columns,
+            schema,
+            retracted: None,
+            ready: VecDeque::new(),
+            done: false,
+        }
+    }
+
+    fn step(&mut self) -> Result<Option<RunBatch>> {
+        let mut retracted = match self.retracted.take() {
+            Some(r) => r,
+            None => Retracted::collect(&self.desc, &self.runs, self.at)?,
+        };
+        let result = self.step_with(&mut retracted);
+        self.retracted = Some(retracted);
+        result
+    }
+
+    fn step_with(&mut self, retracted: &mut Retracted) -> Result<Option<RunBatch>> {
+        loop {
+            if let Some(batch) = self.ready.pop_front() {
+                return Ok(Some(batch));
+            }
+            let Some(run) = self.runs.front() else {
+                return retracted.rest(&self.columns, &self.schema);
+            };
+            let index = run.index()?;
+            if self.next_block >= index.len() {
+                self.runs.pop_front();
+                self.next_block = 0;
+                continue;
+            }
+            let block = run.block(self.next_block)?;
+            self.next_block += 1;
+            let kept = self.visible(&block, retracted)?;
+            let blocks = [block];
+            let sources = Sources {
+                desc: &self.desc,
+                blocks: &blocks,
+            };
+            for piece in kept.chunks(SCAN_ROWS_MAX) {
+                self.ready
+                    .push_back(sources.batch(piece, &self.columns, &self.schema)?);
+            }
+        }
+    }
+
+    fn visible(&self, block: &Arc<Block>, retracted: &mut Retracted) -> Result<Vec<Kept>> {
+        let mut kept = Vec::with_capacity(block.rows);
+        for row in 0..block.rows {
+            let (epoch, diff) = (block.epoch(row), block.diffs.get(row));
+            if epoch <= self.at && diff > 0 {
+                kept.push(Kept {
+                    entry: Entry {
+                        hash: 0,
+                        source: 0,
+                        row: row as u32,
+                    },
+                    diff,
+                    epoch,
+                });
+            }
+        }
+        if !retracted.is_empty() {
+            retracted.cancel(&self.desc, block, &mut kept)?;
+            kept.retain(|k| k.diff != 0);
+        }
+        Ok(kept)
+    }
+}
+
+impl Iterator for LogScan {
+    type Item = Result<RunBatch>;
+
+    fn next(&mut self) -> Option<Result<RunBatch>> {
+        if self.done {
+            return None;
+        }
+        let next = self.step().transpose();
+        self.done = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+/// The rows with negative diffs, each with what is left to cancel.
+pub(crate) struct Retracted {
+    rows: Option<RecordBatch>,
+    hashes: Vec<u64>,
+    left: Vec<i64>,
+    epochs: Vec<i64>,
+    remaining: i64,
+    index: HashTable<u32>,
+}
+
+impl Retracted {
+    pub(crate) fn collect<'a>(
+        desc: &ArrangementDesc,
+        runs: impl IntoIterator<Item = &'a Arc<Run>>,
+        at: Epoch,
+    ) -> Result<Retracted> {
+        let mut batches = Vec::new();
+        let (mut left, mut epochs) = (Vec::new(), Vec::new());
+        for run in runs.into_iter().filter(|r| r.meta.negative) {
+            for b in 0..run.index()?.len() {
+                let block = run.block(b)?;
+                let negative = |r: &usize| block.diffs.get(*r) < 0 && block.epoch(*r) <= at;
+                let rows: Vec<(usize, usize)> =
+                    (0..block.rows).filter(negative).map(|r| (0, r)).collect();
+                if rows.is_empty() {
+                    continue;
+                }
+                left.extend(rows.iter().map(|r| -block.diffs.get(r.1)));
+                epochs.extend(rows.iter().map(|r| block.epoch(r.1)));
+                let sources = Sources {
+                    desc,
+                    blocks: &[block],
+                };
+                batches.push(sources.gather_all(&rows)?);
+            }
+        }
+        if batches.is_empty() {
+            return Ok(Retracted {
+                rows: None,
+                hashes: Vec::new(),
+                left,
+                epochs,
+                remaining: 0,
+                index: HashTable::new(),
+            });
+        }
+        let rows = concat_batches(&desc.schema, &batches).map_err(|e| damaged_rows(desc, &e))?;
+        let hashes = hash_columns(rows.columns(), rows.num_rows());
+        let mut index = HashTable::with_capacity(rows.num_rows());
+        for i in 0..rows.num_rows() as u32 {
+            index.insert_unique(hashes[i as usize], i, |j| hashes[*j as usize]);
+        }
+        Ok(Retracted {
+            rows: Some(rows),
+            hashes,
+            remaining: left.iter().sum(),
+            left,
+            epochs,
+            index,
+        })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.remaining == 0
+    }
+
+    /// Subtracts what is left to cancel from the diffs of `kept`, rows of `block`.
+    pub(crate) fn cancel(
+        &mut self,
+        desc: &ArrangementDesc,
+        block: &Arc<Block>,
+        kept: &mut [Kept],
+    ) -> Result<()> {
+        let Some(retracted) = &self.rows else {
+            return Ok(());
+        };
+        let positions: Vec<(usize, usize)> =
+            kept.iter().map(|k| (0, k.entry.row as usize)).collect();
+        let blocks = [block.clone()];
+        let sources = Sources {
+            desc,
+            blocks: &blocks,
+        };
+        let rows = sources.gather_all(&positions)?;
+        let hashes = hash_columns(rows.columns(), rows.num_rows());
+        let hits: Vec<usize> = (0..kept.len())
+            .filter(|i| {
+                self.index
+                    .find(hashes[*i], |j| self.hashes[*j as usize] == hashes[*i])
+                    .is_some()
+            })
+            .collect();
+        if hits.is_empty() {
+            return Ok(());
+        }
+        // One batch of both sides, so that one comparator tells rows apart.
+        let both =
+            concat_batches(&desc.schema, [retracted, &rows]).map_err(|e| damaged_rows(desc, &e))?;
+        let equal = RowEqual::new(both.columns());
+        let base = retracted.num_rows();
+        for i in hits {
+            for candidate in self.index.iter_hash(hashes[i]) {
+                let c = *candidate as usize;
+                if self.left[c] > 0 && equal.equal(c, base + i) {
+                    let cancelled = self.left[c].min(kept[i].diff);
+                    self.left[c] -= cancelled;
+                    self.remaining -= cancelled;
+                    kept[i].diff -= cancelled;
+                    if kept[i].diff == 0 {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Retractions that met no row (the caller retracted what was never there): still part of
+    /// the Z-set. Given once.
+    fn rest(&mut self, columns: &[usize], schema: &SchemaRef) -> Result<Option<RunBatch>> {
+        let Some(rows) = self.rows.take() else {
+            return Ok(None);
+        };
+        let open: Vec<u32> = (0..rows.num_rows() as u32)
+            .filter(|i| self.left[*i as usize] > 0)
+            .collect();
+        if open.is_empty() {
+            return Ok(None);
+        }
+        let indices: arrow::array::UInt32Array = open.clone().into();
+        let taken = arrow::compute::take_record_batch(&rows, &indices)
+            .and_then(|t| t.project(columns))
+            .and_then(|t| t.with_schema(schema.clone()))
+            .map_err(|e| crate::api::StoreError::Usage(e.to_string()))?;
+        Ok(Some(RunBatch {
+            hashes: Vec::new().into(),
+            rows: taken,
+            diffs: open
+                .iter()
+                .map(|i| -self.left[*i as usize])
+                .collect::<Vec<_>>()
+                .into(),
+            epochs: open
+                .iter()
+                .map(|i| self.epochs[*i as usize])
+                .collect::<Vec<_>>()
+                .into(),
+        }))
+    }
+}

@@ -1,0 +1,159 @@
+//! [`HashMerge`]: walks several runs of one arrangement in the order of the key hash, a bounded
+//! stretch of hashes at a time. Scans and background merges are both this walk.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use tidemill_zset::Epoch;
+
+use crate::api::{ArrangementDesc, Result, RunBatch};
+use crate::block::Block;
+use crate::order::{Entry, seek, sort_by_hash};
+use crate::resolve::{Mode, Sources};
+use crate::run::Run;
+
+struct Cursor {
+    run: Arc<Run>,
+    next: usize,
+    /// Blocks read and not used up, with the first row not used yet.
+    loaded: VecDeque<(Arc<Block>, usize)>,
+}
+
+impl Cursor {
+    fn load(&mut self) -> Result<bool> {
+        let index = self.run.index()?;
+        if self.next >= index.len() {
+            return Ok(false);
+        }
+        self.loaded.push_back((self.run.block(self.next)?, 0));
+        self.next += 1;
+        Ok(true)
+    }
+
+    /// The hash of the next block's first row.
+    fn next_hash(&self) -> Result<Option<u64>> {
+        Ok(self.run.index()?.get(self.next).map(|b| b.first_hash))
+    }
+}
+
+/// Merges runs by hash. Yields batches in hash order; a group of equal hashes is never split.
+pub(crate) struct HashMerge {
+    desc: Arc<ArrangementDesc>,
+    cursors: Vec<Cursor>,
+    mode: Mode,
+    /// Entries above it are left out.
+    at: Epoch,
+    columns: Vec<usize>,
+    schema: SchemaRef,
+    /// No two entries that were yielded have equal rows (`Add`) or keys (`Last`).
+    pub distinct: bool,
+}
+
+impl HashMerge {
+    /// `runs` are in the order of age; `columns` (with `schema`) are those to yield.
+    pub(crate) fn new(
+        desc: Arc<ArrangementDesc>,
+        runs: impl IntoIterator<Item = Arc<Run>>,
+        mode: Mode,
+        at: Epoch,
+        columns: Vec<usize>,
+        schema: SchemaRef,
+    ) -> HashMerge {
+        let cursors = runs.into_iter().map(|run| Cursor {
+            run,
+            next: 0,
+            loaded: VecDeque::new(),
+        });
+        HashMerge {
+            desc,
+            cursors: cursors.collect(),
+            mode,
+            at,
+            columns,
+            schema,
+            distinct: true,
+        }
+    }
+
+    /// The next batch, which isn't empty; `None` at the end.
+    pub(crate) fn next(&mut self) -> Result<Option<RunBatch>> {
+        loop {
+            let Some(limit) = self.limit()? else {
+                return Ok(None);
+            };
+            let (blocks, entries) = self.collect(limit);
+            if entries.is_empty() {
+                continue;
+            }
+            let sources = Sources {
+                desc: &self.desc,
+                blocks: &blocks,
+            };
+            let (kept, distinct) = sources.resolve(&entries, self.mode)?;
+            self.distinct &= distinct;
+            if !kept.is_empty() {
+                return Ok(Some(sources.batch(&kept, &self.columns, &self.schema)?));
+            }
+        }
+    }
+
+    /// Reads blocks so that all rows up to the returned hash are loaded. `None`: nothing is left.
+    fn limit(&mut self) -> Result<Option<u64>> {
+        let mut limit = u64::MAX;
+        let mut any = false;
+        for c in &mut self.cursors {
+            if c.loaded.is_empty() && !c.load()? {
+                continue;
+            }
+            any = true;
+            if c.next_hash()?.is_some()
+                && let Some((block, _)) = c.loaded.back()
+                && let Some(last) = block.hashes.last()
+            {
+                limit = limit.min(*last);
+            }
+        }
+        // A run's rows of one hash may go on in its next block.
+        for c in &mut self.cursors {
+            while c.next_hash()?.is_some_and(|h| h <= limit) {
+                c.load()?;
+            }
+        }
+        Ok(any.then_some(limit))
+    }
+
+    /// Takes all rows with a hash up to `limit` from the cursors, sorted.
+    fn collect(&mut self, limit: u64) -> (Vec<Arc<Block>>, Vec<Entry>) {
+        let mut blocks = Vec::new();
+        let mut entries = Vec::new();
+        for c in &mut self.cursors {
+            for (block, from) in &mut c.loaded {
+                let to = match block.hashes.last() {
+                    Some(last) if *last <= limit => block.rows,
+                    _ => seek(&block.hashes, *from, limit.saturating_add(1)),
+                };
+                let source = blocks.len() as u32;
+                let before = entries.len();
+                for row in *from..to {
+                    if block.epoch(row) <= self.at {
+                        entries.push(Entry {
+                            hash: block.hashes[row],
+                            source,
+                            row: row as u32,
+                        });
+                    }
+                }
+                if entries.len() > before {
+                    blocks.push(block.clone());
+                }
+                *from = to;
+            }
+            while c.loaded.front().is_some_and(|(b, at)| *at >= b.rows) {
+                c.loaded.pop_front();
+            }
+        }
+        sort_by_hash(&mut entries);
+        (blocks, entries)
+    }
+}

@@ -1,0 +1,370 @@
+//! Reading: [`StoreVersion`] and [`ArrangementVersion`], immutable lists of runs, and the walks over them.
+//!
+//! Invariant: a version names every run that its contents need and keeps them alive; nothing that
+//! happens later changes what it answers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::array::RecordBatchOptions;
+use tidemill_zset::{ArrangementId, Delta, Diffs, Epoch};
+
+use crate::api::{ArrangementDesc, ArrangementKind, Result, RunBatch, StoreError};
+use crate::block::Block;
+use crate::log::LogScan;
+use crate::merge::HashMerge;
+use crate::options::SCAN_ROWS_MAX;
+use crate::order::{Entry, seek, sort_by_hash};
+use crate::resolve::{Mode, Sources};
+use crate::run::Run;
+
+/// Everything as of one committed epoch. Cheap to clone; keeps its files alive.
+#[derive(Clone, Debug)]
+pub struct StoreVersion(pub(crate) Arc<VersionInner>);
+
+#[derive(Debug)]
+pub(crate) struct VersionInner {
+    pub epoch: Epoch,
+    pub arrangements: HashMap<ArrangementId, Arc<ArrangementVersion>>,
+}
+
+impl StoreVersion {
+    /// The state includes everything up to and including this epoch; -1 in a new directory.
+    pub fn epoch(&self) -> Epoch {
+        self.0.epoch
+    }
+
+    /// An arrangement, if it existed at this version.
+    pub fn arrangement(&self, id: ArrangementId) -> Option<Arc<ArrangementVersion>> {
+        self.0.arrangements.get(&id).cloned()
+    }
+
+    /// The ids of all arrangements, ascending.
+    pub fn arrangements(&self) -> Vec<ArrangementId> {
+        let mut ids: Vec<_> = self.0.arrangements.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
+/// One arrangement as of one version.
+#[derive(Clone, Debug)]
+pub struct ArrangementVersion {
+    pub(crate) desc: Arc<ArrangementDesc>,
+    pub(crate) since: Epoch,
+    /// In the order of age.
+    pub(crate) runs: Vec<Arc<Run>>,
+}
+
+impl ArrangementVersion {
+    /// What it is.
+    pub fn desc(&self) -> &ArrangementDesc {
+        &self.desc
+    }
+
+    /// The oldest epoch that can be read exactly.
+    pub fn since(&self) -> Epoch {
+        self.since
+    }
+
+    /// Number of runs that a read has to look at.
+    pub fn runs(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Entries in all runs: an upper bound of the number of rows.
+    pub fn rows_estimate(&self) -> u64 {
+        self.runs.iter().map(|r| r.meta.rows).sum()
+    }
+
+    /// Encoded bytes of all runs.
+    pub fn bytes(&self) -> u64 {
+        self.runs.iter().map(|r| r.meta.bytes).sum()
+    }
+
+    /// Contents as of `at`, consolidated (`Add`: diffs summed; `Last`: the newest value per key, diff 1;
+    /// `Log`: consolidated only if negative diffs exist), in batches of at most [`SCAN_ROWS_MAX`]
+    /// rows, in hash order (`Log`: arrival order). An `at` below `since` gives an error.
+    pub fn scan(self: &Arc<Self>, at: Epoch) -> Scan {
+        let all: Vec<usize> = (0..self.desc.schema.fields().len()).collect();
+        self.scan_columns(at, &all)
+    }
+
+    /// Like [`ArrangementVersion::scan`], but only the given column indexes are returned.
+    pub fn scan_columns(self: &Arc<Self>, at: Epoch, columns: &[usize]) -> Scan {
+        let batches = self.scan_batches(at, columns);
+        Scan(Box::new(batches.map(|b| {
+            b.map(|b| Delta {
+                rows: b.rows,
+                diffs: diffs(&b.diffs),
+            })
+        })))
+    }
+
+    /// Like [`ArrangementVersion::scan`], but with key hashes, for rebuilding an index.
+    pub fn scan_batches(
+        self: &Arc<Self>,
+        at: Epoch,
+        columns: &[usize],
+    ) -> Box<dyn Iterator<Item = Result<RunBatch>> + Send> {
+        if at < self.since {
+            return Box::new(std::iter::once(Err(self.too_old(at))));
+        }
+        let schema = match self.desc.schema.project(columns) {
+            Ok(schema) => Arc::new(schema),
+            Err(e) => return Box::new(std::iter::once(Err(StoreError::Usage(e.to_string())))),
+        };
+        let runs = self.runs_until(at);
+        if self.desc.kind == ArrangementKind::Log {
+            return Box::new(LogScan::new(
+                self.desc.clone(),
+                runs,
+                at,
+                columns.to_vec(),
+                schema,
+            ));
+        }
+        let merge = HashMerge::new(
+            self.desc.clone(),
+            runs,
+            Mode::Snapshot,
+            at,
+            columns.to_vec(),
+            schema,
+        );
+        Box::new(Bounded {
+            merge: Some(merge),
+            rest: None,
+        })
+    }
+
+    fn runs_until(&self, at: Epoch) -> Vec<Arc<Run>> {
+        let visible = self.runs.iter().filter(|r| r.meta.min_epoch <= at);
+        visible.cloned().collect()
+    }
+
+    fn too_old(&self, at: Epoch) -> StoreError {
+        StoreError::Usage(format!(
+            "arrangement {} can't be read as of {at}: history is kept from {} on",
+            self.desc.id, self.since
+        ))
+    }
+
+    /// All entries whose hash is in `hashes` (ascending, unique), consolidated as in
+    /// [`ArrangementVersion::scan`], as of the newest epoch, sorted by hash, in batches of at most
+    /// [`SCAN_ROWS_MAX`] rows. May contain keys that only share the hash: the caller compares keys.
+    pub fn get_many(&self, hashes: &[u64]) -> Result<Vec<RunBatch>> {
+        self.get_many_at(hashes, Epoch::MAX)
+    }
+
+    /// Like [`ArrangementVersion::get_many`], as of `at`.
+    pub fn get_many_at(&self, hashes: &[u64], at: Epoch) -> Result<Vec<RunBatch>> {
+        if at < self.since {
+            return Err(self.too_old(at));
+        }
+        let (blocks, entries) = self.probe(hashes, at)?;
+        let sources = Sources {
+            desc: &self.desc,
+            blocks: &blocks,
+        };
+        let (kept, _) = sources.resolve(&entries, Mode::Snapshot)?;
+        let all: Vec<usize> = (0..self.desc.schema.fields().len()).collect();
+        let mut out = Vec::new();
+        for piece in kept.chunks(SCAN_ROWS_MAX) {
+            out.push(sources.batch(piece, &all, &self.desc.schema)?);
+        }
+        Ok(out)
+    }
+
+    /// The entries of all runs, up to epoch `at`, that have one of `hashes`; sorted by hash.
+    fn probe(&self, hashes: &[u64], at: Epoch) -> Result<(Vec<Arc<Block>>, Vec<Entry>)> {
+        if self.desc.kind == ArrangementKind::Log {
+            return Err(StoreError::Usage(format!(
+                "arrangement {} is a log: it has no key to look up",
+                self.desc.id
+            )));
+        }
+        debug_assert!(hashes.windows(2).all(|w| w[0] < w[1]), "sorted and unique");
+        let mut found = Found {
+            at,
+            blocks: Vec::new(),
+            entries: Vec::new(),
+        };
+        for run in self.runs.iter().filter(|r| r.meta.min_epoch <= at) {
+            found.probe_run(run, hashes)?;
+        }
+        sort_by_hash(&mut found.entries);
+        Ok((found.blocks, found.entries))
+    }
+
+    /// Changes with an epoch in (`after`, `until`], by epoch, consolidated per epoch, retractions
+    /// first; for `Last` as retraction of the old value and insertion of the new one. `after` must be at
+    /// least `since`. Holds all of them in memory.
+    pub fn changes(self: &Arc<Self>, after: Epoch, until: Epoch) -> Result<Vec<(Epoch, Delta)>> {
+        if after < self.since {
+            return Err(self.too_old(after));
+        }
+        crate::changes::changes(self, after, until)
+    }
+
+    /// Blocks that may hold entries with an epoch in (`after`, `until`], by run.
+    pub(crate) fn window(&self, after: Epoch, until: Epoch) -> Result<Vec<Arc<Block>>> {
+        let mut blocks = Vec::new();
+        for run in &self.runs {
+            if run.meta.max_epoch <= after || run.meta.min_epoch > until {
+                continue;
+            }
+            for (i, b) in run.index()?.iter().enumerate() {
+                if b.max_epoch > after && b.min_epoch <= until {
+                    blocks.push(run.block(i)?);
+                }
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// See [`ArrangementVersion::probe`].
+    pub(crate) fn history(
+        &self,
+        hashes: &[u64],
+        until: Epoch,
+    ) -> Result<(Vec<Arc<Block>>, Vec<Entry>)> {
+        self.probe(hashes, until)
+    }
+}
+
+/// Rows with wanted hashes, run by run.
+struct Found {
+    at: Epoch,
+    blocks: Vec<Arc<Block>>,
+    entries: Vec<Entry>,
+}
+
+impl Found {
+    fn probe_run(&mut self, run: &Run, hashes: &[u64]) -> Result<()> {
+        let index = run.index()?;
+        let mut wanted = 0;
+        let mut b = 0;
+        while wanted < hashes.len() && b < index.len() {
+            // The first block that ends at or after the wanted hash.
+            b += index[b..].partition_point(|m| m.last_hash < hashes[wanted]);
+            let Some(meta) = index.get(b) else { break };
+            wanted = seek(hashes, wanted, meta.first_hash);
+            let end = wanted + hashes[wanted..].partition_point(|h| *h <= meta.last_hash);
+            if end > wanted {
+                let block = run.block(b)?;
+                self.probe_block(block, &hashes[wanted..end]);
+                // The last hash of this block may go on in the next one.
+                wanted = match hashes[end - 1] == meta.last_hash {
+                    true => end - 1,
+                    false => end,
+                };
+            }
+            b += 1;
+        }
+        Ok(())
+    }
+
+    fn probe_block(&mut self, block: Arc<Block>, hashes: &[u64]) {
+        let before = self.entries.len();
+        let source = self.blocks.len() as u32;
+        let mut row = 0;
+        for hash in hashes {
+            row = seek(&block.hashes, row, *hash);
+            while row < block.rows && block.hashes[row] == *hash {
+                if block.epoch(row) <= self.at {
+                    self.entries.push(Entry {
+                        hash: *hash,
+                        source,
+                        row: row as u32,
+                    });
+                }
+                row += 1;
+            }
+        }
+        if self.entries.len() > before {
+            self.blocks.push(block);
+        }
+    }
+}
+
+/// Cuts the merge's batches to at most [`SCAN_ROWS_MAX`] rows; stops after an error.
+struct Bounded {
+    merge: Option<HashMerge>,
+    rest: Option<RunBatch>,
+}
+
+impl Iterator for Bounded {
+    type Item = Result<RunBatch>;
+
+    fn next(&mut self) -> Option<Result<RunBatch>> {
+        let batch = match self.rest.take() {
+            Some(rest) => rest,
+            None => match self.merge.as_mut()?.next() {
+                Ok(Some(batch)) => batch,
+                Ok(None) => {
+                    self.merge = None;
+                    return None;
+                }
+                Err(e) => {
+                    self.merge = None;
+                    return Some(Err(e));
+                }
+            },
+        };
+        let rows = batch.rows.num_rows();
+        if rows <= SCAN_ROWS_MAX {
+            return Some(Ok(batch));
+        }
+        self.rest = Some(slice(&batch, SCAN_ROWS_MAX, rows - SCAN_ROWS_MAX));
+        Some(Ok(slice(&batch, 0, SCAN_ROWS_MAX)))
+    }
+}
+
+fn slice(b: &RunBatch, offset: usize, len: usize) -> RunBatch {
+    RunBatch {
+        hashes: match b.hashes.is_empty() {
+            true => b.hashes.clone(),
+            false => b.hashes.slice(offset, len),
+        },
+        rows: slice_rows(&b.rows, offset, len),
+        diffs: b.diffs.slice(offset, len),
+        epochs: b.epochs.slice(offset, len),
+    }
+}
+
+/// `RecordBatch::slice`, which also works without columns.
+fn slice_rows(rows: &RecordBatch, offset: usize, len: usize) -> RecordBatch {
+    if rows.num_columns() > 0 {
+        return rows.slice(offset, len);
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(len));
+    RecordBatch::try_new_with_options(rows.schema(), Vec::new(), &options)
+        .expect("a schema without columns fits no columns")
+}
+
+/// Diffs in their cheapest form.
+pub(crate) fn diffs(each: &arrow::buffer::ScalarBuffer<i64>) -> Diffs {
+    match each.iter().all(|d| *d == 1) {
+        true => Diffs::Ones,
+        false => Diffs::Each(each.clone()),
+    }
+}
+
+/// The contents of an arrangement at one epoch, batch by batch.
+pub struct Scan(Box<dyn Iterator<Item = Result<Delta>> + Send>);
+
+impl Iterator for Scan {
+    type Item = Result<Delta>;
+
+    fn next(&mut self) -> Option<Result<Delta>> {
+        self.0.next()
+    }
+}
+
+impl std::fmt::Debug for Scan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Scan")
+    }
+}

@@ -1,0 +1,391 @@
+//! From entries that share key hashes to what they mean: sums for `Add`, the newest value for `Last`.
+//!
+//! Invariant: two entries are combined only if their rows (`Add`) or keys (`Last`) are equal
+//! column by column; an equal hash alone never suffices. Rows are compared only where hashes are.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute;
+use arrow::datatypes::SchemaRef;
+use hashbrown::HashTable;
+use tidemill_zset::Epoch;
+use tidemill_zset::hash::hash_columns;
+
+use crate::api::{ArrangementDesc, ArrangementKind, Result, RunBatch, StoreError};
+use crate::block::Block;
+use crate::order::Entry;
+use crate::rows::RowEqual;
+
+/// From this size on, the rows of an `Add` group are told apart by a hash of the whole row.
+const LARGE_GROUP: usize = 16;
+
+/// How much history the result keeps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mode {
+    /// One entry per row or key: the contents.
+    Snapshot,
+    /// Entries above `since` keep their epoch; those up to it are summed up.
+    Compact {
+        since: Epoch,
+        /// Nothing older lies below, so that a tombstone up to `since` has done its work.
+        drop_tombstones: bool,
+    },
+}
+
+/// An entry that survives, with the diff and epoch it now has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept {
+    pub entry: Entry,
+    pub diff: i64,
+    pub epoch: Epoch,
+}
+
+/// Blocks and what their rows mean.
+#[derive(Clone, Copy)]
+pub(crate) struct Sources<'a> {
+    pub desc: &'a ArrangementDesc,
+    /// Older ones first.
+    pub blocks: &'a [Arc<Block>],
+}
+
+impl Sources<'_> {
+    /// The values of `column` at `rows` (source, row).
+    fn gather(&self, column: usize, rows: &[(usize, usize)]) -> Result<ArrayRef> {
+        let schema = &self.desc.schema;
+        let arrow_error = |e| damaged_rows(self.desc, &e);
+        if let Some(&(first, _)) = rows.first()
+            && rows.iter().all(|r| r.0 == first)
+        {
+            let source = self.blocks[first].column(column, schema)?;
+            if rows.len() == source.len() && rows.iter().enumerate().all(|(i, r)| r.1 == i) {
+                return Ok(source.clone());
+            }
+            let indices: UInt32Array = rows.iter().map(|r| r.1 as u32).collect::<Vec<_>>().into();
+            return compute::take(source.as_ref(), &indices, None).map_err(arrow_error);
+        }
+        let mut arrays = Vec::with_capacity(self.blocks.len());
+        for b in self.blocks {
+            arrays.push(b.column(column, schema)?.as_ref());
+        }
+        compute::interleave(&arrays, rows).map_err(arrow_error)
+    }
+
+    /// The batch of the surviving entries; `columns` are the indexes wanted, `schema` theirs.
+    pub(crate) fn batch(
+        &self,
+        kept: &[Kept],
+        columns: &[usize],
+        schema: &SchemaRef,
+    ) -> Result<RunBatch> {
+        let rows: Vec<(usize, usize)> = kept
+            .iter()
+            .map(|k| (k.entry.source as usize, k.entry.row as usize))
+            .collect();
+        let mut arrays = Vec::with_capacity(columns.len());
+        for c in columns {
+            arrays.push(self.gather(*c, &rows)?);
+        }
+        let log = self.desc.kind == ArrangementKind::Log;
+        Ok(RunBatch {
+            hashes: if log {
+                Vec::new().into()
+            } else {
+                kept.iter().map(|k| k.entry.hash).collect::<Vec<_>>().into()
+            },
+            rows: record_batch(self.desc, schema, arrays, kept.len())?,
+            diffs: kept.iter().map(|k| k.diff).collect::<Vec<_>>().into(),
+            epochs: kept.iter().map(|k| k.epoch).collect::<Vec<_>>().into(),
+        })
+    }
+
+    /// All columns at `rows`.
+    pub(crate) fn gather_all(&self, rows: &[(usize, usize)]) -> Result<RecordBatch> {
+        let mut arrays = Vec::with_capacity(self.desc.schema.fields().len());
+        for c in 0..self.desc.schema.fields().len() {
+            arrays.push(self.gather(c, rows)?);
+        }
+        record_batch(self.desc, &self.desc.schema, arrays, rows.len())
+    }
+
+    fn kept(&self, e: Entry) -> Kept {
+        let block = &self.blocks[e.source as usize];
+        Kept {
+            entry: e,
+            diff: block.diffs.get(e.row as usize),
+            epoch: block.epoch(e.row as usize),
+        }
+    }
+
+    /// Resolves `entries`, which are sorted by hash (see [`crate::order`]). The second value is true if
+    /// no two survivors have equal rows (`Add`) or keys (`Last`).
+    pub(crate) fn resolve(&self, entries: &[Entry], mode: Mode) -> Result<(Vec<Kept>, bool)> {
+        let mut out = Vec::with_capacity(entries.len());
+        let mut resolver = Resolver {
+            kind: self.desc.kind,
+            mode,
+            distinct: true,
+            members: Vec::new(),
+        };
+        let groups = Groups::new(self, entries)?;
+        let mut gathered = 0;
+        let mut at = 0;
+        while at < entries.len() {
+            let hash = entries[at].hash;
+            let mut end = at + 1;
+            while end < entries.len() && entries[end].hash == hash {
+                end += 1;
+            }
+            if end - at == 1 {
+                resolver.single(self.kept(entries[at]), &mut out);
+            } else {
+                let group = &entries[at..end];
+                match groups.classes(gathered, group.len()) {
+                    None => resolver.class(group.iter().map(|e| self.kept(*e)), &mut out),
+                    Some(classes) => {
+                        for class in classes {
+                            let members = class.iter().map(|i| self.kept(group[*i as usize]));
+                            resolver.class(members, &mut out);
+                        }
+                    }
+                }
+                gathered += group.len();
+            }
+            at = end;
+        }
+        Ok((out, resolver.distinct))
+    }
+}
+
+fn record_batch(
+    desc: &ArrangementDesc,
+    schema: &SchemaRef,
+    columns: Vec<ArrayRef>,
+    rows: usize,
+) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(schema.clone(), columns, &options)
+        .map_err(|e| damaged_rows(desc, &e))
+}
+
+/// Rows that don't fit their schema: what was stored isn't what the arrangement says.
+pub(crate) fn damaged_rows(desc: &ArrangementDesc, error: &arrow::error::ArrowError) -> StoreError {
+    StoreError::Corrupt {
+        what: format!("arrangement {}", desc.id),
+        detail: error.to_string(),
+    }
+}
+
+/// The compared columns of all entries that share their hash with another, one after the other.
+struct Groups {
+    equal: RowEqual,
+    /// Hashes of the whole rows, where some group is large and the kind is `Add`.
+    row_hashes: Vec<u64>,
+}
+
+impl Groups {
+    fn new(sources: &Sources, entries: &[Entry]) -> Result<Groups> {
+        let shares = |i: usize| {
+            (i > 0 && entries[i - 1].hash == entries[i].hash)
+                || (i + 1 < entries.len() && entries[i + 1].hash == entries[i].hash)
+        };
+        let mut rows = Vec::new();
+        let (mut length, mut longest) = (0, 0);
+        for (i, e) in entries.iter().enumerate() {
+            if shares(i) {
+                length = match i > 0 && entries[i - 1].hash == e.hash {
+                    true => length + 1,
+                    false => 1,
+                };
+                longest = longest.max(length);
+                rows.push((e.source as usize, e.row as usize));
+            }
+        }
+        let last = sources.desc.kind == ArrangementKind::Last;
+        let compared = match last {
+            true => sources.desc.key_columns,
+            false => sources.desc.schema.fields().len(),
+        };
+        let mut columns = Vec::new();
+        if !rows.is_empty() {
+            for c in 0..compared {
+                columns.push(sources.gather(c, &rows)?);
+            }
+        }
+        let row_hashes = match !last && longest > LARGE_GROUP {
+            true => hash_columns(&columns, rows.len()),
+            false => Vec::new(),
+        };
+        Ok(Groups {
+            equal: RowEqual::new(&columns),
+            row_hashes,
+        })
+    }
+
+    /// Positions within the group of `len` entries that begins at gathered row `base`, by equal
+    /// row or key. `None`: all are equal.
+    fn classes(&self, base: usize, len: usize) -> Option<Vec<Vec<u32>>> {
+        if (1..len).all(|i| self.equal.equal(base, base + i)) {
+            return None;
+        }
+        let mut classes: Vec<Vec<u32>> = Vec::new();
+        if len > LARGE_GROUP && !self.row_hashes.is_empty() {
+            let mut table: HashTable<u32> = HashTable::with_capacity(len);
+            for i in 0..len {
+                let hash = self.row_hashes[base + i];
+                let found = table.find(hash, |class| {
+                    let first = classes[*class as usize][0] as usize;
+                    self.equal.equal(base + first, base + i)
+                });
+                match found {
+                    Some(class) => classes[*class as usize].push(i as u32),
+                    None => {
+                        let class = classes.len() as u32;
+                        classes.push(vec![i as u32]);
+                        table.insert_unique(hash, class, |c| {
+                            self.row_hashes[base + classes[*c as usize][0] as usize]
+                        });
+                    }
+                }
+            }
+        } else {
+            for i in 0..len {
+                let same = classes
+                    .iter_mut()
+                    .find(|c| self.equal.equal(base + c[0] as usize, base + i));
+                match same {
+                    Some(class) => class.push(i as u32),
+                    None => classes.push(vec![i as u32]),
+                }
+            }
+        }
+        Some(classes)
+    }
+}
+
+/// Applies the rules of the kind to one class of equal rows or keys at a time.
+struct Resolver {
+    kind: ArrangementKind,
+    mode: Mode,
+    distinct: bool,
+    members: Vec<Kept>,
+}
+
+impl Resolver {
+    fn single(&mut self, mut k: Kept, out: &mut Vec<Kept>) {
+        let drop = match (self.kind, self.mode) {
+            (ArrangementKind::Last, Mode::Snapshot) => k.diff < 0,
+            (
+                ArrangementKind::Last,
+                Mode::Compact {
+                    since,
+                    drop_tombstones,
+                },
+            ) => k.diff < 0 && drop_tombstones && k.epoch <= since,
+            _ => k.diff == 0,
+        };
+        if drop {
+            return;
+        }
+        if let Mode::Compact { since, .. } = self.mode {
+            k.epoch = k.epoch.max(since);
+        }
+        out.push(k);
+    }
+
+    /// `members` are in the order of age.
+    fn class(&mut self, members: impl Iterator<Item = Kept>, out: &mut Vec<Kept>) {
+        self.members.clear();
+        self.members.extend(members);
+        let before = out.len();
+        match (self.kind, self.mode) {
+            (ArrangementKind::Last, Mode::Snapshot) => {
+                let newest = newest(&self.members);
+                if newest.diff > 0 {
+                    out.push(newest);
+                }
+            }
+            (_, Mode::Snapshot) => {
+                let mut sum = self.members[0];
+                for m in &self.members[1..] {
+                    sum.diff += m.diff;
+                    sum.epoch = sum.epoch.max(m.epoch);
+                }
+                if sum.diff != 0 {
+                    out.push(sum);
+                }
+            }
+            (kind, Mode::Compact { since, .. }) => {
+                // A stable sort: within one epoch the order of age remains.
+                for m in &mut self.members {
+                    if kind != ArrangementKind::Last {
+                        m.epoch = m.epoch.max(since);
+                    }
+                }
+                self.members.sort_by_key(|m| m.epoch);
+                match kind {
+                    ArrangementKind::Last => self.compact_last(out),
+                    _ => self.compact_sums(out),
+                }
+            }
+        }
+        if out.len() > before + 1 {
+            self.distinct = false;
+        }
+    }
+
+    fn compact_sums(&self, out: &mut Vec<Kept>) {
+        let mut members = self.members.iter();
+        let Some(mut sum) = members.next().copied() else {
+            return;
+        };
+        for m in members {
+            if m.epoch == sum.epoch {
+                sum.diff += m.diff;
+            } else {
+                if sum.diff != 0 {
+                    out.push(sum);
+                }
+                sum = *m;
+            }
+        }
+        if sum.diff != 0 {
+            out.push(sum);
+        }
+    }
+
+    /// The members are sorted by epoch; of those up to `since` the newest stays.
+    fn compact_last(&self, out: &mut Vec<Kept>) {
+        let Mode::Compact {
+            since,
+            drop_tombstones,
+        } = self.mode
+        else {
+            return;
+        };
+        let kept_until = |epoch: Epoch| epoch.max(since);
+        for (i, m) in self.members.iter().enumerate() {
+            let superseded = self
+                .members
+                .get(i + 1)
+                .is_some_and(|next| kept_until(next.epoch) == kept_until(m.epoch));
+            let done = m.diff < 0 && drop_tombstones && m.epoch <= since;
+            if !superseded && !done {
+                out.push(Kept {
+                    epoch: kept_until(m.epoch),
+                    ..*m
+                });
+            }
+        }
+    }
+}
+
+fn newest(members: &[Kept]) -> Kept {
+    let mut newest = members[0];
+    for m in &members[1..] {
+        if m.epoch >= newest.epoch {
+            newest = *m;
+        }
+    }
+    newest
+}
