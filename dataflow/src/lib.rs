@@ -3,9 +3,11 @@
 //!
 //! * [`plan`]: what a dataflow computes. Made by the planner, printed by EXPLAIN.
 //! * [`operator`]: the trait every operator implements; [`operators`]: one file each.
+//! * [`keys`]: the in-memory index from keys to dense numbers that operators build their state on.
 //! * [`state`]: how operators read the committed part of their arrangements.
 //! * [`runtime`]: workers. The only place that names timely.
 
+pub mod keys;
 pub mod operator;
 pub mod operators;
 pub mod plan;

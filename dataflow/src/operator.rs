@@ -1,5 +1,7 @@
 //! [`Operator`]: a state machine that turns input deltas of an epoch into output deltas.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
@@ -7,7 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use tidemill_storage::ArrangementChange;
 use tidemill_zset::{Delta, Epoch};
 
-use crate::plan::RowError;
+use crate::plan::{ErrorMapper, RowError};
 
 /// What an operator hands over while it steps. The runtime forwards `rows` to the next operator, and
 /// collects `errors` and `changes` for the commit of the epoch.
@@ -37,6 +39,50 @@ pub trait Operator {
     fn state_bytes(&self) -> usize {
         0
     }
+}
+
+/// How the rows of an input reach the worker that needs them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exchange {
+    /// They stay where they are.
+    Local,
+    /// By the hash of these columns: the worker of the key's partition.
+    Keys(Vec<usize>),
+    /// All to worker 0, which owns the partition of the empty key.
+    One,
+}
+
+/// What an operator needs to know of where it runs.
+#[derive(Clone)]
+pub struct BuildContext {
+    /// Index of the worker.
+    pub worker: usize,
+    /// How many there are.
+    pub workers: usize,
+    /// Partitions of the data directory.
+    pub partitions: u32,
+    /// The dataflow has never run.
+    pub fresh: bool,
+    /// Bytes of memory from which on this operator drops cold committed state.
+    pub state_bytes_max: usize,
+    /// How evaluation errors become SQLSTATE and message.
+    pub error_mapper: ErrorMapper,
+    /// False: nobody reads the output rows of this operator, it may skip making them (its errors
+    /// and changes are wanted all the same). Changes between epochs only.
+    pub demand: Rc<Cell<bool>>,
+}
+
+impl BuildContext {
+    /// True if keys with `hash` are this worker's.
+    pub fn owns(&self, hash: u64) -> bool {
+        worker_of(hash, self.partitions, self.workers) == self.worker
+    }
+}
+
+/// The worker that owns the keys with `hash`.
+#[inline]
+pub fn worker_of(hash: u64, partitions: u32, workers: usize) -> usize {
+    tidemill_zset::hash::partition_of(hash, partitions) as usize % workers
 }
 
 /// Columns of an error collection: SQLSTATE, message, and the row at fault as text.

@@ -9,8 +9,15 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion_physical_expr::PhysicalExpr;
-use tidemill_storage::ArrangementKind;
 use tidemill_zset::{CollectionId, Delta};
+
+mod arrangements;
+mod explain;
+mod output;
+
+pub use arrangements::ArrangementSpec;
+pub use explain::fingerprint;
+pub use output::{OutputStorage, apply_maps};
 
 /// One dataflow: the plan of a view, a sink's or a subscription's query.
 #[derive(Clone, Debug)]
@@ -173,21 +180,3 @@ pub type ErrorMapper = fn(&datafusion_common::DataFusionError) -> RowError;
 
 /// Deltas on their way into a dataflow.
 pub type InputDelta = (CollectionId, Delta);
-
-/// An arrangement that an operator needs: what to create in the store, and what its contents depend on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ArrangementSpec {
-    /// What its rows mean.
-    pub kind: ArrangementKind,
-    /// All columns, key columns first.
-    pub schema: SchemaRef,
-    /// How many leading columns form the key.
-    pub key_columns: usize,
-    /// Its role in the operator, e.g. `left`.
-    pub name: &'static str,
-    /// Everything of the *operator* that decides the contents, as text; the fingerprints of the input plans
-    /// come on top. Stored contents are used only by a plan with the same fingerprint.
-    pub fingerprint: String,
-    /// Which input's plan decides the contents; `None`: all of them.
-    pub input: Option<usize>,
-}

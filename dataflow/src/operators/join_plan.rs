@@ -93,7 +93,7 @@ pub fn join_arrangements(op: &Op, inputs: &[SchemaRef]) -> Vec<ArrangementSpec> 
             kind: ArrangementKind::Add,
             schema: stored.schema(&inputs[side]),
             key_columns: stored.key_columns,
-            name,
+            name: name.into(),
             fingerprint: format!(
                 "rows v1 key {:?} columns {:?} null keys {null_equals_null}",
                 &stored.columns[..stored.key_columns],
@@ -123,7 +123,7 @@ pub fn recompute_arrangements(
                 kind: ArrangementKind::Add,
                 schema: stored.schema(schema),
                 key_columns: stored.key_columns,
-                name: "rows",
+                name: "rows".into(),
                 fingerprint: format!("rows v1 input {i} key {:?}", keys[i]),
                 input: Some(i),
             }
@@ -135,7 +135,7 @@ pub fn recompute_arrangements(
         kind: ArrangementKind::Add,
         schema: output.clone(),
         key_columns,
-        name: "output",
+        name: "output".into(),
         fingerprint: format!("recompute v1 output {computed}"),
         input: None,
     });
@@ -143,7 +143,7 @@ pub fn recompute_arrangements(
         kind: ArrangementKind::Add,
         schema: failed_schema(output, key_columns),
         key_columns,
-        name: "failed",
+        name: "failed".into(),
         fingerprint: format!("recompute v1 failed {computed}"),
         input: None,
     });

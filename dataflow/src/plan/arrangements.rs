@@ -1,0 +1,68 @@
+//! Which arrangements a plan needs: a pure function of the plan, in an order that never changes,
+//! so that ids given out at CREATE find their operators again at every start.
+
+use arrow::datatypes::SchemaRef;
+use tidemill_storage::ArrangementKind;
+use tidemill_zset::CollectionId;
+
+use super::{DataflowPlan, Node, Op};
+use crate::operators;
+
+/// An arrangement that an operator needs: what to create in the store, and what its contents depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArrangementSpec {
+    /// What its rows mean.
+    pub kind: ArrangementKind,
+    /// All columns, key columns first.
+    pub schema: SchemaRef,
+    /// How many leading columns form the key.
+    pub key_columns: usize,
+    /// Its role in the operator, e.g. `left`.
+    pub name: String,
+    /// Everything of the *operator* that decides the contents, as text; [`DataflowPlan::arrangements`] adds those of
+    /// the plans below it. Stored contents are used only by a plan with the same fingerprint.
+    pub fingerprint: String,
+    /// Which input's plan decides the contents; `None`: all of them.
+    pub input: Option<usize>,
+}
+
+impl DataflowPlan {
+    /// The arrangements of all operators, in post-order (inputs before the operator, first input first).
+    pub fn arrangements(&self) -> Vec<ArrangementSpec> {
+        let mut out = Vec::new();
+        collect(&self.root, &mut out);
+        out
+    }
+
+    /// The collections that it reads, each once, in ascending order.
+    pub fn inputs(&self) -> Vec<CollectionId> {
+        let mut out = Vec::new();
+        inputs(&self.root, &mut out);
+        out.sort();
+        out.dedup();
+        out
+    }
+}
+
+fn collect(node: &Node, out: &mut Vec<ArrangementSpec>) {
+    for input in &node.inputs {
+        collect(input, out);
+    }
+    for mut spec in operators::arrangements(node) {
+        let below: Vec<String> = match spec.input {
+            Some(i) => vec![super::fingerprint(&node.inputs[i])],
+            None => node.inputs.iter().map(super::fingerprint).collect(),
+        };
+        spec.fingerprint = format!("{} of {}", spec.fingerprint, below.join(" and "));
+        out.push(spec);
+    }
+}
+
+fn inputs(node: &Node, out: &mut Vec<CollectionId>) {
+    if let Op::Input { collection, .. } = &node.op {
+        out.push(*collection);
+    }
+    for input in &node.inputs {
+        inputs(input, out);
+    }
+}

@@ -1,0 +1,203 @@
+//! EXPLAIN's text of a plan. Also the source of fingerprints: nothing in it may change from start to start.
+
+use std::fmt::Write;
+
+use arrow::datatypes::Schema;
+
+use super::{Aggregate, AggregateFunction, DataflowPlan, JoinKind, Node, Op};
+use crate::operators;
+
+impl DataflowPlan {
+    /// An indented tree: each operator with its columns, keys and state; for Recompute the reason.
+    pub fn explain(&self) -> String {
+        let mut out = String::new();
+        write_node(&self.root, 0, &mut out);
+        out
+    }
+}
+
+/// What the output of `node` is a function of, as text.
+pub fn fingerprint(node: &Node) -> String {
+    let mut out = describe(node);
+    let types: Vec<String> = node
+        .schema
+        .fields()
+        .iter()
+        .map(|f| f.data_type().to_string())
+        .collect();
+    let _ = write!(out, ":{}", types.join(","));
+    if node.append_only {
+        out.push('+');
+    }
+    for input in &node.inputs {
+        let _ = write!(out, "({})", fingerprint(input));
+    }
+    out
+}
+
+fn write_node(node: &Node, depth: usize, out: &mut String) {
+    let columns: Vec<&str> = node
+        .schema
+        .fields()
+        .iter()
+        .map(|f| f.name().as_str())
+        .collect();
+    let _ = writeln!(
+        out,
+        "{:indent$}{} -> ({})",
+        "",
+        describe(node),
+        columns.join(", "),
+        indent = depth * 2
+    );
+    for spec in operators::arrangements(node) {
+        let names = |range: std::ops::Range<usize>| -> String {
+            let fields = &spec.schema.fields()[range];
+            let names: Vec<&str> = fields.iter().map(|f| f.name().as_str()).collect();
+            names.join(", ")
+        };
+        let _ = writeln!(
+            out,
+            "{:indent$}state {}: {:?} by ({}): ({})",
+            "",
+            spec.name,
+            spec.kind,
+            names(0..spec.key_columns),
+            names(spec.key_columns..spec.schema.fields().len()),
+            indent = depth * 2 + 4
+        );
+    }
+    for input in &node.inputs {
+        write_node(input, depth + 1, out);
+    }
+}
+
+fn describe(node: &Node) -> String {
+    let input = |i: usize| node.inputs[i].schema.as_ref();
+    match &node.op {
+        Op::Input {
+            collection,
+            columns,
+        } => format!("Input {collection} columns {columns:?}"),
+        Op::Constant { rows } => format!("Constant {} rows", rows.num_rows()),
+        Op::Map {
+            predicate,
+            projection,
+        } => {
+            let mut s = "Map".to_string();
+            if let Some(p) = predicate {
+                let _ = write!(s, " where {p}");
+            }
+            if let Some(exprs) = projection {
+                let list: Vec<String> = exprs.iter().map(|e| e.to_string()).collect();
+                let _ = write!(s, " project [{}]", list.join(", "));
+            }
+            s
+        }
+        Op::Unnest { columns, structs } => {
+            let mut s = format!("Unnest [{}]", names(input(0), columns));
+            if !structs.is_empty() {
+                let _ = write!(s, " spread [{}]", names(input(0), structs));
+            }
+            s
+        }
+        Op::Aggregate { keys, aggregates } if aggregates.is_empty() => {
+            format!("Distinct [{}]", names(input(0), keys))
+        }
+        Op::Aggregate { keys, aggregates } => {
+            let list: Vec<String> = aggregates
+                .iter()
+                .map(|a| aggregate_text(a, input(0)))
+                .collect();
+            format!(
+                "Aggregate keys [{}] compute [{}]",
+                names(input(0), keys),
+                list.join(", ")
+            )
+        }
+        Op::Join {
+            kind,
+            on,
+            null_equals_null,
+            filter,
+        } => {
+            let kind = match kind {
+                JoinKind::Inner => "Inner",
+                JoinKind::Left => "Left",
+                JoinKind::Full => "Full",
+                JoinKind::Semi => "Semi",
+                JoinKind::Anti => "Anti",
+            };
+            let on: Vec<String> = on
+                .iter()
+                .map(|(l, r)| format!("{} = {}", name(input(0), *l), name(input(1), *r)))
+                .collect();
+            let mut s = format!("Join {kind} on [{}]", on.join(", "));
+            if *null_equals_null {
+                s.push_str(" null = null");
+            }
+            if let Some(f) = filter {
+                let _ = write!(s, " where {f}");
+            }
+            s
+        }
+        Op::Union => "Union".to_string(),
+        Op::Recompute {
+            keys,
+            program,
+            reason,
+        } => {
+            let keys: Vec<String> = keys
+                .iter()
+                .enumerate()
+                .map(|(i, k)| format!("[{}]", names(input(i), k)))
+                .collect();
+            format!(
+                "Recompute keys {} {} (because {reason})",
+                if keys.is_empty() {
+                    "[]".to_string()
+                } else {
+                    keys.join(" ")
+                },
+                program.describe()
+            )
+        }
+    }
+}
+
+fn name(schema: &Schema, column: usize) -> &str {
+    schema.field(column).name()
+}
+
+fn names(schema: &Schema, columns: &[usize]) -> String {
+    let list: Vec<String> = columns
+        .iter()
+        .map(|c| format!("{}@{c}", name(schema, *c)))
+        .collect();
+    list.join(", ")
+}
+
+fn aggregate_text(a: &Aggregate, input: &Schema) -> String {
+    let function = match a.function {
+        AggregateFunction::CountStar => "count",
+        AggregateFunction::Count => "count",
+        AggregateFunction::Sum => "sum",
+        AggregateFunction::Avg => "avg",
+        AggregateFunction::Min => "min",
+        AggregateFunction::Max => "max",
+        AggregateFunction::BoolAnd => "bool_and",
+        AggregateFunction::BoolOr => "bool_or",
+    };
+    let argument = match a.column {
+        Some(c) => format!("{}@{c}", name(input, c)),
+        None => "*".to_string(),
+    };
+    match a.filter {
+        Some(f) => format!(
+            "{function}({argument}) filter ({}@{f}) {}",
+            name(input, f),
+            a.output.data_type()
+        ),
+        None => format!("{function}({argument}) {}", a.output.data_type()),
+    }
+}

@@ -1,0 +1,68 @@
+//! Where the contents of a dataflow's output are stored, and how a reader gets them from there.
+
+use tidemill_zset::Delta;
+
+use super::{DataflowPlan, ErrorMapper, Node, Op};
+use crate::operator::Output;
+use crate::operators::map::Map;
+
+/// How the output collection is stored.
+#[derive(Clone, Debug)]
+pub enum OutputStorage {
+    /// It is a function of one of the plan's arrangements: no second copy is stored.
+    Arrangement {
+        /// Position in [`DataflowPlan::arrangements`]; a `Last` arrangement.
+        index: usize,
+        /// Columns of the arrangement that make the operator's output, in order.
+        columns: Vec<usize>,
+        /// [`Op::Map`]s to apply to them, in order; see [`apply_maps`].
+        maps: Vec<Op>,
+    },
+    /// An `Add` arrangement of its own, keyed by the whole row.
+    Own,
+}
+
+impl DataflowPlan {
+    /// Where the output is stored.
+    pub fn output_storage(&self) -> OutputStorage {
+        let mut maps = Vec::new();
+        let mut node = &self.root;
+        while let Op::Map { .. } = &node.op {
+            maps.push(node.op.clone());
+            node = &node.inputs[0];
+        }
+        maps.reverse();
+        let Op::Aggregate { keys, aggregates } = &node.op else {
+            return OutputStorage::Own;
+        };
+        OutputStorage::Arrangement {
+            index: count(&node.inputs[0]),
+            columns: (0..keys.len() + aggregates.len()).collect(),
+            maps,
+        }
+    }
+}
+
+fn count(node: &Node) -> usize {
+    let below: usize = node.inputs.iter().map(count).sum();
+    below + crate::operators::arrangements(node).len()
+}
+
+/// Applies `maps` (all [`Op::Map`]) to `rows`. Rows on which an expression fails are left out and
+/// described by the error deltas.
+pub fn apply_maps(maps: &[Op], rows: Delta, mapper: ErrorMapper) -> (Delta, Vec<Delta>) {
+    let mut out = Output::default();
+    let mut rows = rows;
+    for op in maps {
+        let Op::Map {
+            predicate,
+            projection,
+        } = op
+        else {
+            unreachable!("OutputStorage holds only maps")
+        };
+        let map = Map::new(predicate.clone(), projection.clone(), mapper);
+        rows = map.apply(&rows, &mut out.errors);
+    }
+    (rows, out.errors)
+}
