@@ -108,6 +108,9 @@ pub struct Prepared {
 }
 
 /// What the wire needs of a session. One statement at a time.
+///
+/// A cancel, or a client that goes away, drops the future of `prepare`, `execute`,
+/// `execute_parsed` or `sync`, or the response's stream, at any await point; `failed` follows.
 #[async_trait::async_trait]
 pub trait Session: Send {
     /// Splits a query string into statements. Errors carry positions in the whole string.
@@ -149,7 +152,12 @@ pub trait Session: Send {
     fn take_parameter_changes(&mut self) -> Vec<(String, String)>;
 }
 
-/// Opens sessions. Startup parameters were sent by the client.
+/// Name of the startup parameter that holds the number by which a CancelRequest and
+/// `pg_backend_pid()` know the connection.
+pub const BACKEND_PID: &str = "tidemill.backend_pid";
+
+/// Opens sessions. Startup parameters were sent by the client; the wire adds
+/// [`BACKEND_PID`], the connection's number.
 #[async_trait::async_trait]
 pub trait SessionFactory: Send + Sync + 'static {
     /// Errors such as 3D000 end the connection.
