@@ -1,19 +1,57 @@
 //! The Postgres wire protocol: one tokio task per connection, everything else behind
 //! [`Session`](crate::session::Session).
 //!
+//! Read in this order: [`wire`] (socket and buffers), [`frontend`] and [`backend`] (messages),
+//! [`startup`], [`connection`] (the loop, simple queries, COPY), [`extended`], [`rows`]
+//! (results), [`types`] with [`text`] and [`binary`] (values), [`params`].
+//!
+//! pgwire's own server loop is not used: it sends rows of a slow stream only when a buffer is
+//! full, and its cancel reaches only part of a statement (docs/design/0030-own-wire-loop.md).
+//!
 //! Invariant: a statement's answer leaves in order and whole; what a connection does, or a panic
 //! in it, touches no other connection.
 
+pub mod backend;
+pub mod binary;
+pub mod connection;
+pub mod extended;
+pub mod frontend;
+pub mod params;
+pub mod rows;
+pub mod startup;
+pub mod text;
+pub mod types;
+pub mod wire;
+
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::net::TcpListener;
+use futures::FutureExt;
+use tidemill_planner::SqlError;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
+use self::connection::Connection;
+use self::startup::{Cancels, STARTUP_WAIT};
+use self::wire::{Guard, Stop, Wire, stopping};
 use crate::session::SessionFactory;
 
+pub use self::startup::SERVER_VERSION;
+
+/// Connections served at a time.
+pub const CONNECTIONS_MAX: usize = 4_000;
+/// Connections beyond [`CONNECTIONS_MAX`] that are told so, or that bring a CancelRequest; more are closed at once.
+const CONNECTIONS_REFUSED_MAX: usize = 100;
+/// How long clients get for their last message at shutdown.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
+/// Pause after an accept that failed, e.g. for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
 /// Serves connections until `shutdown` holds `true` (or its sender is gone), then tells every
-/// client 57P01 and returns when the last connection is closed.
+/// client 57P01 and returns when the last connection is closed, at most a few seconds later.
 ///
 /// Cancellation drops the future or the stream of the running statement, then calls
 /// `Session::failed`; so does a client that goes away.
@@ -22,7 +60,95 @@ pub async fn serve(
     factory: Arc<dyn SessionFactory>,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let _ = (listener, factory);
-    let _ = shutdown.wait_for(|stop| *stop).await;
+    let cancels = Arc::new(Cancels::default());
+    let mut tasks = JoinSet::new();
+    let guard = shutdown.clone();
+    loop {
+        let accepted = tokio::select! {
+            () = stopping(&mut shutdown) => break,
+            accepted = listener.accept() => accepted,
+        };
+        while tasks.try_join_next().is_some() {}
+        match accepted {
+            Ok(_) if tasks.len() >= CONNECTIONS_MAX + CONNECTIONS_REFUSED_MAX => {}
+            Ok((stream, _)) => {
+                let full = tasks.len() >= CONNECTIONS_MAX;
+                let (factory, cancels) = (Arc::clone(&factory), Arc::clone(&cancels));
+                tasks.spawn(connect(stream, factory, cancels, guard.clone(), full));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    let drained = async { while tasks.join_next().await.is_some() {} };
+    // Connections that don't take their last message are dropped with the set.
+    let _ = tokio::time::timeout(SHUTDOWN_WAIT, drained).await;
     Ok(())
+}
+
+/// A connection from its first byte to its last.
+async fn connect(
+    stream: TcpStream,
+    factory: Arc<dyn SessionFactory>,
+    cancels: Arc<Cancels>,
+    mut shutdown: watch::Receiver<bool>,
+    full: bool,
+) {
+    // Small answers must not wait for more.
+    let _ = stream.set_nodelay(true);
+    let mut wire = Wire::new(stream);
+    let request = tokio::select! {
+        () = stopping(&mut shutdown) => return,
+        request = tokio::time::timeout(STARTUP_WAIT, startup::request(&mut wire, &cancels)) => request,
+    };
+    let request = match request {
+        Ok(Ok(Some(request))) => request,
+        Ok(Err(stop)) => return last_words(&mut wire, stop).await,
+        Ok(Ok(None)) | Err(_) => return,
+    };
+    if full {
+        let error = SqlError::new("53300", "sorry, too many clients already")
+            .hint(format!("The server takes {CONNECTIONS_MAX} connections."));
+        return last_words(&mut wire, Stop::Fatal(error)).await;
+    }
+    let (pid, secret, cancelled) = cancels.register();
+    let guard = Guard::new(cancelled, shutdown);
+    let opening = startup::open(&mut wire, request, factory.as_ref(), pid, secret);
+    match AssertUnwindSafe(opening).catch_unwind().await {
+        Ok(Ok(session)) => {
+            let mut connection = Connection::new(wire, guard, session);
+            let served = AssertUnwindSafe(connection.serve()).catch_unwind().await;
+            let stop = served.unwrap_or_else(|_| panicked());
+            last_words(connection.wire(), stop).await;
+        }
+        Ok(Err(stop)) => last_words(&mut wire, stop).await,
+        Err(_) => last_words(&mut wire, panicked()).await,
+    }
+    cancels.remove(pid);
+}
+
+fn panicked() -> Stop {
+    tracing::error!("a connection's task panicked");
+    Stop::Fatal(
+        SqlError::internal("internal error: the server's code for this connection panicked")
+            .hint("Other connections go on. The server's log has the place."),
+    )
+}
+
+/// Tells the client why the connection ends, if it is still there.
+async fn last_words(wire: &mut Wire, stop: Stop) {
+    let error = match stop {
+        Stop::Gone => return,
+        Stop::Fatal(error) | Stop::Failed(error) => error,
+        Stop::Shutdown => SqlError::new(
+            "57P01",
+            "terminating connection due to administrator command",
+        ),
+    };
+    if wire.error("FATAL", &error).is_ok() {
+        let _ = tokio::time::timeout(SHUTDOWN_WAIT, wire.flush_last()).await;
+    }
 }

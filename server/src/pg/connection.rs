@@ -1,0 +1,322 @@
+//! One connection's life after startup: messages in, answers out, until either side ends it.
+//!
+//! Invariant: each Query and each Sync is answered by exactly one ReadyForQuery; after an error in
+//! the extended protocol everything up to the next Sync is skipped.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use chrono_tz::Tz;
+use tidemill_planner::SqlError;
+use tidemill_planner::ast::{Parsed, Statement as Sql};
+
+use super::backend::row_description;
+use super::extended::{Portal, Statement};
+use super::frontend::{Malformed, Message};
+use super::rows::{CopyForm, Cursor, Form};
+use super::wire::{Guard, Stop, Wire};
+use crate::session::{CopySink, Response, Session, TransactionStatus};
+
+/// A connection past its startup.
+pub struct Connection {
+    pub(super) wire: Wire,
+    pub(super) guard: Guard,
+    pub(super) session: Box<dyn Session>,
+    pub(super) statements: HashMap<String, Arc<Statement>>,
+    pub(super) portals: HashMap<String, Portal>,
+    /// How `timestamptz` is shown; `None`: UTC.
+    pub(super) zone: Option<Tz>,
+    /// Executes since the last Sync.
+    pub(super) executed: u64,
+    /// After an error in the extended protocol.
+    skipping: bool,
+}
+
+impl Connection {
+    /// Takes over after the greeting.
+    pub fn new(wire: Wire, guard: Guard, session: Box<dyn Session>) -> Connection {
+        Connection {
+            wire,
+            guard,
+            session,
+            statements: HashMap::new(),
+            portals: HashMap::new(),
+            zone: None,
+            executed: 0,
+            skipping: false,
+        }
+    }
+
+    /// Serves until the end; says why it ended.
+    pub async fn serve(&mut self) -> Stop {
+        match self.messages().await {
+            Ok(()) => Stop::Gone,
+            Err(stop) => stop,
+        }
+    }
+
+    /// The socket, for the last words.
+    pub fn wire(&mut self) -> &mut Wire {
+        &mut self.wire
+    }
+
+    async fn messages(&mut self) -> Result<(), Stop> {
+        self.changes()?;
+        self.ready()?;
+        loop {
+            let message = self.wire.message(&mut self.guard, true).await?;
+            match message {
+                Message::Terminate => return Ok(()),
+                Message::Query(sql) => {
+                    self.skipping = false;
+                    if let Err(error) = self.query(&sql).await {
+                        self.failed(error)?;
+                    }
+                    self.end_group().await?;
+                }
+                Message::Invalid(b'Q', malformed) => {
+                    self.failed(Stop::Failed(violation(&malformed)))?;
+                    self.ready()?;
+                }
+                Message::Sync => {
+                    self.skipping = false;
+                    self.end_group().await?;
+                }
+                // The rest of a COPY that failed.
+                Message::CopyData(_) | Message::CopyDone | Message::CopyFail(_) => {}
+                Message::Unknown(kind) => {
+                    return Err(Stop::Fatal(SqlError::new(
+                        "08P01",
+                        format!("invalid frontend message type {kind}"),
+                    )));
+                }
+                _ if self.skipping => {}
+                message => {
+                    if let Err(stop) = self.extended(message).await {
+                        self.failed(stop)?;
+                        self.skipping = true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the client of a statement's error; other stops end the connection.
+    fn failed(&mut self, stop: Stop) -> Result<(), Stop> {
+        let Stop::Failed(error) = stop else {
+            return Err(stop);
+        };
+        self.session.failed();
+        self.notices()?;
+        self.wire.error("ERROR", &error)?;
+        Ok(())
+    }
+
+    /// Ends the implicit transaction of a Query or of a group up to Sync.
+    async fn end_group(&mut self) -> Result<(), Stop> {
+        self.executed = 0;
+        let synced = self.wire.run(&mut self.guard, self.session.sync()).await;
+        if let Err(stop) = synced.and_then(|result| result.map_err(Stop::from)) {
+            self.failed(stop)?;
+        }
+        if self.session.transaction_status() == TransactionStatus::Idle {
+            // Portals live as long as their transaction.
+            self.portals.clear();
+        }
+        self.changes()?;
+        self.ready()
+    }
+
+    fn ready(&mut self) -> Result<(), Stop> {
+        Ok(self.wire.ready(self.session.transaction_status())?)
+    }
+
+    fn notices(&mut self) -> Result<(), Stop> {
+        for notice in self.session.take_notices() {
+            self.wire.notice(&notice)?;
+        }
+        Ok(())
+    }
+
+    fn changes(&mut self) -> Result<(), Stop> {
+        for (name, value) in self.session.take_parameter_changes() {
+            if name.eq_ignore_ascii_case("timezone") {
+                self.zone = Tz::from_str(&value).ok().filter(|zone| *zone != Tz::UTC);
+            }
+            self.wire.parameter(&name, &value)?;
+        }
+        Ok(())
+    }
+
+    /// A simple query: all of its statements, up to the first error.
+    async fn query(&mut self, sql: &str) -> Result<(), Stop> {
+        let statements = self.session.parse(sql)?;
+        if statements.is_empty() {
+            return Ok(self.wire.empty_query()?);
+        }
+        let implicit = statements.len() > 1;
+        for statement in statements {
+            let response = match self.deallocated(&statement) {
+                Some(response) => response,
+                None => {
+                    let work = self.session.execute_parsed(statement, implicit);
+                    self.wire.run(&mut self.guard, work).await??
+                }
+            };
+            self.respond(response).await?;
+        }
+        Ok(())
+    }
+
+    /// DEALLOCATE and DISCARD mean the protocol's prepared statements too. The answer, if the
+    /// session has no part in it.
+    pub(super) fn deallocated(&mut self, parsed: &Parsed) -> Option<Response> {
+        match &parsed.statement {
+            Sql::Deallocate { name: Some(name) } => self
+                .statements
+                .remove(name)
+                .map(|_| Response::Tag("DEALLOCATE".into())),
+            Sql::Deallocate { name: None } | Sql::Discard => {
+                self.statements.clear();
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Sends a response with its description.
+    async fn respond(&mut self, response: Response) -> Result<(), Stop> {
+        self.before()?;
+        match response {
+            Response::Rows {
+                schema,
+                batches,
+                verb,
+                counted,
+                live,
+            } => {
+                self.wire.put(|out| row_description(&schema, &[], out))?;
+                let mut cursor = Cursor::new(schema, batches, live, self.zone);
+                let form = Form::Data(Vec::new());
+                cursor
+                    .send(&mut self.wire, &mut self.guard, &form, 0)
+                    .await?;
+                self.notices()?;
+                Ok(self.wire.complete(tag(verb, counted, cursor.sent))?)
+            }
+            other => self.respond_without_rows(other).await,
+        }
+    }
+
+    /// Notices and parameters precede a response.
+    pub(super) fn before(&mut self) -> Result<(), Stop> {
+        self.notices()?;
+        self.changes()
+    }
+
+    /// Everything but rows, which need a description or formats.
+    pub(super) async fn respond_without_rows(&mut self, response: Response) -> Result<(), Stop> {
+        match response {
+            Response::Empty => Ok(self.wire.empty_query()?),
+            Response::Tag(tag) => Ok(self.wire.complete(tag)?),
+            Response::CopyOut {
+                schema,
+                batches,
+                options,
+                live,
+            } => {
+                let form = CopyForm::new(&options);
+                self.wire
+                    .copy_out(schema.fields().len(), form.is_binary())?;
+                self.wire.put(|out| form.head(&schema, out))?;
+                let mut cursor = Cursor::new(schema, batches, live, self.zone);
+                let form = Form::Copy(form);
+                cursor
+                    .send(&mut self.wire, &mut self.guard, &form, 0)
+                    .await?;
+                if let Form::Copy(form) = &form {
+                    self.wire.put(|out| form.tail(out))?;
+                }
+                self.wire.copy_done()?;
+                self.notices()?;
+                Ok(self.wire.complete(format!("COPY {}", cursor.sent))?)
+            }
+            Response::CopyIn {
+                schema,
+                options,
+                sink,
+            } => {
+                self.wire.copy_in(schema.fields().len(), options.binary)?;
+                let rows = self.copy_in(sink).await?;
+                self.notices()?;
+                Ok(self.wire.complete(format!("COPY {rows}"))?)
+            }
+            Response::Rows { .. } => Err(Stop::Failed(SqlError::internal(
+                "rows without a description",
+            ))),
+        }
+    }
+
+    /// Feeds the client's COPY data to their sink; the number of rows.
+    async fn copy_in(&mut self, mut sink: Box<dyn CopySink>) -> Result<u64, Stop> {
+        match self.copy_data(sink.as_mut()).await {
+            Ok(()) => Ok(self.wire.run(&mut self.guard, sink.done()).await??),
+            Err(stop) => {
+                let why = match &stop {
+                    Stop::Failed(error) | Stop::Fatal(error) => error.message.clone(),
+                    Stop::Gone => "the client is gone".into(),
+                    Stop::Shutdown => "the server stops".into(),
+                };
+                sink.fail(why).await;
+                Err(stop)
+            }
+        }
+    }
+
+    async fn copy_data(&mut self, sink: &mut dyn CopySink) -> Result<(), Stop> {
+        loop {
+            match self.wire.message(&mut self.guard, false).await? {
+                Message::CopyData(bytes) => {
+                    self.wire.run(&mut self.guard, sink.data(bytes)).await??;
+                }
+                Message::CopyDone => return Ok(()),
+                Message::CopyFail(reason) => {
+                    return Err(Stop::Failed(SqlError::new(
+                        "57014",
+                        format!("COPY from stdin failed: {reason}"),
+                    )));
+                }
+                // Clients send these before they know that data are wanted.
+                Message::Flush | Message::Sync => {}
+                Message::Terminate => return Err(Stop::Gone),
+                Message::Invalid(_, malformed) => {
+                    return Err(Stop::Failed(violation(&malformed)));
+                }
+                _ => {
+                    return Err(Stop::Failed(SqlError::new(
+                        "08P01",
+                        "unexpected message type during COPY from stdin",
+                    )));
+                }
+            }
+        }
+    }
+}
+
+/// The error of a frame that can't be read.
+pub(super) fn violation(malformed: &Malformed) -> SqlError {
+    let code = match malformed {
+        Malformed::Format => "08P01",
+        Malformed::Encoding => "22021",
+    };
+    SqlError::new(code, malformed.to_string())
+}
+
+/// `SELECT 3`, or the verb alone.
+pub(super) fn tag(verb: &str, counted: bool, rows: u64) -> String {
+    match counted {
+        true => format!("{verb} {rows}"),
+        false => verb.to_string(),
+    }
+}

@@ -1,0 +1,320 @@
+//! The extended protocol: Parse, Bind, Describe, Execute, Close, Flush.
+//!
+//! Invariant: a prepared statement's result description is fixed at Parse; a plan that would give
+//! other columns is an error, never rows that the client would misread.
+
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema};
+use bytes::{BufMut, BytesMut};
+use tidemill_planner::SqlError;
+
+use super::backend::{is_binary, row_description};
+use super::connection::{Connection, tag, violation};
+use super::frontend::{Bind, Message, Target};
+use super::params;
+use super::rows::{Cursor, Form};
+use super::types::{oid, type_of_oid, wire_type};
+use super::wire::Stop;
+use crate::session::{ParamValue, Prepared, Response};
+
+/// A prepared statement.
+pub struct Statement {
+    prepared: Prepared,
+    /// RowDescription with all columns in text format, ready to send.
+    description: BytesMut,
+}
+
+/// A statement with parameters.
+pub struct Portal {
+    statement: Arc<Statement>,
+    formats: Vec<i16>,
+    state: State,
+}
+
+enum State {
+    Bound(Vec<ParamValue>),
+    Suspended(Box<Suspended>),
+    Done { rows: bool },
+}
+
+/// Rows of which the client has fetched some.
+struct Suspended {
+    cursor: Cursor,
+    verb: &'static str,
+    counted: bool,
+}
+
+impl Connection {
+    /// One message of the extended protocol other than Sync.
+    pub(super) async fn extended(&mut self, message: Message) -> Result<(), Stop> {
+        match message {
+            Message::Parse { name, sql, types } => self.parse(name, &sql, &types).await,
+            Message::Bind(bind) => self.bind(bind),
+            Message::Describe(Target::Statement(name)) => self.describe_statement(&name),
+            Message::Describe(Target::Portal(name)) => self.describe_portal(&name),
+            Message::Execute { portal, max_rows } => self.execute(&portal, max_rows).await,
+            Message::Close(target) => {
+                match target {
+                    Target::Statement(name) => drop(self.statements.remove(&name)),
+                    Target::Portal(name) => drop(self.portals.remove(&name)),
+                }
+                Ok(self.wire.close_complete()?)
+            }
+            Message::Flush => self.wire.flush(&mut self.guard).await,
+            Message::Invalid(_, malformed) => Err(Stop::Failed(violation(&malformed))),
+            other => Err(Stop::Failed(SqlError::internal(format!(
+                "{other:?} is not a message of the extended protocol"
+            )))),
+        }
+    }
+
+    async fn parse(&mut self, name: String, sql: &str, types: &[u32]) -> Result<(), Stop> {
+        if !name.is_empty() && self.statements.contains_key(&name) {
+            return Err(Stop::Failed(SqlError::new(
+                "42P05",
+                format!("prepared statement \"{name}\" already exists"),
+            )));
+        }
+        let types = types
+            .iter()
+            .map(|oid| declared(*oid))
+            .collect::<Result<_, _>>()?;
+        let work = self.session.prepare(sql, types);
+        let prepared = self.wire.run(&mut self.guard, work).await??;
+        let mut description = BytesMut::new();
+        if let Some(schema) = &prepared.columns {
+            row_description(schema, &[], &mut description)?;
+        }
+        let statement = Statement {
+            prepared,
+            description,
+        };
+        self.statements.insert(name, Arc::new(statement));
+        self.before_parse_complete()
+    }
+
+    fn before_parse_complete(&mut self) -> Result<(), Stop> {
+        for notice in self.session.take_notices() {
+            self.wire.notice(&notice)?;
+        }
+        Ok(self.wire.parse_complete()?)
+    }
+
+    fn statement(&self, name: &str) -> Result<Arc<Statement>, SqlError> {
+        self.statements.get(name).map(Arc::clone).ok_or_else(|| {
+            SqlError::new(
+                "26000",
+                match name {
+                    "" => "unnamed prepared statement does not exist".into(),
+                    name => format!("prepared statement \"{name}\" does not exist"),
+                },
+            )
+        })
+    }
+
+    fn bind(&mut self, bind: Bind) -> Result<(), Stop> {
+        let statement = self.statement(&bind.statement)?;
+        let params = bound(&statement.prepared, &bind)?;
+        let columns = statement.prepared.columns.as_ref();
+        let columns = columns.map_or(0, |schema| schema.fields().len());
+        if bind.results.len() > 1 && bind.results.len() != columns {
+            return Err(Stop::Failed(SqlError::new(
+                "08P01",
+                format!(
+                    "bind message has {} result formats but query has {columns} columns",
+                    bind.results.len()
+                ),
+            )));
+        }
+        let portal = Portal {
+            statement,
+            formats: bind.results,
+            state: State::Bound(params),
+        };
+        match self.portals.entry(bind.portal) {
+            Entry::Occupied(mut entry) if entry.key().is_empty() => {
+                entry.insert(portal);
+            }
+            Entry::Occupied(entry) => {
+                return Err(Stop::Failed(SqlError::new(
+                    "42P03",
+                    format!("cursor \"{}\" already exists", entry.key()),
+                )));
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(portal);
+            }
+        }
+        Ok(self.wire.bind_complete()?)
+    }
+
+    fn describe_statement(&mut self, name: &str) -> Result<(), Stop> {
+        let statement = self.statement(name)?;
+        let oids = statement.prepared.params.iter().map(|f| wire_type(f).oid);
+        self.wire.parameter_description(oids.collect())?;
+        self.describe(&statement, &[])
+    }
+
+    fn describe_portal(&mut self, name: &str) -> Result<(), Stop> {
+        let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
+        let (statement, formats) = (Arc::clone(&portal.statement), portal.formats.clone());
+        self.describe(&statement, &formats)
+    }
+
+    fn describe(&mut self, statement: &Statement, formats: &[i16]) -> Result<(), Stop> {
+        match &statement.prepared.columns {
+            None => self.wire.no_data()?,
+            Some(_) if formats.iter().all(|format| *format == 0) => self.wire.put(|out| {
+                out.put_slice(&statement.description);
+                Ok::<(), SqlError>(())
+            })?,
+            Some(schema) => self.wire.put(|out| row_description(schema, formats, out))?,
+        }
+        Ok(())
+    }
+
+    async fn execute(&mut self, name: &str, max_rows: u32) -> Result<(), Stop> {
+        let portal = self.portals.get_mut(name).ok_or_else(|| no_portal(name))?;
+        // A lone statement before its Sync commits by itself, without a transaction around it.
+        let implicit = self.executed > 0 || max_rows > 0 || !self.wire.sync_is_next();
+        self.executed += 1;
+        let statement = Arc::clone(&portal.statement);
+        let done = State::Done {
+            rows: statement.prepared.columns.is_some(),
+        };
+        match std::mem::replace(&mut portal.state, done) {
+            State::Done { rows: true } => Ok(self.wire.complete("SELECT 0".into())?),
+            State::Done { rows: false } => Err(Stop::Failed(SqlError::new(
+                "55000",
+                format!("portal \"{name}\" cannot be run"),
+            ))),
+            State::Suspended(suspended) => self.fetch(name, *suspended, max_rows).await,
+            State::Bound(params) => {
+                let response = match self.deallocated(&statement.prepared.parsed) {
+                    Some(response) => response,
+                    None => {
+                        let work = self.session.execute(&statement.prepared, params, implicit);
+                        self.wire.run(&mut self.guard, work).await??
+                    }
+                };
+                self.before()?;
+                let Response::Rows {
+                    schema,
+                    batches,
+                    verb,
+                    counted,
+                    live,
+                } = response
+                else {
+                    return self.respond_without_rows(response).await;
+                };
+                same_columns(statement.prepared.columns.as_deref(), &schema)?;
+                let suspended = Suspended {
+                    cursor: Cursor::new(schema, batches, live, self.zone),
+                    verb,
+                    counted,
+                };
+                self.fetch(name, suspended, max_rows).await
+            }
+        }
+    }
+
+    async fn fetch(
+        &mut self,
+        name: &str,
+        mut suspended: Suspended,
+        max_rows: u32,
+    ) -> Result<(), Stop> {
+        let formats = match self.portals.get_mut(name) {
+            Some(portal) => std::mem::take(&mut portal.formats),
+            None => Vec::new(),
+        };
+        let before = suspended.cursor.sent;
+        let form = Form::Data(formats);
+        let ended = suspended
+            .cursor
+            .send(&mut self.wire, &mut self.guard, &form, u64::from(max_rows))
+            .await?;
+        if ended {
+            let rows = suspended.cursor.sent - before;
+            return Ok(self
+                .wire
+                .complete(tag(suspended.verb, suspended.counted, rows))?);
+        }
+        if let (Some(portal), Form::Data(formats)) = (self.portals.get_mut(name), form) {
+            portal.formats = formats;
+            portal.state = State::Suspended(Box::new(suspended));
+        }
+        Ok(self.wire.portal_suspended()?)
+    }
+}
+
+fn no_portal(name: &str) -> SqlError {
+    SqlError::new("34000", format!("portal \"{name}\" does not exist"))
+}
+
+/// The field of a parameter type that the client declared; `None`: infer it.
+fn declared(type_oid: u32) -> Result<Option<Field>, SqlError> {
+    match type_oid {
+        0 | oid::UNKNOWN => Ok(None),
+        known => type_of_oid(known)
+            .map(|sql| Some(sql.field("", true)))
+            .ok_or_else(|| SqlError::new("42704", format!("type with oid {known} does not exist"))),
+    }
+}
+
+/// The parameters of a Bind, decoded.
+fn bound(prepared: &Prepared, bind: &Bind) -> Result<Vec<ParamValue>, SqlError> {
+    let wanted = prepared.params.len();
+    let given = bind.parameters.len();
+    if given != wanted {
+        return Err(SqlError::new(
+            "08P01",
+            format!(
+                "bind message supplies {given} parameters, but prepared statement \"{}\" requires {wanted}",
+                bind.statement
+            ),
+        ));
+    }
+    if bind.formats.len() > 1 && bind.formats.len() != given {
+        return Err(SqlError::new(
+            "08P01",
+            format!(
+                "bind message has {} parameter formats but {given} parameters",
+                bind.formats.len()
+            ),
+        ));
+    }
+    let decode = |(number, (field, data)): (usize, (&Field, &Option<bytes::Bytes>))| {
+        Ok(match data {
+            None => ParamValue::Null,
+            Some(data) if is_binary(&bind.formats, number) => {
+                ParamValue::Value(params::from_binary(field, data)?)
+            }
+            Some(data) => ParamValue::Value(params::from_text(field, data)?),
+        })
+    };
+    let pairs = prepared.params.iter().zip(&bind.parameters);
+    pairs.enumerate().map(decode).collect()
+}
+
+/// What was described must be what is sent.
+fn same_columns(described: Option<&Schema>, sent: &Schema) -> Result<(), SqlError> {
+    let same = described.is_some_and(|described| {
+        std::ptr::eq(described, sent)
+            || (described.fields().len() == sent.fields().len()
+                && described
+                    .fields()
+                    .iter()
+                    .zip(sent.fields())
+                    .all(|(a, b)| Arc::ptr_eq(a, b) || wire_type(a).oid == wire_type(b).oid))
+    });
+    match same {
+        true => Ok(()),
+        false => Err(SqlError::unsupported(
+            "cached plan must not change result type",
+        )),
+    }
+}

@@ -1,0 +1,271 @@
+//! The socket of one connection: whole frames in, buffered bytes out.
+//!
+//! Invariant: bytes in the output buffer always end at a message boundary once [`Wire::put`] has
+//! returned, even when it failed; waiting for anything also watches for the client's end, a
+//! cancel request and the server's shutdown.
+
+use std::future::Future;
+use std::io;
+
+use bytes::{Buf, BytesMut};
+use tidemill_planner::SqlError;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
+use tokio::sync::watch;
+
+use super::frontend::{self, Message};
+
+/// Largest message that a client may send, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
+/// What is read from a client that goes on sending while its statement runs, in bytes.
+const READ_AHEAD_BYTES_MAX: usize = 256 << 10;
+/// The output buffer is sent when it holds this much, in bytes.
+pub const FLUSH_BYTES: usize = 64 << 10;
+/// A buffer that grew beyond this is given back when it is empty, in bytes.
+const KEEP_BYTES_MAX: usize = 1 << 20;
+/// Type byte of Sync.
+const SYNC: u8 = b'S';
+
+/// Why a wait or a statement ended.
+#[derive(Debug)]
+pub enum Stop {
+    /// The statement failed or was cancelled; the connection goes on.
+    Failed(SqlError),
+    /// The client is gone.
+    Gone,
+    /// The client broke the protocol: it is told, and the connection ends.
+    Fatal(SqlError),
+    /// The server stops.
+    Shutdown,
+}
+
+impl From<SqlError> for Stop {
+    fn from(error: SqlError) -> Stop {
+        Stop::Failed(error)
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(_: io::Error) -> Stop {
+        Stop::Gone
+    }
+}
+
+/// What can interrupt a connection's work from outside.
+pub struct Guard {
+    cancels: watch::Receiver<u64>,
+    shutdown: watch::Receiver<bool>,
+}
+
+impl Guard {
+    /// `cancels` counts CancelRequests; `shutdown` holds true when the server stops.
+    pub fn new(cancels: watch::Receiver<u64>, shutdown: watch::Receiver<bool>) -> Guard {
+        Guard { cancels, shutdown }
+    }
+
+    /// Cancel requests so far were meant for what is over.
+    fn forget_cancels(&mut self) {
+        self.cancels.mark_unchanged();
+    }
+
+    /// As `stopped`; an idle connection has nothing to cancel.
+    async fn interrupted(&mut self, idle: bool) -> Stop {
+        if idle {
+            stopping(&mut self.shutdown).await;
+            return Stop::Shutdown;
+        }
+        self.stopped().await
+    }
+
+    /// Resolves on a cancel request or shutdown.
+    async fn stopped(&mut self) -> Stop {
+        tokio::select! {
+            _ = stopping(&mut self.shutdown) => Stop::Shutdown,
+            Ok(()) = self.cancels.changed() => Stop::Failed(SqlError::new(
+                "57014",
+                "canceling statement due to user request",
+            )),
+        }
+    }
+}
+
+/// Resolves when the server stops.
+pub async fn stopping(shutdown: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone, and with it the server.
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+/// A connection's socket and its buffers.
+pub struct Wire {
+    stream: TcpStream,
+    input: BytesMut,
+    out: BytesMut,
+    /// `out` ends at a message boundary here.
+    sound: usize,
+}
+
+impl Wire {
+    /// A fresh connection.
+    pub fn new(stream: TcpStream) -> Wire {
+        Wire {
+            stream,
+            input: BytesMut::with_capacity(8 << 10),
+            out: BytesMut::with_capacity(8 << 10),
+            sound: 0,
+        }
+    }
+
+    /// Appends messages to the output; on an error, or a panic inside, none of them.
+    pub fn put<E>(&mut self, write: impl FnOnce(&mut BytesMut) -> Result<(), E>) -> Result<(), E> {
+        self.out.truncate(self.sound);
+        let result = write(&mut self.out);
+        if result.is_err() {
+            self.out.truncate(self.sound);
+        }
+        self.sound = self.out.len();
+        result
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn pending(&self) -> usize {
+        self.out.len()
+    }
+
+    /// The first packet: its length and code, then its body; without a type byte.
+    pub async fn startup_frame(&mut self, bytes_max: usize) -> Result<BytesMut, Stop> {
+        loop {
+            if let Some(length) = frame_length(&self.input, 0) {
+                if length < 8 || length > bytes_max {
+                    return Err(Stop::Gone);
+                }
+                if self.input.len() >= length {
+                    return Ok(self.input.split_to(length));
+                }
+            }
+            if self.stream.read_buf(&mut self.input).await? == 0 {
+                return Err(Stop::Gone);
+            }
+        }
+    }
+
+    /// The next message, if it is here already.
+    pub fn buffered(&mut self) -> Result<Option<Message>, Stop> {
+        let Some(length) = frame_length(&self.input, 1) else {
+            return Ok(None);
+        };
+        if !(4..=MESSAGE_BYTES_MAX).contains(&length) {
+            return Err(Stop::Fatal(SqlError::new(
+                "08P01",
+                format!("invalid message length: {length} bytes"),
+            )));
+        }
+        if self.input.len() < length + 1 {
+            self.input.reserve(length + 1 - self.input.len());
+            return Ok(None);
+        }
+        let mut frame = self.input.split_to(length + 1);
+        let kind = frame[0];
+        frame.advance(5);
+        Ok(Some(frontend::decode(kind, frame.freeze())))
+    }
+
+    /// True if the next message is a Sync that is here already.
+    pub fn sync_is_next(&self) -> bool {
+        self.input.first() == Some(&SYNC)
+    }
+
+    /// Sends what is buffered, then waits for the next message. `idle`: cancel requests that
+    /// come meanwhile mean nothing; else they end the wait.
+    pub async fn message(&mut self, guard: &mut Guard, idle: bool) -> Result<Message, Stop> {
+        if let Some(message) = self.buffered()? {
+            return Ok(message);
+        }
+        self.flush_unless(guard.interrupted(idle)).await?;
+        loop {
+            let read = tokio::select! {
+                biased;
+                stop = guard.interrupted(idle) => return Err(stop),
+                read = self.stream.read_buf(&mut self.input) => read?,
+            };
+            if read == 0 {
+                return Err(Stop::Gone);
+            }
+            if let Some(message) = self.buffered()? {
+                if idle {
+                    guard.forget_cancels();
+                }
+                return Ok(message);
+            }
+        }
+    }
+
+    /// Sends all that is buffered while a statement runs. Interrupted, it can be called again.
+    pub async fn flush(&mut self, guard: &mut Guard) -> Result<(), Stop> {
+        self.flush_unless(guard.stopped()).await
+    }
+
+    /// `stop` comes first: a client that always reads must not hide its own cancel request.
+    pub(super) async fn flush_unless(
+        &mut self,
+        stop: impl Future<Output = Stop>,
+    ) -> Result<(), Stop> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let (mut reader, mut writer) = self.stream.split();
+        let result = tokio::select! {
+            biased;
+            stop = stop => Err(stop),
+            sent = writer.write_all_buf(&mut self.out) => sent.map_err(Stop::from),
+            () = gone(&mut reader, &mut self.input) => Err(Stop::Gone),
+        };
+        self.sound = self.out.len();
+        if self.out.is_empty() && self.out.capacity() > KEEP_BYTES_MAX {
+            self.out = BytesMut::new();
+        }
+        result
+    }
+
+    /// Sends what is buffered, without watching anything: the last words.
+    pub async fn flush_last(&mut self) -> io::Result<()> {
+        self.out.truncate(self.sound);
+        self.stream.write_all_buf(&mut self.out).await?;
+        self.sound = 0;
+        self.stream.shutdown().await
+    }
+
+    /// Waits for some work, unless the client goes away, cancels it, or the server stops.
+    pub async fn run<T>(
+        &mut self,
+        guard: &mut Guard,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Stop> {
+        let (mut reader, _) = self.stream.split();
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = gone(&mut reader, &mut self.input) => Err(Stop::Gone),
+            stop = guard.stopped() => Err(stop),
+        }
+    }
+}
+
+/// Resolves when the client has closed its side. What it sends meanwhile is kept, up to a limit;
+/// beyond that its end is noticed at the next write.
+async fn gone(reader: &mut ReadHalf<'_>, input: &mut BytesMut) {
+    while input.len() < READ_AHEAD_BYTES_MAX {
+        match reader.read_buf(input).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+    std::future::pending().await
+}
+
+/// The length that a frame at the front claims, itself included; `None`: not here yet. Negative
+/// lengths come out as huge ones.
+fn frame_length(input: &BytesMut, at: usize) -> Option<usize> {
+    let bytes = input.get(at..at + 4)?;
+    Some(u32::from_be_bytes(bytes.try_into().ok()?) as usize)
+}
