@@ -4,11 +4,15 @@
 //! * [`error`]: [`SqlError`], the error every user sees.
 //! * [`catalog`]: what the planner asks of the catalog.
 //! * [`ast`]: statements of the dialect and their parser.
-//! * [`query`]: binding, executing and compiling queries.
+//! * [`query`]: binding and executing queries.
+//! * [`compile`]: from a bound query to a dataflow that maintains it.
+//! * [`program`]: batch plans for the dataflow's general operator.
 
 pub mod ast;
 pub mod catalog;
+pub mod compile;
 pub mod error;
+pub mod program;
 pub mod query;
 
 pub use error::SqlError;

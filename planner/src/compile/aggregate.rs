@@ -1,0 +1,325 @@
+//! GROUP BY: the specialised aggregates, several sets of keys, and what the general operator must do.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion_common::ScalarValue;
+use datafusion_expr::expr::{AggregateFunctionParams, GroupingSet};
+use datafusion_expr::{Aggregate as LogicalAggregate, Expr, LogicalPlan};
+use datafusion_physical_expr::expressions::{Literal, cast};
+use tidemill_dataflow::plan::{Aggregate, AggregateFunction, Node, Op};
+
+use super::expr::{self, Physical, unalias};
+use super::{Compiler, Piece, node, rows, schema_of};
+use crate::error::{Result, SqlError, from_datafusion};
+
+/// One aggregate of the query as the operator can compute it.
+#[derive(Clone)]
+pub(super) struct Call {
+    pub function: AggregateFunction,
+    /// `None`: count(*).
+    pub argument: Option<Expr>,
+    pub filter: Option<Expr>,
+    pub distinct: bool,
+}
+
+/// Columns of an aggregate's input: each distinct expression once.
+pub(super) struct Columns<'a> {
+    input: &'a LogicalPlan,
+    exprs: Vec<(Expr, Physical)>,
+}
+
+impl<'a> Columns<'a> {
+    pub(super) fn of(input: &'a LogicalPlan) -> Self {
+        Columns {
+            input,
+            exprs: vec![],
+        }
+    }
+
+    /// The number of the column that holds `e`.
+    pub(super) fn add(&mut self, e: &Expr) -> Result<usize> {
+        let e = unalias(e);
+        if let Some(i) = self.exprs.iter().position(|(have, _)| have == e) {
+            return Ok(i);
+        }
+        let physical = expr::physical(e, self.input.schema()).map_err(|e| from_datafusion(&e))?;
+        self.exprs.push((e.clone(), physical));
+        Ok(self.exprs.len() - 1)
+    }
+
+    /// The node that has these columns, and where they are in it.
+    pub(super) fn over(&self, input: Node) -> Result<(Node, Vec<usize>)> {
+        let plain: Option<Vec<usize>> =
+            self.exprs.iter().map(|(_, p)| expr::as_column(p)).collect();
+        if let Some(columns) = plain {
+            return Ok((input, columns));
+        }
+        let fields = self
+            .exprs
+            .iter()
+            .map(|(e, p)| {
+                let field = p
+                    .return_field(&input.schema)
+                    .map_err(|e| from_datafusion(&e))?;
+                let name = e.schema_name().to_string();
+                Ok(field.as_ref().clone().with_name(name).with_nullable(true))
+            })
+            .collect::<Result<Vec<Field>>>()?;
+        let exprs = self.exprs.iter().map(|(_, p)| Arc::clone(p)).collect();
+        let columns = (0..fields.len()).collect();
+        Ok((
+            rows::map(input, None, Some((exprs, Arc::new(Schema::new(fields))))),
+            columns,
+        ))
+    }
+}
+
+/// The aggregate as a [`Call`], or why no operator has it.
+fn call(e: &Expr, output: &Field, input: &LogicalPlan) -> std::result::Result<Call, String> {
+    let Expr::AggregateFunction(f) = unalias(e) else {
+        return Err(format!("{e} is not an aggregate"));
+    };
+    let AggregateFunctionParams {
+        args,
+        distinct,
+        filter,
+        ..
+    } = &f.params;
+    let name = f.func.name();
+    let unknown = || Err(format!("{name}() has no incremental form"));
+    let [argument] = args.as_slice() else {
+        return unknown();
+    };
+    let of = expr::physical(argument, input.schema())
+        .and_then(|p| p.data_type(input.schema().as_arrow()))
+        .map_err(|e| e.to_string())?;
+    let literal = matches!(unalias(argument), Expr::Literal(v, _) if !v.is_null());
+    let (function, known) = match name {
+        "count" if literal && !distinct => (AggregateFunction::CountStar, true),
+        "count" => (AggregateFunction::Count, true),
+        "sum" => (
+            AggregateFunction::Sum,
+            is_number(&of) && is_number(output.data_type()),
+        ),
+        "avg" => (
+            AggregateFunction::Avg,
+            is_number(&of) && is_number(output.data_type()),
+        ),
+        "min" => (AggregateFunction::Min, is_ordered(&of)),
+        "max" => (AggregateFunction::Max, is_ordered(&of)),
+        "bool_and" => (AggregateFunction::BoolAnd, of == DataType::Boolean),
+        "bool_or" => (AggregateFunction::BoolOr, of == DataType::Boolean),
+        _ => return unknown(),
+    };
+    if !known {
+        return Err(format!("{name}({of}) has no incremental form"));
+    }
+    use AggregateFunction::*;
+    Ok(Call {
+        argument: (function != CountStar).then(|| unalias(argument).clone()),
+        filter: filter.as_deref().cloned(),
+        // A second equal value changes nothing for these.
+        distinct: *distinct && matches!(function, Count | Sum | Avg),
+        function,
+    })
+}
+
+fn is_number(t: &DataType) -> bool {
+    t.is_integer() || t.is_floating() || t.is_decimal()
+}
+
+fn is_ordered(t: &DataType) -> bool {
+    is_number(t)
+        || t.is_temporal() && !matches!(t, DataType::Interval(_))
+        || t.is_string()
+        || matches!(
+            t,
+            DataType::Boolean | DataType::Binary | DataType::LargeBinary | DataType::BinaryView
+        )
+}
+
+impl Compiler<'_> {
+    pub(super) fn aggregate(&mut self, plan: &LogicalPlan, a: &LogicalAggregate) -> Result<Piece> {
+        let keys = match a.group_expr.as_slice() {
+            [Expr::GroupingSet(GroupingSet::GroupingSets(sets))] => {
+                return self.grouping_sets(plan, a, sets);
+            }
+            keys if keys.iter().any(|k| matches!(k, Expr::GroupingSet(_))) => {
+                return self.recompute(plan, "grouping sets");
+            }
+            keys => keys,
+        };
+        let outputs = &schema_of(&a.schema).fields()[keys.len()..].to_vec();
+        let calls: std::result::Result<Vec<Call>, String> = a
+            .aggr_expr
+            .iter()
+            .zip(outputs)
+            .map(|(e, field)| call(e, field, &a.input))
+            .collect();
+        let calls = match calls {
+            Ok(calls) => calls,
+            Err(reason) => return self.keyed(plan, &a.input, keys, &reason),
+        };
+        if calls.iter().any(|c| c.distinct) {
+            return self.distinct_aggregates(a, &calls);
+        }
+        let input = self.piece(&a.input)?;
+        self.grouped(input, &a.input, keys, &calls, schema_of(&a.schema))
+    }
+
+    /// The specialised operator. `schema`: keys, then one column per call.
+    pub(super) fn grouped(
+        &mut self,
+        input: Piece,
+        logical: &LogicalPlan,
+        keys: &[Expr],
+        calls: &[Call],
+        schema: SchemaRef,
+    ) -> Result<Piece> {
+        let mut columns = Columns::of(logical);
+        let keys: Vec<usize> = keys.iter().map(|k| columns.add(k)).collect::<Result<_>>()?;
+        let mut arguments = vec![];
+        for c in calls {
+            let argument = c.argument.as_ref().map(|e| columns.add(e)).transpose()?;
+            let filter = c.filter.as_ref().map(|e| columns.add(e)).transpose()?;
+            arguments.push((argument, filter));
+        }
+        let (input, at) = columns.over(input.node)?;
+        let keys: Vec<usize> = keys.into_iter().map(|k| at[k]).collect();
+        let width = keys.len();
+        let aggregates: Vec<Aggregate> = calls
+            .iter()
+            .zip(arguments)
+            .enumerate()
+            .map(|(i, (c, (argument, filter)))| Aggregate {
+                function: c.function,
+                column: argument.map(|a| at[a]),
+                filter: filter.map(|f| at[f]),
+                output: schema.field(width + i).clone(),
+            })
+            .collect();
+        // DISTINCT of insertions is insertions only; an aggregate's row is replaced.
+        let append_only = aggregates.is_empty() && input.append_only;
+        let op = Op::Aggregate { keys, aggregates };
+        let piece = Piece::new(node(op, vec![input], schema, append_only));
+        Ok(piece.unique(Some((0..width).collect())))
+    }
+
+    /// SELECT DISTINCT: all columns are keys.
+    pub(super) fn distinct(&mut self, input: &LogicalPlan) -> Result<Piece> {
+        let piece = rows::strip(self.piece(input)?);
+        Ok(distinct_rows(piece))
+    }
+
+    /// One aggregate per set of keys, each with NULL for the keys that it leaves out, and the set's number.
+    fn grouping_sets(
+        &mut self,
+        plan: &LogicalPlan,
+        a: &LogicalAggregate,
+        sets: &[Vec<Expr>],
+    ) -> Result<Piece> {
+        let schema = schema_of(&a.schema);
+        let mut all: Vec<Expr> = vec![];
+        for e in sets.iter().flatten() {
+            if !all.contains(e) {
+                all.push(e.clone());
+            }
+        }
+        let fields = schema.fields();
+        let calls: std::result::Result<Vec<Call>, String> = a
+            .aggr_expr
+            .iter()
+            .zip(&fields[(all.len() + 1).min(fields.len())..])
+            .map(|(e, field)| call(e, field, &a.input))
+            .collect();
+        let Ok(calls) = calls else {
+            return self.recompute(
+                plan,
+                "grouping sets with an aggregate that has no incremental form",
+            );
+        };
+        if calls.iter().any(|c| c.distinct) || fields.len() != all.len() + 1 + calls.len() {
+            return self.recompute(plan, "grouping sets with DISTINCT aggregates");
+        }
+        let mut branches = vec![];
+        let mut seen: Vec<u64> = vec![];
+        for set in sets {
+            let missing = all
+                .iter()
+                .fold(0u64, |mask, e| mask << 1 | u64::from(!set.contains(e)));
+            let ordinal = seen.iter().filter(|m| **m == missing).count() as u64;
+            seen.push(missing);
+            let id = ordinal << all.len() | missing;
+            branches.push(self.grouping_set(a, &all, set, &calls, id, &schema)?);
+        }
+        Ok(Piece::new(node(Op::Union, branches, schema, false)))
+    }
+
+    fn grouping_set(
+        &mut self,
+        a: &LogicalAggregate,
+        all: &[Expr],
+        set: &[Expr],
+        calls: &[Call],
+        id: u64,
+        schema: &SchemaRef,
+    ) -> Result<Node> {
+        let keys: Vec<&Expr> = all.iter().filter(|e| set.contains(e)).collect();
+        let place = |e: &Expr| keys.iter().position(|k| *k == e);
+        let mut fields: Vec<Field> = vec![];
+        for (i, e) in all.iter().enumerate() {
+            if place(e).is_some() {
+                fields.push(schema.field(i).clone());
+            }
+        }
+        fields.extend(
+            schema.fields()[all.len() + 1..]
+                .iter()
+                .map(|f| f.as_ref().clone()),
+        );
+        let input = self.piece(&a.input)?;
+        let owned: Vec<Expr> = keys.iter().map(|e| (*e).clone()).collect();
+        let grouped = self
+            .grouped(
+                input,
+                &a.input,
+                &owned,
+                calls,
+                Arc::new(Schema::new(fields)),
+            )?
+            .node;
+        let mut exprs: Vec<Physical> = vec![];
+        for (i, e) in all.iter().enumerate() {
+            exprs.push(match place(e) {
+                Some(at) => expr::column(&grouped.schema, at),
+                None => {
+                    let null = ScalarValue::try_new_null(schema.field(i).data_type());
+                    Arc::new(Literal::new(null.map_err(|e| from_datafusion(&e))?))
+                }
+            });
+        }
+        let number: Physical = Arc::new(Literal::new(ScalarValue::UInt64(Some(id))));
+        let to = schema.field(all.len()).data_type().clone();
+        let number =
+            cast(number, &grouped.schema, to).map_err(|e| SqlError::internal(e.to_string()))?;
+        exprs.push(number);
+        exprs.extend((0..calls.len()).map(|i| expr::column(&grouped.schema, keys.len() + i)));
+        Ok(rows::map(grouped, None, Some((exprs, schema.clone()))))
+    }
+}
+
+/// Each row of `piece` once.
+pub(super) fn distinct_rows(piece: Piece) -> Piece {
+    let all: Vec<usize> = (0..piece.width).collect();
+    let (schema, append_only) = (piece.node.schema.clone(), piece.node.append_only);
+    // A key among the columns already makes the rows distinct.
+    if piece.unique.is_some() {
+        return piece;
+    }
+    let op = Op::Aggregate {
+        keys: all.clone(),
+        aggregates: vec![],
+    };
+    Piece::new(node(op, vec![piece.node], schema, append_only)).unique(Some(all))
+}

@@ -1,0 +1,355 @@
+//! The general operator: cuts the smallest subtree that no operator has out of the plan, compiles what is below
+//! it, and makes it a batch program over those inputs, per key where the plan has one.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::provider_as_source;
+use datafusion_common::Column;
+use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_expr::logical_plan::{Filter, Projection, Sort, Window};
+use datafusion_expr::{Aggregate, Expr, LogicalPlan, TableScanBuilder};
+use tidemill_dataflow::plan::{Node, Op};
+
+use super::expr::unalias;
+use super::{Compiler, Piece, node, order, rows, rules, schema_of};
+use crate::error::{Result, SqlError, from_datafusion};
+use crate::program::{InputTable, Program};
+
+/// The inputs of a program under construction.
+#[derive(Default)]
+struct Cut {
+    inputs: Vec<Node>,
+    schemas: Vec<SchemaRef>,
+    /// Names of the recursive queries around.
+    work_tables: Vec<String>,
+}
+
+impl Compiler<'_> {
+    /// The general operator over the whole input of `plan`.
+    pub(super) fn recompute(&mut self, plan: &LogicalPlan, reason: &str) -> Result<Piece> {
+        let mut cut = Cut::default();
+        let fragment = self.cut(plan, false, &mut cut)?;
+        let schema = schema_of(plan.schema());
+        let program = Program::try_new(fragment, cut.schemas, schema.clone())
+            .map_err(|e| from_datafusion(&e))?;
+        if cut.inputs.is_empty() {
+            return constant(&program, schema);
+        }
+        let keys = vec![vec![]; cut.inputs.len()];
+        let op = Op::Recompute {
+            keys,
+            program: Arc::new(program),
+            reason: format!("{reason}: the whole input"),
+        };
+        Ok(Piece::new(node(op, cut.inputs, schema, false)))
+    }
+
+    /// An aggregate that only the general operator has, by its keys.
+    pub(super) fn keyed(
+        &mut self,
+        plan: &LogicalPlan,
+        input: &LogicalPlan,
+        keys: &[Expr],
+        reason: &str,
+    ) -> Result<Piece> {
+        let LogicalPlan::Aggregate(a) = plan else {
+            return self.recompute(plan, reason);
+        };
+        let (input, columns) = with_columns(input, keys)?;
+        let mut cut = Cut::default();
+        let leaf = self.leaf(&input, &mut cut)?;
+        let at = columns
+            .iter()
+            .map(|c| input.schema().index_of_column(c))
+            .collect::<datafusion_common::Result<Vec<_>>>();
+        let at = at.map_err(|e| from_datafusion(&e))?;
+        let groups = columns.into_iter().map(Expr::Column).collect();
+        let fragment = Aggregate::try_new(Arc::new(leaf), groups, a.aggr_expr.clone())
+            .map_err(|e| from_datafusion(&e))?;
+        let schema = schema_of(&a.schema);
+        let program = Program::try_new(
+            LogicalPlan::Aggregate(fragment),
+            cut.schemas,
+            schema.clone(),
+        )
+        .map_err(|e| from_datafusion(&e))?;
+        let unique = (0..keys.len()).collect();
+        let reason = match keys.is_empty() {
+            true => format!("{reason}: the whole input"),
+            false => reason.to_string(),
+        };
+        let op = Op::Recompute {
+            keys: vec![at],
+            program: Arc::new(program),
+            reason,
+        };
+        Ok(Piece::new(node(op, cut.inputs, schema, false)).unique(Some(unique)))
+    }
+
+    /// Window functions, by the partition that all of them share; `filter` is applied to their result.
+    pub(super) fn window(
+        &mut self,
+        plan: &LogicalPlan,
+        window: &Window,
+        filter: Option<&Expr>,
+    ) -> Result<Piece> {
+        let shared = shared_partition(window);
+        if shared.is_empty() || shared.iter().chain(filter).any(super::expr::has_subquery) {
+            return self.recompute(plan, "window functions without PARTITION BY");
+        }
+        // Collections have no order; the program sorts its rows itself.
+        let (base, sort) = match window.input.as_ref() {
+            LogicalPlan::Sort(sort) if sort.fetch.is_none() => (&sort.input, Some(sort)),
+            _ => (&window.input, None),
+        };
+        let (input, keys) = with_columns(base, &shared)?;
+        let mut cut = Cut::default();
+        let mut fragment = self.leaf(&input, &mut cut)?;
+        let unique = self.last_unique.take();
+        if let Some(sort) = sort {
+            let input = Arc::new(fragment);
+            fragment = LogicalPlan::Sort(Sort {
+                expr: sort.expr.clone(),
+                input,
+                fetch: None,
+            });
+        }
+        let mut build = || -> datafusion_common::Result<(LogicalPlan, Vec<usize>, Vec<usize>)> {
+            fragment = LogicalPlan::Window(Window::try_new(
+                window.window_expr.clone(),
+                Arc::new(fragment.clone()),
+            )?);
+            if let Some(filter) = filter {
+                fragment = LogicalPlan::Filter(Filter::try_new(
+                    filter.clone(),
+                    Arc::new(fragment.clone()),
+                )?);
+            }
+            // The operator wants the keys first; then come the columns of the plan that aren't keys.
+            let rest = window
+                .schema
+                .columns()
+                .into_iter()
+                .filter(|c| !keys.contains(c));
+            let output: Vec<Column> = keys.iter().cloned().chain(rest).collect();
+            let exprs = output.iter().cloned().map(Expr::Column).collect();
+            let fragment =
+                LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(fragment.clone()))?);
+            let place = |c: &Column| {
+                output
+                    .iter()
+                    .position(|o| o == c)
+                    .expect("every column is in the output")
+            };
+            let back = window.schema.columns().iter().map(place).collect();
+            let at = keys
+                .iter()
+                .map(|c| input.schema().index_of_column(c))
+                .collect::<datafusion_common::Result<_>>()?;
+            Ok((fragment, back, at))
+        };
+        let (fragment, back, at) = build().map_err(|e| from_datafusion(&e))?;
+        let schema = schema_of(fragment.schema());
+        let program = Program::try_new(fragment, cut.schemas, schema.clone())
+            .map_err(|e| from_datafusion(&e))?;
+        let reason = match filter {
+            None => "window functions".to_string(),
+            Some(_) => "window functions with a filter".to_string(),
+        };
+        let op = Op::Recompute {
+            keys: vec![at],
+            program: Arc::new(program),
+            reason,
+        };
+        let recompute = node(op, cut.inputs, schema, false);
+        let node = rows::choose(recompute, &back);
+        let node = Node {
+            schema: schema_of(&window.schema),
+            ..node
+        };
+        Ok(Piece::new(node).unique(unique))
+    }
+
+    /// `plan` with its inputs replaced. `ordered`: its parent relies on the order of its rows.
+    fn cut(&mut self, plan: &LogicalPlan, ordered: bool, cut: &mut Cut) -> Result<LogicalPlan> {
+        if let LogicalPlan::RecursiveQuery(r) = plan {
+            cut.work_tables.push(r.name.clone());
+        }
+        let wants_order = matches!(plan, LogicalPlan::Limit(_) | LogicalPlan::Window(_))
+            || ordered
+                && matches!(
+                    plan,
+                    LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_)
+                );
+        let mut failed = None;
+        let mut replace =
+            |child: LogicalPlan, ordered: bool| match self.cut_child(&child, ordered, cut) {
+                Ok(plan) => Ok(Transformed::yes(plan)),
+                Err(e) => {
+                    failed = Some(e);
+                    datafusion_common::plan_err!("refused")
+                }
+            };
+        let rebuilt = plan
+            .clone()
+            .map_children(|child| replace(child, wants_order))
+            .and_then(|t| {
+                t.data.map_subqueries(|subquery| match subquery {
+                    LogicalPlan::Subquery(s) => {
+                        let inner = replace(s.subquery.as_ref().clone(), false)?;
+                        Ok(Transformed::yes(LogicalPlan::Subquery(
+                            s.with_plan(Arc::new(inner.data)),
+                        )))
+                    }
+                    other => replace(other, false),
+                })
+            })
+            .and_then(|t| t.data.recompute_schema());
+        if let LogicalPlan::RecursiveQuery(_) = plan {
+            cut.work_tables.pop();
+        }
+        match failed {
+            Some(e) => Err(e),
+            None => rebuilt.map_err(|e| from_datafusion(&e)),
+        }
+    }
+
+    fn cut_child(
+        &mut self,
+        child: &LogicalPlan,
+        ordered: bool,
+        cut: &mut Cut,
+    ) -> Result<LogicalPlan> {
+        let mut collections = 0;
+        let mut free = true;
+        child
+            .apply_with_subqueries(|node| {
+                if let LogicalPlan::TableScan(scan) = node {
+                    match (self.resolve)(scan) {
+                        Some(_) => collections += 1,
+                        None => {
+                            free &= !cut.work_tables.iter().any(|w| w == scan.table_name.table())
+                        }
+                    }
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+            .map_err(|e| from_datafusion(&e))?;
+        let outer = rules::has_outer_reference(child).map_err(|e| from_datafusion(&e))?;
+        if collections == 0 {
+            return Ok(child.clone());
+        }
+        if outer || !free || ordered && order::is_sorted(child) {
+            return self.cut(child, ordered, cut);
+        }
+        self.leaf(child, cut)
+    }
+
+    /// Compiles `plan` and gives the leaf that stands for it in the program.
+    fn leaf(&mut self, plan: &LogicalPlan, cut: &mut Cut) -> Result<LogicalPlan> {
+        let piece = rows::strip(self.piece(plan)?);
+        self.last_unique = piece.unique;
+        let columns = piece.node.schema.fields().len();
+        let fields: Vec<Field> = (0..columns)
+            .map(|i| {
+                piece
+                    .node
+                    .schema
+                    .field(i)
+                    .clone()
+                    .with_name(format!("c{i}"))
+            })
+            .collect();
+        let schema = Arc::new(Schema::new(fields));
+        let index = cut.inputs.len();
+        cut.inputs.push(piece.node);
+        cut.schemas.push(schema.clone());
+        let table: Arc<dyn TableProvider> = Arc::new(InputTable::new(index, schema));
+        let name = format!("input_{index}");
+        let build = || -> datafusion_common::Result<LogicalPlan> {
+            let scan = TableScanBuilder::new(name.clone(), provider_as_source(table)).build()?;
+            let named = plan
+                .schema()
+                .iter()
+                .enumerate()
+                .map(|(i, (qualifier, field))| {
+                    let column = Expr::Column(Column::new(Some(name.clone()), format!("c{i}")));
+                    column.alias_qualified(qualifier.cloned(), field.name())
+                });
+            let named: Vec<Expr> = named.collect();
+            let scan = Arc::new(LogicalPlan::TableScan(scan));
+            Ok(match named.is_empty() {
+                true => Arc::unwrap_or_clone(scan),
+                false => LogicalPlan::Projection(Projection::try_new(named, scan)?),
+            })
+        };
+        build().map_err(|e| from_datafusion(&e))
+    }
+}
+
+/// A program without inputs is run once, now.
+fn constant(program: &Program, schema: SchemaRef) -> Result<Piece> {
+    let batches = program.execute(vec![]).map_err(|e| from_datafusion(&e))?;
+    let rows: RecordBatch = arrow::compute::concat_batches(&schema, &batches)
+        .map_err(|e| SqlError::internal(e.to_string()))?;
+    Ok(Piece::new(node(
+        Op::Constant { rows },
+        vec![],
+        schema,
+        true,
+    )))
+}
+
+/// PARTITION BY expressions that all functions of the node have.
+fn shared_partition(window: &Window) -> Vec<Expr> {
+    let mut shared: Option<Vec<Expr>> = None;
+    for e in &window.window_expr {
+        let Expr::WindowFunction(w) = unalias(e) else {
+            return vec![];
+        };
+        let own = &w.params.partition_by;
+        shared = Some(match shared {
+            None => own.clone(),
+            Some(before) => before.into_iter().filter(|e| own.contains(e)).collect(),
+        });
+    }
+    let mut distinct = vec![];
+    for e in shared.unwrap_or_default() {
+        if !distinct.contains(&e) {
+            distinct.push(e);
+        }
+    }
+    distinct
+}
+
+/// `input` with a column for each of `exprs`: its own where the expression is one, else a new one behind.
+fn with_columns(input: &LogicalPlan, exprs: &[Expr]) -> Result<(LogicalPlan, Vec<Column>)> {
+    let mut columns = vec![];
+    let mut further = vec![];
+    for e in exprs {
+        match unalias(e) {
+            Expr::Column(c) => columns.push(c.clone()),
+            e => {
+                let name = format!("__key_{}", further.len());
+                columns.push(Column::new_unqualified(name.clone()));
+                further.push(e.clone().alias(name));
+            }
+        }
+    }
+    if further.is_empty() {
+        return Ok((input.clone(), columns));
+    }
+    let all: Vec<Expr> = input
+        .schema()
+        .columns()
+        .into_iter()
+        .map(Expr::Column)
+        .chain(further)
+        .collect();
+    let projection =
+        Projection::try_new(all, Arc::new(input.clone())).map_err(|e| from_datafusion(&e))?;
+    Ok((LogicalPlan::Projection(projection), columns))
+}

@@ -1,0 +1,197 @@
+//! The optimiser of maintained plans: our own choice of DataFusion's rules.
+//!
+//! Left out are rules that trade in things a dataflow doesn't have: limits pushed into scans (rows have no
+//! order), nested GROUP BYs for DISTINCT aggregates (see `distinct`), filters for NULL join keys. Names that the
+//! optimiser makes up count from one in each compilation.
+
+use std::sync::Arc;
+
+use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
+use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
+use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
+use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
+use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
+use datafusion::optimizer::eliminate_filter::EliminateFilter;
+use datafusion::optimizer::eliminate_join::EliminateJoin;
+use datafusion::optimizer::eliminate_limit::EliminateLimit;
+use datafusion::optimizer::eliminate_outer_join::EliminateOuterJoin;
+use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
+use datafusion::optimizer::optimize_projections::OptimizeProjections;
+use datafusion::optimizer::optimize_unions::OptimizeUnions;
+use datafusion::optimizer::propagate_empty_relation::PropagateEmptyRelation;
+use datafusion::optimizer::push_down_filter::PushDownFilter;
+use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
+use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
+use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
+use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
+use datafusion::optimizer::{Optimizer, OptimizerContext, OptimizerRule};
+use datafusion_common::config::ConfigOptions;
+use datafusion_common::tree_node::{Transformed, TreeNode};
+use datafusion_common::{Column, JoinType, Result};
+use datafusion_expr::logical_plan::Subquery;
+use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+
+use super::{expr, order};
+
+/// Optimises a bound plan for compilation.
+pub(super) fn optimise(plan: &LogicalPlan) -> Result<LogicalPlan> {
+    let plan = order::canonical(plan.clone())?;
+    let plan = join_single_rows(plan)?;
+    let rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![
+        Arc::new(RewriteSetComparison::new()),
+        Arc::new(OptimizeUnions::new()),
+        Arc::new(SimplifyExpressions::new()),
+        Arc::new(ReplaceDistinctWithAggregate::new()),
+        Arc::new(EliminateJoin::new()),
+        Arc::new(DecorrelatePredicateSubquery::new()),
+        Arc::new(ScalarSubqueryToJoin::new()),
+        Arc::new(DecorrelateLateralJoin::new()),
+        Arc::new(ExtractEquijoinPredicate::new()),
+        Arc::new(EliminateDuplicatedExpr::new()),
+        Arc::new(EliminateFilter::new()),
+        Arc::new(EliminateCrossJoin::new()),
+        Arc::new(EliminateLimit::new()),
+        Arc::new(PropagateEmptyRelation::new()),
+        Arc::new(EliminateOuterJoin::new()),
+        Arc::new(PushDownFilter::new()),
+        Arc::new(CommonSubexprEliminate::new()),
+        Arc::new(OptimizeProjections::new()),
+    ];
+    let mut options = ConfigOptions::default();
+    options.optimizer.skip_failed_rules = false;
+    options.optimizer.filter_null_join_keys = false;
+    let context = OptimizerContext::new_with_config_options(Arc::new(options));
+    Optimizer::with_rules(rules).optimize(plan, &context, |_, _| {})
+}
+
+/// Uncorrelated scalar subqueries that give at most one row for certain become joins without a condition; the
+/// others keep their check for a second row and are left to the general operator.
+fn join_single_rows(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let mut count = 0;
+    plan.transform_up_with_subqueries(|node| {
+        let input = match &node {
+            LogicalPlan::Filter(f) => &f.input,
+            LogicalPlan::Projection(p) => &p.input,
+            _ => return Ok(Transformed::no(node)),
+        };
+        let mut found: Vec<(Subquery, String)> = vec![];
+        let mut exprs = vec![];
+        for e in node.expressions() {
+            exprs.push(take_single_rows(e, &mut found, &mut count)?);
+        }
+        if found.is_empty() {
+            return Ok(Transformed::no(node));
+        }
+        let columns: Vec<Expr> = input
+            .schema()
+            .columns()
+            .into_iter()
+            .map(Expr::Column)
+            .collect();
+        let mut joined = LogicalPlanBuilder::from(input.as_ref().clone());
+        for (subquery, alias) in found {
+            let single = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone())
+                .alias(alias)?
+                .build()?;
+            joined = match always_one_row(&subquery.subquery) {
+                true => joined.cross_join(single)?,
+                false => joined.join_on(single, JoinType::Left, [datafusion_expr::lit(true)])?,
+            };
+        }
+        let rewritten = match &node {
+            LogicalPlan::Projection(p) => {
+                // Names stay those that the nodes above know.
+                let named = exprs
+                    .into_iter()
+                    .zip(p.schema.columns())
+                    .map(|(e, c)| match &e {
+                        Expr::Column(column) if *column == c => e,
+                        _ => unqualified(e).alias_qualified(c.relation, c.name),
+                    });
+                joined.project(named.collect::<Vec<_>>())?
+            }
+            _ => {
+                for e in exprs {
+                    joined = joined.filter(e)?;
+                }
+                joined.project(columns)?
+            }
+        };
+        Ok(Transformed::yes(rewritten.build()?))
+    })
+    .map(|t| t.data)
+}
+
+/// The expression without an outermost alias.
+fn unqualified(e: Expr) -> Expr {
+    match e {
+        Expr::Alias(alias) => *alias.expr,
+        e => e,
+    }
+}
+
+/// Replaces single-row subqueries in `e` by columns and notes them.
+fn take_single_rows(
+    e: Expr,
+    found: &mut Vec<(Subquery, String)>,
+    count: &mut usize,
+) -> Result<Expr> {
+    e.transform_up(|e| {
+        let Expr::ScalarSubquery(subquery) = &e else {
+            return Ok(Transformed::no(e));
+        };
+        let single = subquery.subquery.max_rows().is_some_and(|n| n <= 1);
+        if !single
+            || !subquery.outer_ref_columns.is_empty()
+            || has_outer_reference(&subquery.subquery)?
+        {
+            return Ok(Transformed::no(e));
+        }
+        let alias = match found.iter().find(|(have, _)| have == subquery) {
+            Some((_, alias)) => alias.clone(),
+            None => {
+                *count += 1;
+                let alias = format!("__single_{count}");
+                found.push((subquery.clone(), alias.clone()));
+                alias
+            }
+        };
+        let name = subquery.subquery.schema().field(0).name();
+        Ok(Transformed::yes(Expr::Column(Column::new(
+            Some(alias),
+            name,
+        ))))
+    })
+    .map(|t| t.data)
+}
+
+/// Whether a row of an outer query is named anywhere in `plan`.
+pub(super) fn has_outer_reference(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        use datafusion_common::tree_node::TreeNodeRecursion;
+        found |= node.expressions().iter().any(|e| {
+            e.exists(|e| Ok(matches!(e, Expr::OuterReferenceColumn(..))))
+                .unwrap_or(true)
+        });
+        Ok(if found {
+            TreeNodeRecursion::Stop
+        } else {
+            TreeNodeRecursion::Continue
+        })
+    })?;
+    Ok(found)
+}
+
+/// True if the plan gives one row whatever its input: a projection of an aggregate without keys.
+fn always_one_row(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Projection(p) => {
+            !p.expr.iter().any(expr::has_subquery) && always_one_row(&p.input)
+        }
+        LogicalPlan::SubqueryAlias(a) => always_one_row(&a.input),
+        LogicalPlan::Aggregate(a) => a.group_expr.is_empty(),
+        LogicalPlan::EmptyRelation(e) => e.produce_one_row,
+        _ => false,
+    }
+}

@@ -1,0 +1,321 @@
+//! [`Program`]: a batch plan over given rows, run by DataFusion, for the general operator.
+//!
+//! The plan is planned once; every run puts other rows under its leaves. A run is synchronous, on the calling
+//! thread, with one partition, so equal inputs take equal paths. Programs are shared between workers: nothing of a
+//! run is kept in the plan.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::TableType;
+use datafusion::execution::context::{SessionConfig, SessionState};
+use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder, TaskContext};
+use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::physical_plan::execution_plan::{
+    Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions, reset_plan_states,
+};
+use datafusion::physical_plan::memory::MemoryStream;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
+    collect,
+};
+use datafusion_common::{DataFusionError, Result, internal_err};
+use datafusion_expr::{Expr, LogicalPlan};
+use tidemill_dataflow::plan::{BatchProgram, RowError};
+
+use crate::error::row_error;
+
+/// A batch plan with open leaves ([`InputTable`]).
+pub struct Program {
+    logical: LogicalPlan,
+    state: SessionState,
+    physical: Arc<dyn ExecutionPlan>,
+    /// Columns of each input.
+    inputs: Vec<SchemaRef>,
+    /// Columns of the output.
+    output: SchemaRef,
+    /// Some operators keep state that can't be reset; their plan is planned anew for each run.
+    replan: bool,
+}
+
+/// The rows of one run, one list per input. Leaves find them in the task's settings.
+struct Inputs(Vec<Vec<RecordBatch>>);
+
+impl Program {
+    /// Plans `logical`, which is optimised already. `inputs`: columns of the leaves by number; `output`: what
+    /// the result is cast to, column by column.
+    pub fn try_new(
+        logical: LogicalPlan,
+        inputs: Vec<SchemaRef>,
+        output: SchemaRef,
+    ) -> Result<Self> {
+        let mut config = SessionConfig::new()
+            .with_target_partitions(1)
+            .with_information_schema(false);
+        let options = config.options_mut();
+        options.execution.collect_statistics = false;
+        options.optimizer.enable_dynamic_filter_pushdown = false;
+        options.optimizer.enable_topk_dynamic_filter_pushdown = false;
+        options.optimizer.enable_join_dynamic_filter_pushdown = false;
+        options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+        let state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_default_features()
+            .build();
+        let mut replan = false;
+        logical.apply_with_subqueries(|node| {
+            replan |= matches!(node, LogicalPlan::RecursiveQuery(_));
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        let physical = plan(&state, &logical)?;
+        Ok(Program {
+            logical,
+            state,
+            physical,
+            inputs,
+            output,
+            replan,
+        })
+    }
+
+    /// Runs the plan; errors as DataFusion has them.
+    pub fn execute(&self, inputs: Vec<Vec<RecordBatch>>) -> Result<Vec<RecordBatch>> {
+        if inputs.len() != self.inputs.len() {
+            return internal_err!(
+                "{} inputs given, {} wanted",
+                inputs.len(),
+                self.inputs.len()
+            );
+        }
+        let mut conformed = Vec::with_capacity(inputs.len());
+        for (batches, schema) in inputs.into_iter().zip(&self.inputs) {
+            let batches = batches.into_iter().map(|b| conform(b, schema));
+            conformed.push(batches.collect::<Result<Vec<_>>>()?);
+        }
+        let physical = match self.replan {
+            true => plan(&self.state, &self.logical)?,
+            false => reset_plan_states(Arc::clone(&self.physical))?,
+        };
+        let config = self
+            .state
+            .config()
+            .clone()
+            .with_extension(Arc::new(Inputs(conformed)));
+        let task = self.state.task_ctx();
+        let task = TaskContext::default()
+            .with_session_config(config)
+            .with_runtime(task.runtime_env());
+        let batches = block_on(collect(physical, Arc::new(task)))??;
+        batches
+            .into_iter()
+            .map(|b| conform(b, &self.output))
+            .collect()
+    }
+}
+
+fn plan(state: &SessionState, logical: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    futures::executor::block_on(state.query_planner().create_physical_plan(logical, state))
+}
+
+/// Runs a future to its end on this thread. Operators may start tasks, so it needs a runtime of its own;
+/// within somebody else's runtime that takes a thread of its own too.
+fn block_on<F>(future: F) -> Result<F::Output>
+where
+    F: Future + Send,
+    F::Output: Send,
+{
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .map_err(|e| DataFusionError::Execution(format!("can't start a runtime: {e}")))
+    };
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Ok(runtime()?.block_on(future));
+    }
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| Ok(runtime()?.block_on(future)));
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// `batch` with exactly the fields of `schema`, cast where types differ.
+fn conform(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    if batch.schema_ref() == schema {
+        return Ok(batch);
+    }
+    let rows = batch.num_rows();
+    let columns = batch
+        .columns()
+        .iter()
+        .zip(schema.fields())
+        .map(
+            |(column, field)| match column.data_type() == field.data_type() {
+                true => Ok(Arc::clone(column)),
+                false => Ok(arrow::compute::cast(column, field.data_type())?),
+            },
+        )
+        .collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(
+        schema.clone(),
+        columns,
+        &options,
+    )?)
+}
+
+impl BatchProgram for Program {
+    fn run(
+        &self,
+        inputs: Vec<Vec<RecordBatch>>,
+    ) -> std::result::Result<Vec<RecordBatch>, RowError> {
+        self.execute(inputs).map_err(|e| row_error(&e))
+    }
+
+    fn describe(&self) -> String {
+        let plan = self.logical.display_indent().to_string();
+        let lines: Vec<&str> = plan.lines().map(str::trim).collect();
+        lines.join(" <- ")
+    }
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Program({})", self.describe())
+    }
+}
+
+/// The table that stands for input `index` in a program's plan.
+#[derive(Debug)]
+pub struct InputTable {
+    index: usize,
+    schema: SchemaRef,
+}
+
+impl InputTable {
+    /// Input `index` with columns `schema`.
+    pub fn new(index: usize, schema: SchemaRef) -> Self {
+        InputTable { index, schema }
+    }
+}
+
+#[async_trait]
+impl TableProvider for InputTable {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Temporary
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let columns: Vec<usize> = projection
+            .cloned()
+            .unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        Ok(Arc::new(InputExec::try_new(
+            self.index,
+            columns,
+            &self.schema,
+        )?))
+    }
+}
+
+/// Reads the rows of one input of the run.
+#[derive(Debug)]
+struct InputExec {
+    index: usize,
+    columns: Vec<usize>,
+    schema: SchemaRef,
+    properties: Arc<PlanProperties>,
+}
+
+impl InputExec {
+    fn try_new(index: usize, columns: Vec<usize>, schema: &Schema) -> Result<Self> {
+        let schema = Arc::new(schema.project(&columns)?);
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(schema.clone()),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Ok(InputExec {
+            index,
+            columns,
+            schema,
+            properties: Arc::new(properties),
+        })
+    }
+}
+
+impl DisplayAs for InputExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InputExec: {}", self.index)
+    }
+}
+
+impl ExecutionPlan for InputExec {
+    fn name(&self) -> &str {
+        "InputExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(
+            children,
+            ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
+        )
+    }
+
+    fn execute(&self, _: usize, task: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let Some(inputs) = task.session_config().get_extension::<Inputs>() else {
+            return internal_err!("the program runs without inputs");
+        };
+        let batches = inputs.0[self.index]
+            .iter()
+            .map(|b| b.project(&self.columns));
+        let batches = batches.collect::<std::result::Result<Vec<_>, _>>()?;
+        Ok(Box::pin(MemoryStream::try_new(
+            batches,
+            self.schema.clone(),
+            None,
+        )?))
+    }
+}
