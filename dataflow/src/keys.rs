@@ -1,10 +1,20 @@
 //! [`KeyIndex`]: the in-memory index from keys to dense numbers ("slots") that operators hang their state on.
 //!
 //! Keys are equal as SQL groups them: NULL equals NULL, every NaN is one value, -0.0 is 0.0. A
-//! slot's number never changes until [`KeyIndex::retain`] or [`KeyIndex::clear`].
+//! slot's number never changes until [`KeyIndex::retain`] or [`KeyIndex::clear`]. A single key column of at
+//! most eight bytes, or of text or bytes, has a layout of its own; everything else is kept in Arrow's row format.
 
-use arrow::array::ArrayRef;
+use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::DataType;
+use tidemill_zset::hash::hash_columns;
+
+mod bytes;
+mod fixed;
+mod rows;
+
+use bytes::BytesKeys;
+use fixed::FixedKeys;
+use rows::RowKeys;
 
 /// What [`KeyIndex::find`] gives for a key that isn't there.
 pub const MISSING: u32 = u32::MAX;
@@ -13,14 +23,30 @@ pub const MISSING: u32 = u32::MAX;
 pub struct KeyIndex {
     types: Vec<DataType>,
     hashes: Vec<u64>,
+    keys: Keys,
+}
+
+enum Keys {
+    /// No key columns: there is one key.
+    Empty,
+    Fixed(FixedKeys),
+    Bytes(BytesKeys),
+    Rows(RowKeys),
 }
 
 impl KeyIndex {
     /// An empty index of keys with columns of `types`.
     pub fn new(types: Vec<DataType>) -> Self {
+        let keys = match types.as_slice() {
+            [] => Keys::Empty,
+            [t] if FixedKeys::holds(t) => Keys::Fixed(FixedKeys::new(t.clone())),
+            [t] if BytesKeys::holds(t) => Keys::Bytes(BytesKeys::new(t.clone())),
+            _ => Keys::Rows(RowKeys::new(&types)),
+        };
         KeyIndex {
             types,
             hashes: Vec::new(),
+            keys,
         }
     }
 
@@ -37,12 +63,42 @@ impl KeyIndex {
     /// The slots of the keys in `columns` (of `rows` rows), in `slots` (which is overwritten).
     /// Keys not seen before get the next numbers, in order.
     pub fn insert(&mut self, columns: &[ArrayRef], rows: usize, slots: &mut Vec<u32>) {
-        let _ = (columns, rows, slots);
+        let hashes = hash_columns(columns, rows);
+        self.insert_hashed(columns, &hashes, slots);
+    }
+
+    /// [`KeyIndex::insert`] for a caller that knows the key hashes (`zset::hash::hash_columns` of `columns`).
+    pub fn insert_hashed(&mut self, columns: &[ArrayRef], hashes: &[u64], slots: &mut Vec<u32>) {
+        slots.clear();
+        slots.reserve(hashes.len());
+        match &mut self.keys {
+            Keys::Empty => {
+                if self.hashes.is_empty() && !hashes.is_empty() {
+                    self.hashes.push(0);
+                }
+                slots.resize(hashes.len(), 0);
+            }
+            Keys::Fixed(k) => k.insert(columns[0].as_ref(), hashes, &mut self.hashes, slots),
+            Keys::Bytes(k) => k.insert(columns[0].as_ref(), hashes, &mut self.hashes, slots),
+            Keys::Rows(k) => k.insert(columns, hashes, &mut self.hashes, slots),
+        }
+        assert!(self.hashes.len() < MISSING as usize, "too many keys");
     }
 
     /// The slots of the keys in `columns`; [`MISSING`] where a key isn't there.
     pub fn find(&self, columns: &[ArrayRef], rows: usize, slots: &mut Vec<u32>) {
-        let _ = (columns, rows, slots);
+        let hashes = hash_columns(columns, rows);
+        slots.clear();
+        slots.reserve(rows);
+        match &self.keys {
+            Keys::Empty => {
+                let slot = if self.hashes.is_empty() { MISSING } else { 0 };
+                slots.resize(rows, slot);
+            }
+            Keys::Fixed(k) => k.find(columns[0].as_ref(), &hashes, slots),
+            Keys::Bytes(k) => k.find(columns[0].as_ref(), &hashes, slots),
+            Keys::Rows(k) => k.find(columns, &hashes, &self.hashes, slots),
+        }
     }
 
     /// The key hash (`zset::hash::hash_columns`) of each slot.
@@ -52,27 +108,178 @@ impl KeyIndex {
 
     /// The keys of `slots`, as columns.
     pub fn take(&self, slots: &[u32]) -> Vec<ArrayRef> {
-        let _ = slots;
-        self.types
-            .iter()
-            .map(arrow::array::new_empty_array)
-            .collect()
+        match &self.keys {
+            Keys::Empty => Vec::new(),
+            Keys::Fixed(k) => vec![k.take(slots)],
+            Keys::Bytes(k) => vec![k.take(slots)],
+            Keys::Rows(k) => k.take(slots),
+        }
     }
 
     /// Drops the keys for which `keep` is false and renumbers the others, keeping their order. Returns
     /// the new number of each old slot, [`MISSING`] for those dropped.
     pub fn retain(&mut self, keep: impl Fn(u32) -> bool) -> Vec<u32> {
-        let _ = keep;
-        Vec::new()
+        let mut next = 0;
+        let renumbered: Vec<u32> = (0..self.hashes.len() as u32)
+            .map(|slot| {
+                if keep(slot) {
+                    next += 1;
+                    next - 1
+                } else {
+                    MISSING
+                }
+            })
+            .collect();
+        let mut slot = 0;
+        self.hashes.retain(|_| {
+            slot += 1;
+            renumbered[slot - 1] != MISSING
+        });
+        match &mut self.keys {
+            Keys::Empty => {}
+            Keys::Fixed(k) => k.retain(&renumbered, &self.hashes),
+            Keys::Bytes(k) => k.retain(&renumbered, &self.hashes),
+            Keys::Rows(k) => k.retain(&renumbered, &self.hashes),
+        }
+        renumbered
     }
 
     /// Forgets all keys.
     pub fn clear(&mut self) {
-        self.hashes.clear();
+        *self = KeyIndex::new(std::mem::take(&mut self.types));
     }
 
     /// Approximate bytes of memory it takes.
     pub fn memory_bytes(&self) -> usize {
-        self.hashes.len() * 8
+        let keys = match &self.keys {
+            Keys::Empty => 0,
+            Keys::Fixed(k) => k.memory_bytes(),
+            Keys::Bytes(k) => k.memory_bytes(),
+            Keys::Rows(k) => k.memory_bytes(),
+        };
+        keys + self.hashes.capacity() * 8
+    }
+}
+
+/// Calls `f` for each row with whether its key is NULL.
+#[inline]
+fn each_row(array: &dyn Array, mut f: impl FnMut(usize, bool)) {
+    match array.nulls().filter(|n| n.null_count() > 0) {
+        None => (0..array.len()).for_each(|i| f(i, false)),
+        Some(nulls) => (0..array.len()).for_each(|i| f(i, nulls.is_null(i))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Arc;
+
+    use arrow::array::*;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use tidemill_zset::consolidate::normalise_floats;
+
+    use super::*;
+
+    /// Keys of every layout, with NULLs, repeated, in several batches.
+    fn columns(kind: usize, rng: &mut ChaCha8Rng, rows: usize) -> Vec<ArrayRef> {
+        let mut pick = |n: i64| {
+            (0..rows)
+                .map(|_| rng.random_range(-1..n))
+                .collect::<Vec<_>>()
+        };
+        let numbers = pick(40);
+        let some = |v: i64| (v >= 0).then_some(v);
+        let ints: ArrayRef = Arc::new(Int32Array::from_iter(
+            numbers.iter().map(|v| some(*v).map(|v| v as i32)),
+        ));
+        let floats: ArrayRef = Arc::new(Float64Array::from_iter(numbers.iter().map(|v| {
+            some(*v).map(|v| match v {
+                0 => -0.0,
+                1 => 0.0,
+                2 => f64::NAN,
+                3 => -f64::NAN,
+                v => v as f64,
+            })
+        })));
+        let words: Vec<Option<String>> = numbers
+            .iter()
+            .map(|v| some(*v).map(|v| format!("{v}").repeat(v as usize % 13)))
+            .collect();
+        match kind {
+            0 => vec![ints],
+            1 => vec![floats],
+            2 => vec![Arc::new(StringViewArray::from_iter(words))],
+            3 => vec![Arc::new(StringArray::from_iter(words))],
+            4 => vec![Arc::new(BinaryArray::from_iter(words))],
+            5 => vec![ints, Arc::new(StringViewArray::from_iter(words))],
+            6 => vec![floats, ints],
+            7 => vec![Arc::new(BooleanArray::from_iter(
+                numbers.iter().map(|v| some(*v).map(|v| v > 20)),
+            ))],
+            _ => vec![],
+        }
+    }
+
+    fn text(columns: &[ArrayRef], row: usize) -> String {
+        let columns: Vec<ArrayRef> = columns.iter().map(normalise_floats).collect();
+        let batch = RecordBatch::try_from_iter_with_nullable(
+            columns
+                .iter()
+                .enumerate()
+                .map(|(i, c)| (format!("{i}"), c.clone(), true)),
+        );
+        batch.map_or("()".into(), |b| {
+            crate::operators::culprit::row_text(&b, row)
+        })
+    }
+
+    #[test]
+    fn slots_are_a_function_of_the_key() {
+        for kind in 0..=8 {
+            for seed in 0..4 {
+                println!("kind {kind} seed {seed}");
+                let mut rng = ChaCha8Rng::seed_from_u64(seed);
+                let types = columns(kind, &mut rng, 1)
+                    .iter()
+                    .map(|c| c.data_type().clone())
+                    .collect();
+                let mut index = KeyIndex::new(types);
+                let mut model: HashMap<String, u32> = HashMap::new();
+                let mut slots = Vec::new();
+                for round in 0..12 {
+                    let keys = columns(kind, &mut rng, 25);
+                    let hashes = hash_columns(&keys, 25);
+                    index.find(&keys, 25, &mut slots);
+                    for (row, slot) in slots.iter().enumerate() {
+                        let known = model.get(&text(&keys, row)).copied().unwrap_or(MISSING);
+                        assert_eq!(*slot, known);
+                    }
+                    index.insert(&keys, 25, &mut slots);
+                    let taken = index.take(&slots);
+                    for (row, slot) in slots.iter().enumerate() {
+                        let next = model.len() as u32;
+                        let key = text(&keys, row);
+                        assert_eq!(*slot, *model.entry(key.clone()).or_insert(next));
+                        assert_eq!(text(&taken, row), key);
+                        assert_eq!(index.hashes()[*slot as usize], hashes[row]);
+                    }
+                    assert_eq!(index.len(), model.len());
+                    if round % 4 == 3 {
+                        let new = index.retain(|s| s % 3 != 1);
+                        model.retain(|_, s| {
+                            *s = new[*s as usize];
+                            *s != MISSING
+                        });
+                        assert_eq!(index.len(), model.len());
+                    }
+                }
+                assert!(index.memory_bytes() > 0);
+                index.clear();
+                assert!(index.is_empty());
+            }
+        }
     }
 }

@@ -1,13 +1,245 @@
 //! Consolidation: add up the diffs of equal rows and drop those that become zero.
 
-use arrow::datatypes::SchemaRef;
+use std::cmp::Ordering;
+use std::sync::Arc;
 
-use crate::Delta;
+use arrow::array::cast::AsArray;
+use arrow::array::{Array, ArrayRef, LargeListArray, ListArray, StructArray, UInt32Array};
+use arrow::array::{DynComparator, make_comparator};
+use arrow::compute::SortOptions;
+use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type, SchemaRef};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use crate::hash::hash_columns;
+use crate::{Delta, Diffs};
 
 /// Consolidates `deltas` (all of `schema`) into one delta without duplicate rows and without
 /// zero diffs. Rows keep the order of their first occurrence. Two rows are equal if all their
 /// columns are: NULL equals NULL, every NaN equals every NaN, -0.0 equals 0.0.
 pub fn consolidate(schema: &SchemaRef, deltas: &[Delta]) -> Delta {
-    let _ = deltas;
-    Delta::empty(schema.clone())
+    let all = Delta::concat(schema, deltas).expect("deltas of one schema");
+    match all.len() {
+        0 => return all,
+        1 if all.diffs.get(0) != 0 => return all,
+        _ => {}
+    }
+    let (firsts, sums) = group(&all);
+    if firsts.len() == all.len() && !sums.contains(&0) {
+        return all;
+    }
+    let (rows, diffs): (Vec<u32>, Vec<i64>) = firsts
+        .into_iter()
+        .zip(sums)
+        .filter(|(_, diff)| *diff != 0)
+        .unzip();
+    let kept = Delta {
+        rows: all.rows,
+        diffs: Diffs::Ones,
+    };
+    let mut kept = kept
+        .take(&UInt32Array::from(rows))
+        .expect("row numbers within the batch");
+    kept.diffs = diffs.into();
+    kept
+}
+
+/// For each distinct row of `all`, in order of first occurrence: where it occurs first, and the sum of its diffs.
+fn group(all: &Delta) -> (Vec<u32>, Vec<i64>) {
+    let equal = RowEquality::new(all.rows.columns());
+    let hashes = hash_columns(all.rows.columns(), all.len());
+    let mut table: HashTable<(u32, u32)> = HashTable::with_capacity(all.len());
+    let mut firsts: Vec<u32> = Vec::new();
+    let mut sums: Vec<i64> = Vec::new();
+    for (row, hash) in hashes.iter().enumerate() {
+        let diff = all.diffs.get(row);
+        let entry = table.entry(
+            *hash,
+            |(first, _)| hashes[*first as usize] == *hash && equal.test(*first as usize, row),
+            |(first, _)| hashes[*first as usize],
+        );
+        match entry {
+            Entry::Occupied(e) => {
+                let sum = &mut sums[e.get().1 as usize];
+                *sum = sum
+                    .checked_add(diff)
+                    .expect("the multiplicity of a row fits 64 bits");
+            }
+            Entry::Vacant(e) => {
+                e.insert((row as u32, firsts.len() as u32));
+                firsts.push(row as u32);
+                sums.push(diff);
+            }
+        }
+    }
+    (firsts, sums)
+}
+
+/// Compares rows of one batch with each other.
+struct RowEquality {
+    columns: Vec<DynComparator>,
+}
+
+impl RowEquality {
+    fn new(columns: &[ArrayRef]) -> Self {
+        let compare = |c: &ArrayRef| {
+            let c = normalise_floats(c);
+            make_comparator(&c, &c, SortOptions::default())
+                .unwrap_or_else(|e| panic!("the planner must refuse rows of this type: {e}"))
+        };
+        RowEquality {
+            columns: columns.iter().map(compare).collect(),
+        }
+    }
+
+    #[inline]
+    fn test(&self, a: usize, b: usize) -> bool {
+        self.columns.iter().all(|c| c(a, b) == Ordering::Equal)
+    }
+}
+
+/// The column with every NaN the same and -0.0 as 0.0, also inside lists and structs; other columns as they are.
+pub fn normalise_floats(array: &ArrayRef) -> ArrayRef {
+    if !has_floats(array.data_type()) {
+        return array.clone();
+    }
+    match array.data_type() {
+        DataType::Float64 => {
+            let plain = |v: f64| if v.is_nan() { f64::NAN } else { v + 0.0 };
+            let a = array.as_primitive::<Float64Type>();
+            Arc::new(a.unary::<_, Float64Type>(plain))
+        }
+        DataType::Float32 => {
+            let plain = |v: f32| if v.is_nan() { f32::NAN } else { v + 0.0 };
+            let a = array.as_primitive::<Float32Type>();
+            Arc::new(a.unary::<_, Float32Type>(plain))
+        }
+        DataType::Float16 => {
+            let a = array.as_primitive::<Float16Type>();
+            let wide = a.unary::<_, Float32Type>(|v| v.to_f32());
+            let wide = normalise_floats(&(Arc::new(wide) as ArrayRef));
+            arrow::compute::cast(&wide, &DataType::Float16).expect("floats convert")
+        }
+        DataType::List(_) => {
+            let (field, offsets, values, nulls) = array.as_list::<i32>().clone().into_parts();
+            let values = normalise_floats(&values);
+            Arc::new(ListArray::new(field, offsets, values, nulls))
+        }
+        DataType::LargeList(_) => {
+            let (field, offsets, values, nulls) = array.as_list::<i64>().clone().into_parts();
+            let values = normalise_floats(&values);
+            Arc::new(LargeListArray::new(field, offsets, values, nulls))
+        }
+        DataType::Struct(_) => {
+            let (fields, columns, nulls) = array.as_struct().clone().into_parts();
+            let columns = columns.iter().map(normalise_floats).collect();
+            Arc::new(StructArray::new(fields, columns, nulls))
+        }
+        _ => array.clone(),
+    }
+}
+
+fn has_floats(t: &DataType) -> bool {
+    match t {
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => true,
+        DataType::List(f) | DataType::LargeList(f) => has_floats(f.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|f| has_floats(f.data_type())),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use arrow::array::{Float64Array, Int64Array, RecordBatch, StringViewArray};
+    use arrow::datatypes::{Field, Schema};
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    fn schema() -> SchemaRef {
+        Arc::new(Schema::new(vec![
+            Field::new("i", DataType::Int64, true),
+            Field::new("f", DataType::Float64, true),
+            Field::new("s", DataType::Utf8View, true),
+        ]))
+    }
+
+    fn random(rng: &mut ChaCha8Rng, rows: usize) -> Delta {
+        let ints = Int64Array::from_iter(
+            (0..rows).map(|_| rng.random_bool(0.8).then(|| rng.random_range(0..3))),
+        );
+        let floats = [
+            Some(0.0),
+            Some(-0.0),
+            Some(f64::NAN),
+            Some(-f64::NAN),
+            Some(1.5),
+            None,
+        ];
+        let floats = Float64Array::from_iter((0..rows).map(|_| floats[rng.random_range(0..6)]));
+        let words = [Some("a"), Some("a word of more than twelve bytes"), None];
+        let words = StringViewArray::from_iter((0..rows).map(|_| words[rng.random_range(0..3)]));
+        let columns: Vec<ArrayRef> = vec![Arc::new(ints), Arc::new(floats), Arc::new(words)];
+        let rows = RecordBatch::try_new(schema(), columns).unwrap();
+        if rng.random_bool(0.3) {
+            return Delta::insert(rows);
+        }
+        let diffs: Vec<i64> = (0..rows.num_rows())
+            .map(|_| rng.random_range(-2..3))
+            .collect();
+        Delta::new(rows, diffs)
+    }
+
+    fn key(d: &Delta, row: usize) -> String {
+        let ints = d
+            .rows
+            .column(0)
+            .as_primitive::<arrow::datatypes::Int64Type>();
+        let floats = d.rows.column(1).as_primitive::<Float64Type>();
+        let words = d.rows.column(2).as_string_view();
+        let float = floats
+            .is_valid(row)
+            .then(|| crate::hash::float_bits(floats.value(row)));
+        let int = ints.is_valid(row).then(|| ints.value(row));
+        let word = words.is_valid(row).then(|| words.value(row));
+        format!("{int:?} {float:?} {word:?}")
+    }
+
+    #[test]
+    fn sums_diffs_as_a_map_does() {
+        for seed in 0..50 {
+            println!("seed {seed}");
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let deltas: Vec<Delta> = (0..rng.random_range(0..4))
+                .map(|_| {
+                    let rows = rng.random_range(0..60);
+                    random(&mut rng, rows)
+                })
+                .collect();
+            let mut sums: HashMap<String, i64> = HashMap::new();
+            let mut order = Vec::new();
+            for d in &deltas {
+                for row in 0..d.len() {
+                    let k = key(d, row);
+                    if !sums.contains_key(&k) {
+                        order.push(k.clone());
+                    }
+                    *sums.entry(k).or_default() += d.diffs.get(row);
+                }
+            }
+            let expected: Vec<(String, i64)> = order
+                .into_iter()
+                .map(|k| (k.clone(), sums[&k]))
+                .filter(|(_, d)| *d != 0)
+                .collect();
+            let got = consolidate(&schema(), &deltas);
+            let got: Vec<(String, i64)> = (0..got.len())
+                .map(|r| (key(&got, r), got.diffs.get(r)))
+                .collect();
+            assert_eq!(got, expected);
+        }
+    }
 }

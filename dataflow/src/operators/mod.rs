@@ -6,6 +6,7 @@ pub mod input;
 pub mod join;
 pub mod join_plan;
 pub mod map;
+pub mod output;
 pub mod recompute;
 pub mod union;
 pub mod unnest;

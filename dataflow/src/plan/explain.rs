@@ -16,6 +16,22 @@ impl DataflowPlan {
     }
 }
 
+impl Op {
+    /// Its name, for logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Input { .. } => "Input",
+            Op::Constant { .. } => "Constant",
+            Op::Map { .. } => "Map",
+            Op::Unnest { .. } => "Unnest",
+            Op::Aggregate { .. } => "Aggregate",
+            Op::Join { .. } => "Join",
+            Op::Union => "Union",
+            Op::Recompute { .. } => "Recompute",
+        }
+    }
+}
+
 /// What the output of `node` is a function of, as text.
 pub fn fingerprint(node: &Node) -> String {
     let mut out = describe(node);

@@ -5,12 +5,21 @@
 //! under construction, which steps through epochs of its own until it joins the live scope.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Thread;
 
+use crossbeam_channel::Sender;
 use tidemill_storage::ArrangementChange;
 use tidemill_zset::{CollectionId, Delta, Epoch};
+use timely::communication::WorkerGuards;
 
 use crate::plan::{DataflowPlan, ErrorMapper};
 use crate::state::StateHandle;
+
+mod adapter;
+mod batch;
+mod graph;
+mod worker;
 
 /// A dataflow's number; never reused within a run of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,49 +142,108 @@ pub struct RuntimeOptions {
 #[error("can't start workers: {0}")]
 pub struct StartError(String);
 
-/// The running workers.
+/// The running workers. Dropping it ends them.
 pub struct Runtime {
     workers: Vec<WorkerHandle>,
-    turn: std::sync::atomic::AtomicUsize,
+    /// Who gets the next piece of input.
+    turn: AtomicUsize,
+    threads: Option<WorkerGuards<()>>,
 }
 
 struct WorkerHandle {
-    commands: crossbeam_channel::Sender<Command>,
-    thread: std::thread::Thread,
+    commands: Sender<Command>,
+    thread: Thread,
 }
 
 impl Runtime {
     /// Starts the worker threads; they report to `events`.
-    pub fn start(
-        options: RuntimeOptions,
-        events: crossbeam_channel::Sender<Event>,
-    ) -> Result<Runtime, StartError> {
-        let _ = (options, events);
+    pub fn start(options: RuntimeOptions, events: Sender<Event>) -> Result<Runtime, StartError> {
+        assert!(
+            options.partitions.is_power_of_two(),
+            "partitions are a power of two"
+        );
+        let workers = options.workers.max(1);
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers)
+            .map(|_| crossbeam_channel::unbounded::<Command>())
+            .unzip();
+        let body = move |timely: &mut timely::worker::Worker| {
+            let index = timely.index();
+            let commands = receivers[index].clone();
+            let mut worker = worker::Worker::new(timely, options.clone(), commands, events.clone());
+            let run = std::panic::AssertUnwindSafe(|| worker.run());
+            if let Err(panic) = std::panic::catch_unwind(run) {
+                let message = panic_message(panic.as_ref());
+                // If nobody listens any more, the process is ending.
+                let _ = events.send(Event::Failed {
+                    worker: index,
+                    message,
+                });
+                // Timely would go on stepping the broken dataflows.
+                for dataflow in timely.installed_dataflows() {
+                    timely.drop_dataflow(dataflow);
+                }
+            }
+        };
+        let threads =
+            timely::execute(timely::Config::process(workers), body).map_err(StartError)?;
+        let handles = threads.guards().iter().zip(senders);
+        let workers = handles
+            .map(|(guard, commands)| WorkerHandle {
+                commands,
+                thread: guard.thread().clone(),
+            })
+            .collect();
         Ok(Runtime {
-            workers: Vec::new(),
-            turn: Default::default(),
+            workers,
+            turn: AtomicUsize::new(0),
+            threads: Some(threads),
         })
     }
 
     /// Gives a command to the workers: [`Command::Feed`] to one of them in turn, anything else to all.
     /// Never blocks.
     pub fn send(&self, command: Command) {
-        let to = |w: &WorkerHandle, c: Command| {
-            // A worker that is gone has reported why.
-            let _ = w.commands.send(c);
-            w.thread.unpark();
-        };
-        match command {
-            Command::Feed { .. } if !self.workers.is_empty() => {
-                let turn = self.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                to(&self.workers[turn % self.workers.len()], command);
+        if let Command::Feed { .. } = command {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+            self.workers[turn % self.workers.len()].send(command);
+        } else {
+            for worker in &self.workers {
+                worker.send(command.clone());
             }
-            _ => self.workers.iter().for_each(|w| to(w, command.clone())),
         }
     }
 
     /// Ends the worker threads and waits for them.
     pub fn shutdown(self) {
+        drop(self);
+    }
+}
+
+impl WorkerHandle {
+    fn send(&self, command: Command) {
+        // A worker that is gone has reported why.
+        let _ = self.commands.send(command);
+        self.thread.unpark();
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
         self.send(Command::Shutdown);
+        if let Some(threads) = self.threads.take() {
+            for ended in threads.join() {
+                if let Err(e) = ended {
+                    tracing::error!("a worker ended with a panic: {e}");
+                }
+            }
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(s), _) => s.to_string(),
+        (_, Some(s)) => s.clone(),
+        _ => "a worker panicked without a message".to_string(),
     }
 }

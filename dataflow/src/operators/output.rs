@@ -1,0 +1,70 @@
+//! The end of every dataflow: keeps the output of an epoch together, and makes the changes of the
+//! output's own arrangement where there is one.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use arrow::datatypes::SchemaRef;
+use tidemill_storage::ArrangementChange;
+use tidemill_zset::consolidate::consolidate;
+use tidemill_zset::{ArrangementId, Delta, Diffs, Epoch};
+
+use crate::operator::{Operator, Output};
+
+/// See the module. Emits only from `finish`.
+pub struct OutputRows {
+    schema: SchemaRef,
+    /// Where the rows are stored as an `Add` arrangement keyed by the whole row.
+    arrangement: Option<ArrangementId>,
+    /// Whether somebody wants the rows.
+    demand: Rc<Cell<bool>>,
+    rows: Vec<Delta>,
+}
+
+impl OutputRows {
+    /// Ends a dataflow whose output has `schema`.
+    pub fn new(
+        schema: SchemaRef,
+        arrangement: Option<ArrangementId>,
+        demand: Rc<Cell<bool>>,
+    ) -> Self {
+        OutputRows {
+            schema,
+            arrangement,
+            demand,
+            rows: Vec::new(),
+        }
+    }
+}
+
+impl Operator for OutputRows {
+    fn push(&mut self, _port: usize, delta: Delta, _out: &mut Output) {
+        if !delta.is_empty() && (self.arrangement.is_some() || self.demand.get()) {
+            self.rows.push(delta);
+        }
+    }
+
+    fn finish(&mut self, _epoch: Epoch, out: &mut Output) {
+        let mut rows = std::mem::take(&mut self.rows);
+        if let Some(arrangement) = self.arrangement {
+            // Pure insertions can't cancel, and the store adds up equal rows by itself.
+            if rows.iter().any(|d| !matches!(d.diffs, Diffs::Ones)) {
+                rows = vec![consolidate(&self.schema, &rows)];
+                rows.retain(|d| !d.is_empty());
+            }
+            out.changes
+                .extend(rows.iter().map(|delta| ArrangementChange {
+                    arrangement,
+                    hashes: Vec::new(),
+                    delta: delta.clone(),
+                }));
+        }
+        if self.demand.get() {
+            out.rows = rows;
+        }
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.rows.iter().map(Delta::memory_bytes).sum()
+    }
+}

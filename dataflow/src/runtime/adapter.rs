@@ -1,0 +1,261 @@
+//! Adapts an [`Operator`] to timely: orders its input by step, calls `finish` when a step's input is
+//! complete on all workers, and sends what it makes.
+//!
+//! Timely's times are **steps**: the n-th `Finish` of a dataflow ends step n. Every worker sees the same
+//! commands, so a step means the same epoch everywhere; [`Journal`] knows which.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use tidemill_storage::ArrangementChange;
+use tidemill_zset::{Delta, Epoch};
+use timely::communication::Pull;
+use timely::container::NoopBuilder;
+use timely::dataflow::channels::Message;
+use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::generic::{InputHandleCore, OutputBuilder};
+use timely::dataflow::{Scope, Stream};
+use timely::progress::frontier::MutableAntichain;
+
+use super::batch::{Batch, Split};
+use crate::operator::{Exchange, Operator, Output};
+
+/// A dataflow's step, counted from 0.
+pub type Step = u64;
+
+/// A stream of deltas.
+pub type Deltas<'scope> = Stream<'scope, Step, Batch>;
+
+/// What a dataflow's operators on one worker share with the worker loop.
+#[derive(Default)]
+pub struct Journal {
+    /// Epochs of the steps that were ended but aren't collected yet, from `first` on.
+    epochs: VecDeque<Epoch>,
+    first: Step,
+    /// First step that isn't complete at the dataflow's output on this worker.
+    pub complete: Step,
+    results: BTreeMap<Step, StepResult>,
+}
+
+/// What the operators gave in one step.
+#[derive(Default)]
+pub struct StepResult {
+    /// The dataflow's output.
+    pub rows: Vec<Delta>,
+    /// Changes of its error collection.
+    pub errors: Vec<Delta>,
+    /// Changes of its arrangements.
+    pub changes: Vec<ArrangementChange>,
+}
+
+impl Journal {
+    /// The next step ends, and is that of `epoch`.
+    pub fn end_step(&mut self, epoch: Epoch) {
+        self.epochs.push_back(epoch);
+    }
+
+    /// The result of the oldest step, which must be complete.
+    pub fn collect(&mut self) -> StepResult {
+        assert!(self.complete > self.first, "the step isn't complete");
+        self.epochs.pop_front();
+        self.first += 1;
+        self.results.remove(&(self.first - 1)).unwrap_or_default()
+    }
+
+    fn epoch(&self, step: Step) -> Option<Epoch> {
+        self.epochs.get((step - self.first) as usize).copied()
+    }
+}
+
+/// An operator's inputs as timely gives them: one way of moving rows or another.
+enum Port {
+    Local(InputHandleCore<Step, Batch, LocalPuller>),
+    Exchanged(InputHandleCore<Step, Batch, ExchangePuller>),
+}
+
+type LocalPuller =
+    <Pipeline as timely::dataflow::channels::pact::ParallelizationContract<Step, Batch>>::Puller;
+type ExchangePuller =
+    timely::dataflow::channels::pact::LogPuller<Box<dyn Pull<Message<Step, Batch>>>>;
+
+impl Port {
+    fn for_each(&mut self, mut f: impl FnMut(Step, Delta)) {
+        let mut each = |step: Option<&Step>, batch: &mut Batch| {
+            let step = *step.expect("every message is sent at one step");
+            for delta in std::mem::take(&mut batch.0) {
+                f(step, delta);
+            }
+        };
+        match self {
+            Port::Local(input) => input.for_each(|at, batch| each(at.least(), batch)),
+            Port::Exchanged(input) => input.for_each(|at, batch| each(at.least(), batch)),
+        }
+    }
+}
+
+/// An operator and where it stands.
+struct Driver {
+    operator: Box<dyn Operator>,
+    journal: Rc<RefCell<Journal>>,
+    /// The step that is open.
+    step: Step,
+    /// Input of later steps: another worker may be one ahead.
+    early: Vec<(Step, usize, Delta)>,
+}
+
+impl Driver {
+    fn receive(&mut self, port: usize, step: Step, delta: Delta, out: &mut Output) {
+        if step == self.step {
+            self.operator.push(port, delta, out);
+        } else {
+            assert!(step > self.step, "input for a step that is complete");
+            self.early.push((step, port, delta));
+        }
+    }
+
+    /// True if the open step's input is complete, given the first step that may still come.
+    fn finishes(&self, frontier: Option<Step>) -> Option<Epoch> {
+        let epoch = self.journal.borrow().epoch(self.step)?;
+        frontier.is_none_or(|f| f > self.step).then_some(epoch)
+    }
+
+    /// Opens the next step and takes in what came early for it.
+    fn next(&mut self, out: &mut Output) {
+        self.step += 1;
+        for (step, port, delta) in std::mem::take(&mut self.early) {
+            self.receive(port, step, delta, out);
+        }
+    }
+
+    /// Puts errors and changes of the open step aside and returns the rows.
+    fn record(&self, out: &mut Output) -> Vec<Delta> {
+        if !out.errors.is_empty() || !out.changes.is_empty() {
+            let mut journal = self.journal.borrow_mut();
+            let result = journal.results.entry(self.step).or_default();
+            result.errors.append(&mut out.errors);
+            result.changes.append(&mut out.changes);
+        }
+        std::mem::take(&mut out.rows)
+    }
+}
+
+fn connect<'scope>(
+    builder: &mut OperatorBuilder<'scope, Step>,
+    inputs: Vec<(Deltas<'scope>, Exchange)>,
+    workers: usize,
+    partitions: u32,
+) -> Vec<Port> {
+    let mut ports = Vec::new();
+    for (stream, exchange) in inputs {
+        ports.push(if workers == 1 || exchange == Exchange::Local {
+            Port::Local(builder.new_input(stream, Pipeline))
+        } else {
+            let split = DistributorPact(move |_| Split::new(exchange, partitions));
+            Port::Exchanged(builder.new_input(stream, split))
+        });
+    }
+    ports
+}
+
+/// The first step that may still come on any input.
+fn least(frontiers: &[MutableAntichain<Step>]) -> Option<Step> {
+    frontiers
+        .iter()
+        .filter_map(|f| f.frontier().iter().next().copied())
+        .min()
+}
+
+/// Adds `operator` to a dataflow; the result is its output.
+pub fn operator<'scope>(
+    scope: Scope<'scope, Step>,
+    name: &str,
+    inputs: Vec<(Deltas<'scope>, Exchange)>,
+    operator: Box<dyn Operator>,
+    journal: Rc<RefCell<Journal>>,
+    (workers, partitions): (usize, u32),
+) -> Deltas<'scope> {
+    let mut builder = OperatorBuilder::new(name.to_string(), scope);
+    let mut ports = connect(&mut builder, inputs, workers, partitions);
+    let (output, stream) = builder.new_output::<Batch>();
+    let mut output = OutputBuilder::<Step, NoopBuilder<Batch>>::from(output);
+    let mut driver = Driver {
+        operator,
+        journal,
+        step: 0,
+        early: Vec::new(),
+    };
+    builder.build(move |mut capabilities| {
+        let mut capability = capabilities.pop();
+        move |frontiers| {
+            let mut session = output.activate();
+            let mut out = Output::default();
+            for (port, input) in ports.iter_mut().enumerate() {
+                input.for_each(|step, delta| driver.receive(port, step, delta, &mut out));
+            }
+            let Some(at) = &mut capability else { return };
+            let frontier = least(frontiers);
+            loop {
+                let finishes = driver.finishes(frontier);
+                if let Some(epoch) = finishes {
+                    driver.operator.finish(epoch, &mut out);
+                }
+                let mut session = session.session_with_builder(&*at);
+                for delta in driver.record(&mut out) {
+                    session.give_container(&mut Batch(vec![delta]));
+                }
+                drop(session);
+                if finishes.is_none() {
+                    break;
+                }
+                at.downgrade(&(driver.step + 1));
+                driver.next(&mut out);
+            }
+            if frontier.is_none() {
+                capability = None;
+            }
+        }
+    });
+    stream
+}
+
+/// Ends a dataflow: hands its output through `operator` to the journal.
+pub fn output<'scope>(
+    scope: Scope<'scope, Step>,
+    input: Deltas<'scope>,
+    operator: Box<dyn Operator>,
+    journal: Rc<RefCell<Journal>>,
+) {
+    let mut builder = OperatorBuilder::new("Output".to_string(), scope);
+    let mut ports = connect(&mut builder, vec![(input, Exchange::Local)], 1, 1);
+    let mut driver = Driver {
+        operator,
+        journal,
+        step: 0,
+        early: Vec::new(),
+    };
+    builder.build(move |_| {
+        move |frontiers| {
+            let mut out = Output::default();
+            ports[0].for_each(|step, delta| driver.receive(0, step, delta, &mut out));
+            let frontier = least(frontiers);
+            while let Some(epoch) = driver.finishes(frontier) {
+                driver.operator.finish(epoch, &mut out);
+                let rows = driver.record(&mut out);
+                let mut journal = driver.journal.borrow_mut();
+                if !rows.is_empty() {
+                    journal.results.entry(driver.step).or_default().rows = rows;
+                }
+                journal.complete = driver.step + 1;
+                drop(journal);
+                driver.next(&mut out);
+            }
+            let rows = driver.record(&mut out);
+            assert!(
+                rows.is_empty(),
+                "the output operator holds rows until finish"
+            );
+        }
+    });
+}

@@ -1,0 +1,212 @@
+//! Builds a timely dataflow from a plan: one timely operator per node, one input handle per leaf.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use arrow::datatypes::SchemaRef;
+use tidemill_zset::{CollectionId, Delta, Epoch};
+use timely::container::NoopBuilder;
+use timely::dataflow::operators::Input;
+use timely::dataflow::{InputHandle, Scope};
+use timely::worker::Worker;
+
+use super::adapter::{self, Deltas, Journal, Step, StepResult};
+use super::batch::Batch;
+use super::{Install, RuntimeOptions};
+use crate::operator::BuildContext;
+use crate::operators;
+use crate::operators::input::project;
+use crate::operators::map::never_fails;
+use crate::operators::output::OutputRows;
+use crate::plan::{Node, Op, OutputStorage};
+use crate::state::StateHandle;
+
+/// A dataflow on one worker.
+pub struct Graph {
+    leaves: Vec<Leaf>,
+    journal: Rc<RefCell<Journal>>,
+    /// The open step.
+    step: Step,
+    /// Timely's number for it.
+    pub index: usize,
+    /// Whether the output rows are wanted, by anybody.
+    pub demand: Rc<Cell<bool>>,
+}
+
+struct Leaf {
+    rows: Rows,
+    handle: InputHandle<Step, NoopBuilder<Batch>>,
+}
+
+/// Where a leaf's rows come from.
+enum Rows {
+    Collection(CollectionId, Vec<usize>, SchemaRef),
+    /// Rows to insert in the first step.
+    Constant(Option<Delta>),
+}
+
+impl Graph {
+    /// Builds the dataflow that `install` describes. Every worker must build the same dataflows in the same order.
+    pub fn build(worker: &mut Worker, install: &Install, options: &RuntimeOptions) -> Graph {
+        let index = worker.next_dataflow_index();
+        let demand = Rc::new(Cell::new(install.demand));
+        let journal = Rc::new(RefCell::new(Journal::default()));
+        let context = BuildContext {
+            worker: worker.index(),
+            workers: worker.peers(),
+            partitions: options.partitions,
+            fresh: install.fresh,
+            state_bytes_max: options.state_bytes_max / install.states.len().max(1),
+            error_mapper: options.error_mapper,
+            demand: Rc::new(Cell::new(true)),
+        };
+        let name = format!("dataflow {}", install.id.0);
+        let leaves = worker.dataflow_named(&name, |scope| {
+            let mut builder = Builder {
+                scope,
+                states: install.states.iter().cloned(),
+                context,
+                journal: journal.clone(),
+                leaves: Vec::new(),
+            };
+            let skippable = skippable(&install.plan.output_storage(), &demand);
+            let rows = builder.node(&install.plan.root, skippable);
+            assert!(
+                builder.states.next().is_none(),
+                "one state per arrangement of the plan"
+            );
+            let arrangement = install.output_state.as_ref().map(|s| s.desc.id);
+            let output = OutputRows::new(
+                install.plan.root.schema.clone(),
+                arrangement,
+                demand.clone(),
+            );
+            adapter::output(scope, rows, Box::new(output), journal.clone());
+            builder.leaves
+        });
+        Graph {
+            leaves,
+            journal,
+            step: 0,
+            index,
+            demand,
+        }
+    }
+
+    /// Gives the open step a piece of a collection's delta.
+    pub fn feed(&mut self, collection: CollectionId, delta: &Delta) {
+        for leaf in &mut self.leaves {
+            if let Rows::Collection(c, columns, schema) = &leaf.rows
+                && *c == collection
+            {
+                let delta = project(delta, columns, schema);
+                leaf.handle.send_batch(&mut Batch(vec![delta]));
+            }
+        }
+    }
+
+    /// Ends the open step, which is that of `epoch`, on this worker.
+    pub fn finish(&mut self, epoch: Epoch) {
+        for leaf in &mut self.leaves {
+            if let Rows::Constant(rows) = &mut leaf.rows
+                && let Some(rows) = rows.take()
+            {
+                leaf.handle.send_batch(&mut Batch(vec![rows]));
+            }
+        }
+        self.journal.borrow_mut().end_step(epoch);
+        self.step += 1;
+        for leaf in &mut self.leaves {
+            leaf.handle.advance_to(self.step);
+        }
+    }
+
+    /// True if all ended steps are complete on this worker.
+    pub fn is_complete(&self) -> bool {
+        self.journal.borrow().complete == self.step
+    }
+
+    /// The result of the step that ended last. Once per step, when it is complete.
+    pub fn collect(&mut self) -> StepResult {
+        self.journal.borrow_mut().collect()
+    }
+}
+
+/// The cell by which the operator at the root learns that its rows aren't wanted, if it may skip them:
+/// what follows it must not have effects of its own.
+fn skippable(storage: &OutputStorage, demand: &Rc<Cell<bool>>) -> Option<Rc<Cell<bool>>> {
+    let OutputStorage::Arrangement { maps, .. } = storage else {
+        return None;
+    };
+    let quiet = maps.iter().all(|op| match op {
+        Op::Map {
+            predicate,
+            projection,
+        } => predicate
+            .iter()
+            .chain(projection.iter().flatten())
+            .all(never_fails),
+        _ => false,
+    });
+    quiet.then(|| demand.clone())
+}
+
+struct Builder<'scope, S> {
+    scope: Scope<'scope, Step>,
+    states: S,
+    context: BuildContext,
+    journal: Rc<RefCell<Journal>>,
+    leaves: Vec<Leaf>,
+}
+
+impl<'scope, S: Iterator<Item = StateHandle>> Builder<'scope, S> {
+    /// Builds `node` and what is below it; `demand` reaches through maps to the operator it is about.
+    fn node(&mut self, node: &Node, demand: Option<Rc<Cell<bool>>>) -> Deltas<'scope> {
+        match &node.op {
+            Op::Input {
+                collection,
+                columns,
+            } => {
+                let rows = Rows::Collection(*collection, columns.clone(), node.schema.clone());
+                return self.leaf(rows);
+            }
+            Op::Constant { rows } => {
+                let first = self.context.fresh && self.context.worker == 0 && rows.num_rows() > 0;
+                let rows =
+                    operators::map::conform(&node.schema, rows.columns().to_vec(), rows.num_rows());
+                return self.leaf(Rows::Constant(first.then(|| Delta::insert(rows))));
+            }
+            _ => {}
+        }
+        let is_map = matches!(node.op, Op::Map { .. });
+        let mut inputs = Vec::new();
+        for (port, input) in node.inputs.iter().enumerate() {
+            let below = demand.clone().filter(|_| is_map);
+            inputs.push((self.node(input, below), operators::exchange(node, port)));
+        }
+        let count = operators::arrangements(node).len();
+        let states: Vec<StateHandle> = self.states.by_ref().take(count).collect();
+        assert_eq!(states.len(), count, "one state per arrangement of the plan");
+        let mut context = self.context.clone();
+        if let Some(demand) = demand.filter(|_| !is_map) {
+            context.demand = demand;
+        }
+        let operator = operators::build(node, states, &context).expect("leaves are handled above");
+        let name = node.op.name();
+        let place = (context.workers, context.partitions);
+        adapter::operator(
+            self.scope,
+            name,
+            inputs,
+            operator,
+            self.journal.clone(),
+            place,
+        )
+    }
+
+    fn leaf(&mut self, rows: Rows) -> Deltas<'scope> {
+        let (handle, stream) = self.scope.new_input_with_builder::<NoopBuilder<Batch>>();
+        self.leaves.push(Leaf { rows, handle });
+        stream
+    }
+}
