@@ -6,9 +6,11 @@
 pub mod codec;
 pub mod consolidate;
 pub mod delta;
+pub mod float_sum;
 pub mod hash;
 pub mod ids;
 pub mod schema;
 
 pub use delta::{Delta, Diffs};
+pub use float_sum::FloatSum;
 pub use ids::{ArrangementId, CollectionId, Epoch};
