@@ -1,5 +1,6 @@
 //! The harness of the integration tests: a real server in a process of its own, clients over the wire.
 //!
+//! * [`scratch`]: a test's directory, runtime and time limit.
 //! * [`server`]: starts, kills and restarts the `tidemill` binary.
 //! * [`client`]: connections, queries as text, psql.
 //! * [`changes`]: collects change streams and sums them.
@@ -12,12 +13,14 @@
 pub mod changes;
 pub mod client;
 pub mod files;
+pub mod scratch;
 pub mod seed;
 pub mod server;
 pub mod wait;
 
 pub use changes::{Change, Multiset, Subscription};
 pub use client::{Sql, SqlFailure};
+pub use scratch::{Scratch, run};
 pub use seed::Seed;
 pub use server::{Options, Server};
 pub use wait::{DEADLINE, eventually};

@@ -1,6 +1,5 @@
 //! Waiting for something to become true, up to a deadline. The only place that sleeps.
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -13,10 +12,10 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 
 /// Repeats `check` until it gives a value; `Ok(None)` means not yet. Fails after [`DEADLINE`] or when `check` fails.
-pub async fn eventually<T, F>(what: &str, mut check: impl FnMut() -> F) -> Result<T>
-where
-    F: Future<Output = Result<Option<T>>>,
-{
+pub async fn eventually<T>(
+    what: &str,
+    mut check: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let start = Instant::now();
     loop {
         if let Some(value) = check().await? {

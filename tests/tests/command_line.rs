@@ -1,0 +1,282 @@
+//! The command line: help, refusals, `--init`, clean ends, `demo`, and the statements of docs/quickstart.md.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tidemill_tests::client::psql;
+use tidemill_tests::server::binary;
+use tidemill_tests::{Options, Server, Sql, run};
+
+/// Runs the binary to its end, which must come within `limit`.
+fn tidemill(args: &[&str], limit: Duration) -> Result<Output> {
+    let mut child = Command::new(binary()?)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let pid = child.id();
+    let start = Instant::now();
+    let (done, waited) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let finished = waited.recv_timeout(limit);
+        if finished.is_err() {
+            // SAFETY: kill(2) has no memory effects; the child is waited for only after this thread is told.
+            unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
+        }
+    });
+    let stdout = child.stdout.take().expect("stdout is piped");
+    let reader = std::thread::spawn(move || std::io::read_to_string(stdout));
+    let stderr =
+        std::io::read_to_string(child.stderr.take().expect("stderr is piped"))?.into_bytes();
+    let stdout = reader
+        .join()
+        .expect("the reader doesn't panic")?
+        .into_bytes();
+    let status = child.wait()?;
+    let _ = done.send(());
+    if start.elapsed() >= limit {
+        bail!(
+            "tidemill {args:?} isn't done after {limit:?}:\n{}",
+            String::from_utf8_lossy(&stdout)
+        );
+    }
+    Ok(Output {
+        status,
+        stdout,
+        stderr,
+    })
+}
+
+fn all(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+const SOON: Duration = Duration::from_secs(30);
+
+#[test]
+fn help_names_every_option() {
+    run(|_| async {
+        let output = tidemill(&["--help"], SOON)?;
+        ensure!(
+            output.status.success()
+                && all(&output).contains("serve")
+                && all(&output).contains("demo"),
+            "{}",
+            all(&output)
+        );
+        let output = tidemill(&["serve", "--help"], SOON)?;
+        for option in [
+            "--data-dir",
+            "--listen",
+            "--workers",
+            "--partitions",
+            "--init",
+            "--log-format",
+        ] {
+            ensure!(
+                all(&output).contains(option),
+                "{option} isn't in\n{}",
+                all(&output)
+            );
+        }
+        let output = tidemill(&["demo", "--help"], SOON)?;
+        ensure!(all(&output).contains("--keep"), "{}", all(&output));
+        ensure!(
+            !tidemill(&["serve"], SOON)?.status.success(),
+            "--data-dir is needed"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn refusals() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let data = scratch.data().display().to_string();
+        let output = tidemill(
+            &["serve", "--data-dir", &data, "--listen", "127.0.0.1:0"],
+            SOON,
+        )?;
+        ensure!(
+            !output.status.success() && all(&output).contains("in use"),
+            "a second server:\n{}",
+            all(&output)
+        );
+        let other = scratch.path("other").display().to_string();
+        let output = tidemill(
+            &["serve", "--data-dir", &other, "--listen", "0.0.0.0:0"],
+            SOON,
+        )?;
+        ensure!(
+            !output.status.success() && all(&output).contains("loopback"),
+            "a public address:\n{}",
+            all(&output)
+        );
+        let port = server.port();
+        let failure = Sql::connect_to(
+            &format!("host=127.0.0.1 port={port} user=any dbname=nope"),
+            port,
+        )
+        .await;
+        let failure = failure.err().context("an unknown database is refused")?;
+        let db = failure
+            .downcast_ref::<tokio_postgres::Error>()
+            .and_then(|e| e.as_db_error())
+            .context("a database error")?;
+        ensure!(db.code().code() == "3D000" && db.hint().is_some(), "{db:?}");
+        Sql::connect_to(
+            &format!("host=127.0.0.1 port={port} user=any dbname=tidemill"),
+            port,
+        )
+        .await?
+        .run("SELECT 1")
+        .await
+    });
+}
+
+#[test]
+fn init_is_idempotent_and_names_differences() {
+    run(|scratch| async move {
+        let init = scratch.path("pipeline.sql");
+        let text = "-- a pipeline\nCREATE TABLE t (a integer, b text);\n\
+                    CREATE MATERIALIZED VIEW m AS SELECT b, sum(a) AS s FROM t GROUP BY b;\nCOMMENT ON TABLE t IS 'input; of all';\n";
+        std::fs::write(&init, text)?;
+        let options = Options {
+            init: Some(init.clone()),
+            ..Options::default()
+        };
+        let mut server = Server::start(&scratch.data(), &options)?;
+        server
+            .connect()
+            .await?
+            .run("INSERT INTO t VALUES (1, 'x'), (2, 'x')")
+            .await?;
+        server.restart(&options)?;
+        ensure!(server.connect().await?.lines("SELECT * FROM m").await? == ["x|3"]);
+        server.kill();
+        std::fs::write(&init, text.replace("sum(a)", "max(a)"))?;
+        let Err((status, log)) = Server::try_start(&scratch.data(), &options)? else {
+            bail!("a different definition is accepted")
+        };
+        ensure!(!status.success() && log.contains('m'), "{log}");
+        std::fs::write(&init, "DROP TABLE t CASCADE;\n")?;
+        let Err((status, _)) = Server::try_start(&scratch.data(), &options)? else {
+            bail!("DROP is accepted in --init")
+        };
+        ensure!(!status.success());
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        ensure!(
+            server.connect().await?.lines("SELECT * FROM m").await? == ["x|3"],
+            "a refused file changes nothing"
+        );
+        ensure!(server.terminate()?.success(), "SIGTERM ends cleanly");
+        Ok(())
+    });
+}
+
+#[test]
+fn demo_resumes_and_ends_by_itself() {
+    run(|_| async {
+        let output = tidemill(&["demo"], Duration::from_secs(90))?;
+        let text = all(&output);
+        ensure!(output.status.success(), "{text}");
+        ensure!(
+            text.to_lowercase().contains("kill") && text.to_lowercase().contains("resum"),
+            "{text}"
+        );
+        Ok(())
+    });
+}
+
+/// docs/quickstart.md: its shell blocks marked `sh input` make the input, its `sql` blocks run in order with psql, and
+/// each `text` block that follows a `sql` block is what psql shows (in the end).
+#[test]
+fn quickstart() {
+    run(|scratch| async move {
+        let text = std::fs::read_to_string(
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/quickstart.md"),
+        )?;
+        let dir = scratch.dir("quickstart");
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let mut shown = None;
+        let mut ran = 0;
+        for (language, block) in annotated_blocks(&text) {
+            let block = block.replace("/tmp/tide", &dir.display().to_string());
+            match language.as_str() {
+                "sh input" => {
+                    let status = Command::new("bash").args(["-ec", &block]).status()?;
+                    ensure!(status.success(), "{block}");
+                }
+                "sh kill" => server.restart(&Options::default())?,
+                "sql" => {
+                    shown = Some(block.clone());
+                    let output = psql(server.port(), &block)?;
+                    ensure!(
+                        output.status.success(),
+                        "{block}\n{}",
+                        String::from_utf8_lossy(&output.stderr)
+                    );
+                    ran += 1;
+                }
+                "text" => {
+                    let sql = shown.clone().context("a text block follows a sql block")?;
+                    let port = server.port();
+                    tidemill_tests::eventually(&format!("{sql}\nshows\n{block}"), async || {
+                        let output = Command::new("psql")
+                            .args([
+                                "-X",
+                                "-h",
+                                "127.0.0.1",
+                                "-p",
+                                &port.to_string(),
+                                "-U",
+                                "tidemill",
+                                "tidemill",
+                                "-c",
+                                &sql,
+                            ])
+                            .stdin(Stdio::null())
+                            .output()?;
+                        Ok(
+                            (normal(&String::from_utf8_lossy(&output.stdout)) == normal(&block))
+                                .then_some(()),
+                        )
+                    })
+                    .await?;
+                }
+                _ => {}
+            }
+        }
+        ensure!(ran >= 5, "the quickstart has statements");
+        Ok(())
+    });
+}
+
+/// The fenced blocks of a Markdown file, each with the words after its fence.
+fn annotated_blocks(text: &str) -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if let Some(language) = line.strip_prefix("```") {
+            let body = lines
+                .by_ref()
+                .take_while(|l| l.trim() != "```")
+                .collect::<Vec<_>>()
+                .join("\n");
+            out.push((language.trim().to_owned(), body));
+        }
+    }
+    out
+}
+
+fn normal(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

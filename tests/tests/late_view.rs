@@ -1,0 +1,214 @@
+//! Views made late: from the record when the files are gone, from the files when they are unchanged,
+//! and under full input without delaying others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tidemill_tests::files::append;
+use tidemill_tests::{Options, Server, Subscription, eventually, run};
+
+fn source(name: &str, path: &std::path::Path, columns: &str, more: &str) -> String {
+    let path = path.display();
+    format!(
+        "CREATE SOURCE {name} ({columns}) WITH (connector = 'files', path = '{path}', format = 'csv', header = true, commit_interval = '10ms'{more})"
+    )
+}
+
+#[test]
+fn from_the_record_when_the_files_are_gone() {
+    run(|scratch| async move {
+        let input = scratch.dir("input");
+        for i in 0..10 {
+            let rows: String = (0..100).map(|n| format!("{},{n}\n", i % 3)).collect();
+            append(
+                &input.join(format!("{i}.csv")),
+                format!("k,v\n{rows}").as_bytes(),
+            )?;
+        }
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run(&source(
+            "s",
+            &input,
+            "k integer, v integer",
+            ", persistent_id = 'events'",
+        ))
+        .await?;
+        eventually("all rows", async || {
+            Ok((sql.number("SELECT count(*) FROM s").await? == 1000).then_some(()))
+        })
+        .await?;
+        for i in 0..10 {
+            std::fs::remove_file(input.join(format!("{i}.csv")))?;
+        }
+        let late = "CREATE MATERIALIZED VIEW late AS SELECT k, count(*) AS n, sum(v) AS s FROM s GROUP BY k";
+        let want = ["0|400|19800", "1|300|14850", "2|300|14850"];
+        sql.run(late).await?;
+        ensure!(sql.lines("SELECT * FROM late ORDER BY k").await? == want);
+
+        // Dropped and made again under the same id, after a restart: it goes on.
+        sql.run("DROP SOURCE s CASCADE").await?;
+        ensure!(
+            sql.lines("SELECT persistent_id FROM tidemill.persistent_ids")
+                .await?
+                == ["events"]
+        );
+        server.restart(&Options::default())?;
+        let sql = server.connect().await?;
+        let failure = sql
+            .try_rows(&source(
+                "s",
+                &input,
+                "k text, v integer",
+                ", persistent_id = 'events'",
+            ))
+            .await;
+        let failure = failure.expect_err("another schema under a known id is an error");
+        ensure!(
+            !failure.sqlstate.is_empty() && failure.sqlstate != "XX000",
+            "{failure}"
+        );
+        sql.run(&source(
+            "s",
+            &input,
+            "k integer, v integer",
+            ", persistent_id = 'events'",
+        ))
+        .await?;
+        sql.run(late).await?;
+        ensure!(sql.lines("SELECT * FROM late ORDER BY k").await? == want);
+        append(&input.join("new.csv"), b"k,v\n7,1\n")?;
+        eventually("the new row", async || {
+            Ok((sql.number("SELECT count(*) FROM late").await? == 4).then_some(()))
+        })
+        .await?;
+        ensure!(sql.number("SELECT count(*) FROM s").await? == 1001);
+        Ok(())
+    });
+}
+
+#[test]
+fn from_the_files_when_they_are_unchanged() {
+    run(|scratch| async move {
+        let input = scratch.dir("input");
+        append(&input.join("a.csv"), b"k,v\n1,10\n2,20\n")?;
+        append(&input.join("b.csv"), b"k,v\n1,30\n")?;
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run(&source("s", &input, "k integer, v integer", ""))
+            .await?;
+        sql.run("CREATE MATERIALIZED VIEW first AS SELECT count(*) AS n FROM s")
+            .await?;
+        eventually("all rows", async || {
+            Ok((sql.number("SELECT n FROM first").await? == 3).then_some(()))
+        })
+        .await?;
+        sql.run("CREATE MATERIALIZED VIEW second AS SELECT k, sum(v) AS v FROM s GROUP BY k")
+            .await?;
+        ensure!(sql.lines("SELECT * FROM second ORDER BY k").await? == ["1|40", "2|20"]);
+        ensure!(sql.lines("SELECT v FROM s ORDER BY v").await? == ["10", "20", "30"]);
+        // Growth is no change of what was consumed.
+        append(&input.join("a.csv"), b"3,5\n")?;
+        eventually("growth", async || {
+            Ok((sql.number("SELECT n FROM first").await? == 4).then_some(()))
+        })
+        .await?;
+        sql.run("CREATE MATERIALIZED VIEW third AS SELECT max(k) AS k FROM s")
+            .await?;
+        ensure!(sql.value("SELECT k FROM third").await? == "3");
+        // An edit is: the late view is refused and says what to do.
+        std::fs::write(input.join("b.csv"), "k,v\n1,31\n")?;
+        let failure = eventually("a refusal", async || {
+            match sql
+                .try_rows("CREATE MATERIALIZED VIEW fourth AS SELECT min(v) AS v FROM s")
+                .await
+            {
+                Ok(_) => {
+                    sql.run("DROP MATERIALIZED VIEW fourth").await?;
+                    Ok(None)
+                }
+                Err(failure) => Ok(Some(failure)),
+            }
+        })
+        .await?;
+        ensure!(
+            failure
+                .hint
+                .as_deref()
+                .is_some_and(|h| h.contains("persistent_id")),
+            "the hint names the way out: {failure}"
+        );
+        ensure!(
+            sql.lines("SELECT * FROM second ORDER BY k").await?[..2] == ["1|40", "2|20"],
+            "what was there stays"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn under_full_input_without_delaying_others() {
+    run(|scratch| async move {
+        let input = scratch.dir("input");
+        let server = Server::start(&scratch.data(), &Options::workers(2))?;
+        let sql = server.connect().await?;
+        let first: String = (0..200_000)
+            .map(|i| format!("{},{i}\n", i % 1000))
+            .collect();
+        append(&input.join("a.csv"), format!("k,v\n{first}").as_bytes())?;
+        sql.run(&source(
+            "s",
+            &input,
+            "k integer, v bigint",
+            ", persistent_id = 's'",
+        ))
+        .await?;
+        sql.run("CREATE MATERIALIZED VIEW other AS SELECT count(*) AS n FROM s")
+            .await?;
+        eventually("the first rows", async || {
+            Ok((sql.number("SELECT n FROM other").await? >= 200_000).then_some(()))
+        })
+        .await?;
+
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, file) = (stop.clone(), input.join("a.csv"));
+        let writer = std::thread::spawn(move || -> Result<i64> {
+            let mut rows = 0;
+            while !stopped.load(Ordering::Acquire) {
+                let text: String = (0..500).map(|i| format!("{},{i}\n", i % 1000)).collect();
+                append(&file, text.as_bytes())?;
+                rows += 500;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Ok(rows)
+        });
+        let mut other = Subscription::open(&sql, "other").await?;
+        let creator = server.connect().await?;
+        let creating = tokio::spawn(async move {
+            creator.run("CREATE MATERIALIZED VIEW late AS SELECT k, count(*) AS n, sum(v) AS s, max(v) AS m FROM s GROUP BY k").await
+        });
+        // While it is built, the other view goes on changing.
+        let mut changes_meanwhile = 0;
+        while !creating.is_finished() {
+            let seen = other.changes.len();
+            other.next().await?;
+            changes_meanwhile += other.changes.len() - seen;
+        }
+        creating.await??;
+        stop.store(true, Ordering::Release);
+        let rows = 200_000 + writer.join().expect("the writer doesn't panic")?;
+        eventually("all rows", async || {
+            Ok((sql.number("SELECT n FROM other").await? == rows).then_some(()))
+        })
+        .await?;
+        eprintln!("{changes_meanwhile} changes of the other view during the build");
+        let late = sql.lines("SELECT * FROM late ORDER BY k").await?;
+        let batch = sql
+            .lines("SELECT k, count(*), sum(v), max(v) FROM s GROUP BY k ORDER BY k")
+            .await?;
+        ensure!(late == batch, "the late view differs from its query");
+        Ok(())
+    });
+}
