@@ -1,0 +1,329 @@
+//! [`KeyTable`]: from keys to dense slot numbers, for the in-memory index of joins.
+//!
+//! Invariant: one slot per key, exactly: a slot is found by the 64-bit hash and then, where the hash
+//! isn't a bijection of the key, by comparing the key columns with those that the slot keeps.
+//! Everything that a slot carries (list heads, flags) is the owner's business.
+
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
+use arrow::buffer::{BooleanBuffer, NullBuffer};
+use arrow::compute::kernels::cmp::not_distinct;
+use arrow::compute::{cast, take_record_batch};
+use arrow::datatypes::{DataType, SchemaRef};
+use hashbrown::{HashMap, HashTable};
+use tidemill_zset::Diffs;
+
+use super::join_rows::{BLOCK_ROWS, NIL, RowStore, batch_of, comparator};
+
+/// What is known of one key.
+#[derive(Clone, Debug)]
+pub struct Slot<const N: usize> {
+    /// Hash of the key.
+    pub hash: u64,
+    /// First row of each of the owner's lists, or [`NIL`].
+    pub heads: [u32; N],
+    /// The owner's step in which it was touched last.
+    pub touched: u32,
+    /// The owner's flags.
+    pub flags: u8,
+}
+
+/// See the module.
+pub struct KeyTable<const N: usize> {
+    index: HashTable<u32>,
+    slots: Vec<Slot<N>>,
+    /// The key columns of each slot, if they must be compared: slot number → row number.
+    keys: Option<(RowStore, Vec<u32>)>,
+    /// Slots whose hash another slot has too: the next slot with that hash.
+    collisions: HashMap<u32, u32>,
+}
+
+impl<const N: usize> KeyTable<N> {
+    /// An empty table for keys with the columns of `schema`. `nulls`: NULL is a key value like any other.
+    pub fn new(schema: SchemaRef, nulls: bool) -> Self {
+        let exact = match schema.fields().len() {
+            0 => true,
+            1 => !nulls && hash_is_bijection(schema.field(0).data_type()),
+            _ => false,
+        };
+        KeyTable {
+            index: HashTable::new(),
+            slots: Vec::new(),
+            keys: (!exact).then(|| (RowStore::new(schema, false), Vec::new())),
+            collisions: HashMap::new(),
+        }
+    }
+
+    /// Number of slots.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The slot with number `slot`.
+    #[inline]
+    pub fn slot(&self, slot: u32) -> &Slot<N> {
+        &self.slots[slot as usize]
+    }
+
+    /// The slot with number `slot`.
+    #[inline]
+    pub fn slot_mut(&mut self, slot: u32) -> &mut Slot<N> {
+        &mut self.slots[slot as usize]
+    }
+
+    /// All slots, by number.
+    pub fn slots(&self) -> &[Slot<N>] {
+        &self.slots
+    }
+
+    /// The key columns of `slots`, as far as they are kept.
+    pub fn key_columns(&mut self, slots: &[u32]) -> Vec<ArrayRef> {
+        let Some((store, of)) = &mut self.keys else {
+            return Vec::new();
+        };
+        let rows: Vec<u32> = slots.iter().map(|s| of[*s as usize]).collect();
+        store.gather_rows(&rows).columns().to_vec()
+    }
+
+    /// Approximate bytes of memory.
+    pub fn bytes(&self) -> usize {
+        let keys = self
+            .keys
+            .as_ref()
+            .map_or(0, |(rows, of)| rows.bytes() + of.len() * 4);
+        self.slots.len() * size_of::<Slot<N>>() + self.index.capacity() * 5 + keys
+    }
+
+    /// The slot of each row, made where there was none. `keys` are the key columns and `hashes` their
+    /// hashes, at most [`BLOCK_ROWS`]. Numbers of slots whose *hash* is new are appended to `fresh`.
+    pub fn resolve(
+        &mut self,
+        keys: &[ArrayRef],
+        hashes: &[u64],
+        step: u32,
+        slots: &mut Vec<u32>,
+        fresh: &mut Vec<u32>,
+    ) {
+        assert!(hashes.len() <= BLOCK_ROWS, "the caller cuts batches");
+        slots.clear();
+        slots.reserve(hashes.len());
+        let known = self.slots.len();
+        let mut new_rows: Vec<u32> = Vec::new();
+        for (row, hash) in hashes.iter().enumerate() {
+            let entry = self.index.entry(
+                *hash,
+                |s| self.slots[*s as usize].hash == *hash,
+                |s| self.slots[*s as usize].hash,
+            );
+            let slot = match entry {
+                hashbrown::hash_table::Entry::Occupied(e) => *e.get(),
+                hashbrown::hash_table::Entry::Vacant(e) => {
+                    let slot = self.slots.len() as u32;
+                    e.insert(slot);
+                    self.slots.push(Slot {
+                        hash: *hash,
+                        heads: [NIL; N],
+                        touched: step,
+                        flags: 0,
+                    });
+                    new_rows.push(row as u32);
+                    slot
+                }
+            };
+            slots.push(slot);
+        }
+        fresh.extend(known as u32..self.slots.len() as u32);
+        for slot in slots.iter() {
+            self.slots[*slot as usize].touched = step;
+        }
+        if self.keys.is_some() {
+            self.verify(keys, hashes, step, known, new_rows, slots);
+        }
+    }
+
+    /// Compares the keys of the rows with those of their slots, and gives rows that only share the hash slots of
+    /// their own.
+    fn verify(
+        &mut self,
+        keys: &[ArrayRef],
+        hashes: &[u64],
+        step: u32,
+        known: usize,
+        new_rows: Vec<u32>,
+        slots: &mut [u32],
+    ) {
+        let (store, of) = self.keys.as_mut().expect("the caller has looked");
+        let batch = batch_of(store.schema(), keys.to_vec(), hashes.len());
+        // A row that made its slot, and is alone in it, needs no comparison.
+        let all_new = new_rows.len() == hashes.len();
+        add_keys(store, of, &batch, new_rows);
+        if all_new && known + hashes.len() == self.slots.len() {
+            return;
+        }
+        let kept: Vec<u32> = slots.iter().map(|s| of[*s as usize]).collect();
+        let columns: Vec<usize> = (0..keys.len()).collect();
+        let theirs = store.gather(&kept, &columns);
+        let equal = equal_keys(keys, &theirs);
+        if equal.count_set_bits() == slots.len() {
+            return;
+        }
+        for row in 0..slots.len() {
+            if !equal.value(row) {
+                slots[row] = self.resolve_collision(&batch, row, hashes[row], step, slots[row]);
+            }
+        }
+    }
+
+    /// The slot of row `row` of `batch`, whose hash finds `first`, the slot of another key.
+    fn resolve_collision(
+        &mut self,
+        batch: &RecordBatch,
+        row: usize,
+        hash: u64,
+        step: u32,
+        first: u32,
+    ) -> u32 {
+        let (store, of) = self.keys.as_mut().expect("only compared keys get here");
+        let columns: Vec<usize> = (0..batch.num_columns()).collect();
+        let key: Vec<ArrayRef> = batch.columns().iter().map(|c| c.slice(row, 1)).collect();
+        let mut last = first;
+        while let Some(next) = self.collisions.get(&last) {
+            let theirs = store.gather(&[of[*next as usize]], &columns);
+            if equal_keys(&key, &theirs).value(0) {
+                self.slots[*next as usize].touched = step;
+                return *next;
+            }
+            last = *next;
+        }
+        let slot = self.slots.len() as u32;
+        self.slots.push(Slot {
+            hash,
+            heads: [NIL; N],
+            touched: step,
+            flags: 0,
+        });
+        add_keys(store, of, batch, vec![row as u32]);
+        self.collisions.insert(last, slot);
+        slot
+    }
+}
+
+/// Keeps the keys of newly made slots.
+fn add_keys(store: &mut RowStore, of: &mut Vec<u32>, batch: &RecordBatch, rows: Vec<u32>) {
+    if rows.is_empty() {
+        return;
+    }
+    let n = rows.len() as u32;
+    let keys = take_record_batch(batch, &UInt32Array::from(rows)).expect("rows of the batch");
+    let first = store.append(&keys, &Diffs::Ones);
+    of.extend(first..first + n);
+}
+
+/// For one column of these types the hash determines the value.
+fn hash_is_bijection(data_type: &DataType) -> bool {
+    use DataType::*;
+    matches!(
+        data_type,
+        Boolean
+            | Int8
+            | Int16
+            | Int32
+            | Int64
+            | UInt8
+            | UInt16
+            | UInt32
+            | UInt64
+            | Date32
+            | Date64
+            | Time32(_)
+            | Time64(_)
+            | Timestamp(_, _)
+    )
+}
+
+/// Where all columns are equal, row by row, in the sense of the hash: NULL equals NULL, NaN equals NaN, -0 equals 0.
+pub fn equal_keys(a: &[ArrayRef], b: &[ArrayRef]) -> BooleanBuffer {
+    let rows = a.first().map_or(0, |c| c.len());
+    let mut all = BooleanBuffer::new_set(rows);
+    for (a, b) in a.iter().zip(b) {
+        let (a, b) = (normal(a), normal(b));
+        let equal = match a.data_type() {
+            DataType::Struct(_) | DataType::List(_) | DataType::LargeList(_) => {
+                let compare = comparator(&a, &b);
+                BooleanBuffer::collect_bool(rows, |i| compare(i, i).is_eq())
+            }
+            _ => {
+                let equal: BooleanArray = not_distinct(&a, &b)
+                    .unwrap_or_else(|e| panic!("keys of type {}: {e}", a.data_type()));
+                equal.values().clone()
+            }
+        };
+        all = &all & &equal;
+    }
+    all
+}
+
+/// Floats with one NaN and one zero; everything else as it is.
+fn normal(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => {
+            let wide = cast(column, &DataType::Float64).expect("floats widen");
+            let wide = arrow::array::cast::AsArray::as_primitive::<arrow::datatypes::Float64Type>(
+                wide.as_ref(),
+            );
+            let normal = wide
+                .unary::<_, arrow::datatypes::UInt64Type>(tidemill_zset::hash::float_bits);
+            std::sync::Arc::new(normal)
+        }
+        _ => column.clone(),
+    }
+}
+
+/// The rows whose key columns are all valid; `None`: all are.
+pub fn complete_keys(keys: &[ArrayRef]) -> Option<BooleanBuffer> {
+    let nulls = keys
+        .iter()
+        .fold(None, |all, c| NullBuffer::union(all.as_ref(), c.logical_nulls().as_ref()));
+    nulls
+        .filter(|n| n.null_count() > 0)
+        .map(|n| n.inner().clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Float64Array, StringViewArray};
+    use arrow::datatypes::{Field, Schema};
+
+    use super::*;
+
+    fn text(values: &[Option<&str>]) -> ArrayRef {
+        Arc::new(StringViewArray::from(values.to_vec()))
+    }
+
+    #[test]
+    fn keys_that_share_a_hash_have_slots_of_their_own() {
+        let schema = Arc::new(Schema::new(vec![Field::new("k", DataType::Utf8View, true)]));
+        let mut table = KeyTable::<1>::new(schema, true);
+        let (mut slots, mut fresh) = (Vec::new(), Vec::new());
+        let keys = text(&[Some("a"), Some("b"), Some("a"), None, Some("c"), None]);
+        table.resolve(&[keys], &[7, 7, 7, 7, 8, 7], 1, &mut slots, &mut fresh);
+        assert_eq!(slots, vec![0, 2, 0, 3, 1, 3]);
+        assert_eq!(fresh, vec![0, 1], "one per hash");
+        fresh.clear();
+        let keys = text(&[None, Some("d"), Some("b"), Some("c"), Some("a")]);
+        table.resolve(&[keys], &[7, 7, 7, 8, 7], 2, &mut slots, &mut fresh);
+        assert_eq!(slots, vec![3, 4, 2, 1, 0]);
+        assert!(fresh.is_empty(), "both hashes are known");
+    }
+
+    #[test]
+    fn floats_are_equal_as_sql_has_them() {
+        let odd_nan = f64::from_bits(f64::NAN.to_bits() | 1);
+        let a: ArrayRef = Arc::new(Float64Array::from(vec![0.0, f64::NAN, 1.0, 2.0]));
+        let b: ArrayRef = Arc::new(Float64Array::from(vec![-0.0, odd_nan, 1.0, 3.0]));
+        let equal = equal_keys(&[a], &[b]);
+        let got: Vec<bool> = equal.iter().collect();
+        assert_eq!(got, vec![true, true, true, false]);
+    }
+}

@@ -1,0 +1,365 @@
+//! [`KeyedState`]: the in-memory index of one or several arrangements that share a key.
+//!
+//! It is a cache: keys that it doesn't hold are fetched from the committed version, keys that haven't been
+//! touched for long are dropped again when memory is short.
+//!
+//! Invariants: a key that has a slot is *resident*: all its rows, of every side, are here. A side is
+//! *complete* as long as keys without a slot are known to have no rows, so that nothing is fetched. A slot is
+//! dropped only if all its changes are committed, or if it holds nothing and its sides are complete.
+
+use std::collections::VecDeque;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::{Schema, SchemaRef};
+use tidemill_zset::{Diffs, Epoch};
+
+use super::join_keys::{KeyTable, Slot};
+use super::join_rows::{BLOCK_ROWS, Debts, NIL, RowStore};
+use crate::state::StateHandle;
+
+/// Dropped rows, or empty keys, are left in memory until there are this many and they are the larger half.
+const GARBAGE_MIN: usize = 16 * 1024;
+
+/// One arrangement in memory.
+pub struct StateSide {
+    /// Which arrangement.
+    pub handle: StateHandle,
+    /// Its rows; for a side of which only counts are kept, always empty.
+    pub store: RowStore,
+    keeps_rows: bool,
+    complete: bool,
+    debts: Debts,
+}
+
+impl StateSide {
+    /// A side without rows in memory. `with_matching`: see [`RowStore::matching`]. `keeps_rows`: false if only
+    /// [`KeyedState::counts`] are wanted.
+    pub fn new(handle: StateHandle, with_matching: bool, keeps_rows: bool) -> Self {
+        let complete = handle.reader.as_ref().is_none_or(|r| r.is_empty());
+        StateSide {
+            store: RowStore::new(handle.desc.schema.clone(), with_matching),
+            handle,
+            keeps_rows,
+            complete,
+            debts: Debts::default(),
+        }
+    }
+}
+
+/// See the module.
+pub struct KeyedState<const N: usize> {
+    /// Slots of the resident keys.
+    pub keys: KeyTable<N>,
+    /// The arrangements.
+    pub sides: [StateSide; N],
+    /// Sum of diffs per slot and side, if wanted.
+    pub counts: Option<Vec<[i64; N]>>,
+    key_schema: SchemaRef,
+    nulls: bool,
+    /// The number of the epoch that is being computed, counted from 1.
+    step: u32,
+    /// Steps whose changes may not be committed yet, with their epochs.
+    finished: VecDeque<(u32, Epoch)>,
+    committed: u32,
+    bytes_max: usize,
+    /// Bytes from which on dropping is tried (again).
+    bytes_try: usize,
+    /// Slots that became empty and are still there (an upper bound).
+    emptied: usize,
+}
+
+impl<const N: usize> KeyedState<N> {
+    /// State of arrangements whose keys have equal types. `nulls`: NULL is a key value like any other;
+    /// otherwise no row with NULL in its key may be given. `bytes_max`: memory from which on keys are dropped.
+    pub fn new(sides: [StateSide; N], with_counts: bool, nulls: bool, bytes_max: usize) -> Self {
+        let desc = &sides[0].handle.desc;
+        let key_fields = desc.schema.fields()[..desc.key_columns].to_vec();
+        let key_schema = super::join_rows::nullable(&std::sync::Arc::new(Schema::new(key_fields)));
+        KeyedState {
+            keys: KeyTable::new(key_schema.clone(), nulls),
+            sides,
+            counts: with_counts.then(Vec::new),
+            key_schema,
+            nulls,
+            step: 1,
+            finished: VecDeque::new(),
+            committed: 0,
+            bytes_max,
+            bytes_try: bytes_max,
+            emptied: 0,
+        }
+    }
+
+    /// Approximate bytes of memory.
+    pub fn bytes(&self) -> usize {
+        let counts = self.counts.as_ref().map_or(0, |c| c.len() * 8 * N);
+        self.keys.bytes() + counts + self.sides.iter().map(|s| s.store.bytes()).sum::<usize>()
+    }
+
+    /// The slot of each row, all of them resident afterwards. Returns the slots that had to be fetched, in full
+    /// (a range of numbers).
+    pub fn resolve(
+        &mut self,
+        keys: &[ArrayRef],
+        hashes: &[u64],
+        slots: &mut Vec<u32>,
+    ) -> std::ops::Range<u32> {
+        let known = self.keys.len() as u32;
+        let mut fresh = Vec::new();
+        self.keys
+            .resolve(keys, hashes, self.step, slots, &mut fresh);
+        self.grow_counts();
+        if fresh.is_empty() || self.sides.iter().all(|s| s.complete) {
+            return known..known;
+        }
+        self.fetch(&fresh);
+        known..self.keys.len() as u32
+    }
+
+    fn grow_counts(&mut self) {
+        if let Some(c) = &mut self.counts {
+            c.resize(self.keys.len(), [0; N]);
+        }
+    }
+
+    /// Reads the committed rows of new slots. Keys that share their hash come along.
+    fn fetch(&mut self, fresh: &[u32]) {
+        let mut hashes: Vec<u64> = fresh.iter().map(|s| self.keys.slot(*s).hash).collect();
+        hashes.sort_unstable();
+        let (mut slots, mut newer) = (Vec::new(), Vec::new());
+        for side in 0..N {
+            if self.sides[side].complete {
+                continue;
+            }
+            let Some(reader) = self.sides[side].handle.reader.clone() else {
+                continue;
+            };
+            let id = self.sides[side].handle.desc.id;
+            let batches = reader
+                .get_many(&hashes)
+                .unwrap_or_else(|e| panic!("state of {id} can't be read: {e}"));
+            let key_columns = self.sides[side].handle.desc.key_columns;
+            for batch in batches {
+                for start in (0..batch.rows.num_rows()).step_by(BLOCK_ROWS) {
+                    let n = BLOCK_ROWS.min(batch.rows.num_rows() - start);
+                    let rows = batch.rows.slice(start, n);
+                    let diffs = Diffs::from(batch.diffs[start..start + n].to_vec());
+                    newer.clear();
+                    self.keys.resolve(
+                        &rows.columns()[..key_columns],
+                        &batch.hashes[start..start + n],
+                        self.step,
+                        &mut slots,
+                        &mut newer,
+                    );
+                    assert!(newer.is_empty(), "state of {id}: a hash that wasn't asked for");
+                    self.grow_counts();
+                    self.add(side, &rows, &diffs, &slots);
+                }
+            }
+        }
+    }
+
+    /// Adds pushed rows to a side; `slots` are those of [`KeyedState::resolve`]. Returns the number of the first row.
+    pub fn insert(&mut self, side: usize, rows: &RecordBatch, diffs: &Diffs, slots: &[u32]) -> u32 {
+        if let Diffs::Each(each) = diffs {
+            if self.sides[side].keeps_rows {
+                for (diff, slot) in each.iter().zip(slots) {
+                    if *diff < 0 {
+                        self.sides[side].debts.note(*slot);
+                    }
+                }
+            }
+        }
+        self.add(side, rows, diffs, slots)
+    }
+
+    fn add(&mut self, side: usize, rows: &RecordBatch, diffs: &Diffs, slots: &[u32]) -> u32 {
+        if let Some(counts) = &mut self.counts {
+            for (row, slot) in slots.iter().enumerate() {
+                counts[*slot as usize][side] += diffs.get(row);
+            }
+        }
+        if !self.sides[side].keeps_rows || slots.is_empty() {
+            return NIL;
+        }
+        let store = &mut self.sides[side].store;
+        let first = store.append(rows, diffs);
+        for (row, slot) in slots.iter().enumerate() {
+            let head = &mut self.keys.slot_mut(*slot).heads[side];
+            store.link(first + row as u32, head);
+        }
+        first
+    }
+
+    /// Ends the step: adds up rows that retractions have made superfluous, and drops what isn't needed in memory.
+    pub fn finish(&mut self, epoch: Epoch) {
+        self.settle();
+        self.finished.push_back((self.step, epoch));
+        self.step += 1;
+        let dead: usize = self.sides.iter().map(|s| s.store.dead()).sum();
+        let live: usize = self.sides.iter().map(|s| s.store.live()).sum();
+        let garbage_rows = dead > GARBAGE_MIN.max(live);
+        let garbage_keys = self.emptied > GARBAGE_MIN.max(self.keys.len() / 2);
+        if garbage_rows || garbage_keys {
+            self.note_committed();
+            self.rebuild(0);
+        }
+        if self.bytes() > self.bytes_try {
+            self.evict();
+        }
+    }
+
+    /// Consolidates the lists for which it is due.
+    fn settle(&mut self) {
+        for side in 0..N {
+            let keys = &self.keys;
+            let StateSide { debts, store, .. } = &mut self.sides[side];
+            let due = debts.due(store, |slot| keys.slot(slot).heads[side]);
+            let mut start = 0;
+            while start < due.len() {
+                // In pieces of a bounded number of lists; due lists are short or mostly garbage.
+                let end = due.len().min(start + BLOCK_ROWS);
+                let heads = store.consolidate(&due[start..end]);
+                for ((slot, _), head) in due[start..end].iter().zip(heads) {
+                    let slot = self.keys.slot_mut(*slot);
+                    slot.heads[side] = head;
+                    if slot.heads == [NIL; N] {
+                        self.emptied += 1;
+                    }
+                }
+                start = end;
+            }
+        }
+    }
+
+    /// Finds out which steps have been committed meanwhile.
+    fn note_committed(&mut self) {
+        let epochs = self
+            .sides
+            .iter()
+            .map(|s| s.handle.reader.as_ref().map(|r| r.epoch()));
+        // A side without a reader is never committed.
+        let Some(durable) = epochs.min().flatten() else {
+            return;
+        };
+        while let Some((step, epoch)) = self.finished.front() {
+            if *epoch > durable {
+                break;
+            }
+            self.committed = *step;
+            self.finished.pop_front();
+        }
+    }
+
+    /// Drops the longest untouched half of the keys whose changes are committed.
+    fn evict(&mut self) {
+        self.note_committed();
+        let mut steps: Vec<u32> = self
+            .keys
+            .slots()
+            .iter()
+            .map(|s| s.touched)
+            .filter(|t| *t <= self.committed)
+            .collect();
+        if !steps.is_empty() {
+            let middle = steps.len() / 2;
+            let (_, cutoff, _) = steps.select_nth_unstable(middle);
+            let cutoff = *cutoff;
+            for side in &mut self.sides {
+                side.complete = false;
+            }
+            self.rebuild(cutoff);
+        }
+        // Without this, a state that can't shrink would be looked through in every epoch.
+        self.bytes_try = self.bytes_max.max(self.bytes() + self.bytes() / 4);
+    }
+
+    /// Moves everything to new tables, except slots touched last in step `drop_until` or before, and empty ones.
+    fn rebuild(&mut self, drop_until: u32) {
+        let complete = self.sides.iter().all(|s| s.complete);
+        let kept: Vec<u32> = (0..self.keys.len() as u32)
+            .filter(|s| {
+                let slot = self.keys.slot(*s);
+                let empty = slot.heads == [NIL; N]
+                    && self.counts.as_ref().is_none_or(|c| c[*s as usize] == [0; N]);
+                let droppable = complete || slot.touched <= self.committed;
+                slot.touched > drop_until && !(empty && droppable)
+            })
+            .collect();
+        let old_keys = std::mem::replace(
+            &mut self.keys,
+            KeyTable::new(self.key_schema.clone(), self.nulls),
+        );
+        let mut old_keys = old_keys;
+        let old_counts = self.counts.take();
+        let mut renumbered = Vec::with_capacity(kept.len());
+        for chunk in kept.chunks(BLOCK_ROWS) {
+            let keys = old_keys.key_columns(chunk);
+            let hashes: Vec<u64> = chunk.iter().map(|s| old_keys.slot(*s).hash).collect();
+            let (mut slots, mut fresh) = (Vec::new(), Vec::new());
+            self.keys
+                .resolve(&keys, &hashes, self.step, &mut slots, &mut fresh);
+            for (old, new) in chunk.iter().zip(&slots) {
+                let Slot { touched, flags, .. } = old_keys.slot(*old).clone();
+                let slot = self.keys.slot_mut(*new);
+                slot.touched = touched;
+                slot.flags = flags;
+            }
+            renumbered.extend(slots);
+        }
+        self.counts = old_counts.map(|old| {
+            let mut counts = vec![[0; N]; self.keys.len()];
+            for (from, to) in kept.iter().zip(&renumbered) {
+                counts[*to as usize] = old[*from as usize];
+            }
+            counts
+        });
+        for side in 0..N {
+            self.move_rows(side, &old_keys, &kept, &renumbered);
+        }
+        self.emptied = 0;
+    }
+
+    fn move_rows(&mut self, side: usize, old_keys: &KeyTable<N>, from: &[u32], to: &[u32]) {
+        let StateSide { store, debts, .. } = &mut self.sides[side];
+        debts.clear();
+        let empty = RowStore::new(store.schema().clone(), store.matching.is_some());
+        let mut old = std::mem::replace(store, empty);
+        let (mut rows, mut slots) = (Vec::new(), Vec::new());
+        for (from, to) in from.iter().zip(to) {
+            old.collect(old_keys.slot(*from).heads[side], &mut rows);
+            slots.resize(rows.len(), *to);
+            if rows.len() >= BLOCK_ROWS {
+                move_chunks(&mut old, store, &rows, &slots, side, &mut self.keys);
+                rows.clear();
+                slots.clear();
+            }
+        }
+        move_chunks(&mut old, store, &rows, &slots, side, &mut self.keys);
+    }
+}
+
+fn move_chunks<const N: usize>(
+    from: &mut RowStore,
+    to: &mut RowStore,
+    rows: &[u32],
+    slots: &[u32],
+    side: usize,
+    keys: &mut KeyTable<N>,
+) {
+    for (rows, slots) in rows.chunks(BLOCK_ROWS).zip(slots.chunks(BLOCK_ROWS)) {
+        let batch = from.gather_rows(rows);
+        let diffs: Vec<i64> = rows.iter().map(|r| from.diff(*r)).collect();
+        let first = to.append(&batch, &Diffs::from(diffs));
+        for (i, slot) in slots.iter().enumerate() {
+            to.link(first + i as u32, &mut keys.slot_mut(*slot).heads[side]);
+        }
+        if let (Some(old), Some(new)) = (&from.matching, &mut to.matching) {
+            for (i, row) in rows.iter().enumerate() {
+                new.matches[first as usize + i] = old.matches[*row as usize];
+                new.shown[first as usize + i] = old.shown[*row as usize];
+            }
+        }
+    }
+}
