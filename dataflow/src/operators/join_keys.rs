@@ -270,8 +270,8 @@ fn normal(column: &ArrayRef) -> ArrayRef {
             let wide = arrow::array::cast::AsArray::as_primitive::<arrow::datatypes::Float64Type>(
                 wide.as_ref(),
             );
-            let normal = wide
-                .unary::<_, arrow::datatypes::UInt64Type>(tidemill_zset::hash::float_bits);
+            let normal =
+                wide.unary::<_, arrow::datatypes::UInt64Type>(tidemill_zset::hash::float_bits);
             std::sync::Arc::new(normal)
         }
         _ => column.clone(),
@@ -280,9 +280,9 @@ fn normal(column: &ArrayRef) -> ArrayRef {
 
 /// The rows whose key columns are all valid; `None`: all are.
 pub fn complete_keys(keys: &[ArrayRef]) -> Option<BooleanBuffer> {
-    let nulls = keys
-        .iter()
-        .fold(None, |all, c| NullBuffer::union(all.as_ref(), c.logical_nulls().as_ref()));
+    let nulls = keys.iter().fold(None, |all, c| {
+        NullBuffer::union(all.as_ref(), c.logical_nulls().as_ref())
+    });
     nulls
         .filter(|n| n.null_count() > 0)
         .map(|n| n.inner().clone())

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::array::{DynComparator, make_comparator};
 use arrow::compute::interleave;
 use arrow::datatypes::{DataType, SchemaRef};
-use arrow::ord::ord::{DynComparator, make_comparator};
 use hashbrown::HashMap;
 use tidemill_zset::Diffs;
 use tidemill_zset::hash::hash_columns;
@@ -194,7 +194,8 @@ impl RowStore {
             return Vec::new();
         }
         if rows.is_empty() {
-            let empty = |c: &usize| arrow::array::new_empty_array(self.schema.field(*c).data_type());
+            let empty =
+                |c: &usize| arrow::array::new_empty_array(self.schema.field(*c).data_type());
             return columns.iter().map(empty).collect();
         }
         let (pieces, places) = self.locate(rows);

@@ -152,7 +152,10 @@ impl<const N: usize> KeyedState<N> {
                         &mut slots,
                         &mut newer,
                     );
-                    assert!(newer.is_empty(), "state of {id}: a hash that wasn't asked for");
+                    assert!(
+                        newer.is_empty(),
+                        "state of {id}: a hash that wasn't asked for"
+                    );
                     self.grow_counts();
                     self.add(side, &rows, &diffs, &slots);
                 }
@@ -282,7 +285,10 @@ impl<const N: usize> KeyedState<N> {
             .filter(|s| {
                 let slot = self.keys.slot(*s);
                 let empty = slot.heads == [NIL; N]
-                    && self.counts.as_ref().is_none_or(|c| c[*s as usize] == [0; N]);
+                    && self
+                        .counts
+                        .as_ref()
+                        .is_none_or(|c| c[*s as usize] == [0; N]);
                 let droppable = complete || slot.touched <= self.committed;
                 slot.touched > drop_until && !(empty && droppable)
             })
