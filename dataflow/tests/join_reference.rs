@@ -1,0 +1,437 @@
+//! Joins against a naive join of the whole inputs, after every epoch of random changes, with restarts and
+//! eviction at random.
+
+mod memory;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion_common::ScalarValue;
+use datafusion_expr::Operator as Binary;
+use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::expressions::{BinaryExpr, Column, Literal};
+use memory::{MemoryState, Row, Rows, add, delta, map_error, rows_of};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tidemill_dataflow::operator::{BuildContext, Operator, Output};
+use tidemill_dataflow::operators;
+use tidemill_dataflow::plan::{JoinKind, Node, Op};
+use tidemill_zset::CollectionId;
+
+/// What the condition beyond the equal columns is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Filter {
+    None,
+    /// l.a < r.a
+    Less,
+    /// 12 / (l.a - r.a) > 2, which fails where they are equal
+    Quotient,
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    kind: JoinKind,
+    on: Vec<(usize, usize)>,
+    types: Vec<DataType>,
+    null_equals_null: bool,
+    filter: Filter,
+    state_bytes_max: usize,
+}
+
+// Columns of both sides: k1, a, k2, v. The value `a` of the filter isn't a key.
+const A: usize = 1;
+const WIDTH: usize = 4;
+
+fn side_schema(types: &[DataType]) -> SchemaRef {
+    let field = |name: &str, t: &DataType| Field::new(name, t.clone(), true);
+    Arc::new(Schema::new(vec![
+        field("k1", &types[0]),
+        field("a", &DataType::Int32),
+        field("k2", &types[1]),
+        field("v", &DataType::Int64),
+    ]))
+}
+
+fn node(case: &Case) -> Node {
+    let input = |id: u64| Node {
+        op: Op::Input {
+            collection: CollectionId(id),
+            columns: (0..WIDTH).collect(),
+        },
+        inputs: vec![],
+        schema: side_schema(&case.types),
+        append_only: false,
+    };
+    let one = side_schema(&case.types);
+    let schema = match case.kind {
+        JoinKind::Semi | JoinKind::Anti => one,
+        _ => {
+            let fields = one.fields().iter().chain(one.fields().iter()).cloned();
+            Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+        }
+    };
+    Node {
+        op: Op::Join {
+            kind: case.kind,
+            on: case.on.clone(),
+            null_equals_null: case.null_equals_null,
+            filter: filter(case.filter),
+        },
+        inputs: vec![input(1), input(2)],
+        schema,
+        append_only: false,
+    }
+}
+
+fn filter(filter: Filter) -> Option<Arc<dyn PhysicalExpr>> {
+    let left: Arc<dyn PhysicalExpr> = Arc::new(Column::new("a", A));
+    let right: Arc<dyn PhysicalExpr> = Arc::new(Column::new("a", WIDTH + A));
+    let number =
+        |v: i32| -> Arc<dyn PhysicalExpr> { Arc::new(Literal::new(ScalarValue::Int32(Some(v)))) };
+    let binary = |l, op, r| -> Arc<dyn PhysicalExpr> { Arc::new(BinaryExpr::new(l, op, r)) };
+    match filter {
+        Filter::None => None,
+        Filter::Less => Some(binary(left, Binary::Lt, right)),
+        Filter::Quotient => {
+            let difference = binary(left, Binary::Minus, right);
+            let quotient = binary(number(12), Binary::Divide, difference);
+            Some(binary(quotient, Binary::Gt, number(2)))
+        }
+    }
+}
+
+/// `None`: fails.
+fn passes(filter: Filter, l: &Row, r: &Row) -> Option<bool> {
+    match (filter, l[A], r[A]) {
+        (Filter::None, _, _) => Some(true),
+        (Filter::Less, Some(l), Some(r)) => Some(l < r),
+        (Filter::Quotient, Some(l), Some(r)) if l == r => None,
+        (Filter::Quotient, Some(l), Some(r)) => Some(12 / (l - r) > 2),
+        _ => Some(false),
+    }
+}
+
+/// The join of whole inputs, and how many pairs fail.
+fn reference(case: &Case, left: &Rows, right: &Rows) -> (Rows, i64) {
+    let mut out = Rows::new();
+    let mut errors = 0;
+    let mut right_matched: BTreeMap<&Row, bool> = BTreeMap::new();
+    for (l, ld) in left {
+        let mut matched = false;
+        for (r, rd) in right {
+            let equal = case.on.iter().all(|(lc, rc)| match (l[*lc], r[*rc]) {
+                (None, None) => case.null_equals_null,
+                (a, b) => a == b,
+            });
+            if !equal {
+                continue;
+            }
+            match passes(case.filter, l, r) {
+                None => errors += ld * rd,
+                Some(false) => {}
+                Some(true) => {
+                    matched = true;
+                    right_matched.insert(r, true);
+                    if !matches!(case.kind, JoinKind::Semi | JoinKind::Anti) {
+                        add(&mut out, [l.clone(), r.clone()].concat(), ld * rd);
+                    }
+                }
+            }
+        }
+        match case.kind {
+            JoinKind::Left | JoinKind::Full if !matched => {
+                add(&mut out, [l.clone(), vec![None; WIDTH]].concat(), *ld)
+            }
+            JoinKind::Semi if matched => add(&mut out, l.clone(), *ld),
+            JoinKind::Anti if !matched => add(&mut out, l.clone(), *ld),
+            _ => {}
+        }
+    }
+    if case.kind == JoinKind::Full {
+        for (r, rd) in right {
+            if !right_matched.contains_key(r) {
+                add(&mut out, [vec![None; WIDTH], r.clone()].concat(), *rd);
+            }
+        }
+    }
+    (out, errors)
+}
+
+struct Test {
+    case: Case,
+    node: Node,
+    states: Vec<Arc<MemoryState>>,
+    operator: Box<dyn Operator>,
+    inputs: [Rows; 2],
+    output: Rows,
+    errors: BTreeMap<String, i64>,
+    uncommitted: Vec<(i64, Vec<tidemill_storage::ArrangementChange>)>,
+}
+
+impl Test {
+    fn new(case: Case) -> Self {
+        let node = node(&case);
+        let states: Vec<_> = operators::arrangements(&node)
+            .iter()
+            .enumerate()
+            .map(|(i, spec)| MemoryState::new(10 + i as u64, spec))
+            .collect();
+        let operator = build(&node, &states, &case);
+        Test {
+            case,
+            node,
+            states,
+            operator,
+            inputs: Default::default(),
+            output: Rows::new(),
+            errors: BTreeMap::new(),
+            uncommitted: Vec::new(),
+        }
+    }
+
+    fn epoch(&mut self, epoch: i64, pushes: Vec<(usize, Vec<(Row, i64)>)>) {
+        let mut out = Output::default();
+        for (port, rows) in pushes {
+            for (row, diff) in &rows {
+                add(&mut self.inputs[port], row.clone(), *diff);
+            }
+            let schema = self.node.inputs[port].schema.clone();
+            self.operator.push(port, delta(&schema, &rows), &mut out);
+        }
+        self.operator.finish(epoch, &mut out);
+        for piece in &out.rows {
+            assert!(piece.len() <= 8192);
+            for (i, row) in rows_of(&piece.rows).into_iter().enumerate() {
+                add(&mut self.output, row, piece.diffs.get(i));
+            }
+        }
+        for piece in &out.errors {
+            let culprits = piece.rows.column(2);
+            for i in 0..piece.len() {
+                let text = arrow::util::display::array_value_to_string(culprits, i).unwrap();
+                *self.errors.entry(text).or_insert(0) += piece.diffs.get(i);
+            }
+        }
+        self.uncommitted.push((epoch, out.changes));
+        let (expected, failing) = reference(&self.case, &self.inputs[0], &self.inputs[1]);
+        assert_eq!(self.output, expected);
+        assert!(self.errors.values().all(|d| *d >= 0), "{:?}", self.errors);
+        assert_eq!(self.errors.values().sum::<i64>(), failing);
+    }
+
+    /// Commits all but the last `behind` epochs.
+    fn commit(&mut self, behind: usize) {
+        while self.uncommitted.len() > behind {
+            let (epoch, changes) = self.uncommitted.remove(0);
+            for state in &self.states {
+                state.commit(epoch, &changes);
+            }
+        }
+    }
+
+    fn restart(&mut self) {
+        self.commit(0);
+        self.operator = build(&self.node, &self.states, &self.case);
+    }
+}
+
+fn build(node: &Node, states: &[Arc<MemoryState>], case: &Case) -> Box<dyn Operator> {
+    let context = BuildContext {
+        worker: 0,
+        workers: 1,
+        partitions: 16,
+        fresh: true,
+        state_bytes_max: case.state_bytes_max,
+        error_mapper: map_error,
+        demand: Default::default(),
+    };
+    operators::build(node, states.iter().map(|s| s.handle()).collect(), &context).unwrap()
+}
+
+/// Pushes of one epoch: insertions, deletions of what is there, updates, and changes that cancel each other.
+fn changes(rng: &mut ChaCha8Rng, inputs: &[Rows; 2], keys: i64) -> Vec<(usize, Vec<(Row, i64)>)> {
+    let mut live = inputs.clone();
+    let mut pushes = Vec::new();
+    for _ in 0..rng.random_range(0..6) {
+        let port = rng.random_range(0..2);
+        let mut rows = Vec::new();
+        for _ in 0..rng.random_range(1..8) {
+            let number = |rng: &mut ChaCha8Rng, n: i64| match rng.random_range(0..8) {
+                0 => None,
+                _ => Some(rng.random_range(0..n)),
+            };
+            let fresh = vec![
+                number(rng, keys),
+                number(rng, 4),
+                number(rng, 2),
+                number(rng, 3),
+            ];
+            let old = live[port].iter().nth(rng.random_range(0..20));
+            let old = old.map(|(r, d)| (r.clone(), *d));
+            let mut change = |row: Row, diff: i64| {
+                add(&mut live[port], row.clone(), diff);
+                rows.push((row, diff));
+            };
+            match (rng.random_range(0..4), old) {
+                (0, Some((row, diff))) => change(row, -diff),
+                (1, Some((row, diff))) => {
+                    let mut newer = row.clone();
+                    newer[3] = Some(rng.random_range(0..3));
+                    if rng.random_bool(0.5) {
+                        change(row, -diff);
+                        change(newer, diff);
+                    } else {
+                        change(newer, diff);
+                        change(row, -diff);
+                    }
+                }
+                _ => change(fresh, rng.random_range(1..4)),
+            }
+        }
+        pushes.push((port, rows));
+    }
+    if rng.random_bool(0.3) {
+        // A row that comes and goes, or the other way round, within the epoch.
+        let row = vec![Some(rng.random_range(0..keys)), Some(1), Some(0), Some(9)];
+        let port = rng.random_range(0..2);
+        let sign = if rng.random_bool(0.5) { 1 } else { -1 };
+        let at = rng.random_range(0..=pushes.len());
+        pushes.insert(at, (port, vec![(row.clone(), sign)]));
+        pushes.push((port, vec![(row, -sign)]));
+    }
+    pushes
+}
+
+fn random_run(case: Case, seed: u64, epochs: i64) {
+    println!("seed {seed}, {case:?}");
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let keys = rng.random_range(1..12);
+    let mut test = Test::new(case);
+    for epoch in 1..=epochs {
+        let pushes = changes(&mut rng, &test.inputs, keys);
+        test.epoch(epoch, pushes);
+        match rng.random_range(0..10) {
+            0 => test.restart(),
+            1..6 => test.commit(0),
+            _ => test.commit(1),
+        }
+    }
+}
+
+const KINDS: [JoinKind; 5] = [
+    JoinKind::Inner,
+    JoinKind::Left,
+    JoinKind::Full,
+    JoinKind::Semi,
+    JoinKind::Anti,
+];
+
+fn random_cases(on: Vec<(usize, usize)>, types: [DataType; 2], seed: u64) {
+    for (i, kind) in KINDS.into_iter().enumerate() {
+        for (j, filter) in [Filter::None, Filter::Less, Filter::Quotient]
+            .into_iter()
+            .enumerate()
+        {
+            for null_equals_null in [false, true] {
+                for (k, state_bytes_max) in [usize::MAX, 1, 3_000].into_iter().enumerate() {
+                    let case = Case {
+                        kind,
+                        on: on.clone(),
+                        types: types.to_vec(),
+                        null_equals_null,
+                        filter,
+                        state_bytes_max,
+                    };
+                    let seed = seed * 1000 + (i * 100 + j * 10 + k) as u64;
+                    random_run(case, seed, 40);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn one_integer_key() {
+    random_cases(vec![(0, 0)], [DataType::Int64, DataType::Int64], 1);
+}
+
+#[test]
+fn text_and_float_keys() {
+    random_cases(
+        vec![(0, 0), (2, 2)],
+        [DataType::Utf8View, DataType::Float64],
+        2,
+    );
+}
+
+#[test]
+fn one_column_equal_to_two() {
+    random_cases(vec![(0, 0), (0, 2)], [DataType::Int64, DataType::Int64], 3);
+}
+
+#[test]
+fn no_key() {
+    random_cases(vec![], [DataType::Int64, DataType::Int64], 4);
+}
+
+/// Row values that don't change while a key's other side is replaced again and again.
+#[test]
+fn many_updates_of_one_key_keep_the_state_small() {
+    let case = Case {
+        kind: JoinKind::Left,
+        on: vec![(0, 0)],
+        types: vec![DataType::Int64, DataType::Int64],
+        null_equals_null: false,
+        filter: Filter::None,
+        state_bytes_max: usize::MAX,
+    };
+    let mut test = Test::new(case);
+    let row = |v: i64| vec![Some(1), Some(0), Some(0), Some(v)];
+    test.epoch(1, vec![(0, vec![(row(0), 1)]), (1, vec![(row(0), 1)])]);
+    let mut largest = 0;
+    for epoch in 2..3_000 {
+        let v = epoch - 1;
+        test.epoch(epoch, vec![(1, vec![(row(v - 1), -1), (row(v), 1)])]);
+        test.commit(0);
+        largest = largest.max(test.operator.state_bytes());
+    }
+    assert_eq!(test.states[1].len(), 1);
+    assert!(largest < 4_000_000, "{largest} bytes for two rows");
+}
+
+/// More rows than a piece on both sides of one key, and a batch larger than a piece.
+#[test]
+fn large_batches_are_cut() {
+    for kind in KINDS {
+        let case = Case {
+            kind,
+            on: vec![(0, 0)],
+            types: vec![DataType::Int64, DataType::Utf8View],
+            null_equals_null: false,
+            filter: Filter::None,
+            state_bytes_max: usize::MAX,
+        };
+        let mut test = Test::new(case);
+        let row = |k: i64, v: i64| vec![Some(k), Some(0), Some(0), Some(v)];
+        let left: Vec<_> = (0..20_000).map(|v| (row(v, v), 1)).collect();
+        let right: Vec<_> = (10_000..30_000).map(|v| (row(v, v), 1)).collect();
+        let mut out = Output::default();
+        let schema = test.node.inputs[0].schema.clone();
+        test.operator.push(0, delta(&schema, &left), &mut out);
+        test.operator.push(1, delta(&schema, &right), &mut out);
+        test.operator.finish(1, &mut out);
+        let rows: i64 = out
+            .rows
+            .iter()
+            .map(|d| (0..d.len()).map(|i| d.diffs.get(i)).sum::<i64>())
+            .sum();
+        let expected = match kind {
+            JoinKind::Inner | JoinKind::Semi | JoinKind::Anti => 10_000,
+            JoinKind::Left => 20_000,
+            JoinKind::Full => 30_000,
+        };
+        assert_eq!(rows, expected, "{kind:?}");
+        assert!(out.rows.iter().all(|d| d.len() <= 8192));
+    }
+}
