@@ -1,1 +1,57 @@
+//! Benchmarks of the real server, durable and over the wire.
+//!
+//! * [`generate`]: deterministic data sets.
+//! * [`measure`]: costs from the operating system.
+//! * [`peers`]: neighbouring systems on the same data.
+//! * [`batch`]: a data set through a pipeline, as fast as it goes.
+//! * [`latency`]: how long a change takes to be seen.
+//! * [`load`]: point reads, many views, many subscribers, updates and deletes.
+//! * [`nexmark`]: the auction queries.
+//! * [`report`]: tables for people and for `bench/RESULTS.md`.
+//!
+//! The program `workloads` runs them: `cargo run --release -p tidemill-bench --bin workloads -- --help`.
 
+pub mod batch;
+pub mod generate;
+pub mod latency;
+pub mod load;
+pub mod measure;
+pub mod nexmark;
+pub mod peers;
+pub mod report;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use tidemill_tests::{Options, Server, Sql};
+
+/// What all workloads share.
+pub struct Setting {
+    /// Where data sets are kept between runs.
+    pub data: PathBuf,
+    /// A directory of this run, emptied before.
+    pub scratch: PathBuf,
+    /// Size of the data.
+    pub scale: generate::Scale,
+    /// `--workers` of the server.
+    pub workers: usize,
+    /// Only keep the program alive: small, no peers, nothing appended to the results.
+    pub smoke: bool,
+}
+
+impl Setting {
+    /// A server on a fresh directory.
+    pub fn server(&self) -> Result<Server> {
+        let data = self.scratch.join("data");
+        let _ = std::fs::remove_dir_all(&data);
+        std::fs::create_dir_all(&self.scratch)?;
+        Server::start(&data, &Options::workers(self.workers))
+    }
+
+    /// A server on a fresh directory, and a session.
+    pub async fn started(&self) -> Result<(Server, Sql)> {
+        let server = self.server()?;
+        let sql = server.connect().await?;
+        Ok((server, sql))
+    }
+}

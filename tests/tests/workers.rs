@@ -68,9 +68,9 @@ fn the_number_of_workers_may_change() {
                 input.join(format!("b{round}.csv")),
                 format!("k,v\n{key},1000000\n"),
             )?;
-            let query = format!("SELECT count(*) FROM joined WHERE name = 'more' AND v = 1000000");
+            let query = "SELECT count(*) FROM joined WHERE name = 'more' AND v = 1000000";
             tidemill_tests::eventually("the new row", async || {
-                Ok((sql.number(&query).await? == round as i64 + 1).then_some(()))
+                Ok((sql.number(query).await? == round as i64 + 1).then_some(()))
             })
             .await?;
             ensure!(

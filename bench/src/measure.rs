@@ -1,0 +1,99 @@
+//! What a run costs: wall time, CPU time of the process and its children, peak memory, bytes written.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+/// Costs of one run.
+#[derive(Clone, Debug, Default)]
+pub struct Cost {
+    /// Seconds on the clock.
+    pub wall_s: f64,
+    /// User and system seconds of the process and the children it waited for.
+    pub cpu_s: f64,
+    /// Largest resident set, in megabytes.
+    pub peak_mb: f64,
+    /// Bytes that reached the disk, in megabytes.
+    pub written_mb: f64,
+}
+
+/// Ticks per second of /proc's times.
+fn ticks_per_second() -> f64 {
+    // SAFETY: sysconf reads a constant of the system.
+    (unsafe { libc::sysconf(libc::_SC_CLK_TCK) }) as f64
+}
+
+/// CPU seconds of a running process, with the children that it has waited for.
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, rest) = stat.rsplit_once(") ").context("a line of /proc/PID/stat")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let ticks: f64 = fields[11..15].iter().filter_map(|f| f.parse::<f64>().ok()).sum();
+    Ok(ticks / ticks_per_second())
+}
+
+fn field(path: &str, name: &str) -> Result<f64> {
+    let text = std::fs::read_to_string(path)?;
+    let line = text.lines().find(|l| l.starts_with(name)).with_context(|| format!("{name} in {path}"))?;
+    let number = line.split_whitespace().nth(1).context("a number")?;
+    Ok(number.parse()?)
+}
+
+/// The costs so far of a process that was started at `start`.
+pub fn of_process(pid: u32, start: Instant) -> Result<Cost> {
+    Ok(Cost {
+        wall_s: start.elapsed().as_secs_f64(),
+        cpu_s: cpu_seconds(pid)?,
+        peak_mb: field(&format!("/proc/{pid}/status"), "VmHWM:")? / 1024.0,
+        written_mb: field(&format!("/proc/{pid}/io"), "write_bytes:")? / 1e6,
+    })
+}
+
+/// Runs a command to its end.
+pub fn of_command(command: &mut Command) -> Result<Cost> {
+    let start = Instant::now();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn();
+    let child = child.with_context(|| format!("{command:?}"))?;
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    let mut status = 0;
+    // SAFETY: the child is ours and nobody else waits for it; both pointers are to live locals.
+    let waited = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, &mut usage) };
+    ensure!(waited > 0 && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{command:?} failed ({status})");
+    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+    Ok(Cost {
+        wall_s: start.elapsed().as_secs_f64(),
+        cpu_s: seconds(usage.ru_utime) + seconds(usage.ru_stime),
+        peak_mb: usage.ru_maxrss as f64 / 1024.0,
+        written_mb: usage.ru_oublock as f64 * 512.0 / 1e6,
+    })
+}
+
+/// Bytes of all files below a directory, in megabytes.
+pub fn disk_mb(dir: &Path) -> f64 {
+    fn bytes(path: &Path) -> u64 {
+        let Ok(meta) = std::fs::symlink_metadata(path) else { return 0 };
+        if !meta.is_dir() {
+            return meta.len();
+        }
+        std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| bytes(&e.path())).sum()
+    }
+    bytes(dir) as f64 / 1e6
+}
+
+/// A quantile of durations, in milliseconds.
+pub fn quantile_ms(sorted: &[Duration], q: f64) -> f64 {
+    let at = ((sorted.len() as f64 * q) as usize).min(sorted.len().saturating_sub(1));
+    sorted.get(at).map_or(f64::NAN, |d| d.as_secs_f64() * 1e3)
+}
+
+/// The machine in one line, for the results.
+pub fn machine() -> String {
+    let cpus = std::thread::available_parallelism().map_or(0, |n| n.get());
+    let model = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = model.lines().find_map(|l| l.strip_prefix("model name").map(|m| m.trim_matches([' ', '\t', ':']).to_owned()));
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or("?").to_owned();
+    format!("{cpus} cores ({}), load {load} before the run", model.unwrap_or_default())
+}
