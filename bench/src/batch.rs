@@ -35,12 +35,24 @@ struct Pipeline {
 
 impl Pipeline {
     async fn declare(&self, sql: &Sql, mode: Mode, out: &std::path::Path) -> Result<()> {
-        let epoch_rows = if self.workload == "bank" { EPOCH_ROWS / 10 } else { EPOCH_ROWS };
+        let epoch_rows = if self.workload == "bank" {
+            EPOCH_ROWS / 10
+        } else {
+            EPOCH_ROWS
+        };
         for (name, columns, dir, format) in &self.sources {
             let path = self.data.join(dir);
             let path = path.display();
-            let header = if *format == "csv" { ", header = true" } else { "" };
-            let recorded = if mode == Mode::Recorded { format!(", persistent_id = '{name}'") } else { String::new() };
+            let header = if *format == "csv" {
+                ", header = true"
+            } else {
+                ""
+            };
+            let recorded = if mode == Mode::Recorded {
+                format!(", persistent_id = '{name}'")
+            } else {
+                String::new()
+            };
             sql.run(&format!(
                 "CREATE SOURCE {name} ({columns}) WITH (connector = 'files', path = '{path}', format = '{format}', \
                  epoch_rows_max = {epoch_rows}{header}{recorded})"
@@ -48,7 +60,8 @@ impl Pipeline {
             .await?;
         }
         for (name, query) in &self.views {
-            sql.run(&format!("CREATE MATERIALIZED VIEW {name} AS {query}")).await?;
+            sql.run(&format!("CREATE MATERIALIZED VIEW {name} AS {query}"))
+                .await?;
         }
         if mode == Mode::Sink {
             let (view, path) = (self.last_view()?, out.display());
@@ -72,7 +85,9 @@ impl Pipeline {
             Ok((sql.number(self.done.0).await? == self.done.1).then_some(()))
         })
         .await?;
-        let rows = sql.rows(&format!("SELECT * FROM {}", self.last_view()?)).await?;
+        let rows = sql
+            .rows(&format!("SELECT * FROM {}", self.last_view()?))
+            .await?;
         ensure!(!rows.is_empty(), "the view is empty");
         if mode == Mode::Sink {
             eventually_long("the sink is up to date", async || {
@@ -96,15 +111,26 @@ impl Pipeline {
             let restart = Instant::now();
             server.restart(&Options::workers(setting.workers))?;
             let sql = server.connect().await?;
-            ensure!(sql.number(self.done.0).await? == self.done.1, "the answer is there after kill -9");
-            let bytes = sql.number("SELECT coalesce(sum(bytes), 0)::bigint FROM tidemill.sources").await?;
+            ensure!(
+                sql.number(self.done.0).await? == self.done.1,
+                "the answer is there after kill -9"
+            );
+            let bytes = sql
+                .number("SELECT coalesce(sum(bytes), 0)::bigint FROM tidemill.sources")
+                .await?;
             report.note(format!(
                 "{name}: {disk:.0} MB on disk; kill -9, start, first answer: {:.0} ms, {bytes} bytes read again.",
                 restart.elapsed().as_secs_f64() * 1e3
             ));
         }
         if !setting.smoke {
-            for peer in peers::run_all(self.workload, &self.data, &setting.scratch, setting.workers, EPOCH_ROWS) {
+            for peer in peers::run_all(
+                self.workload,
+                &self.data,
+                &setting.scratch,
+                setting.workers,
+                EPOCH_ROWS,
+            ) {
                 match peer.cost {
                     Ok(cost) => report.cost(peer.name, cost, self.rows),
                     Err(error) => report.note(format!("{}: not measured ({error:#}).", peer.name)),
@@ -117,7 +143,10 @@ impl Pipeline {
 }
 
 /// Like the tests' `eventually`, for work that takes longer than a test may.
-async fn eventually_long(what: &str, mut check: impl AsyncFnMut() -> Result<Option<()>>) -> Result<()> {
+async fn eventually_long(
+    what: &str,
+    mut check: impl AsyncFnMut() -> Result<Option<()>>,
+) -> Result<()> {
     const DEADLINES: usize = 10;
     for _ in 1..DEADLINES {
         if eventually(what, async || check().await).await.is_ok() {
@@ -135,10 +164,19 @@ pub async fn word_count(setting: &Setting) -> Result<Report> {
         rows,
         data,
         sources: vec![("words", "word text", "words", "csv")],
-        views: vec![("counts", "SELECT word, count(*) AS n FROM words GROUP BY word")],
-        done: ("SELECT coalesce(sum(n), 0)::bigint FROM counts", rows as i64),
+        views: vec![(
+            "counts",
+            "SELECT word, count(*) AS n FROM words GROUP BY word",
+        )],
+        done: (
+            "SELECT coalesce(sum(n), 0)::bigint FROM counts",
+            rows as i64,
+        ),
     };
-    let mut report = Report::new(format!("Word count, {rows} rows, {} worker(s)", setting.workers));
+    let mut report = Report::new(format!(
+        "Word count, {rows} rows, {} worker(s)",
+        setting.workers
+    ));
     pipeline.measure(setting, &mut report).await?;
     Ok(report)
 }
@@ -157,17 +195,29 @@ pub async fn bank(setting: &Setting) -> Result<Report> {
                 "SELECT (e ->> 'account_id')::bigint AS account, (e ->> 'amount')::bigint AS amount, e ->> 'event_type' AS kind \
                  FROM (SELECT unnest(json_get_array(events)) AS e FROM transfers) AS x",
             ),
-            ("credits", "SELECT account, sum(amount) AS s, count(*) AS n FROM events WHERE kind = 'credit' GROUP BY account"),
-            ("debits", "SELECT account, sum(amount) AS s FROM events WHERE kind = 'debit' GROUP BY account"),
+            (
+                "credits",
+                "SELECT account, sum(amount) AS s, count(*) AS n FROM events WHERE kind = 'credit' GROUP BY account",
+            ),
+            (
+                "debits",
+                "SELECT account, sum(amount) AS s FROM events WHERE kind = 'debit' GROUP BY account",
+            ),
             (
                 "balances",
                 "SELECT coalesce(c.account, d.account) AS account, coalesce(c.s, 0) + coalesce(d.s, 0) AS balance \
                  FROM credits AS c FULL JOIN debits AS d ON c.account = d.account",
             ),
         ],
-        done: ("SELECT coalesce(sum(n), 0)::bigint FROM credits", rows as i64),
+        done: (
+            "SELECT coalesce(sum(n), 0)::bigint FROM credits",
+            rows as i64,
+        ),
     };
-    let mut report = Report::new(format!("Bank, {rows} messages, {} worker(s)", setting.workers));
+    let mut report = Report::new(format!(
+        "Bank, {rows} messages, {} worker(s)",
+        setting.workers
+    ));
     pipeline.measure(setting, &mut report).await?;
     Ok(report)
 }
@@ -180,17 +230,33 @@ pub async fn orders(setting: &Setting) -> Result<Report> {
         rows,
         data,
         sources: vec![
-            ("customers", "customer_id integer, name text, region text", "customers", "csv"),
-            ("orders", "order_id bigint, customer_id integer, amount integer", "orders", "csv"),
+            (
+                "customers",
+                "customer_id integer, name text, region text",
+                "customers",
+                "csv",
+            ),
+            (
+                "orders",
+                "order_id bigint, customer_id integer, amount integer",
+                "orders",
+                "csv",
+            ),
         ],
         views: vec![(
             "regions",
             "SELECT c.region, count(*) AS n, sum(o.amount) AS total FROM orders AS o JOIN customers AS c \
              ON o.customer_id = c.customer_id GROUP BY c.region",
         )],
-        done: ("SELECT coalesce(sum(n), 0)::bigint FROM regions", rows as i64),
+        done: (
+            "SELECT coalesce(sum(n), 0)::bigint FROM regions",
+            rows as i64,
+        ),
     };
-    let mut report = Report::new(format!("Orders with customers, {rows} orders, {} worker(s)", setting.workers));
+    let mut report = Report::new(format!(
+        "Orders with customers, {rows} orders, {} worker(s)",
+        setting.workers
+    ));
     pipeline.measure(setting, &mut report).await?;
     Ok(report)
 }

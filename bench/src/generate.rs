@@ -42,24 +42,36 @@ impl Zipf {
             sum += (rank as f64).powf(-s);
             sum
         });
-        Zipf { cumulative: cumulative.collect() }
+        Zipf {
+            cumulative: cumulative.collect(),
+        }
     }
 
     /// One rank.
     pub fn sample(&self, rng: &mut impl Rng) -> usize {
         let total = self.cumulative.last().copied().unwrap_or(0.0);
         let at: f64 = rng.random::<f64>() * total;
-        self.cumulative.partition_point(|c| *c < at).min(self.cumulative.len() - 1)
+        self.cumulative
+            .partition_point(|c| *c < at)
+            .min(self.cumulative.len() - 1)
     }
 }
 
 fn writer(dir: &Path, name: String) -> Result<BufWriter<File>> {
     create_dir_all(dir)?;
-    Ok(BufWriter::with_capacity(1 << 20, File::create(dir.join(name))?))
+    Ok(BufWriter::with_capacity(
+        1 << 20,
+        File::create(dir.join(name))?,
+    ))
 }
 
 /// Makes `dir/name` by `make` unless a complete one is there.
-fn once(dir: &Path, name: &str, scale: Scale, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+fn once(
+    dir: &Path,
+    name: &str,
+    scale: Scale,
+    make: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
     let path = dir.join(format!("{name}-{}", scale.0));
     let complete = path.join(".complete");
     if !complete.exists() {
@@ -81,7 +93,9 @@ pub fn words(dir: &Path, scale: Scale) -> Result<(PathBuf, usize)> {
         let mut vocabulary: Vec<String> = Vec::new();
         while vocabulary.len() < VOCABULARY {
             let length = rng.random_range(3..=12);
-            let word: String = (0..length).map(|_| rng.random_range(b'a'..=b'z') as char).collect();
+            let word: String = (0..length)
+                .map(|_| rng.random_range(b'a'..=b'z') as char)
+                .collect();
             if word != "word" && seen.insert(word.clone()) {
                 vocabulary.push(word);
             }
@@ -134,7 +148,11 @@ pub fn orders(dir: &Path, scale: Scale) -> Result<(PathBuf, usize)> {
         let mut out = writer(&path.join("customers"), "part-000.csv".into())?;
         out.write_all(b"customer_id,name,region\n")?;
         for id in 0..customers {
-            writeln!(out, "{id},customer-{id},region-{:02}", rng.random_range(0..REGIONS))?;
+            writeln!(
+                out,
+                "{id},customer-{id},region-{:02}",
+                rng.random_range(0..REGIONS)
+            )?;
         }
         out.flush()?;
         let zipf = Zipf::new(customers, 0.9);
@@ -159,26 +177,51 @@ pub fn nexmark(dir: &Path, scale: Scale) -> Result<(PathBuf, usize)> {
     const FILES: usize = 10;
     let events = scale.of(2_000_000) / FILES;
     let path = once(dir, "nexmark", scale, |path| {
-        let mut generator = EventGenerator::new(NexmarkConfig { base_time: 1_436_918_400_000, ..Default::default() });
+        let mut generator = EventGenerator::new(NexmarkConfig {
+            base_time: 1_436_918_400_000,
+            ..Default::default()
+        });
         for file in 0..FILES {
             let name = format!("part-{file:03}.csv");
             let mut person = writer(&path.join("person"), name.clone())?;
             let mut auction = writer(&path.join("auction"), name.clone())?;
             let mut bid = writer(&path.join("bid"), name)?;
-            writeln!(person, "id,name,email_address,credit_card,city,state,date_time,extra")?;
-            writeln!(auction, "id,item_name,description,initial_bid,reserve,date_time,expires,seller,category,extra")?;
+            writeln!(
+                person,
+                "id,name,email_address,credit_card,city,state,date_time,extra"
+            )?;
+            writeln!(
+                auction,
+                "id,item_name,description,initial_bid,reserve,date_time,expires,seller,category,extra"
+            )?;
             writeln!(bid, "auction,bidder,price,channel,url,date_time,extra")?;
             for event in generator.by_ref().take(events) {
                 match event {
                     Event::Person(e) => writeln!(
                         person,
                         "{},{},{},{},{},{},{},{}",
-                        e.id, e.name, e.email_address, e.credit_card, e.city, e.state, e.date_time, e.extra
+                        e.id,
+                        e.name,
+                        e.email_address,
+                        e.credit_card,
+                        e.city,
+                        e.state,
+                        e.date_time,
+                        e.extra
                     )?,
                     Event::Auction(e) => writeln!(
                         auction,
                         "{},{},{},{},{},{},{},{},{},{}",
-                        e.id, e.item_name, e.description, e.initial_bid, e.reserve, e.date_time, e.expires, e.seller, e.category, e.extra
+                        e.id,
+                        e.item_name,
+                        e.description,
+                        e.initial_bid,
+                        e.reserve,
+                        e.date_time,
+                        e.expires,
+                        e.seller,
+                        e.category,
+                        e.extra
                     )?,
                     Event::Bid(e) => writeln!(
                         bid,

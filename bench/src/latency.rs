@@ -27,12 +27,21 @@ fn line(what: &str, mut waits: Vec<Duration>) -> String {
 }
 
 /// Receives `n` changes of a counter-like view whose new value is in column `column`; gives when each value was seen.
-async fn watch(mut subscription: Subscription, column: usize, n: usize) -> Result<HashMap<String, Instant>> {
+async fn watch(
+    mut subscription: Subscription,
+    column: usize,
+    n: usize,
+) -> Result<HashMap<String, Instant>> {
     let mut seen = HashMap::new();
     while seen.len() < n {
         match subscription.next().await?.context("the stream ended")? {
             Event::Change(change) if change.diff > 0 => {
-                let value = change.row.iter().skip(column).map(|v| v.clone().unwrap_or_default()).collect::<Vec<_>>();
+                let value = change
+                    .row
+                    .iter()
+                    .skip(column)
+                    .map(|v| v.clone().unwrap_or_default())
+                    .collect::<Vec<_>>();
                 seen.insert(value.join("|"), Instant::now());
             }
             _ => {}
@@ -54,22 +63,38 @@ pub async fn latency(setting: &Setting) -> Result<Report> {
         "CREATE SOURCE words (word text) WITH (connector = 'files', path = '{path}', format = 'csv', header = true, commit_interval = '10ms')"
     ))
     .await?;
-    sql.run("CREATE MATERIALIZED VIEW counts AS SELECT word, count(*) AS n FROM words GROUP BY word").await?;
-    let subscription = Subscription::with(&sql, "SUBSCRIBE TO counts WITH (SNAPSHOT = false)").await?;
+    sql.run(
+        "CREATE MATERIALIZED VIEW counts AS SELECT word, count(*) AS n FROM words GROUP BY word",
+    )
+    .await?;
+    let subscription =
+        Subscription::with(&sql, "SUBSCRIBE TO counts WITH (SNAPSHOT = false)").await?;
     let watcher = tokio::spawn(watch(subscription, 0, n));
     let (start, mut sent) = (Instant::now(), Vec::new());
     for i in 0..n {
         pace(start, i as u32, EVERY).await;
         let word = ["hello", "world"][i % 2];
-        drop_file(&input, &format!("part-{i:04}.csv"), format!("word\n{word}\n").as_bytes())?;
+        drop_file(
+            &input,
+            &format!("part-{i:04}.csv"),
+            format!("word\n{word}\n").as_bytes(),
+        )?;
         sent.push((format!("{word}|{}", i / 2 + 1), Instant::now()));
     }
     let seen = watcher.await??;
-    let waits = sent.iter().filter_map(|(k, at)| seen.get(k).map(|s| s.saturating_duration_since(*at))).collect();
-    report.note(line("File renamed to change visible, commit_interval 10 ms, a file every 50 ms", waits));
+    let waits = sent
+        .iter()
+        .filter_map(|(k, at)| seen.get(k).map(|s| s.saturating_duration_since(*at)))
+        .collect();
+    report.note(line(
+        "File renamed to change visible, commit_interval 10 ms, a file every 50 ms",
+        waits,
+    ));
 
-    sql.run("CREATE TABLE t (id bigint PRIMARY KEY, v bigint)").await?;
-    sql.run("CREATE MATERIALIZED VIEW m AS SELECT id, v FROM t WHERE v >= 0").await?;
+    sql.run("CREATE TABLE t (id bigint PRIMARY KEY, v bigint)")
+        .await?;
+    sql.run("CREATE MATERIALIZED VIEW m AS SELECT id, v FROM t WHERE v >= 0")
+        .await?;
     let subscription = Subscription::with(&sql, "SUBSCRIBE TO m WITH (SNAPSHOT = false)").await?;
     let watcher = tokio::spawn(watch(subscription, 0, n));
     let (start, mut sent, mut acknowledged) = (Instant::now(), Vec::new(), Vec::new());
@@ -81,19 +106,31 @@ pub async fn latency(setting: &Setting) -> Result<Report> {
         acknowledged.push(at.elapsed());
     }
     let seen = watcher.await??;
-    let waits = sent.iter().filter_map(|(k, at)| seen.get(k).map(|s| s.saturating_duration_since(*at))).collect();
+    let waits = sent
+        .iter()
+        .filter_map(|(k, at)| seen.get(k).map(|s| s.saturating_duration_since(*at)))
+        .collect();
     report.note(line("INSERT sent to change visible", waits));
-    report.note(line("INSERT sent to acknowledged (durable and published)", acknowledged));
+    report.note(line(
+        "INSERT sent to acknowledged (durable and published)",
+        acknowledged,
+    ));
 
     if !setting.smoke {
         let (before, start) = (cpu_seconds(server.pid())?, Instant::now());
         tokio::time::sleep(Duration::from_secs(10)).await;
         let used = (cpu_seconds(server.pid())? - before) / start.elapsed().as_secs_f64();
-        report.note(format!("A quiet server uses {:.2} % of a core.", used * 100.0));
+        report.note(format!(
+            "A quiet server uses {:.2} % of a core.",
+            used * 100.0
+        ));
     }
     let restart = Instant::now();
     server.restart(&Options::workers(setting.workers))?;
     server.connect().await?.run("SELECT * FROM counts").await?;
-    report.note(format!("kill -9, start, first answer: {:.0} ms.", restart.elapsed().as_secs_f64() * 1e3));
+    report.note(format!(
+        "kill -9, start, first answer: {:.0} ms.",
+        restart.elapsed().as_secs_f64() * 1e3
+    ));
     Ok(report)
 }

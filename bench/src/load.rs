@@ -17,24 +17,37 @@ const CONNECTIONS: usize = 8;
 /// A table of `groups` keys and a view grouped by it, filled in bulk.
 async fn keyed(sql: &Sql, groups: usize) -> Result<()> {
     sql.run("CREATE TABLE t (k bigint, v bigint)").await?;
-    sql.run("CREATE MATERIALIZED VIEW sums AS SELECT k, sum(v) AS s, count(*) AS n FROM t GROUP BY k").await?;
+    sql.run(
+        "CREATE MATERIALIZED VIEW sums AS SELECT k, sum(v) AS s, count(*) AS n FROM t GROUP BY k",
+    )
+    .await?;
     const ROWS: usize = 10_000;
     for start in (0..groups).step_by(ROWS) {
-        let rows: Vec<String> = (start..groups.min(start + ROWS)).map(|k| format!("({k}, {k})")).collect();
-        sql.run(&format!("INSERT INTO t VALUES {}", rows.join(", "))).await?;
+        let rows: Vec<String> = (start..groups.min(start + ROWS))
+            .map(|k| format!("({k}, {k})"))
+            .collect();
+        sql.run(&format!("INSERT INTO t VALUES {}", rows.join(", ")))
+            .await?;
     }
     Ok(())
 }
 
 /// One client that writes a few rows in every epoch until told to stop.
-fn writer(server: &Server, groups: usize, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<Result<()>> {
+fn writer(
+    server: &Server,
+    groups: usize,
+    stop: Arc<AtomicBool>,
+) -> tokio::task::JoinHandle<Result<()>> {
     let port = server.port();
     tokio::spawn(async move {
         let sql = Sql::connect(port).await?;
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
         while !stop.load(Ordering::Acquire) {
-            let rows: Vec<String> = (0..20).map(|_| format!("({}, 1)", rng.random_range(0..groups))).collect();
-            sql.run(&format!("INSERT INTO t VALUES {}", rows.join(", "))).await?;
+            let rows: Vec<String> = (0..20)
+                .map(|_| format!("({}, 1)", rng.random_range(0..groups)))
+                .collect();
+            sql.run(&format!("INSERT INTO t VALUES {}", rows.join(", ")))
+                .await?;
         }
         Ok(())
     })
@@ -54,7 +67,10 @@ pub async fn point(setting: &Setting) -> Result<Report> {
             let port = server.port();
             tokio::spawn(async move {
                 let sql = Sql::connect(port).await?;
-                let statement = sql.client().prepare("SELECT s FROM sums WHERE k = $1").await?;
+                let statement = sql
+                    .client()
+                    .prepare("SELECT s FROM sums WHERE k = $1")
+                    .await?;
                 let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
                 let mut waits = Vec::new();
                 while Instant::now() < end {
@@ -75,7 +91,9 @@ pub async fn point(setting: &Setting) -> Result<Report> {
     stop.store(true, Ordering::Release);
     writing.await??;
     waits.sort();
-    let mut report = Report::new(format!("Point SELECT by key, {groups} groups, {CONNECTIONS} connections, under write load"));
+    let mut report = Report::new(format!(
+        "Point SELECT by key, {groups} groups, {CONNECTIONS} connections, under write load"
+    ));
     report.note(format!(
         "{:.0} per second, p50 {:.2} ms, p99 {:.2} ms (client and server share the cores).",
         waits.len() as f64 / seconds as f64,
@@ -87,13 +105,18 @@ pub async fn point(setting: &Setting) -> Result<Report> {
 
 /// Many subscribers of one view.
 pub async fn subscribers(setting: &Setting) -> Result<Report> {
-    let (n, changes) = if setting.smoke { (10, 20) } else { (1_000, 200) };
+    let (n, changes) = if setting.smoke {
+        (10, 20)
+    } else {
+        (1_000, 200)
+    };
     let (server, sql) = setting.started().await?;
     keyed(&sql, 10).await?;
     let received = Arc::new(AtomicU64::new(0));
     let mut tasks = Vec::new();
     for _ in 0..n {
-        let mut subscription = Subscription::with(&sql, "SUBSCRIBE TO sums WITH (SNAPSHOT = false)").await?;
+        let mut subscription =
+            Subscription::with(&sql, "SUBSCRIBE TO sums WITH (SNAPSHOT = false)").await?;
         let received = received.clone();
         tasks.push(tokio::spawn(async move {
             while subscription.changes.len() < 2 * changes {
@@ -105,7 +128,8 @@ pub async fn subscribers(setting: &Setting) -> Result<Report> {
     }
     let start = Instant::now();
     for i in 0..changes {
-        sql.run(&format!("INSERT INTO t VALUES ({}, 1)", i % 10)).await?;
+        sql.run(&format!("INSERT INTO t VALUES ({}, 1)", i % 10))
+            .await?;
     }
     let written = start.elapsed();
     for task in tasks {
@@ -125,9 +149,16 @@ pub async fn subscribers(setting: &Setting) -> Result<Report> {
 
 /// 1, 10 and 100 views on one source.
 pub async fn views(setting: &Setting) -> Result<Report> {
-    let (data, rows) = crate::generate::words(&setting.data, crate::generate::Scale(setting.scale.0 / 10.0))?;
+    let (data, rows) = crate::generate::words(
+        &setting.data,
+        crate::generate::Scale(setting.scale.0 / 10.0),
+    )?;
     let mut report = Report::new(format!("Many views on one source of {rows} words"));
-    for n in if setting.smoke { vec![1, 5] } else { vec![1, 10, 100] } {
+    for n in if setting.smoke {
+        vec![1, 5]
+    } else {
+        vec![1, 10, 100]
+    } {
         let start = Instant::now();
         let (server, sql) = setting.started().await?;
         let path = data.join("words");
@@ -148,40 +179,70 @@ pub async fn views(setting: &Setting) -> Result<Report> {
         }
         for i in 0..n {
             eventually("all rows", async || {
-                let sum = sql.number(&format!("SELECT coalesce(sum(n), 0)::bigint FROM v{i}")).await?;
+                let sum = sql
+                    .number(&format!("SELECT coalesce(sum(n), 0)::bigint FROM v{i}"))
+                    .await?;
                 Ok((sum == rows as i64).then_some(()))
             })
             .await?;
         }
-        report.cost(format!("{n} view(s)"), of_process(server.pid(), start)?, rows * n);
+        report.cost(
+            format!("{n} view(s)"),
+            of_process(server.pid(), start)?,
+            rows * n,
+        );
     }
     Ok(report)
 }
 
 /// Updates of one key after another, updates of many, deletes of all.
 pub async fn updates(setting: &Setting) -> Result<Report> {
-    let (rows, single) = if setting.smoke { (1_000, 50) } else { (100_000, 2_000) };
+    let (rows, single) = if setting.smoke {
+        (1_000, 50)
+    } else {
+        (100_000, 2_000)
+    };
     let (server, sql) = setting.started().await?;
-    sql.run("CREATE TABLE t (k bigint PRIMARY KEY, g bigint, v bigint)").await?;
+    sql.run("CREATE TABLE t (k bigint PRIMARY KEY, g bigint, v bigint)")
+        .await?;
     sql.run("CREATE MATERIALIZED VIEW sums AS SELECT g, sum(v) AS s, count(*) AS n, max(v) AS m FROM t GROUP BY g").await?;
     let start = Instant::now();
-    sql.run(&format!("INSERT INTO t SELECT n, n % 1000, n FROM generate_series(1, {rows}) AS s (n)")).await?;
-    let mut report = Report::new(format!("Updates and deletes, {rows} rows under a key, an aggregate over them"));
-    let mut step = |what: &str, from: Instant| report.note(format!("{what}: {:.3} s.", from.elapsed().as_secs_f64()));
+    sql.run(&format!(
+        "INSERT INTO t SELECT n, n % 1000, n FROM generate_series(1, {rows}) AS s (n)"
+    ))
+    .await?;
+    let mut report = Report::new(format!(
+        "Updates and deletes, {rows} rows under a key, an aggregate over them"
+    ));
+    let mut step = |what: &str, from: Instant| {
+        report.note(format!("{what}: {:.3} s.", from.elapsed().as_secs_f64()))
+    };
     step("INSERT of all rows in one statement", start);
     let from = Instant::now();
     for i in 0..single {
-        sql.run(&format!("UPDATE t SET v = v + 1 WHERE k = {}", 1 + i % rows)).await?;
+        sql.run(&format!(
+            "UPDATE t SET v = v + 1 WHERE k = {}",
+            1 + i % rows
+        ))
+        .await?;
     }
-    step(&format!("{single} UPDATEs of one row each, one after the other"), from);
+    step(
+        &format!("{single} UPDATEs of one row each, one after the other"),
+        from,
+    );
     let from = Instant::now();
     sql.run("UPDATE t SET v = v + 1, g = g + 1").await?;
     step("UPDATE of all rows in one statement", from);
     let from = Instant::now();
     sql.run("DELETE FROM t WHERE k % 2 = 0").await?;
     step("DELETE of half of them", from);
-    let n = sql.number("SELECT coalesce(sum(n), 0)::bigint FROM sums").await?;
-    ensure!(n == sql.number("SELECT count(*) FROM t").await?, "the view follows");
+    let n = sql
+        .number("SELECT coalesce(sum(n), 0)::bigint FROM sums")
+        .await?;
+    ensure!(
+        n == sql.number("SELECT count(*) FROM t").await?,
+        "the view follows"
+    );
     report.cost("server", of_process(server.pid(), start)?, rows);
     Ok(report)
 }

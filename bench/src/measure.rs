@@ -30,13 +30,19 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, rest) = stat.rsplit_once(") ").context("a line of /proc/PID/stat")?;
     let fields: Vec<&str> = rest.split(' ').collect();
-    let ticks: f64 = fields[11..15].iter().filter_map(|f| f.parse::<f64>().ok()).sum();
+    let ticks: f64 = fields[11..15]
+        .iter()
+        .filter_map(|f| f.parse::<f64>().ok())
+        .sum();
     Ok(ticks / ticks_per_second())
 }
 
 fn field(path: &str, name: &str) -> Result<f64> {
     let text = std::fs::read_to_string(path)?;
-    let line = text.lines().find(|l| l.starts_with(name)).with_context(|| format!("{name} in {path}"))?;
+    let line = text
+        .lines()
+        .find(|l| l.starts_with(name))
+        .with_context(|| format!("{name} in {path}"))?;
     let number = line.split_whitespace().nth(1).context("a number")?;
     Ok(number.parse()?)
 }
@@ -54,13 +60,20 @@ pub fn of_process(pid: u32, start: Instant) -> Result<Cost> {
 /// Runs a command to its end.
 pub fn of_command(command: &mut Command) -> Result<Cost> {
     let start = Instant::now();
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn();
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .spawn();
     let child = child.with_context(|| format!("{command:?}"))?;
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     let mut status = 0;
     // SAFETY: the child is ours and nobody else waits for it; both pointers are to live locals.
     let waited = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, &mut usage) };
-    ensure!(waited > 0 && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{command:?} failed ({status})");
+    ensure!(
+        waited > 0 && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+        "{command:?} failed ({status})"
+    );
     let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
     Ok(Cost {
         wall_s: start.elapsed().as_secs_f64(),
@@ -73,11 +86,18 @@ pub fn of_command(command: &mut Command) -> Result<Cost> {
 /// Bytes of all files below a directory, in megabytes.
 pub fn disk_mb(dir: &Path) -> f64 {
     fn bytes(path: &Path) -> u64 {
-        let Ok(meta) = std::fs::symlink_metadata(path) else { return 0 };
+        let Ok(meta) = std::fs::symlink_metadata(path) else {
+            return 0;
+        };
         if !meta.is_dir() {
             return meta.len();
         }
-        std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| bytes(&e.path())).sum()
+        std::fs::read_dir(path)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| bytes(&e.path()))
+            .sum()
     }
     bytes(dir) as f64 / 1e6
 }
@@ -92,8 +112,14 @@ pub fn quantile_ms(sorted: &[Duration], q: f64) -> f64 {
 pub fn machine() -> String {
     let cpus = std::thread::available_parallelism().map_or(0, |n| n.get());
     let model = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = model.lines().find_map(|l| l.strip_prefix("model name").map(|m| m.trim_matches([' ', '\t', ':']).to_owned()));
+    let model = model.lines().find_map(|l| {
+        l.strip_prefix("model name")
+            .map(|m| m.trim_matches([' ', '\t', ':']).to_owned())
+    });
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or("?").to_owned();
-    format!("{cpus} cores ({}), load {load} before the run", model.unwrap_or_default())
+    format!(
+        "{cpus} cores ({}), load {load} before the run",
+        model.unwrap_or_default()
+    )
 }

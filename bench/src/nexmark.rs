@@ -11,9 +11,18 @@ use crate::{Setting, generate};
 
 /// Name and query. Event times are milliseconds.
 const QUERIES: [(&str, &str); 8] = [
-    ("q0 (all bids)", "SELECT auction, bidder, price, date_time FROM bid"),
-    ("q1 (currency)", "SELECT auction, bidder, 0.908 * price AS price, date_time FROM bid"),
-    ("q2 (some auctions)", "SELECT auction, price FROM bid WHERE auction % 123 = 0"),
+    (
+        "q0 (all bids)",
+        "SELECT auction, bidder, price, date_time FROM bid",
+    ),
+    (
+        "q1 (currency)",
+        "SELECT auction, bidder, 0.908 * price AS price, date_time FROM bid",
+    ),
+    (
+        "q2 (some auctions)",
+        "SELECT auction, price FROM bid WHERE auction % 123 = 0",
+    ),
     (
         "q3 (local sellers)",
         "SELECT p.name, p.city, p.state, a.id FROM auction AS a JOIN person AS p ON a.seller = p.id \
@@ -34,32 +43,47 @@ const QUERIES: [(&str, &str); 8] = [
         "SELECT p.id, p.name, p.w FROM (SELECT id, name, date_time / 10000 AS w FROM person GROUP BY id, name, date_time / 10000) AS p \
          JOIN (SELECT seller, date_time / 10000 AS w FROM auction GROUP BY seller, date_time / 10000) AS a ON p.id = a.seller AND p.w = a.w",
     ),
-    ("q17 (bids per auction and day)", "SELECT auction, date_time / 86400000 AS day, count(*) AS bids, min(price) AS lo, max(price) AS hi, sum(price) AS total FROM bid GROUP BY auction, date_time / 86400000"),
+    (
+        "q17 (bids per auction and day)",
+        "SELECT auction, date_time / 86400000 AS day, count(*) AS bids, min(price) AS lo, max(price) AS hi, sum(price) AS total FROM bid GROUP BY auction, date_time / 86400000",
+    ),
 ];
 
 const SOURCES: [(&str, &str); 3] = [
-    ("person", "id bigint, name text, email_address text, credit_card text, city text, state text, date_time bigint, extra text"),
+    (
+        "person",
+        "id bigint, name text, email_address text, credit_card text, city text, state text, date_time bigint, extra text",
+    ),
     (
         "auction",
         "id bigint, item_name text, description text, initial_bid bigint, reserve bigint, date_time bigint, expires bigint, \
          seller bigint, category bigint, extra text",
     ),
-    ("bid", "auction bigint, bidder bigint, price bigint, channel text, url text, date_time bigint, extra text"),
+    (
+        "bid",
+        "auction bigint, bidder bigint, price bigint, channel text, url text, date_time bigint, extra text",
+    ),
 ];
 
 async fn rows_read(sql: &Sql) -> Result<i64> {
-    sql.number("SELECT coalesce(sum(rows + errors), 0)::bigint FROM tidemill.sources").await
+    sql.number("SELECT coalesce(sum(rows + errors), 0)::bigint FROM tidemill.sources")
+        .await
 }
 
 /// Each query on a server of its own.
 pub async fn nexmark(setting: &Setting) -> Result<Report> {
     let (data, events) = generate::nexmark(&setting.data, setting.scale)?;
-    let mut report = Report::new(format!("Nexmark, {events} events, {} worker(s)", setting.workers));
+    let mut report = Report::new(format!(
+        "Nexmark, {events} events, {} worker(s)",
+        setting.workers
+    ));
     for (name, query) in QUERIES {
         let start = Instant::now();
         let (server, sql) = setting.started().await?;
         let mut rows = 0;
-        for (source, columns) in SOURCES.iter().filter(|(s, _)| query.contains(&format!("FROM {s}")) || query.contains(&format!("JOIN {s}"))) {
+        for (source, columns) in SOURCES.iter().filter(|(s, _)| {
+            query.contains(&format!("FROM {s}")) || query.contains(&format!("JOIN {s}"))
+        }) {
             let dir = data.join(source);
             for file in std::fs::read_dir(&dir)?.flatten() {
                 let text = std::fs::read(file.path())?;
@@ -71,8 +95,13 @@ pub async fn nexmark(setting: &Setting) -> Result<Report> {
             ))
             .await?;
         }
-        sql.run(&format!("CREATE MATERIALIZED VIEW q AS {query}")).await.with_context(|| name.to_owned())?;
-        eventually("all events", async || Ok((rows_read(&sql).await? == rows).then_some(()))).await?;
+        sql.run(&format!("CREATE MATERIALIZED VIEW q AS {query}"))
+            .await
+            .with_context(|| name.to_owned())?;
+        eventually("all events", async || {
+            Ok((rows_read(&sql).await? == rows).then_some(()))
+        })
+        .await?;
         let answer = sql.number("SELECT count(*) FROM q").await?;
         report.cost(name, of_process(server.pid(), start)?, rows as usize);
         report.note(format!("{name}: {answer} rows."));

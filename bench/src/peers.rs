@@ -23,12 +23,21 @@ pub struct PeerRun {
 fn duckdb_python() -> Result<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = std::env::var_os("HOME").map(|h| Path::new(&h).join(".cache"));
-    let venv = cache.or(home).context("no home directory")?.join("tidemill/duckdb");
+    let venv = cache
+        .or(home)
+        .context("no home directory")?
+        .join("tidemill/duckdb");
     let python = venv.join("bin/python");
     if !python.exists() {
         let quiet = |c: &mut Command| c.stdin(Stdio::null()).stdout(Stdio::null()).status();
-        ensure!(quiet(Command::new("python3").args(["-m", "venv"]).arg(&venv))?.success(), "python3 -m venv failed");
-        let pip = Command::new(&python).args(["-m", "pip", "install", "-q", "duckdb"]).stdin(Stdio::null()).status()?;
+        ensure!(
+            quiet(Command::new("python3").args(["-m", "venv"]).arg(&venv))?.success(),
+            "python3 -m venv failed"
+        );
+        let pip = Command::new(&python)
+            .args(["-m", "pip", "install", "-q", "duckdb"])
+            .stdin(Stdio::null())
+            .status()?;
         ensure!(pip.success(), "pip install duckdb failed");
     }
     Ok(python)
@@ -39,7 +48,12 @@ fn duckdb(workload: &str, data: &Path, out: &Path, threads: usize) -> Result<Cos
     let python = duckdb_python()?;
     let run = || {
         let mut command = Command::new(&python);
-        command.arg(script).arg(workload).arg(data).arg(out.join("duckdb.json")).arg(threads.to_string());
+        command
+            .arg(script)
+            .arg(workload)
+            .arg(data)
+            .arg(out.join("duckdb.json"))
+            .arg(threads.to_string());
         of_command(&mut command)
     };
     run()?; // the first run reads Python's and the data's files from disk
@@ -47,31 +61,55 @@ fn duckdb(workload: &str, data: &Path, out: &Path, threads: usize) -> Result<Cos
 }
 
 /// All peers that can run here.
-pub fn run_all(workload: &str, data: &Path, out: &Path, threads: usize, epoch_rows: usize) -> Vec<PeerRun> {
-    let mut runs = vec![PeerRun { name: "DuckDB, batch".into(), cost: duckdb(workload, data, out, threads) }];
-    let Some(base) = std::env::var_os("TIDEMILL_PEERS").map(PathBuf::from) else { return runs };
+pub fn run_all(
+    workload: &str,
+    data: &Path,
+    out: &Path,
+    threads: usize,
+    epoch_rows: usize,
+) -> Vec<PeerRun> {
+    let mut runs = vec![PeerRun {
+        name: "DuckDB, batch".into(),
+        cost: duckdb(workload, data, out, threads),
+    }];
+    let Some(base) = std::env::var_os("TIDEMILL_PEERS").map(PathBuf::from) else {
+        return runs;
+    };
     let number = match workload {
         "words" => "w1",
         "bank" => "w2",
         _ => "w4",
     };
-    for (name, program) in [("differential-dataflow, in memory", "dd"), ("DBSP, in memory", "dbspref")] {
+    for (name, program) in [
+        ("differential-dataflow, in memory", "dd"),
+        ("DBSP, in memory", "dbspref"),
+    ] {
         let path = base.join("target/release").join(program);
         if path.exists() {
             let mut command = Command::new(path);
-            command.arg(number).arg(data).arg(out.join(program)).arg(epoch_rows.to_string());
+            command
+                .arg(number)
+                .arg(data)
+                .arg(out.join(program))
+                .arg(epoch_rows.to_string());
             match program {
                 "dd" => command.args(["-w", &threads.to_string()]),
                 _ => command.arg(threads.to_string()),
             };
-            runs.push(PeerRun { name: name.into(), cost: of_command(&mut command) });
+            runs.push(PeerRun {
+                name: name.into(),
+                cost: of_command(&mut command),
+            });
         }
     }
     let limit = base.join("target/release/limit");
     if workload == "words" && limit.exists() {
         let mut command = Command::new(limit);
         command.arg(data.join("words")).arg(out.join("limit.jsonl"));
-        runs.push(PeerRun { name: "one thread of plain Rust".into(), cost: of_command(&mut command) });
+        runs.push(PeerRun {
+            name: "one thread of plain Rust".into(),
+            cost: of_command(&mut command),
+        });
     }
     runs
 }

@@ -19,7 +19,12 @@ pub struct Report {
 impl Report {
     /// An empty report.
     pub fn new(title: impl Into<String>) -> Report {
-        Report { title: title.into(), reference: None, costs: Vec::new(), notes: Vec::new() }
+        Report {
+            title: title.into(),
+            reference: None,
+            costs: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 
     /// Adds a line of costs; `rows` are what it processed.
@@ -30,7 +35,11 @@ impl Report {
 
     /// Makes the line of that name the reference of the ratios.
     pub fn compare_with(&mut self, name: &str) {
-        self.reference = self.costs.iter().find(|(n, _, _)| n == name).map(|(_, c, _)| c.cpu_s);
+        self.reference = self
+            .costs
+            .iter()
+            .find(|(n, _, _)| n == name)
+            .map(|(_, c, _)| c.cpu_s);
     }
 
     /// Adds a sentence.
@@ -45,7 +54,9 @@ impl Report {
             text.push_str("| | wall s | CPU s | M rows per CPU s | peak MB | written MB | CPU ratio |\n|---|---|---|---|---|---|---|\n");
         }
         for (name, cost, rate) in &self.costs {
-            let ratio = self.reference.map_or(String::new(), |r| format!("{:.2}", cost.cpu_s / r));
+            let ratio = self
+                .reference
+                .map_or(String::new(), |r| format!("{:.2}", cost.cpu_s / r));
             let _ = writeln!(
                 text,
                 "| {name} | {:.2} | {:.2} | {rate} | {:.0} | {:.0} | {ratio} |",
@@ -67,8 +78,16 @@ impl Report {
         }
         let command: Vec<String> = std::env::args().skip(1).collect();
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md");
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
-        write!(file, "{text}\n`workloads {}`; {}\n", command.join(" "), machine())?;
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)?;
+        write!(
+            file,
+            "{text}\n`workloads {}`; {}\n",
+            command.join(" "),
+            machine()
+        )?;
         Ok(())
     }
 }

@@ -27,7 +27,17 @@ struct Args {
     dir: PathBuf,
 }
 
-const ALL: [&str; 9] = ["wordcount", "bank", "orders", "latency", "point", "subscribers", "views", "updates", "nexmark"];
+const ALL: [&str; 9] = [
+    "wordcount",
+    "bank",
+    "orders",
+    "latency",
+    "point",
+    "subscribers",
+    "views",
+    "updates",
+    "nexmark",
+];
 
 #[tokio::main]
 async fn main() -> Result<()> {
