@@ -4,16 +4,19 @@
 //! flicker as a view and differ from the same SELECT. So `LIMIT`, `DISTINCT ON`, window functions and aggregates
 //! like `array_agg` break ties by all columns (or all arguments). SELECT and views follow the same rule.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use datafusion_common::Result;
-use datafusion_common::tree_node::Transformed;
+use datafusion::optimizer::optimize_projections::OptimizeProjections;
+use datafusion::optimizer::{Optimizer, OptimizerContext};
+use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion_common::{Column, Result};
 use datafusion_expr::expr::Sort as SortExpr;
 use datafusion_expr::logical_plan::{Limit, Sort, SubqueryAlias, Window};
 use datafusion_expr::{
     Distinct, Expr, FetchType, LogicalPlan, Projection, SkipType, WindowFrameUnits,
 };
-use datafusion_expr::{DistinctOn, WindowFunctionDefinition};
+use datafusion_expr::{DistinctOn, WindowFrameBound, WindowFunctionDefinition};
 
 use super::expr::unalias;
 
@@ -31,11 +34,36 @@ const ORDERED_AGGREGATES: [&str; 10] = [
     "xmlagg",
 ];
 
-/// Window functions that give equal rows equal results.
-const PEER_FUNCTIONS: [&str; 4] = ["rank", "dense_rank", "percent_rank", "cume_dist"];
-
-/// `plan` with its order made total where it matters. Output columns keep their names.
+/// `plan` with its order made total where it matters. Output columns keep their names. Columns that nobody
+/// needs are taken out first: rows that differ only in them are alike.
 pub fn canonical(plan: LogicalPlan) -> Result<LogicalPlan> {
+    if !has_order(&plan)? {
+        return Ok(plan);
+    }
+    let prune = Optimizer::with_rules(vec![Arc::new(OptimizeProjections::new())]);
+    let plan = prune.optimize(plan, &OptimizerContext::new(), |_, _| {})?;
+    total(plan)
+}
+
+/// Whether there is any place where order decides.
+fn has_order(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        found |= match node {
+            LogicalPlan::Limit(_) | LogicalPlan::Distinct(Distinct::On(_)) => true,
+            LogicalPlan::Window(w) => w.window_expr.iter().any(is_ordered_window),
+            LogicalPlan::Aggregate(a) => a.aggr_expr.iter().any(is_ordered_aggregate),
+            _ => false,
+        };
+        Ok(match found {
+            true => TreeNodeRecursion::Stop,
+            false => TreeNodeRecursion::Continue,
+        })
+    })?;
+    Ok(found)
+}
+
+fn total(plan: LogicalPlan) -> Result<LogicalPlan> {
     plan.transform_up_with_subqueries(|node| match node {
         LogicalPlan::Limit(limit) if !limits_nothing(&limit) => {
             let input = Arc::unwrap_or_clone(limit.input);
@@ -45,9 +73,9 @@ pub fn canonical(plan: LogicalPlan) -> Result<LogicalPlan> {
                 ..limit
             })))
         }
-        LogicalPlan::Window(window) if window.window_expr.iter().any(is_ordered_window) => Ok(
-            Transformed::yes(LogicalPlan::Window(sorted_window(window)?)),
-        ),
+        LogicalPlan::Window(window) if window.window_expr.iter().any(is_ordered_window) => {
+            Ok(Transformed::yes(ordered_window(window)?))
+        }
         LogicalPlan::Aggregate(mut aggregate)
             if aggregate.aggr_expr.iter().any(is_ordered_aggregate) =>
         {
@@ -63,7 +91,10 @@ pub fn canonical(plan: LogicalPlan) -> Result<LogicalPlan> {
             if sort.is_empty() {
                 sort = on.on_expr.iter().cloned().map(ascending).collect();
             }
-            break_ties(&mut sort, &on.input);
+            let used = on.select_expr.iter().flat_map(|e| e.column_refs());
+            let columns: Vec<Column> = on.input.schema().columns();
+            let used: HashSet<Column> = used.cloned().collect();
+            break_ties(&mut sort, columns.into_iter().filter(|c| used.contains(c)));
             Ok(Transformed::yes(LogicalPlan::Distinct(Distinct::On(
                 DistinctOn {
                     sort_expr: Some(sort),
@@ -96,9 +127,9 @@ fn ascending(e: Expr) -> SortExpr {
     SortExpr::new(e, true, false)
 }
 
-/// Appends all columns of `input` that `sort` doesn't name.
-fn break_ties(sort: &mut Vec<SortExpr>, input: &LogicalPlan) {
-    for column in input.schema().columns() {
+/// Appends those of `columns` that `sort` doesn't name.
+fn break_ties(sort: &mut Vec<SortExpr>, columns: impl IntoIterator<Item = Column>) {
+    for column in columns {
         let column = Expr::Column(column);
         if !sort.iter().any(|s| unalias(&s.expr) == &column) {
             sort.push(ascending(column));
@@ -110,7 +141,7 @@ fn break_ties(sort: &mut Vec<SortExpr>, input: &LogicalPlan) {
 fn sorted(plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(match plan {
         LogicalPlan::Sort(mut sort) => {
-            break_ties(&mut sort.expr, &sort.input);
+            break_ties(&mut sort.expr, sort.input.schema().columns());
             LogicalPlan::Sort(sort)
         }
         LogicalPlan::Projection(p) if is_sorted(&p.input) => {
@@ -123,7 +154,7 @@ fn sorted(plan: LogicalPlan) -> Result<LogicalPlan> {
         }
         input => {
             let mut expr = vec![];
-            break_ties(&mut expr, &input);
+            break_ties(&mut expr, input.schema().columns());
             match expr.is_empty() {
                 true => input,
                 false => LogicalPlan::Sort(Sort {
@@ -136,45 +167,67 @@ fn sorted(plan: LogicalPlan) -> Result<LogicalPlan> {
     })
 }
 
-/// Sorts the input by partition, order and then everything: the window operator needs the first two
-/// anyway, and leaves equal rows in the order in which they come.
-fn sorted_window(window: Window) -> Result<Window> {
-    let mut expr: Vec<SortExpr> = vec![];
-    if let Some(Expr::WindowFunction(w)) = window.window_expr.first().map(unalias) {
-        for e in &w.params.partition_by {
-            if !expr.iter().any(|s| s.expr == *e) {
-                expr.push(ascending(e.clone()));
-            }
-        }
-        for s in &w.params.order_by {
-            if !expr.iter().any(|have| have.expr == s.expr) {
-                expr.push(s.clone());
-            }
-        }
-    }
-    break_ties(&mut expr, &window.input);
-    let input = match Arc::unwrap_or_clone(window.input) {
-        LogicalPlan::Sort(sort) if sort.fetch.is_none() => sort.input,
-        input => Arc::new(input),
+/// Breaks ties in the ORDER BY of window functions that count rows. Those that look at peers stay as they are, in
+/// a node of their own, because all functions of a node share one order.
+fn ordered_window(window: Window) -> Result<LogicalPlan> {
+    let columns = window.schema.columns();
+    let (by_row, by_peers): (Vec<Expr>, Vec<Expr>) =
+        window.window_expr.into_iter().partition(is_ordered_window);
+    let mixed = !by_peers.is_empty();
+    let ties = window.input.schema().columns();
+    let input = match mixed {
+        true => Arc::new(LogicalPlan::Window(Window::try_new(
+            by_peers,
+            window.input,
+        )?)),
+        false => window.input,
     };
-    let input = Arc::new(LogicalPlan::Sort(Sort {
-        expr,
-        input,
-        fetch: None,
-    }));
-    Ok(Window { input, ..window })
+    let by_row = by_row
+        .into_iter()
+        .map(|e| ordered_window_function(e, &ties))
+        .collect();
+    let window = LogicalPlan::Window(Window::try_new(by_row, input)?);
+    if !mixed {
+        return Ok(window);
+    }
+    let columns = columns.into_iter().map(Expr::Column).collect();
+    Ok(LogicalPlan::Projection(Projection::try_new(
+        columns,
+        Arc::new(window),
+    )?))
 }
 
+fn ordered_window_function(e: Expr, ties: &[Column]) -> Expr {
+    let name = e.schema_name().to_string();
+    let Expr::WindowFunction(w) = unalias(&e) else {
+        return e;
+    };
+    let mut w = w.clone();
+    let partition = w.params.partition_by.clone();
+    let ties = ties.iter().filter(|c| {
+        !partition
+            .iter()
+            .any(|p| matches!(p, Expr::Column(p) if p == *c))
+    });
+    break_ties(&mut w.params.order_by, ties.cloned());
+    Expr::WindowFunction(w).alias(name)
+}
+
+/// True where the result depends on the order of equal rows and more ORDER BY columns change nothing else:
+/// the function numbers rows, or its frame is bounded by rows or by the partition.
 fn is_ordered_window(e: &Expr) -> bool {
     let Expr::WindowFunction(w) = unalias(e) else {
         return false;
     };
-    match &w.fun {
-        WindowFunctionDefinition::WindowUDF(f) => !PEER_FUNCTIONS.contains(&f.name()),
-        WindowFunctionDefinition::AggregateUDF(f) => {
-            ORDERED_AGGREGATES.contains(&f.name())
-                || w.params.window_frame.units == WindowFrameUnits::Rows
-        }
+    let frame = &w.params.window_frame;
+    let rows = frame.units == WindowFrameUnits::Rows;
+    let from_start = matches!(&frame.start_bound, WindowFrameBound::Preceding(n) if n.is_null());
+    let to_end = matches!(&frame.end_bound, WindowFrameBound::Following(n) if n.is_null());
+    match w.fun.name() {
+        "row_number" | "ntile" | "lag" | "lead" => true,
+        "first_value" => rows || from_start,
+        "last_value" | "nth_value" => rows || from_start && to_end,
+        _ => rows && matches!(w.fun, WindowFunctionDefinition::AggregateUDF(_)),
     }
 }
 

@@ -9,7 +9,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::datasource::provider_as_source;
 use datafusion_common::Column;
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion_expr::logical_plan::{Filter, Projection, Sort, Window};
+use datafusion_expr::logical_plan::{Filter, Projection, Window};
 use datafusion_expr::{Aggregate, Expr, LogicalPlan, TableScanBuilder};
 use tidemill_dataflow::plan::{Node, Op};
 
@@ -100,23 +100,10 @@ impl Compiler<'_> {
         if shared.is_empty() || shared.iter().chain(filter).any(super::expr::has_subquery) {
             return self.recompute(plan, "window functions without PARTITION BY");
         }
-        // Collections have no order; the program sorts its rows itself.
-        let (base, sort) = match window.input.as_ref() {
-            LogicalPlan::Sort(sort) if sort.fetch.is_none() => (&sort.input, Some(sort)),
-            _ => (&window.input, None),
-        };
-        let (input, keys) = with_columns(base, &shared)?;
+        let (input, keys) = with_columns(&window.input, &shared)?;
         let mut cut = Cut::default();
         let mut fragment = self.leaf(&input, &mut cut)?;
         let unique = self.last_unique.take();
-        if let Some(sort) = sort {
-            let input = Arc::new(fragment);
-            fragment = LogicalPlan::Sort(Sort {
-                expr: sort.expr.clone(),
-                input,
-                fetch: None,
-            });
-        }
         let mut build = || -> datafusion_common::Result<(LogicalPlan, Vec<usize>, Vec<usize>)> {
             fragment = LogicalPlan::Window(Window::try_new(
                 window.window_expr.clone(),
@@ -178,7 +165,7 @@ impl Compiler<'_> {
         if let LogicalPlan::RecursiveQuery(r) = plan {
             cut.work_tables.push(r.name.clone());
         }
-        let wants_order = matches!(plan, LogicalPlan::Limit(_) | LogicalPlan::Window(_))
+        let wants_order = matches!(plan, LogicalPlan::Limit(_))
             || ordered
                 && matches!(
                     plan,

@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+use datafusion::functions_aggregate::first_last::first_value_udaf;
 use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
 use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
@@ -24,11 +26,13 @@ use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggreg
 use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
 use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
-use datafusion::optimizer::{Optimizer, OptimizerContext, OptimizerRule};
+use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerContext, OptimizerRule};
+use datafusion_common::alias::AliasGenerator;
 use datafusion_common::config::ConfigOptions;
-use datafusion_common::tree_node::{Transformed, TreeNode};
+use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_common::{Column, JoinType, Result};
 use datafusion_expr::logical_plan::Subquery;
+use datafusion_expr::registry::{FunctionRegistry, MemoryFunctionRegistry};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 
 use super::{expr, order};
@@ -60,8 +64,38 @@ pub(super) fn optimise(plan: &LogicalPlan) -> Result<LogicalPlan> {
     let mut options = ConfigOptions::default();
     options.optimizer.skip_failed_rules = false;
     options.optimizer.filter_null_join_keys = false;
-    let context = OptimizerContext::new_with_config_options(Arc::new(options));
+    let mut functions = MemoryFunctionRegistry::new();
+    functions.register_udaf(first_value_udaf())?;
+    let context = Context {
+        inner: OptimizerContext::new_with_config_options(Arc::new(options)),
+        functions,
+    };
     Optimizer::with_rules(rules).optimize(plan, &context, |_, _| {})
+}
+
+/// What rules may ask: options, fresh names, and the one function that they put into plans.
+struct Context {
+    inner: OptimizerContext,
+    functions: MemoryFunctionRegistry,
+}
+
+impl OptimizerConfig for Context {
+    fn query_execution_start_time(&self) -> Option<DateTime<Utc>> {
+        // Without it no rule can fold the current time.
+        None
+    }
+
+    fn alias_generator(&self) -> &Arc<AliasGenerator> {
+        self.inner.alias_generator()
+    }
+
+    fn options(&self) -> Arc<ConfigOptions> {
+        self.inner.options()
+    }
+
+    fn function_registry(&self) -> Option<&dyn FunctionRegistry> {
+        Some(&self.functions)
+    }
 }
 
 /// Uncorrelated scalar subqueries that give at most one row for certain become joins without a condition; the
@@ -169,7 +203,6 @@ fn take_single_rows(
 pub(super) fn has_outer_reference(plan: &LogicalPlan) -> Result<bool> {
     let mut found = false;
     plan.apply_with_subqueries(|node| {
-        use datafusion_common::tree_node::TreeNodeRecursion;
         found |= node.expressions().iter().any(|e| {
             e.exists(|e| Ok(matches!(e, Expr::OuterReferenceColumn(..))))
                 .unwrap_or(true)

@@ -1,0 +1,7 @@
+//! What the tests of the compiler share: tables with random contents, queries, and the plain meaning of a plan.
+
+#![allow(dead_code)]
+
+pub mod data;
+pub mod queries;
+pub mod reference;
