@@ -13,6 +13,9 @@ use super::expr::{self, Physical, unalias};
 use super::{Compiler, Piece, node, rows, schema_of};
 use crate::error::{Result, SqlError, from_datafusion};
 
+/// Keys of CUBE and ROLLUP up to which each set gets an operator of its own; a cube of n keys has 2^n sets.
+const SET_KEYS_MAX: usize = 6;
+
 /// One aggregate of the query as the operator can compute it.
 #[derive(Clone)]
 pub(super) struct Call {
@@ -142,8 +145,8 @@ fn is_ordered(t: &DataType) -> bool {
 impl Compiler<'_> {
     pub(super) fn aggregate(&mut self, plan: &LogicalPlan, a: &LogicalAggregate) -> Result<Piece> {
         let keys = match a.group_expr.as_slice() {
-            [Expr::GroupingSet(GroupingSet::GroupingSets(sets))] => {
-                return self.grouping_sets(plan, a, sets);
+            [Expr::GroupingSet(sets)] if sets.distinct_expr().len() <= SET_KEYS_MAX => {
+                return self.grouping_sets(plan, a, &each_set(sets));
             }
             keys if keys.iter().any(|k| matches!(k, Expr::GroupingSet(_))) => {
                 return self.recompute(plan, "grouping sets");
@@ -220,8 +223,12 @@ impl Compiler<'_> {
         sets: &[Vec<Expr>],
     ) -> Result<Piece> {
         let schema = schema_of(&a.schema);
+        // In the order in which DataFusion has them in its output.
         let mut all: Vec<Expr> = vec![];
-        for e in sets.iter().flatten() {
+        for e in a.group_expr.iter().flat_map(|e| match e {
+            Expr::GroupingSet(sets) => sets.distinct_expr(),
+            e => vec![e],
+        }) {
             if !all.contains(e) {
                 all.push(e.clone());
             }
@@ -306,6 +313,27 @@ impl Compiler<'_> {
         exprs.push(number);
         exprs.extend((0..calls.len()).map(|i| expr::column(&grouped.schema, keys.len() + i)));
         Ok(rows::map(grouped, None, Some((exprs, schema.clone()))))
+    }
+}
+
+/// The sets of keys that are meant.
+fn each_set(sets: &GroupingSet) -> Vec<Vec<Expr>> {
+    match sets {
+        GroupingSet::GroupingSets(sets) => sets.clone(),
+        GroupingSet::Rollup(exprs) => (0..=exprs.len())
+            .rev()
+            .map(|n| exprs[..n].to_vec())
+            .collect(),
+        GroupingSet::Cube(exprs) => {
+            let chosen = |mask: usize| {
+                let taken = exprs
+                    .iter()
+                    .enumerate()
+                    .filter(move |(i, _)| mask >> i & 1 == 1);
+                taken.map(|(_, e)| e.clone()).collect()
+            };
+            (0..1usize << exprs.len()).rev().map(chosen).collect()
+        }
     }
 }
 

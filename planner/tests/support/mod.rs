@@ -3,5 +3,7 @@
 #![allow(dead_code)]
 
 pub mod data;
+pub mod front;
+pub mod golden;
 pub mod queries;
 pub mod reference;
