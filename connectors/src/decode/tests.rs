@@ -1,0 +1,1 @@
+//! Decoding as a whole: text in, rows and error rows out.

@@ -1,0 +1,127 @@
+//! The options of a files source, checked.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::pattern::Root;
+use crate::decode::csv::CsvFormat;
+use crate::decode::{Decoder, Format};
+use crate::options::{
+    COMMON_OPTIONS, boolean, character, check_names, choice, integer, malformed, missing,
+};
+use crate::source::{ConnectorError, SourceSpec};
+
+/// Bytes of one record (default of `max_line_bytes`): what is longer becomes an error row.
+pub const LINE_BYTES_MAX: u64 = 64 << 20;
+/// The largest `max_line_bytes`: positions in a chunk are 31 bits.
+const LINE_BYTES_LIMIT: u64 = 1 << 30;
+/// Rows of a batch at most.
+pub const BATCH_ROWS_MAX: usize = 65_536;
+
+const FILES_OPTIONS: &[&str] = &["path", "format", "on_delete", "verify", "max_line_bytes"];
+const CSV_OPTIONS: &[&str] = &["header", "delimiter", "null", "quote", "escape"];
+
+/// The options of a files source, checked.
+#[derive(Clone, Debug)]
+pub struct FilesOptions {
+    /// What is read.
+    pub root: Arc<Root>,
+    /// How it is decoded.
+    pub format: Format,
+    /// The rows of a deleted file are retracted.
+    pub retract_deleted: bool,
+    /// An edit is looked for in everything that was consumed, not only at its ends.
+    pub verify_full: bool,
+    /// Longest record, in bytes.
+    pub line_bytes_max: usize,
+    /// Rows of a batch, chosen so that whole batches fill an epoch.
+    pub batch_rows: usize,
+}
+
+impl FilesOptions {
+    /// Checks and reads the options of `spec`, and its columns.
+    pub fn parse(spec: &SourceSpec) -> Result<Self, ConnectorError> {
+        let o = &spec.options;
+        let format = choice(o, "format", &["csv", "jsonl"])?;
+        let known: Vec<&str> = match format {
+            Some(1) => FILES_OPTIONS.to_vec(),
+            _ => [FILES_OPTIONS, CSV_OPTIONS].concat(),
+        };
+        if let (Some(1), Some(csv)) = (format, CSV_OPTIONS.iter().find(|n| o.contains_key(**n))) {
+            return Err(ConnectorError::Option {
+                message: format!("option \"{csv}\" has no meaning with format = 'jsonl'"),
+                hint: "Leave it out, or write format = 'csv'.".into(),
+            });
+        }
+        check_names(o, COMMON_OPTIONS, &known)?;
+        let path = o.get("path").filter(|p| !p.is_empty());
+        let path = path.ok_or_else(|| missing("path", "path = 'a file, directory or glob'"))?;
+        let format = match format {
+            None => return Err(missing("format", "format = 'csv' | 'jsonl'")),
+            Some(0) => Format::Csv(csv_format(spec)?),
+            Some(_) => Format::Jsonl,
+        };
+        let retract_deleted = choice(o, "on_delete", &["keep", "retract"])? == Some(1);
+        if retract_deleted && !spec.recorded {
+            return Err(ConnectorError::Option {
+                message: "on_delete = 'retract' needs recorded rows".into(),
+                hint: "Add persistent_id = '…', so that the rows of a deleted file are known."
+                    .into(),
+            });
+        }
+        Decoder::new(spec.schema.clone(), &format)?;
+        Ok(FilesOptions {
+            root: Arc::new(Root::parse(&absolute(path)?)?),
+            format,
+            retract_deleted,
+            verify_full: choice(o, "verify", &["ends", "full"])? == Some(1),
+            line_bytes_max: integer(o, "max_line_bytes", LINE_BYTES_MAX, 1024, LINE_BYTES_LIMIT)?
+                as usize,
+            batch_rows: batch_rows(o.get("epoch_rows_max")),
+        })
+    }
+}
+
+/// The largest part of `epoch_rows_max` that a batch may be.
+pub fn batch_rows(epoch_rows_max: Option<&String>) -> usize {
+    match epoch_rows_max.and_then(|n| n.parse::<usize>().ok()) {
+        Some(n) if n > 0 => n.div_ceil(n.div_ceil(BATCH_ROWS_MAX)),
+        _ => BATCH_ROWS_MAX,
+    }
+}
+
+fn csv_format(spec: &SourceSpec) -> Result<CsvFormat, ConnectorError> {
+    let o = &spec.options;
+    let quote = character(o, "quote", b'"')?;
+    let format = CsvFormat {
+        delimiter: character(o, "delimiter", b',')?,
+        quote,
+        escape: character(o, "escape", quote)?,
+        null: o.get("null").map_or(Vec::new(), |n| n.clone().into_bytes()),
+        header: boolean(o, "header", false)?,
+    };
+    if format.delimiter == format.quote || format.delimiter == format.escape {
+        return Err(ConnectorError::Option {
+            message: "the delimiter is also the quote or escape character".into(),
+            hint: "Choose three different characters (escape may be the quote).".into(),
+        });
+    }
+    if format
+        .null
+        .iter()
+        .any(|b| *b == format.delimiter || *b == b'\n' || *b == b'\r')
+    {
+        let null = String::from_utf8_lossy(&format.null).into_owned();
+        return Err(malformed(
+            "null",
+            &null,
+            "a text without delimiter and line end",
+        ));
+    }
+    Ok(format)
+}
+
+fn absolute(path: &str) -> Result<PathBuf, ConnectorError> {
+    std::path::absolute(path)
+        .map_err(|e| ConnectorError::Io(format!("can't make the path \"{path}\" absolute: {e}")))
+}

@@ -1,0 +1,125 @@
+//! Reads again what an unrecorded source has consumed, exactly.
+
+use std::collections::HashMap;
+
+use tidemill_zset::Delta;
+
+use super::entry::{FileEntry, FileId, Packing, Progress};
+use super::identity::verify;
+use super::input;
+use super::options::FilesOptions;
+use super::reader::{Job, ReadError, Reader};
+use super::scan::{find, list};
+use super::table::Table;
+use crate::queue::{BatchSender, StopSignal};
+use crate::source::{ConnectorError, Offsets, SourceBatch, SourceSpec};
+
+/// See [`crate::source::reread`]. Stopping it is no error: what was sent is then incomplete.
+pub fn reread(
+    spec: &SourceSpec,
+    offsets: Offsets,
+    out: BatchSender,
+    stop: StopSignal,
+) -> Result<(), ConnectorError> {
+    out.stop_with(&stop);
+    let options = FilesOptions::parse(spec)?;
+    let table = Table::load(&offsets)?;
+    let mut reader = Reader::new(spec, &options)?;
+    let mut elsewhere: Option<HashMap<FileId, std::path::PathBuf>> = None;
+    for (number, entry) in table.iter() {
+        if entry.offset == 0 && entry.progress != Progress::Rejected {
+            continue;
+        }
+        let mut entry = entry.clone();
+        if entry.progress == Progress::Lost {
+            return Err(refused(&entry, "was changed after it had been read"));
+        }
+        match find(&entry.path) {
+            Ok(Some(found)) if found.id == entry.id => {}
+            _ => {
+                // Renamed since?
+                let files = elsewhere.get_or_insert_with(|| {
+                    let listing = list(&options.root);
+                    listing.files.into_iter().map(|f| (f.id, f.path)).collect()
+                });
+                match files.get(&entry.id) {
+                    Some(path) => entry.path = path.clone(),
+                    None => return Err(refused(&entry, "is gone")),
+                }
+            }
+        }
+        match again(&mut reader, &options, number, &mut entry, &out) {
+            Ok(()) => {}
+            Err(ReadError::Stopped(_)) => return Ok(()),
+            Err(ReadError::Io(e)) if e.kind() == std::io::ErrorKind::InvalidData => {
+                return Err(refused(&entry, "was changed after it had been read"));
+            }
+            Err(ReadError::Io(e)) => {
+                return Err(ConnectorError::Io(format!("{}: {e}", entry.path.display())));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads one file up to its entry. `InvalidData`: it isn't the file that was read.
+fn again(
+    reader: &mut Reader,
+    options: &FilesOptions,
+    number: u64,
+    entry: &mut FileEntry,
+    out: &BatchSender,
+) -> Result<(), ReadError> {
+    let changed = || std::io::Error::from(std::io::ErrorKind::InvalidData);
+    let file = input::open(&entry.path)?;
+    let (_, stamp) = super::entry::look(&file.metadata()?);
+    let whole = matches!(entry.progress, Progress::Complete);
+    if stamp.size < entry.covered
+        || (whole && stamp.size != entry.covered)
+        || verify(&file, entry, options.verify_full)?.is_none()
+    {
+        return Err(changed().into());
+    }
+    let wanted = entry.clone();
+    let mut fresh = FileEntry::new(entry.path.clone(), entry.id, entry.stamp);
+    fresh.packing = entry.packing;
+    let limit = match (entry.packing, entry.progress) {
+        // To the end, so that a cut is reported as it was.
+        (Packing::Gzip | Packing::Zstd, Progress::Cut | Progress::Complete) => u64::MAX,
+        _ => wanted.offset,
+    };
+    let job = Job {
+        entry: &mut fresh,
+        cover: super::identity::Cover::new(options.verify_full),
+        limit: if wanted.progress == Progress::Rejected {
+            u64::MAX
+        } else {
+            limit
+        },
+        settled: true,
+        again: true,
+    };
+    reader.read(file, job, &mut |_, decoded, bytes| {
+        out.send(SourceBatch {
+            rows: decoded.rows.map(Delta::insert),
+            errors: decoded.errors.map(Delta::insert),
+            origin: number,
+            retract: Vec::new(),
+            offsets: Vec::new(),
+            bytes,
+        })
+    })?;
+    if fresh.offset != wanted.offset {
+        return Err(changed().into());
+    }
+    Ok(())
+}
+
+fn refused(entry: &FileEntry, what: &str) -> ConnectorError {
+    ConnectorError::Refused {
+        message: format!("the input can't be read again: file \"{}\" {what}", entry.path.display()),
+        hint: "Declare the source with persistent_id = '…': its rows are then recorded, and later views \
+               and queries don't need the files."
+            .into(),
+    }
+}

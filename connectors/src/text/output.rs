@@ -1,0 +1,1 @@
+//! Values to their text forms.
