@@ -263,7 +263,7 @@ pub fn equal_keys(a: &[ArrayRef], b: &[ArrayRef]) -> BooleanBuffer {
 }
 
 /// Floats with one NaN and one zero; everything else as it is.
-fn normal(column: &ArrayRef) -> ArrayRef {
+pub fn normal(column: &ArrayRef) -> ArrayRef {
     match column.data_type() {
         DataType::Float16 | DataType::Float32 | DataType::Float64 => {
             let wide = cast(column, &DataType::Float64).expect("floats widen");

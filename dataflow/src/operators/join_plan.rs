@@ -118,13 +118,14 @@ pub fn recompute_arrangements(
         .iter()
         .enumerate()
         .map(|(i, schema)| {
-            let stored = StoredColumns::new(&keys[i], schema.fields().len(), |_| true);
+            let columns = keys.get(i).map_or(&[][..], Vec::as_slice);
+            let stored = StoredColumns::new(columns, schema.fields().len(), |_| true);
             ArrangementSpec {
                 kind: ArrangementKind::Add,
                 schema: stored.schema(schema),
                 key_columns: stored.key_columns,
                 name: "rows".into(),
-                fingerprint: format!("rows v1 input {i} key {:?}", keys[i]),
+                fingerprint: format!("rows v1 input {i} key {columns:?}"),
                 input: Some(i),
             }
         })

@@ -19,6 +19,8 @@ use hashbrown::HashMap;
 use tidemill_zset::Diffs;
 use tidemill_zset::hash::hash_columns;
 
+use super::join_keys::normal;
+
 /// Rows per block, and the most that one append takes.
 pub const BLOCK_ROWS: usize = 1 << BLOCK_BITS;
 const BLOCK_BITS: u32 = 13;
@@ -245,11 +247,11 @@ impl RowStore {
         (pieces, places)
     }
 
-    /// Adds up equal rows within each list. `heads` are (whose, head); gives back the new heads in the same order.
-    pub fn consolidate(&mut self, heads: &[(u32, u32)]) -> Vec<u32> {
+    /// Adds up equal rows within each of the lists that start at `heads`; gives back the new heads in the same order.
+    pub fn consolidate(&mut self, heads: &[u32]) -> Vec<u32> {
         let mut rows = Vec::new();
         let mut lists = Vec::new();
-        for (i, (_, head)) in heads.iter().enumerate() {
+        for (i, head) in heads.iter().enumerate() {
             self.collect(*head, &mut rows);
             lists.resize(rows.len(), i as u32);
         }
@@ -338,8 +340,8 @@ impl Debts {
         }
     }
 
-    /// The slots to consolidate now, as (slot, head). The others have been measured and wait for more retractions.
-    pub fn due(&mut self, store: &RowStore, head: impl Fn(u32) -> u32) -> Vec<(u32, u32)> {
+    /// The slots to consolidate now. The others have been measured and wait for more retractions.
+    pub fn due(&mut self, store: &RowStore, head: impl Fn(u32) -> u32) -> Vec<u32> {
         let mut out = Vec::new();
         for slot in std::mem::take(&mut self.due) {
             let entry = self.lists.entry(slot).or_insert((0, 0));
@@ -358,7 +360,7 @@ impl Debts {
                 }
             }
             self.lists.remove(&slot);
-            out.push((slot, head(slot)));
+            out.push(slot);
         }
         out
     }
@@ -377,12 +379,16 @@ pub fn batch_of(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Reco
         .unwrap_or_else(|e| panic!("rows don't fit the plan's schema: {e}"))
 }
 
-/// Compares rows of one batch, all columns; NULL equals NULL.
+/// Compares rows of one batch, all columns; NULL equals NULL, NaN equals NaN, -0 equals 0.
 struct RowEquality(Vec<DynComparator>);
 
 impl RowEquality {
     fn new(batch: &RecordBatch) -> Self {
-        RowEquality(batch.columns().iter().map(|c| comparator(c, c)).collect())
+        let of = |c: &ArrayRef| {
+            let c = normal(c);
+            comparator(&c, &c)
+        };
+        RowEquality(batch.columns().iter().map(of).collect())
     }
 
     fn test(&self, a: usize, b: usize) -> bool {

@@ -174,10 +174,17 @@ impl<const N: usize> KeyedState<N> {
                 }
             }
         }
-        self.add(side, rows, diffs, slots)
+        let first = self.add(side, rows, diffs, slots);
+        if let (Some(counts), false) = (&self.counts, self.sides[side].keeps_rows) {
+            let gone =
+                |s: &&u32| counts[**s as usize] == [0; N] && self.keys.slot(**s).heads == [NIL; N];
+            self.emptied += slots.iter().filter(gone).count();
+        }
+        first
     }
 
-    fn add(&mut self, side: usize, rows: &RecordBatch, diffs: &Diffs, slots: &[u32]) -> u32 {
+    /// Like [`KeyedState::insert`], for owners that consolidate what they touch themselves.
+    pub fn add(&mut self, side: usize, rows: &RecordBatch, diffs: &Diffs, slots: &[u32]) -> u32 {
         if let Some(counts) = &mut self.counts {
             for (row, slot) in slots.iter().enumerate() {
                 counts[*slot as usize][side] += diffs.get(row);
@@ -219,19 +226,25 @@ impl<const N: usize> KeyedState<N> {
             let keys = &self.keys;
             let StateSide { debts, store, .. } = &mut self.sides[side];
             let due = debts.due(store, |slot| keys.slot(slot).heads[side]);
-            let mut start = 0;
-            while start < due.len() {
-                // In pieces of a bounded number of lists; due lists are short or mostly garbage.
-                let end = due.len().min(start + BLOCK_ROWS);
-                let heads = store.consolidate(&due[start..end]);
-                for ((slot, _), head) in due[start..end].iter().zip(heads) {
-                    let slot = self.keys.slot_mut(*slot);
-                    slot.heads[side] = head;
-                    if slot.heads == [NIL; N] {
-                        self.emptied += 1;
-                    }
-                }
-                start = end;
+            // In pieces of a bounded number of lists; due lists are short or mostly garbage.
+            for slots in due.chunks(BLOCK_ROWS) {
+                self.consolidate(side, slots);
+            }
+        }
+    }
+
+    /// Adds up the equal rows of each of `slots`, which are all different.
+    pub fn consolidate(&mut self, side: usize, slots: &[u32]) {
+        let heads: Vec<u32> = slots
+            .iter()
+            .map(|s| self.keys.slot(*s).heads[side])
+            .collect();
+        let heads = self.sides[side].store.consolidate(&heads);
+        for (slot, head) in slots.iter().zip(heads) {
+            let slot = self.keys.slot_mut(*slot);
+            slot.heads[side] = head;
+            if slot.heads == [NIL; N] {
+                self.emptied += 1;
             }
         }
     }

@@ -1,22 +1,385 @@
-//! The general operator: recomputes the touched keys with the batch plan.
+//! [`RecomputeOperator`]: the general operator. It runs a batch program on the rows of the *touched keys* and
+//! subtracts what the program gave for them before.
+//!
+//! It keeps, by key: the rows of every input, the output, and the errors of keys on which the program failed.
+//! Invariant: after every epoch the stored output and errors are those of the program run on the stored rows, key by
+//! key. A key without rows has neither. Without key columns there is one key that is always there.
+//!
+//! The program sees all touched keys at once. If it fails, the keys are bisected, so that an error costs nobody but its own
+//! key: that key has no output, and one error, until its rows change such that it succeeds.
 
-use crate::operator::{BuildContext, Operator, Output};
-use crate::plan::Node;
-use crate::state::StateHandle;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, UInt32Array};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::{filter_record_batch, lexsort_to_indices, take_record_batch};
+use arrow::datatypes::SchemaRef;
+use arrow::row::{RowConverter, SortField};
+use tidemill_storage::ArrangementChange;
+use tidemill_zset::consolidate::consolidate;
+use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{Delta, Epoch};
 
+use super::culprit::row_text;
+use super::join_keys::KeyTable;
+use super::join_plan::StoredColumns;
+use super::join_rows::{BLOCK_ROWS, batch_of, nullable};
+use super::join_state::{KeyedState, StateSide};
+use crate::operator::{BuildContext, Operator, Output, error_schema};
+use crate::plan::{BatchProgram, Node, Op, RowError};
+use crate::state::StateHandle;
+
+/// Rows per piece of output and of the program's input.
+const PIECE_ROWS: usize = BLOCK_ROWS;
+
 /// Builds the operator of `node`.
-pub fn build(
-    _node: &Node,
-    _states: Vec<StateHandle>,
-    _context: &BuildContext,
-) -> Box<dyn Operator> {
-    Box::new(Placeholder)
+pub fn build(node: &Node, states: Vec<StateHandle>, context: &BuildContext) -> Box<dyn Operator> {
+    let Op::Recompute { keys, program, .. } = &node.op else {
+        unreachable!("only recomputations are built here")
+    };
+    let inputs: Vec<SchemaRef> = node.inputs.iter().map(|n| n.schema.clone()).collect();
+    let keyless = keys.iter().all(Vec::is_empty);
+    Box::new(RecomputeOperator::new(
+        keys,
+        program.clone(),
+        &inputs,
+        node.schema.clone(),
+        states,
+        context.state_bytes_max,
+        keyless && context.fresh && context.owns(0),
+    ))
 }
 
-struct Placeholder;
+/// See the module.
+pub struct RecomputeOperator {
+    program: Arc<dyn BatchProgram>,
+    inputs: Vec<Input>,
+    output: KeyedState<1>,
+    failed: KeyedState<1>,
+    key_columns: usize,
+    key_schema: SchemaRef,
+    /// Keys whose rows have changed in this epoch.
+    touched: KeyTable<1>,
+    /// The next `finish` runs the program even if nothing has changed.
+    run_anyway: bool,
+}
 
-impl Operator for Placeholder {
-    fn push(&mut self, _port: usize, _delta: Delta, _out: &mut Output) {}
-    fn finish(&mut self, _epoch: Epoch, _out: &mut Output) {}
+/// One input with its stored rows.
+struct Input {
+    stored: StoredColumns,
+    schema: SchemaRef,
+    state: KeyedState<1>,
+}
+
+/// The rows of the touched keys in one input, in canonical order, each with the number of its key.
+struct Gathered {
+    rows: RecordBatch,
+    keys: Vec<u32>,
+}
+
+impl RecomputeOperator {
+    /// The operator over `states`, which are those of `join_plan::recompute_arrangements`: one per input, the
+    /// output, the failed keys. `run_first`: run the program in the first epoch, whatever comes.
+    pub fn new(
+        keys: &[Vec<usize>],
+        program: Arc<dyn BatchProgram>,
+        inputs: &[SchemaRef],
+        output: SchemaRef,
+        states: Vec<StateHandle>,
+        state_bytes_max: usize,
+        run_first: bool,
+    ) -> Self {
+        assert_eq!(
+            states.len(),
+            inputs.len() + 2,
+            "one state per input and two"
+        );
+        let bytes_max = state_bytes_max / states.len();
+        let key_columns = keys.first().map_or(0, Vec::len);
+        let key_fields = output.fields()[..key_columns].to_vec();
+        let key_schema = nullable(&Arc::new(arrow::datatypes::Schema::new(key_fields)));
+        let mut states = states.into_iter().map(|handle| {
+            let side = StateSide::new(handle, false, true);
+            KeyedState::new([side], false, true, bytes_max)
+        });
+        let mut next = || states.next().expect("counted above");
+        let inputs = inputs.iter().enumerate().map(|(i, schema)| {
+            let columns = keys.get(i).map_or(&[][..], Vec::as_slice);
+            Input {
+                stored: StoredColumns::new(columns, schema.fields().len(), |_| true),
+                schema: schema.clone(),
+                state: next(),
+            }
+        });
+        RecomputeOperator {
+            program,
+            inputs: inputs.collect(),
+            output: next(),
+            failed: next(),
+            key_columns,
+            touched: KeyTable::new(key_schema.clone(), true),
+            key_schema,
+            run_anyway: run_first,
+        }
+    }
+
+    fn take_piece(&mut self, port: usize, delta: Delta, out: &mut Output) {
+        let input = &mut self.inputs[port];
+        let of = |c: &usize| delta.rows.column(*c).clone();
+        let columns: Vec<ArrayRef> = input.stored.columns.iter().map(of).collect();
+        let schema = &input.state.sides[0].handle.desc.schema;
+        let rows = batch_of(schema, columns, delta.len());
+        let delta = Delta::new(rows, delta.diffs);
+        let keys = &delta.rows.columns()[..self.key_columns];
+        let hashes = hash_columns(keys, delta.len());
+        let (mut slots, mut fresh) = (Vec::new(), Vec::new());
+        self.touched
+            .resolve(keys, &hashes, 0, &mut slots, &mut fresh);
+        store(&mut input.state, delta, hashes, out);
+    }
+
+    /// Recomputes the touched keys.
+    fn recompute(&mut self, out: &mut Output) {
+        let count = self.touched.len();
+        let mut keys = Vec::new();
+        for start in (0..count as u32).step_by(BLOCK_ROWS) {
+            let slots: Vec<u32> = (start..(count as u32).min(start + BLOCK_ROWS as u32)).collect();
+            let columns = self.touched.key_columns(&slots);
+            keys.push(batch_of(&self.key_schema, columns, slots.len()));
+        }
+        let gathered: Vec<Gathered> = self.inputs.iter_mut().map(|i| gather(i, &keys)).collect();
+        let mut results = Vec::new();
+        let mut failures = Vec::new();
+        self.run(0..count as u32, &gathered, &mut results, &mut failures);
+
+        let schema = self.output.sides[0].handle.desc.schema.clone();
+        let new = results.into_iter().map(|rows| {
+            let columns = rows.columns().to_vec();
+            Delta::insert(batch_of(&schema, columns, rows.num_rows()))
+        });
+        let difference = replace(&mut self.output, &keys, new.collect(), out);
+        for start in (0..difference.len()).step_by(PIECE_ROWS) {
+            let rows = PIECE_ROWS.min(difference.len() - start);
+            out.rows.push(difference.slice(start, rows));
+        }
+
+        let failed = self.failed_rows(&keys, failures);
+        let difference = replace(&mut self.failed, &keys, failed, out);
+        if !difference.is_empty() {
+            let columns = difference.rows.columns()[self.key_columns..].to_vec();
+            let rows = batch_of(&error_schema(), columns, difference.len());
+            out.errors.push(Delta::new(rows, difference.diffs));
+        }
+    }
+
+    /// Runs the program on the keys of `range`, or on parts of them if it fails.
+    fn run(
+        &self,
+        range: Range<u32>,
+        gathered: &[Gathered],
+        results: &mut Vec<RecordBatch>,
+        failures: &mut Vec<(u32, RowError)>,
+    ) {
+        let whole = range.len() == self.touched.len();
+        let inputs: Vec<RecordBatch> = gathered
+            .iter()
+            .map(|g| {
+                if whole {
+                    g.rows.clone()
+                } else {
+                    g.part(&range)
+                }
+            })
+            .collect();
+        if self.key_columns > 0 && inputs.iter().all(|rows| rows.num_rows() == 0) {
+            return;
+        }
+        match self.program.run(inputs.iter().map(pieces).collect()) {
+            Ok(batches) => results.extend(batches.into_iter().filter(|b| b.num_rows() > 0)),
+            Err(error) if range.len() == 1 => failures.push((range.start, error)),
+            Err(_) => {
+                let middle = range.start + range.len() as u32 / 2;
+                self.run(range.start..middle, gathered, results, failures);
+                self.run(middle..range.end, gathered, results, failures);
+            }
+        }
+    }
+
+    /// The rows of the arrangement of failed keys.
+    fn failed_rows(&self, keys: &[RecordBatch], failures: Vec<(u32, RowError)>) -> Vec<Delta> {
+        let schema = &self.failed.sides[0].handle.desc.schema;
+        let rows = failures.into_iter().map(|(key, error)| {
+            let (batch, row) = (key as usize / BLOCK_ROWS, key as usize % BLOCK_ROWS);
+            let key = keys[batch].slice(row, 1);
+            let text = |t: String| -> ArrayRef { Arc::new(StringArray::from(vec![t])) };
+            let mut columns = key.columns().to_vec();
+            columns.extend([
+                text(error.sqlstate),
+                text(error.message),
+                text(row_text(&key, 0)),
+            ]);
+            Delta::insert(batch_of(schema, columns, 1))
+        });
+        rows.collect()
+    }
+}
+
+impl Gathered {
+    /// The rows of the keys in `range`.
+    fn part(&self, range: &Range<u32>) -> RecordBatch {
+        let inside =
+            BooleanBuffer::collect_bool(self.keys.len(), |i| range.contains(&self.keys[i]));
+        filter_record_batch(&self.rows, &BooleanArray::from(inside)).expect("a mask of its length")
+    }
+}
+
+/// Stores a delta of at most [`BLOCK_ROWS`] stored rows and reports the change.
+fn store(state: &mut KeyedState<1>, delta: Delta, hashes: Vec<u64>, out: &mut Output) {
+    let desc = &state.sides[0].handle.desc;
+    let (id, key_columns) = (desc.id, desc.key_columns);
+    let keys = &delta.rows.columns()[..key_columns];
+    let mut slots = Vec::new();
+    state.resolve(keys, &hashes, &mut slots);
+    state.add(0, &delta.rows, &delta.diffs, &slots);
+    if state.sides[0].handle.reader.is_some() {
+        out.changes.push(ArrangementChange {
+            arrangement: id,
+            hashes,
+            delta,
+        });
+    }
+}
+
+/// Makes `new` the rows of `keys` in `state`; returns and reports the difference.
+fn replace(
+    state: &mut KeyedState<1>,
+    keys: &[RecordBatch],
+    new: Vec<Delta>,
+    out: &mut Output,
+) -> Delta {
+    let (numbers, _) = rows_of_keys(state, keys);
+    let side = &mut state.sides[0];
+    let desc = side.handle.desc.clone();
+    let mut deltas = new;
+    for numbers in numbers.chunks(BLOCK_ROWS) {
+        let diffs: Vec<i64> = numbers.iter().map(|n| -side.store.diff(*n)).collect();
+        deltas.push(Delta::new(side.store.gather_rows(numbers), diffs));
+    }
+    let difference = consolidate(&desc.schema, &deltas);
+    for start in (0..difference.len()).step_by(BLOCK_ROWS) {
+        let piece = difference.slice(start, BLOCK_ROWS.min(difference.len() - start));
+        let hashes = hash_columns(&piece.rows.columns()[..desc.key_columns], piece.len());
+        store(state, piece, hashes, out);
+    }
+    difference
+}
+
+/// The rows of `keys` in `state`, added up, with the number of each row's key.
+fn rows_of_keys(state: &mut KeyedState<1>, keys: &[RecordBatch]) -> (Vec<u32>, Vec<u32>) {
+    let (mut numbers, mut owners, mut slots) = (Vec::new(), Vec::new(), Vec::new());
+    let mut first_key = 0;
+    for keys in keys {
+        let hashes = hash_columns(keys.columns(), keys.num_rows());
+        state.resolve(keys.columns(), &hashes, &mut slots);
+        state.consolidate(0, &slots);
+        for (i, slot) in slots.iter().enumerate() {
+            let head = state.keys.slot(*slot).heads[0];
+            state.sides[0].store.collect(head, &mut numbers);
+            owners.resize(numbers.len(), (first_key + i) as u32);
+        }
+        first_key += keys.num_rows();
+    }
+    (numbers, owners)
+}
+
+/// The rows of `keys` as the program wants them: input columns, one row per row, in canonical order.
+fn gather(input: &mut Input, keys: &[RecordBatch]) -> Gathered {
+    let (numbers, owners) = rows_of_keys(&mut input.state, keys);
+    let store = &mut input.state.sides[0].store;
+    let (mut expanded, mut expanded_owners) = (Vec::new(), Vec::new());
+    for (number, owner) in numbers.iter().zip(&owners) {
+        // A collection has no negative rows at the end of an epoch.
+        let times = store.diff(*number).max(0) as usize;
+        expanded.resize(expanded.len() + times, *number);
+        expanded_owners.resize(expanded.len(), *owner);
+    }
+    let width = input.schema.fields().len();
+    let position = |c| input.stored.position(c).expect("every column is stored");
+    let columns: Vec<usize> = (0..width).map(position).collect();
+    let arrays = store.gather(&expanded, &columns);
+    let rows = batch_of(&nullable(&input.schema), arrays, expanded.len());
+    let order = canonical_order(&rows);
+    let keys = order.values().iter().map(|i| expanded_owners[*i as usize]);
+    let keys = keys.collect();
+    Gathered {
+        rows: take_record_batch(&rows, &order).expect("places in the batch"),
+        keys,
+    }
+}
+
+fn pieces(rows: &RecordBatch) -> Vec<RecordBatch> {
+    let starts = (0..rows.num_rows()).step_by(PIECE_ROWS);
+    starts
+        .map(|s| rows.slice(s, PIECE_ROWS.min(rows.num_rows() - s)))
+        .collect()
+}
+
+/// The canonical order of rows: by all columns, from left to right, ascending, NULLs first.
+pub fn canonical_order(rows: &RecordBatch) -> UInt32Array {
+    let count = rows.num_rows() as u32;
+    if rows.num_columns() == 0 || count < 2 {
+        return (0..count).collect();
+    }
+    let of = |c: &ArrayRef| SortField::new(c.data_type().clone());
+    let fields: Vec<SortField> = rows.columns().iter().map(of).collect();
+    if !RowConverter::supports_fields(&fields) {
+        let of = |c: &ArrayRef| arrow::compute::SortColumn {
+            values: c.clone(),
+            options: None,
+        };
+        let columns: Vec<_> = rows.columns().iter().map(of).collect();
+        return lexsort_to_indices(&columns, None)
+            .unwrap_or_else(|e| panic!("rows can't be ordered: {e}"));
+    }
+    let converter = RowConverter::new(fields).expect("supported, as checked");
+    let sortable = converter
+        .convert_columns(rows.columns())
+        .expect("columns of the types given");
+    let mut order: Vec<u32> = (0..count).collect();
+    order.sort_unstable_by(|a, b| {
+        let rows = sortable.row(*a as usize).cmp(&sortable.row(*b as usize));
+        rows.then(a.cmp(b))
+    });
+    order.into()
+}
+
+impl Operator for RecomputeOperator {
+    fn push(&mut self, port: usize, delta: Delta, out: &mut Output) {
+        for start in (0..delta.len()).step_by(BLOCK_ROWS) {
+            let rows = BLOCK_ROWS.min(delta.len() - start);
+            self.take_piece(port, delta.slice(start, rows), out);
+        }
+    }
+
+    fn finish(&mut self, epoch: Epoch, out: &mut Output) {
+        if std::mem::take(&mut self.run_anyway) {
+            let (mut slots, mut fresh) = (Vec::new(), Vec::new());
+            self.touched.resolve(&[], &[0], 0, &mut slots, &mut fresh);
+        }
+        if self.touched.len() > 0 {
+            self.recompute(out);
+            self.touched = KeyTable::new(self.key_schema.clone(), true);
+        }
+        for input in &mut self.inputs {
+            input.state.finish(epoch);
+        }
+        self.output.finish(epoch);
+        self.failed.finish(epoch);
+    }
+
+    fn state_bytes(&self) -> usize {
+        let inputs: usize = self.inputs.iter().map(|i| i.state.bytes()).sum();
+        inputs + self.output.bytes() + self.failed.bytes()
+    }
 }

@@ -1,0 +1,260 @@
+//! The general operator against its program run on everything, after every epoch of random changes, with restarts and
+//! eviction at random.
+
+mod memory;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use memory::{MemoryState, Row, Rows, add, batch, delta, map_error, rows_of};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tidemill_dataflow::operator::{BuildContext, Operator, Output};
+use tidemill_dataflow::operators;
+use tidemill_dataflow::plan::{BatchProgram, Node, Op, RowError};
+use tidemill_zset::CollectionId;
+
+/// A row with this value makes the program fail.
+const POISON: i64 = 13;
+
+/// Per key: the rows of input 0 numbered in the order given (like row_number), and how many rows input 1 has. Without
+/// a key: one row, of the sum and the last row's value, and the count of input 1.
+#[derive(Debug)]
+struct Numbered {
+    keyed: bool,
+    output: SchemaRef,
+}
+
+impl Numbered {
+    fn rows(&self, inputs: &[Vec<Row>]) -> Result<Vec<Row>, RowError> {
+        let values = |port: usize| inputs[port].iter().map(|r: &Row| r[1].unwrap());
+        if values(0).chain(values(1)).any(|v| v == POISON) {
+            return Err(RowError {
+                sqlstate: "22000".into(),
+                message: "poison".into(),
+            });
+        }
+        if !self.keyed {
+            let last = inputs[0].last().map(|r| r[1].unwrap());
+            let count = inputs[1].len() as i64;
+            return Ok(vec![vec![Some(values(0).sum()), last, Some(count)]]);
+        }
+        let mut by_key: BTreeMap<Option<i64>, (Vec<&Row>, i64)> = BTreeMap::new();
+        for row in &inputs[0] {
+            by_key.entry(row[2]).or_default().0.push(row);
+        }
+        for row in &inputs[1] {
+            by_key.entry(row[0]).or_default().1 += 1;
+        }
+        let mut out = Vec::new();
+        for (key, (rows, count)) in by_key {
+            for (i, row) in rows.iter().enumerate() {
+                out.push(vec![key, row[0], row[1], Some(i as i64), Some(count)]);
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl BatchProgram for Numbered {
+    fn run(&self, inputs: Vec<Vec<RecordBatch>>) -> Result<Vec<RecordBatch>, RowError> {
+        let rows: Vec<Vec<Row>> = inputs
+            .iter()
+            .map(|batches| batches.iter().flat_map(rows_of).collect())
+            .collect();
+        for rows in &rows {
+            assert!(rows.is_sorted(), "rows come in canonical order");
+        }
+        Ok(vec![batch(&self.output, &self.rows(&rows)?)])
+    }
+
+    fn describe(&self) -> String {
+        "numbered".into()
+    }
+}
+
+fn schema(types: &[DataType]) -> SchemaRef {
+    let field = |(i, t): (usize, &DataType)| Field::new(format!("c{i}"), t.clone(), true);
+    Arc::new(Schema::new(
+        types.iter().enumerate().map(field).collect::<Vec<_>>(),
+    ))
+}
+
+/// Input 0: (x, v, key). Input 1: (key, v).
+fn node(keyed: bool, key: DataType) -> (Node, Arc<Numbered>) {
+    let int = DataType::Int64;
+    let schemas = [
+        schema(&[int.clone(), int.clone(), key.clone()]),
+        schema(&[key.clone(), int.clone()]),
+    ];
+    let output = match keyed {
+        true => schema(&[key, int.clone(), int.clone(), int.clone(), int]),
+        false => schema(&[int.clone(), int.clone(), int]),
+    };
+    let program = Arc::new(Numbered {
+        keyed,
+        output: output.clone(),
+    });
+    let input = |(i, schema): (usize, SchemaRef)| Node {
+        op: Op::Input {
+            collection: CollectionId(i as u64),
+            columns: (0..schema.fields().len()).collect(),
+        },
+        inputs: vec![],
+        schema,
+        append_only: false,
+    };
+    let keys = match keyed {
+        true => vec![vec![2], vec![0]],
+        false => vec![vec![], vec![]],
+    };
+    let node = Node {
+        op: Op::Recompute {
+            keys,
+            program: program.clone(),
+            reason: "a test".into(),
+        },
+        inputs: schemas.into_iter().enumerate().map(input).collect(),
+        schema: output,
+        append_only: false,
+    };
+    (node, program)
+}
+
+fn build(
+    node: &Node,
+    states: &[Arc<MemoryState>],
+    fresh: bool,
+    state_bytes_max: usize,
+) -> Box<dyn Operator> {
+    let context = BuildContext {
+        worker: 0,
+        workers: 1,
+        partitions: 16,
+        fresh,
+        state_bytes_max,
+        error_mapper: map_error,
+        demand: Default::default(),
+    };
+    operators::build(node, states.iter().map(|s| s.handle()).collect(), &context).unwrap()
+}
+
+/// What the program gives for each key alone; keys on which it fails.
+fn reference(program: &Numbered, inputs: &[Rows; 2]) -> (Rows, Vec<Option<i64>>) {
+    let column = [2, 0];
+    let mut keys: Vec<Option<i64>> = match program.keyed {
+        true => (0..2)
+            .flat_map(|port| inputs[port].keys().map(move |r| r[column[port]]))
+            .collect(),
+        false => vec![None],
+    };
+    keys.sort();
+    keys.dedup();
+    let mut out = Rows::new();
+    let mut failing = Vec::new();
+    for key in keys {
+        let of_key = |port: usize| -> Vec<Row> {
+            let rows = inputs[port].iter();
+            rows.filter(|(r, _)| !program.keyed || r[column[port]] == key)
+                .flat_map(|(r, d)| vec![r.clone(); *d as usize])
+                .collect()
+        };
+        match program.rows(&[of_key(0), of_key(1)]) {
+            Ok(rows) => rows.into_iter().for_each(|r| add(&mut out, r, 1)),
+            Err(_) => failing.push(key),
+        }
+    }
+    (out, failing)
+}
+
+fn random_run(keyed: bool, key: DataType, state_bytes_max: usize, seed: u64) {
+    println!("seed {seed}, keyed {keyed}, key {key}, {state_bytes_max} bytes");
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let (node, program) = node(keyed, key);
+    let states: Vec<_> = operators::arrangements(&node)
+        .iter()
+        .enumerate()
+        .map(|(i, spec)| MemoryState::new(i as u64, spec))
+        .collect();
+    let mut operator = build(&node, &states, true, state_bytes_max);
+    let mut inputs: [Rows; 2] = Default::default();
+    let mut output = Rows::new();
+    let mut errors: BTreeMap<String, i64> = BTreeMap::new();
+    let mut uncommitted = Vec::new();
+    for epoch in 1..60 {
+        let mut out = Output::default();
+        for _ in 0..rng.random_range(0..4) {
+            let port = rng.random_range(0..2);
+            let mut rows = Vec::new();
+            for _ in 0..rng.random_range(1..5) {
+                let key = match rng.random_range(0..6) {
+                    0 => None,
+                    _ => Some(rng.random_range(0..6)),
+                };
+                let v = match rng.random_range(0..20) {
+                    0 => Some(POISON),
+                    _ => Some(rng.random_range(0..4)),
+                };
+                let old = inputs[port].iter().nth(rng.random_range(0..15));
+                let (row, diff) = match (rng.random_bool(0.5), old) {
+                    (true, Some((row, diff))) => (row.clone(), -diff),
+                    _ if port == 0 => (vec![Some(rng.random_range(0..3)), v, key], 2),
+                    _ => (vec![key, v], 1),
+                };
+                add(&mut inputs[port], row.clone(), diff);
+                rows.push((row, diff));
+            }
+            operator.push(port, delta(&node.inputs[port].schema, &rows), &mut out);
+        }
+        operator.finish(epoch, &mut out);
+        for piece in &out.rows {
+            for (i, row) in rows_of(&piece.rows).into_iter().enumerate() {
+                add(&mut output, row, piece.diffs.get(i));
+            }
+        }
+        for piece in &out.errors {
+            for i in 0..piece.len() {
+                let text =
+                    arrow::util::display::array_value_to_string(piece.rows.column(2), i).unwrap();
+                *errors.entry(text).or_insert(0) += piece.diffs.get(i);
+            }
+        }
+        uncommitted.push((epoch, out.changes));
+        let (expected, failing) = reference(&program, &inputs);
+        assert_eq!(output, expected, "epoch {epoch}");
+        let failed: Vec<_> = errors.iter().filter(|e| *e.1 != 0).collect();
+        assert!(failed.iter().all(|e| *e.1 == 1), "{failed:?}");
+        assert_eq!(failed.len(), failing.len(), "{failed:?} {failing:?}");
+
+        let behind = match rng.random_range(0..4) {
+            0 => 1,
+            _ => 0,
+        };
+        while uncommitted.len() > behind {
+            let (epoch, changes) = uncommitted.remove(0);
+            states.iter().for_each(|s| s.commit(epoch, &changes));
+        }
+        if behind == 0 && rng.random_bool(0.15) {
+            operator = build(&node, &states, false, state_bytes_max);
+        }
+    }
+}
+
+#[test]
+fn by_key() {
+    for seed in 0..40 {
+        let bytes = [usize::MAX, 1, 4_000][seed as usize % 3];
+        random_run(true, DataType::Int64, bytes, seed);
+        random_run(true, DataType::Utf8View, bytes, 1000 + seed);
+    }
+}
+
+#[test]
+fn without_a_key() {
+    for seed in 0..40 {
+        let bytes = [usize::MAX, 1][seed as usize % 2];
+        random_run(false, DataType::Int64, bytes, seed);
+    }
+}
