@@ -5,7 +5,7 @@
 //! run is kept in the plan.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
@@ -27,13 +27,13 @@ use datafusion::physical_plan::{
 use datafusion_common::{DataFusionError, Result, internal_err};
 use datafusion_expr::{Expr, LogicalPlan};
 use tidemill_dataflow::plan::{BatchProgram, RowError};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::error::row_error;
 
 /// A batch plan with open leaves ([`InputTable`]).
 pub struct Program {
     logical: LogicalPlan,
-    state: SessionState,
     physical: Arc<dyn ExecutionPlan>,
     /// Columns of each input.
     inputs: Vec<SchemaRef>,
@@ -54,28 +54,14 @@ impl Program {
         inputs: Vec<SchemaRef>,
         output: SchemaRef,
     ) -> Result<Self> {
-        let mut config = SessionConfig::new()
-            .with_target_partitions(1)
-            .with_information_schema(false);
-        let options = config.options_mut();
-        options.execution.collect_statistics = false;
-        options.optimizer.enable_dynamic_filter_pushdown = false;
-        options.optimizer.enable_topk_dynamic_filter_pushdown = false;
-        options.optimizer.enable_join_dynamic_filter_pushdown = false;
-        options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
-        let state = SessionStateBuilder::new()
-            .with_config(config)
-            .with_default_features()
-            .build();
         let mut replan = false;
         logical.apply_with_subqueries(|node| {
             replan |= matches!(node, LogicalPlan::RecursiveQuery(_));
             Ok(TreeNodeRecursion::Continue)
         })?;
-        let physical = plan(&state, &logical)?;
+        let physical = plan(&logical)?;
         Ok(Program {
             logical,
-            state,
             physical,
             inputs,
             output,
@@ -98,18 +84,16 @@ impl Program {
             conformed.push(batches.collect::<Result<Vec<_>>>()?);
         }
         let physical = match self.replan {
-            true => plan(&self.state, &self.logical)?,
+            true => plan(&self.logical)?,
             false => reset_plan_states(Arc::clone(&self.physical))?,
         };
-        let config = self
-            .state
+        let config = state()
             .config()
             .clone()
             .with_extension(Arc::new(Inputs(conformed)));
-        let task = self.state.task_ctx();
         let task = TaskContext::default()
             .with_session_config(config)
-            .with_runtime(task.runtime_env());
+            .with_runtime(Arc::clone(state().runtime_env()));
         let batches = block_on(collect(physical, Arc::new(task)))??;
         batches
             .into_iter()
@@ -118,28 +102,57 @@ impl Program {
     }
 }
 
-fn plan(state: &SessionState, logical: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+/// Settings and planner of all programs.
+fn state() -> &'static SessionState {
+    static STATE: LazyLock<SessionState> = LazyLock::new(|| {
+        let mut config = SessionConfig::new()
+            .with_target_partitions(1)
+            .with_information_schema(false);
+        let options = config.options_mut();
+        options.execution.collect_statistics = false;
+        // Filters that grow while a plan runs are state that a plan planned once must not have.
+        options.optimizer.enable_dynamic_filter_pushdown = false;
+        options.optimizer.enable_topk_dynamic_filter_pushdown = false;
+        options.optimizer.enable_join_dynamic_filter_pushdown = false;
+        options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+        SessionStateBuilder::new()
+            .with_config(config)
+            .with_default_features()
+            .build()
+    });
+    &STATE
+}
+
+fn plan(logical: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    let state = state();
     futures::executor::block_on(state.query_planner().create_physical_plan(logical, state))
 }
 
-/// Runs a future to its end on this thread. Operators may start tasks, so it needs a runtime of its own;
-/// within somebody else's runtime that takes a thread of its own too.
+thread_local! {
+    /// Operators may start tasks, so a run needs a runtime; each worker thread has one.
+    static RUNTIME: std::io::Result<Runtime> = Builder::new_current_thread().build();
+}
+
+/// Runs a future to its end on this thread; within somebody else's runtime that takes a thread of its own.
 fn block_on<F>(future: F) -> Result<F::Output>
 where
     F: Future + Send,
     F::Output: Send,
 {
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .build()
-            .map_err(|e| DataFusionError::Execution(format!("can't start a runtime: {e}")))
+    let run = || {
+        RUNTIME.with(|runtime| match runtime {
+            Ok(runtime) => Ok(runtime.block_on(future)),
+            Err(e) => Err(DataFusionError::Execution(format!(
+                "can't start a runtime: {e}"
+            ))),
+        })
     };
-    if tokio::runtime::Handle::try_current().is_err() {
-        return Ok(runtime()?.block_on(future));
+    if Handle::try_current().is_err() {
+        return run();
     }
     std::thread::scope(|scope| {
-        let thread = scope.spawn(|| Ok(runtime()?.block_on(future)));
-        thread
+        scope
+            .spawn(run)
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
