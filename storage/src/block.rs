@@ -1,16 +1,34 @@
-//! [`Block`]: up to a few thousand rows of one run in memory, columns decoded when first asked for.
+//! [`Block`]: up to a few thousand rows of one run; on disk the unit of checking and compression, in
+//! memory with columns decoded when first asked for.
+//!
+//! ```text
+//! version u8, flags u8, 0u16, rows u32
+//! [hashes   u64 × rows]                          if HASHED
+//! diffs     i64 if ONE_DIFF,  else i64 × rows
+//! epochs    i64 if ONE_EPOCH, else i64 × rows
+//! rows      zset::codec
+//! ```
 //!
 //! Invariant: hashes ascend (unless the arrangement is a `Log`, which has none), and hashes, diffs,
 //! epochs and all columns have `rows` entries.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::buffer::ScalarBuffer;
-use arrow::datatypes::SchemaRef;
+use arrow::buffer::{Buffer, ScalarBuffer};
+use arrow::datatypes::{ArrowNativeType, SchemaRef};
 use tidemill_zset::Epoch;
+use tidemill_zset::codec::{self, CodecError, Encoded};
 
-use crate::api::Result;
+use crate::wire::Put;
+
+const BLOCK_VERSION: u8 = 1;
+const HASHED: u8 = 1;
+const ONE_DIFF: u8 = 2;
+const ONE_EPOCH: u8 = 4;
+const HEADER_BYTES: usize = 8;
+/// What a decoded view takes beyond the encoded bytes, per row and column at most.
+const VIEW_BYTES: usize = 16;
 
 /// One i64 per row, or the same for all.
 #[derive(Clone, Debug)]
@@ -35,6 +53,57 @@ impl Numbers {
             Numbers::Each(v) => v[row],
         }
     }
+
+    pub(crate) fn slice(&self, offset: usize, len: usize) -> Numbers {
+        match self {
+            Numbers::All(v) => Numbers::All(*v),
+            Numbers::Each(v) => Numbers::of(v.slice(offset, len)),
+        }
+    }
+
+    pub(crate) fn min_max(&self) -> (i64, i64) {
+        match self {
+            Numbers::All(v) => (*v, *v),
+            Numbers::Each(v) => v
+                .iter()
+                .fold((i64::MAX, i64::MIN), |(a, b), v| (a.min(*v), b.max(*v))),
+        }
+    }
+}
+
+/// Rows to be written as one block.
+pub(crate) struct BlockRows<'a> {
+    /// Empty for `Log`.
+    pub hashes: ScalarBuffer<u64>,
+    pub rows: &'a RecordBatch,
+    pub diffs: Numbers,
+    pub epochs: Numbers,
+}
+
+impl BlockRows<'_> {
+    /// Appends the encoded block to `out`.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let mut flags = 0;
+        if !self.hashes.is_empty() {
+            flags |= HASHED;
+        }
+        if matches!(self.diffs, Numbers::All(_)) {
+            flags |= ONE_DIFF;
+        }
+        if matches!(self.epochs, Numbers::All(_)) {
+            flags |= ONE_EPOCH;
+        }
+        out.extend_from_slice(&[BLOCK_VERSION, flags, 0, 0]);
+        out.u32(self.rows.num_rows() as u32);
+        out.extend_from_slice(self.hashes.inner());
+        for numbers in [&self.diffs, &self.epochs] {
+            match numbers {
+                Numbers::All(v) => out.i64(*v),
+                Numbers::Each(v) => out.extend_from_slice(v.inner()),
+            }
+        }
+        codec::encode(self.rows, out);
+    }
 }
 
 /// Rows of one run, in its order.
@@ -45,35 +114,87 @@ pub(crate) struct Block {
     pub hashes: ScalarBuffer<u64>,
     pub diffs: Numbers,
     pub epochs: Numbers,
+    encoded: Encoded,
     columns: Vec<OnceLock<ArrayRef>>,
+    /// Bytes of memory that it takes at most.
+    pub bytes: usize,
 }
 
 impl Block {
-    /// A block of columns that are already in memory.
-    pub(crate) fn decoded(
-        hashes: ScalarBuffer<u64>,
-        rows: &RecordBatch,
-        diffs: Numbers,
-        epochs: Numbers,
-    ) -> Arc<Block> {
-        let columns = rows.columns().iter().map(|c| OnceLock::from(c.clone()));
-        Arc::new(Block {
-            rows: rows.num_rows(),
+    /// Reads what [`BlockRows::encode`] wrote. Columns stay encoded until asked for.
+    pub(crate) fn decode(bytes: Buffer) -> Result<Block, CodecError> {
+        let damaged = CodecError::Damaged("a block ends too early");
+        if bytes.len() < HEADER_BYTES {
+            return Err(damaged);
+        }
+        if bytes[0] != BLOCK_VERSION {
+            return Err(CodecError::Version(bytes[0]));
+        }
+        let flags = bytes[1];
+        let rows = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]) as usize;
+        let mut at = HEADER_BYTES;
+        let hashed = if flags & HASHED > 0 { rows } else { 0 };
+        let hashes = scalars::<u64>(&bytes, &mut at, hashed)?;
+        let mut numbers = |one: bool| {
+            let values = scalars::<i64>(&bytes, &mut at, if one { 1 } else { rows })?;
+            Ok::<_, CodecError>(match one {
+                true => Numbers::All(values[0]),
+                false => Numbers::Each(values),
+            })
+        };
+        let diffs = numbers(flags & ONE_DIFF > 0)?;
+        let epochs = numbers(flags & ONE_EPOCH > 0)?;
+        let memory = bytes.len();
+        let encoded = Encoded::parse(bytes.slice(at))?;
+        if encoded.rows() != rows {
+            return Err(CodecError::Damaged("another number of rows"));
+        }
+        Ok(Block {
+            rows,
             hashes,
             diffs,
             epochs,
-            columns: columns.collect(),
+            columns: vec![OnceLock::new(); encoded.columns()],
+            bytes: memory + rows * encoded.columns() * VIEW_BYTES,
+            encoded,
         })
     }
 
     /// Column `index`, decoded now if it wasn't.
-    pub(crate) fn column(&self, index: usize, schema: &SchemaRef) -> Result<&ArrayRef> {
-        let _ = schema;
-        Ok(self.columns[index].get().expect("decoded"))
+    pub(crate) fn column(&self, index: usize, schema: &SchemaRef) -> Result<&ArrayRef, CodecError> {
+        let slot = self
+            .columns
+            .get(index)
+            .ok_or(CodecError::Damaged("too few columns"))?;
+        if let Some(column) = slot.get() {
+            return Ok(column);
+        }
+        let column = self
+            .encoded
+            .column(index, schema.field(index).data_type())?;
+        Ok(slot.get_or_init(|| column))
     }
 
     #[inline]
     pub(crate) fn epoch(&self, row: usize) -> Epoch {
         self.epochs.get(row)
     }
+}
+
+/// `n` values at `at`, shared where they are aligned.
+fn scalars<T: ArrowNativeType>(
+    bytes: &Buffer,
+    at: &mut usize,
+    n: usize,
+) -> Result<ScalarBuffer<T>, CodecError> {
+    let len = n * size_of::<T>();
+    if bytes.len() - *at < len {
+        return Err(CodecError::Damaged("a block ends too early"));
+    }
+    let part = bytes.slice_with_length(*at, len);
+    *at += len;
+    Ok(match part.as_ptr().align_offset(align_of::<T>()) {
+        0 => ScalarBuffer::from(part),
+        _ => ScalarBuffer::from(Buffer::from(part.as_slice())),
+    })
 }

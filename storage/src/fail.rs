@@ -25,6 +25,7 @@ struct Inner {
     operations: AtomicU64,
     /// The operation that fails (1 = the next one counted); 0: none.
     fail_at: AtomicU64,
+    hold_merges: AtomicBool,
 }
 
 /// Named hooks for crash tests. Cheap when unset.
@@ -87,6 +88,15 @@ impl FailPoints {
         self.0.operations.store(0, Ordering::SeqCst);
         self.0.fail_at.store(n, Ordering::SeqCst);
         self.0.counting.store(true, Ordering::SeqCst);
+    }
+
+    /// Keeps the background thread from merging, so that a test decides when it happens.
+    pub fn hold_merges(&self, hold: bool) {
+        self.0.hold_merges.store(hold, Ordering::SeqCst);
+    }
+
+    pub(crate) fn merges_held(&self) -> bool {
+        self.0.hold_merges.load(Ordering::Relaxed)
     }
 
     /// I/O operations since [`FailPoints::fail_operation`].

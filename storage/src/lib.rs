@@ -8,20 +8,28 @@
 //! See `docs/storage-format.md` for keys, files, the commit protocol and recovery.
 
 pub mod api;
+mod background;
 mod block;
+mod bundle;
 mod changes;
+mod disk;
 mod fail;
 mod log;
+mod manifest;
 mod merge;
+mod open;
 mod options;
 mod order;
 mod read;
 mod resolve;
 mod rows;
 mod run;
+mod sorting;
 mod store;
+mod wire;
 
 pub use api::*;
+pub use bundle::{SegmentRun, describe_segment};
 pub use fail::{FAIL_POINTS, FailPoints};
 pub use options::*;
 pub use read::{ArrangementVersion, Scan, StoreVersion};

@@ -132,6 +132,98 @@ impl Iterator for LogScan {
     }
 }
 
+/// Puts a log's runs one after the other. Retracted rows go if all rows that they may cancel are among
+/// the inputs and nobody can ask for the time before.
+pub(crate) struct LogMerge {
+    desc: Arc<ArrangementDesc>,
+    blocks: VecDeque<(Arc<Run>, usize)>,
+    since: Epoch,
+    /// `None`: nothing is cancelled.
+    retracted: Option<Retracted>,
+    done: bool,
+}
+
+impl LogMerge {
+    pub(crate) fn new(
+        desc: Arc<ArrangementDesc>,
+        inputs: &[Arc<Run>],
+        since: Epoch,
+        oldest: bool,
+    ) -> Result<LogMerge> {
+        let retracted = match oldest {
+            true => Some(Retracted::collect(&desc, inputs, since)?).filter(|r| !r.is_empty()),
+            false => None,
+        };
+        let mut blocks = VecDeque::new();
+        for run in inputs {
+            blocks.extend((0..run.index()?.len()).map(|b| (run.clone(), b)));
+        }
+        Ok(LogMerge {
+            desc,
+            blocks,
+            since,
+            retracted,
+            done: false,
+        })
+    }
+
+    fn step(&mut self) -> Result<Option<RunBatch>> {
+        let all: Vec<usize> = (0..self.desc.schema.fields().len()).collect();
+        while let Some((run, index)) = self.blocks.pop_front() {
+            let block = run.block_uncached(index)?;
+            let mut kept: Vec<Kept> = (0..block.rows)
+                .map(|row| Kept {
+                    entry: Entry {
+                        hash: 0,
+                        source: 0,
+                        row: row as u32,
+                    },
+                    diff: block.diffs.get(row),
+                    epoch: block.epoch(row).max(self.since),
+                })
+                .collect();
+            if let Some(retracted) = &mut self.retracted {
+                // Negative rows up to `since` were collected; what they don't cancel comes at the end.
+                kept.retain(|k| k.diff > 0 || block.epoch(k.entry.row as usize) > self.since);
+                let mut old: Vec<Kept> = kept
+                    .extract_if(.., |k| block.epoch(k.entry.row as usize) <= self.since)
+                    .collect();
+                retracted.cancel(&self.desc, &block, &mut old)?;
+                old.retain(|k| k.diff != 0);
+                old.append(&mut kept);
+                kept = old;
+                kept.sort_by_key(|k| k.entry.row);
+            }
+            if kept.is_empty() {
+                continue;
+            }
+            let blocks = [block];
+            let sources = Sources {
+                desc: &self.desc,
+                blocks: &blocks,
+            };
+            return Ok(Some(sources.batch(&kept, &all, &self.desc.schema)?));
+        }
+        match &mut self.retracted {
+            Some(retracted) => retracted.rest(&all, &self.desc.schema),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Iterator for LogMerge {
+    type Item = Result<RunBatch>;
+
+    fn next(&mut self) -> Option<Result<RunBatch>> {
+        if self.done {
+            return None;
+        }
+        let next = self.step().transpose();
+        self.done = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
 /// The rows with negative diffs, each with what is left to cancel.
 pub(crate) struct Retracted {
     rows: Option<RecordBatch>,

@@ -26,7 +26,8 @@ impl Cursor {
         if self.next >= index.len() {
             return Ok(false);
         }
-        self.loaded.push_back((self.run.block(self.next)?, 0));
+        self.loaded
+            .push_back((self.run.block_uncached(self.next)?, 0));
         self.next += 1;
         Ok(true)
     }

@@ -50,14 +50,25 @@ pub(crate) struct Sources<'a> {
 }
 
 impl Sources<'_> {
+    fn column(&self, block: usize, column: usize) -> Result<&ArrayRef> {
+        let decoded = self.blocks[block].column(column, &self.desc.schema);
+        decoded.map_err(|e| StoreError::Corrupt {
+            what: format!("arrangement {}", self.desc.id),
+            detail: format!("column {column}: {e}"),
+        })
+    }
+
     /// The values of `column` at `rows` (source, row).
     fn gather(&self, column: usize, rows: &[(usize, usize)]) -> Result<ArrayRef> {
-        let schema = &self.desc.schema;
         let arrow_error = |e| damaged_rows(self.desc, &e);
+        if rows.is_empty() {
+            let data_type = self.desc.schema.field(column).data_type();
+            return Ok(arrow::array::new_empty_array(data_type));
+        }
         if let Some(&(first, _)) = rows.first()
             && rows.iter().all(|r| r.0 == first)
         {
-            let source = self.blocks[first].column(column, schema)?;
+            let source = self.column(first, column)?;
             if rows.len() == source.len() && rows.iter().enumerate().all(|(i, r)| r.1 == i) {
                 return Ok(source.clone());
             }
@@ -65,8 +76,8 @@ impl Sources<'_> {
             return compute::take(source.as_ref(), &indices, None).map_err(arrow_error);
         }
         let mut arrays = Vec::with_capacity(self.blocks.len());
-        for b in self.blocks {
-            arrays.push(b.column(column, schema)?.as_ref());
+        for b in 0..self.blocks.len() {
+            arrays.push(self.column(b, column)?.as_ref());
         }
         compute::interleave(&arrays, rows).map_err(arrow_error)
     }

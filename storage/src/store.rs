@@ -1,262 +1,551 @@
-//! [`Store`]: the one writer of a data directory.
+//! [`Store`]: the one writer of a data directory, and its commit.
+//!
+//! Invariant: the manifest in memory, the published version and what sled would give after a
+//! restart agree whenever the writer's lock is free; after a failure that leaves open which of two states is on disk,
+//! nothing is written any more.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 
-use arrow::compute::concat_batches;
 use parking_lot::{Mutex, RwLock};
-use tidemill_zset::hash::hash_columns;
+use sled::Batch;
 use tidemill_zset::{ArrangementId, Epoch};
 
 use crate::api::*;
-use crate::block::{Block, Numbers};
-use crate::options::{BLOCK_ROWS_MAX, StoreOptions, StoreStats};
-use crate::order::{Entry, sort_by_hash};
+use crate::background::{Background, Merged};
+use crate::bundle::{Bundle, BundleWriter, Env, NewBundle};
+use crate::disk::io_error;
+use crate::manifest::{self, BundleRecord, Clock, Format, put_long, sled_error};
+use crate::options::{StoreOptions, StoreStats};
 use crate::read::{ArrangementVersion, StoreVersion, VersionInner};
-use crate::run::{Run, RunMeta};
+use crate::run::Run;
+use crate::sorting::write_changes;
 
-struct Writer {
-    epoch: Option<Epoch>,
-    reserved_upper: Epoch,
-    catalog: BTreeMap<String, serde_json::Value>,
-    offsets: BTreeMap<(u64, Vec<u8>), Vec<u8>>,
-    stats: StoreStats,
+/// A bundle that the manifest names.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub bundle: Arc<Bundle>,
+    pub record: BundleRecord,
+}
+
+/// The state that only the holder of the writer's lock changes.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub clock: Clock,
+    pub bundles: HashMap<u64, Live>,
+    pub next_bundle: u64,
+    pub next_order: u64,
+    /// Why nothing may be written any more.
+    pub failed: Option<String>,
+    pub commits: u64,
+    pub merges: u64,
+    pub merge_bytes_written: u64,
+    /// Merges whose manifest changes wait for the next commit.
+    pub merged: Vec<Merged>,
+}
+
+/// What the store and its background thread share.
+pub(crate) struct Shared {
+    pub env: Arc<Env>,
+    pub db: sled::Db,
+    pub sled_log: File,
+    pub format: Format,
+    pub inline_bytes_max: usize,
+    pub writer: Mutex<Writer>,
+    pub version: RwLock<StoreVersion>,
+    pub background: Background,
 }
 
 /// The open data directory.
 pub struct Store {
-    partitions: u32,
-    directory_id: String,
-    writer: Mutex<Writer>,
-    version: RwLock<StoreVersion>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    /// Released last.
+    _lock: File,
+}
+
+/// A run that [`Store::stage`] wrote.
+struct Staged {
+    arrangement: ArrangementId,
+    new: Mutex<Option<NewBundle>>,
 }
 
 impl Store {
-    /// Opens `dir`, initialising it if it is empty or missing.
+    /// Opens `dir`, initialising it if it is empty or missing. Reads the manifest, not the rows.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Store> {
-        std::fs::create_dir_all(dir).map_err(|e| StoreError::Io {
-            context: format!("creating the data directory {}", dir.display()),
-            source: e,
-        })?;
+        let lock = crate::disk::lock(dir)?;
+        let shared = crate::open::open(dir, &options)?;
+        let for_thread = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("tidemill-merge".into())
+            .spawn(move || crate::background::run(&for_thread))
+            .map_err(|e| io_error("starting the merge thread of", dir, e))?;
         Ok(Store {
-            partitions: options.partitions,
-            directory_id: String::new(),
-            writer: Mutex::new(Writer {
-                epoch: None,
-                reserved_upper: 0,
-                catalog: BTreeMap::new(),
-                offsets: BTreeMap::new(),
-                stats: StoreStats::default(),
-            }),
-            version: RwLock::new(StoreVersion(Arc::new(VersionInner {
-                epoch: -1,
-                arrangements: HashMap::new(),
-            }))),
+            shared,
+            thread: Some(thread),
+            _lock: lock,
         })
     }
 
     /// Number of partitions of this directory.
     pub fn partitions(&self) -> u32 {
-        self.partitions
+        self.shared.format.partitions
     }
 
     /// The UUID written when the directory was initialised.
     pub fn directory_id(&self) -> &str {
-        &self.directory_id
+        &self.shared.format.directory_id
     }
 
     /// The newest committed version.
     pub fn version(&self) -> StoreVersion {
-        self.version.read().clone()
+        self.shared.version.read().clone()
     }
 
     /// The last committed epoch.
     pub fn epoch(&self) -> Option<Epoch> {
-        self.writer.lock().epoch
+        self.shared.writer.lock().clock.epoch
     }
 
     /// The durable bound up to which the clock may have run; 0 in a new directory.
     pub fn reserved_upper(&self) -> Epoch {
-        self.writer.lock().reserved_upper
+        self.shared.writer.lock().clock.reserved_upper
     }
 
     /// All catalog rows, sorted by key.
     pub fn catalog(&self) -> Result<Vec<(String, serde_json::Value)>> {
-        Ok(self.writer.lock().catalog.clone().into_iter().collect())
+        let rows = manifest::read_long(&self.shared.db, &[manifest::CATALOG])?;
+        let mut out = Vec::with_capacity(rows.len());
+        for (key, value) in rows {
+            let key = String::from_utf8_lossy(&key).into_owned();
+            let value = serde_json::from_slice(&value).map_err(|e| StoreError::Corrupt {
+                what: format!("the catalog row {key}"),
+                detail: e.to_string(),
+            })?;
+            out.push((key, value));
+        }
+        Ok(out)
     }
 
     /// All offsets of `source`: (key, value), sorted by key.
     pub fn offsets(&self, source: u64) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let w = self.writer.lock();
-        let of = w.offsets.iter().filter(|((s, _), _)| *s == source);
-        Ok(of.map(|((_, k), v)| (k.clone(), v.clone())).collect())
+        let prefix = manifest::id_key(manifest::OFFSET, source);
+        Ok(manifest::read_long(&self.shared.db, &prefix)?
+            .into_iter()
+            .collect())
     }
 
-    /// Commits one epoch; durable when it returns. After an error the process must end.
-    pub fn commit(&self, c: Commit) -> Result<StoreVersion> {
-        let mut w = self.writer.lock();
-        let mut arrangements = self.version.read().0.arrangements.clone();
-        for desc in c.create {
-            let version = ArrangementVersion {
-                since: 0,
-                runs: Vec::new(),
-                desc: Arc::new(desc),
-            };
-            arrangements.insert(version.desc.id, Arc::new(version));
+    /// Commits one epoch; durable when it returns. After an error the process must end: a restart
+    /// finds either all of it or nothing.
+    pub fn commit(&self, commit: Commit) -> Result<StoreVersion> {
+        let shared = &self.shared;
+        let mut writer = shared.writer.lock();
+        writer.check()?;
+        let result = shared.commit(&mut writer, commit);
+        if let Err(e) = &result
+            && !matches!(e, StoreError::Usage(_))
+        {
+            writer.failed = Some(e.to_string());
         }
-        let mut changes: BTreeMap<ArrangementId, Vec<ArrangementChange>> = BTreeMap::new();
-        for change in c.changes {
-            changes.entry(change.arrangement).or_default().push(change);
-        }
-        let mut runs: Vec<(ArrangementId, Run)> = Vec::new();
-        for staged in &c.staged {
-            if let Some((id, run)) = staged.0.downcast_ref::<(ArrangementId, Run)>() {
-                runs.push((*id, run.clone()));
-            }
-        }
-        for (id, changes) in changes {
-            let Some(a) = arrangements.get(&id) else {
-                return Err(StoreError::Usage(format!("no arrangement {id}")));
-            };
-            if let Some(run) = build(&a.desc, c.epoch, &changes) {
-                runs.push((id, run));
-            }
-        }
-        for (id, run) in runs {
-            if let Some(a) = arrangements.get_mut(&id) {
-                Arc::make_mut(a).runs.push(Arc::new(run));
-            }
-        }
-        for (id, since) in c.since {
-            if let Some(a) = arrangements.get_mut(&id) {
-                let a = Arc::make_mut(a);
-                a.since = a.since.max(since);
-            }
-        }
-        for id in c.drop {
-            arrangements.remove(&id);
-        }
-        for (key, value) in c.catalog {
-            match value {
-                Some(value) => w.catalog.insert(key, value),
-                None => w.catalog.remove(&key),
-            };
-        }
-        for o in c.offsets {
-            match o.value {
-                Some(value) => w.offsets.insert((o.source, o.key), value),
-                None => w.offsets.remove(&(o.source, o.key)),
-            };
-        }
-        w.epoch = Some(c.epoch);
-        w.reserved_upper = w.reserved_upper.max(c.reserved_upper);
-        w.stats.commits += 1;
-        let version = StoreVersion(Arc::new(VersionInner {
-            epoch: c.epoch,
-            arrangements,
-        }));
-        *self.version.write() = version.clone();
-        Ok(version)
+        drop(writer);
+        shared.background.wake();
+        result
     }
 
     /// Reserves the clock up to `upper` without an epoch; durable when it returns.
     pub fn reserve(&self, upper: Epoch) -> Result<()> {
-        let mut w = self.writer.lock();
-        w.reserved_upper = w.reserved_upper.max(upper);
+        let shared = &self.shared;
+        let mut writer = shared.writer.lock();
+        writer.check()?;
+        if upper <= writer.clock.reserved_upper {
+            return Ok(());
+        }
+        let clock = Clock {
+            reserved_upper: upper,
+            ..writer.clock
+        };
+        let mut batch = Batch::default();
+        batch.insert(manifest::CLOCK_KEY, clock.encode());
+        shared.transaction(&mut writer, batch)?;
+        writer.clock = clock;
         Ok(())
     }
 
-    /// Writes and syncs a run of `arrangement` at `epoch`, which a later commit makes visible.
+    /// Writes a run of `arrangement` at `epoch`, synced unless it is small enough to lie in sled, which
+    /// becomes visible when a commit names it.
     pub fn stage(
         &self,
         arrangement: &ArrangementDesc,
         epoch: Epoch,
         changes: Vec<ArrangementChange>,
     ) -> Result<StagedRun> {
-        let run = build(arrangement, epoch, &changes).unwrap_or_else(|| {
-            Run::in_memory(
-                RunMeta {
-                    rows: 0,
-                    bytes: 0,
-                    min_epoch: epoch,
-                    max_epoch: epoch,
-                    negative: false,
-                    distinct: true,
-                },
-                Vec::new(),
-            )
-        });
-        Ok(StagedRun(Arc::new((arrangement.id, run))))
+        let mut to = self.shared.bundle_writer(&mut self.shared.writer.lock());
+        write_changes(&mut to, &Arc::new(arrangement.clone()), epoch, &changes)?;
+        Ok(StagedRun(Arc::new(Staged {
+            arrangement: arrangement.id,
+            new: Mutex::new(to.finish(self.shared.inline_bytes_max)?),
+        })))
+    }
+
+    /// Runs the merges that are due now, in this thread, and makes them durable. For tests and idle moments;
+    /// otherwise a background thread does it.
+    pub fn merge(&self) -> Result<()> {
+        crate::background::merge_all(&self.shared)
     }
 
     /// Counters and sizes.
     pub fn stats(&self) -> StoreStats {
-        self.writer.lock().stats
+        let w = self.shared.writer.lock();
+        let env = &self.shared.env;
+        let mut stats = StoreStats {
+            commits: w.commits,
+            bytes_written: env.bytes_written.load(Ordering::Relaxed),
+            merge_bytes_written: w.merge_bytes_written,
+            merges: w.merges,
+            cache_bytes: env.cache.weight(),
+            blocks_read: env.blocks_read.load(Ordering::Relaxed),
+            ..StoreStats::default()
+        };
+        for live in w.bundles.values() {
+            stats.runs += live.record.runs.len() as u64;
+            if live.record.inline {
+                stats.inline_runs += live.record.runs.len() as u64;
+            } else {
+                stats.segment_files += 1;
+                stats.segment_bytes += live.record.len;
+            }
+        }
+        stats
     }
 }
 
-/// Sorts one arrangement's changes of one epoch into a run.
-fn build(desc: &ArrangementDesc, epoch: Epoch, changes: &[ArrangementChange]) -> Option<Run> {
-    let rows = concat_batches(&desc.schema, changes.iter().map(|c| &c.delta.rows))
-        .expect("changes have the schema of their arrangement");
-    let n = rows.num_rows();
-    if n == 0 {
-        return None;
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let root = self.shared.env.disk.root();
+        f.debug_struct("Store")
+            .field("root", &root)
+            .finish_non_exhaustive()
     }
-    let mut diffs: Vec<i64> = Vec::with_capacity(n);
-    let mut hashes: Vec<u64> = Vec::new();
-    for c in changes {
-        diffs.extend_from_slice(&c.delta.diffs.to_buffer(c.delta.len()));
-        hashes.extend_from_slice(&c.hashes);
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.shared.background.stop();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the merge thread panicked");
+        }
+        // Versions that are still held can't keep sled open.
+        self.shared.env.sled.write().take();
     }
-    let mut blocks = Vec::new();
-    let mut distinct = true;
-    if desc.kind == ArrangementKind::Log {
-        for at in (0..n).step_by(BLOCK_ROWS_MAX) {
-            let len = BLOCK_ROWS_MAX.min(n - at);
-            blocks.push(Block::decoded(
-                Vec::new().into(),
-                &rows.slice(at, len),
-                Numbers::of(diffs[at..at + len].to_vec().into()),
-                Numbers::All(epoch),
-            ));
-        }
-    } else {
-        if hashes.len() != n {
-            hashes = hash_columns(&rows.columns()[..desc.key_columns], n);
-        }
-        let mut entries: Vec<Entry> = (0..n)
-            .map(|i| Entry {
-                hash: hashes[i],
-                source: 0,
-                row: i as u32,
-            })
-            .collect();
-        sort_by_hash(&mut entries);
-        distinct = desc.kind == ArrangementKind::Last
-            || entries.windows(2).all(|w| w[0].hash != w[1].hash);
-        for piece in entries.chunks(BLOCK_ROWS_MAX) {
-            let indices: arrow::array::UInt32Array =
-                piece.iter().map(|e| e.row).collect::<Vec<_>>().into();
-            let batch =
-                arrow::compute::take_record_batch(&rows, &indices).expect("indices are in range");
-            let d: Vec<i64> = piece.iter().map(|e| diffs[e.row as usize]).collect();
-            blocks.push(Block::decoded(
-                piece.iter().map(|e| e.hash).collect::<Vec<_>>().into(),
-                &batch,
-                Numbers::of(d.into()),
-                Numbers::All(epoch),
-            ));
+}
+
+impl Writer {
+    pub(crate) fn check(&self) -> Result<()> {
+        match &self.failed {
+            None => Ok(()),
+            Some(why) => Err(StoreError::Usage(format!(
+                "nothing can be written after a failure ({why}): restart"
+            ))),
         }
     }
-    let meta = RunMeta {
-        rows: n as u64,
-        bytes: rows.get_array_memory_size() as u64,
-        min_epoch: epoch,
-        max_epoch: epoch,
-        negative: diffs.iter().any(|d| *d < 0),
-        distinct,
+}
+
+/// Changes of the manifest in preparation: what the batch will do, and what memory must know after it.
+pub(crate) struct Step {
+    pub batch: Batch,
+    pub arrangements: HashMap<ArrangementId, Arc<ArrangementVersion>>,
+    /// Records of bundles that are new or changed.
+    pub records: BTreeMap<u64, BundleRecord>,
+    pub added: Vec<Arc<Bundle>>,
+}
+
+impl Step {
+    fn version(&mut self, id: ArrangementId) -> Option<&mut ArrangementVersion> {
+        self.arrangements.get_mut(&id).map(Arc::make_mut)
+    }
+
+    /// A new bundle; its runs become visible at the given places.
+    pub(crate) fn add(&mut self, new: NewBundle) -> Arc<Bundle> {
+        let record = BundleRecord {
+            inline: new.bundle.is_inline(),
+            len: new.bundle.len,
+            crc: new.crc,
+            runs: new.runs,
+        };
+        self.records.insert(new.bundle.id, record);
+        self.added.push(new.bundle.clone());
+        new.bundle
+    }
+
+    /// Takes a run out of its bundle's record.
+    pub(crate) fn retire(&mut self, writer: &Writer, run: &Run) {
+        let id = run.bundle.id;
+        if !self.records.contains_key(&id)
+            && let Some(live) = writer.bundles.get(&id)
+        {
+            self.records.insert(id, live.record.clone());
+        }
+        if let Some(record) = self.records.get_mut(&id) {
+            record.runs.retain(|r| *r != run.meta);
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn bundle_writer(&self, writer: &mut Writer) -> BundleWriter {
+        let id = writer.next_bundle;
+        writer.next_bundle += 1;
+        BundleWriter::new(self.env.clone(), id)
+    }
+
+    pub(crate) fn step(&self) -> Step {
+        Step {
+            batch: Batch::default(),
+            arrangements: self.version.read().0.arrangements.clone(),
+            records: BTreeMap::new(),
+            added: Vec::new(),
+        }
+    }
+
+    fn commit(&self, writer: &mut Writer, mut c: Commit) -> Result<StoreVersion> {
+        if writer.clock.epoch.is_some_and(|e| c.epoch <= e) || c.epoch < 0 {
+            return Err(StoreError::Usage(format!(
+                "epoch {} doesn't follow {:?}",
+                c.epoch, writer.clock.epoch
+            )));
+        }
+        let mut step = self.step();
+        self.create(&mut step, std::mem::take(&mut c.create))?;
+        for s in c.staged.drain(..) {
+            show_staged(writer, &mut step, &s)?;
+        }
+        self.write_bundle(writer, &mut step, c.epoch, std::mem::take(&mut c.changes))?;
+        for merged in std::mem::take(&mut writer.merged) {
+            crate::background::install(writer, &mut step, merged);
+        }
+        for (id, since) in &c.since {
+            if let Some(a) = step.version(*id) {
+                a.since = a.since.max(*since);
+            }
+        }
+        self.forget(writer, &mut step, &c.drop)?;
+        self.put_rows(&mut step.batch, &c)?;
+        let clock = Clock {
+            epoch: Some(c.epoch),
+            reserved_upper: writer
+                .clock
+                .reserved_upper
+                .max(c.reserved_upper)
+                .max(c.epoch + 1),
+        };
+        let version = self.apply(writer, step, clock)?;
+        writer.commits += 1;
+        Ok(version)
+    }
+
+    fn create(&self, step: &mut Step, create: Vec<ArrangementDesc>) -> Result<()> {
+        for desc in create {
+            if step.arrangements.contains_key(&desc.id) {
+                let message = format!("arrangement {} exists already", desc.id);
+                return Err(StoreError::Usage(message));
+            }
+            let mut value = Vec::new();
+            manifest::put_desc(&desc, &mut value);
+            let key = manifest::id_key(manifest::ARRANGEMENT, desc.id.0);
+            put_long(&self.db, &mut step.batch, &key, Some(&value))?;
+            let version = ArrangementVersion {
+                since: 0,
+                runs: Vec::new(),
+                desc: Arc::new(desc),
+            };
+            step.arrangements.insert(version.desc.id, Arc::new(version));
+        }
+        Ok(())
+    }
+
+    /// Sorts and writes the changes, and adds them as the newest runs.
+    fn write_bundle(
+        &self,
+        writer: &mut Writer,
+        step: &mut Step,
+        epoch: Epoch,
+        changes: Vec<ArrangementChange>,
+    ) -> Result<()> {
+        let mut by_arrangement: BTreeMap<ArrangementId, Vec<ArrangementChange>> = BTreeMap::new();
+        for c in changes {
+            by_arrangement.entry(c.arrangement).or_default().push(c);
+        }
+        let mut to = self.bundle_writer(writer);
+        for (id, changes) in &by_arrangement {
+            let Some(a) = step.arrangements.get(id) else {
+                let message = format!("a change names arrangement {id}, which doesn't exist");
+                return Err(StoreError::Usage(message));
+            };
+            write_changes(&mut to, &a.desc, epoch, changes)?;
+        }
+        match to.finish(self.inline_bytes_max)? {
+            Some(new) => show_newest(writer, step, new),
+            None => Ok(()),
+        }
+    }
+
+    fn forget(&self, writer: &Writer, step: &mut Step, drop: &[ArrangementId]) -> Result<()> {
+        let gone: BTreeSet<ArrangementId> = drop.iter().copied().collect();
+        for id in gone {
+            let Some(a) = step.arrangements.remove(&id) else {
+                continue;
+            };
+            for run in &a.runs {
+                step.retire(writer, run);
+            }
+            let key = manifest::id_key(manifest::ARRANGEMENT, id.0);
+            put_long(&self.db, &mut step.batch, &key, None)?;
+        }
+        Ok(())
+    }
+
+    fn put_rows(&self, batch: &mut Batch, c: &Commit) -> Result<()> {
+        for (key, value) in &c.catalog {
+            let value = value.as_ref().map(|v| v.to_string().into_bytes());
+            let key = manifest::catalog_key(key);
+            put_long(&self.db, batch, &key, value.as_deref())?;
+        }
+        for o in &c.offsets {
+            let key = manifest::offset_key(o.source, &o.key);
+            put_long(&self.db, batch, &key, o.value.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// Makes a step durable, then visible.
+    pub(crate) fn apply(
+        &self,
+        writer: &mut Writer,
+        mut step: Step,
+        clock: Clock,
+    ) -> Result<StoreVersion> {
+        step.batch.insert(manifest::CLOCK_KEY, clock.encode());
+        for (id, record) in &step.records {
+            let key = manifest::id_key(manifest::BUNDLE, *id);
+            let gone = record.runs.is_empty();
+            let value = (!gone).then(|| record.encode());
+            put_long(&self.db, &mut step.batch, &key, value.as_deref())?;
+            if gone && record.inline {
+                if let Some(live) = writer.bundles.get(id) {
+                    // Held versions may still want it.
+                    live.bundle.inline_bytes()?;
+                }
+                manifest::remove_inline(&mut step.batch, *id, record.len as usize);
+            }
+        }
+        for bundle in &step.added {
+            bundle.adopt();
+            if let Some(bytes) = bundle.inline_bytes()?
+                && step
+                    .records
+                    .get(&bundle.id)
+                    .is_some_and(|r| !r.runs.is_empty())
+            {
+                manifest::put_inline(&mut step.batch, bundle.id, bytes);
+            }
+        }
+        self.transaction(writer, step.batch)?;
+        writer.clock = clock;
+        for bundle in step.added {
+            let record = BundleRecord {
+                inline: bundle.is_inline(),
+                len: bundle.len,
+                crc: 0,
+                runs: Vec::new(),
+            };
+            writer.bundles.insert(bundle.id, Live { bundle, record });
+        }
+        for (id, record) in step.records {
+            if record.runs.is_empty() {
+                if let Some(live) = writer.bundles.remove(&id) {
+                    live.bundle.retire();
+                }
+            } else if let Some(live) = writer.bundles.get_mut(&id) {
+                live.record = record;
+            }
+        }
+        let version = StoreVersion(Arc::new(VersionInner {
+            epoch: clock.epoch.unwrap_or(-1),
+            arrangements: step.arrangements,
+        }));
+        *self.version.write() = version.clone();
+        Ok(version)
+    }
+
+    /// Applies `batch` atomically and waits until it is on the medium.
+    pub(crate) fn transaction(&self, writer: &mut Writer, batch: Batch) -> Result<()> {
+        let fail = &self.env.disk.fail;
+        fail.pass("before_transaction");
+        let injected = |context: &'static str| {
+            move |source: std::io::Error| StoreError::Io {
+                context: context.to_string(),
+                source,
+            }
+        };
+        let result = (|| {
+            fail.operation().map_err(injected("writing to sled"))?;
+            self.db
+                .apply_batch(batch)
+                .map_err(sled_error("writing to sled"))?;
+            fail.operation().map_err(injected("flushing sled"))?;
+            self.db.flush().map_err(sled_error("flushing sled"))?;
+            // sled's flush hands the bytes to the kernel; this one to the medium.
+            fail.operation().map_err(injected("syncing sled"))?;
+            self.sled_log
+                .sync_data()
+                .map_err(|e| io_error("syncing", &self.env.disk.sled_log(), e))
+        })();
+        if let Err(e) = &result {
+            writer.failed = Some(e.to_string());
+        }
+        fail.pass("after_transaction");
+        result
+    }
+}
+
+/// Gives the runs of a new bundle the newest places.
+fn show_newest(writer: &mut Writer, step: &mut Step, mut new: NewBundle) -> Result<()> {
+    for meta in &mut new.runs {
+        meta.order = writer.next_order;
+        writer.next_order += 1;
+    }
+    let metas = new.runs.clone();
+    let bundle = step.add(new);
+    for meta in metas {
+        let id = meta.arrangement;
+        let Some(a) = step.version(id) else {
+            let message = format!("a run names arrangement {id}, which doesn't exist");
+            return Err(StoreError::Usage(message));
+        };
+        a.runs.push(Arc::new(Run::new(meta, bundle.clone())));
+    }
+    Ok(())
+}
+
+fn show_staged(writer: &mut Writer, step: &mut Step, staged: &StagedRun) -> Result<()> {
+    let Some(staged) = staged.0.downcast_ref::<Staged>() else {
+        return Err(StoreError::Usage("a staged run of another kind".into()));
     };
-    Some(Run::in_memory(meta, blocks))
+    if !step.arrangements.contains_key(&staged.arrangement) {
+        return Err(StoreError::Usage(format!(
+            "a staged run names arrangement {}, which doesn't exist",
+            staged.arrangement
+        )));
+    }
+    match staged.new.lock().take() {
+        Some(new) => show_newest(writer, step, new),
+        // It holds no row, or is visible already.
+        None => Ok(()),
+    }
 }

@@ -1,0 +1,298 @@
+//! Opening a data directory: initialise or recover. Reads the manifest and looks at file lengths;
+//! the time depends on the number of runs, not on the rows in them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use tidemill_zset::ArrangementId;
+use tidemill_zset::codec::CODEC_VERSION;
+use tidemill_zset::hash::HASH_VERSION;
+
+use crate::api::{Result, StoreError};
+use crate::background::Background;
+use crate::bundle::{BlockWeight, Bundle, Env};
+use crate::disk::{Disk, io_error};
+use crate::manifest::{self, BundleRecord, Clock, FORMAT_VERSION, Format, read_long, sled_error};
+use crate::options::StoreOptions;
+use crate::read::{ArrangementVersion, StoreVersion, VersionInner};
+use crate::run::Run;
+use crate::store::{Live, Shared, Writer};
+use crate::wire::Wire;
+
+/// Memory for sled's own cache of pages.
+const SLED_CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// Blocks of usual size, to estimate how many the cache will hold.
+const CACHED_BLOCK_BYTES: usize = 64 * 1024;
+/// sled's threads of a store that was just closed may still hold its lock; ours is taken already,
+/// so that nobody else can.
+const SLED_LOCK_WAIT: Duration = Duration::from_secs(10);
+const PARTITIONS_MAX: u32 = 65_536;
+
+/// Opens the directory `root`, whose lock the caller holds.
+pub(crate) fn open(root: &Path, options: &StoreOptions) -> Result<Arc<Shared>> {
+    let new = !root.join("sled").exists();
+    let disk = Disk::open(root, options.fail.clone())?;
+    if new && !disk.list_segments()?.is_empty() {
+        return Err(StoreError::Corrupt {
+            what: root.display().to_string(),
+            detail: "it has segment files but no directory `sled`".into(),
+        });
+    }
+    let db = open_sled(&disk)?;
+    let log_path = disk.sled_log();
+    let sled_log = File::open(&log_path).map_err(|e| io_error("opening", &log_path, e))?;
+    let format = match db
+        .get(manifest::FORMAT_KEY)
+        .map_err(sled_error("reading the format"))?
+    {
+        Some(bytes) => read_format(root, &bytes)?,
+        None => initialise(&disk, &db, &sled_log, options)?,
+    };
+    let blocks = options.cache_bytes / CACHED_BLOCK_BYTES;
+    let env = Arc::new(Env {
+        disk,
+        cache: quick_cache::sync::Cache::with_weighter(
+            blocks.max(16),
+            options.cache_bytes as u64,
+            BlockWeight,
+        ),
+        sled: RwLock::new(Some(db.clone())),
+        blocks_read: AtomicU64::new(0),
+        bytes_written: AtomicU64::new(0),
+    });
+    let recovered = recover(&env, &db)?;
+    Ok(Arc::new(Shared {
+        env,
+        db,
+        sled_log,
+        format,
+        inline_bytes_max: options.inline_bytes_max,
+        writer: Mutex::new(recovered.writer),
+        version: RwLock::new(recovered.version),
+        background: Background::default(),
+    }))
+}
+
+fn open_sled(disk: &Disk) -> Result<sled::Db> {
+    let path = disk.sled();
+    let config = sled::Config::new()
+        .path(&path)
+        .cache_capacity(SLED_CACHE_BYTES)
+        .flush_every_ms(None);
+    let started = Instant::now();
+    loop {
+        match config.open() {
+            Ok(db) => return Ok(db),
+            Err(sled::Error::Io(e))
+                if e.to_string().contains("lock") && started.elapsed() < SLED_LOCK_WAIT =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(source) => {
+                return Err(StoreError::Sled {
+                    context: format!("opening sled in {}", path.display()),
+                    source,
+                });
+            }
+        }
+    }
+}
+
+fn initialise(
+    disk: &Disk,
+    db: &sled::Db,
+    sled_log: &File,
+    options: &StoreOptions,
+) -> Result<Format> {
+    let what = disk.root().display().to_string();
+    if !db.is_empty() {
+        return Err(StoreError::Corrupt {
+            what,
+            detail: "sled holds keys, but not the format version".into(),
+        });
+    }
+    let partitions = options.partitions;
+    if !partitions.is_power_of_two() || partitions > PARTITIONS_MAX {
+        return Err(StoreError::Usage(format!(
+            "the number of partitions is {partitions}; it must be a power of two up to {PARTITIONS_MAX}"
+        )));
+    }
+    let format = Format {
+        format: FORMAT_VERSION,
+        hash: HASH_VERSION,
+        codec: u32::from(CODEC_VERSION),
+        partitions,
+        directory_id: uuid::Uuid::new_v4().to_string(),
+    };
+    let written = |e: std::io::Error| io_error("initialising", disk.root(), e);
+    disk.fail.operation().map_err(written)?;
+    db.insert(manifest::FORMAT_KEY, format.encode())
+        .map_err(sled_error("initialising sled"))?;
+    db.flush().map_err(sled_error("initialising sled"))?;
+    disk.fail.operation().map_err(written)?;
+    sled_log.sync_all().map_err(written)?;
+    disk.sync_root()?;
+    Ok(format)
+}
+
+fn read_format(root: &Path, bytes: &[u8]) -> Result<Format> {
+    let format = Format::decode(bytes).ok_or_else(|| StoreError::Corrupt {
+        what: format!("the format key in {}", root.display()),
+        detail: "too short".into(),
+    })?;
+    let ours = [
+        ("format", format.format, FORMAT_VERSION),
+        ("key hash", format.hash, HASH_VERSION),
+        ("row codec", format.codec, u32::from(CODEC_VERSION)),
+    ];
+    for (name, found, expected) in ours {
+        if found != expected {
+            return Err(StoreError::Usage(format!(
+                "{} was written with {name} version {found}, this build reads version {expected}: \
+                 use the build that wrote it",
+                root.display()
+            )));
+        }
+    }
+    if !format.partitions.is_power_of_two() {
+        return Err(StoreError::Corrupt {
+            what: format!("the format key in {}", root.display()),
+            detail: format!("{} partitions", format.partitions),
+        });
+    }
+    Ok(format)
+}
+
+struct Recovered {
+    writer: Writer,
+    version: StoreVersion,
+}
+
+/// The id in the rest of a manifest key.
+fn id_of(key: &[u8]) -> Result<u64> {
+    Wire(key)
+        .bytes(8)
+        .filter(|_| key.len() == 8)
+        .and_then(|b| b.try_into().ok())
+        .map(u64::from_be_bytes)
+        .ok_or_else(|| StoreError::Corrupt {
+            what: format!("the manifest key {key:?}"),
+            detail: "expected a number of 8 bytes".into(),
+        })
+}
+
+fn recover(env: &Arc<Env>, db: &sled::Db) -> Result<Recovered> {
+    let clock = match db
+        .get(manifest::CLOCK_KEY)
+        .map_err(sled_error("reading the clock"))?
+    {
+        None => Clock::default(),
+        Some(bytes) => Clock::decode(&bytes).ok_or_else(|| StoreError::Corrupt {
+            what: "the clock in the manifest".into(),
+            detail: "too short".into(),
+        })?,
+    };
+    let mut arrangements = BTreeMap::new();
+    for (key, value) in read_long(db, &[manifest::ARRANGEMENT])? {
+        let id = ArrangementId(id_of(&key)?);
+        let desc =
+            manifest::get_desc(id, &mut Wire(&value)).map_err(|detail| StoreError::Corrupt {
+                what: format!("the manifest's description of arrangement {id}"),
+                detail,
+            })?;
+        let version = ArrangementVersion {
+            desc: Arc::new(desc),
+            since: 0,
+            runs: Vec::new(),
+        };
+        arrangements.insert(id, version);
+    }
+    let (bundles, next_order) = recover_bundles(env, db, &mut arrangements)?;
+    env.disk.fail.pass("during_recovery");
+    let next_bundle = sweep(env, &bundles)?;
+    let arrangements: HashMap<_, _> = arrangements
+        .into_iter()
+        .map(|(id, mut a)| {
+            a.runs.sort_by_key(|r| r.meta.order);
+            (id, Arc::new(a))
+        })
+        .collect();
+    Ok(Recovered {
+        version: StoreVersion(Arc::new(VersionInner {
+            epoch: clock.epoch.unwrap_or(-1),
+            arrangements,
+        })),
+        writer: Writer {
+            clock,
+            bundles,
+            next_bundle,
+            next_order,
+            failed: None,
+            commits: 0,
+            merges: 0,
+            merge_bytes_written: 0,
+            merged: Vec::new(),
+        },
+    })
+}
+
+fn recover_bundles(
+    env: &Arc<Env>,
+    db: &sled::Db,
+    arrangements: &mut BTreeMap<ArrangementId, ArrangementVersion>,
+) -> Result<(HashMap<u64, Live>, u64)> {
+    let mut bundles = HashMap::new();
+    let mut next_order = 0;
+    for (key, value) in read_long(db, &[manifest::BUNDLE])? {
+        let id = id_of(&key)?;
+        let what = format!("the manifest's record of bundle {id:016x}");
+        let record = BundleRecord::decode(&value).ok_or_else(|| StoreError::Corrupt {
+            what: what.clone(),
+            detail: "unknown version, or too short".into(),
+        })?;
+        let bundle = Arc::new(Bundle::committed(
+            env.clone(),
+            id,
+            record.len,
+            record.inline,
+        ));
+        bundle.check_file()?;
+        for run in &record.runs {
+            let Some(a) = arrangements.get_mut(&run.arrangement) else {
+                return Err(StoreError::Corrupt {
+                    what,
+                    detail: format!("arrangement {} doesn't exist", run.arrangement),
+                });
+            };
+            next_order = next_order.max(run.order + 1);
+            a.since = a.since.max(run.since);
+            a.runs.push(Arc::new(Run::new(run.clone(), bundle.clone())));
+        }
+        bundles.insert(id, Live { bundle, record });
+    }
+    Ok((bundles, next_order))
+}
+
+/// Removes files that the manifest doesn't name: left by a crash, or by a store that closed while
+/// a version was held. Returns an id above all that were ever seen.
+fn sweep(env: &Env, bundles: &HashMap<u64, Live>) -> Result<u64> {
+    let mut next = bundles.keys().map(|id| id + 1).max().unwrap_or(0);
+    for (path, id) in env.disk.list_segments()? {
+        if let Some(id) = id {
+            next = next.max(id + 1);
+        }
+        let named = id.is_some_and(|id| {
+            path == env.disk.segment(id) && bundles.get(&id).is_some_and(|b| !b.record.inline)
+        });
+        if !named {
+            tracing::info!(path = %path.display(), "removing a file that the manifest doesn't name");
+            env.disk.sweep(&path)?;
+        }
+    }
+    Ok(next)
+}

@@ -1,0 +1,204 @@
+//! From the unsorted changes of one arrangement in one epoch to a run in a bundle.
+
+use std::sync::Arc;
+
+use arrow::array::cast::AsArray;
+use arrow::array::{Array, RecordBatch, UInt32Array};
+use arrow::buffer::ScalarBuffer;
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::DataType;
+use tidemill_zset::hash::hash_columns;
+use tidemill_zset::{Diffs, Epoch};
+
+use crate::api::{ArrangementChange, ArrangementDesc, ArrangementKind, Result, StoreError};
+use crate::block::{BlockRows, Numbers};
+use crate::bundle::{BundleWriter, is_sorted};
+use crate::options::{BLOCK_BYTES_TARGET, BLOCK_ROWS_MAX};
+use crate::order::{Entry, sort_by_hash};
+
+/// Writes `changes` as a run of `desc`. Writes nothing if they hold no row.
+pub(crate) fn write_changes(
+    to: &mut BundleWriter,
+    desc: &Arc<ArrangementDesc>,
+    epoch: Epoch,
+    changes: &[ArrangementChange],
+) -> Result<()> {
+    let mut batches = Vec::with_capacity(changes.len());
+    for c in changes.iter().filter(|c| !c.delta.is_empty()) {
+        check(desc, c)?;
+        batches.push(c);
+    }
+    if batches.is_empty() {
+        return Ok(());
+    }
+    let rows = match batches.len() {
+        1 => batches[0].delta.rows.clone(),
+        _ => concat_batches(&desc.schema, batches.iter().map(|c| &c.delta.rows))
+            .map_err(|e| mismatch(desc, &e.to_string()))?,
+    };
+    let diffs = all_diffs(&batches, rows.num_rows());
+    if is_sorted(desc.kind) {
+        write_sorted(to, desc, epoch, &batches, &rows, diffs)
+    } else {
+        let mut run = to.run(desc.clone(), false);
+        let step = block_rows(&rows);
+        for at in (0..rows.num_rows()).step_by(step) {
+            let len = step.min(rows.num_rows() - at);
+            run.block(&BlockRows {
+                hashes: Vec::new().into(),
+                rows: &rows.slice(at, len),
+                diffs: diffs.slice(at, len),
+                epochs: Numbers::All(epoch),
+            })?;
+        }
+        run.finish(0, true);
+        Ok(())
+    }
+}
+
+fn write_sorted(
+    to: &mut BundleWriter,
+    desc: &Arc<ArrangementDesc>,
+    epoch: Epoch,
+    changes: &[&ArrangementChange],
+    rows: &RecordBatch,
+    diffs: Numbers,
+) -> Result<()> {
+    let entries = sorted_entries(desc, changes, rows);
+    let indices: UInt32Array = entries.iter().map(|e| e.row).collect::<Vec<_>>().into();
+    let sorted = take_record_batch(rows, &indices).map_err(|e| mismatch(desc, &e.to_string()))?;
+    let diffs = match diffs {
+        Numbers::All(v) => Numbers::All(v),
+        Numbers::Each(d) => {
+            let each = entries.iter().map(|e| d[e.row as usize]);
+            Numbers::Each(each.collect::<Vec<_>>().into())
+        }
+    };
+    let hashes: ScalarBuffer<u64> = entries.iter().map(|e| e.hash).collect::<Vec<_>>().into();
+    // The caller gives at most one entry per key for `Last`.
+    let distinct = desc.kind == ArrangementKind::Last || hashes.windows(2).all(|w| w[0] != w[1]);
+    let mut run = to.run(desc.clone(), false);
+    let step = block_rows(rows);
+    for at in (0..entries.len()).step_by(step) {
+        let len = step.min(entries.len() - at);
+        run.block(&BlockRows {
+            hashes: hashes.slice(at, len),
+            rows: &sorted.slice(at, len),
+            diffs: diffs.slice(at, len),
+            epochs: Numbers::All(epoch),
+        })?;
+    }
+    run.finish(0, distinct);
+    Ok(())
+}
+
+fn sorted_entries(
+    desc: &ArrangementDesc,
+    changes: &[&ArrangementChange],
+    rows: &RecordBatch,
+) -> Vec<Entry> {
+    let mut entries = Vec::with_capacity(rows.num_rows());
+    for c in changes {
+        let computed;
+        let hashes = match c.hashes.is_empty() {
+            true => {
+                let keys = &c.delta.rows.columns()[..desc.key_columns];
+                computed = hash_columns(keys, c.delta.len());
+                &computed
+            }
+            false => &c.hashes,
+        };
+        let base = entries.len();
+        entries.extend(hashes.iter().enumerate().map(|(i, hash)| Entry {
+            hash: *hash,
+            source: 0,
+            row: (base + i) as u32,
+        }));
+    }
+    sort_by_hash(&mut entries);
+    entries
+}
+
+fn all_diffs(changes: &[&ArrangementChange], rows: usize) -> Numbers {
+    if changes.iter().all(|c| matches!(c.delta.diffs, Diffs::Ones)) {
+        return Numbers::All(1);
+    }
+    let mut all = Vec::with_capacity(rows);
+    for c in changes {
+        match &c.delta.diffs {
+            Diffs::Ones => all.resize(all.len() + c.delta.len(), 1),
+            Diffs::Each(each) => all.extend_from_slice(each),
+        }
+    }
+    Numbers::of(all.into())
+}
+
+fn mismatch(desc: &ArrangementDesc, detail: &str) -> StoreError {
+    StoreError::Usage(format!(
+        "a change doesn't fit arrangement {}: {detail}",
+        desc.id
+    ))
+}
+
+fn check(desc: &ArrangementDesc, c: &ArrangementChange) -> Result<()> {
+    let rows = &c.delta.rows;
+    let types = |fields: &arrow::datatypes::Fields| {
+        fields
+            .iter()
+            .map(|f| f.data_type().clone())
+            .collect::<Vec<_>>()
+    };
+    if types(rows.schema_ref().fields()) != types(desc.schema.fields()) {
+        let detail = format!(
+            "its columns are {:?}, expected {:?}",
+            types(rows.schema_ref().fields()),
+            types(desc.schema.fields())
+        );
+        return Err(mismatch(desc, &detail));
+    }
+    let hashes = c.hashes.len();
+    let expected = if is_sorted(desc.kind) {
+        rows.num_rows()
+    } else {
+        0
+    };
+    if hashes != 0 && hashes != expected {
+        let detail = format!("{hashes} hashes for {} rows", rows.num_rows());
+        return Err(mismatch(desc, &detail));
+    }
+    if u32::try_from(rows.num_rows()).is_err() {
+        return Err(mismatch(desc, "too many rows"));
+    }
+    Ok(())
+}
+
+/// How many rows make a block of about [`BLOCK_BYTES_TARGET`], judged by the average row.
+pub(crate) fn block_rows(rows: &RecordBatch) -> usize {
+    let n = rows.num_rows().max(1);
+    let bytes: usize = rows
+        .columns()
+        .iter()
+        .map(|c| column_bytes(c.as_ref()))
+        .sum();
+    let each = (bytes / n).max(1);
+    (BLOCK_BYTES_TARGET / each).clamp(1, BLOCK_ROWS_MAX)
+}
+
+/// About how many bytes the values of a column take, without what they share with others.
+fn column_bytes(column: &dyn Array) -> usize {
+    let lengths = |views: &ScalarBuffer<u128>| {
+        let total: u64 = views.iter().map(|v| u64::from(*v as u32)).sum();
+        total as usize + views.len() * size_of::<u32>()
+    };
+    match column.data_type() {
+        DataType::Utf8View => lengths(column.as_string_view().views()),
+        DataType::BinaryView => lengths(column.as_binary_view().views()),
+        other => match other.primitive_width() {
+            Some(width) => width * column.len(),
+            None => column
+                .to_data()
+                .get_slice_memory_size()
+                .unwrap_or_else(|_| column.get_array_memory_size()),
+        },
+    }
+}
