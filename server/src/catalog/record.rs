@@ -1,0 +1,153 @@
+//! Durable catalog rows: JSON under keys of the store's catalog log.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tidemill_zset::{ArrangementId, CollectionId};
+
+/// One durable catalog change: key and new value, `None` to delete.
+pub type Change = (String, Option<serde_json::Value>);
+
+/// Kinds of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// CREATE TABLE
+    Table,
+    /// CREATE SOURCE
+    Source,
+    /// CREATE VIEW
+    View,
+    /// CREATE MATERIALIZED VIEW
+    MaterializedView,
+    /// CREATE SINK
+    Sink,
+    /// CREATE INDEX
+    Index,
+}
+
+impl Kind {
+    /// The words of SQL, lower case, for messages.
+    pub fn words(self) -> &'static str {
+        match self {
+            Kind::Table => "table",
+            Kind::Source => "source",
+            Kind::View => "view",
+            Kind::MaterializedView => "materialized view",
+            Kind::Sink => "sink",
+            Kind::Index => "index",
+        }
+    }
+}
+
+/// What is stored of an object.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// Its id, also its OID for Postgres clients.
+    pub id: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// Schema.
+    pub schema: String,
+    /// Name; the one in `sql` may be older.
+    pub name: String,
+    /// The CREATE statement.
+    pub sql: String,
+    /// COMMENT ON the object.
+    #[serde(default)]
+    pub comment: Option<String>,
+    /// COMMENT ON COLUMN.
+    #[serde(default)]
+    pub column_comments: BTreeMap<String, String>,
+    /// Objects it reads or stands on.
+    #[serde(default)]
+    pub depends: Vec<u64>,
+    /// Ids of what is stored for it.
+    #[serde(default)]
+    pub ids: Ids,
+}
+
+/// Ids that tie an object to stored data. Which are set depends on the kind.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Ids {
+    /// Rows as others read them.
+    pub collection: Option<CollectionId>,
+    /// Arrangement that holds the rows (table; recorded source; view with an output of its own).
+    pub rows: Option<ArrangementId>,
+    /// `<name>_errors` as others read it.
+    pub errors_collection: Option<CollectionId>,
+    /// Arrangement that holds the errors.
+    pub errors: Option<ArrangementId>,
+    /// Operator state in the plan's order, with fingerprints.
+    #[serde(default)]
+    pub states: Vec<State>,
+    /// Where a source's offsets are kept in the store.
+    pub offsets: Option<u64>,
+}
+
+/// One arrangement of operator state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Its arrangement.
+    pub id: ArrangementId,
+    /// The plan's fingerprint of the operator and all below it: state is loaded only into the plan that wrote it.
+    pub fingerprint: String,
+}
+
+/// A schema.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SchemaRecord {
+    /// Its OID.
+    pub id: u64,
+    /// COMMENT ON SCHEMA.
+    pub comment: Option<String>,
+}
+
+/// What is recorded under a `persistent_id`; outlives the source.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PersistentRecord {
+    /// Declared columns, `name type` each, that a source of this id must have.
+    pub columns: Vec<String>,
+    /// Recorded rows.
+    pub rows: ArrangementId,
+    /// Recorded errors.
+    pub errors: ArrangementId,
+    /// Where the offsets are kept.
+    pub offsets: u64,
+}
+
+/// How far a sink has written; stored after the file is synced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkProgress {
+    /// Last epoch that is in the file.
+    pub epoch: i64,
+    /// Length of the file then, in bytes.
+    pub length: u64,
+}
+
+/// Key of an object's record.
+pub fn object_key(id: u64) -> String {
+    format!("object/{id:020}")
+}
+
+/// Key of a schema's record.
+pub fn schema_key(name: &str) -> String {
+    format!("schema/{name}")
+}
+
+/// Key of a persistent id's record.
+pub fn persistent_key(id: &str) -> String {
+    format!("persistent/{id}")
+}
+
+/// Key of a sink's progress.
+pub fn sink_key(id: u64) -> String {
+    format!("sink/{id:020}")
+}
+
+/// Key of the id counter.
+pub const NEXT_ID_KEY: &str = "meta/next_id";
+
+/// A catalog change that stores `value` under `key`.
+pub fn put(key: String, value: &impl Serialize) -> Change {
+    (key, Some(serde_json::to_value(value).expect("records are plain data")))
+}

@@ -1,0 +1,100 @@
+//! The catalog as the planner sees it: names resolved along a search path.
+
+use std::sync::Arc;
+
+use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
+use tidemill_zset::CollectionId;
+
+use super::{Catalog, Detail, Object};
+use crate::system::SystemRelations;
+
+/// A catalog with a session's search path.
+#[derive(Clone)]
+pub struct CatalogSnapshot {
+    catalog: Arc<Catalog>,
+    system: Arc<SystemRelations>,
+    search_path: Vec<String>,
+}
+
+impl CatalogSnapshot {
+    /// Resolves against `catalog` and the system's relations.
+    pub fn new(catalog: Arc<Catalog>, system: Arc<SystemRelations>, search_path: Vec<String>) -> Self {
+        CatalogSnapshot { catalog, system, search_path }
+    }
+
+    fn find(&self, schema: &str, name: &str) -> Option<Relation> {
+        if let Some(relation) = self.system.resolve(schema, name) {
+            return Some(relation);
+        }
+        if let Some(object) = self.catalog.find(schema, name) {
+            return data_relation(object);
+        }
+        let owner = self.catalog.find(schema, name.strip_suffix("_errors")?)?;
+        error_relation(owner)
+    }
+}
+
+impl CatalogView for CatalogSnapshot {
+    fn resolve(&self, schema: Option<&str>, name: &str) -> Option<Relation> {
+        match schema {
+            Some(schema) => self.find(schema, name),
+            None => std::iter::once("pg_catalog")
+                .chain(self.search_path.iter().map(String::as_str))
+                .find_map(|schema| self.find(schema, name)),
+        }
+    }
+
+    fn relations(&self) -> Vec<Relation> {
+        let mut all: Vec<Relation> = Vec::new();
+        for object in self.catalog.objects() {
+            all.extend(data_relation(object));
+            all.extend(error_relation(object));
+        }
+        all.extend(self.system.relations());
+        all
+    }
+}
+
+/// The relation that holds an object's rows; `None` for sinks and indexes.
+pub fn data_relation(object: &Object) -> Option<Relation> {
+    let kind = match &object.detail {
+        Detail::Table { .. } => RelationKind::Table,
+        Detail::Source { .. } => RelationKind::Source,
+        Detail::View { query } => RelationKind::View { sql: query.clone() },
+        Detail::MaterializedView { .. } => RelationKind::MaterializedView,
+        Detail::Sink { .. } | Detail::Index { .. } => return None,
+    };
+    let (primary_key, unique, append_only) = match &object.detail {
+        Detail::Table { primary_key, .. } => {
+            let key = (!primary_key.is_empty()).then(|| primary_key.clone());
+            (key.clone(), key, false)
+        }
+        Detail::Source { append_only, .. } => (None, None, *append_only),
+        Detail::MaterializedView { unique, append_only, .. } => (None, unique.clone(), *append_only),
+        _ => (None, None, false),
+    };
+    Some(Relation {
+        id: object.record.ids.collection.unwrap_or(CollectionId(u64::MAX)),
+        schema: object.record.schema.clone(),
+        name: object.record.name.clone(),
+        kind,
+        columns: object.columns.clone(),
+        primary_key,
+        unique,
+        append_only,
+    })
+}
+
+/// The error relation of an object that has one.
+pub fn error_relation(object: &Object) -> Option<Relation> {
+    Some(Relation {
+        id: object.record.ids.errors_collection?,
+        schema: object.record.schema.clone(),
+        name: format!("{}_errors", object.record.name),
+        kind: RelationKind::Errors,
+        columns: object.error_columns()?,
+        primary_key: None,
+        unique: None,
+        append_only: false,
+    })
+}

@@ -1,0 +1,166 @@
+//! Recent changes in memory: the deltas of followed collections, shared by all who follow them.
+//!
+//! Subscriptions, sinks and views under construction are *followers*. Each has a position; a collection's deltas
+//! are kept from the oldest position of its followers on, up to [`CHANGES_BYTES_MAX`]. A follower that fell behind
+//! that limit is told so and goes on from the store's history.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use parking_lot::Mutex;
+use tidemill_zset::{CollectionId, Delta, Epoch};
+
+/// Bytes of deltas kept per followed collection before the slowest followers lose their place.
+pub const CHANGES_BYTES_MAX: usize = 256 << 20;
+
+/// The changes of one epoch of one collection; consolidated pieces.
+pub type EpochChanges = (Epoch, Arc<Vec<Delta>>);
+
+#[derive(Default)]
+struct Ring {
+    /// Every change with an epoch at or after this one is in `entries`.
+    complete_from: Epoch,
+    entries: VecDeque<EpochChanges>,
+    bytes: usize,
+    followers: Vec<Arc<AtomicI64>>,
+}
+
+/// All followed collections.
+#[derive(Default)]
+pub struct ChangeLog {
+    rings: Mutex<HashMap<CollectionId, Ring>>,
+}
+
+/// One follower's place in one collection. Dropping it ends the interest.
+pub struct Follower {
+    log: Arc<ChangeLog>,
+    collection: CollectionId,
+    /// First epoch not yet read.
+    position: Arc<AtomicI64>,
+}
+
+impl ChangeLog {
+    /// True if somebody follows `collection`.
+    pub fn is_followed(&self, collection: CollectionId) -> bool {
+        self.rings.lock().contains_key(&collection)
+    }
+
+    /// Collections that somebody follows.
+    pub fn followed(&self) -> Vec<CollectionId> {
+        self.rings.lock().keys().copied().collect()
+    }
+
+    /// Starts to follow from `upper` on. Every change from then on must be handed to `push`.
+    pub fn follow(self: &Arc<Self>, collection: CollectionId, upper: Epoch) -> Follower {
+        let position = Arc::new(AtomicI64::new(upper));
+        let mut rings = self.rings.lock();
+        let ring = rings.entry(collection).or_insert_with(|| Ring { complete_from: upper, ..Ring::default() });
+        ring.followers.push(position.clone());
+        Follower { log: self.clone(), collection, position }
+    }
+
+    /// Adds the changes of an epoch, in epoch order.
+    pub fn push(&self, collection: CollectionId, epoch: Epoch, deltas: Vec<Delta>) {
+        let mut rings = self.rings.lock();
+        let Some(ring) = rings.get_mut(&collection) else { return };
+        ring.bytes += deltas.iter().map(Delta::memory_bytes).sum::<usize>();
+        ring.entries.push_back((epoch, Arc::new(deltas)));
+        let oldest = ring.followers.iter().map(|p| p.load(Ordering::Acquire)).min().unwrap_or(Epoch::MAX);
+        while let Some((epoch, deltas)) = ring.entries.front() {
+            if *epoch >= oldest && ring.bytes <= CHANGES_BYTES_MAX {
+                break;
+            }
+            ring.bytes -= deltas.iter().map(Delta::memory_bytes).sum::<usize>();
+            ring.complete_from = *epoch + 1;
+            ring.entries.pop_front();
+        }
+    }
+}
+
+impl Follower {
+    /// The collection it follows.
+    pub fn collection(&self) -> CollectionId {
+        self.collection
+    }
+
+    /// First epoch not yet read.
+    pub fn position(&self) -> Epoch {
+        self.position.load(Ordering::Acquire)
+    }
+
+    /// All changes from the position up to, not including, `upper`; the position moves there. `None` if some of
+    /// them are gone: read the store's history from [`Follower::position`] to `upper`, then call [`Follower::skip`].
+    pub fn read(&self, upper: Epoch) -> Option<Vec<EpochChanges>> {
+        let rings = self.log.rings.lock();
+        let ring = rings.get(&self.collection)?;
+        let from = self.position();
+        if ring.complete_from > from {
+            return None;
+        }
+        let start = ring.entries.partition_point(|(e, _)| *e < from);
+        let out = ring.entries.iter().skip(start).take_while(|(e, _)| *e < upper).cloned().collect();
+        self.position.fetch_max(upper, Ordering::AcqRel);
+        Some(out)
+    }
+
+    /// Moves the position to `upper` without reading.
+    pub fn skip(&self, upper: Epoch) {
+        self.position.fetch_max(upper, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let mut rings = self.log.rings.lock();
+        if let Some(ring) = rings.get_mut(&self.collection) {
+            ring.followers.retain(|p| !Arc::ptr_eq(p, &self.position));
+            if ring.followers.is_empty() {
+                rings.remove(&self.collection);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Int64Array, RecordBatch};
+    use arrow::datatypes::{DataType, Field};
+    use tidemill_zset::delta::schema_of;
+
+    fn delta(n: i64) -> Delta {
+        let schema = schema_of(vec![Field::new("n", DataType::Int64, false)]);
+        Delta::insert(RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(vec![n]))]).unwrap())
+    }
+
+    #[test]
+    fn a_follower_reads_each_epoch_once_and_its_end_frees_the_ring() {
+        let log = Arc::new(ChangeLog::default());
+        let c = CollectionId(1);
+        log.push(c, 4, vec![delta(0)]);
+        let follower = log.follow(c, 5);
+        log.push(c, 5, vec![delta(1)]);
+        log.push(c, 7, vec![delta(2)]);
+        let epochs = |v: Vec<EpochChanges>| v.into_iter().map(|(e, _)| e).collect::<Vec<_>>();
+        assert_eq!(epochs(follower.read(6).unwrap()), vec![5]);
+        assert_eq!(epochs(follower.read(8).unwrap()), vec![7]);
+        assert_eq!(epochs(follower.read(8).unwrap()), Vec::<Epoch>::new());
+        let second = log.follow(c, 8);
+        drop(follower);
+        assert!(log.is_followed(c));
+        drop(second);
+        assert!(!log.is_followed(c));
+    }
+
+    #[test]
+    fn what_all_followers_have_read_is_forgotten() {
+        let log = Arc::new(ChangeLog::default());
+        let c = CollectionId(1);
+        let follower = log.follow(c, 1);
+        log.push(c, 1, vec![delta(1)]);
+        follower.read(2).unwrap();
+        log.push(c, 2, vec![delta(2)]);
+        assert_eq!(log.rings.lock()[&c].entries.len(), 1);
+    }
+}

@@ -1,0 +1,272 @@
+//! Cutting an epoch: what all sources have pending and what transactions wrote becomes one atomic step.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
+use arrow::compute;
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use tidemill_connectors::source::SourceBatch;
+use tidemill_dataflow::runtime::{Command, DataflowResult, Scope};
+use tidemill_storage::{ArrangementChange, Commit, OffsetChange};
+use tidemill_zset::consolidate::consolidate;
+use tidemill_zset::delta::schema_of;
+use tidemill_zset::{ArrangementId, CollectionId, Delta, Diffs};
+
+use super::{Coordinator, EpochWork, Owner, RIDE};
+use crate::catalog::Detail;
+
+/// How often `since` moves on: often enough for merging to drop history, rarely enough to cost nothing.
+const SINCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The schema of a source's recorded rows or errors: where they came from, then the columns.
+pub fn origin_schema(columns: &SchemaRef) -> SchemaRef {
+    let mut fields = vec![Field::new("_origin", DataType::Int64, false)];
+    fields.extend(columns.fields().iter().map(|f| f.as_ref().clone()));
+    schema_of(fields)
+}
+
+impl Coordinator {
+    /// Is it time for an epoch?
+    pub(super) fn should_cut(&self) -> bool {
+        // Writes are checked against the committed state, so one epoch with writes at a time.
+        let writes = !self.writes.is_empty() && !self.committing.as_ref().is_some_and(|w| w.has_writes);
+        let riding = self.riding_since.is_some_and(|t| t.elapsed() >= RIDE) && self.committing.is_none();
+        let now = Instant::now();
+        writes || riding || self.sources.values().any(|s| s.due().is_some_and(|at| at <= now))
+    }
+
+    /// Cuts the next epoch and hands it to the workers.
+    pub(super) fn cut(&mut self) {
+        let mut work = self.begin_epoch();
+        self.cut_sources(&mut work);
+        if !self.committing.as_ref().is_some_and(|w| w.has_writes) {
+            self.cut_writes(&mut work);
+        }
+        self.finish_cut(work);
+    }
+
+    /// A new epoch with what rides along.
+    pub(super) fn begin_epoch(&mut self) -> EpochWork {
+        let epoch = self.clock.next();
+        let commit = Commit { epoch, catalog: std::mem::take(&mut self.riding), ..Commit::default() };
+        self.riding_since = None;
+        EpochWork {
+            epoch,
+            commit,
+            deltas: Vec::new(),
+            remaining: self.workers,
+            catalog: None,
+            has_writes: false,
+            after: Vec::new(),
+        }
+    }
+
+    /// Hands the epoch to the workers. Nothing may be fed to it afterwards.
+    pub(super) fn finish_cut(&mut self, mut work: EpochWork) {
+        if self.last_since.elapsed() >= SINCE_INTERVAL {
+            self.last_since = Instant::now();
+            work.commit.since = self.since_changes();
+        }
+        self.runtime.send(Command::Finish { scope: Scope::Live, epoch: work.epoch });
+        self.computing = Some(work);
+    }
+
+    fn cut_sources(&mut self, work: &mut EpochWork) {
+        let may_retract = self.committing.is_none();
+        for id in self.sources.keys().copied().collect::<Vec<_>>() {
+            let Some(source) = self.sources.get_mut(&id) else { continue };
+            let batches = source.take(may_retract);
+            for batch in batches {
+                self.take_batch(id, batch, work);
+            }
+        }
+    }
+
+    fn take_batch(&mut self, id: u64, batch: SourceBatch, work: &mut EpochWork) {
+        let Some(object) = self.catalog.get(id).cloned() else { return };
+        let ids = &object.record.ids;
+        let (Some(offsets), Some(collection), Some(errors_collection), Some(errors)) =
+            (ids.offsets, ids.collection, ids.errors_collection, ids.errors)
+        else {
+            unreachable!("a source has offsets, rows and errors")
+        };
+        for origin in &batch.retract {
+            if let Some(rows) = ids.rows {
+                self.retract_origin(*origin, rows, &object.columns, collection, work);
+            }
+            let schema = object.error_columns().expect("a source has an error relation");
+            self.retract_origin(*origin, errors, &schema, errors_collection, work);
+        }
+        self.env.status.source_progress(
+            id,
+            batch.rows.as_ref().map_or(0, Delta::len),
+            batch.errors.as_ref().map_or(0, Delta::len),
+            batch.bytes,
+        );
+        if let Some(rows) = batch.rows {
+            if let Some(log) = ids.rows {
+                work.commit.changes.push(with_origin(log, batch.origin, &rows));
+            }
+            self.feed(collection, rows, work);
+        }
+        if let Some(rows) = batch.errors {
+            work.commit.changes.push(with_origin(errors, batch.origin, &rows));
+            self.feed(errors_collection, rows, work);
+        }
+        let changes = batch.offsets.into_iter();
+        work.commit.offsets.extend(changes.map(|(key, value)| OffsetChange { source: offsets, key, value }));
+    }
+
+    /// Retracts everything recorded from `origin`. Reads the committed version, so nothing may be in flight.
+    fn retract_origin(
+        &mut self,
+        origin: u64,
+        log: ArrangementId,
+        columns: &SchemaRef,
+        collection: CollectionId,
+        work: &mut EpochWork,
+    ) {
+        let Some(version) = self.env.store.version().arrangement(log) else { return };
+        for piece in version.scan(work.epoch) {
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(e) => {
+                    self.failure = Some(format!("recorded rows can't be read: {e}"));
+                    return;
+                }
+            };
+            let origins = piece.rows.column(0).as_any().downcast_ref::<Int64Array>();
+            let origins = origins.expect("the first column of a record is the origin");
+            let mask = compute::kernels::cmp::eq(origins, &Int64Array::new_scalar(origin as i64));
+            let old = mask.and_then(|mask| piece.filter(&mask)).expect("two integer columns compare");
+            if old.is_empty() {
+                continue;
+            }
+            let old = old.negate();
+            let data: Vec<ArrayRef> = old.rows.columns()[1..].to_vec();
+            let rows = RecordBatch::try_new(columns.clone(), data).expect("recorded rows have the source's columns");
+            let diffs = old.diffs.clone();
+            work.commit.changes.push(ArrangementChange { arrangement: log, hashes: vec![], delta: old });
+            self.feed(collection, Delta { rows, diffs }, work);
+        }
+    }
+
+    /// Gives a collection's delta to those who want it: live dataflows and followers.
+    pub(super) fn feed(&mut self, collection: CollectionId, delta: Delta, work: &mut EpochWork) {
+        if delta.is_empty() {
+            return;
+        }
+        if self.read_by_dataflows.contains_key(&collection) {
+            self.runtime.send(Command::Feed { scope: Scope::Live, collection, delta: delta.clone() });
+        }
+        if self.env.changes.is_followed(collection) {
+            match work.deltas.iter_mut().find(|(c, _)| *c == collection) {
+                Some((_, deltas)) => deltas.push(delta),
+                None => work.deltas.push((collection, vec![delta])),
+            }
+        }
+    }
+
+    /// Takes what one worker computed in the epoch.
+    pub(super) fn collect(&mut self, work: &mut EpochWork, results: Vec<DataflowResult>) {
+        for result in results {
+            work.commit.changes.extend(result.changes);
+            let (collection, errors) = match self.dataflows.get(&result.dataflow) {
+                None => continue,
+                Some(Owner::Query(collection)) => (Some(*collection), None),
+                Some(Owner::View(id)) => match self.catalog.get(*id) {
+                    None => continue,
+                    Some(view) => (view.record.ids.collection, Some((view.record.ids.errors, view.record.ids.errors_collection))),
+                },
+            };
+            if let Some(collection) = collection.filter(|c| self.env.changes.is_followed(*c)) {
+                let rows: Vec<Delta> = result.rows.into_iter().filter(|d| !d.is_empty()).collect();
+                add_deltas(work, collection, rows);
+            }
+            let Some((Some(errors), Some(errors_collection))) = errors else { continue };
+            let rows = consolidate(&tidemill_dataflow::operator::error_schema(), &result.errors);
+            if !rows.is_empty() {
+                work.commit.changes.push(ArrangementChange { arrangement: errors, hashes: vec![], delta: rows.clone() });
+                if self.env.changes.is_followed(errors_collection) {
+                    add_deltas(work, errors_collection, vec![rows]);
+                }
+            }
+        }
+    }
+
+    /// Hands a computed epoch to the committer.
+    pub(super) fn start_commit(&mut self, mut work: EpochWork) {
+        work.commit.reserved_upper = self.clock.reservation().max(work.epoch + 1);
+        let commit = std::mem::take(&mut work.commit);
+        if self.commits.send(commit).is_err() {
+            self.failure = Some("the committer is gone".into());
+        }
+        self.committing = Some(work);
+    }
+
+    /// Where history may now be forgotten.
+    fn since_changes(&self) -> Vec<(ArrangementId, tidemill_zset::Epoch)> {
+        let now = self.env.publisher.pin().now();
+        let mut out = Vec::new();
+        for object in self.catalog.objects() {
+            let ids = &object.record.ids;
+            let retain_ms = match &object.detail {
+                Detail::MaterializedView { retain_history_ms, .. } => *retain_history_ms,
+                _ => super::ddl::RETAIN_HISTORY_MS_DEFAULT,
+            };
+            let held = self.sinks.values().filter(|s| s.from == object.record.id).map(|s| s.written).min();
+            let since = (now - retain_ms).min(held.unwrap_or(now)).max(0);
+            let output = match &object.detail {
+                Detail::MaterializedView { output: tidemill_dataflow::plan::OutputStorage::Arrangement { index, .. }, .. } => {
+                    ids.states.get(*index).map(|s| s.id)
+                }
+                _ => None,
+            };
+            out.extend([ids.rows, ids.errors, output].into_iter().flatten().map(|a| (a, since)));
+            out.extend(ids.states.iter().filter(|s| Some(s.id) != output).map(|s| (s.id, now)));
+        }
+        out
+    }
+
+    /// Counts anew which collections live dataflows read from outside.
+    pub(super) fn recount_inputs(&mut self) {
+        self.read_by_dataflows.clear();
+        for (id, owner) in &self.dataflows {
+            let inputs = match owner {
+                Owner::Query(_) => self.builds.get(id).map(|b| b.inputs.clone()),
+                Owner::View(object) => match self.catalog.get(*object).map(|o| &o.detail) {
+                    Some(Detail::MaterializedView { plan, .. }) => Some(plan.inputs()),
+                    _ => None,
+                },
+            };
+            for input in inputs.into_iter().flatten() {
+                *self.read_by_dataflows.entry(input).or_default() += 1;
+            }
+        }
+    }
+}
+
+fn add_deltas(work: &mut EpochWork, collection: CollectionId, rows: Vec<Delta>) {
+    if rows.is_empty() {
+        return;
+    }
+    match work.deltas.iter_mut().find(|(c, _)| *c == collection) {
+        Some((_, deltas)) => deltas.extend(rows),
+        None => work.deltas.push((collection, rows)),
+    }
+}
+
+/// Rows as they are recorded: the origin in front.
+fn with_origin(log: ArrangementId, origin: u64, delta: &Delta) -> ArrangementChange {
+    let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_value(origin as i64, delta.len()))];
+    columns.extend(delta.rows.columns().iter().cloned());
+    let schema = origin_schema(&delta.schema());
+    debug_assert!(columns.iter().all(|c| c.len() == delta.len()));
+    let rows = RecordBatch::try_new(schema, columns).expect("the origin is one more column");
+    let diffs = match &delta.diffs {
+        Diffs::Ones => Diffs::Ones,
+        each => each.clone(),
+    };
+    ArrangementChange { arrangement: log, hashes: vec![], delta: Delta { rows, diffs } }
+}

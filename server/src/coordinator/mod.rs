@@ -1,0 +1,415 @@
+//! The coordinator: one thread that owns time. It cuts epochs, has workers compute them, has the
+//! committer make them durable, publishes them, and sequences DDL between them.
+//!
+//! ```text
+//! cut(E) → workers → Done(E) from each → commit(E) on its own thread → publish(E), replies
+//! ```
+//! At most one epoch computes while the one before it commits. Everything that reaches the coordinator is a
+//! [`Message`]; the files beside this one each hold one concern:
+//! `cut` (input → epoch), `publish` (epoch → readers), `tables` (constraints and conflicts of writes), `ddl`
+//! (objects come and go), `build` (a view or query joins), `sources`, `sinks`, `recover` (start).
+
+pub mod build;
+pub mod clock;
+mod cut;
+pub mod ddl;
+mod publish;
+mod recover;
+pub mod sinks;
+pub mod sources;
+pub mod tables;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use tidemill_dataflow::runtime::{Command, DataflowId, Event, Runtime, Scope};
+use tidemill_planner::SqlError;
+use tidemill_planner::query::Planner;
+use tidemill_storage::{Commit, Store, StoreError, StoreVersion};
+use tidemill_zset::{CollectionId, Delta, Epoch};
+use tokio::sync::oneshot;
+
+use crate::catalog::{Catalog, Change};
+use crate::changes::{ChangeLog, Follower};
+use crate::published::{Published, Publisher};
+use crate::status::Status;
+use crate::system::SystemRelations;
+
+use build::{Build, BuildReply, BuildRequest};
+use clock::Clock;
+use ddl::{Ddl, DdlReply};
+use sinks::RunningSink;
+use sources::RunningSource;
+use tables::{WriteLog, WriteRequest};
+
+/// How often an idle coordinator looks at the clock: `upper` follows it at least this closely.
+const TICK: Duration = Duration::from_millis(250);
+/// How far ahead of the clock `upper` is reserved durably while nothing is committed.
+const RESERVE_MS: i64 = 10_000;
+/// How long changes of the catalog alone (progress of sinks, `since`) may wait for an epoch to ride in.
+const RIDE: Duration = Duration::from_millis(500);
+
+/// What all parts of the server share.
+pub struct Env {
+    /// Durable state.
+    pub store: Arc<Store>,
+    /// What readers see.
+    pub publisher: Arc<Publisher>,
+    /// Recent changes in memory.
+    pub changes: Arc<ChangeLog>,
+    /// SQL.
+    pub planner: Planner,
+    /// Relations of the system.
+    pub system: Arc<SystemRelations>,
+    /// What is going on, for system relations.
+    pub status: Arc<Status>,
+    /// For blocking threads that wait for async things.
+    pub tokio: tokio::runtime::Handle,
+}
+
+/// Everything that reaches the coordinator.
+pub enum Message {
+    /// Some source has input.
+    Wake,
+    /// A transaction wants to commit its writes.
+    Write(WriteRequest),
+    /// A statement that changes the catalog.
+    Ddl(Ddl, DdlReply),
+    /// A view or a query wants to join.
+    Build(Box<BuildRequest>, BuildReply),
+    /// Somebody wants the changes of collections from now on.
+    Follow(Vec<CollectionId>, oneshot::Sender<Result<Following, SqlError>>),
+    /// A build has caught up as far as it can by itself.
+    BuildReady(DataflowId),
+    /// A build has taken in everything up to the upper that it was told.
+    BuildDone(DataflowId, Result<build::Built, SqlError>),
+    /// A query's dataflow is no longer wanted.
+    EndQuery(DataflowId),
+    /// A sink has synced its file.
+    SinkProgress(u64, crate::catalog::record::SinkProgress),
+    /// The committer has finished.
+    Committed(Result<StoreVersion, StoreError>),
+    /// Finish what is under way, then stop.
+    Stop(oneshot::Sender<()>),
+}
+
+/// The answer to [`Message::Follow`]: a version, and all changes after it.
+pub struct Following {
+    /// The version.
+    pub published: Arc<Published>,
+    /// One per collection, positioned at `published.upper`.
+    pub followers: Vec<Follower>,
+}
+
+/// The coordinator's address.
+#[derive(Clone)]
+pub struct Handle {
+    sender: Sender<Message>,
+    awake: Arc<AtomicBool>,
+    /// What is shared.
+    pub env: Arc<Env>,
+}
+
+impl Handle {
+    /// Sends a message; after the coordinator has stopped it goes nowhere, and replies come back closed.
+    pub fn send(&self, message: Message) {
+        let _ = self.sender.send(message);
+    }
+
+    /// Sends `Wake`, unless one is already under way.
+    pub fn wake(&self) {
+        if !self.awake.swap(true, Ordering::AcqRel) {
+            self.send(Message::Wake);
+        }
+    }
+
+    /// Sends a message with a reply and waits for it.
+    pub async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<Result<T, SqlError>>) -> Message) -> Result<T, SqlError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(message(reply));
+        answer.await.map_err(|_| shutting_down())?
+    }
+}
+
+/// The error of everything that was under way when the server stopped.
+pub fn shutting_down() -> SqlError {
+    SqlError::new("57P01", "terminating connection due to administrator command")
+}
+
+/// What to do once an epoch is published.
+type AfterPublish = Box<dyn FnOnce(&mut Coordinator, &Arc<Published>) + Send>;
+
+/// An epoch on its way.
+struct EpochWork {
+    epoch: Epoch,
+    commit: Commit,
+    /// Deltas of followed collections.
+    deltas: Vec<(CollectionId, Vec<Delta>)>,
+    /// Workers that haven't reported.
+    remaining: usize,
+    /// The catalog from this epoch on, if it changes.
+    catalog: Option<Arc<Catalog>>,
+    has_writes: bool,
+    after: Vec<AfterPublish>,
+}
+
+/// Who a dataflow works for.
+enum Owner {
+    /// A materialized view, by object id.
+    View(u64),
+    /// A subscription's query; its output has this collection id.
+    Query(CollectionId),
+}
+
+/// The state of the loop. See the module's documentation.
+pub struct Coordinator {
+    env: Arc<Env>,
+    handle: Handle,
+    runtime: Arc<SharedRuntime>,
+    workers: usize,
+    messages: Receiver<Message>,
+    events: Receiver<Event>,
+    commits: Sender<Commit>,
+    clock: Clock,
+    /// Including DDL of epochs on their way.
+    catalog: Arc<Catalog>,
+    /// Names taken by views under construction.
+    reserved: HashSet<(String, String)>,
+    sources: BTreeMap<u64, RunningSource>,
+    sinks: BTreeMap<u64, RunningSink>,
+    dataflows: HashMap<DataflowId, Owner>,
+    /// Collections that live dataflows read from outside, with how many do.
+    read_by_dataflows: HashMap<CollectionId, usize>,
+    next_dataflow: u64,
+    builds: HashMap<DataflowId, Build>,
+    /// The build that everything waits for while it takes its last step.
+    joining: Option<DataflowId>,
+    write_log: WriteLog,
+    writes: VecDeque<WriteRequest>,
+    quiet_work: VecDeque<QuietWork>,
+    /// Catalog changes that ride in the next epoch, since when.
+    riding: Vec<Change>,
+    riding_since: Option<Instant>,
+    computing: Option<EpochWork>,
+    committing: Option<EpochWork>,
+    last_since: Instant,
+    stopping: Option<oneshot::Sender<()>>,
+    failure: Option<String>,
+}
+
+/// What must happen between two epochs, with nothing under way.
+enum QuietWork {
+    Ddl(Ddl, DdlReply),
+    Build(Box<BuildRequest>, BuildReply),
+    Follow(Vec<CollectionId>, oneshot::Sender<Result<Following, SqlError>>),
+    Join(DataflowId),
+}
+
+/// The runtime, with one order of commands for all senders.
+pub struct SharedRuntime(parking_lot::Mutex<Option<Runtime>>);
+
+impl SharedRuntime {
+    /// Wraps a started runtime.
+    pub fn new(runtime: Runtime) -> Self {
+        SharedRuntime(parking_lot::Mutex::new(Some(runtime)))
+    }
+
+    /// Sends a command to the workers.
+    pub fn send(&self, command: Command) {
+        if let Some(runtime) = self.0.lock().as_ref() {
+            runtime.send(command);
+        }
+    }
+
+    fn shutdown(&self) {
+        if let Some(runtime) = self.0.lock().take() {
+            runtime.shutdown();
+        }
+    }
+}
+
+impl Coordinator {
+    /// Runs until stopped. An `Err` is a reason to end the process: what was not acknowledged is not durable,
+    /// and a restart resumes from the last commit.
+    pub fn run(mut self) -> Result<(), String> {
+        loop {
+            crossbeam_channel::select! {
+                recv(self.messages) -> message => match message {
+                    Ok(message) => self.on_message(message),
+                    Err(_) => return Ok(()),
+                },
+                recv(self.events) -> event => match event {
+                    Ok(event) => self.on_event(event),
+                    Err(_) => self.failure = Some("the workers are gone".into()),
+                },
+                default(self.patience()) => {}
+            }
+            while let Ok(message) = self.messages.try_recv() {
+                self.on_message(message);
+            }
+            while let Ok(event) = self.events.try_recv() {
+                self.on_event(event);
+            }
+            self.step();
+            if let Some(failure) = self.failure.take() {
+                return Err(failure);
+            }
+            if self.is_quiet() && self.stopping.is_some() && self.joining.is_none() {
+                return self.stop();
+            }
+        }
+    }
+
+    fn stop(mut self) -> Result<(), String> {
+        for source in self.sources.values_mut() {
+            source.stop();
+        }
+        for (_, sink) in std::mem::take(&mut self.sinks) {
+            sink.stop();
+        }
+        self.runtime.shutdown();
+        if let Some(reply) = self.stopping.take() {
+            let _ = reply.send(());
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, message: Message) {
+        match message {
+            Message::Wake => self.handle.awake.store(false, Ordering::Release),
+            Message::Write(request) => self.writes.push_back(request),
+            Message::Ddl(ddl, reply) => self.quiet_work.push_back(QuietWork::Ddl(ddl, reply)),
+            Message::Build(request, reply) => self.quiet_work.push_back(QuietWork::Build(request, reply)),
+            Message::Follow(collections, reply) => self.on_follow(collections, reply),
+            Message::BuildReady(id) => self.quiet_work.push_back(QuietWork::Join(id)),
+            Message::BuildDone(id, result) => self.on_build_done(id, result),
+            Message::EndQuery(id) => self.on_end_query(id),
+            Message::SinkProgress(id, progress) => self.on_sink_progress(id, progress),
+            Message::Committed(Ok(version)) => self.publish(version),
+            Message::Committed(Err(e)) => self.failure = Some(format!("commit failed: {e}")),
+            Message::Stop(reply) => self.stopping = Some(reply),
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Done { scope: Scope::Live, epoch, results, .. } => {
+                let mut work = self.computing.take().expect("workers report only epochs that were cut");
+                assert_eq!(work.epoch, epoch, "workers report epochs in order");
+                work.remaining -= 1;
+                self.collect(&mut work, results);
+                self.computing = Some(work);
+            }
+            Event::Done { scope: Scope::Hidden(id), worker, epoch, results } => {
+                if let Some(build) = self.builds.get(&id) {
+                    build.report(worker, epoch, results);
+                }
+            }
+            Event::Failed { worker, message } => {
+                self.failure = Some(format!("worker {worker} failed: {message}"));
+            }
+        }
+    }
+
+    /// Does everything that has become possible.
+    fn step(&mut self) {
+        if self.committing.is_none() && self.computing.as_ref().is_some_and(|w| w.remaining == 0) {
+            let work = self.computing.take().expect("just seen");
+            self.start_commit(work);
+        }
+        while self.is_quiet() && self.joining.is_none() {
+            let Some(work) = self.quiet_work.pop_front() else { break };
+            self.do_quietly(work);
+        }
+        if self.computing.is_none() && self.joining.is_none() && self.should_cut() {
+            self.cut();
+        }
+        if self.is_quiet() {
+            self.follow_clock();
+        }
+    }
+
+    fn do_quietly(&mut self, work: QuietWork) {
+        match work {
+            QuietWork::Ddl(ddl, reply) => self.do_ddl(ddl, reply),
+            QuietWork::Build(request, reply) => self.start_build(*request, reply),
+            QuietWork::Follow(collections, reply) => self.do_follow(collections, reply),
+            QuietWork::Join(id) => self.start_join(id),
+        }
+    }
+
+    /// No epoch is under way.
+    fn is_quiet(&self) -> bool {
+        self.computing.is_none() && self.committing.is_none()
+    }
+
+    /// How long the loop may sleep.
+    fn patience(&self) -> Duration {
+        if self.computing.is_some() || self.joining.is_some() {
+            return TICK;
+        }
+        let due = self.sources.values().filter_map(RunningSource::due).min();
+        due.map_or(TICK, |at| at.saturating_duration_since(Instant::now()).min(TICK))
+    }
+
+    /// Moves `upper` on with the clock while nothing is committed.
+    fn follow_clock(&mut self) {
+        let published = self.env.publisher.pin();
+        let now = self.clock.now();
+        if now <= published.upper {
+            return;
+        }
+        if self.clock.needs_reservation(now) {
+            if let Err(e) = self.env.store.reserve(now + RESERVE_MS) {
+                self.failure = Some(format!("the clock could not be reserved: {e}"));
+                return;
+            }
+            self.clock.reserved(now + RESERVE_MS);
+        }
+        self.clock.passed(now);
+        self.env.publisher.publish(Published { upper: now, ..published.as_ref().clone() });
+    }
+
+    fn on_follow(&mut self, collections: Vec<CollectionId>, reply: oneshot::Sender<Result<Following, SqlError>>) {
+        if collections.iter().all(|c| self.env.changes.is_followed(*c)) {
+            // The changes are already on their way; no need to wait for a quiet moment.
+            self.do_follow(collections, reply);
+        } else {
+            self.quiet_work.push_back(QuietWork::Follow(collections, reply));
+        }
+    }
+
+    fn do_follow(&mut self, collections: Vec<CollectionId>, reply: oneshot::Sender<Result<Following, SqlError>>) {
+        let published = self.env.publisher.pin();
+        let followers: Vec<Follower> =
+            collections.iter().map(|c| self.env.changes.follow(*c, published.upper)).collect();
+        for collection in collections {
+            self.demand(collection);
+        }
+        let _ = reply.send(Ok(Following { published, followers }));
+    }
+
+    /// Has the dataflow of `collection`, if there is one, give its output deltas from the next epoch on.
+    fn demand(&self, collection: CollectionId) {
+        for (id, owner) in &self.dataflows {
+            let output = match owner {
+                Owner::View(object) => self.catalog.get(*object).and_then(|o| o.record.ids.collection),
+                Owner::Query(collection) => Some(*collection),
+            };
+            if output == Some(collection) {
+                self.runtime.send(Command::Demand(*id, true));
+            }
+        }
+    }
+
+    fn on_end_query(&mut self, id: DataflowId) {
+        self.builds.remove(&id);
+        if matches!(self.dataflows.remove(&id), Some(Owner::Query(_))) {
+            self.runtime.send(Command::Drop(id));
+            self.recount_inputs();
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Publication: a committed epoch becomes visible to readers, followers and waiting writers, in that order.
+
+use std::sync::Arc;
+
+use tidemill_storage::StoreVersion;
+
+use super::Coordinator;
+use crate::failpoint;
+use crate::published::Published;
+
+impl Coordinator {
+    /// The committer has made the epoch in `committing` durable.
+    pub(super) fn publish(&mut self, version: StoreVersion) {
+        failpoint::pass("before_publish");
+        let work = self.committing.take().expect("only a started commit finishes");
+        assert_eq!(version.epoch(), work.epoch, "commits finish in order");
+        for (collection, deltas) in work.deltas {
+            self.env.changes.push(collection, work.epoch, deltas);
+        }
+        let before = self.env.publisher.pin();
+        let published = Published {
+            upper: (work.epoch + 1).max(before.upper),
+            store: version,
+            catalog: work.catalog.unwrap_or_else(|| before.catalog.clone()),
+        };
+        self.env.publisher.publish(published);
+        let published: Arc<Published> = self.env.publisher.pin();
+        self.env.status.published(work.epoch);
+        for after in work.after {
+            after(self, &published);
+        }
+    }
+}
