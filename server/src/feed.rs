@@ -1,0 +1,251 @@
+//! [`ChangeFeed`]: the published changes of one collection in order, for a subscription or a sink.
+//!
+//! It starts from a snapshot or from a time in the store's history, goes on from the changes in memory, and
+//! falls back to history when it was too slow for them. It knows when the collection's view is in error.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use tidemill_planner::SqlError;
+use tidemill_zset::consolidate::consolidate;
+use tidemill_zset::{CollectionId, Delta, Epoch};
+use tokio::sync::watch;
+
+use crate::catalog::{Catalog, Detail, Rows};
+use crate::changes::Follower;
+use crate::coordinator::{Env, Following};
+use crate::published::Published;
+use crate::reader::{Snapshot, row_error};
+
+/// One step of a feed.
+pub enum FeedItem {
+    /// All changes of one epoch, in pieces that may share an epoch only for the snapshot.
+    Changes {
+        /// The epoch.
+        epoch: Epoch,
+        /// Consolidated.
+        delta: Delta,
+        /// Part of the snapshot.
+        snapshot: bool,
+    },
+    /// From this epoch on the view is in error.
+    Error(SqlError),
+    /// The view is no longer in error.
+    Healed,
+}
+
+enum Start {
+    Snapshot(Epoch),
+    History(Epoch),
+    Now,
+}
+
+/// See the module's documentation.
+pub struct ChangeFeed {
+    env: Arc<Env>,
+    collection: CollectionId,
+    /// The view's name, for errors.
+    name: String,
+    schema: Option<SchemaRef>,
+    unique: bool,
+    pinned: Option<Arc<Published>>,
+    start: Start,
+    rows: Option<Follower>,
+    errors: Vec<Follower>,
+    /// Open errors: the sum of diffs per (collection, row text).
+    open: HashMap<(u64, String), i64>,
+    upper: watch::Receiver<Epoch>,
+    /// Everything below is given out.
+    position: Epoch,
+    queue: VecDeque<FeedItem>,
+}
+
+impl ChangeFeed {
+    /// Collections that a feed of `collection` must follow: itself, then the error relations of its view and of
+    /// all views below.
+    pub fn collections(catalog: &Catalog, collection: CollectionId) -> Vec<CollectionId> {
+        let mut out = vec![collection];
+        let mut todo: Vec<u64> = match catalog.by_collection(collection) {
+            Some((object, Rows::Data)) => vec![object.record.id],
+            _ => vec![],
+        };
+        while let Some(id) = todo.pop() {
+            let Some(object) = catalog.get(id) else { continue };
+            if let (Detail::MaterializedView { .. }, Some(errors)) = (&object.detail, object.record.ids.errors_collection) {
+                out.push(errors);
+            }
+            todo.extend(&object.record.depends);
+        }
+        out
+    }
+
+    /// A feed of `collection` from now on; `following` answers [`ChangeFeed::collections`].
+    pub fn new(env: &Arc<Env>, collection: CollectionId, following: Following) -> Self {
+        let mut followers = following.followers.into_iter();
+        let object = following.published.catalog.by_collection(collection);
+        let (name, unique) = match object {
+            Some((object, rows)) => {
+                let unique = matches!(&object.detail, Detail::MaterializedView { unique: Some(_), .. });
+                (object.display_name(), unique && rows == Rows::Data)
+            }
+            None => ("subscription".into(), false),
+        };
+        ChangeFeed {
+            env: env.clone(),
+            collection,
+            name,
+            schema: None,
+            unique,
+            position: following.published.upper,
+            rows: followers.next(),
+            errors: followers.collect(),
+            open: HashMap::new(),
+            upper: env.publisher.watch(),
+            pinned: Some(following.published),
+            start: Start::Now,
+            queue: VecDeque::new(),
+        }
+    }
+
+    /// Starts with the contents at the pinned version.
+    pub fn with_snapshot(&mut self) {
+        self.start = Start::Snapshot(self.position - 1);
+    }
+
+    /// Starts with the contents as of `at`, then the history after it.
+    pub fn with_snapshot_at(&mut self, at: Epoch) {
+        self.start = Start::Snapshot(at);
+    }
+
+    /// Starts with the changes after `epoch`, without a snapshot.
+    pub fn resume_after(&mut self, epoch: Epoch) {
+        self.start = Start::History(epoch);
+    }
+
+    /// Everything below this epoch has been given out by [`ChangeFeed::ready`].
+    pub fn position(&self) -> Epoch {
+        self.position
+    }
+
+    /// The view is in error at the last item that was given out.
+    pub fn in_error(&self) -> bool {
+        self.open.values().any(|n| *n > 0)
+    }
+
+    /// Waits until there may be something new.
+    pub async fn wait(&mut self) {
+        let position = self.position;
+        // The sender lives as long as the server.
+        let _ = self.upper.wait_for(|upper| *upper > position).await;
+    }
+
+    /// Everything that is ready, in order. Blocking: reads the store.
+    pub fn ready(&mut self) -> Result<Vec<FeedItem>, SqlError> {
+        if let Some(pinned) = self.pinned.take() {
+            self.first(&pinned)?;
+            if !self.queue.is_empty() {
+                return Ok(self.queue.drain(..).collect());
+            }
+        }
+        let upper = *self.upper.borrow_and_update();
+        if upper > self.position {
+            self.advance(upper)?;
+        }
+        Ok(self.queue.drain(..).collect())
+    }
+
+    fn snapshot(&self, published: &Arc<Published>, at: Epoch) -> Snapshot {
+        Snapshot {
+            published: published.clone(),
+            at,
+            system: self.env.system.clone(),
+            own_writes: Default::default(),
+            reads: None,
+            error_mapper: tidemill_planner::error::row_error,
+        }
+    }
+
+    fn first(&mut self, pinned: &Arc<Published>) -> Result<(), SqlError> {
+        let now = pinned.now();
+        let after = match self.start {
+            Start::Now => return Ok(()),
+            Start::Snapshot(at) => {
+                let reader = self.snapshot(pinned, at);
+                for piece in reader.deltas(self.collection)? {
+                    let delta = piece?;
+                    self.queue.push_back(FeedItem::Changes { epoch: at, delta, snapshot: true });
+                }
+                at
+            }
+            Start::History(after) => after,
+        };
+        if after < now {
+            let reader = self.snapshot(pinned, now);
+            reader.check_errors(self.collection)?;
+            for (epoch, delta) in reader.history(self.collection, after, now)? {
+                self.queue.push_back(FeedItem::Changes { epoch, delta, snapshot: false });
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, upper: Epoch) -> Result<(), SqlError> {
+        let Some(rows) = &self.rows else { return Ok(()) };
+        let changes = match rows.read(upper) {
+            Some(changes) => changes.into_iter().map(|(epoch, deltas)| (epoch, deltas.as_ref().clone())).collect(),
+            None => {
+                let published = self.env.publisher.pin();
+                let history = self.snapshot(&published, upper - 1).history(self.collection, self.position - 1, upper - 1)?;
+                rows.skip(upper);
+                history.into_iter().map(|(epoch, delta)| (epoch, vec![delta])).collect::<Vec<_>>()
+            }
+        };
+        let mut errors: Vec<(Epoch, u64, Vec<Delta>)> = Vec::new();
+        for follower in &self.errors {
+            let read = follower.read(upper).unwrap_or_default();
+            errors.extend(read.into_iter().map(|(e, d)| (e, follower.collection().0, d.as_ref().clone())));
+            follower.skip(upper);
+        }
+        errors.sort_by_key(|(epoch, ..)| *epoch);
+        let mut errors = errors.into_iter().peekable();
+        for (epoch, deltas) in changes {
+            while let Some((_, owner, deltas)) = errors.next_if(|(e, ..)| *e <= epoch) {
+                self.note_errors(owner, &deltas);
+            }
+            let schema = self.schema.get_or_insert_with(|| deltas[0].schema()).clone();
+            let whole = if self.unique { Delta::concat(&schema, &deltas).ok() } else { None };
+            let delta = whole.unwrap_or_else(|| consolidate(&schema, &deltas));
+            if !delta.is_empty() {
+                self.queue.push_back(FeedItem::Changes { epoch, delta, snapshot: false });
+            }
+        }
+        for (_, owner, deltas) in errors {
+            self.note_errors(owner, &deltas);
+        }
+        self.position = upper;
+        Ok(())
+    }
+
+    fn note_errors(&mut self, owner: u64, deltas: &[Delta]) {
+        let before = self.in_error();
+        let mut first = None;
+        for delta in deltas {
+            for row in 0..delta.len() {
+                let line = delta.rows.slice(row, 1);
+                let key = (owner, format!("{:?}", line.columns()));
+                let count = self.open.entry(key).or_insert(0);
+                *count += delta.diffs.get(row);
+                if *count > 0 {
+                    first.get_or_insert(line);
+                }
+            }
+        }
+        self.open.retain(|_, n| *n != 0);
+        match (before, self.in_error(), first) {
+            (false, true, Some(line)) => self.queue.push_back(FeedItem::Error(row_error(&self.name, &line))),
+            (true, false, _) => self.queue.push_back(FeedItem::Healed),
+            _ => {}
+        }
+    }
+}
