@@ -174,7 +174,7 @@ impl Coordinator {
             work.commit.changes.extend(result.changes);
             let (collection, errors) = match self.dataflows.get(&result.dataflow) {
                 None => continue,
-                Some(Owner::Query(collection)) => (Some(*collection), None),
+                Some(Owner::Query { rows, errors }) => (Some(*rows), Some((None, Some(*errors)))),
                 Some(Owner::View(id)) => match self.catalog.get(*id) {
                     None => continue,
                     Some(view) => (view.record.ids.collection, Some((view.record.ids.errors, view.record.ids.errors_collection))),
@@ -184,10 +184,12 @@ impl Coordinator {
                 let rows: Vec<Delta> = result.rows.into_iter().filter(|d| !d.is_empty()).collect();
                 add_deltas(work, collection, rows);
             }
-            let Some((Some(errors), Some(errors_collection))) = errors else { continue };
+            let Some((errors, Some(errors_collection))) = errors else { continue };
             let rows = consolidate(&tidemill_dataflow::operator::error_schema(), &result.errors);
             if !rows.is_empty() {
-                work.commit.changes.push(ArrangementChange { arrangement: errors, hashes: vec![], delta: rows.clone() });
+                if let Some(errors) = errors {
+                    work.commit.changes.push(ArrangementChange { arrangement: errors, hashes: vec![], delta: rows.clone() });
+                }
                 if self.env.changes.is_followed(errors_collection) {
                     add_deltas(work, errors_collection, vec![rows]);
                 }
@@ -234,7 +236,7 @@ impl Coordinator {
         self.read_by_dataflows.clear();
         for (id, owner) in &self.dataflows {
             let inputs = match owner {
-                Owner::Query(_) => self.builds.get(id).map(|b| b.inputs.clone()),
+                Owner::Query { .. } => self.builds.get(id).map(|b| b.inputs.clone()),
                 Owner::View(object) => match self.catalog.get(*object).map(|o| &o.detail) {
                     Some(Detail::MaterializedView { plan, .. }) => Some(plan.inputs()),
                     _ => None,

@@ -66,6 +66,8 @@ pub struct Env {
     pub system: Arc<SystemRelations>,
     /// What is going on, for system relations.
     pub status: Arc<Status>,
+    /// Where tests kill the process.
+    pub fail: tidemill_storage::FailPoints,
     /// For blocking threads that wait for async things.
     pub tokio: tokio::runtime::Handle,
 }
@@ -160,8 +162,8 @@ struct EpochWork {
 enum Owner {
     /// A materialized view, by object id.
     View(u64),
-    /// A subscription's query; its output has this collection id.
-    Query(CollectionId),
+    /// A subscription's query; its output and its errors have these collection ids.
+    Query { rows: CollectionId, errors: CollectionId },
 }
 
 /// The state of the loop. See the module's documentation.
@@ -397,7 +399,7 @@ impl Coordinator {
         for (id, owner) in &self.dataflows {
             let output = match owner {
                 Owner::View(object) => self.catalog.get(*object).and_then(|o| o.record.ids.collection),
-                Owner::Query(collection) => Some(*collection),
+                Owner::Query { rows, .. } => Some(*rows),
             };
             if output == Some(collection) {
                 self.runtime.send(Command::Demand(*id, true));
@@ -407,7 +409,7 @@ impl Coordinator {
 
     fn on_end_query(&mut self, id: DataflowId) {
         self.builds.remove(&id);
-        if matches!(self.dataflows.remove(&id), Some(Owner::Query(_))) {
+        if matches!(self.dataflows.remove(&id), Some(Owner::Query { .. })) {
             self.runtime.send(Command::Drop(id));
             self.recount_inputs();
         }

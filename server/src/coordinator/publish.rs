@@ -5,13 +5,12 @@ use std::sync::Arc;
 use tidemill_storage::StoreVersion;
 
 use super::Coordinator;
-use crate::failpoint;
 use crate::published::Published;
 
 impl Coordinator {
     /// The committer has made the epoch in `committing` durable.
     pub(super) fn publish(&mut self, version: StoreVersion) {
-        failpoint::pass("before_publish");
+        self.env.fail.pass("before_publish");
         let work = self.committing.take().expect("only a started commit finishes");
         assert_eq!(version.epoch(), work.epoch, "commits finish in order");
         for (collection, deltas) in work.deltas {

@@ -18,7 +18,6 @@ use tokio::sync::watch;
 use super::{Coordinator, Following, Handle, Message};
 use crate::catalog::record::{SinkProgress, put, sink_key};
 use crate::catalog::{Detail, Object};
-use crate::failpoint;
 use crate::feed::{ChangeFeed, FeedItem};
 
 /// A sink whose writer runs.
@@ -186,7 +185,7 @@ impl Writer {
                         paused.push(delta);
                         consolidate(&paused[0].schema(), &std::mem::take(paused))
                     };
-                    failpoint::pass("sink_write");
+                    self.handle.env.fail.pass("sink_write");
                     self.file.write(epoch, &delta).map_err(|e| e.to_string())?;
                     last = Some(epoch);
                 }

@@ -1,0 +1,291 @@
+//! Writes to tables: conflicts with what others wrote since, keys and constraints, all checked when the
+//! transaction is sequenced, against the committed state plus what the same epoch took before it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::compute;
+use datafusion_common::ScalarValue;
+use tidemill_planner::SqlError;
+use tidemill_storage::{ArrangementChange, StoreVersion};
+use tidemill_zset::consolidate::consolidate;
+use tidemill_zset::hash::hash_columns;
+use tidemill_zset::{CollectionId, Delta, Epoch};
+use tokio::sync::oneshot;
+
+use super::{Coordinator, EpochWork};
+use crate::catalog::{Detail, Object};
+use crate::reader::{ReadSet, key_first, store_error};
+
+/// Keys whose last change is remembered one by one; older transactions are checked by table.
+const KEYS_REMEMBERED_MAX: usize = 1 << 20;
+
+/// A transaction that wants to commit.
+pub struct WriteRequest {
+    /// Changes by table, full rows in the table's columns, consolidated.
+    pub writes: Vec<(CollectionId, Delta)>,
+    /// The epoch it read at.
+    pub read_at: Epoch,
+    /// What it read.
+    pub reads: ReadSet,
+    /// Gets the epoch once it is published.
+    pub reply: oneshot::Sender<Result<Epoch, SqlError>>,
+}
+
+/// Which tables and keys changed when, since the server started.
+#[derive(Default)]
+pub struct WriteLog {
+    tables: HashMap<CollectionId, Epoch>,
+    keys: HashMap<(CollectionId, u64), Epoch>,
+    /// Keys changed at or before this epoch may have been forgotten.
+    forgotten: Epoch,
+}
+
+impl WriteLog {
+    fn note(&mut self, table: CollectionId, hashes: &[u64], epoch: Epoch) {
+        self.tables.insert(table, epoch);
+        if self.keys.len() + hashes.len() > KEYS_REMEMBERED_MAX {
+            self.keys.clear();
+            self.forgotten = epoch - 1;
+        }
+        self.keys.extend(hashes.iter().map(|h| ((table, *h), epoch)));
+    }
+
+    fn conflicts(&self, request: &WriteRequest, tables_below: impl Fn(CollectionId) -> Vec<CollectionId>) -> bool {
+        let changed = |table: &CollectionId| self.tables.get(table).is_some_and(|e| *e > request.read_at);
+        let whole = request.reads.collections.iter().flat_map(|c| tables_below(*c)).any(|t| changed(&t));
+        let keys = request.reads.keys.iter().any(|(collection, hash)| {
+            tables_below(*collection).iter().any(|table| {
+                changed(table)
+                    && (table != collection
+                        || request.read_at <= self.forgotten
+                        || self.keys.get(&(*table, *hash)).is_some_and(|e| *e > request.read_at))
+            })
+        });
+        whole || keys
+    }
+}
+
+/// A table's committed rows, and what this epoch has changed of them so far.
+struct TableState {
+    object: Arc<Object>,
+    version: StoreVersion,
+    order: Vec<usize>,
+    key_columns: usize,
+    /// Accepted changes of this epoch, in stored column order.
+    accepted: Vec<Delta>,
+    /// Hashes that `accepted` touches, to find out cheaply when it needn't be looked at.
+    touched: HashSet<u64>,
+}
+
+impl Coordinator {
+    /// Takes the waiting transactions into the epoch, in order of arrival.
+    pub(super) fn cut_writes(&mut self, work: &mut EpochWork) {
+        if self.writes.is_empty() {
+            return;
+        }
+        let mut states: HashMap<CollectionId, TableState> = HashMap::new();
+        for request in std::mem::take(&mut self.writes) {
+            match self.accept(&request, &mut states, work.epoch) {
+                Ok(()) => {
+                    work.has_writes = true;
+                    let epoch = work.epoch;
+                    work.after.push(Box::new(move |_, _| {
+                        let _ = request.reply.send(Ok(epoch));
+                    }));
+                }
+                Err(e) => {
+                    let _ = request.reply.send(Err(e));
+                }
+            }
+        }
+        for (collection, state) in states {
+            if let Err(e) = self.apply_table(collection, state, work) {
+                self.failure = Some(format!("accepted writes can't be applied: {e}"));
+            }
+        }
+    }
+
+    fn accept(&mut self, request: &WriteRequest, states: &mut HashMap<CollectionId, TableState>, epoch: Epoch) -> Result<(), SqlError> {
+        let catalog = self.catalog.clone();
+        let below = |collection: CollectionId| tables_below(&catalog, collection);
+        if self.write_log.conflicts(request, below) {
+            return Err(conflict());
+        }
+        let mut checked = Vec::with_capacity(request.writes.len());
+        for (collection, delta) in &request.writes {
+            if !states.contains_key(collection) {
+                let Some((object, _)) = catalog.by_collection(*collection) else {
+                    return Err(SqlError::new("42P01", "the table was dropped meanwhile"));
+                };
+                states.insert(*collection, TableState::new(object.clone(), self.env.store.version()));
+            }
+            let state = &states[collection];
+            let (stored, hashes) = state.stored_form(delta)?;
+            state.check(&stored, &hashes)?;
+            checked.push((*collection, stored, hashes));
+        }
+        for (collection, stored, hashes) in checked {
+            self.write_log.note(collection, &hashes, epoch);
+            let state = states.get_mut(&collection).expect("just made");
+            state.touched.extend(&hashes);
+            state.accepted.push(stored);
+        }
+        Ok(())
+    }
+
+    fn apply_table(&mut self, collection: CollectionId, state: TableState, work: &mut EpochWork) -> Result<(), SqlError> {
+        let Some(first) = state.accepted.first() else { return Ok(()) };
+        let stored = consolidate(&first.schema(), &state.accepted);
+        if stored.is_empty() {
+            return Ok(());
+        }
+        let rows = state.object.record.ids.rows.ok_or_else(|| SqlError::internal("a table has rows"))?;
+        let change = if state.key_columns == 0 {
+            stored.clone()
+        } else {
+            // `Last`: one entry per key. An insertion sets the value; a retraction alone deletes the key.
+            let hashes = state.hashes(&stored.rows);
+            let set: HashSet<u64> = (0..stored.len()).filter(|r| stored.diffs.get(*r) > 0).map(|r| hashes[r]).collect();
+            let keep = (0..stored.len()).filter(|r| stored.diffs.get(*r) > 0 || !set.contains(&hashes[*r]));
+            stored.take(&UInt32Array::from_iter_values(keep.map(|r| r as u32))).map_err(arrow_error)?
+        };
+        work.commit.changes.push(ArrangementChange { arrangement: rows, hashes: vec![], delta: change });
+        let mut back = vec![0; state.order.len()];
+        state.order.iter().enumerate().for_each(|(stored, column)| back[*column] = stored);
+        let columns: Vec<ArrayRef> = back.iter().map(|c| stored.rows.column(*c).clone()).collect();
+        let rows = RecordBatch::try_new(state.object.columns.clone(), columns).map_err(arrow_error)?;
+        self.feed(collection, Delta { rows, diffs: stored.diffs }, work);
+        Ok(())
+    }
+}
+
+impl TableState {
+    fn new(object: Arc<Object>, version: StoreVersion) -> Self {
+        let primary_key = match &object.detail {
+            Detail::Table { primary_key, .. } => primary_key.clone(),
+            _ => vec![],
+        };
+        let order = key_first(&primary_key, object.columns.fields().len());
+        TableState { object, version, order, key_columns: primary_key.len(), accepted: vec![], touched: HashSet::new() }
+    }
+
+    /// The delta with the key's columns first, and the hash of each row's key (all columns, without a key).
+    fn stored_form(&self, delta: &Delta) -> Result<(Delta, Vec<u64>), SqlError> {
+        let rows = delta.rows.project(&self.order).map_err(arrow_error)?;
+        let hashes = self.hashes(&rows);
+        Ok((Delta { rows, diffs: delta.diffs.clone() }, hashes))
+    }
+
+    fn hashes(&self, rows: &RecordBatch) -> Vec<u64> {
+        let width = if self.key_columns == 0 { rows.num_columns() } else { self.key_columns };
+        hash_columns(&rows.columns()[..width], rows.num_rows())
+    }
+
+    /// Checks that after `delta` no row has a negative count (somebody else changed it: conflict) and no key has two rows.
+    fn check(&self, delta: &Delta, hashes: &[u64]) -> Result<(), SqlError> {
+        let only_inserts = (0..delta.len()).all(|r| delta.diffs.get(r) > 0);
+        if only_inserts && self.key_columns == 0 {
+            return Ok(());
+        }
+        let current = self.current(hashes, &delta.rows)?;
+        let mut all = current;
+        all.push(delta.clone());
+        let after = consolidate(&delta.schema(), &all);
+        if (0..after.len()).any(|r| after.diffs.get(r) < 0) {
+            return Err(conflict());
+        }
+        if self.key_columns > 0 {
+            let keys = after.rows.project(&(0..self.key_columns).collect::<Vec<_>>()).map_err(arrow_error)?;
+            let keys = Delta { rows: keys, diffs: after.diffs.clone() };
+            let counted = consolidate(&keys.schema(), &[keys]);
+            if let Some(row) = (0..counted.len()).find(|r| counted.diffs.get(*r) > 1) {
+                return Err(self.duplicate(&counted.rows, row));
+            }
+        }
+        Ok(())
+    }
+
+    /// Committed rows and accepted changes that share a hash with `hashes`.
+    fn current(&self, hashes: &[u64], like: &RecordBatch) -> Result<Vec<Delta>, SqlError> {
+        let mut wanted = hashes.to_vec();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut out = Vec::new();
+        let rows = self.object.record.ids.rows;
+        if let Some(version) = rows.and_then(|id| self.version.arrangement(id)) {
+            for run in version.get_many(&wanted).map_err(store_error)? {
+                let rows = RecordBatch::try_new(like.schema(), run.rows.columns().to_vec()).map_err(arrow_error)?;
+                out.push(Delta { rows, diffs: run.diffs.to_vec().into() });
+            }
+        }
+        if wanted.iter().any(|h| self.touched.contains(h)) {
+            let set: HashSet<u64> = wanted.into_iter().collect();
+            for delta in &self.accepted {
+                let hashes = self.hashes(&delta.rows);
+                let mask = hashes.iter().map(|h| Some(set.contains(h))).collect();
+                let same = delta.filter(&mask).map_err(arrow_error)?;
+                let rows = RecordBatch::try_new(like.schema(), same.rows.columns().to_vec()).map_err(arrow_error)?;
+                out.push(Delta { rows, diffs: same.diffs });
+            }
+        }
+        Ok(out)
+    }
+
+    fn duplicate(&self, keys: &RecordBatch, row: usize) -> SqlError {
+        let names: Vec<&str> = keys.schema_ref().fields().iter().map(|f| f.name().as_str()).collect();
+        let values: Vec<String> = keys
+            .columns()
+            .iter()
+            .map(|c| ScalarValue::try_from_array(c, row).map_or_else(|_| "?".into(), |v| v.to_string()))
+            .collect();
+        let name = &self.object.record.name;
+        SqlError::new("23505", format!("duplicate key value violates unique constraint \"{name}_pkey\""))
+            .detail(format!("Key ({})=({}) already exists.", names.join(", "), values.join(", ")))
+    }
+}
+
+/// The tables that a collection's contents depend on; for a table, itself.
+fn tables_below(catalog: &crate::catalog::Catalog, collection: CollectionId) -> Vec<CollectionId> {
+    let Some((object, _)) = catalog.by_collection(collection) else { return vec![] };
+    let mut out = Vec::new();
+    let mut todo = vec![object.record.id];
+    while let Some(id) = todo.pop() {
+        let Some(object) = catalog.get(id) else { continue };
+        match object.detail {
+            Detail::Table { .. } => out.extend(object.record.ids.collection),
+            _ => todo.extend(&object.record.depends),
+        }
+    }
+    out
+}
+
+/// A transaction can't be placed after what others committed since it read.
+pub fn conflict() -> SqlError {
+    SqlError::new("40001", "could not serialize access due to concurrent update")
+        .detail("What the transaction read or changed was changed by another one that committed first.")
+        .hint("Run the transaction again.")
+}
+
+fn arrow_error(e: arrow::error::ArrowError) -> SqlError {
+    SqlError::internal(e.to_string())
+}
+
+/// Checks NOT NULL of a table's columns in rows to be written.
+pub fn check_not_null(object: &Object, rows: &RecordBatch) -> Result<(), SqlError> {
+    for (column, field) in rows.columns().iter().zip(object.columns.fields()) {
+        if field.is_nullable() || column.null_count() == 0 {
+            continue;
+        }
+        let message = format!(
+            "null value in column \"{}\" of relation \"{}\" violates not-null constraint",
+            field.name(),
+            object.record.name
+        );
+        let nulls = compute::is_null(column).map_err(arrow_error)?;
+        let failing = nulls.iter().position(|n| n == Some(true)).map_or(0, |row| row + 1);
+        return Err(SqlError::new("23502", message).detail(format!("The failing row is number {failing} of the statement.")));
+    }
+    Ok(())
+}
