@@ -123,6 +123,13 @@ impl ChangeFeed {
         self.start = Start::History(epoch);
     }
 
+    /// Starts with the given rows as the contents just before the position.
+    pub fn with_rows(&mut self, rows: Vec<Delta>) {
+        let epoch = self.position - 1;
+        let rows = rows.into_iter().filter(|d| !d.is_empty());
+        self.queue.extend(rows.map(|delta| FeedItem::Changes { epoch, delta, snapshot: true }));
+    }
+
     /// Everything below this epoch has been given out by [`ChangeFeed::ready`].
     pub fn position(&self) -> Epoch {
         self.position
@@ -156,14 +163,7 @@ impl ChangeFeed {
     }
 
     fn snapshot(&self, published: &Arc<Published>, at: Epoch) -> Snapshot {
-        Snapshot {
-            published: published.clone(),
-            at,
-            system: self.env.system.clone(),
-            own_writes: Default::default(),
-            reads: None,
-            error_mapper: tidemill_planner::error::row_error,
-        }
+        Snapshot { at, ..Snapshot::of(&self.env, published) }
     }
 
     fn first(&mut self, pinned: &Arc<Published>) -> Result<(), SqlError> {

@@ -3,8 +3,23 @@
 //! * [`pg`]: the wire. The only place that names pgwire.
 //! * [`pg_catalog`]: the relations and functions that psql, drivers and tools look for.
 //! * [`session`]: one client's state; statements in, responses out.
-//! * `coordinator`: the epoch clock, commits, publication, DDL.
+//! * [`coordinator`]: the epoch clock, commits, publication, DDL.
+//! * [`catalog`], [`define`]: objects and what their SQL says.
+//! * [`published`], [`reader`], [`changes`], [`feed`]: what readers and followers see.
+//! * [`system`], [`pg_catalog`]: relations about the server itself.
+//! * [`serve`], [`demo`]: the commands of the binary.
 
+pub mod catalog;
+pub mod changes;
+pub mod coordinator;
+pub mod define;
+pub mod feed;
 pub mod pg;
 pub mod pg_catalog;
+pub mod published;
+pub mod reader;
+pub mod reread;
+pub mod serve;
 pub mod session;
+pub mod status;
+pub mod system;

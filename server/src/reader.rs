@@ -11,11 +11,13 @@ use datafusion_common::ScalarValue;
 use parking_lot::Mutex;
 use tidemill_dataflow::plan::{ErrorMapper, Op, OutputStorage};
 use tidemill_planner::SqlError;
+use tidemill_planner::error::row_error as row_mapper;
 use tidemill_planner::query::SnapshotReader;
 use tidemill_storage::StoreError;
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Diffs, Epoch};
 
 use crate::catalog::{Catalog, Detail, Object, Rows};
+use crate::coordinator::Env;
 use crate::published::Published;
 use crate::reread::reread_source;
 use crate::system::SystemRelations;
@@ -104,14 +106,12 @@ pub struct Snapshot {
     pub published: Arc<Published>,
     /// The epoch to read at; `since <= at < upper`.
     pub at: Epoch,
-    /// System relations.
-    pub system: Arc<SystemRelations>,
+    /// The rest of the server.
+    pub env: Arc<Env>,
     /// Uncommitted writes of the reader's own transaction, by table.
     pub own_writes: Arc<HashMap<CollectionId, Vec<Delta>>>,
     /// Where reads are noted, in a transaction.
     pub reads: Option<Arc<Mutex<ReadSet>>>,
-    /// How expression errors are worded.
-    pub error_mapper: ErrorMapper,
 }
 
 impl fmt::Debug for Snapshot {
@@ -121,19 +121,30 @@ impl fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
+    /// The newest readable epoch of `published`, without writes of one's own.
+    pub fn of(env: &Arc<Env>, published: &Arc<Published>) -> Self {
+        Snapshot {
+            published: published.clone(),
+            at: published.now(),
+            env: env.clone(),
+            own_writes: Default::default(),
+            reads: None,
+        }
+    }
+
     /// All rows of `collection` with multiplicities, as of `at`.
     pub fn deltas(&self, collection: CollectionId) -> Result<DeltaIterator, SqlError> {
         self.check_errors(collection)?;
         match contents(&self.published.catalog, collection)? {
             Contents::System => {
-                let rows = self.system.rows(collection, &self.published)?;
+                let rows = self.env.system.rows(collection, &self.published)?;
                 Ok(Box::new(rows.into_iter().map(|b| Ok(Delta::insert(b)))))
             }
-            Contents::Unrecorded(object) => reread_source(&object, &self.published),
+            Contents::Unrecorded(object) => reread_source(&object, &self.env.store),
             Contents::Stored { arrangement, columns, maps, schema } => {
                 let version = self.arrangement(arrangement, self.at)?;
                 let Some(version) = version else { return Ok(Box::new(std::iter::empty())) };
-                let mapper = self.error_mapper;
+                let mapper = row_mapper;
                 Ok(Box::new(version.scan_columns(self.at, &columns).map(move |piece| {
                     let piece = piece.map_err(store_error)?;
                     shape(piece, &maps, &schema, mapper)
@@ -165,7 +176,7 @@ impl Snapshot {
                     .into_iter()
                     .map(|(epoch, delta)| {
                         let rows = delta.rows.project(&columns).map_err(|e| SqlError::internal(e.to_string()))?;
-                        let delta = shape(Delta { rows, diffs: delta.diffs }, &maps, &schema, self.error_mapper)?;
+                        let delta = shape(Delta { rows, diffs: delta.diffs }, &maps, &schema, row_mapper)?;
                         Ok((epoch, tidemill_zset::consolidate::consolidate(&schema, &[delta])))
                     })
                     .filter(|r| !matches!(r, Ok((_, d)) if d.is_empty()))
@@ -228,7 +239,7 @@ impl Snapshot {
         let found = version.get_many_at(&[hash], self.at).map_err(store_error)?;
         let pieces = found.into_iter().map(|run| {
             let rows = run.rows.project(&columns).map_err(|e| SqlError::internal(e.to_string()))?;
-            shape(Delta { rows, diffs: Diffs::Each(run.diffs) }, &maps, &schema, self.error_mapper)
+            shape(Delta { rows, diffs: Diffs::Each(run.diffs) }, &maps, &schema, row_mapper)
         });
         Ok(Some(pieces.collect::<Result<_, _>>()?))
     }

@@ -249,14 +249,7 @@ impl Coordinator {
             runtime: self.runtime.clone(),
             workers: self.workers,
             inputs: inputs.clone(),
-            snapshot: Snapshot {
-                at: published.now(),
-                published,
-                system: self.env.system.clone(),
-                own_writes: Default::default(),
-                reads: None,
-                error_mapper: tidemill_planner::error::row_error,
-            },
+            snapshot: Snapshot::of(&self.env, &published),
             followers,
             reports: reported,
             finish: finished,
@@ -466,7 +459,7 @@ impl BuildThread {
                 Some(changes) => changes,
                 None => {
                     let published = self.handle.env.publisher.pin();
-                    let reader = Snapshot { at: published.now(), published, ..self.snapshot.clone() };
+                    let reader = Snapshot::of(&self.handle.env, &published);
                     let history = reader.history(collection, follower.position() - 1, upper - 1)?;
                     follower.skip(upper);
                     history.into_iter().map(|(epoch, delta)| (epoch, Arc::new(vec![delta]))).collect()

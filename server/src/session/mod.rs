@@ -1,5 +1,15 @@
 //! One client's session: statements in, responses out. Knows nothing of the wire format.
 
+mod copy;
+mod cursor;
+mod ddl;
+mod query;
+pub mod settings;
+mod show;
+pub mod sql;
+mod subscribe;
+mod transaction;
+
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -7,6 +17,14 @@ use arrow::datatypes::{Field, SchemaRef};
 use futures::stream::BoxStream;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{CopyOptions, Parsed};
+
+pub use sql::{Sessions, SqlSession};
+
+/// The one database.
+pub const DATABASE: &str = "tidemill";
+
+/// What clients are told; they decide by the number in front what they may ask.
+pub const SERVER_VERSION: &str = "15.12 (Tidemill 0.1.0)";
 
 /// Batches of a result. Dropping it cancels the work behind it.
 pub type BatchStream = BoxStream<'static, Result<RecordBatch, SqlError>>;

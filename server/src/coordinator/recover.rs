@@ -1,0 +1,287 @@
+//! Start: the catalog is read, views are planned anew from their SQL, and every worker, source and sink goes on
+//! from what the last commit says. No input is read again, no operator recomputes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use tidemill_dataflow::plan::OutputStorage;
+use tidemill_dataflow::runtime::{Command, DataflowId, Install, Runtime, RuntimeOptions, Scope};
+use tidemill_dataflow::state::{StateHandle, StateReader};
+use tidemill_planner::SqlError;
+use tidemill_planner::ast::parse;
+use tidemill_planner::query::{Planner, SessionContextInfo};
+use tidemill_storage::{ArrangementDesc, Commit, Store};
+
+use super::build::{LiveReader, output_desc, state_descs};
+use super::clock::Clock;
+use super::tables::WriteLog;
+use super::{Coordinator, Env, Handle, Message, Owner, SharedRuntime};
+use crate::catalog::record::{NEXT_ID_KEY, PersistentRecord, Record, SchemaRecord, SinkProgress, State};
+use crate::catalog::{Catalog, Detail, Object};
+use crate::changes::ChangeLog;
+use crate::define::Definer;
+use crate::published::{Published, Publisher};
+use crate::status::Status;
+use crate::system::SystemRelations;
+
+/// Settings of the coordinator.
+pub struct CoordinatorOptions {
+    /// Worker threads.
+    pub workers: usize,
+    /// Bytes of operator state in memory per worker.
+    pub state_bytes_max: usize,
+    /// Where tests kill the process.
+    pub fail: tidemill_storage::FailPoints,
+}
+
+/// What can be wrong with a data directory's catalog.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// A row of the catalog can't be understood.
+    #[error("the catalog row \"{key}\" can't be read: {reason}")]
+    Row {
+        /// Its key.
+        key: String,
+        /// Why.
+        reason: String,
+    },
+    /// A stored statement can't be planned any more.
+    #[error("{kind} {name} can't be restored: {source}")]
+    Object {
+        /// What it is.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<SqlError>,
+    },
+    /// This version plans a view differently than the one that wrote its state.
+    #[error(
+        "the state of materialized view {name} was written by a version of Tidemill that computes it differently; \
+         start the version that created it, or drop the view there and create it again here"
+    )]
+    Fingerprint {
+        /// The view.
+        name: String,
+    },
+    /// The store refuses.
+    #[error(transparent)]
+    Store(#[from] tidemill_storage::StoreError),
+    /// Threads can't be started.
+    #[error("{0}")]
+    Start(String),
+}
+
+struct Stored {
+    catalog: Catalog,
+    records: Vec<Record>,
+    sinks: BTreeMap<u64, SinkProgress>,
+}
+
+/// Reads the catalog and starts everything. Returns the coordinator, to be run on a thread of its own, and its address.
+pub fn recover(
+    store: Arc<Store>,
+    options: CoordinatorOptions,
+    tokio: tokio::runtime::Handle,
+) -> Result<(Coordinator, Handle), RecoverError> {
+    let planner = Planner::new();
+    let status = Arc::new(Status::default());
+    let system = SystemRelations::new(store.clone(), status.clone());
+    let stored = read_catalog(&store)?;
+    let catalog = derive_objects(stored.catalog, stored.records, &planner, &system)?;
+    let catalog = Arc::new(catalog);
+    let clock = Clock::new(store.reserved_upper());
+    let published = Published {
+        upper: store.epoch().map_or(0, |e| e + 1).max(store.reserved_upper()),
+        store: store.version(),
+        catalog: catalog.clone(),
+    };
+    let env = Arc::new(Env {
+        store: store.clone(),
+        publisher: Arc::new(Publisher::new(published)),
+        changes: Arc::new(ChangeLog::default()),
+        planner,
+        system,
+        status,
+        fail: options.fail.clone(),
+        tokio,
+    });
+    let (sender, messages) = crossbeam_channel::unbounded();
+    let (events_in, events) = crossbeam_channel::unbounded();
+    let handle = Handle { sender: sender.clone(), awake: Arc::new(AtomicBool::new(false)), env: env.clone() };
+    let runtime = Runtime::start(
+        RuntimeOptions {
+            workers: options.workers,
+            partitions: store.partitions(),
+            state_bytes_max: options.state_bytes_max,
+            error_mapper: tidemill_planner::error::row_error,
+        },
+        events_in,
+    )
+    .map_err(|e| RecoverError::Start(e.to_string()))?;
+    let commits = start_committer(store, sender)?;
+    let mut coordinator = Coordinator {
+        env,
+        handle: handle.clone(),
+        runtime: Arc::new(SharedRuntime::new(runtime)),
+        workers: options.workers,
+        messages,
+        events,
+        commits,
+        clock,
+        catalog: catalog.clone(),
+        reserved: Default::default(),
+        sources: BTreeMap::new(),
+        sinks: BTreeMap::new(),
+        dataflows: HashMap::new(),
+        read_by_dataflows: HashMap::new(),
+        next_dataflow: 1,
+        builds: HashMap::new(),
+        joining: None,
+        write_log: WriteLog::default(),
+        writes: Default::default(),
+        quiet_work: Default::default(),
+        riding: vec![],
+        riding_since: None,
+        computing: None,
+        committing: None,
+        last_since: Instant::now(),
+        stopping: None,
+        failure: None,
+    };
+    coordinator.resume(&catalog, stored.sinks)?;
+    Ok((coordinator, handle))
+}
+
+fn start_committer(store: Arc<Store>, replies: Sender<Message>) -> Result<Sender<Commit>, RecoverError> {
+    let (commits, jobs) = crossbeam_channel::unbounded::<Commit>();
+    std::thread::Builder::new()
+        .name("committer".into())
+        .spawn(move || {
+            for commit in jobs {
+                let result = store.commit(commit);
+                let failed = result.is_err();
+                if replies.send(Message::Committed(result)).is_err() || failed {
+                    return;
+                }
+            }
+        })
+        .map_err(|e| RecoverError::Start(format!("no thread for the committer: {e}")))?;
+    Ok(commits)
+}
+
+fn read_catalog(store: &Store) -> Result<Stored, RecoverError> {
+    let mut stored = Stored { catalog: Catalog::new(), records: vec![], sinks: BTreeMap::new() };
+    for (key, value) in store.catalog()? {
+        let row = |e: serde_json::Error| RecoverError::Row { key: key.clone(), reason: e.to_string() };
+        match key.split_once('/') {
+            Some(("object", _)) => stored.records.push(serde_json::from_value::<Record>(value).map_err(row)?),
+            Some(("schema", name)) => {
+                let record: SchemaRecord = serde_json::from_value(value).map_err(row)?;
+                stored.catalog.schemas_mut().insert(name.into(), record);
+            }
+            Some(("persistent", name)) => {
+                let record: PersistentRecord = serde_json::from_value(value).map_err(row)?;
+                stored.catalog.persistent_mut().insert(name.into(), record);
+            }
+            Some(("sink", id)) => {
+                let progress: SinkProgress = serde_json::from_value(value).map_err(row)?;
+                let id = id.parse().map_err(|_| RecoverError::Row { key: key.clone(), reason: "no number".into() })?;
+                stored.sinks.insert(id, progress);
+            }
+            _ if key == NEXT_ID_KEY => {
+                let id = value.as_u64().ok_or(RecoverError::Row { key: key.clone(), reason: "no number".into() })?;
+                stored.catalog.set_next_id(id);
+            }
+            _ => return Err(RecoverError::Row { key, reason: "unknown kind of row; written by a newer version?".into() }),
+        }
+    }
+    stored.records.sort_by_key(|r| r.id);
+    Ok(stored)
+}
+
+fn derive_objects(
+    mut catalog: Catalog,
+    records: Vec<Record>,
+    planner: &Planner,
+    system: &Arc<SystemRelations>,
+) -> Result<Catalog, RecoverError> {
+    let session = SessionContextInfo::default();
+    for record in records {
+        let failed = |e: SqlError| RecoverError::Object {
+            kind: record.kind.words(),
+            name: record.name.clone(),
+            source: Box::new(e),
+        };
+        let parsed = parse(&record.sql).map_err(failed)?;
+        let Some(statement) = parsed.into_iter().next() else {
+            return Err(failed(SqlError::internal("no statement is stored")));
+        };
+        let definer = Definer { catalog: Arc::new(catalog.clone()), system: system.clone(), planner, session: &session };
+        let mut object = definer.object(&statement.statement, &record.sql).map_err(failed)?;
+        object.record = record;
+        check_fingerprints(&object)?;
+        catalog.put(Arc::new(object));
+    }
+    Ok(catalog)
+}
+
+fn check_fingerprints(object: &Object) -> Result<(), RecoverError> {
+    let Detail::MaterializedView { plan, output, .. } = &object.detail else { return Ok(()) };
+    let ids = &object.record.ids;
+    let planned: Vec<String> = plan.arrangements().into_iter().map(|s| s.fingerprint).collect();
+    let stored: Vec<&String> = ids.states.iter().map(|s: &State| &s.fingerprint).collect();
+    let same = planned.iter().collect::<Vec<_>>() == stored && matches!(output, OutputStorage::Own) == ids.rows.is_some();
+    if same { Ok(()) } else { Err(RecoverError::Fingerprint { name: object.display_name() }) }
+}
+
+impl Coordinator {
+    fn resume(&mut self, catalog: &Arc<Catalog>, sinks: BTreeMap<u64, SinkProgress>) -> Result<(), RecoverError> {
+        for object in catalog.objects() {
+            if let Detail::MaterializedView { .. } = object.detail {
+                self.resume_view(object);
+            }
+        }
+        self.recount_inputs();
+        let mut sinks = sinks;
+        for object in catalog.objects() {
+            match object.detail {
+                Detail::Sink { .. } => {
+                    // A sink that had no time to report starts anew with an empty file of its own.
+                    let progress = sinks.remove(&object.record.id);
+                    self.start_sink(object, None, progress);
+                }
+                Detail::Source { .. } => self.start_source(object).map_err(RecoverError::Start)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn resume_view(&mut self, object: &Arc<Object>) {
+        let Detail::MaterializedView { plan, .. } = &object.detail else { return };
+        let ids = &object.record.ids;
+        let id = DataflowId(self.next_dataflow);
+        self.next_dataflow += 1;
+        let handle = |desc: ArrangementDesc| StateHandle {
+            reader: Some(LiveReader::new(self.env.store.clone(), desc.id, false) as Arc<dyn StateReader>),
+            desc,
+        };
+        let install = Install {
+            id,
+            plan: plan.clone(),
+            states: state_descs(plan, &ids.states).into_iter().map(handle).collect(),
+            collection: ids.collection,
+            output_state: ids.rows.map(|rows| handle(output_desc(rows, &object.columns))),
+            fresh: false,
+            scope: Scope::Live,
+            demand: false,
+        };
+        self.dataflows.insert(id, Owner::View(object.record.id));
+        self.runtime.send(Command::Install(Arc::new(install)));
+    }
+}
+

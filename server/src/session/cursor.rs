@@ -1,0 +1,133 @@
+//! Cursors: DECLARE, FETCH, CLOSE, over queries and subscriptions. They live until the transaction ends.
+
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use futures::StreamExt;
+use tidemill_planner::SqlError;
+use tidemill_planner::ast::CursorSource;
+use tokio::time::{Instant, timeout_at};
+
+use super::sql::SqlSession;
+use super::{BatchStream, Response};
+
+/// How long FETCH waits for more of a subscription once it has something.
+const READY: Duration = Duration::from_millis(2);
+
+/// An open cursor.
+pub struct Cursor {
+    schema: SchemaRef,
+    batches: Option<BatchStream>,
+    /// Rows that were read ahead.
+    ahead: Vec<RecordBatch>,
+    live: bool,
+}
+
+impl Cursor {
+    fn rows_ahead(&self) -> usize {
+        self.ahead.iter().map(RecordBatch::num_rows).sum()
+    }
+
+    /// Reads on until `count` rows are there, the end, or (for a subscription) the deadline; rows stay in `ahead`, so
+    /// that nothing is lost if this is cancelled.
+    async fn fill(&mut self, count: usize, deadline: Option<Instant>) -> Result<(), SqlError> {
+        while self.rows_ahead() < count {
+            let Some(batches) = &mut self.batches else { return Ok(()) };
+            let next = match (self.live, deadline) {
+                (false, _) => batches.next().await,
+                (true, Some(deadline)) => match timeout_at(deadline, batches.next()).await {
+                    Ok(next) => next,
+                    Err(_) => return Ok(()),
+                },
+                // Without a timeout: wait for the first row, then take what is ready.
+                (true, None) if self.ahead.is_empty() => batches.next().await,
+                (true, None) => match timeout_at(Instant::now() + READY, batches.next()).await {
+                    Ok(next) => next,
+                    Err(_) => return Ok(()),
+                },
+            };
+            match next {
+                Some(Ok(batch)) if batch.num_rows() > 0 => self.ahead.push(batch),
+                Some(Ok(_)) => {}
+                Some(Err(e)) => {
+                    self.batches = None;
+                    return Err(e);
+                }
+                None => self.batches = None,
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, count: usize) -> Vec<RecordBatch> {
+        let mut left = count;
+        let mut out = Vec::new();
+        for batch in std::mem::take(&mut self.ahead) {
+            let rows = batch.num_rows().min(left);
+            if rows > 0 {
+                out.push(batch.slice(0, rows));
+            }
+            if rows < batch.num_rows() {
+                self.ahead.push(batch.slice(rows, batch.num_rows() - rows));
+            }
+            left -= rows;
+        }
+        out
+    }
+}
+
+impl SqlSession {
+    pub(super) async fn declare(&mut self, name: &str, source: &CursorSource) -> Result<Response, SqlError> {
+        if !self.transaction.as_ref().is_some_and(|t| t.explicit) {
+            return Err(SqlError::new("25P01", "DECLARE CURSOR can only be used in transaction blocks").hint("Say BEGIN first."));
+        }
+        if self.cursors.contains_key(name) {
+            return Err(SqlError::new("42P03", format!("cursor \"{name}\" already exists")));
+        }
+        let (schema, batches, live) = match source {
+            CursorSource::Subscribe(subscribe) => {
+                let (schema, batches) = self.subscribe(subscribe).await?;
+                (schema, batches, true)
+            }
+            CursorSource::Query(query) => match self.select(query, None, &[]).await? {
+                Response::Rows { schema, batches, .. } => (schema, batches, false),
+                _ => return Err(SqlError::internal("a query gives rows")),
+            },
+        };
+        self.cursors.insert(name.into(), Cursor { schema, batches: Some(batches), ahead: vec![], live });
+        Ok(Response::Tag("DECLARE CURSOR".into()))
+    }
+
+    pub(super) fn cursor_schema(&self, name: &str) -> Result<SchemaRef, SqlError> {
+        self.cursors.get(name).map(|c| c.schema.clone()).ok_or_else(|| no_cursor(name))
+    }
+
+    pub(super) async fn fetch(&mut self, name: &str, count: Option<u64>, timeout_ms: Option<u64>) -> Result<Response, SqlError> {
+        let cursor = self.cursors.get_mut(name).ok_or_else(|| no_cursor(name))?;
+        let count = count.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        let deadline = timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms).max(READY));
+        cursor.fill(count, deadline).await?;
+        let rows = cursor.take(count);
+        let schema = cursor.schema.clone();
+        let batches = futures::stream::iter(rows.into_iter().map(Ok)).boxed();
+        Ok(Response::Rows { schema, batches, verb: "FETCH", counted: true, live: false })
+    }
+
+    pub(super) fn close(&mut self, name: Option<&str>) -> Result<Response, SqlError> {
+        match name {
+            None => {
+                self.cursors.clear();
+                Ok(Response::Tag("CLOSE CURSOR ALL".into()))
+            }
+            Some(name) => match self.cursors.remove(name) {
+                Some(_) => Ok(Response::Tag("CLOSE CURSOR".into())),
+                None => Err(no_cursor(name)),
+            },
+        }
+    }
+}
+
+fn no_cursor(name: &str) -> SqlError {
+    SqlError::new("34000", format!("cursor \"{name}\" does not exist"))
+}

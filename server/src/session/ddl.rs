@@ -1,0 +1,144 @@
+//! CREATE, DROP, ALTER, COMMENT: checked here against the catalog, then sequenced by the coordinator.
+
+use tidemill_connectors::sink::FileSink;
+use tidemill_planner::SqlError;
+use tidemill_planner::ast::{Parsed, Statement};
+
+use super::sql::SqlSession;
+use super::{Notice, Response};
+use crate::catalog::{Detail, Object};
+use crate::coordinator::Message;
+use crate::coordinator::build::{BuildRequest, BuildTarget};
+use crate::coordinator::ddl::{Ddl, words};
+use crate::coordinator::sinks::open_file;
+use crate::published::Published;
+
+impl SqlSession {
+    pub(super) async fn ddl(&mut self, parsed: &Parsed) -> Result<Response, SqlError> {
+        self.leave_snapshot()?;
+        let published = self.pin();
+        if self.skips_existing(&published, &parsed.statement) {
+            return Ok(Response::Tag(tag(&parsed.statement)));
+        }
+        match &parsed.statement {
+            Statement::CreateMaterializedView { .. } => self.create_materialized_view(&published, parsed).await?,
+            statement => {
+                let ddl = self.prepare_ddl(&published, statement, &parsed.sql)?;
+                let notices = self.handle.ask(|reply| Message::Ddl(ddl, reply)).await?;
+                notices.into_iter().for_each(|n| self.notify(n));
+            }
+        }
+        self.leave_snapshot()?;
+        Ok(Response::Tag(tag(&parsed.statement)))
+    }
+
+    /// DDL takes effect at once, so it can't be part of a transaction that has read or written something.
+    fn leave_snapshot(&mut self) -> Result<(), SqlError> {
+        let Some(transaction) = &mut self.transaction else { return Ok(()) };
+        if !transaction.is_untouched() {
+            return Err(SqlError::new("25001", "DDL cannot run in a transaction block that has read or written something")
+                .hint("COMMIT first; DDL takes effect at once and is not undone by ROLLBACK."));
+        }
+        transaction.published = None;
+        Ok(())
+    }
+
+    /// IF NOT EXISTS: an object that is there makes the rest of the statement irrelevant.
+    fn skips_existing(&mut self, published: &Published, statement: &Statement) -> bool {
+        let name = match statement {
+            Statement::CreateTable { name, if_not_exists: true, .. }
+            | Statement::CreateSource { name, if_not_exists: true, .. }
+            | Statement::CreateView { name, if_not_exists: true, .. }
+            | Statement::CreateMaterializedView { name, if_not_exists: true, .. }
+            | Statement::CreateSink { name, if_not_exists: true, .. } => name,
+            _ => return false,
+        };
+        let exists = published.catalog.lookup(name).is_some();
+        if exists {
+            let message = format!("relation \"{}\" already exists, skipping", name.name);
+            self.notify(Notice { severity: "NOTICE", sqlstate: "42P07", message, hint: None });
+        }
+        exists
+    }
+
+    fn prepare_ddl(&mut self, published: &Published, statement: &Statement, sql: &str) -> Result<Ddl, SqlError> {
+        let create = |object: Object, if_not_exists: bool, or_replace: bool, file: Option<FileSink>| Ddl::Create {
+            object: Box::new(object),
+            if_not_exists,
+            or_replace,
+            file: file.map(Box::new),
+        };
+        let context = self.context();
+        Ok(match statement {
+            Statement::CreateSchema { name, if_not_exists } => Ddl::CreateSchema { name: name.clone(), if_not_exists: *if_not_exists },
+            Statement::CreateTable { if_not_exists, .. } => {
+                create(self.definer(published, &context).object(statement, sql)?, *if_not_exists, false, None)
+            }
+            Statement::CreateSource { if_not_exists, .. } => {
+                let object = self.definer(published, &context).object(statement, sql)?;
+                if let Detail::Source { persistent_id: None, .. } = &object.detail {
+                    let message = format!("rows of source \"{}\" are not recorded", object.record.name);
+                    let hint = "SELECT and views created later read the input again, as long as it is unchanged. \
+                                With persistent_id = '…' rows are recorded and the input may go.";
+                    self.notify(Notice { severity: "NOTICE", sqlstate: "00000", message, hint: Some(hint.into()) });
+                }
+                create(object, *if_not_exists, false, None)
+            }
+            Statement::CreateView { if_not_exists, or_replace, .. } => {
+                create(self.definer(published, &context).object(statement, sql)?, *if_not_exists, *or_replace, None)
+            }
+            Statement::CreateSink { if_not_exists, .. } => {
+                let object = self.definer(published, &context).object(statement, sql)?;
+                let Detail::Sink { from, options } = &object.detail else { return Err(SqlError::internal("not a sink")) };
+                let followed = published.catalog.get(*from).ok_or_else(|| SqlError::internal("the relation was found"))?;
+                published.catalog.free_name(&tidemill_planner::ast::Name {
+                    schema: Some(object.record.schema.clone()),
+                    name: object.record.name.clone(),
+                })?;
+                let file = open_file(options, followed, None)?;
+                create(object, *if_not_exists, false, Some(file))
+            }
+            Statement::CreateIndex { .. } => {
+                return Err(SqlError::unsupported("CREATE INDEX is not supported yet")
+                    .detail("Tables are indexed by their primary key, aggregating views by their GROUP BY columns."));
+            }
+            Statement::Drop { kind, names, if_exists, cascade, purge } => {
+                Ddl::Drop { kind: *kind, names: names.clone(), if_exists: *if_exists, cascade: *cascade, purge: *purge }
+            }
+            Statement::Rename { kind, name, if_exists, to } => {
+                Ddl::Rename { kind: *kind, name: name.clone(), if_exists: *if_exists, to: to.clone() }
+            }
+            Statement::Comment { kind, name, column, comment } => {
+                Ddl::Comment { kind: *kind, name: name.clone(), column: column.clone(), comment: comment.clone() }
+            }
+            _ => return Err(SqlError::internal("not DDL")),
+        })
+    }
+
+    async fn create_materialized_view(&mut self, published: &Published, parsed: &Parsed) -> Result<(), SqlError> {
+        let context = self.context();
+        let object = self.definer(published, &context).object(&parsed.statement, &parsed.sql)?;
+        let Detail::MaterializedView { plan, .. } = &object.detail else {
+            return Err(SqlError::internal("not a materialized view"));
+        };
+        let (plan, depends) = (plan.clone(), object.record.depends.clone());
+        let request = Box::new(BuildRequest { target: BuildTarget::View(Box::new(object)), plan, depends });
+        self.handle.ask(|reply| Message::Build(request, reply)).await.map(drop)
+    }
+}
+
+/// The command tag of a DDL statement.
+fn tag(statement: &Statement) -> String {
+    match statement {
+        Statement::CreateSchema { .. } => "CREATE SCHEMA".into(),
+        Statement::CreateTable { .. } => "CREATE TABLE".into(),
+        Statement::CreateSource { .. } => "CREATE SOURCE".into(),
+        Statement::CreateView { .. } => "CREATE VIEW".into(),
+        Statement::CreateMaterializedView { .. } => "CREATE MATERIALIZED VIEW".into(),
+        Statement::CreateSink { .. } => "CREATE SINK".into(),
+        Statement::CreateIndex { .. } => "CREATE INDEX".into(),
+        Statement::Drop { kind, .. } => format!("DROP {}", words(*kind).to_uppercase()),
+        Statement::Rename { kind, .. } => format!("ALTER {}", words(*kind).to_uppercase()),
+        _ => "COMMENT".into(),
+    }
+}

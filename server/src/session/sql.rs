@@ -1,0 +1,337 @@
+//! [`SqlSession`]: one client's statements, dispatched to one file per kind.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arrow::datatypes::{Field, SchemaRef};
+use tidemill_planner::SqlError;
+use tidemill_planner::ast::{Parsed, Statement, parse};
+use tidemill_planner::query::SessionContextInfo;
+
+use super::cursor::Cursor;
+use super::settings::Settings;
+use super::transaction::Transaction;
+use super::{Notice, ParamValue, Prepared, Response, Session, SessionFactory, TransactionStatus};
+use crate::catalog::CatalogSnapshot;
+use crate::coordinator::Handle;
+use crate::define::Definer;
+use crate::published::Published;
+
+/// Opens sessions of one server.
+pub struct Sessions {
+    /// The coordinator.
+    pub handle: Handle,
+}
+
+#[async_trait::async_trait]
+impl SessionFactory for Sessions {
+    async fn open(&self, user: &str, database: &str, parameters: Vec<(String, String)>) -> Result<Box<dyn Session>, SqlError> {
+        if database != super::DATABASE {
+            return Err(SqlError::new("3D000", format!("database \"{database}\" does not exist"))
+                .hint(format!("There is one database, \"{}\": connect with dbname={}.", super::DATABASE, super::DATABASE)));
+        }
+        let mut session = SqlSession::new(self.handle.clone(), user);
+        for (name, value) in parameters {
+            // As in PostgreSQL, what a client asks for at the start must be valid, but clients send names we don't have.
+            match session.settings.set(&name, Some(value)) {
+                Err(e) if e.sqlstate != "42704" && e.sqlstate != "55P02" => return Err(e),
+                _ => {}
+            }
+        }
+        session.settings.take_reported();
+        Ok(Box::new(session))
+    }
+}
+
+/// One client's session.
+pub struct SqlSession {
+    pub(super) handle: Handle,
+    pub(super) user: String,
+    pub(super) settings: Settings,
+    pub(super) transaction: Option<Transaction>,
+    pub(super) cursors: HashMap<String, Cursor>,
+    prepared: HashMap<String, Prepared>,
+    notices: Vec<Notice>,
+}
+
+impl SqlSession {
+    /// A session of `user`.
+    pub fn new(handle: Handle, user: &str) -> Self {
+        SqlSession {
+            handle,
+            user: user.into(),
+            settings: Settings::default(),
+            transaction: None,
+            cursors: HashMap::new(),
+            prepared: HashMap::new(),
+            notices: vec![],
+        }
+    }
+
+    pub(super) fn notify(&mut self, notice: Notice) {
+        self.notices.push(notice);
+    }
+
+    /// What the planner may know of the session now.
+    pub(super) fn context(&self) -> SessionContextInfo {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        SessionContextInfo {
+            user: self.user.clone(),
+            database: super::DATABASE.into(),
+            search_path: self.settings.search_path(),
+            time_zone: self.settings.get("timezone").unwrap_or_else(|| "UTC".into()),
+            now: since_1970.as_micros() as i64,
+            variables: self.settings.variables(),
+        }
+    }
+
+    /// Names at a version.
+    pub(super) fn names(&self, published: &Published) -> CatalogSnapshot {
+        CatalogSnapshot::new(published.catalog.clone(), self.handle.env.system.clone(), self.settings.search_path())
+    }
+
+    /// Makes objects of CREATE statements.
+    pub(super) fn definer<'a>(&'a self, published: &Published, context: &'a SessionContextInfo) -> Definer<'a> {
+        Definer {
+            catalog: published.catalog.clone(),
+            system: self.handle.env.system.clone(),
+            planner: &self.handle.env.planner,
+            session: context,
+        }
+    }
+
+    /// A statement that only ends a failed transaction may run in it.
+    fn check_failed(&self, statement: &Statement) -> Result<(), SqlError> {
+        let failed = self.transaction.as_ref().is_some_and(|t| t.failed);
+        if failed && !matches!(statement, Statement::Commit | Statement::Rollback | Statement::Empty) {
+            return Err(SqlError::new("25P02", "current transaction is aborted, commands ignored until end of transaction block"));
+        }
+        Ok(())
+    }
+
+    /// Statements of one string form an implicit transaction, unless they end or begin one themselves.
+    fn begin_implicit(&mut self, statement: &Statement, implicit: bool) {
+        let writes = matches!(
+            statement,
+            Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) | Statement::Truncate { .. } | Statement::Query { .. }
+        );
+        if implicit && writes && self.transaction.is_none() {
+            self.transaction = Some(Transaction::new(false, false));
+        }
+    }
+
+    async fn run(&mut self, parsed: &Parsed, params: Vec<ParamValue>, implicit: bool) -> Result<Response, SqlError> {
+        self.check_failed(&parsed.statement)?;
+        self.begin_implicit(&parsed.statement, implicit);
+        let tag = |text: &str| Ok(Response::Tag(text.into()));
+        match &parsed.statement {
+            Statement::Empty => Ok(Response::Empty),
+            Statement::Query { query, as_of } => self.select(query, as_of.as_ref(), &params).await,
+            Statement::CreateSchema { .. }
+            | Statement::CreateTable { .. }
+            | Statement::CreateSource { .. }
+            | Statement::CreateView { .. }
+            | Statement::CreateMaterializedView { .. }
+            | Statement::CreateSink { .. }
+            | Statement::CreateIndex { .. }
+            | Statement::Drop { .. }
+            | Statement::Rename { .. }
+            | Statement::Comment { .. } => self.ddl(parsed).await,
+            Statement::Insert(insert) => self.insert(insert, &params).await,
+            Statement::Update(update) => self.update(update, &params).await,
+            Statement::Delete(delete) => self.delete(delete, &params).await,
+            Statement::Truncate { names } => self.truncate(names).await,
+            Statement::CopyFrom { table, columns, options } => self.copy_from(table, columns, options).await,
+            Statement::CopyTo { source, options } => self.copy_to(source, options).await,
+            Statement::Subscribe(subscribe) => self.subscribe_rows(subscribe).await,
+            Statement::Declare { cursor, source } => self.declare(cursor, source).await,
+            Statement::Fetch { cursor, count, timeout_ms } => self.fetch(cursor, *count, *timeout_ms).await,
+            Statement::Close { cursor } => self.close(cursor.as_deref()),
+            Statement::Begin { read_only } => self.begin(*read_only).await,
+            Statement::Commit => self.end(true).await,
+            Statement::Rollback => self.end(false).await,
+            Statement::Savepoint => Err(SqlError::unsupported("SAVEPOINT is not supported")
+                .hint("Use one transaction per unit of work.")),
+            Statement::Set { name, value, .. } => {
+                self.settings.set(name, value.clone())?;
+                tag("SET")
+            }
+            Statement::Reset { name } => {
+                match name {
+                    Some(name) => self.settings.set(name, None)?,
+                    None => self.settings.reset_all(),
+                }
+                tag("RESET")
+            }
+            Statement::Show(show) => self.show(show).await,
+            Statement::Explain { stage, statement } => self.explain(*stage, statement).await,
+            Statement::Prepare { name, types, statement } => self.prepare_named(name, types, statement).await,
+            Statement::Execute { name, args } => self.execute_named(name, args).await,
+            Statement::Deallocate { name } => self.deallocate(name.as_deref()),
+            Statement::Discard => {
+                self.cursors.clear();
+                self.prepared.clear();
+                self.settings.reset_all();
+                tag("DISCARD ALL")
+            }
+            Statement::Other { verb } => other(verb),
+        }
+    }
+
+    async fn begin(&mut self, read_only: bool) -> Result<Response, SqlError> {
+        match &mut self.transaction {
+            Some(transaction) if transaction.explicit => {
+                let message = "there is already a transaction in progress".to_string();
+                self.notify(Notice { severity: "WARNING", sqlstate: "25001", message, hint: None });
+            }
+            Some(transaction) => transaction.explicit = true,
+            None => self.transaction = Some(Transaction::new(true, read_only)),
+        }
+        Ok(Response::Tag("BEGIN".into()))
+    }
+
+    async fn end(&mut self, commit: bool) -> Result<Response, SqlError> {
+        if !self.transaction.as_ref().is_some_and(|t| t.explicit) {
+            let message = "there is no transaction in progress".to_string();
+            self.notify(Notice { severity: "WARNING", sqlstate: "25P01", message, hint: None });
+        }
+        if !commit {
+            self.transaction = None;
+            self.cursors.clear();
+            return Ok(Response::Tag("ROLLBACK".into()));
+        }
+        let committed = self.commit().await?;
+        Ok(Response::Tag(if committed { "COMMIT" } else { "ROLLBACK" }.into()))
+    }
+
+    async fn prepare_named(&mut self, name: &str, types: &[String], statement: &Parsed) -> Result<Response, SqlError> {
+        if self.prepared.contains_key(name) {
+            return Err(SqlError::new("42P05", format!("prepared statement \"{name}\" already exists")));
+        }
+        let types = types.iter().map(|t| tidemill_planner::ast::parse_type(t).map(|t| Some(t.field("?", true))));
+        let types = types.collect::<Result<Vec<_>, _>>()?;
+        let prepared = self.describe(statement.clone(), types)?;
+        self.prepared.insert(name.into(), prepared);
+        Ok(Response::Tag("PREPARE".into()))
+    }
+
+    async fn execute_named(&mut self, name: &str, args: &[tidemill_planner::ast::Expr]) -> Result<Response, SqlError> {
+        let Some(prepared) = self.prepared.get(name).cloned() else {
+            return Err(SqlError::new("26000", format!("prepared statement \"{name}\" does not exist")));
+        };
+        if args.len() != prepared.params.len() {
+            return Err(SqlError::new("42601", format!("wrong number of parameters for prepared statement \"{name}\""))
+                .detail(format!("Expected {} parameters but got {}.", prepared.params.len(), args.len())));
+        }
+        let context = self.context();
+        let values = args.iter().zip(&prepared.params).map(|(arg, field)| {
+            let (value, _) = self.handle.env.planner.constant(&context, arg, Some(field))?;
+            if value.is_null() {
+                return Ok(ParamValue::Null);
+            }
+            value.to_array().map(ParamValue::Value).map_err(|e| SqlError::internal(e.to_string()))
+        });
+        let values = values.collect::<Result<Vec<_>, SqlError>>()?;
+        Box::pin(self.run(&prepared.parsed, values, false)).await
+    }
+
+    fn deallocate(&mut self, name: Option<&str>) -> Result<Response, SqlError> {
+        match name {
+            None => self.prepared.clear(),
+            Some(name) => {
+                if self.prepared.remove(name).is_none() {
+                    return Err(SqlError::new("26000", format!("prepared statement \"{name}\" does not exist")));
+                }
+            }
+        }
+        Ok(Response::Tag(if name.is_some() { "DEALLOCATE" } else { "DEALLOCATE ALL" }.into()))
+    }
+
+    /// Parameters and result columns of a statement.
+    fn describe(&mut self, parsed: Parsed, types: Vec<Option<Field>>) -> Result<Prepared, SqlError> {
+        self.check_failed(&parsed.statement)?;
+        let (params, columns) = self.shape(&parsed.statement, &types)?;
+        Ok(Prepared { parsed: Arc::new(parsed), params, columns })
+    }
+
+    fn shape(&mut self, statement: &Statement, types: &[Option<Field>]) -> Result<(Vec<Field>, Option<SchemaRef>), SqlError> {
+        Ok(match statement {
+            Statement::Query { query, .. } => {
+                let published = self.pin();
+                let plan = self.plan(&published, query, types)?;
+                (plan.params, Some(plan.columns))
+            }
+            Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => (self.write_params(statement, types)?, None),
+            Statement::Subscribe(subscribe) => (vec![], Some(self.subscribe_schema(subscribe)?)),
+            Statement::Show(show) => (vec![], Some(self.show_schema(show))),
+            Statement::Explain { .. } => (vec![], Some(super::show::explain_schema())),
+            Statement::Fetch { cursor, .. } => (vec![], Some(self.cursor_schema(cursor)?)),
+            Statement::Execute { name, .. } => (vec![], self.prepared.get(name).and_then(|p| p.columns.clone())),
+            _ => (vec![], None),
+        })
+    }
+}
+
+fn other(verb: &str) -> Result<Response, SqlError> {
+    match verb.to_ascii_uppercase().as_str() {
+        // Nothing to do, and clients send them without need.
+        word @ ("VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT") => Ok(Response::Tag(word.into())),
+        word => Err(SqlError::unsupported(format!("{word} is not supported"))),
+    }
+}
+
+#[async_trait::async_trait]
+impl Session for SqlSession {
+    fn parse(&mut self, sql: &str) -> Result<Vec<Parsed>, SqlError> {
+        parse(sql)
+    }
+
+    async fn prepare(&mut self, sql: &str, types: Vec<Option<Field>>) -> Result<Prepared, SqlError> {
+        let mut statements = parse(sql)?;
+        let parsed = match statements.len() {
+            0 => Parsed { statement: Statement::Empty, sql: String::new() },
+            1 => statements.remove(0),
+            _ => return Err(SqlError::new("42601", "cannot insert multiple commands into a prepared statement")),
+        };
+        self.describe(parsed, types)
+    }
+
+    async fn execute(&mut self, statement: &Prepared, params: Vec<ParamValue>, implicit: bool) -> Result<Response, SqlError> {
+        self.run(&statement.parsed, params, implicit).await
+    }
+
+    async fn execute_parsed(&mut self, statement: Parsed, implicit: bool) -> Result<Response, SqlError> {
+        self.run(&statement, vec![], implicit).await
+    }
+
+    async fn sync(&mut self) -> Result<(), SqlError> {
+        if self.transaction.as_ref().is_some_and(|t| !t.explicit) {
+            self.commit().await?;
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self) {
+        match &mut self.transaction {
+            Some(transaction) if transaction.explicit => transaction.failed = true,
+            _ => self.transaction = None,
+        }
+    }
+
+    fn transaction_status(&self) -> TransactionStatus {
+        match &self.transaction {
+            Some(t) if t.explicit && t.failed => TransactionStatus::Failed,
+            Some(t) if t.explicit => TransactionStatus::Open,
+            _ => TransactionStatus::Idle,
+        }
+    }
+
+    fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    fn take_parameter_changes(&mut self) -> Vec<(String, String)> {
+        self.settings.take_reported()
+    }
+}

@@ -1,0 +1,145 @@
+//! Transactions: one version to read, own writes on top, one check at COMMIT.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use futures::TryStreamExt;
+use parking_lot::Mutex;
+use tidemill_planner::SqlError;
+use tidemill_planner::query::QueryPlan;
+use tidemill_zset::consolidate::consolidate;
+use tidemill_zset::{CollectionId, Delta, Epoch};
+
+use super::sql::SqlSession;
+use crate::catalog::{Catalog, Detail};
+use crate::coordinator::Message;
+use crate::coordinator::tables::WriteRequest;
+use crate::published::Published;
+use crate::reader::{ReadSet, Snapshot};
+
+/// A transaction, explicit or of one query string.
+#[derive(Clone)]
+pub struct Transaction {
+    /// BEGIN was said; otherwise it ends with the query string.
+    pub explicit: bool,
+    /// A statement failed; only ROLLBACK helps.
+    pub failed: bool,
+    /// BEGIN READ ONLY.
+    pub read_only: bool,
+    /// The version it reads, from its first statement on.
+    pub published: Option<Arc<Published>>,
+    /// Changes by table.
+    pub writes: HashMap<CollectionId, Vec<Delta>>,
+    /// What it has read.
+    pub reads: Arc<Mutex<ReadSet>>,
+}
+
+impl Transaction {
+    /// A transaction that has done nothing yet.
+    pub fn new(explicit: bool, read_only: bool) -> Self {
+        Transaction { explicit, failed: false, read_only, published: None, writes: HashMap::new(), reads: Default::default() }
+    }
+
+    /// Nothing was read or written.
+    pub fn is_untouched(&self) -> bool {
+        let reads = self.reads.lock();
+        self.writes.is_empty() && reads.collections.is_empty() && reads.keys.is_empty()
+    }
+}
+
+impl SqlSession {
+    /// The version that the next statement reads: the transaction's, or the newest.
+    pub(super) fn pin(&mut self) -> Arc<Published> {
+        let newest = self.handle.env.publisher.pin();
+        match &mut self.transaction {
+            Some(transaction) => transaction.published.get_or_insert(newest).clone(),
+            None => newest,
+        }
+    }
+
+    /// A reader of `published` with the transaction's own writes.
+    pub(super) fn snapshot(&self, published: &Arc<Published>) -> Snapshot {
+        let mut snapshot = Snapshot::of(&self.handle.env, published);
+        if let Some(transaction) = &self.transaction {
+            snapshot.own_writes = Arc::new(transaction.writes.clone());
+            snapshot.reads = Some(transaction.reads.clone());
+        }
+        snapshot
+    }
+
+    /// Refuses to read what can't include the transaction's own writes.
+    pub(super) fn check_readable(&self, plan: &QueryPlan, catalog: &Catalog) -> Result<(), SqlError> {
+        let Some(transaction) = self.transaction.as_ref().filter(|t| !t.writes.is_empty()) else { return Ok(()) };
+        for input in &plan.inputs {
+            let Some((object, _)) = catalog.by_collection(*input) else { continue };
+            if !matches!(object.detail, Detail::MaterializedView { .. }) {
+                continue;
+            }
+            let mut todo = object.record.depends.clone();
+            while let Some(below) = todo.pop().and_then(|id| catalog.get(id)) {
+                if below.record.ids.collection.is_some_and(|c| transaction.writes.contains_key(&c)) {
+                    let message = format!("materialized view \"{}\" can't be read after writing to \"{}\" in the same transaction", object.record.name, below.record.name);
+                    return Err(SqlError::unsupported(message)
+                        .detail("Views follow committed changes only.")
+                        .hint("COMMIT first, or query the table itself."));
+                }
+                todo.extend(&below.record.depends);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a plan to its end.
+    pub(super) async fn collect(&self, plan: &QueryPlan, snapshot: Snapshot) -> Result<Vec<RecordBatch>, SqlError> {
+        plan.execute(Arc::new(snapshot))?.try_collect().await
+    }
+
+    /// Adds changes to the transaction, or commits them at once where there is none. `read_at` and `reads` say what
+    /// the changes were computed from.
+    pub(super) async fn write(&mut self, table: CollectionId, delta: Delta, read_at: Epoch, reads: ReadSet) -> Result<(), SqlError> {
+        if delta.is_empty() {
+            return Ok(());
+        }
+        match &mut self.transaction {
+            Some(transaction) => {
+                transaction.writes.entry(table).or_default().push(delta);
+                Ok(())
+            }
+            None => self.commit_writes(vec![(table, delta)], read_at, reads).await.map(drop),
+        }
+    }
+
+    async fn commit_writes(&self, writes: Vec<(CollectionId, Delta)>, read_at: Epoch, reads: ReadSet) -> Result<Epoch, SqlError> {
+        self.handle.ask(|reply| Message::Write(WriteRequest { writes, read_at, reads, reply })).await
+    }
+
+    /// Ends the transaction: its writes become one epoch, or nothing.
+    pub(super) async fn commit(&mut self) -> Result<bool, SqlError> {
+        let Some(transaction) = self.transaction.take() else { return Ok(true) };
+        self.cursors.clear();
+        if transaction.failed {
+            return Ok(false);
+        }
+        if transaction.writes.is_empty() {
+            return Ok(true);
+        }
+        let writes: Vec<(CollectionId, Delta)> = transaction
+            .writes
+            .into_iter()
+            .map(|(table, deltas)| {
+                let schema: SchemaRef = deltas[0].schema();
+                (table, consolidate(&schema, &deltas))
+            })
+            .filter(|(_, delta)| !delta.is_empty())
+            .collect();
+        if writes.is_empty() {
+            return Ok(true);
+        }
+        let read_at = transaction.published.as_ref().map_or(Epoch::MAX, |p| p.now());
+        let reads = transaction.reads.lock().clone();
+        self.commit_writes(writes, read_at, reads).await?;
+        Ok(true)
+    }
+}

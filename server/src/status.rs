@@ -1,0 +1,137 @@
+//! What is going on right now, for the relations of schema `tidemill`: counters of sources, states of sinks, commits.
+//!
+//! Counters start at zero with the process; what is durable is read from the store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tidemill_connectors::queue::BatchReceiver;
+use tidemill_zset::Epoch;
+
+use crate::catalog::record::SinkProgress;
+
+/// A source's counters.
+#[derive(Clone, Default)]
+pub struct SourceCounters {
+    /// Rows committed or on their way.
+    pub rows: u64,
+    /// Error rows likewise.
+    pub errors: u64,
+    /// Input bytes decoded for them.
+    pub bytes: u64,
+    /// Its queue; absent if it could not be opened.
+    pub receiver: Option<Arc<BatchReceiver>>,
+    /// Why it could not be opened.
+    pub failure: Option<String>,
+}
+
+/// A sink's state.
+#[derive(Clone, Debug, Default)]
+pub struct SinkState {
+    /// `running`, `paused` (its view is in error), `stalled` (it needs help).
+    pub state: &'static str,
+    /// Why.
+    pub reason: Option<String>,
+    /// Last epoch written.
+    pub epoch: Option<Epoch>,
+    /// Bytes in the file.
+    pub length: Option<u64>,
+}
+
+/// All of it.
+#[derive(Default)]
+pub struct Status {
+    sources: Mutex<BTreeMap<u64, SourceCounters>>,
+    sinks: Mutex<BTreeMap<u64, SinkState>>,
+    epochs: AtomicU64,
+    last_epoch: AtomicI64,
+}
+
+impl Status {
+    /// A source's reader runs.
+    pub fn source_started(&self, id: u64, receiver: Arc<BatchReceiver>) {
+        let mut sources = self.sources.lock();
+        let counters = sources.entry(id).or_default();
+        counters.receiver = Some(receiver);
+        counters.failure = None;
+    }
+
+    /// A source can't be opened.
+    pub fn source_failed(&self, id: u64, reason: String) {
+        self.sources.lock().entry(id).or_default().failure = Some(reason);
+    }
+
+    /// A batch was taken into an epoch.
+    pub fn source_progress(&self, id: u64, rows: usize, errors: usize, bytes: u64) {
+        let mut sources = self.sources.lock();
+        let counters = sources.entry(id).or_default();
+        counters.rows += rows as u64;
+        counters.errors += errors as u64;
+        counters.bytes += bytes;
+    }
+
+    /// A source was dropped.
+    pub fn source_gone(&self, id: u64) {
+        self.sources.lock().remove(&id);
+    }
+
+    /// A source's counters.
+    pub fn source(&self, id: u64) -> SourceCounters {
+        self.sources.lock().get(&id).cloned().unwrap_or_default()
+    }
+
+    /// A sink's writer runs.
+    pub fn sink_started(&self, id: u64) {
+        let mut sinks = self.sinks.lock();
+        let sink = sinks.entry(id).or_default();
+        sink.state = "running";
+        sink.reason = None;
+    }
+
+    /// A sink has written and synced.
+    pub fn sink_progress(&self, id: u64, progress: &SinkProgress) {
+        let mut sinks = self.sinks.lock();
+        let sink = sinks.entry(id).or_default();
+        sink.epoch = Some(progress.epoch);
+        sink.length = Some(progress.length);
+    }
+
+    /// A sink's view is in error.
+    pub fn sink_paused(&self, id: u64, reason: String) {
+        let mut sinks = self.sinks.lock();
+        let sink = sinks.entry(id).or_default();
+        sink.state = "paused";
+        sink.reason = Some(reason);
+    }
+
+    /// A sink can't go on.
+    pub fn sink_failed(&self, id: u64, reason: String) {
+        let mut sinks = self.sinks.lock();
+        let sink = sinks.entry(id).or_default();
+        sink.state = "stalled";
+        sink.reason = Some(reason);
+    }
+
+    /// A sink was dropped.
+    pub fn sink_gone(&self, id: u64) {
+        self.sinks.lock().remove(&id);
+    }
+
+    /// A sink's state.
+    pub fn sink(&self, id: u64) -> SinkState {
+        self.sinks.lock().get(&id).cloned().unwrap_or_default()
+    }
+
+    /// An epoch was published.
+    pub fn published(&self, epoch: Epoch) {
+        self.epochs.fetch_add(1, Ordering::Relaxed);
+        self.last_epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// Epochs published since the start, and the last one.
+    pub fn epochs(&self) -> (u64, Epoch) {
+        (self.epochs.load(Ordering::Relaxed), self.last_epoch.load(Ordering::Relaxed))
+    }
+}

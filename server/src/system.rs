@@ -1,0 +1,371 @@
+//! Relations of the system: schema `tidemill` (what the server does) and, through `pg_catalog`, what Postgres
+//! clients ask for. Computed when they are read; never maintained.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringViewArray};
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use tidemill_planner::SqlError;
+use tidemill_planner::catalog::{Relation, RelationKind};
+use tidemill_storage::Store;
+use tidemill_zset::CollectionId;
+use tidemill_zset::delta::schema_of;
+
+use crate::catalog::{Catalog, Detail, Object};
+use crate::coordinator::sources::state_words;
+use crate::pg_catalog;
+use crate::published::Published;
+use crate::status::Status;
+
+/// Collections of the system have this bit; the rest is their number.
+const SYSTEM_BIT: u64 = 1 << 63;
+
+/// Knows all relations of the system and fills them.
+pub struct SystemRelations {
+    store: Arc<Store>,
+    status: Arc<Status>,
+    relations: Vec<Relation>,
+}
+
+const TEXT: DataType = DataType::Utf8View;
+const INT: DataType = DataType::Int64;
+const BOOL: DataType = DataType::Boolean;
+
+/// Relations of schema `tidemill`, with their columns.
+const OWN: &[(&str, &[(&str, DataType)])] = &[
+    (
+        "sources",
+        &[
+            ("schema", TEXT), ("name", TEXT), ("connector", TEXT), ("state", TEXT), ("reason", TEXT), ("persistent_id", TEXT),
+            ("rows", INT), ("errors", INT), ("bytes", INT), ("pending_rows", INT), ("pending_bytes", INT), ("offset_entries", INT), ("lag_ms", INT),
+        ],
+    ),
+    (
+        "views",
+        &[("schema", TEXT), ("name", TEXT), ("rows", INT), ("state_bytes", INT), ("errors", INT), ("since", INT), ("upper", INT)],
+    ),
+    (
+        "sinks",
+        &[("schema", TEXT), ("name", TEXT), ("relation", TEXT), ("path", TEXT), ("state", TEXT), ("reason", TEXT), ("time", INT), ("bytes", INT)],
+    ),
+    (
+        "commits",
+        &[
+            ("epochs", INT), ("last_time", INT), ("upper", INT), ("bytes_written", INT), ("segment_files", INT), ("segment_bytes", INT),
+            ("inline_runs", INT), ("merges", INT), ("cache_bytes", INT),
+        ],
+    ),
+    (
+        "objects",
+        &[("id", INT), ("schema", TEXT), ("name", TEXT), ("kind", TEXT), ("sql", TEXT), ("comment", TEXT)],
+    ),
+    (
+        "persistent_ids",
+        &[("persistent_id", TEXT), ("source", TEXT), ("columns", TEXT), ("rows", INT), ("bytes", INT)],
+    ),
+    (
+        "columns",
+        &[("schema", TEXT), ("relation", TEXT), ("position", INT), ("name", TEXT), ("type", TEXT), ("nullable", BOOL), ("comment", TEXT)],
+    ),
+];
+
+impl SystemRelations {
+    /// All relations over this server's store and status.
+    pub fn new(store: Arc<Store>, status: Arc<Status>) -> Arc<Self> {
+        let own = OWN.iter().map(|(name, columns)| {
+            let fields = columns.iter().map(|(n, t)| Field::new(*n, t.clone(), true)).collect();
+            ("tidemill", *name, schema_of(fields))
+        });
+        let foreign = pg_catalog::relations();
+        let foreign = foreign.iter().map(|r| (r.schema, r.name, r.columns.clone()));
+        let relations = own
+            .chain(foreign)
+            .enumerate()
+            .map(|(i, (schema, name, columns))| Relation {
+                id: CollectionId(SYSTEM_BIT | i as u64),
+                schema: schema.into(),
+                name: name.into(),
+                kind: RelationKind::System,
+                columns,
+                primary_key: None,
+                unique: None,
+                append_only: false,
+            })
+            .collect();
+        Arc::new(SystemRelations { store, status, relations })
+    }
+
+    /// True for collections of the system.
+    pub fn is_system(collection: CollectionId) -> bool {
+        collection.0 & SYSTEM_BIT != 0 && collection.0 != u64::MAX
+    }
+
+    /// The relation of that name.
+    pub fn resolve(&self, schema: &str, name: &str) -> Option<Relation> {
+        self.relations.iter().find(|r| r.schema == schema && r.name == name).cloned()
+    }
+
+    /// All of them.
+    pub fn relations(&self) -> Vec<Relation> {
+        self.relations.clone()
+    }
+
+    /// The rows of one.
+    pub fn rows(&self, collection: CollectionId, published: &Published) -> Result<Vec<RecordBatch>, SqlError> {
+        let relation = self.relations.get((collection.0 & !SYSTEM_BIT) as usize);
+        let Some(relation) = relation else {
+            return Err(SqlError::internal(format!("no system relation {collection}")));
+        };
+        if relation.schema != "tidemill" {
+            let snapshot = self.pg_snapshot(published);
+            return Ok(pg_catalog::rows(&relation.schema, &relation.name, &snapshot).into_iter().collect());
+        }
+        let rows = match relation.name.as_str() {
+            "sources" => self.sources(published),
+            "views" => self.views(published),
+            "sinks" => self.sinks(published),
+            "commits" => self.commits(published),
+            "objects" => objects(&published.catalog),
+            "persistent_ids" => persistent_ids(published),
+            _ => columns(&published.catalog),
+        };
+        rows.finish(&relation.columns).map(|batch| vec![batch])
+    }
+
+    fn sources(&self, published: &Published) -> Rows {
+        let mut rows = Rows::default();
+        for object in published.catalog.objects() {
+            let Detail::Source { options, persistent_id, .. } = &object.detail else { continue };
+            let counters = self.status.source(object.record.id);
+            let receiver = counters.receiver.as_ref();
+            let status = receiver.map(|r| r.status());
+            let (state, reason) = match (&counters.failure, &status) {
+                (Some(reason), _) => ("failed", Some(reason.clone())),
+                (None, Some(status)) => {
+                    let (state, reason) = state_words(&status.state);
+                    (state, status.last_error.clone().or(reason))
+                }
+                (None, None) => ("created", None),
+            };
+            let offsets = object.record.ids.offsets.and_then(|o| self.store.offsets(o).ok());
+            rows.text(&object.record.schema).text(&object.record.name);
+            rows.opt_text(options.get("connector").cloned()).text(state).opt_text(reason).opt_text(persistent_id.clone());
+            rows.int(counters.rows as i64).int(counters.errors as i64).int(counters.bytes as i64);
+            rows.int(receiver.map_or(0, |r| r.pending_rows()) as i64).int(receiver.map_or(0, |r| r.pending_bytes()) as i64);
+            rows.opt_int(offsets.map(|o| o.len() as i64));
+            rows.int(receiver.and_then(|r| r.oldest()).map_or(0, |t| t.elapsed().as_millis() as i64));
+        }
+        rows
+    }
+
+    fn views(&self, published: &Published) -> Rows {
+        let mut rows = Rows::default();
+        for object in published.catalog.objects() {
+            let Detail::MaterializedView { output, .. } = &object.detail else { continue };
+            let ids = &object.record.ids;
+            let all = ids.states.iter().map(|s| s.id).chain(ids.rows).chain(ids.errors);
+            let versions: Vec<_> = all.filter_map(|a| published.store.arrangement(a)).collect();
+            let contents = match output {
+                tidemill_dataflow::plan::OutputStorage::Own => ids.rows,
+                tidemill_dataflow::plan::OutputStorage::Arrangement { index, .. } => ids.states.get(*index).map(|s| s.id),
+            };
+            let contents = contents.and_then(|a| published.store.arrangement(a));
+            let errors = ids.errors.and_then(|a| published.store.arrangement(a));
+            rows.text(&object.record.schema).text(&object.record.name);
+            rows.int(contents.as_ref().map_or(0, |v| v.rows_estimate()) as i64);
+            rows.int(versions.iter().map(|v| v.bytes()).sum::<u64>() as i64);
+            rows.int(errors.map_or(0, |v| v.rows_estimate()) as i64);
+            rows.int(contents.map_or(0, |v| v.since())).int(published.upper);
+        }
+        rows
+    }
+
+    fn sinks(&self, published: &Published) -> Rows {
+        let mut rows = Rows::default();
+        for object in published.catalog.objects() {
+            let Detail::Sink { from, options } = &object.detail else { continue };
+            let state = self.status.sink(object.record.id);
+            rows.text(&object.record.schema).text(&object.record.name);
+            rows.opt_text(published.catalog.get(*from).map(|o| o.display_name()));
+            rows.opt_text(options.get("path").cloned()).text(state.state).opt_text(state.reason);
+            rows.opt_int(state.epoch).opt_int(state.length.map(|l| l as i64));
+        }
+        rows
+    }
+
+    fn commits(&self, published: &Published) -> Rows {
+        let stats = self.store.stats();
+        let (epochs, last) = self.status.epochs();
+        let mut rows = Rows::default();
+        rows.int(epochs as i64).int(last).int(published.upper).int(stats.bytes_written as i64);
+        rows.int(stats.segment_files as i64).int(stats.segment_bytes as i64).int(stats.inline_runs as i64);
+        rows.int(stats.merges as i64).int(stats.cache_bytes as i64);
+        rows
+    }
+
+    /// The catalog as `pg_catalog` shows it.
+    fn pg_snapshot(&self, published: &Published) -> pg_catalog::CatalogSnapshot {
+        let catalog = &published.catalog;
+        let mut schemas: Vec<pg_catalog::SchemaInfo> = catalog
+            .schemas()
+            .iter()
+            .map(|(name, s)| pg_catalog::SchemaInfo { oid: s.id as u32, name: name.clone(), comment: s.comment.clone() })
+            .collect();
+        schemas.push(pg_catalog::SchemaInfo { oid: pg_catalog::TIDEMILL_OID, name: "tidemill".into(), comment: Some("what the server does".into()) });
+        let mut relations: Vec<pg_catalog::RelationInfo> = catalog.objects().filter_map(|o| relation_info(o)).collect();
+        for (i, relation) in self.relations.iter().filter(|r| r.schema == "tidemill").enumerate() {
+            relations.push(pg_catalog::RelationInfo {
+                oid: pg_catalog::TIDEMILL_OID + 1 + i as u32,
+                schema: relation.schema.clone(),
+                name: relation.name.clone(),
+                kind: pg_catalog::RelationType::View,
+                columns: relation.columns.clone(),
+                defaults: vec![],
+                primary_key: vec![],
+                indexes: vec![],
+                definition: None,
+                connector: None,
+                options: vec![],
+                comment: None,
+                column_comments: vec![],
+                rows: None,
+                bytes: None,
+            });
+        }
+        pg_catalog::CatalogSnapshot {
+            database: crate::session::DATABASE.into(),
+            user: "tidemill".into(),
+            server_version: crate::session::SERVER_VERSION.into(),
+            search_path: vec![crate::catalog::DEFAULT_SCHEMA.into()],
+            schemas,
+            relations,
+            settings: crate::session::settings::descriptions(),
+            backends: vec![],
+            backend_pid: 0,
+        }
+    }
+}
+
+fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
+    use pg_catalog::RelationType;
+    let record = &object.record;
+    let (kind, definition) = match &object.detail {
+        Detail::Table { .. } => (RelationType::Table, None),
+        Detail::Source { .. } => (RelationType::Source, None),
+        Detail::View { query } => (RelationType::View, Some(query.clone())),
+        Detail::MaterializedView { query, .. } => (RelationType::MaterializedView, Some(query.clone())),
+        Detail::Sink { .. } | Detail::Index { .. } => return None,
+    };
+    let (defaults, primary_key) = match &object.detail {
+        Detail::Table { defaults, primary_key } => (defaults.clone(), primary_key.clone()),
+        _ => (vec![], vec![]),
+    };
+    let options = match &object.detail {
+        Detail::Source { options, .. } => options.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        _ => vec![],
+    };
+    let comments = record.column_comments.iter();
+    Some(pg_catalog::RelationInfo {
+        oid: record.id as u32,
+        schema: record.schema.clone(),
+        name: record.name.clone(),
+        kind,
+        columns: object.columns.clone(),
+        defaults,
+        primary_key,
+        indexes: vec![],
+        definition,
+        connector: match &object.detail {
+            Detail::Source { options, .. } => options.get("connector").cloned(),
+            _ => None,
+        },
+        options,
+        comment: record.comment.clone(),
+        column_comments: comments.filter_map(|(c, text)| Some((object.columns.index_of(c).ok()?, text.clone()))).collect(),
+        rows: None,
+        bytes: None,
+    })
+}
+
+fn objects(catalog: &Catalog) -> Rows {
+    let mut rows = Rows::default();
+    for object in catalog.objects() {
+        let record = &object.record;
+        rows.int(record.id as i64).text(&record.schema).text(&record.name).text(record.kind.words());
+        rows.text(&record.sql).opt_text(record.comment.clone());
+    }
+    rows
+}
+
+fn persistent_ids(published: &Published) -> Rows {
+    let mut rows = Rows::default();
+    for (name, record) in published.catalog.persistent() {
+        let user = published.catalog.objects().find(|o| o.record.ids.rows == Some(record.rows));
+        let version = published.store.arrangement(record.rows);
+        rows.text(name).opt_text(user.map(|o| o.display_name())).text(&record.columns.join(", "));
+        rows.int(version.as_ref().map_or(0, |v| v.rows_estimate()) as i64).int(version.map_or(0, |v| v.bytes()) as i64);
+    }
+    rows
+}
+
+fn columns(catalog: &Catalog) -> Rows {
+    let mut rows = Rows::default();
+    for object in catalog.objects() {
+        for (i, field) in object.columns.fields().iter().enumerate() {
+            rows.text(&object.record.schema).text(&object.record.name).int(i as i64 + 1).text(field.name());
+            rows.text(&tidemill_zset::schema::SqlType::of(field).to_string()).bool(field.is_nullable());
+            rows.opt_text(object.record.column_comments.get(field.name()).cloned());
+        }
+    }
+    rows
+}
+
+/// Cells of a small relation, row by row.
+#[derive(Default)]
+struct Rows {
+    cells: Vec<Cell>,
+}
+
+enum Cell {
+    Text(Option<String>),
+    Int(Option<i64>),
+    Bool(bool),
+}
+
+impl Rows {
+    fn text(&mut self, text: &str) -> &mut Self {
+        self.opt_text(Some(text.into()))
+    }
+
+    fn opt_text(&mut self, text: Option<String>) -> &mut Self {
+        self.cells.push(Cell::Text(text));
+        self
+    }
+
+    fn int(&mut self, n: i64) -> &mut Self {
+        self.opt_int(Some(n))
+    }
+
+    fn opt_int(&mut self, n: Option<i64>) -> &mut Self {
+        self.cells.push(Cell::Int(n));
+        self
+    }
+
+    fn bool(&mut self, b: bool) -> &mut Self {
+        self.cells.push(Cell::Bool(b));
+        self
+    }
+
+    fn finish(self, schema: &SchemaRef) -> Result<RecordBatch, SqlError> {
+        let width = schema.fields().len();
+        let column = |c: usize| self.cells.iter().skip(c).step_by(width);
+        let arrays = schema.fields().iter().enumerate().map(|(c, field)| -> ArrayRef {
+            match field.data_type() {
+                DataType::Int64 => Arc::new(column(c).map(|v| if let Cell::Int(n) = v { *n } else { None }).collect::<Int64Array>()),
+                DataType::Boolean => Arc::new(column(c).map(|v| Some(matches!(v, Cell::Bool(true)))).collect::<BooleanArray>()),
+                _ => Arc::new(column(c).map(|v| if let Cell::Text(t) = v { t.as_deref() } else { None }).collect::<StringViewArray>()),
+            }
+        });
+        RecordBatch::try_new(schema.clone(), arrays.collect()).map_err(|e| SqlError::internal(e.to_string()))
+    }
+}
