@@ -12,6 +12,7 @@ pub mod ast;
 pub mod catalog;
 pub mod compile;
 pub mod error;
+pub mod names;
 pub mod program;
 pub mod query;
 

@@ -1,1 +1,52 @@
-fn main() {}
+//! The binary `tidemill`.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tidemill_server::serve::{ServeOptions, serve};
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A streaming SQL database: declare sources and materialized views with psql, read views that are always up to date,
+/// or subscribe to their changes. After a crash it goes on where it stopped.
+#[derive(Parser)]
+#[command(name = "tidemill", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Form of the log on standard error. RUST_LOG sets what is logged.
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the server on a data directory.
+    Serve(ServeOptions),
+    /// Shows what Tidemill does in less than a minute, everything embedded.
+    Demo(tidemill_server::demo::DemoOptions),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,tidemill_server=info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    let result = match cli.command {
+        Command::Serve(options) => serve(options),
+        Command::Demo(options) => tidemill_server::demo::demo(options),
+    };
+    if let Err(e) = result {
+        eprintln!("tidemill: {e:#}");
+        std::process::exit(1);
+    }
+}

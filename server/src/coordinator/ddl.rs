@@ -451,7 +451,7 @@ fn rename(kind: ObjectKind, name: &Name, if_exists: bool, to: String, next: &mut
     // Those who read it keep its name in their SQL text, which is planned again at the next start.
     for dependent in next.dependents(object.record.id) {
         let mut changed = Object::clone(&dependent);
-        let rewrite = |sql: &str| tidemill_planner::ast::rename_relation(sql, &object.record.schema, &old, &to);
+        let rewrite = |sql: &str| tidemill_planner::names::rename_relation(sql, &object.record.schema, &old, &to);
         changed.record.sql = rewrite(&changed.record.sql)?;
         match &mut changed.detail {
             Detail::View { query } | Detail::MaterializedView { query, .. } => *query = rewrite(query)?,

@@ -14,7 +14,7 @@ pub mod clock;
 mod cut;
 pub mod ddl;
 mod publish;
-mod recover;
+pub mod recover;
 pub mod sinks;
 pub mod sources;
 pub mod tables;

@@ -93,7 +93,7 @@ impl SqlSession {
 
     fn plan_write(&self, published: &Arc<Published>, statement: &Statement, types: &[Option<Field>]) -> Result<(Target, QueryPlan), SqlError> {
         let (catalog, context, planner) = (self.names(published), self.context(), &self.handle.env.planner);
-        let name = tidemill_planner::ast::write_target(statement)?;
+        let name = tidemill_planner::names::write_target(statement)?;
         let target = self.target(published, name.schema.as_deref(), &name.name)?;
         let plan = match statement {
             Statement::Insert(insert) => planner.plan_insert(&catalog, &context, insert, &target.relation, &target.defaults, types)?,
@@ -248,4 +248,4 @@ pub(super) fn bind(plan: QueryPlan, params: &[ParamValue]) -> Result<QueryPlan, 
     plan.bind_params(&values)
 }
 
-use tidemill_planner::ast::sqlparser_ast;
+use tidemill_planner::names::sqlparser_ast;

@@ -209,7 +209,7 @@ impl SqlSession {
         if self.prepared.contains_key(name) {
             return Err(SqlError::new("42P05", format!("prepared statement \"{name}\" already exists")));
         }
-        let types = types.iter().map(|t| tidemill_planner::ast::parse_type(t).map(|t| Some(t.field("?", true))));
+        let types = types.iter().map(|t| tidemill_planner::names::parse_type(t).map(|t| Some(t.field("?", true))));
         let types = types.collect::<Result<Vec<_>, _>>()?;
         let prepared = self.describe(statement.clone(), types)?;
         self.prepared.insert(name.into(), prepared);

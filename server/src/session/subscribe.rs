@@ -66,7 +66,7 @@ impl SqlSession {
                     }
                     RelationKind::View { .. } => {
                         let quoted = format!("SELECT * FROM \"{}\".\"{}\"", relation.schema, relation.name);
-                        tidemill_planner::ast::parse_query(&quoted)?
+                        tidemill_planner::names::parse_query(&quoted)?
                     }
                     _ => return Ok(Followed::Collection { collection: relation.id, columns: relation.columns }),
                 }

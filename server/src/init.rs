@@ -1,0 +1,88 @@
+//! `--init`: statements that make the catalog what a file says. What is there already must agree; nothing is dropped.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use tidemill_planner::ast::{Name, Statement, parse};
+
+use crate::coordinator::Handle;
+use crate::session::{Response, Session, SqlSession};
+
+/// Runs the file. Stops at the first statement that differs from the catalog, or fails.
+pub async fn run(handle: &Handle, path: &Path) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+    let statements = parse(&text).map_err(|e| located(path, &text, &e))?;
+    let mut session = SqlSession::new(handle.clone(), "tidemill");
+    for parsed in statements {
+        let name = match &parsed.statement {
+            Statement::Empty => continue,
+            Statement::CreateTable { name, .. }
+            | Statement::CreateSource { name, .. }
+            | Statement::CreateView { name, .. }
+            | Statement::CreateMaterializedView { name, .. }
+            | Statement::CreateSink { name, .. } => name.clone(),
+            Statement::CreateSchema { name, .. } => {
+                if handle.env.publisher.pin().catalog.schemas().contains_key(name) {
+                    continue;
+                }
+                Name { schema: None, name: name.clone() }
+            }
+            Statement::Comment { name, .. } => name.clone(),
+            _ => bail!("{}: only CREATE and COMMENT statements are allowed, not: {}", path.display(), parsed.sql),
+        };
+        if !matches!(parsed.statement, Statement::Comment { .. } | Statement::CreateSchema { .. }) {
+            let published = handle.env.publisher.pin();
+            if let Some(known) = published.catalog.lookup(&name) {
+                if normal(&known.record.sql) == normal(&parsed.sql) {
+                    continue;
+                }
+                bail!(
+                    "{}: {} exists with another definition.\nThe catalog has: {}\nThe file has:   {}\nDrop it, or change the file.",
+                    path.display(),
+                    name.name,
+                    known.record.sql,
+                    parsed.sql
+                );
+            }
+        }
+        let sql = parsed.sql.clone();
+        match session.execute_parsed(parsed, false).await {
+            Ok(Response::Tag(_)) => {}
+            Ok(_) => bail!("{}: unexpected result of: {sql}", path.display()),
+            Err(e) => bail!("{}: {e}\nin: {sql}{}", path.display(), e.hint.as_ref().map_or(String::new(), |h| format!("\nhint: {h}"))),
+        }
+    }
+    Ok(())
+}
+
+fn located(path: &Path, text: &str, e: &tidemill_planner::SqlError) -> anyhow::Error {
+    let line = e.position.map_or(1, |p| text.chars().take(p.saturating_sub(1)).filter(|c| *c == '\n').count() + 1);
+    anyhow::anyhow!("{}:{line}: {e}", path.display())
+}
+
+/// The statement without differences in white space, outside quotes, and in the case of IF NOT EXISTS.
+fn normal(sql: &str) -> String {
+    let mut out = String::new();
+    let mut quote = None;
+    for c in sql.trim().trim_end_matches(';').chars() {
+        match quote {
+            Some(q) => {
+                out.push(c);
+                if c == q {
+                    quote = None;
+                }
+            }
+            None if c == '\'' || c == '"' => {
+                quote = Some(c);
+                out.push(c);
+            }
+            None if c.is_whitespace() => {
+                if !out.ends_with(' ') {
+                    out.push(' ');
+                }
+            }
+            None => out.extend(c.to_lowercase()),
+        }
+    }
+    out.trim().replace("if not exists ", "")
+}

@@ -1,0 +1,166 @@
+//! `tidemill serve`: opens the data directory, recovers, listens, and shuts down cleanly.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use tidemill_storage::{FailPoints, Store, StoreOptions};
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+
+use crate::coordinator::recover::{CoordinatorOptions, recover};
+use crate::coordinator::{Handle, Message};
+use crate::init;
+use crate::session::Sessions;
+
+/// Share of the machine's memory that operator state may take, unless told otherwise.
+const STATE_SHARE: u64 = 4;
+
+/// Options of `tidemill serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeOptions {
+    /// Where everything durable is kept; made if it doesn't exist.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Address of the Postgres protocol; port 0 takes a free one. Only loopback addresses until there are passwords.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6565")]
+    pub listen: SocketAddr,
+    /// Worker threads; may change at every start [default: one per core, at most one per partition].
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// Partitions of the data directory, a power of two; fixed when it is made [default: 16].
+    #[arg(long, value_name = "P")]
+    pub partitions: Option<u32>,
+    /// CREATE and COMMENT statements to run at the start; what the catalog has already must agree.
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
+    /// Bytes of memory for operator state, all workers together [default: a quarter of the machine's].
+    #[arg(long, value_name = "BYTES")]
+    pub state_memory: Option<usize>,
+}
+
+/// Runs the server until SIGTERM or SIGINT.
+pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
+    check_listen(options.listen)?;
+    let store = open_store(&options)?;
+    let partitions = store.partitions() as usize;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = options.workers.unwrap_or(cores).min(partitions);
+    if options.workers.is_some_and(|n| n == 0 || n > partitions) {
+        bail!("--workers must be between 1 and the number of partitions of the data directory, {partitions}");
+    }
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the async runtime")?;
+    let fail = fail_points()?;
+    let state = options.state_memory.unwrap_or_else(|| (memory_bytes() / STATE_SHARE) as usize);
+    let coordinator_options = CoordinatorOptions { workers, state_bytes_max: (state / workers).max(1 << 20), fail };
+    let (coordinator, handle) = recover(store, coordinator_options, tokio.handle().clone())?;
+    let (failed, failure) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("coordinator".into())
+        .spawn(move || {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| coordinator.run()));
+            let reason = match result {
+                Ok(Ok(())) => return,
+                Ok(Err(reason)) => reason,
+                Err(_) => "the coordinator panicked; see the message above".into(),
+            };
+            // The receiver is gone only when the process ends anyway.
+            let _ = failed.send(reason);
+        })
+        .context("can't start the coordinator's thread")?;
+    let result = tokio.block_on(run(options, handle, failure));
+    tokio.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
+}
+
+async fn run(options: ServeOptions, handle: Handle, failure: oneshot::Receiver<String>) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(options.listen).await.with_context(|| format!("can't listen on {}", options.listen))?;
+    let address = listener.local_addr()?;
+    if let Some(path) = &options.init {
+        init::run(&handle, path).await?;
+    }
+    announce(address)?;
+    let (stop, stopped) = watch::channel(false);
+    let sessions = Arc::new(Sessions { handle: handle.clone() });
+    let server = tokio::spawn(crate::pg::serve(listener, sessions, stopped));
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let failed = tokio::select! {
+        _ = tokio::signal::ctrl_c() => None,
+        _ = terminate.recv() => None,
+        reason = failure => reason.ok(),
+    };
+    if let Some(reason) = failed {
+        tracing::error!(%reason, "the server can't go on; a restart resumes from the last commit");
+        bail!("{reason}");
+    }
+    tracing::info!("shutting down");
+    stop.send_replace(true);
+    let (reply, done) = oneshot::channel();
+    handle.send(Message::Stop(reply));
+    // If the coordinator is gone there is nothing left to wait for.
+    let _ = done.await;
+    server.await.context("the listener panicked")??;
+    Ok(())
+}
+
+/// The lines that people and scripts wait for.
+fn announce(address: SocketAddr) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "listening on {address}")?;
+    writeln!(
+        out,
+        "connect with: psql -h {} -p {} -U tidemill -d {}",
+        address.ip(),
+        address.port(),
+        crate::session::DATABASE
+    )?;
+    out.flush()?;
+    Ok(())
+}
+
+fn check_listen(listen: SocketAddr) -> anyhow::Result<()> {
+    if !listen.ip().is_loopback() {
+        bail!(
+            "--listen {listen} is not a loopback address: anyone who reaches it could read and change everything, \
+             because there are no passwords yet. Listen on 127.0.0.1 and tunnel, e.g. with ssh -L."
+        );
+    }
+    Ok(())
+}
+
+fn open_store(options: &ServeOptions) -> anyhow::Result<Arc<Store>> {
+    let mut store_options = StoreOptions { fail: fail_points()?, ..StoreOptions::default() };
+    if let Some(partitions) = options.partitions {
+        if !partitions.is_power_of_two() || partitions > 4_096 {
+            bail!("--partitions {partitions}: the number of partitions is a power of two, at most 4096");
+        }
+        store_options.partitions = partitions;
+    }
+    let store = Store::open(&options.data_dir, store_options)?;
+    if options.partitions.is_some_and(|p| p != store.partitions()) {
+        bail!(
+            "{} has {} partitions, fixed when it was made; leave --partitions out or start with another --data-dir",
+            options.data_dir.display(),
+            store.partitions()
+        );
+    }
+    Ok(Arc::new(store))
+}
+
+fn fail_points() -> anyhow::Result<FailPoints> {
+    match std::env::var("TIDEMILL_FAILPOINT") {
+        Ok(text) => FailPoints::parse(&text).map_err(anyhow::Error::msg),
+        Err(_) => Ok(FailPoints::default()),
+    }
+}
+
+/// Physical memory of the machine.
+fn memory_bytes() -> u64 {
+    // SAFETY: sysconf only reads its argument.
+    let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    const FALLBACK: u64 = 4 << 30;
+    if pages <= 0 || size <= 0 { FALLBACK } else { pages as u64 * size as u64 }
+}
