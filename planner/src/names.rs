@@ -19,20 +19,38 @@ pub fn name_of(name: &ObjectName) -> Result<Name> {
     };
     let parts = name.0.iter().map(part).collect::<Result<Vec<String>>>()?;
     match parts.as_slice() {
-        [name] => Ok(Name { schema: None, name: name.clone() }),
-        [schema, name] | [_, schema, name] => Ok(Name { schema: Some(schema.clone()), name: name.clone() }),
-        _ => Err(SqlError::new("42601", format!("improper relation name (too many dotted names): {name}"))),
+        [name] => Ok(Name {
+            schema: None,
+            name: name.clone(),
+        }),
+        [schema, name] | [_, schema, name] => Ok(Name {
+            schema: Some(schema.clone()),
+            name: name.clone(),
+        }),
+        _ => Err(SqlError::new(
+            "42601",
+            format!("improper relation name (too many dotted names): {name}"),
+        )),
     }
 }
 
 fn fold(ident: &ast::Ident) -> String {
-    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+    if ident.quote_style.is_some() {
+        ident.value.clone()
+    } else {
+        ident.value.to_lowercase()
+    }
 }
 
 /// The table that an INSERT, UPDATE or DELETE changes.
 pub fn write_target(statement: &Statement) -> Result<Name> {
     let factor = |tables: &[ast::TableWithJoins]| match tables {
-        [ast::TableWithJoins { relation: TableFactor::Table { name, .. }, joins }] if joins.is_empty() => name_of(name),
+        [
+            ast::TableWithJoins {
+                relation: TableFactor::Table { name, .. },
+                joins,
+            },
+        ] if joins.is_empty() => name_of(name),
         _ => Err(SqlError::unsupported("a write names exactly one table")),
     };
     match statement {
@@ -45,7 +63,9 @@ pub fn write_target(statement: &Statement) -> Result<Name> {
             _ => Err(SqlError::internal("not an UPDATE")),
         },
         Statement::Delete(delete) => match &delete.from {
-            FromTable::WithFromKeyword(tables) | FromTable::WithoutKeyword(tables) => factor(tables),
+            FromTable::WithFromKeyword(tables) | FromTable::WithoutKeyword(tables) => {
+                factor(tables)
+            }
         },
         _ => Err(SqlError::internal("not a write")),
     }
@@ -54,7 +74,10 @@ pub fn write_target(statement: &Statement) -> Result<Name> {
 /// A query from its text.
 pub fn parse_query(sql: &str) -> Result<Query> {
     match parse(sql)?.into_iter().next() {
-        Some(Parsed { statement: Statement::Query { query, .. }, .. }) => Ok(*query),
+        Some(Parsed {
+            statement: Statement::Query { query, .. },
+            ..
+        }) => Ok(*query),
         _ => Err(SqlError::new("42601", "not a query")),
     }
 }
@@ -63,10 +86,14 @@ pub fn parse_query(sql: &str) -> Result<Query> {
 pub fn parse_type(name: &str) -> Result<SqlType> {
     let parsed = parse(&format!("CREATE TABLE t (c {name})"))?;
     match parsed.into_iter().next() {
-        Some(Parsed { statement: Statement::CreateTable { columns, .. }, .. }) if columns.len() == 1 => {
-            Ok(columns[0].data_type.clone())
-        }
-        _ => Err(SqlError::new("42704", format!("type \"{name}\" does not exist"))),
+        Some(Parsed {
+            statement: Statement::CreateTable { columns, .. },
+            ..
+        }) if columns.len() == 1 => Ok(columns[0].data_type.clone()),
+        _ => Err(SqlError::new(
+            "42704",
+            format!("type \"{name}\" does not exist"),
+        )),
     }
 }
 
@@ -76,10 +103,7 @@ pub fn rename_relation(sql: &str, schema: &str, from: &str, to: &str) -> Result<
     let parsed = parse(sql)?.into_iter().next();
     let rewrite = |query: &Query| {
         let mut query = query.clone();
-        let _: ControlFlow<()> = ast::visit_table_factors_mut(&mut query, |factor| {
-            rename_factor(factor, schema, from, to);
-            ControlFlow::Continue(())
-        });
+        let _ = ast::VisitMut::visit(&mut query, &mut Renaming { schema, from, to });
         query.to_string()
     };
     let replace = |query: &Query| {
@@ -89,13 +113,21 @@ pub fn rename_relation(sql: &str, schema: &str, from: &str, to: &str) -> Result<
     };
     match parsed.map(|p| p.statement) {
         Some(Statement::Query { query, .. }) => Ok(rewrite(&query)),
-        Some(Statement::CreateView { query, .. } | Statement::CreateMaterializedView { query, .. }) => replace(&query)
+        Some(
+            Statement::CreateView { query, .. } | Statement::CreateMaterializedView { query, .. },
+        ) => replace(&query)
             .ok_or_else(|| SqlError::internal("a view's text has AS before its query")),
         Some(Statement::CreateSink { name, options, .. }) => {
-            let options: Vec<String> =
-                options.iter().map(|(k, v)| format!("\"{k}\" = '{}'", v.replace('\'', "''"))).collect();
+            let options: Vec<String> = options
+                .iter()
+                .map(|(k, v)| format!("\"{k}\" = '{}'", v.replace('\'', "''")))
+                .collect();
             let sink = quoted(name.schema.as_deref(), &name.name);
-            Ok(format!("CREATE SINK {sink} FROM {} WITH ({})", quoted(Some(schema), to), options.join(", ")))
+            Ok(format!(
+                "CREATE SINK {sink} FROM {} WITH ({})",
+                quoted(Some(schema), to),
+                options.join(", ")
+            ))
         }
         _ => Ok(sql.to_string()),
     }
@@ -103,16 +135,38 @@ pub fn rename_relation(sql: &str, schema: &str, from: &str, to: &str) -> Result<
 
 fn quoted(schema: Option<&str>, name: &str) -> String {
     let quote = |s: &str| format!("\"{}\"", s.replace('"', "\"\""));
-    schema.map_or_else(|| quote(name), |schema| format!("{}.{}", quote(schema), quote(name)))
+    schema.map_or_else(
+        || quote(name),
+        |schema| format!("{}.{}", quote(schema), quote(name)),
+    )
+}
+
+struct Renaming<'a> {
+    schema: &'a str,
+    from: &'a str,
+    to: &'a str,
+}
+
+impl ast::VisitorMut for Renaming<'_> {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        rename_factor(factor, self.schema, self.from, self.to);
+        ControlFlow::Continue(())
+    }
 }
 
 fn rename_factor(factor: &mut TableFactor, schema: &str, from: &str, to: &str) {
-    let TableFactor::Table { name, alias, .. } = factor else { return };
+    let TableFactor::Table { name, alias, .. } = factor else {
+        return;
+    };
     let Ok(found) = name_of(name) else { return };
     if found.name != from || found.schema.as_deref().is_some_and(|s| s != schema) {
         return;
     }
-    let Some(ObjectNamePart::Identifier(ident)) = name.0.last_mut() else { return };
+    let Some(ObjectNamePart::Identifier(ident)) = name.0.last_mut() else {
+        return;
+    };
     *ident = ast::Ident::with_quote('"', to);
     if alias.is_none() {
         *alias = Some(ast::TableAlias {
@@ -136,7 +190,9 @@ fn head_of(sql: &str) -> Option<String> {
         match &token {
             Token::LParen => depth += 1,
             Token::RParen => depth -= 1,
-            Token::Word(word) if depth == 0 && word.value.eq_ignore_ascii_case("as") => return Some(head + " "),
+            Token::Word(word) if depth == 0 && word.value.eq_ignore_ascii_case("as") => {
+                return Some(head + " ");
+            }
             _ => {}
         }
     }
@@ -151,7 +207,13 @@ mod tests {
     fn renaming_keeps_column_qualifiers_working() {
         let sql = "CREATE MATERIALIZED VIEW v AS SELECT t.a FROM t JOIN public.t AS u ON t.a = u.a";
         let renamed = rename_relation(sql, "public", "t", "T2").unwrap();
-        assert_eq!(renamed, "CREATE MATERIALIZED VIEW v AS SELECT t.a FROM \"T2\" AS \"t\" JOIN public.\"T2\" AS u ON t.a = u.a");
-        assert_eq!(rename_relation("SELECT 1 FROM x", "public", "t", "t2").unwrap(), "SELECT 1 FROM x");
+        assert_eq!(
+            renamed,
+            "CREATE MATERIALIZED VIEW v AS SELECT t.a FROM \"T2\" AS \"t\" JOIN public.\"T2\" AS u ON t.a = u.a"
+        );
+        assert_eq!(
+            rename_relation("SELECT 1 FROM x", "public", "t", "t2").unwrap(),
+            "SELECT 1 FROM x"
+        );
     }
 }

@@ -55,18 +55,32 @@ impl ChangeLog {
     pub fn follow(self: &Arc<Self>, collection: CollectionId, upper: Epoch) -> Follower {
         let position = Arc::new(AtomicI64::new(upper));
         let mut rings = self.rings.lock();
-        let ring = rings.entry(collection).or_insert_with(|| Ring { complete_from: upper, ..Ring::default() });
+        let ring = rings.entry(collection).or_insert_with(|| Ring {
+            complete_from: upper,
+            ..Ring::default()
+        });
         ring.followers.push(position.clone());
-        Follower { log: self.clone(), collection, position }
+        Follower {
+            log: self.clone(),
+            collection,
+            position,
+        }
     }
 
     /// Adds the changes of an epoch, in epoch order.
     pub fn push(&self, collection: CollectionId, epoch: Epoch, deltas: Vec<Delta>) {
         let mut rings = self.rings.lock();
-        let Some(ring) = rings.get_mut(&collection) else { return };
+        let Some(ring) = rings.get_mut(&collection) else {
+            return;
+        };
         ring.bytes += deltas.iter().map(Delta::memory_bytes).sum::<usize>();
         ring.entries.push_back((epoch, Arc::new(deltas)));
-        let oldest = ring.followers.iter().map(|p| p.load(Ordering::Acquire)).min().unwrap_or(Epoch::MAX);
+        let oldest = ring
+            .followers
+            .iter()
+            .map(|p| p.load(Ordering::Acquire))
+            .min()
+            .unwrap_or(Epoch::MAX);
         while let Some((epoch, deltas)) = ring.entries.front() {
             if *epoch >= oldest && ring.bytes <= CHANGES_BYTES_MAX {
                 break;
@@ -99,7 +113,13 @@ impl Follower {
             return None;
         }
         let start = ring.entries.partition_point(|(e, _)| *e < from);
-        let out = ring.entries.iter().skip(start).take_while(|(e, _)| *e < upper).cloned().collect();
+        let out = ring
+            .entries
+            .iter()
+            .skip(start)
+            .take_while(|(e, _)| *e < upper)
+            .cloned()
+            .collect();
         self.position.fetch_max(upper, Ordering::AcqRel);
         Some(out)
     }
@@ -131,7 +151,9 @@ mod tests {
 
     fn delta(n: i64) -> Delta {
         let schema = schema_of(vec![Field::new("n", DataType::Int64, false)]);
-        Delta::insert(RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(vec![n]))]).unwrap())
+        Delta::insert(
+            RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(vec![n]))]).unwrap(),
+        )
     }
 
     #[test]

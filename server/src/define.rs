@@ -40,7 +40,10 @@ struct Noting<'a> {
 impl CatalogView for Noting<'_> {
     fn resolve(&self, schema: Option<&str>, name: &str) -> Option<Relation> {
         let relation = self.inner.resolve(schema, name)?;
-        let base = relation.name.strip_suffix("_errors").unwrap_or(&relation.name);
+        let base = relation
+            .name
+            .strip_suffix("_errors")
+            .unwrap_or(&relation.name);
         for name in [relation.name.as_str(), base] {
             if let Some(object) = self.catalog.find(&relation.schema, name) {
                 self.seen.lock().insert(object.record.id);
@@ -59,13 +62,38 @@ impl Definer<'_> {
     /// The object that a CREATE statement describes, without ids. `sql` is its text.
     pub fn object(&self, statement: &Statement, sql: &str) -> Result<Object, SqlError> {
         match statement {
-            Statement::CreateTable { name, columns, primary_key, options, .. } => self.table(name, columns, primary_key, options, sql),
-            Statement::CreateSource { name, columns, options, .. } => self.source(name, columns, options, sql),
-            Statement::CreateView { name, columns, query, .. } => self.view(name, columns, query, sql),
-            Statement::CreateMaterializedView { name, columns, query, options, .. } => {
-                self.materialized_view(name, columns, query, options, sql)
-            }
-            Statement::CreateSink { name, from, options, .. } => self.sink(name, from, options, sql),
+            Statement::CreateTable {
+                name,
+                columns,
+                primary_key,
+                options,
+                ..
+            } => self.table(name, columns, primary_key, options, sql),
+            Statement::CreateSource {
+                name,
+                columns,
+                options,
+                ..
+            } => self.source(name, columns, options, sql),
+            Statement::CreateView {
+                name,
+                columns,
+                query,
+                ..
+            } => self.view(name, columns, query, sql),
+            Statement::CreateMaterializedView {
+                name,
+                columns,
+                query,
+                options,
+                ..
+            } => self.materialized_view(name, columns, query, options, sql),
+            Statement::CreateSink {
+                name,
+                from,
+                options,
+                ..
+            } => self.sink(name, from, options, sql),
             _ => Err(SqlError::internal("not a CREATE statement of an object")),
         }
     }
@@ -84,16 +112,29 @@ impl Definer<'_> {
         }
     }
 
-    fn table(&self, name: &Name, columns: &[ColumnDef], primary_key: &[String], options: &Options, sql: &str) -> Result<Object, SqlError> {
+    fn table(
+        &self,
+        name: &Name,
+        columns: &[ColumnDef],
+        primary_key: &[String],
+        options: &Options,
+        sql: &str,
+    ) -> Result<Object, SqlError> {
         check_options(options, &[])?;
         let schema = declared_schema(columns)?;
         let mut key = Vec::new();
         for column in primary_key {
             let Some((index, _)) = schema.column_with_name(column) else {
-                return Err(SqlError::new("42703", format!("column \"{column}\" named in key does not exist")));
+                return Err(SqlError::new(
+                    "42703",
+                    format!("column \"{column}\" named in key does not exist"),
+                ));
             };
             if key.contains(&index) {
-                return Err(SqlError::new("42701", format!("column \"{column}\" appears twice in primary key constraint")));
+                return Err(SqlError::new(
+                    "42701",
+                    format!("column \"{column}\" appears twice in primary key constraint"),
+                ));
             }
             key.push(index);
         }
@@ -107,48 +148,85 @@ impl Definer<'_> {
             .fields()
             .iter()
             .enumerate()
-            .map(|(i, f)| f.as_ref().clone().with_nullable(f.is_nullable() && !key.contains(&i)))
+            .map(|(i, f)| {
+                f.as_ref()
+                    .clone()
+                    .with_nullable(f.is_nullable() && !key.contains(&i))
+            })
             .collect();
         let defaults = columns.iter().map(|c| c.default.clone()).collect();
         Ok(Object {
             record: self.record(Kind::Table, name, sql, vec![]),
             columns: tidemill_zset::delta::schema_of(fields),
-            detail: Detail::Table { primary_key: key, defaults },
+            detail: Detail::Table {
+                primary_key: key,
+                defaults,
+            },
         })
     }
 
     fn check_default(&self, column: &ColumnDef, text: &str) -> Result<(), SqlError> {
         let parsed = tidemill_planner::ast::parse(&format!("SELECT {text}"))?;
-        let [tidemill_planner::ast::Parsed { statement: Statement::Query { query, .. }, .. }] = parsed.as_slice() else {
-            return Err(SqlError::new("42601", format!("invalid DEFAULT of column \"{}\"", column.name)));
+        let [
+            tidemill_planner::ast::Parsed {
+                statement: Statement::Query { query, .. },
+                ..
+            },
+        ] = parsed.as_slice()
+        else {
+            return Err(SqlError::new(
+                "42601",
+                format!("invalid DEFAULT of column \"{}\"", column.name),
+            ));
         };
         let empty = CatalogSnapshot::new(Arc::new(Catalog::new()), self.system.clone(), vec![]);
-        self.planner.plan_query(&empty, self.session, query, &[]).map(drop)
+        self.planner
+            .plan_query(&empty, self.session, query, &[])
+            .map(drop)
     }
 
-    fn source(&self, name: &Name, columns: &[ColumnDef], options: &Options, sql: &str) -> Result<Object, SqlError> {
+    fn source(
+        &self,
+        name: &Name,
+        columns: &[ColumnDef],
+        options: &Options,
+        sql: &str,
+    ) -> Result<Object, SqlError> {
         let schema = if columns.is_empty() {
-            tidemill_connectors::source::default_columns(options).map_err(connector_error)?.ok_or_else(|| {
-                SqlError::new("42601", "a source of this connector needs columns")
-                    .hint("Declare them: CREATE SOURCE name (column type, …) WITH (…).")
-            })?
+            tidemill_connectors::source::default_columns(options)
+                .map_err(connector_error)?
+                .ok_or_else(|| {
+                    SqlError::new("42601", "a source of this connector needs columns")
+                        .hint("Declare them: CREATE SOURCE name (column type, …) WITH (…).")
+                })?
         } else {
             declared_schema(columns)?
         };
         if let Some(column) = columns.iter().find(|c| c.default.is_some()) {
-            return Err(SqlError::unsupported(format!("column \"{}\" of a source can't have a DEFAULT", column.name)));
+            return Err(SqlError::unsupported(format!(
+                "column \"{}\" of a source can't have a DEFAULT",
+                column.name
+            )));
         }
         Pace::parse(options)?;
         let persistent_id = options.get("persistent_id").cloned();
-        if persistent_id.as_deref().is_some_and(|id| id.trim().is_empty()) {
-            return Err(SqlError::new("22023", "option \"persistent_id\" is empty").hint("Choose a name that stays the same."));
+        if persistent_id
+            .as_deref()
+            .is_some_and(|id| id.trim().is_empty())
+        {
+            return Err(SqlError::new("22023", "option \"persistent_id\" is empty")
+                .hint("Choose a name that stays the same."));
         }
         let files = options.get("connector").is_some_and(|c| c == "files");
         let append_only = !files || persistent_id.is_none();
         let object = Object {
             record: self.record(Kind::Source, name, sql, vec![]),
             columns: schema,
-            detail: Detail::Source { options: options.clone(), persistent_id, append_only },
+            detail: Detail::Source {
+                options: options.clone(),
+                persistent_id,
+                append_only,
+            },
         };
         let spec = source_spec(&object).ok_or_else(|| SqlError::internal("a source has a spec"))?;
         tidemill_connectors::source::validate_options(&spec).map_err(connector_error)?;
@@ -157,13 +235,27 @@ impl Definer<'_> {
 
     /// Plans a query and gives the objects that it reads, views included.
     fn plan(&self, query: &Query) -> Result<(QueryPlan, Vec<u64>), SqlError> {
-        let inner = CatalogSnapshot::new(self.catalog.clone(), self.system.clone(), self.session.search_path.clone());
-        let noting = Noting { inner, catalog: &self.catalog, seen: Mutex::default() };
+        let inner = CatalogSnapshot::new(
+            self.catalog.clone(),
+            self.system.clone(),
+            self.session.search_path.clone(),
+        );
+        let noting = Noting {
+            inner,
+            catalog: &self.catalog,
+            seen: Mutex::default(),
+        };
         let plan = self.planner.plan_query(&noting, self.session, query, &[])?;
         Ok((plan, noting.seen.into_inner().into_iter().collect()))
     }
 
-    fn view(&self, name: &Name, columns: &[String], query: &Query, sql: &str) -> Result<Object, SqlError> {
+    fn view(
+        &self,
+        name: &Name,
+        columns: &[String],
+        query: &Query,
+        sql: &str,
+    ) -> Result<Object, SqlError> {
         let (plan, depends) = self.plan(query)?;
         let text = query_text(query);
         Ok(Object {
@@ -173,7 +265,14 @@ impl Definer<'_> {
         })
     }
 
-    fn materialized_view(&self, name: &Name, columns: &[String], query: &Query, options: &Options, sql: &str) -> Result<Object, SqlError> {
+    fn materialized_view(
+        &self,
+        name: &Name,
+        columns: &[String],
+        query: &Query,
+        options: &Options,
+        sql: &str,
+    ) -> Result<Object, SqlError> {
         let retain_history_ms = retain_history_ms(options)?;
         let (plan, depends) = self.plan(query)?;
         self.check_inputs(&plan)?;
@@ -199,32 +298,53 @@ impl Definer<'_> {
             if let Some((object, Rows::Errors)) = self.catalog.by_collection(*input)
                 && object.record.kind == Kind::MaterializedView
             {
-                return Err(SqlError::unsupported(format!("{}_errors can't be read by a maintained query", object.display_name()))
-                    .hint("Read it with SELECT, or SUBSCRIBE to it by name."));
+                return Err(SqlError::unsupported(format!(
+                    "{}_errors can't be read by a maintained query",
+                    object.display_name()
+                ))
+                .hint("Read it with SELECT, or SUBSCRIBE to it by name."));
             }
         }
         Ok(())
     }
 
-    fn sink(&self, name: &Name, from: &Name, options: &Options, sql: &str) -> Result<Object, SqlError> {
+    fn sink(
+        &self,
+        name: &Name,
+        from: &Name,
+        options: &Options,
+        sql: &str,
+    ) -> Result<Object, SqlError> {
         let object = crate::coordinator::ddl::find_any(&self.catalog, from)?;
         match object.detail {
             Detail::Table { .. } | Detail::MaterializedView { .. } => {}
-            Detail::Source { persistent_id: Some(_), .. } => {}
+            Detail::Source {
+                persistent_id: Some(_),
+                ..
+            } => {}
             Detail::Source { .. } => {
                 return Err(SqlError::unsupported(format!("source {} is not recorded, so a sink of it could not resume", from.name))
                     .hint("Create the source with a persistent_id, or create a materialized view of it and a sink of that."));
             }
             _ => {
-                return Err(SqlError::new("42809", format!("\"{}\" is not a table, source or materialized view", from.name))
-                    .hint("Create a materialized view and a sink of that."));
+                return Err(SqlError::new(
+                    "42809",
+                    format!(
+                        "\"{}\" is not a table, source or materialized view",
+                        from.name
+                    ),
+                )
+                .hint("Create a materialized view and a sink of that."));
             }
         }
         let depends = vec![object.record.id];
         Ok(Object {
             record: self.record(Kind::Sink, name, sql, depends),
             columns: tidemill_zset::delta::schema_of(vec![]),
-            detail: Detail::Sink { from: object.record.id, options: options.clone() },
+            detail: Detail::Sink {
+                from: object.record.id,
+                options: options.clone(),
+            },
         })
     }
 }

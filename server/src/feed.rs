@@ -71,8 +71,12 @@ impl ChangeFeed {
             _ => vec![],
         };
         while let Some(id) = todo.pop() {
-            let Some(object) = catalog.get(id) else { continue };
-            if let (Detail::MaterializedView { .. }, Some(errors)) = (&object.detail, object.record.ids.errors_collection) {
+            let Some(object) = catalog.get(id) else {
+                continue;
+            };
+            if let (Detail::MaterializedView { .. }, Some(errors)) =
+                (&object.detail, object.record.ids.errors_collection)
+            {
                 out.push(errors);
             }
             todo.extend(&object.record.depends);
@@ -86,7 +90,13 @@ impl ChangeFeed {
         let object = following.published.catalog.by_collection(collection);
         let (name, unique) = match object {
             Some((object, rows)) => {
-                let unique = matches!(&object.detail, Detail::MaterializedView { unique: Some(_), .. });
+                let unique = matches!(
+                    &object.detail,
+                    Detail::MaterializedView {
+                        unique: Some(_),
+                        ..
+                    }
+                );
                 (object.display_name(), unique && rows == Rows::Data)
             }
             None => ("subscription".into(), false),
@@ -127,7 +137,11 @@ impl ChangeFeed {
     pub fn with_rows(&mut self, rows: Vec<Delta>) {
         let epoch = self.position - 1;
         let rows = rows.into_iter().filter(|d| !d.is_empty());
-        self.queue.extend(rows.map(|delta| FeedItem::Changes { epoch, delta, snapshot: true }));
+        self.queue.extend(rows.map(|delta| FeedItem::Changes {
+            epoch,
+            delta,
+            snapshot: true,
+        }));
     }
 
     /// Everything below this epoch has been given out by [`ChangeFeed::ready`].
@@ -163,7 +177,10 @@ impl ChangeFeed {
     }
 
     fn snapshot(&self, published: &Arc<Published>, at: Epoch) -> Snapshot {
-        Snapshot { at, ..Snapshot::of(&self.env, published) }
+        Snapshot {
+            at,
+            ..Snapshot::of(&self.env, published)
+        }
     }
 
     fn first(&mut self, pinned: &Arc<Published>) -> Result<(), SqlError> {
@@ -174,7 +191,11 @@ impl ChangeFeed {
                 let reader = self.snapshot(pinned, at);
                 for piece in reader.deltas(self.collection)? {
                     let delta = piece?;
-                    self.queue.push_back(FeedItem::Changes { epoch: at, delta, snapshot: true });
+                    self.queue.push_back(FeedItem::Changes {
+                        epoch: at,
+                        delta,
+                        snapshot: true,
+                    });
                 }
                 at
             }
@@ -184,27 +205,46 @@ impl ChangeFeed {
             let reader = self.snapshot(pinned, now);
             reader.check_errors(self.collection)?;
             for (epoch, delta) in reader.history(self.collection, after, now)? {
-                self.queue.push_back(FeedItem::Changes { epoch, delta, snapshot: false });
+                self.queue.push_back(FeedItem::Changes {
+                    epoch,
+                    delta,
+                    snapshot: false,
+                });
             }
         }
         Ok(())
     }
 
     fn advance(&mut self, upper: Epoch) -> Result<(), SqlError> {
-        let Some(rows) = &self.rows else { return Ok(()) };
+        let Some(rows) = &self.rows else {
+            return Ok(());
+        };
         let changes = match rows.read(upper) {
-            Some(changes) => changes.into_iter().map(|(epoch, deltas)| (epoch, deltas.as_ref().clone())).collect(),
+            Some(changes) => changes
+                .into_iter()
+                .map(|(epoch, deltas)| (epoch, deltas.as_ref().clone()))
+                .collect(),
             None => {
                 let published = self.env.publisher.pin();
-                let history = self.snapshot(&published, upper - 1).history(self.collection, self.position - 1, upper - 1)?;
+                let history = self.snapshot(&published, upper - 1).history(
+                    self.collection,
+                    self.position - 1,
+                    upper - 1,
+                )?;
                 rows.skip(upper);
-                history.into_iter().map(|(epoch, delta)| (epoch, vec![delta])).collect::<Vec<_>>()
+                history
+                    .into_iter()
+                    .map(|(epoch, delta)| (epoch, vec![delta]))
+                    .collect::<Vec<_>>()
             }
         };
         let mut errors: Vec<(Epoch, u64, Vec<Delta>)> = Vec::new();
         for follower in &self.errors {
             let read = follower.read(upper).unwrap_or_default();
-            errors.extend(read.into_iter().map(|(e, d)| (e, follower.collection().0, d.as_ref().clone())));
+            errors.extend(
+                read.into_iter()
+                    .map(|(e, d)| (e, follower.collection().0, d.as_ref().clone())),
+            );
             follower.skip(upper);
         }
         errors.sort_by_key(|(epoch, ..)| *epoch);
@@ -213,11 +253,22 @@ impl ChangeFeed {
             while let Some((_, owner, deltas)) = errors.next_if(|(e, ..)| *e <= epoch) {
                 self.note_errors(owner, &deltas);
             }
-            let schema = self.schema.get_or_insert_with(|| deltas[0].schema()).clone();
-            let whole = if self.unique { Delta::concat(&schema, &deltas).ok() } else { None };
+            let schema = self
+                .schema
+                .get_or_insert_with(|| deltas[0].schema())
+                .clone();
+            let whole = if self.unique {
+                Delta::concat(&schema, &deltas).ok()
+            } else {
+                None
+            };
             let delta = whole.unwrap_or_else(|| consolidate(&schema, &deltas));
             if !delta.is_empty() {
-                self.queue.push_back(FeedItem::Changes { epoch, delta, snapshot: false });
+                self.queue.push_back(FeedItem::Changes {
+                    epoch,
+                    delta,
+                    snapshot: false,
+                });
             }
         }
         for (_, owner, deltas) in errors {
@@ -243,7 +294,9 @@ impl ChangeFeed {
         }
         self.open.retain(|_, n| *n != 0);
         match (before, self.in_error(), first) {
-            (false, true, Some(line)) => self.queue.push_back(FeedItem::Error(row_error(&self.name, &line))),
+            (false, true, Some(line)) => self
+                .queue
+                .push_back(FeedItem::Error(row_error(&self.name, &line))),
             (true, false, _) => self.queue.push_back(FeedItem::Healed),
             _ => {}
         }

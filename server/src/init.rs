@@ -10,7 +10,8 @@ use crate::session::{Response, Session, SqlSession};
 
 /// Runs the file. Stops at the first statement that differs from the catalog, or fails.
 pub async fn run(handle: &Handle, path: &Path) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
     let statements = parse(&text).map_err(|e| located(path, &text, &e))?;
     let mut session = SqlSession::new(handle.clone(), "tidemill");
     for parsed in statements {
@@ -22,15 +23,32 @@ pub async fn run(handle: &Handle, path: &Path) -> anyhow::Result<()> {
             | Statement::CreateMaterializedView { name, .. }
             | Statement::CreateSink { name, .. } => name.clone(),
             Statement::CreateSchema { name, .. } => {
-                if handle.env.publisher.pin().catalog.schemas().contains_key(name) {
+                if handle
+                    .env
+                    .publisher
+                    .pin()
+                    .catalog
+                    .schemas()
+                    .contains_key(name)
+                {
                     continue;
                 }
-                Name { schema: None, name: name.clone() }
+                Name {
+                    schema: None,
+                    name: name.clone(),
+                }
             }
             Statement::Comment { name, .. } => name.clone(),
-            _ => bail!("{}: only CREATE and COMMENT statements are allowed, not: {}", path.display(), parsed.sql),
+            _ => bail!(
+                "{}: only CREATE and COMMENT statements are allowed, not: {}",
+                path.display(),
+                parsed.sql
+            ),
         };
-        if !matches!(parsed.statement, Statement::Comment { .. } | Statement::CreateSchema { .. }) {
+        if !matches!(
+            parsed.statement,
+            Statement::Comment { .. } | Statement::CreateSchema { .. }
+        ) {
             let published = handle.env.publisher.pin();
             if let Some(known) = published.catalog.lookup(&name) {
                 if normal(&known.record.sql) == normal(&parsed.sql) {
@@ -49,14 +67,26 @@ pub async fn run(handle: &Handle, path: &Path) -> anyhow::Result<()> {
         match session.execute_parsed(parsed, false).await {
             Ok(Response::Tag(_)) => {}
             Ok(_) => bail!("{}: unexpected result of: {sql}", path.display()),
-            Err(e) => bail!("{}: {e}\nin: {sql}{}", path.display(), e.hint.as_ref().map_or(String::new(), |h| format!("\nhint: {h}"))),
+            Err(e) => bail!(
+                "{}: {e}\nin: {sql}{}",
+                path.display(),
+                e.hint
+                    .as_ref()
+                    .map_or(String::new(), |h| format!("\nhint: {h}"))
+            ),
         }
     }
     Ok(())
 }
 
 fn located(path: &Path, text: &str, e: &tidemill_planner::SqlError) -> anyhow::Error {
-    let line = e.position.map_or(1, |p| text.chars().take(p.saturating_sub(1)).filter(|c| *c == '\n').count() + 1);
+    let line = e.position.map_or(1, |p| {
+        text.chars()
+            .take(p.saturating_sub(1))
+            .filter(|c| *c == '\n')
+            .count()
+            + 1
+    });
     anyhow::anyhow!("{}:{line}: {e}", path.display())
 }
 

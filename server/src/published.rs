@@ -38,7 +38,10 @@ impl Publisher {
     /// Starts with what recovery found.
     pub fn new(first: Published) -> Self {
         let (upper, _) = watch::channel(first.upper);
-        Publisher { current: RwLock::new(Arc::new(first)), upper }
+        Publisher {
+            current: RwLock::new(Arc::new(first)),
+            upper,
+        }
     }
 
     /// Pins the current version.

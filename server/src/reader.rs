@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, UInt32Array};
 use arrow::compute;
 use arrow::datatypes::SchemaRef;
 use datafusion_common::ScalarValue;
@@ -30,7 +30,12 @@ pub type DeltaIterator = Box<dyn Iterator<Item = Result<Delta, SqlError>> + Send
 /// Where a collection's rows are.
 pub enum Contents {
     /// In an arrangement: `columns` of it are the collection's columns before `maps` are applied.
-    Stored { arrangement: ArrangementId, columns: Vec<usize>, maps: Vec<Op>, schema: SchemaRef },
+    Stored {
+        arrangement: ArrangementId,
+        columns: Vec<usize>,
+        maps: Vec<Op>,
+        schema: SchemaRef,
+    },
     /// Nowhere: the source's input must be read again.
     Unrecorded(Arc<Object>),
     /// Computed from the server's own state.
@@ -43,11 +48,19 @@ pub fn contents(catalog: &Catalog, collection: CollectionId) -> Result<Contents,
         return Ok(Contents::System);
     }
     let Some((object, rows)) = catalog.by_collection(collection) else {
-        return Err(SqlError::new("42P01", format!("relation {collection} does not exist any more")));
+        return Err(SqlError::new(
+            "42P01",
+            format!("relation {collection} does not exist any more"),
+        ));
     };
     let ids = &object.record.ids;
     let stored = |arrangement, columns: Vec<usize>, maps, schema| {
-        Ok(Contents::Stored { arrangement, columns, maps, schema })
+        Ok(Contents::Stored {
+            arrangement,
+            columns,
+            maps,
+            schema,
+        })
     };
     let missing = || SqlError::internal(format!("{} has no stored rows", object.display_name()));
     if rows == Rows::Errors {
@@ -62,11 +75,24 @@ pub fn contents(catalog: &Catalog, collection: CollectionId) -> Result<Contents,
         Detail::Table { primary_key, .. } => {
             let order = key_first(primary_key, width);
             let mut columns = vec![0; width];
-            order.iter().enumerate().for_each(|(stored, column)| columns[*column] = stored);
-            stored(ids.rows.ok_or_else(missing)?, columns, vec![], object.columns.clone())
+            order
+                .iter()
+                .enumerate()
+                .for_each(|(stored, column)| columns[*column] = stored);
+            stored(
+                ids.rows.ok_or_else(missing)?,
+                columns,
+                vec![],
+                object.columns.clone(),
+            )
         }
         Detail::Source { .. } => match ids.rows {
-            Some(rows) => stored(rows, (1..width + 1).collect(), vec![], object.columns.clone()),
+            Some(rows) => stored(
+                rows,
+                (1..width + 1).collect(),
+                vec![],
+                object.columns.clone(),
+            ),
             None => Ok(Contents::Unrecorded(object.clone())),
         },
         Detail::MaterializedView { output, .. } => match output {
@@ -74,9 +100,18 @@ pub fn contents(catalog: &Catalog, collection: CollectionId) -> Result<Contents,
                 let rows = ids.rows.ok_or_else(missing)?;
                 stored(rows, (0..width).collect(), vec![], object.columns.clone())
             }
-            OutputStorage::Arrangement { index, columns, maps } => {
+            OutputStorage::Arrangement {
+                index,
+                columns,
+                maps,
+            } => {
                 let state = ids.states.get(*index).ok_or_else(missing)?;
-                stored(state.id, columns.clone(), maps.clone(), object.columns.clone())
+                stored(
+                    state.id,
+                    columns.clone(),
+                    maps.clone(),
+                    object.columns.clone(),
+                )
             }
         },
         _ => Err(missing()),
@@ -141,14 +176,23 @@ impl Snapshot {
                 Ok(Box::new(rows.into_iter().map(|b| Ok(Delta::insert(b)))))
             }
             Contents::Unrecorded(object) => reread_source(&object, &self.env.store),
-            Contents::Stored { arrangement, columns, maps, schema } => {
+            Contents::Stored {
+                arrangement,
+                columns,
+                maps,
+                schema,
+            } => {
                 let version = self.arrangement(arrangement, self.at)?;
-                let Some(version) = version else { return Ok(Box::new(std::iter::empty())) };
+                let Some(version) = version else {
+                    return Ok(Box::new(std::iter::empty()));
+                };
                 let mapper = row_mapper;
-                Ok(Box::new(version.scan_columns(self.at, &columns).map(move |piece| {
-                    let piece = piece.map_err(store_error)?;
-                    shape(piece, &maps, &schema, mapper)
-                })))
+                Ok(Box::new(version.scan_columns(self.at, &columns).map(
+                    move |piece| {
+                        let piece = piece.map_err(store_error)?;
+                        shape(piece, &maps, &schema, mapper)
+                    },
+                )))
             }
         }
     }
@@ -159,7 +203,9 @@ impl Snapshot {
         id: ArrangementId,
         at: Epoch,
     ) -> Result<Option<Arc<tidemill_storage::ArrangementVersion>>, SqlError> {
-        let Some(version) = self.published.store.arrangement(id) else { return Ok(None) };
+        let Some(version) = self.published.store.arrangement(id) else {
+            return Ok(None);
+        };
         if at < version.since() && at < self.published.now() {
             return Err(history_gone(at, version.since()));
         }
@@ -167,45 +213,83 @@ impl Snapshot {
     }
 
     /// Changes of `collection` in the epochs after `after` up to `until`, from the store's history.
-    pub fn history(&self, collection: CollectionId, after: Epoch, until: Epoch) -> Result<Vec<(Epoch, Delta)>, SqlError> {
+    pub fn history(
+        &self,
+        collection: CollectionId,
+        after: Epoch,
+        until: Epoch,
+    ) -> Result<Vec<(Epoch, Delta)>, SqlError> {
         match contents(&self.published.catalog, collection)? {
-            Contents::Stored { arrangement, columns, maps, schema } => {
-                let Some(version) = self.arrangement(arrangement, after)? else { return Ok(vec![]) };
+            Contents::Stored {
+                arrangement,
+                columns,
+                maps,
+                schema,
+            } => {
+                let Some(version) = self.arrangement(arrangement, after)? else {
+                    return Ok(vec![]);
+                };
                 let changes = version.changes(after, until).map_err(store_error)?;
                 changes
                     .into_iter()
                     .map(|(epoch, delta)| {
-                        let rows = delta.rows.project(&columns).map_err(|e| SqlError::internal(e.to_string()))?;
-                        let delta = shape(Delta { rows, diffs: delta.diffs }, &maps, &schema, row_mapper)?;
-                        Ok((epoch, tidemill_zset::consolidate::consolidate(&schema, &[delta])))
+                        let rows = delta
+                            .rows
+                            .project(&columns)
+                            .map_err(|e| SqlError::internal(e.to_string()))?;
+                        let delta = shape(
+                            Delta {
+                                rows,
+                                diffs: delta.diffs,
+                            },
+                            &maps,
+                            &schema,
+                            row_mapper,
+                        )?;
+                        Ok((
+                            epoch,
+                            tidemill_zset::consolidate::consolidate(&schema, &[delta]),
+                        ))
                     })
                     .filter(|r| !matches!(r, Ok((_, d)) if d.is_empty()))
                     .collect()
             }
-            _ => Err(SqlError::new("55000", "the history of this collection is not stored")
-                .hint("Create the source with a persistent_id, or read a materialized view of it.")),
+            _ => Err(
+                SqlError::new("55000", "the history of this collection is not stored").hint(
+                    "Create the source with a persistent_id, or read a materialized view of it.",
+                ),
+            ),
         }
     }
 
     /// The oldest epoch at which `collection` can be read.
     pub fn since(&self, collection: CollectionId) -> Result<Epoch, SqlError> {
         match contents(&self.published.catalog, collection)? {
-            Contents::Stored { arrangement, .. } => {
-                Ok(self.published.store.arrangement(arrangement).map_or(0, |v| v.since()))
-            }
+            Contents::Stored { arrangement, .. } => Ok(self
+                .published
+                .store
+                .arrangement(arrangement)
+                .map_or(0, |v| v.since())),
             _ => Ok(self.published.now()),
         }
     }
 
     /// Fails with the view's first error if `collection` is a view (or stands on one) with a row in error.
     pub fn check_errors(&self, collection: CollectionId) -> Result<(), SqlError> {
-        let Some((object, Rows::Data)) = self.published.catalog.by_collection(collection) else { return Ok(()) };
+        let Some((object, Rows::Data)) = self.published.catalog.by_collection(collection) else {
+            return Ok(());
+        };
         for (name, errors) in error_arrangements(&self.published.catalog, object) {
-            let Some(version) = self.published.store.arrangement(errors) else { continue };
+            let Some(version) = self.published.store.arrangement(errors) else {
+                continue;
+            };
             if version.runs() == 0 {
                 continue;
             }
-            if let Some(piece) = version.scan(self.at.max(version.since())).find(|p| !matches!(p, Ok(d) if d.is_empty())) {
+            if let Some(piece) = version
+                .scan(self.at.max(version.since()))
+                .find(|p| !matches!(p, Ok(d) if d.is_empty()))
+            {
                 return Err(row_error(&name, &piece.map_err(store_error)?.rows));
             }
         }
@@ -213,24 +297,48 @@ impl Snapshot {
     }
 
     /// Rows of a stored collection whose key columns equal `key`, or `None` if they aren't its stored key.
-    fn lookup(&self, collection: CollectionId, equal: &[(usize, ScalarValue)]) -> Result<Option<Vec<Delta>>, SqlError> {
-        let Contents::Stored { arrangement, columns, maps, schema } = contents(&self.published.catalog, collection)? else {
+    fn lookup(
+        &self,
+        collection: CollectionId,
+        equal: &[(usize, ScalarValue)],
+    ) -> Result<Option<Vec<Delta>>, SqlError> {
+        let Contents::Stored {
+            arrangement,
+            columns,
+            maps,
+            schema,
+        } = contents(&self.published.catalog, collection)?
+        else {
             return Ok(None);
         };
-        let Some(version) = self.arrangement(arrangement, self.at)? else { return Ok(None) };
+        let Some(version) = self.arrangement(arrangement, self.at)? else {
+            return Ok(None);
+        };
         let key_columns = version.desc().key_columns;
         if key_columns == 0 || version.desc().kind == tidemill_storage::ArrangementKind::Log {
             return Ok(None);
         }
         // The key must be given by columns that reach the collection unchanged.
-        let Some(passed) = pass_through(&columns, &maps, schema.fields().len()) else { return Ok(None) };
+        let Some(passed) = pass_through(&columns, &maps, schema.fields().len()) else {
+            return Ok(None);
+        };
         let mut key: Vec<ArrayRef> = Vec::with_capacity(key_columns);
         for stored in 0..key_columns {
-            let value = equal.iter().find(|(c, _)| passed.get(*c) == Some(&Some(stored)));
-            let Some((_, value)) = value else { return Ok(None) };
+            let value = equal
+                .iter()
+                .find(|(c, _)| passed.get(*c) == Some(&Some(stored)));
+            let Some((_, value)) = value else {
+                return Ok(None);
+            };
             let wanted = version.desc().schema.field(stored).data_type();
-            let Ok(value) = value.cast_to(wanted) else { return Ok(None) };
-            key.push(value.to_array().map_err(|e| SqlError::internal(e.to_string()))?);
+            let Ok(value) = value.cast_to(wanted) else {
+                return Ok(None);
+            };
+            key.push(
+                value
+                    .to_array()
+                    .map_err(|e| SqlError::internal(e.to_string()))?,
+            );
         }
         let hash = tidemill_zset::hash::hash_columns(&key, 1)[0];
         if let Some(reads) = &self.reads {
@@ -238,8 +346,19 @@ impl Snapshot {
         }
         let found = version.get_many_at(&[hash], self.at).map_err(store_error)?;
         let pieces = found.into_iter().map(|run| {
-            let rows = run.rows.project(&columns).map_err(|e| SqlError::internal(e.to_string()))?;
-            shape(Delta { rows, diffs: Diffs::Each(run.diffs) }, &maps, &schema, row_mapper)
+            let rows = run
+                .rows
+                .project(&columns)
+                .map_err(|e| SqlError::internal(e.to_string()))?;
+            shape(
+                Delta {
+                    rows,
+                    diffs: Diffs::Each(run.diffs),
+                },
+                &maps,
+                &schema,
+                row_mapper,
+            )
         });
         Ok(Some(pieces.collect::<Result<_, _>>()?))
     }
@@ -250,11 +369,16 @@ fn pass_through(columns: &[usize], maps: &[Op], width: usize) -> Option<Vec<Opti
     use datafusion_physical_expr::expressions::Column;
     let mut passed: Vec<Option<usize>> = columns.iter().map(|c| Some(*c)).collect();
     for map in maps {
-        let Op::Map { projection, .. } = map else { return None };
+        let Op::Map { projection, .. } = map else {
+            return None;
+        };
         if let Some(projection) = projection {
             passed = projection
                 .iter()
-                .map(|e| e.downcast_ref::<Column>().and_then(|c| passed.get(c.index()).copied().flatten()))
+                .map(|e| {
+                    e.downcast_ref::<Column>()
+                        .and_then(|c| passed.get(c.index()).copied().flatten())
+                })
                 .collect();
         }
     }
@@ -262,17 +386,25 @@ fn pass_through(columns: &[usize], maps: &[Op], width: usize) -> Option<Vec<Opti
 }
 
 /// Applies the maps between an arrangement and its collection and gives the rows the collection's schema.
-fn shape(piece: Delta, maps: &[Op], schema: &SchemaRef, mapper: ErrorMapper) -> Result<Delta, SqlError> {
+fn shape(
+    piece: Delta,
+    maps: &[Op],
+    schema: &SchemaRef,
+    mapper: ErrorMapper,
+) -> Result<Delta, SqlError> {
     let piece = if maps.is_empty() {
         piece
     } else {
         tidemill_dataflow::plan::apply_maps(maps, piece, mapper).0
     };
-    let rows = piece.rows.with_schema(schema.clone()).or_else(|_| {
-        RecordBatch::try_new(schema.clone(), piece.rows.columns().to_vec())
-    });
-    let rows = rows.map_err(|e| SqlError::internal(format!("stored rows do not have the declared columns: {e}")))?;
-    Ok(Delta { rows, diffs: piece.diffs })
+    let rows = RecordBatch::try_new(schema.clone(), piece.rows.columns().to_vec());
+    let rows = rows.map_err(|e| {
+        SqlError::internal(format!("stored rows do not have the declared columns: {e}"))
+    })?;
+    Ok(Delta {
+        rows,
+        diffs: piece.diffs,
+    })
 }
 
 impl SnapshotReader for Snapshot {
@@ -292,10 +424,14 @@ impl SnapshotReader for Snapshot {
         if let Some(reads) = &self.reads {
             reads.lock().collections.insert(collection);
         }
-        let Some(own) = own else { return Ok(rows_of(self.deltas(collection)?, columns)) };
+        let Some(own) = own else {
+            return Ok(rows_of(self.deltas(collection)?, columns));
+        };
         let mut all: Vec<Delta> = self.deltas(collection)?.collect::<Result<_, _>>()?;
         all.extend(own.iter().cloned());
-        let Some(schema) = all.first().map(Delta::schema) else { return Ok(Box::new(std::iter::empty())) };
+        let Some(schema) = all.first().map(Delta::schema) else {
+            return Ok(Box::new(std::iter::empty()));
+        };
         let sum = tidemill_zset::consolidate::consolidate(&schema, &all);
         Ok(rows_of(Box::new(std::iter::once(Ok(sum))), columns))
     }
@@ -307,26 +443,33 @@ fn rows_of(deltas: DeltaIterator, columns: Option<&[usize]>) -> RowIterator {
         let rows = expand(&delta?)?;
         match &columns {
             None => Ok(rows),
-            Some(columns) => rows.project(columns).map_err(|e| SqlError::internal(e.to_string())),
+            Some(columns) => rows
+                .project(columns)
+                .map_err(|e| SqlError::internal(e.to_string())),
         }
     }))
 }
 
 /// Each row as often as its diff says. A negative diff in a snapshot is a broken invariant.
 pub fn expand(delta: &Delta) -> Result<RecordBatch, SqlError> {
-    let Diffs::Each(diffs) = &delta.diffs else { return Ok(delta.rows.clone()) };
+    let Diffs::Each(diffs) = &delta.diffs else {
+        return Ok(delta.rows.clone());
+    };
     if diffs.iter().all(|d| *d == 1) {
         return Ok(delta.rows.clone());
     }
     let mut indices: Vec<u32> = Vec::with_capacity(diffs.len());
     for (row, diff) in diffs.iter().enumerate() {
         if *diff < 0 {
-            return Err(SqlError::internal(format!("a row has the count {diff} in a snapshot"))
-                .detail("Some operator retracted a row that was not there."));
+            return Err(
+                SqlError::internal(format!("a row has the count {diff} in a snapshot"))
+                    .detail("Some operator retracted a row that was not there."),
+            );
         }
         indices.extend(std::iter::repeat_n(row as u32, *diff as usize));
     }
-    compute::take_record_batch(&delta.rows, &UInt32Array::from(indices)).map_err(|e| SqlError::internal(e.to_string()))
+    compute::take_record_batch(&delta.rows, &UInt32Array::from(indices))
+        .map_err(|e| SqlError::internal(e.to_string()))
 }
 
 /// The error arrangements of a view and of all views below it, with the views' names.
@@ -335,8 +478,12 @@ pub fn error_arrangements(catalog: &Catalog, object: &Object) -> Vec<(String, Ar
     let mut todo = vec![object.record.id];
     let mut seen = HashSet::new();
     while let Some(id) = todo.pop() {
-        let Some(object) = catalog.get(id).filter(|_| seen.insert(id)) else { continue };
-        if let (Detail::MaterializedView { .. }, Some(errors)) = (&object.detail, object.record.ids.errors) {
+        let Some(object) = catalog.get(id).filter(|_| seen.insert(id)) else {
+            continue;
+        };
+        if let (Detail::MaterializedView { .. }, Some(errors)) =
+            (&object.detail, object.record.ids.errors)
+        {
             out.push((object.display_name(), errors));
         }
         todo.extend(&object.record.depends);
@@ -348,7 +495,9 @@ pub fn error_arrangements(catalog: &Catalog, object: &Object) -> Vec<(String, Ar
 pub fn row_error(view: &str, errors: &RecordBatch) -> SqlError {
     let text = |column: usize| {
         let values = errors.column(column).as_any().downcast_ref::<StringArray>();
-        values.filter(|v| !v.is_empty()).map_or_else(String::new, |v| v.value(0).to_string())
+        values
+            .filter(|v| !v.is_empty())
+            .map_or_else(String::new, |v| v.value(0).to_string())
     };
     SqlError::new(sqlstate(&text(0)), text(1))
         .detail(format!("The view \"{view}\" can't be computed for the row {}.", text(2)))
@@ -364,7 +513,10 @@ pub fn sqlstate(code: &str) -> &'static str {
     if let Some(known) = codes.iter().find(|c| **c == code) {
         return known;
     }
-    let valid = code.len() == 5 && code.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase());
+    let valid = code.len() == 5
+        && code
+            .bytes()
+            .all(|b| b.is_ascii_digit() || b.is_ascii_uppercase());
     if !valid || codes.len() >= CODES_MAX {
         return "XX000";
     }

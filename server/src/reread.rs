@@ -18,9 +18,16 @@ use crate::reader::DeltaIterator;
 /// some rows, which must then be thrown away.
 pub fn reread_source(object: &Arc<Object>, store: &Store) -> Result<DeltaIterator, SqlError> {
     let Some(spec) = source_spec(object) else {
-        return Err(SqlError::internal(format!("{} is not a source", object.display_name())));
+        return Err(SqlError::internal(format!(
+            "{} is not a source",
+            object.display_name()
+        )));
     };
-    let offsets = object.record.ids.offsets.ok_or_else(|| SqlError::internal("a source has offsets"))?;
+    let offsets = object
+        .record
+        .ids
+        .offsets
+        .ok_or_else(|| SqlError::internal("a source has offsets"))?;
     let offsets = store.offsets(offsets).map_err(crate::reader::store_error)?;
     let stop = StopSignal::new();
     let (arrived, arrivals) = crossbeam_channel::unbounded::<()>();
@@ -34,7 +41,13 @@ pub fn reread_source(object: &Arc<Object>, store: &Store) -> Result<DeltaIterato
             sender.ended(&Ok(()));
         })
         .map_err(|e| SqlError::new("53000", format!("no thread to read the source again: {e}")))?;
-    Ok(Box::new(Reread { receiver, arrivals, outcome, ready: vec![].into_iter(), ended: false }))
+    Ok(Box::new(Reread {
+        receiver,
+        arrivals,
+        outcome,
+        ready: vec![].into_iter(),
+        ended: false,
+    }))
 }
 
 struct Reread {
@@ -63,7 +76,12 @@ impl Iterator for Reread {
             }
             // The end was seen before the queue is emptied, so nothing that was sent is missed.
             let ended = self.ended;
-            let batches: Vec<Delta> = self.receiver.take(usize::MAX).into_iter().filter_map(|b| b.rows).collect();
+            let batches: Vec<Delta> = self
+                .receiver
+                .take(usize::MAX)
+                .into_iter()
+                .filter_map(|b| b.rows)
+                .collect();
             if !batches.is_empty() {
                 self.ready = batches.into_iter();
             } else if ended {

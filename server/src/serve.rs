@@ -50,18 +50,30 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = options.workers.unwrap_or(cores).min(partitions);
     if options.workers.is_some_and(|n| n == 0 || n > partitions) {
-        bail!("--workers must be between 1 and the number of partitions of the data directory, {partitions}");
+        bail!(
+            "--workers must be between 1 and the number of partitions of the data directory, {partitions}"
+        );
     }
-    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start the async runtime")?;
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("can't start the async runtime")?;
     let fail = fail_points()?;
-    let state = options.state_memory.unwrap_or_else(|| (memory_bytes() / STATE_SHARE) as usize);
-    let coordinator_options = CoordinatorOptions { workers, state_bytes_max: (state / workers).max(1 << 20), fail };
+    let state = options
+        .state_memory
+        .unwrap_or_else(|| (memory_bytes() / STATE_SHARE) as usize);
+    let coordinator_options = CoordinatorOptions {
+        workers,
+        state_bytes_max: (state / workers).max(1 << 20),
+        fail,
+    };
     let (coordinator, handle) = recover(store, coordinator_options, tokio.handle().clone())?;
     let (failed, failure) = oneshot::channel();
     std::thread::Builder::new()
         .name("coordinator".into())
         .spawn(move || {
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| coordinator.run()));
+            let result =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| coordinator.run()));
             let reason = match result {
                 Ok(Ok(())) => return,
                 Ok(Err(reason)) => reason,
@@ -76,15 +88,23 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
     result
 }
 
-async fn run(options: ServeOptions, handle: Handle, failure: oneshot::Receiver<String>) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(options.listen).await.with_context(|| format!("can't listen on {}", options.listen))?;
+async fn run(
+    options: ServeOptions,
+    handle: Handle,
+    failure: oneshot::Receiver<String>,
+) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("can't listen on {}", options.listen))?;
     let address = listener.local_addr()?;
     if let Some(path) = &options.init {
         init::run(&handle, path).await?;
     }
     announce(address)?;
     let (stop, stopped) = watch::channel(false);
-    let sessions = Arc::new(Sessions { handle: handle.clone() });
+    let sessions = Arc::new(Sessions {
+        handle: handle.clone(),
+    });
     let server = tokio::spawn(crate::pg::serve(listener, sessions, stopped));
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let failed = tokio::select! {
@@ -132,10 +152,15 @@ fn check_listen(listen: SocketAddr) -> anyhow::Result<()> {
 }
 
 fn open_store(options: &ServeOptions) -> anyhow::Result<Arc<Store>> {
-    let mut store_options = StoreOptions { fail: fail_points()?, ..StoreOptions::default() };
+    let mut store_options = StoreOptions {
+        fail: fail_points()?,
+        ..StoreOptions::default()
+    };
     if let Some(partitions) = options.partitions {
         if !partitions.is_power_of_two() || partitions > 4_096 {
-            bail!("--partitions {partitions}: the number of partitions is a power of two, at most 4096");
+            bail!(
+                "--partitions {partitions}: the number of partitions is a power of two, at most 4096"
+            );
         }
         store_options.partitions = partitions;
     }
@@ -160,7 +185,16 @@ fn fail_points() -> anyhow::Result<FailPoints> {
 /// Physical memory of the machine.
 fn memory_bytes() -> u64 {
     // SAFETY: sysconf only reads its argument.
-    let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    let (pages, size) = unsafe {
+        (
+            libc::sysconf(libc::_SC_PHYS_PAGES),
+            libc::sysconf(libc::_SC_PAGESIZE),
+        )
+    };
     const FALLBACK: u64 = 4 << 30;
-    if pages <= 0 || size <= 0 { FALLBACK } else { pages as u64 * size as u64 }
+    if pages <= 0 || size <= 0 {
+        FALLBACK
+    } else {
+        pages as u64 * size as u64
+    }
 }

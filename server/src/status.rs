@@ -132,6 +132,9 @@ impl Status {
 
     /// Epochs published since the start, and the last one.
     pub fn epochs(&self) -> (u64, Epoch) {
-        (self.epochs.load(Ordering::Relaxed), self.last_epoch.load(Ordering::Relaxed))
+        (
+            self.epochs.load(Ordering::Relaxed),
+            self.last_epoch.load(Ordering::Relaxed),
+        )
     }
 }

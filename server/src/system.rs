@@ -36,36 +36,92 @@ const OWN: &[(&str, &[(&str, DataType)])] = &[
     (
         "sources",
         &[
-            ("schema", TEXT), ("name", TEXT), ("connector", TEXT), ("state", TEXT), ("reason", TEXT), ("persistent_id", TEXT),
-            ("rows", INT), ("errors", INT), ("bytes", INT), ("pending_rows", INT), ("pending_bytes", INT), ("offset_entries", INT), ("lag_ms", INT),
+            ("schema", TEXT),
+            ("name", TEXT),
+            ("connector", TEXT),
+            ("state", TEXT),
+            ("reason", TEXT),
+            ("persistent_id", TEXT),
+            ("rows", INT),
+            ("errors", INT),
+            ("bytes", INT),
+            ("pending_rows", INT),
+            ("pending_bytes", INT),
+            ("offset_entries", INT),
+            ("lag_ms", INT),
         ],
     ),
     (
         "views",
-        &[("schema", TEXT), ("name", TEXT), ("rows", INT), ("state_bytes", INT), ("errors", INT), ("since", INT), ("upper", INT)],
+        &[
+            ("schema", TEXT),
+            ("name", TEXT),
+            ("rows", INT),
+            ("state_bytes", INT),
+            ("errors", INT),
+            ("since", INT),
+            ("upper", INT),
+        ],
     ),
     (
         "sinks",
-        &[("schema", TEXT), ("name", TEXT), ("relation", TEXT), ("path", TEXT), ("state", TEXT), ("reason", TEXT), ("time", INT), ("bytes", INT)],
+        &[
+            ("schema", TEXT),
+            ("name", TEXT),
+            ("relation", TEXT),
+            ("path", TEXT),
+            ("state", TEXT),
+            ("reason", TEXT),
+            ("time", INT),
+            ("bytes", INT),
+        ],
     ),
     (
         "commits",
         &[
-            ("epochs", INT), ("last_time", INT), ("upper", INT), ("bytes_written", INT), ("segment_files", INT), ("segment_bytes", INT),
-            ("inline_runs", INT), ("merges", INT), ("cache_bytes", INT),
+            ("epochs", INT),
+            ("last_time", INT),
+            ("upper", INT),
+            ("bytes_written", INT),
+            ("segment_files", INT),
+            ("segment_bytes", INT),
+            ("inline_runs", INT),
+            ("merges", INT),
+            ("cache_bytes", INT),
         ],
     ),
     (
         "objects",
-        &[("id", INT), ("schema", TEXT), ("name", TEXT), ("kind", TEXT), ("sql", TEXT), ("comment", TEXT)],
+        &[
+            ("id", INT),
+            ("schema", TEXT),
+            ("name", TEXT),
+            ("kind", TEXT),
+            ("sql", TEXT),
+            ("comment", TEXT),
+        ],
     ),
     (
         "persistent_ids",
-        &[("persistent_id", TEXT), ("source", TEXT), ("columns", TEXT), ("rows", INT), ("bytes", INT)],
+        &[
+            ("persistent_id", TEXT),
+            ("source", TEXT),
+            ("columns", TEXT),
+            ("rows", INT),
+            ("bytes", INT),
+        ],
     ),
     (
         "columns",
-        &[("schema", TEXT), ("relation", TEXT), ("position", INT), ("name", TEXT), ("type", TEXT), ("nullable", BOOL), ("comment", TEXT)],
+        &[
+            ("schema", TEXT),
+            ("relation", TEXT),
+            ("position", INT),
+            ("name", TEXT),
+            ("type", TEXT),
+            ("nullable", BOOL),
+            ("comment", TEXT),
+        ],
     ),
 ];
 
@@ -73,11 +129,16 @@ impl SystemRelations {
     /// All relations over this server's store and status.
     pub fn new(store: Arc<Store>, status: Arc<Status>) -> Arc<Self> {
         let own = OWN.iter().map(|(name, columns)| {
-            let fields = columns.iter().map(|(n, t)| Field::new(*n, t.clone(), true)).collect();
+            let fields = columns
+                .iter()
+                .map(|(n, t)| Field::new(*n, t.clone(), true))
+                .collect();
             ("tidemill", *name, schema_of(fields))
         });
         let foreign = pg_catalog::relations();
-        let foreign = foreign.iter().map(|r| (r.schema, r.name, r.columns.clone()));
+        let foreign = foreign
+            .iter()
+            .map(|r| (r.schema, r.name, r.columns.clone()));
         let relations = own
             .chain(foreign)
             .enumerate()
@@ -92,7 +153,11 @@ impl SystemRelations {
                 append_only: false,
             })
             .collect();
-        Arc::new(SystemRelations { store, status, relations })
+        Arc::new(SystemRelations {
+            store,
+            status,
+            relations,
+        })
     }
 
     /// True for collections of the system.
@@ -102,7 +167,10 @@ impl SystemRelations {
 
     /// The relation of that name.
     pub fn resolve(&self, schema: &str, name: &str) -> Option<Relation> {
-        self.relations.iter().find(|r| r.schema == schema && r.name == name).cloned()
+        self.relations
+            .iter()
+            .find(|r| r.schema == schema && r.name == name)
+            .cloned()
     }
 
     /// All of them.
@@ -111,14 +179,24 @@ impl SystemRelations {
     }
 
     /// The rows of one.
-    pub fn rows(&self, collection: CollectionId, published: &Published) -> Result<Vec<RecordBatch>, SqlError> {
+    pub fn rows(
+        &self,
+        collection: CollectionId,
+        published: &Published,
+    ) -> Result<Vec<RecordBatch>, SqlError> {
         let relation = self.relations.get((collection.0 & !SYSTEM_BIT) as usize);
         let Some(relation) = relation else {
-            return Err(SqlError::internal(format!("no system relation {collection}")));
+            return Err(SqlError::internal(format!(
+                "no system relation {collection}"
+            )));
         };
         if relation.schema != "tidemill" {
             let snapshot = self.pg_snapshot(published);
-            return Ok(pg_catalog::rows(&relation.schema, &relation.name, &snapshot).into_iter().collect());
+            return Ok(
+                pg_catalog::rows(&relation.schema, &relation.name, &snapshot)
+                    .into_iter()
+                    .collect(),
+            );
         }
         let rows = match relation.name.as_str() {
             "sources" => self.sources(published),
@@ -135,7 +213,14 @@ impl SystemRelations {
     fn sources(&self, published: &Published) -> Rows {
         let mut rows = Rows::default();
         for object in published.catalog.objects() {
-            let Detail::Source { options, persistent_id, .. } = &object.detail else { continue };
+            let Detail::Source {
+                options,
+                persistent_id,
+                ..
+            } = &object.detail
+            else {
+                continue;
+            };
             let counters = self.status.source(object.record.id);
             let receiver = counters.receiver.as_ref();
             let status = receiver.map(|r| r.status());
@@ -147,13 +232,27 @@ impl SystemRelations {
                 }
                 (None, None) => ("created", None),
             };
-            let offsets = object.record.ids.offsets.and_then(|o| self.store.offsets(o).ok());
+            let offsets = object
+                .record
+                .ids
+                .offsets
+                .and_then(|o| self.store.offsets(o).ok());
             rows.text(&object.record.schema).text(&object.record.name);
-            rows.opt_text(options.get("connector").cloned()).text(state).opt_text(reason).opt_text(persistent_id.clone());
-            rows.int(counters.rows as i64).int(counters.errors as i64).int(counters.bytes as i64);
-            rows.int(receiver.map_or(0, |r| r.pending_rows()) as i64).int(receiver.map_or(0, |r| r.pending_bytes()) as i64);
+            rows.opt_text(options.get("connector").cloned())
+                .text(state)
+                .opt_text(reason)
+                .opt_text(persistent_id.clone());
+            rows.int(counters.rows as i64)
+                .int(counters.errors as i64)
+                .int(counters.bytes as i64);
+            rows.int(receiver.map_or(0, |r| r.pending_rows()) as i64)
+                .int(receiver.map_or(0, |r| r.pending_bytes()) as i64);
             rows.opt_int(offsets.map(|o| o.len() as i64));
-            rows.int(receiver.and_then(|r| r.oldest()).map_or(0, |t| t.elapsed().as_millis() as i64));
+            rows.int(
+                receiver
+                    .and_then(|r| r.oldest())
+                    .map_or(0, |t| t.elapsed().as_millis() as i64),
+            );
         }
         rows
     }
@@ -161,13 +260,22 @@ impl SystemRelations {
     fn views(&self, published: &Published) -> Rows {
         let mut rows = Rows::default();
         for object in published.catalog.objects() {
-            let Detail::MaterializedView { output, .. } = &object.detail else { continue };
+            let Detail::MaterializedView { output, .. } = &object.detail else {
+                continue;
+            };
             let ids = &object.record.ids;
-            let all = ids.states.iter().map(|s| s.id).chain(ids.rows).chain(ids.errors);
+            let all = ids
+                .states
+                .iter()
+                .map(|s| s.id)
+                .chain(ids.rows)
+                .chain(ids.errors);
             let versions: Vec<_> = all.filter_map(|a| published.store.arrangement(a)).collect();
             let contents = match output {
                 tidemill_dataflow::plan::OutputStorage::Own => ids.rows,
-                tidemill_dataflow::plan::OutputStorage::Arrangement { index, .. } => ids.states.get(*index).map(|s| s.id),
+                tidemill_dataflow::plan::OutputStorage::Arrangement { index, .. } => {
+                    ids.states.get(*index).map(|s| s.id)
+                }
             };
             let contents = contents.and_then(|a| published.store.arrangement(a));
             let errors = ids.errors.and_then(|a| published.store.arrangement(a));
@@ -175,7 +283,8 @@ impl SystemRelations {
             rows.int(contents.as_ref().map_or(0, |v| v.rows_estimate()) as i64);
             rows.int(versions.iter().map(|v| v.bytes()).sum::<u64>() as i64);
             rows.int(errors.map_or(0, |v| v.rows_estimate()) as i64);
-            rows.int(contents.map_or(0, |v| v.since())).int(published.upper);
+            rows.int(contents.map_or(0, |v| v.since()))
+                .int(published.upper);
         }
         rows
     }
@@ -183,12 +292,17 @@ impl SystemRelations {
     fn sinks(&self, published: &Published) -> Rows {
         let mut rows = Rows::default();
         for object in published.catalog.objects() {
-            let Detail::Sink { from, options } = &object.detail else { continue };
+            let Detail::Sink { from, options } = &object.detail else {
+                continue;
+            };
             let state = self.status.sink(object.record.id);
             rows.text(&object.record.schema).text(&object.record.name);
             rows.opt_text(published.catalog.get(*from).map(|o| o.display_name()));
-            rows.opt_text(options.get("path").cloned()).text(state.state).opt_text(state.reason);
-            rows.opt_int(state.epoch).opt_int(state.length.map(|l| l as i64));
+            rows.opt_text(options.get("path").cloned())
+                .text(state.state)
+                .opt_text(state.reason);
+            rows.opt_int(state.epoch)
+                .opt_int(state.length.map(|l| l as i64));
         }
         rows
     }
@@ -197,8 +311,13 @@ impl SystemRelations {
         let stats = self.store.stats();
         let (epochs, last) = self.status.epochs();
         let mut rows = Rows::default();
-        rows.int(epochs as i64).int(last).int(published.upper).int(stats.bytes_written as i64);
-        rows.int(stats.segment_files as i64).int(stats.segment_bytes as i64).int(stats.inline_runs as i64);
+        rows.int(epochs as i64)
+            .int(last)
+            .int(published.upper)
+            .int(stats.bytes_written as i64);
+        rows.int(stats.segment_files as i64)
+            .int(stats.segment_bytes as i64)
+            .int(stats.inline_runs as i64);
         rows.int(stats.merges as i64).int(stats.cache_bytes as i64);
         rows
     }
@@ -209,11 +328,25 @@ impl SystemRelations {
         let mut schemas: Vec<pg_catalog::SchemaInfo> = catalog
             .schemas()
             .iter()
-            .map(|(name, s)| pg_catalog::SchemaInfo { oid: s.id as u32, name: name.clone(), comment: s.comment.clone() })
+            .map(|(name, s)| pg_catalog::SchemaInfo {
+                oid: s.id as u32,
+                name: name.clone(),
+                comment: s.comment.clone(),
+            })
             .collect();
-        schemas.push(pg_catalog::SchemaInfo { oid: pg_catalog::TIDEMILL_OID, name: "tidemill".into(), comment: Some("what the server does".into()) });
-        let mut relations: Vec<pg_catalog::RelationInfo> = catalog.objects().filter_map(|o| relation_info(o)).collect();
-        for (i, relation) in self.relations.iter().filter(|r| r.schema == "tidemill").enumerate() {
+        schemas.push(pg_catalog::SchemaInfo {
+            oid: pg_catalog::TIDEMILL_OID,
+            name: "tidemill".into(),
+            comment: Some("what the server does".into()),
+        });
+        let mut relations: Vec<pg_catalog::RelationInfo> =
+            catalog.objects().filter_map(|o| relation_info(o)).collect();
+        for (i, relation) in self
+            .relations
+            .iter()
+            .filter(|r| r.schema == "tidemill")
+            .enumerate()
+        {
             relations.push(pg_catalog::RelationInfo {
                 oid: pg_catalog::TIDEMILL_OID + 1 + i as u32,
                 schema: relation.schema.clone(),
@@ -253,15 +386,23 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
         Detail::Table { .. } => (RelationType::Table, None),
         Detail::Source { .. } => (RelationType::Source, None),
         Detail::View { query } => (RelationType::View, Some(query.clone())),
-        Detail::MaterializedView { query, .. } => (RelationType::MaterializedView, Some(query.clone())),
+        Detail::MaterializedView { query, .. } => {
+            (RelationType::MaterializedView, Some(query.clone()))
+        }
         Detail::Sink { .. } | Detail::Index { .. } => return None,
     };
     let (defaults, primary_key) = match &object.detail {
-        Detail::Table { defaults, primary_key } => (defaults.clone(), primary_key.clone()),
+        Detail::Table {
+            defaults,
+            primary_key,
+        } => (defaults.clone(), primary_key.clone()),
         _ => (vec![], vec![]),
     };
     let options = match &object.detail {
-        Detail::Source { options, .. } => options.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        Detail::Source { options, .. } => options
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect(),
         _ => vec![],
     };
     let comments = record.column_comments.iter();
@@ -281,7 +422,9 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
         },
         options,
         comment: record.comment.clone(),
-        column_comments: comments.filter_map(|(c, text)| Some((object.columns.index_of(c).ok()?, text.clone()))).collect(),
+        column_comments: comments
+            .filter_map(|(c, text)| Some((object.columns.index_of(c).ok()?, text.clone())))
+            .collect(),
         rows: None,
         bytes: None,
     })
@@ -291,7 +434,10 @@ fn objects(catalog: &Catalog) -> Rows {
     let mut rows = Rows::default();
     for object in catalog.objects() {
         let record = &object.record;
-        rows.int(record.id as i64).text(&record.schema).text(&record.name).text(record.kind.words());
+        rows.int(record.id as i64)
+            .text(&record.schema)
+            .text(&record.name)
+            .text(record.kind.words());
         rows.text(&record.sql).opt_text(record.comment.clone());
     }
     rows
@@ -300,10 +446,16 @@ fn objects(catalog: &Catalog) -> Rows {
 fn persistent_ids(published: &Published) -> Rows {
     let mut rows = Rows::default();
     for (name, record) in published.catalog.persistent() {
-        let user = published.catalog.objects().find(|o| o.record.ids.rows == Some(record.rows));
+        let user = published
+            .catalog
+            .objects()
+            .find(|o| o.record.ids.rows == Some(record.rows));
         let version = published.store.arrangement(record.rows);
-        rows.text(name).opt_text(user.map(|o| o.display_name())).text(&record.columns.join(", "));
-        rows.int(version.as_ref().map_or(0, |v| v.rows_estimate()) as i64).int(version.map_or(0, |v| v.bytes()) as i64);
+        rows.text(name)
+            .opt_text(user.map(|o| o.display_name()))
+            .text(&record.columns.join(", "));
+        rows.int(version.as_ref().map_or(0, |v| v.rows_estimate()) as i64)
+            .int(version.map_or(0, |v| v.bytes()) as i64);
     }
     rows
 }
@@ -312,8 +464,12 @@ fn columns(catalog: &Catalog) -> Rows {
     let mut rows = Rows::default();
     for object in catalog.objects() {
         for (i, field) in object.columns.fields().iter().enumerate() {
-            rows.text(&object.record.schema).text(&object.record.name).int(i as i64 + 1).text(field.name());
-            rows.text(&tidemill_zset::schema::SqlType::of(field).to_string()).bool(field.is_nullable());
+            rows.text(&object.record.schema)
+                .text(&object.record.name)
+                .int(i as i64 + 1)
+                .text(field.name());
+            rows.text(&tidemill_zset::schema::SqlType::of(field).to_string())
+                .bool(field.is_nullable());
             rows.opt_text(object.record.column_comments.get(field.name()).cloned());
         }
     }
@@ -359,13 +515,36 @@ impl Rows {
     fn finish(self, schema: &SchemaRef) -> Result<RecordBatch, SqlError> {
         let width = schema.fields().len();
         let column = |c: usize| self.cells.iter().skip(c).step_by(width);
-        let arrays = schema.fields().iter().enumerate().map(|(c, field)| -> ArrayRef {
-            match field.data_type() {
-                DataType::Int64 => Arc::new(column(c).map(|v| if let Cell::Int(n) = v { *n } else { None }).collect::<Int64Array>()),
-                DataType::Boolean => Arc::new(column(c).map(|v| Some(matches!(v, Cell::Bool(true)))).collect::<BooleanArray>()),
-                _ => Arc::new(column(c).map(|v| if let Cell::Text(t) = v { t.as_deref() } else { None }).collect::<StringViewArray>()),
-            }
-        });
-        RecordBatch::try_new(schema.clone(), arrays.collect()).map_err(|e| SqlError::internal(e.to_string()))
+        let arrays = schema
+            .fields()
+            .iter()
+            .enumerate()
+            .map(|(c, field)| -> ArrayRef {
+                match field.data_type() {
+                    DataType::Int64 => Arc::new(
+                        column(c)
+                            .map(|v| if let Cell::Int(n) = v { *n } else { None })
+                            .collect::<Int64Array>(),
+                    ),
+                    DataType::Boolean => Arc::new(
+                        column(c)
+                            .map(|v| Some(matches!(v, Cell::Bool(true))))
+                            .collect::<BooleanArray>(),
+                    ),
+                    _ => Arc::new(
+                        column(c)
+                            .map(|v| {
+                                if let Cell::Text(t) = v {
+                                    t.as_deref()
+                                } else {
+                                    None
+                                }
+                            })
+                            .collect::<StringViewArray>(),
+                    ),
+                }
+            });
+        RecordBatch::try_new(schema.clone(), arrays.collect())
+            .map_err(|e| SqlError::internal(e.to_string()))
     }
 }

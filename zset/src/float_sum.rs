@@ -61,14 +61,26 @@ impl FloatSum {
         let negative = (bits >> 63 == 1) != (times < 0);
         if times.unsigned_abs() == 1 {
             let wide = (mantissa as u128) << (shift % 32);
-            self.add_limbs(shift / 32, &[wide as u32, (wide >> 32) as u32, (wide >> 64) as u32], negative);
+            self.add_limbs(
+                shift / 32,
+                &[wide as u32, (wide >> 32) as u32, (wide >> 64) as u32],
+                negative,
+            );
         } else {
             let product = mantissa as u128 * times.unsigned_abs() as u128;
             let low = (product & u64::MAX as u128) << (shift % 32);
             let high = (product >> 64) << (shift % 32);
             let at = shift / 32;
-            self.add_limbs(at, &[low as u32, (low >> 32) as u32, (low >> 64) as u32], negative);
-            self.add_limbs(at + 2, &[high as u32, (high >> 32) as u32, (high >> 64) as u32], negative);
+            self.add_limbs(
+                at,
+                &[low as u32, (low >> 32) as u32, (low >> 64) as u32],
+                negative,
+            );
+            self.add_limbs(
+                at + 2,
+                &[high as u32, (high >> 32) as u32, (high >> 64) as u32],
+                negative,
+            );
         }
     }
 
@@ -141,7 +153,11 @@ impl FloatSum {
         }
         let zeros = self.limbs.iter().take_while(|l| **l == 0).count();
         self.limbs.drain(..zeros);
-        self.base = if self.limbs.is_empty() { 0 } else { self.base + zeros };
+        self.base = if self.limbs.is_empty() {
+            0
+        } else {
+            self.base + zeros
+        };
     }
 
     /// Adds another sum.
@@ -190,7 +206,9 @@ impl FloatSum {
 
     /// The value of a carried, non-negative sum.
     fn magnitude(&self) -> f64 {
-        let Some(top) = self.limbs.last() else { return 0.0 };
+        let Some(top) = self.limbs.last() else {
+            return 0.0;
+        };
         let n = self.limbs.len();
         // The highest 96 bits and whether anything lies below them.
         let mut head = *top as u128;
@@ -234,7 +252,10 @@ impl FloatSum {
     pub fn is_zero(&self) -> bool {
         let mut s = self.clone();
         s.carry();
-        s.limbs.is_empty() && s.nans == 0 && s.positive_infinities == 0 && s.negative_infinities == 0
+        s.limbs.is_empty()
+            && s.nans == 0
+            && s.positive_infinities == 0
+            && s.negative_infinities == 0
     }
 
     /// Bytes of heap memory held.
@@ -251,7 +272,9 @@ impl FloatSum {
         let special = counts != [0; 3];
         let mut out = vec![special as u8];
         if special {
-            counts.iter().for_each(|c| out.extend_from_slice(&c.to_le_bytes()));
+            counts
+                .iter()
+                .for_each(|c| out.extend_from_slice(&c.to_le_bytes()));
         }
         out.push(s.base as u8);
         for l in &s.limbs {
@@ -269,7 +292,8 @@ impl FloatSum {
             1 => {
                 let (counts, more) = rest.split_at_checked(24)?;
                 let count = |i: usize| Some(i64::from_le_bytes(counts[i..i + 8].try_into().ok()?));
-                (s.nans, s.positive_infinities, s.negative_infinities) = (count(0)?, count(8)?, count(16)?);
+                (s.nans, s.positive_infinities, s.negative_infinities) =
+                    (count(0)?, count(8)?, count(16)?);
                 rest = more;
             }
             _ => return None,
@@ -302,7 +326,19 @@ mod tests {
 
     #[test]
     fn single_values_come_back() {
-        for v in [0.0, 1.0, -1.0, 0.1, 1e300, -1e-300, f64::MAX, f64::MIN_POSITIVE, 5e-324, 1.5e-310, 4294967296.5] {
+        for v in [
+            0.0,
+            1.0,
+            -1.0,
+            0.1,
+            1e300,
+            -1e-300,
+            f64::MAX,
+            f64::MIN_POSITIVE,
+            5e-324,
+            1.5e-310,
+            4294967296.5,
+        ] {
             assert_eq!(sum(&[v]).to_bits(), v.to_bits(), "{v}");
             assert_eq!(sum(&[-v, v, v]).to_bits(), v.to_bits(), "{v}");
         }
@@ -325,7 +361,9 @@ mod tests {
         let mut x = 12345u64;
         let values: Vec<f64> = (0..2000)
             .map(|_| {
-                x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                x = x
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
                 f64::from_bits(x)
             })
             .filter(|v| v.is_finite())

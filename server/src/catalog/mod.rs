@@ -41,8 +41,17 @@ const FIRST_ID: u64 = 16_384;
 impl Catalog {
     /// A catalog with only the default schema.
     pub fn new() -> Self {
-        let mut catalog = Catalog { next_id: FIRST_ID, ..Default::default() };
-        catalog.schemas.insert(DEFAULT_SCHEMA.into(), SchemaRecord { id: 2_200, comment: None });
+        let mut catalog = Catalog {
+            next_id: FIRST_ID,
+            ..Default::default()
+        };
+        catalog.schemas.insert(
+            DEFAULT_SCHEMA.into(),
+            SchemaRecord {
+                id: 2_200,
+                comment: None,
+            },
+        );
         catalog
     }
 
@@ -75,7 +84,8 @@ impl Catalog {
 
     /// The object of exactly that name.
     pub fn find(&self, schema: &str, name: &str) -> Option<&Arc<Object>> {
-        self.objects.get(self.names.get(&(schema.to_string(), name.to_string()))?)
+        self.objects
+            .get(self.names.get(&(schema.to_string(), name.to_string()))?)
     }
 
     /// The object whose rows or errors are this collection.
@@ -99,7 +109,8 @@ impl Catalog {
     /// Adds or replaces an object.
     pub fn put(&mut self, object: Arc<Object>) {
         if let Some(old) = self.objects.get(&object.record.id) {
-            self.names.remove(&(old.record.schema.clone(), old.record.name.clone()));
+            self.names
+                .remove(&(old.record.schema.clone(), old.record.name.clone()));
         }
         let key = (object.record.schema.clone(), object.record.name.clone());
         self.names.insert(key, object.record.id);
@@ -109,13 +120,18 @@ impl Catalog {
     /// Removes an object.
     pub fn remove(&mut self, id: u64) {
         if let Some(old) = self.objects.remove(&id) {
-            self.names.remove(&(old.record.schema.clone(), old.record.name.clone()));
+            self.names
+                .remove(&(old.record.schema.clone(), old.record.name.clone()));
         }
     }
 
     /// Objects that read or stand on `id`, directly.
     pub fn dependents(&self, id: u64) -> Vec<Arc<Object>> {
-        self.objects.values().filter(|o| o.record.depends.contains(&id)).cloned().collect()
+        self.objects
+            .values()
+            .filter(|o| o.record.depends.contains(&id))
+            .cloned()
+            .collect()
     }
 
     /// Objects that stand on any of `ids`, directly or not, without `ids` themselves; dependents last.
@@ -154,19 +170,27 @@ impl Catalog {
     pub fn free_name(&self, name: &Name) -> Result<(String, String), SqlError> {
         let schema = name.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.into());
         if SYSTEM_SCHEMAS.contains(&schema.as_str()) {
-            return Err(SqlError::new("42501", format!("permission denied for schema {schema}"))
-                .detail("The schema belongs to the system."));
+            return Err(
+                SqlError::new("42501", format!("permission denied for schema {schema}"))
+                    .detail("The schema belongs to the system."),
+            );
         }
         if !self.schemas.contains_key(&schema) {
-            return Err(SqlError::new("3F000", format!("schema \"{schema}\" does not exist"))
-                .hint(format!("Create it with CREATE SCHEMA {schema}.")));
+            return Err(
+                SqlError::new("3F000", format!("schema \"{schema}\" does not exist"))
+                    .hint(format!("Create it with CREATE SCHEMA {schema}.")),
+            );
         }
         let taken = self.find(&schema, &name.name).is_some()
             || name.name.strip_suffix("_errors").is_some_and(|base| {
-                self.find(&schema, base).is_some_and(|o| o.record.ids.errors_collection.is_some())
+                self.find(&schema, base)
+                    .is_some_and(|o| o.record.ids.errors_collection.is_some())
             });
         if taken {
-            return Err(SqlError::new("42P07", format!("relation \"{}\" already exists", name.name)));
+            return Err(SqlError::new(
+                "42P07",
+                format!("relation \"{}\" already exists", name.name),
+            ));
         }
         Ok((schema, name.name.clone()))
     }

@@ -106,15 +106,20 @@ pub fn declared_schema(columns: &[ColumnDef]) -> Result<SchemaRef, SqlError> {
             return Err(SqlError::new("42701", message));
         }
     }
-    let fields: Vec<Field> =
-        columns.iter().map(|c| c.data_type.field(&c.name, c.nullable)).collect();
+    let fields: Vec<Field> = columns
+        .iter()
+        .map(|c| c.data_type.field(&c.name, c.nullable))
+        .collect();
     Ok(schema_of(fields))
 }
 
 /// `schema` with its columns renamed to `names` (a view's column list); too many names are 42601.
 pub fn renamed(schema: &SchemaRef, names: &[String]) -> Result<SchemaRef, SqlError> {
     if names.len() > schema.fields().len() {
-        return Err(SqlError::new("42601", "CREATE VIEW specifies more column names than columns"));
+        return Err(SqlError::new(
+            "42601",
+            "CREATE VIEW specifies more column names than columns",
+        ));
     }
     let fields: Vec<Field> = schema
         .fields()
@@ -129,8 +134,9 @@ pub fn renamed(schema: &SchemaRef, names: &[String]) -> Result<SchemaRef, SqlErr
     for field in &fields {
         if !seen.insert(field.name()) {
             let message = format!("column \"{}\" specified more than once", field.name());
-            return Err(SqlError::new("42701", message)
-                .hint("Give every column of the view a name of its own, with AS or a column list."));
+            return Err(SqlError::new("42701", message).hint(
+                "Give every column of the view a name of its own, with AS or a column list.",
+            ));
         }
     }
     Ok(schema_of(fields))
@@ -139,8 +145,13 @@ pub fn renamed(schema: &SchemaRef, names: &[String]) -> Result<SchemaRef, SqlErr
 /// Parses a duration option such as `10ms`, `1.5 s`, `2 minutes`, `1h`, `1 day`, to milliseconds.
 pub fn duration_ms(option: &str, text: &str) -> Result<i64, SqlError> {
     let trimmed = text.trim();
-    let split = trimmed.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(trimmed.len());
-    let (number, unit) = (&trimmed[..split], trimmed[split..].trim().to_ascii_lowercase());
+    let split = trimmed
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(trimmed.len());
+    let (number, unit) = (
+        &trimmed[..split],
+        trimmed[split..].trim().to_ascii_lowercase(),
+    );
     let factor = match unit.as_str() {
         "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" => 1.0,
         "s" | "sec" | "secs" | "second" | "seconds" => 1e3,
@@ -151,8 +162,11 @@ pub fn duration_ms(option: &str, text: &str) -> Result<i64, SqlError> {
     };
     match number.parse::<f64>() {
         Ok(n) if factor.is_finite() && n * factor <= 1e15 => Ok((n * factor).round() as i64),
-        _ => Err(SqlError::new("22023", format!("invalid value for option \"{option}\": \"{text}\""))
-            .hint("Write a duration with its unit, e.g. '10ms', '5 seconds', '1 hour'.")),
+        _ => Err(SqlError::new(
+            "22023",
+            format!("invalid value for option \"{option}\": \"{text}\""),
+        )
+        .hint("Write a duration with its unit, e.g. '10ms', '5 seconds', '1 hour'.")),
     }
 }
 
@@ -160,8 +174,10 @@ pub fn duration_ms(option: &str, text: &str) -> Result<i64, SqlError> {
 pub fn check_options(options: &BTreeMap<String, String>, allowed: &[&str]) -> Result<(), SqlError> {
     match options.keys().find(|k| !allowed.contains(&k.as_str())) {
         None => Ok(()),
-        Some(unknown) => Err(SqlError::new("22023", format!("unrecognized option \"{unknown}\""))
-            .hint(format!("Allowed here: {}.", allowed.join(", ")))),
+        Some(unknown) => Err(
+            SqlError::new("22023", format!("unrecognized option \"{unknown}\""))
+                .hint(format!("Allowed here: {}.", allowed.join(", "))),
+        ),
     }
 }
 

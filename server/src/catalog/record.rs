@@ -149,5 +149,8 @@ pub const NEXT_ID_KEY: &str = "meta/next_id";
 
 /// A catalog change that stores `value` under `key`.
 pub fn put(key: String, value: &impl Serialize) -> Change {
-    (key, Some(serde_json::to_value(value).expect("records are plain data")))
+    (
+        key,
+        Some(serde_json::to_value(value).expect("records are plain data")),
+    )
 }

@@ -18,8 +18,16 @@ pub struct CatalogSnapshot {
 
 impl CatalogSnapshot {
     /// Resolves against `catalog` and the system's relations.
-    pub fn new(catalog: Arc<Catalog>, system: Arc<SystemRelations>, search_path: Vec<String>) -> Self {
-        CatalogSnapshot { catalog, system, search_path }
+    pub fn new(
+        catalog: Arc<Catalog>,
+        system: Arc<SystemRelations>,
+        search_path: Vec<String>,
+    ) -> Self {
+        CatalogSnapshot {
+            catalog,
+            system,
+            search_path,
+        }
     }
 
     fn find(&self, schema: &str, name: &str) -> Option<Relation> {
@@ -70,11 +78,19 @@ pub fn data_relation(object: &Object) -> Option<Relation> {
             (key.clone(), key, false)
         }
         Detail::Source { append_only, .. } => (None, None, *append_only),
-        Detail::MaterializedView { unique, append_only, .. } => (None, unique.clone(), *append_only),
+        Detail::MaterializedView {
+            unique,
+            append_only,
+            ..
+        } => (None, unique.clone(), *append_only),
         _ => (None, None, false),
     };
     Some(Relation {
-        id: object.record.ids.collection.unwrap_or(CollectionId(u64::MAX)),
+        id: object
+            .record
+            .ids
+            .collection
+            .unwrap_or(CollectionId(u64::MAX)),
         schema: object.record.schema.clone(),
         name: object.record.name.clone(),
         kind,

@@ -14,7 +14,9 @@ use tidemill_dataflow::plan::{DataflowPlan, OutputStorage};
 use tidemill_dataflow::runtime::{Command, DataflowId, DataflowResult, Install, Scope};
 use tidemill_dataflow::state::{StateHandle, StateReader};
 use tidemill_planner::SqlError;
-use tidemill_storage::{ArrangementChange, ArrangementDesc, ArrangementKind, RunBatch, StagedRun, Store, StoreError};
+use tidemill_storage::{
+    ArrangementChange, ArrangementDesc, ArrangementKind, RunBatch, StagedRun, Store, StoreError,
+};
 use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 use tokio::sync::oneshot;
@@ -108,17 +110,29 @@ pub struct LiveReader {
 impl LiveReader {
     /// A reader of `id`.
     pub fn new(store: Arc<Store>, id: ArrangementId, building: bool) -> Arc<Self> {
-        Arc::new(LiveReader { store, id, building: AtomicBool::new(building) })
+        Arc::new(LiveReader {
+            store,
+            id,
+            building: AtomicBool::new(building),
+        })
     }
 
     fn version(&self) -> Option<Arc<tidemill_storage::ArrangementVersion>> {
-        if self.building.load(Ordering::Acquire) { None } else { self.store.version().arrangement(self.id) }
+        if self.building.load(Ordering::Acquire) {
+            None
+        } else {
+            self.store.version().arrangement(self.id)
+        }
     }
 }
 
 impl StateReader for LiveReader {
     fn epoch(&self) -> Epoch {
-        if self.building.load(Ordering::Acquire) { -1 } else { self.store.version().epoch() }
+        if self.building.load(Ordering::Acquire) {
+            -1
+        } else {
+            self.store.version().epoch()
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -129,17 +143,27 @@ impl StateReader for LiveReader {
         self.version().map_or(Ok(vec![]), |v| v.get_many(hashes))
     }
 
-    fn scan(&self) -> Result<Box<dyn Iterator<Item = Result<RunBatch, StoreError>> + '_>, StoreError> {
+    fn scan(
+        &self,
+    ) -> Result<Box<dyn Iterator<Item = Result<RunBatch, StoreError>> + '_>, StoreError> {
         match self.version() {
             None => Ok(Box::new(std::iter::empty())),
-            Some(v) => Ok(Box::new(v.scan_batches(Epoch::MAX))),
+            Some(v) => {
+                let columns: Vec<usize> = (0..v.desc().schema.fields().len()).collect();
+                Ok(Box::new(v.scan_batches(Epoch::MAX, &columns)))
+            }
         }
     }
 }
 
 /// The arrangement of a view's own output.
 pub fn output_desc(id: ArrangementId, schema: &arrow::datatypes::SchemaRef) -> ArrangementDesc {
-    ArrangementDesc { id, kind: ArrangementKind::Add, schema: schema.clone(), key_columns: schema.fields().len() }
+    ArrangementDesc {
+        id,
+        kind: ArrangementKind::Add,
+        schema: schema.clone(),
+        key_columns: schema.fields().len(),
+    }
 }
 
 /// Describes a plan's arrangements under the given ids.
@@ -170,23 +194,38 @@ impl Coordinator {
     fn prepare_build(&mut self, request: &BuildRequest) -> Result<Ids, SqlError> {
         for id in &request.depends {
             if self.catalog.get(*id).is_none() {
-                return Err(SqlError::new("42P01", "a relation that the query reads was dropped meanwhile"));
+                return Err(SqlError::new(
+                    "42P01",
+                    "a relation that the query reads was dropped meanwhile",
+                ));
             }
         }
         if let BuildTarget::View(view) = &request.target {
             let key = (view.record.schema.clone(), view.record.name.clone());
-            let name = tidemill_planner::ast::Name { schema: Some(key.0.clone()), name: key.1.clone() };
+            let name = tidemill_planner::ast::Name {
+                schema: Some(key.0.clone()),
+                name: key.1.clone(),
+            };
             self.catalog.free_name(&name)?;
             if !self.reserved.insert(key) {
-                return Err(SqlError::new("42P07", format!("relation \"{}\" already exists", name.name))
-                    .detail("A view of that name is being created."));
+                return Err(SqlError::new(
+                    "42P07",
+                    format!("relation \"{}\" already exists", name.name),
+                )
+                .detail("A view of that name is being created."));
             }
         }
         let catalog = Arc::make_mut(&mut self.catalog);
         let durable = matches!(request.target, BuildTarget::View(_));
         let states = request.plan.arrangements();
-        let states = states.into_iter().map(|spec| State { id: ArrangementId(catalog.allocate()), fingerprint: spec.fingerprint });
-        let mut ids = Ids { states: states.collect(), ..Ids::default() };
+        let states = states.into_iter().map(|spec| State {
+            id: ArrangementId(catalog.allocate()),
+            fingerprint: spec.fingerprint,
+        });
+        let mut ids = Ids {
+            states: states.collect(),
+            ..Ids::default()
+        };
         ids.collection = Some(CollectionId(catalog.allocate()));
         ids.errors_collection = Some(CollectionId(catalog.allocate()));
         if durable {
@@ -210,7 +249,10 @@ impl Coordinator {
                 readers.push(reader.clone());
                 reader as Arc<dyn StateReader>
             });
-            StateHandle { desc: desc.clone(), reader }
+            StateHandle {
+                desc: desc.clone(),
+                reader,
+            }
         };
         let states = create.iter().map(&mut handle_of).collect();
         let output_state = match &request.target {
@@ -223,7 +265,10 @@ impl Coordinator {
             BuildTarget::Query { .. } => None,
         };
         if let Some(errors) = ids.errors {
-            create.push(output_desc(errors, &tidemill_dataflow::operator::error_schema()));
+            create.push(output_desc(
+                errors,
+                &tidemill_dataflow::operator::error_schema(),
+            ));
         }
         let install = Install {
             id,
@@ -239,7 +284,10 @@ impl Coordinator {
 
         let published = self.env.publisher.pin();
         let inputs = request.plan.inputs();
-        let followers = inputs.iter().map(|c| self.env.changes.follow(*c, published.upper)).collect();
+        let followers = inputs
+            .iter()
+            .map(|c| self.env.changes.follow(*c, published.upper))
+            .collect();
         inputs.iter().for_each(|c| self.demand(*c));
         let (reports, reported) = crossbeam_channel::unbounded();
         let (finish, finished) = crossbeam_channel::bounded(1);
@@ -253,13 +301,24 @@ impl Coordinator {
             followers,
             reports: reported,
             finish: finished,
-            descs: if durable { create.iter().map(|d| (d.id, d.clone())).collect() } else { HashMap::new() },
+            descs: if durable {
+                create.iter().map(|d| (d.id, d.clone())).collect()
+            } else {
+                HashMap::new()
+            },
             durable,
             step: 0,
-            built: Built { staged: vec![], errors: Delta::empty(tidemill_dataflow::operator::error_schema()), rows: vec![] },
+            built: Built {
+                staged: vec![],
+                errors: Delta::empty(tidemill_dataflow::operator::error_schema()),
+                rows: vec![],
+            },
         };
         let name = format!("build {}", id.0);
-        if let Err(e) = std::thread::Builder::new().name(name).spawn(move || thread.run()) {
+        if let Err(e) = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || thread.run())
+        {
             self.failure = Some(format!("no thread for a build: {e}"));
         }
         let target = match request.target {
@@ -270,19 +329,32 @@ impl Coordinator {
             }
             BuildTarget::Query { schema } => {
                 // A live query is found by its collection.
-                let (rows, errors) = ids.collection.zip(ids.errors_collection).expect("just given");
+                let (rows, errors) = ids
+                    .collection
+                    .zip(ids.errors_collection)
+                    .expect("just given");
                 self.dataflows.insert(id, Owner::Query { rows, errors });
                 BuildTarget::Query { schema }
             }
         };
-        let build =
-            Build { target, reply: Some(reply), inputs, reports, finish, create, readers, depends: request.depends };
+        let build = Build {
+            target,
+            reply: Some(reply),
+            inputs,
+            reports,
+            finish,
+            create,
+            readers,
+            depends: request.depends,
+        };
         self.builds.insert(id, build);
     }
 
     /// The build has caught up; nothing is under way and nothing will be until it has joined.
     pub(super) fn start_join(&mut self, id: DataflowId) {
-        let Some(build) = self.builds.get(&id) else { return };
+        let Some(build) = self.builds.get(&id) else {
+            return;
+        };
         self.joining = Some(id);
         let _ = build.finish.send(self.env.publisher.pin().upper);
     }
@@ -291,11 +363,23 @@ impl Coordinator {
         if self.joining == Some(id) {
             self.joining = None;
         }
-        let gone = self.builds.get(&id).is_none_or(|b| b.reply.as_ref().is_none_or(oneshot::Sender::is_closed));
-        let lost = self.builds.get(&id).and_then(|b| b.depends.iter().find(|d| self.catalog.get(**d).is_none()));
+        let gone = self
+            .builds
+            .get(&id)
+            .is_none_or(|b| b.reply.as_ref().is_none_or(oneshot::Sender::is_closed));
+        let lost = self
+            .builds
+            .get(&id)
+            .and_then(|b| b.depends.iter().find(|d| self.catalog.get(**d).is_none()));
         let result = match (result, gone, lost) {
-            (Ok(_), true, _) => Err(SqlError::new("57014", "canceling statement due to user request")),
-            (Ok(_), _, Some(_)) => Err(SqlError::new("42P01", "a relation that the query reads was dropped meanwhile")),
+            (Ok(_), true, _) => Err(SqlError::new(
+                "57014",
+                "canceling statement due to user request",
+            )),
+            (Ok(_), _, Some(_)) => Err(SqlError::new(
+                "42P01",
+                "a relation that the query reads was dropped meanwhile",
+            )),
             (result, ..) => result,
         };
         match result {
@@ -307,9 +391,12 @@ impl Coordinator {
     fn abandon_build(&mut self, id: DataflowId, e: SqlError) {
         self.runtime.send(Command::Drop(id));
         self.dataflows.remove(&id);
-        let Some(build) = self.builds.remove(&id) else { return };
+        let Some(build) = self.builds.remove(&id) else {
+            return;
+        };
         if let BuildTarget::View(view) = &build.target {
-            self.reserved.remove(&(view.record.schema.clone(), view.record.name.clone()));
+            self.reserved
+                .remove(&(view.record.schema.clone(), view.record.name.clone()));
         }
         if let Some(reply) = build.reply {
             let _ = reply.send(Err(e));
@@ -317,22 +404,41 @@ impl Coordinator {
     }
 
     fn join(&mut self, id: DataflowId, built: Built) {
-        let Some(mut build) = self.builds.remove(&id) else { return };
+        let Some(mut build) = self.builds.remove(&id) else {
+            return;
+        };
         self.runtime.send(Command::Join(id));
         let reply = build.reply.take();
-        match std::mem::replace(&mut build.target, BuildTarget::Query { schema: tidemill_dataflow::operator::error_schema() }) {
+        match std::mem::replace(
+            &mut build.target,
+            BuildTarget::Query {
+                schema: tidemill_dataflow::operator::error_schema(),
+            },
+        ) {
             BuildTarget::Query { schema } => {
-                let Some(Owner::Query { rows, errors }) = self.dataflows.get(&id) else { return };
+                let Some(Owner::Query { rows, errors }) = self.dataflows.get(&id) else {
+                    return;
+                };
                 let (collection, errors) = (*rows, *errors);
-                build.target = BuildTarget::Query { schema: schema.clone() };
+                build.target = BuildTarget::Query {
+                    schema: schema.clone(),
+                };
                 self.builds.insert(id, build);
                 self.recount_inputs();
                 let published = self.env.publisher.pin();
                 let follow = |c| self.env.changes.follow(c, published.upper);
                 let followers = vec![follow(collection), follow(errors)];
-                let following = Following { published, followers };
+                let following = Following {
+                    published,
+                    followers,
+                };
                 let snapshot = vec![consolidate(&schema, &built.rows)];
-                let joined = Joined { dataflow: id, following: Some(following), snapshot, collection: Some(collection) };
+                let joined = Joined {
+                    dataflow: id,
+                    following: Some(following),
+                    snapshot,
+                    collection: Some(collection),
+                };
                 if let Some(reply) = reply
                     && reply.send(Ok(joined)).is_err()
                 {
@@ -340,7 +446,8 @@ impl Coordinator {
                 }
             }
             BuildTarget::View(view) => {
-                self.reserved.remove(&(view.record.schema.clone(), view.record.name.clone()));
+                self.reserved
+                    .remove(&(view.record.schema.clone(), view.record.name.clone()));
                 self.dataflows.insert(id, Owner::View(view.record.id));
                 for reader in &build.readers {
                     reader.building.store(false, Ordering::Release);
@@ -373,11 +480,20 @@ impl Coordinator {
         work.commit.create = create;
         work.commit.staged = built.staged;
         if !built.errors.is_empty() {
-            work.commit.changes.push(ArrangementChange { arrangement: errors, hashes: vec![], delta: built.errors });
+            work.commit.changes.push(ArrangementChange {
+                arrangement: errors,
+                hashes: vec![],
+                delta: built.errors,
+            });
         }
         if let Some(reply) = reply {
             work.after.push(Box::new(move |_, _| {
-                let _ = reply.send(Ok(Joined { dataflow: id, following: None, snapshot: vec![], collection: None }));
+                let _ = reply.send(Ok(Joined {
+                    dataflow: id,
+                    following: None,
+                    snapshot: vec![],
+                    collection: None,
+                }));
             }));
         }
         self.finish_cut(work);
@@ -462,7 +578,10 @@ impl BuildThread {
                     let reader = Snapshot::of(&self.handle.env, &published);
                     let history = reader.history(collection, follower.position() - 1, upper - 1)?;
                     follower.skip(upper);
-                    history.into_iter().map(|(epoch, delta)| (epoch, Arc::new(vec![delta]))).collect()
+                    history
+                        .into_iter()
+                        .map(|(epoch, delta)| (epoch, Arc::new(vec![delta])))
+                        .collect()
                 }
             };
             for (_, deltas) in changes {
@@ -481,14 +600,21 @@ impl BuildThread {
 
     fn feed(&self, collection: CollectionId, delta: Delta) {
         if !delta.is_empty() {
-            self.runtime.send(Command::Feed { scope: Scope::Hidden(self.id), collection, delta });
+            self.runtime.send(Command::Feed {
+                scope: Scope::Hidden(self.id),
+                collection,
+                delta,
+            });
         }
     }
 
     /// Ends a hidden epoch, waits for all workers, and stages what it changed.
     fn step(&mut self) -> Result<(), SqlError> {
         self.step += 1;
-        self.runtime.send(Command::Finish { scope: Scope::Hidden(self.id), epoch: self.step });
+        self.runtime.send(Command::Finish {
+            scope: Scope::Hidden(self.id),
+            epoch: self.step,
+        });
         let mut changes: HashMap<ArrangementId, Vec<ArrangementChange>> = HashMap::new();
         let mut errors = vec![self.built.errors.clone()];
         for _ in 0..self.workers {
@@ -507,14 +633,19 @@ impl BuildThread {
         self.built.errors = consolidate(&tidemill_dataflow::operator::error_schema(), &errors);
         if !self.durable {
             if let Some(row) = (!self.built.errors.is_empty()).then(|| &self.built.errors.rows) {
-                return Err(crate::reader::row_error("subscription", &expand(&Delta::insert(row.clone()))?));
+                return Err(crate::reader::row_error(
+                    "subscription",
+                    &expand(&Delta::insert(row.clone()))?,
+                ));
             }
             return Ok(());
         }
         for (id, changes) in changes {
             let desc = &self.descs[&id];
             let staged = self.handle.env.store.stage(desc, self.step, changes);
-            self.built.staged.push(staged.map_err(crate::reader::store_error)?);
+            self.built
+                .staged
+                .push(staged.map_err(crate::reader::store_error)?);
         }
         Ok(())
     }

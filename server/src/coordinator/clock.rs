@@ -15,12 +15,17 @@ pub struct Clock {
 impl Clock {
     /// Starts where the store's reservation ends.
     pub fn new(reserved_upper: Epoch) -> Self {
-        Clock { next: reserved_upper.max(1), reserved: reserved_upper }
+        Clock {
+            next: reserved_upper.max(1),
+            reserved: reserved_upper,
+        }
     }
 
     /// Wall clock, milliseconds since the Unix epoch; 0 if it stands before 1970.
     pub fn now(&self) -> Epoch {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since_1970 = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         Epoch::try_from(since_1970.as_millis()).unwrap_or(Epoch::MAX / 2)
     }
 

@@ -30,10 +30,17 @@ impl Coordinator {
     /// Is it time for an epoch?
     pub(super) fn should_cut(&self) -> bool {
         // Writes are checked against the committed state, so one epoch with writes at a time.
-        let writes = !self.writes.is_empty() && !self.committing.as_ref().is_some_and(|w| w.has_writes);
-        let riding = self.riding_since.is_some_and(|t| t.elapsed() >= RIDE) && self.committing.is_none();
+        let writes =
+            !self.writes.is_empty() && !self.committing.as_ref().is_some_and(|w| w.has_writes);
+        let riding =
+            self.riding_since.is_some_and(|t| t.elapsed() >= RIDE) && self.committing.is_none();
         let now = Instant::now();
-        writes || riding || self.sources.values().any(|s| s.due().is_some_and(|at| at <= now))
+        writes
+            || riding
+            || self
+                .sources
+                .values()
+                .any(|s| s.due().is_some_and(|at| at <= now))
     }
 
     /// Cuts the next epoch and hands it to the workers.
@@ -49,7 +56,11 @@ impl Coordinator {
     /// A new epoch with what rides along.
     pub(super) fn begin_epoch(&mut self) -> EpochWork {
         let epoch = self.clock.next();
-        let commit = Commit { epoch, catalog: std::mem::take(&mut self.riding), ..Commit::default() };
+        let commit = Commit {
+            epoch,
+            catalog: std::mem::take(&mut self.riding),
+            ..Commit::default()
+        };
         self.riding_since = None;
         EpochWork {
             epoch,
@@ -68,14 +79,19 @@ impl Coordinator {
             self.last_since = Instant::now();
             work.commit.since = self.since_changes();
         }
-        self.runtime.send(Command::Finish { scope: Scope::Live, epoch: work.epoch });
+        self.runtime.send(Command::Finish {
+            scope: Scope::Live,
+            epoch: work.epoch,
+        });
         self.computing = Some(work);
     }
 
     fn cut_sources(&mut self, work: &mut EpochWork) {
         let may_retract = self.committing.is_none();
         for id in self.sources.keys().copied().collect::<Vec<_>>() {
-            let Some(source) = self.sources.get_mut(&id) else { continue };
+            let Some(source) = self.sources.get_mut(&id) else {
+                continue;
+            };
             let batches = source.take(may_retract);
             for batch in batches {
                 self.take_batch(id, batch, work);
@@ -84,18 +100,25 @@ impl Coordinator {
     }
 
     fn take_batch(&mut self, id: u64, batch: SourceBatch, work: &mut EpochWork) {
-        let Some(object) = self.catalog.get(id).cloned() else { return };
+        let Some(object) = self.catalog.get(id).cloned() else {
+            return;
+        };
         let ids = &object.record.ids;
-        let (Some(offsets), Some(collection), Some(errors_collection), Some(errors)) =
-            (ids.offsets, ids.collection, ids.errors_collection, ids.errors)
-        else {
+        let (Some(offsets), Some(collection), Some(errors_collection), Some(errors)) = (
+            ids.offsets,
+            ids.collection,
+            ids.errors_collection,
+            ids.errors,
+        ) else {
             unreachable!("a source has offsets, rows and errors")
         };
         for origin in &batch.retract {
             if let Some(rows) = ids.rows {
                 self.retract_origin(*origin, rows, &object.columns, collection, work);
             }
-            let schema = object.error_columns().expect("a source has an error relation");
+            let schema = object
+                .error_columns()
+                .expect("a source has an error relation");
             self.retract_origin(*origin, errors, &schema, errors_collection, work);
         }
         self.env.status.source_progress(
@@ -106,16 +129,26 @@ impl Coordinator {
         );
         if let Some(rows) = batch.rows {
             if let Some(log) = ids.rows {
-                work.commit.changes.push(with_origin(log, batch.origin, &rows));
+                work.commit
+                    .changes
+                    .push(with_origin(log, batch.origin, &rows));
             }
             self.feed(collection, rows, work);
         }
         if let Some(rows) = batch.errors {
-            work.commit.changes.push(with_origin(errors, batch.origin, &rows));
+            work.commit
+                .changes
+                .push(with_origin(errors, batch.origin, &rows));
             self.feed(errors_collection, rows, work);
         }
         let changes = batch.offsets.into_iter();
-        work.commit.offsets.extend(changes.map(|(key, value)| OffsetChange { source: offsets, key, value }));
+        work.commit
+            .offsets
+            .extend(changes.map(|(key, value)| OffsetChange {
+                source: offsets,
+                key,
+                value,
+            }));
     }
 
     /// Retracts everything recorded from `origin`. Reads the committed version, so nothing may be in flight.
@@ -127,7 +160,9 @@ impl Coordinator {
         collection: CollectionId,
         work: &mut EpochWork,
     ) {
-        let Some(version) = self.env.store.version().arrangement(log) else { return };
+        let Some(version) = self.env.store.version().arrangement(log) else {
+            return;
+        };
         for piece in version.scan(work.epoch) {
             let piece = match piece {
                 Ok(piece) => piece,
@@ -139,15 +174,22 @@ impl Coordinator {
             let origins = piece.rows.column(0).as_any().downcast_ref::<Int64Array>();
             let origins = origins.expect("the first column of a record is the origin");
             let mask = compute::kernels::cmp::eq(origins, &Int64Array::new_scalar(origin as i64));
-            let old = mask.and_then(|mask| piece.filter(&mask)).expect("two integer columns compare");
+            let old = mask
+                .and_then(|mask| piece.filter(&mask))
+                .expect("two integer columns compare");
             if old.is_empty() {
                 continue;
             }
             let old = old.negate();
             let data: Vec<ArrayRef> = old.rows.columns()[1..].to_vec();
-            let rows = RecordBatch::try_new(columns.clone(), data).expect("recorded rows have the source's columns");
+            let rows = RecordBatch::try_new(columns.clone(), data)
+                .expect("recorded rows have the source's columns");
             let diffs = old.diffs.clone();
-            work.commit.changes.push(ArrangementChange { arrangement: log, hashes: vec![], delta: old });
+            work.commit.changes.push(ArrangementChange {
+                arrangement: log,
+                hashes: vec![],
+                delta: old,
+            });
             self.feed(collection, Delta { rows, diffs }, work);
         }
     }
@@ -158,7 +200,11 @@ impl Coordinator {
             return;
         }
         if self.read_by_dataflows.contains_key(&collection) {
-            self.runtime.send(Command::Feed { scope: Scope::Live, collection, delta: delta.clone() });
+            self.runtime.send(Command::Feed {
+                scope: Scope::Live,
+                collection,
+                delta: delta.clone(),
+            });
         }
         if self.env.changes.is_followed(collection) {
             match work.deltas.iter_mut().find(|(c, _)| *c == collection) {
@@ -177,18 +223,27 @@ impl Coordinator {
                 Some(Owner::Query { rows, errors }) => (Some(*rows), Some((None, Some(*errors)))),
                 Some(Owner::View(id)) => match self.catalog.get(*id) {
                     None => continue,
-                    Some(view) => (view.record.ids.collection, Some((view.record.ids.errors, view.record.ids.errors_collection))),
+                    Some(view) => (
+                        view.record.ids.collection,
+                        Some((view.record.ids.errors, view.record.ids.errors_collection)),
+                    ),
                 },
             };
             if let Some(collection) = collection.filter(|c| self.env.changes.is_followed(*c)) {
                 let rows: Vec<Delta> = result.rows.into_iter().filter(|d| !d.is_empty()).collect();
                 add_deltas(work, collection, rows);
             }
-            let Some((errors, Some(errors_collection))) = errors else { continue };
+            let Some((errors, Some(errors_collection))) = errors else {
+                continue;
+            };
             let rows = consolidate(&tidemill_dataflow::operator::error_schema(), &result.errors);
             if !rows.is_empty() {
                 if let Some(errors) = errors {
-                    work.commit.changes.push(ArrangementChange { arrangement: errors, hashes: vec![], delta: rows.clone() });
+                    work.commit.changes.push(ArrangementChange {
+                        arrangement: errors,
+                        hashes: vec![],
+                        delta: rows.clone(),
+                    });
                 }
                 if self.env.changes.is_followed(errors_collection) {
                     add_deltas(work, errors_collection, vec![rows]);
@@ -214,19 +269,37 @@ impl Coordinator {
         for object in self.catalog.objects() {
             let ids = &object.record.ids;
             let retain_ms = match &object.detail {
-                Detail::MaterializedView { retain_history_ms, .. } => *retain_history_ms,
+                Detail::MaterializedView {
+                    retain_history_ms, ..
+                } => *retain_history_ms,
                 _ => super::ddl::RETAIN_HISTORY_MS_DEFAULT,
             };
-            let held = self.sinks.values().filter(|s| s.from == object.record.id).map(|s| s.written).min();
+            let held = self
+                .sinks
+                .values()
+                .filter(|s| s.from == object.record.id)
+                .map(|s| s.written)
+                .min();
             let since = (now - retain_ms).min(held.unwrap_or(now)).max(0);
             let output = match &object.detail {
-                Detail::MaterializedView { output: tidemill_dataflow::plan::OutputStorage::Arrangement { index, .. }, .. } => {
-                    ids.states.get(*index).map(|s| s.id)
-                }
+                Detail::MaterializedView {
+                    output: tidemill_dataflow::plan::OutputStorage::Arrangement { index, .. },
+                    ..
+                } => ids.states.get(*index).map(|s| s.id),
                 _ => None,
             };
-            out.extend([ids.rows, ids.errors, output].into_iter().flatten().map(|a| (a, since)));
-            out.extend(ids.states.iter().filter(|s| Some(s.id) != output).map(|s| (s.id, now)));
+            out.extend(
+                [ids.rows, ids.errors, output]
+                    .into_iter()
+                    .flatten()
+                    .map(|a| (a, since)),
+            );
+            out.extend(
+                ids.states
+                    .iter()
+                    .filter(|s| Some(s.id) != output)
+                    .map(|s| (s.id, now)),
+            );
         }
         out
     }
@@ -261,7 +334,8 @@ fn add_deltas(work: &mut EpochWork, collection: CollectionId, rows: Vec<Delta>) 
 
 /// Rows as they are recorded: the origin in front.
 fn with_origin(log: ArrangementId, origin: u64, delta: &Delta) -> ArrangementChange {
-    let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_value(origin as i64, delta.len()))];
+    let mut columns: Vec<ArrayRef> =
+        vec![Arc::new(Int64Array::from_value(origin as i64, delta.len()))];
     columns.extend(delta.rows.columns().iter().cloned());
     let schema = origin_schema(&delta.schema());
     debug_assert!(columns.iter().all(|c| c.len() == delta.len()));
@@ -270,5 +344,9 @@ fn with_origin(log: ArrangementId, origin: u64, delta: &Delta) -> ArrangementCha
         Diffs::Ones => Diffs::Ones,
         each => each.clone(),
     };
-    ArrangementChange { arrangement: log, hashes: vec![], delta: Delta { rows, diffs } }
+    ArrangementChange {
+        arrangement: log,
+        hashes: vec![],
+        delta: Delta { rows, diffs },
+    }
 }

@@ -18,7 +18,8 @@ use super::build::output_desc;
 use super::cut::origin_schema;
 use super::{AfterPublish, Coordinator, Owner};
 use crate::catalog::record::{
-    Ids, Kind, NEXT_ID_KEY, PersistentRecord, Record, SchemaRecord, object_key, persistent_key, put, schema_key, sink_key,
+    Ids, Kind, NEXT_ID_KEY, PersistentRecord, Record, SchemaRecord, object_key, persistent_key,
+    put, schema_key, sink_key,
 };
 use crate::catalog::{Catalog, Change, Detail, Object, SYSTEM_SCHEMAS};
 use crate::reader::key_first;
@@ -111,7 +112,9 @@ impl Coordinator {
             let _ = reply.send(Ok(notices));
             return;
         }
-        effects.changes.push(put(NEXT_ID_KEY.into(), &next.next_id()));
+        effects
+            .changes
+            .push(put(NEXT_ID_KEY.into(), &next.next_id()));
         self.catalog = Arc::new(next);
         let mut work = self.begin_epoch();
         work.catalog = Some(self.catalog.clone());
@@ -126,23 +129,54 @@ impl Coordinator {
         self.finish_cut(work);
     }
 
-    fn prepare(&mut self, ddl: Ddl, next: &mut Catalog, effects: &mut Effects) -> Result<(), SqlError> {
+    fn prepare(
+        &mut self,
+        ddl: Ddl,
+        next: &mut Catalog,
+        effects: &mut Effects,
+    ) -> Result<(), SqlError> {
         match ddl {
-            Ddl::CreateSchema { name, if_not_exists } => create_schema(name, if_not_exists, next, effects),
-            Ddl::Create { object, if_not_exists, or_replace, file } => {
-                self.create(*object, if_not_exists, or_replace, file, next, effects)
-            }
-            Ddl::Drop { kind: ObjectKind::Schema, names, if_exists, cascade, .. } => {
+            Ddl::CreateSchema {
+                name,
+                if_not_exists,
+            } => create_schema(name, if_not_exists, next, effects),
+            Ddl::Create {
+                object,
+                if_not_exists,
+                or_replace,
+                file,
+            } => self.create(*object, if_not_exists, or_replace, file, next, effects),
+            Ddl::Drop {
+                kind: ObjectKind::Schema,
+                names,
+                if_exists,
+                cascade,
+                ..
+            } => {
                 for name in names {
                     self.drop_schema(&name.name, if_exists, cascade, next, effects)?;
                 }
                 Ok(())
             }
-            Ddl::Drop { kind, names, if_exists, cascade, purge } => {
-                self.drop_objects(kind, &names, if_exists, cascade, purge, next, effects)
-            }
-            Ddl::Rename { kind, name, if_exists, to } => rename(kind, &name, if_exists, to, next, effects),
-            Ddl::Comment { kind, name, column, comment } => set_comment(kind, &name, column, comment, next, effects),
+            Ddl::Drop {
+                kind,
+                names,
+                if_exists,
+                cascade,
+                purge,
+            } => self.drop_objects(kind, &names, if_exists, cascade, purge, next, effects),
+            Ddl::Rename {
+                kind,
+                name,
+                if_exists,
+                to,
+            } => rename(kind, &name, if_exists, to, next, effects),
+            Ddl::Comment {
+                kind,
+                name,
+                column,
+                comment,
+            } => set_comment(kind, &name, column, comment, next, effects),
         }
     }
 
@@ -155,7 +189,10 @@ impl Coordinator {
         next: &mut Catalog,
         effects: &mut Effects,
     ) -> Result<(), SqlError> {
-        let name = Name { schema: Some(object.record.schema.clone()), name: object.record.name.clone() };
+        let name = Name {
+            schema: Some(object.record.schema.clone()),
+            name: object.record.name.clone(),
+        };
         let key = (object.record.schema.clone(), object.record.name.clone());
         if let Some(old) = next.lookup(&name).cloned() {
             if if_not_exists {
@@ -169,11 +206,17 @@ impl Coordinator {
         }
         next.free_name(&name)?;
         if self.reserved.contains(&key) {
-            return Err(SqlError::new("42P07", format!("relation \"{}\" already exists", name.name)));
+            return Err(SqlError::new(
+                "42P07",
+                format!("relation \"{}\" already exists", name.name),
+            ));
         }
         for id in &object.record.depends {
             if next.get(*id).is_none() {
-                return Err(SqlError::new("42P01", "a relation that the statement reads was dropped meanwhile"));
+                return Err(SqlError::new(
+                    "42P01",
+                    "a relation that the statement reads was dropped meanwhile",
+                ));
             }
         }
         object.record.id = next.allocate();
@@ -182,7 +225,9 @@ impl Coordinator {
             Detail::Source { .. } => source_ids(&mut object, next, effects)?,
             _ => {}
         }
-        effects.changes.push(put(object_key(object.record.id), &object.record));
+        effects
+            .changes
+            .push(put(object_key(object.record.id), &object.record));
         let object = Arc::new(object);
         next.put(object.clone());
         match &object.detail {
@@ -215,7 +260,8 @@ impl Coordinator {
             match find(next, kind, name) {
                 Ok(object) => ids.push(object.record.id),
                 Err(e) if if_exists && e.sqlstate == "42P01" => {
-                    let message = format!("{} \"{}\" does not exist, skipping", words(kind), name.name);
+                    let message =
+                        format!("{} \"{}\" does not exist, skipping", words(kind), name.name);
                     effects.notices.push(notice("00000", message));
                 }
                 Err(e) => return Err(e),
@@ -224,18 +270,45 @@ impl Coordinator {
         self.drop_ids(ids, cascade, purge, next, effects)
     }
 
-    fn drop_ids(&mut self, ids: Vec<u64>, cascade: bool, purge: bool, next: &mut Catalog, effects: &mut Effects) -> Result<(), SqlError> {
+    fn drop_ids(
+        &mut self,
+        ids: Vec<u64>,
+        cascade: bool,
+        purge: bool,
+        next: &mut Catalog,
+        effects: &mut Effects,
+    ) -> Result<(), SqlError> {
         let dependents = next.dependents_of_all(&ids);
         if !dependents.is_empty() && !cascade {
-            let first = next.get(ids[0]).map_or_else(String::new, |o| format!("{} {}", o.record.kind.words(), o.display_name()));
-            let list: Vec<String> =
-                dependents.iter().map(|o| format!("{} {} depends on it", o.record.kind.words(), o.display_name())).collect();
-            return Err(SqlError::new("2BP01", format!("cannot drop {first} because other objects depend on it"))
-                .detail(list.join("\n"))
-                .hint("Use DROP ... CASCADE to drop the dependent objects too."));
+            let first = next.get(ids[0]).map_or_else(String::new, |o| {
+                format!("{} {}", o.record.kind.words(), o.display_name())
+            });
+            let list: Vec<String> = dependents
+                .iter()
+                .map(|o| {
+                    format!(
+                        "{} {} depends on it",
+                        o.record.kind.words(),
+                        o.display_name()
+                    )
+                })
+                .collect();
+            return Err(SqlError::new(
+                "2BP01",
+                format!("cannot drop {first} because other objects depend on it"),
+            )
+            .detail(list.join("\n"))
+            .hint("Use DROP ... CASCADE to drop the dependent objects too."));
         }
         for object in dependents.iter().rev() {
-            effects.notices.push(notice("00000", format!("drop cascades to {} {}", object.record.kind.words(), object.display_name())));
+            effects.notices.push(notice(
+                "00000",
+                format!(
+                    "drop cascades to {} {}",
+                    object.record.kind.words(),
+                    object.display_name()
+                ),
+            ));
             self.drop_one(object, purge, next, effects);
         }
         for id in ids {
@@ -246,7 +319,13 @@ impl Coordinator {
         Ok(())
     }
 
-    fn drop_one(&mut self, object: &Arc<Object>, purge: bool, next: &mut Catalog, effects: &mut Effects) {
+    fn drop_one(
+        &mut self,
+        object: &Arc<Object>,
+        purge: bool,
+        next: &mut Catalog,
+        effects: &mut Effects,
+    ) {
         let id = object.record.id;
         let ids = object.record.ids.clone();
         next.remove(id);
@@ -269,8 +348,18 @@ impl Coordinator {
                 effects.after.push(Box::new(move |c, _| c.stop_source(id)));
             }
             Detail::MaterializedView { .. } => {
-                effects.drop.extend(ids.states.iter().map(|s| s.id).chain(ids.rows).chain(ids.errors));
-                let dataflow = self.dataflows.iter().find(|(_, o)| matches!(o, Owner::View(v) if *v == id)).map(|(d, _)| *d);
+                effects.drop.extend(
+                    ids.states
+                        .iter()
+                        .map(|s| s.id)
+                        .chain(ids.rows)
+                        .chain(ids.errors),
+                );
+                let dataflow = self
+                    .dataflows
+                    .iter()
+                    .find(|(_, o)| matches!(o, Owner::View(v) if *v == id))
+                    .map(|(d, _)| *d);
                 if let Some(dataflow) = dataflow {
                     self.dataflows.remove(&dataflow);
                     self.runtime.send(Command::Drop(dataflow));
@@ -296,26 +385,57 @@ impl Coordinator {
     fn forget_offsets(&mut self, offsets: Option<u64>, effects: &mut Effects) {
         let Some(source) = offsets else { return };
         match self.env.store.offsets(source) {
-            Ok(entries) => effects.offsets.extend(entries.into_iter().map(|(key, _)| OffsetChange { source, key, value: None })),
+            Ok(entries) => {
+                effects
+                    .offsets
+                    .extend(entries.into_iter().map(|(key, _)| OffsetChange {
+                        source,
+                        key,
+                        value: None,
+                    }))
+            }
             Err(e) => self.failure = Some(format!("offsets can't be read: {e}")),
         }
     }
 
-    fn drop_schema(&mut self, name: &str, if_exists: bool, cascade: bool, next: &mut Catalog, effects: &mut Effects) -> Result<(), SqlError> {
+    fn drop_schema(
+        &mut self,
+        name: &str,
+        if_exists: bool,
+        cascade: bool,
+        next: &mut Catalog,
+        effects: &mut Effects,
+    ) -> Result<(), SqlError> {
         if SYSTEM_SCHEMAS.contains(&name) || name == crate::catalog::DEFAULT_SCHEMA {
-            return Err(SqlError::new("42501", format!("cannot drop schema {name} because it is required by the system")));
+            return Err(SqlError::new(
+                "42501",
+                format!("cannot drop schema {name} because it is required by the system"),
+            ));
         }
         if !next.schemas().contains_key(name) {
             if if_exists {
-                effects.notices.push(notice("00000", format!("schema \"{name}\" does not exist, skipping")));
+                effects.notices.push(notice(
+                    "00000",
+                    format!("schema \"{name}\" does not exist, skipping"),
+                ));
                 return Ok(());
             }
-            return Err(SqlError::new("3F000", format!("schema \"{name}\" does not exist")));
+            return Err(SqlError::new(
+                "3F000",
+                format!("schema \"{name}\" does not exist"),
+            ));
         }
-        let ids: Vec<u64> = next.objects().filter(|o| o.record.schema == name).map(|o| o.record.id).collect();
+        let ids: Vec<u64> = next
+            .objects()
+            .filter(|o| o.record.schema == name)
+            .map(|o| o.record.id)
+            .collect();
         if !ids.is_empty() && !cascade {
-            return Err(SqlError::new("2BP01", format!("cannot drop schema {name} because other objects depend on it"))
-                .hint("Use DROP ... CASCADE to drop the dependent objects too."));
+            return Err(SqlError::new(
+                "2BP01",
+                format!("cannot drop schema {name} because other objects depend on it"),
+            )
+            .hint("Use DROP ... CASCADE to drop the dependent objects too."));
         }
         self.drop_ids(ids, cascade, false, next, effects)?;
         next.schemas_mut().remove(name);
@@ -324,72 +444,152 @@ impl Coordinator {
     }
 }
 
-fn create_schema(name: String, if_not_exists: bool, next: &mut Catalog, effects: &mut Effects) -> Result<(), SqlError> {
+fn create_schema(
+    name: String,
+    if_not_exists: bool,
+    next: &mut Catalog,
+    effects: &mut Effects,
+) -> Result<(), SqlError> {
     if name.starts_with("pg_") {
-        return Err(SqlError::new("42939", format!("unacceptable schema name \"{name}\""))
-            .detail("The prefix \"pg_\" is reserved for system schemas."));
+        return Err(
+            SqlError::new("42939", format!("unacceptable schema name \"{name}\""))
+                .detail("The prefix \"pg_\" is reserved for system schemas."),
+        );
     }
     if next.schemas().contains_key(&name) || SYSTEM_SCHEMAS.contains(&name.as_str()) {
         let message = format!("schema \"{name}\" already exists");
         if if_not_exists {
-            effects.notices.push(notice("42P06", format!("{message}, skipping")));
+            effects
+                .notices
+                .push(notice("42P06", format!("{message}, skipping")));
             return Ok(());
         }
         return Err(SqlError::new("42P06", message));
     }
-    let record = SchemaRecord { id: next.allocate(), comment: None };
+    let record = SchemaRecord {
+        id: next.allocate(),
+        comment: None,
+    };
     effects.changes.push(put(schema_key(&name), &record));
     next.schemas_mut().insert(name, record);
     Ok(())
 }
 
-fn replace_view(old: &Arc<Object>, mut new: Object, next: &mut Catalog, effects: &mut Effects) -> Result<(), SqlError> {
+fn replace_view(
+    old: &Arc<Object>,
+    mut new: Object,
+    next: &mut Catalog,
+    effects: &mut Effects,
+) -> Result<(), SqlError> {
     let kept = old.columns.fields().len() <= new.columns.fields().len()
-        && old.columns.fields().iter().zip(new.columns.fields()).all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
+        && old
+            .columns
+            .fields()
+            .iter()
+            .zip(new.columns.fields())
+            .all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
     if !kept {
-        return Err(SqlError::new("42P16", "cannot change the columns of a view with CREATE OR REPLACE VIEW")
-            .hint("Columns may only be added at the end. Drop the view and create it anew."));
+        return Err(SqlError::new(
+            "42P16",
+            "cannot change the columns of a view with CREATE OR REPLACE VIEW",
+        )
+        .hint("Columns may only be added at the end. Drop the view and create it anew."));
     }
     if !next.dependents(old.record.id).is_empty() {
-        return Err(SqlError::new("2BP01", format!("cannot replace view {} because other objects depend on it", old.display_name()))
-            .hint("What depends on it was built from the old query. Drop it first."));
+        return Err(SqlError::new(
+            "2BP01",
+            format!(
+                "cannot replace view {} because other objects depend on it",
+                old.display_name()
+            ),
+        )
+        .hint("What depends on it was built from the old query. Drop it first."));
     }
     new.record.id = old.record.id;
-    effects.changes.push(put(object_key(new.record.id), &new.record));
+    effects
+        .changes
+        .push(put(object_key(new.record.id), &new.record));
     next.put(Arc::new(new));
     Ok(())
 }
 
 fn table_ids(object: &mut Object, next: &mut Catalog, effects: &mut Effects) {
-    let Detail::Table { primary_key, .. } = &object.detail else { return };
+    let Detail::Table { primary_key, .. } = &object.detail else {
+        return;
+    };
     let rows = ArrangementId(next.allocate());
-    effects.create.push(table_desc(rows, &object.columns, primary_key));
-    object.record.ids = Ids { collection: Some(CollectionId(next.allocate())), rows: Some(rows), ..Ids::default() };
+    effects
+        .create
+        .push(table_desc(rows, &object.columns, primary_key));
+    object.record.ids = Ids {
+        collection: Some(CollectionId(next.allocate())),
+        rows: Some(rows),
+        ..Ids::default()
+    };
 }
 
 /// How a table's rows are stored: by key, or as a multiset of whole rows.
-pub fn table_desc(id: ArrangementId, columns: &SchemaRef, primary_key: &[usize]) -> ArrangementDesc {
+pub fn table_desc(
+    id: ArrangementId,
+    columns: &SchemaRef,
+    primary_key: &[usize],
+) -> ArrangementDesc {
     let width = columns.fields().len();
     let order = key_first(primary_key, width);
-    let schema = Arc::new(columns.project(&order).expect("the order names each column once"));
+    let schema = Arc::new(
+        columns
+            .project(&order)
+            .expect("the order names each column once"),
+    );
     if primary_key.is_empty() {
-        ArrangementDesc { id, kind: ArrangementKind::Add, schema, key_columns: width }
+        ArrangementDesc {
+            id,
+            kind: ArrangementKind::Add,
+            schema,
+            key_columns: width,
+        }
     } else {
-        ArrangementDesc { id, kind: ArrangementKind::Last, schema, key_columns: primary_key.len() }
+        ArrangementDesc {
+            id,
+            kind: ArrangementKind::Last,
+            schema,
+            key_columns: primary_key.len(),
+        }
     }
 }
 
-fn source_ids(object: &mut Object, next: &mut Catalog, effects: &mut Effects) -> Result<(), SqlError> {
-    let Detail::Source { persistent_id, .. } = &object.detail else { return Ok(()) };
-    let columns: Vec<String> =
-        object.columns.fields().iter().map(|f| format!("{} {}", f.name(), SqlType::of(f))).collect();
-    let mut record = match persistent_id.as_ref().and_then(|id| next.persistent().get(id)) {
+fn source_ids(
+    object: &mut Object,
+    next: &mut Catalog,
+    effects: &mut Effects,
+) -> Result<(), SqlError> {
+    let Detail::Source { persistent_id, .. } = &object.detail else {
+        return Ok(());
+    };
+    let columns: Vec<String> = object
+        .columns
+        .fields()
+        .iter()
+        .map(|f| format!("{} {}", f.name(), SqlType::of(f)))
+        .collect();
+    let mut record = match persistent_id
+        .as_ref()
+        .and_then(|id| next.persistent().get(id))
+    {
         Some(known) => {
             let persistent_id = persistent_id.as_deref().unwrap_or_default();
-            let user = next.objects().find(|o| o.record.ids.rows == Some(known.rows));
+            let user = next
+                .objects()
+                .find(|o| o.record.ids.rows == Some(known.rows));
             if let Some(user) = user {
-                return Err(SqlError::new("55006", format!("persistent_id '{persistent_id}' is in use by source {}", user.display_name()))
-                    .hint("Each source needs a persistent_id of its own."));
+                return Err(SqlError::new(
+                    "55006",
+                    format!(
+                        "persistent_id '{persistent_id}' is in use by source {}",
+                        user.display_name()
+                    ),
+                )
+                .hint("Each source needs a persistent_id of its own."));
             }
             if known.columns != columns {
                 return Err(SqlError::new("42P16", format!("persistent_id '{persistent_id}' was recorded with other columns"))
@@ -411,7 +611,9 @@ fn source_ids(object: &mut Object, next: &mut Catalog, effects: &mut Effects) ->
                 schema: origin_schema(columns),
                 key_columns: 0,
             };
-            let errors = object.error_columns().expect("a source has an error relation");
+            let errors = object
+                .error_columns()
+                .expect("a source has an error relation");
             effects.create.push(log(record.errors, &errors));
             if persistent_id.is_some() {
                 effects.create.push(log(record.rows, &object.columns));
@@ -435,29 +637,50 @@ fn source_ids(object: &mut Object, next: &mut Catalog, effects: &mut Effects) ->
     Ok(())
 }
 
-fn rename(kind: ObjectKind, name: &Name, if_exists: bool, to: String, next: &mut Catalog, effects: &mut Effects) -> Result<(), SqlError> {
+fn rename(
+    kind: ObjectKind,
+    name: &Name,
+    if_exists: bool,
+    to: String,
+    next: &mut Catalog,
+    effects: &mut Effects,
+) -> Result<(), SqlError> {
     let object = match find(next, kind, name) {
         Err(e) if if_exists && e.sqlstate == "42P01" => {
-            effects.notices.push(notice("00000", format!("relation \"{}\" does not exist, skipping", name.name)));
+            effects.notices.push(notice(
+                "00000",
+                format!("relation \"{}\" does not exist, skipping", name.name),
+            ));
             return Ok(());
         }
         other => other?.clone(),
     };
-    next.free_name(&Name { schema: Some(object.record.schema.clone()), name: to.clone() })?;
+    next.free_name(&Name {
+        schema: Some(object.record.schema.clone()),
+        name: to.clone(),
+    })?;
     let old = object.record.name.clone();
     let mut renamed = Object::clone(&object);
     renamed.record.name = to.clone();
-    effects.changes.push(put(object_key(renamed.record.id), &renamed.record));
+    effects
+        .changes
+        .push(put(object_key(renamed.record.id), &renamed.record));
     // Those who read it keep its name in their SQL text, which is planned again at the next start.
     for dependent in next.dependents(object.record.id) {
         let mut changed = Object::clone(&dependent);
-        let rewrite = |sql: &str| tidemill_planner::names::rename_relation(sql, &object.record.schema, &old, &to);
+        let rewrite = |sql: &str| {
+            tidemill_planner::names::rename_relation(sql, &object.record.schema, &old, &to)
+        };
         changed.record.sql = rewrite(&changed.record.sql)?;
         match &mut changed.detail {
-            Detail::View { query } | Detail::MaterializedView { query, .. } => *query = rewrite(query)?,
+            Detail::View { query } | Detail::MaterializedView { query, .. } => {
+                *query = rewrite(query)?
+            }
             _ => {}
         }
-        effects.changes.push(put(object_key(changed.record.id), &changed.record));
+        effects
+            .changes
+            .push(put(object_key(changed.record.id), &changed.record));
         next.put(Arc::new(changed));
     }
     next.put(Arc::new(renamed));
@@ -474,19 +697,29 @@ fn set_comment(
 ) -> Result<(), SqlError> {
     if kind == ObjectKind::Schema {
         let Some(record) = next.schemas_mut().get_mut(&name.name) else {
-            return Err(SqlError::new("3F000", format!("schema \"{}\" does not exist", name.name)));
+            return Err(SqlError::new(
+                "3F000",
+                format!("schema \"{}\" does not exist", name.name),
+            ));
         };
         record.comment = comment;
         effects.changes.push(put(schema_key(&name.name), record));
         return Ok(());
     }
-    let object = if column.is_some() { find_any(next, name)? } else { find(next, kind, name)? };
+    let object = if column.is_some() {
+        find_any(next, name)?
+    } else {
+        find(next, kind, name)?
+    };
     let mut changed = Object::clone(object);
     match (column, comment) {
         (None, comment) => changed.record.comment = comment,
         (Some(column), comment) => {
             if changed.columns.column_with_name(&column).is_none() {
-                let message = format!("column \"{column}\" of relation \"{}\" does not exist", name.name);
+                let message = format!(
+                    "column \"{column}\" of relation \"{}\" does not exist",
+                    name.name
+                );
                 return Err(SqlError::new("42703", message));
             }
             let comments: &mut BTreeMap<String, String> = &mut changed.record.column_comments;
@@ -496,16 +729,28 @@ fn set_comment(
             };
         }
     }
-    effects.changes.push(put(object_key(changed.record.id), &changed.record));
+    effects
+        .changes
+        .push(put(object_key(changed.record.id), &changed.record));
     next.put(Arc::new(changed));
     Ok(())
 }
 
 /// The object of that name, if it is of that kind.
-pub fn find<'a>(catalog: &'a Catalog, kind: ObjectKind, name: &Name) -> Result<&'a Arc<Object>, SqlError> {
+pub fn find<'a>(
+    catalog: &'a Catalog,
+    kind: ObjectKind,
+    name: &Name,
+) -> Result<&'a Arc<Object>, SqlError> {
     let object = find_any(catalog, name).map_err(|e| match kind {
-        ObjectKind::Table => SqlError { message: format!("table \"{}\" does not exist", name.name), ..e },
-        ObjectKind::View => SqlError { message: format!("view \"{}\" does not exist", name.name), ..e },
+        ObjectKind::Table => SqlError {
+            message: format!("table \"{}\" does not exist", name.name),
+            ..e
+        },
+        ObjectKind::View => SqlError {
+            message: format!("view \"{}\" does not exist", name.name),
+            ..e
+        },
         _ => e,
     })?;
     let right = matches!(
@@ -521,13 +766,24 @@ pub fn find<'a>(catalog: &'a Catalog, kind: ObjectKind, name: &Name) -> Result<&
         return Ok(object);
     }
     let real = object.record.kind.words();
-    Err(SqlError::new("42809", format!("\"{}\" is not a {}", name.name, words(kind)))
-        .hint(format!("Use DROP {} to remove a {real}.", real.to_uppercase())))
+    Err(SqlError::new(
+        "42809",
+        format!("\"{}\" is not a {}", name.name, words(kind)),
+    )
+    .hint(format!(
+        "Use DROP {} to remove a {real}.",
+        real.to_uppercase()
+    )))
 }
 
 /// The object of that name, of any kind.
 pub fn find_any<'a>(catalog: &'a Catalog, name: &Name) -> Result<&'a Arc<Object>, SqlError> {
-    catalog.lookup(name).ok_or_else(|| SqlError::new("42P01", format!("relation \"{}\" does not exist", name.name)))
+    catalog.lookup(name).ok_or_else(|| {
+        SqlError::new(
+            "42P01",
+            format!("relation \"{}\" does not exist", name.name),
+        )
+    })
 }
 
 /// The words of SQL for a kind, lower case.
@@ -546,7 +802,12 @@ pub fn words(kind: ObjectKind) -> &'static str {
 
 /// A notice for the client.
 pub fn notice(sqlstate: &'static str, message: String) -> Notice {
-    Notice { severity: "NOTICE", sqlstate, message, hint: None }
+    Notice {
+        severity: "NOTICE",
+        sqlstate,
+        message,
+        hint: None,
+    }
 }
 
 /// Options of CREATE MATERIALIZED VIEW.

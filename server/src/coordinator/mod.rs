@@ -83,7 +83,10 @@ pub enum Message {
     /// A view or a query wants to join.
     Build(Box<BuildRequest>, BuildReply),
     /// Somebody wants the changes of collections from now on.
-    Follow(Vec<CollectionId>, oneshot::Sender<Result<Following, SqlError>>),
+    Follow(
+        Vec<CollectionId>,
+        oneshot::Sender<Result<Following, SqlError>>,
+    ),
     /// A build has caught up as far as it can by itself.
     BuildReady(DataflowId),
     /// A build has taken in everything up to the upper that it was told.
@@ -129,7 +132,10 @@ impl Handle {
     }
 
     /// Sends a message with a reply and waits for it.
-    pub async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<Result<T, SqlError>>) -> Message) -> Result<T, SqlError> {
+    pub async fn ask<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<Result<T, SqlError>>) -> Message,
+    ) -> Result<T, SqlError> {
         let (reply, answer) = oneshot::channel();
         self.send(message(reply));
         answer.await.map_err(|_| shutting_down())?
@@ -138,7 +144,10 @@ impl Handle {
 
 /// The error of everything that was under way when the server stopped.
 pub fn shutting_down() -> SqlError {
-    SqlError::new("57P01", "terminating connection due to administrator command")
+    SqlError::new(
+        "57P01",
+        "terminating connection due to administrator command",
+    )
 }
 
 /// What to do once an epoch is published.
@@ -163,7 +172,10 @@ enum Owner {
     /// A materialized view, by object id.
     View(u64),
     /// A subscription's query; its output and its errors have these collection ids.
-    Query { rows: CollectionId, errors: CollectionId },
+    Query {
+        rows: CollectionId,
+        errors: CollectionId,
+    },
 }
 
 /// The state of the loop. See the module's documentation.
@@ -206,7 +218,10 @@ pub struct Coordinator {
 enum QuietWork {
     Ddl(Ddl, DdlReply),
     Build(Box<BuildRequest>, BuildReply),
-    Follow(Vec<CollectionId>, oneshot::Sender<Result<Following, SqlError>>),
+    Follow(
+        Vec<CollectionId>,
+        oneshot::Sender<Result<Following, SqlError>>,
+    ),
     Join(DataflowId),
 }
 
@@ -284,7 +299,9 @@ impl Coordinator {
             Message::Wake => self.handle.awake.store(false, Ordering::Release),
             Message::Write(request) => self.writes.push_back(request),
             Message::Ddl(ddl, reply) => self.quiet_work.push_back(QuietWork::Ddl(ddl, reply)),
-            Message::Build(request, reply) => self.quiet_work.push_back(QuietWork::Build(request, reply)),
+            Message::Build(request, reply) => {
+                self.quiet_work.push_back(QuietWork::Build(request, reply))
+            }
             Message::Follow(collections, reply) => self.on_follow(collections, reply),
             Message::BuildReady(id) => self.quiet_work.push_back(QuietWork::Join(id)),
             Message::BuildDone(id, result) => self.on_build_done(id, result),
@@ -298,14 +315,27 @@ impl Coordinator {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Done { scope: Scope::Live, epoch, results, .. } => {
-                let mut work = self.computing.take().expect("workers report only epochs that were cut");
+            Event::Done {
+                scope: Scope::Live,
+                epoch,
+                results,
+                ..
+            } => {
+                let mut work = self
+                    .computing
+                    .take()
+                    .expect("workers report only epochs that were cut");
                 assert_eq!(work.epoch, epoch, "workers report epochs in order");
                 work.remaining -= 1;
                 self.collect(&mut work, results);
                 self.computing = Some(work);
             }
-            Event::Done { scope: Scope::Hidden(id), worker, epoch, results } => {
+            Event::Done {
+                scope: Scope::Hidden(id),
+                worker,
+                epoch,
+                results,
+            } => {
                 if let Some(build) = self.builds.get(&id) {
                     build.report(worker, epoch, results);
                 }
@@ -323,7 +353,9 @@ impl Coordinator {
             self.start_commit(work);
         }
         while self.is_quiet() && self.joining.is_none() {
-            let Some(work) = self.quiet_work.pop_front() else { break };
+            let Some(work) = self.quiet_work.pop_front() else {
+                break;
+            };
             self.do_quietly(work);
         }
         if self.computing.is_none() && self.joining.is_none() && self.should_cut() {
@@ -354,7 +386,9 @@ impl Coordinator {
             return TICK;
         }
         let due = self.sources.values().filter_map(RunningSource::due).min();
-        due.map_or(TICK, |at| at.saturating_duration_since(Instant::now()).min(TICK))
+        due.map_or(TICK, |at| {
+            at.saturating_duration_since(Instant::now()).min(TICK)
+        })
     }
 
     /// Moves `upper` on with the clock while nothing is committed.
@@ -372,33 +406,53 @@ impl Coordinator {
             self.clock.reserved(now + RESERVE_MS);
         }
         self.clock.passed(now);
-        self.env.publisher.publish(Published { upper: now, ..published.as_ref().clone() });
+        self.env.publisher.publish(Published {
+            upper: now,
+            ..published.as_ref().clone()
+        });
     }
 
-    fn on_follow(&mut self, collections: Vec<CollectionId>, reply: oneshot::Sender<Result<Following, SqlError>>) {
+    fn on_follow(
+        &mut self,
+        collections: Vec<CollectionId>,
+        reply: oneshot::Sender<Result<Following, SqlError>>,
+    ) {
         if collections.iter().all(|c| self.env.changes.is_followed(*c)) {
             // The changes are already on their way; no need to wait for a quiet moment.
             self.do_follow(collections, reply);
         } else {
-            self.quiet_work.push_back(QuietWork::Follow(collections, reply));
+            self.quiet_work
+                .push_back(QuietWork::Follow(collections, reply));
         }
     }
 
-    fn do_follow(&mut self, collections: Vec<CollectionId>, reply: oneshot::Sender<Result<Following, SqlError>>) {
+    fn do_follow(
+        &mut self,
+        collections: Vec<CollectionId>,
+        reply: oneshot::Sender<Result<Following, SqlError>>,
+    ) {
         let published = self.env.publisher.pin();
-        let followers: Vec<Follower> =
-            collections.iter().map(|c| self.env.changes.follow(*c, published.upper)).collect();
+        let followers: Vec<Follower> = collections
+            .iter()
+            .map(|c| self.env.changes.follow(*c, published.upper))
+            .collect();
         for collection in collections {
             self.demand(collection);
         }
-        let _ = reply.send(Ok(Following { published, followers }));
+        let _ = reply.send(Ok(Following {
+            published,
+            followers,
+        }));
     }
 
     /// Has the dataflow of `collection`, if there is one, give its output deltas from the next epoch on.
     fn demand(&self, collection: CollectionId) {
         for (id, owner) in &self.dataflows {
             let output = match owner {
-                Owner::View(object) => self.catalog.get(*object).and_then(|o| o.record.ids.collection),
+                Owner::View(object) => self
+                    .catalog
+                    .get(*object)
+                    .and_then(|o| o.record.ids.collection),
                 Owner::Query { rows, .. } => Some(*rows),
             };
             if output == Some(collection) {

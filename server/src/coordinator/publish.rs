@@ -11,7 +11,10 @@ impl Coordinator {
     /// The committer has made the epoch in `committing` durable.
     pub(super) fn publish(&mut self, version: StoreVersion) {
         self.env.fail.pass("before_publish");
-        let work = self.committing.take().expect("only a started commit finishes");
+        let work = self
+            .committing
+            .take()
+            .expect("only a started commit finishes");
         assert_eq!(version.epoch(), work.epoch, "commits finish in order");
         for (collection, deltas) in work.deltas {
             self.env.changes.push(collection, work.epoch, deltas);

@@ -19,7 +19,9 @@ use super::build::{LiveReader, output_desc, state_descs};
 use super::clock::Clock;
 use super::tables::WriteLog;
 use super::{Coordinator, Env, Handle, Message, Owner, SharedRuntime};
-use crate::catalog::record::{NEXT_ID_KEY, PersistentRecord, Record, SchemaRecord, SinkProgress, State};
+use crate::catalog::record::{
+    NEXT_ID_KEY, PersistentRecord, Record, SchemaRecord, SinkProgress, State,
+};
 use crate::catalog::{Catalog, Detail, Object};
 use crate::changes::ChangeLog;
 use crate::define::Definer;
@@ -95,7 +97,10 @@ pub fn recover(
     let catalog = Arc::new(catalog);
     let clock = Clock::new(store.reserved_upper());
     let published = Published {
-        upper: store.epoch().map_or(0, |e| e + 1).max(store.reserved_upper()),
+        upper: store
+            .epoch()
+            .map_or(0, |e| e + 1)
+            .max(store.reserved_upper()),
         store: store.version(),
         catalog: catalog.clone(),
     };
@@ -111,7 +116,11 @@ pub fn recover(
     });
     let (sender, messages) = crossbeam_channel::unbounded();
     let (events_in, events) = crossbeam_channel::unbounded();
-    let handle = Handle { sender: sender.clone(), awake: Arc::new(AtomicBool::new(false)), env: env.clone() };
+    let handle = Handle {
+        sender: sender.clone(),
+        awake: Arc::new(AtomicBool::new(false)),
+        env: env.clone(),
+    };
     let runtime = Runtime::start(
         RuntimeOptions {
             workers: options.workers,
@@ -156,7 +165,10 @@ pub fn recover(
     Ok((coordinator, handle))
 }
 
-fn start_committer(store: Arc<Store>, replies: Sender<Message>) -> Result<Sender<Commit>, RecoverError> {
+fn start_committer(
+    store: Arc<Store>,
+    replies: Sender<Message>,
+) -> Result<Sender<Commit>, RecoverError> {
     let (commits, jobs) = crossbeam_channel::unbounded::<Commit>();
     std::thread::Builder::new()
         .name("committer".into())
@@ -174,11 +186,20 @@ fn start_committer(store: Arc<Store>, replies: Sender<Message>) -> Result<Sender
 }
 
 fn read_catalog(store: &Store) -> Result<Stored, RecoverError> {
-    let mut stored = Stored { catalog: Catalog::new(), records: vec![], sinks: BTreeMap::new() };
+    let mut stored = Stored {
+        catalog: Catalog::new(),
+        records: vec![],
+        sinks: BTreeMap::new(),
+    };
     for (key, value) in store.catalog()? {
-        let row = |e: serde_json::Error| RecoverError::Row { key: key.clone(), reason: e.to_string() };
+        let row = |e: serde_json::Error| RecoverError::Row {
+            key: key.clone(),
+            reason: e.to_string(),
+        };
         match key.split_once('/') {
-            Some(("object", _)) => stored.records.push(serde_json::from_value::<Record>(value).map_err(row)?),
+            Some(("object", _)) => stored
+                .records
+                .push(serde_json::from_value::<Record>(value).map_err(row)?),
             Some(("schema", name)) => {
                 let record: SchemaRecord = serde_json::from_value(value).map_err(row)?;
                 stored.catalog.schemas_mut().insert(name.into(), record);
@@ -189,14 +210,25 @@ fn read_catalog(store: &Store) -> Result<Stored, RecoverError> {
             }
             Some(("sink", id)) => {
                 let progress: SinkProgress = serde_json::from_value(value).map_err(row)?;
-                let id = id.parse().map_err(|_| RecoverError::Row { key: key.clone(), reason: "no number".into() })?;
+                let id = id.parse().map_err(|_| RecoverError::Row {
+                    key: key.clone(),
+                    reason: "no number".into(),
+                })?;
                 stored.sinks.insert(id, progress);
             }
             _ if key == NEXT_ID_KEY => {
-                let id = value.as_u64().ok_or(RecoverError::Row { key: key.clone(), reason: "no number".into() })?;
+                let id = value.as_u64().ok_or(RecoverError::Row {
+                    key: key.clone(),
+                    reason: "no number".into(),
+                })?;
                 stored.catalog.set_next_id(id);
             }
-            _ => return Err(RecoverError::Row { key, reason: "unknown kind of row; written by a newer version?".into() }),
+            _ => {
+                return Err(RecoverError::Row {
+                    key,
+                    reason: "unknown kind of row; written by a newer version?".into(),
+                });
+            }
         }
     }
     stored.records.sort_by_key(|r| r.id);
@@ -220,8 +252,15 @@ fn derive_objects(
         let Some(statement) = parsed.into_iter().next() else {
             return Err(failed(SqlError::internal("no statement is stored")));
         };
-        let definer = Definer { catalog: Arc::new(catalog.clone()), system: system.clone(), planner, session: &session };
-        let mut object = definer.object(&statement.statement, &record.sql).map_err(failed)?;
+        let definer = Definer {
+            catalog: Arc::new(catalog.clone()),
+            system: system.clone(),
+            planner,
+            session: &session,
+        };
+        let mut object = definer
+            .object(&statement.statement, &record.sql)
+            .map_err(failed)?;
         object.record = record;
         check_fingerprints(&object)?;
         catalog.put(Arc::new(object));
@@ -230,16 +269,33 @@ fn derive_objects(
 }
 
 fn check_fingerprints(object: &Object) -> Result<(), RecoverError> {
-    let Detail::MaterializedView { plan, output, .. } = &object.detail else { return Ok(()) };
+    let Detail::MaterializedView { plan, output, .. } = &object.detail else {
+        return Ok(());
+    };
     let ids = &object.record.ids;
-    let planned: Vec<String> = plan.arrangements().into_iter().map(|s| s.fingerprint).collect();
+    let planned: Vec<String> = plan
+        .arrangements()
+        .into_iter()
+        .map(|s| s.fingerprint)
+        .collect();
     let stored: Vec<&String> = ids.states.iter().map(|s: &State| &s.fingerprint).collect();
-    let same = planned.iter().collect::<Vec<_>>() == stored && matches!(output, OutputStorage::Own) == ids.rows.is_some();
-    if same { Ok(()) } else { Err(RecoverError::Fingerprint { name: object.display_name() }) }
+    let same = planned.iter().collect::<Vec<_>>() == stored
+        && matches!(output, OutputStorage::Own) == ids.rows.is_some();
+    if same {
+        Ok(())
+    } else {
+        Err(RecoverError::Fingerprint {
+            name: object.display_name(),
+        })
+    }
 }
 
 impl Coordinator {
-    fn resume(&mut self, catalog: &Arc<Catalog>, sinks: BTreeMap<u64, SinkProgress>) -> Result<(), RecoverError> {
+    fn resume(
+        &mut self,
+        catalog: &Arc<Catalog>,
+        sinks: BTreeMap<u64, SinkProgress>,
+    ) -> Result<(), RecoverError> {
         for object in catalog.objects() {
             if let Detail::MaterializedView { .. } = object.detail {
                 self.resume_view(object);
@@ -262,20 +318,29 @@ impl Coordinator {
     }
 
     fn resume_view(&mut self, object: &Arc<Object>) {
-        let Detail::MaterializedView { plan, .. } = &object.detail else { return };
+        let Detail::MaterializedView { plan, .. } = &object.detail else {
+            return;
+        };
         let ids = &object.record.ids;
         let id = DataflowId(self.next_dataflow);
         self.next_dataflow += 1;
         let handle = |desc: ArrangementDesc| StateHandle {
-            reader: Some(LiveReader::new(self.env.store.clone(), desc.id, false) as Arc<dyn StateReader>),
+            reader: Some(
+                LiveReader::new(self.env.store.clone(), desc.id, false) as Arc<dyn StateReader>
+            ),
             desc,
         };
         let install = Install {
             id,
             plan: plan.clone(),
-            states: state_descs(plan, &ids.states).into_iter().map(handle).collect(),
+            states: state_descs(plan, &ids.states)
+                .into_iter()
+                .map(handle)
+                .collect(),
             collection: ids.collection,
-            output_state: ids.rows.map(|rows| handle(output_desc(rows, &object.columns))),
+            output_state: ids
+                .rows
+                .map(|rows| handle(output_desc(rows, &object.columns))),
             fresh: false,
             scope: Scope::Live,
             demand: false,
@@ -284,4 +349,3 @@ impl Coordinator {
         self.runtime.send(Command::Install(Arc::new(install)));
     }
 }
-

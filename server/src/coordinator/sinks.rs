@@ -43,14 +43,22 @@ impl RunningSink {
 }
 
 /// Opens a sink's file as its options say.
-pub fn open_file(options: &BTreeMap<String, String>, object: &Object, resume: Option<u64>) -> Result<FileSink, SqlError> {
+pub fn open_file(
+    options: &BTreeMap<String, String>,
+    object: &Object,
+    resume: Option<u64>,
+) -> Result<FileSink, SqlError> {
     let mut options = options.clone();
     if options.remove("connector").as_deref() != Some("files") {
-        return Err(SqlError::new("22023", "a sink needs the option connector = 'files'")
-            .hint("Write WITH (connector = 'files', path = '…', format = 'jsonl' | 'csv')."));
+        return Err(
+            SqlError::new("22023", "a sink needs the option connector = 'files'")
+                .hint("Write WITH (connector = 'files', path = '…', format = 'jsonl' | 'csv')."),
+        );
     }
     let (path, format) = SinkFormat::parse(&options).map_err(connector_error)?;
-    format.check_columns(&object.columns).map_err(connector_error)?;
+    format
+        .check_columns(&object.columns)
+        .map_err(connector_error)?;
     FileSink::open(&path, format, object.columns.clone(), resume).map_err(connector_error)
 }
 
@@ -66,14 +74,27 @@ pub fn connector_error(e: tidemill_connectors::ConnectorError) -> SqlError {
 
 impl Coordinator {
     /// Starts a sink's writer. `file` is open when the sink is new; after a restart it is resumed here.
-    pub(super) fn start_sink(&mut self, sink: &Object, file: Option<FileSink>, progress: Option<SinkProgress>) {
-        let Detail::Sink { from, options } = &sink.detail else { return };
-        let Some(object) = self.catalog.get(*from).cloned() else { return };
+    pub(super) fn start_sink(
+        &mut self,
+        sink: &Object,
+        file: Option<FileSink>,
+        progress: Option<SinkProgress>,
+    ) {
+        let Detail::Sink { from, options } = &sink.detail else {
+            return;
+        };
+        let Some(object) = self.catalog.get(*from).cloned() else {
+            return;
+        };
         let id = sink.record.id;
         let name = sink.display_name();
         let file = match file {
             Some(file) => Ok(file),
-            None => open_file(options, &object, Some(progress.as_ref().map_or(0, |p| p.length))),
+            None => open_file(
+                options,
+                &object,
+                Some(progress.as_ref().map_or(0, |p| p.length)),
+            ),
         };
         let file = match file {
             Ok(file) => file,
@@ -82,23 +103,38 @@ impl Coordinator {
                 self.env.status.sink_failed(id, e.to_string());
                 // History is held for it: it goes on where it stopped once the file is back and the server restarts.
                 if let Some(progress) = progress {
-                    self.sinks.insert(id, RunningSink::idle(*from, progress.epoch));
+                    self.sinks
+                        .insert(id, RunningSink::idle(*from, progress.epoch));
                 }
                 return;
             }
         };
-        let collection = object.record.ids.collection.expect("a sink follows a collection");
+        let collection = object
+            .record
+            .ids
+            .collection
+            .expect("a sink follows a collection");
         let published = self.env.publisher.pin();
         self.demand(collection);
         let followers = ChangeFeed::collections(&published.catalog, collection)
             .into_iter()
             .map(|c| self.env.changes.follow(c, published.upper))
             .collect();
-        let following = Following { published: published.clone(), followers };
+        let following = Following {
+            published: published.clone(),
+            followers,
+        };
         let start = progress.as_ref().map(|p| p.epoch);
         let stop = Arc::new(AtomicBool::new(false));
         let (wake, woken) = watch::channel(());
-        let writer = Writer { id, name: name.clone(), file, handle: self.handle.clone(), stop: stop.clone(), woken };
+        let writer = Writer {
+            id,
+            name: name.clone(),
+            file,
+            handle: self.handle.clone(),
+            stop: stop.clone(),
+            woken,
+        };
         let thread = std::thread::Builder::new()
             .name(format!("sink {name}"))
             .spawn(move || writer.run(collection, following, start));
@@ -106,27 +142,45 @@ impl Coordinator {
             Ok(thread) => {
                 let written = start.unwrap_or(published.now());
                 self.env.status.sink_started(id);
-                self.sinks.insert(id, RunningSink { from: *from, written, stop, wake, thread: Some(thread) });
+                self.sinks.insert(
+                    id,
+                    RunningSink {
+                        from: *from,
+                        written,
+                        stop,
+                        wake,
+                        thread: Some(thread),
+                    },
+                );
             }
             Err(e) => self.failure = Some(format!("no thread for the sink {name}: {e}")),
         }
     }
 
     pub(super) fn on_sink_progress(&mut self, id: u64, progress: SinkProgress) {
-        let Some(sink) = self.sinks.get_mut(&id) else { return };
+        let Some(sink) = self.sinks.get_mut(&id) else {
+            return;
+        };
         sink.written = progress.epoch;
         self.env.status.sink_progress(id, &progress);
         let change = put(sink_key(id), &progress);
         self.riding.retain(|(key, _)| *key != change.0);
         self.riding.push(change);
-        self.riding_since.get_or_insert_with(std::time::Instant::now);
+        self.riding_since
+            .get_or_insert_with(std::time::Instant::now);
     }
 }
 
 impl RunningSink {
     fn idle(from: u64, written: Epoch) -> Self {
         let (wake, _) = watch::channel(());
-        RunningSink { from, written, stop: Arc::new(AtomicBool::new(false)), wake, thread: None }
+        RunningSink {
+            from,
+            written,
+            stop: Arc::new(AtomicBool::new(false)),
+            wake,
+            thread: None,
+        }
     }
 }
 
@@ -170,7 +224,12 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, feed: &mut ChangeFeed, items: Vec<FeedItem>, paused: &mut Vec<Delta>) -> Result<(), String> {
+    fn write(
+        &mut self,
+        feed: &mut ChangeFeed,
+        items: Vec<FeedItem>,
+        paused: &mut Vec<Delta>,
+    ) -> Result<(), String> {
         let mut last = None;
         for item in items {
             match item {
@@ -198,7 +257,10 @@ impl Writer {
         }
         if let Some(epoch) = last {
             let length = self.file.sync().map_err(|e| e.to_string())?;
-            self.handle.send(Message::SinkProgress(self.id, SinkProgress { epoch, length }));
+            self.handle.send(Message::SinkProgress(
+                self.id,
+                SinkProgress { epoch, length },
+            ));
         }
         Ok(())
     }

@@ -36,16 +36,24 @@ impl Pace {
     pub fn parse(options: &tidemill_planner::ast::Options) -> Result<Pace, SqlError> {
         let commit_interval = match options.get("commit_interval") {
             None => COMMIT_INTERVAL_DEFAULT,
-            Some(text) => Duration::from_millis(duration_ms("commit_interval", text)?.max(0) as u64),
+            Some(text) => {
+                Duration::from_millis(duration_ms("commit_interval", text)?.max(0) as u64)
+            }
         };
         let epoch_rows_max = match options.get("epoch_rows_max") {
             None => EPOCH_ROWS_MAX_DEFAULT,
             Some(text) => text.trim().parse().ok().filter(|n| *n > 0).ok_or_else(|| {
-                SqlError::new("22023", format!("invalid value for option \"epoch_rows_max\": \"{text}\""))
-                    .hint("Write a number of rows, at least 1.")
+                SqlError::new(
+                    "22023",
+                    format!("invalid value for option \"epoch_rows_max\": \"{text}\""),
+                )
+                .hint("Write a number of rows, at least 1.")
             })?,
         };
-        Ok(Pace { commit_interval, epoch_rows_max })
+        Ok(Pace {
+            commit_interval,
+            epoch_rows_max,
+        })
     }
 }
 
@@ -68,7 +76,11 @@ impl RunningSource {
         let oldest = self.receiver.oldest()?;
         let full = self.receiver.pending_rows() >= self.pace.epoch_rows_max
             || self.receiver.pending_bytes() >= QUEUE_BYTES_MAX / 2;
-        Some(if full { oldest } else { oldest + self.pace.commit_interval })
+        Some(if full {
+            oldest
+        } else {
+            oldest + self.pace.commit_interval
+        })
     }
 
     /// Batches for one epoch. A batch that retracts comes alone in front of an epoch in which `may_retract` holds.
@@ -112,7 +124,14 @@ impl Drop for RunningSource {
 
 /// What the connector needs to know of a source.
 pub fn source_spec(object: &Object) -> Option<SourceSpec> {
-    let Detail::Source { options, persistent_id, .. } = &object.detail else { return None };
+    let Detail::Source {
+        options,
+        persistent_id,
+        ..
+    } = &object.detail
+    else {
+        return None;
+    };
     let mut options = options.clone();
     // `epoch_rows_max` stays: the reader cuts its batches so that epochs of that size are exact.
     options.remove("commit_interval");
@@ -129,9 +148,11 @@ impl Coordinator {
     /// Starts a source's reader at its committed offsets.
     pub(super) fn start_source(&mut self, object: &Object) -> Result<(), String> {
         let name = object.display_name();
-        let (Detail::Source { options, .. }, Some(spec), Some(offsets)) =
-            (&object.detail, source_spec(object), object.record.ids.offsets)
-        else {
+        let (Detail::Source { options, .. }, Some(spec), Some(offsets)) = (
+            &object.detail,
+            source_spec(object),
+            object.record.ids.offsets,
+        ) else {
             return Err(format!("{name} is not a source"));
         };
         let pace = Pace::parse(options).map_err(|e| e.to_string())?;
@@ -140,7 +161,9 @@ impl Coordinator {
             Ok(source) => source,
             Err(e) => {
                 tracing::warn!(source = %name, error = %e, "the source can't be opened");
-                self.env.status.source_failed(object.record.id, e.to_string());
+                self.env
+                    .status
+                    .source_failed(object.record.id, e.to_string());
                 return Ok(());
             }
         };
@@ -148,9 +171,10 @@ impl Coordinator {
         let (sender, receiver) = channel(QUEUE_BYTES_MAX, wake);
         let stop = StopSignal::new();
         let thread = {
-            let (stop, name) = (stop.clone(), name.clone());
+            let stop = stop.clone();
+            let (title, name) = (format!("source {name}"), name.clone());
             std::thread::Builder::new()
-                .name(format!("source {name}"))
+                .name(title)
                 .spawn(move || {
                     sender.stop_with(&stop);
                     let result = source.run(sender.clone(), stop);
@@ -159,11 +183,19 @@ impl Coordinator {
                     }
                     sender.ended(&result);
                 })
-                .map_err(|e| format!("no thread for the source {name}: {e}"))?
+                .map_err(|e| format!("no thread for a source: {e}"))?
         };
         let receiver = Arc::new(receiver);
-        self.env.status.source_started(object.record.id, receiver.clone());
-        let running = RunningSource { pace, receiver, stop, thread: Some(thread), held: None };
+        self.env
+            .status
+            .source_started(object.record.id, receiver.clone());
+        let running = RunningSource {
+            pace,
+            receiver,
+            stop,
+            thread: Some(thread),
+            held: None,
+        };
         self.sources.insert(object.record.id, running);
         Ok(())
     }

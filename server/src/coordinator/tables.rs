@@ -49,18 +49,32 @@ impl WriteLog {
             self.keys.clear();
             self.forgotten = epoch - 1;
         }
-        self.keys.extend(hashes.iter().map(|h| ((table, *h), epoch)));
+        self.keys
+            .extend(hashes.iter().map(|h| ((table, *h), epoch)));
     }
 
-    fn conflicts(&self, request: &WriteRequest, tables_below: impl Fn(CollectionId) -> Vec<CollectionId>) -> bool {
-        let changed = |table: &CollectionId| self.tables.get(table).is_some_and(|e| *e > request.read_at);
-        let whole = request.reads.collections.iter().flat_map(|c| tables_below(*c)).any(|t| changed(&t));
+    fn conflicts(
+        &self,
+        request: &WriteRequest,
+        tables_below: impl Fn(CollectionId) -> Vec<CollectionId>,
+    ) -> bool {
+        let changed =
+            |table: &CollectionId| self.tables.get(table).is_some_and(|e| *e > request.read_at);
+        let whole = request
+            .reads
+            .collections
+            .iter()
+            .flat_map(|c| tables_below(*c))
+            .any(|t| changed(&t));
         let keys = request.reads.keys.iter().any(|(collection, hash)| {
             tables_below(*collection).iter().any(|table| {
                 changed(table)
                     && (table != collection
                         || request.read_at <= self.forgotten
-                        || self.keys.get(&(*table, *hash)).is_some_and(|e| *e > request.read_at))
+                        || self
+                            .keys
+                            .get(&(*table, *hash))
+                            .is_some_and(|e| *e > request.read_at))
             })
         });
         whole || keys
@@ -107,7 +121,12 @@ impl Coordinator {
         }
     }
 
-    fn accept(&mut self, request: &WriteRequest, states: &mut HashMap<CollectionId, TableState>, epoch: Epoch) -> Result<(), SqlError> {
+    fn accept(
+        &mut self,
+        request: &WriteRequest,
+        states: &mut HashMap<CollectionId, TableState>,
+        epoch: Epoch,
+    ) -> Result<(), SqlError> {
         let catalog = self.catalog.clone();
         let below = |collection: CollectionId| tables_below(&catalog, collection);
         if self.write_log.conflicts(request, below) {
@@ -119,7 +138,10 @@ impl Coordinator {
                 let Some((object, _)) = catalog.by_collection(*collection) else {
                     return Err(SqlError::new("42P01", "the table was dropped meanwhile"));
                 };
-                states.insert(*collection, TableState::new(object.clone(), self.env.store.version()));
+                states.insert(
+                    *collection,
+                    TableState::new(object.clone(), self.env.store.version()),
+                );
             }
             let state = &states[collection];
             let (stored, hashes) = state.stored_form(delta)?;
@@ -135,28 +157,65 @@ impl Coordinator {
         Ok(())
     }
 
-    fn apply_table(&mut self, collection: CollectionId, state: TableState, work: &mut EpochWork) -> Result<(), SqlError> {
-        let Some(first) = state.accepted.first() else { return Ok(()) };
+    fn apply_table(
+        &mut self,
+        collection: CollectionId,
+        state: TableState,
+        work: &mut EpochWork,
+    ) -> Result<(), SqlError> {
+        let Some(first) = state.accepted.first() else {
+            return Ok(());
+        };
         let stored = consolidate(&first.schema(), &state.accepted);
         if stored.is_empty() {
             return Ok(());
         }
-        let rows = state.object.record.ids.rows.ok_or_else(|| SqlError::internal("a table has rows"))?;
+        let rows = state
+            .object
+            .record
+            .ids
+            .rows
+            .ok_or_else(|| SqlError::internal("a table has rows"))?;
         let change = if state.key_columns == 0 {
             stored.clone()
         } else {
             // `Last`: one entry per key. An insertion sets the value; a retraction alone deletes the key.
             let hashes = state.hashes(&stored.rows);
-            let set: HashSet<u64> = (0..stored.len()).filter(|r| stored.diffs.get(*r) > 0).map(|r| hashes[r]).collect();
-            let keep = (0..stored.len()).filter(|r| stored.diffs.get(*r) > 0 || !set.contains(&hashes[*r]));
-            stored.take(&UInt32Array::from_iter_values(keep.map(|r| r as u32))).map_err(arrow_error)?
+            let set: HashSet<u64> = (0..stored.len())
+                .filter(|r| stored.diffs.get(*r) > 0)
+                .map(|r| hashes[r])
+                .collect();
+            let keep = (0..stored.len())
+                .filter(|r| stored.diffs.get(*r) > 0 || !set.contains(&hashes[*r]));
+            stored
+                .take(&UInt32Array::from_iter_values(keep.map(|r| r as u32)))
+                .map_err(arrow_error)?
         };
-        work.commit.changes.push(ArrangementChange { arrangement: rows, hashes: vec![], delta: change });
+        work.commit.changes.push(ArrangementChange {
+            arrangement: rows,
+            hashes: vec![],
+            delta: change,
+        });
         let mut back = vec![0; state.order.len()];
-        state.order.iter().enumerate().for_each(|(stored, column)| back[*column] = stored);
-        let columns: Vec<ArrayRef> = back.iter().map(|c| stored.rows.column(*c).clone()).collect();
-        let rows = RecordBatch::try_new(state.object.columns.clone(), columns).map_err(arrow_error)?;
-        self.feed(collection, Delta { rows, diffs: stored.diffs }, work);
+        state
+            .order
+            .iter()
+            .enumerate()
+            .for_each(|(stored, column)| back[*column] = stored);
+        let columns: Vec<ArrayRef> = back
+            .iter()
+            .map(|c| stored.rows.column(*c).clone())
+            .collect();
+        let rows =
+            RecordBatch::try_new(state.object.columns.clone(), columns).map_err(arrow_error)?;
+        self.feed(
+            collection,
+            Delta {
+                rows,
+                diffs: stored.diffs,
+            },
+            work,
+        );
         Ok(())
     }
 }
@@ -168,18 +227,35 @@ impl TableState {
             _ => vec![],
         };
         let order = key_first(&primary_key, object.columns.fields().len());
-        TableState { object, version, order, key_columns: primary_key.len(), accepted: vec![], touched: HashSet::new() }
+        TableState {
+            object,
+            version,
+            order,
+            key_columns: primary_key.len(),
+            accepted: vec![],
+            touched: HashSet::new(),
+        }
     }
 
     /// The delta with the key's columns first, and the hash of each row's key (all columns, without a key).
     fn stored_form(&self, delta: &Delta) -> Result<(Delta, Vec<u64>), SqlError> {
         let rows = delta.rows.project(&self.order).map_err(arrow_error)?;
         let hashes = self.hashes(&rows);
-        Ok((Delta { rows, diffs: delta.diffs.clone() }, hashes))
+        Ok((
+            Delta {
+                rows,
+                diffs: delta.diffs.clone(),
+            },
+            hashes,
+        ))
     }
 
     fn hashes(&self, rows: &RecordBatch) -> Vec<u64> {
-        let width = if self.key_columns == 0 { rows.num_columns() } else { self.key_columns };
+        let width = if self.key_columns == 0 {
+            rows.num_columns()
+        } else {
+            self.key_columns
+        };
         hash_columns(&rows.columns()[..width], rows.num_rows())
     }
 
@@ -197,8 +273,14 @@ impl TableState {
             return Err(conflict());
         }
         if self.key_columns > 0 {
-            let keys = after.rows.project(&(0..self.key_columns).collect::<Vec<_>>()).map_err(arrow_error)?;
-            let keys = Delta { rows: keys, diffs: after.diffs.clone() };
+            let keys = after
+                .rows
+                .project(&(0..self.key_columns).collect::<Vec<_>>())
+                .map_err(arrow_error)?;
+            let keys = Delta {
+                rows: keys,
+                diffs: after.diffs.clone(),
+            };
             let counted = consolidate(&keys.schema(), &[keys]);
             if let Some(row) = (0..counted.len()).find(|r| counted.diffs.get(*r) > 1) {
                 return Err(self.duplicate(&counted.rows, row));
@@ -216,8 +298,12 @@ impl TableState {
         let rows = self.object.record.ids.rows;
         if let Some(version) = rows.and_then(|id| self.version.arrangement(id)) {
             for run in version.get_many(&wanted).map_err(store_error)? {
-                let rows = RecordBatch::try_new(like.schema(), run.rows.columns().to_vec()).map_err(arrow_error)?;
-                out.push(Delta { rows, diffs: run.diffs.to_vec().into() });
+                let rows = RecordBatch::try_new(like.schema(), run.rows.columns().to_vec())
+                    .map_err(arrow_error)?;
+                out.push(Delta {
+                    rows,
+                    diffs: run.diffs.to_vec().into(),
+                });
             }
         }
         if wanted.iter().any(|h| self.touched.contains(h)) {
@@ -226,33 +312,55 @@ impl TableState {
                 let hashes = self.hashes(&delta.rows);
                 let mask = hashes.iter().map(|h| Some(set.contains(h))).collect();
                 let same = delta.filter(&mask).map_err(arrow_error)?;
-                let rows = RecordBatch::try_new(like.schema(), same.rows.columns().to_vec()).map_err(arrow_error)?;
-                out.push(Delta { rows, diffs: same.diffs });
+                let rows = RecordBatch::try_new(like.schema(), same.rows.columns().to_vec())
+                    .map_err(arrow_error)?;
+                out.push(Delta {
+                    rows,
+                    diffs: same.diffs,
+                });
             }
         }
         Ok(out)
     }
 
     fn duplicate(&self, keys: &RecordBatch, row: usize) -> SqlError {
-        let names: Vec<&str> = keys.schema_ref().fields().iter().map(|f| f.name().as_str()).collect();
+        let names: Vec<&str> = keys
+            .schema_ref()
+            .fields()
+            .iter()
+            .map(|f| f.name().as_str())
+            .collect();
         let values: Vec<String> = keys
             .columns()
             .iter()
-            .map(|c| ScalarValue::try_from_array(c, row).map_or_else(|_| "?".into(), |v| v.to_string()))
+            .map(|c| {
+                ScalarValue::try_from_array(c, row).map_or_else(|_| "?".into(), |v| v.to_string())
+            })
             .collect();
         let name = &self.object.record.name;
-        SqlError::new("23505", format!("duplicate key value violates unique constraint \"{name}_pkey\""))
-            .detail(format!("Key ({})=({}) already exists.", names.join(", "), values.join(", ")))
+        SqlError::new(
+            "23505",
+            format!("duplicate key value violates unique constraint \"{name}_pkey\""),
+        )
+        .detail(format!(
+            "Key ({})=({}) already exists.",
+            names.join(", "),
+            values.join(", ")
+        ))
     }
 }
 
 /// The tables that a collection's contents depend on; for a table, itself.
 fn tables_below(catalog: &crate::catalog::Catalog, collection: CollectionId) -> Vec<CollectionId> {
-    let Some((object, _)) = catalog.by_collection(collection) else { return vec![] };
+    let Some((object, _)) = catalog.by_collection(collection) else {
+        return vec![];
+    };
     let mut out = Vec::new();
     let mut todo = vec![object.record.id];
     while let Some(id) = todo.pop() {
-        let Some(object) = catalog.get(id) else { continue };
+        let Some(object) = catalog.get(id) else {
+            continue;
+        };
         match object.detail {
             Detail::Table { .. } => out.extend(object.record.ids.collection),
             _ => todo.extend(&object.record.depends),
@@ -263,9 +371,12 @@ fn tables_below(catalog: &crate::catalog::Catalog, collection: CollectionId) -> 
 
 /// A transaction can't be placed after what others committed since it read.
 pub fn conflict() -> SqlError {
-    SqlError::new("40001", "could not serialize access due to concurrent update")
-        .detail("What the transaction read or changed was changed by another one that committed first.")
-        .hint("Run the transaction again.")
+    SqlError::new(
+        "40001",
+        "could not serialize access due to concurrent update",
+    )
+    .detail("What the transaction read or changed was changed by another one that committed first.")
+    .hint("Run the transaction again.")
 }
 
 fn arrow_error(e: arrow::error::ArrowError) -> SqlError {
@@ -284,8 +395,13 @@ pub fn check_not_null(object: &Object, rows: &RecordBatch) -> Result<(), SqlErro
             object.record.name
         );
         let nulls = compute::is_null(column).map_err(arrow_error)?;
-        let failing = nulls.iter().position(|n| n == Some(true)).map_or(0, |row| row + 1);
-        return Err(SqlError::new("23502", message).detail(format!("The failing row is number {failing} of the statement.")));
+        let failing = nulls
+            .iter()
+            .position(|n| n == Some(true))
+            .map_or(0, |row| row + 1);
+        return Err(SqlError::new("23502", message).detail(format!(
+            "The failing row is number {failing} of the statement."
+        )));
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures::StreamExt;
+use parking_lot::Mutex;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::CursorSource;
 use tokio::time::{Instant, timeout_at};
@@ -15,10 +16,10 @@ use super::{BatchStream, Response};
 /// How long FETCH waits for more of a subscription once it has something.
 const READY: Duration = Duration::from_millis(2);
 
-/// An open cursor.
+/// An open cursor. The lock is never contended: it only lets a session be shared between threads.
 pub struct Cursor {
     schema: SchemaRef,
-    batches: Option<BatchStream>,
+    batches: Option<Mutex<BatchStream>>,
     /// Rows that were read ahead.
     ahead: Vec<RecordBatch>,
     live: bool,
@@ -33,7 +34,9 @@ impl Cursor {
     /// that nothing is lost if this is cancelled.
     async fn fill(&mut self, count: usize, deadline: Option<Instant>) -> Result<(), SqlError> {
         while self.rows_ahead() < count {
-            let Some(batches) = &mut self.batches else { return Ok(()) };
+            let Some(batches) = self.batches.as_mut().map(Mutex::get_mut) else {
+                return Ok(());
+            };
             let next = match (self.live, deadline) {
                 (false, _) => batches.next().await,
                 (true, Some(deadline)) => match timeout_at(deadline, batches.next()).await {
@@ -78,12 +81,23 @@ impl Cursor {
 }
 
 impl SqlSession {
-    pub(super) async fn declare(&mut self, name: &str, source: &CursorSource) -> Result<Response, SqlError> {
+    pub(super) async fn declare(
+        &mut self,
+        name: &str,
+        source: &CursorSource,
+    ) -> Result<Response, SqlError> {
         if !self.transaction.as_ref().is_some_and(|t| t.explicit) {
-            return Err(SqlError::new("25P01", "DECLARE CURSOR can only be used in transaction blocks").hint("Say BEGIN first."));
+            return Err(SqlError::new(
+                "25P01",
+                "DECLARE CURSOR can only be used in transaction blocks",
+            )
+            .hint("Say BEGIN first."));
         }
         if self.cursors.contains_key(name) {
-            return Err(SqlError::new("42P03", format!("cursor \"{name}\" already exists")));
+            return Err(SqlError::new(
+                "42P03",
+                format!("cursor \"{name}\" already exists"),
+            ));
         }
         let (schema, batches, live) = match source {
             CursorSource::Subscribe(subscribe) => {
@@ -91,19 +105,37 @@ impl SqlSession {
                 (schema, batches, true)
             }
             CursorSource::Query(query) => match self.select(query, None, &[]).await? {
-                Response::Rows { schema, batches, .. } => (schema, batches, false),
+                Response::Rows {
+                    schema, batches, ..
+                } => (schema, batches, false),
                 _ => return Err(SqlError::internal("a query gives rows")),
             },
         };
-        self.cursors.insert(name.into(), Cursor { schema, batches: Some(batches), ahead: vec![], live });
+        self.cursors.insert(
+            name.into(),
+            Cursor {
+                schema,
+                batches: Some(Mutex::new(batches)),
+                ahead: vec![],
+                live,
+            },
+        );
         Ok(Response::Tag("DECLARE CURSOR".into()))
     }
 
     pub(super) fn cursor_schema(&self, name: &str) -> Result<SchemaRef, SqlError> {
-        self.cursors.get(name).map(|c| c.schema.clone()).ok_or_else(|| no_cursor(name))
+        self.cursors
+            .get(name)
+            .map(|c| c.schema.clone())
+            .ok_or_else(|| no_cursor(name))
     }
 
-    pub(super) async fn fetch(&mut self, name: &str, count: Option<u64>, timeout_ms: Option<u64>) -> Result<Response, SqlError> {
+    pub(super) async fn fetch(
+        &mut self,
+        name: &str,
+        count: Option<u64>,
+        timeout_ms: Option<u64>,
+    ) -> Result<Response, SqlError> {
         let cursor = self.cursors.get_mut(name).ok_or_else(|| no_cursor(name))?;
         let count = count.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let deadline = timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms).max(READY));
@@ -111,7 +143,13 @@ impl SqlSession {
         let rows = cursor.take(count);
         let schema = cursor.schema.clone();
         let batches = futures::stream::iter(rows.into_iter().map(Ok)).boxed();
-        Ok(Response::Rows { schema, batches, verb: "FETCH", counted: true, live: false })
+        Ok(Response::Rows {
+            schema,
+            batches,
+            verb: "FETCH",
+            counted: true,
+            live: false,
+        })
     }
 
     pub(super) fn close(&mut self, name: Option<&str>) -> Result<Response, SqlError> {

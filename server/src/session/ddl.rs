@@ -21,7 +21,9 @@ impl SqlSession {
             return Ok(Response::Tag(tag(&parsed.statement)));
         }
         match &parsed.statement {
-            Statement::CreateMaterializedView { .. } => self.create_materialized_view(&published, parsed).await?,
+            Statement::CreateMaterializedView { .. } => {
+                self.create_materialized_view(&published, parsed).await?
+            }
             statement => {
                 let ddl = self.prepare_ddl(&published, statement, &parsed.sql)?;
                 let notices = self.handle.ask(|reply| Message::Ddl(ddl, reply)).await?;
@@ -34,10 +36,15 @@ impl SqlSession {
 
     /// DDL takes effect at once, so it can't be part of a transaction that has read or written something.
     fn leave_snapshot(&mut self) -> Result<(), SqlError> {
-        let Some(transaction) = &mut self.transaction else { return Ok(()) };
+        let Some(transaction) = &mut self.transaction else {
+            return Ok(());
+        };
         if !transaction.is_untouched() {
-            return Err(SqlError::new("25001", "DDL cannot run in a transaction block that has read or written something")
-                .hint("COMMIT first; DDL takes effect at once and is not undone by ROLLBACK."));
+            return Err(SqlError::new(
+                "25001",
+                "DDL cannot run in a transaction block that has read or written something",
+            )
+            .hint("COMMIT first; DDL takes effect at once and is not undone by ROLLBACK."));
         }
         transaction.published = None;
         Ok(())
@@ -46,23 +53,56 @@ impl SqlSession {
     /// IF NOT EXISTS: an object that is there makes the rest of the statement irrelevant.
     fn skips_existing(&mut self, published: &Published, statement: &Statement) -> bool {
         let name = match statement {
-            Statement::CreateTable { name, if_not_exists: true, .. }
-            | Statement::CreateSource { name, if_not_exists: true, .. }
-            | Statement::CreateView { name, if_not_exists: true, .. }
-            | Statement::CreateMaterializedView { name, if_not_exists: true, .. }
-            | Statement::CreateSink { name, if_not_exists: true, .. } => name,
+            Statement::CreateTable {
+                name,
+                if_not_exists: true,
+                ..
+            }
+            | Statement::CreateSource {
+                name,
+                if_not_exists: true,
+                ..
+            }
+            | Statement::CreateView {
+                name,
+                if_not_exists: true,
+                ..
+            }
+            | Statement::CreateMaterializedView {
+                name,
+                if_not_exists: true,
+                ..
+            }
+            | Statement::CreateSink {
+                name,
+                if_not_exists: true,
+                ..
+            } => name,
             _ => return false,
         };
         let exists = published.catalog.lookup(name).is_some();
         if exists {
             let message = format!("relation \"{}\" already exists, skipping", name.name);
-            self.notify(Notice { severity: "NOTICE", sqlstate: "42P07", message, hint: None });
+            self.notify(Notice {
+                severity: "NOTICE",
+                sqlstate: "42P07",
+                message,
+                hint: None,
+            });
         }
         exists
     }
 
-    fn prepare_ddl(&mut self, published: &Published, statement: &Statement, sql: &str) -> Result<Ddl, SqlError> {
-        let create = |object: Object, if_not_exists: bool, or_replace: bool, file: Option<FileSink>| Ddl::Create {
+    fn prepare_ddl(
+        &mut self,
+        published: &Published,
+        statement: &Statement,
+        sql: &str,
+    ) -> Result<Ddl, SqlError> {
+        let create = |object: Object,
+                      if_not_exists: bool,
+                      or_replace: bool,
+                      file: Option<FileSink>| Ddl::Create {
             object: Box::new(object),
             if_not_exists,
             or_replace,
@@ -70,27 +110,58 @@ impl SqlSession {
         };
         let context = self.context();
         Ok(match statement {
-            Statement::CreateSchema { name, if_not_exists } => Ddl::CreateSchema { name: name.clone(), if_not_exists: *if_not_exists },
-            Statement::CreateTable { if_not_exists, .. } => {
-                create(self.definer(published, &context).object(statement, sql)?, *if_not_exists, false, None)
-            }
+            Statement::CreateSchema {
+                name,
+                if_not_exists,
+            } => Ddl::CreateSchema {
+                name: name.clone(),
+                if_not_exists: *if_not_exists,
+            },
+            Statement::CreateTable { if_not_exists, .. } => create(
+                self.definer(published, &context).object(statement, sql)?,
+                *if_not_exists,
+                false,
+                None,
+            ),
             Statement::CreateSource { if_not_exists, .. } => {
                 let object = self.definer(published, &context).object(statement, sql)?;
-                if let Detail::Source { persistent_id: None, .. } = &object.detail {
-                    let message = format!("rows of source \"{}\" are not recorded", object.record.name);
+                if let Detail::Source {
+                    persistent_id: None,
+                    ..
+                } = &object.detail
+                {
+                    let message =
+                        format!("rows of source \"{}\" are not recorded", object.record.name);
                     let hint = "SELECT and views created later read the input again, as long as it is unchanged. \
                                 With persistent_id = '…' rows are recorded and the input may go.";
-                    self.notify(Notice { severity: "NOTICE", sqlstate: "00000", message, hint: Some(hint.into()) });
+                    self.notify(Notice {
+                        severity: "NOTICE",
+                        sqlstate: "00000",
+                        message,
+                        hint: Some(hint.into()),
+                    });
                 }
                 create(object, *if_not_exists, false, None)
             }
-            Statement::CreateView { if_not_exists, or_replace, .. } => {
-                create(self.definer(published, &context).object(statement, sql)?, *if_not_exists, *or_replace, None)
-            }
+            Statement::CreateView {
+                if_not_exists,
+                or_replace,
+                ..
+            } => create(
+                self.definer(published, &context).object(statement, sql)?,
+                *if_not_exists,
+                *or_replace,
+                None,
+            ),
             Statement::CreateSink { if_not_exists, .. } => {
                 let object = self.definer(published, &context).object(statement, sql)?;
-                let Detail::Sink { from, options } = &object.detail else { return Err(SqlError::internal("not a sink")) };
-                let followed = published.catalog.get(*from).ok_or_else(|| SqlError::internal("the relation was found"))?;
+                let Detail::Sink { from, options } = &object.detail else {
+                    return Err(SqlError::internal("not a sink"));
+                };
+                let followed = published
+                    .catalog
+                    .get(*from)
+                    .ok_or_else(|| SqlError::internal("the relation was found"))?;
                 published.catalog.free_name(&tidemill_planner::ast::Name {
                     schema: Some(object.record.schema.clone()),
                     name: object.record.name.clone(),
@@ -102,28 +173,67 @@ impl SqlSession {
                 return Err(SqlError::unsupported("CREATE INDEX is not supported yet")
                     .detail("Tables are indexed by their primary key, aggregating views by their GROUP BY columns."));
             }
-            Statement::Drop { kind, names, if_exists, cascade, purge } => {
-                Ddl::Drop { kind: *kind, names: names.clone(), if_exists: *if_exists, cascade: *cascade, purge: *purge }
-            }
-            Statement::Rename { kind, name, if_exists, to } => {
-                Ddl::Rename { kind: *kind, name: name.clone(), if_exists: *if_exists, to: to.clone() }
-            }
-            Statement::Comment { kind, name, column, comment } => {
-                Ddl::Comment { kind: *kind, name: name.clone(), column: column.clone(), comment: comment.clone() }
-            }
+            Statement::Drop {
+                kind,
+                names,
+                if_exists,
+                cascade,
+                purge,
+            } => Ddl::Drop {
+                kind: *kind,
+                names: names.clone(),
+                if_exists: *if_exists,
+                cascade: *cascade,
+                purge: *purge,
+            },
+            Statement::Rename {
+                kind,
+                name,
+                if_exists,
+                to,
+            } => Ddl::Rename {
+                kind: *kind,
+                name: name.clone(),
+                if_exists: *if_exists,
+                to: to.clone(),
+            },
+            Statement::Comment {
+                kind,
+                name,
+                column,
+                comment,
+            } => Ddl::Comment {
+                kind: *kind,
+                name: name.clone(),
+                column: column.clone(),
+                comment: comment.clone(),
+            },
             _ => return Err(SqlError::internal("not DDL")),
         })
     }
 
-    async fn create_materialized_view(&mut self, published: &Published, parsed: &Parsed) -> Result<(), SqlError> {
+    async fn create_materialized_view(
+        &mut self,
+        published: &Published,
+        parsed: &Parsed,
+    ) -> Result<(), SqlError> {
         let context = self.context();
-        let object = self.definer(published, &context).object(&parsed.statement, &parsed.sql)?;
+        let object = self
+            .definer(published, &context)
+            .object(&parsed.statement, &parsed.sql)?;
         let Detail::MaterializedView { plan, .. } = &object.detail else {
             return Err(SqlError::internal("not a materialized view"));
         };
         let (plan, depends) = (plan.clone(), object.record.depends.clone());
-        let request = Box::new(BuildRequest { target: BuildTarget::View(Box::new(object)), plan, depends });
-        self.handle.ask(|reply| Message::Build(request, reply)).await.map(drop)
+        let request = Box::new(BuildRequest {
+            target: BuildTarget::View(Box::new(object)),
+            plan,
+            depends,
+        });
+        self.handle
+            .ask(|reply| Message::Build(request, reply))
+            .await
+            .map(drop)
     }
 }
 

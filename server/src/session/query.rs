@@ -31,11 +31,24 @@ pub(super) struct Target {
 
 impl SqlSession {
     /// Plans a query against a version.
-    pub(super) fn plan(&self, published: &Arc<Published>, query: &Query, types: &[Option<Field>]) -> Result<QueryPlan, SqlError> {
-        self.handle.env.planner.plan_query(&self.names(published), &self.context(), query, types)
+    pub(super) fn plan(
+        &self,
+        published: &Arc<Published>,
+        query: &Query,
+        types: &[Option<Field>],
+    ) -> Result<QueryPlan, SqlError> {
+        self.handle
+            .env
+            .planner
+            .plan_query(&self.names(published), &self.context(), query, types)
     }
 
-    pub(super) async fn select(&mut self, query: &Query, as_of: Option<&Expr>, params: &[ParamValue]) -> Result<Response, SqlError> {
+    pub(super) async fn select(
+        &mut self,
+        query: &Query,
+        as_of: Option<&Expr>,
+        params: &[ParamValue],
+    ) -> Result<Response, SqlError> {
         let published = self.pin();
         let plan = self.plan(&published, query, &param_types(params))?;
         let plan = bind(plan, params)?;
@@ -44,28 +57,51 @@ impl SqlSession {
         if let Some(expr) = as_of {
             snapshot.at = self.time("AS OF", expr)?;
             if snapshot.at > published.now() {
-                return Err(SqlError::new("22023", format!("time {} is not complete yet", snapshot.at))
-                    .detail(format!("The newest complete time is {}.", published.now())));
+                return Err(SqlError::new(
+                    "22023",
+                    format!("time {} is not complete yet", snapshot.at),
+                )
+                .detail(format!("The newest complete time is {}.", published.now())));
             }
         }
         let batches = plan.execute(Arc::new(snapshot))?;
-        Ok(Response::Rows { schema: plan.columns.clone(), batches, verb: "SELECT", counted: true, live: false })
+        Ok(Response::Rows {
+            schema: plan.columns.clone(),
+            batches,
+            verb: "SELECT",
+            counted: true,
+            live: false,
+        })
     }
 
     /// The value of a time expression such as that of AS OF.
     pub(super) fn time(&self, clause: &str, expr: &Expr) -> Result<Epoch, SqlError> {
         let to = Field::new("time", DataType::Int64, false);
-        let (value, _) = self.handle.env.planner.constant(&self.context(), expr, Some(&to))?;
+        let (value, _) = self
+            .handle
+            .env
+            .planner
+            .constant(&self.context(), expr, Some(&to))?;
         match value {
             ScalarValue::Int64(Some(time)) if time >= 0 => Ok(time),
-            other => Err(SqlError::new("22023", format!("{clause} needs a time, not {other}"))
-                .hint("A time is a number as shown in the column \"time\" of a subscription.")),
+            other => Err(
+                SqlError::new("22023", format!("{clause} needs a time, not {other}"))
+                    .hint("A time is a number as shown in the column \"time\" of a subscription."),
+            ),
         }
     }
 
-    pub(super) fn target(&self, published: &Published, schema: Option<&str>, name: &str) -> Result<Target, SqlError> {
+    pub(super) fn target(
+        &self,
+        published: &Published,
+        schema: Option<&str>,
+        name: &str,
+    ) -> Result<Target, SqlError> {
         let Some(relation) = self.names(published).resolve(schema, name) else {
-            return Err(SqlError::new("42P01", format!("relation \"{name}\" does not exist")));
+            return Err(SqlError::new(
+                "42P01",
+                format!("relation \"{name}\" does not exist"),
+            ));
         };
         if relation.kind != RelationKind::Table {
             let kind = match relation.kind {
@@ -74,56 +110,110 @@ impl SqlSession {
                 RelationKind::MaterializedView => "materialized view",
                 _ => "system relation",
             };
-            return Err(SqlError::new("42809", format!("cannot change {kind} \"{name}\""))
-                .hint("Only tables are written to directly."));
+            return Err(
+                SqlError::new("42809", format!("cannot change {kind} \"{name}\""))
+                    .hint("Only tables are written to directly."),
+            );
         }
-        let object = published.catalog.by_collection(relation.id).map(|(o, _)| o.clone());
+        let object = published
+            .catalog
+            .by_collection(relation.id)
+            .map(|(o, _)| o.clone());
         let object = object.ok_or_else(|| SqlError::internal("a table is in the catalog"))?;
         let defaults = match &object.detail {
             Detail::Table { defaults, .. } => defaults.clone(),
             _ => vec![],
         };
-        Ok(Target { relation, object, defaults })
+        Ok(Target {
+            relation,
+            object,
+            defaults,
+        })
     }
 
-    pub(super) fn write_params(&mut self, statement: &Statement, types: &[Option<Field>]) -> Result<Vec<Field>, SqlError> {
+    pub(super) fn write_params(
+        &mut self,
+        statement: &Statement,
+        types: &[Option<Field>],
+    ) -> Result<Vec<Field>, SqlError> {
         let published = self.pin();
         Ok(self.plan_write(&published, statement, types)?.1.params)
     }
 
-    fn plan_write(&self, published: &Arc<Published>, statement: &Statement, types: &[Option<Field>]) -> Result<(Target, QueryPlan), SqlError> {
-        let (catalog, context, planner) = (self.names(published), self.context(), &self.handle.env.planner);
+    fn plan_write(
+        &self,
+        published: &Arc<Published>,
+        statement: &Statement,
+        types: &[Option<Field>],
+    ) -> Result<(Target, QueryPlan), SqlError> {
+        let (catalog, context, planner) = (
+            self.names(published),
+            self.context(),
+            &self.handle.env.planner,
+        );
         let name = tidemill_planner::names::write_target(statement)?;
         let target = self.target(published, name.schema.as_deref(), &name.name)?;
         let plan = match statement {
-            Statement::Insert(insert) => planner.plan_insert(&catalog, &context, insert, &target.relation, &target.defaults, types)?,
-            Statement::Update(update) => planner.plan_update(&catalog, &context, update, &target.relation, &target.defaults, types)?,
-            Statement::Delete(delete) => planner.plan_delete(&catalog, &context, delete, &target.relation, types)?,
+            Statement::Insert(insert) => planner.plan_insert(
+                &catalog,
+                &context,
+                insert,
+                &target.relation,
+                &target.defaults,
+                types,
+            )?,
+            Statement::Update(update) => planner.plan_update(
+                &catalog,
+                &context,
+                update,
+                &target.relation,
+                &target.defaults,
+                types,
+            )?,
+            Statement::Delete(delete) => {
+                planner.plan_delete(&catalog, &context, delete, &target.relation, types)?
+            }
             _ => return Err(SqlError::internal("not a write")),
         };
         Ok((target, plan))
     }
 
-    pub(super) async fn insert(&mut self, insert: &sqlparser_ast::Insert, params: &[ParamValue]) -> Result<Response, SqlError> {
+    pub(super) async fn insert(
+        &mut self,
+        insert: &sqlparser_ast::Insert,
+        params: &[ParamValue],
+    ) -> Result<Response, SqlError> {
         let statement = Statement::Insert(Box::new(insert.clone()));
         let rows = self.write_statement(&statement, params).await?;
         Ok(Response::Tag(format!("INSERT 0 {rows}")))
     }
 
-    pub(super) async fn update(&mut self, update: &sqlparser_ast::Statement, params: &[ParamValue]) -> Result<Response, SqlError> {
+    pub(super) async fn update(
+        &mut self,
+        update: &sqlparser_ast::Statement,
+        params: &[ParamValue],
+    ) -> Result<Response, SqlError> {
         let statement = Statement::Update(Box::new(update.clone()));
         let rows = self.write_statement(&statement, params).await?;
         Ok(Response::Tag(format!("UPDATE {rows}")))
     }
 
-    pub(super) async fn delete(&mut self, delete: &sqlparser_ast::Delete, params: &[ParamValue]) -> Result<Response, SqlError> {
+    pub(super) async fn delete(
+        &mut self,
+        delete: &sqlparser_ast::Delete,
+        params: &[ParamValue],
+    ) -> Result<Response, SqlError> {
         let statement = Statement::Delete(Box::new(delete.clone()));
         let rows = self.write_statement(&statement, params).await?;
         Ok(Response::Tag(format!("DELETE {rows}")))
     }
 
     /// Runs a write; outside a transaction it is tried again after conflicts. Gives the number of rows.
-    async fn write_statement(&mut self, statement: &Statement, params: &[ParamValue]) -> Result<usize, SqlError> {
+    async fn write_statement(
+        &mut self,
+        statement: &Statement,
+        params: &[ParamValue],
+    ) -> Result<usize, SqlError> {
         self.check_writable(statement)?;
         for _ in 0..RETRIES_MAX {
             match self.try_write(statement, params).await {
@@ -142,22 +232,33 @@ impl SqlSession {
                 Statement::Delete(_) => "DELETE",
                 _ => "TRUNCATE",
             };
-            return Err(SqlError::new("25006", format!("cannot execute {verb} in a read-only transaction")));
+            return Err(SqlError::new(
+                "25006",
+                format!("cannot execute {verb} in a read-only transaction"),
+            ));
         }
         Ok(())
     }
 
-    async fn try_write(&mut self, statement: &Statement, params: &[ParamValue]) -> Result<usize, SqlError> {
+    async fn try_write(
+        &mut self,
+        statement: &Statement,
+        params: &[ParamValue],
+    ) -> Result<usize, SqlError> {
         let published = self.pin();
         let (target, plan) = self.plan_write(&published, statement, &param_types(params))?;
         let plan = bind(plan, params)?;
         self.check_readable(&plan, &published.catalog)?;
         let mut snapshot = self.snapshot(&published);
-        let reads = snapshot.reads.get_or_insert_with(|| Arc::new(Mutex::new(ReadSet::default()))).clone();
+        let reads = snapshot
+            .reads
+            .get_or_insert_with(|| Arc::new(Mutex::new(ReadSet::default())))
+            .clone();
         let batches = self.collect(&plan, snapshot).await?;
         let (delta, rows) = delta_of(statement, &target.object, &batches)?;
         let reads = reads.lock().clone();
-        self.write(target.relation.id, delta, published.now(), reads).await?;
+        self.write(target.relation.id, delta, published.now(), reads)
+            .await?;
         Ok(rows)
     }
 
@@ -168,18 +269,42 @@ impl SqlSession {
                 let published = self.pin();
                 let target = self.target(&published, name.schema.as_deref(), &name.name)?;
                 let snapshot = self.snapshot(&published);
-                let mut deltas: Vec<Delta> = snapshot.deltas(target.relation.id)?.collect::<Result<_, _>>()?;
-                deltas.extend(snapshot.own_writes.get(&target.relation.id).into_iter().flatten().cloned());
-                let all = tidemill_zset::consolidate::consolidate(&target.object.columns, &deltas).negate();
+                let mut deltas: Vec<Delta> = snapshot
+                    .deltas(target.relation.id)?
+                    .collect::<Result<_, _>>()?;
+                deltas.extend(
+                    snapshot
+                        .own_writes
+                        .get(&target.relation.id)
+                        .into_iter()
+                        .flatten()
+                        .cloned(),
+                );
+                let all = tidemill_zset::consolidate::consolidate(&target.object.columns, &deltas)
+                    .negate();
                 let mut reads = ReadSet::default();
                 reads.collections.insert(target.relation.id);
                 if let Some(transaction) = &self.transaction {
-                    transaction.reads.lock().collections.insert(target.relation.id);
+                    transaction
+                        .reads
+                        .lock()
+                        .collections
+                        .insert(target.relation.id);
                 }
-                match self.write(target.relation.id, all, published.now(), reads).await {
-                    Err(e) if e.sqlstate == "40001" && self.transaction.is_none() && attempt < RETRIES_MAX => continue,
-                    other => break other?,
+                match self
+                    .write(target.relation.id, all, published.now(), reads)
+                    .await
+                {
+                    Err(e)
+                        if e.sqlstate == "40001"
+                            && self.transaction.is_none()
+                            && attempt < RETRIES_MAX =>
+                    {
+                        continue;
+                    }
+                    other => other?,
                 }
+                break;
             }
         }
         Ok(Response::Tag("TRUNCATE TABLE".into()))
@@ -187,7 +312,11 @@ impl SqlSession {
 }
 
 /// The change that a write's rows mean, and how many rows it counts.
-fn delta_of(statement: &Statement, object: &Object, batches: &[RecordBatch]) -> Result<(Delta, usize), SqlError> {
+fn delta_of(
+    statement: &Statement,
+    object: &Object,
+    batches: &[RecordBatch],
+) -> Result<(Delta, usize), SqlError> {
     let internal = |e: arrow::error::ArrowError| SqlError::internal(e.to_string());
     let width = object.columns.fields().len();
     let mut deltas = Vec::new();
@@ -195,7 +324,12 @@ fn delta_of(statement: &Statement, object: &Object, batches: &[RecordBatch]) -> 
     for batch in batches {
         let rows = batch.num_rows();
         count += rows;
-        let part = |from: usize| RecordBatch::try_new(object.columns.clone(), batch.columns()[from..from + width].to_vec());
+        let part = |from: usize| {
+            RecordBatch::try_new(
+                object.columns.clone(),
+                batch.columns()[from..from + width].to_vec(),
+            )
+        };
         let minus = || Diffs::Each(vec![-1; rows].into());
         match statement {
             Statement::Insert(_) => {
@@ -205,10 +339,16 @@ fn delta_of(statement: &Statement, object: &Object, batches: &[RecordBatch]) -> 
             Statement::Update(_) => {
                 let new: Vec<usize> = (width..2 * width).collect();
                 check_not_null(object, &batch.project(&new).map_err(internal)?)?;
-                deltas.push(Delta { rows: part(0).map_err(internal)?, diffs: minus() });
+                deltas.push(Delta {
+                    rows: part(0).map_err(internal)?,
+                    diffs: minus(),
+                });
                 deltas.push(Delta::insert(part(width).map_err(internal)?));
             }
-            _ => deltas.push(Delta { rows: part(0).map_err(internal)?, diffs: minus() }),
+            _ => deltas.push(Delta {
+                rows: part(0).map_err(internal)?,
+                diffs: minus(),
+            }),
         }
     }
     // An insertion needs no summing up.
@@ -233,17 +373,24 @@ pub(super) fn param_types(params: &[ParamValue]) -> Vec<Option<Field>> {
 /// The plan with its parameters' values.
 pub(super) fn bind(plan: QueryPlan, params: &[ParamValue]) -> Result<QueryPlan, SqlError> {
     if plan.params.len() > params.len() {
-        let message = format!("bind message supplies {} parameters, but the statement requires {}", params.len(), plan.params.len());
+        let message = format!(
+            "bind message supplies {} parameters, but the statement requires {}",
+            params.len(),
+            plan.params.len()
+        );
         return Err(SqlError::new("08P01", message));
     }
     if plan.params.is_empty() {
         return Ok(plan);
     }
     let internal = |e: datafusion_common::DataFusionError| SqlError::internal(e.to_string());
-    let values = params.iter().zip(&plan.params).map(|(param, field)| match param {
-        ParamValue::Null => ScalarValue::try_from(field.data_type()).map_err(internal),
-        ParamValue::Value(array) => ScalarValue::try_from_array(array, 0).map_err(internal),
-    });
+    let values = params
+        .iter()
+        .zip(&plan.params)
+        .map(|(param, field)| match param {
+            ParamValue::Null => ScalarValue::try_from(field.data_type()).map_err(internal),
+            ParamValue::Value(array) => ScalarValue::try_from_array(array, 0).map_err(internal),
+        });
     let values = values.collect::<Result<Vec<_>, _>>()?;
     plan.bind_params(&values)
 }

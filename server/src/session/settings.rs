@@ -6,45 +6,189 @@ use tidemill_planner::SqlError;
 
 /// Setting name, default, description, and whether clients are told of changes (ParameterStatus).
 const SETTINGS: &[(&str, &str, &str, bool)] = &[
-    ("application_name", "", "Sets the application name to be reported in statistics and logs.", true),
-    ("bytea_output", "hex", "Sets the output format for bytea.", false),
-    ("client_encoding", "UTF8", "Sets the client's character set encoding.", true),
-    ("client_min_messages", "notice", "Sets the message levels that are sent to the client.", false),
-    ("datestyle", "ISO, MDY", "Sets the display format for date and time values.", true),
-    ("default_transaction_isolation", "serializable", "Sets the transaction isolation level of each new transaction.", false),
-    ("default_transaction_read_only", "off", "Sets the default read-only status of new transactions.", true),
-    ("extra_float_digits", "1", "Sets the number of digits displayed for floating-point values.", false),
-    ("idle_in_transaction_session_timeout", "0", "Sets the maximum allowed idle time within a transaction.", false),
-    ("integer_datetimes", "on", "Shows whether datetimes are integer based.", true),
-    ("intervalstyle", "postgres", "Sets the display format for interval values.", true),
-    ("is_superuser", "on", "Shows whether the current user is a superuser.", true),
-    ("lc_collate", "C", "Shows the collation order locale.", false),
-    ("lc_ctype", "C", "Shows the character classification and case conversion locale.", false),
-    ("lock_timeout", "0", "Sets the maximum allowed duration of any wait for a lock.", false),
-    ("max_identifier_length", "63", "Shows the maximum identifier length.", false),
+    (
+        "application_name",
+        "",
+        "Sets the application name to be reported in statistics and logs.",
+        true,
+    ),
+    (
+        "bytea_output",
+        "hex",
+        "Sets the output format for bytea.",
+        false,
+    ),
+    (
+        "client_encoding",
+        "UTF8",
+        "Sets the client's character set encoding.",
+        true,
+    ),
+    (
+        "client_min_messages",
+        "notice",
+        "Sets the message levels that are sent to the client.",
+        false,
+    ),
+    (
+        "datestyle",
+        "ISO, MDY",
+        "Sets the display format for date and time values.",
+        true,
+    ),
+    (
+        "default_transaction_isolation",
+        "serializable",
+        "Sets the transaction isolation level of each new transaction.",
+        false,
+    ),
+    (
+        "default_transaction_read_only",
+        "off",
+        "Sets the default read-only status of new transactions.",
+        true,
+    ),
+    (
+        "extra_float_digits",
+        "1",
+        "Sets the number of digits displayed for floating-point values.",
+        false,
+    ),
+    (
+        "idle_in_transaction_session_timeout",
+        "0",
+        "Sets the maximum allowed idle time within a transaction.",
+        false,
+    ),
+    (
+        "integer_datetimes",
+        "on",
+        "Shows whether datetimes are integer based.",
+        true,
+    ),
+    (
+        "intervalstyle",
+        "postgres",
+        "Sets the display format for interval values.",
+        true,
+    ),
+    (
+        "is_superuser",
+        "on",
+        "Shows whether the current user is a superuser.",
+        true,
+    ),
+    (
+        "lc_collate",
+        "C",
+        "Shows the collation order locale.",
+        false,
+    ),
+    (
+        "lc_ctype",
+        "C",
+        "Shows the character classification and case conversion locale.",
+        false,
+    ),
+    (
+        "lock_timeout",
+        "0",
+        "Sets the maximum allowed duration of any wait for a lock.",
+        false,
+    ),
+    (
+        "max_identifier_length",
+        "63",
+        "Shows the maximum identifier length.",
+        false,
+    ),
     ("row_security", "on", "Enable row security.", false),
-    ("search_path", "public", "Sets the schema search order for names that are not schema-qualified.", false),
-    ("server_encoding", "UTF8", "Shows the server (database) character set encoding.", true),
-    ("server_version", super::SERVER_VERSION, "Shows the server version.", true),
-    ("server_version_num", "150012", "Shows the server version as an integer.", false),
-    ("session_authorization", "tidemill", "Sets the current session's user name.", true),
-    ("standard_conforming_strings", "on", "Causes '...' strings to treat backslashes literally.", true),
-    ("statement_timeout", "0", "Sets the maximum allowed duration of any statement.", false),
-    ("synchronous_commit", "on", "Sets the current transaction's synchronization level.", false),
-    ("timezone", "UTC", "Sets the time zone for displaying and interpreting time stamps.", true),
-    ("transaction_isolation", "serializable", "Sets the current transaction's isolation level.", false),
-    ("transaction_read_only", "off", "Sets the current transaction's read-only status.", false),
+    (
+        "search_path",
+        "public",
+        "Sets the schema search order for names that are not schema-qualified.",
+        false,
+    ),
+    (
+        "server_encoding",
+        "UTF8",
+        "Shows the server (database) character set encoding.",
+        true,
+    ),
+    (
+        "server_version",
+        super::SERVER_VERSION,
+        "Shows the server version.",
+        true,
+    ),
+    (
+        "server_version_num",
+        "150012",
+        "Shows the server version as an integer.",
+        false,
+    ),
+    (
+        "session_authorization",
+        "tidemill",
+        "Sets the current session's user name.",
+        true,
+    ),
+    (
+        "standard_conforming_strings",
+        "on",
+        "Causes '...' strings to treat backslashes literally.",
+        true,
+    ),
+    (
+        "statement_timeout",
+        "0",
+        "Sets the maximum allowed duration of any statement.",
+        false,
+    ),
+    (
+        "synchronous_commit",
+        "on",
+        "Sets the current transaction's synchronization level.",
+        false,
+    ),
+    (
+        "timezone",
+        "UTC",
+        "Sets the time zone for displaying and interpreting time stamps.",
+        true,
+    ),
+    (
+        "transaction_isolation",
+        "serializable",
+        "Sets the current transaction's isolation level.",
+        false,
+    ),
+    (
+        "transaction_read_only",
+        "off",
+        "Sets the current transaction's read-only status.",
+        false,
+    ),
 ];
 
 /// Settings that can't be set.
 const FIXED: &[&str] = &[
-    "integer_datetimes", "is_superuser", "lc_collate", "lc_ctype", "max_identifier_length", "server_encoding", "server_version",
+    "integer_datetimes",
+    "is_superuser",
+    "lc_collate",
+    "lc_ctype",
+    "max_identifier_length",
+    "server_encoding",
+    "server_version",
     "server_version_num",
 ];
 
 /// Name, value, description of every setting at its default.
 pub fn descriptions() -> Vec<(String, String, String)> {
-    SETTINGS.iter().map(|(name, value, text, _)| (name.to_string(), value.to_string(), text.to_string())).collect()
+    SETTINGS
+        .iter()
+        .map(|(name, value, text, _)| (name.to_string(), value.to_string(), text.to_string()))
+        .collect()
 }
 
 /// One session's settings.
@@ -59,7 +203,10 @@ impl Settings {
     /// The value of a setting.
     pub fn get(&self, name: &str) -> Option<String> {
         let name = canonical(name);
-        self.changed.get(&name).cloned().or_else(|| known(&name).map(|s| s.1.to_string()))
+        self.changed
+            .get(&name)
+            .cloned()
+            .or_else(|| known(&name).map(|s| s.1.to_string()))
     }
 
     /// Sets a setting; `None`: back to its default.
@@ -74,10 +221,16 @@ impl Settings {
                 };
                 return Ok(());
             }
-            return Err(SqlError::new("42704", format!("unrecognized configuration parameter \"{name}\"")));
+            return Err(SqlError::new(
+                "42704",
+                format!("unrecognized configuration parameter \"{name}\""),
+            ));
         };
         if FIXED.contains(&name.as_str()) {
-            return Err(SqlError::new("55P02", format!("parameter \"{name}\" cannot be changed")));
+            return Err(SqlError::new(
+                "55P02",
+                format!("parameter \"{name}\" cannot be changed"),
+            ));
         }
         let value = match value {
             Some(value) => check(&name, value)?,
@@ -97,10 +250,13 @@ impl Settings {
 
     /// Name and value of every setting.
     pub fn all(&self) -> Vec<(String, String, String)> {
-        descriptions().into_iter().map(|(name, default, text)| {
-            let value = self.changed.get(&name).cloned().unwrap_or(default);
-            (reported_name(&name), value, text)
-        }).collect()
+        descriptions()
+            .into_iter()
+            .map(|(name, default, text)| {
+                let value = self.changed.get(&name).cloned().unwrap_or(default);
+                (reported_name(&name), value, text)
+            })
+            .collect()
     }
 
     /// Changes to report, once.
@@ -110,7 +266,10 @@ impl Settings {
 
     /// All values by name, for `current_setting`.
     pub fn variables(&self) -> BTreeMap<String, String> {
-        let mut all: BTreeMap<String, String> = SETTINGS.iter().map(|s| (s.0.to_string(), s.1.to_string())).collect();
+        let mut all: BTreeMap<String, String> = SETTINGS
+            .iter()
+            .map(|s| (s.0.to_string(), s.1.to_string()))
+            .collect();
         all.extend(self.changed.clone());
         all
     }
@@ -118,8 +277,12 @@ impl Settings {
     /// The search path as a list.
     pub fn search_path(&self) -> Vec<String> {
         let text = self.get("search_path").unwrap_or_default();
-        let names = text.split(',').map(|s| s.trim().trim_matches('"').to_string());
-        names.filter(|s| !s.is_empty() && s != "$user" && s != "pg_catalog").collect()
+        let names = text
+            .split(',')
+            .map(|s| s.trim().trim_matches('"').to_string());
+        names
+            .filter(|s| !s.is_empty() && s != "$user" && s != "pg_catalog")
+            .collect()
     }
 }
 
@@ -127,7 +290,10 @@ fn canonical(name: &str) -> String {
     match name.to_ascii_lowercase().as_str() {
         "time zone" => "timezone".into(),
         "names" => "client_encoding".into(),
-        "transaction isolation level" | "session characteristics as transaction isolation level" => "transaction_isolation".into(),
+        "transaction isolation level"
+        | "session characteristics as transaction isolation level" => {
+            "transaction_isolation".into()
+        }
         other => other.into(),
     }
 }
@@ -147,25 +313,47 @@ fn known(name: &str) -> Option<&'static (&'static str, &'static str, &'static st
 
 fn check(name: &str, value: String) -> Result<String, SqlError> {
     let invalid = |hint: &str| {
-        Err(SqlError::new("22023", format!("invalid value for parameter \"{name}\": \"{value}\"")).hint(hint))
+        Err(SqlError::new(
+            "22023",
+            format!("invalid value for parameter \"{name}\": \"{value}\""),
+        )
+        .hint(hint))
     };
     let lower = value.to_ascii_lowercase();
     match name {
-        "timezone" if !matches!(lower.as_str(), "utc" | "gmt" | "default" | "local" | "etc/utc") && value.parse::<chrono_tz::Tz>().is_err() => {
+        "timezone"
+            if !matches!(
+                lower.as_str(),
+                "utc" | "gmt" | "default" | "local" | "etc/utc"
+            ) && value.parse::<chrono_tz::Tz>().is_err() =>
+        {
             invalid("Write an IANA name such as 'Europe/Berlin', or 'UTC'.")
         }
         "timezone" if matches!(lower.as_str(), "utc" | "default" | "local") => Ok("UTC".into()),
-        "client_encoding" if !matches!(lower.replace('-', "").as_str(), "utf8" | "unicode" | "sql_ascii") => {
+        "client_encoding"
+            if !matches!(
+                lower.replace('-', "").as_str(),
+                "utf8" | "unicode" | "sql_ascii"
+            ) =>
+        {
             invalid("Tidemill speaks UTF8 only.")
         }
         "client_encoding" => Ok("UTF8".into()),
-        "datestyle" if !lower.starts_with("iso") && !matches!(lower.as_str(), "mdy" | "default") => invalid("Only the style ISO, MDY is supported."),
+        "datestyle"
+            if !lower.starts_with("iso") && !matches!(lower.as_str(), "mdy" | "default") =>
+        {
+            invalid("Only the style ISO, MDY is supported.")
+        }
         "datestyle" => Ok("ISO, MDY".into()),
         "intervalstyle" if lower != "postgres" => invalid("Only the style postgres is supported."),
         "transaction_isolation" | "default_transaction_isolation" => {
             // Every level is served as the strictest one.
             match lower.replace('_', " ").as_str() {
-                "read uncommitted" | "read committed" | "repeatable read" | "serializable" | "strict serializable" => Ok(lower),
+                "read uncommitted"
+                | "read committed"
+                | "repeatable read"
+                | "serializable"
+                | "strict serializable" => Ok(lower),
                 _ => invalid("Every level is served as serializable."),
             }
         }
@@ -180,12 +368,35 @@ mod tests {
     #[test]
     fn settings_fold_names_check_values_and_report() {
         let mut settings = Settings::default();
-        settings.set("TIME ZONE", Some("Europe/Berlin".into())).unwrap();
+        settings
+            .set("TIME ZONE", Some("Europe/Berlin".into()))
+            .unwrap();
         assert_eq!(settings.get("TimeZone").unwrap(), "Europe/Berlin");
-        assert_eq!(settings.take_reported(), vec![("TimeZone".to_string(), "Europe/Berlin".to_string())]);
-        assert_eq!(settings.set("timezone", Some("Mars/Base".into())).unwrap_err().sqlstate, "22023");
-        assert_eq!(settings.set("no_such", Some("1".into())).unwrap_err().sqlstate, "42704");
-        assert_eq!(settings.set("server_version", Some("1".into())).unwrap_err().sqlstate, "55P02");
+        assert_eq!(
+            settings.take_reported(),
+            vec![("TimeZone".to_string(), "Europe/Berlin".to_string())]
+        );
+        assert_eq!(
+            settings
+                .set("timezone", Some("Mars/Base".into()))
+                .unwrap_err()
+                .sqlstate,
+            "22023"
+        );
+        assert_eq!(
+            settings
+                .set("no_such", Some("1".into()))
+                .unwrap_err()
+                .sqlstate,
+            "42704"
+        );
+        assert_eq!(
+            settings
+                .set("server_version", Some("1".into()))
+                .unwrap_err()
+                .sqlstate,
+            "55P02"
+        );
         settings.set("my.own", Some("1".into())).unwrap();
         assert_eq!(settings.get("my.own").unwrap(), "1");
     }

@@ -7,8 +7,8 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use futures::StreamExt;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{ExplainStage, ObjectKind, Show, Statement, SubscribeTarget};
-use tidemill_planner::names::parse_query;
 use tidemill_planner::catalog::CatalogView;
+use tidemill_planner::names::parse_query;
 use tidemill_zset::delta::schema_of;
 use tidemill_zset::schema::SqlType;
 
@@ -22,14 +22,21 @@ pub fn explain_schema() -> SchemaRef {
 }
 
 fn texts(names: &[&str]) -> SchemaRef {
-    schema_of(names.iter().map(|n| Field::new(*n, DataType::Utf8View, true)).collect())
+    schema_of(
+        names
+            .iter()
+            .map(|n| Field::new(*n, DataType::Utf8View, true))
+            .collect(),
+    )
 }
 
 impl SqlSession {
     /// The query behind a SHOW that lists something, over relations of the system.
     fn show_query(show: &Show) -> Option<String> {
         let objects = |kind: &str| {
-            format!("SELECT schema, name, comment FROM tidemill.objects WHERE kind = '{kind}' ORDER BY schema, name")
+            format!(
+                "SELECT schema, name, comment FROM tidemill.objects WHERE kind = '{kind}' ORDER BY schema, name"
+            )
         };
         Some(match show {
             Show::Objects(ObjectKind::Source) => {
@@ -68,36 +75,78 @@ impl SqlSession {
     pub(super) async fn show(&mut self, show: &Show) -> Result<Response, SqlError> {
         if let Some(sql) = Self::show_query(show) {
             let query = parse_query(&sql)?;
-            let Response::Rows { schema, batches, live, .. } = self.select(&query, None, &[]).await? else {
+            let Response::Rows {
+                schema,
+                batches,
+                live,
+                ..
+            } = self.select(&query, None, &[]).await?
+            else {
                 return Err(SqlError::internal("a query gives rows"));
             };
-            return Ok(Response::Rows { schema, batches, verb: "SHOW", counted: false, live });
+            return Ok(Response::Rows {
+                schema,
+                batches,
+                verb: "SHOW",
+                counted: false,
+                live,
+            });
         }
         let schema = self.show_schema(show);
         let rows: Vec<Vec<Option<String>>> = match show {
             Show::Columns(name) => {
                 let published = self.pin();
-                let relation = self.names(&published).resolve(name.schema.as_deref(), &name.name);
-                let relation = relation.ok_or_else(|| SqlError::new("42P01", format!("relation \"{}\" does not exist", name.name)))?;
-                let object = published.catalog.by_collection(relation.id).map(|(o, _)| o.clone());
-                let comment = |column: &str| object.as_ref().and_then(|o| o.record.column_comments.get(column).cloned());
+                let relation = self
+                    .names(&published)
+                    .resolve(name.schema.as_deref(), &name.name);
+                let relation = relation.ok_or_else(|| {
+                    SqlError::new(
+                        "42P01",
+                        format!("relation \"{}\" does not exist", name.name),
+                    )
+                })?;
+                let object = published
+                    .catalog
+                    .by_collection(relation.id)
+                    .map(|(o, _)| o.clone());
+                let comment = |column: &str| {
+                    object
+                        .as_ref()
+                        .and_then(|o| o.record.column_comments.get(column).cloned())
+                };
                 let fields = relation.columns.fields().iter();
                 fields
                     .map(|f| {
                         let nullable = if f.is_nullable() { "t" } else { "f" };
-                        vec![Some(f.name().clone()), Some(SqlType::of(f).to_string()), Some(nullable.into()), comment(f.name())]
+                        vec![
+                            Some(f.name().clone()),
+                            Some(SqlType::of(f).to_string()),
+                            Some(nullable.into()),
+                            comment(f.name()),
+                        ]
                     })
                     .collect()
             }
             Show::Create(kind, name) => {
                 let published = self.pin();
                 let object = find(&published.catalog, *kind, name)?;
-                vec![vec![Some(object.display_name()), Some(object.record.sql.clone())]]
+                vec![vec![
+                    Some(object.display_name()),
+                    Some(object.record.sql.clone()),
+                ]]
             }
-            Show::All => self.settings.all().into_iter().map(|(n, v, d)| vec![Some(n), Some(v), Some(d)]).collect(),
+            Show::All => self
+                .settings
+                .all()
+                .into_iter()
+                .map(|(n, v, d)| vec![Some(n), Some(v), Some(d)])
+                .collect(),
             Show::Variable(name) => {
                 let value = self.settings.get(name).ok_or_else(|| {
-                    SqlError::new("42704", format!("unrecognized configuration parameter \"{name}\""))
+                    SqlError::new(
+                        "42704",
+                        format!("unrecognized configuration parameter \"{name}\""),
+                    )
                 })?;
                 vec![vec![Some(value)]]
             }
@@ -106,7 +155,11 @@ impl SqlSession {
         Ok(text_rows(schema, rows, "SHOW"))
     }
 
-    pub(super) async fn explain(&mut self, stage: ExplainStage, statement: &Statement) -> Result<Response, SqlError> {
+    pub(super) async fn explain(
+        &mut self,
+        stage: ExplainStage,
+        statement: &Statement,
+    ) -> Result<Response, SqlError> {
         let query = match statement {
             Statement::Query { query, .. }
             | Statement::CreateView { query, .. }
@@ -114,12 +167,17 @@ impl SqlSession {
             Statement::Subscribe(subscribe) => match &subscribe.target {
                 SubscribeTarget::Query(query) => query.as_ref().clone(),
                 SubscribeTarget::Relation(name) => {
-                    let schema = name.schema.as_deref().unwrap_or(crate::catalog::DEFAULT_SCHEMA);
+                    let schema = name
+                        .schema
+                        .as_deref()
+                        .unwrap_or(crate::catalog::DEFAULT_SCHEMA);
                     parse_query(&format!("SELECT * FROM \"{schema}\".\"{}\"", name.name))?
                 }
             },
             _ => {
-                return Err(SqlError::unsupported("EXPLAIN is supported for queries, views and subscriptions"));
+                return Err(SqlError::unsupported(
+                    "EXPLAIN is supported for queries, views and subscriptions",
+                ));
             }
         };
         let published = self.pin();
@@ -128,16 +186,30 @@ impl SqlSession {
             ExplainStage::Logical => plan.optimised()?.display_indent().to_string(),
             ExplainStage::Dataflow => plan.compile()?.plan.explain(),
         };
-        let rows = text.lines().map(|line| vec![Some(line.to_string())]).collect();
+        let rows = text
+            .lines()
+            .map(|line| vec![Some(line.to_string())])
+            .collect();
         Ok(text_rows(explain_schema(), rows, "EXPLAIN"))
     }
 }
 
 fn text_rows(schema: SchemaRef, rows: Vec<Vec<Option<String>>>, verb: &'static str) -> Response {
     let columns = (0..schema.fields().len()).map(|c| -> ArrayRef {
-        Arc::new(rows.iter().map(|r| r[c].as_deref()).collect::<StringViewArray>())
+        Arc::new(
+            rows.iter()
+                .map(|r| r[c].as_deref())
+                .collect::<StringViewArray>(),
+        )
     });
-    let batch = RecordBatch::try_new(schema.clone(), columns.collect()).map_err(|e| SqlError::internal(e.to_string()));
+    let batch = RecordBatch::try_new(schema.clone(), columns.collect())
+        .map_err(|e| SqlError::internal(e.to_string()));
     let batches = futures::stream::iter([batch]).boxed();
-    Response::Rows { schema, batches, verb, counted: false, live: false }
+    Response::Rows {
+        schema,
+        batches,
+        verb,
+        counted: false,
+        live: false,
+    }
 }

@@ -26,10 +26,22 @@ pub struct Sessions {
 
 #[async_trait::async_trait]
 impl SessionFactory for Sessions {
-    async fn open(&self, user: &str, database: &str, parameters: Vec<(String, String)>) -> Result<Box<dyn Session>, SqlError> {
+    async fn open(
+        &self,
+        user: &str,
+        database: &str,
+        parameters: Vec<(String, String)>,
+    ) -> Result<Box<dyn Session>, SqlError> {
         if database != super::DATABASE {
-            return Err(SqlError::new("3D000", format!("database \"{database}\" does not exist"))
-                .hint(format!("There is one database, \"{}\": connect with dbname={}.", super::DATABASE, super::DATABASE)));
+            return Err(
+                SqlError::new("3D000", format!("database \"{database}\" does not exist")).hint(
+                    format!(
+                        "There is one database, \"{}\": connect with dbname={}.",
+                        super::DATABASE,
+                        super::DATABASE
+                    ),
+                ),
+            );
         }
         let mut session = SqlSession::new(self.handle.clone(), user);
         for (name, value) in parameters {
@@ -75,12 +87,17 @@ impl SqlSession {
 
     /// What the planner may know of the session now.
     pub(super) fn context(&self) -> SessionContextInfo {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since_1970 = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         SessionContextInfo {
             user: self.user.clone(),
             database: super::DATABASE.into(),
             search_path: self.settings.search_path(),
-            time_zone: self.settings.get("timezone").unwrap_or_else(|| "UTC".into()),
+            time_zone: self
+                .settings
+                .get("timezone")
+                .unwrap_or_else(|| "UTC".into()),
             now: since_1970.as_micros() as i64,
             variables: self.settings.variables(),
         }
@@ -88,11 +105,19 @@ impl SqlSession {
 
     /// Names at a version.
     pub(super) fn names(&self, published: &Published) -> CatalogSnapshot {
-        CatalogSnapshot::new(published.catalog.clone(), self.handle.env.system.clone(), self.settings.search_path())
+        CatalogSnapshot::new(
+            published.catalog.clone(),
+            self.handle.env.system.clone(),
+            self.settings.search_path(),
+        )
     }
 
     /// Makes objects of CREATE statements.
-    pub(super) fn definer<'a>(&'a self, published: &Published, context: &'a SessionContextInfo) -> Definer<'a> {
+    pub(super) fn definer<'a>(
+        &'a self,
+        published: &Published,
+        context: &'a SessionContextInfo,
+    ) -> Definer<'a> {
         Definer {
             catalog: published.catalog.clone(),
             system: self.handle.env.system.clone(),
@@ -104,8 +129,16 @@ impl SqlSession {
     /// A statement that only ends a failed transaction may run in it.
     fn check_failed(&self, statement: &Statement) -> Result<(), SqlError> {
         let failed = self.transaction.as_ref().is_some_and(|t| t.failed);
-        if failed && !matches!(statement, Statement::Commit | Statement::Rollback | Statement::Empty) {
-            return Err(SqlError::new("25P02", "current transaction is aborted, commands ignored until end of transaction block"));
+        if failed
+            && !matches!(
+                statement,
+                Statement::Commit | Statement::Rollback | Statement::Empty
+            )
+        {
+            return Err(SqlError::new(
+                "25P02",
+                "current transaction is aborted, commands ignored until end of transaction block",
+            ));
         }
         Ok(())
     }
@@ -114,14 +147,23 @@ impl SqlSession {
     fn begin_implicit(&mut self, statement: &Statement, implicit: bool) {
         let writes = matches!(
             statement,
-            Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) | Statement::Truncate { .. } | Statement::Query { .. }
+            Statement::Insert(_)
+                | Statement::Update(_)
+                | Statement::Delete(_)
+                | Statement::Truncate { .. }
+                | Statement::Query { .. }
         );
         if implicit && writes && self.transaction.is_none() {
             self.transaction = Some(Transaction::new(false, false));
         }
     }
 
-    async fn run(&mut self, parsed: &Parsed, params: Vec<ParamValue>, implicit: bool) -> Result<Response, SqlError> {
+    async fn run(
+        &mut self,
+        parsed: &Parsed,
+        params: Vec<ParamValue>,
+        implicit: bool,
+    ) -> Result<Response, SqlError> {
         self.check_failed(&parsed.statement)?;
         self.begin_implicit(&parsed.statement, implicit);
         let tag = |text: &str| Ok(Response::Tag(text.into()));
@@ -142,11 +184,19 @@ impl SqlSession {
             Statement::Update(update) => self.update(update, &params).await,
             Statement::Delete(delete) => self.delete(delete, &params).await,
             Statement::Truncate { names } => self.truncate(names).await,
-            Statement::CopyFrom { table, columns, options } => self.copy_from(table, columns, options).await,
+            Statement::CopyFrom {
+                table,
+                columns,
+                options,
+            } => self.copy_from(table, columns, options).await,
             Statement::CopyTo { source, options } => self.copy_to(source, options).await,
             Statement::Subscribe(subscribe) => self.subscribe_rows(subscribe).await,
             Statement::Declare { cursor, source } => self.declare(cursor, source).await,
-            Statement::Fetch { cursor, count, timeout_ms } => self.fetch(cursor, *count, *timeout_ms).await,
+            Statement::Fetch {
+                cursor,
+                count,
+                timeout_ms,
+            } => self.fetch(cursor, *count, *timeout_ms).await,
             Statement::Close { cursor } => self.close(cursor.as_deref()),
             Statement::Begin { read_only } => self.begin(*read_only).await,
             Statement::Commit => self.end(true).await,
@@ -166,7 +216,11 @@ impl SqlSession {
             }
             Statement::Show(show) => self.show(show).await,
             Statement::Explain { stage, statement } => self.explain(*stage, statement).await,
-            Statement::Prepare { name, types, statement } => self.prepare_named(name, types, statement).await,
+            Statement::Prepare {
+                name,
+                types,
+                statement,
+            } => self.prepare_named(name, types, statement).await,
             Statement::Execute { name, args } => self.execute_named(name, args).await,
             Statement::Deallocate { name } => self.deallocate(name.as_deref()),
             Statement::Discard => {
@@ -183,7 +237,12 @@ impl SqlSession {
         match &mut self.transaction {
             Some(transaction) if transaction.explicit => {
                 let message = "there is already a transaction in progress".to_string();
-                self.notify(Notice { severity: "WARNING", sqlstate: "25001", message, hint: None });
+                self.notify(Notice {
+                    severity: "WARNING",
+                    sqlstate: "25001",
+                    message,
+                    hint: None,
+                });
             }
             Some(transaction) => transaction.explicit = true,
             None => self.transaction = Some(Transaction::new(true, read_only)),
@@ -194,7 +253,12 @@ impl SqlSession {
     async fn end(&mut self, commit: bool) -> Result<Response, SqlError> {
         if !self.transaction.as_ref().is_some_and(|t| t.explicit) {
             let message = "there is no transaction in progress".to_string();
-            self.notify(Notice { severity: "WARNING", sqlstate: "25P01", message, hint: None });
+            self.notify(Notice {
+                severity: "WARNING",
+                sqlstate: "25P01",
+                message,
+                hint: None,
+            });
         }
         if !commit {
             self.transaction = None;
@@ -202,35 +266,68 @@ impl SqlSession {
             return Ok(Response::Tag("ROLLBACK".into()));
         }
         let committed = self.commit().await?;
-        Ok(Response::Tag(if committed { "COMMIT" } else { "ROLLBACK" }.into()))
+        Ok(Response::Tag(
+            if committed { "COMMIT" } else { "ROLLBACK" }.into(),
+        ))
     }
 
-    async fn prepare_named(&mut self, name: &str, types: &[String], statement: &Parsed) -> Result<Response, SqlError> {
+    async fn prepare_named(
+        &mut self,
+        name: &str,
+        types: &[String],
+        statement: &Parsed,
+    ) -> Result<Response, SqlError> {
         if self.prepared.contains_key(name) {
-            return Err(SqlError::new("42P05", format!("prepared statement \"{name}\" already exists")));
+            return Err(SqlError::new(
+                "42P05",
+                format!("prepared statement \"{name}\" already exists"),
+            ));
         }
-        let types = types.iter().map(|t| tidemill_planner::names::parse_type(t).map(|t| Some(t.field("?", true))));
+        let types = types
+            .iter()
+            .map(|t| tidemill_planner::names::parse_type(t).map(|t| Some(t.field("?", true))));
         let types = types.collect::<Result<Vec<_>, _>>()?;
         let prepared = self.describe(statement.clone(), types)?;
         self.prepared.insert(name.into(), prepared);
         Ok(Response::Tag("PREPARE".into()))
     }
 
-    async fn execute_named(&mut self, name: &str, args: &[tidemill_planner::ast::Expr]) -> Result<Response, SqlError> {
+    async fn execute_named(
+        &mut self,
+        name: &str,
+        args: &[tidemill_planner::ast::Expr],
+    ) -> Result<Response, SqlError> {
         let Some(prepared) = self.prepared.get(name).cloned() else {
-            return Err(SqlError::new("26000", format!("prepared statement \"{name}\" does not exist")));
+            return Err(SqlError::new(
+                "26000",
+                format!("prepared statement \"{name}\" does not exist"),
+            ));
         };
         if args.len() != prepared.params.len() {
-            return Err(SqlError::new("42601", format!("wrong number of parameters for prepared statement \"{name}\""))
-                .detail(format!("Expected {} parameters but got {}.", prepared.params.len(), args.len())));
+            return Err(SqlError::new(
+                "42601",
+                format!("wrong number of parameters for prepared statement \"{name}\""),
+            )
+            .detail(format!(
+                "Expected {} parameters but got {}.",
+                prepared.params.len(),
+                args.len()
+            )));
         }
         let context = self.context();
         let values = args.iter().zip(&prepared.params).map(|(arg, field)| {
-            let (value, _) = self.handle.env.planner.constant(&context, arg, Some(field))?;
+            let (value, _) = self
+                .handle
+                .env
+                .planner
+                .constant(&context, arg, Some(field))?;
             if value.is_null() {
                 return Ok(ParamValue::Null);
             }
-            value.to_array().map(ParamValue::Value).map_err(|e| SqlError::internal(e.to_string()))
+            value
+                .to_array()
+                .map(ParamValue::Value)
+                .map_err(|e| SqlError::internal(e.to_string()))
         });
         let values = values.collect::<Result<Vec<_>, SqlError>>()?;
         Box::pin(self.run(&prepared.parsed, values, false)).await
@@ -241,33 +338,60 @@ impl SqlSession {
             None => self.prepared.clear(),
             Some(name) => {
                 if self.prepared.remove(name).is_none() {
-                    return Err(SqlError::new("26000", format!("prepared statement \"{name}\" does not exist")));
+                    return Err(SqlError::new(
+                        "26000",
+                        format!("prepared statement \"{name}\" does not exist"),
+                    ));
                 }
             }
         }
-        Ok(Response::Tag(if name.is_some() { "DEALLOCATE" } else { "DEALLOCATE ALL" }.into()))
+        Ok(Response::Tag(
+            if name.is_some() {
+                "DEALLOCATE"
+            } else {
+                "DEALLOCATE ALL"
+            }
+            .into(),
+        ))
     }
 
     /// Parameters and result columns of a statement.
-    fn describe(&mut self, parsed: Parsed, types: Vec<Option<Field>>) -> Result<Prepared, SqlError> {
+    fn describe(
+        &mut self,
+        parsed: Parsed,
+        types: Vec<Option<Field>>,
+    ) -> Result<Prepared, SqlError> {
         self.check_failed(&parsed.statement)?;
         let (params, columns) = self.shape(&parsed.statement, &types)?;
-        Ok(Prepared { parsed: Arc::new(parsed), params, columns })
+        Ok(Prepared {
+            parsed: Arc::new(parsed),
+            params,
+            columns,
+        })
     }
 
-    fn shape(&mut self, statement: &Statement, types: &[Option<Field>]) -> Result<(Vec<Field>, Option<SchemaRef>), SqlError> {
+    fn shape(
+        &mut self,
+        statement: &Statement,
+        types: &[Option<Field>],
+    ) -> Result<(Vec<Field>, Option<SchemaRef>), SqlError> {
         Ok(match statement {
             Statement::Query { query, .. } => {
                 let published = self.pin();
                 let plan = self.plan(&published, query, types)?;
                 (plan.params, Some(plan.columns))
             }
-            Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => (self.write_params(statement, types)?, None),
+            Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
+                (self.write_params(statement, types)?, None)
+            }
             Statement::Subscribe(subscribe) => (vec![], Some(self.subscribe_schema(subscribe)?)),
             Statement::Show(show) => (vec![], Some(self.show_schema(show))),
             Statement::Explain { .. } => (vec![], Some(super::show::explain_schema())),
             Statement::Fetch { cursor, .. } => (vec![], Some(self.cursor_schema(cursor)?)),
-            Statement::Execute { name, .. } => (vec![], self.prepared.get(name).and_then(|p| p.columns.clone())),
+            Statement::Execute { name, .. } => (
+                vec![],
+                self.prepared.get(name).and_then(|p| p.columns.clone()),
+            ),
             _ => (vec![], None),
         })
     }
@@ -287,21 +411,42 @@ impl Session for SqlSession {
         parse(sql)
     }
 
-    async fn prepare(&mut self, sql: &str, types: Vec<Option<Field>>) -> Result<Prepared, SqlError> {
+    async fn prepare(
+        &mut self,
+        sql: &str,
+        types: Vec<Option<Field>>,
+    ) -> Result<Prepared, SqlError> {
         let mut statements = parse(sql)?;
         let parsed = match statements.len() {
-            0 => Parsed { statement: Statement::Empty, sql: String::new() },
+            0 => Parsed {
+                statement: Statement::Empty,
+                sql: String::new(),
+            },
             1 => statements.remove(0),
-            _ => return Err(SqlError::new("42601", "cannot insert multiple commands into a prepared statement")),
+            _ => {
+                return Err(SqlError::new(
+                    "42601",
+                    "cannot insert multiple commands into a prepared statement",
+                ));
+            }
         };
         self.describe(parsed, types)
     }
 
-    async fn execute(&mut self, statement: &Prepared, params: Vec<ParamValue>, implicit: bool) -> Result<Response, SqlError> {
+    async fn execute(
+        &mut self,
+        statement: &Prepared,
+        params: Vec<ParamValue>,
+        implicit: bool,
+    ) -> Result<Response, SqlError> {
         self.run(&statement.parsed, params, implicit).await
     }
 
-    async fn execute_parsed(&mut self, statement: Parsed, implicit: bool) -> Result<Response, SqlError> {
+    async fn execute_parsed(
+        &mut self,
+        statement: Parsed,
+        implicit: bool,
+    ) -> Result<Response, SqlError> {
         self.run(&statement, vec![], implicit).await
     }
 

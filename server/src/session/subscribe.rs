@@ -26,13 +26,19 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a subscription follows.
 enum Followed {
-    Collection { collection: CollectionId, columns: SchemaRef },
+    Collection {
+        collection: CollectionId,
+        columns: SchemaRef,
+    },
     Query(Box<tidemill_planner::query::QueryPlan>, Vec<u64>),
 }
 
 impl SqlSession {
     /// `SUBSCRIBE …` as a query.
-    pub(super) async fn subscribe_rows(&mut self, subscribe: &Subscribe) -> Result<Response, SqlError> {
+    pub(super) async fn subscribe_rows(
+        &mut self,
+        subscribe: &Subscribe,
+    ) -> Result<Response, SqlError> {
         self.notify(Notice {
             severity: "NOTICE",
             sqlstate: "00000",
@@ -40,11 +46,20 @@ impl SqlSession {
             hint: Some("In psql use COPY (SUBSCRIBE …) TO STDOUT.".into()),
         });
         let (schema, batches) = self.subscribe(subscribe).await?;
-        Ok(Response::Rows { schema, batches, verb: "SUBSCRIBE", counted: true, live: true })
+        Ok(Response::Rows {
+            schema,
+            batches,
+            verb: "SUBSCRIBE",
+            counted: true,
+            live: true,
+        })
     }
 
     /// Columns of a subscription.
-    pub(super) fn subscribe_schema(&mut self, subscribe: &Subscribe) -> Result<SchemaRef, SqlError> {
+    pub(super) fn subscribe_schema(
+        &mut self,
+        subscribe: &Subscribe,
+    ) -> Result<SchemaRef, SqlError> {
         let columns = match self.followed(subscribe)? {
             Followed::Collection { columns, .. } => columns,
             Followed::Query(plan, _) => plan.columns.clone(),
@@ -57,37 +72,73 @@ impl SqlSession {
         let query = match &subscribe.target {
             SubscribeTarget::Relation(Name { schema, name }) => {
                 let Some(relation) = self.names(&published).resolve(schema.as_deref(), name) else {
-                    return Err(SqlError::new("42P01", format!("relation \"{name}\" does not exist")));
+                    return Err(SqlError::new(
+                        "42P01",
+                        format!("relation \"{name}\" does not exist"),
+                    ));
                 };
                 match relation.kind {
                     RelationKind::System => {
-                        return Err(SqlError::unsupported(format!("system relation \"{name}\" can't be subscribed to"))
-                            .hint("Its contents are computed when it is read; use SELECT."));
+                        return Err(SqlError::unsupported(format!(
+                            "system relation \"{name}\" can't be subscribed to"
+                        ))
+                        .hint("Its contents are computed when it is read; use SELECT."));
                     }
                     RelationKind::View { .. } => {
-                        let quoted = format!("SELECT * FROM \"{}\".\"{}\"", relation.schema, relation.name);
+                        let quoted = format!(
+                            "SELECT * FROM \"{}\".\"{}\"",
+                            relation.schema, relation.name
+                        );
                         tidemill_planner::names::parse_query(&quoted)?
                     }
-                    _ => return Ok(Followed::Collection { collection: relation.id, columns: relation.columns }),
+                    _ => {
+                        return Ok(Followed::Collection {
+                            collection: relation.id,
+                            columns: relation.columns,
+                        });
+                    }
                 }
             }
             SubscribeTarget::Query(query) => query.as_ref().clone(),
         };
         let plan = self.plan(&published, &query, &[])?;
-        let depends = plan.inputs.iter().filter_map(|c| published.catalog.by_collection(*c)).map(|(o, _)| o.record.id).collect();
+        let depends = plan
+            .inputs
+            .iter()
+            .filter_map(|c| published.catalog.by_collection(*c))
+            .map(|(o, _)| o.record.id)
+            .collect();
         Ok(Followed::Query(Box::new(plan), depends))
     }
 
     /// Starts a subscription.
-    pub(super) async fn subscribe(&mut self, subscribe: &Subscribe) -> Result<(SchemaRef, BatchStream), SqlError> {
-        let as_of = subscribe.as_of.as_ref().map(|e| self.time("AS OF", e)).transpose()?;
-        let up_to = subscribe.up_to.as_ref().map(|e| self.time("UP TO", e)).transpose()?;
+    pub(super) async fn subscribe(
+        &mut self,
+        subscribe: &Subscribe,
+    ) -> Result<(SchemaRef, BatchStream), SqlError> {
+        let as_of = subscribe
+            .as_of
+            .as_ref()
+            .map(|e| self.time("AS OF", e))
+            .transpose()?;
+        let up_to = subscribe
+            .up_to
+            .as_ref()
+            .map(|e| self.time("UP TO", e))
+            .transpose()?;
         if let (Some(as_of), Some(up_to)) = (as_of, up_to)
             && up_to < as_of
         {
-            return Err(SqlError::new("22023", format!("UP TO {up_to} lies before AS OF {as_of}")));
+            return Err(SqlError::new(
+                "22023",
+                format!("UP TO {up_to} lies before AS OF {as_of}"),
+            ));
         }
-        let options = ChangeOptions { progress: subscribe.progress, as_of, up_to };
+        let options = ChangeOptions {
+            progress: subscribe.progress,
+            as_of,
+            up_to,
+        };
         // A subscription sees changes to come, so it doesn't read the transaction's version.
         if let Some(transaction) = &mut self.transaction
             && transaction.is_untouched()
@@ -95,23 +146,41 @@ impl SqlSession {
             transaction.published = None;
         }
         match self.followed(subscribe)? {
-            Followed::Collection { collection, columns } => {
+            Followed::Collection {
+                collection,
+                columns,
+            } => {
                 let schema = change_schema(&columns, subscribe.progress);
-                let feed = self.follow_collection(collection, subscribe.snapshot, as_of).await?;
+                let feed = self
+                    .follow_collection(collection, subscribe.snapshot, as_of)
+                    .await?;
                 Ok((schema.clone(), change_stream(feed, None, schema, options)))
             }
             Followed::Query(plan, depends) => {
                 let schema = change_schema(&plan.columns, subscribe.progress);
-                let (feed, guard) = self.follow_query(*plan, depends, subscribe.snapshot, as_of).await?;
-                Ok((schema.clone(), change_stream(feed, Some(guard), schema, options)))
+                let (feed, guard) = self
+                    .follow_query(*plan, depends, subscribe.snapshot, as_of)
+                    .await?;
+                Ok((
+                    schema.clone(),
+                    change_stream(feed, Some(guard), schema, options),
+                ))
             }
         }
     }
 
-    async fn follow_collection(&self, collection: CollectionId, snapshot: bool, as_of: Option<Epoch>) -> Result<ChangeFeed, SqlError> {
+    async fn follow_collection(
+        &self,
+        collection: CollectionId,
+        snapshot: bool,
+        as_of: Option<Epoch>,
+    ) -> Result<ChangeFeed, SqlError> {
         let catalog = self.handle.env.publisher.pin().catalog.clone();
         let collections = ChangeFeed::collections(&catalog, collection);
-        let following = self.handle.ask(|reply| Message::Follow(collections, reply)).await?;
+        let following = self
+            .handle
+            .ask(|reply| Message::Follow(collections, reply))
+            .await?;
         let reader = Snapshot::of(&self.handle.env, &following.published);
         reader.check_errors(collection)?;
         if let Some(at) = as_of {
@@ -120,8 +189,11 @@ impl SqlSession {
                 return Err(history_gone(at, since));
             }
             if at > following.published.now() {
-                return Err(SqlError::new("22023", format!("time {at} is not complete yet"))
-                    .detail(format!("The newest complete time is {}.", following.published.now())));
+                return Err(
+                    SqlError::new("22023", format!("time {at} is not complete yet")).detail(
+                        format!("The newest complete time is {}.", following.published.now()),
+                    ),
+                );
             }
         }
         let mut feed = ChangeFeed::new(&self.handle.env, collection, following);
@@ -142,25 +214,45 @@ impl SqlSession {
         as_of: Option<Epoch>,
     ) -> Result<(ChangeFeed, QueryGuard), SqlError> {
         if as_of.is_some() {
-            return Err(SqlError::unsupported("AS OF is supported for subscriptions to relations, not to queries")
-                .hint("Create a materialized view of the query and subscribe to that."));
+            return Err(SqlError::unsupported(
+                "AS OF is supported for subscriptions to relations, not to queries",
+            )
+            .hint("Create a materialized view of the query and subscribe to that."));
         }
         let published = self.handle.env.publisher.pin();
         let context = self.context();
         self.definer(&published, &context).check_inputs(&plan)?;
         let compiled = plan.compile()?;
         let request = Box::new(BuildRequest {
-            target: BuildTarget::Query { schema: plan.columns.clone() },
+            target: BuildTarget::Query {
+                schema: plan.columns.clone(),
+            },
             plan: Arc::new(compiled.plan),
             depends,
         });
-        let joined = self.handle.ask(|reply| Message::Build(request, reply)).await?;
-        let guard = QueryGuard { handle: self.handle.clone(), dataflow: joined.dataflow };
+        let joined = self
+            .handle
+            .ask(|reply| Message::Build(request, reply))
+            .await?;
+        let guard = QueryGuard {
+            handle: self.handle.clone(),
+            dataflow: joined.dataflow,
+        };
         let (Some(following), Some(collection)) = (joined.following, joined.collection) else {
             return Err(SqlError::internal("a query is followed"));
         };
-        let Following { published, followers } = following;
-        let mut feed = ChangeFeed::new(&self.handle.env, collection, Following { published, followers });
+        let Following {
+            published,
+            followers,
+        } = following;
+        let mut feed = ChangeFeed::new(
+            &self.handle.env,
+            collection,
+            Following {
+                published,
+                followers,
+            },
+        );
         feed.with_rows(if snapshot { joined.snapshot } else { vec![] });
         Ok((feed, guard))
     }
@@ -185,7 +277,12 @@ fn change_schema(columns: &SchemaRef, progress: bool) -> SchemaRef {
         fields.push(Field::new("progressed", DataType::Boolean, false));
     }
     fields.push(Field::new("diff", DataType::Int64, true));
-    fields.extend(columns.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)));
+    fields.extend(
+        columns
+            .fields()
+            .iter()
+            .map(|f| f.as_ref().clone().with_nullable(true)),
+    );
     schema_of(fields)
 }
 
@@ -209,7 +306,12 @@ struct ChangeStream {
     error: Option<SqlError>,
 }
 
-fn change_stream(feed: ChangeFeed, guard: Option<QueryGuard>, schema: SchemaRef, options: ChangeOptions) -> BatchStream {
+fn change_stream(
+    feed: ChangeFeed,
+    guard: Option<QueryGuard>,
+    schema: SchemaRef,
+    options: ChangeOptions,
+) -> BatchStream {
     let state = ChangeStream {
         feed,
         _guard: guard,
@@ -222,7 +324,10 @@ fn change_stream(feed: ChangeFeed, guard: Option<QueryGuard>, schema: SchemaRef,
         ended: false,
         error: None,
     };
-    futures::stream::unfold(state, |mut state| async move { state.next().await.map(|item| (item, state)) }).boxed()
+    futures::stream::unfold(state, |mut state| async move {
+        state.next().await.map(|item| (item, state))
+    })
+    .boxed()
 }
 
 impl ChangeStream {
@@ -257,7 +362,8 @@ impl ChangeStream {
         let items = tokio::task::block_in_place(|| self.feed.ready())?;
         for item in items {
             match item {
-                FeedItem::Changes { epoch, .. } if self.options.up_to.is_some_and(|t| epoch >= t) => {}
+                FeedItem::Changes { epoch, .. }
+                    if self.options.up_to.is_some_and(|t| epoch >= t) => {}
                 FeedItem::Changes { epoch, delta, .. } => self.push_changes(epoch, delta)?,
                 FeedItem::Error(e) => {
                     self.error = Some(e);
@@ -276,7 +382,11 @@ impl ChangeStream {
             self.push_progress(position);
         }
         if self.queue.is_empty() {
-            let patience = if self.options.progress { PROGRESS_INTERVAL } else { Duration::from_secs(3600) };
+            let patience = if self.options.progress {
+                PROGRESS_INTERVAL
+            } else {
+                Duration::from_secs(3600)
+            };
             // A timeout only means that there is nothing but progress to tell.
             let _ = tokio::time::timeout(patience, self.feed.wait()).await;
         }
@@ -293,20 +403,27 @@ impl ChangeStream {
         }
         columns.push(Arc::new(Int64Array::new(delta.diffs.to_buffer(rows), None)));
         columns.extend(delta.rows.columns().iter().cloned());
-        self.queue.push_back(RecordBatch::try_new(self.schema.clone(), columns).map_err(internal)?);
+        self.queue
+            .push_back(RecordBatch::try_new(self.schema.clone(), columns).map_err(internal)?);
         Ok(())
     }
 
     fn push_progress(&mut self, time: Epoch) {
-        let columns = self.schema.fields().iter().enumerate().map(|(i, field)| -> ArrayRef {
-            match i {
-                0 => Arc::new(Int64Array::from(vec![time])),
-                1 => Arc::new(BooleanArray::from(vec![true])),
-                _ => new_null_array(field.data_type(), 1),
-            }
-        });
+        let columns = self
+            .schema
+            .fields()
+            .iter()
+            .enumerate()
+            .map(|(i, field)| -> ArrayRef {
+                match i {
+                    0 => Arc::new(Int64Array::from(vec![time])),
+                    1 => Arc::new(BooleanArray::from(vec![true])),
+                    _ => new_null_array(field.data_type(), 1),
+                }
+            });
         let batch = RecordBatch::try_new(self.schema.clone(), columns.collect());
-        self.queue.push_back(batch.expect("progress rows have the columns of the subscription"));
+        self.queue
+            .push_back(batch.expect("progress rows have the columns of the subscription"));
         self.progress = time;
         self.progressed = Instant::now();
     }
@@ -314,10 +431,14 @@ impl ChangeStream {
 
 fn retractions_first(delta: Delta) -> Result<Delta, arrow::error::ArrowError> {
     let negative = |row: &usize| delta.diffs.get(*row) < 0;
-    let first_positive = (0..delta.len()).find(|r| !negative(r)).unwrap_or(delta.len());
+    let first_positive = (0..delta.len())
+        .find(|r| !negative(r))
+        .unwrap_or(delta.len());
     if (first_positive..delta.len()).all(|r| !negative(&r)) {
         return Ok(delta);
     }
     let (minus, plus): (Vec<usize>, Vec<usize>) = (0..delta.len()).partition(negative);
-    delta.take(&UInt32Array::from_iter_values(minus.into_iter().chain(plus).map(|r| r as u32)))
+    delta.take(&UInt32Array::from_iter_values(
+        minus.into_iter().chain(plus).map(|r| r as u32),
+    ))
 }

@@ -39,7 +39,14 @@ pub struct Transaction {
 impl Transaction {
     /// A transaction that has done nothing yet.
     pub fn new(explicit: bool, read_only: bool) -> Self {
-        Transaction { explicit, failed: false, read_only, published: None, writes: HashMap::new(), reads: Default::default() }
+        Transaction {
+            explicit,
+            failed: false,
+            read_only,
+            published: None,
+            writes: HashMap::new(),
+            reads: Default::default(),
+        }
     }
 
     /// Nothing was read or written.
@@ -70,17 +77,33 @@ impl SqlSession {
     }
 
     /// Refuses to read what can't include the transaction's own writes.
-    pub(super) fn check_readable(&self, plan: &QueryPlan, catalog: &Catalog) -> Result<(), SqlError> {
-        let Some(transaction) = self.transaction.as_ref().filter(|t| !t.writes.is_empty()) else { return Ok(()) };
+    pub(super) fn check_readable(
+        &self,
+        plan: &QueryPlan,
+        catalog: &Catalog,
+    ) -> Result<(), SqlError> {
+        let Some(transaction) = self.transaction.as_ref().filter(|t| !t.writes.is_empty()) else {
+            return Ok(());
+        };
         for input in &plan.inputs {
-            let Some((object, _)) = catalog.by_collection(*input) else { continue };
+            let Some((object, _)) = catalog.by_collection(*input) else {
+                continue;
+            };
             if !matches!(object.detail, Detail::MaterializedView { .. }) {
                 continue;
             }
             let mut todo = object.record.depends.clone();
             while let Some(below) = todo.pop().and_then(|id| catalog.get(id)) {
-                if below.record.ids.collection.is_some_and(|c| transaction.writes.contains_key(&c)) {
-                    let message = format!("materialized view \"{}\" can't be read after writing to \"{}\" in the same transaction", object.record.name, below.record.name);
+                if below
+                    .record
+                    .ids
+                    .collection
+                    .is_some_and(|c| transaction.writes.contains_key(&c))
+                {
+                    let message = format!(
+                        "materialized view \"{}\" can't be read after writing to \"{}\" in the same transaction",
+                        object.record.name, below.record.name
+                    );
                     return Err(SqlError::unsupported(message)
                         .detail("Views follow committed changes only.")
                         .hint("COMMIT first, or query the table itself."));
@@ -92,13 +115,23 @@ impl SqlSession {
     }
 
     /// Runs a plan to its end.
-    pub(super) async fn collect(&self, plan: &QueryPlan, snapshot: Snapshot) -> Result<Vec<RecordBatch>, SqlError> {
+    pub(super) async fn collect(
+        &self,
+        plan: &QueryPlan,
+        snapshot: Snapshot,
+    ) -> Result<Vec<RecordBatch>, SqlError> {
         plan.execute(Arc::new(snapshot))?.try_collect().await
     }
 
     /// Adds changes to the transaction, or commits them at once where there is none. `read_at` and `reads` say what
     /// the changes were computed from.
-    pub(super) async fn write(&mut self, table: CollectionId, delta: Delta, read_at: Epoch, reads: ReadSet) -> Result<(), SqlError> {
+    pub(super) async fn write(
+        &mut self,
+        table: CollectionId,
+        delta: Delta,
+        read_at: Epoch,
+        reads: ReadSet,
+    ) -> Result<(), SqlError> {
         if delta.is_empty() {
             return Ok(());
         }
@@ -107,17 +140,36 @@ impl SqlSession {
                 transaction.writes.entry(table).or_default().push(delta);
                 Ok(())
             }
-            None => self.commit_writes(vec![(table, delta)], read_at, reads).await.map(drop),
+            None => self
+                .commit_writes(vec![(table, delta)], read_at, reads)
+                .await
+                .map(drop),
         }
     }
 
-    async fn commit_writes(&self, writes: Vec<(CollectionId, Delta)>, read_at: Epoch, reads: ReadSet) -> Result<Epoch, SqlError> {
-        self.handle.ask(|reply| Message::Write(WriteRequest { writes, read_at, reads, reply })).await
+    async fn commit_writes(
+        &self,
+        writes: Vec<(CollectionId, Delta)>,
+        read_at: Epoch,
+        reads: ReadSet,
+    ) -> Result<Epoch, SqlError> {
+        self.handle
+            .ask(|reply| {
+                Message::Write(WriteRequest {
+                    writes,
+                    read_at,
+                    reads,
+                    reply,
+                })
+            })
+            .await
     }
 
     /// Ends the transaction: its writes become one epoch, or nothing.
     pub(super) async fn commit(&mut self) -> Result<bool, SqlError> {
-        let Some(transaction) = self.transaction.take() else { return Ok(true) };
+        let Some(transaction) = self.transaction.take() else {
+            return Ok(true);
+        };
         self.cursors.clear();
         if transaction.failed {
             return Ok(false);
@@ -137,7 +189,10 @@ impl SqlSession {
         if writes.is_empty() {
             return Ok(true);
         }
-        let read_at = transaction.published.as_ref().map_or(Epoch::MAX, |p| p.now());
+        let read_at = transaction
+            .published
+            .as_ref()
+            .map_or(Epoch::MAX, |p| p.now());
         let reads = transaction.reads.lock().clone();
         self.commit_writes(writes, read_at, reads).await?;
         Ok(true)
