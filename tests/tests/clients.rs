@@ -72,6 +72,24 @@ fn psql_session() {
             "{}",
             text(&output.stdout)
         );
+        // What psql asks when the user presses Tab: relations, schemas, columns, settings.
+        for query in [
+            "SELECT c.relname, NULL::pg_catalog.text FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'S', 'v', 'm', 'f', 'p') \
+             AND (c.relname) LIKE 't%' AND c.relnamespace <> (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'pg_catalog') \
+             AND pg_catalog.pg_table_is_visible(c.oid) UNION ALL SELECT NULL::pg_catalog.text, n.nspname \
+             FROM pg_catalog.pg_namespace n WHERE n.nspname LIKE 't%' LIMIT 1000",
+            "SELECT attname FROM pg_catalog.pg_attribute a, pg_catalog.pg_class c WHERE c.oid = a.attrelid AND a.attnum > 0 \
+             AND NOT a.attisdropped AND (attname) LIKE '%' AND (c.relname) = ('t') AND pg_catalog.pg_table_is_visible(c.oid) LIMIT 1000",
+            "SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname LIKE '%' LIMIT 1000",
+            "SELECT name FROM (SELECT pg_catalog.lower(name) AS name FROM pg_catalog.pg_settings) AS s WHERE name LIKE 'time%' LIMIT 1000",
+        ] {
+            let output = psql(server.port(), &format!("{query};\n"))?;
+            ensure!(
+                output.status.success() && !output.stdout.is_empty(),
+                "{query}: {}",
+                text(&output.stderr)
+            );
+        }
         // An error has its SQLSTATE, position and hint.
         let output = psql(
             server.port(),

@@ -134,7 +134,7 @@ fn history_is_exact_and_bounded() {
                     "at {time}: {rows:?}, the stream says {state:?}"
                 );
                 let mut from = Subscription::with(
-                    &sql,
+                    sql,
                     &format!("SUBSCRIBE TO m WITH (SNAPSHOT, PROGRESS) AS OF {time}"),
                 )
                 .await?;
