@@ -7,6 +7,7 @@
 //! * [`latency`]: how long a change takes to be seen.
 //! * [`load`]: point reads, many views, many subscribers, updates and deletes.
 //! * [`nexmark`]: the auction queries.
+//! * [`plot`]: bar charts.
 //! * [`report`]: tables for people and for `bench/RESULTS.md`.
 //!
 //! The program `workloads` runs them: `cargo run --release -p tidemill-bench --bin workloads -- --help`.
@@ -18,6 +19,7 @@ pub mod load;
 pub mod measure;
 pub mod nexmark;
 pub mod peers;
+pub mod plot;
 pub mod report;
 
 use std::path::PathBuf;

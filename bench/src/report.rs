@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::measure::{Cost, machine};
+use crate::plot::bars;
 
 /// One workload's results.
 pub struct Report {
@@ -76,8 +77,29 @@ impl Report {
         if smoke {
             return Ok(());
         }
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        if self.costs.len() > 1 {
+            let values: Vec<_> = self
+                .costs
+                .iter()
+                .map(|(name, cost, _)| (name.clone(), cost.cpu_s))
+                .collect();
+            let name: String = self
+                .title
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+                .collect();
+            std::fs::create_dir_all(here.join("plots"))?;
+            let path = here
+                .join("plots")
+                .join(format!("{}.svg", name.to_lowercase()));
+            std::fs::write(
+                path,
+                bars(&format!("{}: CPU seconds", self.title), "s", &values),
+            )?;
+        }
         let command: Vec<String> = std::env::args().skip(1).collect();
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md");
+        let path = here.join("RESULTS.md");
         let mut file = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
