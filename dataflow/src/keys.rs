@@ -6,6 +6,7 @@
 
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::DataType;
+use hashbrown::HashTable;
 use tidemill_zset::hash::hash_columns;
 
 mod bytes;
@@ -159,6 +160,36 @@ impl KeyIndex {
         };
         keys + self.hashes.capacity() * 8
     }
+}
+
+/// Rows that are looked up together, so that the processor waits for their cache lines together.
+const BLOCK_ROWS: usize = 64;
+
+/// Where each of `hashes` (at most [`BLOCK_ROWS`]) would be in `table`: the first entry whose hash looks alike. It
+/// isn't read, only located; comparing it is the caller's.
+#[inline]
+fn locate<'t, T>(table: &'t HashTable<T>, hashes: &[u64]) -> [Option<&'t T>; BLOCK_ROWS] {
+    let mut found = [None; BLOCK_ROWS];
+    for (found, hash) in found.iter_mut().zip(hashes) {
+        *found = table.find(*hash, |_| true);
+        if let Some(entry) = *found {
+            prefetch(entry);
+        }
+    }
+    found
+}
+
+/// Asks the processor to have the cache line of `entry` ready.
+#[inline]
+fn prefetch<T>(entry: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch has no effect but on time, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(entry).cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = entry;
 }
 
 /// Calls `f` for each row with whether its key is NULL.

@@ -20,6 +20,17 @@ pub struct FloatSum {
     negative_infinities: i64,
 }
 
+/// Compares representations: true of equal sums only after [`FloatSum::normalise`].
+impl PartialEq for FloatSum {
+    fn eq(&self, other: &Self) -> bool {
+        self.base == other.base
+            && self.limbs == other.limbs
+            && self.nans == other.nans
+            && self.positive_infinities == other.positive_infinities
+            && self.negative_infinities == other.negative_infinities
+    }
+}
+
 impl FloatSum {
     /// Zero.
     pub fn new() -> Self {
@@ -114,6 +125,16 @@ impl FloatSum {
             self.limbs.resize(to - self.base, 0);
         }
         debug_assert!(self.base + self.limbs.len() <= LIMBS_MAX);
+    }
+
+    /// Brings the sum into the one form that equal sums have, for comparisons with `==`.
+    pub fn normalise(&mut self) {
+        self.carry();
+    }
+
+    /// True if the sum of finite doubles is beyond the greatest double.
+    pub fn overflows(&self) -> bool {
+        self.positive_infinities == 0 && self.negative_infinities == 0 && self.value().is_infinite()
     }
 
     /// Brings every limb but the last into 0..2^32; the last one has the sign. Drops zeros at both ends.

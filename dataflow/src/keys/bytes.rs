@@ -13,7 +13,7 @@ use arrow::datatypes::DataType;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use super::{MISSING, each_row};
+use super::{BLOCK_ROWS, MISSING, each_row, locate};
 
 /// Longest key that is held inline.
 const INLINE_BYTES_MAX: usize = 12;
@@ -97,15 +97,8 @@ impl BytesKeys {
         macro_rules! with {
             ($a:expr) => {{
                 let a = $a;
-                each_row(array, |i, is_null| {
-                    let slot = if is_null {
-                        self.insert_null(hashes[i], all)
-                    } else {
-                        let bytes: &[u8] = a.value(i).as_ref();
-                        self.insert_one(View::of(bytes), || bytes, hashes[i], all)
-                    };
-                    slots.push(slot);
-                })
+                let bytes = |i: usize| -> &[u8] { a.value(i).as_ref() };
+                self.insert_all(array, |i| View::of(bytes(i)), bytes, hashes, all, slots)
             }};
         }
         match array.data_type() {
@@ -117,18 +110,56 @@ impl BytesKeys {
             _ => {
                 let a = array.as_string_view();
                 let views = a.views();
-                each_row(array, |i, is_null| {
-                    let slot = if is_null {
-                        self.insert_null(hashes[i], all)
-                    } else {
-                        let mut view = View::from_raw(views[i]);
-                        if view.len() > INLINE_BYTES_MAX {
-                            view.1 = 0;
-                        }
-                        self.insert_one(view, || a.value(i).as_bytes(), hashes[i], all)
-                    };
-                    slots.push(slot);
-                });
+                let view = |i: usize| {
+                    let mut view = View::from_raw(views[i]);
+                    if view.len() > INLINE_BYTES_MAX {
+                        view.1 = 0;
+                    }
+                    view
+                };
+                self.insert_all(array, view, |i| a.value(i).as_bytes(), hashes, all, slots);
+            }
+        }
+    }
+
+    /// Inserts every row, given its view and its bytes. Most keys are there already: those are found
+    /// a block at a time; the others go one by one.
+    #[inline]
+    fn insert_all<'a>(
+        &mut self,
+        array: &dyn Array,
+        view: impl Fn(usize) -> View,
+        bytes: impl Fn(usize) -> &'a [u8],
+        hashes: &[u64],
+        all: &mut Vec<u64>,
+        slots: &mut Vec<u32>,
+    ) {
+        let nulls = array.nulls().filter(|n| n.null_count() > 0);
+        for (block, hashes) in hashes.chunks(BLOCK_ROWS).enumerate() {
+            let first = block * BLOCK_ROWS;
+            let found = locate(&self.table, hashes);
+            let mut missing = false;
+            for (i, found) in found[..hashes.len()].iter().enumerate() {
+                let row = first + i;
+                let slot = match found {
+                    Some((held, slot)) if same(*held, view(row), &self.arena, &|| bytes(row)) => {
+                        *slot
+                    }
+                    _ => MISSING,
+                };
+                missing |= slot == MISSING;
+                slots.push(slot);
+            }
+            if !missing && nulls.is_none() {
+                continue;
+            }
+            for (i, hash) in hashes.iter().enumerate() {
+                let row = first + i;
+                if nulls.is_some_and(|n| n.is_null(row)) {
+                    slots[row] = self.insert_null(*hash, all);
+                } else if slots[row] == MISSING {
+                    slots[row] = self.insert_one(view(row), || bytes(row), *hash, all);
+                }
             }
         }
     }
@@ -143,7 +174,6 @@ impl BytesKeys {
         self.null
     }
 
-    #[inline]
     fn insert_one<'a>(
         &mut self,
         view: View,

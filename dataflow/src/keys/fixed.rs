@@ -4,10 +4,11 @@ use arrow::array::{Array, ArrayData, ArrayRef, make_array};
 use arrow::buffer::{Buffer, NullBuffer};
 use arrow::datatypes::DataType;
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use tidemill_zset::consolidate::normalise_floats;
 
-use super::{MISSING, each_row};
+use super::{BLOCK_ROWS, MISSING, each_row, locate};
 
 /// See the module.
 pub struct FixedKeys {
@@ -43,34 +44,50 @@ impl FixedKeys {
         all: &mut Vec<u64>,
         slots: &mut Vec<u32>,
     ) {
+        let nulls = array.nulls().filter(|n| n.null_count() > 0);
         let FixedKeys {
             bits, table, null, ..
         } = self;
         with_bits(array, |value| {
-            each_row(array, |i, is_null| {
-                let next = bits.len() as u32;
-                if is_null {
-                    if *null == MISSING {
-                        *null = next;
-                        bits.push(0);
-                        all.push(hashes[i]);
-                    }
-                    slots.push(*null);
-                    return;
+            for (block, hashes) in hashes.chunks(BLOCK_ROWS).enumerate() {
+                let first = block * BLOCK_ROWS;
+                let mut missing = false;
+                for (i, found) in locate(table, hashes)[..hashes.len()].iter().enumerate() {
+                    let slot = match found {
+                        Some((held, slot)) if *held == value(first + i) => *slot,
+                        _ => MISSING,
+                    };
+                    missing |= slot == MISSING;
+                    slots.push(slot);
                 }
-                let v = value(i);
-                let entry = table.entry(hashes[i], |e| e.0 == v, |e| all[e.1 as usize]);
-                let slot = match entry {
-                    hashbrown::hash_table::Entry::Occupied(e) => e.get().1,
-                    hashbrown::hash_table::Entry::Vacant(e) => {
-                        e.insert((v, next));
-                        bits.push(v);
-                        all.push(hashes[i]);
-                        next
+                if !missing && nulls.is_none() {
+                    continue;
+                }
+                for (i, hash) in hashes.iter().enumerate() {
+                    let row = first + i;
+                    let next = bits.len() as u32;
+                    if nulls.is_some_and(|n| n.is_null(row)) {
+                        if *null == MISSING {
+                            *null = next;
+                            bits.push(0);
+                            all.push(*hash);
+                        }
+                        slots[row] = *null;
+                    } else if slots[row] == MISSING {
+                        let v = value(row);
+                        let entry = table.entry(*hash, |e| e.0 == v, |e| all[e.1 as usize]);
+                        slots[row] = match entry {
+                            Entry::Occupied(e) => e.get().1,
+                            Entry::Vacant(e) => {
+                                e.insert((v, next));
+                                bits.push(v);
+                                all.push(*hash);
+                                next
+                            }
+                        };
                     }
-                };
-                slots.push(slot);
-            })
+                }
+            }
         });
     }
 

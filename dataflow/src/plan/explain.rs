@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use arrow::datatypes::Schema;
+use tidemill_zset::hash::{hash_columns, mix};
 
 use super::{Aggregate, AggregateFunction, DataflowPlan, JoinKind, Node, Op};
 use crate::operators;
@@ -35,6 +36,11 @@ impl Op {
 /// What the output of `node` is a function of, as text.
 pub fn fingerprint(node: &Node) -> String {
     let mut out = describe(node);
+    if let Op::Constant { rows } = &node.op {
+        let hashes = hash_columns(rows.columns(), rows.num_rows());
+        let digest = hashes.iter().fold(0, |h, v| mix(h ^ v));
+        let _ = write!(out, " {digest:016x}");
+    }
     let types: Vec<String> = node
         .schema
         .fields()

@@ -5,11 +5,14 @@ use arrow::array::{Array, ArrayRef, BinaryArray, BooleanArray, Int64Array, Recor
 use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::*;
 use tidemill_zset::Diffs;
+use tidemill_zset::float_sum::FloatSum;
 
-use super::exact_sum::ExactSum;
 use super::extremes::{Extremes, extremes};
 use super::layout::{Cell, Layout, Number, Scope};
 use crate::keys::MISSING;
+
+/// Bytes that a sum of floats takes on the heap, as a rule.
+const FLOAT_SUM_HEAP_BYTES: usize = 40;
 
 /// Values of all groups by slot, and those that the touched groups had when the epoch began, by the
 /// position in which they were touched.
@@ -149,7 +152,7 @@ pub enum Column {
     Trues(Tracked<i64>),
     Int(Tracked<i128>),
     Decimal(Tracked<WideSum>),
-    Float(Tracked<ExactSum>),
+    Float(Tracked<FloatSum>),
     Extremes(Box<dyn Extremes>),
 }
 
@@ -186,7 +189,7 @@ impl Column {
             Column::Count(t) | Column::Trues(t) => t.now.resize(len, 0),
             Column::Int(t) => t.now.resize(len, 0),
             Column::Decimal(t) => t.now.resize(len, WideSum::default()),
-            Column::Float(t) => t.now.resize(len, ExactSum::default()),
+            Column::Float(t) => t.now.resize(len, FloatSum::default()),
             Column::Extremes(e) => e.resize(len),
         }
     }
@@ -233,12 +236,12 @@ impl Column {
                 if let Some(values) = column.as_primitive_opt::<Float32Type>() {
                     let values = values.values();
                     each(&rows, |row, diff| {
-                        now[slots[row] as usize].add(values[row] as f64, diff)
+                        now[slots[row] as usize].add_times(values[row] as f64, diff)
                     });
                 } else {
                     let values = column.as_primitive::<Float64Type>().values();
                     each(&rows, |row, diff| {
-                        now[slots[row] as usize].add(values[row], diff)
+                        now[slots[row] as usize].add_times(values[row], diff)
                     });
                 }
             }
@@ -274,7 +277,7 @@ impl Column {
             Column::Float(t) => {
                 let values = values.as_binary::<i32>();
                 for (i, (slot, position)) in places().filter(|(i, _)| values.is_valid(*i)) {
-                    let sum = ExactSum::from_bytes(values.value(i))
+                    let sum = FloatSum::from_bytes(values.value(i))
                         .unwrap_or_else(|| panic!("a stored sum has the wrong form"));
                     t.now[*slot as usize].merge(&sum);
                     t.before[*position as usize].merge(&sum);
@@ -288,7 +291,7 @@ impl Column {
     pub fn settle(&mut self, touched: &[u32]) {
         if let Column::Float(t) = self {
             for slot in touched {
-                t.now[*slot as usize].trim();
+                t.now[*slot as usize].normalise();
             }
         }
     }
@@ -318,7 +321,7 @@ impl Column {
     pub fn memory_bytes(&self) -> usize {
         // Looking at each would make an epoch's cost depend on the number of groups.
         let heap = match self {
-            Column::Float(t) => t.now.len() * ExactSum::HEAP_BYTES,
+            Column::Float(t) => t.now.len() * FLOAT_SUM_HEAP_BYTES,
             _ => 0,
         };
         heap + on_each!(self, t => t.memory_bytes())

@@ -6,7 +6,6 @@
 //! knows when the group is next touched, which works because cells are additive.
 
 pub mod cells;
-pub mod exact_sum;
 pub mod extremes;
 mod finish;
 pub mod layout;

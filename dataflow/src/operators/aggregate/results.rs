@@ -10,9 +10,9 @@ use arrow::array::{
 use arrow::datatypes::{DataType, i256};
 
 use super::cells::{At, Column, WideSum};
-use super::exact_sum::ExactSum;
 use super::layout::{Layout, Result};
 use crate::plan::RowError;
+use tidemill_zset::float_sum::FloatSum;
 
 /// An error of the group at this place in what was asked for.
 pub type Failure = (usize, RowError);
@@ -227,13 +227,13 @@ fn exact(
 
 /// Floats computed from exact sums; NULL where the count is 0.
 fn floats(
-    sums: &[ExactSum],
+    sums: &[FloatSum],
     counts: &[i64],
     output: &DataType,
     failures: &mut Vec<Failure>,
     f: impl Fn(f64, i64) -> f64,
 ) -> ArrayRef {
-    let mut value = |(i, sum): (usize, &ExactSum)| {
+    let mut value = |(i, sum): (usize, &FloatSum)| {
         if counts[i] <= 0 {
             return None;
         }

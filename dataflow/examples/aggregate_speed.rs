@@ -1,0 +1,141 @@
+//! How long an aggregate of the shape of word count takes: `SELECT word, count(*) GROUP BY word` over
+//! Zipf-distributed words, in epochs. Prints nanoseconds of CPU per input row for push and finish.
+//!
+//!     cargo run --release -p tidemill-dataflow --example aggregate_speed -- [demand]
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, RecordBatch, StringViewArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use rand::distr::Distribution;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tidemill_dataflow::operator::{BuildContext, Output};
+use tidemill_dataflow::operators;
+use tidemill_dataflow::plan::{Aggregate, AggregateFunction, Node, Op, RowError};
+use tidemill_dataflow::state::StateHandle;
+use tidemill_storage::ArrangementDesc;
+use tidemill_zset::{ArrangementId, CollectionId, Delta};
+
+const WORDS: usize = 100_000;
+const EPOCHS: usize = 100;
+const BATCHES_PER_EPOCH: usize = 12;
+const BATCH_ROWS: usize = 8_192;
+
+/// Words by the inverse of Zipf's cumulative distribution.
+struct Zipf(Vec<f64>);
+
+impl Distribution<usize> for Zipf {
+    fn sample<R: Rng + ?Sized>(&self, rng: &mut R) -> usize {
+        let at = rng.random::<f64>() * self.0[self.0.len() - 1];
+        self.0.partition_point(|c| *c < at)
+    }
+}
+
+fn node() -> Node {
+    let word = Field::new("word", DataType::Utf8View, true);
+    let count = Field::new("count", DataType::Int64, true);
+    let input = Node {
+        op: Op::Input {
+            collection: CollectionId(1),
+            columns: vec![0],
+        },
+        inputs: vec![],
+        schema: Arc::new(Schema::new(vec![word.clone()])),
+        append_only: true,
+    };
+    Node {
+        op: Op::Aggregate {
+            keys: vec![0],
+            aggregates: vec![Aggregate {
+                function: AggregateFunction::CountStar,
+                column: None,
+                filter: None,
+                output: count.clone(),
+            }],
+        },
+        inputs: vec![input],
+        schema: Arc::new(Schema::new(vec![word, count])),
+        append_only: false,
+    }
+}
+
+/// CPU time of this thread so far; on a busy machine elapsed time says little.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux tells");
+    let first = stat.split(' ').next().unwrap_or_default();
+    Duration::from_nanos(first.parse().expect("nanoseconds on a CPU"))
+}
+
+fn main() {
+    let demand = std::env::args().any(|a| a == "demand");
+    let node = node();
+    let states: Vec<StateHandle> = operators::arrangements(&node)
+        .into_iter()
+        .map(|s| StateHandle {
+            desc: ArrangementDesc {
+                id: ArrangementId(1),
+                kind: s.kind,
+                schema: s.schema,
+                key_columns: s.key_columns,
+            },
+            reader: None,
+        })
+        .collect();
+    let context = BuildContext {
+        worker: 0,
+        workers: 1,
+        partitions: 16,
+        fresh: true,
+        state_bytes_max: usize::MAX,
+        error_mapper: |e| RowError {
+            sqlstate: "XX000".into(),
+            message: e.to_string(),
+        },
+        demand: Rc::new(Cell::new(demand)),
+    };
+    let mut operator = operators::build(&node, states, &context).expect("an aggregate");
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut total = 0.0;
+    let zipf = Zipf(
+        (1..=WORDS)
+            .map(|r| {
+                total += 1.0 / r as f64;
+                total
+            })
+            .collect(),
+    );
+    let batches: Vec<RecordBatch> = (0..EPOCHS * BATCHES_PER_EPOCH / 4)
+        .map(|_| {
+            let words = (0..BATCH_ROWS).map(|_| Some(format!("word{}", zipf.sample(&mut rng))));
+            let column: ArrayRef = Arc::new(StringViewArray::from_iter(words));
+            RecordBatch::try_new(node.inputs[0].schema.clone(), vec![column]).expect("one column")
+        })
+        .collect();
+    let (mut push, mut finish) = (Duration::ZERO, Duration::ZERO);
+    let (mut rows, mut changed, mut out_rows) = (0, 0, 0);
+    let mut all = batches.iter().cycle();
+    for epoch in 1..=EPOCHS {
+        let mut out = Output::default();
+        let start = cpu_time();
+        for batch in all.by_ref().take(BATCHES_PER_EPOCH) {
+            rows += batch.num_rows();
+            operator.push(0, Delta::insert(batch.clone()), &mut out);
+        }
+        push += (cpu_time() - start);
+        let start = cpu_time();
+        operator.finish(epoch as i64, &mut out);
+        finish += (cpu_time() - start);
+        changed += out.changes.iter().map(|c| c.delta.len()).sum::<usize>();
+        out_rows += out.rows.iter().map(Delta::len).sum::<usize>();
+    }
+    let ns = |d: Duration, n: usize| d.as_nanos() as f64 / n as f64;
+    println!("rows {rows}, changed groups {changed}, output rows {out_rows}");
+    println!("push {:.1} ns/row", ns(push, rows));
+    println!("finish {:.1} ns/changed group", ns(finish, changed));
+    println!("together {:.1} ns/row", ns(push + finish, rows));
+    println!("state {} bytes", operator.state_bytes());
+}
