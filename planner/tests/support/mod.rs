@@ -7,3 +7,4 @@ pub mod front;
 pub mod golden;
 pub mod queries;
 pub mod reference;
+pub mod running;
