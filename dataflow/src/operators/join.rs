@@ -124,6 +124,8 @@ pub struct JoinOperator {
     filter: Option<PairFilter>,
     stored: [StoredColumns; 2],
     widths: [usize; 2],
+    /// Per column of each side: the key column of the other side that has the same values in every pair.
+    twins: [Vec<Option<usize>>; 2],
     /// Columns of a pair: left, then the right ones that are stored; for culprits' texts.
     pair_columns: Vec<usize>,
     pair_schema: SchemaRef,
@@ -209,6 +211,13 @@ impl JoinOperator {
                 .map(|f| PairFilter::new(f, &whole, config.error_mapper)),
             stored,
             widths,
+            twins: [
+                twins(&config.left_schema, config.on),
+                twins(
+                    &config.right_schema,
+                    &config.on.iter().map(|(l, r)| (*r, *l)).collect::<Vec<_>>(),
+                ),
+            ],
             pair_columns,
             pair_schema,
             output_schema: config.output_schema,
@@ -410,19 +419,47 @@ impl JoinOperator {
     ) -> Vec<ArrayRef> {
         let split = columns.partition_point(|c| *c < self.widths[LEFT]);
         let (left, right) = columns.split_at(split);
+        let left = left.to_vec();
         let right: Vec<usize> = right.iter().map(|c| c - self.widths[LEFT]).collect();
         let probe = match delta {
             Some(d) => Rows::Pushed(&d.rows, probe),
             None => Rows::Stored(probe),
         };
         let build = Rows::Stored(build);
-        let (left_rows, right_rows) = match port {
-            LEFT => (probe, build),
-            _ => (build, probe),
+        let mut arrays = [Vec::new(), Vec::new()];
+        for (side, columns) in [left, right].into_iter().enumerate() {
+            arrays[side] = match side == port {
+                true => self.side_arrays(side, probe, &columns),
+                false => self.build_arrays(side, probe, build, &columns),
+            };
+        }
+        arrays.into_iter().flatten().collect()
+    }
+
+    /// Columns of the build rows of pairs; those that equal a key column of the probe rows are taken from there, which is
+    /// cheaper.
+    fn build_arrays(
+        &mut self,
+        side: usize,
+        probe: Rows,
+        build: Rows,
+        columns: &[usize],
+    ) -> Vec<ArrayRef> {
+        let twins: Vec<Option<usize>> = columns.iter().map(|c| self.twins[side][*c]).collect();
+        let own = columns.iter().zip(&twins).filter(|(_, t)| t.is_none());
+        let own: Vec<usize> = own.map(|(c, _)| *c).collect();
+        let theirs: Vec<usize> = twins.iter().copied().flatten().collect();
+        let mut own = self.side_arrays(side, build, &own).into_iter();
+        let mut theirs = self.side_arrays(1 - side, probe, &theirs).into_iter();
+        let next = |t: &Option<usize>| match t {
+            None => own.next(),
+            Some(_) => theirs.next(),
         };
-        let mut arrays = self.side_arrays(LEFT, left_rows, left);
-        arrays.extend(self.side_arrays(RIGHT, right_rows, &right));
-        arrays
+        twins
+            .iter()
+            .map(next)
+            .map(|array| array.expect("one array per column"))
+            .collect()
     }
 
     /// Input columns of rows of one side.
@@ -712,6 +749,18 @@ impl JoinOperator {
         numbers.clear();
         signs.clear();
     }
+}
+
+/// Per column of `schema`: the column of the other side that is equal to it by `on` (own column, other column), if equal
+/// means the same value.
+fn twins(schema: &Schema, on: &[(usize, usize)]) -> Vec<Option<usize>> {
+    let twin = |c: usize| {
+        // -0 equals 0, but they aren't the same.
+        let t = schema.field(c).data_type();
+        let same = !t.is_floating() && !t.is_nested();
+        on.iter().find(|(own, _)| same && *own == c).map(|o| o.1)
+    };
+    (0..schema.fields().len()).map(twin).collect()
 }
 
 /// True if `places` are consecutive.

@@ -115,7 +115,11 @@ impl<const N: usize> KeyTable<N> {
                 |s| self.slots[*s as usize].hash,
             );
             let slot = match entry {
-                hashbrown::hash_table::Entry::Occupied(e) => *e.get(),
+                hashbrown::hash_table::Entry::Occupied(e) => {
+                    let slot = *e.get();
+                    self.slots[slot as usize].touched = step;
+                    slot
+                }
                 hashbrown::hash_table::Entry::Vacant(e) => {
                     let slot = self.slots.len() as u32;
                     e.insert(slot);
@@ -132,9 +136,6 @@ impl<const N: usize> KeyTable<N> {
             slots.push(slot);
         }
         fresh.extend(known as u32..self.slots.len() as u32);
-        for slot in slots.iter() {
-            self.slots[*slot as usize].touched = step;
-        }
         if self.keys.is_some() {
             self.verify(keys, hashes, step, known, new_rows, slots);
         }

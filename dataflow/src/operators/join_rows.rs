@@ -28,6 +28,8 @@ const BLOCK_BITS: u32 = 13;
 pub const NIL: u32 = u32::MAX;
 /// Pieces of fewer rows than this are merged with their neighbours in a block.
 const PIECE_ROWS_MIN: usize = 1024;
+/// Text that refers to buffers more than this many times its own size is copied to a buffer of its own.
+const BUFFER_WASTE_MAX: usize = 8;
 
 struct Block {
     /// (place of the first row in the block, rows), ascending.
@@ -143,8 +145,9 @@ impl RowStore {
             }
             self.bytes += n * 8;
         }
-        self.bytes += memory_bytes(rows);
-        block.pieces.push((place as u32, rows.clone()));
+        let rows = release_buffers(rows, BUFFER_WASTE_MAX);
+        self.bytes += memory_bytes(&rows);
+        block.pieces.push((place as u32, rows));
         block.len += n;
         block.live += n;
         merge_small(&mut block.pieces, &self.schema);
@@ -414,7 +417,7 @@ fn merge_small(pieces: &mut Vec<(u32, RecordBatch)>, schema: &SchemaRef) {
         let merged = arrow::compute::concat_batches(schema, [a, b])
             .expect("pieces of one schema, of at most a block together");
         pieces.pop();
-        pieces.last_mut().expect("there were two").1 = merged;
+        pieces.last_mut().expect("there were two").1 = release_buffers(&merged, 1);
     }
 }
 
@@ -456,6 +459,38 @@ fn column_bytes(column: &ArrayRef) -> usize {
         }
         _ => column.get_array_memory_size(),
     }
+}
+
+/// `rows`, with columns of views copied if their buffers are more than `waste_max` times what the views use: a few
+/// rows that are left of a large batch must not keep its text alive.
+fn release_buffers(rows: &RecordBatch, waste_max: usize) -> RecordBatch {
+    let release = |column: &ArrayRef| -> ArrayRef {
+        let (used, buffers) = match column.data_type() {
+            DataType::Utf8View => view_usage(column.as_string_view()),
+            DataType::BinaryView => view_usage(column.as_binary_view()),
+            _ => return column.clone(),
+        };
+        if buffers <= used * waste_max {
+            return column.clone();
+        }
+        match column.data_type() {
+            DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+            _ => Arc::new(column.as_binary_view().gc()),
+        }
+    };
+    let columns = rows.columns().iter().map(release).collect();
+    batch_of(rows.schema_ref(), columns, rows.num_rows())
+}
+
+/// Bytes outside the views that they use, and bytes that their buffers have.
+fn view_usage<T: arrow::datatypes::ByteViewType>(
+    views: &arrow::array::GenericByteViewArray<T>,
+) -> (usize, usize) {
+    let buffers = views.data_buffers().iter().map(|b| b.len()).sum();
+    if buffers == 0 {
+        return (0, 0);
+    }
+    (views.views().iter().map(|v| view_bytes(*v)).sum(), buffers)
 }
 
 /// Bytes outside the view itself.
