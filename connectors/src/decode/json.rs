@@ -174,7 +174,7 @@ pub fn skip_string(bytes: &[u8], at: usize, met: &mut Met) -> Result<usize, Json
 
 /// The first position from `at` with a quote, a backslash or a control character; the end if there is none.
 #[inline]
-fn string_special(bytes: &[u8], mut at: usize) -> usize {
+pub fn string_special(bytes: &[u8], mut at: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
     while let Some(lane) = bytes.get(at..at + 16) {
         use std::arch::x86_64::*;

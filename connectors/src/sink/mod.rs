@@ -1,14 +1,31 @@
 //! Sinks: files that receive a view's changes, each exactly once.
 //!
-//! Invariant: after a resume the file holds exactly the bytes below the committed length, and then what is written.
+//! Whoever drives a sink commits the length that [`FileSink::sync`] gives together with the epoch; after a
+//! crash, opening with that length cuts off whatever was written behind it.
+//!
+//! Invariant: after a resume the file holds exactly the bytes below the committed length, and then
+//! what is written.
+
+pub mod cells;
 
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use arrow::datatypes::SchemaRef;
 use tidemill_zset::{Delta, Epoch};
 
+use crate::options::{check_names, choice, missing, wrong_value};
 use crate::source::ConnectorError;
+use crate::text::output;
+use cells::{Cells, json_string};
+
+/// Bytes that are collected before they go to the file.
+const BUFFER_BYTES: usize = 256 << 10;
+
+const SINK_OPTIONS: &[&str] = &["connector", "path", "format", "time_column", "diff_column"];
 
 /// How lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,19 +52,84 @@ impl SinkFormat {
     pub fn parse(
         options: &BTreeMap<String, String>,
     ) -> Result<(PathBuf, SinkFormat), ConnectorError> {
-        let _ = options;
-        Err(ConnectorError::Io("no sink".into()))
+        check_names(options, &[], SINK_OPTIONS)?;
+        match options.get("connector").map(String::as_str) {
+            Some("files") => {}
+            Some(other) => return Err(wrong_value("connector", other, &["files"])),
+            None => return Err(missing("connector", "connector = 'files'")),
+        }
+        let path = options.get("path").filter(|p| !p.is_empty());
+        let path = path.ok_or_else(|| missing("path", "path = 'a file'"))?;
+        let path = std::path::absolute(path).map_err(|e| {
+            ConnectorError::Io(format!("can't make the path \"{path}\" absolute: {e}"))
+        })?;
+        let encoding = match choice(options, "format", &["jsonl", "csv"])? {
+            Some(0) => SinkEncoding::Jsonl,
+            Some(_) => SinkEncoding::Csv,
+            None => return Err(missing("format", "format = 'jsonl' | 'csv'")),
+        };
+        let name = |option: &str, default: &str| {
+            options
+                .get(option)
+                .map_or(default, String::as_str)
+                .to_string()
+        };
+        let format = SinkFormat {
+            encoding,
+            time_column: name("time_column", "time"),
+            diff_column: name("diff_column", "diff"),
+        };
+        Ok((path, format))
     }
 
     /// Refuses a schema with two columns of one name, or one named like the time or diff column.
     pub fn check_columns(&self, schema: &SchemaRef) -> Result<(), ConnectorError> {
-        let _ = schema;
+        let own = [
+            ("time_column", &self.time_column),
+            ("diff_column", &self.diff_column),
+        ];
+        if self.time_column == self.diff_column {
+            return Err(ConnectorError::Option {
+                message: format!(
+                    "time_column and diff_column are both \"{}\"",
+                    self.time_column
+                ),
+                hint: "Give them different names.".into(),
+            });
+        }
+        for (i, field) in schema.fields().iter().enumerate() {
+            let name = field.name();
+            if let Some((option, _)) = own.iter().find(|(_, n)| *n == name) {
+                return Err(ConnectorError::Option {
+                    message: format!(
+                        "column \"{name}\" has the name of a column that the sink adds"
+                    ),
+                    hint: format!("Rename the added one, for example {option} = '_{name}'."),
+                });
+            }
+            if schema.fields()[..i].iter().any(|f| f.name() == name) {
+                return Err(ConnectorError::Option {
+                    message: format!("two columns are called \"{name}\""),
+                    hint: "Give each a name of its own in the view.".into(),
+                });
+            }
+        }
         Ok(())
     }
 }
 
 /// A file that receives changes.
-pub struct FileSink {}
+pub struct FileSink {
+    file: File,
+    path: PathBuf,
+    format: SinkFormat,
+    schema: SchemaRef,
+    buffer: Vec<u8>,
+    /// Bytes of the file, without the buffer.
+    length: u64,
+    /// What stands before each value, and before the diff.
+    prefixes: Vec<Vec<u8>>,
+}
 
 impl FileSink {
     /// Opens the file at `path`. `resume` is the committed length: the file is cut to it, and it is
@@ -58,18 +140,209 @@ impl FileSink {
         schema: SchemaRef,
         resume: Option<u64>,
     ) -> Result<FileSink, ConnectorError> {
-        let _ = (path, format, schema, resume);
-        Ok(FileSink {})
+        format.check_columns(&schema)?;
+        let trouble = |e: std::io::Error| ConnectorError::Io(format!("{}: {e}", path.display()));
+        let fresh = matches!(resume, None | Some(0));
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(fresh)
+            .truncate(false)
+            .open(path)
+            .map_err(|e| match (e.kind(), resume) {
+                (std::io::ErrorKind::NotFound, Some(length)) if length > 0 => refused(
+                    path,
+                    &format!("is gone, though {length} bytes of it were committed"),
+                ),
+                _ => trouble(e),
+            })?;
+        lock(&file, path)?;
+        let present = file.metadata().map_err(trouble)?.len();
+        let length = match resume {
+            None if present > 0 => return Err(refused(path, "exists and isn't empty")),
+            Some(length) if present < length => {
+                let what = format!("has {present} bytes, though {length} were committed");
+                return Err(refused(path, &what));
+            }
+            _ => resume.unwrap_or(0),
+        };
+        file.set_len(length).map_err(trouble)?;
+        file.seek(SeekFrom::Start(length)).map_err(trouble)?;
+        if fresh && let Some(directory) = path.parent() {
+            // The name must be as durable as what is committed about it.
+            File::open(directory)
+                .and_then(|d| d.sync_all())
+                .map_err(trouble)?;
+        }
+        let mut sink = FileSink {
+            prefixes: prefixes(&format, &schema),
+            file,
+            path: path.to_path_buf(),
+            format,
+            schema,
+            buffer: Vec::with_capacity(BUFFER_BYTES * 2),
+            length,
+        };
+        if sink.format.encoding == SinkEncoding::Csv && length == 0 {
+            sink.header();
+        }
+        Ok(sink)
     }
 
     /// Writes a line per row of `delta` (into a buffer, which goes to the file as it fills).
     pub fn write(&mut self, epoch: Epoch, delta: &Delta) -> Result<(), ConnectorError> {
-        let _ = (epoch, delta);
+        let fields = self.schema.fields().clone();
+        let cells: Vec<Cells> = (delta.rows.columns().iter().zip(&fields))
+            .map(|(array, field)| Cells::new(array, field))
+            .collect::<Result<_, _>>()
+            .map_err(|e| ConnectorError::Io(format!("sink {}: {e}", self.path.display())))?;
+        let mut end = Vec::new();
+        match self.format.encoding {
+            SinkEncoding::Jsonl => {
+                end.push(b',');
+                json_string(self.format.time_column.as_bytes(), &mut end);
+                end.push(b':');
+                output::integer(epoch, &mut end);
+                end.extend_from_slice(b"}\n");
+            }
+            SinkEncoding::Csv => {
+                end.push(b',');
+                output::integer(epoch, &mut end);
+                end.push(b'\n');
+            }
+        }
+        for row in 0..delta.len() {
+            match self.format.encoding {
+                SinkEncoding::Jsonl => {
+                    for (cell, prefix) in cells.iter().zip(&self.prefixes) {
+                        self.buffer.extend_from_slice(prefix);
+                        cell.json(row, &mut self.buffer);
+                    }
+                }
+                SinkEncoding::Csv => {
+                    for (cell, prefix) in cells.iter().zip(&self.prefixes) {
+                        self.buffer.extend_from_slice(prefix);
+                        csv_value(cell, row, &mut self.buffer);
+                    }
+                }
+            }
+            let before_diff = self.prefixes.last().expect("there is one for the diff");
+            self.buffer.extend_from_slice(before_diff);
+            output::integer(delta.diffs.get(row), &mut self.buffer);
+            self.buffer.extend_from_slice(&end);
+            if self.buffer.len() >= BUFFER_BYTES {
+                self.flush()?;
+            }
+        }
         Ok(())
     }
 
     /// Makes everything written durable and gives the file's length, to be committed with the epoch.
     pub fn sync(&mut self) -> Result<u64, ConnectorError> {
-        Ok(0)
+        self.flush()?;
+        self.file.sync_data().map_err(|e| self.trouble(e))?;
+        Ok(self.length)
     }
+
+    fn flush(&mut self) -> Result<(), ConnectorError> {
+        if let Err(e) = self.file.write_all(&self.buffer) {
+            return Err(self.trouble(e));
+        }
+        self.length += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn header(&mut self) {
+        for field in self.schema.fields() {
+            csv_text(field.name().as_bytes(), &mut self.buffer);
+            self.buffer.push(b',');
+        }
+        csv_text(self.format.diff_column.as_bytes(), &mut self.buffer);
+        self.buffer.push(b',');
+        csv_text(self.format.time_column.as_bytes(), &mut self.buffer);
+        self.buffer.push(b'\n');
+    }
+
+    fn trouble(&self, e: std::io::Error) -> ConnectorError {
+        ConnectorError::Io(format!("{}: {e}", self.path.display()))
+    }
+}
+
+/// What stands before each column's value, and before the diff.
+fn prefixes(format: &SinkFormat, schema: &SchemaRef) -> Vec<Vec<u8>> {
+    let names = schema.fields().iter().map(|f| f.name().as_str());
+    names
+        .chain([format.diff_column.as_str()])
+        .enumerate()
+        .map(|(i, name)| match (format.encoding, i) {
+            (SinkEncoding::Csv, 0) => Vec::new(),
+            (SinkEncoding::Csv, _) => b",".to_vec(),
+            (SinkEncoding::Jsonl, _) => {
+                let mut prefix = vec![if i == 0 { b'{' } else { b',' }];
+                json_string(name.as_bytes(), &mut prefix);
+                prefix.push(b':');
+                prefix
+            }
+        })
+        .collect()
+}
+
+/// Nobody else may write to the file while we do.
+fn lock(file: &File, path: &Path) -> Result<(), ConnectorError> {
+    // SAFETY: flock takes an open descriptor and has no effect on memory.
+    let locked = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    if locked == 0 {
+        return Ok(());
+    }
+    let e = std::io::Error::last_os_error();
+    if e.raw_os_error() == Some(libc::EWOULDBLOCK) {
+        return Err(refused(path, "is being written by another sink"));
+    }
+    // A file system without locks is no reason to refuse.
+    Ok(())
+}
+
+fn refused(path: &Path, what: &str) -> ConnectorError {
+    ConnectorError::Refused {
+        message: format!("file \"{}\" {what}", path.display()),
+        hint: "Choose another path, or remove the file and create the sink anew.".into(),
+    }
+}
+
+/// NULL is nothing, an empty text is quoted.
+fn csv_value(cell: &Cells, row: usize, out: &mut Vec<u8>) {
+    if cell.is_null(row) {
+        return;
+    }
+    let start = out.len();
+    cell.text(row, out);
+    let text = &out[start..];
+    if text.is_empty()
+        || text
+            .iter()
+            .any(|b| matches!(b, b',' | b'"' | b'\n' | b'\r'))
+    {
+        let text = out.split_off(start);
+        csv_text(&text, out);
+    }
+}
+
+fn csv_text(text: &[u8], out: &mut Vec<u8>) {
+    if !text.is_empty()
+        && !text
+            .iter()
+            .any(|b| matches!(b, b',' | b'"' | b'\n' | b'\r'))
+    {
+        out.extend_from_slice(text);
+        return;
+    }
+    out.push(b'"');
+    for b in text {
+        if *b == b'"' {
+            out.push(b'"');
+        }
+        out.push(*b);
+    }
+    out.push(b'"');
 }

@@ -1,0 +1,1 @@
+//! Generators: determinism, ends, columns.
