@@ -4,6 +4,7 @@
 //! * [`world`]: what differs between worlds.
 //! * [`run`]: plays a script in a world and compares.
 //! * [`complete`]: fills in expectations from a real server.
+//! * [`random`]: random queries for comparing two servers.
 //!
 //! Files under `slt/pg/` hold standard SQL, completed from PostgreSQL 15 by the script `sqllogictest/complete`;
 //! `slt/tidemill/` and `slt/dialect/` hold what only Tidemill says.
@@ -18,6 +19,7 @@
 //! `$DIR` in SQL and in `system` commands is a fresh directory. Labels for `onlyif`/`skipif` are the names of worlds.
 
 pub mod complete;
+pub mod random;
 pub mod run;
 pub mod script;
 pub mod text;
