@@ -59,6 +59,14 @@ impl QueryPlan {
             return Err(SqlError::new("42P02", "there is no parameter $1")
                 .detail("A maintained query can't have parameters."));
         }
+        refuse::check(&self.logical, &scan_collection)?;
+        // What the binder has seen and turned into something else, e.g. 'now'::timestamptz.
+        if let Some(name) = &self.volatile {
+            return Err(refuse::volatile(name));
+        }
+        if self.uses_now {
+            return Err(refuse::clock("now"));
+        }
         compile(&self.logical, &self.columns, &scan_collection)
     }
 

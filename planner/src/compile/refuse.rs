@@ -79,20 +79,28 @@ fn refuse_expr(expr: &Expr) -> Option<SqlError> {
         _ => return None,
     };
     if CLOCK.contains(&name) {
-        return Some(
-            SqlError::unsupported(format!("{name}() can't be maintained: its value changes with time"))
-                .hint("Compare with a column that holds the time, or filter in the SELECT that reads the view."),
-        );
+        return Some(clock(name));
     }
     match volatility {
         Volatility::Immutable => None,
-        Volatility::Volatile => Some(
-            SqlError::unsupported(format!("{name}() can't be maintained: it is volatile"))
-                .hint("Store the value in a table, or call the function in the SELECT that reads the view."),
-        ),
+        Volatility::Volatile => Some(volatile(name)),
         Volatility::Stable => Some(
             SqlError::unsupported(format!("{name}() can't be maintained: it depends on the session"))
                 .hint("Write the value as a constant, or call the function in the SELECT that reads the view."),
         ),
     }
+}
+
+/// The refusal of a function of the current time.
+pub(super) fn clock(name: &str) -> SqlError {
+    SqlError::unsupported(format!(
+        "{name}() can't be maintained: its value changes with time"
+    ))
+    .hint("Compare with a column that holds the time, or filter in the SELECT that reads the view.")
+}
+
+/// The refusal of a volatile function.
+pub(super) fn volatile(name: &str) -> SqlError {
+    SqlError::unsupported(format!("{name}() can't be maintained: it is volatile"))
+        .hint("Store the value in a table, or call the function in the SELECT that reads the view.")
 }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
+use datafusion::functions_nested;
 use datafusion_common::{DFSchema, NullHandling, ScalarValue};
 use datafusion_expr::logical_plan::{EmptyRelation, Filter, Projection, Union, Unnest, Values};
-use datafusion_expr::{LogicalPlan, TableProviderFilterPushDown, TableScan};
+use datafusion_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableScan};
+use datafusion_physical_expr::expressions::Literal;
 use tidemill_dataflow::plan::{Node, Op};
 
 use super::expr::{self, Physical};
@@ -329,26 +331,32 @@ impl Compiler<'_> {
             .iter()
             .all(|(_, list)| list.depth == 1)
             && is_set(&lists);
-        // Without a list there is exactly one row per row, whatever is to be done with empty lists.
-        let drops = lists.is_empty() || unnest.options.null_handling == NullHandling::Drop;
-        if !plain || !drops {
-            return self.recompute(
-                plan,
-                "unnest of nested lists, or one that keeps rows without elements",
-            );
+        let keeps = !lists.is_empty() && unnest.options.null_handling != NullHandling::Drop;
+        if !plain || keeps && !unnest.struct_type_columns.is_empty() {
+            return self.recompute(plan, "unnest of nested lists");
         }
         let input = strip(self.piece(&unnest.input)?);
+        let schema = schema_of(&unnest.schema);
         let append_only = input.node.append_only;
+        let kept = match keeps {
+            true => Some(without_elements(
+                input.node.clone(),
+                unnest,
+                &lists,
+                &schema,
+            )?),
+            false => None,
+        };
+        let structs = unnest.struct_type_columns.clone();
         let op = Op::Unnest {
             columns: lists,
-            structs: unnest.struct_type_columns.clone(),
+            structs,
         };
-        Ok(Piece::new(node(
-            op,
-            vec![input.node],
-            schema_of(&unnest.schema),
-            append_only,
-        )))
+        let elements = node(op, vec![input.node], schema.clone(), append_only);
+        Ok(Piece::new(match kept {
+            None => elements,
+            Some(kept) => node(Op::Union, vec![elements, kept], schema, append_only),
+        }))
     }
 
     pub(super) fn union(&mut self, union: &Union) -> Result<Piece> {
@@ -373,8 +381,44 @@ impl Compiler<'_> {
     }
 }
 
+/// The rows of which no list has an element, with NULL in place of the lists: what an outer unnest keeps.
+fn without_elements(
+    input: Node,
+    unnest: &Unnest,
+    lists: &[usize],
+    schema: &SchemaRef,
+) -> Result<Node> {
+    let logical = unnest.input.schema();
+    let columns = logical.columns();
+    let none = lists.iter().map(|i| {
+        let list = Expr::Column(columns[*i].clone());
+        match unnest.options.null_handling {
+            NullHandling::PreserveAndExpandEmpty => {
+                let empty = functions_nested::expr_fn::array_empty(list.clone());
+                list.is_null().or(empty)
+            }
+            _ => list.is_null(),
+        }
+    });
+    let none = none
+        .reduce(Expr::and)
+        .unwrap_or_else(|| datafusion_expr::lit(true));
+    let predicate = expr::physical(&none, logical).map_err(|e| from_datafusion(&e))?;
+    let mut exprs: Vec<Physical> = vec![];
+    for i in 0..columns.len() {
+        exprs.push(match lists.contains(&i) {
+            false => expr::column(&input.schema, i),
+            true => {
+                let null = ScalarValue::try_new_null(schema.field(i).data_type());
+                Arc::new(Literal::new(null.map_err(|e| from_datafusion(&e))?))
+            }
+        });
+    }
+    Ok(map(input, Some(predicate), Some((exprs, schema.clone()))))
+}
+
 /// The filters of a scan that no `Filter` above it repeats.
-fn exact_filters(scan: &TableScan) -> Result<Vec<datafusion_expr::Expr>> {
+fn exact_filters(scan: &TableScan) -> Result<Vec<Expr>> {
     let filters: Vec<_> = scan.filters.iter().collect();
     let support = scan
         .source

@@ -575,3 +575,147 @@ pub const QUERIES: &[(&str, &str, &str)] = &[
         "SELECT o.id, g.n FROM orders o JOIN (SELECT * FROM generate_series(1, 5)) AS g (n) ON o.quantity = g.n",
     ),
 ];
+
+/// Queries in words that only the dialect knows.
+pub const DIALECT: &[(&str, &str, &str)] = &[
+    (
+        "dialect",
+        "json_elements",
+        "SELECT e.kind, j.value FROM events e, jsonb_array_elements(CASE WHEN jsonb_typeof(e.payload) = 'array' THEN e.payload ELSE '[]' END) AS j (value)",
+    ),
+    (
+        "dialect",
+        "json_access",
+        "SELECT kind, payload->'a' AS a, payload->>'b' AS b FROM events",
+    ),
+    (
+        "dialect",
+        "json_group",
+        "SELECT j.value->>'account' AS account, sum((j.value->>'amount')::int) AS s FROM events e, jsonb_array_elements(CASE WHEN jsonb_typeof(e.payload) = 'array' THEN e.payload ELSE '[]' END) AS j (value) GROUP BY j.value->>'account'",
+    ),
+    (
+        "dialect",
+        "except_all",
+        "SELECT customer AS x FROM orders EXCEPT ALL SELECT id FROM customers",
+    ),
+    (
+        "dialect",
+        "intersect_all",
+        "SELECT customer AS x FROM orders INTERSECT ALL SELECT id FROM customers",
+    ),
+    (
+        "dialect",
+        "exists_in_list",
+        "SELECT c.id, EXISTS (SELECT 1 FROM orders o WHERE o.customer = c.id) AS e FROM customers c",
+    ),
+    (
+        "dialect",
+        "lateral",
+        "SELECT c.id, q.id AS o FROM customers c, LATERAL (SELECT o.id FROM orders o WHERE o.customer = c.id ORDER BY o.quantity DESC, o.id LIMIT 2) q",
+    ),
+    (
+        "dialect",
+        "float_sum",
+        "SELECT product, sum(weight) AS s, avg(weight) AS a FROM orders GROUP BY product",
+    ),
+    (
+        "dialect",
+        "real_sum",
+        "SELECT kind, sum(score) AS s, avg(score) AS a FROM events GROUP BY kind",
+    ),
+    (
+        "dialect",
+        "smallint_sum",
+        "SELECT sum(kind) AS s, avg(kind) AS a FROM events",
+    ),
+    (
+        "dialect",
+        "decimal_avg",
+        "SELECT product, avg(price) AS a, sum(price) AS s FROM orders GROUP BY product",
+    ),
+    (
+        "dialect",
+        "in_or",
+        "SELECT id FROM orders WHERE quantity > 8 OR customer IN (SELECT id FROM customers)",
+    ),
+    (
+        "dialect",
+        "not_in_or",
+        "SELECT id FROM orders WHERE quantity > 8 OR customer NOT IN (SELECT id FROM customers)",
+    ),
+    (
+        "dialect",
+        "any",
+        "SELECT id FROM orders WHERE quantity < ANY (SELECT id FROM customers WHERE region = 'north')",
+    ),
+    (
+        "dialect",
+        "all",
+        "SELECT id FROM orders WHERE quantity > ALL (SELECT id FROM customers WHERE region = 'north')",
+    ),
+    (
+        "dialect",
+        "from_unnest",
+        "SELECT o.id, t.tag FROM orders o, unnest(o.tags) AS t (tag)",
+    ),
+    (
+        "dialect",
+        "left_unnest",
+        "SELECT o.id, t.tag FROM orders o LEFT JOIN LATERAL unnest(o.tags) AS t (tag) ON true",
+    ),
+    (
+        "dialect",
+        "jsonb_agg",
+        "SELECT product, jsonb_agg(quantity) AS q FROM orders GROUP BY product",
+    ),
+    (
+        "dialect",
+        "array_subquery",
+        "SELECT c.id, ARRAY(SELECT o.id FROM orders o WHERE o.customer = c.id ORDER BY o.id) AS a FROM customers c",
+    ),
+    (
+        "dialect",
+        "text_casts",
+        "SELECT id::text || ':' || coalesce(product, '-') AS t, price::text AS p, weight::text AS w FROM orders",
+    ),
+    (
+        "dialect",
+        "intervals",
+        "SELECT id, at + interval '1 day' AS later, at - timestamp '2024-01-01' AS since FROM orders",
+    ),
+    (
+        "dialect",
+        "guarded_division",
+        "SELECT id, 100 / quantity AS q FROM orders WHERE quantity <> 0",
+    ),
+    (
+        "dialect",
+        "filter_in_window",
+        "SELECT id, count(*) FILTER (WHERE paid) OVER (PARTITION BY product) AS n FROM orders",
+    ),
+    (
+        "dialect",
+        "qualify_like",
+        "SELECT * FROM (SELECT id, product, rank() OVER (PARTITION BY product ORDER BY price DESC) AS r FROM orders) q WHERE r = 1",
+    ),
+    (
+        "dialect",
+        "two_scalars",
+        "SELECT (SELECT count(*) FROM orders) AS o, (SELECT count(*) FROM customers) AS c",
+    ),
+    (
+        "dialect",
+        "scalar_empty",
+        "SELECT id, (SELECT name FROM customers WHERE id = 3 ORDER BY name LIMIT 1) AS n FROM orders",
+    ),
+    (
+        "dialect",
+        "having_subquery",
+        "SELECT product, sum(quantity) AS s FROM orders GROUP BY product HAVING sum(quantity) > (SELECT avg(quantity) FROM orders)",
+    ),
+    (
+        "dialect",
+        "bank",
+        "SELECT coalesce(d.a, c.a) AS account, coalesce(c.s, 0) - coalesce(d.s, 0) AS balance FROM (SELECT customer AS a, sum(price) AS s FROM orders WHERE paid GROUP BY customer) d FULL JOIN (SELECT customer AS a, sum(price) AS s FROM orders WHERE NOT paid GROUP BY customer) c ON d.a = c.a",
+    ),
+];
