@@ -114,6 +114,8 @@ pub(crate) struct Block {
     pub hashes: ScalarBuffer<u64>,
     pub diffs: Numbers,
     pub epochs: Numbers,
+    /// The largest of `epochs`.
+    pub newest: Epoch,
     encoded: Encoded,
     columns: Vec<OnceLock<ArrayRef>>,
     /// Bytes of memory that it takes at most.
@@ -153,6 +155,7 @@ impl Block {
             rows,
             hashes,
             diffs,
+            newest: epochs.min_max().1,
             epochs,
             columns: vec![OnceLock::new(); encoded.columns()],
             bytes: memory + rows * encoded.columns() * VIEW_BYTES,

@@ -254,6 +254,11 @@ impl BundleWriter {
         }
     }
 
+    /// Makes room for about so many bytes, so that the buffer doesn't grow by copying.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        self.buffer.reserve(bytes.min(WRITE_BYTES));
+    }
+
     fn position(&self) -> u64 {
         self.written + self.buffer.len() as u64
     }

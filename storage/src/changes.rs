@@ -119,8 +119,8 @@ fn last_changes(
         .map(|e| (e.source as usize, e.row as usize))
         .collect();
     let rows = sources.gather_all(&positions)?;
-    let same_key = RowEqual::new(&rows.columns()[..desc.key_columns]);
-    let same_row = RowEqual::new(rows.columns());
+    let same_key = RowEqual::of_batch(&rows.columns()[..desc.key_columns]);
+    let same_row = RowEqual::of_batch(rows.columns());
     let epoch = |i: usize| blocks[positions[i].0].epoch(positions[i].1);
     let present = |i: usize| blocks[positions[i].0].diffs.get(positions[i].1) > 0;
 
@@ -135,7 +135,7 @@ fn last_changes(
         history.clear();
         let mut i = first;
         while i < entries.len() && entries[i].hash == entries[first].hash {
-            if !taken[i] && same_key.equal(first, i) {
+            if !taken[i] && same_key.equal((0, first), (0, i)) {
                 taken[i] = true;
                 history.push(i);
             }
@@ -151,7 +151,7 @@ fn last_changes(
             let new = present(i).then_some(i);
             if epoch(i) > after {
                 let unchanged = match (current, new) {
-                    (Some(a), Some(b)) => same_row.equal(a, b),
+                    (Some(a), Some(b)) => same_row.equal((0, a), (0, b)),
                     (None, None) => true,
                     _ => false,
                 };

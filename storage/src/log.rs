@@ -319,15 +319,14 @@ impl Retracted {
         if hits.is_empty() {
             return Ok(());
         }
-        // One batch of both sides, so that one comparator tells rows apart.
-        let both =
-            concat_batches(&desc.schema, [retracted, &rows]).map_err(|e| damaged_rows(desc, &e))?;
-        let equal = RowEqual::new(both.columns());
-        let base = retracted.num_rows();
+        // Two batches: the retracted rows, and the rows of the block.
+        let sides = retracted.columns().iter().zip(rows.columns());
+        let sides: Vec<Vec<_>> = sides.map(|(a, b)| vec![a.clone(), b.clone()]).collect();
+        let equal = RowEqual::new(&sides);
         for i in hits {
             for candidate in self.index.iter_hash(hashes[i]) {
                 let c = *candidate as usize;
-                if self.left[c] > 0 && equal.equal(c, base + i) {
+                if self.left[c] > 0 && equal.equal((0, c), (1, i)) {
                     let cancelled = self.left[c].min(kept[i].diff);
                     self.left[c] -= cancelled;
                     self.remaining -= cancelled;

@@ -16,6 +16,8 @@ use crate::run::Run;
 struct Cursor {
     run: Arc<Run>,
     next: usize,
+    /// Keep the blocks in the cache: readers come back, a background merge doesn't.
+    cached: bool,
     /// Blocks read and not used up, with the first row not used yet.
     loaded: VecDeque<(Arc<Block>, usize)>,
 }
@@ -26,8 +28,11 @@ impl Cursor {
         if self.next >= index.len() {
             return Ok(false);
         }
-        self.loaded
-            .push_back((self.run.block_uncached(self.next)?, 0));
+        let block = match self.cached {
+            true => self.run.block(self.next)?,
+            false => self.run.block_uncached(self.next)?,
+        };
+        self.loaded.push_back((block, 0));
         self.next += 1;
         Ok(true)
     }
@@ -64,6 +69,7 @@ impl HashMerge {
         let cursors = runs.into_iter().map(|run| Cursor {
             run,
             next: 0,
+            cached: matches!(mode, Mode::Snapshot),
             loaded: VecDeque::new(),
         });
         HashMerge {
@@ -136,13 +142,18 @@ impl HashMerge {
                 };
                 let source = blocks.len() as u32;
                 let before = entries.len();
-                for row in *from..to {
-                    if block.epoch(row) <= self.at {
-                        entries.push(Entry {
-                            hash: block.hashes[row],
-                            source,
-                            row: row as u32,
-                        });
+                let every = block.newest <= self.at;
+                let hashes = block.hashes[*from..to].iter().zip(*from..to);
+                let entry = |(hash, row): (&u64, usize)| Entry {
+                    hash: *hash,
+                    source,
+                    row: row as u32,
+                };
+                match every {
+                    true => entries.extend(hashes.map(entry)),
+                    false => {
+                        let visible = hashes.filter(|(_, row)| block.epoch(*row) <= self.at);
+                        entries.extend(visible.map(entry));
                     }
                 }
                 if entries.len() > before {

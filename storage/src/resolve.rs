@@ -15,7 +15,7 @@ use tidemill_zset::hash::hash_columns;
 use crate::api::{ArrangementDesc, ArrangementKind, Result, RunBatch, StoreError};
 use crate::block::Block;
 use crate::order::Entry;
-use crate::rows::RowEqual;
+use crate::rows::{Place, RowEqual};
 
 /// From this size on, the rows of an `Add` group are told apart by a hash of the whole row.
 const LARGE_GROUP: usize = 16;
@@ -139,7 +139,6 @@ impl Sources<'_> {
             members: Vec::new(),
         };
         let groups = Groups::new(self, entries)?;
-        let mut gathered = 0;
         let mut at = 0;
         while at < entries.len() {
             let hash = entries[at].hash;
@@ -147,22 +146,21 @@ impl Sources<'_> {
             while end < entries.len() && entries[end].hash == hash {
                 end += 1;
             }
-            if end - at == 1 {
-                resolver.single(self.kept(entries[at]), &mut out);
-            } else {
-                let group = &entries[at..end];
-                match groups.classes(gathered, group.len()) {
-                    None => resolver.class(group.iter().map(|e| self.kept(*e)), &mut out),
-                    Some(classes) => {
-                        for class in classes {
-                            let members = class.iter().map(|i| self.kept(group[*i as usize]));
-                            resolver.class(members, &mut out);
-                        }
+            let group = &entries[at..end];
+            at = end;
+            if group.len() == 1 {
+                resolver.single(self.kept(group[0]), &mut out);
+                continue;
+            }
+            match groups.classes(self, group)? {
+                None => resolver.class(group.iter().map(|e| self.kept(*e)), &mut out),
+                Some(classes) => {
+                    for class in classes {
+                        let members = class.iter().map(|i| self.kept(group[*i as usize]));
+                        resolver.class(members, &mut out);
                     }
                 }
-                gathered += group.len();
             }
-            at = end;
         }
         Ok((out, resolver.distinct))
     }
@@ -187,90 +185,85 @@ pub(crate) fn damaged_rows(desc: &ArrangementDesc, error: &arrow::error::ArrowEr
     }
 }
 
-/// The compared columns of all entries that share their hash with another, one after the other.
+/// Tells the rows of entries that share a hash apart.
 struct Groups {
     equal: RowEqual,
-    /// Hashes of the whole rows, where some group is large and the kind is `Add`.
-    row_hashes: Vec<u64>,
+    /// Columns that are compared.
+    compared: usize,
+    /// The hash is that of the compared columns: a large group is one class, or nearly.
+    hashed_whole: bool,
+}
+
+fn place(e: &Entry) -> Place {
+    (e.source as usize, e.row as usize)
 }
 
 impl Groups {
     fn new(sources: &Sources, entries: &[Entry]) -> Result<Groups> {
-        let shares = |i: usize| {
-            (i > 0 && entries[i - 1].hash == entries[i].hash)
-                || (i + 1 < entries.len() && entries[i + 1].hash == entries[i].hash)
-        };
-        let mut rows = Vec::new();
-        let (mut length, mut longest) = (0, 0);
-        for (i, e) in entries.iter().enumerate() {
-            if shares(i) {
-                length = match i > 0 && entries[i - 1].hash == e.hash {
-                    true => length + 1,
-                    false => 1,
-                };
-                longest = longest.max(length);
-                rows.push((e.source as usize, e.row as usize));
-            }
-        }
-        let last = sources.desc.kind == ArrangementKind::Last;
-        let compared = match last {
-            true => sources.desc.key_columns,
-            false => sources.desc.schema.fields().len(),
+        let compared = match sources.desc.kind {
+            ArrangementKind::Last => sources.desc.key_columns,
+            _ => sources.desc.schema.fields().len(),
         };
         let mut columns = Vec::new();
-        if !rows.is_empty() {
+        // Without a hash that occurs twice no column is needed, or decoded.
+        if entries.windows(2).any(|w| w[0].hash == w[1].hash) {
             for c in 0..compared {
-                columns.push(sources.gather(c, &rows)?);
+                let arrays = (0..sources.blocks.len()).map(|b| sources.column(b, c).cloned());
+                columns.push(arrays.collect::<Result<Vec<_>>>()?);
             }
         }
-        let row_hashes = match !last && longest > LARGE_GROUP {
-            true => hash_columns(&columns, rows.len()),
-            false => Vec::new(),
-        };
         Ok(Groups {
             equal: RowEqual::new(&columns),
-            row_hashes,
+            compared,
+            hashed_whole: sources.desc.key_columns == compared,
         })
     }
 
-    /// Positions within the group of `len` entries that begins at gathered row `base`, by equal
-    /// row or key. `None`: all are equal.
-    fn classes(&self, base: usize, len: usize) -> Option<Vec<Vec<u32>>> {
-        if (1..len).all(|i| self.equal.equal(base, base + i)) {
-            return None;
+    /// Positions within `group` by equal row or key. `None`: all are equal.
+    fn classes(&self, sources: &Sources, group: &[Entry]) -> Result<Option<Vec<Vec<u32>>>> {
+        let first = place(&group[0]);
+        if group[1..].iter().all(|e| self.equal.equal(first, place(e))) {
+            return Ok(None);
         }
+        let equal = |a: u32, b: usize| {
+            self.equal
+                .equal(place(&group[a as usize]), place(&group[b]))
+        };
         let mut classes: Vec<Vec<u32>> = Vec::new();
-        if len > LARGE_GROUP && !self.row_hashes.is_empty() {
-            let mut table: HashTable<u32> = HashTable::with_capacity(len);
-            for i in 0..len {
-                let hash = self.row_hashes[base + i];
-                let found = table.find(hash, |class| {
-                    let first = classes[*class as usize][0] as usize;
-                    self.equal.equal(base + first, base + i)
-                });
-                match found {
-                    Some(class) => classes[*class as usize].push(i as u32),
-                    None => {
-                        let class = classes.len() as u32;
-                        classes.push(vec![i as u32]);
-                        table.insert_unique(hash, class, |c| {
-                            self.row_hashes[base + classes[*c as usize][0] as usize]
-                        });
-                    }
-                }
-            }
-        } else {
-            for i in 0..len {
-                let same = classes
-                    .iter_mut()
-                    .find(|c| self.equal.equal(base + c[0] as usize, base + i));
-                match same {
+        if group.len() <= LARGE_GROUP || self.hashed_whole {
+            for i in 0..group.len() {
+                match classes.iter_mut().find(|c| equal(c[0], i)) {
                     Some(class) => class.push(i as u32),
                     None => classes.push(vec![i as u32]),
                 }
             }
+            return Ok(Some(classes));
         }
-        Some(classes)
+        let hashes = self.row_hashes(sources, group)?;
+        let mut table: HashTable<u32> = HashTable::with_capacity(group.len());
+        for i in 0..group.len() {
+            let found = table.find(hashes[i], |c| equal(classes[*c as usize][0], i));
+            match found {
+                Some(class) => classes[*class as usize].push(i as u32),
+                None => {
+                    let class = classes.len() as u32;
+                    classes.push(vec![i as u32]);
+                    let hash = |c: &u32| hashes[classes[*c as usize][0] as usize];
+                    table.insert_unique(hashes[i], class, hash);
+                }
+            }
+        }
+        Ok(Some(classes))
+    }
+
+    /// Hashes of all compared columns, for a large group whose key hash covers only some.
+    fn row_hashes(&self, sources: &Sources, group: &[Entry]) -> Result<Vec<u64>> {
+        let rows: Vec<Place> = group.iter().map(place).collect();
+        let mut columns = Vec::with_capacity(self.compared);
+        for c in 0..self.compared {
+            columns.push(sources.gather(c, &rows)?);
+        }
+        Ok(hash_columns(&columns, rows.len()))
     }
 }
 
@@ -308,41 +301,50 @@ impl Resolver {
     fn class(&mut self, members: impl Iterator<Item = Kept>, out: &mut Vec<Kept>) {
         self.members.clear();
         self.members.extend(members);
+        if self.history_is_over() {
+            return self.sum_up(out);
+        }
         let before = out.len();
-        match (self.kind, self.mode) {
-            (ArrangementKind::Last, Mode::Snapshot) => {
-                let newest = newest(&self.members);
-                if newest.diff > 0 {
-                    out.push(newest);
+        if let Mode::Compact { since, .. } = self.mode {
+            for m in &mut self.members {
+                if self.kind != ArrangementKind::Last {
+                    m.epoch = m.epoch.max(since);
                 }
             }
-            (_, Mode::Snapshot) => {
+        }
+        // A stable sort: within one epoch the order of age remains.
+        self.members.sort_by_key(|m| m.epoch);
+        match self.kind {
+            ArrangementKind::Last => self.compact_last(out),
+            _ => self.compact_sums(out),
+        }
+        if out.len() > before + 1 {
+            self.distinct = false;
+        }
+    }
+
+    /// No entry of the class keeps an epoch of its own.
+    fn history_is_over(&self) -> bool {
+        match self.mode {
+            Mode::Snapshot => true,
+            Mode::Compact { since, .. } => self.members.iter().all(|m| m.epoch <= since),
+        }
+    }
+
+    /// The class becomes at most one entry.
+    fn sum_up(&mut self, out: &mut Vec<Kept>) {
+        let one = match self.kind {
+            ArrangementKind::Last => newest(&self.members),
+            _ => {
                 let mut sum = self.members[0];
                 for m in &self.members[1..] {
                     sum.diff += m.diff;
                     sum.epoch = sum.epoch.max(m.epoch);
                 }
-                if sum.diff != 0 {
-                    out.push(sum);
-                }
+                sum
             }
-            (kind, Mode::Compact { since, .. }) => {
-                // A stable sort: within one epoch the order of age remains.
-                for m in &mut self.members {
-                    if kind != ArrangementKind::Last {
-                        m.epoch = m.epoch.max(since);
-                    }
-                }
-                self.members.sort_by_key(|m| m.epoch);
-                match kind {
-                    ArrangementKind::Last => self.compact_last(out),
-                    _ => self.compact_sums(out),
-                }
-            }
-        }
-        if out.len() > before + 1 {
-            self.distinct = false;
-        }
+        };
+        self.single(one, out);
     }
 
     fn compact_sums(&self, out: &mut Vec<Kept>) {

@@ -16,6 +16,9 @@ use crate::bundle::{BundleWriter, is_sorted};
 use crate::options::{BLOCK_BYTES_TARGET, BLOCK_ROWS_MAX};
 use crate::order::{Entry, sort_by_hash};
 
+/// What an entry takes beside its row: hash and diff, and its share of headers.
+const ENTRY_BYTES: usize = 18;
+
 /// Writes `changes` as a run of `desc`. Writes nothing if they hold no row.
 pub(crate) fn write_changes(
     to: &mut BundleWriter,
@@ -77,6 +80,7 @@ fn write_sorted(
     let hashes: ScalarBuffer<u64> = entries.iter().map(|e| e.hash).collect::<Vec<_>>().into();
     // The caller gives at most one entry per key for `Last`.
     let distinct = desc.kind == ArrangementKind::Last || hashes.windows(2).all(|w| w[0] != w[1]);
+    to.reserve(rows.num_rows() * (row_bytes(rows) + ENTRY_BYTES));
     let mut run = to.run(desc.clone(), false);
     let step = block_rows(rows);
     for at in (0..entries.len()).step_by(step) {
@@ -174,14 +178,13 @@ fn check(desc: &ArrangementDesc, c: &ArrangementChange) -> Result<()> {
 
 /// How many rows make a block of about [`BLOCK_BYTES_TARGET`], judged by the average row.
 pub(crate) fn block_rows(rows: &RecordBatch) -> usize {
-    let n = rows.num_rows().max(1);
-    let bytes: usize = rows
-        .columns()
-        .iter()
-        .map(|c| column_bytes(c.as_ref()))
-        .sum();
-    let each = (bytes / n).max(1);
-    (BLOCK_BYTES_TARGET / each).clamp(1, BLOCK_ROWS_MAX)
+    (BLOCK_BYTES_TARGET / row_bytes(rows).max(1)).clamp(1, BLOCK_ROWS_MAX)
+}
+
+/// Bytes of the average row.
+fn row_bytes(rows: &RecordBatch) -> usize {
+    let columns = rows.columns().iter().map(|c| column_bytes(c.as_ref()));
+    columns.sum::<usize>().div_ceil(rows.num_rows().max(1))
 }
 
 /// About how many bytes the values of a column take, without what they share with others.

@@ -1,0 +1,389 @@
+//! The data directory from outside: locking, versions, damage, sweeping, pinned files, staged runs, and
+//! a process that is killed at each fail point.
+
+mod model;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use model::*;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tidemill_storage::*;
+use tidemill_zset::{ArrangementId, Delta, Epoch};
+
+fn open(dir: &Path) -> Result<Store> {
+    Store::open(dir, StoreOptions::default())
+}
+
+/// Everything in segment files, merged only on demand.
+fn segments_only() -> StoreOptions {
+    let options = StoreOptions {
+        inline_bytes_max: 0,
+        ..StoreOptions::default()
+    };
+    options.fail.hold_merges(true);
+    options
+}
+
+fn segment_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir.join("segments"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    files.sort();
+    files
+}
+
+/// Commits `rows` to the `Add` arrangement 3 (keyed by the whole row), creating it in epoch 1.
+fn add(store: &Store, epoch: Epoch, rows: &[Row]) -> StoreVersion {
+    let a = Arrangement::of(3);
+    store
+        .commit(Commit {
+            epoch,
+            reserved_upper: epoch + 1,
+            create: (epoch == 1).then(|| a.desc(3)).into_iter().collect(),
+            changes: vec![ArrangementChange {
+                arrangement: ArrangementId(3),
+                hashes: vec![],
+                delta: Delta::insert(batch(rows)),
+            }],
+            ..Commit::default()
+        })
+        .unwrap()
+}
+
+fn row(k: i64) -> Row {
+    (k, Some(format!("row {k}")), Some(k))
+}
+
+fn count(version: &StoreVersion) -> usize {
+    let a = version.arrangement(ArrangementId(3)).unwrap();
+    a.scan(Epoch::MAX).map(|d| d.unwrap().len()).sum()
+}
+
+#[test]
+fn a_second_opener_is_refused_and_the_first_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    assert!(matches!(open(dir.path()), Err(StoreError::Locked(_))));
+    add(&store, 1, &[row(1)]);
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    assert_eq!(count(&store.version()), 1);
+}
+
+#[test]
+fn a_new_directory_is_empty_and_remembers_its_constants() {
+    let dir = tempfile::tempdir().unwrap();
+    let inner = dir.path().join("deep/er");
+    let options = StoreOptions {
+        partitions: 4,
+        ..StoreOptions::default()
+    };
+    let store = Store::open(&inner, options).unwrap();
+    assert_eq!(
+        (store.partitions(), store.epoch(), store.reserved_upper()),
+        (4, None, 0)
+    );
+    let id = store.directory_id().to_string();
+    assert_eq!(id.len(), 36);
+    store.reserve(77).unwrap();
+    store.reserve(5).unwrap();
+    drop(store);
+    let store = open(&inner).unwrap();
+    assert_eq!((store.partitions(), store.directory_id()), (4, id.as_str()));
+    assert_eq!((store.epoch(), store.reserved_upper()), (None, 77));
+    let bad = StoreOptions {
+        partitions: 3,
+        ..StoreOptions::default()
+    };
+    let error = Store::open(&dir.path().join("other"), bad).unwrap_err();
+    assert!(matches!(error, StoreError::Usage(_)), "{error}");
+}
+
+#[test]
+fn another_version_is_refused_with_a_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).unwrap());
+    for (position, name) in [(0, "format"), (4, "key hash"), (8, "row codec")] {
+        let change = |by: i8| {
+            let db = sled::open(dir.path().join("sled")).unwrap();
+            let mut value = db.get("f").unwrap().unwrap().to_vec();
+            value[position] = value[position].wrapping_add_signed(by);
+            db.insert("f", value).unwrap();
+            db.flush().unwrap();
+        };
+        change(1);
+        let error = open(dir.path()).unwrap_err();
+        assert!(matches!(error, StoreError::Usage(_)), "{error}");
+        assert!(error.to_string().contains(name), "{error}");
+        change(-1);
+    }
+    open(dir.path()).unwrap();
+}
+
+#[test]
+fn wrong_commits_are_refused_and_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    add(&store, 1, &[row(1)]);
+    let late = Commit {
+        epoch: 1,
+        ..Commit::default()
+    };
+    assert!(matches!(store.commit(late), Err(StoreError::Usage(_))));
+    let unknown = Commit {
+        epoch: 2,
+        changes: vec![ArrangementChange {
+            arrangement: ArrangementId(9),
+            hashes: vec![],
+            delta: Delta::insert(batch(&[row(1)])),
+        }],
+        ..Commit::default()
+    };
+    assert!(matches!(store.commit(unknown), Err(StoreError::Usage(_))));
+    let twice = Commit {
+        epoch: 2,
+        create: vec![Arrangement::of(3).desc(3)],
+        ..Commit::default()
+    };
+    assert!(matches!(store.commit(twice), Err(StoreError::Usage(_))));
+    add(&store, 2, &[row(2)]);
+    assert_eq!(count(&store.version()), 2);
+}
+
+#[test]
+fn damage_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows: Vec<Row> = (0..3000).map(row).collect();
+    let store = Store::open(dir.path(), segments_only()).unwrap();
+    add(&store, 1, &rows);
+    drop(store);
+    let file = segment_files(dir.path()).remove(0);
+    let name = file.file_name().unwrap().to_str().unwrap().to_string();
+    let intact = std::fs::read(&file).unwrap();
+    let described = describe_segment(&file).unwrap();
+    assert_eq!(
+        (described[0].0.id, described[0].1.rows),
+        (ArrangementId(3), 3000)
+    );
+    assert_eq!(described[0].0.schema, schema());
+
+    std::fs::write(&file, &intact[..intact.len() - 1]).unwrap();
+    let error = open(dir.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains(&name), "{error}");
+
+    std::fs::remove_file(&file).unwrap();
+    let error = open(dir.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+    assert!(
+        error.to_string().contains(&name) && error.to_string().contains("missing"),
+        "{error}"
+    );
+
+    // A flipped bit anywhere is found when it is read, or lies where nothing is read.
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let mut found = 0;
+    for _ in 0..40 {
+        let mut damaged = intact.clone();
+        let at = rng.random_range(16..damaged.len());
+        damaged[at] ^= 1 << rng.random_range(0..8);
+        std::fs::write(&file, &damaged).unwrap();
+        let store = open(dir.path()).unwrap();
+        let a = store.version().arrangement(ArrangementId(3)).unwrap();
+        let read: Result<Vec<Delta>> = a.scan(Epoch::MAX).collect();
+        match read {
+            Ok(deltas) => {
+                let read: Vec<Row> = deltas.iter().flat_map(|d| rows_of(&d.rows)).collect();
+                assert_eq!(read.len(), 3000);
+            }
+            Err(e) => {
+                found += 1;
+                assert!(matches!(e, StoreError::Corrupt { .. }), "{e}");
+                assert!(e.to_string().contains(&name), "{e}");
+            }
+        }
+    }
+    assert!(found > 30, "{found} of 40");
+    std::fs::write(&file, &intact).unwrap();
+    assert_eq!(count(&open(dir.path()).unwrap().version()), 3000);
+}
+
+#[test]
+fn opening_sweeps_what_nobody_names_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), segments_only()).unwrap();
+    add(&store, 1, &[row(1)]);
+    let staged = store
+        .stage(
+            &Arrangement::of(3).desc(3),
+            2,
+            vec![ArrangementChange {
+                arrangement: ArrangementId(3),
+                hashes: vec![],
+                delta: Delta::insert(batch(&[row(2)])),
+            }],
+        )
+        .unwrap();
+    assert_eq!(segment_files(dir.path()).len(), 2);
+    // As after a crash: the destructor of the staged run doesn't run.
+    std::mem::forget(staged);
+    drop(store);
+    std::fs::write(dir.path().join("segments/00000000000000ff.tmp"), b"half").unwrap();
+    std::fs::write(dir.path().join("segments/stray"), b"").unwrap();
+    let store = Store::open(dir.path(), segments_only()).unwrap();
+    assert_eq!(segment_files(dir.path()).len(), 1);
+    add(&store, 2, &[row(3)]);
+    assert_eq!(count(&store.version()), 2);
+}
+
+#[test]
+fn a_held_version_keeps_its_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), segments_only()).unwrap();
+    for epoch in 1..=30 {
+        add(&store, epoch, &[row(epoch), row(epoch + 1000)]);
+    }
+    let held = store.version();
+    assert_eq!(segment_files(dir.path()).len(), 30);
+    store.merge().unwrap();
+    assert!(store.stats().segment_files < 12);
+    // The inputs of merges are still there, for the version held.
+    assert!(segment_files(dir.path()).len() > 30);
+    assert_eq!(count(&held), 60);
+    drop(held);
+    assert_eq!(
+        segment_files(dir.path()).len() as u64,
+        store.stats().segment_files
+    );
+    assert_eq!(count(&store.version()), 60);
+    // Dropping an arrangement removes its files, and its description.
+    store
+        .commit(Commit {
+            epoch: 31,
+            drop: vec![ArrangementId(3)],
+            ..Commit::default()
+        })
+        .unwrap();
+    assert_eq!(segment_files(dir.path()).len(), 0);
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    assert!(store.version().arrangements().is_empty());
+    assert_eq!(store.stats().runs, 0);
+}
+
+#[test]
+fn staged_runs_appear_with_their_commit() {
+    for inline_bytes_max in [0, 1 << 20] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            inline_bytes_max,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(dir.path(), options.clone()).unwrap();
+        add(&store, 1, &[row(1)]);
+        let stage = |rows: &[Row]| {
+            let change = ArrangementChange {
+                arrangement: ArrangementId(3),
+                hashes: vec![],
+                delta: Delta::insert(batch(rows)),
+            };
+            store
+                .stage(&Arrangement::of(3).desc(3), 2, vec![change])
+                .unwrap()
+        };
+        let staged = vec![stage(&[row(2), row(3)]), stage(&[row(4)]), stage(&[])];
+        assert_eq!(count(&store.version()), 1);
+        let unused = stage(&[row(5)]);
+        let version = store
+            .commit(Commit {
+                epoch: 2,
+                staged,
+                ..Commit::default()
+            })
+            .unwrap();
+        assert_eq!(count(&version), 4);
+        drop(unused);
+        drop(store);
+        let store = Store::open(dir.path(), options).unwrap();
+        assert_eq!(count(&store.version()), 4);
+        let expected = if inline_bytes_max == 0 { 3 } else { 0 };
+        assert_eq!(segment_files(dir.path()).len(), expected);
+    }
+}
+
+/// With this variable set, the test below is the process to be killed.
+const CHILD: &str = "TIDEMILL_STORAGE_TEST_CHILD";
+
+/// The child: commits epochs of a fixed workload until it is killed, printing each when it is
+/// acknowledged.
+fn child(dir: &Path, fail: &str) {
+    let options = StoreOptions {
+        inline_bytes_max: 1000,
+        fail: FailPoints::parse(fail).unwrap(),
+        ..StoreOptions::default()
+    };
+    let store = Store::open(dir, options).unwrap();
+    let from = store.epoch().unwrap_or(0) + 1;
+    for epoch in from..200 {
+        let rows: Vec<Row> = (0..1 + epoch % 3 * 20)
+            .map(|i| row(epoch * 100 + i))
+            .collect();
+        add(&store, epoch, &rows);
+        println!("acknowledged {epoch}");
+        if epoch % 13 == 0 {
+            store.merge().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_process_killed_at_a_fail_point_loses_nothing_acknowledged() {
+    if let Ok(argument) = std::env::var(CHILD) {
+        let (dir, fail) = argument.split_once('|').unwrap();
+        return child(Path::new(dir), fail);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let me = std::env::current_exe().unwrap();
+    for fail in [
+        "before_transaction:1",
+        "segment_synced:3",
+        "after_transaction:5",
+        "during_merge:1",
+        "during_recovery:1",
+        "before_transaction:9",
+        "during_merge:2",
+        "after_transaction:1",
+    ] {
+        let argument = format!("{}|{fail}", dir.path().display());
+        let output = Command::new(&me)
+            .args([
+                "--exact",
+                "a_process_killed_at_a_fail_point_loses_nothing_acknowledged",
+            ])
+            .arg("--nocapture")
+            .env(CHILD, argument)
+            .output()
+            .unwrap();
+        assert!(
+            !output.status.success(),
+            "{fail}: the child was to be killed"
+        );
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let acknowledged = printed
+            .lines()
+            .filter_map(|l| l.split_once("acknowledged ")?.1.trim().parse::<i64>().ok())
+            .max();
+        let store = open(dir.path()).unwrap();
+        let epoch = store.epoch().unwrap_or(0);
+        if let Some(acknowledged) = acknowledged {
+            assert!(epoch == acknowledged || epoch == acknowledged + 1, "{fail}");
+        }
+        if epoch > 0 {
+            let expected: i64 = (1..=epoch).map(|e| 1 + e % 3 * 20).sum();
+            assert_eq!(count(&store.version()) as i64, expected, "{fail}");
+        }
+    }
+}
