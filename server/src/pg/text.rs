@@ -136,7 +136,7 @@ fn is_between(digits: &str, exponent: i32, mantissa: u64, power: i32, lowest: bo
 /// Prints a float. `fixed_below`: exponents from here on are printed as `1e+20`; `precise`:
 /// digits that always suffice; `scientific` prints with the fewest or with that many decimals;
 /// `strict` says whether digits and exponent are inside the value's interval.
-fn float<F: Copy + Into<f64>>(
+fn float<F: Copy + Into<f64> + PartialEq + std::str::FromStr>(
     value: F,
     fixed_below: i32,
     precise: usize,
@@ -156,6 +156,13 @@ fn float<F: Copy + Into<f64>>(
     }
     let (mut digits, mut exponent) = split(&scientific(value, None));
     let mut decimals = digits.len();
+    if decimals + 2 >= precise {
+        // Of two shortest decimals that are equally near, Rust takes the upper, PostgreSQL the even.
+        let text = scientific(value, Some(decimals - 1));
+        if text.parse::<F>().is_ok_and(|back| back == value) {
+            (digits, exponent) = split(&text);
+        }
+    }
     while !strict(&digits, exponent - (digits.len() as i32 - 1)) && decimals < precise {
         (digits, exponent) = split(&scientific(value, Some(decimals)));
         decimals += 1;
@@ -478,6 +485,8 @@ mod tests {
             (f64::NAN, "NaN"),
             (f64::NEG_INFINITY, "-Infinity"),
             (9007199254740993.0, "9.007199254740992e+15"),
+            // As near as …13.
+            (-141989584807415.125, "-141989584807415.12"),
             // Half way between two floats: PostgreSQL doesn't take 1e+23.
             (1e23, "9.999999999999999e+22"),
         ] {
