@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use sqlparser::ast;
 
 use crate::error::SqlError;
+pub use sqlparser::ast as syntax;
 pub use sqlparser::ast::{Expr, Ident, ObjectName, Query};
 
 /// A statement with its own text.

@@ -3,8 +3,33 @@
 //!
 //! Invariant: pure; nothing here reads the catalog, the clock or the network.
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+mod bind;
+mod bind_expr;
+mod columns;
+mod context;
+mod eval;
+mod fill;
+mod functions;
+mod information;
+mod plan;
+mod relations;
+mod run;
+mod value;
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use tidemill_planner::SqlError;
+use tidemill_planner::ast::Query;
+use tidemill_zset::schema::SqlType;
+
+use self::relations::DEFINITIONS;
+use self::value::{Ty, Value};
+use crate::pg::types::{oid, text_of, wire_type};
+
+/// Parameters that a catalog query may have.
+const PARAMS_MAX: usize = 1_000;
 
 /// First oid of objects that users make; the catalog's ids are added to it.
 pub const FIRST_USER_OID: u32 = 16_384;
@@ -143,11 +168,130 @@ pub struct SystemRelation {
 
 /// All relations that [`rows`] can fill.
 pub fn relations() -> Vec<SystemRelation> {
-    Vec::new()
+    let all = DEFINITIONS.iter().map(|definition| SystemRelation {
+        oid: definition.oid,
+        schema: definition.schema,
+        name: definition.name,
+        columns: definition.arrow(),
+    });
+    all.collect()
 }
 
 /// The rows of a relation, one batch; `None` if there is no such relation.
 pub fn rows(schema: &str, name: &str, snapshot: &CatalogSnapshot) -> Option<RecordBatch> {
-    let _ = (schema, name, snapshot);
-    None
+    let definition = relations::find(Some(schema), name)?;
+    let rows = fill::rows(definition, snapshot);
+    let columns: Vec<_> = definition
+        .columns
+        .iter()
+        .map(|(name, ty)| (name.to_string(), *ty))
+        .collect();
+    Some(batch(&columns, &rows))
+}
+
+/// A query over the catalog alone, ready to run.
+pub struct CatalogQuery {
+    plan: plan::Plan,
+    /// Columns of the result.
+    pub columns: SchemaRef,
+    /// Types of `$1`, `$2`, ….
+    pub params: Vec<Field>,
+}
+
+/// Binds a query that reads relations of `pg_catalog` and `information_schema` only, or that reads none but
+/// calls functions of the catalog, such as `SELECT version()`. `None`: the planner must answer it.
+///
+/// `declared`: types that the client gave for `$1`, ….
+pub fn query(query: &Query, declared: &[Option<Field>]) -> Option<CatalogQuery> {
+    query_why(query, declared).ok()
+}
+
+/// As [`query()`]; says why it is the planner's.
+pub fn query_why(query: &Query, declared: &[Option<Field>]) -> Result<CatalogQuery, SqlError> {
+    let declared = declared
+        .iter()
+        .map(|field| field.as_ref().map(declared_type))
+        .collect();
+    let binder = bind::Binder::new(declared);
+    let plan = binder.query(query, &bind::Scope::default())?;
+    if !binder.ours.get() {
+        return Err(bind::not_ours("nothing of the catalog"));
+    }
+    let params = binder.params.into_inner();
+    let params = params
+        .into_iter()
+        .map(|ty| ty.unwrap_or(Ty::Text).field(""));
+    let columns: Vec<Field> = plan
+        .columns
+        .iter()
+        .map(|(name, ty)| ty.field(name))
+        .collect();
+    Ok(CatalogQuery {
+        columns: Arc::new(Schema::new(columns)),
+        params: params.collect(),
+        plan,
+    })
+}
+
+impl CatalogQuery {
+    /// Runs it. `params`: arrays of one element each, of the types in `params`.
+    pub fn run(
+        &self,
+        snapshot: &CatalogSnapshot,
+        params: &[Option<ArrayRef>],
+    ) -> Result<RecordBatch, SqlError> {
+        let params: Vec<Value> = params
+            .iter()
+            .map(|p| p.as_ref().map_or(Value::Null, param))
+            .collect();
+        let context = context::Context::new(snapshot, &params);
+        let rows = run::rows(&self.plan, None, &context)?;
+        Ok(batch(&self.plan.columns, &rows))
+    }
+}
+
+fn batch(columns: &[(String, Ty)], rows: &[Vec<Value>]) -> RecordBatch {
+    let fields: Vec<Field> = columns.iter().map(|(name, ty)| ty.field(name)).collect();
+    let arrays = columns.iter().enumerate().map(|(number, (_, ty))| {
+        let values: Vec<Value> = rows.iter().map(|row| row[number].clone()).collect();
+        ty.arrow(&values)
+    });
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays.collect(), &options)
+        .expect("arrays are made from the fields' types")
+}
+
+/// The type of a parameter that a client declared.
+fn declared_type(field: &Field) -> Ty {
+    match wire_type(field).oid {
+        oid::BOOL => Ty::Bool,
+        oid::INT2 => Ty::Int2,
+        oid::INT4 => Ty::Int4,
+        oid::INT8 => Ty::Int8,
+        oid::OID => Ty::Oid,
+        oid::NAME => Ty::Name,
+        oid::CHAR => Ty::Char,
+        oid::FLOAT4 | oid::FLOAT8 | oid::NUMERIC => Ty::Float8,
+        _ => match SqlType::of(field) {
+            SqlType::Array(of) => declared_type(&of.field("", true)).array(),
+            _ => Ty::Text,
+        },
+    }
+}
+
+/// A parameter's value.
+fn param(array: &ArrayRef) -> Value {
+    if array.is_null(0) {
+        return Value::Null;
+    }
+    let text = text_of(array, 0);
+    match array.data_type() {
+        DataType::Int16 | DataType::Int32 | DataType::Int64 => {
+            text.parse().map_or(Value::Null, Value::Int)
+        }
+        DataType::Boolean => Value::Bool(text == "t"),
+        DataType::Float32 | DataType::Float64 => text.parse().map_or(Value::Null, Value::Float),
+        DataType::List(_) => context::read_array(&text).unwrap_or(Value::Null),
+        _ => Value::text(text),
+    }
 }

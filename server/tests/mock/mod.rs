@@ -238,7 +238,7 @@ impl Mock {
                 Response::Tag("NOTICE".into())
             }
             ["panic"] => panic!("the mock was told to panic"),
-            ["begin" | "BEGIN"] => {
+            ["begin"] | ["START", "TRANSACTION", ..] => {
                 self.status = TransactionStatus::Open;
                 Response::Tag("BEGIN".into())
             }

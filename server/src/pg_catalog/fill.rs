@@ -1,0 +1,927 @@
+//! Rows of `pg_catalog`, from a [`CatalogSnapshot`].
+//!
+//! Invariant: oids agree between relations: what `pg_class` calls a relation, `pg_attribute`,
+//! `pg_index`, `pg_constraint` and `pg_description` call it too.
+
+use std::sync::Arc;
+
+use arrow::datatypes::Field;
+
+use super::context::{OWNER_OID, quote_ident};
+use super::information;
+use super::relations::{DEFINITIONS, Definition, Row, Rows};
+use super::value::{Ty, Value};
+use super::{CatalogSnapshot, INFORMATION_SCHEMA_OID, PG_CATALOG_OID, RelationInfo, RelationType};
+use crate::pg::types::{TYPES, oid as type_oids, wire_type};
+
+/// `pg_encoding`'s number of UTF8.
+pub const UTF8: i64 = 6;
+/// `server_version_num`.
+pub const SERVER_VERSION_NUM: &str = "150012";
+/// Oid of the one database.
+const DATABASE_OID: i64 = 5;
+/// Oid of access method heap.
+const HEAP: i64 = 2;
+/// Oid of access method btree.
+const BTREE: i64 = 403;
+/// Oid of the default collation.
+const COLLATION: i64 = 100;
+/// Oid of the default tablespace.
+const TABLESPACE: i64 = 1663;
+/// Oids of primary keys' indexes and constraints, of defaults and of servers start here.
+const INDEX_BASE: i64 = 1_000_000_000;
+const CONSTRAINT_BASE: i64 = 1_100_000_000;
+const DEFAULT_BASE: i64 = 1_200_000_000;
+const SERVER_BASE: i64 = 1_300_000_000;
+const WRAPPER_OID: i64 = 1_400_000_000;
+
+/// Types that values don't have on the wire, but columns of the catalog do: oid, name, bytes, category, array's oid.
+pub const EXTRA_TYPES: &[(u32, &str, i16, &str, u32)] = &[
+    (22, "int2vector", -1, "A", 1006),
+    (24, "regproc", 4, "N", 1008),
+    (28, "xid", 4, "U", 1011),
+    (30, "oidvector", -1, "A", 1013),
+    (194, "pg_node_tree", -1, "Z", 0),
+    (705, "unknown", -2, "X", 0),
+    (869, "inet", -1, "I", 1041),
+    (2205, "regclass", 4, "N", 2210),
+    (2206, "regtype", 4, "N", 2211),
+    (2276, "any", 4, "P", 0),
+    (2277, "anyarray", -1, "P", 0),
+    (2278, "void", 4, "P", 0),
+    (4089, "regnamespace", 4, "N", 4090),
+];
+
+/// All schemas: oid, name, comment.
+pub fn schemas(snapshot: &CatalogSnapshot) -> Vec<(i64, &str, Option<&str>)> {
+    let mut all = vec![
+        (
+            i64::from(PG_CATALOG_OID),
+            "pg_catalog",
+            Some("system catalog schema"),
+        ),
+        (
+            i64::from(INFORMATION_SCHEMA_OID),
+            "information_schema",
+            None,
+        ),
+    ];
+    for schema in &snapshot.schemas {
+        all.push((
+            i64::from(schema.oid),
+            schema.name.as_str(),
+            schema.comment.as_deref(),
+        ));
+    }
+    all
+}
+
+/// An index of a relation, the primary key's among them.
+pub struct Index<'a> {
+    /// Oid.
+    pub oid: i64,
+    /// Name.
+    pub name: String,
+    /// Column numbers from 0.
+    pub columns: &'a [usize],
+    /// UNIQUE
+    pub unique: bool,
+    /// PRIMARY KEY
+    pub primary: bool,
+}
+
+/// The indexes of a relation.
+pub fn indexes(relation: &RelationInfo) -> Vec<Index<'_>> {
+    let mut all = Vec::new();
+    if !relation.primary_key.is_empty() {
+        all.push(Index {
+            oid: INDEX_BASE + i64::from(relation.oid),
+            name: format!("{}_pkey", relation.name),
+            columns: &relation.primary_key,
+            unique: true,
+            primary: true,
+        });
+    }
+    all.extend(relation.indexes.iter().map(|index| Index {
+        oid: i64::from(index.oid),
+        name: index.name.clone(),
+        columns: &index.columns,
+        unique: index.unique,
+        primary: false,
+    }));
+    all
+}
+
+/// Names of a relation's columns by number.
+pub fn column_names(relation: &RelationInfo, columns: &[usize]) -> String {
+    let names = columns
+        .iter()
+        .filter_map(|n| relation.columns.fields().get(*n));
+    names
+        .map(|field| quote_ident(field.name()))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn with_index<'a>(
+    snapshot: &'a CatalogSnapshot,
+    oid: i64,
+) -> Option<(&'a RelationInfo, Index<'a>)> {
+    snapshot.relations.iter().find_map(|relation| {
+        let index = indexes(relation)
+            .into_iter()
+            .find(|index| index.oid == oid)?;
+        Some((relation, index))
+    })
+}
+
+/// `pg_get_indexdef`: the statement, or the name of the index's n-th column.
+pub fn index_definition(snapshot: &CatalogSnapshot, oid: i64, column: i64) -> Value {
+    let Some((relation, index)) = with_index(snapshot, oid) else {
+        return Value::Null;
+    };
+    if column > 0 {
+        let one = index.columns.get(column as usize - 1);
+        return Value::text(column_names(
+            relation,
+            one.map(std::slice::from_ref).unwrap_or(&[]),
+        ));
+    }
+    Value::text(format!(
+        "CREATE {}INDEX {} ON {}.{} USING btree ({})",
+        if index.unique { "UNIQUE " } else { "" },
+        quote_ident(&index.name),
+        quote_ident(&relation.schema),
+        quote_ident(&relation.name),
+        column_names(relation, index.columns)
+    ))
+}
+
+/// `pg_get_constraintdef`
+pub fn constraint_definition(snapshot: &CatalogSnapshot, oid: i64) -> Value {
+    let relation = snapshot
+        .relations
+        .iter()
+        .find(|r| !r.primary_key.is_empty() && CONSTRAINT_BASE + i64::from(r.oid) == oid);
+    relation.map_or(Value::Null, |relation| {
+        let names = column_names(relation, &relation.primary_key);
+        Value::text(format!("PRIMARY KEY ({names})"))
+    })
+}
+
+/// `pg_get_viewdef`
+pub fn view_definition(relation: Option<&RelationInfo>) -> Value {
+    let definition = relation.and_then(|relation| relation.definition.as_deref());
+    definition.map_or(Value::Null, |sql| {
+        Value::text(format!(" {};", sql.trim().trim_end_matches(';')))
+    })
+}
+
+/// The comment on an object; `column` from 1, 0: the object itself.
+pub fn description(snapshot: &CatalogSnapshot, oid: i64, column: i64) -> Value {
+    if let Some(relation) = snapshot.relations.iter().find(|r| i64::from(r.oid) == oid) {
+        let comment = match column {
+            0 => relation.comment.as_deref(),
+            n => relation
+                .column_comments
+                .iter()
+                .find(|(number, _)| *number as i64 + 1 == n)
+                .map(|(_, text)| text.as_str()),
+        };
+        return Value::maybe(comment);
+    }
+    let schema = schemas(snapshot)
+        .into_iter()
+        .find(|(schema, ..)| *schema == oid);
+    Value::maybe(schema.and_then(|(_, _, comment)| comment))
+}
+
+/// A connector's foreign server.
+fn servers(snapshot: &CatalogSnapshot) -> Vec<(i64, &str)> {
+    let connectors = snapshot
+        .relations
+        .iter()
+        .filter_map(|r| r.connector.as_deref());
+    let names: std::collections::BTreeSet<&str> = connectors.collect();
+    names
+        .into_iter()
+        .enumerate()
+        .map(|(n, name)| (SERVER_BASE + n as i64, name))
+        .collect()
+}
+
+fn options(relation: &RelationInfo) -> Value {
+    let options = relation
+        .options
+        .iter()
+        .filter(|(name, _)| name != "connector");
+    Value::Array(
+        options
+            .map(|(name, value)| Value::text(format!("{name}={value}")))
+            .collect(),
+    )
+}
+
+/// `relkind`
+fn kind(relation: &RelationInfo) -> &'static str {
+    match relation.kind {
+        RelationType::Table => "r",
+        RelationType::Source => "f",
+        RelationType::View => "v",
+        RelationType::MaterializedView => "m",
+    }
+}
+
+fn schema_oid(snapshot: &CatalogSnapshot, name: &str) -> Value {
+    let found = schemas(snapshot)
+        .into_iter()
+        .find(|(_, schema, _)| *schema == name);
+    Value::Int(found.map_or(0, |(oid, ..)| oid))
+}
+
+fn text(text: impl AsRef<str>) -> Value {
+    Value::text(text)
+}
+
+fn int(value: impl Into<i64>) -> Value {
+    Value::Int(value.into())
+}
+
+/// The rows of a relation.
+pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
+    match (definition.schema, definition.name) {
+        ("information_schema", _) => information::rows(definition, snapshot),
+        (_, "pg_namespace") => {
+            let mut rows = Rows::of(definition, &["oid", "nspname", "nspowner"]);
+            for (oid, name, _) in schemas(snapshot) {
+                rows.push([int(oid), text(name), int(OWNER_OID)]);
+            }
+            rows.done()
+        }
+        (_, "pg_class") => classes(definition, snapshot),
+        (_, "pg_attribute") => attributes(definition, snapshot),
+        (_, "pg_type") => types(definition),
+        (_, "pg_index") => pg_index(definition, snapshot),
+        (_, "pg_attrdef") => {
+            let mut rows = Rows::of(definition, &["oid", "adrelid", "adnum", "adbin"]);
+            let mut oid = DEFAULT_BASE;
+            for relation in &snapshot.relations {
+                for (number, default) in relation.defaults.iter().enumerate() {
+                    if let Some(default) = default {
+                        oid += 1;
+                        rows.push([
+                            int(oid),
+                            int(relation.oid),
+                            int(number as i64 + 1),
+                            text(default),
+                        ]);
+                    }
+                }
+            }
+            rows.done()
+        }
+        (_, "pg_constraint") => constraints(definition, snapshot),
+        (_, "pg_description") => descriptions(definition, snapshot),
+        (_, "pg_foreign_table") => {
+            let servers = servers(snapshot);
+            let mut rows = Rows::of(definition, &["ftrelid", "ftserver", "ftoptions"]);
+            for relation in &snapshot.relations {
+                let server = servers
+                    .iter()
+                    .find(|(_, name)| Some(*name) == relation.connector.as_deref());
+                if let Some((server, _)) = server {
+                    rows.push([int(relation.oid), int(*server), options(relation)]);
+                }
+            }
+            rows.done()
+        }
+        (_, "pg_foreign_server") => {
+            let mut rows = Rows::of(definition, &["oid", "srvname", "srvowner", "srvfdw"]);
+            for (oid, name) in servers(snapshot) {
+                rows.push([int(oid), text(name), int(OWNER_OID), int(WRAPPER_OID)]);
+            }
+            rows.done()
+        }
+        (_, "pg_foreign_data_wrapper") => {
+            let mut rows = Rows::of(definition, &["oid", "fdwname", "fdwowner"]);
+            rows.push([int(WRAPPER_OID), text("tidemill"), int(OWNER_OID)]);
+            rows.done()
+        }
+        (_, "pg_tables") => {
+            let given = ["schemaname", "tablename", "tableowner", "hasindexes"];
+            let mut rows = Rows::of(definition, &given);
+            for relation in snapshot.relations.iter().filter(|r| kind(r) == "r") {
+                let indexed = Value::Bool(!indexes(relation).is_empty());
+                rows.push([
+                    text(&relation.schema),
+                    text(&relation.name),
+                    text(&snapshot.user),
+                    indexed,
+                ]);
+            }
+            rows.done()
+        }
+        (_, "pg_views" | "pg_matviews") => {
+            let (name, owner, wanted) = match definition.name {
+                "pg_views" => ("viewname", "viewowner", "v"),
+                _ => ("matviewname", "matviewowner", "m"),
+            };
+            let mut rows = Rows::of(definition, &["schemaname", name, owner, "definition"]);
+            for relation in snapshot.relations.iter().filter(|r| kind(r) == wanted) {
+                let sql = view_definition(Some(relation));
+                rows.push([
+                    text(&relation.schema),
+                    text(&relation.name),
+                    text(&snapshot.user),
+                    sql,
+                ]);
+            }
+            rows.done()
+        }
+        (_, "pg_indexes") => {
+            let mut rows = Rows::of(
+                definition,
+                &["schemaname", "tablename", "indexname", "indexdef"],
+            );
+            for relation in &snapshot.relations {
+                for index in indexes(relation) {
+                    let sql = index_definition(snapshot, index.oid, 0);
+                    rows.push([
+                        text(&relation.schema),
+                        text(&relation.name),
+                        text(&index.name),
+                        sql,
+                    ]);
+                }
+            }
+            rows.done()
+        }
+        _ => server_wide(definition, snapshot),
+    }
+}
+
+/// Relations that don't depend on what users made.
+fn server_wide(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
+    let yes = || Value::Bool(true);
+    match definition.name {
+        "pg_database" => {
+            let given = [
+                "oid",
+                "datname",
+                "datdba",
+                "encoding",
+                "datlocprovider",
+                "datallowconn",
+                "datconnlimit",
+                "dattablespace",
+                "datcollate",
+                "datctype",
+            ];
+            let mut rows = Rows::of(definition, &given);
+            rows.push([
+                int(DATABASE_OID),
+                text(&snapshot.database),
+                int(OWNER_OID),
+                int(UTF8),
+                text("c"),
+                yes(),
+                int(-1),
+                int(TABLESPACE),
+                text("C"),
+                text("C"),
+            ]);
+            rows.done()
+        }
+        "pg_authid" | "pg_roles" => {
+            let given = [
+                "oid",
+                "rolname",
+                "rolsuper",
+                "rolinherit",
+                "rolcreaterole",
+                "rolcreatedb",
+                "rolcanlogin",
+                "rolconnlimit",
+            ];
+            let mut rows = Rows::of(definition, &given);
+            rows.push([
+                int(OWNER_OID),
+                text(&snapshot.user),
+                yes(),
+                yes(),
+                yes(),
+                yes(),
+                yes(),
+                int(-1),
+            ]);
+            rows.done()
+        }
+        "pg_user" | "pg_shadow" => {
+            let mut rows = Rows::of(
+                definition,
+                &["usename", "usesysid", "usecreatedb", "usesuper"],
+            );
+            rows.push([text(&snapshot.user), int(OWNER_OID), yes(), yes()]);
+            rows.done()
+        }
+        "pg_am" => {
+            let mut rows = Rows::of(definition, &["oid", "amname", "amtype"]);
+            rows.push([int(HEAP), text("heap"), text("t")]);
+            rows.push([int(BTREE), text("btree"), text("i")]);
+            rows.done()
+        }
+        "pg_collation" => {
+            let given = [
+                "oid",
+                "collname",
+                "collnamespace",
+                "collowner",
+                "collprovider",
+                "collisdeterministic",
+                "collencoding",
+            ];
+            let mut rows = Rows::of(definition, &given);
+            for (oid, name, provider) in [(COLLATION, "default", "d"), (950, "C", "c")] {
+                rows.push([
+                    int(oid),
+                    text(name),
+                    int(PG_CATALOG_OID),
+                    int(OWNER_OID),
+                    text(provider),
+                    yes(),
+                    int(-1),
+                ]);
+            }
+            rows.done()
+        }
+        "pg_tablespace" => {
+            let mut rows = Rows::of(definition, &["oid", "spcname", "spcowner"]);
+            rows.push([int(TABLESPACE), text("pg_default"), int(OWNER_OID)]);
+            rows.done()
+        }
+        "pg_language" => {
+            let mut rows = Rows::of(definition, &["oid", "lanname", "lanowner"]);
+            rows.push([int(14), text("sql"), int(OWNER_OID)]);
+            rows.done()
+        }
+        "pg_settings" => {
+            let given = [
+                "name",
+                "setting",
+                "short_desc",
+                "context",
+                "vartype",
+                "source",
+                "boot_val",
+                "reset_val",
+            ];
+            let mut rows = Rows::of(definition, &given);
+            for (name, value, description) in &snapshot.settings {
+                rows.push([
+                    text(name),
+                    text(value),
+                    text(description),
+                    text("user"),
+                    text("string"),
+                    text("default"),
+                    text(value),
+                    text(value),
+                ]);
+            }
+            rows.done()
+        }
+        "pg_stat_activity" => {
+            let given = [
+                "datid",
+                "datname",
+                "pid",
+                "usesysid",
+                "usename",
+                "application_name",
+                "state",
+                "query",
+                "backend_type",
+            ];
+            let mut rows = Rows::of(definition, &given);
+            for backend in &snapshot.backends {
+                rows.push([
+                    int(DATABASE_OID),
+                    text(&snapshot.database),
+                    int(backend.pid),
+                    int(OWNER_OID),
+                    text(&backend.user),
+                    text(&backend.application),
+                    text(&backend.state),
+                    text(&backend.query),
+                    text("client backend"),
+                ]);
+            }
+            rows.done()
+        }
+        // Nothing of the kind exists here.
+        _ => Vec::new(),
+    }
+}
+
+fn classes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
+    let given = [
+        "oid",
+        "relname",
+        "relnamespace",
+        "relowner",
+        "relam",
+        "relfilenode",
+        "reltuples",
+        "relhasindex",
+        "relpersistence",
+        "relkind",
+        "relnatts",
+        "relispopulated",
+        "relreplident",
+        "relhasrules",
+    ];
+    let mut rows = Rows::of(definition, &given);
+    let (yes, no) = (Value::Bool(true), Value::Bool(false));
+    for system in DEFINITIONS.iter() {
+        let (am, kind, schema) = match system.schema {
+            "pg_catalog" => (HEAP, "r", PG_CATALOG_OID),
+            _ => (0, "v", INFORMATION_SCHEMA_OID),
+        };
+        rows.push([
+            int(system.oid),
+            text(system.name),
+            int(schema),
+            int(OWNER_OID),
+            int(am),
+            int(0),
+            Value::Float(-1.0),
+            no.clone(),
+            text("p"),
+            text(kind),
+            int(system.columns.len() as i64),
+            yes.clone(),
+            text("n"),
+            no.clone(),
+        ]);
+    }
+    for relation in &snapshot.relations {
+        let kind = kind(relation);
+        let schema = schema_oid(snapshot, &relation.schema);
+        let indexes = indexes(relation);
+        let am = if matches!(kind, "r" | "m") { HEAP } else { 0 };
+        let tuples = relation.rows.map_or(-1.0, |rows| rows as f64);
+        rows.push([
+            int(relation.oid),
+            text(&relation.name),
+            schema.clone(),
+            int(OWNER_OID),
+            int(am),
+            int(relation.oid),
+            Value::Float(tuples),
+            Value::Bool(!indexes.is_empty()),
+            text("p"),
+            text(kind),
+            int(relation.columns.fields().len() as i64),
+            yes.clone(),
+            text("d"),
+            Value::Bool(kind == "v"),
+        ]);
+        for index in indexes {
+            rows.push([
+                int(index.oid),
+                text(&index.name),
+                schema.clone(),
+                int(OWNER_OID),
+                int(BTREE),
+                int(index.oid),
+                Value::Float(-1.0),
+                no.clone(),
+                text("p"),
+                text("i"),
+                int(index.columns.len() as i64),
+                yes.clone(),
+                text("n"),
+                no.clone(),
+            ]);
+        }
+    }
+    rows.done()
+}
+
+/// What `pg_attribute` says of a type: oid, modifier, bytes, collation, dimensions.
+struct Attribute {
+    oid: u32,
+    modifier: i32,
+    size: i16,
+    collation: i64,
+    dimensions: i64,
+}
+
+fn attribute(field: &Field) -> Attribute {
+    let wire = wire_type(field);
+    let collated = matches!(
+        wire.oid,
+        type_oids::TEXT | type_oids::VARCHAR | type_oids::BPCHAR | 1009 | 1015
+    );
+    Attribute {
+        oid: wire.oid,
+        modifier: wire.modifier,
+        size: wire.size,
+        collation: match wire.oid {
+            type_oids::NAME => 950,
+            _ if collated => COLLATION,
+            _ => 0,
+        },
+        dimensions: i64::from(matches!(
+            field.data_type(),
+            arrow::datatypes::DataType::List(_)
+        )),
+    }
+}
+
+/// The type of a column of the catalog itself; some aren't on the wire.
+fn catalog_type(ty: Ty) -> Option<u32> {
+    use super::value::RegKind;
+    match ty {
+        Ty::Vector => Some(22),
+        Ty::Reg(RegKind::Class) => Some(2205),
+        Ty::Reg(RegKind::Type) => Some(2206),
+        Ty::Reg(RegKind::Namespace) => Some(4089),
+        Ty::Reg(_) => Some(24),
+        _ => None,
+    }
+}
+
+fn attributes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
+    let given = [
+        "attrelid",
+        "attname",
+        "atttypid",
+        "attstattarget",
+        "attlen",
+        "attnum",
+        "attndims",
+        "attcacheoff",
+        "atttypmod",
+        "attbyval",
+        "attstorage",
+        "attalign",
+        "attnotnull",
+        "atthasdef",
+        "attislocal",
+        "attcollation",
+    ];
+    let mut rows = Rows::of(definition, &given);
+    let mut push =
+        |relation: i64, number: usize, name: &str, a: Attribute, required: bool, default: bool| {
+            let storage = if a.size < 0 { "x" } else { "p" };
+            rows.push([
+                int(relation),
+                text(name),
+                int(a.oid),
+                int(-1),
+                int(a.size),
+                int(number as i64 + 1),
+                int(a.dimensions),
+                int(-1),
+                int(a.modifier),
+                Value::Bool((0..=8).contains(&a.size)),
+                text(storage),
+                text("i"),
+                Value::Bool(required),
+                Value::Bool(default),
+                Value::Bool(true),
+                int(a.collation),
+            ]);
+        };
+    for system in DEFINITIONS.iter() {
+        for (number, (name, ty)) in system.columns.iter().enumerate() {
+            let mut a = attribute(&ty.field(name));
+            if let Some(oid) = catalog_type(*ty) {
+                (a.oid, a.collation) = (oid, 0);
+            }
+            push(i64::from(system.oid), number, name, a, false, false);
+        }
+    }
+    for relation in &snapshot.relations {
+        for (number, field) in relation.columns.fields().iter().enumerate() {
+            let required = !field.is_nullable() || relation.primary_key.contains(&number);
+            let required =
+                required && matches!(relation.kind, RelationType::Table | RelationType::Source);
+            let default = relation.defaults.get(number).is_some_and(Option::is_some);
+            push(
+                i64::from(relation.oid),
+                number,
+                field.name(),
+                attribute(field),
+                required,
+                default,
+            );
+        }
+        for index in indexes(relation) {
+            for (number, column) in index.columns.iter().enumerate() {
+                if let Some(field) = relation.columns.fields().get(*column) {
+                    push(
+                        index.oid,
+                        number,
+                        field.name(),
+                        attribute(field),
+                        false,
+                        false,
+                    );
+                }
+            }
+        }
+    }
+    rows.done()
+}
+
+fn types(definition: &Definition) -> Vec<Row> {
+    let given = [
+        "oid",
+        "typname",
+        "typnamespace",
+        "typowner",
+        "typlen",
+        "typbyval",
+        "typtype",
+        "typcategory",
+        "typispreferred",
+        "typisdefined",
+        "typdelim",
+        "typelem",
+        "typarray",
+        "typinput",
+        "typalign",
+        "typstorage",
+        "typtypmod",
+        "typcollation",
+    ];
+    let mut rows = Rows::of(definition, &given);
+    let mut push = |oid: u32, name: &str, size: i16, category: &str, element: u32, array: u32| {
+        let collation = if category == "S" { COLLATION } else { 0 };
+        let preferred = matches!(
+            name,
+            "bool" | "text" | "float8" | "timestamptz" | "interval" | "oid"
+        );
+        let input = match element {
+            0 => Value::Reg(i64::from(oid), Arc::from(format!("{name}in"))),
+            _ => Value::Reg(750, Arc::from("array_in")),
+        };
+        let kind = if category == "P" || category == "X" {
+            "p"
+        } else {
+            "b"
+        };
+        rows.push([
+            int(oid),
+            text(name),
+            int(PG_CATALOG_OID),
+            int(OWNER_OID),
+            int(size),
+            Value::Bool((0..=8).contains(&size)),
+            text(kind),
+            text(category),
+            Value::Bool(preferred),
+            Value::Bool(true),
+            text(","),
+            int(element),
+            int(array),
+            input,
+            text("i"),
+            text(if size < 0 { "x" } else { "p" }),
+            int(-1),
+            int(collation),
+        ]);
+    };
+    for known in TYPES {
+        let category = match known.name {
+            "bool" => "B",
+            "text" | "varchar" | "bpchar" | "name" => "S",
+            "date" | "time" | "timestamp" | "timestamptz" => "D",
+            "interval" => "T",
+            "char" => "Z",
+            "record" => "P",
+            "bytea" | "json" | "jsonb" | "uuid" => "U",
+            _ => "N",
+        };
+        push(known.oid, known.name, known.size, category, 0, known.array);
+        push(
+            known.array,
+            &format!("_{}", known.name),
+            -1,
+            "A",
+            known.oid,
+            0,
+        );
+    }
+    for (oid, name, size, category, array) in EXTRA_TYPES {
+        push(*oid, name, *size, category, 0, *array);
+        if *array > 0 {
+            push(*array, &format!("_{name}"), -1, "A", *oid, 0);
+        }
+    }
+    rows.done()
+}
+
+fn pg_index(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
+    let given = [
+        "indexrelid",
+        "indrelid",
+        "indnatts",
+        "indnkeyatts",
+        "indisunique",
+        "indisprimary",
+        "indimmediate",
+        "indisvalid",
+        "indisready",
+        "indislive",
+        "indkey",
+        "indoption",
+    ];
+    let mut rows = Rows::of(definition, &given);
+    let yes = || Value::Bool(true);
+    for relation in &snapshot.relations {
+        for index in indexes(relation) {
+            let count = int(index.columns.len() as i64);
+            rows.push([
+                int(index.oid),
+                int(relation.oid),
+                count.clone(),
+                count,
+                Value::Bool(index.unique),
+                Value::Bool(index.primary),
+                yes(),
+                yes(),
+                yes(),
+                yes(),
+                Value::ints(index.columns.iter().map(|n| *n as i64 + 1)),
+                Value::ints(index.columns.iter().map(|_| 0)),
+            ]);
+        }
+    }
+    rows.done()
+}
+
+fn constraints(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
+    let given = [
+        "oid",
+        "conname",
+        "connamespace",
+        "contype",
+        "convalidated",
+        "conrelid",
+        "conindid",
+        "conislocal",
+        "connoinherit",
+        "conkey",
+    ];
+    let mut rows = Rows::of(definition, &given);
+    let yes = || Value::Bool(true);
+    for relation in &snapshot.relations {
+        for index in indexes(relation).into_iter().filter(|index| index.primary) {
+            rows.push([
+                int(CONSTRAINT_BASE + i64::from(relation.oid)),
+                text(&index.name),
+                schema_oid(snapshot, &relation.schema),
+                text("p"),
+                yes(),
+                int(relation.oid),
+                int(index.oid),
+                yes(),
+                yes(),
+                Value::ints(index.columns.iter().map(|n| *n as i64 + 1)),
+            ]);
+        }
+    }
+    rows.done()
+}
+
+fn descriptions(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
+    /// Oids of `pg_class` and `pg_namespace`.
+    const CLASSES: [i64; 2] = [1259, 2615];
+    let mut rows = Rows::of(
+        definition,
+        &["objoid", "classoid", "objsubid", "description"],
+    );
+    for (oid, _, comment) in schemas(snapshot) {
+        if let Some(comment) = comment {
+            rows.push([int(oid), int(CLASSES[1]), int(0), text(comment)]);
+        }
+    }
+    for relation in &snapshot.relations {
+        if let Some(comment) = &relation.comment {
+            rows.push([int(relation.oid), int(CLASSES[0]), int(0), text(comment)]);
+        }
+        for (number, comment) in &relation.column_comments {
+            let number = *number as i64 + 1;
+            rows.push([
+                int(relation.oid),
+                int(CLASSES[0]),
+                int(number),
+                text(comment),
+            ]);
+        }
+    }
+    rows.done()
+}

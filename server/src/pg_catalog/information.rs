@@ -1,0 +1,320 @@
+//! Rows of `information_schema`, from a [`CatalogSnapshot`].
+//!
+//! Invariant: only users' schemas are listed, and `pg_catalog` is not; as clients expect who list tables.
+
+use arrow::datatypes::{DataType, Field};
+use tidemill_zset::schema::SqlType;
+
+use super::fill::{indexes, schemas, view_definition};
+use super::relations::{Definition, Row, Rows};
+use super::value::Value;
+use super::{CatalogSnapshot, RelationInfo, RelationType};
+use crate::pg::types::{TYPES, wire_type};
+
+fn text(text: impl AsRef<str>) -> Value {
+    Value::text(text)
+}
+
+fn yes_or_no(value: bool) -> Value {
+    text(if value { "YES" } else { "NO" })
+}
+
+fn number(value: Option<i64>) -> Value {
+    value.map_or(Value::Null, Value::Int)
+}
+
+/// The rows of a relation.
+pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
+    let database = || text(&snapshot.database);
+    match definition.name {
+        "schemata" => {
+            let mut rows = Rows::of(definition, &["catalog_name", "schema_name", "schema_owner"]);
+            for (_, name, _) in schemas(snapshot) {
+                rows.push([database(), text(name), text(&snapshot.user)]);
+            }
+            rows.done()
+        }
+        "information_schema_catalog_name" => {
+            let mut rows = Rows::of(definition, &["catalog_name"]);
+            rows.push([database()]);
+            rows.done()
+        }
+        "tables" => {
+            let given = [
+                "table_catalog",
+                "table_schema",
+                "table_name",
+                "table_type",
+                "is_insertable_into",
+                "is_typed",
+            ];
+            let mut rows = Rows::of(definition, &given);
+            for relation in &snapshot.relations {
+                // PostgreSQL leaves materialized views out; clients that list tables need them.
+                let (kind, writable) = match relation.kind {
+                    RelationType::Table => ("BASE TABLE", true),
+                    RelationType::Source => ("FOREIGN", false),
+                    RelationType::View | RelationType::MaterializedView => ("VIEW", false),
+                };
+                rows.push([
+                    database(),
+                    text(&relation.schema),
+                    text(&relation.name),
+                    text(kind),
+                    yes_or_no(writable),
+                    yes_or_no(false),
+                ]);
+            }
+            rows.done()
+        }
+        "views" => {
+            let given = [
+                "table_catalog",
+                "table_schema",
+                "table_name",
+                "view_definition",
+                "check_option",
+                "is_updatable",
+            ];
+            let mut rows = Rows::of(definition, &given);
+            for relation in snapshot.relations.iter().filter(|r| r.definition.is_some()) {
+                rows.push([
+                    database(),
+                    text(&relation.schema),
+                    text(&relation.name),
+                    view_definition(Some(relation)),
+                    text("NONE"),
+                    yes_or_no(false),
+                ]);
+            }
+            rows.done()
+        }
+        "columns" => columns(definition, snapshot),
+        "table_constraints" => {
+            let given = [
+                "constraint_catalog",
+                "constraint_schema",
+                "constraint_name",
+                "table_catalog",
+                "table_schema",
+                "table_name",
+                "constraint_type",
+                "is_deferrable",
+                "initially_deferred",
+                "enforced",
+            ];
+            let mut rows = Rows::of(definition, &given);
+            for (relation, name) in keys(snapshot) {
+                let schema = || text(&relation.schema);
+                rows.push([
+                    database(),
+                    schema(),
+                    text(name),
+                    database(),
+                    schema(),
+                    text(&relation.name),
+                    text("PRIMARY KEY"),
+                    yes_or_no(false),
+                    yes_or_no(false),
+                    yes_or_no(true),
+                ]);
+            }
+            rows.done()
+        }
+        "key_column_usage" | "constraint_column_usage" => {
+            let given = [
+                "constraint_catalog",
+                "constraint_schema",
+                "constraint_name",
+                "table_catalog",
+                "table_schema",
+                "table_name",
+                "column_name",
+            ];
+            let mut given: Vec<&str> = given.to_vec();
+            if definition.name == "key_column_usage" {
+                given.push("ordinal_position");
+            }
+            let mut rows = Rows::of(definition, &given);
+            for (relation, name) in keys(snapshot) {
+                for (position, column) in relation.primary_key.iter().enumerate() {
+                    let schema = || text(&relation.schema);
+                    let column = relation.columns.fields().get(*column);
+                    let column = column.map_or("", |field| field.name());
+                    rows.push([
+                        database(),
+                        schema(),
+                        text(&name),
+                        database(),
+                        schema(),
+                        text(&relation.name),
+                        text(column),
+                        Value::Int(position as i64 + 1),
+                    ]);
+                }
+            }
+            rows.done()
+        }
+        "enabled_roles" | "applicable_roles" => {
+            let name = if definition.name == "enabled_roles" {
+                "role_name"
+            } else {
+                "grantee"
+            };
+            let mut rows = Rows::of(definition, &[name]);
+            rows.push([text(&snapshot.user)]);
+            rows.done()
+        }
+        "character_sets" => {
+            let given = [
+                "character_set_name",
+                "character_repertoire",
+                "form_of_use",
+                "default_collate_catalog",
+            ];
+            let mut rows = Rows::of(definition, &given);
+            rows.push([text("UTF8"), text("UCS"), text("UTF8"), database()]);
+            rows.done()
+        }
+        "table_privileges" | "role_table_grants" => {
+            let given = [
+                "grantor",
+                "grantee",
+                "table_catalog",
+                "table_schema",
+                "table_name",
+                "privilege_type",
+                "is_grantable",
+            ];
+            let mut rows = Rows::of(definition, &given);
+            for relation in &snapshot.relations {
+                rows.push([
+                    text(&snapshot.user),
+                    text(&snapshot.user),
+                    database(),
+                    text(&relation.schema),
+                    text(&relation.name),
+                    text("SELECT"),
+                    yes_or_no(true),
+                ]);
+            }
+            rows.done()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Relations with a primary key, and its constraint's name.
+fn keys(snapshot: &CatalogSnapshot) -> impl Iterator<Item = (&RelationInfo, String)> {
+    snapshot.relations.iter().filter_map(|relation| {
+        let index = indexes(relation).into_iter().find(|index| index.primary)?;
+        Some((relation, index.name))
+    })
+}
+
+/// `data_type`: without modifiers, arrays are `ARRAY`.
+fn type_name(field: &Field) -> String {
+    match SqlType::of(field) {
+        SqlType::Array(_) => "ARRAY".into(),
+        SqlType::Numeric(..) => "numeric".into(),
+        SqlType::Varchar(_) => "character varying".into(),
+        SqlType::Other(DataType::Struct(_)) => "record".into(),
+        SqlType::Other(_) => "text".into(),
+        other => other.to_string(),
+    }
+}
+
+fn columns(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
+    let given = [
+        "table_catalog",
+        "table_schema",
+        "table_name",
+        "column_name",
+        "ordinal_position",
+        "column_default",
+        "is_nullable",
+        "data_type",
+        "character_maximum_length",
+        "numeric_precision",
+        "numeric_precision_radix",
+        "numeric_scale",
+        "datetime_precision",
+        "udt_catalog",
+        "udt_schema",
+        "udt_name",
+        "dtd_identifier",
+        "is_self_referencing",
+        "is_identity",
+        "is_generated",
+        "is_updatable",
+    ];
+    let mut rows = Rows::of(definition, &given);
+    for relation in &snapshot.relations {
+        for (position, field) in relation.columns.fields().iter().enumerate() {
+            let sql = SqlType::of(field);
+            let (precision, radix, scale) = match &sql {
+                SqlType::Int2 => (Some(16), Some(2), Some(0)),
+                SqlType::Int4 => (Some(32), Some(2), Some(0)),
+                SqlType::Int8 => (Some(64), Some(2), Some(0)),
+                SqlType::Float4 => (Some(24), Some(2), None),
+                SqlType::Float8 => (Some(53), Some(2), None),
+                SqlType::Numeric(p, s) => (Some(i64::from(*p)), Some(10), Some(i64::from(*s))),
+                _ => (None, None, None),
+            };
+            let length = match &sql {
+                SqlType::Varchar(length) => length.map(i64::from),
+                _ => None,
+            };
+            let datetime = match &sql {
+                SqlType::Date => Some(0),
+                SqlType::Time | SqlType::Timestamp | SqlType::Timestamptz | SqlType::Interval => {
+                    Some(6)
+                }
+                _ => None,
+            };
+            let default = relation.defaults.get(position).and_then(Option::as_deref);
+            let nullable = field.is_nullable() && !relation.primary_key.contains(&position);
+            let database = || text(&snapshot.database);
+            rows.push([
+                database(),
+                text(&relation.schema),
+                text(&relation.name),
+                text(field.name()),
+                Value::Int(position as i64 + 1),
+                Value::maybe(default),
+                yes_or_no(nullable),
+                text(type_name(field)),
+                number(length),
+                number(precision),
+                number(radix),
+                number(scale),
+                number(datetime),
+                database(),
+                text("pg_catalog"),
+                text(internal_name(field)),
+                text((position + 1).to_string()),
+                yes_or_no(false),
+                yes_or_no(false),
+                text("NEVER"),
+                yes_or_no(relation.kind == RelationType::Table),
+            ]);
+        }
+    }
+    rows.done()
+}
+
+/// `udt_name`: the name in `pg_type`.
+fn internal_name(field: &Field) -> String {
+    let oid = wire_type(field).oid;
+    let plain = TYPES
+        .iter()
+        .find(|t| t.oid == oid)
+        .map(|t| t.name.to_string());
+    let array = || {
+        TYPES
+            .iter()
+            .find(|t| t.array == oid)
+            .map(|t| format!("_{}", t.name))
+    };
+    plain.or_else(array).unwrap_or_else(|| "text".into())
+}
