@@ -171,8 +171,47 @@ impl Compiler<'_> {
         self.grouped(input, &a.input, keys, &calls, schema_of(&a.schema))
     }
 
-    /// The specialised operator. `schema`: keys, then one column per call.
+    /// The aggregate by its keys. `schema`: keys, then one column per call. Keys that are constants group
+    /// nothing: they are put back afterwards.
     pub(super) fn grouped(
+        &mut self,
+        input: Piece,
+        logical: &LogicalPlan,
+        keys: &[Expr],
+        calls: &[Call],
+        schema: SchemaRef,
+    ) -> Result<Piece> {
+        let is_constant = |e: &Expr| matches!(unalias(e), Expr::Literal(..));
+        let varying: Vec<usize> = (0..keys.len())
+            .filter(|i| !is_constant(&keys[*i]))
+            .collect();
+        if varying.is_empty() || varying.len() == keys.len() {
+            return self.operator(input, logical, keys, calls, schema);
+        }
+        let kept: Vec<Expr> = varying.iter().map(|i| keys[*i].clone()).collect();
+        let columns: Vec<usize> = varying
+            .iter()
+            .copied()
+            .chain(keys.len()..schema.fields().len())
+            .collect();
+        let fields: Vec<Field> = columns.iter().map(|i| schema.field(*i).clone()).collect();
+        let grouped = self
+            .operator(input, logical, &kept, calls, Arc::new(Schema::new(fields)))?
+            .node;
+        let mut exprs: Vec<Physical> = vec![];
+        for i in 0..schema.fields().len() {
+            exprs.push(match columns.iter().position(|c| *c == i) {
+                Some(at) => expr::column(&grouped.schema, at),
+                None => expr::physical(unalias(&keys[i]), logical.schema())
+                    .map_err(|e| from_datafusion(&e))?,
+            });
+        }
+        let node = rows::map(grouped, None, Some((exprs, schema)));
+        Ok(Piece::new(node).unique(Some(varying)))
+    }
+
+    /// The specialised operator.
+    fn operator(
         &mut self,
         input: Piece,
         logical: &LogicalPlan,

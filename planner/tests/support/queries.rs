@@ -246,6 +246,16 @@ pub const QUERIES: &[(&str, &str, &str)] = &[
     ),
     (
         "aggregates",
+        "constant_key",
+        "SELECT 'all' AS a, product, count(*) AS n FROM orders GROUP BY 1, 2",
+    ),
+    (
+        "aggregates",
+        "constant_keys_only",
+        "SELECT 'all' AS a, count(*) AS n FROM orders GROUP BY 1",
+    ),
+    (
+        "aggregates",
         "float_groups",
         "SELECT weight, count(*) AS n FROM orders GROUP BY weight",
     ),
