@@ -6,6 +6,10 @@ use std::time::Instant;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringViewArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion_common::ScalarValue;
+use datafusion_expr::Operator as Binary;
+use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::expressions::{BinaryExpr, Column, Literal};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tidemill_dataflow::operator::{BuildContext, Operator, Output};
@@ -47,6 +51,16 @@ fn schema(fields: &[(&str, DataType)]) -> SchemaRef {
 }
 
 fn join(kind: JoinKind, left: SchemaRef, right: SchemaRef) -> Box<dyn Operator> {
+    join_on(kind, vec![(0, 0)], None, left, right)
+}
+
+fn join_on(
+    kind: JoinKind,
+    on: Vec<(usize, usize)>,
+    filter: Option<Arc<dyn PhysicalExpr>>,
+    left: SchemaRef,
+    right: SchemaRef,
+) -> Box<dyn Operator> {
     let input = |schema: SchemaRef| Node {
         op: Op::Input {
             collection: CollectionId(0),
@@ -63,9 +77,9 @@ fn join(kind: JoinKind, left: SchemaRef, right: SchemaRef) -> Box<dyn Operator> 
     let node = Node {
         op: Op::Join {
             kind,
-            on: vec![(0, 0)],
+            on,
             null_equals_null: false,
-            filter: None,
+            filter,
         },
         inputs: vec![input(left), input(right)],
         schema: Arc::new(Schema::new(fields)),
@@ -229,6 +243,35 @@ fn one_row(rows: i64) {
     );
 }
 
+/// Every row against every row under a condition that few pairs pass.
+fn no_key(rows: i64) {
+    let schema = schema(&[("id", DataType::Int64), ("v", DataType::Int64)]);
+    let side = || {
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+        batches(&schema, vec![ids.clone(), ids])
+    };
+    let column = |i: usize| -> Arc<dyn PhysicalExpr> { Arc::new(Column::new("v", i)) };
+    let condition = BinaryExpr::new(column(1), Binary::Lt, column(3));
+    let end: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(ScalarValue::Int64(Some(3))));
+    let few = BinaryExpr::new(column(3), Binary::Lt, end);
+    let filter = BinaryExpr::new(Arc::new(condition), Binary::And, Arc::new(few));
+    let filter: Arc<dyn PhysicalExpr> = Arc::new(filter);
+    let mut operator = join_on(
+        JoinKind::Left,
+        vec![],
+        Some(filter),
+        schema.clone(),
+        schema.clone(),
+    );
+    let mut epoch = 0;
+    feed(operator.as_mut(), 0, &side(), &mut epoch);
+    let (ns, _) = feed(operator.as_mut(), 1, &side(), &mut epoch);
+    println!(
+        "no key, {rows} x {rows} rows: {:.2} ns per pair",
+        ns / rows as f64
+    );
+}
+
 fn main() {
     // With a number: so many rounds of the first measurement only, for a profiler.
     if let Some(rounds) = std::env::args().nth(1).and_then(|a| a.parse().ok()) {
@@ -244,6 +287,7 @@ fn main() {
     for kind in [JoinKind::Left, JoinKind::Full, JoinKind::Semi] {
         orders_and_customers(kind, false);
     }
+    no_key(10_000);
     for rows in [10_000, 100_000, 1_000_000, 10_000_000] {
         one_row(rows);
     }

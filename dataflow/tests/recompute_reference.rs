@@ -236,6 +236,10 @@ fn random_run(keyed: bool, key: DataType, state_bytes_max: usize, seed: u64) {
             let (epoch, changes) = uncommitted.remove(0);
             states.iter().for_each(|s| s.commit(epoch, &changes));
         }
+        if behind == 0 {
+            assert_eq!(states[2].len(), output.len(), "the output is stored");
+            assert_eq!(states[3].len(), failing.len(), "the failures are stored");
+        }
         if behind == 0 && rng.random_bool(0.15) {
             operator = build(&node, &states, false, state_bytes_max);
         }

@@ -424,7 +424,7 @@ fn merge_small(pieces: &mut Vec<(u32, RecordBatch)>, schema: &SchemaRef) {
 /// Bytes that the rows of a batch take. Unlike Arrow's own count it doesn't charge a slice for the whole
 /// buffer that it is cut from.
 pub fn memory_bytes(rows: &RecordBatch) -> usize {
-    rows.columns().iter().map(|c| column_bytes(c)).sum()
+    rows.columns().iter().map(column_bytes).sum()
 }
 
 fn column_bytes(column: &ArrayRef) -> usize {

@@ -165,12 +165,10 @@ impl<const N: usize> KeyedState<N> {
 
     /// Adds pushed rows to a side; `slots` are those of [`KeyedState::resolve`]. Returns the number of the first row.
     pub fn insert(&mut self, side: usize, rows: &RecordBatch, diffs: &Diffs, slots: &[u32]) -> u32 {
-        if let Diffs::Each(each) = diffs {
-            if self.sides[side].keeps_rows {
-                for (diff, slot) in each.iter().zip(slots) {
-                    if *diff < 0 {
-                        self.sides[side].debts.note(*slot);
-                    }
+        if let (Diffs::Each(each), true) = (diffs, self.sides[side].keeps_rows) {
+            for (diff, slot) in each.iter().zip(slots) {
+                if *diff < 0 {
+                    self.sides[side].debts.note(*slot);
                 }
             }
         }

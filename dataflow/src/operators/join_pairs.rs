@@ -1,0 +1,401 @@
+//! Pairs of a join: which pushed rows meet which indexed rows, and the columns of the result.
+//!
+//! With a key, each pushed row is paired with the list of its key. Without one, everything is paired with everything;
+//! then the condition is evaluated on whole columns of one side and one repeated row of the other, which is
+//! several times cheaper than gathering both rows of every pair.
+
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::take;
+use arrow::datatypes::Schema;
+use tidemill_zset::{Delta, Diffs};
+
+use super::culprit::row_text;
+use super::join::{JoinOperator, LEFT, PIECE_ROWS, RIGHT};
+use super::join_rows::{NIL, batch_of};
+use crate::operator::{Output, error_delta};
+use crate::plan::RowError;
+
+/// Pairs of rows: of the pushed piece (by place) and of the other side (by row number), or of both sides' stores.
+#[derive(Default)]
+pub(super) struct Pairs {
+    pub(super) probe: Vec<u32>,
+    pub(super) build: Vec<u32>,
+}
+
+impl Pairs {
+    pub(super) fn retain(&mut self, mask: &BooleanBuffer) {
+        let keep = |v: &mut Vec<u32>| {
+            let mut kept = 0;
+            for i in mask.set_indices() {
+                v[kept] = v[i];
+                kept += 1;
+            }
+            v.truncate(kept);
+        };
+        keep(&mut self.probe);
+        keep(&mut self.build);
+    }
+}
+
+/// Rows of one side: places in a pushed piece, or numbers in the store.
+#[derive(Clone, Copy)]
+pub(super) enum Rows<'a> {
+    Pushed(&'a RecordBatch, &'a [u32]),
+    Stored(&'a [u32]),
+}
+
+impl JoinOperator {
+    /// Pairs of the pushed rows with the rows of the other side: emits them and counts matches.
+    pub(super) fn meet(
+        &mut self,
+        port: usize,
+        delta: &Delta,
+        slots: &[u32],
+        own: &mut [i64],
+        out: &mut Output,
+    ) {
+        let other = 1 - port;
+        let keyless = self.stored[LEFT].key_columns == 0;
+        if keyless && self.filter.is_some() {
+            return self.meet_all(port, delta, slots, own, out);
+        }
+        let mut pairs = std::mem::take(&mut self.pairs);
+        let (mut row, mut node) = (0, NIL);
+        if let Some(slot) = slots.first() {
+            node = self.state.keys.slot(*slot).heads[other];
+        }
+        loop {
+            let store = &self.state.sides[other].store;
+            while row < slots.len() {
+                while node != NIL && pairs.probe.len() < PIECE_ROWS {
+                    pairs.probe.push(row as u32);
+                    pairs.build.push(node);
+                    node = store.next(node);
+                }
+                if pairs.probe.len() == PIECE_ROWS && node != NIL {
+                    break;
+                }
+                row += 1;
+                if let Some(slot) = slots.get(row) {
+                    node = self.state.keys.slot(*slot).heads[other];
+                }
+            }
+            if pairs.probe.is_empty() {
+                break;
+            }
+            self.apply_filter(port, Some(delta), &mut pairs, out);
+            self.accept(port, delta, &mut pairs, own, out);
+        }
+        self.pairs = pairs;
+    }
+
+    /// Keeps the pairs that pass the filter; those that fail become errors, unless their pushed rows are only
+    /// fetched state (`delta` is `None`, the pairs are row numbers of both sides).
+    pub(super) fn apply_filter(
+        &mut self,
+        port: usize,
+        delta: Option<&Delta>,
+        pairs: &mut Pairs,
+        out: &mut Output,
+    ) {
+        let Some(filter) = self.filter.take() else {
+            return;
+        };
+        let count = pairs.probe.len();
+        let columns = self.pair_arrays(port, delta, &pairs.probe, &pairs.build, &filter.columns);
+        let mut failed = Vec::new();
+        let mask = filter.mask(columns, count, &mut failed);
+        if let (false, Some(delta)) = (failed.is_empty(), delta) {
+            let pair = |(at, error)| (pairs.probe[at], pairs.build[at], error);
+            let failed = failed.into_iter().map(pair).collect();
+            self.report_failed(port, delta, failed, out);
+        }
+        if mask.count_set_bits() < count {
+            pairs.retain(&mask);
+        }
+        self.filter = Some(filter);
+    }
+
+    /// Error deltas for pairs (place in the piece, row number) whose condition can't be evaluated.
+    fn report_failed(
+        &mut self,
+        port: usize,
+        delta: &Delta,
+        failed: Vec<(u32, u32, RowError)>,
+        out: &mut Output,
+    ) {
+        let probe: Vec<u32> = failed.iter().map(|f| f.0).collect();
+        let build: Vec<u32> = failed.iter().map(|f| f.1).collect();
+        let wanted = self.pair_columns.clone();
+        let arrays = self.pair_arrays(port, Some(delta), &probe, &build, &wanted);
+        let batch = batch_of(&self.pair_schema, arrays, failed.len());
+        let diffs = self.pair_diffs(port, delta, &probe, &build);
+        let errors: Vec<_> = failed
+            .into_iter()
+            .enumerate()
+            .map(|(i, (_, _, error))| (error, row_text(&batch, i), diffs.get(i)))
+            .collect();
+        out.errors.push(error_delta(&errors));
+    }
+
+    /// Pairs of all pushed rows with all rows of the other side, under a condition.
+    fn meet_all(
+        &mut self,
+        port: usize,
+        delta: &Delta,
+        slots: &[u32],
+        own: &mut [i64],
+        out: &mut Output,
+    ) {
+        let other = 1 - port;
+        let mut stored = Vec::new();
+        if let Some(slot) = slots.first() {
+            let head = self.state.keys.slot(*slot).heads[other];
+            self.state.sides[other].store.collect(head, &mut stored);
+        }
+        let filter = self.filter.take().expect("the caller has looked");
+        let mut pairs = std::mem::take(&mut self.pairs);
+        let mut failed = Vec::new();
+        for stored in stored.chunks(PIECE_ROWS) {
+            let all: Vec<u32> = (0..delta.len() as u32).collect();
+            let sides = [
+                self.all_arrays(port, LEFT, delta, &all, stored, &filter.columns),
+                self.all_arrays(port, RIGHT, delta, &all, stored, &filter.columns),
+            ];
+            // The shorter side is gone through row by row, the longer one evaluated as a whole.
+            let repeated = if delta.len() <= stored.len() {
+                port
+            } else {
+                other
+            };
+            let (rounds, rows) = match repeated == port {
+                true => (delta.len(), stored.len()),
+                false => (stored.len(), delta.len()),
+            };
+            for round in 0..rounds {
+                let at = UInt32Array::from(vec![round as u32; rows]);
+                let repeat = |c: &ArrayRef| take(c, &at, None).expect("a row of the side");
+                let columns = [LEFT, RIGHT].iter().flat_map(|side| {
+                    let columns = sides[*side].iter();
+                    columns.map(|c| {
+                        if *side == repeated {
+                            repeat(c)
+                        } else {
+                            c.clone()
+                        }
+                    })
+                });
+                let mut failures = Vec::new();
+                let mask = filter.mask(columns.collect(), rows, &mut failures);
+                let pair = |at: usize| match repeated == port {
+                    true => (round as u32, stored[at]),
+                    false => (at as u32, stored[round]),
+                };
+                for (at, error) in failures {
+                    let (probe, build) = pair(at);
+                    failed.push((probe, build, error));
+                }
+                for (probe, build) in mask.set_indices().map(pair) {
+                    pairs.probe.push(probe);
+                    pairs.build.push(build);
+                }
+                if pairs.probe.len() >= PIECE_ROWS {
+                    self.accept(port, delta, &mut pairs, own, out);
+                }
+                if failed.len() >= PIECE_ROWS {
+                    self.report_failed(port, delta, std::mem::take(&mut failed), out);
+                }
+            }
+        }
+        self.accept(port, delta, &mut pairs, own, out);
+        if !failed.is_empty() {
+            self.report_failed(port, delta, failed, out);
+        }
+        self.pairs = pairs;
+        self.filter = Some(filter);
+    }
+
+    /// The columns that the filter needs of `side`: of the rows `all` of the pushed piece, or of the rows `stored`.
+    fn all_arrays(
+        &mut self,
+        port: usize,
+        side: usize,
+        delta: &Delta,
+        all: &[u32],
+        stored: &[u32],
+        columns: &[usize],
+    ) -> Vec<ArrayRef> {
+        let from = side * self.widths[LEFT];
+        let columns = columns
+            .iter()
+            .filter(|c| (**c >= self.widths[LEFT]) == (side == RIGHT));
+        let columns: Vec<usize> = columns.map(|c| c - from).collect();
+        let rows = match side == port {
+            true => Rows::Pushed(&delta.rows, all),
+            false => Rows::Stored(stored),
+        };
+        self.side_arrays(side, rows, &columns)
+    }
+
+    /// Counts and emits pairs that have passed, in pieces of bounded size, and empties the list.
+    fn accept(
+        &mut self,
+        port: usize,
+        delta: &Delta,
+        pairs: &mut Pairs,
+        own: &mut [i64],
+        out: &mut Output,
+    ) {
+        self.count_matches(port, delta, pairs, own);
+        if self.emits_pairs() {
+            let pieces = pairs
+                .probe
+                .chunks(PIECE_ROWS)
+                .zip(pairs.build.chunks(PIECE_ROWS));
+            for (probe, build) in pieces {
+                self.emit_pairs(port, delta, probe, build, out);
+            }
+        }
+        pairs.probe.clear();
+        pairs.build.clear();
+    }
+
+    /// Columns (numbered left, then right) of pairs. The probe rows are of side `port`: places in `delta`, or row
+    /// numbers if there is none.
+    pub(super) fn pair_arrays(
+        &mut self,
+        port: usize,
+        delta: Option<&Delta>,
+        probe: &[u32],
+        build: &[u32],
+        columns: &[usize],
+    ) -> Vec<ArrayRef> {
+        let split = columns.partition_point(|c| *c < self.widths[LEFT]);
+        let (left, right) = columns.split_at(split);
+        let left = left.to_vec();
+        let right: Vec<usize> = right.iter().map(|c| c - self.widths[LEFT]).collect();
+        let probe = match delta {
+            Some(d) => Rows::Pushed(&d.rows, probe),
+            None => Rows::Stored(probe),
+        };
+        let build = Rows::Stored(build);
+        let mut arrays = [Vec::new(), Vec::new()];
+        for (side, columns) in [left, right].into_iter().enumerate() {
+            arrays[side] = match side == port {
+                true => self.side_arrays(side, probe, &columns),
+                false => self.build_arrays(side, probe, build, &columns),
+            };
+        }
+        arrays.into_iter().flatten().collect()
+    }
+
+    /// Columns of the build rows of pairs; those that equal a key column of the probe rows are taken from there, which is
+    /// cheaper.
+    pub(super) fn build_arrays(
+        &mut self,
+        side: usize,
+        probe: Rows,
+        build: Rows,
+        columns: &[usize],
+    ) -> Vec<ArrayRef> {
+        let twins: Vec<Option<usize>> = columns.iter().map(|c| self.twins[side][*c]).collect();
+        let own = columns.iter().zip(&twins).filter(|(_, t)| t.is_none());
+        let own: Vec<usize> = own.map(|(c, _)| *c).collect();
+        let theirs: Vec<usize> = twins.iter().copied().flatten().collect();
+        let mut own = self.side_arrays(side, build, &own).into_iter();
+        let mut theirs = self.side_arrays(1 - side, probe, &theirs).into_iter();
+        let next = |t: &Option<usize>| match t {
+            None => own.next(),
+            Some(_) => theirs.next(),
+        };
+        twins
+            .iter()
+            .map(next)
+            .map(|array| array.expect("one array per column"))
+            .collect()
+    }
+
+    /// Input columns of rows of one side.
+    pub(super) fn side_arrays(
+        &mut self,
+        side: usize,
+        rows: Rows,
+        columns: &[usize],
+    ) -> Vec<ArrayRef> {
+        match rows {
+            Rows::Stored(numbers) => {
+                let stored = &self.stored[side];
+                let position = |c: &usize| stored.position(*c).expect("needed columns are stored");
+                let columns: Vec<usize> = columns.iter().map(position).collect();
+                self.state.sides[side].store.gather(numbers, &columns)
+            }
+            Rows::Pushed(batch, places) => {
+                let start = places.first().map_or(0, |p| *p as usize);
+                if is_range(places) {
+                    let slice = |c: &usize| batch.column(*c).slice(start, places.len());
+                    return columns.iter().map(slice).collect();
+                }
+                let indices = UInt32Array::from(places.to_vec());
+                columns
+                    .iter()
+                    .map(|c| take(batch.column(*c), &indices, None).expect("places of the piece"))
+                    .collect()
+            }
+        }
+    }
+
+    pub(super) fn pair_diffs(
+        &self,
+        port: usize,
+        delta: &Delta,
+        probe: &[u32],
+        build: &[u32],
+    ) -> Diffs {
+        let store = &self.state.sides[1 - port].store;
+        match (&delta.diffs, store.all_ones()) {
+            (Diffs::Ones, true) => Diffs::Ones,
+            (Diffs::Each(d), true) => {
+                let of = |p: &u32| d[*p as usize];
+                Diffs::Each(probe.iter().map(of).collect::<Vec<_>>().into())
+            }
+            _ => {
+                let pairs = probe.iter().zip(build);
+                let product = pairs.map(|(p, b)| delta.diffs.get(*p as usize) * store.diff(*b));
+                Diffs::Each(product.collect::<Vec<_>>().into())
+            }
+        }
+    }
+
+    fn emit_pairs(
+        &mut self,
+        port: usize,
+        delta: &Delta,
+        probe: &[u32],
+        build: &[u32],
+        out: &mut Output,
+    ) {
+        let diffs = self.pair_diffs(port, delta, probe, build);
+        let all: Vec<usize> = (0..self.widths[LEFT] + self.widths[RIGHT]).collect();
+        let arrays = self.pair_arrays(port, Some(delta), probe, build, &all);
+        let rows = batch_of(&self.output_schema, arrays, probe.len());
+        out.rows.push(Delta::new(rows, diffs));
+    }
+}
+
+/// Per column of `schema`: the column of the other side that is equal to it by `on` (own column, other column), if equal
+/// means the same value.
+pub(super) fn twins(schema: &Schema, on: &[(usize, usize)]) -> Vec<Option<usize>> {
+    let twin = |c: usize| {
+        // -0 equals 0, but they aren't the same.
+        let t = schema.field(c).data_type();
+        let same = !t.is_floating() && !t.is_nested();
+        on.iter().find(|(own, _)| same && *own == c).map(|o| o.1)
+    };
+    (0..schema.fields().len()).map(twin).collect()
+}
+
+/// True if `places` are consecutive.
+fn is_range(places: &[u32]) -> bool {
+    places.windows(2).all(|w| w[1] == w[0] + 1)
+}

@@ -1,0 +1,254 @@
+//! Rows of outer, semi and anti joins that depend on the presence of matches.
+
+use arrow::array::{ArrayRef, UInt32Array};
+use tidemill_zset::{Delta, Diffs};
+
+use super::join::{DIRTY, JoinOperator, LEFT, PIECE_ROWS, Presence, RIGHT, SHOWN};
+use super::join_pairs::{Pairs, Rows};
+use super::join_rows::batch_of;
+use crate::operator::Output;
+use crate::plan::JoinKind;
+
+impl JoinOperator {
+    /// With a count of matches per row: adds the pairs to those of the pushed and of the other side's rows.
+    pub(super) fn count_matches(
+        &mut self,
+        port: usize,
+        delta: &Delta,
+        pairs: &Pairs,
+        own: &mut [i64],
+    ) {
+        if self.presence != Presence::PerRow {
+            return;
+        }
+        let other = 1 - port;
+        let store = &mut self.state.sides[other].store;
+        if self.single[port] {
+            for (p, b) in pairs.probe.iter().zip(&pairs.build) {
+                own[*p as usize] += store.diff(*b);
+            }
+        }
+        if self.single[other] {
+            let matching = store.matching.as_mut().expect("kept for this side");
+            for (p, b) in pairs.probe.iter().zip(&pairs.build) {
+                let b = *b as usize;
+                matching.matches[b] += delta.diffs.get(*p as usize);
+                if !matching.dirty[b] {
+                    matching.dirty[b] = true;
+                    self.dirty_rows[other].push(b as u32);
+                }
+            }
+        }
+    }
+
+    /// After rows have been indexed: emits those of them that appear alone under the shown presence, and notes whose
+    /// presence on the other side they may have changed.
+    pub(super) fn show_pushed(
+        &mut self,
+        port: usize,
+        delta: &Delta,
+        slots: &[u32],
+        first: u32,
+        own: &[i64],
+        out: &mut Output,
+    ) {
+        let other = 1 - port;
+        if self.presence == Presence::PerKey && self.single[other] {
+            for slot in slots {
+                let flags = &mut self.state.keys.slot_mut(*slot).flags;
+                if *flags & DIRTY[other] == 0 {
+                    *flags |= DIRTY[other];
+                    self.dirty_slots[other].push(*slot);
+                }
+            }
+        }
+        if !self.single[port] {
+            return;
+        }
+        let when = self.single_when();
+        let alone: Vec<u32> = match self.presence {
+            Presence::None => return,
+            Presence::PerKey => {
+                let shown = |slot: u32| self.state.keys.slot(slot).flags & SHOWN[port] != 0;
+                let rows = slots.iter().enumerate();
+                let rows = rows.filter(|(_, slot)| shown(**slot) == when);
+                rows.map(|(row, _)| row as u32).collect()
+            }
+            Presence::PerRow => {
+                let store = &mut self.state.sides[port].store;
+                let matching = store.matching.as_mut().expect("kept for this side");
+                for (row, matches) in own.iter().enumerate() {
+                    matching.matches[first as usize + row] = *matches;
+                    matching.shown[first as usize + row] = *matches > 0;
+                }
+                let rows = own.iter().enumerate();
+                let rows = rows.filter(|(_, matches)| (**matches > 0) == when);
+                rows.map(|(row, _)| row as u32).collect()
+            }
+        };
+        if alone.is_empty() {
+            return;
+        }
+        let delta = match alone.len() == delta.len() {
+            true => delta.clone(),
+            false => delta
+                .take(&UInt32Array::from(alone))
+                .expect("rows of the piece"),
+        };
+        let columns = delta.rows.columns().to_vec();
+        self.emit_single(port, columns, delta.len(), delta.diffs, out);
+    }
+
+    /// Emits rows of one side, the other side's columns NULL (Semi, Anti: absent). At most [`PIECE_ROWS`].
+    pub(super) fn emit_single(
+        &self,
+        side: usize,
+        columns: Vec<ArrayRef>,
+        rows: usize,
+        diffs: Diffs,
+        out: &mut Output,
+    ) {
+        if rows == 0 {
+            return;
+        }
+        let nulls = |side: usize| self.nulls[side].iter().map(|n| n.slice(0, rows));
+        let columns = match (self.kind, side) {
+            (JoinKind::Semi | JoinKind::Anti, _) => columns,
+            (_, LEFT) => columns.into_iter().chain(nulls(RIGHT)).collect(),
+            (_, _) => nulls(LEFT).chain(columns).collect(),
+        };
+        let rows = batch_of(&self.output_schema, columns, rows);
+        out.rows.push(Delta::new(rows, diffs));
+    }
+
+    /// Sets the presence of keys that have just been fetched: the output already stands for it.
+    pub(super) fn restore_presence(&mut self, fetched: std::ops::Range<u32>, out: &mut Output) {
+        match self.presence {
+            Presence::None => {}
+            Presence::PerKey => {
+                let counts = self.state.counts.as_ref().expect("kept for this join");
+                for slot in fetched {
+                    let flags = &mut self.state.keys.slot_mut(slot).flags;
+                    for side in [LEFT, RIGHT] {
+                        if counts[slot as usize][1 - side] > 0 {
+                            *flags |= SHOWN[side];
+                        }
+                    }
+                }
+            }
+            Presence::PerRow => {
+                for slot in fetched {
+                    self.restore_matches(slot, out);
+                }
+            }
+        }
+    }
+
+    /// Recomputes the matches of all rows of a fetched key.
+    pub(super) fn restore_matches(&mut self, slot: u32, out: &mut Output) {
+        let heads = self.state.keys.slot(slot).heads;
+        let (mut left, mut right) = (Vec::new(), Vec::new());
+        self.state.sides[LEFT].store.collect(heads[LEFT], &mut left);
+        self.state.sides[RIGHT]
+            .store
+            .collect(heads[RIGHT], &mut right);
+        let mut pairs = Pairs::default();
+        for (i, l) in left.iter().enumerate() {
+            for (j, r) in right.iter().enumerate() {
+                pairs.probe.push(*l);
+                pairs.build.push(*r);
+                let last = i + 1 == left.len() && j + 1 == right.len();
+                if pairs.probe.len() == PIECE_ROWS || last {
+                    self.apply_filter(LEFT, None, &mut pairs, out);
+                    self.add_matches(&pairs);
+                    pairs.probe.clear();
+                    pairs.build.clear();
+                }
+            }
+        }
+        for (side, rows) in [(LEFT, left), (RIGHT, right)] {
+            if let Some(m) = &mut self.state.sides[side].store.matching {
+                for row in rows {
+                    m.shown[row as usize] = m.matches[row as usize] > 0;
+                }
+            }
+        }
+    }
+
+    pub(super) fn add_matches(&mut self, pairs: &Pairs) {
+        let [left, right] = &mut self.state.sides;
+        for (l, r) in pairs.probe.iter().zip(&pairs.build) {
+            if let Some(m) = &mut left.store.matching {
+                m.matches[*l as usize] += right.store.diff(*r);
+            }
+            if let Some(m) = &mut right.store.matching {
+                m.matches[*r as usize] += left.store.diff(*l);
+            }
+        }
+    }
+
+    /// Makes the shown flags of keys true, and emits or retracts their rows.
+    pub(super) fn flip_slots(&mut self, side: usize, out: &mut Output) {
+        let mut numbers = Vec::new();
+        let mut signs = Vec::new();
+        for slot in std::mem::take(&mut self.dirty_slots[side]) {
+            let counts = self.state.counts.as_ref().expect("kept for this join");
+            let present = counts[slot as usize][1 - side] > 0;
+            let when = self.single_when();
+            let slot = self.state.keys.slot_mut(slot);
+            slot.flags &= !DIRTY[side];
+            if (slot.flags & SHOWN[side] != 0) == present {
+                continue;
+            }
+            slot.flags ^= SHOWN[side];
+            let head = slot.heads[side];
+            self.state.sides[side].store.collect(head, &mut numbers);
+            signs.resize(numbers.len(), if present == when { 1 } else { -1 });
+            if numbers.len() >= PIECE_ROWS {
+                self.emit_flips(side, &mut numbers, &mut signs, out);
+            }
+        }
+        self.emit_flips(side, &mut numbers, &mut signs, out);
+    }
+
+    /// Makes the shown flags of rows true, and emits or retracts the rows.
+    pub(super) fn flip_rows(&mut self, side: usize, out: &mut Output) {
+        let mut numbers = Vec::new();
+        let mut signs = Vec::new();
+        let when = self.single_when();
+        let dirty = std::mem::take(&mut self.dirty_rows[side]);
+        if let Some(m) = &mut self.state.sides[side].store.matching {
+            for row in dirty {
+                let at = row as usize;
+                let present = m.matches[at] > 0;
+                m.dirty[at] = false;
+                if m.shown[at] != present {
+                    m.shown[at] = present;
+                    numbers.push(row);
+                    signs.push(if present == when { 1 } else { -1 });
+                }
+            }
+        }
+        self.emit_flips(side, &mut numbers, &mut signs, out);
+    }
+
+    pub(super) fn emit_flips(
+        &mut self,
+        side: usize,
+        numbers: &mut Vec<u32>,
+        signs: &mut Vec<i64>,
+        out: &mut Output,
+    ) {
+        let columns: Vec<usize> = (0..self.widths[side]).collect();
+        let pieces = numbers.chunks(PIECE_ROWS).zip(signs.chunks(PIECE_ROWS));
+        for (numbers, signs) in pieces {
+            let arrays = self.side_arrays(side, Rows::Stored(numbers), &columns);
+            let store = &self.state.sides[side].store;
+            let pairs = numbers.iter().zip(signs);
+            let diffs: Vec<i64> = pairs.map(|(n, s)| store.diff(*n) * s).collect();
+            self.emit_single(side, arrays, numbers.len(), diffs.into(), out);
+        }
+        numbers.clear();
+        signs.clear();
+    }
+}
