@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::data::{self, Row, Tables};
 use support::front::{self, Contents};
-use support::queries::QUERIES;
+use support::queries::{FAILING, QUERIES};
 use support::running::{Multiset, Running, View, stored};
 use tidemill_storage::{Store, StoreOptions};
 use tidemill_zset::{CollectionId, Delta};
@@ -24,7 +24,7 @@ const ROWS_AIM: usize = 25;
 #[test]
 fn views_equal_selects_at_every_epoch() {
     let mut input = Input::new(8);
-    let views = views(&input.tables);
+    let views = views(&input.tables, QUERIES);
     let mut running = [1, 2].map(|workers| Running::start(workers, &views, None, 1 << 30));
     for epoch in 1..=input.epochs {
         for (collection, delta) in input.changes() {
@@ -32,10 +32,13 @@ fn views_equal_selects_at_every_epoch() {
                 .iter()
                 .for_each(|r| r.feed(collection, delta.clone()));
         }
-        running.iter_mut().for_each(|r| r.finish(epoch, &views));
+        running.iter_mut().for_each(|r| r.finish(epoch));
         let wanted = input.selects(&views);
         for r in &running {
             let what = format!("epoch {epoch}, {} workers", r.workers);
+            for (view, errors) in views.iter().zip(&r.errors) {
+                assert!(errors.is_empty(), "{what}: {}: {errors:?}", view.name);
+            }
             compare(&views, &wanted, &r.outputs, &what);
         }
     }
@@ -44,7 +47,7 @@ fn views_equal_selects_at_every_epoch() {
 #[test]
 fn views_go_on_from_their_store() {
     let mut input = Input::new(8);
-    let views = views(&input.tables);
+    let views = views(&input.tables, QUERIES);
     let folder = tempfile::tempdir().expect("a folder");
     let open = || Arc::new(Store::open(folder.path(), StoreOptions::default()).expect("a store"));
     let mut store = open();
@@ -62,7 +65,7 @@ fn views_go_on_from_their_store() {
         for (collection, delta) in input.changes() {
             running.feed(collection, delta);
         }
-        running.finish(epoch, &views);
+        running.finish(epoch);
         let have: Vec<Multiset> = views
             .iter()
             .enumerate()
@@ -73,9 +76,9 @@ fn views_go_on_from_their_store() {
     }
 }
 
-fn views(tables: &Tables) -> Vec<View> {
+fn views(tables: &Tables, queries: &[(&str, &'static str, &str)]) -> Vec<View> {
     let only = std::env::var("TIDEMILL_QUERY").ok();
-    let chosen = QUERIES
+    let chosen = queries
         .iter()
         .filter(|(_, name, _)| only.as_ref().is_none_or(|o| o == name));
     let compile = |(_, name, sql): &(&str, &'static str, &str)| {
@@ -129,18 +132,69 @@ impl Input {
         out
     }
 
-    /// What each view's SELECT gives now.
+    /// What each view's SELECT gives now, if none fails.
     fn selects(&self, views: &[View]) -> Vec<Vec<String>> {
+        let all = self.try_selects(views).into_iter().zip(views);
+        all.map(|(rows, v)| rows.unwrap_or_else(|e| panic!("{}: {e}", v.name)))
+            .collect()
+    }
+
+    fn try_selects(&self, views: &[View]) -> Vec<Result<Vec<String>, String>> {
         let batch = |(id, rows): (&CollectionId, &Vec<Row>)| {
             (*id, data::batch(&self.tables.schema(*id), rows))
         };
         let contents: Contents = self.rows.iter().map(batch).collect();
-        let select = |v: &View| {
-            front::select(&self.tables, &v.bound, &contents)
-                .unwrap_or_else(|e| panic!("{}: {e}", v.name))
-        };
+        let select = |v: &View| front::select(&self.tables, &v.bound, &contents);
         views.iter().map(select).collect()
     }
+}
+
+/// A view has errors exactly while its SELECT fails, and is whole again afterwards.
+#[test]
+fn errors_come_and_go_with_their_rows() {
+    let mut input = Input::new(40);
+    let views = views(&input.tables, FAILING);
+    let mut running = [1, 2].map(|workers| Running::start(workers, &views, None, 1 << 30));
+    let (mut failed, mut healed) = (vec![false; views.len()], 0);
+    for epoch in 1..=input.epochs {
+        for (collection, delta) in input.changes() {
+            running
+                .iter()
+                .for_each(|r| r.feed(collection, delta.clone()));
+        }
+        running.iter_mut().for_each(|r| r.finish(epoch));
+        for (i, wanted) in input.try_selects(&views).into_iter().enumerate() {
+            let Ok(wanted) = wanted else {
+                for r in &running {
+                    let negative = r.errors[i].values().any(|n| *n < 0);
+                    assert!(
+                        !r.errors[i].is_empty() && !negative,
+                        "epoch {epoch}: {} has no error",
+                        views[i].name
+                    );
+                }
+                failed[i] = true;
+                continue;
+            };
+            for r in &running {
+                let what = format!("epoch {epoch}, {} workers", r.workers);
+                assert!(
+                    r.errors[i].is_empty(),
+                    "{what}: {}: {:?}",
+                    views[i].name,
+                    r.errors[i]
+                );
+                compare(
+                    &views[i..=i],
+                    std::slice::from_ref(&wanted),
+                    &r.outputs[i..=i],
+                    &what,
+                );
+            }
+            healed += usize::from(std::mem::take(&mut failed[i]));
+        }
+    }
+    assert!(healed > 0, "some view fails and heals");
 }
 
 /// Random changes of one table, applied to `held`: insertions, several of one row, deletions, a row that comes and

@@ -729,3 +729,57 @@ pub const DIALECT: &[(&str, &str, &str)] = &[
         "SELECT coalesce(d.a, c.a) AS account, coalesce(c.s, 0) - coalesce(d.s, 0) AS balance FROM (SELECT customer AS a, sum(price) AS s FROM orders WHERE paid GROUP BY customer) d FULL JOIN (SELECT customer AS a, sum(price) AS s FROM orders WHERE NOT paid GROUP BY customer) c ON d.a = c.a",
     ),
 ];
+
+/// Queries that fail on some rows.
+pub const FAILING: &[(&str, &str, &str)] = &[
+    (
+        "failing",
+        "division",
+        "SELECT id, 100 / quantity AS q FROM orders",
+    ),
+    (
+        "failing",
+        "filter",
+        "SELECT id FROM orders WHERE 100 / quantity > 20",
+    ),
+    (
+        "failing",
+        "argument",
+        "SELECT product, sum(100 / quantity) AS s FROM orders GROUP BY product",
+    ),
+    (
+        "failing",
+        "key",
+        "SELECT 100 / quantity AS k, count(*) AS n FROM orders GROUP BY 100 / quantity",
+    ),
+    (
+        "failing",
+        "having",
+        "SELECT product, 12 / count(DISTINCT customer) AS n FROM orders GROUP BY product HAVING 10 / (count(*) - 2) >= 0",
+    ),
+    (
+        "failing",
+        "join_filter",
+        "SELECT o.id, c.id AS c FROM orders o JOIN customers c ON o.customer = c.id AND 10 / (o.quantity - length(c.name)) > 0",
+    ),
+    (
+        "failing",
+        "join_key",
+        "SELECT o.id, c.id AS c FROM orders o LEFT JOIN customers c ON 10 / o.quantity = c.id",
+    ),
+    (
+        "failing",
+        "window",
+        "SELECT id, sum(10 / quantity) OVER (PARTITION BY product ORDER BY id) AS s FROM orders",
+    ),
+    (
+        "failing",
+        "array",
+        "SELECT product, array_agg(10 / quantity) AS a FROM orders GROUP BY product",
+    ),
+    (
+        "failing",
+        "limit",
+        "SELECT id, 10 / quantity AS q FROM orders ORDER BY 10 / quantity LIMIT 3",
+    ),
+];

@@ -103,6 +103,8 @@ pub struct Running {
     pub workers: usize,
     /// What has come out, per view, added up.
     pub outputs: Vec<Multiset>,
+    /// The error collection of each view, added up.
+    pub errors: Vec<Multiset>,
     runtime: Runtime,
     events: Receiver<Event>,
     store: Option<Arc<Store>>,
@@ -159,6 +161,7 @@ impl Running {
         Running {
             workers,
             outputs: vec![Multiset::new(); views.len()],
+            errors: vec![Multiset::new(); views.len()],
             runtime,
             events,
             store,
@@ -176,7 +179,7 @@ impl Running {
     }
 
     /// Ends the epoch, takes in what came out, and commits what changed.
-    pub fn finish(&mut self, epoch: Epoch, views: &[View]) {
+    pub fn finish(&mut self, epoch: Epoch) {
         self.runtime.send(Command::Finish {
             scope: Scope::Live,
             epoch,
@@ -198,15 +201,14 @@ impl Running {
             };
             for result in results {
                 let i = result.dataflow.0 as usize;
-                assert!(
-                    result.errors.iter().all(Delta::is_empty),
-                    "{}: {:?}",
-                    views[i].name,
-                    result.errors
-                );
-                for delta in &result.rows {
-                    add(&mut self.outputs[i], delta);
-                }
+                result
+                    .rows
+                    .iter()
+                    .for_each(|d| add(&mut self.outputs[i], d));
+                result
+                    .errors
+                    .iter()
+                    .for_each(|d| add(&mut self.errors[i], d));
                 changes.extend(result.changes);
             }
         }
