@@ -9,6 +9,7 @@
 //! [`FAN_IN`] of that level, they are all merged. A row is thus written again once per level.
 
 use std::collections::{HashSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use crate::bundle::{BundleWriter, NewBundle, RunWriter};
 use crate::log::LogMerge;
 use crate::merge::HashMerge;
 use crate::options::BLOCK_ROWS_MAX;
-use crate::read::ArrangementVersion;
+use crate::read::{ArrangementVersion, StoreVersion};
 use crate::resolve::{Mode, damaged_rows};
 use crate::run::Run;
 use crate::sorting::block_rows;
@@ -35,6 +36,10 @@ const LEVEL_0_BYTES: u64 = 4 * 1024;
 const LEVEL_FACTOR: u64 = 8;
 /// Runs of a log from this size on stay as they are: merging them would gain nothing.
 const LOG_RUN_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// A segment file from this size on is given up when less than one part in [`WASTE_FACTOR`] of it is alive:
+/// the runs left are written again.
+const WASTE_BYTES_MIN: u64 = 128 * 1024;
+const WASTE_FACTOR: u64 = 8;
 /// How long the result of a merge waits for a commit to ride in.
 const INSTALL_AFTER: Duration = Duration::from_secs(1);
 /// After a failed merge (no space, say) the next is tried no sooner than this.
@@ -104,8 +109,7 @@ impl Background {
 /// The merge thread.
 pub(crate) fn run(shared: &Arc<Shared>) {
     let mut timeout = None;
-    while shared.background.wait(timeout) {
-        timeout = None;
+    while shared.background.wait(timeout.take()) {
         if shared.env.disk.fail.merges_held() {
             continue;
         }
@@ -114,9 +118,22 @@ pub(crate) fn run(shared: &Arc<Shared>) {
             timeout = Some(RETRY_AFTER);
             continue;
         }
-        if !shared.writer.lock().merged.is_empty() {
-            timeout = Some(INSTALL_AFTER);
-        }
+        timeout = idle_work(shared);
+    }
+}
+
+/// Writes the copy of the manifest if it is due. Returns when to look again without a commit.
+fn idle_work(shared: &Shared) -> Option<Duration> {
+    let due_in = shared.writer.lock().copy.due_in();
+    if due_in == Some(Duration::ZERO)
+        && let Err(e) = crate::copy::write(shared)
+    {
+        tracing::warn!(error = %e, "could not write the copy of the manifest");
+    }
+    let writer = shared.writer.lock();
+    match writer.merged.is_empty() {
+        true => writer.copy.due_in().map(|t| t.max(INSTALL_AFTER)),
+        false => Some(INSTALL_AFTER),
     }
 }
 
@@ -142,6 +159,7 @@ fn merge_due(shared: &Shared) -> Result<()> {
             .filter(|a| !busy.contains(&a.desc.id))
             .filter_map(|a| choose(a).map(|runs| (a.clone(), runs)))
             .max_by_key(|(_, runs)| runs.len());
+        let due = due.or_else(|| wasted(shared, &version, &busy));
         let Some((arrangement, runs)) = due else {
             return Ok(());
         };
@@ -188,7 +206,7 @@ fn level(bytes: u64) -> u32 {
 }
 
 /// The runs to merge now, a range of neighbours.
-fn choose(a: &ArrangementVersion) -> Option<std::ops::Range<usize>> {
+fn choose(a: &ArrangementVersion) -> Option<Range<usize>> {
     if a.runs.len() < FAN_IN {
         return None;
     }
@@ -213,10 +231,38 @@ fn choose(a: &ArrangementVersion) -> Option<std::ops::Range<usize>> {
     None
 }
 
+/// A run that keeps a file of which little else is alive: it is written again alone.
+fn wasted(
+    shared: &Shared,
+    version: &StoreVersion,
+    busy: &HashSet<ArrangementId>,
+) -> Option<(Arc<ArrangementVersion>, Range<usize>)> {
+    let writer = shared.writer.lock();
+    for live in writer.bundles.values() {
+        let record = &live.record;
+        let bytes: u64 = record.runs.iter().map(|r| r.bytes).sum();
+        if record.inline || record.len < WASTE_BYTES_MIN || bytes * WASTE_FACTOR > record.len {
+            continue;
+        }
+        for run in record
+            .runs
+            .iter()
+            .filter(|r| !busy.contains(&r.arrangement))
+        {
+            if let Some(a) = version.arrangement(run.arrangement)
+                && let Some(i) = a.runs.iter().position(|r| r.meta.order == run.order)
+            {
+                return Some((a, i..i + 1));
+            }
+        }
+    }
+    None
+}
+
 fn merge(
     shared: &Shared,
     a: &Arc<ArrangementVersion>,
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
 ) -> Result<Option<Merged>> {
     let inputs: Vec<Arc<Run>> = a.runs[range.clone()].to_vec();
     let oldest = range.start == 0;

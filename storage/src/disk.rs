@@ -68,7 +68,7 @@ impl Disk {
     pub(crate) fn open(root: &Path, fail: FailPoints) -> Result<Disk> {
         let segments = root.join(SEGMENTS);
         if !segments.exists() {
-            fail.operation()
+            fail.operation("create directory")
                 .and_then(|()| std::fs::create_dir(&segments))
                 .map_err(|e| io_error("creating", &segments, e))?;
             sync_directory(root)?;
@@ -117,7 +117,7 @@ impl Disk {
         let temporary = path.with_extension("tmp");
         let file = self
             .fail
-            .operation()
+            .operation("create file")
             .and_then(|()| File::create(&temporary))
             .map_err(|e| io_error("creating", &temporary, e))?;
         Ok(NewFile {
@@ -135,15 +135,15 @@ impl Disk {
             path,
         } = new;
         self.fail
-            .operation()
+            .operation("sync file")
             .and_then(|()| file.sync_all())
             .map_err(|e| io_error("syncing", &temporary, e))?;
         self.fail
-            .operation()
+            .operation("rename file")
             .and_then(|()| std::fs::rename(&temporary, &path))
             .map_err(|e| io_error("renaming", &temporary, e))?;
         self.fail
-            .operation()
+            .operation("sync directory")
             .and_then(|()| self.segments_dir.sync_all())
             .map_err(|e| io_error("syncing", &self.segments, e))?;
         self.fail.pass("segment_synced");
@@ -154,8 +154,9 @@ impl Disk {
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let mut new = self.create(self.root.join(name))?;
         self.write(&mut new, bytes)?;
-        new.file
-            .sync_all()
+        self.fail
+            .operation("replace file")
+            .and_then(|()| new.file.sync_all())
             .and_then(|()| std::fs::rename(&new.temporary, &new.path))
             .map_err(|e| io_error("replacing", &new.path, e))?;
         sync_directory(&self.root)
@@ -164,7 +165,7 @@ impl Disk {
     /// Appends to a new file.
     pub(crate) fn write(&self, new: &mut NewFile, bytes: &[u8]) -> Result<()> {
         self.fail
-            .operation()
+            .operation("write file")
             .and_then(|()| new.file.write_all(bytes))
             .map_err(|e| io_error("writing", &new.temporary, e))
     }
@@ -174,7 +175,7 @@ impl Disk {
         let path = self.segment(id);
         let removed = self
             .fail
-            .operation()
+            .operation("remove file")
             .and_then(|()| std::fs::remove_file(&path));
         if let Err(e) = removed
             && e.kind() != std::io::ErrorKind::NotFound
@@ -204,7 +205,7 @@ impl Disk {
     /// Removes a file that the manifest doesn't name, at opening.
     pub(crate) fn sweep(&self, path: &Path) -> Result<()> {
         self.fail
-            .operation()
+            .operation("remove file")
             .and_then(|()| std::fs::remove_file(path))
             .map_err(|e| io_error("removing", path, e))
     }

@@ -26,6 +26,8 @@ struct Inner {
     /// The operation that fails (1 = the next one counted); 0: none.
     fail_at: AtomicU64,
     hold_merges: AtomicBool,
+    /// What was done, in order, while operations are counted.
+    trace: Mutex<Vec<&'static str>>,
 }
 
 /// Named hooks for crash tests. Cheap when unset.
@@ -86,6 +88,7 @@ impl FailPoints {
     /// instead of happening. 0 only counts.
     pub fn fail_operation(&self, n: u64) {
         self.0.operations.store(0, Ordering::SeqCst);
+        self.0.trace.lock().clear();
         self.0.fail_at.store(n, Ordering::SeqCst);
         self.0.counting.store(true, Ordering::SeqCst);
     }
@@ -104,12 +107,23 @@ impl FailPoints {
         self.0.operations.load(Ordering::SeqCst)
     }
 
+    /// The names of these operations, in order.
+    pub fn trace(&self) -> Vec<&'static str> {
+        self.0.trace.lock().clone()
+    }
+
     /// Called before every I/O operation that changes the disk.
     #[inline]
-    pub(crate) fn operation(&self) -> std::io::Result<()> {
-        if !self.0.counting.load(Ordering::Relaxed) {
-            return Ok(());
+    pub(crate) fn operation(&self, name: &'static str) -> std::io::Result<()> {
+        match self.0.counting.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => self.counted(name),
         }
+    }
+
+    #[cold]
+    fn counted(&self, name: &'static str) -> std::io::Result<()> {
+        self.0.trace.lock().push(name);
         let n = self.0.operations.fetch_add(1, Ordering::SeqCst) + 1;
         let fail_at = self.0.fail_at.load(Ordering::SeqCst);
         // After the first failure everything fails: the disk is gone.
@@ -149,13 +163,13 @@ mod tests {
     #[test]
     fn every_operation_after_the_first_failure_fails() {
         let f = FailPoints::default();
-        assert!(f.operation().is_ok());
+        assert!(f.operation("write").is_ok());
         f.fail_operation(2);
-        assert!(f.operation().is_ok());
-        assert!(f.operation().is_err());
-        assert!(f.operation().is_err());
+        assert!(f.operation("write").is_ok());
+        assert!(f.operation("write").is_err());
+        assert!(f.operation("write").is_err());
         f.fail_operation(0);
-        assert!(f.operation().is_ok());
+        assert!(f.operation("write").is_ok());
         assert_eq!(f.operations(), 1);
     }
 }

@@ -12,6 +12,7 @@ mod background;
 mod block;
 mod bundle;
 mod changes;
+mod copy;
 mod disk;
 mod fail;
 mod log;
@@ -30,6 +31,7 @@ mod wire;
 
 pub use api::*;
 pub use bundle::{SegmentRun, describe_segment};
+pub use copy::repair;
 pub use fail::{FAIL_POINTS, FailPoints};
 pub use options::*;
 pub use read::{ArrangementVersion, Scan, StoreVersion};

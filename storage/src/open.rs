@@ -16,6 +16,7 @@ use tidemill_zset::hash::HASH_VERSION;
 use crate::api::{Result, StoreError};
 use crate::background::Background;
 use crate::bundle::{BlockWeight, Bundle, Env};
+use crate::copy::{self, Pending};
 use crate::disk::{Disk, io_error};
 use crate::manifest::{self, BundleRecord, Clock, FORMAT_VERSION, Format, read_long, sled_error};
 use crate::options::StoreOptions;
@@ -40,7 +41,7 @@ pub(crate) fn open(root: &Path, options: &StoreOptions) -> Result<Arc<Shared>> {
     if new && !disk.list_segments()?.is_empty() {
         return Err(StoreError::Corrupt {
             what: root.display().to_string(),
-            detail: "it has segment files but no directory `sled`".into(),
+            detail: "it has segment files but no directory `sled`: restore it, or repair".into(),
         });
     }
     let db = open_sled(&disk)?;
@@ -78,7 +79,7 @@ pub(crate) fn open(root: &Path, options: &StoreOptions) -> Result<Arc<Shared>> {
     }))
 }
 
-fn open_sled(disk: &Disk) -> Result<sled::Db> {
+pub(crate) fn open_sled(disk: &Disk) -> Result<sled::Db> {
     let path = disk.sled();
     let config = sled::Config::new()
         .path(&path)
@@ -130,11 +131,11 @@ fn initialise(
         directory_id: uuid::Uuid::new_v4().to_string(),
     };
     let written = |e: std::io::Error| io_error("initialising", disk.root(), e);
-    disk.fail.operation().map_err(written)?;
+    disk.fail.operation("sled batch").map_err(written)?;
     db.insert(manifest::FORMAT_KEY, format.encode())
         .map_err(sled_error("initialising sled"))?;
     db.flush().map_err(sled_error("initialising sled"))?;
-    disk.fail.operation().map_err(written)?;
+    disk.fail.operation("sync sled").map_err(written)?;
     sled_log.sync_all().map_err(written)?;
     disk.sync_root()?;
     Ok(format)
@@ -214,6 +215,7 @@ fn recover(env: &Arc<Env>, db: &sled::Db) -> Result<Recovered> {
     }
     let (bundles, next_order) = recover_bundles(env, db, &mut arrangements)?;
     env.disk.fail.pass("during_recovery");
+    copy::write_first(&env.disk, db)?;
     let next_bundle = sweep(env, &bundles)?;
     let arrangements: HashMap<_, _> = arrangements
         .into_iter()
@@ -237,6 +239,7 @@ fn recover(env: &Arc<Env>, db: &sled::Db) -> Result<Recovered> {
             merges: 0,
             merge_bytes_written: 0,
             merged: Vec::new(),
+            copy: Pending::default(),
         },
     })
 }

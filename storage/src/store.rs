@@ -18,6 +18,7 @@ use tidemill_zset::{ArrangementId, Epoch};
 use crate::api::*;
 use crate::background::{Background, Merged};
 use crate::bundle::{Bundle, BundleWriter, Env, NewBundle};
+use crate::copy::{self, Pending};
 use crate::disk::io_error;
 use crate::manifest::{self, BundleRecord, Clock, Format, put_long, sled_error};
 use crate::options::{StoreOptions, StoreStats};
@@ -46,6 +47,8 @@ pub(crate) struct Writer {
     pub merge_bytes_written: u64,
     /// Merges whose manifest changes wait for the next commit.
     pub merged: Vec<Merged>,
+    /// What the copy of the manifest doesn't know yet.
+    pub copy: Pending,
 }
 
 /// What the store and its background thread share.
@@ -108,7 +111,8 @@ impl Store {
 
     /// The last committed epoch.
     pub fn epoch(&self) -> Option<Epoch> {
-        self.shared.writer.lock().clock.epoch
+        let epoch = self.shared.version.read().epoch();
+        (epoch >= 0).then_some(epoch)
     }
 
     /// The durable bound up to which the clock may have run; 0 in a new directory.
@@ -118,6 +122,8 @@ impl Store {
 
     /// All catalog rows, sorted by key.
     pub fn catalog(&self) -> Result<Vec<(String, serde_json::Value)>> {
+        // A batch isn't atomic for those who read while it is applied.
+        let _quiet = self.shared.writer.lock();
         let rows = manifest::read_long(&self.shared.db, &[manifest::CATALOG])?;
         let mut out = Vec::with_capacity(rows.len());
         for (key, value) in rows {
@@ -133,6 +139,7 @@ impl Store {
 
     /// All offsets of `source`: (key, value), sorted by key.
     pub fn offsets(&self, source: u64) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let _quiet = self.shared.writer.lock();
         let prefix = manifest::id_key(manifest::OFFSET, source);
         Ok(manifest::read_long(&self.shared.db, &prefix)?
             .into_iter()
@@ -191,10 +198,11 @@ impl Store {
         })))
     }
 
-    /// Runs the merges that are due now, in this thread, and makes them durable. For tests and idle moments;
-    /// otherwise a background thread does it.
+    /// Runs the merges that are due now, in this thread, makes them durable and writes the copy of the manifest.
+    /// For tests and idle moments; otherwise a background thread does it.
     pub fn merge(&self) -> Result<()> {
-        crate::background::merge_all(&self.shared)
+        crate::background::merge_all(&self.shared)?;
+        copy::write(&self.shared)
     }
 
     /// Counters and sizes.
@@ -240,6 +248,7 @@ impl Drop for Store {
         {
             tracing::error!("the merge thread panicked");
         }
+        copy::close(&self.shared);
         // Versions that are still held can't keep sled open.
         self.shared.env.sled.write().take();
     }
@@ -469,7 +478,7 @@ impl Shared {
         for (id, record) in step.records {
             if record.runs.is_empty() {
                 if let Some(live) = writer.bundles.remove(&id) {
-                    live.bundle.retire();
+                    writer.copy.retire(live.bundle);
                 }
             } else if let Some(live) = writer.bundles.get_mut(&id) {
                 live.record = record;
@@ -494,14 +503,17 @@ impl Shared {
             }
         };
         let result = (|| {
-            fail.operation().map_err(injected("writing to sled"))?;
+            fail.operation("sled batch")
+                .map_err(injected("writing to sled"))?;
             self.db
                 .apply_batch(batch)
                 .map_err(sled_error("writing to sled"))?;
-            fail.operation().map_err(injected("flushing sled"))?;
+            fail.operation("sled flush")
+                .map_err(injected("flushing sled"))?;
             self.db.flush().map_err(sled_error("flushing sled"))?;
             // sled's flush hands the bytes to the kernel; this one to the medium.
-            fail.operation().map_err(injected("syncing sled"))?;
+            fail.operation("sync sled")
+                .map_err(injected("syncing sled"))?;
             self.sled_log
                 .sync_data()
                 .map_err(|e| io_error("syncing", &self.env.disk.sled_log(), e))
@@ -509,6 +521,7 @@ impl Shared {
         if let Err(e) = &result {
             writer.failed = Some(e.to_string());
         }
+        writer.copy.changed();
         fail.pass("after_transaction");
         result
     }

@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tidemill_storage::*;
 
-const COMMITS: usize = 30;
+const COMMITS: usize = 22;
 
 /// Runs the workload of `seed` with a failure at operation `fail_at`. False: it passed without one.
 fn fails_at(seed: u64, fail_at: u64) -> bool {

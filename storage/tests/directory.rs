@@ -267,6 +267,7 @@ fn a_held_version_keeps_its_files() {
             ..Commit::default()
         })
         .unwrap();
+    store.merge().unwrap();
     assert_eq!(segment_files(dir.path()).len(), 0);
     drop(store);
     let store = open(dir.path()).unwrap();
@@ -312,6 +313,102 @@ fn staged_runs_appear_with_their_commit() {
         let expected = if inline_bytes_max == 0 { 3 } else { 0 };
         assert_eq!(segment_files(dir.path()).len(), expected);
     }
+}
+
+#[test]
+fn the_medium_is_told_in_the_right_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = segments_only();
+    let store = Store::open(dir.path(), options.clone()).unwrap();
+    options.fail.fail_operation(0);
+    add(&store, 1, &[row(1)]);
+    let transaction = ["sled batch", "sled flush", "sync sled"];
+    let segment = [
+        "create file",
+        "write file",
+        "sync file",
+        "rename file",
+        "sync directory",
+    ];
+    assert_eq!(options.fail.trace(), [&segment[..], &transaction].concat());
+    options.fail.fail_operation(0);
+    store.reserve(50).unwrap();
+    assert_eq!(options.fail.trace(), transaction);
+    for epoch in 2..=12 {
+        add(&store, epoch, &[row(epoch)]);
+    }
+    // A merge: its segment, the transaction that names it, the copy of the manifest, and only then the
+    // removal of its inputs.
+    options.fail.fail_operation(0);
+    store.merge().unwrap();
+    let copy = ["create file", "write file", "replace file"];
+    let removals = vec!["remove file"; 12];
+    assert_eq!(
+        options.fail.trace(),
+        [&segment[..], &transaction, &copy, &removals].concat()
+    );
+}
+
+#[test]
+fn a_lost_sled_is_repaired_from_the_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let many: Vec<Row> = (0..5000).map(row).collect();
+    add(&store, 1, &many);
+    for epoch in 2..=40 {
+        add(&store, epoch, &[row(10_000 + epoch)]);
+    }
+    drop(store);
+    std::fs::write(dir.path().join("sled/db"), vec![0xaa; 100_000]).unwrap();
+    repair(dir.path()).unwrap();
+    let store = open(dir.path()).unwrap();
+    assert_eq!((store.epoch(), count(&store.version())), (Some(40), 5039));
+    add(&store, 41, &[row(-1)]);
+    drop(store);
+    std::fs::remove_dir_all(dir.path().join("sled")).unwrap();
+    let error = open(dir.path()).unwrap_err();
+    assert!(error.to_string().contains("repair"), "{error}");
+    repair(dir.path()).unwrap();
+    assert_eq!(count(&open(dir.path()).unwrap().version()), 5040);
+    let copy = dir.path().join("manifest.copy");
+    let mut bytes = std::fs::read(&copy).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&copy, bytes).unwrap();
+    assert!(matches!(
+        repair(dir.path()),
+        Err(StoreError::Corrupt { .. })
+    ));
+}
+
+#[test]
+fn a_small_run_does_not_keep_a_large_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), segments_only()).unwrap();
+    let big: Vec<Row> = (0..20_000).map(row).collect();
+    let change = |id: u64, rows: &[Row]| ArrangementChange {
+        arrangement: ArrangementId(id),
+        hashes: vec![],
+        delta: Delta::insert(batch(rows)),
+    };
+    let both = Commit {
+        epoch: 1,
+        create: vec![Arrangement::of(3).desc(3), Arrangement::of(6).desc(6)],
+        changes: vec![change(3, &[row(1)]), change(6, &big)],
+        ..Commit::default()
+    };
+    store.commit(both).unwrap();
+    assert!(store.stats().segment_bytes > 500_000);
+    let drop_big = Commit {
+        epoch: 2,
+        drop: vec![ArrangementId(6)],
+        ..Commit::default()
+    };
+    store.commit(drop_big).unwrap();
+    store.merge().unwrap();
+    let stats = store.stats();
+    assert!(stats.segment_bytes < 5_000, "{stats:?}");
+    assert_eq!(segment_files(dir.path()).len(), 1);
+    assert_eq!(count(&store.version()), 1);
 }
 
 /// With this variable set, the test below is the process to be killed.

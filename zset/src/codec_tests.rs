@@ -109,7 +109,7 @@ fn half(v: f32) -> <Float16Type as ArrowPrimitiveType>::Native {
 
 fn nested(rng: &mut ChaCha8Rng, ints: &Int64Array, utf8: &StringArray) -> Vec<ArrayRef> {
     let fixed = FixedSizeBinaryArray::try_from_sparse_iter_with_size(
-        (0..ROWS).map(|i| (i % 4 > 0).then(|| [i as u8; 5])),
+        (0..ROWS).map(|i| (i % 4 > 0).then_some([i as u8; 5])),
         5,
     )
     .unwrap();

@@ -80,11 +80,11 @@ impl Arrangement {
         Arrangement {
             kind,
             key_columns: match kind {
-                ArrangementKind::Add if id % 2 == 0 => 3,
+                ArrangementKind::Add if id.is_multiple_of(2) => 3,
                 ArrangementKind::Log => 0,
                 _ => 1,
             },
-            colliding: (id / 3) % 2 == 0,
+            colliding: (id / 3).is_multiple_of(2),
             entries: vec![],
             since: 0,
         }
@@ -184,6 +184,9 @@ pub struct Model {
     pub next_id: u64,
 }
 
+/// Rows with a diff each.
+pub type RowDiffs = Vec<(Row, i64)>;
+
 /// A commit that is built for the store when it runs, so that it can stage.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -191,7 +194,7 @@ pub struct Plan {
     pub create: Vec<u64>,
     pub drop: Vec<u64>,
     /// Arrangement, rows with diffs, staged beforehand?
-    pub changes: Vec<(u64, Vec<(Row, i64)>, bool)>,
+    pub changes: Vec<(u64, RowDiffs, bool)>,
     pub catalog: Vec<(String, Option<serde_json::Value>)>,
     pub offsets: Vec<OffsetChange>,
     pub since: Vec<(u64, Epoch)>,
@@ -375,7 +378,7 @@ pub fn commit(store: &Store, plan: &Plan, shapes: &Model) -> Result<StoreVersion
             let diffs: Vec<i64> = part.iter().map(|r| r.1).collect();
             changes.push(ArrangementChange {
                 arrangement: ArrangementId(*id),
-                hashes: match a.colliding || only.len() % 2 == 0 {
+                hashes: match a.colliding || only.len().is_multiple_of(2) {
                     true => a.hashes(&only),
                     false => vec![],
                 },
