@@ -125,10 +125,10 @@ fn main() {
             rows += batch.num_rows();
             operator.push(0, Delta::insert(batch.clone()), &mut out);
         }
-        push += (cpu_time() - start);
+        push += cpu_time() - start;
         let start = cpu_time();
         operator.finish(epoch as i64, &mut out);
-        finish += (cpu_time() - start);
+        finish += cpu_time() - start;
         changed += out.changes.iter().map(|c| c.delta.len()).sum::<usize>();
         out_rows += out.rows.iter().map(Delta::len).sum::<usize>();
     }
