@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion_common::ScalarValue;
 use datafusion_expr::expr::{AggregateFunctionParams, GroupingSet};
 use datafusion_expr::{Aggregate as LogicalAggregate, Expr, LogicalPlan};
 use datafusion_physical_expr::expressions::{Literal, cast};
+use tidemill_dataflow::operators::aggregate::supports;
 use tidemill_dataflow::plan::{Aggregate, AggregateFunction, Node, Op};
 
 use super::expr::{self, Physical, unalias};
@@ -98,24 +99,18 @@ fn call(e: &Expr, output: &Field, input: &LogicalPlan) -> std::result::Result<Ca
         .and_then(|p| p.data_type(input.schema().as_arrow()))
         .map_err(|e| e.to_string())?;
     let literal = matches!(unalias(argument), Expr::Literal(v, _) if !v.is_null());
-    let (function, known) = match name {
-        "count" if literal && !distinct => (AggregateFunction::CountStar, true),
-        "count" => (AggregateFunction::Count, true),
-        "sum" => (
-            AggregateFunction::Sum,
-            is_number(&of) && is_number(output.data_type()),
-        ),
-        "avg" => (
-            AggregateFunction::Avg,
-            is_number(&of) && is_number(output.data_type()),
-        ),
-        "min" => (AggregateFunction::Min, is_ordered(&of)),
-        "max" => (AggregateFunction::Max, is_ordered(&of)),
-        "bool_and" => (AggregateFunction::BoolAnd, of == DataType::Boolean),
-        "bool_or" => (AggregateFunction::BoolOr, of == DataType::Boolean),
+    let function = match name {
+        "count" if literal && !distinct => AggregateFunction::CountStar,
+        "count" => AggregateFunction::Count,
+        "sum" => AggregateFunction::Sum,
+        "avg" => AggregateFunction::Avg,
+        "min" => AggregateFunction::Min,
+        "max" => AggregateFunction::Max,
+        "bool_and" => AggregateFunction::BoolAnd,
+        "bool_or" => AggregateFunction::BoolOr,
         _ => return unknown(),
     };
-    if !known {
+    if !supports(function, &of, output.data_type()) {
         return Err(format!("{name}({of}) has no incremental form"));
     }
     use AggregateFunction::*;
@@ -126,20 +121,6 @@ fn call(e: &Expr, output: &Field, input: &LogicalPlan) -> std::result::Result<Ca
         distinct: *distinct && matches!(function, Count | Sum | Avg),
         function,
     })
-}
-
-fn is_number(t: &DataType) -> bool {
-    t.is_integer() || t.is_floating() || t.is_decimal()
-}
-
-fn is_ordered(t: &DataType) -> bool {
-    is_number(t)
-        || t.is_temporal() && !matches!(t, DataType::Interval(_))
-        || t.is_string()
-        || matches!(
-            t,
-            DataType::Boolean | DataType::Binary | DataType::LargeBinary | DataType::BinaryView
-        )
 }
 
 impl Compiler<'_> {

@@ -87,6 +87,12 @@ impl WideSum {
         i256::from_parts(low, self.high >> 64)
     }
 
+    /// The sum, if it fits 128 bits.
+    pub fn narrow(&self) -> Option<i128> {
+        let high = i64::try_from(self.high).ok()?;
+        Some((high as i128) << 64 | self.low)
+    }
+
     fn merge(&mut self, other: i256) {
         let (low, high) = other.to_parts();
         let other = WideSum {

@@ -1,7 +1,8 @@
 //! The end of an aggregate's epoch: from touched groups to output rows, errors and state changes.
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, new_null_array};
 use arrow::compute;
+use arrow::datatypes::DataType;
 use tidemill_storage::ArrangementChange;
 use tidemill_zset::{Delta, Epoch};
 
@@ -199,7 +200,10 @@ impl Groups {
                 // The output says it unless it couldn't hold the sum (or there is nothing to sum).
                 Stored::OutputOrHidden(a, _) => {
                     let output = now[*a].clone();
-                    columns.push(column.hidden(slots, |i| output.is_null(i)));
+                    columns.push(match output.null_count() {
+                        0 => new_null_array(&DataType::Binary, slots.len()),
+                        _ => column.hidden(slots, |i| output.is_null(i)),
+                    });
                 }
                 Stored::Output(_) | Stored::Own(_) => {}
             }
