@@ -129,7 +129,11 @@ impl CsvSplitter {
             loop {
                 let Some(mark) = self.marks.next(bytes) else {
                     // The last record has no line end; or a line isn't complete.
-                    return self.slow(bytes, at, end, rows).unwrap_or(at);
+                    let next = match at < bytes.len() {
+                        true => self.slow(bytes, at, end, rows),
+                        false => None,
+                    };
+                    return self.stop_at(next.unwrap_or(at));
                 };
                 let byte = bytes[mark];
                 let line_end = byte == b'\n';
@@ -139,7 +143,7 @@ impl CsvSplitter {
                             at = next;
                             continue 'record;
                         }
-                        None => return at,
+                        None => return self.stop_at(at),
                     }
                 }
                 let mut field_end = mark;
@@ -167,6 +171,12 @@ impl CsvSplitter {
                 }
             }
         }
+        at
+    }
+
+    /// The next call goes on at `at`: marks of an incomplete record will be needed again.
+    fn stop_at(&mut self, at: usize) -> usize {
+        self.marks.seek(at);
         at
     }
 
@@ -246,7 +256,7 @@ impl CsvSplitter {
                 };
                 rows.error(bytes, at, end.max(at), reason);
             }
-        } else if end > at + rows.line_bytes_max {
+        } else if end.saturating_sub(at) > rows.line_bytes_max {
             rows.error(bytes, at, end, rows.too_long());
         } else if rows.dirty && !rows.check_text(bytes, at, end.max(at)) {
             // check_text has reported it.

@@ -54,7 +54,7 @@ impl JsonlSplitter {
         if start == end || (rows.dirty && !rows.check_text(bytes, at, end)) {
             return;
         }
-        if end > at + rows.line_bytes_max {
+        if end - at > rows.line_bytes_max {
             rows.error(bytes, at, end, rows.too_long());
             return;
         }

@@ -514,6 +514,3 @@ fn layout(schema: &Schema) -> Result<(Vec<Slot>, Vec<usize>), ConnectorError> {
     }
     Ok((slots, data))
 }
-
-#[cfg(test)]
-mod tests;

@@ -232,6 +232,10 @@ impl Run {
             }
         }
         for file in fresh {
+            if self.table.with_id(file.id).is_some() {
+                // A second name of a file that was new a moment ago.
+                continue;
+            }
             match self.table.at_path(&file.path) {
                 None => {
                     let number = self.begin(&file);

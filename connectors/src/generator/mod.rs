@@ -258,6 +258,3 @@ pub(crate) fn columns_of(columns: &[(&str, SqlType)]) -> SchemaRef {
     let fields = columns.iter().map(|(n, t)| FieldRef::new(t.field(n, true)));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
-
-#[cfg(test)]
-mod tests;

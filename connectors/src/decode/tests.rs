@@ -1,1 +1,0 @@
-//! Decoding as a whole: text in, rows and error rows out.

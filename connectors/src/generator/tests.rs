@@ -1,1 +1,0 @@
-//! Generators: determinism, ends, columns.

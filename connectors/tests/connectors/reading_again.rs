@@ -1,0 +1,84 @@
+//! Reading again what an unrecorded source has consumed.
+
+use tidemill_connectors::ConnectorError;
+
+use crate::harness::*;
+
+#[test]
+fn gives_exactly_what_was_consumed() {
+    let input = Input::new();
+    for file in 0..5 {
+        input.put(
+            &format!("{file}.csv"),
+            (0..100)
+                .map(|i| format!("w{file}-{i}\n"))
+                .collect::<String>(),
+        );
+    }
+    let spec = words(input.dir.path(), false, &[]);
+    let mut kept = Kept::default();
+    catch_up(&spec, &mut kept, 500);
+    // What has come since isn't given; a renamed file is found.
+    input.append("1.csv", "later\n");
+    input.put("9.csv", "later\n");
+    input.rename("2.csv", "renamed.csv");
+    let again = read_again(&spec, &kept).expect("nothing has changed");
+    assert_eq!(again.sorted(), kept.sorted());
+    assert_eq!(again.bytes, kept.bytes);
+    assert!(again.offsets.is_empty());
+}
+
+#[test]
+fn gives_the_same_errors_and_packed_rows() {
+    let input = Input::new();
+    let zst = zstd::encode_all("a,b\nfour\nfive".as_bytes(), 1).expect("packed");
+    input.put("a.zst", zst);
+    input.put("b.csv", "one\nx,y\ntwo\n");
+    let spec = words(input.dir.path(), false, &[]);
+    let mut kept = Kept::default();
+    let running = Running::start(&spec, &kept);
+    running.until(&mut kept, |k| k.rows().len() == 4 && k.errors().len() == 2);
+    running.stop();
+    let again = read_again(&spec, &kept).expect("nothing has changed");
+    assert_eq!(again.rows, kept.rows);
+    assert_eq!(again.errors, kept.errors);
+}
+
+#[test]
+fn is_refused_when_a_consumed_file_has_changed_or_is_gone() {
+    for change in ["edited", "cut", "removed", "replaced"] {
+        let input = Input::new();
+        input.put("a.csv", "one\ntwo\n");
+        let spec = words(input.dir.path(), false, &[]);
+        let mut kept = Kept::default();
+        catch_up(&spec, &mut kept, 2);
+        match change {
+            "edited" => std::fs::write(input.path("a.csv"), "ONE\ntwo\n").expect("written"),
+            "cut" => std::fs::write(input.path("a.csv"), "one\n").expect("written"),
+            "removed" => input.remove("a.csv"),
+            _ => input.put("a.csv", "three\nfour\n"),
+        }
+        let Err(ConnectorError::Refused { message, hint }) = read_again(&spec, &kept) else {
+            panic!("{change}: must be refused")
+        };
+        assert!(message.contains("a.csv"), "{message}");
+        assert!(hint.contains("persistent_id"), "{hint}");
+    }
+}
+
+#[test]
+fn is_refused_after_a_lost_generation() {
+    let input = Input::new();
+    input.append("a.csv", "one\n");
+    let spec = words(input.dir.path(), false, &[]);
+    let mut kept = Kept::default();
+    let running = Running::start(&spec, &kept);
+    running.until(&mut kept, |k| k.rows().len() == 1);
+    std::fs::write(input.path("a.csv"), "two\n").expect("written");
+    running.until(&mut kept, |k| k.rows().len() == 2);
+    running.stop();
+    assert!(matches!(
+        read_again(&spec, &kept),
+        Err(ConnectorError::Refused { .. })
+    ));
+}
