@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Int64Builder, RecordBatch, StringViewBuilder};
+use arrow::compute::{sort_to_indices, take_record_batch};
 
 use crate::source::error_schema;
 
@@ -48,7 +49,7 @@ impl ErrorRows {
         self.reasons.is_empty()
     }
 
-    /// The rows, if any, with everything forgotten.
+    /// The rows, if any, in the order of their offsets, with everything forgotten.
     pub fn finish(&mut self) -> Option<RecordBatch> {
         if self.is_empty() {
             return None;
@@ -72,7 +73,11 @@ impl ErrorRows {
             ],
         )
         .expect("the columns are those of the schema");
-        Some(batch)
+        // What only a conversion found comes after what the splitter found in the same block.
+        let sorted = sort_to_indices(batch.column(1), None, None)
+            .and_then(|order| take_record_batch(&batch, &order))
+            .expect("integers can be sorted");
+        Some(sorted)
     }
 }
 

@@ -227,8 +227,8 @@ impl Run {
                 // A second name of the same file.
                 continue;
             }
-            if renamed || entry.stamp != file.stamp {
-                self.check(number, file, false)?;
+            if (renamed || entry.stamp != file.stamp) && !self.check(number, file, false)? {
+                seen.remove(&number);
             }
         }
         for file in fresh {
@@ -346,15 +346,15 @@ impl Run {
         None
     }
 
-    /// A known file may have changed, or have another path.
-    fn check(&mut self, number: u64, found: Found, settled: bool) -> Result<(), Stopped> {
+    /// A known file may have changed, or have another path. Returns whether it is still there.
+    fn check(&mut self, number: u64, found: Found, settled: bool) -> Result<bool, Stopped> {
         let Some((file, stamp)) = self.open(&found.path, found.id) else {
-            return Ok(());
+            return Ok(true);
         };
         let mut entry = self.table.get(number).expect("it is known").clone();
         let unchanged = match self.unchanged(&file, &entry, stamp.size) {
             Ok(cover) => cover,
-            Err(e) => return self.trouble(number, &found.path, &e),
+            Err(e) => return self.trouble(number, &found.path, &e).map(|()| true),
         };
         let renamed = entry.path != found.path;
         match unchanged {
@@ -364,18 +364,20 @@ impl Run {
                 if !resumes || (entry.packing == Packing::Plain && stamp.size == entry.offset) {
                     entry.stamp = stamp;
                     self.table.put(number, entry);
-                    return Ok(());
+                    return Ok(true);
                 }
                 self.table.put(number, entry);
-                self.read(number, file, stamp, cover, settled)
+                self.read(number, file, stamp, cover, settled)?;
+                Ok(true)
             }
             None if renamed => {
                 // Not the file that was read: that one is gone, this one has got its inode.
-                self.table.unlink(number);
+                self.table.lose_id(number);
                 let fresh = self.begin(&found);
-                self.read_new(fresh)
+                self.read_new(fresh)?;
+                Ok(false)
             }
-            None => self.edited(number, found, "edited").map(drop),
+            None => self.edited(number, found, "edited").map(|_| true),
         }
     }
 
@@ -411,7 +413,9 @@ impl Run {
             self.read(number, file, stamp, cover, false)?;
             return Ok(number);
         }
-        if let Some(path) = renamed_beside(&old) {
+        if self.table.with_id(old.id) == Some(number)
+            && let Some(path) = renamed_beside(&old)
+        {
             // Rotated to a name that isn't ours: its rows stay, and what has its path is another file.
             let mut entry = old;
             entry.path = path;

@@ -98,13 +98,20 @@ impl Table {
         self.entries.remove(&number)
     }
 
-    /// Takes a file out of what identities and paths lead to: it is gone, another one has its inode.
-    pub fn unlink(&mut self, number: u64) {
+    /// Another file has this one's inode, so it is gone; what is at its path now replaces it.
+    pub fn lose_id(&mut self, number: u64) {
         if let Some(old) = self.entries.get(&number) {
             let id = (old.id.device, old.id.inode);
             if self.by_id.get(&id) == Some(&number) {
                 self.by_id.remove(&id);
             }
+        }
+    }
+
+    /// Takes a file out of what identities and paths lead to.
+    fn unlink(&mut self, number: u64) {
+        self.lose_id(number);
+        if let Some(old) = self.entries.get(&number) {
             if self.by_path.get(&old.path) == Some(&number) {
                 self.by_path.remove(&old.path);
             }
