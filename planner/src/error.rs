@@ -1,5 +1,8 @@
 //! [`SqlError`]: SQLSTATE, message, detail, hint and position, as PostgreSQL reports them.
 
+use arrow::error::ArrowError;
+use datafusion_common::DataFusionError;
+
 /// An error for the client. `Display` gives the message alone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -60,14 +63,73 @@ impl SqlError {
     }
 }
 
-/// What the user sees of an error of planning or execution.
-pub fn from_datafusion(e: &datafusion_common::DataFusionError) -> SqlError {
-    SqlError::internal(e.to_string())
+/// What the user sees of an error of planning or execution. Errors of ours travel through DataFusion as
+/// `External`; the rest are recognised by their text, here and nowhere else.
+pub fn from_datafusion(e: &DataFusionError) -> SqlError {
+    if let Some(own) = find_own(e) {
+        return own;
+    }
+    from_text(&e.find_root().strip_backtrace())
+}
+
+fn find_own(e: &DataFusionError) -> Option<SqlError> {
+    match e {
+        DataFusionError::External(b) => {
+            if let Some(own) = b.downcast_ref::<SqlError>() {
+                return Some(own.clone());
+            }
+            if let Some(row) = b.downcast_ref::<tidemill_dataflow::plan::RowError>() {
+                return Some(SqlError::new(known_state(&row.sqlstate), row.message.clone()));
+            }
+            find_own(b.downcast_ref::<DataFusionError>()?)
+        }
+        DataFusionError::ArrowError(a, _) => match a.as_ref() {
+            ArrowError::ExternalError(b) => match b.downcast_ref::<SqlError>() {
+                Some(own) => Some(own.clone()),
+                None => find_own(b.downcast_ref::<DataFusionError>()?),
+            },
+            ArrowError::DivideByZero => Some(SqlError::new("22012", "division by zero")),
+            _ => None,
+        },
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => find_own(inner),
+        DataFusionError::Shared(inner) => find_own(inner),
+        DataFusionError::Collection(all) => all.iter().find_map(find_own),
+        _ => None,
+    }
+}
+
+/// The states that rows' errors can have, as constants.
+fn known_state(state: &str) -> &'static str {
+    const STATES: [&str; 16] = [
+        "22012", "22003", "22P02", "22007", "22008", "22023", "22001", "22015", "2201B", "21000", "0A000", "22025",
+        "22011", "42883", "2202E", "54000",
+    ];
+    STATES.iter().find(|s| **s == state).copied().unwrap_or("XX000")
+}
+
+fn from_text(text: &str) -> SqlError {
+    let lower = text.to_lowercase();
+    let has = |s: &str| lower.contains(s);
+    if has("divide by zero") || has("division by zero") {
+        SqlError::new("22012", "division by zero")
+    } else if has("returned more than one row") || has("more than one row") || has("must return at most one row") {
+        SqlError::new("21000", "more than one row returned by a subquery used as an expression")
+    } else if has("overflow") || has("too large to store in a decimal") || has("out of range") {
+        SqlError::new("22003", "value out of range").detail(text)
+    } else if has("resources exhausted") {
+        SqlError::new("53200", "out of memory").detail(text)
+    } else if has("not implemented") || has("not supported") || has("unsupported")
+        || has("physical plan does not support logical expression")
+    {
+        SqlError::new("0A000", "this query is not supported").detail(text)
+    } else {
+        SqlError::internal(text)
+    }
 }
 
 /// The same for an error of a row; installed in the dataflow runtime
 /// (`tidemill_dataflow::plan::ErrorMapper`).
-pub fn row_error(e: &datafusion_common::DataFusionError) -> tidemill_dataflow::plan::RowError {
+pub fn row_error(e: &DataFusionError) -> tidemill_dataflow::plan::RowError {
     let e = from_datafusion(e);
     tidemill_dataflow::plan::RowError {
         sqlstate: e.sqlstate.to_string(),

@@ -5,13 +5,18 @@
 //! * [`catalog`]: what the planner asks of the catalog.
 //! * [`ast`]: statements of the dialect and their parser.
 //! * [`query`]: binding and executing queries.
+//! * [`functions`]: scalar functions, casts and aggregates with PostgreSQL's meaning.
 //! * [`compile`]: from a bound query to a dataflow that maintains it.
 //! * [`program`]: batch plans for the dataflow's general operator.
 
 pub mod ast;
+mod bind;
 pub mod catalog;
 pub mod compile;
 pub mod error;
+mod execute;
+pub mod functions;
+mod parser;
 pub mod names;
 pub mod program;
 pub mod query;

@@ -8,15 +8,24 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::datasource::DefaultTableSource;
 use datafusion_common::ScalarValue;
-use datafusion_expr::{LogicalPlan, TableScan};
+use datafusion_expr::{Expr, LogicalPlan, TableScan};
 use futures::stream::BoxStream;
 use sqlparser::ast;
 use tidemill_zset::CollectionId;
+use tidemill_zset::schema::{SqlType, UTC};
+
+use crate::bind::dml::evaluate;
+use crate::bind::expr::Ctx;
+use crate::bind::scope::{Outer, Scope};
+use crate::bind::{Binder, Rel, project, unique_names};
 
 use crate::catalog::{CatalogView, Relation};
-use crate::error::{Result, SqlError};
+use crate::error::{Result, SqlError, from_datafusion};
+use crate::execute;
+pub use crate::execute::CollectionTable;
 
 /// What a statement knows of the session that runs it.
 #[derive(Clone, Debug)]
@@ -62,7 +71,7 @@ pub trait SnapshotReader: Send + Sync + Debug {
     ) -> Result<Box<dyn Iterator<Item = Result<RecordBatch>> + Send>>;
 }
 
-/// Plans queries. Holds DataFusion's registries; cheap to clone and share.
+/// Plans queries. Cheap to clone and share: functions are resolved from tables made once per process.
 #[derive(Clone, Debug, Default)]
 pub struct Planner {}
 
@@ -102,8 +111,10 @@ impl Planner {
         query: &ast::Query,
         param_types: &[Option<Field>],
     ) -> Result<QueryPlan> {
-        let _ = (catalog, session, query, param_types);
-        Err(SqlError::unsupported("queries are not supported yet"))
+        self.plan(catalog, session, param_types, |b| {
+            let rel = b.query(query, &Vec::new(), Outer::None)?;
+            b.settled(rel)
+        })
     }
 
     /// Rows to insert into `table`: all its columns, in order, coerced by assignment, defaults filled in.
@@ -117,8 +128,7 @@ impl Planner {
         defaults: &[Option<String>],
         param_types: &[Option<Field>],
     ) -> Result<QueryPlan> {
-        let _ = (catalog, session, insert, table, defaults, param_types);
-        Err(SqlError::unsupported("INSERT is not supported yet"))
+        self.plan(catalog, session, param_types, |b| b.insert(insert, table, defaults))
     }
 
     /// Rows to update: all old columns of `table`, then all new ones.
@@ -131,8 +141,7 @@ impl Planner {
         defaults: &[Option<String>],
         param_types: &[Option<Field>],
     ) -> Result<QueryPlan> {
-        let _ = (catalog, session, update, table, defaults, param_types);
-        Err(SqlError::unsupported("UPDATE is not supported yet"))
+        self.plan(catalog, session, param_types, |b| b.update(update, table, defaults))
     }
 
     /// Rows to delete: all columns of `table`.
@@ -144,8 +153,35 @@ impl Planner {
         table: &Relation,
         param_types: &[Option<Field>],
     ) -> Result<QueryPlan> {
-        let _ = (catalog, session, delete, table, param_types);
-        Err(SqlError::unsupported("DELETE is not supported yet"))
+        self.plan(catalog, session, param_types, |b| b.delete(delete, table))
+    }
+
+    fn plan(
+        &self,
+        catalog: &dyn CatalogView,
+        session: &SessionContextInfo,
+        param_types: &[Option<Field>],
+        f: impl FnOnce(&Binder) -> Result<Rel>,
+    ) -> Result<QueryPlan> {
+        let params = param_types.iter().map(|p| p.as_ref().map(SqlType::of)).collect();
+        let binder = Binder::new(catalog, session, params);
+        let rel = f(&binder)?;
+        let facts = binder.finish();
+        let columns = rel.cols.iter().map(|c| c.ty.field(&c.name, true)).collect::<Vec<_>>();
+        Ok(QueryPlan {
+            logical: output(rel)?,
+            columns: Arc::new(Schema::new(columns)),
+            params: facts
+                .params
+                .iter()
+                .enumerate()
+                .map(|(i, t)| t.field(&format!("${}", i + 1), true))
+                .collect(),
+            inputs: facts.inputs,
+            uses_now: facts.uses_now,
+            volatile: facts.volatile,
+            session: session.clone(),
+        })
     }
 
     /// The value of an expression without columns (DEFAULT, EXECUTE's arguments, AS OF), coerced to `to` as an
@@ -156,8 +192,49 @@ impl Planner {
         expr: &ast::Expr,
         to: Option<&Field>,
     ) -> Result<(ScalarValue, Field)> {
-        let _ = (session, expr, to);
-        Err(SqlError::unsupported("expressions are not supported yet"))
+        let binder = Binder::new(&NoRelations, session, vec![]);
+        let scope = Scope::new(Outer::None);
+        let ctes = Vec::new();
+        let t = binder.expr(Ctx::plain(&scope, &ctes, "constant expressions"), expr)?;
+        let (e, ty) = match to {
+            Some(f) => {
+                let ty = SqlType::of(f);
+                (binder.assign(t, &ty, f.name())?, ty)
+            }
+            None => {
+                let t = binder.known(t)?;
+                (t.expr, t.ty)
+            }
+        };
+        let now = ScalarValue::TimestampMicrosecond(Some(session.now), Some(UTC.into()));
+        let value = evaluate(&execute::with_now(e, &now)?)?;
+        Ok((value, ty.field(to.map_or("", |f| f.name()), true)))
+    }
+}
+
+/// The plan with exactly the relation's columns, under unqualified unique names.
+fn output(rel: Rel) -> Result<LogicalPlan> {
+    let schema = rel.plan.schema();
+    let same = schema.fields().len() == rel.cols.len()
+        && rel.cols.iter().zip(schema.columns()).all(|(c, s)| c.column == s && s.relation.is_none());
+    if same {
+        return Ok(rel.plan);
+    }
+    let names = unique_names(&rel.cols.iter().map(|c| c.name.clone()).collect::<Vec<_>>());
+    let exprs = rel.cols.iter().zip(names).map(|(c, n)| Expr::Column(c.column.clone()).alias(n)).collect();
+    project(rel.plan, exprs)
+}
+
+/// A catalog without relations.
+struct NoRelations;
+
+impl CatalogView for NoRelations {
+    fn resolve(&self, _: Option<&str>, _: &str) -> Option<Relation> {
+        None
+    }
+
+    fn relations(&self) -> Vec<Relation> {
+        vec![]
     }
 }
 
@@ -165,24 +242,40 @@ impl QueryPlan {
     /// The logical plan after DataFusion's optimiser. Scans keep pushed-down filters only as hints: the
     /// `Filter` nodes stay.
     pub fn optimised(&self) -> Result<LogicalPlan> {
-        Ok(self.logical.clone())
+        let logical = execute::at_time(self.logical.clone(), self.session.now)?;
+        execute::state(None).optimize(&logical).map_err(|e| from_datafusion(&e))
     }
 
     /// The plan with its parameters replaced by `values`.
     pub fn bind_params(&self, values: &[ScalarValue]) -> Result<QueryPlan> {
-        let _ = values;
-        Ok(self.clone())
+        if values.len() < self.params.len() {
+            return Err(SqlError::new(
+                "08P01",
+                format!(
+                    "bind message supplies {} parameters, but prepared statement requires {}",
+                    values.len(),
+                    self.params.len()
+                ),
+            ));
+        }
+        let logical = execute::with_params(self.logical.clone(), values, &self.params)?;
+        Ok(QueryPlan { logical, params: vec![], ..self.clone() })
     }
 
     /// Runs the plan. Batches have exactly the types of `columns`.
     pub fn execute(&self, reader: Arc<dyn SnapshotReader>) -> Result<ResultStream> {
-        let _ = reader;
-        Err(SqlError::unsupported("queries are not supported yet"))
+        if !self.params.is_empty() {
+            return Err(SqlError::new("42P02", "there is no parameter $1"));
+        }
+        let logical = execute::at_time(self.logical.clone(), self.session.now)?;
+        Ok(execute::run(logical, self.columns.clone(), reader))
     }
 }
 
 /// The collection that a scan in a [`QueryPlan`] reads.
 pub fn scan_collection(scan: &TableScan) -> Option<Relation> {
-    let _ = scan;
-    None
+    let source: &dyn std::any::Any = scan.source.as_ref();
+    let provider = &source.downcast_ref::<DefaultTableSource>()?.table_provider;
+    let provider: &dyn std::any::Any = provider.as_ref();
+    provider.downcast_ref::<CollectionTable>().map(|t| t.relation().clone())
 }

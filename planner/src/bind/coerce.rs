@@ -1,0 +1,147 @@
+//! Coercions: implicit, by assignment, explicit.
+
+use datafusion_common::ScalarValue;
+use datafusion_expr::Expr;
+use tidemill_zset::schema::SqlType;
+
+use super::types::{assignable, castable, common, implicit_cost, is_text, plain_name};
+use super::{Binder, Typed, null_of};
+use crate::error::{Result, SqlError};
+use crate::functions::cast::{self, Context};
+
+impl Binder<'_> {
+    /// A literal or parameter without a type, as a `to`.
+    pub(crate) fn settle(&self, t: &Typed, to: &SqlType, context: Context) -> Result<Expr> {
+        match &t.expr {
+            Expr::Literal(ScalarValue::Null, _) => Ok(null_of(to)),
+            Expr::Literal(ScalarValue::Utf8View(Some(text)), _) => {
+                let to = match to {
+                    // The literal's own digits decide where the type leaves them open.
+                    SqlType::Varchar(None) => &SqlType::Text,
+                    to => to,
+                };
+                Ok(super::literal(cast::constant(text, to, context, self.zone())?))
+            }
+            Expr::Placeholder(p) => {
+                let n: usize = p.id.trim_start_matches('$').parse().unwrap_or(1);
+                match self.param_type(n) {
+                    Some(known) => {
+                        let typed = Typed::new(placeholder(n, &known), known);
+                        self.cast(typed, to, context)
+                    }
+                    None => {
+                        self.set_param_type(n, to);
+                        Ok(placeholder(n, to))
+                    }
+                }
+            }
+            _ => Ok(cast::cast(t.expr.clone(), &SqlType::Text, to, context, self.zone())),
+        }
+    }
+
+    /// `t` as `to` if there is an implicit cast.
+    pub(crate) fn implicit(&self, t: &Typed, to: &SqlType) -> Result<Expr> {
+        if t.unknown {
+            return self.settle(t, to, Context::Explicit);
+        }
+        if implicit_cost(&t.ty, to).is_none() && common(&t.ty, to).as_ref() != Some(to) {
+            return Err(cast::no_cast(&t.ty, to));
+        }
+        Ok(cast::cast(t.expr.clone(), &t.ty, to, Context::Explicit, self.zone()))
+    }
+
+    /// `t::to`, or (`Context::Assignment`) the value for a column of type `to`.
+    pub(crate) fn cast(&self, t: Typed, to: &SqlType, context: Context) -> Result<Expr> {
+        if t.unknown {
+            return self.settle(&t, to, context);
+        }
+        let possible = if context == Context::Assignment { assignable(&t.ty, to) } else { castable(&t.ty, to) };
+        if !possible {
+            return Err(cast::no_cast(&t.ty, to));
+        }
+        Ok(cast::cast(t.expr, &t.ty, to, context, self.zone()))
+    }
+
+    /// The value for the column `name` of a table.
+    pub(crate) fn assign(&self, t: Typed, to: &SqlType, name: &str) -> Result<Expr> {
+        if !t.unknown && !assignable(&t.ty, to) {
+            return Err(SqlError::new(
+                "42804",
+                format!(
+                    "column \"{name}\" is of type {} but expression is of type {}",
+                    plain_name(to),
+                    plain_name(&t.ty)
+                ),
+            )
+            .hint("You will need to rewrite or cast the expression."));
+        }
+        self.cast(t, to, Context::Assignment)
+    }
+
+    /// The type of CASE, COALESCE, VALUES, UNION and the like over `items`.
+    pub(crate) fn unify_types<'t>(
+        &self,
+        items: impl Iterator<Item = (&'t SqlType, bool)>,
+        what: &str,
+    ) -> Result<SqlType> {
+        let mut out: Option<SqlType> = None;
+        for (ty, unknown) in items {
+            if unknown {
+                continue;
+            }
+            out = Some(match out {
+                None => ty.clone(),
+                Some(o) => common(&o, ty).ok_or_else(|| {
+                    SqlError::new(
+                        "42804",
+                        format!("{what} types {} and {} cannot be matched", plain_name(&o), plain_name(ty)),
+                    )
+                })?,
+            });
+        }
+        Ok(out.unwrap_or(SqlType::Text))
+    }
+
+    /// All of `items` as one type.
+    pub(crate) fn unify(&self, items: Vec<Typed>, what: &str) -> Result<(Vec<Expr>, SqlType)> {
+        let ty = self.unify_types(items.iter().map(|t| (&t.ty, t.unknown)), what)?;
+        let exprs = items.iter().map(|t| self.implicit(t, &ty)).collect::<Result<Vec<_>>>()?;
+        Ok((exprs, ty))
+    }
+
+    /// A condition.
+    pub(crate) fn boolean(&self, t: Typed, clause: &str) -> Result<Expr> {
+        if t.unknown || matches!(t.ty, SqlType::Bool) {
+            return self.implicit(&t, &SqlType::Bool);
+        }
+        Err(SqlError::new(
+            "42804",
+            format!("argument of {clause} must be type boolean, not type {}", plain_name(&t.ty)),
+        ))
+    }
+
+    /// The value with a type of its own: unknown becomes text.
+    pub(crate) fn known(&self, t: Typed) -> Result<Typed> {
+        if !t.unknown {
+            return Ok(t);
+        }
+        let expr = self.settle(&t, &SqlType::Text, Context::Explicit)?;
+        Ok(Typed::new(expr, SqlType::Text))
+    }
+
+    /// As text, if the type has an implicit way to it (`||` and concat take anything).
+    pub(crate) fn any_text(&self, t: Typed) -> Result<Expr> {
+        if t.unknown || is_text(&t.ty) {
+            return self.implicit(&t, &SqlType::Text);
+        }
+        Ok(cast::cast(t.expr, &t.ty, &SqlType::Text, Context::Explicit, self.zone()))
+    }
+}
+
+/// `$n` of a type.
+pub(crate) fn placeholder(n: usize, t: &SqlType) -> Expr {
+    Expr::Placeholder(datafusion_expr::expr::Placeholder::new_with_field(
+        format!("${n}"),
+        Some(std::sync::Arc::new(t.field("", true))),
+    ))
+}

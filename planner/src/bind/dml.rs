@@ -1,0 +1,285 @@
+//! INSERT, UPDATE, DELETE as queries for the rows they write, and constants.
+
+use datafusion_common::ScalarValue;
+use datafusion_expr::{ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder};
+use sqlparser::ast::{self, AssignmentTarget, Expr as E, FromTable, SetExpr, TableFactor, TableWithJoins, UpdateTableFromKind};
+use tidemill_zset::schema::SqlType;
+
+use super::expr::Ctx;
+use super::scope::{Outer, Scope};
+use super::{Binder, Ctes, Rel, RelCol, Typed, columns_of, df, project, unique_names};
+use crate::catalog::Relation;
+use crate::error::{Result, SqlError};
+use crate::parser::parts;
+
+/// The value of an expression that has no columns; `None` if it isn't constant or fails.
+pub(crate) fn fold_constant(e: &Expr) -> Option<ScalarValue> {
+    evaluate(e).ok()
+}
+
+/// Evaluates an expression without columns.
+pub(crate) fn evaluate(e: &Expr) -> Result<ScalarValue> {
+    if let Expr::Literal(v, _) = e {
+        return Ok(v.clone());
+    }
+    let schema = datafusion_common::DFSchema::empty();
+    let physical = df(datafusion_physical_expr::create_physical_expr(
+        e, &schema, &Default::default(), &Default::default(),
+    ))?;
+    let batch = arrow::array::RecordBatch::try_new_with_options(
+        std::sync::Arc::new(arrow::datatypes::Schema::empty()),
+        vec![],
+        &arrow::array::RecordBatchOptions::new().with_row_count(Some(1)),
+    )
+    .map_err(|e| SqlError::internal(e.to_string()))?;
+    match df(physical.evaluate(&batch))? {
+        ColumnarValue::Scalar(s) => Ok(s),
+        ColumnarValue::Array(a) => df(ScalarValue::try_from_array(&a, 0)),
+    }
+}
+
+impl Binder<'_> {
+    fn default_of(&self, text: Option<&String>) -> Result<Typed> {
+        match text {
+            None => Ok(super::expr::null()),
+            Some(t) => {
+                let e = crate::parser::parse_expr(t)?;
+                let scope = Scope::new(Outer::None);
+                self.expr(Ctx::plain(&scope, &Vec::new(), "DEFAULT"), &e)
+            }
+        }
+    }
+
+    pub(crate) fn insert(&self, i: &ast::Insert, table: &Relation, defaults: &[Option<String>]) -> Result<Rel> {
+        if i.returning.is_some() {
+            return Err(SqlError::unsupported("RETURNING is not supported"));
+        }
+        if i.on.is_some() {
+            return Err(SqlError::unsupported("ON CONFLICT is not supported"));
+        }
+        let fields = table.columns.fields();
+        let targets: Vec<usize> = if i.columns.is_empty() {
+            (0..fields.len()).collect()
+        } else {
+            let mut out = Vec::new();
+            for c in &i.columns {
+                let name = parts(c).pop().unwrap_or_default();
+                let n = column_number(table, &name)?;
+                if out.contains(&n) {
+                    return Err(SqlError::new("42701", format!("column \"{name}\" specified more than once")));
+                }
+                out.push(n);
+            }
+            out
+        };
+        let given = !i.columns.is_empty();
+        let rel = match &i.source {
+            None => self.values_of(vec![vec![]])?,
+            Some(q) => self.insert_source(q, table, &targets, defaults)?,
+        };
+        if rel.cols.len() > targets.len() {
+            return Err(SqlError::new("42601", "INSERT has more expressions than target columns"));
+        }
+        if given && rel.cols.len() < targets.len() && i.source.is_some() {
+            return Err(SqlError::new("42601", "INSERT has more target columns than expressions"));
+        }
+        let mut exprs = Vec::new();
+        let mut cols = Vec::new();
+        for (n, f) in fields.iter().enumerate() {
+            let ty = SqlType::of(f);
+            let source = targets.iter().position(|t| *t == n).and_then(|i| rel.cols.get(i));
+            let t = match source {
+                Some(c) if c.unknown => {
+                    let t = Typed::new(Expr::Column(c.column.clone()), SqlType::Text);
+                    let e = crate::functions::cast::cast(t.expr, &SqlType::Text, &ty, crate::functions::cast::Context::Assignment, self.zone());
+                    Typed::new(e, ty.clone())
+                }
+                Some(c) => Typed::new(Expr::Column(c.column.clone()), c.ty.clone()),
+                None => self.default_of(defaults.get(n).and_then(Option::as_ref))?,
+            };
+            exprs.push(self.assign(t, &ty, f.name())?.alias(f.name()));
+            cols.push(RelCol {
+                name: f.name().clone(), ty, unknown: false,
+                column: datafusion_common::Column::new_unqualified(f.name()),
+            });
+        }
+        let plan = if rel.cols.is_empty() {
+            project(LogicalPlanBuilder::empty(true).plan().clone(), exprs)?
+        } else {
+            project(rel.plan, exprs)?
+        };
+        Ok(Rel { plan, cols })
+    }
+
+    /// The rows of INSERT. In VALUES each literal takes its column's type, and DEFAULT may stand for a value.
+    fn insert_source(&self, q: &ast::Query, table: &Relation, targets: &[usize], defaults: &[Option<String>]) -> Result<Rel> {
+        let SetExpr::Values(v) = q.body.as_ref() else {
+            return self.query(q, &Vec::new(), Outer::None);
+        };
+        if q.order_by.is_some() || q.limit_clause.is_some() || q.with.is_some() {
+            return self.query(q, &Vec::new(), Outer::None);
+        }
+        let scope = Scope::new(Outer::None);
+        let ctes = Ctes::new();
+        let ctx = Ctx::plain(&scope, &ctes, "VALUES");
+        let mut rows = Vec::new();
+        for r in &v.rows {
+            let mut row = Vec::new();
+            if r.len() > targets.len() {
+                return Err(SqlError::new("42601", "INSERT has more expressions than target columns"));
+            }
+            for (i, e) in r.iter().enumerate() {
+                let f = table.columns.field(targets[i]);
+                let ty = SqlType::of(f);
+                let t = if is_default(e) {
+                    self.default_of(defaults.get(targets[i]).and_then(Option::as_ref))?
+                } else {
+                    self.expr(ctx, e)?
+                };
+                let near = match e {
+                    E::Value(v) => crate::parser::position(v.span),
+                    _ => None,
+                };
+                row.push(Typed::new(self.assign(t, &ty, f.name()).map_err(|e| super::expr::at(e, near))?, ty));
+            }
+            rows.push(row);
+        }
+        self.values_of(rows)
+    }
+
+    pub(crate) fn update(&self, s: &ast::Statement, table: &Relation, defaults: &[Option<String>]) -> Result<Rel> {
+        let ast::Statement::Update(u) = s else {
+            return Err(SqlError::internal("not an UPDATE"));
+        };
+        if u.returning.is_some() {
+            return Err(SqlError::unsupported("RETURNING is not supported"));
+        }
+        let ctes = Ctes::new();
+        let mut from = vec![u.table.clone()];
+        match &u.from {
+            None => {}
+            Some(UpdateTableFromKind::AfterSet(t) | UpdateTableFromKind::BeforeSet(t)) => from.extend(t.clone()),
+        }
+        let joined = from.len() > 1 || !u.table.joins.is_empty();
+        let (mut plan, scope) = self.from(&from, &ctes, Outer::None)?;
+        if let Some(w) = &u.selection {
+            plan = self.where_clause(plan, &scope, &ctes, w)?;
+        }
+        let target = &scope.tables[0];
+        let old: Vec<Expr> = target.cols.iter().map(|c| c.expr.clone()).collect();
+        let mut new = old.clone();
+        let mut set = vec![false; new.len()];
+        for a in &u.assignments {
+            let pairs: Vec<(String, &E)> = match (&a.target, &a.value) {
+                (AssignmentTarget::ColumnName(n), v) => vec![(parts(n).pop().unwrap_or_default(), v)],
+                (AssignmentTarget::Tuple(ns), E::Tuple(vs)) if ns.len() == vs.len() => {
+                    ns.iter().map(|n| parts(n).pop().unwrap_or_default()).zip(vs).collect()
+                }
+                _ => return Err(SqlError::unsupported("UPDATE … SET (…) = (SELECT …) is not supported")),
+            };
+            for (name, value) in pairs {
+                let n = column_number(table, &name)?;
+                if std::mem::replace(&mut set[n], true) {
+                    return Err(SqlError::new("42601", format!("multiple assignments to same column \"{name}\"")));
+                }
+                let t = if is_default(value) {
+                    self.default_of(defaults.get(n).and_then(Option::as_ref))?
+                } else {
+                    self.expr(Ctx::plain(&scope, &ctes, "UPDATE"), value)?
+                };
+                new[n] = self.assign(t, &SqlType::of(table.columns.field(n)), &name)?;
+            }
+        }
+        let mut exprs = Vec::new();
+        let mut cols = Vec::new();
+        let names: Vec<String> = target.cols.iter().map(|c| c.name.clone()).collect();
+        let internal = unique_names(&[names.clone(), names.clone()].concat());
+        for (i, (e, name)) in old.iter().chain(&new).zip(&internal).enumerate() {
+            exprs.push(e.clone().alias(name));
+            let f = table.columns.field(i % names.len());
+            cols.push(RelCol {
+                name: f.name().clone(), ty: SqlType::of(f), unknown: false,
+                column: datafusion_common::Column::new_unqualified(name),
+            });
+        }
+        plan = project(plan, exprs)?;
+        if joined {
+            plan = once_per_row(plan, table, names.len())?;
+        }
+        Ok(Rel { plan, cols })
+    }
+
+    pub(crate) fn delete(&self, d: &ast::Delete, table: &Relation) -> Result<Rel> {
+        if d.returning.is_some() {
+            return Err(SqlError::unsupported("RETURNING is not supported"));
+        }
+        let ctes = Ctes::new();
+        let (FromTable::WithFromKeyword(own) | FromTable::WithoutKeyword(own)) = &d.from;
+        let mut from: Vec<TableWithJoins> = own.clone();
+        let using = d.using.clone().unwrap_or_default();
+        let joined = !using.is_empty();
+        from.extend(using);
+        let (mut plan, scope) = self.from(&from, &ctes, Outer::None)?;
+        if let Some(w) = &d.selection {
+            plan = self.where_clause(plan, &scope, &ctes, w)?;
+        }
+        let target = &scope.tables[0];
+        let exprs = target.cols.iter().map(|c| c.expr.clone().alias(&c.name)).collect();
+        plan = project(plan, exprs)?;
+        if joined {
+            plan = once_per_row(plan, table, target.cols.len())?;
+        }
+        let cols = table
+            .columns
+            .fields()
+            .iter()
+            .map(|f| RelCol {
+                name: f.name().clone(), ty: SqlType::of(f), unknown: false,
+                column: datafusion_common::Column::new_unqualified(f.name()),
+            })
+            .collect();
+        Ok(Rel { plan, cols })
+    }
+}
+
+/// A row that joins with several others is changed once. Needs a key to tell rows apart.
+fn once_per_row(plan: LogicalPlan, table: &Relation, _width: usize) -> Result<LogicalPlan> {
+    let Some(pk) = &table.primary_key else {
+        return Err(SqlError::unsupported(format!(
+            "UPDATE … FROM and DELETE … USING need a primary key on table \"{}\"",
+            table.name
+        )));
+    };
+    let columns = columns_of(&plan);
+    let on: Vec<Expr> = pk.iter().map(|i| Expr::Column(columns[*i].clone())).collect();
+    let number = super::from::row_number(
+        on,
+        columns.iter().map(|c| datafusion_expr::expr::Sort::new(Expr::Column(c.clone()), true, false)).collect(),
+    );
+    let plan = df(LogicalPlanBuilder::window_plan(plan, vec![number.clone()]))?;
+    let n = Expr::Column(datafusion_common::Column::new_unqualified(number.schema_name().to_string()));
+    let first = n.eq(super::literal(ScalarValue::UInt64(Some(1))));
+    project(super::filter(plan, first)?, columns.into_iter().map(Expr::Column).collect())
+}
+
+fn is_default(e: &E) -> bool {
+    matches!(e, E::Identifier(i) if i.quote_style.is_none() && i.value.eq_ignore_ascii_case("default"))
+}
+
+fn column_number(table: &Relation, name: &str) -> Result<usize> {
+    table.columns.fields().iter().position(|f| f.name() == name).ok_or_else(|| {
+        SqlError::new(
+            "42703",
+            format!("column \"{name}\" of relation \"{}\" does not exist", table.name),
+        )
+    })
+}
+
+/// The name of the table that INSERT, UPDATE or DELETE changes.
+pub(crate) fn target_name(t: &TableFactor) -> Option<crate::ast::Name> {
+    match t {
+        TableFactor::Table { name, .. } => crate::parser::relation_name(name).ok(),
+        _ => None,
+    }
+}
+

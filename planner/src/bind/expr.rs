@@ -1,0 +1,659 @@
+//! Expressions.
+
+use std::cell::RefCell;
+
+use datafusion_common::ScalarValue;
+use datafusion_expr::expr::{Case, InList, ScalarFunction};
+use datafusion_expr::{BinaryExpr, Expr, Operator};
+use sqlparser::ast::{
+    self, AccessExpr, BinaryOperator as B, DateTimeField, Expr as E, Subscript, TrimWhereField,
+    UnaryOperator, Value,
+};
+use tidemill_zset::schema::SqlType;
+
+use super::scope::Scope;
+use super::types::{is_number, sql_type};
+use super::{Binder, Ctes, Typed, literal, truth};
+use crate::error::{Result, SqlError};
+use crate::functions::cast::Context;
+use crate::functions::{Function, arith, parse};
+use crate::parser::{parts, position};
+
+/// Calls that are computed by a node of their own, gathered while expressions are bound. A call's place
+/// is taken by a marker column, whose qualifier says which list it is in.
+#[derive(Default)]
+pub(crate) struct Calls {
+    pub aggregates: Vec<(Expr, SqlType)>,
+    pub windows: Vec<(Expr, SqlType)>,
+    /// Set-returning calls: an expression that gives a list, and the type of an element.
+    pub sets: Vec<(Expr, SqlType)>,
+}
+
+/// Qualifiers of marker columns.
+pub(crate) const AGGREGATE: &str = "#aggregate";
+pub(crate) const WINDOW: &str = "#window";
+pub(crate) const SET: &str = "#set";
+
+/// Where an expression stands.
+#[derive(Clone, Copy)]
+pub(crate) struct Ctx<'c> {
+    pub scope: &'c Scope<'c>,
+    pub ctes: &'c Ctes,
+    /// Where calls go; `None`: not allowed here.
+    pub calls: Option<&'c RefCell<Calls>>,
+    pub aggregates: bool,
+    pub windows: bool,
+    pub sets: bool,
+    /// For messages, e.g. `WHERE`.
+    pub clause: &'static str,
+    /// Named windows.
+    pub named_windows: &'c [ast::NamedWindowDefinition],
+}
+
+impl<'c> Ctx<'c> {
+    /// Plain expressions.
+    pub(crate) fn plain(scope: &'c Scope<'c>, ctes: &'c Ctes, clause: &'static str) -> Self {
+        Ctx { scope, ctes, calls: None, aggregates: false, windows: false, sets: false, clause, named_windows: &[] }
+    }
+}
+
+fn text_literal(s: &str) -> Typed {
+    Typed {
+        expr: literal(ScalarValue::Utf8View(Some(s.to_string()))),
+        ty: SqlType::Text,
+        unknown: true,
+    }
+}
+
+/// An untyped NULL.
+pub(crate) fn null() -> Typed {
+    Typed { expr: literal(ScalarValue::Null), ty: SqlType::Text, unknown: true }
+}
+
+/// True if evaluating the expression can fail for some input.
+pub(crate) fn is_fallible(e: &Expr) -> bool {
+    use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
+    let mut found = false;
+    let _ = e.apply(|e| {
+        if let Expr::ScalarFunction(ScalarFunction { func, .. }) = e {
+            let inner: &dyn std::any::Any = func.inner().as_ref();
+            found |= inner.downcast_ref::<Function>().is_none_or(|f| f.fallible);
+        }
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    found
+}
+
+/// `l AND r`, where `r` isn't evaluated for rows in which `l` is false.
+pub(crate) fn and(l: Expr, r: Expr) -> Expr {
+    let both = Expr::BinaryExpr(BinaryExpr::new(Box::new(l.clone()), Operator::And, Box::new(r.clone())));
+    if !is_fallible(&r) {
+        return both;
+    }
+    when(vec![(Expr::IsFalse(Box::new(l)), truth(false))], both)
+}
+
+/// `l OR r`, where `r` isn't evaluated for rows in which `l` is true.
+pub(crate) fn or(l: Expr, r: Expr) -> Expr {
+    let either = Expr::BinaryExpr(BinaryExpr::new(Box::new(l.clone()), Operator::Or, Box::new(r.clone())));
+    if !is_fallible(&r) {
+        return either;
+    }
+    when(vec![(Expr::IsTrue(Box::new(l)), truth(true))], either)
+}
+
+/// CASE WHEN … ELSE … END
+pub(crate) fn when(branches: Vec<(Expr, Expr)>, otherwise: Expr) -> Expr {
+    Expr::Case(Case::new(
+        None,
+        branches.into_iter().map(|(c, r)| (Box::new(c), Box::new(r))).collect(),
+        Some(Box::new(otherwise)),
+    ))
+}
+
+/// NOT
+pub(crate) fn not(e: Expr) -> Expr {
+    Expr::Not(Box::new(e))
+}
+
+impl Binder<'_> {
+    pub(crate) fn expr(&self, c: Ctx, e: &E) -> Result<Typed> {
+        match e {
+            E::Identifier(i) => self.column_ref(c.scope, std::slice::from_ref(i)),
+            E::CompoundIdentifier(p) => self.column_ref(c.scope, p),
+            E::Value(v) => self.value(&v.value),
+            E::Nested(e) => self.expr(c, e),
+            E::BinaryOp { left, op, right } => self.binary(c, left, op, right),
+            E::UnaryOp { op, expr } => self.unary(c, op, expr),
+            E::Cast { expr, data_type, kind, .. } => {
+                if matches!(kind, ast::CastKind::TryCast | ast::CastKind::SafeCast) {
+                    return Err(SqlError::unsupported("TRY_CAST is not supported"));
+                }
+                self.cast_to(c, expr, data_type)
+            }
+            E::TypedString(t) => {
+                let ty = sql_type(&t.data_type)?;
+                let text = match &t.value.value {
+                    Value::SingleQuotedString(s) | Value::EscapedStringLiteral(s) => text_literal(s),
+                    _ => return Err(SqlError::new("42601", "a string must follow a type's name")),
+                };
+                let expr = self.settle(&text, &ty, Context::Explicit).map_err(|e| at(e, position(t.value.span)))?;
+                Ok(Typed::new(expr, ty))
+            }
+            E::Interval(i) => self.interval(c, i),
+            E::IsNull(e) => self.is(c, e, |e| Expr::IsNull(Box::new(e))),
+            E::IsNotNull(e) => self.is(c, e, |e| Expr::IsNotNull(Box::new(e))),
+            E::IsTrue(e) => self.is_truth(c, e, "IS TRUE", |e| Expr::IsTrue(Box::new(e))),
+            E::IsNotTrue(e) => self.is_truth(c, e, "IS NOT TRUE", |e| Expr::IsNotTrue(Box::new(e))),
+            E::IsFalse(e) => self.is_truth(c, e, "IS FALSE", |e| Expr::IsFalse(Box::new(e))),
+            E::IsNotFalse(e) => self.is_truth(c, e, "IS NOT FALSE", |e| Expr::IsNotFalse(Box::new(e))),
+            E::IsUnknown(e) => self.is_truth(c, e, "IS UNKNOWN", |e| Expr::IsNull(Box::new(e))),
+            E::IsNotUnknown(e) => self.is_truth(c, e, "IS NOT UNKNOWN", |e| Expr::IsNotNull(Box::new(e))),
+            E::IsDistinctFrom(l, r) => {
+                let (l, r) = (self.expr(c, l)?, self.expr(c, r)?);
+                self.compare(Operator::IsDistinctFrom, l, r)
+            }
+            E::IsNotDistinctFrom(l, r) => {
+                let (l, r) = (self.expr(c, l)?, self.expr(c, r)?);
+                self.compare(Operator::IsNotDistinctFrom, l, r)
+            }
+            E::Between { expr, negated, low, high } => {
+                let x = self.expr(c, expr)?;
+                let low = self.expr(c, low)?;
+                let high = self.expr(c, high)?;
+                let ge = self.compare(Operator::GtEq, x.clone(), low)?;
+                let le = self.compare(Operator::LtEq, x, high)?;
+                let both = and(ge.expr, le.expr);
+                Ok(Typed::new(if *negated { not(both) } else { both }, SqlType::Bool))
+            }
+            E::InList { expr, list, negated } => self.in_list(c, expr, list, *negated),
+            E::InSubquery { expr, subquery, negated } => self.in_subquery(c, expr, subquery, *negated),
+            E::Exists { subquery, negated } => self.exists(c, subquery, *negated),
+            E::Subquery(q) => self.scalar_subquery(c, q),
+            E::AnyOp { left, compare_op, right, .. } => self.quantified(c, left, compare_op, right, true),
+            E::AllOp { left, compare_op, right } => self.quantified(c, left, compare_op, right, false),
+            E::Like { negated, expr, pattern, escape_char, any: false } => {
+                self.like(c, expr, pattern, escape_char, *negated, false)
+            }
+            E::ILike { negated, expr, pattern, escape_char, any: false } => {
+                self.like(c, expr, pattern, escape_char, *negated, true)
+            }
+            E::SimilarTo { negated, expr, pattern, .. } => {
+                let args = vec![self.expr(c, expr)?, self.expr(c, pattern)?];
+                let t = self.function("similar_to", args, None)?;
+                Ok(if *negated { Typed::new(not(t.expr), SqlType::Bool) } else { t })
+            }
+            E::Case { operand, conditions, else_result, .. } => {
+                self.case(c, operand.as_deref(), conditions, else_result.as_deref())
+            }
+            E::Function(f) => self.call(c, f),
+            E::Extract { field, expr, .. } => {
+                let x = self.expr(c, expr)?;
+                self.function("extract", vec![text_literal(&field_name(field)), x], None)
+            }
+            E::Ceil { expr, .. } => {
+                let x = self.expr(c, expr)?;
+                self.function("ceil", vec![x], None)
+            }
+            E::Floor { expr, .. } => {
+                let x = self.expr(c, expr)?;
+                self.function("floor", vec![x], None)
+            }
+            E::Position { expr, r#in } => {
+                let args = vec![self.expr(c, r#in)?, self.expr(c, expr)?];
+                self.function("strpos", args, None)
+            }
+            E::Substring { expr, substring_from, substring_for, .. } => {
+                let mut args = vec![self.expr(c, expr)?];
+                match (substring_from, substring_for) {
+                    (Some(f), n) => {
+                        args.push(self.expr(c, f)?);
+                        if let Some(n) = n {
+                            args.push(self.expr(c, n)?);
+                        }
+                    }
+                    (None, Some(n)) => {
+                        args.push(Typed::new(literal(ScalarValue::Int32(Some(1))), SqlType::Int4));
+                        args.push(self.expr(c, n)?);
+                    }
+                    (None, None) => {}
+                }
+                self.function("substring", args, None)
+            }
+            E::Trim { trim_where, trim_what, expr, trim_characters } => {
+                let name = match trim_where {
+                    Some(TrimWhereField::Leading) => "ltrim",
+                    Some(TrimWhereField::Trailing) => "rtrim",
+                    _ => "btrim",
+                };
+                let mut args = vec![self.expr(c, expr)?];
+                if let Some(w) = trim_what {
+                    args.push(self.expr(c, w)?);
+                } else if let Some([w]) = trim_characters.as_deref() {
+                    args.push(self.expr(c, w)?);
+                }
+                self.function(name, args, None)
+            }
+            E::Overlay { expr, overlay_what, overlay_from, overlay_for } => {
+                let mut args =
+                    vec![self.expr(c, expr)?, self.expr(c, overlay_what)?, self.expr(c, overlay_from)?];
+                if let Some(n) = overlay_for {
+                    args.push(self.expr(c, n)?);
+                }
+                self.function("overlay", args, None)
+            }
+            E::AtTimeZone { timestamp, time_zone } => {
+                let args = vec![self.expr(c, time_zone)?, self.expr(c, timestamp)?];
+                self.function("timezone", args, None)
+            }
+            E::Collate { expr, .. } => self.expr(c, expr),
+            E::Array(a) => {
+                let items = a.elem.iter().map(|e| self.expr(c, e)).collect::<Result<Vec<_>>>()?;
+                self.array_of(items)
+            }
+            E::CompoundFieldAccess { root, access_chain } => self.access(c, root, access_chain),
+            E::Tuple(_) => Err(SqlError::unsupported("row values are only supported in comparisons")),
+            E::Prefixed { value, .. } => self.expr(c, value),
+            other => Err(SqlError::unsupported(format!("expression is not supported: {other}"))),
+        }
+    }
+
+    pub(crate) fn exprs(&self, c: Ctx, list: &[E]) -> Result<Vec<Typed>> {
+        list.iter().map(|e| self.expr(c, e)).collect()
+    }
+
+    /// A boolean expression.
+    pub(crate) fn condition(&self, c: Ctx, e: &E) -> Result<Expr> {
+        let t = self.expr(c, e)?;
+        self.boolean(t, c.clause)
+    }
+
+    fn value(&self, v: &Value) -> Result<Typed> {
+        Ok(match v {
+            Value::Number(n, _) => number(n)?,
+            Value::SingleQuotedString(s)
+            | Value::EscapedStringLiteral(s)
+            | Value::UnicodeStringLiteral(s)
+            | Value::NationalStringLiteral(s) => text_literal(s),
+            Value::DollarQuotedString(d) => text_literal(&d.value),
+            Value::Boolean(b) => Typed::new(truth(*b), SqlType::Bool),
+            Value::Null => null(),
+            Value::Placeholder(p) => {
+                let n = p.strip_prefix('$').and_then(|n| n.parse::<usize>().ok()).filter(|n| *n > 0);
+                let n = n.ok_or_else(|| SqlError::new("42601", format!("syntax error at or near \"{p}\"")))?;
+                match self.param_type(n) {
+                    Some(ty) => Typed::new(super::coerce::placeholder(n, &ty), ty),
+                    None => Typed {
+                        expr: super::coerce::placeholder(n, &SqlType::Text),
+                        ty: SqlType::Text,
+                        unknown: true,
+                    },
+                }
+            }
+            Value::HexStringLiteral(h) => text_literal(h),
+            other => return Err(SqlError::unsupported(format!("literal is not supported: {other}"))),
+        })
+    }
+
+    pub(crate) fn cast_to(&self, c: Ctx, e: &E, data_type: &ast::DataType) -> Result<Typed> {
+        let to = sql_type(data_type)?;
+        let name = data_type.to_string().to_lowercase();
+        if let E::Array(a) = strip(e)
+            && a.elem.is_empty()
+        {
+            return self.empty_array(&to);
+        }
+        let t = self.expr(c, e)?;
+        let at_literal = match e {
+            E::Value(v) => position(v.span),
+            _ => None,
+        };
+        if name.ends_with("regclass") {
+            return self.regclass(t);
+        }
+        // numeric without a scale keeps that of the value.
+        let to = match (&to, name.ends_with("numeric") || name.ends_with("decimal")) {
+            (SqlType::Numeric(..), true) => self.open_numeric(&t, to.clone()),
+            _ => to,
+        };
+        let expr = self.cast(t, &to, Context::Explicit).map_err(|e| at(e, at_literal))?;
+        Ok(Typed::new(expr, to))
+    }
+
+    /// `::numeric` of a value whose scale is known.
+    fn open_numeric(&self, t: &Typed, default: SqlType) -> SqlType {
+        if t.unknown {
+            if let Expr::Literal(ScalarValue::Utf8View(Some(s)), _) = &t.expr
+                && let Some((_, scale)) = parse::decimal_parts(s)
+            {
+                return SqlType::Numeric(38, scale.clamp(0, 30) as i8);
+            }
+            return default;
+        }
+        match &t.ty {
+            ty if is_number(ty) => {
+                let (p, s) = super::types::as_numeric(ty);
+                SqlType::Numeric(p, s)
+            }
+            _ => default,
+        }
+    }
+
+    fn interval(&self, c: Ctx, i: &ast::Interval) -> Result<Typed> {
+        let t = self.expr(c, &i.value)?;
+        let Expr::Literal(ScalarValue::Utf8View(Some(s)), _) = &t.expr else {
+            return Err(SqlError::new("42601", "INTERVAL must be followed by a string"));
+        };
+        let text = match &i.leading_field {
+            Some(f) if i.last_field.is_none() && s.trim().parse::<f64>().is_ok() => {
+                format!("{s} {}", field_name(f))
+            }
+            _ => s.clone(),
+        };
+        let expr = self.settle(&text_literal(&text), &SqlType::Interval, Context::Explicit)?;
+        Ok(Typed::new(expr, SqlType::Interval))
+    }
+
+    fn is(&self, c: Ctx, e: &E, f: impl Fn(Expr) -> Expr) -> Result<Typed> {
+        let t = self.expr(c, e)?;
+        let t = self.known(t)?;
+        Ok(Typed::new(f(t.expr), SqlType::Bool))
+    }
+
+    fn is_truth(&self, c: Ctx, e: &E, what: &str, f: impl Fn(Expr) -> Expr) -> Result<Typed> {
+        let t = self.expr(c, e)?;
+        let e = self.boolean(t, what)?;
+        Ok(Typed::new(f(e), SqlType::Bool))
+    }
+
+    fn binary(&self, c: Ctx, left: &E, op: &B, right: &E) -> Result<Typed> {
+        if let (E::Tuple(l), E::Tuple(r)) = (strip(left), strip(right)) {
+            return self.compare_rows(c, l, op, r);
+        }
+        if matches!(op, B::And | B::Or) {
+            let name = if *op == B::And { "AND" } else { "OR" };
+            let l = self.expr(c, left)?;
+            let l = self.boolean(l, name)?;
+            let r = self.expr(c, right)?;
+            let r = self.boolean(r, name)?;
+            let e = if *op == B::And { and(l, r) } else { or(l, r) };
+            return Ok(Typed::new(e, SqlType::Bool));
+        }
+        let (l, r) = (self.expr(c, left)?, self.expr(c, right)?);
+        let near = start(left);
+        self.operator(op, l, r).map_err(|e| at(e, near))
+    }
+
+    /// `(a, b) = (c, d)` and the orders.
+    fn compare_rows(&self, c: Ctx, l: &[E], op: &B, r: &[E]) -> Result<Typed> {
+        if l.len() != r.len() {
+            return Err(SqlError::new("42601", "unequal number of entries in row expressions"));
+        }
+        let mut pairs = Vec::new();
+        for (a, b) in l.iter().zip(r) {
+            pairs.push((self.expr(c, a)?, self.expr(c, b)?));
+        }
+        let eq = |(a, b): &(Typed, Typed), op| self.compare(op, a.clone(), b.clone()).map(|t| t.expr);
+        let all = |op| -> Result<Expr> {
+            pairs.iter().map(|p| eq(p, op)).reduce(|a, b| Ok(and(a?, b?))).unwrap_or_else(|| Ok(truth(true)))
+        };
+        let e = match op {
+            B::Eq => all(Operator::Eq)?,
+            B::NotEq => not(all(Operator::Eq)?),
+            B::Lt | B::LtEq | B::Gt | B::GtEq => {
+                let strict = if matches!(op, B::Lt | B::LtEq) { Operator::Lt } else { Operator::Gt };
+                let last = match op {
+                    B::LtEq => Operator::LtEq,
+                    B::GtEq => Operator::GtEq,
+                    _ => strict,
+                };
+                let mut out: Option<Expr> = None;
+                for (i, p) in pairs.iter().enumerate().rev() {
+                    out = Some(match out {
+                        None => eq(p, if i + 1 == pairs.len() { last } else { strict })?,
+                        Some(rest) => or(eq(p, strict)?, and(eq(p, Operator::Eq)?, rest)),
+                    });
+                }
+                out.unwrap_or_else(|| truth(true))
+            }
+            _ => return Err(SqlError::unsupported("this operator on row values is not supported")),
+        };
+        Ok(Typed::new(e, SqlType::Bool))
+    }
+
+    fn unary(&self, c: Ctx, op: &UnaryOperator, e: &E) -> Result<Typed> {
+        if let (UnaryOperator::Minus, E::Value(v)) = (op, e)
+            && let Value::Number(n, _) = &v.value
+        {
+            return number(&format!("-{n}"));
+        }
+        let t = self.expr(c, e)?;
+        match op {
+            UnaryOperator::Not => {
+                let e = self.boolean(t, "NOT")?;
+                Ok(Typed::new(not(e), SqlType::Bool))
+            }
+            UnaryOperator::Plus if is_number(&t.ty) && !t.unknown => Ok(t),
+            UnaryOperator::Minus | UnaryOperator::Plus if t.unknown => {
+                let e = self.settle(&t, &SqlType::Float8, Context::Explicit)?;
+                Ok(Typed::new(arith::negate(e, &SqlType::Float8), SqlType::Float8))
+            }
+            UnaryOperator::Minus if is_number(&t.ty) => Ok(Typed::new(arith::negate(t.expr, &t.ty), t.ty)),
+            UnaryOperator::Minus if matches!(t.ty, SqlType::Interval) => self.function("interval_neg", vec![t], None),
+            UnaryOperator::BitwiseNot => self.function("bitnot", vec![t], None),
+            UnaryOperator::PGAbs => self.function("abs", vec![t], None),
+            UnaryOperator::PGSquareRoot => self.function("sqrt", vec![t], None),
+            UnaryOperator::PGCubeRoot => self.function("cbrt", vec![t], None),
+            op => Err(SqlError::new("42883", format!("operator does not exist: {op} {}", t.type_name()))
+                .hint("No operator matches the given name and argument type. You might need to add an explicit type cast.")),
+        }
+    }
+
+    fn in_list(&self, c: Ctx, e: &E, list: &[E], negated: bool) -> Result<Typed> {
+        if let E::Tuple(l) = strip(e) {
+            let mut out: Option<Expr> = None;
+            for item in list {
+                let E::Tuple(r) = strip(item) else {
+                    return Err(SqlError::new("42601", "IN needs row values of the same length"));
+                };
+                let one = self.compare_rows(c, l, &B::Eq, r)?.expr;
+                out = Some(match out {
+                    None => one,
+                    Some(o) => or(o, one),
+                });
+            }
+            let out = out.unwrap_or_else(|| truth(false));
+            return Ok(Typed::new(if negated { not(out) } else { out }, SqlType::Bool));
+        }
+        let x = self.expr(c, e)?;
+        let mut items = self.exprs(c, list)?;
+        items.insert(0, x);
+        let known = items.iter().find(|t| !t.unknown).map(|t| t.type_name());
+        let bad = items.iter().find(|t| {
+            !t.unknown && known.is_some() && super::types::common(&items.iter().find(|o| !o.unknown).unwrap_or(t).ty, &t.ty).is_none()
+        });
+        if let Some(b) = bad {
+            return Err(super::operators::no_operator("=", &known.unwrap_or_default(), &b.type_name()));
+        }
+        if matches!(items.iter().find(|t| !t.unknown).map(|t| &t.ty), Some(SqlType::Interval)) {
+            let x = items.remove(0);
+            let mut out: Option<Expr> = None;
+            for i in items {
+                let one = self.compare(Operator::Eq, x.clone(), i)?.expr;
+                out = Some(out.map_or(one.clone(), |o| or(o, one)));
+            }
+            let out = out.unwrap_or_else(|| truth(false));
+            return Ok(Typed::new(if negated { not(out) } else { out }, SqlType::Bool));
+        }
+        let (mut exprs, _) = self.unify(items, "IN")?;
+        let x = exprs.remove(0);
+        Ok(Typed::new(Expr::InList(InList::new(Box::new(x), exprs, negated)), SqlType::Bool))
+    }
+
+    fn like(
+        &self,
+        c: Ctx,
+        e: &E,
+        pattern: &E,
+        escape: &Option<ast::ValueWithSpan>,
+        negated: bool,
+        insensitive: bool,
+    ) -> Result<Typed> {
+        let (l, r) = (self.expr(c, e)?, self.expr(c, pattern)?);
+        let escape = match escape.as_ref().map(|v| &v.value) {
+            Some(Value::SingleQuotedString(s)) => Some(s.clone()),
+            Some(_) => return Err(SqlError::new("42601", "ESCAPE must be followed by a string")),
+            None => None,
+        };
+        self.like_typed(l, r, escape, negated, insensitive)
+    }
+
+    fn case(&self, c: Ctx, operand: Option<&E>, conditions: &[ast::CaseWhen], otherwise: Option<&E>) -> Result<Typed> {
+        let operand = operand.map(|o| self.expr(c, o)).transpose()?;
+        let (mut conds, mut results) = (Vec::new(), Vec::new());
+        for w in conditions {
+            let cond = self.expr(c, &w.condition)?;
+            conds.push(match &operand {
+                Some(o) => self.compare(Operator::Eq, o.clone(), cond)?.expr,
+                None => self.boolean(cond, "CASE/WHEN")?,
+            });
+            results.push(self.expr(c, &w.result)?);
+        }
+        results.push(match otherwise {
+            Some(e) => self.expr(c, e)?,
+            None => null(),
+        });
+        let (mut exprs, ty) = self.unify(results, "CASE")?;
+        let otherwise = exprs.pop().unwrap_or_else(|| super::null_of(&ty));
+        Ok(Typed::new(when(conds.into_iter().zip(exprs).collect(), otherwise), ty))
+    }
+
+    fn access(&self, c: Ctx, root: &E, chain: &[AccessExpr]) -> Result<Typed> {
+        let mut t = match (root, chain.first()) {
+            // t.arr[1] may come as an identifier with a chain of a field and a subscript.
+            (E::Identifier(i), Some(AccessExpr::Dot(E::Identifier(f)))) => {
+                let t = self.column_ref(c.scope, &[i.clone(), f.clone()])?;
+                return self.access_typed(c, t, &chain[1..]);
+            }
+            _ => self.expr(c, root)?,
+        };
+        t = self.access_typed(c, t, chain)?;
+        Ok(t)
+    }
+
+    fn access_typed(&self, c: Ctx, mut t: Typed, chain: &[AccessExpr]) -> Result<Typed> {
+        for step in chain {
+            t = match step {
+                AccessExpr::Subscript(Subscript::Index { index }) => {
+                    let i = self.expr(c, index)?;
+                    if matches!(t.ty, SqlType::Jsonb) {
+                        self.operator(&B::Arrow, t, i)?
+                    } else {
+                        self.function("array_subscript", vec![t, i], None)?
+                    }
+                }
+                AccessExpr::Subscript(Subscript::Slice { lower_bound, upper_bound, stride: None }) => {
+                    let one = Typed::new(literal(ScalarValue::Int32(Some(1))), SqlType::Int4);
+                    let most = Typed::new(literal(ScalarValue::Int32(Some(i32::MAX))), SqlType::Int4);
+                    let l = lower_bound.as_ref().map(|e| self.expr(c, e)).transpose()?.unwrap_or(one);
+                    let u = upper_bound.as_ref().map(|e| self.expr(c, e)).transpose()?.unwrap_or(most);
+                    self.function("array_slice", vec![t, l, u], None)?
+                }
+                _ => return Err(SqlError::unsupported("field access is not supported")),
+            };
+        }
+        Ok(t)
+    }
+
+    /// A name or number as an oid.
+    fn regclass(&self, t: Typed) -> Result<Typed> {
+        if let Expr::Literal(ScalarValue::Utf8View(Some(s)), _) = &t.expr
+            && s.trim().parse::<i64>().is_err()
+        {
+            let names: Vec<String> = s.split('.').map(|p| p.trim_matches('"').to_string()).collect();
+            let (schema, name) = match names.as_slice() {
+                [s, n] => (Some(s.as_str()), n.as_str()),
+                [n] => (None, n.as_str()),
+                _ => (None, s.as_str()),
+            };
+            let r = self.catalog.resolve(schema, name).ok_or_else(|| {
+                SqlError::new("42P01", format!("relation \"{s}\" does not exist"))
+            })?;
+            return Ok(Typed::new(literal(ScalarValue::Int64(Some(r.id.0 as i64))), SqlType::Int8));
+        }
+        let expr = self.cast(t, &SqlType::Int8, Context::Explicit)?;
+        Ok(Typed::new(expr, SqlType::Int8))
+    }
+
+    /// A function call by its parsed form: aggregates, windows and plain ones.
+    fn call(&self, c: Ctx, f: &ast::Function) -> Result<Typed> {
+        let names = parts(&f.name);
+        let at_name = f.name.0.first().and_then(|p| match p {
+            ast::ObjectNamePart::Identifier(i) => position(i.span),
+            _ => None,
+        });
+        let name = match names.as_slice() {
+            [n] => n.clone(),
+            [s, n] if s == "pg_catalog" || s == "information_schema" || s == "public" => n.clone(),
+            _ => {
+                return Err(at(
+                    SqlError::new("42883", format!("function {} does not exist", f.name)),
+                    at_name,
+                ));
+            }
+        };
+        self.named_call(c, &name, f).map_err(|e| at(e, at_name))
+    }
+}
+
+/// Adds a position to an error that has none.
+pub(crate) fn at(mut e: SqlError, position: Option<usize>) -> SqlError {
+    e.position = e.position.or(position);
+    e
+}
+
+/// Where an expression begins, if the parser kept it.
+fn start(e: &E) -> Option<usize> {
+    match e {
+        E::Identifier(i) => position(i.span),
+        E::CompoundIdentifier(p) => position(p.first()?.span),
+        E::Value(v) => position(v.span),
+        E::Nested(e) | E::Cast { expr: e, .. } | E::BinaryOp { left: e, .. } => start(e),
+        _ => None,
+    }
+}
+
+/// Without parentheses.
+pub(crate) fn strip(e: &E) -> &E {
+    match e {
+        E::Nested(e) => strip(e),
+        e => e,
+    }
+}
+
+/// A numeric literal: integer, bigint or numeric by its size and form.
+pub(crate) fn number(n: &str) -> Result<Typed> {
+    if !n.contains(['.', 'e', 'E']) {
+        let clean = n.replace('_', "");
+        if let Ok(v) = clean.parse::<i32>() {
+            return Ok(Typed::new(literal(ScalarValue::Int32(Some(v))), SqlType::Int4));
+        }
+        if let Ok(v) = clean.parse::<i64>() {
+            return Ok(Typed::new(literal(ScalarValue::Int64(Some(v))), SqlType::Int8));
+        }
+    }
+    let too_long = || SqlError::new("22003", "numeric field overflow").detail("numeric holds at most 38 digits here.");
+    let (v, scale) = parse::decimal_parts(&n.replace('_', "")).ok_or_else(too_long)?;
+    let v = v.to_i128().ok_or_else(too_long)?;
+    let digits = v.unsigned_abs().to_string().len() as i32;
+    let p = digits.max(scale).max(1);
+    if p > 38 {
+        return Err(too_long());
+    }
+    let ty = SqlType::Numeric(p as u8, scale as i8);
+    Ok(Typed::new(literal(ScalarValue::Decimal128(Some(v), p as u8, scale as i8)), ty))
+}
+
+fn field_name(f: &DateTimeField) -> String {
+    f.to_string().trim_matches(|c| c == '\'' || c == '"').to_lowercase()
+}

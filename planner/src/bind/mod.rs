@@ -1,0 +1,251 @@
+//! The binder: PostgreSQL's syntax tree to a typed DataFusion logical plan.
+//!
+//! It resolves names, types and overloads itself, so that DataFusion's own coercions have nothing left to do:
+//! every expression it builds has operands of equal types, and every cast is explicit. Relations get qualifiers
+//! that are unique in the statement; names that users see are kept beside the plan, in [`Rel`].
+
+pub(crate) mod aggregates;
+pub(crate) mod calls;
+pub(crate) mod coerce;
+pub(crate) mod dml;
+pub(crate) mod expr;
+pub(crate) mod from;
+pub(crate) mod names;
+pub(crate) mod operators;
+pub(crate) mod scope;
+pub(crate) mod select;
+pub(crate) mod setop;
+pub(crate) mod subquery;
+pub(crate) mod types;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion_common::{Column, ScalarValue};
+use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection};
+use tidemill_zset::CollectionId;
+use tidemill_zset::schema::SqlType;
+
+use crate::catalog::CatalogView;
+use crate::error::{Result, SqlError, from_datafusion};
+use crate::query::SessionContextInfo;
+
+/// An expression with its SQL type.
+#[derive(Clone, Debug)]
+pub(crate) struct Typed {
+    /// Over the columns of the plan at hand; its Arrow type is `ty.arrow()`.
+    pub expr: Expr,
+    /// Its type; for an unknown one `text`.
+    pub ty: SqlType,
+    /// A literal or parameter without a type of its own.
+    pub unknown: bool,
+}
+
+impl Typed {
+    pub(crate) fn new(expr: Expr, ty: SqlType) -> Self {
+        Typed { expr, ty, unknown: false }
+    }
+
+    /// PostgreSQL's name of the type, for messages.
+    pub(crate) fn type_name(&self) -> String {
+        if self.unknown { "unknown".into() } else { types::plain_name(&self.ty) }
+    }
+}
+
+/// A bound relation: a plan and what users see of its columns.
+#[derive(Clone, Debug)]
+pub(crate) struct Rel {
+    pub plan: LogicalPlan,
+    pub cols: Vec<RelCol>,
+}
+
+/// A column of a [`Rel`].
+#[derive(Clone, Debug)]
+pub(crate) struct RelCol {
+    /// As users see it.
+    pub name: String,
+    pub ty: SqlType,
+    /// An untyped literal: a set operation or INSERT may still choose its type.
+    pub unknown: bool,
+    /// In the plan.
+    pub column: Column,
+}
+
+/// Common table expressions in sight, the innermost last.
+pub(crate) type Ctes = Vec<(String, Rel)>;
+
+/// What binding a statement finds out on the way.
+#[derive(Default)]
+struct Found {
+    params: Vec<Option<SqlType>>,
+    inputs: Vec<CollectionId>,
+    uses_now: bool,
+    volatile: Option<String>,
+    qualifiers: HashMap<String, usize>,
+    counter: usize,
+    views: Vec<String>,
+}
+
+/// Binds one statement.
+pub(crate) struct Binder<'a> {
+    pub catalog: &'a dyn CatalogView,
+    pub session: &'a SessionContextInfo,
+    found: RefCell<Found>,
+}
+
+/// What [`Binder::finish`] hands over.
+pub(crate) struct Facts {
+    pub params: Vec<SqlType>,
+    pub inputs: Vec<CollectionId>,
+    pub uses_now: bool,
+    pub volatile: Option<String>,
+}
+
+/// Views within views that are still inlined.
+const VIEW_DEPTH_MAX: usize = 64;
+
+impl<'a> Binder<'a> {
+    pub(crate) fn new(
+        catalog: &'a dyn CatalogView,
+        session: &'a SessionContextInfo,
+        params: Vec<Option<SqlType>>,
+    ) -> Self {
+        Binder { catalog, session, found: RefCell::new(Found { params, ..Default::default() }) }
+    }
+
+    pub(crate) fn finish(self) -> Facts {
+        let f = self.found.into_inner();
+        Facts {
+            params: f.params.into_iter().map(|p| p.unwrap_or(SqlType::Text)).collect(),
+            inputs: f.inputs,
+            uses_now: f.uses_now,
+            volatile: f.volatile,
+        }
+    }
+
+    /// A relation qualifier that nothing else in the statement has.
+    pub(crate) fn qualifier(&self, name: &str) -> String {
+        let mut f = self.found.borrow_mut();
+        let n = f.qualifiers.entry(name.to_string()).or_insert(0);
+        *n += 1;
+        if *n == 1 { name.to_string() } else { format!("{name}#{n}") }
+    }
+
+    /// A column name that nothing else in the statement has.
+    pub(crate) fn fresh(&self, stem: &str) -> String {
+        let mut f = self.found.borrow_mut();
+        f.counter += 1;
+        format!("{stem}#{}", f.counter)
+    }
+
+    pub(crate) fn reads(&self, id: CollectionId) {
+        let mut f = self.found.borrow_mut();
+        if !f.inputs.contains(&id) {
+            f.inputs.push(id);
+        }
+    }
+
+    pub(crate) fn uses_now(&self) {
+        self.found.borrow_mut().uses_now = true;
+    }
+
+    pub(crate) fn volatile(&self, function: &str) {
+        self.found.borrow_mut().volatile.get_or_insert_with(|| function.to_string());
+    }
+
+    /// Runs `f` as the body of the view `name`; refuses endless nesting.
+    pub(crate) fn in_view<T>(&self, name: String, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        {
+            let mut found = self.found.borrow_mut();
+            if found.views.contains(&name) || found.views.len() >= VIEW_DEPTH_MAX {
+                return Err(SqlError::new(
+                    "42P17",
+                    format!("infinite recursion detected in rules for relation \"{name}\""),
+                ));
+            }
+            found.views.push(name);
+        }
+        let r = f();
+        self.found.borrow_mut().views.pop();
+        r
+    }
+
+    /// The type of parameter `n` (from 1), if it is known.
+    pub(crate) fn param_type(&self, n: usize) -> Option<SqlType> {
+        let mut f = self.found.borrow_mut();
+        if f.params.len() < n {
+            f.params.resize(n, None);
+        }
+        f.params[n - 1].clone()
+    }
+
+    /// Settles the type of parameter `n`.
+    pub(crate) fn set_param_type(&self, n: usize, t: &SqlType) {
+        self.param_type(n);
+        self.found.borrow_mut().params[n - 1] = Some(t.clone());
+    }
+
+    pub(crate) fn zone(&self) -> &str {
+        &self.session.time_zone
+    }
+}
+
+/// Converts DataFusion's errors.
+pub(crate) fn df<T>(r: datafusion_common::Result<T>) -> Result<T> {
+    r.map_err(|e| from_datafusion(&e))
+}
+
+/// A projection. Columns keep their qualified names, other expressions must carry an alias.
+pub(crate) fn project(plan: LogicalPlan, exprs: Vec<Expr>) -> Result<LogicalPlan> {
+    df(Projection::try_new(exprs, Arc::new(plan)).map(LogicalPlan::Projection))
+}
+
+pub(crate) fn filter(plan: LogicalPlan, predicate: Expr) -> Result<LogicalPlan> {
+    df(datafusion_expr::logical_plan::Filter::try_new(predicate, Arc::new(plan)).map(LogicalPlan::Filter))
+}
+
+pub(crate) fn builder(plan: LogicalPlan) -> LogicalPlanBuilder {
+    LogicalPlanBuilder::new(plan)
+}
+
+/// Columns of a plan, as expressions.
+pub(crate) fn columns_of(plan: &LogicalPlan) -> Vec<Column> {
+    plan.schema().columns()
+}
+
+pub(crate) fn literal(v: ScalarValue) -> Expr {
+    Expr::Literal(v, None)
+}
+
+/// A NULL of a type.
+pub(crate) fn null_of(t: &SqlType) -> Expr {
+    literal(ScalarValue::try_from(&t.arrow()).unwrap_or(ScalarValue::Null))
+}
+
+pub(crate) fn truth(v: bool) -> Expr {
+    literal(ScalarValue::Boolean(Some(v)))
+}
+
+/// The expression with the Arrow type that `ty` is carried by, if it isn't already.
+pub(crate) fn fit(expr: Expr, actual: &arrow::datatypes::DataType, ty: &SqlType) -> Expr {
+    let want = ty.arrow();
+    if actual.equals_datatype(&want) {
+        expr
+    } else {
+        Expr::Cast(datafusion_expr::Cast::new(Box::new(expr), want))
+    }
+}
+
+/// Makes names unique, for internal use.
+pub(crate) fn unique_names(names: &[String]) -> Vec<String> {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    names
+        .iter()
+        .map(|n| {
+            let k = seen.entry(n.clone()).or_insert(0);
+            *k += 1;
+            if *k == 1 { n.clone() } else { format!("{n}#{k}") }
+        })
+        .collect()
+}

@@ -1,0 +1,88 @@
+//! The names that PostgreSQL gives to output columns.
+
+use sqlparser::ast::{AccessExpr, Expr, Query, SelectItem, SetExpr, TrimWhereField};
+
+use super::types::sql_type;
+use crate::parser::{fold, parts};
+use tidemill_zset::schema::SqlType;
+
+/// The column's name of an expression in a select list.
+pub(crate) fn output_name(e: &Expr) -> String {
+    name_of(e).unwrap_or_else(|| "?column?".into())
+}
+
+fn name_of(e: &Expr) -> Option<String> {
+    Some(match e {
+        Expr::Identifier(i) => fold(i),
+        Expr::CompoundIdentifier(p) => fold(p.last()?),
+        Expr::Nested(e) | Expr::Collate { expr: e, .. } => return name_of(e),
+        Expr::CompoundFieldAccess { root, access_chain } => match access_chain.last() {
+            Some(AccessExpr::Dot(Expr::Identifier(i))) => fold(i),
+            _ => return name_of(root),
+        },
+        Expr::Function(f) => parts(&f.name).pop()?,
+        Expr::Cast { expr, data_type, .. } => {
+            return name_of(expr).or_else(|| sql_type(data_type).ok().map(|t| type_label(&t)));
+        }
+        Expr::TypedString(t) => type_label(&sql_type(&t.data_type).ok()?),
+        Expr::Interval(_) => "interval".into(),
+        Expr::Case { else_result, .. } => match else_result.as_deref() {
+            Some(e @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Function(_))) => name_of(e)?,
+            _ => "case".into(),
+        },
+        Expr::Exists { .. } => "exists".into(),
+        Expr::Array(_) => "array".into(),
+        Expr::Extract { .. } => "extract".into(),
+        Expr::Ceil { .. } => "ceil".into(),
+        Expr::Floor { .. } => "floor".into(),
+        Expr::Position { .. } => "position".into(),
+        Expr::Substring { .. } => "substring".into(),
+        Expr::Overlay { .. } => "overlay".into(),
+        Expr::Trim { trim_where, .. } => match trim_where {
+            Some(TrimWhereField::Leading) => "ltrim".into(),
+            Some(TrimWhereField::Trailing) => "rtrim".into(),
+            _ => "btrim".into(),
+        },
+        Expr::AtTimeZone { .. } => "timezone".into(),
+        Expr::Subquery(q) => return subquery_name(q),
+        Expr::Value(v) => match v.value {
+            sqlparser::ast::Value::Boolean(_) => "bool".into(),
+            _ => return None,
+        },
+        Expr::Tuple(_) => "row".into(),
+        _ => return None,
+    })
+}
+
+fn subquery_name(q: &Query) -> Option<String> {
+    match q.body.as_ref() {
+        SetExpr::Select(s) => match s.projection.first()? {
+            SelectItem::ExprWithAlias { alias, .. } => Some(fold(alias)),
+            SelectItem::UnnamedExpr(e) => name_of(e),
+            _ => None,
+        },
+        SetExpr::Query(q) => subquery_name(q),
+        SetExpr::Values(_) => Some("column1".into()),
+        _ => None,
+    }
+}
+
+/// A type's name in the catalog, which names the column of a cast constant.
+fn type_label(t: &SqlType) -> String {
+    match t {
+        SqlType::Bool => "bool",
+        SqlType::Int2 => "int2",
+        SqlType::Int4 => "int4",
+        SqlType::Int8 => "int8",
+        SqlType::Float4 => "float4",
+        SqlType::Float8 => "float8",
+        SqlType::Numeric(..) => "numeric",
+        SqlType::Varchar(_) => "varchar",
+        SqlType::Time => "time",
+        SqlType::Timestamp => "timestamp",
+        SqlType::Timestamptz => "timestamptz",
+        SqlType::Array(of) => return type_label(of),
+        t => return t.to_string(),
+    }
+    .into()
+}

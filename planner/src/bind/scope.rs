@@ -1,0 +1,255 @@
+//! Names in sight at a point of a query.
+
+use std::cell::RefCell;
+
+use arrow::datatypes::Field;
+use datafusion_common::Column;
+use datafusion_expr::Expr;
+use sqlparser::ast::Ident;
+use std::sync::Arc;
+use tidemill_zset::schema::SqlType;
+
+use super::{Binder, Rel, Typed};
+use crate::error::{Result, SqlError};
+use crate::parser::{fold, position};
+
+/// A column that a name may stand for.
+#[derive(Clone, Debug)]
+pub(crate) struct ScopeCol {
+    pub name: String,
+    pub ty: SqlType,
+    pub expr: Expr,
+    /// Merged into another one by USING: found only with its table's name.
+    pub hidden: bool,
+}
+
+/// A relation in FROM.
+#[derive(Clone, Debug)]
+pub(crate) struct ScopeTable {
+    /// Alias or name; empty for columns merged by USING.
+    pub alias: String,
+    /// Schema, where no alias was given.
+    pub schema: Option<String>,
+    pub cols: Vec<ScopeCol>,
+    /// Columns of its PRIMARY KEY, by number.
+    pub primary_key: Option<Vec<usize>>,
+}
+
+/// How names that aren't found here are found.
+#[derive(Clone, Copy)]
+pub(crate) enum Outer<'o> {
+    /// Nowhere.
+    None,
+    /// In the query around this subquery; what is used is recorded.
+    Query(&'o Scope<'o>, &'o RefCell<Vec<Expr>>),
+    /// To the left in FROM; the columns are part of this query's own plan.
+    Lateral(&'o Scope<'o>),
+}
+
+/// Everything in sight.
+#[derive(Clone)]
+pub(crate) struct Scope<'o> {
+    pub tables: Vec<ScopeTable>,
+    pub outer: Outer<'o>,
+}
+
+impl<'o> Scope<'o> {
+    pub(crate) fn new(outer: Outer<'o>) -> Self {
+        Scope { tables: Vec::new(), outer }
+    }
+
+    /// All columns that `*` stands for.
+    pub(crate) fn star(&self) -> impl Iterator<Item = &ScopeCol> {
+        self.tables.iter().flat_map(|t| &t.cols).filter(|c| !c.hidden)
+    }
+
+    pub(crate) fn add(&mut self, t: ScopeTable) -> Result<()> {
+        if !t.alias.is_empty()
+            && self.tables.iter().any(|o| o.alias == t.alias && (o.schema == t.schema))
+        {
+            return Err(SqlError::new(
+                "42712",
+                format!("table name \"{}\" specified more than once", t.alias),
+            ));
+        }
+        self.tables.push(t);
+        Ok(())
+    }
+
+    fn local(&self, name: &str) -> Result<Option<&ScopeCol>> {
+        let mut found = self.tables.iter().flat_map(|t| &t.cols).filter(|c| !c.hidden && c.name == name);
+        let first = found.next();
+        if found.next().is_some() {
+            return Err(SqlError::new("42702", format!("column reference \"{name}\" is ambiguous")));
+        }
+        Ok(first)
+    }
+
+    fn local_table(&self, schema: Option<&str>, table: &str) -> Option<&ScopeTable> {
+        self.tables.iter().find(|t| {
+            t.alias == table && (schema.is_none() || t.schema.as_deref() == schema)
+        })
+    }
+
+    /// A column by its bare name; `None` if there is none.
+    pub(crate) fn column(&self, name: &str) -> Result<Option<Typed>> {
+        if let Some(c) = self.local(name)? {
+            return Ok(Some(Typed::new(c.expr.clone(), c.ty.clone())));
+        }
+        self.through(|s| s.column(name))
+    }
+
+    /// A column by table and name. `Err` if the table exists without that column.
+    pub(crate) fn qualified(&self, schema: Option<&str>, table: &str, name: &str) -> Result<Option<Typed>> {
+        if let Some(t) = self.local_table(schema, table) {
+            let mut found = t.cols.iter().filter(|c| c.name == name);
+            let first = found.next();
+            if found.next().is_some() {
+                return Err(SqlError::new("42702", format!("column reference \"{name}\" is ambiguous")));
+            }
+            return match first {
+                Some(c) => Ok(Some(Typed::new(c.expr.clone(), c.ty.clone()))),
+                None => Err(SqlError::new("42703", format!("column {table}.{name} does not exist"))),
+            };
+        }
+        self.through(|s| s.qualified(schema, table, name))
+    }
+
+    fn through(&self, f: impl FnOnce(&Scope) -> Result<Option<Typed>>) -> Result<Option<Typed>> {
+        match self.outer {
+            Outer::None => Ok(None),
+            Outer::Lateral(s) => f(s),
+            Outer::Query(s, used) => {
+                let Some(t) = f(s)? else { return Ok(None) };
+                let expr = match t.expr {
+                    Expr::Column(c) => {
+                        Expr::OuterReferenceColumn(Arc::new(Field::new(&c.name, t.ty.arrow(), true)), c)
+                    }
+                    e @ Expr::OuterReferenceColumn(..) => e,
+                    _ => {
+                        return Err(SqlError::unsupported(
+                            "a subquery can't refer to a column merged by FULL JOIN … USING",
+                        ));
+                    }
+                };
+                let mut used = used.borrow_mut();
+                if !used.contains(&expr) {
+                    used.push(expr.clone());
+                }
+                Ok(Some(Typed::new(expr, t.ty)))
+            }
+        }
+    }
+
+    /// The table that a name stands for, for `t.*`.
+    pub(crate) fn table(&self, schema: Option<&str>, table: &str) -> Option<&ScopeTable> {
+        self.local_table(schema, table).or_else(|| match self.outer {
+            Outer::Lateral(s) => s.table(schema, table),
+            _ => None,
+        })
+    }
+
+    /// Names of all columns, for hints.
+    fn names(&self) -> Vec<&str> {
+        self.tables.iter().flat_map(|t| t.cols.iter().map(|c| c.name.as_str())).collect()
+    }
+}
+
+impl Rel {
+    /// The relation as an entry of FROM, its columns renamed by `columns`.
+    pub(crate) fn table(&self, alias: &str, schema: Option<String>) -> ScopeTable {
+        ScopeTable {
+            alias: alias.to_string(),
+            schema,
+            cols: self
+                .cols
+                .iter()
+                .map(|c| ScopeCol {
+                    name: c.name.clone(),
+                    ty: c.ty.clone(),
+                    expr: Expr::Column(c.column.clone()),
+                    hidden: false,
+                })
+                .collect(),
+            primary_key: None,
+        }
+    }
+}
+
+/// Edits that turn `a` into `b` (insert, delete, replace, each one).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut before = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let replace = before + (ca != *cb) as usize;
+            before = row[j + 1];
+            row[j + 1] = replace.min(row[j] + 1).min(before + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// The name that was probably meant.
+pub(crate) fn closest<'n>(name: &str, candidates: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    let limit = (name.chars().count() / 2).clamp(1, 3);
+    candidates
+        .into_iter()
+        .map(|c| (distance(name, c), c))
+        .filter(|(d, c)| *d <= limit && *c != name)
+        .min()
+        .map(|(_, c)| c)
+}
+
+impl Binder<'_> {
+    /// `name` or `[schema.]table.name`.
+    pub(crate) fn column_ref(&self, scope: &Scope, idents: &[Ident]) -> Result<Typed> {
+        let at = idents.first().and_then(|i| position(i.span));
+        let parts: Vec<String> = idents.iter().map(fold).collect();
+        let locate = |mut e: SqlError| {
+            e.position = e.position.or(at);
+            e
+        };
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let found = match parts.as_slice() {
+            [name] => scope.column(name).map_err(locate)?,
+            [table, name] => scope.qualified(None, table, name).map_err(locate)?,
+            [schema, table, name] => scope.qualified(Some(schema), table, name).map_err(locate)?,
+            [_, schema, table, name] => scope.qualified(Some(schema), table, name).map_err(locate)?,
+            _ => None,
+        };
+        if let Some(t) = found {
+            return Ok(t);
+        }
+        let e = match parts.as_slice() {
+            [name] => {
+                let e = SqlError::new("42703", format!("column \"{name}\" does not exist"));
+                if let Some(t) = scope.table(None, name) {
+                    return match t.cols.as_slice() {
+                        [one] => Ok(Typed::new(one.expr.clone(), one.ty.clone())),
+                        _ => Err(locate(SqlError::unsupported("whole-row references are not supported"))),
+                    };
+                }
+                match closest(name, scope.names()) {
+                    Some(c) => e.hint(format!("Perhaps you meant to reference the column \"{c}\".")),
+                    None => e,
+                }
+            }
+            [.., table, _] => {
+                SqlError::new("42P01", format!("missing FROM-clause entry for table \"{table}\""))
+            }
+            [] => SqlError::internal("an empty name"),
+        };
+        Err(locate(e))
+    }
+}
+
+/// The plan's column of an expression, if it is one.
+pub(crate) fn as_column(e: &Expr) -> Option<&Column> {
+    match e {
+        Expr::Column(c) => Some(c),
+        _ => None,
+    }
+}

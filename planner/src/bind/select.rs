@@ -1,0 +1,823 @@
+//! SELECT: from the syntax tree to a plan, in the order in which its clauses take effect.
+
+use std::cell::RefCell;
+
+use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_common::{Column, ScalarValue, UnnestOptions};
+use datafusion_expr::expr::{GroupingSet, Sort, WindowFunction};
+use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator};
+use sqlparser::ast::{self, Expr as E, GroupByExpr, OrderByKind, SelectItem, SelectItemQualifiedWildcardKind, SetExpr};
+use tidemill_zset::schema::SqlType;
+
+use super::aggregates::given_type;
+use super::expr::{AGGREGATE, Calls, Ctx, SET, WINDOW, strip};
+use super::names::output_name;
+use super::scope::{Outer, Scope};
+use super::{Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, filter, fit, literal, project, unique_names};
+use crate::error::{Result, SqlError};
+use crate::functions::cast::Context;
+use crate::parser::{fold, parts, position};
+
+/// ORDER BY, LIMIT and OFFSET of the query around a SELECT.
+pub(crate) struct Tail<'q> {
+    pub order_by: Vec<&'q ast::OrderByExpr>,
+    pub limit: Option<&'q E>,
+    pub offset: Option<&'q E>,
+}
+
+impl Tail<'_> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.order_by.is_empty() && self.limit.is_none() && self.offset.is_none()
+    }
+}
+
+/// An item of the select list.
+struct Item {
+    name: String,
+    value: Typed,
+}
+
+/// A key of ORDER BY: a column of the output or an expression beside it.
+enum Key {
+    Output(usize),
+    Hidden(Expr),
+}
+
+impl Binder<'_> {
+    /// A whole query with its WITH, ORDER BY and LIMIT.
+    pub(crate) fn query(&self, q: &ast::Query, ctes: &Ctes, outer: Outer) -> Result<Rel> {
+        let mut ctes = ctes.clone();
+        if let Some(w) = &q.with {
+            self.with(w, &mut ctes, outer)?;
+        }
+        if !q.locks.is_empty() {
+            return Err(SqlError::unsupported("FOR UPDATE and FOR SHARE are not supported"));
+        }
+        let tail = tail_of(q)?;
+        match q.body.as_ref() {
+            SetExpr::Select(s) => self.select(s, &tail, &ctes, outer),
+            body => {
+                let rel = self.set_expr(body, &ctes, outer)?;
+                if tail.is_empty() { Ok(rel) } else { self.order_output(rel, &tail, &ctes, outer) }
+            }
+        }
+    }
+
+    pub(crate) fn set_expr(&self, e: &SetExpr, ctes: &Ctes, outer: Outer) -> Result<Rel> {
+        match e {
+            SetExpr::Select(s) => {
+                let tail = Tail { order_by: vec![], limit: None, offset: None };
+                self.select(s, &tail, ctes, outer)
+            }
+            SetExpr::Query(q) => self.query(q, ctes, outer),
+            SetExpr::SetOperation { left, op, set_quantifier, right } => {
+                self.set_operation(left, *op, *set_quantifier, right, ctes, outer)
+            }
+            SetExpr::Values(v) => self.values(v, ctes, outer),
+            SetExpr::Table(t) => {
+                let name = t.table_name.clone().unwrap_or_default().to_lowercase();
+                let schema = t.schema_name.as_ref().map(|s| s.to_lowercase());
+                self.relation(schema.as_deref(), &name, None, ctes).map(|(rel, _)| rel)
+            }
+            _ => Err(SqlError::unsupported("statements that change data can't be used as a query")),
+        }
+    }
+
+    /// ORDER BY and LIMIT over a set operation or VALUES: only output columns can be named.
+    fn order_output(&self, rel: Rel, tail: &Tail, ctes: &Ctes, outer: Outer) -> Result<Rel> {
+        let mut scope = Scope::new(outer);
+        scope.add(rel.table("", None))?;
+        let mut sorts = Vec::new();
+        for o in &tail.order_by {
+            let t = match ordinal(&o.expr, rel.cols.len(), "ORDER BY")? {
+                Some(i) => Typed::new(Expr::Column(rel.cols[i].column.clone()), rel.cols[i].ty.clone()),
+                None => self.expr(Ctx::plain(&scope, ctes, "ORDER BY"), &o.expr)?,
+            };
+            sorts.push(self.sort(t, &o.options)?);
+        }
+        let cols: Vec<Column> = rel.cols.iter().map(|c| c.column.clone()).collect();
+        let plan = self.sort_and_limit(rel.plan, sorts, &cols, tail, ctes)?;
+        Ok(Rel { plan, cols: rel.cols })
+    }
+
+    fn select(&self, s: &ast::Select, tail: &Tail, ctes: &Ctes, outer: Outer) -> Result<Rel> {
+        refuse_foreign(s)?;
+        let (mut plan, scope) = self.from(&s.from, ctes, outer)?;
+        let scope = &scope;
+        if let Some(w) = &s.selection {
+            plan = self.where_clause(plan, scope, ctes, w)?;
+        }
+        let calls = RefCell::new(Calls::default());
+        let ctx = Ctx {
+            scope, ctes, calls: Some(&calls), aggregates: true, windows: true, sets: true,
+            clause: "SELECT", named_windows: &s.named_window,
+        };
+        let mut items = self.items(ctx, &s.projection)?;
+        let (groups, sets) = self.group_by(ctx, &s.group_by, s, &items)?;
+        let having = match &s.having {
+            Some(h) => Some(self.condition(Ctx { windows: false, sets: false, clause: "HAVING", ..ctx }, h)?),
+            None => None,
+        };
+        let qualify = match &s.qualify {
+            Some(q) => Some(self.condition(Ctx { sets: false, clause: "QUALIFY", ..ctx }, q)?),
+            None => None,
+        };
+        let mut keys = self.order_keys(ctx, tail, &items)?;
+        let mut on = Vec::new();
+        if let Some(ast::Distinct::On(exprs)) = &s.distinct {
+            for e in exprs {
+                on.push(self.output_or_expr(ctx, e, &items, "DISTINCT ON")?);
+            }
+        }
+        let calls = calls.into_inner();
+        // Everything above sees columns of what is below only; `lift` brings expressions up.
+        if !calls.aggregates.is_empty() || !groups.is_empty() || having.is_some() || sets.is_some() {
+            let lift;
+            (plan, lift) = self.aggregate(plan, scope, &groups, sets, &calls.aggregates)?;
+            let lift = |e: Expr| lift.apply(e);
+            if let Some(h) = having {
+                plan = filter(plan, lift(h)?)?;
+            }
+            for i in &mut items {
+                i.value.expr = lift(i.value.expr.clone())?;
+            }
+            for k in keys.iter_mut().chain(&mut on) {
+                if let Key::Hidden(e) = &mut k.0 {
+                    *e = lift(e.clone())?;
+                }
+            }
+            let windows = calls.windows.iter().map(|(e, t)| Ok((lift(e.clone())?, t.clone()))).collect::<Result<Vec<_>>>()?;
+            let sets = calls.sets.iter().map(|(e, t)| Ok((lift(e.clone())?, t.clone()))).collect::<Result<Vec<_>>>()?;
+            let qualify = qualify.map(lift).transpose()?;
+            return self.finish_select(s, tail, ctes, plan, items, keys, on, windows, sets, qualify);
+        }
+        self.finish_select(s, tail, ctes, plan, items, keys, on, calls.windows, calls.sets, qualify)
+    }
+
+    /// Windows, set-returning calls, the select list, DISTINCT, ORDER BY, LIMIT.
+    #[allow(clippy::too_many_arguments)]
+    fn finish_select(
+        &self, s: &ast::Select, tail: &Tail, ctes: &Ctes, mut plan: LogicalPlan, mut items: Vec<Item>,
+        mut keys: Vec<(Key, ast::OrderByOptions)>, mut on: Vec<(Key, ast::OrderByOptions)>,
+        windows: Vec<(Expr, SqlType)>, mut sets: Vec<(Expr, SqlType)>, qualify: Option<Expr>,
+    ) -> Result<Rel> {
+        let mut subst: Vec<(String, Vec<Expr>)> = Vec::new();
+        if !windows.is_empty() {
+            let (p, found) = self.windows(plan, windows)?;
+            plan = p;
+            subst.push((WINDOW.to_string(), found));
+        }
+        for (e, _) in &mut sets {
+            *e = replace(e.clone(), &subst)?;
+        }
+        if let Some(q) = qualify {
+            plan = filter(plan, replace(q, &subst)?)?;
+        }
+        if !sets.is_empty() {
+            let (p, found) = self.unnest(plan, sets, false)?;
+            plan = p;
+            subst.push((SET.to_string(), found));
+        }
+        for i in &mut items {
+            i.value.expr = replace(i.value.expr.clone(), &subst)?;
+        }
+        for k in keys.iter_mut().chain(&mut on) {
+            if let Key::Hidden(e) = &mut k.0 {
+                *e = replace(e.clone(), &subst)?;
+            }
+        }
+        let names = unique_names(&items.iter().map(|i| i.name.clone()).collect::<Vec<_>>());
+        let mut exprs = Vec::new();
+        let mut cols = Vec::new();
+        for (i, name) in items.into_iter().zip(names) {
+            // Unknown literals stay so for a set operation or INSERT around, as text.
+            let expr = match (&i.value.expr, i.value.unknown) {
+                (Expr::Literal(ScalarValue::Null, _), true) => super::null_of(&SqlType::Text),
+                (Expr::Placeholder(_), true) => self.settle(&i.value, &SqlType::Text, Context::Explicit)?,
+                (e, _) => e.clone(),
+            };
+            exprs.push(expr.alias(&name));
+            cols.push(RelCol {
+                name: i.name, ty: i.value.ty, unknown: i.value.unknown,
+                column: Column::new_unqualified(name),
+            });
+        }
+        let outputs: Vec<Column> = cols.iter().map(|c| c.column.clone()).collect();
+        let distinct = matches!(s.distinct, Some(ast::Distinct::Distinct));
+        let mut hidden = |k: &Key| -> Result<Expr> {
+            Ok(match k {
+                Key::Output(i) => Expr::Column(outputs[*i].clone()),
+                Key::Hidden(_) if distinct => {
+                    return Err(SqlError::new(
+                        "42P10",
+                        "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
+                    ));
+                }
+                Key::Hidden(e) => {
+                    let name = self.fresh("sort");
+                    exprs.push(e.clone().alias(&name));
+                    Expr::Column(Column::new_unqualified(name))
+                }
+            })
+        };
+        let on: Vec<Expr> = on.iter().map(|(k, _)| hidden(k)).collect::<Result<_>>()?;
+        let sorts = keys
+            .iter()
+            .map(|(k, o)| {
+                let asc = o.asc.unwrap_or(true);
+                Ok(Sort::new(hidden(k)?, asc, o.nulls_first.unwrap_or(!asc)))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        plan = project(plan, exprs)?;
+        if distinct {
+            plan = df(builder(plan).distinct().and_then(|b| b.build()))?;
+        }
+        if !on.is_empty() {
+            plan = self.distinct_on(plan, on, &sorts, &outputs)?;
+        }
+        plan = self.sort_and_limit(plan, sorts, &outputs, tail, ctes)?;
+        if plan.schema().fields().len() > outputs.len() {
+            plan = project(plan, outputs.into_iter().map(Expr::Column).collect())?;
+        }
+        Ok(Rel { plan, cols })
+    }
+
+    /// The first row of each group of equal `on`, by `sorts` and then by all columns.
+    fn distinct_on(&self, plan: LogicalPlan, on: Vec<Expr>, sorts: &[Sort], outputs: &[Column]) -> Result<LogicalPlan> {
+        let n = sorts.len().min(on.len());
+        if sorts[..n].iter().any(|s| !on.contains(&s.expr)) {
+            return Err(SqlError::new(
+                "42P10",
+                "SELECT DISTINCT ON expressions must match initial ORDER BY expressions",
+            ));
+        }
+        let mut order = sorts.to_vec();
+        order.extend(outputs.iter().map(|c| Sort::new(Expr::Column(c.clone()), true, false)));
+        let first = Expr::WindowFunction(Box::new(WindowFunction {
+            fun: datafusion_expr::WindowFunctionDefinition::WindowUDF(
+                datafusion::functions_window::row_number::row_number_udwf(),
+            ),
+            params: datafusion_expr::expr::WindowFunctionParams {
+                args: vec![],
+                partition_by: on,
+                order_by: order,
+                window_frame: datafusion_expr::WindowFrame::new(Some(false)),
+                filter: None,
+                null_treatment: None,
+                distinct: false,
+            },
+        }));
+        let columns: Vec<Expr> = columns_of(&plan).into_iter().map(Expr::Column).collect();
+        let (plan, found) = self.windows(plan, vec![(first, SqlType::Int8)])?;
+        let one = literal(ScalarValue::Int64(Some(1)));
+        let is_first = Expr::BinaryExpr(datafusion_expr::BinaryExpr::new(
+            Box::new(found[0].clone()), Operator::Eq, Box::new(one),
+        ));
+        project(filter(plan, is_first)?, columns)
+    }
+
+    /// Adds a node that computes the window calls; gives the expressions that stand for their results.
+    fn windows(&self, plan: LogicalPlan, windows: Vec<(Expr, SqlType)>) -> Result<(LogicalPlan, Vec<Expr>)> {
+        let all = columns_of(&plan);
+        let windows: Vec<(Expr, SqlType)> = windows.into_iter().map(|(e, t)| (break_ties(e, &all), t)).collect();
+        let mut distinct: Vec<Expr> = Vec::new();
+        for (e, _) in &windows {
+            if !distinct.contains(e) {
+                distinct.push(e.clone());
+            }
+        }
+        let plan = df(LogicalPlanBuilder::window_plan(plan, distinct))?;
+        let found = windows
+            .iter()
+            .map(|(e, ty)| {
+                let column = Column::new_unqualified(e.schema_name().to_string());
+                let actual = given_type(&plan, &column)
+                    .ok_or_else(|| SqlError::internal(format!("window column {column} is missing")))?;
+                Ok(fit(Expr::Column(column), &actual, ty))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok((plan, found))
+    }
+
+    /// Unnests lists side by side; gives the columns of their elements. `outer`: a row without elements stays, with NULL.
+    pub(crate) fn unnest(&self, plan: LogicalPlan, lists: Vec<(Expr, SqlType)>, outer: bool) -> Result<(LogicalPlan, Vec<Expr>)> {
+        let mut exprs: Vec<Expr> = columns_of(&plan).into_iter().map(Expr::Column).collect();
+        let mut columns = Vec::new();
+        for (e, _) in lists {
+            let name = self.fresh("element");
+            exprs.push(e.alias(&name));
+            columns.push(Column::new_unqualified(name));
+        }
+        let plan = project(plan, exprs)?;
+        let options = UnnestOptions {
+            null_handling: if outer {
+                datafusion_common::NullHandling::PreserveAndExpandEmpty
+            } else {
+                datafusion_common::NullHandling::Drop
+            },
+            recursions: vec![],
+        };
+        let plan = df(builder(plan).unnest_columns_with_options(columns.clone(), options).and_then(|b| b.build()))?;
+        Ok((plan, columns.into_iter().map(Expr::Column).collect()))
+    }
+
+    /// The conditions of WHERE.
+    pub(crate) fn where_clause(&self, plan: LogicalPlan, scope: &Scope, ctes: &Ctes, e: &E) -> Result<LogicalPlan> {
+        let mut conjuncts = Vec::new();
+        split(e, &mut conjuncts);
+        let ctx = Ctx::plain(scope, ctes, "WHERE");
+        let mut safe: Vec<Expr> = Vec::new();
+        let mut fallible: Vec<Expr> = Vec::new();
+        for c in conjuncts {
+            let e = self.condition(ctx, c)?;
+            if super::expr::is_fallible(&e) {
+                fallible.push(e);
+            } else {
+                safe.push(e);
+            }
+        }
+        let all = |es: Vec<Expr>| es.into_iter().reduce(|a, b| Expr::BinaryExpr(datafusion_expr::BinaryExpr::new(Box::new(a), Operator::And, Box::new(b))));
+        // What can fail sees only rows that passed what is written before it about the same relations.
+        let mut guarded = Vec::new();
+        for (i, f) in fallible.iter().enumerate() {
+            let mine = relations(f);
+            let before: Vec<Expr> = if mine.len() > 1 { vec![] } else { safe
+                .iter()
+                .filter(|g| !has_subquery(g))
+                .chain(&fallible[..i])
+                .filter(|g| relations(g).is_subset(&mine) && !relations(g).is_empty())
+                .cloned()
+                .collect() };
+            guarded.push(match all(before) {
+                Some(b) => super::expr::when(vec![(b, f.clone())], super::truth(false)),
+                None => f.clone(),
+            });
+        }
+        safe.extend(guarded);
+        match all(safe) {
+            Some(p) => filter(plan, p),
+            None => Ok(plan),
+        }
+    }
+
+    fn items(&self, ctx: Ctx, projection: &[SelectItem]) -> Result<Vec<Item>> {
+        let mut out = Vec::new();
+        for p in projection {
+            match p {
+                SelectItem::UnnamedExpr(e) => {
+                    out.push(Item { name: output_name(e), value: self.expr(ctx, e)? })
+                }
+                SelectItem::ExprWithAlias { expr, alias } => {
+                    out.push(Item { name: fold(alias), value: self.expr(ctx, expr)? })
+                }
+                SelectItem::Wildcard(_) => {
+                    let before = out.len();
+                    out.extend(ctx.scope.star().map(|c| Item {
+                        name: c.name.clone(),
+                        value: Typed::new(c.expr.clone(), c.ty.clone()),
+                    }));
+                    if out.len() == before && ctx.scope.tables.is_empty() {
+                        return Err(SqlError::new("42601", "SELECT * with no tables specified is not valid"));
+                    }
+                }
+                SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(n), _) => {
+                    let p = parts(n);
+                    let (schema, table) = match p.as_slice() {
+                        [.., s, t] => (Some(s.as_str()), t.as_str()),
+                        [t] => (None, t.as_str()),
+                        [] => (None, ""),
+                    };
+                    let t = ctx.scope.table(schema, table).ok_or_else(|| {
+                        let mut e = SqlError::new("42P01", format!("missing FROM-clause entry for table \"{table}\""));
+                        if let Some(ast::ObjectNamePart::Identifier(i)) = n.0.first() {
+                            e.position = position(i.span);
+                        }
+                        e
+                    })?;
+                    out.extend(t.cols.iter().map(|c| Item {
+                        name: c.name.clone(),
+                        value: Typed::new(c.expr.clone(), c.ty.clone()),
+                    }));
+                }
+                other => return Err(SqlError::unsupported(format!("select item is not supported: {other}"))),
+            }
+        }
+        Ok(out)
+    }
+
+    /// GROUP BY: its keys, and how they combine if not plainly.
+    fn group_by(&self, ctx: Ctx, g: &GroupByExpr, s: &ast::Select, items: &[Item]) -> Result<(Vec<Expr>, Option<Expr>)> {
+        let GroupByExpr::Expressions(exprs, modifiers) = g else {
+            return Err(SqlError::unsupported("GROUP BY ALL is not supported"));
+        };
+        if !modifiers.is_empty() {
+            return Err(SqlError::unsupported("GROUP BY modifiers are not supported"));
+        }
+        let c = Ctx { aggregates: false, windows: false, sets: false, clause: "GROUP BY", ..ctx };
+        let mut keys: Vec<Expr> = Vec::new();
+        let one = |e: &E, keys: &mut Vec<Expr>| -> Result<Expr> {
+            let t = self.group_key(c, e, s, items)?;
+            if !keys.contains(&t) {
+                keys.push(t.clone());
+            }
+            Ok(t)
+        };
+        let list = |es: &[Vec<E>], keys: &mut Vec<Expr>| -> Result<Vec<Vec<Expr>>> {
+            es.iter().map(|g| g.iter().map(|e| one(e, keys)).collect()).collect()
+        };
+        let mut sets = None;
+        for e in exprs {
+            let set = match e {
+                E::Rollup(es) => GroupingSet::Rollup(list(es, &mut keys)?.into_iter().flatten().collect()),
+                E::Cube(es) => GroupingSet::Cube(list(es, &mut keys)?.into_iter().flatten().collect()),
+                E::GroupingSets(es) => GroupingSet::GroupingSets(list(es, &mut keys)?),
+                E::Tuple(es) if es.is_empty() => continue,
+                E::Tuple(es) => {
+                    for e in es {
+                        one(e, &mut keys)?;
+                    }
+                    continue;
+                }
+                e => {
+                    one(e, &mut keys)?;
+                    continue;
+                }
+            };
+            if exprs.len() > 1 {
+                return Err(SqlError::unsupported("grouping sets beside other grouping keys are not supported"));
+            }
+            sets = Some(Expr::GroupingSet(set));
+        }
+        Ok((keys, sets))
+    }
+
+    fn group_key(&self, c: Ctx, e: &E, s: &ast::Select, items: &[Item]) -> Result<Expr> {
+        let width = items.len();
+        let from_item = |i: usize| -> Result<Expr> {
+            let t = self.known(items[i].value.clone())?;
+            if uses_marker(&t.expr) {
+                return Err(SqlError::new("42803", "aggregate functions are not allowed in GROUP BY"));
+            }
+            Ok(t.expr)
+        };
+        if let Some(i) = ordinal(e, width, "GROUP BY")? {
+            return from_item(i);
+        }
+        // An input column goes before an output name.
+        if let E::Identifier(i) = strip(e) {
+            let name = fold(i);
+            if c.scope.column(&name)?.is_none()
+                && let Some(n) = items.iter().position(|i| i.name == name)
+            {
+                return from_item(n);
+            }
+        }
+        let _ = s;
+        let t = self.expr(c, e)?;
+        Ok(self.known(t)?.expr)
+    }
+
+    /// ORDER BY: output columns by number or name, else expressions.
+    fn order_keys(&self, ctx: Ctx, tail: &Tail, items: &[Item]) -> Result<Vec<(Key, ast::OrderByOptions)>> {
+        tail.order_by
+            .iter()
+            .map(|o| {
+                let (k, _) = self.output_or_expr(ctx, &o.expr, items, "ORDER BY")?;
+                Ok((k, o.options))
+            })
+            .collect()
+    }
+
+    fn output_or_expr(&self, ctx: Ctx, e: &E, items: &[Item], clause: &'static str) -> Result<(Key, ast::OrderByOptions)> {
+        let none = ast::OrderByOptions { asc: None, nulls_first: None };
+        let output = |i: usize| -> Result<(Key, ast::OrderByOptions)> {
+            let v = &items[i].value;
+            match v.ty {
+                SqlType::Interval => {
+                    let key = self.function("interval_key", vec![v.clone()], None)?;
+                    Ok((Key::Hidden(key.expr), none))
+                }
+                SqlType::Json => Err(SqlError::new("42883", "could not identify an ordering operator for type json")),
+                _ => Ok((Key::Output(i), none)),
+            }
+        };
+        if let Some(i) = ordinal(e, items.len(), clause)? {
+            return output(i);
+        }
+        if let E::Identifier(i) = strip(e) {
+            let name = fold(i);
+            let mut same = items.iter().enumerate().filter(|(_, i)| i.name == name);
+            if let Some((n, first)) = same.next() {
+                if same.any(|(_, o)| o.value.expr != first.value.expr) {
+                    return Err(SqlError::new("42702", format!("{clause} \"{name}\" is ambiguous")));
+                }
+                return output(n);
+            }
+        }
+        let t = self.expr(Ctx { clause, ..ctx }, e)?;
+        let t = self.known(t)?;
+        if let Some(n) = items.iter().position(|i| i.value.expr == t.expr) {
+            return output(n);
+        }
+        let t = match t.ty {
+            SqlType::Interval => self.function("interval_key", vec![t], None)?,
+            _ => t,
+        };
+        Ok((Key::Hidden(t.expr), none))
+    }
+
+    /// Sorts and cuts. A cut makes the order total, so that it can't depend on how rows arrive.
+    fn sort_and_limit(&self, plan: LogicalPlan, mut sorts: Vec<Sort>, outputs: &[Column], tail: &Tail, ctes: &Ctes) -> Result<LogicalPlan> {
+        let cut = tail.limit.is_some() || tail.offset.is_some();
+        if cut {
+            for c in outputs {
+                let e = Expr::Column(c.clone());
+                if !sorts.iter().any(|s| s.expr == e) {
+                    sorts.push(Sort::new(e, true, false));
+                }
+            }
+        }
+        let mut b = builder(plan);
+        if !sorts.is_empty() {
+            b = df(b.sort(sorts))?;
+        }
+        if cut {
+            let limit = tail.limit.map(|e| self.count_expr(e, ctes, "LIMIT")).transpose()?.flatten();
+            let offset = tail.offset.map(|e| self.count_expr(e, ctes, "OFFSET")).transpose()?.flatten();
+            if limit.is_some() || offset.is_some() {
+                b = df(b.limit_by_expr(offset, limit))?;
+            }
+        }
+        df(b.build())
+    }
+
+    fn count_expr(&self, e: &E, ctes: &Ctes, clause: &'static str) -> Result<Option<Expr>> {
+        if matches!(e, E::Identifier(i) if i.value.eq_ignore_ascii_case("all")) {
+            return Ok(None);
+        }
+        let scope = Scope::new(Outer::None);
+        let t = self.expr(Ctx::plain(&scope, ctes, clause), e)?;
+        let e = self.cast(t, &SqlType::Int8, Context::Explicit)?;
+        match super::dml::fold_constant(&e) {
+            Some(ScalarValue::Int64(Some(n))) if n < 0 => {
+                let code = if clause == "LIMIT" { "2201W" } else { "2201X" };
+                Err(SqlError::new(code, format!("{clause} must not be negative")))
+            }
+            Some(ScalarValue::Int64(None)) => Ok(None),
+            Some(v) => Ok(Some(literal(v))),
+            None => Ok(Some(e)),
+        }
+    }
+
+    /// The aggregate node, and how expressions above it are brought up.
+    fn aggregate<'s>(
+        &self, plan: LogicalPlan, scope: &'s Scope, groups: &[Expr], sets: Option<Expr>, calls: &[(Expr, SqlType)],
+    ) -> Result<(LogicalPlan, Lift<'s>)> {
+        let mut computed: Vec<(Expr, Expr)> = Vec::new();
+        let mut place = |e: &Expr, stem: &str| -> Expr {
+            match e {
+                Expr::Column(_) | Expr::Literal(..) => e.clone(),
+                e => {
+                    if let Some((_, c)) = computed.iter().find(|(k, _)| k == e) {
+                        return c.clone();
+                    }
+                    let c = Expr::Column(Column::new_unqualified(self.fresh(stem)));
+                    computed.push((e.clone(), c.clone()));
+                    c
+                }
+            }
+        };
+        // A constant key would be lost as a literal.
+        let keys: Vec<(Expr, Expr)> = groups
+            .iter()
+            .map(|g| match g {
+                Expr::Literal(..) => (g.clone(), Expr::Column(Column::new_unqualified(self.fresh("key")))),
+                g => (g.clone(), place(g, "key")),
+            })
+            .collect();
+        let mut functions = Vec::new();
+        for (call, ty) in calls {
+            let Expr::AggregateFunction(a) = call else {
+                return Err(SqlError::internal("not an aggregate"));
+            };
+            let mut a = a.clone();
+            a.params.args = a.params.args.iter().map(|e| place(e, "arg")).collect();
+            a.params.filter = a.params.filter.map(|f| Box::new(place(&f, "filter")));
+            for s in &mut a.params.order_by {
+                s.expr = place(&s.expr, "order");
+            }
+            functions.push((Expr::AggregateFunction(a), ty.clone()));
+        }
+        let mut plan = plan;
+        let constants: Vec<(Expr, Expr)> = keys.iter().filter(|(g, _)| matches!(g, Expr::Literal(..))).cloned().collect();
+        computed.extend(constants);
+        if !computed.is_empty() {
+            let mut exprs: Vec<Expr> = columns_of(&plan).into_iter().map(Expr::Column).collect();
+            exprs.extend(computed.iter().map(|(e, c)| match c {
+                Expr::Column(c) => e.clone().alias(&c.name),
+                _ => e.clone(),
+            }));
+            plan = project(plan, exprs)?;
+        }
+        let group_exprs: Vec<Expr> = match sets {
+            None => keys.iter().map(|(_, c)| c.clone()).collect(),
+            Some(set) => vec![
+                set.transform_down(|e| {
+                    Ok(match keys.iter().find(|(k, _)| *k == e) {
+                        Some((_, c)) => Transformed::new(c.clone(), true, TreeNodeRecursion::Jump),
+                        None => Transformed::no(e),
+                    })
+                })
+                .map_err(|e| crate::error::from_datafusion(&e))?
+                .data,
+            ],
+        };
+        let mut unique: Vec<Expr> = Vec::new();
+        for (f, _) in &functions {
+            if !unique.contains(f) {
+                unique.push(f.clone());
+            }
+        }
+        let plan = df(builder(plan).aggregate(group_exprs, unique).and_then(|b| b.build()))?;
+        let results = functions
+            .iter()
+            .map(|(f, ty)| {
+                let column = Column::new_unqualified(f.schema_name().to_string());
+                let actual = given_type(&plan, &column)
+                    .ok_or_else(|| SqlError::internal(format!("aggregate column {column} is missing")))?;
+                Ok(fit(Expr::Column(column), &actual, ty))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok((plan, Lift { scope, keys, results }))
+    }
+}
+
+/// Brings expressions over the input of an aggregate above it.
+struct Lift<'s> {
+    scope: &'s Scope<'s>,
+    /// Group key → its column above.
+    keys: Vec<(Expr, Expr)>,
+    /// Results of the aggregate calls.
+    results: Vec<Expr>,
+}
+
+impl Lift<'_> {
+    fn apply(&self, e: Expr) -> Result<Expr> {
+        let mut ungrouped = None;
+        let out = e
+            .transform_down(|e| {
+                if let Some((_, c)) = self.keys.iter().find(|(k, _)| *k == e && !matches!(k, Expr::Literal(..))) {
+                    return Ok(Transformed::new(c.clone(), true, TreeNodeRecursion::Jump));
+                }
+                if let Expr::Column(c) = &e {
+                    let marker = c.relation.as_ref().map(|r| r.table());
+                    if marker == Some(AGGREGATE) {
+                        let n: usize = c.name.parse().unwrap_or(0);
+                        return Ok(Transformed::new(self.results[n].clone(), true, TreeNodeRecursion::Jump));
+                    }
+                    if marker != Some(WINDOW) && marker != Some(SET) {
+                        ungrouped.get_or_insert_with(|| c.clone());
+                    }
+                }
+                Ok(Transformed::no(e))
+            })
+            .map_err(|e| crate::error::from_datafusion(&e))?;
+        match ungrouped {
+            None => Ok(out.data),
+            Some(c) => Err(self.not_grouped(&c)),
+        }
+    }
+
+    fn not_grouped(&self, c: &Column) -> SqlError {
+        let shown = self
+            .scope
+            .tables
+            .iter()
+            .find_map(|t| {
+                let col = t.cols.iter().find(|s| matches!(&s.expr, Expr::Column(x) if x == c))?;
+                Some(if t.alias.is_empty() { col.name.clone() } else { format!("{}.{}", t.alias, col.name) })
+            })
+            .unwrap_or_else(|| c.name.clone());
+        SqlError::new(
+            "42803",
+            format!("column \"{shown}\" must appear in the GROUP BY clause or be used in an aggregate function"),
+        )
+    }
+}
+
+/// Ranking by rows takes all columns to break ties, so that equal keys don't give results by chance.
+fn break_ties(e: Expr, all: &[Column]) -> Expr {
+    let Expr::WindowFunction(mut w) = e else { return e };
+    if matches!(w.fun.name(), "row_number" | "ntile" | "lag" | "lead" | "first_value") && w.params.order_by.len() < all.len() {
+        for c in all {
+            let c = Expr::Column(c.clone());
+            if !w.params.order_by.iter().any(|s| s.expr == c) && !w.params.partition_by.contains(&c) {
+                w.params.order_by.push(Sort::new(c, true, false));
+            }
+        }
+        if w.params.window_frame.units == datafusion_expr::WindowFrameUnits::Rows && w.params.order_by.is_empty() {
+            return Expr::WindowFunction(w);
+        }
+    }
+    Expr::WindowFunction(w)
+}
+
+fn replace(e: Expr, with: &[(String, Vec<Expr>)]) -> Result<Expr> {
+    if with.is_empty() {
+        return Ok(e);
+    }
+    let t = e.transform_up(|e| {
+        if let Expr::Column(c) = &e
+            && let Some(r) = &c.relation
+            && let Some((_, found)) = with.iter().find(|(q, _)| q == r.table())
+        {
+            let n: usize = c.name.parse().unwrap_or(0);
+            return Ok(Transformed::yes(found[n].clone()));
+        }
+        Ok(Transformed::no(e))
+    });
+    df(t.map(|t| t.data))
+}
+
+fn uses_marker(e: &Expr) -> bool {
+    let mut found = false;
+    let _ = e.apply(|e| {
+        if let Expr::Column(Column { relation: Some(r), .. }) = e {
+            found |= matches!(r.table(), AGGREGATE | WINDOW | SET);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
+}
+
+/// The relations whose columns an expression uses.
+fn relations(e: &Expr) -> std::collections::BTreeSet<String> {
+    e.column_refs().iter().filter_map(|c| c.relation.as_ref().map(|r| r.to_string())).collect()
+}
+
+fn has_subquery(e: &Expr) -> bool {
+    e.exists(|e| Ok(matches!(e, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_)))).unwrap_or(true)
+}
+
+fn split<'e>(e: &'e E, out: &mut Vec<&'e E>) {
+    match e {
+        E::BinaryOp { left, op: ast::BinaryOperator::And, right } => {
+            split(left, out);
+            split(right, out);
+        }
+        E::Nested(e) => split(e, out),
+        e => out.push(e),
+    }
+}
+
+/// A number that stands for an output column, from 0.
+fn ordinal(e: &E, width: usize, clause: &str) -> Result<Option<usize>> {
+    let E::Value(v) = strip(e) else { return Ok(None) };
+    match &v.value {
+        ast::Value::Number(n, _) => match n.parse::<usize>() {
+            Ok(i) if i >= 1 && i <= width => Ok(Some(i - 1)),
+            Ok(i) => Err(super::expr::at(
+                SqlError::new("42P10", format!("{clause} position {i} is not in select list")),
+                position(v.span),
+            )),
+            Err(_) => Err(SqlError::new("42601", format!("non-integer constant in {clause}"))),
+        },
+        ast::Value::SingleQuotedString(_) => {
+            Err(SqlError::new("42601", format!("non-integer constant in {clause}")))
+        }
+        _ => Ok(None),
+    }
+}
+
+pub(crate) fn tail_of(q: &ast::Query) -> Result<Tail<'_>> {
+    let order_by = match q.order_by.as_ref().map(|o| &o.kind) {
+        None => vec![],
+        Some(OrderByKind::Expressions(e)) => e.iter().collect(),
+        Some(OrderByKind::All(_)) => return Err(SqlError::unsupported("ORDER BY ALL is not supported")),
+    };
+    let (mut limit, offset) = match &q.limit_clause {
+        None => (None, None),
+        Some(ast::LimitClause::LimitOffset { limit, offset, .. }) => (limit.as_ref(), offset.as_ref().map(|o| &o.value)),
+        Some(ast::LimitClause::OffsetCommaLimit { offset, limit }) => (Some(limit), Some(offset)),
+    };
+    if let Some(f) = &q.fetch {
+        if f.with_ties || f.percent {
+            return Err(SqlError::unsupported("FETCH WITH TIES and PERCENT are not supported"));
+        }
+        limit = f.quantity.as_ref();
+        if limit.is_none() {
+            return Err(SqlError::unsupported("FETCH FIRST needs a number of rows"));
+        }
+    }
+    Ok(Tail { order_by, limit, offset })
+}
+
+fn refuse_foreign(s: &ast::Select) -> Result<()> {
+    if s.into.is_some() {
+        return Err(SqlError::unsupported("SELECT INTO is not supported"));
+    }
+    if s.top.is_some() || !s.lateral_views.is_empty() || !s.connect_by.is_empty() || s.prewhere.is_some() {
+        return Err(SqlError::new("42601", "syntax error: this form of SELECT is not PostgreSQL's"));
+    }
+    Ok(())
+}

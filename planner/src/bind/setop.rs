@@ -1,0 +1,164 @@
+//! UNION, EXCEPT, INTERSECT with bag semantics, and VALUES.
+
+use std::sync::Arc;
+
+use datafusion_common::{Column, DFSchema, NullEquality, JoinType};
+use datafusion_expr::expr::{Sort, WindowFunction, WindowFunctionParams};
+use datafusion_expr::logical_plan::{Union, Values};
+use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, WindowFrame};
+use sqlparser::ast::{self, SetExpr, SetOperator, SetQuantifier};
+use tidemill_zset::schema::SqlType;
+
+use super::expr::Ctx;
+use super::scope::{Outer, Scope};
+use super::{Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, project, unique_names};
+use crate::error::{Result, SqlError};
+use crate::functions::cast::Context;
+
+impl Binder<'_> {
+    pub(crate) fn set_operation(
+        &self, left: &SetExpr, op: SetOperator, quantifier: SetQuantifier, right: &SetExpr, ctes: &Ctes, outer: Outer,
+    ) -> Result<Rel> {
+        let (name, op) = match op {
+            SetOperator::Union => ("UNION", op),
+            SetOperator::Intersect => ("INTERSECT", op),
+            SetOperator::Except | SetOperator::Minus => ("EXCEPT", SetOperator::Except),
+        };
+        let all = match quantifier {
+            SetQuantifier::All => true,
+            SetQuantifier::Distinct | SetQuantifier::None => false,
+            _ => return Err(SqlError::unsupported("set operations BY NAME are not supported")),
+        };
+        let l = self.set_expr(left, ctes, outer)?;
+        let r = self.set_expr(right, ctes, outer)?;
+        if l.cols.len() != r.cols.len() {
+            return Err(SqlError::new(
+                "42601",
+                format!("each {name} query must have the same number of columns"),
+            ));
+        }
+        let types = l
+            .cols
+            .iter()
+            .zip(&r.cols)
+            .map(|(a, b)| self.unify_types([(&a.ty, a.unknown), (&b.ty, b.unknown)].into_iter(), name))
+            .collect::<Result<Vec<_>>>()?;
+        let unknown: Vec<bool> = l.cols.iter().zip(&r.cols).map(|(a, b)| a.unknown && b.unknown).collect();
+        let names = unique_names(&l.cols.iter().map(|c| c.name.clone()).collect::<Vec<_>>());
+        let titles: Vec<String> = l.cols.iter().map(|c| c.name.clone()).collect();
+        let (l, r) = (self.shaped(l, &types, &names)?, self.shaped(r, &types, &names)?);
+        let plan = match (op, all) {
+            (SetOperator::Union, _) => {
+                let u = df(Union::try_new(vec![Arc::new(l), Arc::new(r)]).map(LogicalPlan::Union))?;
+                if all { u } else { df(builder(u).distinct().and_then(|b| b.build()))? }
+            }
+            (SetOperator::Intersect, true) => self.numbered(l, r, JoinType::LeftSemi)?,
+            (SetOperator::Intersect, false) => df(LogicalPlanBuilder::intersect(l, r, false))?,
+            (_, true) => self.numbered(l, r, JoinType::LeftAnti)?,
+            (_, false) => df(LogicalPlanBuilder::except(l, r, false))?,
+        };
+        let cols = columns_of(&plan)
+            .into_iter()
+            .zip(titles)
+            .zip(types)
+            .zip(unknown)
+            .map(|(((column, name), ty), unknown)| RelCol { name, ty, unknown, column })
+            .collect();
+        Ok(Rel { plan, cols })
+    }
+
+    /// The relation with these types and internal names.
+    fn shaped(&self, rel: Rel, types: &[SqlType], names: &[String]) -> Result<LogicalPlan> {
+        let exprs = rel
+            .cols
+            .into_iter()
+            .zip(types)
+            .zip(names)
+            .map(|((c, ty), n)| {
+                let t = Typed::new(Expr::Column(c.column), c.ty);
+                let e = if c.unknown { self.cast(t, ty, Context::Explicit)? } else { self.implicit(&t, ty)? };
+                Ok(e.alias(n))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        project(rel.plan, exprs)
+    }
+
+    /// EXCEPT ALL and INTERSECT ALL: equal rows are numbered on both sides, then matched one to one.
+    fn numbered(&self, l: LogicalPlan, r: LogicalPlan, kind: JoinType) -> Result<LogicalPlan> {
+        let number = |plan: LogicalPlan| -> Result<LogicalPlan> {
+            let columns: Vec<Expr> = columns_of(&plan).into_iter().map(Expr::Column).collect();
+            let call = Expr::WindowFunction(Box::new(WindowFunction {
+                fun: datafusion_expr::WindowFunctionDefinition::WindowUDF(
+                    datafusion::functions_window::row_number::row_number_udwf(),
+                ),
+                params: WindowFunctionParams {
+                    args: vec![],
+                    partition_by: columns.clone(),
+                    order_by: Vec::<Sort>::new(),
+                    window_frame: WindowFrame::new(None),
+                    filter: None,
+                    null_treatment: None,
+                    distinct: false,
+                },
+            }));
+            let plan = df(LogicalPlanBuilder::window_plan(plan, vec![call.clone()]))?;
+            let mut exprs = columns;
+            exprs.push(Expr::Column(Column::new_unqualified(call.schema_name().to_string())).alias("#copy"));
+            let plan = project(plan, exprs)?;
+            df(builder(plan).alias(self.qualifier("#side")).and_then(|b| b.build()))
+        };
+        let (l, r) = (number(l)?, number(r)?);
+        let (left, right) = (columns_of(&l), columns_of(&r));
+        let kept: Vec<Expr> = left[..left.len() - 1]
+            .iter()
+            .map(|c| Expr::Column(c.clone()).alias(&c.name))
+            .collect();
+        let plan = df(builder(l)
+            .join_detailed(r, kind, (left, right), None, NullEquality::NullEqualsNull)
+            .and_then(|b| b.build()))?;
+        project(plan, kept)
+    }
+
+    pub(crate) fn values(&self, v: &ast::Values, ctes: &Ctes, outer: Outer) -> Result<Rel> {
+        let scope = Scope::new(outer);
+        let ctx = Ctx::plain(&scope, ctes, "VALUES");
+        let rows = v
+            .rows
+            .iter()
+            .map(|r| self.exprs(ctx, r))
+            .collect::<Result<Vec<_>>>()?;
+        self.values_of(rows)
+    }
+
+    /// VALUES of bound rows.
+    pub(crate) fn values_of(&self, rows: Vec<Vec<Typed>>) -> Result<Rel> {
+        let width = rows.first().map_or(0, Vec::len);
+        if rows.iter().any(|r| r.len() != width) {
+            return Err(SqlError::new("42601", "VALUES lists must all be the same length"));
+        }
+        let mut types = Vec::new();
+        let mut unknown = Vec::new();
+        for i in 0..width {
+            types.push(self.unify_types(rows.iter().map(|r| (&r[i].ty, r[i].unknown)), "VALUES")?);
+            unknown.push(rows.iter().all(|r| r[i].unknown));
+        }
+        let names: Vec<String> = (1..=width).map(|i| format!("column{i}")).collect();
+        let fields: Vec<arrow::datatypes::Field> =
+            types.iter().zip(&names).map(|(t, n)| arrow::datatypes::Field::new(n, t.arrow(), true)).collect();
+        let values = rows
+            .iter()
+            .map(|r| r.iter().zip(&types).map(|(t, ty)| self.implicit(t, ty)).collect::<Result<Vec<_>>>())
+            .collect::<Result<Vec<_>>>()?;
+        let schema = df(DFSchema::try_from(arrow::datatypes::Schema::new(fields)))?;
+        let plan = LogicalPlan::Values(Values { schema: Arc::new(schema), values });
+        let cols = names
+            .into_iter()
+            .zip(types)
+            .zip(unknown)
+            .map(|((n, ty), unknown)| RelCol {
+                column: Column::new_unqualified(n.clone()), name: n, ty, unknown,
+            })
+            .collect();
+        Ok(Rel { plan, cols })
+    }
+}

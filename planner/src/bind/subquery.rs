@@ -1,0 +1,216 @@
+//! Subqueries in expressions.
+//!
+//! DataFusion decorrelates scalar subqueries anywhere, and EXISTS and IN in WHERE. Elsewhere EXISTS and IN become counts,
+//! which keeps SQL's three values.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use datafusion_common::{ScalarValue, Spans};
+use datafusion_expr::expr::{Exists, InSubquery};
+use datafusion_expr::logical_plan::Subquery;
+use datafusion_expr::{BinaryExpr, Expr, Operator};
+use sqlparser::ast::{self, BinaryOperator as B, Expr as E};
+use tidemill_zset::schema::SqlType;
+
+use super::expr::{Ctx, not, strip, when};
+use super::scope::Outer;
+use super::{Binder, Rel, RelCol, Typed, builder, df, literal, null_of, project, truth};
+use crate::error::{Result, SqlError};
+
+impl Binder<'_> {
+    /// A query inside an expression; `f` may add to its plan.
+    fn subquery(&self, c: Ctx, q: &ast::Query, f: impl FnOnce(&Self, Rel) -> Result<Rel>) -> Result<(Subquery, Vec<RelCol>)> {
+        let used = RefCell::new(Vec::new());
+        let rel = self.query(q, c.ctes, Outer::Query(c.scope, &used))?;
+        let rel = f(self, rel)?;
+        let s = Subquery {
+            subquery: Arc::new(rel.plan),
+            outer_ref_columns: used.into_inner(),
+            spans: Spans::new(),
+        };
+        Ok((s, rel.cols))
+    }
+
+    fn one_column(cols: &[RelCol]) -> Result<&RelCol> {
+        match cols {
+            [c] => Ok(c),
+            _ => Err(SqlError::new("42601", "subquery must return only one column")),
+        }
+    }
+
+    pub(crate) fn scalar_subquery(&self, c: Ctx, q: &ast::Query) -> Result<Typed> {
+        let (s, cols) = self.subquery(c, q, |_, r| Ok(r))?;
+        let col = Self::one_column(&cols)?;
+        Ok(Typed::new(Expr::ScalarSubquery(s), col.ty.clone()))
+    }
+
+    /// `ARRAY(SELECT …)`
+    pub(crate) fn array_subquery(&self, c: Ctx, q: &ast::Query) -> Result<Typed> {
+        let mut ty = SqlType::Text;
+        let (s, _) = self.subquery(c, q, |b, r| {
+            let col = Self::one_column(&r.cols)?.clone();
+            ty = SqlType::Array(Box::new(col.ty.clone()));
+            let order = match &r.plan {
+                datafusion_expr::LogicalPlan::Sort(_) => vec![],
+                _ => vec![datafusion_expr::expr::Sort::new(Expr::Column(col.column.clone()), true, false)],
+            };
+            let call = Expr::AggregateFunction(datafusion_expr::expr::AggregateFunction::new_udf(
+                datafusion::functions_aggregate::array_agg::array_agg_udaf(),
+                vec![Expr::Column(col.column.clone())], false, None, order, None,
+            ));
+            let plan = df(builder(r.plan).aggregate(Vec::<Expr>::new(), vec![call]).and_then(|b| b.build()))?;
+            let given = plan.schema().columns().remove(0);
+            let actual = plan.schema().field(0).data_type().clone();
+            let name = b.fresh("array");
+            let e = super::fit(Expr::Column(given), &actual, &ty).alias(&name);
+            let plan = project(plan, vec![e])?;
+            Ok(Rel { plan, cols: vec![RelCol { name: "array".into(), ty: ty.clone(), unknown: false, column: datafusion_common::Column::new_unqualified(name) }] })
+        })?;
+        let list = Typed::new(Expr::ScalarSubquery(s), ty.clone());
+        let empty = self.empty_array(&ty)?;
+        Ok(Typed::new(when(vec![(Expr::IsNotNull(Box::new(list.expr.clone())), list.expr)], empty.expr), ty))
+    }
+
+    pub(crate) fn exists(&self, c: Ctx, q: &ast::Query, negated: bool) -> Result<Typed> {
+        if c.clause == "WHERE" {
+            let (s, _) = self.subquery(c, q, |_, r| Ok(r))?;
+            return Ok(Typed::new(Expr::Exists(Exists { subquery: s, negated }), SqlType::Bool));
+        }
+        let n = self.count(c, q, |_, r| Ok(r))?;
+        let some = compare(n, Operator::Gt, 0);
+        Ok(Typed::new(if negated { not(some) } else { some }, SqlType::Bool))
+    }
+
+    /// The number of rows of a subquery, as an expression.
+    fn count(&self, c: Ctx, q: &ast::Query, f: impl FnOnce(&Self, Rel) -> Result<Rel>) -> Result<Expr> {
+        let (s, _) = self.subquery(c, q, |b, r| {
+            let r = f(b, r)?;
+            let one = literal(ScalarValue::Int64(Some(1)));
+            let call = datafusion::functions_aggregate::count::count_udaf().call(vec![one]);
+            let plan = df(builder(r.plan).aggregate(Vec::<Expr>::new(), vec![call]).and_then(|b| b.build()))?;
+            let given = plan.schema().columns().remove(0);
+            let name = b.fresh("count");
+            let plan = project(plan, vec![Expr::Column(given).alias(&name)])?;
+            Ok(Rel { plan, cols: vec![] })
+        })?;
+        let n = Expr::ScalarSubquery(s);
+        let zero = literal(ScalarValue::Int64(Some(0)));
+        Ok(when(vec![(Expr::IsNotNull(Box::new(n.clone())), n)], zero))
+    }
+
+    pub(crate) fn in_subquery(&self, c: Ctx, e: &E, q: &ast::Query, negated: bool) -> Result<Typed> {
+        if let E::Tuple(_) = strip(e) {
+            return Err(SqlError::unsupported("IN with row values and a subquery is not supported")
+                .hint("Use EXISTS."));
+        }
+        let x = self.expr(c, e)?;
+        self.in_typed(c, x, q, negated)
+    }
+
+    fn in_typed(&self, c: Ctx, x: Typed, q: &ast::Query, negated: bool) -> Result<Typed> {
+        let mut x = x;
+        if c.clause == "WHERE" {
+            let (s, _) = self.subquery(c, q, |b, r| {
+                let (r, t) = b.matching(&x, r)?;
+                x = t;
+                Ok(r)
+            })?;
+            let e = Expr::InSubquery(InSubquery { expr: Box::new(x.expr), subquery: s, negated });
+            return Ok(Typed::new(e, SqlType::Bool));
+        }
+        self.quantified_counts(c, x, &B::Eq, q, true)
+            .map(|t| if negated { Typed::new(not(t.expr), SqlType::Bool) } else { t })
+    }
+
+    /// The subquery's column and `x` as one type.
+    fn matching(&self, x: &Typed, r: Rel) -> Result<(Rel, Typed)> {
+        let col = Self::one_column(&r.cols)?.clone();
+        let y = Typed { expr: Expr::Column(col.column.clone()), ty: col.ty.clone(), unknown: col.unknown };
+        let (xe, ye, ty) = self.same_type("=", x.clone(), y)?;
+        let r = if matches!(&ye, Expr::Column(_)) {
+            r
+        } else {
+            let name = self.fresh("in");
+            let plan = project(r.plan, vec![ye.alias(&name)])?;
+            let column = datafusion_common::Column::new_unqualified(name);
+            Rel { plan, cols: vec![RelCol { column, ty: ty.clone(), ..col }] }
+        };
+        Ok((r, Typed::new(xe, ty)))
+    }
+
+    /// `x op ANY (…)`, `x op ALL (…)`
+    pub(crate) fn quantified(&self, c: Ctx, left: &E, op: &B, right: &E, any: bool) -> Result<Typed> {
+        let x = self.expr(c, left)?;
+        if let E::Subquery(q) = strip(right) {
+            return match (op, any) {
+                (B::Eq, true) => self.in_typed(c, x, q, false),
+                (B::NotEq, false) => self.in_typed(c, x, q, true),
+                _ => self.quantified_counts(c, x, op, q, any),
+            };
+        }
+        let list = self.expr(c, right)?;
+        let name = match (op, any) {
+            (B::Eq, true) => "any_eq",
+            (B::NotEq, true) => "any_ne",
+            (B::Lt, true) => "any_lt",
+            (B::LtEq, true) => "any_le",
+            (B::Gt, true) => "any_gt",
+            (B::GtEq, true) => "any_ge",
+            (B::Eq, false) => "all_eq",
+            (B::NotEq, false) => "all_ne",
+            (B::Lt, false) => "all_lt",
+            (B::LtEq, false) => "all_le",
+            (B::Gt, false) => "all_gt",
+            (B::GtEq, false) => "all_ge",
+            _ => return Err(SqlError::unsupported(format!("{op} with ANY or ALL is not supported"))),
+        };
+        self.function(name, vec![x, list], None)
+    }
+
+    /// ANY and ALL by counting the rows for which the comparison is true, false or NULL.
+    fn quantified_counts(&self, c: Ctx, x: Typed, op: &B, q: &ast::Query, any: bool) -> Result<Typed> {
+        let count = |want: &dyn Fn(Expr) -> Expr| {
+            self.count(c, q, |b, r| {
+                let col = Self::one_column(&r.cols)?.clone();
+                let y = Typed { expr: Expr::Column(col.column.clone()), ty: col.ty, unknown: col.unknown };
+                let x = Typed { expr: outer(&x.expr), ..x.clone() };
+                let t = b.operator(op, x, y)?;
+                Ok(Rel { plan: super::filter(r.plan, want(t.expr))?, cols: vec![] })
+            })
+        };
+        let hit: &dyn Fn(Expr) -> Expr = if any { &|e| e } else { &not };
+        let hits = count(hit)?;
+        let nulls = count(&|e| Expr::IsNull(Box::new(e)))?;
+        let e = when(
+            vec![
+                (compare(hits, Operator::Gt, 0), truth(any)),
+                (compare(nulls, Operator::Gt, 0), null_of(&SqlType::Bool)),
+            ],
+            truth(!any),
+        );
+        Ok(Typed::new(e, SqlType::Bool))
+    }
+}
+
+/// An expression of the outer query as a subquery refers to it.
+fn outer(e: &Expr) -> Expr {
+    use datafusion_common::tree_node::{Transformed, TreeNode};
+    e.clone()
+        .transform(|e| {
+            Ok(match e {
+                Expr::Column(c) => Transformed::yes(Expr::OuterReferenceColumn(
+                    Arc::new(arrow::datatypes::Field::new(&c.name, arrow::datatypes::DataType::Null, true)),
+                    c,
+                )),
+                e => Transformed::no(e),
+            })
+        })
+        .map(|t| t.data)
+        .unwrap_or_else(|_| e.clone())
+}
+
+fn compare(l: Expr, op: Operator, n: i64) -> Expr {
+    let r = literal(ScalarValue::Int64(Some(n)));
+    Expr::BinaryExpr(BinaryExpr::new(Box::new(l), op, Box::new(r)))
+}

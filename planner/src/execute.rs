@@ -1,0 +1,256 @@
+//! Execution of bound plans on a snapshot, by DataFusion with one partition.
+
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Field, SchemaRef};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::execution::context::{SessionConfig, SessionState};
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use datafusion_common::tree_node::{Transformed, TreeNode};
+use datafusion_common::{Result as DfResult, ScalarValue};
+use datafusion_expr::{Expr, LogicalPlan, Operator, TableProviderFilterPushDown, TableType};
+use futures::{StreamExt, TryStreamExt};
+use tidemill_zset::CollectionId;
+use tidemill_zset::schema::UTC;
+
+use crate::catalog::Relation;
+use crate::error::{Result, SqlError, from_datafusion};
+use crate::functions::external;
+use crate::query::{ResultStream, SnapshotReader};
+
+/// Rows of a batch.
+const BATCH_ROWS: usize = 8192;
+
+/// A collection as DataFusion's planner sees it. It is read by the reader in the session that executes.
+#[derive(Clone, Debug)]
+pub struct CollectionTable {
+    relation: Arc<Relation>,
+}
+
+impl CollectionTable {
+    pub(crate) fn new(relation: Relation) -> Self {
+        CollectionTable { relation: Arc::new(relation) }
+    }
+
+    /// The collection.
+    pub fn relation(&self) -> &Relation {
+        &self.relation
+    }
+}
+
+/// The reader, as an extension of a session's configuration.
+struct Reader(Arc<dyn SnapshotReader>);
+
+#[async_trait::async_trait]
+impl TableProvider for CollectionTable {
+    fn schema(&self) -> SchemaRef {
+        self.relation.columns.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
+        // Hints for the reader: DataFusion filters again.
+        Ok(filters
+            .iter()
+            .map(|f| {
+                if equality(f).is_some() {
+                    TableProviderFilterPushDown::Inexact
+                } else {
+                    TableProviderFilterPushDown::Unsupported
+                }
+            })
+            .collect())
+    }
+
+    async fn scan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let reader = session
+            .config()
+            .get_extension::<Reader>()
+            .ok_or_else(|| external(SqlError::internal("a plan was executed without a reader")))?;
+        let schema = match projection {
+            Some(p) => Arc::new(self.relation.columns.project(p)?),
+            None => self.relation.columns.clone(),
+        };
+        let equal = filters
+            .iter()
+            .filter_map(|f| {
+                let (name, value) = equality(f)?;
+                let n = self.relation.columns.index_of(name).ok()?;
+                (self.relation.columns.field(n).data_type() == &value.data_type()).then_some((n, value))
+            })
+            .collect();
+        let scan = Scan {
+            reader: reader.0.clone(),
+            collection: self.relation.id,
+            columns: projection.cloned(),
+            equal,
+            schema: schema.clone(),
+        };
+        Ok(Arc::new(StreamingTableExec::try_new(
+            schema,
+            vec![Arc::new(scan)],
+            None,
+            vec![],
+            false,
+            limit.filter(|_| filters.is_empty()),
+        )?))
+    }
+}
+
+/// `column = constant`
+fn equality(e: &Expr) -> Option<(&str, ScalarValue)> {
+    let Expr::BinaryExpr(b) = e else { return None };
+    if b.op != Operator::Eq {
+        return None;
+    }
+    match (b.left.as_ref(), b.right.as_ref()) {
+        (Expr::Column(c), Expr::Literal(v, _)) | (Expr::Literal(v, _), Expr::Column(c)) => {
+            Some((&c.name, v.clone()))
+        }
+        _ => None,
+    }
+}
+
+#[derive(Debug)]
+struct Scan {
+    reader: Arc<dyn SnapshotReader>,
+    collection: CollectionId,
+    columns: Option<Vec<usize>>,
+    equal: Vec<(usize, ScalarValue)>,
+    schema: SchemaRef,
+}
+
+impl PartitionStream for Scan {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let schema = self.schema.clone();
+        let batches = match self.reader.scan(self.collection, self.columns.as_deref(), &self.equal) {
+            Ok(it) => futures::stream::iter(it.map(move |b| {
+                b.and_then(|b| relabel(b, &schema)).map_err(external)
+            }))
+            .left_stream(),
+            Err(e) => futures::stream::iter([Err(external(e))]).right_stream(),
+        };
+        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches))
+    }
+}
+
+/// The batch under `schema`; casts columns whose Arrow type differs.
+fn relabel(b: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    if b.schema_ref() == schema {
+        return Ok(b);
+    }
+    if b.num_columns() != schema.fields().len() {
+        return Err(SqlError::internal("a scan gave other columns than it was asked for"));
+    }
+    let internal = |e: arrow::error::ArrowError| SqlError::internal(e.to_string());
+    let columns = b
+        .columns()
+        .iter()
+        .zip(schema.fields())
+        .map(|(c, f)| {
+            if c.data_type() == f.data_type() {
+                Ok(c.clone())
+            } else {
+                arrow::compute::cast(c, f.data_type()).map_err(internal)
+            }
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(b.num_rows()));
+    RecordBatch::try_new_with_options(schema.clone(), columns, &options).map_err(internal)
+}
+
+/// DataFusion's settings: one partition, nothing spilled or repartitioned.
+pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
+    let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS);
+    config.options_mut().optimizer.enable_round_robin_repartition = false;
+    config.options_mut().sql_parser.parse_float_as_decimal = true;
+    if let Some(r) = reader {
+        config.set_extension(Arc::new(Reader(r)));
+    }
+    SessionStateBuilder::new().with_config(config).with_default_features().build()
+}
+
+/// Runs a plan. DataFusion plans lazily, when the stream is first polled.
+pub(crate) fn run(logical: LogicalPlan, columns: SchemaRef, reader: Arc<dyn SnapshotReader>) -> ResultStream {
+    let start = async move {
+        let state = state(Some(reader));
+        let optimised = state.optimize(&logical)?;
+        let physical = state.query_planner().create_physical_plan(&optimised, &state).await?;
+        datafusion::physical_plan::execute_stream(physical, state.task_ctx())
+    };
+    futures::stream::once(start)
+        .try_flatten()
+        .map(move |b| b.map_err(|e| from_datafusion(&e)).and_then(|b| relabel(b, &columns)))
+        .boxed()
+}
+
+/// The expression with `now()` replaced.
+pub(crate) fn with_now(e: Expr, now: &ScalarValue) -> Result<Expr> {
+    e.transform_up(|e| {
+        Ok(match &e {
+            Expr::ScalarFunction(f) if f.func.name() == "now" => {
+                Transformed::yes(Expr::Literal(now.clone(), None))
+            }
+            _ => Transformed::no(e),
+        })
+    })
+    .map(|t| t.data)
+    .map_err(|e| from_datafusion(&e))
+}
+
+/// The plan at a time, microseconds since the Unix epoch.
+pub(crate) fn at_time(plan: LogicalPlan, now: i64) -> Result<LogicalPlan> {
+    let now = ScalarValue::TimestampMicrosecond(Some(now), Some(UTC.into()));
+    map_exprs(plan, &|e| with_now(e, &now))
+}
+
+/// The plan with values for its parameters.
+pub(crate) fn with_params(plan: LogicalPlan, values: &[ScalarValue], types: &[Field]) -> Result<LogicalPlan> {
+    map_exprs(plan, &|e| {
+        e.transform_up(|e| {
+            let Expr::Placeholder(p) = &e else { return Ok(Transformed::no(e)) };
+            let n: usize = p.id.trim_start_matches('$').parse().unwrap_or(0);
+            let (Some(v), Some(t)) = (values.get(n.wrapping_sub(1)), types.get(n.wrapping_sub(1))) else {
+                return Err(external(SqlError::new("42P02", format!("there is no parameter {}", p.id))));
+            };
+            let v = if v.data_type() == *t.data_type() { v.clone() } else { v.cast_to(t.data_type())? };
+            Ok(Transformed::yes(Expr::Literal(v, None)))
+        })
+        .map(|t| t.data)
+        .map_err(|e| from_datafusion(&e))
+    })
+}
+
+/// Rewrites all expressions of a plan and of its subqueries. Names of output columns stay.
+fn map_exprs(plan: LogicalPlan, f: &dyn Fn(Expr) -> Result<Expr>) -> Result<LogicalPlan> {
+    use datafusion_expr::expr_rewriter::NamePreserver;
+    plan.transform_up_with_subqueries(|p| {
+        let preserver = NamePreserver::new(&p);
+        p.map_expressions(|e| {
+            let name = preserver.save(&e);
+            let new = f(e.clone()).map_err(external)?;
+            Ok(if new == e { Transformed::no(e) } else { Transformed::yes(name.restore(new)) })
+        })
+    })
+    .map(|t| t.data)
+    .map_err(|e| from_datafusion(&e))
+}
+

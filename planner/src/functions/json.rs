@@ -1,0 +1,611 @@
+//! JSON over text. Members and elements are found by scanning, no document is built; what is found is a view
+//! into the argument's own buffers wherever it is longer than a view's inline bytes.
+
+use std::sync::Arc;
+
+use arrow::array::cast::AsArray;
+use arrow::array::types::*;
+use arrow::array::*;
+use datafusion_common::Result as DfResult;
+use sonic_rs::{JsonValueTrait, LazyValue};
+use tidemill_zset::schema::SqlType;
+
+use super::{Args, external, parse};
+use crate::bind::types::plain_name;
+use crate::error::{Result, SqlError};
+
+/// Appends slices of one column's values as views into its buffers.
+struct Slices<'a> {
+    source: &'a StringViewArray,
+    blocks: Vec<Option<u32>>,
+    out: StringViewBuilder,
+}
+
+/// Longest text that a view holds itself.
+const INLINE_MAX: usize = 12;
+
+impl<'a> Slices<'a> {
+    fn new(source: &'a StringViewArray, rows: usize) -> Self {
+        Slices {
+            source,
+            blocks: vec![None; source.data_buffers().len()],
+            out: StringViewBuilder::with_capacity(rows),
+        }
+    }
+
+    /// Appends `part`, a slice of the value at `row` of the source.
+    fn push(&mut self, row: usize, part: &str) {
+        if part.len() <= INLINE_MAX {
+            self.out.append_value(part);
+            return;
+        }
+        let view = ByteView::from(self.source.views()[row]);
+        let whole = self.source.value(row);
+        let offset = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
+        if offset + part.len() > whole.len() {
+            // Not a slice of it after all.
+            self.out.append_value(part);
+            return;
+        }
+        let buffer = view.buffer_index as usize;
+        let block = match self.blocks[buffer] {
+            Some(b) => b,
+            None => {
+                let b = self.out.append_block(self.source.data_buffers()[buffer].clone());
+                self.blocks[buffer] = Some(b);
+                b
+            }
+        };
+        if self.out.try_append_view(block, view.offset + offset as u32, part.len() as u32).is_err() {
+            self.out.append_value(part);
+        }
+    }
+}
+
+fn quoted(raw: &str) -> Option<&str> {
+    raw.strip_prefix('"').and_then(|r| r.strip_suffix('"'))
+}
+
+/// The text of a JSON string with its quotes.
+fn unescape(raw: &str) -> String {
+    sonic_rs::from_str::<String>(raw).unwrap_or_else(|_| raw.trim_matches('"').to_string())
+}
+
+/// Appends a found value: as JSON, or (`as_text`) as what `->>` gives.
+fn emit(out: &mut Slices, row: usize, raw: Option<&str>, as_text: bool, jsonb: bool) {
+    let Some(raw) = raw.map(str::trim) else {
+        out.out.append_null();
+        return;
+    };
+    if !as_text {
+        out.push(row, raw);
+    } else if raw == "null" {
+        out.out.append_null();
+    } else if let Some(inner) = quoted(raw) {
+        if inner.contains('\\') {
+            out.out.append_value(unescape(raw));
+        } else {
+            out.push(row, inner);
+        }
+    } else if jsonb && (raw.starts_with('{') || raw.starts_with('[')) {
+        out.out.append_value(spaced(raw));
+    } else {
+        out.push(row, raw);
+    }
+}
+
+fn member<'a>(json: &'a str, key: &str) -> Option<LazyValue<'a>> {
+    json.trim_start().starts_with('{').then(|| sonic_rs::get_from_str(json, [key]).ok()).flatten()
+}
+
+fn element(json: &str, index: i64) -> Option<LazyValue<'_>> {
+    if !json.trim_start().starts_with('[') {
+        return None;
+    }
+    let at = if index >= 0 {
+        index as usize
+    } else {
+        let n = sonic_rs::to_array_iter(json).filter(|e| e.is_ok()).count();
+        n.checked_sub(index.unsigned_abs() as usize)?
+    };
+    sonic_rs::get_from_str(json, [at]).ok()
+}
+
+/// The slice of `json` that a value found in it covers.
+fn raw<'a>(json: &'a str, v: &LazyValue<'a>) -> &'a str {
+    let r = v.as_raw_str();
+    let offset = (r.as_ptr() as usize).wrapping_sub(json.as_ptr() as usize);
+    json.get(offset..offset + r.len()).unwrap_or_default()
+}
+
+/// `json -> 'key'`, `json ->> 'key'`
+pub fn by_key(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
+    let (json, key) = (a.arrays[0].as_string_view(), a.arrays[1].as_string_view());
+    let mut out = Slices::new(json, a.rows);
+    for row in 0..a.rows {
+        let (j, k) = (a.at(0, row), a.at(1, row));
+        if json.is_null(j) || key.is_null(k) {
+            out.out.append_null();
+            continue;
+        }
+        let text = json.value(j);
+        let found = member(text, key.value(k));
+        emit(&mut out, j, found.as_ref().map(|v| raw(text, v)), as_text, jsonb);
+    }
+    Ok(Arc::new(out.out.finish()))
+}
+
+/// `json -> 1`, `json ->> 1`
+pub fn by_index(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
+    let (json, index) = (a.arrays[0].as_string_view(), a.arrays[1].as_primitive::<Int32Type>());
+    let mut out = Slices::new(json, a.rows);
+    for row in 0..a.rows {
+        let (j, i) = (a.at(0, row), a.at(1, row));
+        if json.is_null(j) || index.is_null(i) {
+            out.out.append_null();
+            continue;
+        }
+        let text = json.value(j);
+        let found = element(text, index.value(i) as i64);
+        emit(&mut out, j, found.as_ref().map(|v| raw(text, v)), as_text, jsonb);
+    }
+    Ok(Arc::new(out.out.finish()))
+}
+
+/// `json #> '{a,1}'`, `json #>> '{a,1}'`
+pub fn by_path(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
+    let (json, path) = (a.arrays[0].as_string_view(), a.arrays[1].as_list::<i32>());
+    let mut out = Slices::new(json, a.rows);
+    for row in 0..a.rows {
+        let (j, p) = (a.at(0, row), a.at(1, row));
+        if json.is_null(j) || path.is_null(p) {
+            out.out.append_null();
+            continue;
+        }
+        let steps = path.value(p);
+        let steps = steps.as_string_view();
+        let mut at = Some(json.value(j));
+        for step in steps.iter() {
+            at = match (at, step) {
+                (Some(text), Some(s)) => {
+                    let found = match s.parse::<i64>() {
+                        Ok(i) if text.trim_start().starts_with('[') => element(text, i),
+                        _ => member(text, s),
+                    };
+                    found.map(|v| raw(text, &v))
+                }
+                _ => None,
+            };
+        }
+        emit(&mut out, j, at, as_text, jsonb);
+    }
+    Ok(Arc::new(out.out.finish()))
+}
+
+/// What a set-returning function over JSON gives per row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Items {
+    /// Elements of an array, as JSON.
+    Elements,
+    /// Elements of an array, as text.
+    ElementsText,
+    /// Keys of an object.
+    Keys,
+    /// Values of an object, as JSON.
+    Values,
+    /// Values of an object, as text.
+    ValuesText,
+}
+
+/// A list per row. `ret` is its array type.
+pub fn items(a: &Args, what: Items, jsonb: bool, ret: &SqlType) -> DfResult<ArrayRef> {
+    let json = a.arrays[0].as_string_view();
+    let mut out = Slices::new(json, a.rows * 2);
+    let (mut lengths, mut valid) = (Vec::with_capacity(a.rows), Vec::with_capacity(a.rows));
+    for row in 0..a.rows {
+        let j = a.at(0, row);
+        valid.push(json.is_valid(j));
+        if json.is_null(j) {
+            lengths.push(0);
+            continue;
+        }
+        lengths.push(items_of(&mut out, json.value(j), j, what, jsonb).map_err(external)?);
+    }
+    super::cast::list_array(Arc::new(out.out.finish()), lengths, valid, ret)
+}
+
+fn items_of(out: &mut Slices, text: &str, row: usize, what: Items, jsonb: bool) -> Result<usize> {
+    let mut n = 0;
+    let first = text.trim_start().bytes().next();
+    match what {
+        Items::Elements | Items::ElementsText => {
+            if first != Some(b'[') {
+                let kind = if first == Some(b'{') { "an object" } else { "a scalar" };
+                return Err(SqlError::new("22023", format!("cannot extract elements from {kind}")));
+            }
+            for e in sonic_rs::to_array_iter(text) {
+                let e = e.map_err(|_| malformed(text, jsonb))?;
+                emit(out, row, Some(raw(text, &e)), what == Items::ElementsText, jsonb);
+                n += 1;
+            }
+        }
+        Items::Keys | Items::Values | Items::ValuesText => {
+            if first != Some(b'{') {
+                let kind = if first == Some(b'[') { "an array" } else { "a scalar" };
+                let name = match what {
+                    Items::Keys if jsonb => "jsonb_object_keys",
+                    Items::Keys => "json_object_keys",
+                    _ => return Err(SqlError::new("22023", "cannot deconstruct a scalar or an array")),
+                };
+                return Err(SqlError::new("22023", format!("cannot call {name} on {kind}")));
+            }
+            for e in sonic_rs::to_object_iter(text) {
+                let (key, v) = e.map_err(|_| malformed(text, jsonb))?;
+                if what == Items::Keys {
+                    out.out.append_value(&key);
+                } else {
+                    emit(out, row, Some(raw(text, &v)), what == Items::ValuesText, jsonb);
+                }
+                n += 1;
+            }
+        }
+    }
+    Ok(n)
+}
+
+fn malformed(text: &str, jsonb: bool) -> SqlError {
+    let _ = jsonb;
+    let shown: String = text.chars().take(200).collect();
+    SqlError::new("22P02", "invalid input syntax for type json").detail(format!("The text is: {shown}"))
+}
+
+/// jsonb_array_length
+pub fn array_length(text: &str) -> Result<Option<i32>> {
+    match text.trim_start().bytes().next() {
+        Some(b'[') => Ok(Some(sonic_rs::to_array_iter(text).filter(|e| e.is_ok()).count() as i32)),
+        Some(b'{') => Err(SqlError::new("22023", "cannot get array length of a non-array")),
+        _ => Err(SqlError::new("22023", "cannot get array length of a scalar")),
+    }
+}
+
+/// jsonb_typeof
+pub fn type_of(text: &str) -> &'static str {
+    match text.trim_start().bytes().next() {
+        Some(b'{') => "object",
+        Some(b'[') => "array",
+        Some(b'"') => "string",
+        Some(b't' | b'f') => "boolean",
+        Some(b'n') => "null",
+        _ => "number",
+    }
+}
+
+/// Checks that texts are JSON; jsonb also gets its canonical form: no spaces, each key once (the last),
+/// keys by length and then bytes.
+pub fn validate(array: &ArrayRef, jsonb: bool) -> DfResult<ArrayRef> {
+    let a = array.as_string_view();
+    let mut b = StringViewBuilder::with_capacity(a.len());
+    for v in a.iter() {
+        let Some(v) = v else {
+            b.append_null();
+            continue;
+        };
+        if jsonb {
+            b.append_value(canonical(v).map_err(external)?);
+        } else {
+            check(v).map_err(external)?;
+        }
+    }
+    if jsonb { Ok(Arc::new(b.finish())) } else { Ok(array.clone()) }
+}
+
+fn check(text: &str) -> Result<()> {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).map(|_| ()).map_err(|e| json_error(&e))
+}
+
+fn json_error(e: &serde_json::Error) -> SqlError {
+    let text = e.to_string();
+    let text = text.split(" at line").next().unwrap_or(&text).to_string();
+    SqlError::new("22P02", "invalid input syntax for type json").detail(format!("JSON parser: {text}."))
+}
+
+/// jsonb's canonical text.
+pub fn canonical(text: &str) -> Result<String> {
+    check(text)?;
+    let mut out = String::with_capacity(text.len());
+    canonical_into(text, &mut out);
+    Ok(out)
+}
+
+fn canonical_into(text: &str, out: &mut String) {
+    let t = text.trim();
+    match t.bytes().next() {
+        Some(b'{') => {
+            let mut members: Vec<(String, &str)> = sonic_rs::to_object_iter(t)
+                .flatten()
+                .map(|(k, v)| (k.to_string(), raw(t, &v)))
+                .collect();
+            members.sort_by(|a, b| (a.0.len(), &a.0).cmp(&(b.0.len(), &b.0)));
+            let mut kept: Vec<(String, &str)> = Vec::with_capacity(members.len());
+            for m in members {
+                match kept.last_mut() {
+                    Some(last) if last.0 == m.0 => *last = m,
+                    _ => kept.push(m),
+                }
+            }
+            out.push('{');
+            for (i, (k, v)) in kept.iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                string_into(k, out);
+                out.push(':');
+                canonical_into(v, out);
+            }
+            out.push('}');
+        }
+        Some(b'[') => {
+            out.push('[');
+            for (i, e) in sonic_rs::to_array_iter(t).flatten().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                canonical_into(raw(t, &e), out);
+            }
+            out.push(']');
+        }
+        Some(b'"') if t.contains('\\') => string_into(&unescape(t), out),
+        Some(b'-' | b'0'..=b'9') if t.contains(['e', 'E']) || t == "-0" => {
+            match parse::decimal_parts(t).and_then(|(v, s)| Some((v.to_i128()?, s))) {
+                Some((v, s)) => out.push_str(&super::format::numeric(v, s as i8)),
+                None => out.push_str(t),
+            }
+        }
+        _ => out.push_str(t),
+    }
+}
+
+/// A JSON string with the escapes that PostgreSQL writes.
+pub fn string_into(s: &str, out: &mut String) {
+    out.push('"');
+    for c in s.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            c if (c as u32) < 0x20 => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+/// jsonb as PostgreSQL prints it: a space after each comma and colon.
+pub fn spaced(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + text.len() / 8);
+    let (mut in_string, mut escaped) = (false, false);
+    for c in text.chars() {
+        if in_string {
+            out.push(c);
+            match c {
+                _ if escaped => escaped = false,
+                '\\' => escaped = true,
+                '"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match c {
+            c if c.is_ascii_whitespace() => {}
+            ',' => out.push_str(", "),
+            ':' => out.push_str(": "),
+            '"' => {
+                in_string = true;
+                out.push(c);
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// jsonb numbers and booleans as SQL values.
+pub fn to_sql(array: &ArrayRef, to: &SqlType) -> DfResult<ArrayRef> {
+    let a = array.as_string_view();
+    let want = if matches!(to, SqlType::Bool) { "boolean" } else { "number" };
+    for v in a.iter().flatten() {
+        let kind = type_of(v);
+        if kind != want {
+            let kind = if matches!(kind, "object" | "array") { kind.to_string() } else { kind.to_string() };
+            return Err(external(SqlError::new(
+                "22023",
+                format!("cannot cast jsonb {kind} to type {}", plain_name(to)),
+            )));
+        }
+    }
+    if matches!(to, SqlType::Bool | SqlType::Numeric(..) | SqlType::Float8 | SqlType::Float4) {
+        return super::cast::cast_array(array, &SqlType::Text, to, super::cast::Context::Explicit, "UTC");
+    }
+    let exact = SqlType::Numeric(38, 6);
+    let n = super::cast::cast_array(array, &SqlType::Text, &exact, super::cast::Context::Explicit, "UTC")?;
+    super::cast::cast_array(&n, &exact, to, super::cast::Context::Explicit, "UTC")
+}
+
+/// Any value as JSON.
+pub fn value_into(array: &ArrayRef, row: usize, t: &SqlType, zone: &str, out: &mut String) -> Result<()> {
+    if array.is_null(row) {
+        out.push_str("null");
+        return Ok(());
+    }
+    match t {
+        SqlType::Json | SqlType::Jsonb => out.push_str(array.as_string_view().value(row)),
+        SqlType::Array(of) => {
+            let list = array.as_list::<i32>().value(row);
+            out.push('[');
+            for i in 0..list.len() {
+                if i > 0 {
+                    out.push(',');
+                }
+                value_into(&list, i, of, zone, out)?;
+            }
+            out.push(']');
+        }
+        SqlType::Bool => out.push_str(if array.as_boolean().value(row) { "true" } else { "false" }),
+        t => {
+            let mut text = super::format::value(array, row, t, zone)?.unwrap_or_default();
+            if matches!(t, SqlType::Timestamp | SqlType::Timestamptz) {
+                text = text.replacen(' ', "T", 1);
+                if matches!(t, SqlType::Timestamptz) && !text[text.len() - 3..].starts_with(':') {
+                    text.push_str(":00");
+                }
+            }
+            let number = crate::bind::types::is_number(t) && !text.contains(['N', 'I']);
+            if number { out.push_str(&text) } else { string_into(&text, out) }
+        }
+    }
+    Ok(())
+}
+
+/// `a @> b`
+pub fn contains(a: &serde_json::Value, b: &serde_json::Value) -> bool {
+    use serde_json::Value as V;
+    match (a, b) {
+        (V::Object(a), V::Object(b)) => b.iter().all(|(k, v)| a.get(k).is_some_and(|w| contains(w, v))),
+        (V::Array(a), V::Array(b)) => b.iter().all(|v| a.iter().any(|w| contains(w, v))),
+        (V::Array(a), b) if !b.is_object() => a.iter().any(|w| w == b),
+        (V::Number(a), V::Number(b)) => a.as_f64() == b.as_f64(),
+        (a, b) => a == b,
+    }
+}
+
+/// True if a JSON null.
+pub fn is_null(text: &str) -> bool {
+    sonic_rs::from_str::<sonic_rs::Value>(text).is_ok_and(|v| v.is_null())
+}
+
+fn document(text: &str) -> Result<serde_json::Value> {
+    serde_json::from_str(text).map_err(|e| json_error(&e))
+}
+
+/// Registers the functions of this file.
+pub fn register(r: &mut super::registry::Registry) {
+    use super::kernel;
+    macro_rules! access {
+        ($kind:literal, $jsonb:literal) => {
+            r.add(concat!($kind, "_object_field(", $kind, ", text) ", $kind), Arc::new(|a: &Args| by_key(a, false, $jsonb)));
+            r.add(concat!($kind, "_object_field_text(", $kind, ", text) text"), Arc::new(|a: &Args| by_key(a, true, $jsonb)));
+            r.add(concat!($kind, "_array_element(", $kind, ", int4) ", $kind), Arc::new(|a: &Args| by_index(a, false, $jsonb)));
+            r.add(concat!($kind, "_array_element_text(", $kind, ", int4) text"), Arc::new(|a: &Args| by_index(a, true, $jsonb)));
+            r.add(concat!($kind, "_extract_path_op(", $kind, ", text[]) ", $kind), Arc::new(|a: &Args| by_path(a, false, $jsonb)));
+            r.add(concat!($kind, "_extract_path_text_op(", $kind, ", text[]) text"), Arc::new(|a: &Args| by_path(a, true, $jsonb)));
+            r.add(concat!($kind, "_extract_path(", $kind, ", text...) ", $kind), Arc::new(|a: &Args| by_steps(a, false, $jsonb)));
+            r.add(concat!($kind, "_extract_path_text(", $kind, ", text...) text"), Arc::new(|a: &Args| by_steps(a, true, $jsonb)));
+            r.add_fallible(concat!($kind, "_array_length(", $kind, ") int4"), kernel!(|j: text| -> int4 array_length(j)));
+            r.add(concat!($kind, "_typeof(", $kind, ") text"), kernel!(|j: text| -> text Ok(Some(type_of(j)))));
+        };
+    }
+    access!("json", false);
+    access!("jsonb", true);
+    r.add_fallible("jsonb_contains(jsonb, jsonb) bool", kernel!(|a: text, b: text| -> bool Ok(Some(contains(&document(a)?, &document(b)?)))));
+    r.add("jsonb_exists(jsonb, text) bool", kernel!(|j: text, k: text| -> bool {
+        Ok(Some(match type_of(j) {
+            "object" => member(j, k).is_some(),
+            "array" => sonic_rs::to_array_iter(j).flatten().any(|e| {
+                let e = raw(j, &e);
+                quoted(e).is_some_and(|_| unescape(e) == k)
+            }),
+            "string" => unescape(j) == k,
+            _ => false,
+        }))
+    }));
+    r.add_fallible("jsonb_concat(jsonb, jsonb) jsonb", kernel!(|a: text, b: text| -> text {
+        use serde_json::Value as V;
+        let joined = match (document(a)?, document(b)?) {
+            (V::Object(mut a), V::Object(b)) => {
+                a.extend(b);
+                V::Object(a)
+            }
+            (V::Array(mut a), V::Array(b)) => {
+                a.extend(b);
+                V::Array(a)
+            }
+            (V::Array(mut a), b) => {
+                a.push(b);
+                V::Array(a)
+            }
+            (a, V::Array(mut b)) => {
+                b.insert(0, a);
+                V::Array(b)
+            }
+            (a, b) => V::Array(vec![a, b]),
+        };
+        canonical(&joined.to_string()).map(Some)
+    }));
+    r.add_fallible("jsonb_delete(jsonb, text) jsonb", kernel!(|j: text, k: text| -> text {
+        use serde_json::Value as V;
+        let v = match document(j)? {
+            V::Object(mut o) => {
+                o.shift_remove(k);
+                V::Object(o)
+            }
+            V::Array(a) => V::Array(a.into_iter().filter(|e| e.as_str() != Some(k)).collect()),
+            _ => return Err(SqlError::new("22023", "cannot delete from scalar")),
+        };
+        canonical(&v.to_string()).map(Some)
+    }));
+    r.add_fallible("jsonb_delete(jsonb, int4) jsonb", kernel!(|j: text, i: int4| -> text {
+        use serde_json::Value as V;
+        let V::Array(mut a) = document(j)? else {
+            return Err(SqlError::new("22023", "cannot delete from object using integer index"));
+        };
+        let at = if i < 0 { a.len() as i64 + i as i64 } else { i as i64 };
+        if at >= 0 && (at as usize) < a.len() {
+            a.remove(at as usize);
+        }
+        canonical(&V::Array(a).to_string()).map(Some)
+    }));
+    r.add_fallible("jsonb_strip_nulls(jsonb) jsonb", kernel!(|j: text| -> text {
+        fn strip(v: &mut serde_json::Value) {
+            match v {
+                serde_json::Value::Object(o) => {
+                    o.retain(|_, v| !v.is_null());
+                    o.values_mut().for_each(strip);
+                }
+                serde_json::Value::Array(a) => a.iter_mut().for_each(strip),
+                _ => {}
+            }
+        }
+        let mut v = document(j)?;
+        strip(&mut v);
+        canonical(&v.to_string()).map(Some)
+    }));
+}
+
+/// json_extract_path(j, 'a', 'b')
+fn by_steps(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
+    let json = a.arrays[0].as_string_view();
+    let mut out = Slices::new(json, a.rows);
+    for row in 0..a.rows {
+        let j = a.at(0, row);
+        let mut at = json.is_valid(j).then(|| json.value(j));
+        for i in 1..a.arrays.len() {
+            at = match at {
+                Some(text) if !a.is_null(i, row) => {
+                    let s = a.arrays[i].as_string_view().value(a.at(i, row));
+                    let found = match s.parse::<i64>() {
+                        Ok(n) if text.trim_start().starts_with('[') => element(text, n),
+                        _ => member(text, s),
+                    };
+                    found.map(|v| raw(text, &v))
+                }
+                _ => None,
+            };
+        }
+        emit(&mut out, j, at, as_text, jsonb);
+    }
+    Ok(Arc::new(out.out.finish()))
+}

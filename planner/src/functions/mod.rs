@@ -1,0 +1,243 @@
+//! Scalar functions, casts and aggregates with PostgreSQL's meaning, as DataFusion functions.
+//!
+//! * [`parse`], [`format`]: values from and to text.
+//! * [`cast`]: every cast. [`arith`]: checked arithmetic.
+//! * [`json`]: JSON over text, without building documents.
+//! * [`registry`]: functions callable by name, with their argument types.
+//! * [`aggregate`]: sum and avg.
+//!
+//! A kernel gets arrays, of one element where the argument is constant, and never sees types other than
+//! those it was resolved for: the binder has put in the casts.
+
+pub mod aggregate;
+pub mod arith;
+pub mod array;
+pub mod cast;
+pub mod datetime;
+pub mod format;
+pub mod json;
+pub mod parse;
+pub mod registry;
+pub mod strings;
+pub mod system;
+pub mod to_char;
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef};
+use arrow::datatypes::{DataType, FieldRef};
+use datafusion_common::{DataFusionError, Result as DfResult, ScalarValue};
+use datafusion_expr::expr::ScalarFunction;
+use datafusion_expr::{
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    TypeSignature, Volatility,
+};
+use tidemill_zset::schema::SqlType;
+
+use crate::error::SqlError;
+
+/// Arguments of a kernel.
+pub struct Args {
+    /// One per argument; of length 1 where the argument is constant (and also if there is one row).
+    pub arrays: Vec<ArrayRef>,
+    /// Rows of the result.
+    pub rows: usize,
+}
+
+impl Args {
+    /// Index of `row` in argument `i`.
+    #[inline]
+    pub fn at(&self, i: usize, row: usize) -> usize {
+        if self.arrays[i].len() == 1 { 0 } else { row }
+    }
+
+    /// True if argument `i` is NULL in `row`.
+    #[inline]
+    pub fn is_null(&self, i: usize, row: usize) -> bool {
+        self.arrays[i].is_null(self.at(i, row))
+    }
+}
+
+/// Computes a column. Errors of values are [`SqlError`]s in `DataFusionError::External`.
+pub type Kernel = Arc<dyn Fn(&Args) -> DfResult<ArrayRef> + Send + Sync>;
+
+/// An error of a value, on its way through DataFusion.
+pub fn external(e: SqlError) -> DataFusionError {
+    DataFusionError::External(Box::new(e))
+}
+
+/// A resolved function as DataFusion sees it. Two are equal if their keys are.
+#[derive(Clone)]
+pub struct Function {
+    name: String,
+    /// Says everything that decides the result: name, types, session settings.
+    key: String,
+    ret: FieldRef,
+    signature: Signature,
+    kernel: Kernel,
+    /// Can fail on some input: it must not be evaluated where SQL doesn't.
+    pub fallible: bool,
+}
+
+impl std::fmt::Debug for Function {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.key)
+    }
+}
+
+impl PartialEq for Function {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Function {}
+
+impl Hash for Function {
+    fn hash<H: Hasher>(&self, h: &mut H) {
+        self.key.hash(h);
+    }
+}
+
+impl ScalarUDFImpl for Function {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> DfResult<DataType> {
+        Ok(self.ret.data_type().clone())
+    }
+
+    fn return_field_from_args(&self, _: ReturnFieldArgs) -> DfResult<FieldRef> {
+        Ok(self.ret.clone())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        let constant = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
+        let volatile = self.signature.volatility == Volatility::Volatile;
+        let rows = if constant && !volatile { 1 } else { args.number_rows };
+        let arrays = args
+            .args
+            .into_iter()
+            .map(|a| match a {
+                ColumnarValue::Array(a) => Ok(a),
+                ColumnarValue::Scalar(s) => s.to_array_of_size(1),
+            })
+            .collect::<DfResult<Vec<_>>>()?;
+        let out = (self.kernel)(&Args { arrays, rows })?;
+        if constant && !volatile {
+            return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&out, 0)?));
+        }
+        Ok(ColumnarValue::Array(out))
+    }
+}
+
+/// A call of `kernel`. `key` must say everything that decides the result besides the arguments.
+pub fn call(
+    name: &str,
+    key: String,
+    kernel: Kernel,
+    volatility: Volatility,
+    fallible: bool,
+    args: Vec<Expr>,
+    ret: &SqlType,
+) -> Expr {
+    let signature = Signature::one_of(
+        vec![TypeSignature::VariadicAny, TypeSignature::Nullary],
+        volatility,
+    );
+    let f = Function {
+        name: name.to_string(),
+        key,
+        ret: Arc::new(ret.field(name, true)),
+        signature,
+        kernel,
+        fallible,
+    };
+    Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::new_from_impl(f)), args))
+}
+
+/// A kernel from typed rows: NULL where an argument is NULL, else what the body gives,
+/// `Result<Option<T>, SqlError>`.
+macro_rules! kernel {
+    (|$($a:ident : $t:ident),*| -> $r:ident $body:expr) => {
+        std::sync::Arc::new(move |args: &$crate::functions::Args| -> datafusion_common::Result<arrow::array::ArrayRef> {
+            #[allow(unused_mut, unused_assignments, unused_variables)]
+            let mut i = 0;
+            $(
+                let $a = ($crate::functions::column!($t, args, i), i);
+                #[allow(unused_assignments)]
+                { i += 1; }
+            )*
+            let mut out = $crate::functions::builder!($r, args.rows);
+            for row in 0..args.rows {
+                if false $(|| args.is_null($a.1, row))* {
+                    out.append_null();
+                    continue;
+                }
+                let result: crate::error::Result<Option<_>> = (|| {
+                    $( let $a = $a.0.value(args.at($a.1, row)); )*
+                    #[allow(clippy::redundant_closure_call)]
+                    { $body }
+                })();
+                match result.map_err($crate::functions::external)? {
+                    Some(v) => out.append_value(v),
+                    None => out.append_null(),
+                }
+            }
+            Ok(std::sync::Arc::new($crate::functions::finish!($r, out)))
+        })
+    };
+}
+pub(crate) use kernel;
+
+macro_rules! column {
+    (text, $a:expr, $i:expr) => { arrow::array::cast::AsArray::as_string_view($a.arrays[$i].as_ref()) };
+    (bool, $a:expr, $i:expr) => { arrow::array::cast::AsArray::as_boolean($a.arrays[$i].as_ref()) };
+    (bytea, $a:expr, $i:expr) => { arrow::array::cast::AsArray::as_binary::<i32>($a.arrays[$i].as_ref()) };
+    (list, $a:expr, $i:expr) => { arrow::array::cast::AsArray::as_list::<i32>($a.arrays[$i].as_ref()) };
+    (int2, $a:expr, $i:expr) => { $crate::functions::column!(@p Int16Type, $a, $i) };
+    (int4, $a:expr, $i:expr) => { $crate::functions::column!(@p Int32Type, $a, $i) };
+    (int8, $a:expr, $i:expr) => { $crate::functions::column!(@p Int64Type, $a, $i) };
+    (float4, $a:expr, $i:expr) => { $crate::functions::column!(@p Float32Type, $a, $i) };
+    (float8, $a:expr, $i:expr) => { $crate::functions::column!(@p Float64Type, $a, $i) };
+    (numeric, $a:expr, $i:expr) => { $crate::functions::column!(@p Decimal128Type, $a, $i) };
+    (date, $a:expr, $i:expr) => { $crate::functions::column!(@p Date32Type, $a, $i) };
+    (time, $a:expr, $i:expr) => { $crate::functions::column!(@p Time64MicrosecondType, $a, $i) };
+    (timestamp, $a:expr, $i:expr) => { $crate::functions::column!(@p TimestampMicrosecondType, $a, $i) };
+    (timestamptz, $a:expr, $i:expr) => { $crate::functions::column!(@p TimestampMicrosecondType, $a, $i) };
+    (interval, $a:expr, $i:expr) => { $crate::functions::column!(@p IntervalMonthDayNanoType, $a, $i) };
+    (@p $t:ident, $a:expr, $i:expr) => {
+        arrow::array::cast::AsArray::as_primitive::<arrow::datatypes::$t>($a.arrays[$i].as_ref())
+    };
+}
+pub(crate) use column;
+
+macro_rules! builder {
+    (text, $n:expr) => { arrow::array::StringViewBuilder::with_capacity($n) };
+    (bool, $n:expr) => { arrow::array::BooleanBuilder::with_capacity($n) };
+    (bytea, $n:expr) => { arrow::array::BinaryBuilder::with_capacity($n, 0) };
+    (int2, $n:expr) => { arrow::array::Int16Builder::with_capacity($n) };
+    (int4, $n:expr) => { arrow::array::Int32Builder::with_capacity($n) };
+    (int8, $n:expr) => { arrow::array::Int64Builder::with_capacity($n) };
+    (float4, $n:expr) => { arrow::array::Float32Builder::with_capacity($n) };
+    (float8, $n:expr) => { arrow::array::Float64Builder::with_capacity($n) };
+    (date, $n:expr) => { arrow::array::Date32Builder::with_capacity($n) };
+    (time, $n:expr) => { arrow::array::Time64MicrosecondBuilder::with_capacity($n) };
+    (timestamp, $n:expr) => { arrow::array::TimestampMicrosecondBuilder::with_capacity($n) };
+    (timestamptz, $n:expr) => { arrow::array::TimestampMicrosecondBuilder::with_capacity($n) };
+    (interval, $n:expr) => { arrow::array::IntervalMonthDayNanoBuilder::with_capacity($n) };
+    (text_list, $n:expr) => { $crate::functions::array::TextListBuilder::default() };
+}
+pub(crate) use builder;
+
+macro_rules! finish {
+    (timestamptz, $b:expr) => { { let mut b = $b; b.finish().with_timezone(tidemill_zset::schema::UTC) } };
+    ($t:ident, $b:expr) => { { let mut b = $b; b.finish() } };
+}
+pub(crate) use finish;

@@ -1,0 +1,523 @@
+//! Functions on text and bytea.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use arrow::array::cast::AsArray;
+use arrow::array::{Array, StringViewBuilder};
+use datafusion_common::Result as DfResult;
+use regex::Regex;
+
+use super::registry::Registry;
+use super::{Args, Kernel, external, kernel};
+use crate::error::{Result, SqlError};
+
+/// Characters from `start` (from 1, may be less) for `n`.
+fn substring(s: &str, start: i64, n: Option<i64>) -> Result<Option<String>> {
+    let end = match n {
+        Some(n) if n < 0 => return Err(SqlError::new("22011", "negative substring length not allowed")),
+        Some(n) => start.saturating_add(n),
+        None => i64::MAX,
+    };
+    let skip = (start.max(1) - 1) as usize;
+    let take = (end.max(1) - start.max(1)).max(0) as usize;
+    Ok(Some(s.chars().skip(skip).take(take).collect()))
+}
+
+fn pad(s: &str, n: i32, fill: &str, left: bool) -> String {
+    let n = n.max(0) as usize;
+    let length = s.chars().count();
+    if length >= n || fill.is_empty() {
+        return s.chars().take(n).collect();
+    }
+    let padding: String = fill.chars().cycle().take(n - length).collect();
+    if left { padding + s } else { s.to_string() + &padding }
+}
+
+fn trim(s: &str, set: &str, left: bool, right: bool) -> String {
+    let strip = |c: char| set.contains(c);
+    let s = if left { s.trim_start_matches(strip) } else { s };
+    if right { s.trim_end_matches(strip) } else { s }.to_string()
+}
+
+fn split_part(s: &str, by: &str, n: i32) -> Result<Option<String>> {
+    if n == 0 {
+        return Err(SqlError::new("22023", "field position must not be zero"));
+    }
+    let all: Vec<&str> = if by.is_empty() { vec![s] } else { s.split(by).collect() };
+    let i = if n > 0 { n as i64 - 1 } else { all.len() as i64 + n as i64 };
+    Ok(Some(usize::try_from(i).ok().and_then(|i| all.get(i)).unwrap_or(&"").to_string()))
+}
+
+fn initcap(s: &str) -> String {
+    let mut word = false;
+    s.chars()
+        .flat_map(|c| {
+            let out: Vec<char> = if word { c.to_lowercase().collect() } else { c.to_uppercase().collect() };
+            word = c.is_alphanumeric();
+            out
+        })
+        .collect()
+}
+
+/// PostgreSQL's escapes that the regex crate spells differently.
+fn translate_regex(p: &str) -> String {
+    let mut out = String::with_capacity(p.len());
+    let mut chars = p.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            out.push(c);
+            continue;
+        }
+        match chars.next() {
+            Some('m') => out.push_str(r"\b{start}"),
+            Some('M') => out.push_str(r"\b{end}"),
+            Some('y') => out.push_str(r"\b"),
+            Some('Y') => out.push_str(r"\B"),
+            Some('Z') => out.push_str(r"\z"),
+            Some(c) => {
+                out.push('\\');
+                out.push(c);
+            }
+            None => out.push('\\'),
+        }
+    }
+    out
+}
+
+thread_local! {
+    /// The pattern compiled last: patterns are mostly constant.
+    static LAST: RefCell<Option<(String, Regex)>> = const { RefCell::new(None) };
+}
+
+fn with_regex<T>(pattern: &str, flags: &str, f: impl FnOnce(&Regex) -> T) -> Result<T> {
+    let key = format!("{flags}/{pattern}");
+    LAST.with(|last| {
+        let mut last = last.borrow_mut();
+        if last.as_ref().is_none_or(|(k, _)| *k != key) {
+            let r = regex::RegexBuilder::new(&translate_regex(pattern))
+                .case_insensitive(flags.contains('i'))
+                .dot_matches_new_line(!flags.contains('n') && !flags.contains('p'))
+                .multi_line(flags.contains('n') || flags.contains('m') || flags.contains('w'))
+                .ignore_whitespace(flags.contains('x'))
+                .size_limit(1 << 22)
+                .build()
+                .map_err(|e| {
+                    let text = e.to_string();
+                    let text = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_string();
+                    SqlError::new("2201B", format!("invalid regular expression: {text}"))
+                })?;
+            *last = Some((key, r));
+        }
+        match last.as_ref() {
+            Some((_, r)) => Ok(f(r)),
+            None => Err(SqlError::internal("no regex")),
+        }
+    })
+}
+
+/// `\1` and `\&` in a replacement.
+fn replacement(r: &str) -> String {
+    let mut out = String::new();
+    let mut chars = r.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '$' => out.push_str("$$"),
+            '\\' => match chars.next() {
+                Some('&') => out.push_str("${0}"),
+                Some(d) if d.is_ascii_digit() => out.push_str(&format!("${{{d}}}")),
+                Some(c) => out.push(c),
+                None => out.push('\\'),
+            },
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn regexp_replace(s: &str, p: &str, r: &str, flags: &str) -> Result<Option<String>> {
+    let n = if flags.contains('g') { 0 } else { 1 };
+    with_regex(p, flags, |re| Some(re.replacen(s, n, replacement(r).as_str()).into_owned()))
+}
+
+/// The first match's groups, or the whole of it.
+fn regexp_match(s: &str, p: &str, flags: &str) -> Result<Option<Vec<Option<String>>>> {
+    with_regex(p, flags, |re| {
+        re.captures(s).map(|c| {
+            if c.len() == 1 {
+                vec![c.get(0).map(|m| m.as_str().to_string())]
+            } else {
+                c.iter().skip(1).map(|m| m.map(|m| m.as_str().to_string())).collect()
+            }
+        })
+    })
+}
+
+fn regexp_split(s: &str, p: &str, flags: &str) -> Result<Option<Vec<Option<String>>>> {
+    with_regex(p, flags, |re| Some(re.split(s).map(|t| Some(t.to_string())).collect()))
+}
+
+/// LIKE with an escape character of its own, as a regex.
+fn like(s: &str, pattern: &str, escape: &str, insensitive: bool) -> Result<Option<bool>> {
+    let escape = escape.chars().next();
+    let mut re = String::from("^");
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        if Some(c) == escape {
+            let Some(c) = chars.next() else {
+                return Err(SqlError::new("22025", "LIKE pattern must not end with escape character"));
+            };
+            re.push_str(&regex::escape(&c.to_string()));
+        } else {
+            match c {
+                '%' => re.push_str(".*"),
+                '_' => re.push('.'),
+                c => re.push_str(&regex::escape(&c.to_string())),
+            }
+        }
+    }
+    re.push('$');
+    let r = regex::RegexBuilder::new(&re).case_insensitive(insensitive).dot_matches_new_line(true).build();
+    r.map(|r| Some(r.is_match(s))).map_err(|e| SqlError::internal(e.to_string()))
+}
+
+/// SIMILAR TO's pattern as a regex.
+fn similar(s: &str, pattern: &str) -> Result<Option<bool>> {
+    let mut re = String::from("^(?:");
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '%' => re.push_str(".*"),
+            '_' => re.push('.'),
+            '.' | '^' | '$' => {
+                re.push('\\');
+                re.push(c);
+            }
+            '\\' => {
+                if let Some(c) = chars.next() {
+                    re.push_str(&regex::escape(&c.to_string()));
+                }
+            }
+            c => re.push(c),
+        }
+    }
+    re.push_str(")$");
+    with_regex(&re, "", |r| Some(r.is_match(s)))
+}
+
+/// concat, concat_ws: NULLs are left out.
+fn concat(separated: bool) -> Kernel {
+    Arc::new(move |a: &Args| -> DfResult<arrow::array::ArrayRef> {
+        let mut out = StringViewBuilder::with_capacity(a.rows);
+        let text = |i: usize, row: usize| a.arrays[i].as_string_view().value(a.at(i, row));
+        for row in 0..a.rows {
+            if separated && a.is_null(0, row) {
+                out.append_null();
+                continue;
+            }
+            let mut s = String::new();
+            let mut first = true;
+            for i in separated as usize..a.arrays.len() {
+                if a.is_null(i, row) {
+                    continue;
+                }
+                if separated && !first {
+                    s.push_str(text(0, row));
+                }
+                first = false;
+                s.push_str(text(i, row));
+            }
+            out.append_value(s);
+        }
+        Ok(Arc::new(out.finish()))
+    })
+}
+
+/// format('%s %I %L', …)
+fn format_kernel(types: Vec<tidemill_zset::schema::SqlType>, zone: String) -> Kernel {
+    Arc::new(move |a: &Args| -> DfResult<arrow::array::ArrayRef> {
+        let mut out = StringViewBuilder::with_capacity(a.rows);
+        let template = a.arrays[0].as_string_view();
+        for row in 0..a.rows {
+            if a.is_null(0, row) {
+                out.append_null();
+                continue;
+            }
+            let value = |i: usize| -> Result<Option<String>> {
+                match a.arrays.get(i) {
+                    Some(v) => super::format::value(v, a.at(i, row), &types[i], &zone),
+                    None => Err(SqlError::new("22023", "too few arguments for format()")),
+                }
+            };
+            out.append_value(format_text(template.value(a.at(0, row)), value).map_err(external)?);
+        }
+        Ok(Arc::new(out.finish()))
+    })
+}
+
+fn format_text(template: &str, value: impl Fn(usize) -> Result<Option<String>>) -> Result<String> {
+    let mut out = String::new();
+    let mut chars = template.chars().peekable();
+    let mut next = 1;
+    while let Some(c) = chars.next() {
+        if c != '%' {
+            out.push(c);
+            continue;
+        }
+        let mut spec = String::new();
+        while let Some(d) = chars.peek().copied().filter(|c| c.is_ascii_digit() || *c == '-' || *c == '$') {
+            spec.push(d);
+            chars.next();
+        }
+        let kind = chars.next().ok_or_else(|| SqlError::new("22023", "unterminated format() type specifier"))?;
+        if kind == '%' {
+            out.push('%');
+            continue;
+        }
+        let (position, width) = match spec.split_once('$') {
+            Some((p, w)) => (p.parse().ok(), w.to_string()),
+            None => (None, spec),
+        };
+        let i = position.unwrap_or(next);
+        next = i + 1;
+        let v = value(i)?;
+        let text = match kind {
+            's' => v.unwrap_or_default(),
+            'I' => quote_ident(&v.ok_or_else(|| SqlError::new("22004", "null values cannot be formatted as an SQL identifier"))?),
+            'L' => v.map_or("NULL".into(), |v| quote_literal(&v)),
+            k => {
+                return Err(SqlError::new("22023", format!("unrecognized format() type specifier \"{k}\""))
+                    .hint("For a single \"%\" use \"%%\"."));
+            }
+        };
+        let left = width.starts_with('-');
+        let n: usize = width.trim_start_matches('-').parse().unwrap_or(0);
+        let fill = n.saturating_sub(text.chars().count());
+        if !left {
+            out.extend(std::iter::repeat_n(' ', fill));
+        }
+        out.push_str(&text);
+        if left {
+            out.extend(std::iter::repeat_n(' ', fill));
+        }
+    }
+    Ok(out)
+}
+
+/// An identifier, quoted where it must be.
+pub fn quote_ident(s: &str) -> String {
+    let plain = s.chars().enumerate().all(|(i, c)| c == '_' || c.is_ascii_lowercase() || (i > 0 && c.is_ascii_digit()));
+    if plain && !s.is_empty() { s.to_string() } else { format!("\"{}\"", s.replace('"', "\"\"")) }
+}
+
+fn quote_literal(s: &str) -> String {
+    let quoted = s.replace('\'', "''");
+    if s.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+}
+
+fn encode(b: &[u8], format: &str) -> Result<Option<String>> {
+    match format.to_ascii_lowercase().as_str() {
+        "hex" => Ok(Some(super::format::bytea(b)[2..].to_string())),
+        "base64" => Ok(Some(base64(b))),
+        "escape" => Ok(Some(
+            b.iter()
+                .map(|c| match c {
+                    b'\\' => "\\\\".to_string(),
+                    0 | 128.. => format!("\\{c:03o}"),
+                    c => (*c as char).to_string(),
+                })
+                .collect(),
+        )),
+        f => Err(SqlError::new("22023", format!("unrecognized encoding: \"{f}\""))),
+    }
+}
+
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+fn base64(b: &[u8]) -> String {
+    let mut out = String::new();
+    for chunk in b.chunks(3) {
+        let n = chunk.iter().fold(0u32, |n, b| n << 8 | *b as u32) << (8 * (3 - chunk.len()));
+        for i in 0..4 {
+            out.push(if i <= chunk.len() { BASE64[(n >> (18 - 6 * i) & 63) as usize] as char } else { '=' });
+        }
+    }
+    // Lines of 76 characters, as RFC 2045 has it.
+    let lines: Vec<&str> = out.as_bytes().chunks(76).map(|l| std::str::from_utf8(l).unwrap_or_default()).collect();
+    lines.join("\n")
+}
+
+fn decode(s: &str, format: &str) -> Result<Option<Vec<u8>>> {
+    match format.to_ascii_lowercase().as_str() {
+        "hex" => super::parse::bytea(&format!("\\x{s}")).map(Some),
+        "escape" => super::parse::bytea(s).map(Some),
+        "base64" => {
+            let mut out = Vec::new();
+            let (mut bits, mut n) = (0u32, 0);
+            for c in s.bytes().filter(|c| !c.is_ascii_whitespace() && *c != b'=') {
+                let v = BASE64.iter().position(|b| *b == c).ok_or_else(|| {
+                    SqlError::new("22023", format!("invalid symbol \"{}\" found while decoding base64 sequence", c as char))
+                })?;
+                bits = bits << 6 | v as u32;
+                n += 6;
+                if n >= 8 {
+                    n -= 8;
+                    out.push((bits >> n) as u8);
+                    bits &= (1 << n) - 1;
+                }
+            }
+            Ok(Some(out))
+        }
+        f => Err(SqlError::new("22023", format!("unrecognized encoding: \"{f}\""))),
+    }
+}
+
+/// Registers the functions of this file.
+pub fn register(r: &mut Registry) {
+    r.add("textcat(text, text) text", kernel!(|a: text, b: text| -> text Ok(Some([a, b].concat()))));
+    r.add("upper(text) text", kernel!(|s: text| -> text Ok(Some(s.to_uppercase()))));
+    r.add("lower(text) text", kernel!(|s: text| -> text Ok(Some(s.to_lowercase()))));
+    r.add("initcap(text) text", kernel!(|s: text| -> text Ok(Some(initcap(s)))));
+    for name in ["length(text) int4", "char_length(text) int4", "character_length(text) int4"] {
+        r.add(name, kernel!(|s: text| -> int4 Ok(Some(s.chars().count() as i32))));
+    }
+    r.add("length(bytea) int4", kernel!(|s: bytea| -> int4 Ok(Some(s.len() as i32))));
+    r.add("octet_length(text) int4", kernel!(|s: text| -> int4 Ok(Some(s.len() as i32))));
+    r.add("octet_length(bytea) int4", kernel!(|s: bytea| -> int4 Ok(Some(s.len() as i32))));
+    r.add("bit_length(text) int4", kernel!(|s: text| -> int4 Ok(Some(s.len() as i32 * 8))));
+    r.add("reverse(text) text", kernel!(|s: text| -> text Ok(Some(s.chars().rev().collect::<String>()))));
+    for (two, three) in [("substring(text, int4) text", "substring(text, int4, int4) text"), ("substr(text, int4) text", "substr(text, int4, int4) text")] {
+        r.add_fallible(two, kernel!(|s: text, i: int4| -> text substring(s, i as i64, None)));
+        r.add_fallible(three, kernel!(|s: text, i: int4, n: int4| -> text substring(s, i as i64, Some(n as i64))));
+    }
+    r.add_fallible("substring(text, text) text", kernel!(|s: text, p: text| -> text {
+        Ok(regexp_match(s, p, "")?.and_then(|m| m.into_iter().next().flatten()))
+    }));
+    r.add("left(text, int4) text", kernel!(|s: text, n: int4| -> text {
+        let all = s.chars().count() as i64;
+        let n = if n < 0 { (all + n as i64).max(0) } else { n as i64 };
+        Ok(Some(s.chars().take(n as usize).collect::<String>()))
+    }));
+    r.add("right(text, int4) text", kernel!(|s: text, n: int4| -> text {
+        let all = s.chars().count() as i64;
+        let skip = if n < 0 { -(n as i64) } else { (all - n as i64).max(0) };
+        Ok(Some(s.chars().skip(skip as usize).collect::<String>()))
+    }));
+    r.add("lpad(text, int4) text", kernel!(|s: text, n: int4| -> text Ok(Some(pad(s, n, " ", true)))));
+    r.add("lpad(text, int4, text) text", kernel!(|s: text, n: int4, f: text| -> text Ok(Some(pad(s, n, f, true)))));
+    r.add("rpad(text, int4) text", kernel!(|s: text, n: int4| -> text Ok(Some(pad(s, n, " ", false)))));
+    r.add("rpad(text, int4, text) text", kernel!(|s: text, n: int4, f: text| -> text Ok(Some(pad(s, n, f, false)))));
+    r.add("btrim(text) text", kernel!(|s: text| -> text Ok(Some(trim(s, " ", true, true)))));
+    r.add("btrim(text, text) text", kernel!(|s: text, c: text| -> text Ok(Some(trim(s, c, true, true)))));
+    r.add("ltrim(text) text", kernel!(|s: text| -> text Ok(Some(trim(s, " ", true, false)))));
+    r.add("ltrim(text, text) text", kernel!(|s: text, c: text| -> text Ok(Some(trim(s, c, true, false)))));
+    r.add("rtrim(text) text", kernel!(|s: text| -> text Ok(Some(trim(s, " ", false, true)))));
+    r.add("rtrim(text, text) text", kernel!(|s: text, c: text| -> text Ok(Some(trim(s, c, false, true)))));
+    r.add("strpos(text, text) int4", kernel!(|s: text, t: text| -> int4 {
+        Ok(Some(s.find(t).map_or(0, |i| s[..i].chars().count() as i32 + 1)))
+    }));
+    r.add("overlay(text, text, int4) text", kernel!(|s: text, t: text, i: int4| -> text {
+        let n = t.chars().count();
+        let head: String = s.chars().take((i.max(1) - 1) as usize).collect();
+        Ok(Some(head + t + &s.chars().skip((i.max(1) - 1) as usize + n).collect::<String>()))
+    }));
+    r.add("overlay(text, text, int4, int4) text", kernel!(|s: text, t: text, i: int4, n: int4| -> text {
+        let head: String = s.chars().take((i.max(1) - 1) as usize).collect();
+        Ok(Some(head + t + &s.chars().skip((i.max(1) - 1 + n).max(0) as usize).collect::<String>()))
+    }));
+    r.add("replace(text, text, text) text", kernel!(|s: text, a: text, b: text| -> text {
+        Ok(Some(if a.is_empty() { s.to_string() } else { s.replace(a, b) }))
+    }));
+    r.add("translate(text, text, text) text", kernel!(|s: text, a: text, b: text| -> text {
+        let to: Vec<char> = b.chars().collect();
+        Ok(Some(s.chars().filter_map(|c| match a.chars().position(|x| x == c) {
+            Some(i) => to.get(i).copied(),
+            None => Some(c),
+        }).collect::<String>()))
+    }));
+    r.add_fallible("split_part(text, text, int4) text", kernel!(|s: text, by: text, n: int4| -> text split_part(s, by, n)));
+    r.add_fallible("repeat(text, int4) text", kernel!(|s: text, n: int4| -> text {
+        let n = n.max(0) as usize;
+        if s.len().saturating_mul(n) > 1 << 28 {
+            return Err(SqlError::new("54000", "requested length too large"));
+        }
+        Ok(Some(s.repeat(n)))
+    }));
+    r.add("starts_with(text, text) bool", kernel!(|s: text, p: text| -> bool Ok(Some(s.starts_with(p)))));
+    r.add("ascii(text) int4", kernel!(|s: text| -> int4 Ok(Some(s.chars().next().map_or(0, |c| c as i32)))));
+    r.add_fallible("chr(int4) text", kernel!(|n: int4| -> text {
+        match u32::try_from(n).ok().and_then(char::from_u32) {
+            Some('\0') => Err(SqlError::new("54000", "null character not permitted")),
+            Some(c) => Ok(Some(c.to_string())),
+            None => Err(SqlError::new("54000", format!("requested character too large for encoding: {n}"))),
+        }
+    }));
+    r.add("to_hex(int4) text", kernel!(|n: int4| -> text Ok(Some(format!("{n:x}")))));
+    r.add("to_hex(int8) text", kernel!(|n: int8| -> text Ok(Some(format!("{n:x}")))));
+    r.add("quote_ident(text) text", kernel!(|s: text| -> text Ok(Some(quote_ident(s)))));
+    r.add("quote_literal(text) text", kernel!(|s: text| -> text Ok(Some(quote_literal(s)))));
+    r.add_fallible("encode(bytea, text) text", kernel!(|b: bytea, f: text| -> text encode(b, f)));
+    r.add_fallible("decode(text, text) bytea", kernel!(|s: text, f: text| -> bytea decode(s, f)));
+    r.add("bytea_concat(bytea, bytea) bytea", kernel!(|a: bytea, b: bytea| -> bytea Ok(Some([a, b].concat()))));
+    r.add_fallible("textregexeq(text, text) bool", kernel!(|s: text, p: text| -> bool with_regex(p, "", |r| Some(r.is_match(s)))));
+    r.add_fallible("texticregexeq(text, text) bool", kernel!(|s: text, p: text| -> bool with_regex(p, "i", |r| Some(r.is_match(s)))));
+    r.add_fallible("regexp_like(text, text) bool", kernel!(|s: text, p: text| -> bool with_regex(p, "", |r| Some(r.is_match(s)))));
+    r.add_fallible("regexp_replace(text, text, text) text", kernel!(|s: text, p: text, t: text| -> text regexp_replace(s, p, t, "")));
+    r.add_fallible("regexp_replace(text, text, text, text) text", kernel!(|s: text, p: text, t: text, f: text| -> text regexp_replace(s, p, t, f)));
+    r.add_fallible("regexp_match(text, text) text[]", kernel!(|s: text, p: text| -> text_list regexp_match(s, p, "")));
+    r.add_fallible("regexp_match(text, text, text) text[]", kernel!(|s: text, p: text, f: text| -> text_list regexp_match(s, p, f)));
+    r.add_fallible("regexp_split_to_array(text, text) text[]", kernel!(|s: text, p: text| -> text_list regexp_split(s, p, "")));
+    r.add_fallible("regexp_split_to_table_list(text, text) text[]", kernel!(|s: text, p: text| -> text_list regexp_split(s, p, "")));
+    r.add_fallible("regexp_count(text, text) int4", kernel!(|s: text, p: text| -> int4 with_regex(p, "", |r| Some(r.find_iter(s).count() as i32))));
+    for name in ["string_to_array(text, text) text[]", "string_to_table_list(text, text) text[]"] {
+        r.add(name, kernel!(|s: text, by: text| -> text_list {
+            Ok(Some(if s.is_empty() { vec![] } else if by.is_empty() { vec![Some(s.to_string())] } else { s.split(by).map(|t| Some(t.to_string())).collect() }))
+        }));
+    }
+    r.add_fallible("like_escape(text, text, text) bool", kernel!(|s: text, p: text, e: text| -> bool like(s, p, e, false)));
+    r.add_fallible("ilike_escape(text, text, text) bool", kernel!(|s: text, p: text, e: text| -> bool like(s, p, e, true)));
+    r.add_fallible("similar_to(text, text) bool", kernel!(|s: text, p: text| -> bool similar(s, p)));
+    r.add("concat(text...) text", concat(false));
+    r.add("concat_ws(text, text...) text", concat(true));
+    r.add_typed("format(text, any...) text", |t| format_kernel(t.args.to_vec(), t.zone.to_string()));
+    r.add("md5(text) text", Arc::new(|a: &Args| {
+        let s = a.arrays[0].as_string_view();
+        let mut out = StringViewBuilder::with_capacity(a.rows);
+        for row in 0..a.rows {
+            let i = a.at(0, row);
+            if s.is_null(i) { out.append_null() } else { out.append_value(md5(s.value(i).as_bytes())) }
+        }
+        Ok(Arc::new(out.finish()))
+    }));
+}
+
+/// MD5 (RFC 1321), hexadecimal.
+fn md5(data: &[u8]) -> String {
+    const S: [u32; 16] = [7, 12, 17, 22, 5, 9, 14, 20, 4, 11, 16, 23, 6, 10, 15, 21];
+    let k: Vec<u32> = (0..64).map(|i| ((i as f64 + 1.0).sin().abs() * 4294967296.0) as u32).collect();
+    let mut h = [0x67452301u32, 0xefcdab89, 0x98badcfe, 0x10325476];
+    let mut message = data.to_vec();
+    message.push(0x80);
+    while message.len() % 64 != 56 {
+        message.push(0);
+    }
+    message.extend_from_slice(&(data.len() as u64 * 8).to_le_bytes());
+    for block in message.chunks(64) {
+        let m: Vec<u32> = block.chunks(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
+        let [mut a, mut b, mut c, mut d] = h;
+        for i in 0..64 {
+            let (f, g) = match i / 16 {
+                0 => ((b & c) | (!b & d), i),
+                1 => ((d & b) | (!d & c), (5 * i + 1) % 16),
+                2 => (b ^ c ^ d, (3 * i + 5) % 16),
+                _ => (c ^ (b | !d), 7 * i % 16),
+            };
+            let turned = a.wrapping_add(f).wrapping_add(k[i]).wrapping_add(m[g]).rotate_left(S[i / 16 * 4 + i % 4]);
+            (a, d, c, b) = (d, c, b, b.wrapping_add(turned));
+        }
+        for (x, y) in h.iter_mut().zip([a, b, c, d]) {
+            *x = x.wrapping_add(y);
+        }
+    }
+    h.iter().flat_map(|x| x.to_le_bytes()).map(|b| format!("{b:02x}")).collect()
+}

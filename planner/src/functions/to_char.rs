@@ -1,0 +1,369 @@
+//! to_char, to_date, to_timestamp and to_number: the templates in common use.
+
+use arrow::array::Array;
+use chrono::{Datelike, NaiveDate};
+
+use super::parse::{DAY_US, datetime_of, days, to_local, to_utc};
+use super::registry::Registry;
+use super::kernel;
+use crate::error::{Result, SqlError};
+
+const MONTHS: [&str; 12] = [
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+];
+const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+
+/// Template patterns, longer ones before their prefixes.
+const PATTERNS: [&str; 42] = [
+    "YYYY", "IYYY", "Y,YYY", "YYY", "YY", "Y", "MONTH", "Month", "month", "MON", "Mon", "mon", "MM", "MI", "MS",
+    "DDD", "DD", "DAY", "Day", "day", "DY", "Dy", "dy", "D", "HH24", "HH12", "HH", "SSSS", "SS", "US", "AM", "PM",
+    "am", "pm", "IW", "ID", "WW", "W", "Q", "CC", "J", "TZ",
+];
+
+enum Part<'a> {
+    Pattern(&'a str, bool),
+    Text(String),
+}
+
+fn parts(template: &str) -> Vec<Part<'_>> {
+    let mut out = Vec::new();
+    let mut rest = template;
+    let mut fill = false;
+    'next: while !rest.is_empty() {
+        if let Some(r) = rest.strip_prefix("FM").or_else(|| rest.strip_prefix("fm")) {
+            fill = true;
+            rest = r;
+            continue;
+        }
+        if let Some(r) = rest.strip_prefix('"') {
+            let end = r.find('"').unwrap_or(r.len());
+            out.push(Part::Text(r[..end].to_string()));
+            rest = r.get(end + 1..).unwrap_or("");
+            continue;
+        }
+        for p in PATTERNS {
+            // Case matters for names only.
+            let named = matches!(p.to_ascii_lowercase().as_str(), "month" | "mon" | "day" | "dy" | "am" | "pm");
+            let same = rest.get(..p.len()).is_some_and(|r| if named { r == p } else { r.eq_ignore_ascii_case(p) });
+            if same {
+                out.push(Part::Pattern(p, fill));
+                fill = false;
+                rest = &rest[p.len()..];
+                if let Some(r) = rest.strip_prefix("TH").or_else(|| rest.strip_prefix("th")) {
+                    out.push(Part::Pattern("TH", rest.starts_with('t')));
+                    rest = r;
+                }
+                continue 'next;
+            }
+        }
+        let c = rest.chars().next().unwrap_or(' ');
+        out.push(Part::Text(c.to_string()));
+        rest = &rest[c.len_utf8()..];
+    }
+    out
+}
+
+fn cased(name: &str, pattern: &str, width: usize, fill: bool) -> String {
+    let text = if pattern.chars().all(|c| c.is_ascii_uppercase()) {
+        name.to_uppercase()
+    } else if pattern.chars().all(|c| c.is_ascii_lowercase()) {
+        name.to_lowercase()
+    } else {
+        name.to_string()
+    };
+    if fill || width == 0 { text } else { format!("{text:<width$}") }
+}
+
+/// Local microseconds by a template.
+fn time_text(us: i64, template: &str) -> Result<String> {
+    let t = datetime_of(us).ok_or_else(|| SqlError::new("22008", "timestamp out of range"))?;
+    let time = us.rem_euclid(DAY_US);
+    let (h, mi, s) = (time / 3_600_000_000, time / 60_000_000 % 60, time / 1_000_000 % 60);
+    let mut out = String::new();
+    let mut last = 0i64;
+    for p in parts(template) {
+        let (p, fill) = match p {
+            Part::Text(t) => {
+                out.push_str(&t);
+                continue;
+            }
+            Part::Pattern(p, fill) => (p, fill),
+        };
+        let (n, width) = match p {
+            "YYYY" => (t.year() as i64, 4),
+            "IYYY" => (t.iso_week().year() as i64, 4),
+            "YYY" => (t.year() as i64 % 1000, 3),
+            "YY" => (t.year() as i64 % 100, 2),
+            "Y" => (t.year() as i64 % 10, 1),
+            "MM" => (t.month() as i64, 2),
+            "DD" => (t.day() as i64, 2),
+            "DDD" => (t.ordinal() as i64, 3),
+            "D" => (t.weekday().num_days_from_sunday() as i64 + 1, 1),
+            "ID" => (t.weekday().number_from_monday() as i64, 1),
+            "HH24" => (h, 2),
+            "HH12" | "HH" => ((h + 11) % 12 + 1, 2),
+            "MI" => (mi, 2),
+            "SS" => (s, 2),
+            "MS" => (time / 1000 % 1000, 3),
+            "US" => (time % 1_000_000, 6),
+            "SSSS" => (time / 1_000_000, 1),
+            "IW" => (t.iso_week().week() as i64, 2),
+            "WW" => ((t.ordinal() as i64 - 1) / 7 + 1, 2),
+            "W" => ((t.day() as i64 - 1) / 7 + 1, 1),
+            "Q" => ((t.month() as i64 - 1) / 3 + 1, 1),
+            "CC" => ((t.year() as i64 + 99) / 100, 2),
+            "J" => (us.div_euclid(DAY_US) + 2_440_588, 1),
+            "Y,YYY" => {
+                out.push_str(&format!("{},{:03}", t.year() / 1000, t.year() % 1000));
+                continue;
+            }
+            "TH" => {
+                let th = match (last % 100, last % 10) {
+                    (11..=13, _) => "th",
+                    (_, 1) => "st",
+                    (_, 2) => "nd",
+                    (_, 3) => "rd",
+                    _ => "th",
+                };
+                out.push_str(&if fill { th.to_string() } else { th.to_uppercase() });
+                continue;
+            }
+            "MONTH" | "Month" | "month" => {
+                out.push_str(&cased(MONTHS[t.month0() as usize], p, 9, fill));
+                continue;
+            }
+            "MON" | "Mon" | "mon" => {
+                out.push_str(&cased(&MONTHS[t.month0() as usize][..3], p, 0, fill));
+                continue;
+            }
+            "DAY" | "Day" | "day" => {
+                out.push_str(&cased(DAYS[t.weekday().num_days_from_sunday() as usize], p, 9, fill));
+                continue;
+            }
+            "DY" | "Dy" | "dy" => {
+                out.push_str(&cased(&DAYS[t.weekday().num_days_from_sunday() as usize][..3], p, 0, fill));
+                continue;
+            }
+            "AM" | "PM" => {
+                out.push_str(if h < 12 { "AM" } else { "PM" });
+                continue;
+            }
+            "am" | "pm" => {
+                out.push_str(if h < 12 { "am" } else { "pm" });
+                continue;
+            }
+            _ => return Err(SqlError::unsupported(format!("to_char pattern \"{p}\" is not supported"))),
+        };
+        last = n;
+        out.push_str(&if fill { n.to_string() } else { format!("{n:0width$}") });
+    }
+    Ok(out)
+}
+
+/// Text by a template to local microseconds.
+fn time_from(text: &str, template: &str) -> Result<i64> {
+    let bad = |p: &str, rest: &str| {
+        let shown: String = rest.chars().take(p.len().max(2)).collect();
+        SqlError::new("22007", format!("invalid value \"{shown}\" for \"{p}\""))
+    };
+    let (mut y, mut mo, mut d, mut h, mut mi, mut s, mut us) = (1i64, 1i64, 1i64, 0i64, 0i64, 0i64, 0i64);
+    let (mut pm, mut doy) = (None, None);
+    let mut rest = text;
+    for p in parts(template) {
+        let p = match p {
+            Part::Text(t) => {
+                // Separators match any separators.
+                let skip = rest.chars().next().is_some_and(|c| !c.is_alphanumeric() || t.starts_with(c));
+                if skip {
+                    let n = rest.chars().next().map_or(0, char::len_utf8);
+                    rest = &rest[n..];
+                }
+                continue;
+            }
+            Part::Pattern(p, _) => p,
+        };
+        rest = rest.trim_start();
+        let lower = rest.to_lowercase();
+        match p {
+            "MONTH" | "Month" | "month" | "MON" | "Mon" | "mon" => {
+                let full = p.len() == 5;
+                let found = MONTHS.iter().enumerate().find_map(|(i, m)| {
+                    let name = if full { m.to_lowercase() } else { m[..3].to_lowercase() };
+                    lower.starts_with(&name).then_some((i as i64 + 1, name.len()))
+                });
+                let (n, len) = found.ok_or_else(|| bad(p, rest))?;
+                mo = n;
+                rest = &rest[len..];
+                continue;
+            }
+            "DAY" | "Day" | "day" | "DY" | "Dy" | "dy" => {
+                let n = rest.find(|c: char| !c.is_alphabetic()).unwrap_or(rest.len());
+                rest = &rest[n..];
+                continue;
+            }
+            "AM" | "PM" | "am" | "pm" => {
+                pm = Some(lower.starts_with('p'));
+                rest = rest.get(2..).unwrap_or("");
+                continue;
+            }
+            "TH" | "TZ" => {
+                rest = rest.get(2..).unwrap_or("");
+                continue;
+            }
+            _ => {}
+        }
+        let width = match p {
+            "HH24" | "HH12" | "HH" | "MM" | "DD" | "MI" | "SS" | "YY" | "IW" | "WW" | "CC" => 2,
+            "YYYY" | "IYYY" => 4,
+            "YYY" | "DDD" | "MS" => 3,
+            "US" => 6,
+            "SSSS" => 5,
+            "J" => 7,
+            _ => 1,
+        };
+        let len = rest.bytes().take(width).take_while(u8::is_ascii_digit).count();
+        let n: i64 = rest[..len].parse().map_err(|_| bad(p, rest))?;
+        rest = &rest[len..];
+        match p {
+            "YYYY" | "IYYY" => y = n,
+            "YYY" | "YY" | "Y" => y = if n < 70 { 2000 + n } else { 1900 + n },
+            "MM" => mo = n,
+            "DD" => d = n,
+            "DDD" => doy = Some(n),
+            "HH24" | "HH12" | "HH" => h = n,
+            "MI" => mi = n,
+            "SS" => s = n,
+            "MS" => us = n * 10i64.pow(6 - len as u32),
+            "US" => us = n * 10i64.pow(6 - len as u32),
+            "SSSS" => s = n,
+            _ => return Err(SqlError::unsupported(format!("pattern \"{p}\" is not supported here"))),
+        }
+    }
+    if let Some(pm) = pm {
+        h = h % 12 + if pm { 12 } else { 0 };
+    }
+    let range = || SqlError::new("22008", format!("date/time field value out of range: \"{text}\""));
+    let date = NaiveDate::from_ymd_opt(y as i32, mo as u32, d as u32).ok_or_else(range)?;
+    let day = days(date) as i64 + doy.map_or(0, |n| n - 1);
+    if h > 23 || mi > 59 || (s > 59 && !template.to_uppercase().contains("SSSS")) {
+        return Err(range());
+    }
+    Ok(day * DAY_US + (h * 3600 + mi * 60 + s) * 1_000_000 + us)
+}
+
+/// A number by a template of 9, 0, `.`, `,`, D, G, S, MI, PR, FM, `$`.
+fn number_text(v: &str, template: &str) -> String {
+    let upper = template.to_uppercase();
+    let fill = upper.contains("FM");
+    let t: String = upper.replace("FM", "").replace('D', ".").replace('G', ",");
+    let (sign_s, minus, angle) = (t.contains('S'), t.contains("MI"), t.contains("PR"));
+    let t = t.replace("MI", "").replace("PR", "").replace('S', "");
+    let (whole, fraction) = t.split_once('.').unwrap_or((&t, ""));
+    let decimals = fraction.chars().filter(|c| matches!(c, '9' | '0')).count();
+    let negative = v.starts_with('-');
+    let rounded = super::parse::decimal_parts(v)
+        .and_then(|(n, s)| super::parse::rescale(n, s, decimals as i32))
+        .and_then(|n| n.to_i128())
+        .unwrap_or(0)
+        .unsigned_abs();
+    let digits = super::format::numeric(rounded as i128, decimals as i8);
+    let (w, f) = digits.split_once('.').unwrap_or((&digits, ""));
+    let w = if w == "0" && whole.contains('9') && !whole.contains('0') && decimals > 0 { "" } else { w };
+    let places = whole.chars().filter(|c| matches!(c, '9' | '0')).count();
+    let negative = negative && rounded != 0;
+    let mut out = String::new();
+    if w.len() > places {
+        out = whole.chars().map(|c| if matches!(c, '9' | '0') { '#' } else { c }).collect();
+    } else {
+        let mut source = format!("{w:>places$}").chars().collect::<Vec<_>>().into_iter();
+        let mut started = false;
+        let mut zero_from = false;
+        for c in whole.chars() {
+            match c {
+                '9' | '0' => {
+                    zero_from |= c == '0';
+                    let d = source.next().unwrap_or(' ');
+                    started |= d != ' ' || zero_from;
+                    match (d, zero_from) {
+                        (' ', true) => out.push('0'),
+                        (' ', false) if fill => {}
+                        (d, _) => out.push(d),
+                    }
+                }
+                ',' if started => out.push(','),
+                ',' if fill => {}
+                ',' => out.push(' '),
+                c => out.push(c),
+            }
+        }
+    }
+    if t.contains('.') {
+        out.push('.');
+        let kept: String = if fill {
+            let least = fraction.rfind('0').map_or(0, |i| i + 1);
+            let trimmed = f.trim_end_matches('0');
+            f[..trimmed.len().max(least).min(f.len())].to_string()
+        } else {
+            f.to_string()
+        };
+        out.push_str(&kept);
+    }
+    let lead = out.len() - out.trim_start().len();
+    let body = out.trim_start().to_string();
+    let signed = match (sign_s, minus, angle, negative) {
+        (true, _, _, n) => format!("{}{body}", if n { '-' } else { '+' }),
+        (_, true, _, true) => format!("{body}-"),
+        (_, true, _, false) => if fill { body } else { format!("{body} ") },
+        (_, _, true, true) => format!("<{body}>"),
+        (_, _, true, false) => if fill { body } else { format!(" {body} ") },
+        (.., true) => format!("-{body}"),
+        _ if fill => body,
+        _ => format!(" {body}"),
+    };
+    if fill { signed } else { format!("{}{signed}", " ".repeat(lead)) }
+}
+
+/// Registers the functions of this file.
+pub fn register(r: &mut Registry) {
+    r.add_fallible("to_char(timestamp, text) text", kernel!(|t: timestamp, f: text| -> text time_text(t, f).map(Some)));
+    r.add_typed("to_char(timestamptz, text) text", |t| {
+        let zone = t.zone.to_string();
+        kernel!(|t: timestamptz, f: text| -> text time_text(to_local(t, &zone)?, f).map(Some))
+    });
+    r.add_fallible("to_char(interval, text) text", kernel!(|i: interval, f: text| -> text {
+        time_text(super::datetime::interval_key(i).rem_euclid(DAY_US), f).map(Some)
+    }));
+    r.add("to_char(int4, text) text", kernel!(|n: int4, f: text| -> text Ok(Some(number_text(&n.to_string(), f)))));
+    r.add("to_char(int8, text) text", kernel!(|n: int8, f: text| -> text Ok(Some(number_text(&n.to_string(), f)))));
+    r.add("to_char(float8, text) text", kernel!(|n: float8, f: text| -> text Ok(Some(number_text(&format!("{n}"), f)))));
+    r.add_typed("to_char(numeric, text) text", |t| {
+        let scale = match t.args[0] {
+            tidemill_zset::schema::SqlType::Numeric(_, s) => s,
+            _ => 0,
+        };
+        kernel!(|n: numeric, f: text| -> text Ok(Some(number_text(&super::format::numeric(n, scale), f))))
+    });
+    r.add_fallible("to_date(text, text) date", kernel!(|s: text, f: text| -> date {
+        time_from(s, f).map(|us| Some(us.div_euclid(DAY_US) as i32))
+    }));
+    r.add_typed("to_timestamp(text, text) timestamptz", |t| {
+        let zone = t.zone.to_string();
+        kernel!(|s: text, f: text| -> timestamptz to_utc(time_from(s, f)?, &zone).map(Some))
+    });
+    r.add_typed("to_number(text, text) numeric6", |_| {
+        std::sync::Arc::new(|a: &super::Args| {
+            let s = arrow::array::cast::AsArray::as_string_view(a.arrays[0].as_ref());
+            let mut out = arrow::array::Decimal128Builder::with_capacity(a.rows);
+            for row in 0..a.rows {
+                let i = a.at(0, row);
+                if s.is_null(i) || a.is_null(1, row) {
+                    out.append_null();
+                    continue;
+                }
+                let clean: String = s.value(i).chars().filter(|c| c.is_ascii_digit() || matches!(c, '.' | '-')).collect();
+                out.append_value(super::parse::numeric(&clean, 38, 6).map_err(super::external)?);
+            }
+            Ok(std::sync::Arc::new(out.finish().with_precision_and_scale(38, 6)?))
+        })
+    });
+}

@@ -1,0 +1,553 @@
+//! The parser of statements: splits a string into statements, recognises those that sqlparser
+//! doesn't know, and leaves queries, expressions and column lists to sqlparser.
+//!
+//! Every token's location is replaced by (line 1, column = character of the whole string, from 1), so the
+//! span of any part of the syntax tree is a position as the wire protocol counts it.
+
+mod ddl;
+mod session;
+
+use sqlparser::ast::{Ident, ObjectName, ObjectNamePart};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::{Parser, ParserError};
+use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, TokenizerError};
+
+use crate::ast::{Name, Options, Parsed, Statement, Subscribe, SubscribeTarget};
+use crate::error::{Result, SqlError};
+
+/// Nesting of expressions and queries that is still parsed.
+const DEPTH_MAX: usize = 200;
+
+static DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
+
+/// See [`crate::ast::parse`].
+pub(crate) fn parse(sql: &str) -> Result<Vec<Parsed>> {
+    let chars: Vec<char> = sql.chars().collect();
+    let tokens = tokenize(sql, &chars)?;
+    let mut out = Vec::new();
+    for part in tokens.split(|t| t.token == Token::SemiColon) {
+        let significant: Vec<&TokenWithSpan> =
+            part.iter().filter(|t| !matches!(t.token, Token::Whitespace(_))).collect();
+        let (Some(first), Some(last)) = (significant.first(), significant.last()) else {
+            continue;
+        };
+        let start = first.span.start.column as usize - 1;
+        let end = (last.span.end.column as usize - 1).min(chars.len());
+        let text: String = chars[start..end.max(start)].iter().collect();
+        let tokens: Vec<TokenWithSpan> = significant.into_iter().cloned().collect();
+        out.push(Parsed {
+            statement: P::new(tokens, end + 1, &text).whole_statement()?,
+            sql: text,
+        });
+    }
+    Ok(out)
+}
+
+/// Parses one query, e.g. a view's stored text.
+pub(crate) fn parse_query(sql: &str) -> Result<Box<sqlparser::ast::Query>> {
+    let mut statements = parse(sql)?;
+    match (statements.pop(), statements.is_empty()) {
+        (Some(Parsed { statement: Statement::Query { query, as_of: None }, .. }), true) => Ok(query),
+        _ => Err(SqlError::new("42601", "expected one query")),
+    }
+}
+
+/// Parses one expression, e.g. a column's DEFAULT.
+pub(crate) fn parse_expr(sql: &str) -> Result<sqlparser::ast::Expr> {
+    let chars: Vec<char> = sql.chars().collect();
+    let tokens = tokenize(sql, &chars)?
+        .into_iter()
+        .filter(|t| !matches!(t.token, Token::Whitespace(_)))
+        .collect();
+    let mut p = P::new(tokens, chars.len() + 1, sql);
+    let e = p.expr()?;
+    p.end()?;
+    Ok(e)
+}
+
+fn tokenize(sql: &str, chars: &[char]) -> Result<Vec<TokenWithSpan>> {
+    // Character index at which each line starts.
+    let mut lines = vec![0usize];
+    lines.extend(chars.iter().enumerate().filter(|(_, c)| **c == '\n').map(|(i, _)| i + 1));
+    let place = |l: Location| {
+        let line = (l.line as usize).clamp(1, lines.len());
+        Location::new(1, (lines[line - 1] + l.column as usize) as u64)
+    };
+    let tokens = Tokenizer::new(&DIALECT, sql)
+        .tokenize_with_location()
+        .map_err(|e| tokenizer_error(e, place))?;
+    Ok(tokens
+        .into_iter()
+        .map(|t| TokenWithSpan {
+            span: Span::new(place(t.span.start), place(t.span.end)),
+            token: t.token,
+        })
+        .collect())
+}
+
+fn tokenizer_error(e: TokenizerError, place: impl Fn(Location) -> Location) -> SqlError {
+    let at = place(e.location).column as usize;
+    let message = match e.message.as_str() {
+        m if m.contains("nterminated") && m.contains("string") => "unterminated quoted string".to_string(),
+        m if m.contains("nterminated") && m.contains("dollar") => {
+            "unterminated dollar-quoted string".to_string()
+        }
+        m if m.contains("comment") => "unterminated /* comment".to_string(),
+        m if m.contains("quoted identifier") || m.contains("close delimiter") => {
+            "unterminated quoted identifier".to_string()
+        }
+        m => format!("syntax error: {m}"),
+    };
+    SqlError::new("42601", message).at(at.max(1))
+}
+
+/// A name after folding: unquoted identifiers become lower case.
+pub(crate) fn fold(i: &Ident) -> String {
+    if i.quote_style.is_some() {
+        i.value.clone()
+    } else {
+        i.value.to_lowercase()
+    }
+}
+
+/// The parts of a dotted name after folding.
+pub(crate) fn parts(name: &ObjectName) -> Vec<String> {
+    name.0
+        .iter()
+        .filter_map(|p| match p {
+            ObjectNamePart::Identifier(i) => Some(fold(i)),
+            ObjectNamePart::Function(_) => None,
+        })
+        .collect()
+}
+
+/// A relation's name: at most `database.schema.name`.
+pub(crate) fn relation_name(name: &ObjectName) -> Result<Name> {
+    let mut p = parts(name);
+    match (p.pop(), p.pop(), p.len()) {
+        (Some(name), schema, 0 | 1) => Ok(Name { schema, name }),
+        _ => Err(SqlError::new(
+            "42601",
+            format!("improper relation name (too many dotted names): {name}"),
+        )),
+    }
+}
+
+/// Where a span begins, as a position for [`SqlError::at`].
+pub(crate) fn position(span: Span) -> Option<usize> {
+    (span.start.line > 0).then_some(span.start.column as usize)
+}
+
+/// sqlparser's parser over one statement, with what it lacks.
+pub(super) struct P<'a> {
+    p: Parser<'a>,
+    end: usize,
+    text: &'a str,
+}
+
+impl<'a> P<'a> {
+    fn new(tokens: Vec<TokenWithSpan>, end: usize, text: &'a str) -> Self {
+        let p = Parser::new(&DIALECT)
+            .with_recursion_limit(DEPTH_MAX)
+            .with_tokens_with_locations(tokens);
+        P { p, end, text }
+    }
+
+    fn convert<T>(&self, r: std::result::Result<T, ParserError>) -> Result<T> {
+        r.map_err(|e| match e {
+            ParserError::RecursionLimitExceeded => {
+                SqlError::new("54001", "stack depth limit exceeded")
+            }
+            ParserError::TokenizerError(m) => SqlError::new("42601", m),
+            ParserError::ParserError(m) => self.syntax_from(&m),
+        })
+    }
+
+    /// sqlparser says `Expected: a, found: b at Line: 1, Column: n`.
+    fn syntax_from(&self, message: &str) -> SqlError {
+        let at = message
+            .rfind("Column: ")
+            .and_then(|i| message[i + 8..].trim().parse::<usize>().ok())
+            .filter(|n| *n > 0);
+        let found = message.find("found: ").map(|i| {
+            let rest = &message[i + 7..];
+            rest[..rest.rfind(" at Line").unwrap_or(rest.len())].to_string()
+        });
+        match found {
+            Some(f) if f == "EOF" => SqlError::new("42601", "syntax error at end of input").at(self.end),
+            Some(f) => {
+                let mut e = SqlError::new("42601", format!("syntax error at or near \"{f}\""));
+                e.position = at;
+                if let Some(expected) = message.strip_prefix("Expected: ") {
+                    let expected = expected[..expected.find(", found:").unwrap_or(0)].trim();
+                    if !expected.is_empty() && expected.len() < 60 {
+                        e = e.detail(format!("Expected {expected}."));
+                    }
+                }
+                e
+            }
+            None => {
+                let text = message.rfind(" at Line").map_or(message, |i| &message[..i]);
+                let mut e = SqlError::new("42601", format!("syntax error: {text}"));
+                e.position = at;
+                e
+            }
+        }
+    }
+
+    /// An error at the next token.
+    fn unexpected<T>(&self) -> Result<T> {
+        let t = self.p.peek_token();
+        Err(match t.token {
+            Token::EOF => SqlError::new("42601", "syntax error at end of input").at(self.end),
+            ref token => SqlError::new("42601", format!("syntax error at or near \"{token}\""))
+                .at(t.span.start.column as usize),
+        })
+    }
+
+    fn peek_word(&self, n: usize) -> Option<String> {
+        match self.p.peek_nth_token(n).token {
+            Token::Word(w) if w.quote_style.is_none() => Some(w.value.to_lowercase()),
+            _ => None,
+        }
+    }
+
+    fn peek_is(&self, n: usize, word: &str) -> bool {
+        self.peek_word(n).as_deref() == Some(word)
+    }
+
+    /// Takes the words if all of them come next.
+    fn take(&mut self, words: &str) -> bool {
+        let all: Vec<&str> = words.split(' ').collect();
+        if all.iter().enumerate().all(|(i, w)| self.peek_is(i, w)) {
+            for _ in all {
+                self.p.next_token();
+            }
+            true
+        } else {
+            false
+        }
+    }
+
+    fn need(&mut self, words: &str) -> Result<()> {
+        if self.take(words) { Ok(()) } else { self.unexpected() }
+    }
+
+    fn token(&mut self, t: &Token) -> bool {
+        self.p.consume_token(t)
+    }
+
+    fn need_token(&mut self, t: &Token) -> Result<()> {
+        if self.token(t) { Ok(()) } else { self.unexpected() }
+    }
+
+    fn end(&mut self) -> Result<()> {
+        if self.at_end() { Ok(()) } else { self.unexpected() }
+    }
+
+    fn at_end(&self) -> bool {
+        self.p.peek_token().token == Token::EOF
+    }
+
+    fn ident(&mut self) -> Result<String> {
+        let r = self.p.parse_identifier();
+        self.convert(r).map(|i| fold(&i))
+    }
+
+    fn object_name(&mut self) -> Result<ObjectName> {
+        let r = self.p.parse_object_name(false);
+        self.convert(r)
+    }
+
+    fn name(&mut self) -> Result<Name> {
+        relation_name(&self.object_name()?)
+    }
+
+    fn names(&mut self) -> Result<Vec<Name>> {
+        let mut out = vec![self.name()?];
+        while self.token(&Token::Comma) {
+            out.push(self.name()?);
+        }
+        Ok(out)
+    }
+
+    /// `(a, b)` or nothing.
+    fn column_list(&mut self) -> Result<Vec<String>> {
+        let mut out = Vec::new();
+        if self.token(&Token::LParen) {
+            loop {
+                out.push(self.ident()?);
+                if !self.token(&Token::Comma) {
+                    break;
+                }
+            }
+            self.need_token(&Token::RParen)?;
+        }
+        Ok(out)
+    }
+
+    fn expr(&mut self) -> Result<sqlparser::ast::Expr> {
+        let r = self.p.parse_expr();
+        self.convert(r)
+    }
+
+    fn string(&mut self) -> Result<String> {
+        match self.p.peek_token().token {
+            Token::SingleQuotedString(_) | Token::EscapedStringLiteral(_)
+            | Token::DollarQuotedString(_) => {}
+            _ => return self.unexpected(),
+        }
+        match self.p.next_token().token {
+            Token::SingleQuotedString(s) | Token::EscapedStringLiteral(s) => Ok(s),
+            Token::DollarQuotedString(d) => Ok(d.value),
+            _ => self.unexpected(),
+        }
+    }
+
+    /// An option's value: a string, a number or words, as text.
+    fn option_value(&mut self) -> Result<String> {
+        let t = self.p.peek_token().token;
+        match t {
+            Token::SingleQuotedString(_) | Token::EscapedStringLiteral(_)
+            | Token::DollarQuotedString(_) => self.string(),
+            Token::Minus | Token::Plus => {
+                self.p.next_token();
+                let rest = self.option_value()?;
+                Ok(if t == Token::Minus { format!("-{rest}") } else { rest })
+            }
+            Token::Number(n, _) => {
+                self.p.next_token();
+                Ok(n)
+            }
+            Token::Word(w) => {
+                self.p.next_token();
+                if w.quote_style.is_none() && w.value.eq_ignore_ascii_case("interval") {
+                    return self.string();
+                }
+                Ok(if w.quote_style.is_some() { w.value } else { w.value.to_lowercase() })
+            }
+            _ => self.unexpected(),
+        }
+    }
+
+    /// `WITH (a = 'x', b.c = 1, d)`, or nothing. The server judges names and values.
+    fn with_options(&mut self) -> Result<Options> {
+        if !(self.peek_is(0, "with") && self.p.peek_nth_token(1).token == Token::LParen) {
+            return Ok(Options::new());
+        }
+        self.p.next_token();
+        self.option_list()
+    }
+
+    fn option_list(&mut self) -> Result<Options> {
+        self.need_token(&Token::LParen)?;
+        let mut out = Options::new();
+        while !self.token(&Token::RParen) {
+            let mut key = match self.p.peek_token().token {
+                Token::SingleQuotedString(_) => self.string()?,
+                _ => self.ident()?,
+            };
+            while self.token(&Token::Period) {
+                key = format!("{key}.{}", self.ident()?);
+            }
+            let bare = matches!(self.p.peek_token().token, Token::Comma | Token::RParen);
+            let value = if bare {
+                "true".to_string()
+            } else {
+                self.token(&Token::Eq);
+                self.option_value()?
+            };
+            if out.insert(key.to_lowercase(), value).is_some() {
+                return Err(SqlError::new("42601", format!("option \"{key}\" given more than once")));
+            }
+            if !self.token(&Token::Comma) {
+                self.need_token(&Token::RParen)?;
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    fn query(&mut self) -> Result<Box<sqlparser::ast::Query>> {
+        if self.peek_is(0, "table") {
+            return self.table_query();
+        }
+        let r = self.p.parse_query();
+        self.convert(r)
+    }
+
+    /// `TABLE t …` is `SELECT * FROM t …`.
+    fn table_query(&mut self) -> Result<Box<sqlparser::ast::Query>> {
+        let at = self.p.next_token().span;
+        let mut tokens: Vec<TokenWithSpan> =
+            [Token::make_keyword("SELECT"), Token::Mul, Token::make_keyword("FROM")]
+                .into_iter()
+                .map(|token| TokenWithSpan { token, span: at })
+                .collect();
+        loop {
+            let t = self.p.next_token();
+            if t.token == Token::EOF {
+                break;
+            }
+            tokens.push(t);
+        }
+        let mut inner = P::new(tokens, self.end, self.text);
+        let q = inner.query()?;
+        inner.end()?;
+        Ok(q)
+    }
+
+    fn whole_statement(&mut self) -> Result<Statement> {
+        let s = self.statement()?;
+        self.end()?;
+        Ok(s)
+    }
+
+    fn statement(&mut self) -> Result<Statement> {
+        let Some(verb) = self.peek_word(0) else {
+            return if self.p.peek_token().token == Token::LParen {
+                self.select()
+            } else {
+                self.unexpected()
+            };
+        };
+        match verb.as_str() {
+            "select" | "values" | "with" | "table" => self.select(),
+            "create" => self.create(),
+            "drop" => self.drop(),
+            "alter" => self.alter(),
+            "comment" => self.comment(),
+            "insert" | "update" | "delete" | "merge" => self.change(),
+            "truncate" => {
+                self.p.next_token();
+                self.take("table");
+                let names = self.names()?;
+                let _ = self.take("restart identity") || self.take("continue identity");
+                let _ = self.take("restrict") || self.take("cascade");
+                Ok(Statement::Truncate { names })
+            }
+            "subscribe" => Ok(Statement::Subscribe(Box::new(self.subscribe()?))),
+            "copy" => self.copy(),
+            "explain" => self.explain(),
+            "show" => self.show(),
+            "set" => self.set(),
+            _ => self.session_statement(&verb),
+        }
+    }
+
+    /// A query; with `AS OF t` at its end.
+    fn select(&mut self) -> Result<Statement> {
+        let Some(cut) = self.find_as_of() else {
+            return Ok(Statement::Query { query: self.query()?, as_of: None });
+        };
+        let mut tokens = Vec::with_capacity(cut);
+        for _ in 0..cut {
+            tokens.push(self.p.next_token());
+        }
+        let end = self.p.peek_token().span.start.column as usize;
+        let mut inner = P::new(tokens, end, self.text);
+        let query = inner.query()?;
+        inner.end()?;
+        self.need("as of")?;
+        Ok(Statement::Query { query, as_of: Some(self.expr()?) })
+    }
+
+    /// Number of tokens before `AS OF` outside parentheses. sqlparser would take OF for an alias.
+    fn find_as_of(&self) -> Option<usize> {
+        let (mut depth, mut n) = (0i32, 0);
+        loop {
+            match self.p.peek_nth_token(n).token {
+                Token::EOF => return None,
+                Token::LParen => depth += 1,
+                Token::RParen => depth -= 1,
+                Token::Word(_) if depth == 0 && self.peek_is(n, "as") && self.peek_is(n + 1, "of") => {
+                    return Some(n);
+                }
+                _ => {}
+            }
+            n += 1;
+        }
+    }
+
+    fn change(&mut self) -> Result<Statement> {
+        use sqlparser::ast::Statement as S;
+        let r = self.p.parse_statement();
+        match self.convert(r)? {
+            S::Insert(i) => Ok(Statement::Insert(Box::new(i))),
+            s @ S::Update(_) => Ok(Statement::Update(Box::new(s))),
+            S::Delete(d) => Ok(Statement::Delete(Box::new(d))),
+            S::Query(query) => Ok(Statement::Query { query, as_of: None }),
+            _ => Err(SqlError::unsupported("MERGE is not supported")),
+        }
+    }
+
+    fn subscribe(&mut self) -> Result<Subscribe> {
+        self.need("subscribe")?;
+        self.take("to");
+        let target = if self.p.peek_token().token == Token::LParen {
+            self.p.next_token();
+            let q = self.query()?;
+            self.need_token(&Token::RParen)?;
+            SubscribeTarget::Query(q)
+        } else if self.peek_is(0, "select") || self.peek_is(0, "values") {
+            SubscribeTarget::Query(self.query()?)
+        } else {
+            SubscribeTarget::Relation(self.name()?)
+        };
+        let mut s = Subscribe { target, snapshot: true, progress: false, as_of: None, up_to: None };
+        loop {
+            if self.take("as of") {
+                if self.take("at least") {
+                    return Err(SqlError::unsupported("AS OF AT LEAST is not supported"));
+                }
+                s.as_of = Some(self.expr()?);
+            } else if self.take("up to") {
+                s.up_to = Some(self.expr()?);
+            } else if self.peek_is(0, "envelope") || self.peek_is(0, "within") {
+                return Err(SqlError::unsupported("ENVELOPE and WITHIN TIMESTAMP are not supported yet"));
+            } else if self.peek_is(0, "with") {
+                for (k, v) in self.with_options()? {
+                    let on = boolean(&v).ok_or_else(|| {
+                        SqlError::new("22023", format!("invalid value for option \"{k}\": \"{v}\""))
+                    })?;
+                    match k.as_str() {
+                        "snapshot" => s.snapshot = on,
+                        "progress" => s.progress = on,
+                        _ => {
+                            return Err(SqlError::new("42601", format!("unrecognized SUBSCRIBE option \"{k}\""))
+                                .hint("Options are SNAPSHOT and PROGRESS."));
+                        }
+                    }
+                }
+            } else {
+                return Ok(s);
+            }
+        }
+    }
+}
+
+/// A boolean as options spell it.
+pub(super) fn boolean(text: &str) -> Option<bool> {
+    match text.to_lowercase().as_str() {
+        "true" | "t" | "on" | "yes" | "1" => Some(true),
+        "false" | "f" | "off" | "no" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// A duration such as `1s`, `100 ms`, `1.5 minutes` in milliseconds; a bare number is seconds.
+pub(super) fn duration_ms(text: &str) -> Option<u64> {
+    let t = text.trim().to_lowercase();
+    let split = t.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(t.len());
+    let value: f64 = t[..split].parse().ok()?;
+    let factor = match t[split..].trim() {
+        "ms" | "millisecond" | "milliseconds" => 1.0,
+        "" | "s" | "sec" | "second" | "seconds" => 1e3,
+        "m" | "min" | "minute" | "minutes" => 6e4,
+        "h" | "hour" | "hours" => 3.6e6,
+        "d" | "day" | "days" => 8.64e7,
+        _ => return None,
+    };
+    Some((value * factor) as u64)
+}
+

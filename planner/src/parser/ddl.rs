@@ -1,0 +1,266 @@
+//! CREATE, DROP, ALTER and COMMENT.
+
+use sqlparser::ast::{self as sql, ColumnOption, TableConstraint};
+use sqlparser::tokenizer::Token;
+
+use super::{P, fold};
+use crate::ast::{ColumnDef, Name, ObjectKind, Statement};
+use crate::bind::types::sql_type;
+use crate::error::{Result, SqlError};
+
+impl P<'_> {
+    pub(super) fn create(&mut self) -> Result<Statement> {
+        self.need("create")?;
+        let or_replace = self.take("or replace");
+        if self.peek_is(0, "temp") || self.peek_is(0, "temporary") {
+            return Err(SqlError::unsupported("temporary objects are not supported"));
+        }
+        let kind = self.kind()?;
+        if or_replace && kind != ObjectKind::View {
+            return Err(SqlError::unsupported("OR REPLACE is only supported for views")
+                .hint("Drop the object first."));
+        }
+        let if_not_exists = self.take("if not exists");
+        match kind {
+            ObjectKind::Source | ObjectKind::Table => self.create_relation(kind, if_not_exists),
+            ObjectKind::View | ObjectKind::MaterializedView => {
+                self.create_view(kind, or_replace, if_not_exists)
+            }
+            ObjectKind::Sink => {
+                let name = self.name()?;
+                self.need("from")?;
+                let from = self.name()?;
+                let options = self.with_options()?;
+                Ok(Statement::CreateSink { name, if_not_exists, from, options })
+            }
+            ObjectKind::Schema => {
+                let name = self.ident()?;
+                if self.take("authorization") {
+                    self.ident()?;
+                }
+                Ok(Statement::CreateSchema { name, if_not_exists })
+            }
+            ObjectKind::Index => self.create_index(if_not_exists),
+            ObjectKind::Column => self.unexpected(),
+        }
+    }
+
+    /// SOURCE, TABLE, VIEW, MATERIALIZED VIEW, …
+    pub(super) fn kind(&mut self) -> Result<ObjectKind> {
+        let kinds = [
+            ("materialized view", ObjectKind::MaterializedView),
+            ("source", ObjectKind::Source),
+            ("table", ObjectKind::Table),
+            ("view", ObjectKind::View),
+            ("sink", ObjectKind::Sink),
+            ("schema", ObjectKind::Schema),
+            ("unique index", ObjectKind::Index),
+            ("index", ObjectKind::Index),
+            ("column", ObjectKind::Column),
+        ];
+        for (words, kind) in kinds {
+            if self.take(words) {
+                return Ok(kind);
+            }
+        }
+        match self.peek_word(0) {
+            Some(w)
+                if matches!(
+                    w.as_str(),
+                    "function" | "type" | "sequence" | "role" | "user" | "database" | "extension"
+                        | "trigger" | "policy" | "domain" | "procedure" | "aggregate" | "operator"
+                        | "connection" | "secret" | "server" | "foreign" | "publication" | "language"
+                        | "rule" | "cast" | "collation" | "tablespace" | "statistics" | "recursive"
+                        | "subscription" | "unlogged"
+                ) =>
+            {
+                Err(SqlError::unsupported(format!("{} is not supported", w.to_uppercase())))
+            }
+            _ => self.unexpected(),
+        }
+    }
+
+    fn create_relation(&mut self, kind: ObjectKind, if_not_exists: bool) -> Result<Statement> {
+        let name = self.name()?;
+        if self.peek_is(0, "as") {
+            return Err(SqlError::unsupported("CREATE TABLE AS is not supported")
+                .hint("Create the table, then INSERT INTO … SELECT."));
+        }
+        let (mut columns, mut primary_key) = (Vec::new(), Vec::new());
+        if self.p.peek_token().token == Token::LParen {
+            let r = self.p.parse_columns();
+            let (cols, constraints) = self.convert(r)?;
+            columns = cols
+                .iter()
+                .map(|c| column(c, &mut primary_key))
+                .collect::<Result<Vec<_>>>()?;
+            for c in &constraints {
+                table_constraint(c, &mut primary_key)?;
+            }
+        }
+        let options = self.with_options()?;
+        for (i, c) in columns.iter().enumerate() {
+            if columns[..i].iter().any(|o| o.name == c.name) {
+                return Err(SqlError::new(
+                    "42701",
+                    format!("column \"{}\" specified more than once", c.name),
+                ));
+            }
+        }
+        for k in &primary_key {
+            let c = columns.iter_mut().find(|c| c.name == *k).ok_or_else(|| {
+                SqlError::new("42703", format!("column \"{k}\" named in key does not exist"))
+            })?;
+            c.nullable = false;
+        }
+        if kind == ObjectKind::Table {
+            return Ok(Statement::CreateTable { name, if_not_exists, columns, primary_key, options });
+        }
+        if !primary_key.is_empty() {
+            return Err(SqlError::unsupported("PRIMARY KEY is not supported for sources"));
+        }
+        Ok(Statement::CreateSource { name, if_not_exists, columns, options })
+    }
+
+    fn create_view(
+        &mut self,
+        kind: ObjectKind,
+        or_replace: bool,
+        if_not_exists: bool,
+    ) -> Result<Statement> {
+        let name = self.name()?;
+        let columns = self.column_list()?;
+        let options = self.with_options()?;
+        self.need("as")?;
+        let query = self.query()?;
+        if kind == ObjectKind::View {
+            if let Some(k) = options.keys().next() {
+                return Err(SqlError::new("22023", format!("unrecognized parameter \"{k}\"")));
+            }
+            return Ok(Statement::CreateView { name, or_replace, if_not_exists, columns, query });
+        }
+        if self.take("with no data") {
+            return Err(SqlError::unsupported("WITH NO DATA is not supported"));
+        }
+        self.take("with data");
+        Ok(Statement::CreateMaterializedView { name, if_not_exists, columns, query, options })
+    }
+
+    fn create_index(&mut self, if_not_exists: bool) -> Result<Statement> {
+        self.take("concurrently");
+        let name = if self.peek_is(0, "on") { None } else { Some(self.name()?) };
+        self.need("on")?;
+        let on = self.name()?;
+        if self.take("using") {
+            self.ident()?;
+        }
+        let columns = self.column_list()?;
+        Ok(Statement::CreateIndex { name, if_not_exists, on, columns })
+    }
+
+    pub(super) fn drop(&mut self) -> Result<Statement> {
+        self.need("drop")?;
+        let kind = self.kind()?;
+        let if_exists = self.take("if exists");
+        let names = self.names()?;
+        let (mut cascade, mut purge) = (false, false);
+        loop {
+            if self.take("cascade") {
+                cascade = true;
+            } else if self.take("purge") {
+                purge = true;
+            } else if !self.take("restrict") {
+                break;
+            }
+        }
+        if purge && kind != ObjectKind::Source {
+            return Err(SqlError::new("42601", "PURGE is for sources only"));
+        }
+        Ok(Statement::Drop { kind, names, if_exists, cascade, purge })
+    }
+
+    pub(super) fn alter(&mut self) -> Result<Statement> {
+        self.need("alter")?;
+        let kind = self.kind()?;
+        let if_exists = self.take("if exists");
+        let name = self.name()?;
+        if self.take("rename to") {
+            let to = self.ident()?;
+            return Ok(Statement::Rename { kind, name, if_exists, to });
+        }
+        Err(SqlError::unsupported("this form of ALTER is not supported")
+            .hint("Supported is ALTER … RENAME TO."))
+    }
+
+    pub(super) fn comment(&mut self) -> Result<Statement> {
+        self.need("comment on")?;
+        let kind = self.kind()?;
+        let object = self.object_name()?;
+        let (name, column) = if kind == ObjectKind::Column {
+            let mut p = super::parts(&object);
+            let column = p.pop();
+            match (p.pop(), p.pop()) {
+                (Some(name), schema) => (Name { schema, name }, column),
+                _ => return Err(SqlError::new("42601", "column name must be qualified")),
+            }
+        } else {
+            (super::relation_name(&object)?, None)
+        };
+        self.need("is")?;
+        let comment = if self.take("null") { None } else { Some(self.string()?) };
+        Ok(Statement::Comment { kind, name, column, comment })
+    }
+}
+
+fn column(c: &sql::ColumnDef, primary_key: &mut Vec<String>) -> Result<ColumnDef> {
+    let name = fold(&c.name);
+    let mut out = ColumnDef {
+        data_type: sql_type(&c.data_type).map_err(|mut e| {
+            e.position = e.position.or(super::position(c.name.span));
+            e
+        })?,
+        name,
+        nullable: true,
+        default: None,
+    };
+    for o in &c.options {
+        match &o.option {
+            ColumnOption::Null => out.nullable = true,
+            ColumnOption::NotNull => out.nullable = false,
+            ColumnOption::Default(e) => out.default = Some(e.to_string()),
+            ColumnOption::PrimaryKey(_) => {
+                if !primary_key.is_empty() {
+                    return Err(SqlError::new(
+                        "42P16",
+                        "multiple primary keys for table are not allowed",
+                    ));
+                }
+                primary_key.push(out.name.clone());
+            }
+            ColumnOption::Collation(_) | ColumnOption::Comment(_) => {}
+            other => return Err(refused(&other.to_string())),
+        }
+    }
+    Ok(out)
+}
+
+fn table_constraint(c: &TableConstraint, primary_key: &mut Vec<String>) -> Result<()> {
+    let TableConstraint::PrimaryKey(key) = c else {
+        return Err(refused(&c.to_string()));
+    };
+    if !primary_key.is_empty() {
+        return Err(SqlError::new("42P16", "multiple primary keys for table are not allowed"));
+    }
+    for k in &key.columns {
+        match &k.column.expr {
+            sql::Expr::Identifier(i) => primary_key.push(fold(i)),
+            e => return Err(SqlError::new("42601", format!("syntax error at or near \"{e}\""))),
+        }
+    }
+    Ok(())
+}
+
+fn refused(what: &str) -> SqlError {
+    SqlError::unsupported(format!("column or table constraint is not supported: {what}"))
+        .hint("Supported are NOT NULL, DEFAULT and PRIMARY KEY.")
+}

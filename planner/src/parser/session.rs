@@ -1,0 +1,401 @@
+//! Statements of the session: transactions, cursors, COPY, SET, SHOW, EXPLAIN, PREPARE.
+
+use sqlparser::tokenizer::Token;
+
+use super::{P, boolean, duration_ms};
+use crate::ast::{CopyOptions, CopySource, CursorSource, ExplainStage, ObjectKind, Parsed, Show, Statement};
+use crate::error::{Result, SqlError};
+
+impl P<'_> {
+    pub(super) fn session_statement(&mut self, verb: &str) -> Result<Statement> {
+        match verb {
+            "begin" | "start" => {
+                self.p.next_token();
+                if verb == "start" {
+                    self.need("transaction")?;
+                } else {
+                    let _ = self.take("work") || self.take("transaction");
+                }
+                let modes = self.rest();
+                Ok(Statement::Begin { read_only: modes.contains("read only") })
+            }
+            "commit" | "end" | "rollback" | "abort" => self.end_of_transaction(verb),
+            "savepoint" | "release" => {
+                self.rest();
+                Ok(Statement::Savepoint)
+            }
+            "declare" => self.declare(),
+            "fetch" | "move" => self.fetch(),
+            "close" => {
+                self.p.next_token();
+                let cursor = if self.take("all") { None } else { Some(self.ident()?) };
+                Ok(Statement::Close { cursor })
+            }
+            "reset" => {
+                self.p.next_token();
+                if self.take("all") {
+                    return Ok(Statement::Reset { name: None });
+                }
+                let name = if self.take("time zone") { "timezone".into() } else { self.setting()? };
+                Ok(Statement::Reset { name: Some(name) })
+            }
+            "prepare" => self.prepare(),
+            "execute" => self.execute(),
+            "deallocate" => {
+                self.p.next_token();
+                self.take("prepare");
+                let name = if self.take("all") { None } else { Some(self.ident()?) };
+                Ok(Statement::Deallocate { name })
+            }
+            "discard" => {
+                self.rest();
+                Ok(Statement::Discard)
+            }
+            "listen" | "unlisten" | "notify" | "vacuum" | "analyze" | "lock" | "checkpoint"
+            | "reindex" | "cluster" | "grant" | "revoke" | "refresh" | "load" | "call" | "do"
+            | "security" | "reassign" | "import" => {
+                let verb = verb.to_string();
+                self.rest();
+                Ok(Statement::Other { verb })
+            }
+            _ => self.unexpected(),
+        }
+    }
+
+    /// All remaining words, lower case.
+    fn rest(&mut self) -> String {
+        let mut out = String::new();
+        while !self.at_end() {
+            let t = self.p.next_token().token.to_string().to_lowercase();
+            if !out.is_empty() {
+                out.push(' ');
+            }
+            out.push_str(&t);
+        }
+        out
+    }
+
+    fn end_of_transaction(&mut self, verb: &str) -> Result<Statement> {
+        self.p.next_token();
+        let _ = self.take("work") || self.take("transaction");
+        if self.peek_is(0, "to") || self.peek_is(0, "prepared") {
+            self.rest();
+            return Ok(Statement::Savepoint);
+        }
+        if self.take("and chain") {
+            return Err(SqlError::unsupported("AND CHAIN is not supported"));
+        }
+        self.take("and no chain");
+        Ok(if matches!(verb, "commit" | "end") { Statement::Commit } else { Statement::Rollback })
+    }
+
+    fn declare(&mut self) -> Result<Statement> {
+        self.need("declare")?;
+        let cursor = self.ident()?;
+        while self.take("binary") || self.take("insensitive") || self.take("asensitive")
+            || self.take("no scroll") || self.take("scroll")
+        {}
+        self.need("cursor")?;
+        if self.take("with hold") {
+            return Err(SqlError::unsupported("DECLARE CURSOR WITH HOLD is not supported"));
+        }
+        self.take("without hold");
+        self.need("for")?;
+        let source = if self.peek_is(0, "subscribe") {
+            CursorSource::Subscribe(Box::new(self.subscribe()?))
+        } else {
+            CursorSource::Query(self.query()?)
+        };
+        Ok(Statement::Declare { cursor, source })
+    }
+
+    fn fetch(&mut self) -> Result<Statement> {
+        if self.peek_is(0, "move") {
+            return Err(SqlError::unsupported("MOVE is not supported"));
+        }
+        self.need("fetch")?;
+        for w in ["prior", "first", "last", "absolute", "relative", "backward"] {
+            if self.peek_is(0, w) && !self.p.peek_nth_token(1).token.eq(&Token::EOF) {
+                return Err(SqlError::new("55000", "cursor can only scan forward"));
+            }
+        }
+        let directed = self.take("forward") || self.take("next");
+        let count = match self.p.peek_token().token {
+            Token::Number(n, _) => {
+                self.p.next_token();
+                Some(n.parse().map_err(|_| SqlError::new("22003", "FETCH count is out of range"))?)
+            }
+            Token::Minus => return Err(SqlError::new("55000", "cursor can only scan forward")),
+            _ if self.take("all") => None,
+            _ => Some(1),
+        };
+        if !(self.take("from") || self.take("in")) && directed && self.at_end() {
+            return self.unexpected();
+        }
+        let cursor = self.ident()?;
+        let mut timeout_ms = None;
+        for (k, v) in self.with_options()? {
+            if k != "timeout" {
+                return Err(SqlError::new("42601", format!("unrecognized FETCH option \"{k}\"")));
+            }
+            timeout_ms = Some(duration_ms(&v).ok_or_else(|| {
+                SqlError::new("22023", format!("invalid value for option \"timeout\": \"{v}\""))
+            })?);
+        }
+        Ok(Statement::Fetch { cursor, count, timeout_ms })
+    }
+
+    fn prepare(&mut self) -> Result<Statement> {
+        self.need("prepare")?;
+        let name = self.ident()?;
+        let mut types = Vec::new();
+        if self.token(&Token::LParen) {
+            loop {
+                let r = self.p.parse_data_type();
+                types.push(self.convert(r)?.to_string());
+                if !self.token(&Token::Comma) {
+                    break;
+                }
+            }
+            self.need_token(&Token::RParen)?;
+        }
+        self.need("as")?;
+        let from = self.p.peek_token().span.start.column as usize;
+        let statement = self.statement()?;
+        // The statement's own text is the tail of this one's.
+        let total = self.text.chars().count();
+        let skip = total.saturating_sub((self.end - 1).saturating_sub(from - 1));
+        let sql = self.text.chars().skip(skip).collect();
+        Ok(Statement::Prepare { name, types, statement: Box::new(Parsed { statement, sql }) })
+    }
+
+    fn execute(&mut self) -> Result<Statement> {
+        self.need("execute")?;
+        let name = self.ident()?;
+        let mut args = Vec::new();
+        if self.token(&Token::LParen) && !self.token(&Token::RParen) {
+            loop {
+                args.push(self.expr()?);
+                if !self.token(&Token::Comma) {
+                    break;
+                }
+            }
+            self.need_token(&Token::RParen)?;
+        }
+        Ok(Statement::Execute { name, args })
+    }
+
+    pub(super) fn explain(&mut self) -> Result<Statement> {
+        self.need("explain")?;
+        let mut stage = ExplainStage::Logical;
+        if self.p.peek_token().token == Token::LParen && !matches!(self.peek_word(1).as_deref(), Some("select" | "values" | "with")) {
+            for (k, v) in self.option_list()? {
+                match k.as_str() {
+                    "logical" => stage = ExplainStage::Logical,
+                    "dataflow" => stage = ExplainStage::Dataflow,
+                    "analyze" if boolean(&v) == Some(true) => {
+                        return Err(SqlError::unsupported("EXPLAIN ANALYZE is not supported"));
+                    }
+                    "analyze" | "verbose" | "costs" | "format" | "settings" | "buffers" | "timing"
+                    | "summary" | "wal" => {}
+                    _ => {
+                        return Err(SqlError::new("42601", format!("unrecognized EXPLAIN option \"{k}\""))
+                            .hint("Options are LOGICAL and DATAFLOW."));
+                    }
+                }
+            }
+        } else if self.take("analyze") {
+            return Err(SqlError::unsupported("EXPLAIN ANALYZE is not supported"));
+        } else {
+            self.take("verbose");
+        }
+        let statement = Box::new(self.statement()?);
+        Ok(Statement::Explain { stage, statement })
+    }
+
+    pub(super) fn show(&mut self) -> Result<Statement> {
+        self.need("show")?;
+        let lists = [
+            ("sources", ObjectKind::Source),
+            ("tables", ObjectKind::Table),
+            ("views", ObjectKind::View),
+            ("materialized views", ObjectKind::MaterializedView),
+            ("sinks", ObjectKind::Sink),
+            ("schemas", ObjectKind::Schema),
+            ("indexes", ObjectKind::Index),
+        ];
+        for (words, kind) in lists {
+            if self.take(words) {
+                return Ok(Statement::Show(Show::Objects(kind)));
+            }
+        }
+        if self.take("persistent ids") {
+            return Ok(Statement::Show(Show::PersistentIds));
+        }
+        if self.take("columns from") || self.take("columns in") {
+            return Ok(Statement::Show(Show::Columns(self.name()?)));
+        }
+        if self.take("create") {
+            let kind = self.kind()?;
+            return Ok(Statement::Show(Show::Create(kind, self.name()?)));
+        }
+        if self.take("all") {
+            return Ok(Statement::Show(Show::All));
+        }
+        if self.take("time zone") {
+            return Ok(Statement::Show(Show::Variable("timezone".into())));
+        }
+        if self.take("transaction isolation level") {
+            return Ok(Statement::Show(Show::Variable("transaction_isolation".into())));
+        }
+        Ok(Statement::Show(Show::Variable(self.setting()?)))
+    }
+
+    /// A setting's name, lower case, maybe dotted.
+    fn setting(&mut self) -> Result<String> {
+        let mut name = self.ident()?.to_lowercase();
+        while self.token(&Token::Period) {
+            name = format!("{name}.{}", self.ident()?.to_lowercase());
+        }
+        Ok(name)
+    }
+
+    pub(super) fn set(&mut self) -> Result<Statement> {
+        self.need("set")?;
+        if self.take("session characteristics as transaction") {
+            let value = Some(self.rest());
+            return Ok(Statement::Set { local: false, name: "session characteristics".into(), value });
+        }
+        let local = self.take("local");
+        if !local {
+            self.take("session");
+        }
+        if self.take("transaction") {
+            let value = Some(self.rest());
+            return Ok(Statement::Set { local: true, name: "transaction".into(), value });
+        }
+        let name = if self.take("time zone") {
+            "timezone".to_string()
+        } else if self.take("names") {
+            "client_encoding".to_string()
+        } else {
+            let name = self.setting()?;
+            if !(self.token(&Token::Eq) || self.take("to")) {
+                return self.unexpected();
+            }
+            name
+        };
+        if self.take("default") {
+            return Ok(Statement::Set { local, name, value: None });
+        }
+        let mut value = self.option_value()?;
+        while self.token(&Token::Comma) {
+            value = format!("{value}, {}", self.option_value()?);
+        }
+        // A unit or a second word, e.g. SET transaction_isolation TO repeatable read.
+        while let Some(w) = self.peek_word(0) {
+            self.p.next_token();
+            value = format!("{value} {w}");
+        }
+        Ok(Statement::Set { local, name, value: Some(value) })
+    }
+
+    pub(super) fn copy(&mut self) -> Result<Statement> {
+        self.need("copy")?;
+        if self.p.peek_token().token == Token::LParen {
+            self.p.next_token();
+            let source = if self.peek_is(0, "subscribe") {
+                CopySource::Subscribe(Box::new(self.subscribe()?))
+            } else {
+                CopySource::Query(self.query()?)
+            };
+            self.need_token(&Token::RParen)?;
+            self.copy_target("to", "stdout")?;
+            let options = self.copy_options()?;
+            return Ok(Statement::CopyTo { source, options });
+        }
+        let table = self.name()?;
+        let columns = self.column_list()?;
+        if self.peek_is(0, "to") {
+            self.copy_target("to", "stdout")?;
+            let options = self.copy_options()?;
+            return Ok(Statement::CopyTo { source: CopySource::Relation(table, columns), options });
+        }
+        self.copy_target("from", "stdin")?;
+        let options = self.copy_options()?;
+        Ok(Statement::CopyFrom { table, columns, options })
+    }
+
+    fn copy_target(&mut self, direction: &str, end: &str) -> Result<()> {
+        self.need(direction)?;
+        if matches!(self.p.peek_token().token, Token::SingleQuotedString(_)) || self.peek_is(0, "program") {
+            return Err(SqlError::unsupported("COPY to or from a file or program on the server is not supported")
+                .hint("Use STDIN or STDOUT; psql's \\copy does it for files."));
+        }
+        self.need(end)
+    }
+
+    fn copy_options(&mut self) -> Result<CopyOptions> {
+        let mut o = CopyOptions::default();
+        self.take("with");
+        if self.p.peek_token().token == Token::LParen {
+            for (k, v) in self.option_list()? {
+                copy_option(&mut o, &k, &v)?;
+            }
+            return Ok(o);
+        }
+        loop {
+            if self.take("csv") {
+                o.csv = true;
+            } else if self.take("binary") {
+                o.binary = true;
+            } else if self.take("header") {
+                o.header = true;
+            } else if self.take("delimiter") || self.take("delimiters") {
+                self.take("as");
+                let v = self.string()?;
+                copy_option(&mut o, "delimiter", &v)?;
+            } else if self.take("null") {
+                self.take("as");
+                o.null = Some(self.string()?);
+            } else if self.take("encoding") {
+                let v = self.string()?;
+                copy_option(&mut o, "encoding", &v)?;
+            } else {
+                return Ok(o);
+            }
+        }
+    }
+}
+
+fn copy_option(o: &mut CopyOptions, name: &str, value: &str) -> Result<()> {
+    let invalid = || SqlError::new("22023", format!("invalid value for COPY option \"{name}\": \"{value}\""));
+    match name {
+        "format" => match value {
+            "text" => {}
+            "csv" => o.csv = true,
+            "binary" => o.binary = true,
+            _ => return Err(SqlError::new("22023", format!("COPY format \"{value}\" not recognized"))),
+        },
+        "header" => o.header = boolean(value).ok_or_else(invalid)?,
+        "delimiter" => {
+            let text = if value == "\\t" { "\t" } else { value };
+            match text.as_bytes() {
+                [b] => o.delimiter = Some(*b),
+                _ => {
+                    return Err(SqlError::unsupported(
+                        "COPY delimiter must be a single one-byte character",
+                    ));
+                }
+            }
+        }
+        "null" => o.null = Some(value.to_string()),
+        "encoding" if matches!(value.to_lowercase().as_str(), "utf8" | "utf-8" | "unicode") => {}
+        "quote" if value == "\"" => {}
+        "escape" if value == "\"" => {}
+        "freeze" => {}
+        "encoding" | "quote" | "escape" => return Err(SqlError::unsupported(format!("COPY option \"{name}\" is not supported with this value"))),
+        _ => return Err(SqlError::new("42601", format!("option \"{name}\" not recognized"))),
+    }
+    Ok(())
+}
