@@ -2,7 +2,7 @@
 //! `cargo run --release -p tidemill-storage --example commit_cost [directory]`.
 //!
 //! The workload: 100 epochs, each changing about 24,000 of 100,000 keys (text key, bigint value,
-//! kind `Last`); then 1,000 epochs of one row.
+//! kind `Last`); then 1,000 epochs of one row, and 1,000 of one row in each of 20 arrangements.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ const KEYS: usize = 100_000;
 const EPOCHS: i64 = 100;
 const CHANGED: usize = 24_000;
 const SMALL_EPOCHS: i64 = 1_000;
+const ARRANGEMENTS: u64 = 20;
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -132,6 +133,7 @@ fn run(dir: &Path) {
         percentile(&mut walls, 99)
     );
     println!("  {:?}", store.stats());
+    many_arrangements(&store, EPOCHS + SMALL_EPOCHS + 1);
     drop(store);
     let started = Instant::now();
     let store = Store::open(dir, StoreOptions::default()).expect("it was closed");
@@ -158,6 +160,43 @@ fn run(dir: &Path) {
         let rows: usize = found.iter().map(|b| b.rows.num_rows()).sum();
         println!("get_many of {n}: {rows} rows in {:?}", started.elapsed());
     }
+}
+
+/// A row for each of many arrangements per epoch, as a server with many small views commits.
+fn many_arrangements(store: &Store, first: Epoch) {
+    let (mut walls, mut total) = (Vec::new(), Duration::ZERO);
+    for epoch in first..first + SMALL_EPOCHS {
+        let mut c = Commit {
+            epoch,
+            reserved_upper: epoch + 1,
+            ..Commit::default()
+        };
+        for id in 2..2 + ARRANGEMENTS {
+            if epoch == first {
+                c.create.push(ArrangementDesc {
+                    id: ArrangementId(id),
+                    kind: ArrangementKind::Last,
+                    schema: schema(),
+                    key_columns: 1,
+                });
+            }
+            let mut change = change(&[epoch as usize % 50], epoch);
+            change.arrangement = ArrangementId(id);
+            c.changes.push(change);
+            c.since.push((ArrangementId(id), epoch - 1));
+        }
+        let (wall, before) = (Instant::now(), cpu(libc::RUSAGE_THREAD));
+        store.commit(c).expect("the disk works");
+        walls.push(wall.elapsed());
+        total += cpu(libc::RUSAGE_THREAD) - before;
+    }
+    println!(
+        "{SMALL_EPOCHS} epochs of 1 row in each of {ARRANGEMENTS} arrangements: commit CPU {:?} each; wall p50 {:?} p99 {:?}",
+        total / SMALL_EPOCHS as u32,
+        percentile(&mut walls, 50),
+        percentile(&mut walls, 99)
+    );
+    println!("  {:?}", store.stats());
 }
 
 fn main() {

@@ -6,7 +6,8 @@
 //! of its own. Until then readers use the old runs; nothing depends on when, or whether, it happens.
 //!
 //! Policy: runs have a level, the logarithm of their size; when the newest runs up to some level hold
-//! [`FAN_IN`] of that level, they are all merged. A row is thus written again once per level.
+//! [`FAN_IN`] of that level, they are all merged, together with older ones that aren't larger than all of
+//! these. A row is thus written again a few times per level, and superseded rows don't pile up.
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
@@ -30,7 +31,7 @@ use crate::sorting::block_rows;
 use crate::store::{Shared, Step, Writer};
 
 /// Runs of one level that are merged together.
-const FAN_IN: usize = 12;
+const FAN_IN: usize = 16;
 /// Runs of at most so many bytes are level 0; each level above is [`LEVEL_FACTOR`] times larger.
 const LEVEL_0_BYTES: u64 = 4 * 1024;
 const LEVEL_FACTOR: u64 = 8;
@@ -220,15 +221,25 @@ fn choose(a: &ArrangementVersion) -> Option<Range<usize>> {
         if full + rest < FAN_IN {
             continue;
         }
-        let range = from..levels.len();
-        let bytes: u64 = a.runs[range.clone()].iter().map(|r| r.meta.bytes).sum();
-        let large_log =
-            a.desc.kind == ArrangementKind::Log && bytes / range.len() as u64 > LOG_RUN_BYTES_MAX;
-        if !large_log {
-            return Some(range);
+        let bytes: u64 = a.runs[from..].iter().map(|r| r.meta.bytes).sum();
+        if a.desc.kind != ArrangementKind::Log {
+            return Some(with_older(a, from, bytes)..levels.len());
+        }
+        if bytes / (full as u64) <= LOG_RUN_BYTES_MAX {
+            return Some(from..levels.len());
         }
     }
     None
+}
+
+/// Where a merge of the runs from `from` on, `bytes` in all, begins so that older runs that aren't larger
+/// come along: otherwise a state that changes all over would be kept once per run of its own size.
+fn with_older(a: &ArrangementVersion, mut from: usize, mut bytes: u64) -> usize {
+    while from > 0 && a.runs[from - 1].meta.bytes <= bytes {
+        from -= 1;
+        bytes += a.runs[from].meta.bytes;
+    }
+    from
 }
 
 /// A run that keeps a file of which little else is alive: it is written again alone.

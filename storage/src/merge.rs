@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use tidemill_zset::Epoch;
 
 use crate::api::{ArrangementDesc, Result, RunBatch};
-use crate::block::Block;
+use crate::block::{Block, Numbers};
 use crate::order::{Entry, seek, sort_by_hash};
 use crate::resolve::{Mode, Sources};
 use crate::run::Run;
@@ -86,6 +86,9 @@ impl HashMerge {
     /// The next batch, which isn't empty; `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<RunBatch>> {
         loop {
+            if let Some(batch) = self.whole_block()? {
+                return Ok(Some(batch));
+            }
             let Some(limit) = self.limit()? else {
                 return Ok(None);
             };
@@ -103,6 +106,41 @@ impl HashMerge {
                 return Ok(Some(sources.batch(&kept, &self.columns, &self.schema)?));
             }
         }
+    }
+
+    /// The next block as it is, where it needs no look at its rows: of the only run, all of it visible, with nothing to
+    /// sum up.
+    fn whole_block(&mut self) -> Result<Option<RunBatch>> {
+        let (Mode::Snapshot, [c]) = (self.mode, &mut self.cursors[..]) else {
+            return Ok(None);
+        };
+        if !c.run.meta.distinct || (c.loaded.is_empty() && !c.load()?) {
+            return Ok(None);
+        }
+        let Some((block, 0)) = c.loaded.front() else {
+            return Ok(None);
+        };
+        let Numbers::All(diff @ 1..) = block.diffs else {
+            return Ok(None);
+        };
+        if block.newest > self.at {
+            return Ok(None);
+        }
+        let sources = Sources {
+            desc: &self.desc,
+            blocks: std::slice::from_ref(block),
+        };
+        let batch = RunBatch {
+            hashes: block.hashes.clone(),
+            rows: sources.whole(&self.columns, &self.schema)?,
+            diffs: vec![diff; block.rows].into(),
+            epochs: match &block.epochs {
+                Numbers::All(epoch) => vec![*epoch; block.rows].into(),
+                Numbers::Each(each) => each.clone(),
+            },
+        };
+        c.loaded.pop_front();
+        Ok(Some(batch))
     }
 
     /// Reads blocks so that all rows up to the returned hash are loaded. `None`: nothing is left.

@@ -110,6 +110,13 @@ impl Sources<'_> {
         })
     }
 
+    /// The given columns of the only block.
+    pub(crate) fn whole(&self, columns: &[usize], schema: &SchemaRef) -> Result<RecordBatch> {
+        let arrays = columns.iter().map(|c| self.column(0, *c).cloned());
+        let arrays = arrays.collect::<Result<Vec<_>>>()?;
+        record_batch(self.desc, schema, arrays, self.blocks[0].rows)
+    }
+
     /// All columns at `rows`.
     pub(crate) fn gather_all(&self, rows: &[(usize, usize)]) -> Result<RecordBatch> {
         let mut arrays = Vec::with_capacity(self.desc.schema.fields().len());

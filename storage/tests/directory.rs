@@ -249,7 +249,7 @@ fn a_held_version_keeps_its_files() {
     let held = store.version();
     assert_eq!(segment_files(dir.path()).len(), 30);
     store.merge().unwrap();
-    assert!(store.stats().segment_files < 12);
+    assert!(store.stats().segment_files < 16);
     // The inputs of merges are still there, for the version held.
     assert!(segment_files(dir.path()).len() > 30);
     assert_eq!(count(&held), 60);
@@ -334,7 +334,7 @@ fn the_medium_is_told_in_the_right_order() {
     options.fail.fail_operation(0);
     store.reserve(50).unwrap();
     assert_eq!(options.fail.trace(), transaction);
-    for epoch in 2..=12 {
+    for epoch in 2..=16 {
         add(&store, epoch, &[row(epoch)]);
     }
     // A merge: its segment, the transaction that names it, the copy of the manifest, and only then the
@@ -342,7 +342,7 @@ fn the_medium_is_told_in_the_right_order() {
     options.fail.fail_operation(0);
     store.merge().unwrap();
     let copy = ["create file", "write file", "replace file"];
-    let removals = vec!["remove file"; 12];
+    let removals = vec!["remove file"; 16];
     assert_eq!(
         options.fail.trace(),
         [&segment[..], &transaction, &copy, &removals].concat()

@@ -7,6 +7,7 @@ use model::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tidemill_storage::*;
+use tidemill_zset::{ArrangementId, Delta, Epoch};
 
 fn options(inline_bytes_max: usize) -> StoreOptions {
     StoreOptions {
@@ -24,6 +25,7 @@ fn run(seed: u64, commits: usize, rows_max: usize, inline_bytes_max: usize, back
     options.fail.hold_merges(!background);
     let mut store = Store::open(dir.path(), options.clone()).unwrap();
     let mut model = Model::default();
+    let mut merges = 0;
     for _ in 0..commits {
         let plan = model.plan(&mut rng, rows_max);
         let shapes = shapes(&model, &plan);
@@ -37,6 +39,7 @@ fn run(seed: u64, commits: usize, rows_max: usize, inline_bytes_max: usize, back
             assert_reads(&store, &model, &mut rng);
         }
         if rng.random_bool(0.05) {
+            merges += store.stats().merges;
             drop(store);
             store = Store::open(dir.path(), options.clone()).unwrap();
             assert_equal(&store, &model);
@@ -46,8 +49,8 @@ fn run(seed: u64, commits: usize, rows_max: usize, inline_bytes_max: usize, back
     store.merge().unwrap();
     assert_equal(&store, &model);
     assert_reads(&store, &model, &mut rng);
-    let stats = store.stats();
-    assert!(stats.merges > 0, "the test is to merge: {stats:?}");
+    merges += store.stats().merges;
+    assert!(merges > 0, "the test is to merge");
 }
 
 #[test]
@@ -69,6 +72,86 @@ fn blocks_and_segments_of_all_sizes() {
     for seed in 20..23 {
         run(seed, 60, 9000, 16 * 1024, false);
     }
+}
+
+/// Readers hold versions of all ages while commits and merges go on: what a version answers never changes.
+#[test]
+fn held_versions_do_not_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options(4096)).unwrap();
+    let arrangement = Arrangement::of(1);
+    let rows_at = |epoch: i64| -> Vec<Row> {
+        (0..50)
+            .map(|i| ((epoch * 7 + i) % 300, Some(format!("{epoch}")), Some(i)))
+            .collect()
+    };
+    // Keys ever written after `epoch`, and the sum of the newest epochs.
+    let expected = |epoch: i64| -> (usize, i64) {
+        let mut newest = std::collections::BTreeMap::new();
+        for e in 1..=epoch {
+            newest.extend(rows_at(e).into_iter().map(|r| (r.0, e)));
+        }
+        (newest.len(), newest.values().sum())
+    };
+    let observe = |version: &StoreVersion| -> (usize, i64) {
+        let a = version.arrangement(ArrangementId(1)).unwrap();
+        let rows: Vec<Row> = a
+            .scan(Epoch::MAX)
+            .flat_map(|d| rows_of(&d.unwrap().rows))
+            .collect();
+        let newest = |r: &Row| r.1.as_deref().unwrap().parse::<i64>().unwrap();
+        (rows.len(), rows.iter().map(newest).sum())
+    };
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut held: Vec<StoreVersion> = Vec::new();
+                    let mut reads = 0;
+                    while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                        let version = store.version();
+                        if version.epoch() < 1 {
+                            continue;
+                        }
+                        assert_eq!(observe(&version), expected(version.epoch()));
+                        held.push(version);
+                        let old = &held[reads * 7 % held.len()];
+                        assert_eq!(observe(old), expected(old.epoch()));
+                        if held.len() > 20 {
+                            held.remove(0);
+                        }
+                        reads += 1;
+                    }
+                    reads
+                })
+            })
+            .collect();
+        for epoch in 1..=150 {
+            let rows = rows_at(epoch);
+            let commit = Commit {
+                epoch,
+                reserved_upper: epoch + 1,
+                create: (epoch == 1)
+                    .then(|| arrangement.desc(1))
+                    .into_iter()
+                    .collect(),
+                changes: vec![ArrangementChange {
+                    arrangement: ArrangementId(1),
+                    hashes: arrangement.hashes(&rows),
+                    delta: Delta::insert(batch(&rows)),
+                }],
+                since: vec![(ArrangementId(1), epoch - 3)],
+                ..Commit::default()
+            };
+            store.commit(commit).unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        for reader in readers {
+            assert!(reader.join().unwrap() > 0);
+        }
+    });
+    assert_eq!(observe(&store.version()), expected(150));
 }
 
 #[test]
