@@ -326,6 +326,39 @@ fn any_number_of_workers_gives_the_same() {
     }
 }
 
+/// SELECT k, count(*) FROM collection GROUP BY k: equal rows are added up before they cross workers.
+fn counted(collection: u64) -> Node {
+    let mut node = grouped(collection);
+    node.inputs = vec![input(collection, &["k"])];
+    if let Op::Aggregate { aggregates, .. } = &mut node.op {
+        aggregates.truncate(1);
+    }
+    node.schema = schema(&["k", "n"]);
+    node
+}
+
+#[test]
+fn equal_rows_from_several_workers_add_up() {
+    for workers in [1, 2, 3] {
+        let mut rig = Rig::new(workers);
+        rig.runtime
+            .send(install(1, counted(1), 11, Scope::Live, true));
+        for epoch in 1..6 {
+            for piece in 0..4 {
+                let rows: Vec<(i64, i64)> = (0..50).map(|i| (i % 5 + piece, i)).collect();
+                rig.feed(Scope::Live, 1, &rows, vec![1; 50]);
+                rig.feed(Scope::Live, 1, &rows[..10], vec![-1; 10]);
+            }
+            rig.finish(Scope::Live, epoch);
+            let counts = [8, 16, 24, 32, 32, 24, 16, 8].into_iter().enumerate();
+            let expected: Multiset = counts
+                .map(|(k, n)| (format!("({k}, {})", n * epoch), 1))
+                .collect();
+            assert_eq!(rig.world.rows[&DataflowId(1)], expected);
+        }
+    }
+}
+
 #[test]
 fn a_hidden_dataflow_joins_and_follows() {
     for workers in [1, 2] {

@@ -1,6 +1,7 @@
 //! The operators, one file each, and the two functions that map a plan's [`Op`] to them.
 
 pub mod aggregate;
+pub mod combine;
 pub mod culprit;
 pub mod input;
 pub mod join;

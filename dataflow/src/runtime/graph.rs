@@ -13,8 +13,9 @@ use timely::worker::Worker;
 use super::adapter::{self, Deltas, Journal, Step, StepResult};
 use super::batch::Batch;
 use super::{Install, RuntimeOptions};
-use crate::operator::BuildContext;
+use crate::operator::{BuildContext, Exchange};
 use crate::operators;
+use crate::operators::combine::Combine;
 use crate::operators::input::project;
 use crate::operators::map::never_fails;
 use crate::operators::output::OutputRows;
@@ -151,6 +152,13 @@ fn skippable(storage: &OutputStorage, demand: &Rc<Cell<bool>>) -> Option<Rc<Cell
     quiet.then(|| demand.clone())
 }
 
+/// True if the rows of the input of `node` are little more than its key, so that they may repeat often:
+/// one column, or none but for the number of rows.
+fn combines(node: &Node, exchange: &Exchange) -> bool {
+    let narrow = node.inputs[0].schema.fields().len() <= 1;
+    matches!(node.op, Op::Aggregate { .. }) && *exchange != Exchange::Local && narrow
+}
+
 struct Builder<'scope, S> {
     scope: Scope<'scope, Step>,
     states: S,
@@ -182,7 +190,12 @@ impl<'scope, S: Iterator<Item = StateHandle>> Builder<'scope, S> {
         let mut inputs = Vec::new();
         for (port, input) in node.inputs.iter().enumerate() {
             let below = demand.clone().filter(|_| is_map);
-            inputs.push((self.node(input, below), operators::exchange(node, port)));
+            let mut rows = self.node(input, below);
+            let exchange = operators::exchange(node, port);
+            if self.context.workers > 1 && combines(node, &exchange) {
+                rows = self.combine(rows, &input.schema);
+            }
+            inputs.push((rows, exchange));
         }
         let count = operators::arrangements(node).len();
         let states: Vec<StateHandle> = self.states.by_ref().take(count).collect();
@@ -201,6 +214,18 @@ impl<'scope, S: Iterator<Item = StateHandle>> Builder<'scope, S> {
             operator,
             self.journal.clone(),
             place,
+        )
+    }
+
+    /// Adds up equal rows before they are sent to other workers.
+    fn combine(&mut self, rows: Deltas<'scope>, schema: &SchemaRef) -> Deltas<'scope> {
+        adapter::operator(
+            self.scope,
+            "Combine",
+            vec![(rows, Exchange::Local)],
+            Box::new(Combine::new(schema.clone())),
+            self.journal.clone(),
+            (self.context.workers, self.context.partitions),
         )
     }
 

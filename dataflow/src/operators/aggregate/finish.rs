@@ -51,6 +51,7 @@ impl Groups {
         self.global |= self.is_global();
         self.loaded = self.index.len();
         if self.states[0].reader.is_some() {
+            self.pinned += touched.len();
             self.uncommitted.push_back((epoch, touched));
         } else {
             self.touched = touched;

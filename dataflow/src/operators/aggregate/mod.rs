@@ -64,6 +64,8 @@ struct Groups {
     global: bool,
     /// Slots changed in epochs that the store may not have committed yet.
     uncommitted: VecDeque<(Epoch, Vec<u32>)>,
+    /// How many slots `uncommitted` has together.
+    pinned: usize,
     /// Slots whose group has no rows.
     dead: usize,
     slots: Vec<u32>,
@@ -87,6 +89,7 @@ impl Groups {
             complete,
             global: false,
             uncommitted: VecDeque::new(),
+            pinned: 0,
             dead: 0,
             slots: Vec::new(),
         }
@@ -212,10 +215,10 @@ impl Groups {
             .front()
             .is_some_and(|(e, _)| *e <= committed)
         {
-            self.uncommitted.pop_front();
+            let slots = self.uncommitted.pop_front().map(|(_, slots)| slots);
+            self.pinned -= slots.map_or(0, |s| s.len());
         }
-        let len = self.index.len();
-        let pinned: usize = self.uncommitted.iter().map(|(_, s)| s.len()).sum();
+        let (len, pinned) = (self.index.len(), self.pinned);
         let many_dead = self.dead > DEAD_GROUPS_MIN && self.dead > len / 2 + pinned;
         let short = self.state_bytes() > self.context.state_bytes_max && pinned < len / 2;
         let evict = short && reader.is_some();
