@@ -45,7 +45,7 @@ const RESCAN_MIN: Duration = Duration::from_secs(1);
 /// And at least.
 const RESCAN_MAX: Duration = Duration::from_secs(60);
 /// A look at everything may take one part in this many of the time.
-const RESCAN_SHARE: u32 = 50;
+const RESCAN_SHARE: u32 = 200;
 /// How often a root that is missing is looked for.
 const MISSING_ROOT_POLL: Duration = Duration::from_millis(100);
 /// How soon a second look confirms that a file is gone.

@@ -132,7 +132,12 @@ impl Cells {
         }
         match &self.kind {
             Kind::Int8(a) => output::integer(a.value(row), out),
-            Kind::Text(a) => json_string(a.value(row).as_bytes(), out),
+            Kind::Text(a) => {
+                let view = a.views()[row];
+                if !json_short(view, out) {
+                    json_string(a.value(row).as_bytes(), out);
+                }
+            }
             Kind::Int2(a) => output::integer(a.value(row) as i64, out),
             Kind::Int4(a) => output::integer(a.value(row) as i64, out),
             Kind::Bool(a) => out.extend_from_slice(if a.value(row) { b"true" } else { b"false" }),
@@ -247,6 +252,34 @@ impl Cells {
     }
 }
 
+/// Every byte of a word is `byte`.
+const fn all(byte: u8) -> u128 {
+    u128::from_le_bytes([byte; 16])
+}
+
+/// Appends the text of a view that holds its text itself as a JSON string, if nothing in it must be escaped.
+#[inline]
+fn json_short(view: u128, out: &mut Vec<u8>) -> bool {
+    let len = view as u32 as usize;
+    if len > 12 {
+        return false;
+    }
+    let text = view >> 32;
+    // Spaces behind the text, so that all 16 bytes can be looked at together.
+    let padded = text | all(b' ') << (len * 8);
+    let zero_byte = |x: u128| x.wrapping_sub(all(1)) & !x;
+    let control = padded.wrapping_sub(all(0x20)) & !padded;
+    let special = control | zero_byte(padded ^ all(b'"')) | zero_byte(padded ^ all(b'\\'));
+    if special & all(0x80) != 0 {
+        return false;
+    }
+    let mut quoted = [b'"'; 16];
+    quoted[1..13].copy_from_slice(&text.to_le_bytes()[..12]);
+    quoted[len + 1] = b'"';
+    output::put(&quoted, len + 2, out);
+    true
+}
+
 /// Appends `text` as a JSON string.
 #[inline]
 pub fn json_string(text: &[u8], out: &mut Vec<u8>) {
@@ -275,5 +308,37 @@ fn escape(b: u8, out: &mut Vec<u8>) {
         8 => out.extend_from_slice(b"\\b"),
         12 => out.extend_from_slice(b"\\f"),
         _ => out.extend_from_slice(format!("\\u{b:04x}").as_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::views::view_of;
+
+    #[test]
+    fn short_texts_are_written_like_long_ones() {
+        for len in 0..=12 {
+            for special in [
+                "x", "\"", "\\", "\n", "\u{1f}", "\0", " ", "\u{7f}", "é", "\u{80}",
+            ] {
+                for at in 0..=len {
+                    let mut text = "a".repeat(at) + special + &"~".repeat(len - at);
+                    while text.len() > 12 {
+                        text.pop();
+                    }
+                    let mut want = Vec::new();
+                    json_string(text.as_bytes(), &mut want);
+                    let mut got = Vec::new();
+                    if !json_short(view_of(text.as_bytes(), 0, 0), &mut got) {
+                        assert!(got.is_empty());
+                        json_string(text.as_bytes(), &mut got);
+                    }
+                    assert_eq!(got, want, "{text:?}");
+                    let read: String = serde_json::from_slice(&got).expect("JSON");
+                    assert_eq!(read, text);
+                }
+            }
+        }
     }
 }

@@ -128,7 +128,35 @@ pub struct FileSink {
     /// Bytes of the file, without the buffer.
     length: u64,
     /// What stands before each value, and before the diff.
-    prefixes: Vec<Vec<u8>>,
+    prefixes: Vec<Prefix>,
+}
+
+/// Bytes of a prefix that are copied at once.
+const PREFIX_BYTES: usize = 32;
+
+/// Text that stands before every value of a column.
+struct Prefix {
+    text: Vec<u8>,
+    /// Its beginning, for copying without a loop.
+    short: [u8; PREFIX_BYTES],
+}
+
+impl Prefix {
+    fn new(text: Vec<u8>) -> Prefix {
+        let mut short = [0; PREFIX_BYTES];
+        let len = text.len().min(PREFIX_BYTES);
+        short[..len].copy_from_slice(&text[..len]);
+        Prefix { text, short }
+    }
+
+    #[inline]
+    fn write(&self, out: &mut Vec<u8>) {
+        if self.text.len() <= PREFIX_BYTES {
+            output::put(&self.short, self.text.len(), out);
+        } else {
+            out.extend_from_slice(&self.text);
+        }
+    }
 }
 
 impl FileSink {
@@ -141,7 +169,7 @@ impl FileSink {
         resume: Option<u64>,
     ) -> Result<FileSink, ConnectorError> {
         format.check_columns(&schema)?;
-        let trouble = |e: std::io::Error| ConnectorError::Io(format!("{}: {e}", path.display()));
+        let trouble = |e| trouble(path, e);
         let fresh = matches!(resume, None | Some(0));
         let mut file = OpenOptions::new()
             .read(true)
@@ -197,6 +225,7 @@ impl FileSink {
             .collect::<Result<_, _>>()
             .map_err(|e| ConnectorError::Io(format!("sink {}: {e}", self.path.display())))?;
         let mut end = Vec::new();
+        let before_diff = self.prefixes.last().expect("there is one for the diff");
         match self.format.encoding {
             SinkEncoding::Jsonl => {
                 end.push(b',');
@@ -211,27 +240,32 @@ impl FileSink {
                 end.push(b'\n');
             }
         }
+        let end = Prefix::new(end);
         for row in 0..delta.len() {
             match self.format.encoding {
                 SinkEncoding::Jsonl => {
                     for (cell, prefix) in cells.iter().zip(&self.prefixes) {
-                        self.buffer.extend_from_slice(prefix);
+                        prefix.write(&mut self.buffer);
                         cell.json(row, &mut self.buffer);
                     }
                 }
                 SinkEncoding::Csv => {
                     for (cell, prefix) in cells.iter().zip(&self.prefixes) {
-                        self.buffer.extend_from_slice(prefix);
+                        prefix.write(&mut self.buffer);
                         csv_value(cell, row, &mut self.buffer);
                     }
                 }
             }
-            let before_diff = self.prefixes.last().expect("there is one for the diff");
-            self.buffer.extend_from_slice(before_diff);
+            before_diff.write(&mut self.buffer);
             output::integer(delta.diffs.get(row), &mut self.buffer);
-            self.buffer.extend_from_slice(&end);
+            end.write(&mut self.buffer);
             if self.buffer.len() >= BUFFER_BYTES {
-                self.flush()?;
+                flush(
+                    &mut self.file,
+                    &self.path,
+                    &mut self.buffer,
+                    &mut self.length,
+                )?;
             }
         }
         Ok(())
@@ -239,18 +273,15 @@ impl FileSink {
 
     /// Makes everything written durable and gives the file's length, to be committed with the epoch.
     pub fn sync(&mut self) -> Result<u64, ConnectorError> {
-        self.flush()?;
-        self.file.sync_data().map_err(|e| self.trouble(e))?;
+        flush(
+            &mut self.file,
+            &self.path,
+            &mut self.buffer,
+            &mut self.length,
+        )?;
+        let synced = self.file.sync_data();
+        synced.map_err(|e| trouble(&self.path, e))?;
         Ok(self.length)
-    }
-
-    fn flush(&mut self) -> Result<(), ConnectorError> {
-        if let Err(e) = self.file.write_all(&self.buffer) {
-            return Err(self.trouble(e));
-        }
-        self.length += self.buffer.len() as u64;
-        self.buffer.clear();
-        Ok(())
     }
 
     fn header(&mut self) {
@@ -263,27 +294,42 @@ impl FileSink {
         csv_text(self.format.time_column.as_bytes(), &mut self.buffer);
         self.buffer.push(b'\n');
     }
+}
 
-    fn trouble(&self, e: std::io::Error) -> ConnectorError {
-        ConnectorError::Io(format!("{}: {e}", self.path.display()))
-    }
+/// Moves the buffer to the file.
+fn flush(
+    file: &mut File,
+    path: &Path,
+    buffer: &mut Vec<u8>,
+    length: &mut u64,
+) -> Result<(), ConnectorError> {
+    file.write_all(buffer).map_err(|e| trouble(path, e))?;
+    *length += buffer.len() as u64;
+    buffer.clear();
+    Ok(())
+}
+
+fn trouble(path: &Path, e: std::io::Error) -> ConnectorError {
+    ConnectorError::Io(format!("{}: {e}", path.display()))
 }
 
 /// What stands before each column's value, and before the diff.
-fn prefixes(format: &SinkFormat, schema: &SchemaRef) -> Vec<Vec<u8>> {
+fn prefixes(format: &SinkFormat, schema: &SchemaRef) -> Vec<Prefix> {
     let names = schema.fields().iter().map(|f| f.name().as_str());
     names
         .chain([format.diff_column.as_str()])
         .enumerate()
-        .map(|(i, name)| match (format.encoding, i) {
-            (SinkEncoding::Csv, 0) => Vec::new(),
-            (SinkEncoding::Csv, _) => b",".to_vec(),
-            (SinkEncoding::Jsonl, _) => {
-                let mut prefix = vec![if i == 0 { b'{' } else { b',' }];
-                json_string(name.as_bytes(), &mut prefix);
-                prefix.push(b':');
-                prefix
-            }
+        .map(|(i, name)| {
+            Prefix::new(match (format.encoding, i) {
+                (SinkEncoding::Csv, 0) => Vec::new(),
+                (SinkEncoding::Csv, _) => b",".to_vec(),
+                (SinkEncoding::Jsonl, _) => {
+                    let mut prefix = vec![if i == 0 { b'{' } else { b',' }];
+                    json_string(name.as_bytes(), &mut prefix);
+                    prefix.push(b':');
+                    prefix
+                }
+            })
         })
         .collect()
 }
