@@ -190,7 +190,8 @@ impl Test {
         }
     }
 
-    fn epoch(&mut self, epoch: i64, pushes: Vec<(usize, Vec<(Row, i64)>)>) {
+    /// Returns the number of rows that came out, as they came.
+    fn epoch(&mut self, epoch: i64, pushes: Vec<(usize, Vec<(Row, i64)>)>) -> usize {
         let mut out = Output::default();
         for (port, rows) in pushes {
             for (row, diff) in &rows {
@@ -218,6 +219,7 @@ impl Test {
         assert_eq!(self.output, expected);
         assert!(self.errors.values().all(|d| *d >= 0), "{:?}", self.errors);
         assert_eq!(self.errors.values().sum::<i64>(), failing);
+        out.rows.iter().map(|d| d.len()).sum()
     }
 
     /// Commits all but the last `behind` epochs.
@@ -400,6 +402,32 @@ fn many_updates_of_one_key_keep_the_state_small() {
     assert!(largest < 4_000_000, "{largest} bytes for two rows");
 }
 
+/// A row that appears or changes on both sides at once gives the difference, not rows that come and go.
+#[test]
+fn changes_of_both_sides_are_taken_together() {
+    for kind in [JoinKind::Inner, JoinKind::Full] {
+        let case = Case {
+            kind,
+            on: vec![(0, 0)],
+            types: vec![DataType::Int64, DataType::Int64],
+            null_equals_null: false,
+            filter: Filter::None,
+            state_bytes_max: usize::MAX,
+        };
+        let mut test = Test::new(case);
+        let row = |k: i64, v: i64| vec![Some(k), Some(0), Some(0), Some(v)];
+        let all = |v: i64, diff: i64| (0..100).map(move |k| (row(k, v), diff));
+        let mut rows_out = Vec::new();
+        for epoch in 1..4 {
+            let old = all(epoch - 1, -1).take(if epoch == 1 { 0 } else { 100 });
+            let changes: Vec<_> = old.chain(all(epoch, 1)).collect();
+            let pushes = vec![(0, changes.clone()), (1, changes)];
+            rows_out.push(test.epoch(epoch, pushes));
+        }
+        assert_eq!(rows_out, vec![100, 200, 200], "{kind:?}");
+    }
+}
+
 /// More rows than a piece on both sides of one key, and a batch larger than a piece.
 #[test]
 fn large_batches_are_cut() {
@@ -414,8 +442,8 @@ fn large_batches_are_cut() {
         };
         let mut test = Test::new(case);
         let row = |k: i64, v: i64| vec![Some(k), Some(0), Some(0), Some(v)];
-        let left: Vec<_> = (0..20_000).map(|v| (row(v, v), 1)).collect();
-        let right: Vec<_> = (10_000..30_000).map(|v| (row(v, v), 1)).collect();
+        let left: Vec<_> = (0..40_000).map(|v| (row(v, v), 1)).collect();
+        let right: Vec<_> = (20_000..60_000).map(|v| (row(v, v), 1)).collect();
         let mut out = Output::default();
         let schema = test.node.inputs[0].schema.clone();
         test.operator.push(0, delta(&schema, &left), &mut out);
@@ -427,9 +455,9 @@ fn large_batches_are_cut() {
             .map(|d| (0..d.len()).map(|i| d.diffs.get(i)).sum::<i64>())
             .sum();
         let expected = match kind {
-            JoinKind::Inner | JoinKind::Semi | JoinKind::Anti => 10_000,
-            JoinKind::Left => 20_000,
-            JoinKind::Full => 30_000,
+            JoinKind::Inner | JoinKind::Semi | JoinKind::Anti => 20_000,
+            JoinKind::Left => 40_000,
+            JoinKind::Full => 60_000,
         };
         assert_eq!(rows, expected, "{kind:?}");
         assert!(out.rows.iter().all(|d| d.len() <= 8192));

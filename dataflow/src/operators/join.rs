@@ -1,18 +1,18 @@
 //! [`JoinOperator`]: joins of two inputs on equal columns, kept up to date.
 //!
-//! Both inputs are indexed by the join key ([`KeyedState`], one table of keys for both). A pushed piece
-//! of one input meets the rows of the other one that are indexed so far and is then indexed itself, so
-//! that over an epoch the pairs add up to dL⋈R + L⋈dR + dL⋈dR, whatever the order of the pieces.
-//! Pairs are emitted at once; what depends on whether a row has *any* match waits for `finish`.
+//! Both inputs are indexed by the join key ([`KeyedState`], one table of keys for both). The rows of one input that
+//! change meet the indexed rows of the other, so that over an epoch the pairs add up to dL⋈R + L⋈dR + dL⋈dR, whatever
+//! the order of the pieces. Pushed rows wait a while, so that a key that changes on both sides gives the difference of its
+//! pairs and not pairs that come and go ([`super::join_pending`]).
 //!
 //! Rows of outer, semi and anti joins depend on the presence of matches:
 //! * without a filter, presence is a property of the key: the sum of the other side's diffs is positive;
 //! * with a filter, it is a property of the row: each row carries the sum of its matches' diffs.
 //!
 //! In both cases a flag *shown* remembers the presence that the output so far stands for. Invariant:
-//! after every `push` the output is the indexed rows under their shown flags; `finish` makes the flags true.
+//! apart from pending pieces the output is the indexed rows under their shown flags; `finish` makes the flags true.
 //!
-//! See [`super::join_pairs`] for the first, [`super::join_presence`] for the second.
+//! See [`super::join_presence`] for this, [`super::join_pairs`] for the pairs.
 //!
 //! A row with NULL in its key (unless NULLs are equal) has no match ever: it is passed on or
 //! dropped, and never stored.
@@ -29,6 +29,7 @@ use tidemill_zset::{Delta, Epoch};
 use super::join_filter::PairFilter;
 use super::join_keys::complete_keys;
 use super::join_pairs::{Pairs, twins};
+use super::join_pending::Piece;
 use super::join_plan::{StoredColumns, join_columns};
 use super::join_rows::{BLOCK_ROWS, batch_of, nullable};
 use super::join_state::{KeyedState, StateSide};
@@ -38,6 +39,9 @@ use crate::state::StateHandle;
 
 /// Rows per piece of output, and pairs looked at together.
 pub(super) const PIECE_ROWS: usize = 8192;
+
+/// Pushed rows that wait to be joined.
+const PENDING_ROWS_MAX: usize = 64 * 1024;
 
 pub(super) const LEFT: usize = 0;
 pub(super) const RIGHT: usize = 1;
@@ -135,7 +139,9 @@ pub struct JoinOperator {
     pub(super) dirty_rows: [Vec<u32>; 2],
     /// NULLs for the columns of each side.
     pub(super) nulls: [Vec<ArrayRef>; 2],
-    pub(super) slots: Vec<u32>,
+    /// Pieces of both sides that are indexed but not emitted yet; only without [`Presence::PerRow`].
+    pub(super) pending: [Vec<Piece>; 2],
+    pending_rows: usize,
     pub(super) pairs: Pairs,
 }
 
@@ -204,7 +210,8 @@ impl JoinOperator {
             dirty_slots: Default::default(),
             dirty_rows: Default::default(),
             nulls,
-            slots: Vec::new(),
+            pending: Default::default(),
+            pending_rows: 0,
             pairs: Pairs::default(),
         }
     }
@@ -216,6 +223,23 @@ impl JoinOperator {
 
     pub(super) fn emits_pairs(&self) -> bool {
         matches!(self.kind, JoinKind::Inner | JoinKind::Left | JoinKind::Full)
+    }
+
+    /// True if pushed rows wait for the rest of the epoch, so that changes of both sides of a key are taken together.
+    fn waits(&self) -> bool {
+        // Without a key the pieces of both sides would meet pair by pair, which `meet_all` does better.
+        self.presence != Presence::PerRow && self.stored[LEFT].key_columns > 0
+    }
+
+    /// Emits what the pending pieces change.
+    fn flush(&mut self, out: &mut Output) {
+        let pending = std::mem::take(&mut self.pending);
+        self.pending_rows = 0;
+        self.emit_pending(&pending, out);
+        if self.presence == Presence::PerKey {
+            self.flip_slots(LEFT, out);
+            self.flip_slots(RIGHT, out);
+        }
     }
 
     /// Takes a piece of at most [`PIECE_ROWS`] rows.
@@ -232,27 +256,31 @@ impl JoinOperator {
             .collect();
         let keys = &columns[..stored.key_columns];
         let hashes = hash_columns(keys, delta.len());
-        let mut slots = std::mem::take(&mut self.slots);
+        let mut slots = Vec::new();
         let fetched = self.state.resolve(keys, &hashes, &mut slots);
         self.restore_presence(fetched, out);
 
         let schema = &self.state.sides[port].handle.desc.schema;
         let rows = batch_of(schema, columns, delta.len());
-        let looks_at_pairs = self.emits_pairs() || self.presence == Presence::PerRow;
-        let mut own = vec![
-            0;
-            if looks_at_pairs && self.single[port] {
-                delta.len()
-            } else {
-                0
+        if self.waits() {
+            let first = self.state.add(port, &rows, &delta.diffs, &slots);
+            self.pending_rows += delta.len();
+            let delta = delta.clone();
+            self.pending[port].push(Piece {
+                delta,
+                slots,
+                first,
+            });
+            if self.pending_rows >= PENDING_ROWS_MAX {
+                self.flush(out);
             }
-        ];
-        if looks_at_pairs {
+        } else {
+            let mut own = vec![0; if self.single[port] { delta.len() } else { 0 }];
             self.meet(port, &delta, &slots, &mut own, out);
+            let first = self.state.add(port, &rows, &delta.diffs, &slots);
+            self.state.note_retractions(port, &delta.diffs, &slots);
+            self.show_pushed(port, &delta, &slots, first, &own, out);
         }
-        let first = self.state.insert(port, &rows, &delta.diffs, &slots);
-        self.show_pushed(port, &delta, &slots, first, &own, out);
-        self.slots = slots;
 
         let handle = &self.state.sides[port].handle;
         if handle.reader.is_some() {
@@ -305,12 +333,10 @@ impl Operator for JoinOperator {
     }
 
     fn finish(&mut self, epoch: Epoch, out: &mut Output) {
-        for side in [LEFT, RIGHT] {
-            match self.presence {
-                Presence::None => {}
-                Presence::PerKey => self.flip_slots(side, out),
-                Presence::PerRow => self.flip_rows(side, out),
-            }
+        self.flush(out);
+        if self.presence == Presence::PerRow {
+            self.flip_rows(LEFT, out);
+            self.flip_rows(RIGHT, out);
         }
         self.state.finish(epoch);
     }

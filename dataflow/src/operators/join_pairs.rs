@@ -11,7 +11,7 @@ use arrow::datatypes::Schema;
 use tidemill_zset::{Delta, Diffs};
 
 use super::culprit::row_text;
-use super::join::{JoinOperator, LEFT, PIECE_ROWS, RIGHT};
+use super::join::{JoinOperator, LEFT, PIECE_ROWS, Presence, RIGHT};
 use super::join_rows::{NIL, batch_of};
 use crate::operator::{Output, error_delta};
 use crate::plan::RowError;
@@ -24,18 +24,20 @@ pub(super) struct Pairs {
 }
 
 impl Pairs {
-    pub(super) fn retain(&mut self, mask: &BooleanBuffer) {
-        let keep = |v: &mut Vec<u32>| {
-            let mut kept = 0;
-            for i in mask.set_indices() {
-                v[kept] = v[i];
-                kept += 1;
-            }
-            v.truncate(kept);
-        };
-        keep(&mut self.probe);
-        keep(&mut self.build);
+    fn retain(&mut self, mask: &BooleanBuffer) {
+        retain(&mut self.probe, mask);
+        retain(&mut self.build, mask);
     }
+}
+
+/// Keeps the values where `mask` is set.
+pub(super) fn retain<T: Copy>(values: &mut Vec<T>, mask: &BooleanBuffer) {
+    let mut kept = 0;
+    for i in mask.set_indices() {
+        values[kept] = values[i];
+        kept += 1;
+    }
+    values.truncate(kept);
 }
 
 /// Rows of one side: places in a pushed piece, or numbers in the store.
@@ -55,6 +57,9 @@ impl JoinOperator {
         own: &mut [i64],
         out: &mut Output,
     ) {
+        if !self.emits_pairs() && self.presence != Presence::PerRow {
+            return;
+        }
         let other = 1 - port;
         let keyless = self.stored[LEFT].key_columns == 0;
         if keyless && self.filter.is_some() {
@@ -107,9 +112,14 @@ impl JoinOperator {
         let mut failed = Vec::new();
         let mask = filter.mask(columns, count, &mut failed);
         if let (false, Some(delta)) = (failed.is_empty(), delta) {
-            let pair = |(at, error)| (pairs.probe[at], pairs.build[at], error);
+            let store = &self.state.sides[1 - port].store;
+            let pair = |(at, error)| {
+                let (probe, build): (u32, u32) = (pairs.probe[at], pairs.build[at]);
+                let diff = delta.diffs.get(probe as usize) * store.diff(build);
+                (probe, build, diff, error)
+            };
             let failed = failed.into_iter().map(pair).collect();
-            self.report_failed(port, delta, failed, out);
+            self.report_failed(port, Some(delta), failed, out);
         }
         if mask.count_set_bits() < count {
             pairs.retain(&mask);
@@ -117,24 +127,27 @@ impl JoinOperator {
         self.filter = Some(filter);
     }
 
-    /// Error deltas for pairs (place in the piece, row number) whose condition can't be evaluated.
-    fn report_failed(
+    /// Error deltas for pairs (probe, build, diff) whose condition can't be evaluated; see
+    /// [`JoinOperator::pair_arrays`].
+    pub(super) fn report_failed(
         &mut self,
         port: usize,
-        delta: &Delta,
-        failed: Vec<(u32, u32, RowError)>,
+        delta: Option<&Delta>,
+        failed: Vec<(u32, u32, i64, RowError)>,
         out: &mut Output,
     ) {
+        if failed.is_empty() {
+            return;
+        }
         let probe: Vec<u32> = failed.iter().map(|f| f.0).collect();
         let build: Vec<u32> = failed.iter().map(|f| f.1).collect();
         let wanted = self.pair_columns.clone();
-        let arrays = self.pair_arrays(port, Some(delta), &probe, &build, &wanted);
+        let arrays = self.pair_arrays(port, delta, &probe, &build, &wanted);
         let batch = batch_of(&self.pair_schema, arrays, failed.len());
-        let diffs = self.pair_diffs(port, delta, &probe, &build);
         let errors: Vec<_> = failed
             .into_iter()
             .enumerate()
-            .map(|(i, (_, _, error))| (error, row_text(&batch, i), diffs.get(i)))
+            .map(|(i, (_, _, diff, error))| (error, row_text(&batch, i), diff))
             .collect();
         out.errors.push(error_delta(&errors));
     }
@@ -194,7 +207,9 @@ impl JoinOperator {
                 };
                 for (at, error) in failures {
                     let (probe, build) = pair(at);
-                    failed.push((probe, build, error));
+                    let theirs = self.state.sides[other].store.diff(build);
+                    let diff = delta.diffs.get(probe as usize) * theirs;
+                    failed.push((probe, build, diff, error));
                 }
                 for (probe, build) in mask.set_indices().map(pair) {
                     pairs.probe.push(probe);
@@ -204,14 +219,12 @@ impl JoinOperator {
                     self.accept(port, delta, &mut pairs, own, out);
                 }
                 if failed.len() >= PIECE_ROWS {
-                    self.report_failed(port, delta, std::mem::take(&mut failed), out);
+                    self.report_failed(port, Some(delta), std::mem::take(&mut failed), out);
                 }
             }
         }
         self.accept(port, delta, &mut pairs, own, out);
-        if !failed.is_empty() {
-            self.report_failed(port, delta, failed, out);
-        }
+        self.report_failed(port, Some(delta), failed, out);
         self.pairs = pairs;
         self.filter = Some(filter);
     }

@@ -190,65 +190,76 @@ impl JoinOperator {
     /// Makes the shown flags of keys true, and emits or retracts their rows.
     pub(super) fn flip_slots(&mut self, side: usize, out: &mut Output) {
         let mut numbers = Vec::new();
-        let mut signs = Vec::new();
+        let mut weights = Vec::new();
         for slot in std::mem::take(&mut self.dirty_slots[side]) {
-            let counts = self.state.counts.as_ref().expect("kept for this join");
-            let present = counts[slot as usize][1 - side] > 0;
-            let when = self.single_when();
-            let slot = self.state.keys.slot_mut(slot);
-            slot.flags &= !DIRTY[side];
-            if (slot.flags & SHOWN[side] != 0) == present {
+            self.state.keys.slot_mut(slot).flags &= !DIRTY[side];
+            let (before, after) = self.flip(slot, side);
+            if before == after {
                 continue;
             }
-            slot.flags ^= SHOWN[side];
-            let head = slot.heads[side];
-            self.state.sides[side].store.collect(head, &mut numbers);
-            signs.resize(numbers.len(), if present == when { 1 } else { -1 });
+            let head = self.state.keys.slot(slot).heads[side];
+            let store = &self.state.sides[side].store;
+            store.collect(head, &mut numbers);
+            let new = &numbers[weights.len()..];
+            weights.extend(new.iter().map(|row| store.diff(*row) * (after - before)));
             if numbers.len() >= PIECE_ROWS {
-                self.emit_flips(side, &mut numbers, &mut signs, out);
+                self.emit_weighted(side, &mut numbers, &mut weights, out);
             }
         }
-        self.emit_flips(side, &mut numbers, &mut signs, out);
+        self.emit_weighted(side, &mut numbers, &mut weights, out);
+    }
+
+    /// Makes one shown flag true. Returns whether (1 or 0) the rows of the key appeared before, and appear now.
+    pub(super) fn flip(&mut self, slot: u32, side: usize) -> (i64, i64) {
+        let counts = self.state.counts.as_ref().expect("kept for this join");
+        let present = counts[slot as usize][1 - side] > 0;
+        let when = self.single_when();
+        let slot = self.state.keys.slot_mut(slot);
+        let shown = slot.flags & SHOWN[side] != 0;
+        if shown != present {
+            slot.flags ^= SHOWN[side];
+        }
+        (i64::from(shown == when), i64::from(present == when))
     }
 
     /// Makes the shown flags of rows true, and emits or retracts the rows.
     pub(super) fn flip_rows(&mut self, side: usize, out: &mut Output) {
         let mut numbers = Vec::new();
-        let mut signs = Vec::new();
+        let mut weights = Vec::new();
         let when = self.single_when();
         let dirty = std::mem::take(&mut self.dirty_rows[side]);
-        if let Some(m) = &mut self.state.sides[side].store.matching {
-            for row in dirty {
-                let at = row as usize;
-                let present = m.matches[at] > 0;
-                m.dirty[at] = false;
-                if m.shown[at] != present {
-                    m.shown[at] = present;
-                    numbers.push(row);
-                    signs.push(if present == when { 1 } else { -1 });
-                }
+        let store = &mut self.state.sides[side].store;
+        for row in dirty {
+            let diff = store.diff(row);
+            let m = store.matching.as_mut().expect("kept for this side");
+            let at = row as usize;
+            let present = m.matches[at] > 0;
+            m.dirty[at] = false;
+            if m.shown[at] != present {
+                m.shown[at] = present;
+                numbers.push(row);
+                weights.push(if present == when { diff } else { -diff });
             }
         }
-        self.emit_flips(side, &mut numbers, &mut signs, out);
+        self.emit_weighted(side, &mut numbers, &mut weights, out);
     }
 
-    pub(super) fn emit_flips(
+    /// Emits indexed rows of one side with the given diffs, and empties the lists.
+    pub(super) fn emit_weighted(
         &mut self,
         side: usize,
         numbers: &mut Vec<u32>,
-        signs: &mut Vec<i64>,
+        weights: &mut Vec<i64>,
         out: &mut Output,
     ) {
         let columns: Vec<usize> = (0..self.widths[side]).collect();
-        let pieces = numbers.chunks(PIECE_ROWS).zip(signs.chunks(PIECE_ROWS));
-        for (numbers, signs) in pieces {
+        let pieces = numbers.chunks(PIECE_ROWS).zip(weights.chunks(PIECE_ROWS));
+        for (numbers, weights) in pieces {
             let arrays = self.side_arrays(side, Rows::Stored(numbers), &columns);
-            let store = &self.state.sides[side].store;
-            let pairs = numbers.iter().zip(signs);
-            let diffs: Vec<i64> = pairs.map(|(n, s)| store.diff(*n) * s).collect();
-            self.emit_single(side, arrays, numbers.len(), diffs.into(), out);
+            let diffs = weights.to_vec().into();
+            self.emit_single(side, arrays, numbers.len(), diffs, out);
         }
         numbers.clear();
-        signs.clear();
+        weights.clear();
     }
 }

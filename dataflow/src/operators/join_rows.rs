@@ -6,7 +6,7 @@
 //! while a store lives. Every live row is in exactly one list; the heads are kept by the owner.
 //!
 //! Invariant: the sum of diffs over the live rows of a list, row value by row value, is the Z-set of
-//! its key. A value may occur in several rows; [`RowStore::consolidate`] adds them up.
+//! its key. A value may occur in several rows; [`RowStore::group`] finds them and [`RowStore::merge`] adds them up.
 
 use std::sync::Arc;
 
@@ -250,15 +250,14 @@ impl RowStore {
         (pieces, places)
     }
 
-    /// Adds up equal rows within each of the lists that start at `heads`; gives back the new heads in the same order.
-    pub fn consolidate(&mut self, heads: &[u32]) -> Vec<u32> {
+    /// Finds the equal rows within each of the lists that start at `heads`. Nothing is changed.
+    pub fn group(&mut self, heads: &[u32]) -> Groups {
         let mut rows = Vec::new();
         let mut lists = Vec::new();
         for (i, head) in heads.iter().enumerate() {
             self.collect(*head, &mut rows);
             lists.resize(rows.len(), i as u32);
         }
-        let mut new_heads = vec![NIL; heads.len()];
         let batch = self.gather_rows(&rows);
         let hashes = hash_columns(batch.columns(), rows.len());
         let mut order: Vec<u32> = (0..rows.len() as u32).collect();
@@ -268,26 +267,36 @@ impl RowStore {
             let (a, b) = (a as usize, b as usize);
             lists[a] == lists[b] && hashes[a] == hashes[b] && equal.test(a, b)
         };
+        let mut groups = Groups::default();
         let mut at = 0;
         while at < order.len() {
             let first = order[at];
-            let mut sum = self.diff(rows[first as usize]);
             let mut end = at + 1;
             while end < order.len() && same(first, order[end]) {
-                sum += self.diff(rows[order[end] as usize]);
-                self.kill(rows[order[end] as usize]);
                 end += 1;
             }
-            let row = rows[first as usize];
-            if sum == 0 {
-                self.kill(row);
-            } else {
-                self.set_diff(row, sum);
-                self.link(row, &mut new_heads[lists[first as usize] as usize]);
-            }
+            let members = order[at..end].iter().map(|i| rows[*i as usize]);
+            groups.rows.extend(members);
+            groups.ends.push(end);
+            groups.lists.push(lists[first as usize]);
             at = end;
         }
-        new_heads
+        groups
+    }
+
+    /// Makes each group one row, or none if its diffs add up to zero; gives back the new heads of the `lists` lists.
+    pub fn merge(&mut self, groups: &Groups, lists: usize) -> Vec<u32> {
+        let mut heads = vec![NIL; lists];
+        for (list, rows) in groups.iter() {
+            let sum = rows.iter().map(|row| self.diff(*row)).sum();
+            let kept = usize::from(sum != 0);
+            rows[kept..].iter().for_each(|row| self.kill(*row));
+            if sum != 0 {
+                self.set_diff(rows[0], sum);
+                self.link(rows[0], &mut heads[list as usize]);
+            }
+        }
+        heads
     }
 
     fn set_diff(&mut self, row: u32, diff: i64) {
@@ -322,6 +331,25 @@ impl RowStore {
     }
 }
 
+/// Rows of some lists, equal ones together; ascending by list.
+#[derive(Default)]
+pub struct Groups {
+    rows: Vec<u32>,
+    /// End of each group in `rows`.
+    ends: Vec<usize>,
+    /// Which list each group is of.
+    lists: Vec<u32>,
+}
+
+impl Groups {
+    /// Each group's list, and its rows.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &[u32])> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        let ranges = starts.zip(&self.ends).zip(&self.lists);
+        ranges.map(|((start, end), list)| (*list, &self.rows[start..*end]))
+    }
+}
+
 /// Slots whose lists have had retractions, and when it pays to add up their rows.
 #[derive(Default)]
 pub struct Debts {
@@ -331,7 +359,7 @@ pub struct Debts {
 }
 
 /// Lists shorter than this are consolidated after every epoch that retracted from them.
-const SHORT_LIST: u32 = 16;
+pub const SHORT_LIST: u32 = 16;
 
 impl Debts {
     /// Notes a retraction from the list of `slot`.

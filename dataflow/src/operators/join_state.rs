@@ -14,7 +14,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use tidemill_zset::{Diffs, Epoch};
 
 use super::join_keys::{KeyTable, Slot};
-use super::join_rows::{BLOCK_ROWS, Debts, NIL, RowStore};
+use super::join_rows::{BLOCK_ROWS, Debts, Groups, NIL, RowStore};
 use crate::state::StateHandle;
 
 /// Dropped rows, or empty keys, are left in memory until there are this many and they are the larger half.
@@ -163,25 +163,25 @@ impl<const N: usize> KeyedState<N> {
         }
     }
 
-    /// Adds pushed rows to a side; `slots` are those of [`KeyedState::resolve`]. Returns the number of the first row.
-    pub fn insert(&mut self, side: usize, rows: &RecordBatch, diffs: &Diffs, slots: &[u32]) -> u32 {
-        if let (Diffs::Each(each), true) = (diffs, self.sides[side].keeps_rows) {
+    /// Notes the retractions among rows that have been added, so that their lists are consolidated when it pays.
+    pub fn note_retractions(&mut self, side: usize, diffs: &Diffs, slots: &[u32]) {
+        let Diffs::Each(each) = diffs else {
+            return;
+        };
+        if self.sides[side].keeps_rows {
             for (diff, slot) in each.iter().zip(slots) {
                 if *diff < 0 {
                     self.sides[side].debts.note(*slot);
                 }
             }
-        }
-        let first = self.add(side, rows, diffs, slots);
-        if let (Some(counts), false) = (&self.counts, self.sides[side].keeps_rows) {
+        } else if let Some(counts) = &self.counts {
             let gone =
                 |s: &&u32| counts[**s as usize] == [0; N] && self.keys.slot(**s).heads == [NIL; N];
             self.emptied += slots.iter().filter(gone).count();
         }
-        first
     }
 
-    /// Like [`KeyedState::insert`], for owners that consolidate what they touch themselves.
+    /// Adds rows to a side; `slots` are those of [`KeyedState::resolve`]. Returns the number of the first row.
     pub fn add(&mut self, side: usize, rows: &RecordBatch, diffs: &Diffs, slots: &[u32]) -> u32 {
         if let Some(counts) = &mut self.counts {
             for (row, slot) in slots.iter().enumerate() {
@@ -237,7 +237,13 @@ impl<const N: usize> KeyedState<N> {
             .iter()
             .map(|s| self.keys.slot(*s).heads[side])
             .collect();
-        let heads = self.sides[side].store.consolidate(&heads);
+        let groups = self.sides[side].store.group(&heads);
+        self.merge(side, slots, &groups);
+    }
+
+    /// Makes each group of rows of the lists of `slots` one row.
+    pub fn merge(&mut self, side: usize, slots: &[u32], groups: &Groups) {
+        let heads = self.sides[side].store.merge(groups, slots.len());
         for (slot, head) in slots.iter().zip(heads) {
             let slot = self.keys.slot_mut(*slot);
             slot.heads[side] = head;

@@ -8,6 +8,7 @@ pub mod join;
 mod join_filter;
 mod join_keys;
 mod join_pairs;
+mod join_pending;
 pub mod join_plan;
 mod join_presence;
 mod join_rows;
