@@ -179,14 +179,12 @@ impl Compiler<'_> {
         let grouped = self
             .operator(input, logical, &kept, calls, Arc::new(Schema::new(fields)))?
             .node;
-        let mut exprs: Vec<Physical> = vec![];
-        for i in 0..schema.fields().len() {
-            exprs.push(match columns.iter().position(|c| *c == i) {
-                Some(at) => expr::column(&grouped.schema, at),
-                None => expr::physical(unalias(&keys[i]), logical.schema())
-                    .map_err(|e| from_datafusion(&e))?,
-            });
-        }
+        let constant = |e: &Expr| expr::physical(unalias(e), logical.schema());
+        let back = (0..schema.fields().len()).map(|i| match columns.iter().position(|c| *c == i) {
+            Some(at) => Ok(expr::column(&grouped.schema, at)),
+            None => constant(&keys[i]).map_err(|e| from_datafusion(&e)),
+        });
+        let exprs = back.collect::<Result<Vec<Physical>>>()?;
         let node = rows::map(grouped, None, Some((exprs, schema)));
         Ok(Piece::new(node).unique(Some(varying)))
     }
