@@ -3,20 +3,23 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::provider_as_source;
 use datafusion_common::Column;
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_expr::logical_plan::{Filter, Projection, Window};
-use datafusion_expr::{Aggregate, Expr, LogicalPlan, TableScanBuilder};
+use datafusion_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, TableScanBuilder};
 use tidemill_dataflow::plan::{Node, Op};
 
 use super::expr::unalias;
 use super::{Compiler, Piece, node, order, rows, rules, schema_of};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::program::{InputTable, Program};
+
+/// Rows of a subtree without inputs, e.g. a table function: they are held in the plan.
+const CONSTANT_ROWS_MAX: usize = 1_000_000;
 
 /// The inputs of a program under construction.
 #[derive(Default)]
@@ -33,11 +36,11 @@ impl Compiler<'_> {
         let mut cut = Cut::default();
         let fragment = self.cut(plan, false, &mut cut)?;
         let schema = schema_of(plan.schema());
+        if cut.inputs.is_empty() {
+            return constant(fragment, schema);
+        }
         let program = Program::try_new(fragment, cut.schemas, schema.clone())
             .map_err(|e| from_datafusion(&e))?;
-        if cut.inputs.is_empty() {
-            return constant(&program, schema);
-        }
         let keys = vec![vec![]; cut.inputs.len()];
         let op = Op::Recompute {
             keys,
@@ -278,10 +281,17 @@ impl Compiler<'_> {
 }
 
 /// A program without inputs is run once, now.
-fn constant(program: &Program, schema: SchemaRef) -> Result<Piece> {
-    let batches = program.execute(vec![]).map_err(|e| from_datafusion(&e))?;
-    let rows: RecordBatch = arrow::compute::concat_batches(&schema, &batches)
-        .map_err(|e| SqlError::internal(e.to_string()))?;
+fn constant(fragment: LogicalPlan, schema: SchemaRef) -> Result<Piece> {
+    let run = || {
+        let bounded = LogicalPlanBuilder::from(fragment).limit(0, Some(CONSTANT_ROWS_MAX + 1))?;
+        Program::try_new(bounded.build()?, vec![], schema.clone())?.execute(vec![])
+    };
+    let batches = run().map_err(|e| from_datafusion(&e))?;
+    let rows = concat_batches(&schema, &batches).map_err(|e| SqlError::internal(e.to_string()))?;
+    if rows.num_rows() > CONSTANT_ROWS_MAX {
+        let message = format!("a view can't have more than {CONSTANT_ROWS_MAX} constant rows");
+        return Err(SqlError::new("54000", message).hint("Insert the rows into a table."));
+    }
     Ok(Piece::new(node(
         Op::Constant { rows },
         vec![],
