@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::functions_nested;
 use datafusion_common::{DFSchema, NullHandling, ScalarValue};
 use datafusion_expr::logical_plan::{EmptyRelation, Filter, Projection, Union, Unnest, Values};
@@ -146,11 +146,7 @@ pub(super) fn choose(input: Node, columns: &[usize]) -> Node {
         .iter()
         .map(|i| input.schema.field(*i).clone())
         .collect();
-    map(
-        input,
-        None,
-        Some((exprs, Arc::new(arrow::datatypes::Schema::new(fields)))),
-    )
+    map(input, None, Some((exprs, Arc::new(Schema::new(fields)))))
 }
 
 /// A set of columns, seen through a projection to plain columns.
@@ -171,24 +167,36 @@ fn constant(columns: Vec<ArrayRef>, rows: usize, schema: SchemaRef) -> Result<No
     Ok(node(Op::Constant { rows }, vec![], schema, true))
 }
 
-/// No row, or one row without columns.
+/// No row, or one row. Nothing downstream should have to think of rows without columns: they get one of ours.
 pub(super) fn empty(empty: &EmptyRelation) -> Result<Piece> {
-    let schema = schema_of(&empty.schema);
     let rows = usize::from(empty.produce_one_row);
+    let width = empty.schema.fields().len();
+    let schema = match width {
+        0 => Arc::new(Schema::new(vec![Field::new(
+            "row",
+            DataType::Boolean,
+            true,
+        )])),
+        _ => schema_of(&empty.schema),
+    };
     let columns = schema
         .fields()
         .iter()
         .map(|f| arrow::array::new_null_array(f.data_type(), rows))
         .collect();
-    let piece = Piece::new(constant(columns, rows, schema)?);
-    Ok(piece.unique(Some(vec![])))
+    let node = constant(columns, rows, schema)?;
+    Ok(Piece {
+        node,
+        width,
+        unique: Some(vec![]),
+    })
 }
 
 /// VALUES; an expression that fails is an error of the statement.
 pub(super) fn values(values: &Values) -> Result<Piece> {
     let schema = schema_of(&values.schema);
     let one_row = RecordBatch::try_new_with_options(
-        Arc::new(arrow::datatypes::Schema::empty()),
+        Arc::new(Schema::empty()),
         vec![],
         &RecordBatchOptions::new().with_row_count(Some(1)),
     )
@@ -262,7 +270,7 @@ impl Compiler<'_> {
             .iter()
             .map(|i| relation.columns.field(*i).clone().with_nullable(true))
             .collect();
-        let schema: SchemaRef = Arc::new(arrow::datatypes::Schema::new(fields));
+        let schema: SchemaRef = Arc::new(Schema::new(fields));
         let unique = relation.primary_key.as_ref().or(relation.unique.as_ref());
         let unique = unique.and_then(|key| {
             key.iter()
