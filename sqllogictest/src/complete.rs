@@ -22,7 +22,6 @@ pub async fn complete(path: &Path, config: &str, dir: &Path) -> Result<()> {
         sessions: BTreeMap::new(),
         connection: String::new(),
         times_column: None,
-        times: Times::default(),
         out: String::new(),
     };
     let mut lines = text.lines().peekable();
@@ -67,7 +66,6 @@ struct Writer<'a> {
     sessions: BTreeMap<String, Sql>,
     connection: String,
     times_column: Option<usize>,
-    times: Times,
     out: String,
 }
 
@@ -119,7 +117,7 @@ impl Writer<'_> {
                 self.line(body);
             }
             Ok(rows) => {
-                let mut lines = self.times.lines(&rows, self.times_column);
+                let mut lines = Times::default().lines(&rows, self.times_column);
                 let words: Vec<&str> = header.split(' ').skip(1).collect();
                 let rest: Vec<&str> = words
                     .into_iter()

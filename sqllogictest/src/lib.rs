@@ -13,7 +13,8 @@
 //!
 //! * `# view: refused`: as a materialized view this query is refused with 0A000; it must be.
 //! * `# view: skip`: run as SELECT in every world (it isn't a function of the collections' contents).
-//! * `# times: n`: column n holds epochs; they are compared as t1, t2, … in the order of their first appearance.
+//! * `# times: n`: column n holds epochs; they are compared as t1, t2, … in the order of
+//!   their first appearance in this result.
 //! * `# restart: skip` anywhere in a file: the file depends on session state that a restart loses.
 //!
 //! `$DIR` in SQL and in `system` commands is a fresh directory. Labels for `onlyif`/`skipif` are the names of worlds.

@@ -49,7 +49,6 @@ struct Player<'a> {
     open_transactions: BTreeSet<Option<String>>,
     /// SET statements of the default session, run again after a restart.
     settings: Vec<String>,
-    times: Times,
     /// For each step that is a query with a view of its own: the step after which the view is made.
     made_after: BTreeMap<usize, usize>,
     /// Views whose creation failed, with the failure.
@@ -68,7 +67,6 @@ impl<'a> Player<'a> {
             sessions: BTreeMap::new(),
             open_transactions: BTreeSet::new(),
             settings: Vec::new(),
-            times: Times::default(),
             made_after: views_of(script, world),
             unmade: BTreeMap::new(),
             failures: Vec::new(),
@@ -267,8 +265,7 @@ impl<'a> Player<'a> {
                     "{sql}\n    {columns} columns expected, got {:?}",
                     rows.first()
                 );
-                let mut got: Vec<String> = self
-                    .times
+                let mut got: Vec<String> = Times::default()
                     .lines(&rows, times)
                     .iter()
                     .map(|l| normal(l))

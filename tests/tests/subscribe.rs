@@ -147,8 +147,8 @@ fn history_is_exact_and_bounded() {
             Ok(())
         };
         check(&sql).await?;
-        sql.fails("22000", "SELECT * FROM m AS OF 12345").await?;
-        sql.fails("22000", "SUBSCRIBE m AS OF 12345").await?;
+        sql.fails("22023", "SELECT * FROM m AS OF 12345").await?;
+        sql.fails("22023", "SUBSCRIBE m AS OF 12345").await?;
         server.restart(&Options::workers(2))?;
         check(&server.connect().await?).await
     });

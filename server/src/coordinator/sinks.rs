@@ -48,8 +48,8 @@ pub fn open_file(
     object: &Object,
     resume: Option<u64>,
 ) -> Result<FileSink, SqlError> {
-    let mut options = options.clone();
-    if options.remove("connector").as_deref() != Some("files") {
+    let options = options.clone();
+    if options.get("connector").map(String::as_str) != Some("files") {
         return Err(
             SqlError::new("22023", "a sink needs the option connector = 'files'")
                 .hint("Write WITH (connector = 'files', path = '…', format = 'jsonl' | 'csv')."),
