@@ -244,15 +244,16 @@ pub struct BatchReceiver {
 }
 
 impl BatchReceiver {
-    /// Takes batches in order until they hold at least `rows_max` rows or none is left; at least
-    /// one if there is any. A batch without rows counts as one row.
+    /// Takes batches in order while they hold at most `rows_max` rows together; at least one if there
+    /// is any. A batch without rows counts as one row, and one that retracts comes alone.
     pub fn take(&self, rows_max: usize) -> Vec<SourceBatch> {
         let mut out = Vec::new();
         let mut rows = 0;
         let mut s = self.shared.state.lock();
         while let Some(q) = s.queue.front() {
             let more = q.rows.max(1);
-            if !out.is_empty() && rows + more > rows_max {
+            let alone = !q.batch.retract.is_empty();
+            if !out.is_empty() && (alone || rows + more > rows_max) {
                 break;
             }
             rows += more;
@@ -260,6 +261,9 @@ impl BatchReceiver {
             s.bytes -= q.bytes;
             s.rows -= q.rows;
             out.push(q.batch);
+            if alone {
+                break;
+            }
         }
         drop(s);
         self.shared.room.notify_all();

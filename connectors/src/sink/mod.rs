@@ -54,9 +54,9 @@ impl SinkFormat {
     ) -> Result<(PathBuf, SinkFormat), ConnectorError> {
         check_names(options, &[], SINK_OPTIONS)?;
         match options.get("connector").map(String::as_str) {
-            Some("files") => {}
+            // Whoever chose this connector may have taken the option out.
+            None | Some("files") => {}
             Some(other) => return Err(wrong_value("connector", other, &["files"])),
-            None => return Err(missing("connector", "connector = 'files'")),
         }
         let path = options.get("path").filter(|p| !p.is_empty());
         let path = path.ok_or_else(|| missing("path", "path = 'a file'"))?;

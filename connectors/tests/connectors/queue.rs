@@ -68,6 +68,28 @@ fn take_gives_whole_batches_up_to_the_rows_asked_for() {
 }
 
 #[test]
+fn a_batch_that_retracts_comes_alone() {
+    let (sender, receiver) = channel(1 << 20, Arc::new(|| {}));
+    for retract in [vec![], vec![7], vec![8], vec![]] {
+        let batch = SourceBatch {
+            retract,
+            ..batch(1)
+        };
+        sender.send(batch).expect("room");
+    }
+    let retracted: Vec<Vec<u64>> = (0..4)
+        .map(|_| {
+            receiver
+                .take(100)
+                .into_iter()
+                .flat_map(|b| b.retract)
+                .collect()
+        })
+        .collect();
+    assert_eq!(retracted, [vec![], vec![7], vec![8], vec![]]);
+}
+
+#[test]
 fn stopping_ends_a_blocked_send() {
     let (sender, receiver) = channel(1, Arc::new(|| {}));
     let stop = StopSignal::new();
