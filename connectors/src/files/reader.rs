@@ -230,6 +230,11 @@ impl Run<'_, '_, '_> {
                 }
             };
             let len = carried + n;
+            if !matches!(ending, Ending::More) && len < buffer.len() / 2 {
+                // Rows may keep the chunk alive: don't let a few hold a whole one.
+                let exact = buffer[..len].to_vec();
+                self.reader.spare = std::mem::replace(&mut buffer, exact);
+            }
             let chunk = Buffer::from_vec(buffer);
             let at = self.chunk(&chunk, len, &ending)?;
             if !matches!(ending, Ending::More) {
@@ -268,7 +273,7 @@ impl Run<'_, '_, '_> {
 
     fn recycle(&mut self, chunk: Buffer) {
         if let Ok(vec) = chunk.into_vec::<u8>()
-            && vec.len() <= CHUNK_BYTES
+            && (self.reader.spare.len()..=CHUNK_BYTES).contains(&vec.len())
         {
             self.reader.spare = vec;
         }

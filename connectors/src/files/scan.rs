@@ -68,6 +68,12 @@ pub fn list(root: &Root) -> Listing {
             listing.root = id;
             if m.is_dir() {
                 directory(root, &root.base, 1, &mut listing);
+                // Had the root been moved meanwhile, its files would only seem to be gone.
+                let still = std::fs::metadata(&root.base).is_ok_and(|m| look(&m).0 == id);
+                if !still {
+                    let moved = format!("{} was moved while it was read", root.base.display());
+                    listing.trouble.get_or_insert(moved);
+                }
             } else if m.is_file() && !root.is_glob() {
                 listing.files.push(found(root.base.clone(), &m));
             }

@@ -216,3 +216,48 @@ fn options_are_checked() {
     );
     assert!(validate_options(&metadata).is_err());
 }
+
+#[test]
+fn values_longer_than_a_chunk() {
+    let long = "x".repeat(5 << 20);
+    for (format, content) in [
+        ("csv", format!("a\n\"{long}\"\nb\n")),
+        ("csv", format!("a\n{long}\nb\n")),
+        (
+            "jsonl",
+            format!("{{\"word\":\"a\"}}\n{{\"word\":\"{long}\"}}\n{{\"word\":\"b\"}}\n"),
+        ),
+    ] {
+        let (rows, errors) = decode(WORD, &[("format", format)], content.as_bytes(), 3, 0);
+        assert!(errors.is_empty());
+        assert!(
+            rows[0] == "a" && rows[1] == long && rows[2] == "b",
+            "{format}"
+        );
+    }
+}
+
+#[test]
+fn not_null_is_checked() {
+    let input = Input::new();
+    input.put(
+        "a.jsonl",
+        "{\"a\":1,\"b\":true}\n{\"a\":2}\n{\"b\":false}\n{\"a\":4,\"b\":null}\n",
+    );
+    let path = input.text();
+    let mut spec = spec(
+        &[],
+        &[("connector", "files"), ("path", &path), ("format", "jsonl")],
+        false,
+    );
+    spec.schema = std::sync::Arc::new(arrow::datatypes::Schema::new(vec![
+        SqlType::Int4.field("a", true),
+        SqlType::Bool.field("b", false),
+    ]));
+    let mut kept = Kept::default();
+    let running = Running::start(&spec, &kept);
+    running.until(&mut kept, |k| k.rows().len() == 2 && k.errors().len() == 2);
+    running.stop();
+    assert_eq!(kept.rows(), ["1|true", "∅|false"]);
+    assert!(kept.errors()[0].contains("column \"b\": null value violates the not-null constraint"));
+}
