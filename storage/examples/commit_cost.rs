@@ -134,6 +134,7 @@ fn run(dir: &Path) {
     );
     println!("  {:?}", store.stats());
     many_arrangements(&store, EPOCHS + SMALL_EPOCHS + 1);
+    log_of_a_source(&store, EPOCHS + 2 * SMALL_EPOCHS + 1);
     drop(store);
     let started = Instant::now();
     let store = Store::open(dir, StoreOptions::default()).expect("it was closed");
@@ -195,6 +196,43 @@ fn many_arrangements(store: &Store, first: Epoch) {
         total / SMALL_EPOCHS as u32,
         percentile(&mut walls, 50),
         percentile(&mut walls, 99)
+    );
+    println!("  {:?}", store.stats());
+}
+
+/// The record of a source's rows: large epochs of a `Log`.
+fn log_of_a_source(store: &Store, first: Epoch) {
+    let keys: Vec<usize> = (0..KEYS).collect();
+    let mut rows = change(&keys, first);
+    rows.arrangement = ArrangementId(1_000);
+    rows.hashes.clear();
+    let (all, mut total) = (cpu(libc::RUSAGE_SELF), Duration::ZERO);
+    let mut making = Duration::ZERO;
+    for epoch in first..first + EPOCHS {
+        let before = cpu(libc::RUSAGE_THREAD);
+        let mut c = Commit {
+            epoch,
+            changes: vec![rows.clone()],
+            ..Commit::default()
+        };
+        if epoch == first {
+            c.create.push(ArrangementDesc {
+                id: ArrangementId(1_000),
+                kind: ArrangementKind::Log,
+                schema: schema(),
+                key_columns: 0,
+            });
+        }
+        making += cpu(libc::RUSAGE_THREAD) - before;
+        let before = cpu(libc::RUSAGE_THREAD);
+        store.commit(c).expect("the disk works");
+        total += cpu(libc::RUSAGE_THREAD) - before;
+    }
+    let process = cpu(libc::RUSAGE_SELF) - all - making;
+    println!(
+        "{EPOCHS} epochs of {KEYS} rows of a log: commit CPU {:?} each; merge thread CPU {:?} in all",
+        total / EPOCHS as u32,
+        process.saturating_sub(total)
     );
     println!("  {:?}", store.stats());
 }

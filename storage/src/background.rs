@@ -6,10 +6,10 @@
 //! of its own. Until then readers use the old runs; nothing depends on when, or whether, it happens.
 //!
 //! Policy: runs have a level, the logarithm of their size; when the newest runs up to some level hold
-//! [`FAN_IN`] of that level, they are all merged, together with older ones that aren't larger than all of
-//! these. A row is thus written again a few times per level, and superseded rows don't pile up.
+//! [`FAN_IN`] of that level, they are all merged. Where merging removes rows, older runs that aren't larger than
+//! all of these come along, so that superseded rows don't pile up; else a row is written again once per level.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use tidemill_zset::{ArrangementId, Epoch};
 use crate::api::{ArrangementDesc, ArrangementKind, Result, RunBatch};
 use crate::block::{BlockRows, Numbers};
 use crate::bundle::{BundleWriter, NewBundle, RunWriter};
-use crate::log::LogMerge;
+use crate::log::{LogMerge, LogPiece};
 use crate::merge::HashMerge;
 use crate::options::BLOCK_ROWS_MAX;
 use crate::read::{ArrangementVersion, StoreVersion};
@@ -35,8 +35,8 @@ const FAN_IN: usize = 16;
 /// Runs of at most so many bytes are level 0; each level above is [`LEVEL_FACTOR`] times larger.
 const LEVEL_0_BYTES: u64 = 4 * 1024;
 const LEVEL_FACTOR: u64 = 8;
-/// Runs of a log from this size on stay as they are: merging them would gain nothing.
-const LOG_RUN_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Runs of a log of about this size on average stay as they are: merging them would gain nothing.
+const LOG_RUN_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// A segment file from this size on is given up when less than one part in [`WASTE_FACTOR`] of it is alive:
 /// the runs left are written again.
 const WASTE_BYTES_MIN: u64 = 128 * 1024;
@@ -65,6 +65,8 @@ pub(crate) struct Background {
     changed: Condvar,
     /// One merge at a time, whoever runs it.
     merging: Mutex<()>,
+    /// Whether the last merge of an arrangement left clearly fewer rows than it took.
+    shrinking: Mutex<HashMap<ArrangementId, bool>>,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +84,25 @@ impl Background {
     pub(crate) fn stop(&self) {
         self.signal.lock().stopped = true;
         self.changed.notify_one();
+    }
+
+    /// Whether merging is expected to remove rows: judged by the last merge, before that by what the runs hold.
+    fn shrinks(&self, a: &ArrangementVersion) -> bool {
+        match self.shrinking.lock().get(&a.desc.id) {
+            Some(shrinking) => *shrinking,
+            None => a.desc.kind == ArrangementKind::Last || a.runs.iter().any(|r| r.meta.negative),
+        }
+    }
+
+    fn forget_dropped(&self, version: &StoreVersion) {
+        let mut shrinking = self.shrinking.lock();
+        shrinking.retain(|id, _| version.0.arrangements.contains_key(id));
+    }
+
+    fn merged(&self, id: ArrangementId, rows_in: u64, rows_out: u64) {
+        self.shrinking
+            .lock()
+            .insert(id, rows_out <= rows_in / 4 * 3);
     }
 
     fn stopped(&self) -> bool {
@@ -153,12 +174,13 @@ fn merge_due(shared: &Shared) -> Result<()> {
             writer.merged.iter().map(|m| m.arrangement).collect()
         };
         let version = shared.version.read().clone();
+        shared.background.forget_dropped(&version);
         let due = version
             .0
             .arrangements
             .values()
             .filter(|a| !busy.contains(&a.desc.id))
-            .filter_map(|a| choose(a).map(|runs| (a.clone(), runs)))
+            .filter_map(|a| choose(a, shared.background.shrinks(a)).map(|runs| (a.clone(), runs)))
             .max_by_key(|(_, runs)| runs.len());
         let due = due.or_else(|| wasted(shared, &version, &busy));
         let Some((arrangement, runs)) = due else {
@@ -207,7 +229,7 @@ fn level(bytes: u64) -> u32 {
 }
 
 /// The runs to merge now, a range of neighbours.
-fn choose(a: &ArrangementVersion) -> Option<Range<usize>> {
+fn choose(a: &ArrangementVersion, shrinks: bool) -> Option<Range<usize>> {
     if a.runs.len() < FAN_IN {
         return None;
     }
@@ -223,7 +245,12 @@ fn choose(a: &ArrangementVersion) -> Option<Range<usize>> {
         }
         let bytes: u64 = a.runs[from..].iter().map(|r| r.meta.bytes).sum();
         if a.desc.kind != ArrangementKind::Log {
-            return Some(with_older(a, from, bytes)..levels.len());
+            let from = if shrinks {
+                with_older(a, from, bytes)
+            } else {
+                from
+            };
+            return Some(from..levels.len());
         }
         if bytes / (full as u64) <= LOG_RUN_BYTES_MAX {
             return Some(from..levels.len());
@@ -283,6 +310,9 @@ fn merge(
         return Ok(None);
     }
     let new = to.finish(shared.inline_bytes_max)?;
+    let rows_in = inputs.iter().map(|r| r.meta.rows).sum();
+    let rows_out = new.iter().flat_map(|n| &n.runs).map(|r| r.rows).sum();
+    shared.background.merged(a.desc.id, rows_in, rows_out);
     let mut writer = shared.writer.lock();
     writer.merges += 1;
     writer.merge_bytes_written += new.as_ref().map_or(0, |n| n.bundle.len);
@@ -313,8 +343,11 @@ fn merge_runs(
     let all: Vec<usize> = (0..desc.schema.fields().len()).collect();
     let mut distinct = true;
     if desc.kind == ArrangementKind::Log {
-        for batch in LogMerge::new(desc.clone(), inputs, since, oldest)? {
-            out.push(batch?)?;
+        for piece in LogMerge::new(desc.clone(), inputs, since, oldest)? {
+            match piece? {
+                LogPiece::Rows(batch) => out.push(batch)?,
+                LogPiece::Whole(run, block) => out.copy(&run, block)?,
+            }
             if shared.background.stopped() {
                 return Ok(false);
             }
@@ -364,6 +397,12 @@ impl Blocks<'_> {
             self.write_waiting()?;
         }
         Ok(())
+    }
+
+    fn copy(&mut self, run: &Run, block: usize) -> Result<()> {
+        self.write_waiting()?;
+        let meta = &run.index()?[block];
+        self.run.copy(meta, &run.stored(meta)?, run.meta.negative)
     }
 
     fn write_waiting(&mut self) -> Result<()> {

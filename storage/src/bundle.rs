@@ -405,10 +405,27 @@ impl RunWriter<'_> {
             min_epoch,
             max_epoch,
         });
-        self.rows += rows.rows.num_rows() as u64;
-        self.bytes += stored.len() as u64;
-        self.negative |= rows.diffs.min_max().0 < 0;
-        self.epochs = (self.epochs.0.min(min_epoch), self.epochs.1.max(max_epoch));
+        self.count(rows.diffs.min_max().0 < 0)
+    }
+
+    /// Appends a block of another run as it is stored there; `negative` if that run has negative diffs.
+    pub(crate) fn copy(&mut self, meta: &BlockMeta, stored: &[u8], negative: bool) -> Result<()> {
+        self.to.align();
+        let at = self.to.position();
+        self.to.buffer.extend_from_slice(stored);
+        self.index.push(BlockMeta { at, ..meta.clone() });
+        self.count(negative)
+    }
+
+    /// Takes the block added last into the sums of the run.
+    fn count(&mut self, negative: bool) -> Result<()> {
+        if let Some(b) = self.index.last() {
+            self.rows += u64::from(b.rows);
+            self.bytes += u64::from(b.stored);
+            let (oldest, newest) = self.epochs;
+            self.epochs = (oldest.min(b.min_epoch), newest.max(b.max_epoch));
+        }
+        self.negative |= negative;
         if self.to.buffer.len() >= WRITE_BYTES {
             self.to.flush()?;
         }

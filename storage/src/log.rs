@@ -132,6 +132,16 @@ impl Iterator for LogScan {
     }
 }
 
+/// Blocks of at least so many rows are copied as they are; smaller ones are put together.
+const WHOLE_ROWS_MIN: usize = 512;
+
+/// A part of the result of a [`LogMerge`].
+pub(crate) enum LogPiece {
+    Rows(RunBatch),
+    /// A block that goes over untouched.
+    Whole(Arc<Run>, usize),
+}
+
 /// Puts a log's runs one after the other. Retracted rows go if all rows that they may cancel are among
 /// the inputs and nobody can ask for the time before.
 pub(crate) struct LogMerge {
@@ -167,9 +177,12 @@ impl LogMerge {
         })
     }
 
-    fn step(&mut self) -> Result<Option<RunBatch>> {
+    fn step(&mut self) -> Result<Option<LogPiece>> {
         let all: Vec<usize> = (0..self.desc.schema.fields().len()).collect();
         while let Some((run, index)) = self.blocks.pop_front() {
+            if self.retracted.is_none() && run.index()?[index].rows as usize >= WHOLE_ROWS_MIN {
+                return Ok(Some(LogPiece::Whole(run, index)));
+            }
             let block = run.block_uncached(index)?;
             let mut kept: Vec<Kept> = (0..block.rows)
                 .map(|row| Kept {
@@ -202,19 +215,23 @@ impl LogMerge {
                 desc: &self.desc,
                 blocks: &blocks,
             };
-            return Ok(Some(sources.batch(&kept, &all, &self.desc.schema)?));
+            let batch = sources.batch(&kept, &all, &self.desc.schema)?;
+            return Ok(Some(LogPiece::Rows(batch)));
         }
         match &mut self.retracted {
-            Some(retracted) => retracted.rest(&all, &self.desc.schema),
+            Some(retracted) => {
+                let rest = retracted.rest(&all, &self.desc.schema)?;
+                Ok(rest.map(LogPiece::Rows))
+            }
             None => Ok(None),
         }
     }
 }
 
 impl Iterator for LogMerge {
-    type Item = Result<RunBatch>;
+    type Item = Result<LogPiece>;
 
-    fn next(&mut self) -> Option<Result<RunBatch>> {
+    fn next(&mut self) -> Option<Result<LogPiece>> {
         if self.done {
             return None;
         }

@@ -198,12 +198,21 @@ impl Run {
         }
     }
 
+    /// The bytes of a block as they are stored, checked.
+    pub(crate) fn stored(&self, meta: &BlockMeta) -> Result<Buffer> {
+        let bytes = self.bundle.read(meta.at, meta.stored as usize)?;
+        match crc32fast::hash(&bytes) == meta.crc {
+            true => Ok(bytes),
+            false => {
+                let place = format!("the block at {}", meta.at);
+                Err(self.corrupt(&place, "wrong checksum".into()))
+            }
+        }
+    }
+
     fn read(&self, meta: &BlockMeta) -> Result<Arc<Block>> {
         let place = || format!("the block at {}", meta.at);
-        let mut bytes = self.bundle.read(meta.at, meta.stored as usize)?;
-        if crc32fast::hash(&bytes) != meta.crc {
-            return Err(self.corrupt(&place(), "wrong checksum".into()));
-        }
+        let mut bytes = self.stored(meta)?;
         if meta.raw > 0 {
             let raw = lz4_flex::block::decompress(&bytes, meta.raw as usize)
                 .map_err(|e| self.corrupt(&place(), e.to_string()))?;

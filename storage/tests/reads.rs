@@ -74,6 +74,47 @@ fn blocks_and_segments_of_all_sizes() {
     }
 }
 
+#[test]
+fn logs_merge_block_by_block_in_order_with_their_epochs() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(0);
+    options.fail.hold_merges(true);
+    let store = Store::open(dir.path(), options.clone()).unwrap();
+    let log = Arrangement::of(2);
+    let row = |epoch: i64, i: i64| -> Row { (epoch * 10_000 + i, Some("x".into()), None) };
+    for epoch in 1..=40i64 {
+        // Large and small blocks side by side.
+        let n = if epoch % 5 == 0 { 3 } else { 1500 };
+        let rows: Vec<Row> = (0..n).map(|i| row(epoch, i)).collect();
+        let commit = Commit {
+            epoch,
+            create: (epoch == 1).then(|| log.desc(2)).into_iter().collect(),
+            changes: vec![ArrangementChange {
+                arrangement: ArrangementId(2),
+                hashes: vec![],
+                delta: Delta::insert(batch(&rows)),
+            }],
+            since: vec![(ArrangementId(2), epoch - 5)],
+            ..Commit::default()
+        };
+        store.commit(commit).unwrap();
+        store.merge().unwrap();
+    }
+    drop(store);
+    let store = Store::open(dir.path(), options).unwrap();
+    let a = store.version().arrangement(ArrangementId(2)).unwrap();
+    assert!(a.runs() < 20, "{} runs", a.runs());
+    let scanned: Vec<Row> = a
+        .scan(Epoch::MAX)
+        .flat_map(|d| rows_of(&d.unwrap().rows))
+        .collect();
+    assert!(scanned.windows(2).all(|w| w[0].0 < w[1].0));
+    assert_eq!(scanned.len(), 32 * 1500 + 8 * 3);
+    let changes = a.changes(36, 40).unwrap();
+    let counts: Vec<(i64, usize)> = changes.iter().map(|(e, d)| (*e, d.len())).collect();
+    assert_eq!(counts, [(37, 1500), (38, 1500), (39, 1500), (40, 3)]);
+}
+
 /// Readers hold versions of all ages while commits and merges go on: what a version answers never changes.
 #[test]
 fn held_versions_do_not_change() {
