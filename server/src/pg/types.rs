@@ -457,6 +457,7 @@ impl Column {
     fn string(&self, value: &str, out: &mut BytesMut) {
         match self.oid {
             oid::UUID => binary::uuid(value, out),
+            oid::CHAR => out.put_u8(value.bytes().next().unwrap_or(0)),
             oid::JSONB => {
                 out.put_u8(binary::JSONB_VERSION);
                 out.put_slice(value.as_bytes());

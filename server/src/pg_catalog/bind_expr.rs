@@ -658,6 +658,12 @@ impl<'a> Binder<'a> {
                 column("catcode", Ty::Char),
                 column("catdesc", Ty::Text),
             ],
+            "pg_timezone_names" => vec![
+                column("name", Ty::Text),
+                column("abbrev", Ty::Text),
+                column("utc_offset", Ty::Text),
+                column("is_dst", Ty::Bool),
+            ],
             "aclexplode" => vec![
                 column("grantor", Ty::Oid),
                 column("grantee", Ty::Oid),

@@ -323,6 +323,10 @@ functions! {
     };
     anyway "pg_get_keywords" => Returns::Array(Ty::Text), |_, _| Ok(Value::Array(Arc::from([])));
     anyway "aclexplode" => Returns::Array(Ty::Text), |_, _| Ok(Value::Array(Arc::from([])));
+    anyway "pg_timezone_names" => Returns::Array(Ty::Text), |_, _| {
+        let zone = |row: super::relations::Row| Value::Array(row.into());
+        Ok(Value::Array(fill::zones().map(|row| zone(row.to_vec())).collect()))
+    };
     anyway "pg_listening_channels" => Returns::Array(Ty::Text), |_, _| Ok(Value::Array(Arc::from([])));
 }
 
@@ -356,6 +360,7 @@ pub fn is_set_returning(name: &str) -> bool {
             | "pg_get_keywords"
             | "aclexplode"
             | "pg_listening_channels"
+            | "pg_timezone_names"
     )
 }
 
