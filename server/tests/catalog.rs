@@ -391,7 +391,7 @@ async fn every_command_of_psql_is_answered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tab_completion_asks_nothing_in_vain() {
     let server = start().await;
-    let line = server.psql().join(" ");
+    let line = format!("{} -P pager=off", server.psql().join(" "));
     // `script` gives psql a terminal; without one it completes nothing.
     let mut child = Command::new("timeout")
         .args(["--foreground", "60", "script", "-qec", &line, "/dev/null"])

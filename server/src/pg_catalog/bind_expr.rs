@@ -447,6 +447,7 @@ impl<'a> Binder<'a> {
             Expr::Binary { op, .. } => op,
             _ => return Err(not_ours("this operator with ANY")),
         };
+        let left_ty = left.1;
         let left = Box::new(left.0);
         if let Some(query) = right_query {
             let query = Box::new(self.query(query, place.scope)?);
@@ -457,7 +458,11 @@ impl<'a> Binder<'a> {
                 query,
             });
         }
-        let (right, ty) = self.expr(right, place)?;
+        let (right, mut ty) = self.expr(right, place)?;
+        if let Expr::Param(number) = right {
+            self.declare(number, left_ty.array());
+            ty = left_ty.array();
+        }
         // An array's literal.
         let right = match ty {
             Ty::Text => Expr::Cast(Box::new(right), Ty::Text.array()),

@@ -26,6 +26,8 @@ const HEAP: i64 = 2;
 const BTREE: i64 = 403;
 /// Oid of the default collation.
 const COLLATION: i64 = 100;
+/// Oid of collation C.
+const C_COLLATION: i64 = 950;
 /// Oid of the default tablespace.
 const TABLESPACE: i64 = 1663;
 /// Oids of primary keys' indexes and constraints, of defaults and of servers start here.
@@ -441,7 +443,7 @@ fn server_wide(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> 
                 "collencoding",
             ];
             let mut rows = Rows::of(definition, &given);
-            for (oid, name, provider) in [(COLLATION, "default", "d"), (950, "C", "c")] {
+            for (oid, name, provider) in [(COLLATION, "default", "d"), (C_COLLATION, "C", "c")] {
                 rows.push([
                     int(oid),
                     text(name),
@@ -642,7 +644,7 @@ fn attribute(field: &Field) -> Attribute {
         modifier: wire.modifier,
         size: wire.size,
         collation: match wire.oid {
-            type_oids::NAME => 950,
+            type_oids::NAME => C_COLLATION,
             _ if collated => COLLATION,
             _ => 0,
         },
@@ -773,7 +775,11 @@ fn types(definition: &Definition) -> Vec<Row> {
     ];
     let mut rows = Rows::of(definition, &given);
     let mut push = |oid: u32, name: &str, size: i16, category: &str, element: u32, array: u32| {
-        let collation = if category == "S" { COLLATION } else { 0 };
+        let collation = match name.strip_prefix('_').unwrap_or(name) {
+            "text" | "varchar" | "bpchar" => COLLATION,
+            "name" => C_COLLATION,
+            _ => 0,
+        };
         let preferred = matches!(
             name,
             "bool" | "text" | "float8" | "timestamptz" | "interval" | "oid"
