@@ -495,6 +495,11 @@ fn other(e: json::JsonError) -> ValueError {
 }
 
 impl Column {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Values so far.
     pub fn len(&self) -> usize {
         match &self.values {

@@ -102,6 +102,11 @@ impl Block {
         }
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Rows that are complete.
     #[inline]
     pub fn len(&self) -> usize {

@@ -93,6 +93,11 @@ impl Views {
         self.uses_chunk
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Values so far.
     pub fn len(&self) -> usize {
         self.views.len()

@@ -111,10 +111,10 @@ impl Table {
     /// Takes a file out of what identities and paths lead to.
     fn unlink(&mut self, number: u64) {
         self.lose_id(number);
-        if let Some(old) = self.entries.get(&number) {
-            if self.by_path.get(&old.path) == Some(&number) {
-                self.by_path.remove(&old.path);
-            }
+        if let Some(old) = self.entries.get(&number)
+            && self.by_path.get(&old.path) == Some(&number)
+        {
+            self.by_path.remove(&old.path);
         }
     }
 }

@@ -63,7 +63,7 @@ fn csv_of_every_type() {
     let rows = csv(&every_type(), &[], &format!("{line}{nulls}{line}"), 3);
     let interval = WANT.replace(
         "1 mons 2 days 3 hours",
-        &rows[0].split('|').nth(14).expect("it has 20")[..],
+        rows[0].split('|').nth(14).expect("it has 20"),
     );
     assert_eq!(rows[0], interval);
     assert!(interval.contains("1 mon"), "{interval}");
