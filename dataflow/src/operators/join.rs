@@ -142,6 +142,10 @@ pub struct JoinOperator {
     /// Pieces of both sides that are indexed but not emitted yet; only without [`Presence::PerRow`].
     pub(super) pending: [Vec<Piece>; 2],
     pending_rows: usize,
+    /// Which sides have had rows in this epoch.
+    active: [bool; 2],
+    /// Pushed rows wait: both sides had rows in the last epoch that had any.
+    waiting: bool,
     pub(super) pairs: Pairs,
 }
 
@@ -212,6 +216,8 @@ impl JoinOperator {
             nulls,
             pending: Default::default(),
             pending_rows: 0,
+            active: [false; 2],
+            waiting: true,
             pairs: Pairs::default(),
         }
     }
@@ -225,7 +231,7 @@ impl JoinOperator {
         matches!(self.kind, JoinKind::Inner | JoinKind::Left | JoinKind::Full)
     }
 
-    /// True if pushed rows wait for the rest of the epoch, so that changes of both sides of a key are taken together.
+    /// True if pushed rows may wait for the rest of the epoch, so that changes of both sides of a key are taken together.
     fn waits(&self) -> bool {
         // Without a key the pieces of both sides would meet pair by pair, which `meet_all` does better.
         self.presence != Presence::PerRow && self.stored[LEFT].key_columns > 0
@@ -271,7 +277,7 @@ impl JoinOperator {
                 slots,
                 first,
             });
-            if self.pending_rows >= PENDING_ROWS_MAX {
+            if !self.waiting || self.pending_rows >= PENDING_ROWS_MAX {
                 self.flush(out);
             }
         } else {
@@ -326,6 +332,7 @@ impl JoinOperator {
 
 impl Operator for JoinOperator {
     fn push(&mut self, port: usize, delta: Delta, out: &mut Output) {
+        self.active[port] |= !delta.is_empty();
         for start in (0..delta.len()).step_by(PIECE_ROWS.min(BLOCK_ROWS)) {
             let rows = PIECE_ROWS.min(delta.len() - start);
             self.step(port, delta.slice(start, rows), out);
@@ -337,6 +344,10 @@ impl Operator for JoinOperator {
         if self.presence == Presence::PerRow {
             self.flip_rows(LEFT, out);
             self.flip_rows(RIGHT, out);
+        }
+        if self.active != [false; 2] {
+            self.waiting = self.active == [true; 2];
+            self.active = [false; 2];
         }
         self.state.finish(epoch);
     }
