@@ -22,6 +22,7 @@ use crate::bind::expr::Ctx;
 use crate::bind::scope::{Outer, Scope};
 use crate::bind::{Binder, Rel, project, unique_names};
 
+use crate::compile::order;
 use crate::catalog::{CatalogView, Relation};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::execute;
@@ -78,7 +79,8 @@ pub struct Planner {}
 /// A bound query.
 #[derive(Clone, Debug)]
 pub struct QueryPlan {
-    /// Bound and typed, not yet optimised. Names of columns in it are internal.
+    /// Bound and typed, not yet optimised, with one total order where order decides a result
+    /// (`compile::order`). Names of columns in it are internal.
     pub logical: LogicalPlan,
     /// The output as users see it: names, types (see `tidemill_zset::schema`).
     pub columns: SchemaRef,
@@ -169,7 +171,7 @@ impl Planner {
         let facts = binder.finish();
         let columns = rel.cols.iter().map(|c| c.ty.field(&c.name, true)).collect::<Vec<_>>();
         Ok(QueryPlan {
-            logical: output(rel)?,
+            logical: order::canonical(output(rel)?).map_err(|e| from_datafusion(&e))?,
             columns: Arc::new(Schema::new(columns)),
             params: facts
                 .params

@@ -278,8 +278,6 @@ impl Binder<'_> {
 
     /// Adds a node that computes the window calls; gives the expressions that stand for their results.
     fn windows(&self, plan: LogicalPlan, windows: Vec<(Expr, SqlType)>) -> Result<(LogicalPlan, Vec<Expr>)> {
-        let all = columns_of(&plan);
-        let windows: Vec<(Expr, SqlType)> = windows.into_iter().map(|(e, t)| (break_ties(e, &all), t)).collect();
         let mut distinct: Vec<Expr> = Vec::new();
         for (e, _) in &windows {
             if !distinct.contains(e) {
@@ -703,23 +701,6 @@ impl Lift<'_> {
             format!("column \"{shown}\" must appear in the GROUP BY clause or be used in an aggregate function"),
         )
     }
-}
-
-/// Ranking by rows takes all columns to break ties, so that equal keys don't give results by chance.
-fn break_ties(e: Expr, all: &[Column]) -> Expr {
-    let Expr::WindowFunction(mut w) = e else { return e };
-    if matches!(w.fun.name(), "row_number" | "ntile" | "lag" | "lead" | "first_value") && w.params.order_by.len() < all.len() {
-        for c in all {
-            let c = Expr::Column(c.clone());
-            if !w.params.order_by.iter().any(|s| s.expr == c) && !w.params.partition_by.contains(&c) {
-                w.params.order_by.push(Sort::new(c, true, false));
-            }
-        }
-        if w.params.window_frame.units == datafusion_expr::WindowFrameUnits::Rows && w.params.order_by.is_empty() {
-            return Expr::WindowFunction(w);
-        }
-    }
-    Expr::WindowFunction(w)
 }
 
 fn replace(e: Expr, with: &[(String, Vec<Expr>)]) -> Result<Expr> {

@@ -146,11 +146,14 @@ impl<'a> Compiler<'a> {
         if plan.expressions().iter().any(expr::has_subquery) {
             return self.recompute(plan, "a subquery that is not a join");
         }
+        if let Some((above, window)) = recompute::window_chain(plan) {
+            return self.window(plan, &above, window);
+        }
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(plan, scan),
             LogicalPlan::SubqueryAlias(alias) => self.piece(&alias.input),
             LogicalPlan::Projection(p) => self.projection(p),
-            LogicalPlan::Filter(f) => self.filter(plan, f),
+            LogicalPlan::Filter(f) => self.filter(f),
             LogicalPlan::EmptyRelation(empty) => rows::empty(empty),
             LogicalPlan::Values(values) => rows::values(values),
             LogicalPlan::Unnest(unnest) => self.unnest(plan, unnest),
@@ -158,7 +161,7 @@ impl<'a> Compiler<'a> {
             LogicalPlan::Distinct(Distinct::All(input)) => self.distinct(input),
             LogicalPlan::Aggregate(a) => self.aggregate(plan, a),
             LogicalPlan::Join(join) => self.join(plan, join),
-            LogicalPlan::Window(window) => self.window(plan, window, None),
+            LogicalPlan::Window(_) => self.recompute(plan, "window functions without PARTITION BY"),
             // Collections have no order.
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.piece(&sort.input),
             LogicalPlan::Repartition(r) => self.piece(&r.input),

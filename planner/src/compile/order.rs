@@ -227,7 +227,11 @@ fn is_ordered_window(e: &Expr) -> bool {
         "row_number" | "ntile" | "lag" | "lead" => true,
         "first_value" => rows || from_start,
         "last_value" | "nth_value" => rows || from_start && to_end,
-        _ => rows && matches!(w.fun, WindowFunctionDefinition::AggregateUDF(_)),
+        name if ORDERED_AGGREGATES.contains(&name) => rows,
+        _ => {
+            rows && !(from_start && to_end)
+                && matches!(w.fun, WindowFunctionDefinition::AggregateUDF(_))
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use datafusion_expr::logical_plan::{Filter, Projection, Window};
 use datafusion_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, TableScanBuilder};
 use tidemill_dataflow::plan::{Node, Op};
 
-use super::expr::unalias;
+use super::expr::{has_subquery, unalias};
 use super::{Compiler, Piece, node, order, rows, rules, schema_of};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::program::{InputTable, Program};
@@ -92,62 +92,42 @@ impl Compiler<'_> {
         Ok(Piece::new(node(op, cut.inputs, schema, false)).unique(Some(unique)))
     }
 
-    /// Window functions, by the partition that all of them share; `filter` is applied to their result.
+    /// Window functions, by the partition that all of them share. `above`: filters and choices of columns over the
+    /// window, from the top; they are part of the program, because what the operator stores is its output.
     pub(super) fn window(
         &mut self,
-        plan: &LogicalPlan,
+        top: &LogicalPlan,
+        above: &[&LogicalPlan],
         window: &Window,
-        filter: Option<&Expr>,
     ) -> Result<Piece> {
-        let shared = shared_partition(window);
-        if shared.is_empty() || shared.iter().chain(filter).any(super::expr::has_subquery) {
-            return self.recompute(plan, "window functions without PARTITION BY");
-        }
-        let (input, keys) = with_columns(&window.input, &shared)?;
+        let (input, keys) = with_columns(&window.input, &shared_partition(window))?;
         let mut cut = Cut::default();
-        let mut fragment = self.leaf(&input, &mut cut)?;
+        let leaf = self.leaf(&input, &mut cut)?;
         let unique = self.last_unique.take();
-        let mut build = || -> datafusion_common::Result<(LogicalPlan, Vec<usize>, Vec<usize>)> {
-            fragment = LogicalPlan::Window(Window::try_new(
-                window.window_expr.clone(),
-                Arc::new(fragment.clone()),
-            )?);
-            if let Some(filter) = filter {
-                fragment = LogicalPlan::Filter(Filter::try_new(
-                    filter.clone(),
-                    Arc::new(fragment.clone()),
-                )?);
-            }
-            // The operator wants the keys first; then come the columns of the plan that aren't keys.
-            let rest = window
-                .schema
-                .columns()
-                .into_iter()
-                .filter(|c| !keys.contains(c));
-            let output: Vec<Column> = keys.iter().cloned().chain(rest).collect();
-            let exprs = output.iter().cloned().map(Expr::Column).collect();
-            let fragment =
-                LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(fragment.clone()))?);
-            let place = |c: &Column| {
-                output
-                    .iter()
-                    .position(|o| o == c)
-                    .expect("every column is in the output")
-            };
-            let back = window.schema.columns().iter().map(place).collect();
-            let at = keys
-                .iter()
-                .map(|c| input.schema().index_of_column(c))
-                .collect::<datafusion_common::Result<_>>()?;
-            Ok((fragment, back, at))
-        };
-        let (fragment, back, at) = build().map_err(|e| from_datafusion(&e))?;
-        let schema = schema_of(fragment.schema());
-        let program = Program::try_new(fragment, cut.schemas, schema.clone())
+        let at = keys.iter().map(|c| input.schema().index_of_column(c));
+        let at = at
+            .collect::<datafusion_common::Result<_>>()
             .map_err(|e| from_datafusion(&e))?;
-        let reason = match filter {
-            None => "window functions".to_string(),
-            Some(_) => "window functions with a filter".to_string(),
+        let mut keys = keys;
+        let built =
+            window_program(leaf, window, above, &mut keys).map_err(|e| from_datafusion(&e))?;
+        // The operator wants the keys first; then come the columns of the plan that aren't keys.
+        let columns = top.schema().columns();
+        let rest = columns.iter().filter(|c| !keys.contains(c));
+        let output: Vec<Column> = keys.iter().chain(rest).cloned().collect();
+        let exprs = output.iter().cloned().map(Expr::Column).collect();
+        let fragment =
+            Projection::try_new(exprs, Arc::new(built)).map_err(|e| from_datafusion(&e))?;
+        let schema = schema_of(&fragment.schema);
+        let program = Program::try_new(
+            LogicalPlan::Projection(fragment),
+            cut.schemas,
+            schema.clone(),
+        )
+        .map_err(|e| from_datafusion(&e))?;
+        let reason = match above.iter().any(|n| matches!(n, LogicalPlan::Filter(_))) {
+            false => "window functions".to_string(),
+            true => "window functions with a filter".to_string(),
         };
         let op = Op::Recompute {
             keys: vec![at],
@@ -155,11 +135,25 @@ impl Compiler<'_> {
             reason,
         };
         let recompute = node(op, cut.inputs, schema, false);
+        let place = |c: &Column| {
+            output
+                .iter()
+                .position(|o| o == c)
+                .expect("every column is in the output")
+        };
+        let back: Vec<usize> = columns.iter().map(place).collect();
         let node = rows::choose(recompute, &back);
         let node = Node {
-            schema: schema_of(&window.schema),
+            schema: schema_of(top.schema()),
             ..node
         };
+        let known = |i: &usize| {
+            let (qualifier, field) = input.schema().qualified_field(*i);
+            columns
+                .iter()
+                .position(|c| c.relation.as_ref() == qualifier && c.name == *field.name())
+        };
+        let unique = unique.and_then(|u| u.iter().map(known).collect());
         Ok(Piece::new(node).unique(unique))
     }
 
@@ -278,6 +272,66 @@ impl Compiler<'_> {
         };
         build().map_err(|e| from_datafusion(&e))
     }
+}
+
+/// The window at the bottom of `plan`, if its functions share a partition, and the filters and choices of columns
+/// above it, from the top.
+pub(super) fn window_chain(plan: &LogicalPlan) -> Option<(Vec<&LogicalPlan>, &Window)> {
+    let mut above = vec![];
+    let mut at = plan;
+    loop {
+        match at {
+            LogicalPlan::Window(w) if !shared_partition(w).is_empty() => return Some((above, w)),
+            LogicalPlan::Filter(f) if !has_subquery(&f.predicate) => {
+                above.push(at);
+                at = &f.input;
+            }
+            LogicalPlan::Projection(p)
+                if p.expr.iter().all(|e| matches!(unalias(e), Expr::Column(_))) =>
+            {
+                above.push(at);
+                at = &p.input;
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// The window over `leaf` and what is above it. `keys` come through, if need be under other names, which they
+/// have afterwards.
+fn window_program(
+    leaf: LogicalPlan,
+    window: &Window,
+    above: &[&LogicalPlan],
+    keys: &mut [Column],
+) -> datafusion_common::Result<LogicalPlan> {
+    let mut plan =
+        LogicalPlan::Window(Window::try_new(window.window_expr.clone(), Arc::new(leaf))?);
+    for node in above.iter().rev() {
+        plan = match node {
+            LogicalPlan::Filter(f) => {
+                LogicalPlan::Filter(Filter::try_new(f.predicate.clone(), Arc::new(plan))?)
+            }
+            LogicalPlan::Projection(p) => {
+                let given = p.schema.columns();
+                let mut exprs = p.expr.clone();
+                for (i, key) in keys.iter_mut().enumerate() {
+                    let is_key = |e: &Expr| matches!(unalias(e), Expr::Column(c) if c == key);
+                    *key = match p.expr.iter().position(is_key) {
+                        Some(at) => given[at].clone(),
+                        None => {
+                            let name = format!("__kept_{i}");
+                            exprs.push(Expr::Column(key.clone()).alias(&name));
+                            Column::new_unqualified(name)
+                        }
+                    };
+                }
+                LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(plan))?)
+            }
+            other => return datafusion_common::internal_err!("{} over a window", other.display()),
+        };
+    }
+    Ok(plan)
 }
 
 /// A program without inputs is run once, now.

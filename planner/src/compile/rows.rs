@@ -318,11 +318,7 @@ impl Compiler<'_> {
         })
     }
 
-    pub(super) fn filter(&mut self, plan: &LogicalPlan, f: &Filter) -> Result<Piece> {
-        if let LogicalPlan::Window(window) = f.input.as_ref() {
-            // Top-k per key: what the general operator stores is its output, so filter inside.
-            return self.window(plan, window, Some(&f.predicate));
-        }
+    pub(super) fn filter(&mut self, f: &Filter) -> Result<Piece> {
         let input = self.piece(&f.input)?;
         let predicate =
             expr::physical(&f.predicate, f.input.schema()).map_err(|e| from_datafusion(&e))?;
