@@ -1,14 +1,16 @@
 //! How long an aggregate of the shape of word count takes: `SELECT word, count(*) GROUP BY word` over
 //! Zipf-distributed words, in epochs. Prints nanoseconds of CPU per input row for push and finish.
+//! `sums`: instead `SELECT number, count(*), sum(number), avg(number) GROUP BY number`.
+//! `demand`: with output rows.
 //!
-//!     cargo run --release -p tidemill-dataflow --example aggregate_speed -- [demand]
+//!     cargo run --release -p tidemill-dataflow --example aggregate_speed -- [sums] [demand]
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, RecordBatch, StringViewArray};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use rand::distr::Distribution;
 use rand::{Rng, SeedableRng};
@@ -35,30 +37,45 @@ impl Distribution<usize> for Zipf {
     }
 }
 
-fn node() -> Node {
-    let word = Field::new("word", DataType::Utf8View, true);
-    let count = Field::new("count", DataType::Int64, true);
+fn node(sums: bool) -> Node {
+    let key = match sums {
+        true => Field::new("number", DataType::Int64, true),
+        false => Field::new("word", DataType::Utf8View, true),
+    };
+    let aggregate = |function, column, t| Aggregate {
+        function,
+        column,
+        filter: None,
+        output: Field::new(format!("{function:?}"), t, true),
+    };
+    let mut aggregates = vec![aggregate(
+        AggregateFunction::CountStar,
+        None,
+        DataType::Int64,
+    )];
+    if sums {
+        let decimal = |scale| DataType::Decimal128(38, scale);
+        aggregates.push(aggregate(AggregateFunction::Sum, Some(0), decimal(0)));
+        aggregates.push(aggregate(AggregateFunction::Avg, Some(0), decimal(16)));
+    }
     let input = Node {
         op: Op::Input {
             collection: CollectionId(1),
             columns: vec![0],
         },
         inputs: vec![],
-        schema: Arc::new(Schema::new(vec![word.clone()])),
+        schema: Arc::new(Schema::new(vec![key.clone()])),
         append_only: true,
     };
+    let mut fields = vec![key];
+    fields.extend(aggregates.iter().map(|a| a.output.clone()));
     Node {
         op: Op::Aggregate {
             keys: vec![0],
-            aggregates: vec![Aggregate {
-                function: AggregateFunction::CountStar,
-                column: None,
-                filter: None,
-                output: count.clone(),
-            }],
+            aggregates,
         },
         inputs: vec![input],
-        schema: Arc::new(Schema::new(vec![word, count])),
+        schema: Arc::new(Schema::new(fields)),
         append_only: false,
     }
 }
@@ -72,7 +89,8 @@ fn cpu_time() -> Duration {
 
 fn main() {
     let demand = std::env::args().any(|a| a == "demand");
-    let node = node();
+    let sums = std::env::args().any(|a| a == "sums");
+    let node = node(sums);
     let states: Vec<StateHandle> = operators::arrangements(&node)
         .into_iter()
         .map(|s| StateHandle {
@@ -110,8 +128,14 @@ fn main() {
     );
     let batches: Vec<RecordBatch> = (0..EPOCHS * BATCHES_PER_EPOCH / 4)
         .map(|_| {
-            let words = (0..BATCH_ROWS).map(|_| Some(format!("word{}", zipf.sample(&mut rng))));
-            let column: ArrayRef = Arc::new(StringViewArray::from_iter(words));
+            let ranks = (0..BATCH_ROWS).map(|_| zipf.sample(&mut rng));
+            let column: ArrayRef = match sums {
+                true => Arc::new(Int64Array::from_iter_values(ranks.map(|r| r as i64))),
+                false => {
+                    let words = ranks.map(|r| Some(format!("word{r}")));
+                    Arc::new(StringViewArray::from_iter(words))
+                }
+            };
             RecordBatch::try_new(node.inputs[0].schema.clone(), vec![column]).expect("one column")
         })
         .collect();

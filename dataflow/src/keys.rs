@@ -207,6 +207,7 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::*;
+    use arrow::datatypes::TimeUnit;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
@@ -250,6 +251,18 @@ mod tests {
             7 => vec![Arc::new(BooleanArray::from_iter(
                 numbers.iter().map(|v| some(*v).map(|v| v > 20)),
             ))],
+            8..=11 => {
+                let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()));
+                let types = [
+                    DataType::Date32,
+                    utc,
+                    DataType::Decimal128(20, 2),
+                    DataType::Int16,
+                ];
+                let long = arrow::compute::cast(&ints, &DataType::Int64).unwrap();
+                let from = if kind == 8 { &ints } else { &long };
+                vec![arrow::compute::cast(from, &types[kind - 8]).unwrap()]
+            }
             _ => vec![],
         }
     }
@@ -269,7 +282,7 @@ mod tests {
 
     #[test]
     fn slots_are_a_function_of_the_key() {
-        for kind in 0..=8 {
+        for kind in 0..=12 {
             for seed in 0..4 {
                 println!("kind {kind} seed {seed}");
                 let mut rng = ChaCha8Rng::seed_from_u64(seed);

@@ -127,8 +127,12 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Queues a command of a hidden dataflow. One that was dropped meanwhile needs it no more.
     fn hide(&mut self, id: DataflowId, command: HiddenCommand) {
-        self.hidden.entry(id).or_default().push_back(command);
+        let coming = |c: &Command| matches!(c, Command::Install(install) if install.id == id);
+        if self.dataflows.contains_key(&id) || self.live.iter().any(coming) {
+            self.hidden.entry(id).or_default().push_back(command);
+        }
     }
 
     /// Goes on with the live epoch under way, then with the live queue as far as it gets.

@@ -143,7 +143,7 @@ impl Groups {
     }
 
     /// Reports a chunk of changed groups.
-    fn emit(&self, changed: &Changed, out: &mut Output) {
+    fn emit(&mut self, changed: &Changed, out: &mut Output) {
         let keys = self.index.take(&changed.slots);
         let mut failed = Vec::new();
         let now: Vec<ArrayRef> = (0..self.layout.aggregates.len())
@@ -157,10 +157,12 @@ impl Groups {
         let before: Vec<Option<ArrayRef>> = (0..self.layout.aggregates.len())
             .map(|n| {
                 let at = At::Before(&changed.positions);
-                (demand || may_fail(&self.layout, n))
+                let failed = self.may_have_failed && may_fail(&self.layout, n);
+                (demand || failed)
                     .then(|| evaluate(&self.layout, &self.columns, n, at, &mut failed_before))
             })
             .collect();
+        self.may_have_failed |= !failed.is_empty();
         self.emit_errors(changed, failed_before, failed, out);
         self.emit_state(changed, &keys, &now, out);
         if demand {

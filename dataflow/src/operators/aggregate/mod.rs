@@ -60,6 +60,8 @@ struct Groups {
     loaded: usize,
     /// A key that isn't in memory doesn't exist.
     complete: bool,
+    /// Some group may have had an error, in memory or before the restart: what groups had must be looked at.
+    may_have_failed: bool,
     /// The global group's row has been given out.
     global: bool,
     /// Slots changed in epochs that the store may not have committed yet.
@@ -87,6 +89,7 @@ impl Groups {
             touched: Vec::new(),
             loaded: 0,
             complete,
+            may_have_failed: !complete,
             global: false,
             uncommitted: VecDeque::new(),
             pinned: 0,
