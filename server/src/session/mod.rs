@@ -1,6 +1,7 @@
 //! One client's session: statements in, responses out. Knows nothing of the wire format.
 
 mod copy;
+mod copy_text;
 mod cursor;
 mod ddl;
 mod query;

@@ -224,7 +224,7 @@ impl SqlSession {
         self.try_write(statement, params).await
     }
 
-    fn check_writable(&self, statement: &Statement) -> Result<(), SqlError> {
+    pub(super) fn check_writable(&self, statement: &Statement) -> Result<(), SqlError> {
         if self.transaction.as_ref().is_some_and(|t| t.read_only) {
             let verb = match statement {
                 Statement::Insert(_) => "INSERT",

@@ -9,6 +9,7 @@ use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Parsed, Statement, parse};
 use tidemill_planner::query::SessionContextInfo;
 
+use super::copy::Copied;
 use super::cursor::Cursor;
 use super::settings::Settings;
 use super::transaction::Transaction;
@@ -63,6 +64,7 @@ pub struct SqlSession {
     pub(super) settings: Settings,
     pub(super) transaction: Option<Transaction>,
     pub(super) cursors: HashMap<String, Cursor>,
+    pub(super) copied: Copied,
     prepared: HashMap<String, Prepared>,
     notices: Vec<Notice>,
 }
@@ -76,6 +78,7 @@ impl SqlSession {
             settings: Settings::default(),
             transaction: None,
             cursors: HashMap::new(),
+            copied: Copied::default(),
             prepared: HashMap::new(),
             notices: vec![],
         }
@@ -164,6 +167,7 @@ impl SqlSession {
         params: Vec<ParamValue>,
         implicit: bool,
     ) -> Result<Response, SqlError> {
+        self.take_copied();
         self.check_failed(&parsed.statement)?;
         self.begin_implicit(&parsed.statement, implicit);
         let tag = |text: &str| Ok(Response::Tag(text.into()));
@@ -451,6 +455,7 @@ impl Session for SqlSession {
     }
 
     async fn sync(&mut self) -> Result<(), SqlError> {
+        self.take_copied();
         if self.transaction.as_ref().is_some_and(|t| !t.explicit) {
             self.commit().await?;
         }
