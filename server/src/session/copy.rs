@@ -81,7 +81,7 @@ impl SqlSession {
             collection: target.relation.id,
             copied: self.transaction.as_ref().map(|_| self.copied.clone()),
             columns: fields.iter().map(Column::new).collect(),
-            names: fields.iter().map(|f| f.name().clone()).collect(),
+            names: fields.iter().map(|f| (f.name().clone(), type_name(f))).collect(),
             given,
             defaults,
             records: Records::new(RecordFormat::of(options)),
@@ -117,6 +117,12 @@ impl SqlSession {
     }
 }
 
+/// A type's name in PostgreSQL's messages: without its parameters.
+fn type_name(field: &Field) -> String {
+    let name = SqlType::of(field).to_string();
+    name.split('(').next().unwrap_or_default().to_string()
+}
+
 /// Reads rows for a table.
 struct TableSink {
     handle: Handle,
@@ -125,7 +131,8 @@ struct TableSink {
     /// Set in a transaction: where the rows wait for it.
     copied: Option<Copied>,
     columns: Vec<Column>,
-    names: Vec<String>,
+    /// Their names, and their types' names in messages.
+    names: Vec<(String, String)>,
     /// Columns of the table that the data gives.
     given: Vec<usize>,
     /// The others, with their values.
@@ -141,19 +148,19 @@ impl TableSink {
             let place = |detail: String| format!("COPY {}, line {line}{detail}", self.object.record.name);
             if record.fields.len() != self.columns.len() {
                 let message = match self.names.get(record.fields.len()) {
-                    Some(name) => format!("missing data for column \"{name}\""),
+                    Some((name, _)) => format!("missing data for column \"{name}\""),
                     None => "extra data after last expected column".into(),
                 };
                 return Err(SqlError::new("22P04", message).detail(place(String::new())));
             }
-            for ((column, text), name) in self.columns.iter_mut().zip(&record.fields).zip(&self.names) {
+            for ((column, text), (name, type_name)) in self.columns.iter_mut().zip(&record.fields).zip(&self.names) {
                 if text.as_ref().is_some_and(|t| std::str::from_utf8(t).is_err()) {
                     return Err(SqlError::new("22021", "invalid byte sequence for encoding \"UTF8\"")
                         .detail(place(format!(", column {name}"))));
                 }
                 if let Err(e) = column.push(text.as_deref(), false) {
                     let shown = text.as_deref().map_or("".into(), String::from_utf8_lossy);
-                    let message = column.describe(&e, text.as_deref().unwrap_or_default());
+                    let message = e.message(type_name, text.as_deref().unwrap_or_default());
                     let sqlstate = if message.contains("out of range") { "22003" } else { "22P02" };
                     return Err(SqlError::new(sqlstate, message).detail(place(format!(", column {name}: \"{shown}\""))));
                 }

@@ -131,7 +131,8 @@ fn text_fields(record: &[u8], format: &RecordFormat) -> Vec<Option<Vec<u8>>> {
     let mut i = 0;
     while i <= record.len() {
         match record.get(i) {
-            Some(b'\\') => i += 1,
+            // The one after a backslash is never a delimiter.
+            Some(b'\\') if i + 1 < record.len() => i += 1,
             Some(b) if *b != format.delimiter => {}
             _ => {
                 let raw = &record[start..i.min(record.len())];
@@ -140,10 +141,6 @@ fn text_fields(record: &[u8], format: &RecordFormat) -> Vec<Option<Vec<u8>>> {
             }
         }
         i += 1;
-    }
-    // A backslash at the very end swallows the end of the record.
-    if start <= record.len() && record.last() == Some(&b'\\') && start < i - 1 {
-        fields.push(Some(unescape(&record[start..])));
     }
     fields
 }
