@@ -477,6 +477,8 @@ impl Coordinator {
         let mut work = self.begin_epoch();
         work.catalog = Some(self.catalog.clone());
         work.commit.catalog.extend(work_catalog);
+        // What was built carries epochs of its own, so nothing before the joining epoch can be read.
+        work.commit.since = create.iter().map(|d| (d.id, work.epoch)).collect();
         work.commit.create = create;
         work.commit.staged = built.staged;
         if !built.errors.is_empty() {

@@ -77,7 +77,8 @@ impl Coordinator {
     pub(super) fn finish_cut(&mut self, mut work: EpochWork) {
         if self.last_since.elapsed() >= SINCE_INTERVAL {
             self.last_since = Instant::now();
-            work.commit.since = self.since_changes();
+            let since = self.since_changes();
+            work.commit.since.extend(since);
         }
         self.runtime.send(Command::Finish {
             scope: Scope::Live,

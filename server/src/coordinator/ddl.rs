@@ -119,6 +119,7 @@ impl Coordinator {
         let mut work = self.begin_epoch();
         work.catalog = Some(self.catalog.clone());
         work.commit.catalog.extend(effects.changes);
+        work.commit.since = effects.create.iter().map(|d| (d.id, work.epoch)).collect();
         work.commit.create = effects.create;
         work.commit.drop = effects.drop;
         work.commit.offsets = effects.offsets;

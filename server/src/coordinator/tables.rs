@@ -383,6 +383,19 @@ fn arrow_error(e: arrow::error::ArrowError) -> SqlError {
     SqlError::internal(e.to_string())
 }
 
+/// Checks the key of a table for a statement within a transaction, against what the transaction sees; what others
+/// commit meanwhile is checked at COMMIT.
+pub fn check_in_transaction(object: &Arc<Object>, version: &StoreVersion, own: &[Delta], delta: &Delta) -> Result<(), SqlError> {
+    let mut state = TableState::new(object.clone(), version.clone());
+    for earlier in own {
+        let (stored, hashes) = state.stored_form(earlier)?;
+        state.touched.extend(hashes);
+        state.accepted.push(stored);
+    }
+    let (stored, hashes) = state.stored_form(delta)?;
+    state.check(&stored, &hashes)
+}
+
 /// Checks NOT NULL of a table's columns in rows to be written.
 pub fn check_not_null(object: &Object, rows: &RecordBatch) -> Result<(), SqlError> {
     for (column, field) in rows.columns().iter().zip(object.columns.fields()) {

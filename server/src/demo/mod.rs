@@ -209,8 +209,24 @@ struct Seen {
     /// Last progress: everything before it has been shown.
     progress: i64,
     times: usize,
-    /// Times at which the values of all rows did not add up to zero.
+    /// Times at which the changes did not add up to zero.
     torn: usize,
+}
+
+impl Seen {
+    /// Takes changes that a progress row has confirmed: after each of their times the balance must be zero.
+    fn take(&mut self, changes: Vec<(i64, String, i64)>) {
+        for same_time in changes.chunk_by(|a, b| a.0 == b.0) {
+            self.first_time.get_or_insert(same_time[0].0);
+            self.last_time = same_time[0].0;
+            self.times += 1;
+            let change: i64 = same_time.iter().map(|(_, _, value)| value).sum();
+            self.torn += usize::from(change != 0);
+            for (_, key, value) in same_time {
+                *self.counts.entry(key.clone()).or_insert(0) += value;
+            }
+        }
+    }
 }
 
 /// A running subscription.
@@ -231,7 +247,7 @@ impl Changes {
         let task = tokio::spawn(async move {
             // Keeps the connection while the stream is read.
             let _client = client;
-            let mut lines = Lines { seen: target, left: if print { PRINTED } else { 0 }, balance: 0, open: None };
+            let mut lines = Lines { seen: target, left: if print { PRINTED } else { 0 }, pending: vec![] };
             let mut rest = String::new();
             pin_mut!(stream);
             while let Some(Ok(bytes)) = stream.next().await {
@@ -266,8 +282,8 @@ impl Changes {
 struct Lines {
     seen: Arc<Mutex<Seen>>,
     left: usize,
-    balance: i64,
-    open: Option<i64>,
+    /// Changes since the last progress: not known to be complete, so a resumed subscription gives them again.
+    pending: Vec<(i64, String, i64)>,
 }
 
 impl Lines {
@@ -277,19 +293,12 @@ impl Lines {
         let Ok(time) = time.parse::<i64>() else { return };
         let mut seen = self.seen.lock();
         if *progressed == "t" {
-            if self.open.take().is_some() {
-                seen.times += 1;
-                seen.torn += usize::from(self.balance != 0);
-            }
+            seen.take(std::mem::take(&mut self.pending));
             seen.progress = time;
             return;
         }
         let (Ok(diff), Ok(value)) = (diff.parse::<i64>(), value.parse::<i64>()) else { return };
-        *seen.counts.entry(key.to_string()).or_insert(0) += diff * value;
-        seen.first_time.get_or_insert(time);
-        seen.last_time = time;
-        self.balance += diff * value;
-        self.open = Some(time);
+        self.pending.push((time, key.to_string(), diff * value));
         if self.left > 0 {
             self.left -= 1;
             println!("    {time}  {diff:>4}  {key:<10}  {value}");

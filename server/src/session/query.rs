@@ -15,7 +15,7 @@ use tidemill_zset::{Delta, Diffs, Epoch};
 use super::sql::SqlSession;
 use super::{ParamValue, Response};
 use crate::catalog::{Detail, Object};
-use crate::coordinator::tables::check_not_null;
+use crate::coordinator::tables::{check_in_transaction, check_not_null};
 use crate::published::Published;
 use crate::reader::ReadSet;
 
@@ -257,6 +257,10 @@ impl SqlSession {
         let batches = self.collect(&plan, snapshot).await?;
         let (delta, rows) = delta_of(statement, &target.object, &batches)?;
         let reads = reads.lock().clone();
+        if let Some(transaction) = &self.transaction {
+            let own = transaction.writes.get(&target.relation.id).map_or(&[][..], Vec::as_slice);
+            check_in_transaction(&target.object, &published.store, own, &delta)?;
+        }
         self.write(target.relation.id, delta, published.now(), reads)
             .await?;
         Ok(rows)
