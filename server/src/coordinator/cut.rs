@@ -122,9 +122,16 @@ impl Coordinator {
                 .expect("a source has an error relation");
             self.retract_origin(*origin, errors, &schema, errors_collection, work);
         }
-        let (row_count, error_count) = (batch.rows.as_ref().map_or(0, Delta::len), batch.errors.as_ref().map_or(0, Delta::len));
+        let (row_count, error_count) = (
+            batch.rows.as_ref().map_or(0, Delta::len),
+            batch.errors.as_ref().map_or(0, Delta::len),
+        );
         let bytes = batch.bytes;
-        work.after.push(Box::new(move |c, _| c.env.status.source_progress(id, row_count, error_count, bytes)));
+        work.after.push(Box::new(move |c, _| {
+            c.env
+                .status
+                .source_progress(id, row_count, error_count, bytes)
+        }));
         if let Some(rows) = batch.rows {
             if let Some(log) = ids.rows {
                 work.commit

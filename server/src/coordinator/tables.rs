@@ -385,7 +385,12 @@ fn arrow_error(e: arrow::error::ArrowError) -> SqlError {
 
 /// Checks the key of a table for a statement within a transaction, against what the transaction sees; what others
 /// commit meanwhile is checked at COMMIT.
-pub fn check_in_transaction(object: &Arc<Object>, version: &StoreVersion, own: &[Delta], delta: &Delta) -> Result<(), SqlError> {
+pub fn check_in_transaction(
+    object: &Arc<Object>,
+    version: &StoreVersion,
+    own: &[Delta],
+    delta: &Delta,
+) -> Result<(), SqlError> {
     let mut state = TableState::new(object.clone(), version.clone());
     for earlier in own {
         let (stored, hashes) = state.stored_form(earlier)?;

@@ -14,7 +14,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::source_dir;
 
-const VOCABULARY: [&str; 8] = ["tide", "mill", "water", "wheel", "moon", "grain", "sluice", "ebb"];
+const VOCABULARY: [&str; 8] = [
+    "tide", "mill", "water", "wheel", "moon", "grain", "sluice", "ebb",
+];
 const ACCOUNTS: u32 = 20;
 const PER_FILE: usize = 25;
 
@@ -51,9 +53,19 @@ impl Writer {
             let mut truth = Truth::default();
             for number in 0..files {
                 let words = words(&mut rng, &mut truth);
-                put(&source_dir(&root, "words"), &format!("{number:03}.csv"), &words, &mut truth)?;
+                put(
+                    &source_dir(&root, "words"),
+                    &format!("{number:03}.csv"),
+                    &words,
+                    &mut truth,
+                )?;
                 let transfers = transfers(&mut rng, &mut truth);
-                put(&source_dir(&root, "bank"), &format!("{number:03}.jsonl"), &transfers, &mut truth)?;
+                put(
+                    &source_dir(&root, "bank"),
+                    &format!("{number:03}.jsonl"),
+                    &transfers,
+                    &mut truth,
+                )?;
                 if number == files / 2 {
                     halfway.store(true, Ordering::Release);
                 }
@@ -66,7 +78,9 @@ impl Writer {
 
     /// Waits for the last file.
     pub fn finish(self) -> anyhow::Result<Truth> {
-        self.thread.join().map_err(|_| anyhow::anyhow!("the demo's writer panicked"))?
+        self.thread
+            .join()
+            .map_err(|_| anyhow::anyhow!("the demo's writer panicked"))?
     }
 }
 
@@ -102,6 +116,7 @@ fn put(dir: &Path, name: &str, text: &str, truth: &mut Truth) -> anyhow::Result<
     truth.bytes += text.len();
     let hidden = dir.join(format!(".{name}"));
     std::fs::write(&hidden, text).with_context(|| format!("can't write {}", hidden.display()))?;
-    std::fs::rename(&hidden, dir.join(name)).with_context(|| format!("can't rename {}", hidden.display()))?;
+    std::fs::rename(&hidden, dir.join(name))
+        .with_context(|| format!("can't rename {}", hidden.display()))?;
     Ok(())
 }

@@ -42,7 +42,8 @@ const WORDS: &str = "CREATE SOURCE words (word text) WITH (connector = 'files', 
                      header = 'true', persistent_id = 'words', commit_interval = '10ms')";
 const BANK: &str = "CREATE SOURCE bank (events jsonb) WITH (connector = 'files', path = '{dir}/bank', format = 'jsonl', \
                     persistent_id = 'bank', commit_interval = '10ms')";
-const COUNTS: &str = "CREATE MATERIALIZED VIEW word_counts AS SELECT word, count(*) AS n FROM words GROUP BY word";
+const COUNTS: &str =
+    "CREATE MATERIALIZED VIEW word_counts AS SELECT word, count(*) AS n FROM words GROUP BY word";
 const EVENTS: &str = "CREATE VIEW movements AS SELECT (e->>'account')::bigint AS account, (e->>'amount')::bigint AS amount, \
                       e->>'type' AS type FROM bank, jsonb_array_elements(events) AS e";
 const BALANCES: &str = "CREATE MATERIALIZED VIEW balances AS \
@@ -53,60 +54,108 @@ const BALANCES: &str = "CREATE MATERIALIZED VIEW balances AS \
 
 /// Runs the demo.
 pub fn demo(options: DemoOptions) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(run(options))
 }
 
 async fn run(options: DemoOptions) -> anyhow::Result<()> {
     let started = Instant::now();
-    let dir = tempfile::Builder::new().prefix("tidemill-demo-").tempdir().context("can't make a directory for the demo")?;
+    let dir = tempfile::Builder::new()
+        .prefix("tidemill-demo-")
+        .tempdir()
+        .context("can't make a directory for the demo")?;
     let root = dir.path().to_path_buf();
-    say(&format!("Tidemill demo. Everything happens in {}", root.display()));
+    say(&format!(
+        "Tidemill demo. Everything happens in {}",
+        root.display()
+    ));
     input::make_directories(&root)?;
 
     let mut server = Server::start(&root).await?;
-    say(&format!("A server is running, as `tidemill serve` would run it: {}", server.psql()));
+    say(&format!(
+        "A server is running, as `tidemill serve` would run it: {}",
+        server.psql()
+    ));
     let client = server.connect().await?;
     say("Two sources and two views are declared, in SQL, over the Postgres protocol:\n");
     for statement in [WORDS, BANK, COUNTS, EVENTS, BALANCES] {
         let statement = statement.replace("{dir}", &root.display().to_string());
         println!("    {statement};");
-        client.batch_execute(&statement).await.context("a statement of the demo failed")?;
+        client
+            .batch_execute(&statement)
+            .await
+            .context("a statement of the demo failed")?;
     }
 
     let halfway = Arc::new(AtomicBool::new(false));
     let writer = input::Writer::start(root.clone(), FILES, PACE, halfway.clone());
-    say("\nFiles are being written into both directories now. `SUBSCRIBE word_counts` gives every change, once, with its time:\n");
+    say(
+        "\nFiles are being written into both directories now. `SUBSCRIBE word_counts` gives every change, once, with its time:\n",
+    );
     println!("    time            diff  word        n");
     let first = Changes::follow(&server, "word_counts", None).await?;
     let bank = Changes::follow(&server, "balances", None).await?;
-    until("half of the files are written", || halfway.load(Ordering::Acquire)).await?;
+    until("half of the files are written", || {
+        halfway.load(Ordering::Acquire)
+    })
+    .await?;
 
     let (committed, read_before) = source_progress(&client).await?;
     server.kill().await?;
     let before = first.end().await;
     let bank_before = bank.end().await;
-    say(&format!("\nkill -9. The server is gone; the last time it had shown was {}. {committed} rows of input were committed.", before.last_time));
+    say(&format!(
+        "\nkill -9. The server is gone; the last time it had shown was {}. {committed} rows of input were committed.",
+        before.last_time
+    ));
 
     let restart = Instant::now();
     server = Server::start(&root).await?;
     let client = server.connect().await?;
-    let answer: i64 = client.query_one("SELECT count(*) FROM word_counts", &[]).await?.get(0);
-    say(&format!("Started again on the same directory: first answer ({answer} words) after {} ms.", restart.elapsed().as_millis()));
+    let answer: i64 = client
+        .query_one("SELECT count(*) FROM word_counts", &[])
+        .await?
+        .get(0);
+    say(&format!(
+        "Started again on the same directory: first answer ({answer} words) after {} ms.",
+        restart.elapsed().as_millis()
+    ));
     let resumed_at = before.progress.saturating_sub(1).max(0);
+    say(&format!(
+        "The subscription goes on from the time it remembered (AS OF {resumed_at}), without a snapshot:\n"
+    ));
     let second = Changes::follow(&server, "word_counts", Some(resumed_at)).await?;
-    let bank = Changes::follow(&server, "balances", Some(bank_before.progress.saturating_sub(1).max(0))).await?;
-    say(&format!("The subscription goes on from the time it remembered (AS OF {resumed_at}), without a snapshot:\n"));
+    let bank = Changes::follow(
+        &server,
+        "balances",
+        Some(bank_before.progress.saturating_sub(1).max(0)),
+    )
+    .await?;
 
     let truth = tokio::task::spawn_blocking(move || writer.finish()).await??;
     await_truth(&client, &truth).await?;
     let (_, read_after) = source_progress(&client).await?;
     tokio::time::sleep(Duration::from_millis(1)).await;
-    let after = second.end_when(truth.words.values().sum::<i64>(), &before).await?;
+    let after = second
+        .end_when(truth.words.values().sum::<i64>(), &before)
+        .await?;
     let bank_after = bank.end().await;
 
-    summary(&truth, &before, &after, &bank_before, &bank_after, read_before, read_after)?;
-    say(&format!("\nThat took {:.0} seconds.", started.elapsed().as_secs_f64()));
+    summary(
+        &truth,
+        &before,
+        &after,
+        &bank_before,
+        &bank_after,
+        read_before,
+        read_after,
+    )?;
+    say(&format!(
+        "\nThat took {:.0} seconds.",
+        started.elapsed().as_secs_f64()
+    ));
     finish(options, server, dir).await
 }
 
@@ -122,22 +171,46 @@ fn summary(
     let words: i64 = truth.words.values().sum();
     let counted = merged(&before.counts, &after.counts);
     say("\nWhat this showed:");
-    println!("  * {words} words were written. Added up, the changes seen before and after the kill give exactly the counts of each word: {}.", yes(counted == truth.words));
-    println!("  * Times went on: {} was the last before, {} the first after: {}.", before.last_time, after.first_time.unwrap_or(0), yes(after.first_time.unwrap_or(i64::MAX) > before.last_time));
+    println!(
+        "  * {words} words were written. Added up, the changes seen before and after the kill give exactly the counts of each word: {}.",
+        yes(counted == truth.words)
+    );
+    println!(
+        "  * Times went on: {} was the last before, {} the first after: {}.",
+        before.last_time,
+        after.first_time.unwrap_or(0),
+        yes(after.first_time.unwrap_or(i64::MAX) > before.last_time)
+    );
     let bytes = truth.bytes as i64;
-    println!("  * Nothing that was committed was read again: {bytes} bytes were written; {read_before} were decoded before the kill was seen and {read_after} by the second run: {}.", yes(read_after <= bytes - read_before));
+    println!(
+        "  * Nothing that was committed was read again: {bytes} bytes were written; {read_before} were decoded before the kill was seen and {read_after} by the second run: {}.",
+        yes(read_after <= bytes - read_before)
+    );
     let torn = bank_before.torn + bank_after.torn;
-    println!("  * {} transfers moved money between accounts. At every one of the {} times that were shown, all balances added up to 0: {}.", truth.transfers, bank_before.times + bank_after.times, yes(torn == 0));
+    println!(
+        "  * {} transfers moved money between accounts. At every one of the {} times that were shown, all balances added up to 0: {}.",
+        truth.transfers,
+        bank_before.times + bank_after.times,
+        yes(torn == 0)
+    );
     if counted != truth.words || torn > 0 || read_after > bytes - read_before {
         bail!("the demo did not show what it should; please report this");
     }
     Ok(())
 }
 
-async fn finish(options: DemoOptions, mut server: Server, dir: tempfile::TempDir) -> anyhow::Result<()> {
+async fn finish(
+    options: DemoOptions,
+    mut server: Server,
+    dir: tempfile::TempDir,
+) -> anyhow::Result<()> {
     println!("\nWhat to try next:");
-    println!("  psql: \\d, SELECT * FROM balances LIMIT 5, COPY (SUBSCRIBE word_counts) TO STDOUT,");
-    println!("        EXPLAIN (DATAFLOW) SELECT word, count(*) FROM words GROUP BY word, SHOW SOURCES");
+    println!(
+        "  psql: \\d, SELECT * FROM balances LIMIT 5, COPY (SUBSCRIBE word_counts) TO STDOUT,"
+    );
+    println!(
+        "        EXPLAIN (DATAFLOW) SELECT word, count(*) FROM words GROUP BY word, SHOW SOURCES"
+    );
     println!("  docs/quickstart.md: your own files, tables, sinks");
     if !options.keep {
         server.kill().await?;
@@ -146,7 +219,11 @@ async fn finish(options: DemoOptions, mut server: Server, dir: tempfile::TempDir
     }
     let path = dir.keep();
     println!("\nThe server is still running:\n  {}", server.psql());
-    println!("  its files are in {}; end it with: kill {}", path.display(), server.pid());
+    println!(
+        "  its files are in {}; end it with: kill {}",
+        path.display(),
+        server.pid()
+    );
     server.leave();
     Ok(())
 }
@@ -169,15 +246,29 @@ fn merged(a: &BTreeMap<String, i64>, b: &BTreeMap<String, i64>) -> BTreeMap<Stri
 
 /// Rows and bytes of both sources since their server started.
 async fn source_progress(client: &Client) -> anyhow::Result<(i64, i64)> {
-    let row = client.query_one("SELECT sum(rows)::bigint, sum(bytes)::bigint FROM tidemill.sources", &[]).await?;
-    Ok((row.get::<_, Option<i64>>(0).unwrap_or(0), row.get::<_, Option<i64>>(1).unwrap_or(0)))
+    let row = client
+        .query_one(
+            "SELECT sum(rows)::bigint, sum(bytes)::bigint FROM tidemill.sources",
+            &[],
+        )
+        .await?;
+    Ok((
+        row.get::<_, Option<i64>>(0).unwrap_or(0),
+        row.get::<_, Option<i64>>(1).unwrap_or(0),
+    ))
 }
 
 async fn await_truth(client: &Client, truth: &Truth) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let words: i64 = client.query_one("SELECT coalesce(sum(n), 0)::bigint FROM word_counts", &[]).await?.get(0);
-        let transfers: i64 = client.query_one("SELECT count(*) FROM bank", &[]).await?.get(0);
+        let words: i64 = client
+            .query_one("SELECT coalesce(sum(n), 0)::bigint FROM word_counts", &[])
+            .await?
+            .get(0);
+        let transfers: i64 = client
+            .query_one("SELECT count(*) FROM bank", &[])
+            .await?
+            .get(0);
         if words == truth.words.values().sum::<i64>() && transfers == truth.transfers {
             return Ok(());
         }
@@ -239,15 +330,24 @@ impl Changes {
     /// Follows a view of two columns; prints the first changes of `word_counts`.
     async fn follow(server: &Server, view: &str, after: Option<i64>) -> anyhow::Result<Changes> {
         let client = server.connect().await?;
-        let resume = after.map_or("WITH (PROGRESS)".into(), |t| format!("WITH (PROGRESS, SNAPSHOT = false) AS OF {t}"));
+        let resume = after.map_or("WITH (PROGRESS)".into(), |t| {
+            format!("WITH (PROGRESS, SNAPSHOT = false) AS OF {t}")
+        });
         let sql = format!("COPY (SUBSCRIBE {view} {resume}) TO STDOUT");
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (target, print) = (seen.clone(), view == "word_counts");
-        let stream = client.copy_out(&sql).await.context("the subscription failed")?;
+        let stream = client
+            .copy_out(&sql)
+            .await
+            .context("the subscription failed")?;
         let task = tokio::spawn(async move {
             // Keeps the connection while the stream is read.
             let _client = client;
-            let mut lines = Lines { seen: target, left: if print { PRINTED } else { 0 }, pending: vec![] };
+            let mut lines = Lines {
+                seen: target,
+                left: if print { PRINTED } else { 0 },
+                pending: vec![],
+            };
             let mut rest = String::new();
             pin_mut!(stream);
             while let Some(Ok(bytes)) = stream.next().await {
@@ -273,7 +373,10 @@ impl Changes {
     async fn end_when(self, total: i64, before: &Seen) -> anyhow::Result<Seen> {
         let earlier: i64 = before.counts.values().sum();
         let seen = self.seen.clone();
-        until("the subscription has shown everything", || earlier + seen.lock().counts.values().sum::<i64>() == total).await?;
+        until("the subscription has shown everything", || {
+            earlier + seen.lock().counts.values().sum::<i64>() == total
+        })
+        .await?;
         Ok(self.end().await)
     }
 }
@@ -289,15 +392,21 @@ struct Lines {
 impl Lines {
     fn take(&mut self, line: &str) {
         let fields: Vec<&str> = line.split('\t').collect();
-        let [time, progressed, diff, key, value] = fields.as_slice() else { return };
-        let Ok(time) = time.parse::<i64>() else { return };
+        let [time, progressed, diff, key, value] = fields.as_slice() else {
+            return;
+        };
+        let Ok(time) = time.parse::<i64>() else {
+            return;
+        };
         let mut seen = self.seen.lock();
         if *progressed == "t" {
             seen.take(std::mem::take(&mut self.pending));
             seen.progress = time;
             return;
         }
-        let (Ok(diff), Ok(value)) = (diff.parse::<i64>(), value.parse::<i64>()) else { return };
+        let (Ok(diff), Ok(value)) = (diff.parse::<i64>(), value.parse::<i64>()) else {
+            return;
+        };
         self.pending.push((time, key.to_string(), diff * value));
         if self.left > 0 {
             self.left -= 1;

@@ -34,13 +34,23 @@ impl Server {
             .context("can't start the server")?;
         let stdout = child.stdout.take().context("the server has no output")?;
         let mut lines = BufReader::new(stdout).lines();
-        let first = timeout(PATIENCE, lines.next_line()).await.context("the server did not start in time")??;
-        let Some(address) = first.as_deref().and_then(|l| l.strip_prefix("listening on ")) else {
+        let first = timeout(PATIENCE, lines.next_line())
+            .await
+            .context("the server did not start in time")??;
+        let Some(address) = first
+            .as_deref()
+            .and_then(|l| l.strip_prefix("listening on "))
+        else {
             bail!("the server did not start; its messages are above");
         };
         let address = address.to_string();
-        let output = tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(Server { child: Some(child), address, _output: output })
+        let output =
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Ok(Server {
+            child: Some(child),
+            address,
+            _output: output,
+        })
     }
 
     fn port(&self) -> &str {
@@ -49,7 +59,10 @@ impl Server {
 
     /// The psql command to connect.
     pub fn psql(&self) -> String {
-        format!("psql -h 127.0.0.1 -p {} -U tidemill -d tidemill", self.port())
+        format!(
+            "psql -h 127.0.0.1 -p {} -U tidemill -d tidemill",
+            self.port()
+        )
     }
 
     /// The process id, for messages.
@@ -59,8 +72,13 @@ impl Server {
 
     /// A connection.
     pub async fn connect(&self) -> anyhow::Result<Client> {
-        let config = format!("host=127.0.0.1 port={} user=tidemill dbname=tidemill", self.port());
-        let (client, connection) = tokio_postgres::connect(&config, NoTls).await.context("can't connect to the demo's server")?;
+        let config = format!(
+            "host=127.0.0.1 port={} user=tidemill dbname=tidemill",
+            self.port()
+        );
+        let (client, connection) = tokio_postgres::connect(&config, NoTls)
+            .await
+            .context("can't connect to the demo's server")?;
         // It ends with an error when the server is killed, which is part of the show.
         tokio::spawn(async move { drop(connection.await) });
         Ok(client)

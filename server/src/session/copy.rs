@@ -15,7 +15,7 @@ use tidemill_planner::names::parse_query;
 use tidemill_zset::schema::SqlType;
 use tidemill_zset::{CollectionId, Delta};
 
-use super::copy_text::{Records, RecordFormat};
+use super::copy_text::{RecordFormat, Records};
 use super::sql::SqlSession;
 use super::{CopySink, Response};
 use crate::catalog::Object;
@@ -26,32 +26,60 @@ use crate::coordinator::{Handle, Message};
 pub type Copied = Arc<Mutex<Vec<(CollectionId, Delta)>>>;
 
 impl SqlSession {
-    pub(super) async fn copy_to(&mut self, source: &CopySource, options: &CopyOptions) -> Result<Response, SqlError> {
+    pub(super) async fn copy_to(
+        &mut self,
+        source: &CopySource,
+        options: &CopyOptions,
+    ) -> Result<Response, SqlError> {
         let query = match source {
             CopySource::Subscribe(subscribe) => {
                 let (schema, batches) = self.subscribe(subscribe).await?;
-                return Ok(Response::CopyOut { schema, batches, options: options.clone(), live: true });
+                return Ok(Response::CopyOut {
+                    schema,
+                    batches,
+                    options: options.clone(),
+                    live: true,
+                });
             }
             CopySource::Query(query) => query.as_ref().clone(),
             CopySource::Relation(Name { schema, name }, columns) => {
                 let quote = |s: &String| format!("\"{}\"", s.replace('"', "\"\""));
                 let columns: Vec<String> = columns.iter().map(quote).collect();
-                let columns = if columns.is_empty() { "*".into() } else { columns.join(", ") };
-                let prefix = schema.as_ref().map_or(String::new(), |s| format!("{}.", quote(s)));
+                let columns = if columns.is_empty() {
+                    "*".into()
+                } else {
+                    columns.join(", ")
+                };
+                let prefix = schema
+                    .as_ref()
+                    .map_or(String::new(), |s| format!("{}.", quote(s)));
                 parse_query(&format!("SELECT {columns} FROM {prefix}{}", quote(name)))?
             }
         };
         match self.select(&query, None, &[]).await? {
-            Response::Rows { schema, batches, .. } => {
-                Ok(Response::CopyOut { schema, batches: batches.boxed(), options: options.clone(), live: false })
-            }
+            Response::Rows {
+                schema, batches, ..
+            } => Ok(Response::CopyOut {
+                schema,
+                batches: batches.boxed(),
+                options: options.clone(),
+                live: false,
+            }),
             _ => Err(SqlError::internal("a query gives rows")),
         }
     }
 
-    pub(super) async fn copy_from(&mut self, table: &Name, columns: &[String], options: &CopyOptions) -> Result<Response, SqlError> {
+    pub(super) async fn copy_from(
+        &mut self,
+        table: &Name,
+        columns: &[String],
+        options: &CopyOptions,
+    ) -> Result<Response, SqlError> {
         if options.binary {
-            return Err(SqlError::unsupported("COPY FROM in binary format is not supported").hint("Use the text or CSV format."));
+            return Err(
+                SqlError::unsupported("COPY FROM in binary format is not supported")
+                    .hint("Use the text or CSV format."),
+            );
         }
         self.check_writable(&tidemill_planner::ast::Statement::Truncate { names: vec![] })?;
         let published = self.pin();
@@ -62,17 +90,30 @@ impl SqlSession {
         } else {
             let index = |c: &String| {
                 all.index_of(c).map_err(|_| {
-                    SqlError::new("42703", format!("column \"{c}\" of relation \"{}\" does not exist", table.name))
+                    SqlError::new(
+                        "42703",
+                        format!(
+                            "column \"{c}\" of relation \"{}\" does not exist",
+                            table.name
+                        ),
+                    )
                 })
             };
             columns.iter().map(index).collect::<Result<_, _>>()?
         };
-        let fields: Vec<Field> = given.iter().map(|c| all.field(*c).as_ref().clone().with_nullable(true)).collect();
+        let fields: Vec<Field> = given
+            .iter()
+            .map(|c| all.field(*c).as_ref().clone().with_nullable(true))
+            .collect();
         if let Some(field) = fields.iter().find(|f| !supports(&SqlType::of(f))) {
-            return Err(SqlError::unsupported(format!("COPY FROM can't read column \"{}\"", field.name())));
+            return Err(SqlError::unsupported(format!(
+                "COPY FROM can't read column \"{}\"",
+                field.name()
+            )));
         }
         let missing = (0..all.fields().len()).filter(|c| !given.contains(c));
-        let defaults = missing.map(|c| Ok((c, self.default_value(&target.defaults, c, all.field(c))?)));
+        let defaults =
+            missing.map(|c| Ok((c, self.default_value(&target.defaults, c, all.field(c))?)));
         let defaults = defaults.collect::<Result<Vec<_>, SqlError>>()?;
         let schema = tidemill_zset::delta::schema_of(fields.clone());
         let sink = TableSink {
@@ -81,29 +122,51 @@ impl SqlSession {
             collection: target.relation.id,
             copied: self.transaction.as_ref().map(|_| self.copied.clone()),
             columns: fields.iter().map(Column::new).collect(),
-            names: fields.iter().map(|f| (f.name().clone(), type_name(f))).collect(),
+            names: fields
+                .iter()
+                .map(|f| (f.name().clone(), type_name(f)))
+                .collect(),
             given,
             defaults,
             records: Records::new(RecordFormat::of(options)),
             rows: 0,
         };
-        Ok(Response::CopyIn { schema, options: options.clone(), sink: Box::new(sink) })
+        Ok(Response::CopyIn {
+            schema,
+            options: options.clone(),
+            sink: Box::new(sink),
+        })
     }
 
     /// The value of a column that COPY doesn't give, as an array of one.
-    fn default_value(&self, defaults: &[Option<String>], column: usize, field: &Field) -> Result<ArrayRef, SqlError> {
+    fn default_value(
+        &self,
+        defaults: &[Option<String>],
+        column: usize,
+        field: &Field,
+    ) -> Result<ArrayRef, SqlError> {
         let Some(Some(text)) = defaults.get(column) else {
             return Ok(arrow::array::new_null_array(field.data_type(), 1));
         };
         let expr = match parse_query(&format!("SELECT {text}"))?.body.as_ref() {
-            tidemill_planner::names::sqlparser_ast::SetExpr::Select(select) => match select.projection.first() {
-                Some(tidemill_planner::names::sqlparser_ast::SelectItem::UnnamedExpr(expr)) => expr.clone(),
-                _ => return Err(SqlError::internal("a DEFAULT is an expression")),
-            },
+            tidemill_planner::names::sqlparser_ast::SetExpr::Select(select) => {
+                match select.projection.first() {
+                    Some(tidemill_planner::names::sqlparser_ast::SelectItem::UnnamedExpr(expr)) => {
+                        expr.clone()
+                    }
+                    _ => return Err(SqlError::internal("a DEFAULT is an expression")),
+                }
+            }
             _ => return Err(SqlError::internal("a DEFAULT is an expression")),
         };
-        let (value, _) = self.handle.env.planner.constant(&self.context(), &expr, Some(field))?;
-        value.to_array().map_err(|e| SqlError::internal(e.to_string()))
+        let (value, _) = self
+            .handle
+            .env
+            .planner
+            .constant(&self.context(), &expr, Some(field))?;
+        value
+            .to_array()
+            .map_err(|e| SqlError::internal(e.to_string()))
     }
 
     /// Takes over what COPY FROM has read for the transaction.
@@ -145,7 +208,8 @@ impl TableSink {
     fn take_records(&mut self, end: bool) -> Result<(), SqlError> {
         while let Some(record) = self.records.next(end)? {
             let line = record.line;
-            let place = |detail: String| format!("COPY {}, line {line}{detail}", self.object.record.name);
+            let place =
+                |detail: String| format!("COPY {}, line {line}{detail}", self.object.record.name);
             if record.fields.len() != self.columns.len() {
                 let message = match self.names.get(record.fields.len()) {
                     Some((name, _)) => format!("missing data for column \"{name}\""),
@@ -153,16 +217,29 @@ impl TableSink {
                 };
                 return Err(SqlError::new("22P04", message).detail(place(String::new())));
             }
-            for ((column, text), (name, type_name)) in self.columns.iter_mut().zip(&record.fields).zip(&self.names) {
-                if text.as_ref().is_some_and(|t| std::str::from_utf8(t).is_err()) {
-                    return Err(SqlError::new("22021", "invalid byte sequence for encoding \"UTF8\"")
-                        .detail(place(format!(", column {name}"))));
+            for ((column, text), (name, type_name)) in
+                self.columns.iter_mut().zip(&record.fields).zip(&self.names)
+            {
+                if text
+                    .as_ref()
+                    .is_some_and(|t| std::str::from_utf8(t).is_err())
+                {
+                    return Err(SqlError::new(
+                        "22021",
+                        "invalid byte sequence for encoding \"UTF8\"",
+                    )
+                    .detail(place(format!(", column {name}"))));
                 }
                 if let Err(e) = column.push(text.as_deref(), false) {
                     let shown = text.as_deref().map_or("".into(), String::from_utf8_lossy);
                     let message = e.message(type_name, text.as_deref().unwrap_or_default());
-                    let sqlstate = if message.contains("out of range") { "22003" } else { "22P02" };
-                    return Err(SqlError::new(sqlstate, message).detail(place(format!(", column {name}: \"{shown}\""))));
+                    let sqlstate = if message.contains("out of range") {
+                        "22003"
+                    } else {
+                        "22P02"
+                    };
+                    return Err(SqlError::new(sqlstate, message)
+                        .detail(place(format!(", column {name}: \"{shown}\""))));
                 }
             }
             self.rows += 1;
@@ -179,16 +256,25 @@ impl TableSink {
         }
         for (at, value) in &self.defaults {
             let repeat = arrow::array::UInt32Array::from(vec![0; rows]);
-            let array = arrow::compute::take(value, &repeat, None).map_err(|e| SqlError::internal(e.to_string()))?;
+            let array = arrow::compute::take(value, &repeat, None)
+                .map_err(|e| SqlError::internal(e.to_string()))?;
             arrays[*at] = Some(array);
         }
         let arrays: Vec<ArrayRef> = arrays.into_iter().flatten().collect();
         // NOT NULL is checked first: a batch with NULLs there could not be made.
-        let relaxed = self.object.columns.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
+        let relaxed = self
+            .object
+            .columns
+            .fields()
+            .iter()
+            .map(|f| f.as_ref().clone().with_nullable(true))
+            .collect();
         let internal = |e: arrow::error::ArrowError| SqlError::internal(e.to_string());
-        let batch = RecordBatch::try_new(tidemill_zset::delta::schema_of(relaxed), arrays).map_err(internal)?;
+        let batch = RecordBatch::try_new(tidemill_zset::delta::schema_of(relaxed), arrays)
+            .map_err(internal)?;
         check_not_null(&self.object, &batch)?;
-        let batch = RecordBatch::try_new(self.object.columns.clone(), batch.columns().to_vec()).map_err(internal)?;
+        let batch = RecordBatch::try_new(self.object.columns.clone(), batch.columns().to_vec())
+            .map_err(internal)?;
         Ok(Delta::insert(batch))
     }
 }
@@ -212,7 +298,12 @@ impl CopySink for TableSink {
             None => {
                 let writes = vec![(self.collection, delta)];
                 let request = |reply| {
-                    Message::Write(WriteRequest { writes, read_at: i64::MAX, reads: Default::default(), reply })
+                    Message::Write(WriteRequest {
+                        writes,
+                        read_at: i64::MAX,
+                        reads: Default::default(),
+                        reply,
+                    })
                 };
                 self.handle.ask(request).await?;
             }

@@ -19,11 +19,16 @@ pub struct RecordFormat {
 impl RecordFormat {
     /// The format that a COPY statement's options say.
     pub fn of(options: &CopyOptions) -> RecordFormat {
-        let null = options.null.clone().unwrap_or_else(|| if options.csv { "".into() } else { "\\N".into() });
+        let null = options
+            .null
+            .clone()
+            .unwrap_or_else(|| if options.csv { "".into() } else { "\\N".into() });
         RecordFormat {
             csv: options.csv,
             header: options.header,
-            delimiter: options.delimiter.unwrap_or(if options.csv { b',' } else { b'\t' }),
+            delimiter: options
+                .delimiter
+                .unwrap_or(if options.csv { b',' } else { b'\t' }),
             null: null.into_bytes(),
         }
     }
@@ -56,7 +61,16 @@ impl Records {
     /// Data in `format`.
     pub fn new(format: RecordFormat) -> Self {
         let header_left = format.header;
-        Records { format, pending: vec![], at: 0, searched: 0, quoted: false, line: 1, header_left, ended: false }
+        Records {
+            format,
+            pending: vec![],
+            at: 0,
+            searched: 0,
+            quoted: false,
+            line: 1,
+            header_left,
+            ended: false,
+        }
     }
 
     /// More data.
@@ -73,7 +87,9 @@ impl Records {
             if self.ended || (self.at == self.pending.len()) {
                 return Ok(None);
             }
-            let Some(stop) = self.find_end(end)? else { return Ok(None) };
+            let Some(stop) = self.find_end(end)? else {
+                return Ok(None);
+            };
             let mut record = &self.pending[self.at..stop];
             let line = self.line;
             let lines = record.iter().filter(|b| **b == b'\n').count() as u64;
@@ -113,7 +129,10 @@ impl Records {
         }
         self.searched = self.pending.len();
         if self.pending.len() - self.at > RECORD_BYTES_MAX {
-            return Err(SqlError::new("54000", format!("a COPY record is longer than {RECORD_BYTES_MAX} bytes")));
+            return Err(SqlError::new(
+                "54000",
+                format!("a COPY record is longer than {RECORD_BYTES_MAX} bytes"),
+            ));
         }
         if !end {
             return Ok(None);
@@ -154,10 +173,13 @@ fn unescape(raw: &[u8]) -> Vec<u8> {
             continue;
         }
         let digits = |bytes: &mut std::iter::Peekable<_>, radix: u32, most: usize| -> Option<u8> {
-            let bytes: &mut std::iter::Peekable<std::iter::Copied<std::slice::Iter<'_, u8>>> = bytes;
+            let bytes: &mut std::iter::Peekable<std::iter::Copied<std::slice::Iter<'_, u8>>> =
+                bytes;
             let mut value = None;
             for _ in 0..most {
-                let Some(digit) = bytes.peek().and_then(|b| (*b as char).to_digit(radix)) else { break };
+                let Some(digit) = bytes.peek().and_then(|b| (*b as char).to_digit(radix)) else {
+                    break;
+                };
                 bytes.next();
                 value = Some(value.unwrap_or(0u32) * radix + digit);
             }
@@ -241,25 +263,48 @@ mod tests {
     #[test]
     fn text_records_torn_anywhere() {
         let data = b"1\ta\\tb\n2\t\\N\n3\t\\x41\\101\\\\\n\\.\nignored";
-        let expected = vec![(1, some(&["1", "a\tb"])), (2, vec![Some("2".into()), None]), (3, some(&["3", "AA\\"]))];
+        let expected = vec![
+            (1, some(&["1", "a\tb"])),
+            (2, vec![Some("2".into()), None]),
+            (3, some(&["3", "AA\\"])),
+        ];
         for cut in 0..data.len() {
-            assert_eq!(all(CopyOptions::default(), &[&data[..cut], &data[cut..]]), expected, "cut at {cut}");
+            assert_eq!(
+                all(CopyOptions::default(), &[&data[..cut], &data[cut..]]),
+                expected,
+                "cut at {cut}"
+            );
         }
     }
 
     #[test]
     fn csv_records_torn_anywhere() {
         let data = b"h,i\r\n1,\"a,\"\"b\"\"\nc\"\r\n,\"\"\nlast,x";
-        let options = CopyOptions { csv: true, header: true, ..CopyOptions::default() };
-        let expected = vec![(2, some(&["1", "a,\"b\"\nc"])), (4, vec![None, Some("".into())]), (5, some(&["last", "x"]))];
+        let options = CopyOptions {
+            csv: true,
+            header: true,
+            ..CopyOptions::default()
+        };
+        let expected = vec![
+            (2, some(&["1", "a,\"b\"\nc"])),
+            (4, vec![None, Some("".into())]),
+            (5, some(&["last", "x"])),
+        ];
         for cut in 0..data.len() {
-            assert_eq!(all(options.clone(), &[&data[..cut], &data[cut..]]), expected, "cut at {cut}");
+            assert_eq!(
+                all(options.clone(), &[&data[..cut], &data[cut..]]),
+                expected,
+                "cut at {cut}"
+            );
         }
     }
 
     #[test]
     fn an_open_quote_is_an_error_at_the_end() {
-        let mut records = Records::new(RecordFormat::of(&CopyOptions { csv: true, ..CopyOptions::default() }));
+        let mut records = Records::new(RecordFormat::of(&CopyOptions {
+            csv: true,
+            ..CopyOptions::default()
+        }));
         records.add(b"\"open");
         assert_eq!(records.next(false).unwrap(), None);
         assert_eq!(records.next(true).unwrap_err().sqlstate, "22P04");

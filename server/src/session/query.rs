@@ -258,7 +258,10 @@ impl SqlSession {
         let (delta, rows) = delta_of(statement, &target.object, &batches)?;
         let reads = reads.lock().clone();
         if let Some(transaction) = &self.transaction {
-            let own = transaction.writes.get(&target.relation.id).map_or(&[][..], Vec::as_slice);
+            let own = transaction
+                .writes
+                .get(&target.relation.id)
+                .map_or(&[][..], Vec::as_slice);
             check_in_transaction(&target.object, &published.store, own, &delta)?;
         }
         self.write(target.relation.id, delta, published.now(), reads)
