@@ -16,8 +16,8 @@ pub mod compile;
 pub mod error;
 mod execute;
 pub mod functions;
-pub mod names;
 mod parser;
+pub mod names;
 pub mod program;
 pub mod query;
 

@@ -130,9 +130,7 @@ impl Planner {
         defaults: &[Option<String>],
         param_types: &[Option<Field>],
     ) -> Result<QueryPlan> {
-        self.plan(catalog, session, param_types, |b| {
-            b.insert(insert, table, defaults)
-        })
+        self.plan(catalog, session, param_types, |b| b.insert(insert, table, defaults))
     }
 
     /// Rows to update: all old columns of `table`, then all new ones.
@@ -145,9 +143,7 @@ impl Planner {
         defaults: &[Option<String>],
         param_types: &[Option<Field>],
     ) -> Result<QueryPlan> {
-        self.plan(catalog, session, param_types, |b| {
-            b.update(update, table, defaults)
-        })
+        self.plan(catalog, session, param_types, |b| b.update(update, table, defaults))
     }
 
     /// Rows to delete: all columns of `table`.
@@ -169,18 +165,11 @@ impl Planner {
         param_types: &[Option<Field>],
         f: impl FnOnce(&Binder) -> Result<Rel>,
     ) -> Result<QueryPlan> {
-        let params = param_types
-            .iter()
-            .map(|p| p.as_ref().map(SqlType::of))
-            .collect();
+        let params = param_types.iter().map(|p| p.as_ref().map(SqlType::of)).collect();
         let binder = Binder::new(catalog, session, params);
         let rel = f(&binder)?;
         let facts = binder.finish();
-        let columns = rel
-            .cols
-            .iter()
-            .map(|c| c.ty.field(&c.name, true))
-            .collect::<Vec<_>>();
+        let columns = rel.cols.iter().map(|c| c.ty.field(&c.name, true)).collect::<Vec<_>>();
         Ok(QueryPlan {
             logical: order::canonical(output(rel)?).map_err(|e| from_datafusion(&e))?,
             columns: Arc::new(Schema::new(columns)),
@@ -229,21 +218,12 @@ impl Planner {
 fn output(rel: Rel) -> Result<LogicalPlan> {
     let schema = rel.plan.schema();
     let same = schema.fields().len() == rel.cols.len()
-        && rel
-            .cols
-            .iter()
-            .zip(schema.columns())
-            .all(|(c, s)| c.column == s && s.relation.is_none());
+        && rel.cols.iter().zip(schema.columns()).all(|(c, s)| c.column == s && s.relation.is_none());
     if same {
         return Ok(rel.plan);
     }
     let names = unique_names(&rel.cols.iter().map(|c| c.name.clone()).collect::<Vec<_>>());
-    let exprs = rel
-        .cols
-        .iter()
-        .zip(names)
-        .map(|(c, n)| Expr::Column(c.column.clone()).alias(n))
-        .collect();
+    let exprs = rel.cols.iter().zip(names).map(|(c, n)| Expr::Column(c.column.clone()).alias(n)).collect();
     project(rel.plan, exprs)
 }
 
@@ -265,9 +245,7 @@ impl QueryPlan {
     /// `Filter` nodes stay.
     pub fn optimised(&self) -> Result<LogicalPlan> {
         let logical = execute::at_time(self.logical.clone(), self.session.now)?;
-        execute::state(None)
-            .optimize(&logical)
-            .map_err(|e| from_datafusion(&e))
+        execute::state(None).optimize(&logical).map_err(|e| from_datafusion(&e))
     }
 
     /// The plan with its parameters replaced by `values`.
@@ -283,11 +261,7 @@ impl QueryPlan {
             ));
         }
         let logical = execute::with_params(self.logical.clone(), values, &self.params)?;
-        Ok(QueryPlan {
-            logical,
-            params: vec![],
-            ..self.clone()
-        })
+        Ok(QueryPlan { logical, params: vec![], ..self.clone() })
     }
 
     /// Runs the plan. Batches have exactly the types of `columns`.
@@ -305,7 +279,5 @@ pub fn scan_collection(scan: &TableScan) -> Option<Relation> {
     let source: &dyn std::any::Any = scan.source.as_ref();
     let provider = &source.downcast_ref::<DefaultTableSource>()?.table_provider;
     let provider: &dyn std::any::Any = provider.as_ref();
-    provider
-        .downcast_ref::<CollectionTable>()
-        .map(|t| t.relation().clone())
+    provider.downcast_ref::<CollectionTable>().map(|t| t.relation().clone())
 }

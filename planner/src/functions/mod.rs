@@ -118,16 +118,9 @@ impl ScalarUDFImpl for Function {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
-        let constant = args
-            .args
-            .iter()
-            .all(|a| matches!(a, ColumnarValue::Scalar(_)));
+        let constant = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
         let volatile = self.signature.volatility == Volatility::Volatile;
-        let rows = if constant && !volatile {
-            1
-        } else {
-            args.number_rows
-        };
+        let rows = if constant && !volatile { 1 } else { args.number_rows };
         let arrays = args
             .args
             .into_iter()
@@ -166,10 +159,7 @@ pub fn call(
         kernel,
         fallible,
     };
-    Expr::ScalarFunction(ScalarFunction::new_udf(
-        Arc::new(ScalarUDF::new_from_impl(f)),
-        args,
-    ))
+    Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::new_from_impl(f)), args))
 }
 
 /// A kernel from typed rows: NULL where an argument is NULL, else what the body gives,
@@ -229,59 +219,25 @@ macro_rules! column {
 pub(crate) use column;
 
 macro_rules! builder {
-    (text, $n:expr) => {
-        arrow::array::StringViewBuilder::with_capacity($n)
-    };
-    (bool, $n:expr) => {
-        arrow::array::BooleanBuilder::with_capacity($n)
-    };
-    (bytea, $n:expr) => {
-        arrow::array::BinaryBuilder::with_capacity($n, 0)
-    };
-    (int2, $n:expr) => {
-        arrow::array::Int16Builder::with_capacity($n)
-    };
-    (int4, $n:expr) => {
-        arrow::array::Int32Builder::with_capacity($n)
-    };
-    (int8, $n:expr) => {
-        arrow::array::Int64Builder::with_capacity($n)
-    };
-    (float4, $n:expr) => {
-        arrow::array::Float32Builder::with_capacity($n)
-    };
-    (float8, $n:expr) => {
-        arrow::array::Float64Builder::with_capacity($n)
-    };
-    (date, $n:expr) => {
-        arrow::array::Date32Builder::with_capacity($n)
-    };
-    (time, $n:expr) => {
-        arrow::array::Time64MicrosecondBuilder::with_capacity($n)
-    };
-    (timestamp, $n:expr) => {
-        arrow::array::TimestampMicrosecondBuilder::with_capacity($n)
-    };
-    (timestamptz, $n:expr) => {
-        arrow::array::TimestampMicrosecondBuilder::with_capacity($n)
-    };
-    (interval, $n:expr) => {
-        arrow::array::IntervalMonthDayNanoBuilder::with_capacity($n)
-    };
-    (text_list, $n:expr) => {
-        $crate::functions::array::TextListBuilder::default()
-    };
+    (text, $n:expr) => { arrow::array::StringViewBuilder::with_capacity($n) };
+    (bool, $n:expr) => { arrow::array::BooleanBuilder::with_capacity($n) };
+    (bytea, $n:expr) => { arrow::array::BinaryBuilder::with_capacity($n, 0) };
+    (int2, $n:expr) => { arrow::array::Int16Builder::with_capacity($n) };
+    (int4, $n:expr) => { arrow::array::Int32Builder::with_capacity($n) };
+    (int8, $n:expr) => { arrow::array::Int64Builder::with_capacity($n) };
+    (float4, $n:expr) => { arrow::array::Float32Builder::with_capacity($n) };
+    (float8, $n:expr) => { arrow::array::Float64Builder::with_capacity($n) };
+    (date, $n:expr) => { arrow::array::Date32Builder::with_capacity($n) };
+    (time, $n:expr) => { arrow::array::Time64MicrosecondBuilder::with_capacity($n) };
+    (timestamp, $n:expr) => { arrow::array::TimestampMicrosecondBuilder::with_capacity($n) };
+    (timestamptz, $n:expr) => { arrow::array::TimestampMicrosecondBuilder::with_capacity($n) };
+    (interval, $n:expr) => { arrow::array::IntervalMonthDayNanoBuilder::with_capacity($n) };
+    (text_list, $n:expr) => { $crate::functions::array::TextListBuilder::default() };
 }
 pub(crate) use builder;
 
 macro_rules! finish {
-    (timestamptz, $b:expr) => {{
-        let mut b = $b;
-        b.finish().with_timezone(tidemill_zset::schema::UTC)
-    }};
-    ($t:ident, $b:expr) => {{
-        let mut b = $b;
-        b.finish()
-    }};
+    (timestamptz, $b:expr) => { { let mut b = $b; b.finish().with_timezone(tidemill_zset::schema::UTC) } };
+    ($t:ident, $b:expr) => { { let mut b = $b; b.finish() } };
 }
 pub(crate) use finish;
