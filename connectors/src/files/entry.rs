@@ -130,6 +130,8 @@ pub struct FileEntry {
     pub offset: u64,
     /// Lines consumed.
     pub lines: u64,
+    /// Rows and error rows given.
+    pub records: u64,
     /// Bytes of the file itself that the hashes vouch for.
     pub covered: u64,
     /// The first bytes of what is covered.
@@ -152,6 +154,7 @@ impl FileEntry {
             stamp,
             offset: 0,
             lines: 0,
+            records: 0,
             covered: 0,
             head: Hashed::of(&[]),
             tail: Hashed::of(&[]),
@@ -185,6 +188,7 @@ impl FileEntry {
             self.stamp.changed_ns as u64,
             self.offset,
             self.lines,
+            self.records,
             self.covered,
             self.head.len as u64,
             self.head.hash,
@@ -219,7 +223,7 @@ impl FileEntry {
             modified_ns: number()? as i64,
             changed_ns: number()? as i64,
         };
-        let (offset, lines, covered) = (number()?, number()?, number()?);
+        let (offset, lines, records, covered) = (number()?, number()?, number()?, number()?);
         let mut hashed = || {
             Some(Hashed {
                 len: u32::try_from(number()?).ok()?,
@@ -240,6 +244,7 @@ impl FileEntry {
             stamp,
             offset,
             lines,
+            records,
             covered,
             head,
             tail,

@@ -389,6 +389,8 @@ impl Run<'_, '_, '_> {
         let bytes = entry.offset - self.emitted;
         self.emitted = entry.offset;
         let decoded = self.reader.decoder.finish(chunk);
+        let records = [&decoded.rows, &decoded.errors].into_iter().flatten();
+        entry.records += records.map(|b| b.num_rows() as u64).sum::<u64>();
         (self.emit)(entry, decoded, bytes)?;
         Ok(())
     }

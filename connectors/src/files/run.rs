@@ -36,6 +36,9 @@ const MISSING_ROOT_POLL: Duration = Duration::from_millis(100);
 /// How soon a second look confirms that a file is gone.
 const CONFIRM: Duration = Duration::from_millis(20);
 
+/// What is being watched, and the hints about it, if the system gives any.
+type Watched = (FileId, Option<Watch>);
+
 /// What must go out with the next batch.
 #[derive(Default)]
 struct Prelude {
@@ -57,6 +60,8 @@ pub struct Run {
     /// Files whose last line is incomplete.
     unfinished: HashSet<u64>,
     rescan_at: Instant,
+    /// How long the last look at everything took.
+    look_took: Duration,
     next_committed: u64,
     prelude: Prelude,
 }
@@ -81,13 +86,14 @@ impl Run {
             missing: HashSet::new(),
             unfinished: HashSet::new(),
             rescan_at: Instant::now(),
+            look_took: Duration::ZERO,
             prelude: Prelude::default(),
         }
     }
 
     /// Reads until it is stopped.
     pub fn run(&mut self, bell: &Arc<Doorbell>, stop: &StopSignal) -> Result<(), Stopped> {
-        let mut watch: Option<(FileId, Watch)> = None;
+        let mut watch: Option<Watched> = None;
         let mut hints = Hints::default();
         while !stop.is_stopped() {
             self.watch_root(&mut watch, bell);
@@ -106,7 +112,7 @@ impl Run {
     }
 
     /// Watches the root if it is there and isn't watched yet. A change of the root asks for a look at everything.
-    fn watch_root(&mut self, watch: &mut Option<(FileId, Watch)>, bell: &Arc<Doorbell>) {
+    fn watch_root(&mut self, watch: &mut Option<Watched>, bell: &Arc<Doorbell>) {
         let base = &self.options.root.base;
         let id = std::fs::metadata(base).ok().map(|m| {
             if m.is_dir() {
@@ -123,20 +129,20 @@ impl Run {
         *watch = None;
         self.rescan_at = Instant::now();
         let Some(id) = id else { return };
-        match Watch::new(&self.options.root, bell) {
-            Ok(w) => *watch = Some((id, w)),
-            Err(e) => {
-                // Without hints, files are found by looking every second.
-                tracing::debug!(root = %base.display(), error = %e, "files can't be watched");
-            }
-        }
+        let hints = Watch::new(&self.options.root, bell)
+            .inspect_err(|e| {
+                // Without hints, files are found by looking at everything.
+                tracing::warn!(root = %base.display(), error = %e, "files can't be watched");
+            })
+            .ok();
+        *watch = Some((id, hints));
     }
 
     fn look_at_everything(&mut self) -> Result<(), Stopped> {
         let start = Instant::now();
         let listing = list(&self.options.root);
-        let took = start.elapsed();
-        let interval = (took * RESCAN_SHARE).clamp(RESCAN_MIN, RESCAN_MAX);
+        self.look_took = start.elapsed();
+        let interval = (self.look_took * RESCAN_SHARE).clamp(RESCAN_MIN, RESCAN_MAX);
         self.rescan_at = Instant::now() + interval;
         if let Some(trouble) = &listing.trouble {
             self.out.trouble(trouble.clone());
@@ -167,8 +173,10 @@ impl Run {
         self.look_at_files(files, false).map(drop)
     }
 
+    /// Asks for a look at everything soon: in `time`, or when looks take less than half of the time.
     fn rescan_within(&mut self, time: Duration) {
-        self.rescan_at = self.rescan_at.min(Instant::now() + time);
+        let soon = Instant::now() + time.max(self.look_took * 2);
+        self.rescan_at = self.rescan_at.min(soon);
     }
 
     /// Looks at `files`; `all`: there are no others. Gives the numbers of the known ones.
@@ -211,7 +219,7 @@ impl Run {
                     seen.insert(self.replaced(number, file)?);
                 }
                 // Whether the file that was here has been renamed, only a look at everything tells.
-                Some(_) => self.rescan_at = Instant::now(),
+                Some(_) => self.rescan_within(Duration::ZERO),
             }
         }
         Ok(seen)
@@ -304,7 +312,7 @@ impl Run {
         });
         match opened {
             Ok((file, (now, stamp))) if now == id => return Some((file, stamp)),
-            Ok(_) => self.rescan_at = Instant::now(),
+            Ok(_) => self.rescan_within(Duration::ZERO),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => self.out.trouble(format!("{}: {e}", path.display())),
         }
@@ -325,8 +333,13 @@ impl Run {
         match unchanged {
             Some(cover) => {
                 entry.path = found.path;
-                let resumes = matches!(entry.progress, Progress::Reading | Progress::Cut);
-                if !resumes || (entry.packing == Packing::Plain && stamp.size == entry.offset) {
+                let nothing_new = match (entry.progress, entry.packing) {
+                    (Progress::Reading, Packing::Plain) => stamp.size == entry.offset,
+                    (Progress::Reading, _) => false,
+                    (Progress::Cut, _) => stamp.size == entry.covered,
+                    _ => true,
+                };
+                if nothing_new {
                     entry.stamp = stamp;
                     self.table.put(number, entry);
                     return Ok(true);

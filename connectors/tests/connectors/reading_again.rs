@@ -82,3 +82,25 @@ fn is_refused_after_a_lost_generation() {
         Err(ConnectorError::Refused { .. })
     ));
 }
+
+#[test]
+fn is_refused_when_a_quote_that_was_given_up_is_closed_later() {
+    let input = Input::new();
+    input.append("a.csv", "one\n\"two\nthree\n");
+    let spec = words(input.dir.path(), false, &[]);
+    let mut kept = Kept::default();
+    let running = Running::start(&spec, &kept);
+    running.until(&mut kept, |k| k.rows().len() == 2 && k.errors().len() == 1);
+    let again = read_again(&spec, &kept).expect("it is as it was");
+    assert_eq!(
+        (again.rows, again.errors),
+        (kept.rows.clone(), kept.errors.clone())
+    );
+    input.append("a.csv", "\"\nfour\n");
+    running.until(&mut kept, |k| k.rows().iter().any(|r| r == "four"));
+    running.stop();
+    assert!(matches!(
+        read_again(&spec, &kept),
+        Err(ConnectorError::Refused { .. })
+    ));
+}
