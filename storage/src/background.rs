@@ -14,11 +14,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::compute::concat_batches;
+use arrow::array::RecordBatch;
 use parking_lot::{Condvar, Mutex};
 use tidemill_zset::{ArrangementId, Epoch};
 
 use crate::api::{ArrangementDesc, ArrangementKind, Result, RunBatch};
+use crate::batches::concat_rows;
 use crate::block::{BlockRows, Numbers};
 use crate::bundle::{BundleWriter, NewBundle, RunWriter};
 use crate::log::{LogMerge, LogPiece};
@@ -35,6 +36,8 @@ const FAN_IN: usize = 16;
 /// Runs of at most so many bytes are level 0; each level above is [`LEVEL_FACTOR`] times larger.
 const LEVEL_0_BYTES: u64 = 4 * 1024;
 const LEVEL_FACTOR: u64 = 8;
+/// Runs that one merge takes, at most: each holds a block in memory meanwhile.
+const INPUTS_MAX: usize = 64;
 /// Runs of a log of about this size on average stay as they are: merging them would gain nothing.
 const LOG_RUN_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// A segment file from this size on is given up when less than one part in [`WASTE_FACTOR`] of it is alive:
@@ -250,10 +253,10 @@ fn choose(a: &ArrangementVersion, shrinks: bool) -> Option<Range<usize>> {
             } else {
                 from
             };
-            return Some(from..levels.len());
+            return Some(from..levels.len().min(from + INPUTS_MAX));
         }
         if bytes / (full as u64) <= LOG_RUN_BYTES_MAX {
-            return Some(from..levels.len());
+            return Some(from..levels.len().min(from + INPUTS_MAX));
         }
     }
     None
@@ -434,8 +437,8 @@ impl Blocks<'_> {
 }
 
 fn concat(desc: &ArrangementDesc, batches: &[RunBatch]) -> Result<RunBatch> {
-    let rows = concat_batches(&desc.schema, batches.iter().map(|b| &b.rows))
-        .map_err(|e| damaged_rows(desc, &e))?;
+    let all: Vec<&RecordBatch> = batches.iter().map(|b| &b.rows).collect();
+    let rows = concat_rows(&desc.schema, &all).map_err(|e| damaged_rows(desc, &e))?;
     let hashes: Vec<u64> = batches
         .iter()
         .flat_map(|b| b.hashes.iter().copied())

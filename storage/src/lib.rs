@@ -9,6 +9,7 @@
 
 pub mod api;
 mod background;
+mod batches;
 mod block;
 mod bundle;
 mod changes;

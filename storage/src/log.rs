@@ -7,13 +7,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use hashbrown::HashTable;
 use tidemill_zset::Epoch;
 use tidemill_zset::hash::hash_columns;
 
 use crate::api::{ArrangementDesc, Result, RunBatch};
+use crate::batches::{batch_of, concat_rows};
 use crate::block::Block;
 use crate::options::SCAN_ROWS_MAX;
 use crate::order::Entry;
@@ -287,7 +287,8 @@ impl Retracted {
                 index: HashTable::new(),
             });
         }
-        let rows = concat_batches(&desc.schema, &batches).map_err(|e| damaged_rows(desc, &e))?;
+        let all: Vec<&RecordBatch> = batches.iter().collect();
+        let rows = concat_rows(&desc.schema, &all).map_err(|e| damaged_rows(desc, &e))?;
         let hashes = hash_columns(rows.columns(), rows.num_rows());
         let mut index = HashTable::with_capacity(rows.num_rows());
         for i in 0..rows.num_rows() as u32 {
@@ -372,7 +373,7 @@ impl Retracted {
         let indices: arrow::array::UInt32Array = open.clone().into();
         let taken = arrow::compute::take_record_batch(&rows, &indices)
             .and_then(|t| t.project(columns))
-            .and_then(|t| t.with_schema(schema.clone()))
+            .and_then(|t| batch_of(schema, t.columns().to_vec(), open.len()))
             .map_err(|e| crate::api::StoreError::Usage(e.to_string()))?;
         Ok(Some(RunBatch {
             hashes: Vec::new().into(),

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute;
 use arrow::datatypes::SchemaRef;
 use hashbrown::HashTable;
@@ -13,6 +13,7 @@ use tidemill_zset::Epoch;
 use tidemill_zset::hash::hash_columns;
 
 use crate::api::{ArrangementDesc, ArrangementKind, Result, RunBatch, StoreError};
+use crate::batches::batch_of;
 use crate::block::Block;
 use crate::order::Entry;
 use crate::rows::{Place, RowEqual};
@@ -179,9 +180,7 @@ fn record_batch(
     columns: Vec<ArrayRef>,
     rows: usize,
 ) -> Result<RecordBatch> {
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    RecordBatch::try_new_with_options(schema.clone(), columns, &options)
-        .map_err(|e| damaged_rows(desc, &e))
+    batch_of(schema, columns, rows).map_err(|e| damaged_rows(desc, &e))
 }
 
 /// Rows that don't fit their schema: what was stored isn't what the arrangement says.

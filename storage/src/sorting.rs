@@ -5,12 +5,13 @@ use std::sync::Arc;
 use arrow::array::cast::AsArray;
 use arrow::array::{Array, RecordBatch, UInt32Array};
 use arrow::buffer::ScalarBuffer;
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::DataType;
 use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{Diffs, Epoch};
 
 use crate::api::{ArrangementChange, ArrangementDesc, ArrangementKind, Result, StoreError};
+use crate::batches::{concat_rows, conform};
 use crate::block::{BlockRows, Numbers};
 use crate::bundle::{BundleWriter, is_sorted};
 use crate::options::{BLOCK_BYTES_TARGET, BLOCK_ROWS_MAX};
@@ -27,18 +28,18 @@ pub(crate) fn write_changes(
     changes: &[ArrangementChange],
 ) -> Result<()> {
     let mut batches = Vec::with_capacity(changes.len());
+    let mut conformed = Vec::with_capacity(changes.len());
     for c in changes.iter().filter(|c| !c.delta.is_empty()) {
         check(desc, c)?;
+        let rows = conform(&desc.schema, &c.delta.rows);
+        conformed.push(rows.map_err(|e| mismatch(desc, &e.to_string()))?);
         batches.push(c);
     }
     if batches.is_empty() {
         return Ok(());
     }
-    let rows = match batches.len() {
-        1 => batches[0].delta.rows.clone(),
-        _ => concat_batches(&desc.schema, batches.iter().map(|c| &c.delta.rows))
-            .map_err(|e| mismatch(desc, &e.to_string()))?,
-    };
+    let rows = concat_rows(&desc.schema, &conformed.iter().collect::<Vec<_>>())
+        .map_err(|e| mismatch(desc, &e.to_string()))?;
     let diffs = all_diffs(&batches, rows.num_rows());
     if is_sorted(desc.kind) {
         write_sorted(to, desc, epoch, &batches, &rows, diffs)
@@ -146,20 +147,6 @@ fn mismatch(desc: &ArrangementDesc, detail: &str) -> StoreError {
 
 fn check(desc: &ArrangementDesc, c: &ArrangementChange) -> Result<()> {
     let rows = &c.delta.rows;
-    let types = |fields: &arrow::datatypes::Fields| {
-        fields
-            .iter()
-            .map(|f| f.data_type().clone())
-            .collect::<Vec<_>>()
-    };
-    if types(rows.schema_ref().fields()) != types(desc.schema.fields()) {
-        let detail = format!(
-            "its columns are {:?}, expected {:?}",
-            types(rows.schema_ref().fields()),
-            types(desc.schema.fields())
-        );
-        return Err(mismatch(desc, &detail));
-    }
     let hashes = c.hashes.len();
     let expected = if is_sorted(desc.kind) {
         rows.num_rows()

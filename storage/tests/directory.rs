@@ -381,6 +381,44 @@ fn a_lost_sled_is_repaired_from_the_copy() {
 }
 
 #[test]
+fn tombstones_have_nulls_where_values_have_none() {
+    use arrow::datatypes::{DataType, Field, Schema};
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), segments_only()).unwrap();
+    let desc = ArrangementDesc {
+        schema: std::sync::Arc::new(Schema::new(vec![
+            Field::new("k", DataType::Int64, false),
+            Field::new("t", DataType::Utf8View, false),
+            Field::new("f", DataType::Float64, false),
+        ])),
+        ..Arrangement::of(1).desc(1)
+    };
+    for epoch in 1..=20 {
+        let rows = [row(epoch), (epoch - 1, None, None)];
+        let commit = Commit {
+            epoch,
+            create: (epoch == 1).then(|| desc.clone()).into_iter().collect(),
+            changes: vec![ArrangementChange {
+                arrangement: ArrangementId(1),
+                hashes: vec![],
+                delta: Delta::new(batch(&rows), vec![1, -1]),
+            }],
+            ..Commit::default()
+        };
+        store.commit(commit).unwrap();
+        store.merge().unwrap();
+    }
+    let a = store.version().arrangement(ArrangementId(1)).unwrap();
+    assert!(a.runs() < 10, "merged");
+    let left: Vec<Delta> = a.scan(Epoch::MAX).map(|d| d.unwrap()).collect();
+    assert_eq!(left.len(), 1);
+    assert_eq!(
+        (rows_of(&left[0].rows), left[0].schema()),
+        (vec![row(20)], desc.schema)
+    );
+}
+
+#[test]
 fn a_small_run_does_not_keep_a_large_file() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), segments_only()).unwrap();

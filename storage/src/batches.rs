@@ -1,0 +1,113 @@
+//! Record batches of an arrangement's rows, made from columns.
+//!
+//! A field that the arrangement declares NOT NULL may hold NULLs all the same: tombstones have no values. Then,
+//! and only then, the batch has a schema whose fields are all nullable.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::{cast, concat};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+
+/// A batch of `rows` rows with `schema`.
+pub(crate) fn batch_of(
+    schema: &SchemaRef,
+    columns: Vec<ArrayRef>,
+    rows: usize,
+) -> Result<RecordBatch, ArrowError> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    let strict = |(f, c): (&Arc<Field>, &ArrayRef)| f.is_nullable() || c.null_count() == 0;
+    let schema = match schema.fields().iter().zip(&columns).all(strict) {
+        true => schema.clone(),
+        false => nullable(schema),
+    };
+    RecordBatch::try_new_with_options(schema, columns, &options)
+}
+
+fn nullable(schema: &SchemaRef) -> SchemaRef {
+    let fields = schema.fields().iter();
+    let fields: Vec<Field> = fields
+        .map(|f| f.as_ref().clone().with_nullable(true))
+        .collect();
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+/// The rows of `batches`, at least one, one after the other.
+pub(crate) fn concat_rows(
+    schema: &SchemaRef,
+    batches: &[&RecordBatch],
+) -> Result<RecordBatch, ArrowError> {
+    if let [one] = batches {
+        return Ok((*one).clone());
+    }
+    let mut columns = Vec::with_capacity(schema.fields().len());
+    for c in 0..schema.fields().len() {
+        let arrays: Vec<_> = batches.iter().map(|b| b.column(c).as_ref()).collect();
+        columns.push(concat(&arrays)?);
+    }
+    batch_of(schema, columns, batches.iter().map(|b| b.num_rows()).sum())
+}
+
+/// `rows` with the types of `schema`, where they differ only in what they say of nested fields (name, NOT
+/// NULL, metadata). Other differences give an error.
+pub(crate) fn conform(schema: &SchemaRef, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    if rows.num_columns() != schema.fields().len() {
+        return Err(ArrowError::SchemaError(format!(
+            "{} columns, expected {}",
+            rows.num_columns(),
+            schema.fields().len()
+        )));
+    }
+    let mut columns = Vec::with_capacity(rows.num_columns());
+    for (field, column) in schema.fields().iter().zip(rows.columns()) {
+        let (found, expected) = (column.data_type(), field.data_type());
+        if found == expected {
+            columns.push(column.clone());
+        } else if found.equals_datatype(expected) {
+            columns.push(cast(column, expected)?);
+        } else {
+            return Err(ArrowError::SchemaError(format!(
+                "column {:?} is {found}, expected {expected}",
+                field.name()
+            )));
+        }
+    }
+    batch_of(schema, columns, rows.num_rows())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Array, Int64Array, ListArray};
+    use arrow::datatypes::{DataType, Int64Type};
+
+    #[test]
+    fn nested_fields_may_say_something_else_of_nulls() {
+        let list: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>([
+            Some([Some(1), Some(2)]),
+            None,
+        ]));
+        let found = Schema::new(vec![Field::new("l", list.data_type().clone(), true)]);
+        let rows = RecordBatch::try_new(Arc::new(found), vec![list]).unwrap();
+        let element = Arc::new(Field::new("element", DataType::Int64, true));
+        let expected = Field::new("l", DataType::List(element), true);
+        let expected = Arc::new(Schema::new(vec![expected]));
+        let conformed = conform(&expected, &rows).unwrap();
+        assert_eq!(conformed.schema(), expected);
+        let other = Arc::new(Schema::new(vec![Field::new("l", DataType::Int64, true)]));
+        assert!(conform(&other, &rows).is_err());
+    }
+
+    #[test]
+    fn nulls_where_none_are_declared_make_the_schema_nullable() {
+        let strict = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
+        let column = |v: Option<i64>| -> ArrayRef { Arc::new(Int64Array::from(vec![v])) };
+        let full = batch_of(&strict, vec![column(Some(1))], 1).unwrap();
+        assert_eq!(full.schema(), strict);
+        let null = batch_of(&strict, vec![column(None)], 1).unwrap();
+        assert!(null.schema().field(0).is_nullable());
+        let both = concat_rows(&strict, &[&full, &null]).unwrap();
+        assert_eq!(both.column(0).null_count(), 1);
+    }
+}
