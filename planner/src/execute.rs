@@ -19,6 +19,7 @@ use tidemill_zset::CollectionId;
 use tidemill_zset::schema::UTC;
 
 use crate::catalog::Relation;
+use crate::compile::decorrelate;
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::functions::external;
 use crate::query::{ResultStream, SnapshotReader};
@@ -192,7 +193,7 @@ pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
 pub(crate) fn run(logical: LogicalPlan, columns: SchemaRef, reader: Arc<dyn SnapshotReader>) -> ResultStream {
     let start = async move {
         let state = state(Some(reader));
-        let optimised = state.optimize(&logical)?;
+        let optimised = decorrelate::optimise(logical, &|plan| state.optimize(&plan))?;
         let physical = state.query_planner().create_physical_plan(&optimised, &state).await?;
         datafusion::physical_plan::execute_stream(physical, state.task_ctx())
     };

@@ -22,7 +22,7 @@ use crate::bind::expr::Ctx;
 use crate::bind::scope::{Outer, Scope};
 use crate::bind::{Binder, Rel, project, unique_names};
 
-use crate::compile::order;
+use crate::compile::{decorrelate, order};
 use crate::catalog::{CatalogView, Relation};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::execute;
@@ -245,7 +245,8 @@ impl QueryPlan {
     /// `Filter` nodes stay.
     pub fn optimised(&self) -> Result<LogicalPlan> {
         let logical = execute::at_time(self.logical.clone(), self.session.now)?;
-        execute::state(None).optimize(&logical).map_err(|e| from_datafusion(&e))
+        let state = execute::state(None);
+        decorrelate::optimise(logical, &|plan| state.optimize(&plan)).map_err(|e| from_datafusion(&e))
     }
 
     /// The plan with its parameters replaced by `values`.

@@ -6,10 +6,10 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use datafusion_common::{ScalarValue, Spans};
-use datafusion_expr::expr::{Exists, InSubquery};
+use datafusion_common::{Column, ScalarValue, Spans};
+use datafusion_expr::expr::{Exists, InSubquery, Sort};
 use datafusion_expr::logical_plan::Subquery;
-use datafusion_expr::{BinaryExpr, Expr, Operator};
+use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
 use sqlparser::ast::{self, BinaryOperator as B, Expr as E};
 use tidemill_zset::schema::SqlType;
 
@@ -51,15 +51,11 @@ impl Binder<'_> {
         let (s, _) = self.subquery(c, q, |b, r| {
             let col = Self::one_column(&r.cols)?.clone();
             ty = SqlType::Array(Box::new(col.ty.clone()));
-            let order = match &r.plan {
-                datafusion_expr::LogicalPlan::Sort(_) => vec![],
-                _ => vec![datafusion_expr::expr::Sort::new(Expr::Column(col.column.clone()), true, false)],
-            };
+            let (input, value, order) = in_order(r.plan, &col.column);
             let call = Expr::AggregateFunction(datafusion_expr::expr::AggregateFunction::new_udf(
-                datafusion::functions_aggregate::array_agg::array_agg_udaf(),
-                vec![Expr::Column(col.column.clone())], false, None, order, None,
+                datafusion::functions_aggregate::array_agg::array_agg_udaf(), vec![value], false, None, order, None,
             ));
-            let plan = df(builder(r.plan).aggregate(Vec::<Expr>::new(), vec![call]).and_then(|b| b.build()))?;
+            let plan = df(builder(input).aggregate(Vec::<Expr>::new(), vec![call]).and_then(|b| b.build()))?;
             let given = plan.schema().columns().remove(0);
             let actual = plan.schema().field(0).data_type().clone();
             let name = b.fresh("array");
@@ -190,6 +186,38 @@ impl Binder<'_> {
             truth(!any),
         );
         Ok(Typed::new(e, SqlType::Bool))
+    }
+}
+
+/// The rows of a query, its column `column`, and the order in which the query gives them: an aggregate over the rows
+/// has to be told, because a plan's order ends where it is read.
+fn in_order(plan: LogicalPlan, column: &Column) -> (LogicalPlan, Expr, Vec<Sort>) {
+    let value = Expr::Column(column.clone());
+    match plan {
+        LogicalPlan::Sort(s) if s.fetch.is_none() => (Arc::unwrap_or_clone(s.input), value, s.expr),
+        LogicalPlan::Projection(p) => {
+            let at = p.schema.index_of_column(column).ok();
+            let sorted = match p.input.as_ref() {
+                LogicalPlan::Sort(_) => true,
+                LogicalPlan::Limit(l) => matches!(l.input.as_ref(), LogicalPlan::Sort(_)),
+                _ => false,
+            };
+            match (sorted, at.map(|i| p.expr[i].clone().unalias())) {
+                (true, Some(value)) => {
+                    let (input, _, order) = in_order(Arc::unwrap_or_clone(p.input), column);
+                    (input, value, order)
+                }
+                _ => (LogicalPlan::Projection(p), value.clone(), vec![Sort::new(value, true, false)]),
+            }
+        }
+        LogicalPlan::Limit(l) => {
+            let order = match l.input.as_ref() {
+                LogicalPlan::Sort(s) => s.expr.clone(),
+                _ => vec![Sort::new(value.clone(), true, false)],
+            };
+            (LogicalPlan::Limit(l), value, order)
+        }
+        plan => (plan, value.clone(), vec![Sort::new(value, true, false)]),
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! 1. [`refuse`]: what has no single answer over time (`random()`, `now()`, system relations) is refused;
 //!    nothing else is, however slow.
-//! 2. [`rules`]: the logical plan is optimised by our own list of rules. Rows have no order in a collection,
+//! 2. [`rules`]: the logical plan is optimised by our own list of rules, subqueries that they leave are joined ([`decorrelate`]). Rows have no order in a collection,
 //!    so every place where order decides a result gets one total order first ([`order`]).
 //! 3. [`Compiler`] walks the plan: [`rows`] (scans, filters, projections, unnest, constants), [`aggregate`], [`join`].
 //! 4. What no operator does goes to the general operator, over the smallest subtree and, where the plan
@@ -17,6 +17,7 @@
 //! that outlive one compilation, no order of hash maps.
 
 mod aggregate;
+pub(crate) mod decorrelate;
 mod distinct;
 mod expr;
 mod join;

@@ -35,7 +35,7 @@ use datafusion_expr::logical_plan::Subquery;
 use datafusion_expr::registry::{FunctionRegistry, MemoryFunctionRegistry};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 
-use super::{expr, order};
+use super::{decorrelate, expr, order};
 
 /// Optimises a bound plan for compilation.
 pub(super) fn optimise(plan: &LogicalPlan) -> Result<LogicalPlan> {
@@ -70,7 +70,8 @@ pub(super) fn optimise(plan: &LogicalPlan) -> Result<LogicalPlan> {
         inner: OptimizerContext::new_with_config_options(Arc::new(options)),
         functions,
     };
-    Optimizer::with_rules(rules).optimize(plan, &context, |_, _| {})
+    let rules = Optimizer::with_rules(rules);
+    decorrelate::optimise(plan, &|plan| rules.optimize(plan, &context, |_, _| {}))
 }
 
 /// What rules may ask: options, fresh names, and the one function that they put into plans.
@@ -102,58 +103,83 @@ impl OptimizerConfig for Context {
 /// others keep their check for a second row and are left to the general operator.
 fn join_single_rows(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut count = 0;
+    replace_subqueries(plan, &mut |input, subquery| {
+        let plan = &subquery.subquery;
+        if plan.max_rows().is_none_or(|n| n > 1) || has_outer_reference(plan)? {
+            return Ok(None);
+        }
+        count += 1;
+        let alias = format!("__single_{count}");
+        let single = LogicalPlanBuilder::from(plan.as_ref().clone())
+            .alias(alias.as_str())?
+            .build()?;
+        let column = Column::new(Some(alias), plan.schema().field(0).name());
+        let input = LogicalPlanBuilder::from(input.clone());
+        let joined = match always_one_row(plan) {
+            true => input.cross_join(single)?,
+            false => input.join_on(single, JoinType::Left, [datafusion_expr::lit(true)])?,
+        };
+        Ok(Some((joined.build()?, column)))
+    })
+}
+
+/// What takes the place of a subquery: its node's input with a further column, and that column.
+type Joined = Option<(LogicalPlan, Column)>;
+
+/// Replaces scalar subqueries of filters and projections by columns that `join` adds to the node's input.
+pub(super) fn replace_subqueries(
+    plan: LogicalPlan,
+    join: &mut dyn FnMut(&LogicalPlan, &Subquery) -> Result<Joined>,
+) -> Result<LogicalPlan> {
     plan.transform_up_with_subqueries(|node| {
         let input = match &node {
             LogicalPlan::Filter(f) => &f.input,
             LogicalPlan::Projection(p) => &p.input,
             _ => return Ok(Transformed::no(node)),
         };
-        let mut found: Vec<(Subquery, String)> = vec![];
+        let mut joined = input.as_ref().clone();
+        let mut found: Vec<(Subquery, Column)> = vec![];
         let mut exprs = vec![];
         for e in node.expressions() {
-            exprs.push(take_single_rows(e, &mut found, &mut count)?);
+            let replaced = e.transform_up(|e| {
+                let Expr::ScalarSubquery(subquery) = &e else {
+                    return Ok(Transformed::no(e));
+                };
+                if let Some((_, column)) = found.iter().find(|(have, _)| have == subquery) {
+                    return Ok(Transformed::yes(Expr::Column(column.clone())));
+                }
+                let Some((plan, column)) = join(&joined, subquery)? else {
+                    return Ok(Transformed::no(e));
+                };
+                joined = plan;
+                found.push((subquery.clone(), column.clone()));
+                Ok(Transformed::yes(Expr::Column(column)))
+            })?;
+            exprs.push(replaced.data);
         }
         if found.is_empty() {
             return Ok(Transformed::no(node));
         }
-        let columns: Vec<Expr> = input
-            .schema()
-            .columns()
-            .into_iter()
-            .map(Expr::Column)
-            .collect();
-        let mut joined = LogicalPlanBuilder::from(input.as_ref().clone());
-        for (subquery, alias) in found {
-            let single = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone())
-                .alias(alias)?
-                .build()?;
-            joined = match always_one_row(&subquery.subquery) {
-                true => joined.cross_join(single)?,
-                false => joined.join_on(single, JoinType::Left, [datafusion_expr::lit(true)])?,
-            };
-        }
-        let rewritten = match &node {
-            LogicalPlan::Projection(p) => {
-                // Names stay those that the nodes above know.
-                let named = exprs
-                    .into_iter()
-                    .zip(p.schema.columns())
-                    .map(|(e, c)| match &e {
-                        Expr::Column(column) if *column == c => e,
-                        _ => unqualified(e).alias_qualified(c.relation, c.name),
-                    });
-                joined.project(named.collect::<Vec<_>>())?
-            }
-            _ => {
-                for e in exprs {
-                    joined = joined.filter(e)?;
-                }
-                joined.project(columns)?
-            }
-        };
-        Ok(Transformed::yes(rewritten.build()?))
+        rebuilt(&node, joined, exprs).map(Transformed::yes)
     })
     .map(|t| t.data)
+}
+
+/// The filter or projection `node` with other expressions over a wider input. Its columns stay the same.
+fn rebuilt(node: &LogicalPlan, input: LogicalPlan, exprs: Vec<Expr>) -> Result<LogicalPlan> {
+    let columns = node.schema().columns();
+    let mut plan = LogicalPlanBuilder::from(input);
+    if let LogicalPlan::Projection(_) = node {
+        let named = exprs.into_iter().zip(columns).map(|(e, c)| match &e {
+            Expr::Column(column) if *column == c => e,
+            _ => unqualified(e).alias_qualified(c.relation, c.name),
+        });
+        return plan.project(named.collect::<Vec<_>>())?.build();
+    }
+    for e in exprs {
+        plan = plan.filter(e)?;
+    }
+    plan.project(columns.into_iter().map(Expr::Column))?.build()
 }
 
 /// The expression without an outermost alias.
@@ -162,41 +188,6 @@ fn unqualified(e: Expr) -> Expr {
         Expr::Alias(alias) => *alias.expr,
         e => e,
     }
-}
-
-/// Replaces single-row subqueries in `e` by columns and notes them.
-fn take_single_rows(
-    e: Expr,
-    found: &mut Vec<(Subquery, String)>,
-    count: &mut usize,
-) -> Result<Expr> {
-    e.transform_up(|e| {
-        let Expr::ScalarSubquery(subquery) = &e else {
-            return Ok(Transformed::no(e));
-        };
-        let single = subquery.subquery.max_rows().is_some_and(|n| n <= 1);
-        if !single
-            || !subquery.outer_ref_columns.is_empty()
-            || has_outer_reference(&subquery.subquery)?
-        {
-            return Ok(Transformed::no(e));
-        }
-        let alias = match found.iter().find(|(have, _)| have == subquery) {
-            Some((_, alias)) => alias.clone(),
-            None => {
-                *count += 1;
-                let alias = format!("__single_{count}");
-                found.push((subquery.clone(), alias.clone()));
-                alias
-            }
-        };
-        let name = subquery.subquery.schema().field(0).name();
-        Ok(Transformed::yes(Expr::Column(Column::new(
-            Some(alias),
-            name,
-        ))))
-    })
-    .map(|t| t.data)
 }
 
 /// Whether a row of an outer query is named anywhere in `plan`.
