@@ -323,13 +323,16 @@ impl SystemRelations {
     }
 
     /// The catalog as `pg_catalog` shows it.
-    fn pg_snapshot(&self, published: &Published) -> pg_catalog::CatalogSnapshot {
+    pub(crate) fn pg_snapshot(&self, published: &Published) -> pg_catalog::CatalogSnapshot {
         let catalog = &published.catalog;
         let mut schemas: Vec<pg_catalog::SchemaInfo> = catalog
             .schemas()
             .iter()
             .map(|(name, s)| pg_catalog::SchemaInfo {
-                oid: s.id as u32,
+                oid: match name == crate::catalog::DEFAULT_SCHEMA {
+                    true => pg_catalog::PUBLIC_OID,
+                    false => pg_catalog::FIRST_USER_OID + s.id as u32,
+                },
                 name: name.clone(),
                 comment: s.comment.clone(),
             })
@@ -341,6 +344,11 @@ impl SystemRelations {
         });
         let mut relations: Vec<pg_catalog::RelationInfo> =
             catalog.objects().filter_map(|o| relation_info(o)).collect();
+        for (on, index) in catalog.objects().filter_map(|o| index_info(o)) {
+            if let Some(relation) = relations.iter_mut().find(|r| r.oid == on) {
+                relation.indexes.push(index);
+            }
+        }
         for (i, relation) in self
             .relations
             .iter()
@@ -407,7 +415,7 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
     };
     let comments = record.column_comments.iter();
     Some(pg_catalog::RelationInfo {
-        oid: record.id as u32,
+        oid: pg_catalog::FIRST_USER_OID + record.id as u32,
         schema: record.schema.clone(),
         name: record.name.clone(),
         kind,
@@ -428,6 +436,20 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
         rows: None,
         bytes: None,
     })
+}
+
+/// An index, with the oid of its relation.
+fn index_info(object: &Arc<Object>) -> Option<(u32, pg_catalog::IndexInfo)> {
+    let Detail::Index { on, columns } = &object.detail else {
+        return None;
+    };
+    let index = pg_catalog::IndexInfo {
+        oid: pg_catalog::FIRST_USER_OID + object.record.id as u32,
+        name: object.record.name.clone(),
+        columns: columns.clone(),
+        unique: false,
+    };
+    Some((pg_catalog::FIRST_USER_OID + *on as u32, index))
 }
 
 fn objects(catalog: &Catalog) -> Rows {

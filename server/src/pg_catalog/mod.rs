@@ -233,6 +233,11 @@ pub fn query_why(query: &Query, declared: &[Option<Field>]) -> Result<CatalogQue
     })
 }
 
+/// True for an error that says: the planner must answer this query.
+pub fn is_planners(error: &SqlError) -> bool {
+    error.sqlstate == bind::NOT_OURS
+}
+
 impl CatalogQuery {
     /// Runs it. `params`: arrays of one element each, of the types in `params`.
     pub fn run(

@@ -1,5 +1,6 @@
 //! One client's session: statements in, responses out. Knows nothing of the wire format.
 
+mod catalog_query;
 mod copy;
 mod copy_text;
 mod cursor;
@@ -25,7 +26,7 @@ pub use sql::{Sessions, SqlSession};
 pub const DATABASE: &str = "tidemill";
 
 /// What clients are told; they decide by the number in front what they may ask.
-pub const SERVER_VERSION: &str = "15.12 (Tidemill 0.1.0)";
+pub const SERVER_VERSION: &str = crate::pg::SERVER_VERSION;
 
 /// Batches of a result. Dropping it cancels the work behind it.
 pub type BatchStream = BoxStream<'static, Result<RecordBatch, SqlError>>;

@@ -49,6 +49,11 @@ impl SqlSession {
         as_of: Option<&Expr>,
         params: &[ParamValue],
     ) -> Result<Response, SqlError> {
+        if as_of.is_none()
+            && let Some(response) = self.catalog_rows(query, params)
+        {
+            return response;
+        }
         let published = self.pin();
         let plan = self.plan(&published, query, &param_types(params))?;
         let plan = bind(plan, params)?;

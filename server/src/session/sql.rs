@@ -46,13 +46,16 @@ impl SessionFactory for Sessions {
         }
         let mut session = SqlSession::new(self.handle.clone(), user);
         for (name, value) in parameters {
+            if name == super::BACKEND_PID {
+                session.backend_pid = value.parse().unwrap_or(0);
+                continue;
+            }
             // As in PostgreSQL, what a client asks for at the start must be valid, but clients send names we don't have.
             match session.settings.set(&name, Some(value)) {
                 Err(e) if e.sqlstate != "42704" && e.sqlstate != "55P02" => return Err(e),
                 _ => {}
             }
         }
-        session.settings.take_reported();
         Ok(Box::new(session))
     }
 }
@@ -65,6 +68,8 @@ pub struct SqlSession {
     pub(super) transaction: Option<Transaction>,
     pub(super) cursors: HashMap<String, Cursor>,
     pub(super) copied: Copied,
+    /// The connection's number; 0: none.
+    pub(super) backend_pid: i32,
     prepared: HashMap<String, Prepared>,
     notices: Vec<Notice>,
 }
@@ -79,6 +84,7 @@ impl SqlSession {
             transaction: None,
             cursors: HashMap::new(),
             copied: Copied::default(),
+            backend_pid: 0,
             prepared: HashMap::new(),
             notices: vec![],
         }
@@ -380,7 +386,12 @@ impl SqlSession {
         types: &[Option<Field>],
     ) -> Result<(Vec<Field>, Option<SchemaRef>), SqlError> {
         Ok(match statement {
-            Statement::Query { query, .. } => {
+            Statement::Query { query, as_of } => {
+                if as_of.is_none()
+                    && let Some(shape) = self.catalog_shape(query, types)
+                {
+                    return Ok(shape);
+                }
                 let published = self.pin();
                 let plan = self.plan(&published, query, types)?;
                 (plan.params, Some(plan.columns))
