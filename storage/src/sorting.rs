@@ -10,7 +10,7 @@ use arrow::datatypes::DataType;
 use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{Diffs, Epoch};
 
-use crate::api::{ArrangementChange, ArrangementDesc, ArrangementKind, Result, StoreError};
+use crate::api::{ArrangementChange, ArrangementDesc, Result, StoreError};
 use crate::batches::{concat_rows, conform};
 use crate::block::{BlockRows, Numbers};
 use crate::bundle::{BundleWriter, is_sorted};
@@ -79,8 +79,7 @@ fn write_sorted(
         }
     };
     let hashes: ScalarBuffer<u64> = entries.iter().map(|e| e.hash).collect::<Vec<_>>().into();
-    // The caller gives at most one entry per key for `Last`.
-    let distinct = desc.kind == ArrangementKind::Last || hashes.windows(2).all(|w| w[0] != w[1]);
+    let distinct = hashes.windows(2).all(|w| w[0] != w[1]);
     to.reserve(rows.num_rows() * (row_bytes(rows) + ENTRY_BYTES));
     let mut run = to.run(desc.clone(), false);
     let step = block_rows(rows);

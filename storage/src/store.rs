@@ -511,7 +511,7 @@ impl Shared {
             fail.operation("sled flush")
                 .map_err(injected("flushing sled"))?;
             self.db.flush().map_err(sled_error("flushing sled"))?;
-            // sled's flush hands the bytes to the kernel; this one to the medium.
+            // sled's flush is a `sync_file_range`: it survives a kill. This one survives a power cut.
             fail.operation("sync sled")
                 .map_err(injected("syncing sled"))?;
             self.sled_log
@@ -560,5 +560,57 @@ fn show_staged(writer: &mut Writer, step: &mut Step, staged: &StagedRun) -> Resu
         Some(new) => show_newest(writer, step, new),
         // It holds no row, or is visible already.
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::block::{BlockRows, Numbers};
+
+    #[test]
+    fn compressed_blocks_are_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("n", DataType::Int64, true),
+            Field::new("t", DataType::Utf8, true),
+        ]));
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from_iter_values(0..4000)),
+            Arc::new(StringArray::from_iter_values((0..4000).map(|_| "the same"))),
+        ];
+        let rows = RecordBatch::try_new(schema.clone(), columns).unwrap();
+        let desc = Arc::new(ArrangementDesc {
+            id: ArrangementId(1),
+            kind: ArrangementKind::Log,
+            schema: schema.clone(),
+            key_columns: 0,
+        });
+        let block = BlockRows {
+            hashes: Vec::new().into(),
+            rows: &rows,
+            diffs: Numbers::All(1),
+            epochs: Numbers::All(7),
+        };
+        let mut sizes = Vec::new();
+        for compress in [false, true] {
+            let mut to = store.shared.bundle_writer(&mut store.shared.writer.lock());
+            let mut run = to.run(desc.clone(), compress);
+            run.block(&block).unwrap();
+            run.finish(0, true);
+            let mut new = to.finish(0).unwrap().unwrap();
+            sizes.push(new.bundle.len);
+            let run = Run::new(new.runs.remove(0), new.bundle);
+            let read = run.block(0).unwrap();
+            assert_eq!((read.rows, read.epoch(3999)), (4000, 7));
+            for c in 0..2 {
+                assert_eq!(read.column(c, &schema).unwrap(), rows.column(c));
+            }
+        }
+        assert!(sizes[1] * 2 < sizes[0], "{sizes:?}");
     }
 }
