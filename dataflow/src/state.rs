@@ -31,6 +31,7 @@ pub trait StateReader: Send + Sync {
 pub struct StateHandle {
     /// Id, kind and columns.
     pub desc: ArrangementDesc,
-    /// `None`: the dataflow isn't durable (a subscription's query), all state is in memory.
+    /// `None`: the dataflow isn't durable (a subscription's query), all state is in memory, and
+    /// operators report no changes of it.
     pub reader: Option<Arc<dyn StateReader>>,
 }

@@ -73,6 +73,9 @@ impl Groups {
             let Some(values) = changes.values else {
                 continue;
             };
+            if self.states[1 + n].reader.is_none() {
+                continue;
+            }
             let desc = &self.states[1 + n].desc;
             let mut columns = self.index.take(&changes.slots);
             columns.push(values);
@@ -164,7 +167,9 @@ impl Groups {
             .collect();
         self.may_have_failed |= !failed.is_empty();
         self.emit_errors(changed, failed_before, failed, out);
-        self.emit_state(changed, &keys, &now, out);
+        if self.states[0].reader.is_some() {
+            self.emit_state(changed, &keys, &now, out);
+        }
         if demand {
             let before: Vec<ArrayRef> = before.into_iter().flatten().collect();
             self.emit_rows(changed, &keys, &before, &now, out);
