@@ -193,7 +193,7 @@ pub async fn bank(setting: &Setting) -> Result<Report> {
             (
                 "events",
                 "SELECT (e ->> 'account_id')::bigint AS account, (e ->> 'amount')::bigint AS amount, e ->> 'event_type' AS kind \
-                 FROM (SELECT unnest(json_get_array(events)) AS e FROM transfers) AS x",
+                 FROM (SELECT jsonb_array_elements(events) AS e FROM transfers) AS x",
             ),
             (
                 "credits",

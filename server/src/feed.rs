@@ -47,6 +47,8 @@ pub struct ChangeFeed {
     collection: CollectionId,
     /// The view's name, for errors.
     name: String,
+    /// It is an object of the catalog, which may be dropped.
+    in_catalog: bool,
     schema: Option<SchemaRef>,
     unique: bool,
     pinned: Option<Arc<Published>>,
@@ -88,6 +90,7 @@ impl ChangeFeed {
     pub fn new(env: &Arc<Env>, collection: CollectionId, following: Following) -> Self {
         let mut followers = following.followers.into_iter();
         let object = following.published.catalog.by_collection(collection);
+        let in_catalog = object.is_some();
         let (name, unique) = match object {
             Some((object, rows)) => {
                 let unique = matches!(
@@ -105,6 +108,7 @@ impl ChangeFeed {
             env: env.clone(),
             collection,
             name,
+            in_catalog,
             schema: None,
             unique,
             position: following.published.upper,
@@ -172,6 +176,15 @@ impl ChangeFeed {
         let upper = *self.upper.borrow_and_update();
         if upper > self.position {
             self.advance(upper)?;
+        }
+        if self.in_catalog && self.queue.is_empty() {
+            let published = self.env.publisher.pin();
+            if published.catalog.by_collection(self.collection).is_none() {
+                return Err(SqlError::new(
+                    "42P01",
+                    format!("\"{}\" was dropped", self.name),
+                ));
+            }
         }
         Ok(self.queue.drain(..).collect())
     }

@@ -25,7 +25,7 @@ async fn declare(server: &Server, input: &Path) -> Result<()> {
     .await?;
     sql.run(
         "CREATE VIEW events AS SELECT (e ->> 'account_id')::bigint AS account, (e ->> 'amount')::bigint AS amount, \
-         e ->> 'event_type' AS kind FROM (SELECT unnest(json_get_array(events)) AS e FROM transfers) AS x",
+         e ->> 'event_type' AS kind FROM (SELECT jsonb_array_elements(events) AS e FROM transfers) AS x",
     )
     .await?;
     sql.run("CREATE MATERIALIZED VIEW credits AS SELECT account, sum(amount) AS s FROM events WHERE kind = 'credit' GROUP BY account").await?;

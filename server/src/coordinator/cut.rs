@@ -222,7 +222,10 @@ impl Coordinator {
     /// Takes what one worker computed in the epoch.
     pub(super) fn collect(&mut self, work: &mut EpochWork, results: Vec<DataflowResult>) {
         for result in results {
-            work.commit.changes.extend(result.changes);
+            // The state of a query lives in memory alone.
+            if let Some(Owner::View(_)) = self.dataflows.get(&result.dataflow) {
+                work.commit.changes.extend(result.changes);
+            }
             let (collection, errors) = match self.dataflows.get(&result.dataflow) {
                 None => continue,
                 Some(Owner::Query { rows, errors }) => (Some(*rows), Some((None, Some(*errors)))),
@@ -260,6 +263,9 @@ impl Coordinator {
     /// Hands a computed epoch to the committer.
     pub(super) fn start_commit(&mut self, mut work: EpochWork) {
         work.commit.reserved_upper = self.clock.reservation().max(work.epoch + 1);
+        // Before its creation a collection isn't empty, it isn't there.
+        let created = work.commit.create.iter().map(|desc| (desc.id, work.epoch));
+        work.commit.since.extend(created.collect::<Vec<_>>());
         let commit = std::mem::take(&mut work.commit);
         if self.commits.send(commit).is_err() {
             self.failure = Some("the committer is gone".into());
