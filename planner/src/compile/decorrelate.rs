@@ -44,30 +44,31 @@ pub(crate) fn optimise(
 /// Replaces the correlated scalar aggregates of `plan` by joins, where their shape is known.
 fn decorrelate(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut count = 0;
-    replace_subqueries(plan, &mut |input, subquery| {
+    replace_subqueries(plan, &mut |base, input, subquery| {
         if !has_outer_reference(&subquery.subquery)? {
             return Ok(None);
         }
         count += 1;
-        join_back(input, subquery, count)
+        join_back(base, input, subquery, count)
     })
 }
 
-/// `input` with the subquery's value as a further column.
+/// `input` with the subquery's value as a further column. `base`: the rows whose columns the subquery names.
 fn join_back(
+    base: &LogicalPlan,
     input: &LogicalPlan,
     subquery: &Subquery,
     n: usize,
 ) -> Result<Option<(LogicalPlan, Column)>> {
     let outer = outer_columns(&subquery.subquery)?;
-    if outer.is_empty() || !outer.iter().all(|c| input.schema().has_column(c)) {
+    if outer.is_empty() || !outer.iter().all(|c| base.schema().has_column(c)) {
         return Ok(None);
     }
     let values = outer
         .iter()
         .enumerate()
         .map(|(i, c)| Expr::Column(c.clone()).alias(format!("d{i}")));
-    let values = LogicalPlanBuilder::from(input.clone())
+    let values = LogicalPlanBuilder::from(base.clone())
         .project(values)?
         .distinct()?
         .build()?;

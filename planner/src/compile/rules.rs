@@ -103,7 +103,7 @@ impl OptimizerConfig for Context {
 /// others keep their check for a second row and are left to the general operator.
 fn join_single_rows(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut count = 0;
-    replace_subqueries(plan, &mut |input, subquery| {
+    replace_subqueries(plan, &mut |_, input, subquery| {
         let plan = &subquery.subquery;
         if plan.max_rows().is_none_or(|n| n > 1) || has_outer_reference(plan)? {
             return Ok(None);
@@ -126,10 +126,11 @@ fn join_single_rows(plan: LogicalPlan) -> Result<LogicalPlan> {
 /// What takes the place of a subquery: its node's input with a further column, and that column.
 type Joined = Option<(LogicalPlan, Column)>;
 
-/// Replaces scalar subqueries of filters and projections by columns that `join` adds to the node's input.
+/// Replaces scalar subqueries of filters and projections by columns that `join` adds to the node's input. It gets the
+/// input as it was, the input with the columns added so far, and the subquery.
 pub(super) fn replace_subqueries(
     plan: LogicalPlan,
-    join: &mut dyn FnMut(&LogicalPlan, &Subquery) -> Result<Joined>,
+    join: &mut dyn FnMut(&LogicalPlan, &LogicalPlan, &Subquery) -> Result<Joined>,
 ) -> Result<LogicalPlan> {
     plan.transform_up_with_subqueries(|node| {
         let input = match &node {
@@ -148,7 +149,7 @@ pub(super) fn replace_subqueries(
                 if let Some((_, column)) = found.iter().find(|(have, _)| have == subquery) {
                     return Ok(Transformed::yes(Expr::Column(column.clone())));
                 }
-                let Some((plan, column)) = join(&joined, subquery)? else {
+                let Some((plan, column)) = join(input, &joined, subquery)? else {
                     return Ok(Transformed::no(e));
                 };
                 joined = plan;
