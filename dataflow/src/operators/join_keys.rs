@@ -9,10 +9,13 @@ use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{DataType, SchemaRef};
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashMap;
 use tidemill_zset::Diffs;
 
 use super::join_rows::{BLOCK_ROWS, NIL, RowStore, batch_of, comparator};
+
+/// Hashes that are looked up together.
+const LOOKUPS: usize = 64;
 
 /// What is known of one key.
 #[derive(Clone, Debug)]
@@ -29,7 +32,7 @@ pub struct Slot<const N: usize> {
 
 /// See the module.
 pub struct KeyTable<const N: usize> {
-    index: HashTable<u32>,
+    buckets: Buckets,
     slots: Vec<Slot<N>>,
     /// The key columns of each slot, if they must be compared: slot number → row number.
     keys: Option<(RowStore, Vec<u32>)>,
@@ -46,7 +49,7 @@ impl<const N: usize> KeyTable<N> {
             _ => false,
         };
         KeyTable {
-            index: HashTable::new(),
+            buckets: Buckets::default(),
             slots: Vec::new(),
             keys: (!exact).then(|| (RowStore::new(schema, false), Vec::new())),
             collisions: HashMap::new(),
@@ -90,7 +93,7 @@ impl<const N: usize> KeyTable<N> {
             .keys
             .as_ref()
             .map_or(0, |(rows, of)| rows.bytes() + of.len() * 4);
-        self.slots.len() * size_of::<Slot<N>>() + self.index.capacity() * 5 + keys
+        self.slots.len() * size_of::<Slot<N>>() + self.buckets.slots.len() * 4 + keys
     }
 
     /// The slot of each row, made where there was none. `keys` are the key columns and `hashes` their
@@ -108,36 +111,51 @@ impl<const N: usize> KeyTable<N> {
         slots.reserve(hashes.len());
         let known = self.slots.len();
         let mut new_rows: Vec<u32> = Vec::new();
-        for (row, hash) in hashes.iter().enumerate() {
-            let entry = self.index.entry(
-                *hash,
-                |s| self.slots[*s as usize].hash == *hash,
-                |s| self.slots[*s as usize].hash,
-            );
-            let slot = match entry {
-                hashbrown::hash_table::Entry::Occupied(e) => {
-                    let slot = *e.get();
-                    self.slots[slot as usize].touched = step;
-                    slot
+        for (chunk, hashes) in hashes.chunks(LOOKUPS).enumerate() {
+            self.buckets.reserve(&self.slots);
+            let mut candidates = [0; LOOKUPS];
+            self.candidates(hashes, &mut candidates);
+            for (i, hash) in hashes.iter().enumerate() {
+                // Most rows find their slot at once; the others walk the buckets.
+                let mut slot = candidates[i];
+                if slot == NIL {
+                    let made = self.slots.len() as u32;
+                    slot = self.buckets.find_or_insert(*hash, made, &self.slots);
+                    if slot == made {
+                        new_rows.push((chunk * LOOKUPS + i) as u32);
+                        self.slots.push(Slot {
+                            hash: *hash,
+                            heads: [NIL; N],
+                            touched: step,
+                            flags: 0,
+                        });
+                    }
                 }
-                hashbrown::hash_table::Entry::Vacant(e) => {
-                    let slot = self.slots.len() as u32;
-                    e.insert(slot);
-                    self.slots.push(Slot {
-                        hash: *hash,
-                        heads: [NIL; N],
-                        touched: step,
-                        flags: 0,
-                    });
-                    new_rows.push(row as u32);
-                    slot
-                }
-            };
-            slots.push(slot);
+                self.slots[slot as usize].touched = step;
+                slots.push(slot);
+            }
         }
         fresh.extend(known as u32..self.slots.len() as u32);
         if self.keys.is_some() {
             self.verify(keys, hashes, step, known, new_rows, slots);
+        }
+    }
+
+    /// For each hash the slot in its first bucket, if that is the one. All loads are independent of each other, so that
+    /// their cache misses overlap.
+    #[inline]
+    fn candidates(&self, hashes: &[u64], candidates: &mut [u32; LOOKUPS]) {
+        for (candidate, hash) in candidates.iter_mut().zip(hashes) {
+            *candidate = self.buckets.first(*hash);
+        }
+        for (candidate, hash) in candidates.iter_mut().zip(hashes) {
+            // Number 0 stands in for no slot: its hash is compared too.
+            let slot = if *candidate == NIL { 0 } else { *candidate };
+            let same = self
+                .slots
+                .get(slot as usize)
+                .is_some_and(|s| s.hash == *hash);
+            *candidate = if same { slot } else { NIL };
         }
     }
 
@@ -205,6 +223,63 @@ impl<const N: usize> KeyTable<N> {
         add_keys(store, of, batch, vec![row as u32]);
         self.collisions.insert(last, slot);
         slot
+    }
+}
+
+/// Open addressing from hashes to slots: the first slot with a hash is found by walking on from the bucket that the
+/// hash's low bits name (the high bits are the partition: a worker sees few of them). Nothing is ever taken out.
+#[derive(Default)]
+struct Buckets {
+    /// Slot numbers, or [`NIL`]; the length is a power of two, or zero.
+    slots: Vec<u32>,
+}
+
+impl Buckets {
+    /// Makes room for [`LOOKUPS`] more than `slots`, at most half full.
+    fn reserve<const N: usize>(&mut self, slots: &[Slot<N>]) {
+        let wanted = (2 * (slots.len() + LOOKUPS)).next_power_of_two();
+        if wanted <= self.slots.len() {
+            return;
+        }
+        self.slots = vec![NIL; wanted];
+        for (number, slot) in slots.iter().enumerate() {
+            let mut at = self.bucket(slot.hash);
+            // Of slots with one hash only the first is found through the buckets.
+            let mut known = false;
+            while self.slots[at] != NIL && !known {
+                known = slots[self.slots[at] as usize].hash == slot.hash;
+                at = (at + 1) & (wanted - 1);
+            }
+            if !known {
+                self.slots[at] = number as u32;
+            }
+        }
+    }
+
+    #[inline]
+    fn bucket(&self, hash: u64) -> usize {
+        hash as usize & (self.slots.len() - 1)
+    }
+
+    /// The slot in the first bucket of `hash`, or [`NIL`].
+    #[inline]
+    fn first(&self, hash: u64) -> u32 {
+        self.slots[self.bucket(hash)]
+    }
+
+    /// The slot with `hash`; if there is none, `new` becomes it.
+    fn find_or_insert<const N: usize>(&mut self, hash: u64, new: u32, slots: &[Slot<N>]) -> u32 {
+        let mut at = self.bucket(hash);
+        loop {
+            match self.slots[at] {
+                NIL => {
+                    self.slots[at] = new;
+                    return new;
+                }
+                slot if slots[slot as usize].hash == hash => return slot,
+                _ => at = (at + 1) & (self.slots.len() - 1),
+            }
+        }
     }
 }
 

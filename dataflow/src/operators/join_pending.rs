@@ -97,7 +97,8 @@ impl JoinOperator {
     /// The slots that both sides' pieces touch, with their flags set.
     fn find_joint(&mut self, pending: &[Vec<Piece>; 2]) -> Vec<u32> {
         let mut joint = Vec::new();
-        if pending.iter().any(|pieces| pieces.is_empty()) {
+        // Without pairs there is little to gain, and lists would be walked whose rows don't appear or vanish.
+        if !self.emits_pairs() || pending.iter().any(|pieces| pieces.is_empty()) {
             return joint;
         }
         let keys = &mut self.state.keys;
