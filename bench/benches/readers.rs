@@ -211,7 +211,13 @@ fn run(
     let source = open_source(spec, Vec::new())?;
     let stop = StopSignal::new();
     let (awake, woken) = std::sync::mpsc::channel();
-    let (sender, receiver) = channel(QUEUE_BYTES, Arc::new(move || drop(awake.send(()))));
+    let (sender, receiver) = channel(
+        QUEUE_BYTES,
+        Arc::new(move || {
+            // The bench may be through.
+            let _ = awake.send(());
+        }),
+    );
     let start = Instant::now();
     let source_stop = stop.clone();
     let thread = std::thread::spawn(move || {
@@ -254,7 +260,10 @@ fn latency(dir: &Path) -> anyhow::Result<()> {
     let (awake, woken) = std::sync::mpsc::channel();
     let (sender, receiver) = channel(
         QUEUE_BYTES,
-        Arc::new(move || drop(awake.send(Instant::now()))),
+        Arc::new(move || {
+            // The bench may be through.
+            let _ = awake.send(Instant::now());
+        }),
     );
     let source_stop = stop.clone();
     let thread = std::thread::spawn(move || {

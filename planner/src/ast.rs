@@ -149,7 +149,8 @@ pub enum ExplainStage {
     Dataflow,
 }
 
-/// All statements.
+/// All statements. There is one per request, so the size of the largest variant doesn't matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 pub enum Statement {
     /// Nothing (an empty string or a lone semicolon).

@@ -79,7 +79,10 @@ fn find_own(e: &DataFusionError) -> Option<SqlError> {
                 return Some(own.clone());
             }
             if let Some(row) = b.downcast_ref::<tidemill_dataflow::plan::RowError>() {
-                return Some(SqlError::new(known_state(&row.sqlstate), row.message.clone()));
+                return Some(SqlError::new(
+                    known_state(&row.sqlstate),
+                    row.message.clone(),
+                ));
             }
             find_own(b.downcast_ref::<DataFusionError>()?)
         }
@@ -91,7 +94,9 @@ fn find_own(e: &DataFusionError) -> Option<SqlError> {
             ArrowError::DivideByZero => Some(SqlError::new("22012", "division by zero")),
             _ => None,
         },
-        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => find_own(inner),
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => {
+            find_own(inner)
+        }
         DataFusionError::Shared(inner) => find_own(inner),
         DataFusionError::Collection(all) => all.iter().find_map(find_own),
         _ => None,
@@ -101,10 +106,14 @@ fn find_own(e: &DataFusionError) -> Option<SqlError> {
 /// The states that rows' errors can have, as constants.
 fn known_state(state: &str) -> &'static str {
     const STATES: [&str; 16] = [
-        "22012", "22003", "22P02", "22007", "22008", "22023", "22001", "22015", "2201B", "21000", "0A000", "22025",
-        "22011", "42883", "2202E", "54000",
+        "22012", "22003", "22P02", "22007", "22008", "22023", "22001", "22015", "2201B", "21000",
+        "0A000", "22025", "22011", "42883", "2202E", "54000",
     ];
-    STATES.iter().find(|s| **s == state).copied().unwrap_or("XX000")
+    STATES
+        .iter()
+        .find(|s| **s == state)
+        .copied()
+        .unwrap_or("XX000")
 }
 
 fn from_text(text: &str) -> SqlError {
@@ -112,13 +121,21 @@ fn from_text(text: &str) -> SqlError {
     let has = |s: &str| lower.contains(s);
     if has("divide by zero") || has("division by zero") {
         SqlError::new("22012", "division by zero")
-    } else if has("returned more than one row") || has("more than one row") || has("must return at most one row") {
-        SqlError::new("21000", "more than one row returned by a subquery used as an expression")
+    } else if has("returned more than one row")
+        || has("more than one row")
+        || has("must return at most one row")
+    {
+        SqlError::new(
+            "21000",
+            "more than one row returned by a subquery used as an expression",
+        )
     } else if has("overflow") || has("too large to store in a decimal") || has("out of range") {
         SqlError::new("22003", "value out of range").detail(text)
     } else if has("resources exhausted") {
         SqlError::new("53200", "out of memory").detail(text)
-    } else if has("not implemented") || has("not supported") || has("unsupported")
+    } else if has("not implemented")
+        || has("not supported")
+        || has("unsupported")
         || has("physical plan does not support logical expression")
     {
         SqlError::new("0A000", "this query is not supported").detail(text)

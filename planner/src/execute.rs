@@ -35,7 +35,9 @@ pub struct CollectionTable {
 
 impl CollectionTable {
     pub(crate) fn new(relation: Relation) -> Self {
-        CollectionTable { relation: Arc::new(relation) }
+        CollectionTable {
+            relation: Arc::new(relation),
+        }
     }
 
     /// The collection.
@@ -57,7 +59,10 @@ impl TableProvider for CollectionTable {
         TableType::Base
     }
 
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> DfResult<Vec<TableProviderFilterPushDown>> {
         // Hints for the reader: DataFusion filters again.
         Ok(filters
             .iter()
@@ -91,7 +96,8 @@ impl TableProvider for CollectionTable {
             .filter_map(|f| {
                 let (name, value) = equality(f)?;
                 let n = self.relation.columns.index_of(name).ok()?;
-                (self.relation.columns.field(n).data_type() == &value.data_type()).then_some((n, value))
+                (self.relation.columns.field(n).data_type() == &value.data_type())
+                    .then_some((n, value))
             })
             .collect();
         let scan = Scan {
@@ -142,10 +148,13 @@ impl PartitionStream for Scan {
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let schema = self.schema.clone();
-        let batches = match self.reader.scan(self.collection, self.columns.as_deref(), &self.equal) {
-            Ok(it) => futures::stream::iter(it.map(move |b| {
-                b.and_then(|b| relabel(b, &schema)).map_err(external)
-            }))
+        let batches = match self
+            .reader
+            .scan(self.collection, self.columns.as_deref(), &self.equal)
+        {
+            Ok(it) => futures::stream::iter(
+                it.map(move |b| b.and_then(|b| relabel(b, &schema)).map_err(external)),
+            )
             .left_stream(),
             Err(e) => futures::stream::iter([Err(external(e))]).right_stream(),
         };
@@ -159,7 +168,9 @@ fn relabel(b: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
         return Ok(b);
     }
     if b.num_columns() != schema.fields().len() {
-        return Err(SqlError::internal("a scan gave other columns than it was asked for"));
+        return Err(SqlError::internal(
+            "a scan gave other columns than it was asked for",
+        ));
     }
     let internal = |e: arrow::error::ArrowError| SqlError::internal(e.to_string());
     let columns = b
@@ -180,26 +191,44 @@ fn relabel(b: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
 
 /// DataFusion's settings: one partition, nothing spilled or repartitioned.
 pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
-    let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS);
-    config.options_mut().optimizer.enable_round_robin_repartition = false;
+    let mut config = SessionConfig::new()
+        .with_target_partitions(1)
+        .with_batch_size(BATCH_ROWS);
+    config
+        .options_mut()
+        .optimizer
+        .enable_round_robin_repartition = false;
     config.options_mut().sql_parser.parse_float_as_decimal = true;
     if let Some(r) = reader {
         config.set_extension(Arc::new(Reader(r)));
     }
-    SessionStateBuilder::new().with_config(config).with_default_features().build()
+    SessionStateBuilder::new()
+        .with_config(config)
+        .with_default_features()
+        .build()
 }
 
 /// Runs a plan. DataFusion plans lazily, when the stream is first polled.
-pub(crate) fn run(logical: LogicalPlan, columns: SchemaRef, reader: Arc<dyn SnapshotReader>) -> ResultStream {
+pub(crate) fn run(
+    logical: LogicalPlan,
+    columns: SchemaRef,
+    reader: Arc<dyn SnapshotReader>,
+) -> ResultStream {
     let start = async move {
         let state = state(Some(reader));
         let optimised = decorrelate::optimise(logical, &|plan| state.optimize(&plan))?;
-        let physical = state.query_planner().create_physical_plan(&optimised, &state).await?;
+        let physical = state
+            .query_planner()
+            .create_physical_plan(&optimised, &state)
+            .await?;
         datafusion::physical_plan::execute_stream(physical, state.task_ctx())
     };
     futures::stream::once(start)
         .try_flatten()
-        .map(move |b| b.map_err(|e| from_datafusion(&e)).and_then(|b| relabel(b, &columns)))
+        .map(move |b| {
+            b.map_err(|e| from_datafusion(&e))
+                .and_then(|b| relabel(b, &columns))
+        })
         .boxed()
 }
 
@@ -224,15 +253,29 @@ pub(crate) fn at_time(plan: LogicalPlan, now: i64) -> Result<LogicalPlan> {
 }
 
 /// The plan with values for its parameters.
-pub(crate) fn with_params(plan: LogicalPlan, values: &[ScalarValue], types: &[Field]) -> Result<LogicalPlan> {
+pub(crate) fn with_params(
+    plan: LogicalPlan,
+    values: &[ScalarValue],
+    types: &[Field],
+) -> Result<LogicalPlan> {
     map_exprs(plan, &|e| {
         e.transform_up(|e| {
-            let Expr::Placeholder(p) = &e else { return Ok(Transformed::no(e)) };
-            let n: usize = p.id.trim_start_matches('$').parse().unwrap_or(0);
-            let (Some(v), Some(t)) = (values.get(n.wrapping_sub(1)), types.get(n.wrapping_sub(1))) else {
-                return Err(external(SqlError::new("42P02", format!("there is no parameter {}", p.id))));
+            let Expr::Placeholder(p) = &e else {
+                return Ok(Transformed::no(e));
             };
-            let v = if v.data_type() == *t.data_type() { v.clone() } else { v.cast_to(t.data_type())? };
+            let n: usize = p.id.trim_start_matches('$').parse().unwrap_or(0);
+            let (Some(v), Some(t)) = (values.get(n.wrapping_sub(1)), types.get(n.wrapping_sub(1)))
+            else {
+                return Err(external(SqlError::new(
+                    "42P02",
+                    format!("there is no parameter {}", p.id),
+                )));
+            };
+            let v = if v.data_type() == *t.data_type() {
+                v.clone()
+            } else {
+                v.cast_to(t.data_type())?
+            };
             Ok(Transformed::yes(Expr::Literal(v, None)))
         })
         .map(|t| t.data)
@@ -248,10 +291,13 @@ fn map_exprs(plan: LogicalPlan, f: &dyn Fn(Expr) -> Result<Expr>) -> Result<Logi
         p.map_expressions(|e| {
             let name = preserver.save(&e);
             let new = f(e.clone()).map_err(external)?;
-            Ok(if new == e { Transformed::no(e) } else { Transformed::yes(name.restore(new)) })
+            Ok(if new == e {
+                Transformed::no(e)
+            } else {
+                Transformed::yes(name.restore(new))
+            })
         })
     })
     .map(|t| t.data)
     .map_err(|e| from_datafusion(&e))
 }
-

@@ -16,8 +16,8 @@ pub mod compile;
 pub mod error;
 mod execute;
 pub mod functions;
-mod parser;
 pub mod names;
+mod parser;
 pub mod program;
 pub mod query;
 

@@ -26,8 +26,10 @@ pub(crate) fn parse(sql: &str) -> Result<Vec<Parsed>> {
     let tokens = tokenize(sql, &chars)?;
     let mut out = Vec::new();
     for part in tokens.split(|t| t.token == Token::SemiColon) {
-        let significant: Vec<&TokenWithSpan> =
-            part.iter().filter(|t| !matches!(t.token, Token::Whitespace(_))).collect();
+        let significant: Vec<&TokenWithSpan> = part
+            .iter()
+            .filter(|t| !matches!(t.token, Token::Whitespace(_)))
+            .collect();
         let (Some(first), Some(last)) = (significant.first(), significant.last()) else {
             continue;
         };
@@ -47,7 +49,13 @@ pub(crate) fn parse(sql: &str) -> Result<Vec<Parsed>> {
 pub(crate) fn parse_query(sql: &str) -> Result<Box<sqlparser::ast::Query>> {
     let mut statements = parse(sql)?;
     match (statements.pop(), statements.is_empty()) {
-        (Some(Parsed { statement: Statement::Query { query, as_of: None }, .. }), true) => Ok(query),
+        (
+            Some(Parsed {
+                statement: Statement::Query { query, as_of: None },
+                ..
+            }),
+            true,
+        ) => Ok(query),
         _ => Err(SqlError::new("42601", "expected one query")),
     }
 }
@@ -68,7 +76,13 @@ pub(crate) fn parse_expr(sql: &str) -> Result<sqlparser::ast::Expr> {
 fn tokenize(sql: &str, chars: &[char]) -> Result<Vec<TokenWithSpan>> {
     // Character index at which each line starts.
     let mut lines = vec![0usize];
-    lines.extend(chars.iter().enumerate().filter(|(_, c)| **c == '\n').map(|(i, _)| i + 1));
+    lines.extend(
+        chars
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| **c == '\n')
+            .map(|(i, _)| i + 1),
+    );
     let place = |l: Location| {
         let line = (l.line as usize).clamp(1, lines.len());
         Location::new(1, (lines[line - 1] + l.column as usize) as u64)
@@ -88,7 +102,9 @@ fn tokenize(sql: &str, chars: &[char]) -> Result<Vec<TokenWithSpan>> {
 fn tokenizer_error(e: TokenizerError, place: impl Fn(Location) -> Location) -> SqlError {
     let at = place(e.location).column as usize;
     let message = match e.message.as_str() {
-        m if m.contains("nterminated") && m.contains("string") => "unterminated quoted string".to_string(),
+        m if m.contains("nterminated") && m.contains("string") => {
+            "unterminated quoted string".to_string()
+        }
         m if m.contains("nterminated") && m.contains("dollar") => {
             "unterminated dollar-quoted string".to_string()
         }
@@ -174,7 +190,9 @@ impl<'a> P<'a> {
             rest[..rest.rfind(" at Line").unwrap_or(rest.len())].to_string()
         });
         match found {
-            Some(f) if f == "EOF" => SqlError::new("42601", "syntax error at end of input").at(self.end),
+            Some(f) if f == "EOF" => {
+                SqlError::new("42601", "syntax error at end of input").at(self.end)
+            }
             Some(f) => {
                 let mut e = SqlError::new("42601", format!("syntax error at or near \"{f}\""));
                 e.position = at;
@@ -230,7 +248,11 @@ impl<'a> P<'a> {
     }
 
     fn need(&mut self, words: &str) -> Result<()> {
-        if self.take(words) { Ok(()) } else { self.unexpected() }
+        if self.take(words) {
+            Ok(())
+        } else {
+            self.unexpected()
+        }
     }
 
     fn token(&mut self, t: &Token) -> bool {
@@ -238,11 +260,19 @@ impl<'a> P<'a> {
     }
 
     fn need_token(&mut self, t: &Token) -> Result<()> {
-        if self.token(t) { Ok(()) } else { self.unexpected() }
+        if self.token(t) {
+            Ok(())
+        } else {
+            self.unexpected()
+        }
     }
 
     fn end(&mut self) -> Result<()> {
-        if self.at_end() { Ok(()) } else { self.unexpected() }
+        if self.at_end() {
+            Ok(())
+        } else {
+            self.unexpected()
+        }
     }
 
     fn at_end(&self) -> bool {
@@ -293,7 +323,8 @@ impl<'a> P<'a> {
 
     fn string(&mut self) -> Result<String> {
         match self.p.peek_token().token {
-            Token::SingleQuotedString(_) | Token::EscapedStringLiteral(_)
+            Token::SingleQuotedString(_)
+            | Token::EscapedStringLiteral(_)
             | Token::DollarQuotedString(_) => {}
             _ => return self.unexpected(),
         }
@@ -308,12 +339,17 @@ impl<'a> P<'a> {
     fn option_value(&mut self) -> Result<String> {
         let t = self.p.peek_token().token;
         match t {
-            Token::SingleQuotedString(_) | Token::EscapedStringLiteral(_)
+            Token::SingleQuotedString(_)
+            | Token::EscapedStringLiteral(_)
             | Token::DollarQuotedString(_) => self.string(),
             Token::Minus | Token::Plus => {
                 self.p.next_token();
                 let rest = self.option_value()?;
-                Ok(if t == Token::Minus { format!("-{rest}") } else { rest })
+                Ok(if t == Token::Minus {
+                    format!("-{rest}")
+                } else {
+                    rest
+                })
             }
             Token::Number(n, _) => {
                 self.p.next_token();
@@ -324,7 +360,11 @@ impl<'a> P<'a> {
                 if w.quote_style.is_none() && w.value.eq_ignore_ascii_case("interval") {
                     return self.string();
                 }
-                Ok(if w.quote_style.is_some() { w.value } else { w.value.to_lowercase() })
+                Ok(if w.quote_style.is_some() {
+                    w.value
+                } else {
+                    w.value.to_lowercase()
+                })
             }
             _ => self.unexpected(),
         }
@@ -358,7 +398,10 @@ impl<'a> P<'a> {
                 self.option_value()?
             };
             if out.insert(key.to_lowercase(), value).is_some() {
-                return Err(SqlError::new("42601", format!("option \"{key}\" given more than once")));
+                return Err(SqlError::new(
+                    "42601",
+                    format!("option \"{key}\" given more than once"),
+                ));
             }
             if !self.token(&Token::Comma) {
                 self.need_token(&Token::RParen)?;
@@ -379,11 +422,14 @@ impl<'a> P<'a> {
     /// `TABLE t …` is `SELECT * FROM t …`.
     fn table_query(&mut self) -> Result<Box<sqlparser::ast::Query>> {
         let at = self.p.next_token().span;
-        let mut tokens: Vec<TokenWithSpan> =
-            [Token::make_keyword("SELECT"), Token::Mul, Token::make_keyword("FROM")]
-                .into_iter()
-                .map(|token| TokenWithSpan { token, span: at })
-                .collect();
+        let mut tokens: Vec<TokenWithSpan> = [
+            Token::make_keyword("SELECT"),
+            Token::Mul,
+            Token::make_keyword("FROM"),
+        ]
+        .into_iter()
+        .map(|token| TokenWithSpan { token, span: at })
+        .collect();
         loop {
             let t = self.p.next_token();
             if t.token == Token::EOF {
@@ -438,7 +484,10 @@ impl<'a> P<'a> {
     /// A query; with `AS OF t` at its end.
     fn select(&mut self) -> Result<Statement> {
         let Some(cut) = self.find_as_of() else {
-            return Ok(Statement::Query { query: self.query()?, as_of: None });
+            return Ok(Statement::Query {
+                query: self.query()?,
+                as_of: None,
+            });
         };
         let mut tokens = Vec::with_capacity(cut);
         for _ in 0..cut {
@@ -449,7 +498,10 @@ impl<'a> P<'a> {
         let query = inner.query()?;
         inner.end()?;
         self.need("as of")?;
-        Ok(Statement::Query { query, as_of: Some(self.expr()?) })
+        Ok(Statement::Query {
+            query,
+            as_of: Some(self.expr()?),
+        })
     }
 
     /// Number of tokens before `AS OF` outside parentheses. sqlparser would take OF for an alias.
@@ -460,7 +512,9 @@ impl<'a> P<'a> {
                 Token::EOF => return None,
                 Token::LParen => depth += 1,
                 Token::RParen => depth -= 1,
-                Token::Word(_) if depth == 0 && self.peek_is(n, "as") && self.peek_is(n + 1, "of") => {
+                Token::Word(_)
+                    if depth == 0 && self.peek_is(n, "as") && self.peek_is(n + 1, "of") =>
+                {
                     return Some(n);
                 }
                 _ => {}
@@ -494,7 +548,13 @@ impl<'a> P<'a> {
         } else {
             SubscribeTarget::Relation(self.name()?)
         };
-        let mut s = Subscribe { target, snapshot: true, progress: false, as_of: None, up_to: None };
+        let mut s = Subscribe {
+            target,
+            snapshot: true,
+            progress: false,
+            as_of: None,
+            up_to: None,
+        };
         loop {
             if self.take("as of") {
                 if self.take("at least") {
@@ -504,18 +564,26 @@ impl<'a> P<'a> {
             } else if self.take("up to") {
                 s.up_to = Some(self.expr()?);
             } else if self.peek_is(0, "envelope") || self.peek_is(0, "within") {
-                return Err(SqlError::unsupported("ENVELOPE and WITHIN TIMESTAMP are not supported yet"));
+                return Err(SqlError::unsupported(
+                    "ENVELOPE and WITHIN TIMESTAMP are not supported yet",
+                ));
             } else if self.peek_is(0, "with") {
                 for (k, v) in self.with_options()? {
                     let on = boolean(&v).ok_or_else(|| {
-                        SqlError::new("22023", format!("invalid value for option \"{k}\": \"{v}\""))
+                        SqlError::new(
+                            "22023",
+                            format!("invalid value for option \"{k}\": \"{v}\""),
+                        )
                     })?;
                     match k.as_str() {
                         "snapshot" => s.snapshot = on,
                         "progress" => s.progress = on,
                         _ => {
-                            return Err(SqlError::new("42601", format!("unrecognized SUBSCRIBE option \"{k}\""))
-                                .hint("Options are SNAPSHOT and PROGRESS."));
+                            return Err(SqlError::new(
+                                "42601",
+                                format!("unrecognized SUBSCRIBE option \"{k}\""),
+                            )
+                            .hint("Options are SNAPSHOT and PROGRESS."));
                         }
                     }
                 }
@@ -538,7 +606,9 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
 /// A duration such as `1s`, `100 ms`, `1.5 minutes` in milliseconds; a bare number is seconds.
 pub(super) fn duration_ms(text: &str) -> Option<u64> {
     let t = text.trim().to_lowercase();
-    let split = t.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(t.len());
+    let split = t
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(t.len());
     let value: f64 = t[..split].parse().ok()?;
     let factor = match t[split..].trim() {
         "ms" | "millisecond" | "milliseconds" => 1.0,
@@ -550,4 +620,3 @@ pub(super) fn duration_ms(text: &str) -> Option<u64> {
     };
     Some((value * factor) as u64)
 }
-

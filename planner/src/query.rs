@@ -22,8 +22,8 @@ use crate::bind::expr::Ctx;
 use crate::bind::scope::{Outer, Scope};
 use crate::bind::{Binder, Rel, project, unique_names};
 
-use crate::compile::{decorrelate, order};
 use crate::catalog::{CatalogView, Relation};
+use crate::compile::{decorrelate, order};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::execute;
 pub use crate::execute::CollectionTable;
@@ -130,7 +130,9 @@ impl Planner {
         defaults: &[Option<String>],
         param_types: &[Option<Field>],
     ) -> Result<QueryPlan> {
-        self.plan(catalog, session, param_types, |b| b.insert(insert, table, defaults))
+        self.plan(catalog, session, param_types, |b| {
+            b.insert(insert, table, defaults)
+        })
     }
 
     /// Rows to update: all old columns of `table`, then all new ones.
@@ -143,7 +145,9 @@ impl Planner {
         defaults: &[Option<String>],
         param_types: &[Option<Field>],
     ) -> Result<QueryPlan> {
-        self.plan(catalog, session, param_types, |b| b.update(update, table, defaults))
+        self.plan(catalog, session, param_types, |b| {
+            b.update(update, table, defaults)
+        })
     }
 
     /// Rows to delete: all columns of `table`.
@@ -165,11 +169,18 @@ impl Planner {
         param_types: &[Option<Field>],
         f: impl FnOnce(&Binder) -> Result<Rel>,
     ) -> Result<QueryPlan> {
-        let params = param_types.iter().map(|p| p.as_ref().map(SqlType::of)).collect();
+        let params = param_types
+            .iter()
+            .map(|p| p.as_ref().map(SqlType::of))
+            .collect();
         let binder = Binder::new(catalog, session, params);
         let rel = f(&binder)?;
         let facts = binder.finish();
-        let columns = rel.cols.iter().map(|c| c.ty.field(&c.name, true)).collect::<Vec<_>>();
+        let columns = rel
+            .cols
+            .iter()
+            .map(|c| c.ty.field(&c.name, true))
+            .collect::<Vec<_>>();
         Ok(QueryPlan {
             logical: order::canonical(output(rel)?).map_err(|e| from_datafusion(&e))?,
             columns: Arc::new(Schema::new(columns)),
@@ -218,12 +229,21 @@ impl Planner {
 fn output(rel: Rel) -> Result<LogicalPlan> {
     let schema = rel.plan.schema();
     let same = schema.fields().len() == rel.cols.len()
-        && rel.cols.iter().zip(schema.columns()).all(|(c, s)| c.column == s && s.relation.is_none());
+        && rel
+            .cols
+            .iter()
+            .zip(schema.columns())
+            .all(|(c, s)| c.column == s && s.relation.is_none());
     if same {
         return Ok(rel.plan);
     }
     let names = unique_names(&rel.cols.iter().map(|c| c.name.clone()).collect::<Vec<_>>());
-    let exprs = rel.cols.iter().zip(names).map(|(c, n)| Expr::Column(c.column.clone()).alias(n)).collect();
+    let exprs = rel
+        .cols
+        .iter()
+        .zip(names)
+        .map(|(c, n)| Expr::Column(c.column.clone()).alias(n))
+        .collect();
     project(rel.plan, exprs)
 }
 
@@ -246,7 +266,8 @@ impl QueryPlan {
     pub fn optimised(&self) -> Result<LogicalPlan> {
         let logical = execute::at_time(self.logical.clone(), self.session.now)?;
         let state = execute::state(None);
-        decorrelate::optimise(logical, &|plan| state.optimize(&plan)).map_err(|e| from_datafusion(&e))
+        decorrelate::optimise(logical, &|plan| state.optimize(&plan))
+            .map_err(|e| from_datafusion(&e))
     }
 
     /// The plan with its parameters replaced by `values`.
@@ -262,7 +283,11 @@ impl QueryPlan {
             ));
         }
         let logical = execute::with_params(self.logical.clone(), values, &self.params)?;
-        Ok(QueryPlan { logical, params: vec![], ..self.clone() })
+        Ok(QueryPlan {
+            logical,
+            params: vec![],
+            ..self.clone()
+        })
     }
 
     /// Runs the plan. Batches have exactly the types of `columns`.
@@ -280,5 +305,7 @@ pub fn scan_collection(scan: &TableScan) -> Option<Relation> {
     let source: &dyn std::any::Any = scan.source.as_ref();
     let provider = &source.downcast_ref::<DefaultTableSource>()?.table_provider;
     let provider: &dyn std::any::Any = provider.as_ref();
-    provider.downcast_ref::<CollectionTable>().map(|t| t.relation().clone())
+    provider
+        .downcast_ref::<CollectionTable>()
+        .map(|t| t.relation().clone())
 }

@@ -31,7 +31,13 @@ pub fn reread_source(object: &Arc<Object>, store: &Store) -> Result<DeltaIterato
     let offsets = store.offsets(offsets).map_err(crate::reader::store_error)?;
     let stop = StopSignal::new();
     let (arrived, arrivals) = crossbeam_channel::unbounded::<()>();
-    let (sender, receiver) = channel(QUEUE_BYTES_MAX, Arc::new(move || drop(arrived.send(()))));
+    let (sender, receiver) = channel(
+        QUEUE_BYTES_MAX,
+        Arc::new(move || {
+            // The reader may be gone.
+            let _ = arrived.send(());
+        }),
+    );
     let (done, outcome) = crossbeam_channel::bounded(1);
     std::thread::Builder::new()
         .name(format!("reread {}", object.display_name()))

@@ -10,7 +10,10 @@ use datafusion_expr::expr::{AggregateFunction, Sort, WindowFunction, WindowFunct
 use datafusion_expr::{
     AggregateUDF, Expr, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition,
 };
-use sqlparser::ast::{self, DuplicateTreatment, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments};
+use sqlparser::ast::{
+    self, DuplicateTreatment, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+    FunctionArguments,
+};
 use tidemill_zset::schema::SqlType;
 
 use super::calls::no_function;
@@ -26,12 +29,45 @@ use crate::parser::fold;
 pub(crate) fn is_aggregate(name: &str) -> bool {
     matches!(
         name,
-        "count" | "sum" | "avg" | "min" | "max" | "bool_and" | "bool_or" | "every" | "array_agg"
-            | "string_agg" | "json_agg" | "jsonb_agg" | "json_object_agg" | "jsonb_object_agg"
-            | "stddev" | "stddev_samp" | "stddev_pop" | "variance" | "var_samp" | "var_pop" | "corr"
-            | "covar_pop" | "covar_samp" | "regr_slope" | "regr_intercept" | "regr_r2" | "regr_count"
-            | "regr_avgx" | "regr_avgy" | "regr_sxx" | "regr_syy" | "regr_sxy" | "bit_and" | "bit_or"
-            | "bit_xor" | "percentile_cont" | "percentile_disc" | "mode" | "grouping"
+        "count"
+            | "sum"
+            | "avg"
+            | "min"
+            | "max"
+            | "bool_and"
+            | "bool_or"
+            | "every"
+            | "array_agg"
+            | "string_agg"
+            | "json_agg"
+            | "jsonb_agg"
+            | "json_object_agg"
+            | "jsonb_object_agg"
+            | "stddev"
+            | "stddev_samp"
+            | "stddev_pop"
+            | "variance"
+            | "var_samp"
+            | "var_pop"
+            | "corr"
+            | "covar_pop"
+            | "covar_samp"
+            | "regr_slope"
+            | "regr_intercept"
+            | "regr_r2"
+            | "regr_count"
+            | "regr_avgx"
+            | "regr_avgy"
+            | "regr_sxx"
+            | "regr_syy"
+            | "regr_sxy"
+            | "bit_and"
+            | "bit_or"
+            | "bit_xor"
+            | "percentile_cont"
+            | "percentile_disc"
+            | "mode"
+            | "grouping"
     )
 }
 
@@ -39,8 +75,17 @@ pub(crate) fn is_aggregate(name: &str) -> bool {
 pub(crate) fn is_window(name: &str) -> bool {
     matches!(
         name,
-        "row_number" | "rank" | "dense_rank" | "percent_rank" | "cume_dist" | "ntile" | "lag" | "lead"
-            | "first_value" | "last_value" | "nth_value"
+        "row_number"
+            | "rank"
+            | "dense_rank"
+            | "percent_rank"
+            | "cume_dist"
+            | "ntile"
+            | "lag"
+            | "lead"
+            | "first_value"
+            | "last_value"
+            | "nth_value"
     )
 }
 
@@ -56,26 +101,53 @@ struct Resolved {
 }
 
 impl Binder<'_> {
-    pub(crate) fn aggregate_or_window(&self, c: Ctx, name: &str, f: &ast::Function) -> Result<Typed> {
+    pub(crate) fn aggregate_or_window(
+        &self,
+        c: Ctx,
+        name: &str,
+        f: &ast::Function,
+    ) -> Result<Typed> {
         if f.over.is_some() {
             return self.window_call(c, name, f);
         }
         if is_window(name) {
-            return Err(SqlError::new("42P20", format!("window function {name} requires an OVER clause")));
+            return Err(SqlError::new(
+                "42P20",
+                format!("window function {name} requires an OVER clause"),
+            ));
         }
         let Some(calls) = c.calls.filter(|_| c.aggregates) else {
             return Err(match c.clause {
                 "aggregate" => SqlError::new("42803", "aggregate function calls cannot be nested"),
-                clause => SqlError::new("42803", format!("aggregate functions are not allowed in {clause}")),
+                clause => SqlError::new(
+                    "42803",
+                    format!("aggregate functions are not allowed in {clause}"),
+                ),
             });
         };
-        if !f.within_group.is_empty() || matches!(name, "percentile_cont" | "percentile_disc" | "mode" | "grouping") {
+        if !f.within_group.is_empty()
+            || matches!(
+                name,
+                "percentile_cont" | "percentile_disc" | "mode" | "grouping"
+            )
+        {
             return Err(SqlError::unsupported(format!("{name} is not supported")));
         }
-        let inner = Ctx { aggregates: false, windows: false, sets: false, clause: "aggregate", ..c };
+        let inner = Ctx {
+            aggregates: false,
+            windows: false,
+            sets: false,
+            clause: "aggregate",
+            ..c
+        };
         let a = self.aggregate_parts(inner, name, f)?;
         let call = Expr::AggregateFunction(AggregateFunction::new_udf(
-            a.0.function.clone(), a.0.args.clone(), a.1, a.2, a.3, None,
+            a.0.function.clone(),
+            a.0.args.clone(),
+            a.1,
+            a.2,
+            a.3,
+            None,
         ));
         let mut calls = calls.borrow_mut();
         let n = match calls.aggregates.iter().position(|(e, _)| *e == call) {
@@ -102,7 +174,12 @@ impl Binder<'_> {
 
     /// The call's parts: function and arguments, DISTINCT, FILTER, ORDER BY.
     #[allow(clippy::type_complexity)]
-    fn aggregate_parts(&self, c: Ctx, name: &str, f: &ast::Function) -> Result<(Resolved, bool, Option<Box<Expr>>, Vec<Sort>)> {
+    fn aggregate_parts(
+        &self,
+        c: Ctx,
+        name: &str,
+        f: &ast::Function,
+    ) -> Result<(Resolved, bool, Option<Box<Expr>>, Vec<Sort>)> {
         let (mut args, mut star, mut distinct, mut order) = (Vec::new(), false, false, Vec::new());
         if let FunctionArguments::List(l) = &f.args {
             distinct = matches!(l.duplicate_treatment, Some(DuplicateTreatment::Distinct));
@@ -113,16 +190,27 @@ impl Binder<'_> {
             for clause in &l.clauses {
                 match clause {
                     FunctionArgumentClause::OrderBy(o) => order = self.sorts(c, o)?,
-                    other => return Err(SqlError::unsupported(format!("{other} is not supported"))),
+                    other => {
+                        return Err(SqlError::unsupported(format!("{other} is not supported")));
+                    }
                 }
             }
         }
         let filter = match &f.filter {
-            Some(e) => Some(Box::new(self.condition(Ctx { clause: "FILTER", ..c }, e)?)),
+            Some(e) => Some(Box::new(self.condition(
+                Ctx {
+                    clause: "FILTER",
+                    ..c
+                },
+                e,
+            )?)),
             None => None,
         };
         let r = self.resolve_aggregate(name, args, star)?;
-        if distinct && r.args.first().is_some_and(|_| !order.is_empty()) && !order.iter().all(|s| r.args.contains(&s.expr)) {
+        if distinct
+            && r.args.first().is_some_and(|_| !order.is_empty())
+            && !order.iter().all(|s| r.args.contains(&s.expr))
+        {
             return Err(SqlError::new(
                 "42P10",
                 "in an aggregate with DISTINCT, ORDER BY expressions must appear in argument list",
@@ -130,27 +218,61 @@ impl Binder<'_> {
         }
         if r.ordered && order.is_empty() {
             // Without an order the result would depend on chance.
-            order = r.args.iter().take(1).map(|e| Sort::new(e.clone(), true, false)).collect();
+            order = r
+                .args
+                .iter()
+                .take(1)
+                .map(|e| Sort::new(e.clone(), true, false))
+                .collect();
         }
-        if matches!(name, "sum" | "count" | "avg" | "min" | "max" | "bool_and" | "bool_or" | "every") {
+        if matches!(
+            name,
+            "sum" | "count" | "avg" | "min" | "max" | "bool_and" | "bool_or" | "every"
+        ) {
             order.clear();
         }
-        let distinct = distinct && !matches!(name, "min" | "max" | "bool_and" | "bool_or" | "every");
+        let distinct =
+            distinct && !matches!(name, "min" | "max" | "bool_and" | "bool_or" | "every");
         Ok((r, distinct, filter, order))
     }
 
     fn resolve_aggregate(&self, name: &str, args: Vec<Typed>, star: bool) -> Result<Resolved> {
         let none = || no_function(name, &args.iter().map(Typed::type_name).collect::<Vec<_>>());
-        let plain = |function, args, ty| Ok(Resolved { function, args, ty, then: None, ordered: false });
+        let plain = |function, args, ty| {
+            Ok(Resolved {
+                function,
+                args,
+                ty,
+                then: None,
+                ordered: false,
+            })
+        };
         if name == "count" && (star || args.is_empty()) {
             if !star {
-                return Err(SqlError::new("42809", "count(*) must be used to call a parameterless aggregate function"));
+                return Err(SqlError::new(
+                    "42809",
+                    "count(*) must be used to call a parameterless aggregate function",
+                ));
             }
-            return plain(agg::count::count_udaf(), vec![literal(ScalarValue::Int64(Some(1)))], SqlType::Int8);
+            return plain(
+                agg::count::count_udaf(),
+                vec![literal(ScalarValue::Int64(Some(1)))],
+                SqlType::Int8,
+            );
         }
-        let Some(first) = args.first().cloned() else { return Err(none()) };
+        let Some(first) = args.first().cloned() else {
+            return Err(none());
+        };
         let two_floats = || -> Result<Vec<Expr>> {
-            args.iter().map(|a| if a.unknown || is_number(&a.ty) { self.implicit(a, &SqlType::Float8) } else { Err(none()) }).collect()
+            args.iter()
+                .map(|a| {
+                    if a.unknown || is_number(&a.ty) {
+                        self.implicit(a, &SqlType::Float8)
+                    } else {
+                        Err(none())
+                    }
+                })
+                .collect()
         };
         match name {
             "count" => {
@@ -159,51 +281,136 @@ impl Binder<'_> {
             }
             "sum" | "avg" => {
                 let ty = match (&first.ty, first.unknown) {
-                    (_, true) => return Err(SqlError::new("42725", format!("function {name}(unknown) is not unique"))),
-                    (SqlType::Interval, _) => return Err(SqlError::unsupported(format!("{name}(interval) is not supported"))),
+                    (_, true) => {
+                        return Err(SqlError::new(
+                            "42725",
+                            format!("function {name}(unknown) is not unique"),
+                        ));
+                    }
+                    (SqlType::Interval, _) => {
+                        return Err(SqlError::unsupported(format!(
+                            "{name}(interval) is not supported"
+                        )));
+                    }
                     (t, _) if !is_number(t) => return Err(none()),
                     (t, _) => own::result_type(name, t),
                 };
-                plain(if name == "sum" { own::sum() } else { own::avg() }, vec![first.expr], ty)
+                plain(
+                    if name == "sum" {
+                        own::sum()
+                    } else {
+                        own::avg()
+                    },
+                    vec![first.expr],
+                    ty,
+                )
             }
             "min" | "max" => {
                 let a = self.known(first)?;
-                if matches!(a.ty, SqlType::Bool | SqlType::Json | SqlType::Jsonb | SqlType::Uuid) {
+                if matches!(
+                    a.ty,
+                    SqlType::Bool | SqlType::Json | SqlType::Jsonb | SqlType::Uuid
+                ) {
                     return Err(none());
                 }
                 let ty = if is_text(&a.ty) { SqlType::Text } else { a.ty };
-                let f = if name == "min" { agg::min_max::min_udaf() } else { agg::min_max::max_udaf() };
+                let f = if name == "min" {
+                    agg::min_max::min_udaf()
+                } else {
+                    agg::min_max::max_udaf()
+                };
                 plain(f, vec![a.expr], ty)
             }
             "bool_and" | "every" | "bool_or" => {
                 let e = self.implicit(&first, &SqlType::Bool).map_err(|_| none())?;
-                let f = if name == "bool_or" { agg::bool_and_or::bool_or_udaf() } else { agg::bool_and_or::bool_and_udaf() };
+                let f = if name == "bool_or" {
+                    agg::bool_and_or::bool_or_udaf()
+                } else {
+                    agg::bool_and_or::bool_and_udaf()
+                };
                 plain(f, vec![e], SqlType::Bool)
             }
             "array_agg" => {
                 let a = self.known(first)?;
                 let ty = SqlType::Array(Box::new(a.ty));
-                Ok(Resolved { function: agg::array_agg::array_agg_udaf(), args: vec![a.expr], ty, then: None, ordered: true })
+                Ok(Resolved {
+                    function: agg::array_agg::array_agg_udaf(),
+                    args: vec![a.expr],
+                    ty,
+                    then: None,
+                    ordered: true,
+                })
             }
             "string_agg" => {
                 let [v, s]: [Typed; 2] = args.clone().try_into().map_err(|_| none())?;
-                let args = vec![self.implicit(&v, &SqlType::Text).map_err(|_| none())?, self.implicit(&s, &SqlType::Text)?];
-                Ok(Resolved { function: agg::string_agg::string_agg_udaf(), args, ty: SqlType::Text, then: None, ordered: true })
+                let args = vec![
+                    self.implicit(&v, &SqlType::Text).map_err(|_| none())?,
+                    self.implicit(&s, &SqlType::Text)?,
+                ];
+                Ok(Resolved {
+                    function: agg::string_agg::string_agg_udaf(),
+                    args,
+                    ty: SqlType::Text,
+                    then: None,
+                    ordered: true,
+                })
             }
             "json_agg" | "jsonb_agg" => {
-                let json = if name == "json_agg" { SqlType::Json } else { SqlType::Jsonb };
+                let json = if name == "json_agg" {
+                    SqlType::Json
+                } else {
+                    SqlType::Jsonb
+                };
                 let a = self.known(first)?;
-                let text = self.function(if name == "json_agg" { "to_json_or_null" } else { "to_jsonb_or_null" }, vec![a], None)?;
+                let text = self.function(
+                    if name == "json_agg" {
+                        "to_json_or_null"
+                    } else {
+                        "to_jsonb_or_null"
+                    },
+                    vec![a],
+                    None,
+                )?;
                 let ty = SqlType::Array(Box::new(SqlType::Text));
-                let then = Some((if name == "json_agg" { "json_join" } else { "jsonb_join" }, json));
-                Ok(Resolved { function: agg::array_agg::array_agg_udaf(), args: vec![text.expr], ty, then, ordered: true })
+                let then = Some((
+                    if name == "json_agg" {
+                        "json_join"
+                    } else {
+                        "jsonb_join"
+                    },
+                    json,
+                ));
+                Ok(Resolved {
+                    function: agg::array_agg::array_agg_udaf(),
+                    args: vec![text.expr],
+                    ty,
+                    then,
+                    ordered: true,
+                })
             }
             "json_object_agg" | "jsonb_object_agg" => {
-                let json = if name == "json_object_agg" { SqlType::Json } else { SqlType::Jsonb };
+                let json = if name == "json_object_agg" {
+                    SqlType::Json
+                } else {
+                    SqlType::Jsonb
+                };
                 let pair = self.function("json_pair", args.clone(), None)?;
                 let ty = SqlType::Array(Box::new(SqlType::Text));
-                let then = Some((if name == "json_object_agg" { "json_join_object" } else { "jsonb_join_object" }, json));
-                Ok(Resolved { function: agg::array_agg::array_agg_udaf(), args: vec![pair.expr], ty, then, ordered: true })
+                let then = Some((
+                    if name == "json_object_agg" {
+                        "json_join_object"
+                    } else {
+                        "jsonb_join_object"
+                    },
+                    json,
+                ));
+                Ok(Resolved {
+                    function: agg::array_agg::array_agg_udaf(),
+                    args: vec![pair.expr],
+                    ty,
+                    then,
+                    ordered: true,
+                })
             }
             "bit_and" | "bit_or" | "bit_xor" => {
                 if first.unknown || !is_integer(&first.ty) {
@@ -255,22 +462,37 @@ impl Binder<'_> {
 
     pub(crate) fn sort(&self, t: Typed, o: &ast::OrderByOptions) -> Result<Sort> {
         if matches!(t.ty, SqlType::Json) {
-            return Err(SqlError::new("42883", "could not identify an ordering operator for type json")
-                .hint("Use an explicit ordering operator or modify the query."));
+            return Err(SqlError::new(
+                "42883",
+                "could not identify an ordering operator for type json",
+            )
+            .hint("Use an explicit ordering operator or modify the query."));
         }
         let asc = o.asc.unwrap_or(true);
-        let e = if matches!(t.ty, SqlType::Interval) { self.function("interval_key", vec![t], None)?.expr } else { t.expr };
+        let e = if matches!(t.ty, SqlType::Interval) {
+            self.function("interval_key", vec![t], None)?.expr
+        } else {
+            t.expr
+        };
         Ok(Sort::new(e, asc, o.nulls_first.unwrap_or(!asc)))
     }
 
     fn window_call(&self, c: Ctx, name: &str, f: &ast::Function) -> Result<Typed> {
         let Some(calls) = c.calls.filter(|_| c.windows) else {
-            return Err(SqlError::new("42P20", match c.clause {
-                "window" => "window function calls cannot be nested".to_string(),
-                clause => format!("window functions are not allowed in {clause}"),
-            }));
+            return Err(SqlError::new(
+                "42P20",
+                match c.clause {
+                    "window" => "window function calls cannot be nested".to_string(),
+                    clause => format!("window functions are not allowed in {clause}"),
+                },
+            ));
         };
-        let inner = Ctx { windows: false, sets: false, clause: "window", ..c };
+        let inner = Ctx {
+            windows: false,
+            sets: false,
+            clause: "window",
+            ..c
+        };
         let spec = self.window_spec(c, f.over.as_ref())?;
         let partition_by = self
             .exprs(inner, &spec.partition_by)?
@@ -284,20 +506,42 @@ impl Binder<'_> {
         };
         let (fun, args, ty, resolved, filter, distinct) = if is_window(name) {
             let (udwf, args, ty) = self.window_function(inner, name, f)?;
-            (WindowFunctionDefinition::WindowUDF(udwf), args, ty, None, None, false)
+            (
+                WindowFunctionDefinition::WindowUDF(udwf),
+                args,
+                ty,
+                None,
+                None,
+                false,
+            )
         } else if is_aggregate(name) {
             let (r, distinct, filter, _) = self.aggregate_parts(inner, name, f)?;
             if distinct {
-                return Err(SqlError::unsupported("DISTINCT is not implemented for window functions"));
+                return Err(SqlError::unsupported(
+                    "DISTINCT is not implemented for window functions",
+                ));
             }
             let def = WindowFunctionDefinition::AggregateUDF(r.function.clone());
             (def, r.args.clone(), r.ty.clone(), Some(r), filter, distinct)
         } else {
-            return Err(SqlError::new("42809", format!("OVER specified, but {name} is not a window function nor an aggregate function")));
+            return Err(SqlError::new(
+                "42809",
+                format!(
+                    "OVER specified, but {name} is not a window function nor an aggregate function"
+                ),
+            ));
         };
         let call = Expr::WindowFunction(Box::new(WindowFunction {
             fun,
-            params: WindowFunctionParams { args, partition_by, order_by, window_frame, filter, null_treatment: None, distinct },
+            params: WindowFunctionParams {
+                args,
+                partition_by,
+                order_by,
+                window_frame,
+                filter,
+                null_treatment: None,
+                distinct,
+            },
         }));
         let mut calls = calls.borrow_mut();
         let n = match calls.windows.iter().position(|(e, _)| *e == call) {
@@ -315,7 +559,12 @@ impl Binder<'_> {
         }
     }
 
-    fn window_function(&self, c: Ctx, name: &str, f: &ast::Function) -> Result<(Arc<datafusion_expr::WindowUDF>, Vec<Expr>, SqlType)> {
+    fn window_function(
+        &self,
+        c: Ctx,
+        name: &str,
+        f: &ast::Function,
+    ) -> Result<(Arc<datafusion_expr::WindowUDF>, Vec<Expr>, SqlType)> {
         let args = match &f.args {
             FunctionArguments::List(l) => self.function_args(c, &l.args)?,
             _ => Vec::new(),
@@ -325,10 +574,16 @@ impl Binder<'_> {
             let e = self.implicit(t, &SqlType::Int8)?;
             match super::dml::fold_constant(&e) {
                 Some(v @ ScalarValue::Int64(_)) => Ok(literal(v)),
-                _ => Err(SqlError::unsupported(format!("the offset of {name} must be a constant"))),
+                _ => Err(SqlError::unsupported(format!(
+                    "the offset of {name} must be a constant"
+                ))),
             }
         };
-        if matches!(name, "row_number" | "rank" | "dense_rank" | "percent_rank" | "cume_dist") && !args.is_empty() {
+        if matches!(
+            name,
+            "row_number" | "rank" | "dense_rank" | "percent_rank" | "cume_dist"
+        ) && !args.is_empty()
+        {
             return Err(none());
         }
         Ok(match name {
@@ -351,10 +606,18 @@ impl Binder<'_> {
                     let e = self.cast(d.clone(), &v.ty, Context::Explicit)?;
                     match super::dml::fold_constant(&e) {
                         Some(s) => out.push(literal(s)),
-                        None => return Err(SqlError::unsupported(format!("the default of {name} must be a constant"))),
+                        None => {
+                            return Err(SqlError::unsupported(format!(
+                                "the default of {name} must be a constant"
+                            )));
+                        }
                     }
                 }
-                let f = if name == "lag" { win::lead_lag::lag_udwf() } else { win::lead_lag::lead_udwf() };
+                let f = if name == "lag" {
+                    win::lead_lag::lag_udwf()
+                } else {
+                    win::lead_lag::lead_udwf()
+                };
                 (f, out, v.ty)
             }
             _ => {
@@ -378,11 +641,16 @@ impl Binder<'_> {
             let name = fold(name);
             let d = c.named_windows.iter().find(|d| fold(&d.0) == name);
             match d.map(|d| &d.1) {
-                Some(ast::NamedWindowExpr::WindowSpec(s)) => self.window_spec(c, Some(&ast::WindowType::WindowSpec(s.clone()))),
+                Some(ast::NamedWindowExpr::WindowSpec(s)) => {
+                    self.window_spec(c, Some(&ast::WindowType::WindowSpec(s.clone())))
+                }
                 Some(ast::NamedWindowExpr::NamedWindow(n)) if fold(n) != name => {
                     self.window_spec(c, Some(&ast::WindowType::NamedWindow(n.clone())))
                 }
-                _ => Err(SqlError::new("42704", format!("window \"{name}\" does not exist"))),
+                _ => Err(SqlError::new(
+                    "42704",
+                    format!("window \"{name}\" does not exist"),
+                )),
             }
         };
         match over {
@@ -410,14 +678,23 @@ impl Binder<'_> {
         };
         let bound = |b: &ast::WindowFrameBound| -> Result<WindowFrameBound> {
             let offset = |e: &Option<Box<ast::Expr>>| -> Result<ScalarValue> {
-                let Some(e) = e else { return Ok(ScalarValue::Null) };
+                let Some(e) = e else {
+                    return Ok(ScalarValue::Null);
+                };
                 let t = self.expr(c, e)?;
                 let rows = units != WindowFrameUnits::Range;
-                let e = if rows { self.implicit(&t, &SqlType::Int8)? } else { t.expr };
+                let e = if rows {
+                    self.implicit(&t, &SqlType::Int8)?
+                } else {
+                    t.expr
+                };
                 match super::dml::fold_constant(&e) {
                     Some(ScalarValue::Int64(Some(v))) if rows => {
                         if v < 0 {
-                            return Err(SqlError::new("22013", "frame starting offset must not be negative"));
+                            return Err(SqlError::new(
+                                "22013",
+                                "frame starting offset must not be negative",
+                            ));
                         }
                         Ok(ScalarValue::UInt64(Some(v as u64)))
                     }
@@ -437,15 +714,18 @@ impl Binder<'_> {
             None => WindowFrameBound::CurrentRow,
         };
         // DataFusion wants UNBOUNDED typed for ROWS and GROUPS.
-        let typed = |b: WindowFrameBound| match (b, units) {
-            (WindowFrameBound::Preceding(s), WindowFrameUnits::Rows | WindowFrameUnits::Groups) if s.is_null() => {
-                WindowFrameBound::Preceding(ScalarValue::UInt64(None))
-            }
-            (WindowFrameBound::Following(s), WindowFrameUnits::Rows | WindowFrameUnits::Groups) if s.is_null() => {
-                WindowFrameBound::Following(ScalarValue::UInt64(None))
-            }
-            (b, _) => b,
-        };
+        let typed =
+            |b: WindowFrameBound| match (b, units) {
+                (
+                    WindowFrameBound::Preceding(s),
+                    WindowFrameUnits::Rows | WindowFrameUnits::Groups,
+                ) if s.is_null() => WindowFrameBound::Preceding(ScalarValue::UInt64(None)),
+                (
+                    WindowFrameBound::Following(s),
+                    WindowFrameUnits::Rows | WindowFrameUnits::Groups,
+                ) if s.is_null() => WindowFrameBound::Following(ScalarValue::UInt64(None)),
+                (b, _) => b,
+            };
         Ok(WindowFrame::new_bounds(units, typed(start), typed(end)))
     }
 }

@@ -17,11 +17,17 @@ use crate::functions::{call, json, registry::CallTypes};
 impl Binder<'_> {
     /// A call as parsed, by its folded name.
     pub(crate) fn named_call(&self, c: Ctx, name: &str, f: &ast::Function) -> Result<Typed> {
-        if f.over.is_some() || super::aggregates::is_aggregate(name) || super::aggregates::is_window(name) {
+        if f.over.is_some()
+            || super::aggregates::is_aggregate(name)
+            || super::aggregates::is_window(name)
+        {
             return self.aggregate_or_window(c, name, f);
         }
         if f.filter.is_some() || !f.within_group.is_empty() {
-            return Err(SqlError::new("42809", format!("FILTER specified, but {name} is not an aggregate function")));
+            return Err(SqlError::new(
+                "42809",
+                format!("FILTER specified, but {name} is not an aggregate function"),
+            ));
         }
         let args = match &f.args {
             FunctionArguments::None => Vec::new(),
@@ -29,7 +35,10 @@ impl Binder<'_> {
             FunctionArguments::Subquery(q) => vec![self.scalar_subquery(c, q)?],
             FunctionArguments::List(l) => {
                 if matches!(l.duplicate_treatment, Some(DuplicateTreatment::Distinct)) {
-                    return Err(SqlError::new("42809", format!("DISTINCT specified, but {name} is not an aggregate function")));
+                    return Err(SqlError::new(
+                        "42809",
+                        format!("DISTINCT specified, but {name} is not an aggregate function"),
+                    ));
                 }
                 self.function_args(c, &l.args)?
             }
@@ -41,7 +50,9 @@ impl Binder<'_> {
             "coalesce" => {
                 let (exprs, ty) = self.unify(args, "COALESCE")?;
                 let mut it = exprs.into_iter().rev();
-                let last = it.next().ok_or_else(|| SqlError::new("42601", "syntax error at or near \")\""))?;
+                let last = it
+                    .next()
+                    .ok_or_else(|| SqlError::new("42601", "syntax error at or near \")\""))?;
                 let out = it.fold(last, |rest, e| {
                     when(vec![(Expr::IsNotNull(Box::new(e.clone())), e)], rest)
                 });
@@ -49,19 +60,39 @@ impl Binder<'_> {
             }
             "nullif" => {
                 let [a, b]: [Typed; 2] = args.try_into().map_err(|_| arity("nullif"))?;
-                let a = if a.unknown && b.unknown { self.known(a)? } else { a };
+                let a = if a.unknown && b.unknown {
+                    self.known(a)?
+                } else {
+                    a
+                };
                 let eq = self.compare(Operator::Eq, a.clone(), b.clone())?;
-                let (a, ty) = if a.unknown { (self.implicit(&a, &b.ty)?, b.ty) } else { (a.expr, a.ty) };
-                Ok(Typed::new(when(vec![(eq.expr, super::null_of(&ty))], a), ty))
+                let (a, ty) = if a.unknown {
+                    (self.implicit(&a, &b.ty)?, b.ty)
+                } else {
+                    (a.expr, a.ty)
+                };
+                Ok(Typed::new(
+                    when(vec![(eq.expr, super::null_of(&ty))], a),
+                    ty,
+                ))
             }
             "greatest" | "least" => self.extreme(name, args),
-            "now" | "current_timestamp" | "transaction_timestamp" | "statement_timestamp"
-            | "current_date" | "localtimestamp" | "current_time" | "localtime" | "clock_timestamp" => {
-                self.clock(name)
+            "now"
+            | "current_timestamp"
+            | "transaction_timestamp"
+            | "statement_timestamp"
+            | "current_date"
+            | "localtimestamp"
+            | "current_time"
+            | "localtime"
+            | "clock_timestamp" => self.clock(name),
+            "current_user" | "session_user" | "user" | "current_role" => {
+                Ok(self.text(&self.session.user))
             }
-            "current_user" | "session_user" | "user" | "current_role" => Ok(self.text(&self.session.user)),
             "current_database" | "current_catalog" => Ok(self.text(&self.session.database)),
-            "current_schema" => Ok(self.text(self.session.search_path.first().map_or("public", |s| s))),
+            "current_schema" => {
+                Ok(self.text(self.session.search_path.first().map_or("public", |s| s)))
+            }
             "current_schemas" => {
                 let mut all = vec!["pg_catalog".to_string()];
                 all.extend(self.session.search_path.iter().cloned());
@@ -69,11 +100,20 @@ impl Binder<'_> {
                 self.array_of(items)
             }
             "current_setting" => {
-                let key = args.first().and_then(text_of).unwrap_or_default().to_lowercase();
+                let key = args
+                    .first()
+                    .and_then(text_of)
+                    .unwrap_or_default()
+                    .to_lowercase();
                 match self.session.variables.get(&key) {
                     Some(v) => Ok(self.text(&v.clone())),
-                    None if args.len() > 1 => Ok(Typed::new(super::null_of(&SqlType::Text), SqlType::Text)),
-                    None => Err(SqlError::new("42704", format!("unrecognized configuration parameter \"{key}\""))),
+                    None if args.len() > 1 => {
+                        Ok(Typed::new(super::null_of(&SqlType::Text), SqlType::Text))
+                    }
+                    None => Err(SqlError::new(
+                        "42704",
+                        format!("unrecognized configuration parameter \"{key}\""),
+                    )),
                 }
             }
             "pg_typeof" => {
@@ -82,8 +122,14 @@ impl Binder<'_> {
             }
             "concat" | "concat_ws" => self.concat_call(name, args),
             "to_regclass" => {
-                let found = args.first().and_then(text_of).and_then(|n| self.catalog.resolve(None, &n));
-                Ok(Typed::new(literal(ScalarValue::Int64(found.map(|r| r.id.0 as i64))), SqlType::Int8))
+                let found = args
+                    .first()
+                    .and_then(text_of)
+                    .and_then(|n| self.catalog.resolve(None, &n));
+                Ok(Typed::new(
+                    literal(ScalarValue::Int64(found.map(|r| r.id.0 as i64))),
+                    SqlType::Int8,
+                ))
             }
             _ => self.function(name, args, None),
         }
@@ -102,18 +148,36 @@ impl Binder<'_> {
     }
 
     fn text(&self, s: &str) -> Typed {
-        Typed::new(literal(ScalarValue::Utf8View(Some(s.to_string()))), SqlType::Text)
+        Typed::new(
+            literal(ScalarValue::Utf8View(Some(s.to_string()))),
+            SqlType::Text,
+        )
     }
 
     fn extreme(&self, name: &str, args: Vec<Typed>) -> Result<Typed> {
-        let (exprs, ty) = self.unify(args, if name == "greatest" { "GREATEST" } else { "LEAST" })?;
-        let op = if name == "greatest" { Operator::GtEq } else { Operator::LtEq };
+        let (exprs, ty) = self.unify(
+            args,
+            if name == "greatest" {
+                "GREATEST"
+            } else {
+                "LEAST"
+            },
+        )?;
+        let op = if name == "greatest" {
+            Operator::GtEq
+        } else {
+            Operator::LtEq
+        };
         let mut it = exprs.into_iter();
         let first = it.next().ok_or_else(|| arity(name))?;
         let mut out = first;
         for e in it {
             // NULLs are passed over.
-            let keep = self.compare(op, Typed::new(out.clone(), ty.clone()), Typed::new(e.clone(), ty.clone()))?;
+            let keep = self.compare(
+                op,
+                Typed::new(out.clone(), ty.clone()),
+                Typed::new(e.clone(), ty.clone()),
+            )?;
             let keep = super::expr::or(Expr::IsNull(Box::new(e.clone())), keep.expr);
             out = when(vec![(keep, out)], e);
         }
@@ -127,7 +191,9 @@ impl Binder<'_> {
             "now",
             "now".into(),
             std::sync::Arc::new(|_| {
-                Err(crate::functions::external(SqlError::unsupported("now() can't be evaluated here")))
+                Err(crate::functions::external(SqlError::unsupported(
+                    "now() can't be evaluated here",
+                )))
             }),
             Volatility::Volatile,
             true,
@@ -176,29 +242,44 @@ impl Binder<'_> {
     /// An array from elements.
     pub(crate) fn array_of(&self, items: Vec<Typed>) -> Result<Typed> {
         if items.is_empty() {
-            return Err(SqlError::new("42P18", "cannot determine type of empty array")
-                .hint("Explicitly cast to the desired type, for example ARRAY[]::integer[]."));
+            return Err(
+                SqlError::new("42P18", "cannot determine type of empty array")
+                    .hint("Explicitly cast to the desired type, for example ARRAY[]::integer[]."),
+            );
         }
         let (exprs, of) = self.unify(items, "ARRAY")?;
         if matches!(of, SqlType::Array(_)) {
             return Err(SqlError::unsupported("arrays of arrays are not supported"));
         }
         let ty = SqlType::Array(Box::new(of.clone()));
-        let args = exprs.into_iter().map(|e| Typed::new(e, of.clone())).collect();
+        let args = exprs
+            .into_iter()
+            .map(|e| Typed::new(e, of.clone()))
+            .collect();
         let e = self.function("array_construct", args, None)?;
         Ok(Typed::new(e.expr, ty))
     }
 
     pub(crate) fn empty_array(&self, ty: &SqlType) -> Result<Typed> {
-        let t = Typed { expr: literal(ScalarValue::Utf8View(Some("{}".into()))), ty: SqlType::Text, unknown: true };
-        Ok(Typed::new(self.settle(&t, ty, Context::Explicit)?, ty.clone()))
+        let t = Typed {
+            expr: literal(ScalarValue::Utf8View(Some("{}".into()))),
+            ty: SqlType::Text,
+            unknown: true,
+        };
+        Ok(Typed::new(
+            self.settle(&t, ty, Context::Explicit)?,
+            ty.clone(),
+        ))
     }
 
     /// A set-returning call in a select list.
     fn set_call(&self, c: Ctx, name: &str, args: Vec<Typed>) -> Result<Typed> {
         let (list, element) = self.set_function(name, args)?;
         let Some(calls) = c.calls.filter(|_| c.sets) else {
-            return Err(SqlError::unsupported(format!("set-returning functions are not allowed in {}", c.clause)));
+            return Err(SqlError::unsupported(format!(
+                "set-returning functions are not allowed in {}",
+                c.clause
+            )));
         };
         let mut calls = calls.borrow_mut();
         let n = calls.sets.len();
@@ -220,27 +301,41 @@ impl Binder<'_> {
         let own = if jsonb { SqlType::Jsonb } else { SqlType::Json };
         let kind = match name {
             "json_array_elements" | "jsonb_array_elements" => ("elements", own.clone()),
-            "json_array_elements_text" | "jsonb_array_elements_text" => ("elements_text", SqlType::Text),
+            "json_array_elements_text" | "jsonb_array_elements_text" => {
+                ("elements_text", SqlType::Text)
+            }
             "json_object_keys" | "jsonb_object_keys" => ("keys", SqlType::Text),
             "unnest" => {
-                let t = args.pop().filter(|_| args.is_empty()).ok_or_else(|| arity("unnest"))?;
+                let t = args
+                    .pop()
+                    .filter(|_| args.is_empty())
+                    .ok_or_else(|| arity("unnest"))?;
                 return match &t.ty {
                     SqlType::Array(of) if !t.unknown => Ok((t.expr, of.as_ref().clone())),
                     _ => Err(no_function("unnest", &[t.type_name()])),
                 };
             }
             _ => {
-                let t = self.function(&format!("{name}_list"), args, None).map_err(|mut e| {
-                    e.message = e.message.replace(&format!("{name}_list("), &format!("{name}("));
-                    e
-                })?;
+                let t = self
+                    .function(&format!("{name}_list"), args, None)
+                    .map_err(|mut e| {
+                        e.message = e
+                            .message
+                            .replace(&format!("{name}_list("), &format!("{name}("));
+                        e
+                    })?;
                 return match t.ty {
                     SqlType::Array(of) => Ok((t.expr, *of)),
-                    _ => Err(SqlError::internal("a set-returning function must give a list")),
+                    _ => Err(SqlError::internal(
+                        "a set-returning function must give a list",
+                    )),
                 };
             }
         };
-        let arg = args.pop().filter(|_| args.is_empty()).ok_or_else(|| arity(name))?;
+        let arg = args
+            .pop()
+            .filter(|_| args.is_empty())
+            .ok_or_else(|| arity(name))?;
         if !arg.unknown && arg.ty != own {
             return Err(no_function(name, &[arg.type_name()]));
         }
@@ -250,15 +345,33 @@ impl Binder<'_> {
     }
 
     /// Two parallel lists for `jsonb_each` and the like.
-    pub(crate) fn each_function(&self, name: &str, args: Vec<Typed>) -> Result<Vec<(String, Expr, SqlType)>> {
+    pub(crate) fn each_function(
+        &self,
+        name: &str,
+        args: Vec<Typed>,
+    ) -> Result<Vec<(String, Expr, SqlType)>> {
         let jsonb = name.starts_with("jsonb");
         let own = if jsonb { SqlType::Jsonb } else { SqlType::Json };
         let [arg]: [Typed; 1] = args.try_into().map_err(|_| arity(name))?;
         let arg = self.implicit(&arg, &own)?;
         let text = name.ends_with("_text");
-        let (what, ty) = if text { (json::Items::ValuesText, SqlType::Text) } else { (json::Items::Values, own) };
+        let (what, ty) = if text {
+            (json::Items::ValuesText, SqlType::Text)
+        } else {
+            (json::Items::Values, own)
+        };
         Ok(vec![
-            ("key".into(), json_items("object_keys", arg.clone(), json::Items::Keys, jsonb, &SqlType::Text), SqlType::Text),
+            (
+                "key".into(),
+                json_items(
+                    "object_keys",
+                    arg.clone(),
+                    json::Items::Keys,
+                    jsonb,
+                    &SqlType::Text,
+                ),
+                SqlType::Text,
+            ),
             ("value".into(), json_items(name, arg, what, jsonb, &ty), ty),
         ])
     }
@@ -277,7 +390,9 @@ impl Binder<'_> {
             .filter_map(|o| Some((cost(o, &args)?, o)))
             .min_by_key(|(c, _)| *c)
             .map(|(_, o)| o)
-            .ok_or_else(|| no_function(name, &args.iter().map(Typed::type_name).collect::<Vec<_>>()))?;
+            .ok_or_else(|| {
+                no_function(name, &args.iter().map(Typed::type_name).collect::<Vec<_>>())
+            })?;
         self.apply(best, args)
     }
 
@@ -309,10 +424,17 @@ impl Binder<'_> {
         if o.volatility == Volatility::Volatile {
             self.volatile(o.name);
         }
-        let kernel = (o.make)(&CallTypes { args: &types, ret: &ret, zone: self.zone() });
+        let kernel = (o.make)(&CallTypes {
+            args: &types,
+            ret: &ret,
+            zone: self.zone(),
+        });
         let shown: Vec<String> = types.iter().map(ToString::to_string).collect();
         let key = format!("{}({}) {ret} {}", o.name, shown.join(","), self.zone());
-        Ok(Typed::new(call(o.name, key, kernel, o.volatility, o.fallible, exprs, &ret), ret))
+        Ok(Typed::new(
+            call(o.name, key, kernel, o.volatility, o.fallible, exprs, &ret),
+            ret,
+        ))
     }
 
     /// `int4(x)`, `text(x)`: a type's name called as a function.
@@ -329,7 +451,12 @@ impl Binder<'_> {
             "timestamp" => SqlType::Timestamp,
             "timestamptz" => SqlType::Timestamptz,
             "interval" => SqlType::Interval,
-            _ => return Err(no_function(name, &args.iter().map(Typed::type_name).collect::<Vec<_>>())),
+            _ => {
+                return Err(no_function(
+                    name,
+                    &args.iter().map(Typed::type_name).collect::<Vec<_>>(),
+                ));
+            }
         };
         match (args.pop(), args.is_empty()) {
             (Some(t), true) => Ok(Typed::new(self.cast(t, &to, Context::Explicit)?, to)),
@@ -339,7 +466,9 @@ impl Binder<'_> {
 
     /// Functions whose result type depends on the digits of their arguments.
     fn number_function(&self, name: &str, args: &[Typed]) -> Result<Option<Typed>> {
-        let Some(first) = args.first() else { return Ok(None) };
+        let Some(first) = args.first() else {
+            return Ok(None);
+        };
         let numeric = matches!(first.ty, SqlType::Numeric(..)) && !first.unknown;
         let (p, s) = as_numeric(&first.ty);
         let ret = match (name, args.len()) {
@@ -353,13 +482,30 @@ impl Binder<'_> {
                     _ => None,
                 };
                 let scale = digits.map_or(s, |d| d.clamp(0, 30) as i8);
-                SqlType::Numeric(((p as i16 - s as i16 + 1 + scale as i16).clamp(1, 38)) as u8, scale)
+                SqlType::Numeric(
+                    ((p as i16 - s as i16 + 1 + scale as i16).clamp(1, 38)) as u8,
+                    scale,
+                )
             }
             ("mod", 2) if args.iter().all(|a| a.unknown || is_number(&a.ty)) => {
-                return self.operator(&ast::BinaryOperator::Modulo, args[0].clone(), args[1].clone()).map(Some);
+                return self
+                    .operator(
+                        &ast::BinaryOperator::Modulo,
+                        args[0].clone(),
+                        args[1].clone(),
+                    )
+                    .map(Some);
             }
-            ("div", 2) if args.iter().all(|a| !a.unknown && (1..=4).contains(&number_rank(&a.ty))) => {
-                let q = self.operator(&ast::BinaryOperator::Divide, self.numeric_of(&args[0])?, self.numeric_of(&args[1])?)?;
+            ("div", 2)
+                if args
+                    .iter()
+                    .all(|a| !a.unknown && (1..=4).contains(&number_rank(&a.ty))) =>
+            {
+                let q = self.operator(
+                    &ast::BinaryOperator::Divide,
+                    self.numeric_of(&args[0])?,
+                    self.numeric_of(&args[1])?,
+                )?;
                 return self.function("trunc", vec![q], None).map(Some);
             }
             _ => return Ok(None),
@@ -371,7 +517,10 @@ impl Binder<'_> {
         }
         let kernel = registry::numeric_kernel(name, s, &ret);
         let key = format!("{name}({from}) {ret}");
-        Ok(Some(Typed::new(call(name, key, kernel, Volatility::Immutable, true, exprs, &ret), ret)))
+        Ok(Some(Typed::new(
+            call(name, key, kernel, Volatility::Immutable, true, exprs, &ret),
+            ret,
+        )))
     }
 
     fn numeric_of(&self, t: &Typed) -> Result<Typed> {
@@ -383,8 +532,17 @@ impl Binder<'_> {
 fn json_items(name: &str, arg: Expr, what: json::Items, jsonb: bool, element: &SqlType) -> Expr {
     let ret = SqlType::Array(Box::new(element.clone()));
     let list = ret.clone();
-    let kernel: crate::functions::Kernel = std::sync::Arc::new(move |a| json::items(a, what, jsonb, &list));
-    call(name, format!("{name} {what:?} {jsonb}"), kernel, Volatility::Immutable, true, vec![arg], &ret)
+    let kernel: crate::functions::Kernel =
+        std::sync::Arc::new(move |a| json::items(a, what, jsonb, &list));
+    call(
+        name,
+        format!("{name} {what:?} {jsonb}"),
+        kernel,
+        Volatility::Immutable,
+        true,
+        vec![arg],
+        &ret,
+    )
 }
 
 /// The text of a literal.
@@ -399,25 +557,42 @@ pub(crate) fn text_of(t: &Typed) -> Option<String> {
 pub(crate) fn is_set_returning(name: &str) -> bool {
     matches!(
         name,
-        "unnest" | "generate_series" | "json_array_elements" | "jsonb_array_elements"
-            | "json_array_elements_text" | "jsonb_array_elements_text" | "json_object_keys"
-            | "jsonb_object_keys" | "regexp_split_to_table" | "string_to_table" | "generate_subscripts"
+        "unnest"
+            | "generate_series"
+            | "json_array_elements"
+            | "jsonb_array_elements"
+            | "json_array_elements_text"
+            | "jsonb_array_elements_text"
+            | "json_object_keys"
+            | "jsonb_object_keys"
+            | "regexp_split_to_table"
+            | "string_to_table"
+            | "generate_subscripts"
             | "regexp_matches"
     )
 }
 
 /// Those with several columns, in FROM only.
 pub(crate) fn is_each(name: &str) -> bool {
-    matches!(name, "json_each" | "jsonb_each" | "json_each_text" | "jsonb_each_text")
+    matches!(
+        name,
+        "json_each" | "jsonb_each" | "json_each_text" | "jsonb_each_text"
+    )
 }
 
 fn arity(name: &str) -> SqlError {
-    SqlError::new("42883", format!("function {name} does not exist with this number of arguments"))
+    SqlError::new(
+        "42883",
+        format!("function {name} does not exist with this number of arguments"),
+    )
 }
 
 /// `function f(integer) does not exist`
 pub(crate) fn no_function(name: &str, types: &[String]) -> SqlError {
-    let e = SqlError::new("42883", format!("function {name}({}) does not exist", types.join(", ")));
+    let e = SqlError::new(
+        "42883",
+        format!("function {name}({}) does not exist", types.join(", ")),
+    );
     e.hint("No function matches the given name and argument types. You might need to add explicit type casts.")
 }
 
@@ -447,7 +622,13 @@ fn cost(o: &Overload, args: &[Typed]) -> Option<u32> {
     let mut total = 0;
     for (i, a) in args.iter().enumerate() {
         total += match o.try_arg(i)? {
-            Arg::Type(t) if a.unknown => if matches!(t, SqlType::Text) { 0 } else { 1 },
+            Arg::Type(t) if a.unknown => {
+                if matches!(t, SqlType::Text) {
+                    0
+                } else {
+                    1
+                }
+            }
             Arg::Type(t) => implicit_cost(&a.ty, t)?,
             Arg::Numeric if a.unknown => 1,
             Arg::Numeric => implicit_cost(&a.ty, &SqlType::Numeric(38, 0))?,
@@ -463,4 +644,3 @@ fn cost(o: &Overload, args: &[Typed]) -> Option<u32> {
     }
     Some(total)
 }
-

@@ -20,7 +20,12 @@ impl Binder<'_> {
                     SqlType::Varchar(None) => &SqlType::Text,
                     to => to,
                 };
-                Ok(super::literal(cast::constant(text, to, context, self.zone())?))
+                Ok(super::literal(cast::constant(
+                    text,
+                    to,
+                    context,
+                    self.zone(),
+                )?))
             }
             Expr::Placeholder(p) => {
                 let n: usize = p.id.trim_start_matches('$').parse().unwrap_or(1);
@@ -35,7 +40,13 @@ impl Binder<'_> {
                     }
                 }
             }
-            _ => Ok(cast::cast(t.expr.clone(), &SqlType::Text, to, context, self.zone())),
+            _ => Ok(cast::cast(
+                t.expr.clone(),
+                &SqlType::Text,
+                to,
+                context,
+                self.zone(),
+            )),
         }
     }
 
@@ -47,7 +58,13 @@ impl Binder<'_> {
         if implicit_cost(&t.ty, to).is_none() && common(&t.ty, to).as_ref() != Some(to) {
             return Err(cast::no_cast(&t.ty, to));
         }
-        Ok(cast::cast(t.expr.clone(), &t.ty, to, Context::Explicit, self.zone()))
+        Ok(cast::cast(
+            t.expr.clone(),
+            &t.ty,
+            to,
+            Context::Explicit,
+            self.zone(),
+        ))
     }
 
     /// `t::to`, or (`Context::Assignment`) the value for a column of type `to`.
@@ -55,7 +72,11 @@ impl Binder<'_> {
         if t.unknown {
             return self.settle(&t, to, context);
         }
-        let possible = if context == Context::Assignment { assignable(&t.ty, to) } else { castable(&t.ty, to) };
+        let possible = if context == Context::Assignment {
+            assignable(&t.ty, to)
+        } else {
+            castable(&t.ty, to)
+        };
         if !possible {
             return Err(cast::no_cast(&t.ty, to));
         }
@@ -94,7 +115,11 @@ impl Binder<'_> {
                 Some(o) => common(&o, ty).ok_or_else(|| {
                     SqlError::new(
                         "42804",
-                        format!("{what} types {} and {} cannot be matched", plain_name(&o), plain_name(ty)),
+                        format!(
+                            "{what} types {} and {} cannot be matched",
+                            plain_name(&o),
+                            plain_name(ty)
+                        ),
                     )
                 })?,
             });
@@ -105,7 +130,10 @@ impl Binder<'_> {
     /// All of `items` as one type.
     pub(crate) fn unify(&self, items: Vec<Typed>, what: &str) -> Result<(Vec<Expr>, SqlType)> {
         let ty = self.unify_types(items.iter().map(|t| (&t.ty, t.unknown)), what)?;
-        let exprs = items.iter().map(|t| self.implicit(t, &ty)).collect::<Result<Vec<_>>>()?;
+        let exprs = items
+            .iter()
+            .map(|t| self.implicit(t, &ty))
+            .collect::<Result<Vec<_>>>()?;
         Ok((exprs, ty))
     }
 
@@ -116,7 +144,10 @@ impl Binder<'_> {
         }
         Err(SqlError::new(
             "42804",
-            format!("argument of {clause} must be type boolean, not type {}", plain_name(&t.ty)),
+            format!(
+                "argument of {clause} must be type boolean, not type {}",
+                plain_name(&t.ty)
+            ),
         ))
     }
 
@@ -134,7 +165,13 @@ impl Binder<'_> {
         if t.unknown || is_text(&t.ty) {
             return self.implicit(&t, &SqlType::Text);
         }
-        Ok(cast::cast(t.expr, &t.ty, &SqlType::Text, Context::Explicit, self.zone()))
+        Ok(cast::cast(
+            t.expr,
+            &t.ty,
+            &SqlType::Text,
+            Context::Explicit,
+            self.zone(),
+        ))
     }
 }
 

@@ -2,7 +2,9 @@
 
 use datafusion_common::ScalarValue;
 use datafusion_expr::{ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder};
-use sqlparser::ast::{self, AssignmentTarget, Expr as E, FromTable, SetExpr, TableFactor, TableWithJoins, UpdateTableFromKind};
+use sqlparser::ast::{
+    self, AssignmentTarget, Expr as E, FromTable, SetExpr, TableWithJoins, UpdateTableFromKind,
+};
 use tidemill_zset::schema::SqlType;
 
 use super::expr::Ctx;
@@ -24,7 +26,10 @@ pub(crate) fn evaluate(e: &Expr) -> Result<ScalarValue> {
     }
     let schema = datafusion_common::DFSchema::empty();
     let physical = df(datafusion_physical_expr::create_physical_expr(
-        e, &schema, &Default::default(), &Default::default(),
+        e,
+        &schema,
+        &Default::default(),
+        &Default::default(),
     ))?;
     let batch = arrow::array::RecordBatch::try_new_with_options(
         std::sync::Arc::new(arrow::datatypes::Schema::empty()),
@@ -50,7 +55,12 @@ impl Binder<'_> {
         }
     }
 
-    pub(crate) fn insert(&self, i: &ast::Insert, table: &Relation, defaults: &[Option<String>]) -> Result<Rel> {
+    pub(crate) fn insert(
+        &self,
+        i: &ast::Insert,
+        table: &Relation,
+        defaults: &[Option<String>],
+    ) -> Result<Rel> {
         if i.returning.is_some() {
             return Err(SqlError::unsupported("RETURNING is not supported"));
         }
@@ -66,7 +76,10 @@ impl Binder<'_> {
                 let name = parts(c).pop().unwrap_or_default();
                 let n = column_number(table, &name)?;
                 if out.contains(&n) {
-                    return Err(SqlError::new("42701", format!("column \"{name}\" specified more than once")));
+                    return Err(SqlError::new(
+                        "42701",
+                        format!("column \"{name}\" specified more than once"),
+                    ));
                 }
                 out.push(n);
             }
@@ -78,20 +91,35 @@ impl Binder<'_> {
             Some(q) => self.insert_source(q, table, &targets, defaults)?,
         };
         if rel.cols.len() > targets.len() {
-            return Err(SqlError::new("42601", "INSERT has more expressions than target columns"));
+            return Err(SqlError::new(
+                "42601",
+                "INSERT has more expressions than target columns",
+            ));
         }
         if given && rel.cols.len() < targets.len() && i.source.is_some() {
-            return Err(SqlError::new("42601", "INSERT has more target columns than expressions"));
+            return Err(SqlError::new(
+                "42601",
+                "INSERT has more target columns than expressions",
+            ));
         }
         let mut exprs = Vec::new();
         let mut cols = Vec::new();
         for (n, f) in fields.iter().enumerate() {
             let ty = SqlType::of(f);
-            let source = targets.iter().position(|t| *t == n).and_then(|i| rel.cols.get(i));
+            let source = targets
+                .iter()
+                .position(|t| *t == n)
+                .and_then(|i| rel.cols.get(i));
             let t = match source {
                 Some(c) if c.unknown => {
                     let t = Typed::new(Expr::Column(c.column.clone()), SqlType::Text);
-                    let e = crate::functions::cast::cast(t.expr, &SqlType::Text, &ty, crate::functions::cast::Context::Assignment, self.zone());
+                    let e = crate::functions::cast::cast(
+                        t.expr,
+                        &SqlType::Text,
+                        &ty,
+                        crate::functions::cast::Context::Assignment,
+                        self.zone(),
+                    );
                     Typed::new(e, ty.clone())
                 }
                 Some(c) => Typed::new(Expr::Column(c.column.clone()), c.ty.clone()),
@@ -99,7 +127,9 @@ impl Binder<'_> {
             };
             exprs.push(self.assign(t, &ty, f.name())?.alias(f.name()));
             cols.push(RelCol {
-                name: f.name().clone(), ty, unknown: false,
+                name: f.name().clone(),
+                ty,
+                unknown: false,
                 column: datafusion_common::Column::new_unqualified(f.name()),
             });
         }
@@ -112,7 +142,13 @@ impl Binder<'_> {
     }
 
     /// The rows of INSERT. In VALUES each literal takes its column's type, and DEFAULT may stand for a value.
-    fn insert_source(&self, q: &ast::Query, table: &Relation, targets: &[usize], defaults: &[Option<String>]) -> Result<Rel> {
+    fn insert_source(
+        &self,
+        q: &ast::Query,
+        table: &Relation,
+        targets: &[usize],
+        defaults: &[Option<String>],
+    ) -> Result<Rel> {
         let SetExpr::Values(v) = q.body.as_ref() else {
             return self.query(q, &Vec::new(), Outer::None);
         };
@@ -126,7 +162,10 @@ impl Binder<'_> {
         for r in &v.rows {
             let mut row = Vec::new();
             if r.len() > targets.len() {
-                return Err(SqlError::new("42601", "INSERT has more expressions than target columns"));
+                return Err(SqlError::new(
+                    "42601",
+                    "INSERT has more expressions than target columns",
+                ));
             }
             for (i, e) in r.iter().enumerate() {
                 let f = table.columns.field(targets[i]);
@@ -140,14 +179,23 @@ impl Binder<'_> {
                     E::Value(v) => crate::parser::position(v.span),
                     _ => None,
                 };
-                row.push(Typed::new(self.assign(t, &ty, f.name()).map_err(|e| super::expr::at(e, near))?, ty));
+                row.push(Typed::new(
+                    self.assign(t, &ty, f.name())
+                        .map_err(|e| super::expr::at(e, near))?,
+                    ty,
+                ));
             }
             rows.push(row);
         }
         self.values_of(rows)
     }
 
-    pub(crate) fn update(&self, s: &ast::Statement, table: &Relation, defaults: &[Option<String>]) -> Result<Rel> {
+    pub(crate) fn update(
+        &self,
+        s: &ast::Statement,
+        table: &Relation,
+        defaults: &[Option<String>],
+    ) -> Result<Rel> {
         let ast::Statement::Update(u) = s else {
             return Err(SqlError::internal("not an UPDATE"));
         };
@@ -158,10 +206,12 @@ impl Binder<'_> {
         let mut from = vec![u.table.clone()];
         match &u.from {
             None => {}
-            Some(UpdateTableFromKind::AfterSet(t) | UpdateTableFromKind::BeforeSet(t)) => from.extend(t.clone()),
+            Some(UpdateTableFromKind::AfterSet(t) | UpdateTableFromKind::BeforeSet(t)) => {
+                from.extend(t.clone())
+            }
         }
         let joined = from.len() > 1 || !u.table.joins.is_empty();
-        let (mut plan, scope) = self.from(&from, &ctes, Outer::None)?;
+        let (mut plan, scope) = self.relations(&from, &ctes, Outer::None)?;
         if let Some(w) = &u.selection {
             plan = self.where_clause(plan, &scope, &ctes, w)?;
         }
@@ -171,16 +221,27 @@ impl Binder<'_> {
         let mut set = vec![false; new.len()];
         for a in &u.assignments {
             let pairs: Vec<(String, &E)> = match (&a.target, &a.value) {
-                (AssignmentTarget::ColumnName(n), v) => vec![(parts(n).pop().unwrap_or_default(), v)],
-                (AssignmentTarget::Tuple(ns), E::Tuple(vs)) if ns.len() == vs.len() => {
-                    ns.iter().map(|n| parts(n).pop().unwrap_or_default()).zip(vs).collect()
+                (AssignmentTarget::ColumnName(n), v) => {
+                    vec![(parts(n).pop().unwrap_or_default(), v)]
                 }
-                _ => return Err(SqlError::unsupported("UPDATE … SET (…) = (SELECT …) is not supported")),
+                (AssignmentTarget::Tuple(ns), E::Tuple(vs)) if ns.len() == vs.len() => ns
+                    .iter()
+                    .map(|n| parts(n).pop().unwrap_or_default())
+                    .zip(vs)
+                    .collect(),
+                _ => {
+                    return Err(SqlError::unsupported(
+                        "UPDATE … SET (…) = (SELECT …) is not supported",
+                    ));
+                }
             };
             for (name, value) in pairs {
                 let n = column_number(table, &name)?;
                 if std::mem::replace(&mut set[n], true) {
-                    return Err(SqlError::new("42601", format!("multiple assignments to same column \"{name}\"")));
+                    return Err(SqlError::new(
+                        "42601",
+                        format!("multiple assignments to same column \"{name}\""),
+                    ));
                 }
                 let t = if is_default(value) {
                     self.default_of(defaults.get(n).and_then(Option::as_ref))?
@@ -198,7 +259,9 @@ impl Binder<'_> {
             exprs.push(e.clone().alias(name));
             let f = table.columns.field(i % names.len());
             cols.push(RelCol {
-                name: f.name().clone(), ty: SqlType::of(f), unknown: false,
+                name: f.name().clone(),
+                ty: SqlType::of(f),
+                unknown: false,
                 column: datafusion_common::Column::new_unqualified(name),
             });
         }
@@ -219,12 +282,16 @@ impl Binder<'_> {
         let using = d.using.clone().unwrap_or_default();
         let joined = !using.is_empty();
         from.extend(using);
-        let (mut plan, scope) = self.from(&from, &ctes, Outer::None)?;
+        let (mut plan, scope) = self.relations(&from, &ctes, Outer::None)?;
         if let Some(w) = &d.selection {
             plan = self.where_clause(plan, &scope, &ctes, w)?;
         }
         let target = &scope.tables[0];
-        let exprs = target.cols.iter().map(|c| c.expr.clone().alias(&c.name)).collect();
+        let exprs = target
+            .cols
+            .iter()
+            .map(|c| c.expr.clone().alias(&c.name))
+            .collect();
         plan = project(plan, exprs)?;
         if joined {
             plan = once_per_row(plan, table, target.cols.len())?;
@@ -234,7 +301,9 @@ impl Binder<'_> {
             .fields()
             .iter()
             .map(|f| RelCol {
-                name: f.name().clone(), ty: SqlType::of(f), unknown: false,
+                name: f.name().clone(),
+                ty: SqlType::of(f),
+                unknown: false,
                 column: datafusion_common::Column::new_unqualified(f.name()),
             })
             .collect();
@@ -251,15 +320,26 @@ fn once_per_row(plan: LogicalPlan, table: &Relation, _width: usize) -> Result<Lo
         )));
     };
     let columns = columns_of(&plan);
-    let on: Vec<Expr> = pk.iter().map(|i| Expr::Column(columns[*i].clone())).collect();
+    let on: Vec<Expr> = pk
+        .iter()
+        .map(|i| Expr::Column(columns[*i].clone()))
+        .collect();
     let number = super::from::row_number(
         on,
-        columns.iter().map(|c| datafusion_expr::expr::Sort::new(Expr::Column(c.clone()), true, false)).collect(),
+        columns
+            .iter()
+            .map(|c| datafusion_expr::expr::Sort::new(Expr::Column(c.clone()), true, false))
+            .collect(),
     );
     let plan = df(LogicalPlanBuilder::window_plan(plan, vec![number.clone()]))?;
-    let n = Expr::Column(datafusion_common::Column::new_unqualified(number.schema_name().to_string()));
+    let n = Expr::Column(datafusion_common::Column::new_unqualified(
+        number.schema_name().to_string(),
+    ));
     let first = n.eq(super::literal(ScalarValue::UInt64(Some(1))));
-    project(super::filter(plan, first)?, columns.into_iter().map(Expr::Column).collect())
+    project(
+        super::filter(plan, first)?,
+        columns.into_iter().map(Expr::Column).collect(),
+    )
 }
 
 fn is_default(e: &E) -> bool {
@@ -267,19 +347,18 @@ fn is_default(e: &E) -> bool {
 }
 
 fn column_number(table: &Relation, name: &str) -> Result<usize> {
-    table.columns.fields().iter().position(|f| f.name() == name).ok_or_else(|| {
-        SqlError::new(
-            "42703",
-            format!("column \"{name}\" of relation \"{}\" does not exist", table.name),
-        )
-    })
+    table
+        .columns
+        .fields()
+        .iter()
+        .position(|f| f.name() == name)
+        .ok_or_else(|| {
+            SqlError::new(
+                "42703",
+                format!(
+                    "column \"{name}\" of relation \"{}\" does not exist",
+                    table.name
+                ),
+            )
+        })
 }
-
-/// The name of the table that INSERT, UPDATE or DELETE changes.
-pub(crate) fn target_name(t: &TableFactor) -> Option<crate::ast::Name> {
-    match t {
-        TableFactor::Table { name, .. } => crate::parser::relation_name(name).ok(),
-        _ => None,
-    }
-}
-

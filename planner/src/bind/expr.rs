@@ -53,7 +53,16 @@ pub(crate) struct Ctx<'c> {
 impl<'c> Ctx<'c> {
     /// Plain expressions.
     pub(crate) fn plain(scope: &'c Scope<'c>, ctes: &'c Ctes, clause: &'static str) -> Self {
-        Ctx { scope, ctes, calls: None, aggregates: false, windows: false, sets: false, clause, named_windows: &[] }
+        Ctx {
+            scope,
+            ctes,
+            calls: None,
+            aggregates: false,
+            windows: false,
+            sets: false,
+            clause,
+            named_windows: &[],
+        }
     }
 }
 
@@ -67,7 +76,11 @@ fn text_literal(s: &str) -> Typed {
 
 /// An untyped NULL.
 pub(crate) fn null() -> Typed {
-    Typed { expr: literal(ScalarValue::Null), ty: SqlType::Text, unknown: true }
+    Typed {
+        expr: literal(ScalarValue::Null),
+        ty: SqlType::Text,
+        unknown: true,
+    }
 }
 
 /// True if evaluating the expression can fail for some input.
@@ -79,14 +92,22 @@ pub(crate) fn is_fallible(e: &Expr) -> bool {
             let inner: &dyn std::any::Any = func.inner().as_ref();
             found |= inner.downcast_ref::<Function>().is_none_or(|f| f.fallible);
         }
-        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        Ok(if found {
+            TreeNodeRecursion::Stop
+        } else {
+            TreeNodeRecursion::Continue
+        })
     });
     found
 }
 
 /// `l AND r`, where `r` isn't evaluated for rows in which `l` is false.
 pub(crate) fn and(l: Expr, r: Expr) -> Expr {
-    let both = Expr::BinaryExpr(BinaryExpr::new(Box::new(l.clone()), Operator::And, Box::new(r.clone())));
+    let both = Expr::BinaryExpr(BinaryExpr::new(
+        Box::new(l.clone()),
+        Operator::And,
+        Box::new(r.clone()),
+    ));
     if !is_fallible(&r) {
         return both;
     }
@@ -95,7 +116,11 @@ pub(crate) fn and(l: Expr, r: Expr) -> Expr {
 
 /// `l OR r`, where `r` isn't evaluated for rows in which `l` is true.
 pub(crate) fn or(l: Expr, r: Expr) -> Expr {
-    let either = Expr::BinaryExpr(BinaryExpr::new(Box::new(l.clone()), Operator::Or, Box::new(r.clone())));
+    let either = Expr::BinaryExpr(BinaryExpr::new(
+        Box::new(l.clone()),
+        Operator::Or,
+        Box::new(r.clone()),
+    ));
     if !is_fallible(&r) {
         return either;
     }
@@ -106,7 +131,10 @@ pub(crate) fn or(l: Expr, r: Expr) -> Expr {
 pub(crate) fn when(branches: Vec<(Expr, Expr)>, otherwise: Expr) -> Expr {
     Expr::Case(Case::new(
         None,
-        branches.into_iter().map(|(c, r)| (Box::new(c), Box::new(r))).collect(),
+        branches
+            .into_iter()
+            .map(|(c, r)| (Box::new(c), Box::new(r)))
+            .collect(),
         Some(Box::new(otherwise)),
     ))
 }
@@ -125,7 +153,12 @@ impl Binder<'_> {
             E::Nested(e) => self.expr(c, e),
             E::BinaryOp { left, op, right } => self.binary(c, left, op, right),
             E::UnaryOp { op, expr } => self.unary(c, op, expr),
-            E::Cast { expr, data_type, kind, .. } => {
+            E::Cast {
+                expr,
+                data_type,
+                kind,
+                ..
+            } => {
                 if matches!(kind, ast::CastKind::TryCast | ast::CastKind::SafeCast) {
                     return Err(SqlError::unsupported("TRY_CAST is not supported"));
                 }
@@ -134,10 +167,14 @@ impl Binder<'_> {
             E::TypedString(t) => {
                 let ty = sql_type(&t.data_type)?;
                 let text = match &t.value.value {
-                    Value::SingleQuotedString(s) | Value::EscapedStringLiteral(s) => text_literal(s),
+                    Value::SingleQuotedString(s) | Value::EscapedStringLiteral(s) => {
+                        text_literal(s)
+                    }
                     _ => return Err(SqlError::new("42601", "a string must follow a type's name")),
                 };
-                let expr = self.settle(&text, &ty, Context::Explicit).map_err(|e| at(e, position(t.value.span)))?;
+                let expr = self
+                    .settle(&text, &ty, Context::Explicit)
+                    .map_err(|e| at(e, position(t.value.span)))?;
                 Ok(Typed::new(expr, ty))
             }
             E::Interval(i) => self.interval(c, i),
@@ -146,9 +183,13 @@ impl Binder<'_> {
             E::IsTrue(e) => self.is_truth(c, e, "IS TRUE", |e| Expr::IsTrue(Box::new(e))),
             E::IsNotTrue(e) => self.is_truth(c, e, "IS NOT TRUE", |e| Expr::IsNotTrue(Box::new(e))),
             E::IsFalse(e) => self.is_truth(c, e, "IS FALSE", |e| Expr::IsFalse(Box::new(e))),
-            E::IsNotFalse(e) => self.is_truth(c, e, "IS NOT FALSE", |e| Expr::IsNotFalse(Box::new(e))),
+            E::IsNotFalse(e) => {
+                self.is_truth(c, e, "IS NOT FALSE", |e| Expr::IsNotFalse(Box::new(e)))
+            }
             E::IsUnknown(e) => self.is_truth(c, e, "IS UNKNOWN", |e| Expr::IsNull(Box::new(e))),
-            E::IsNotUnknown(e) => self.is_truth(c, e, "IS NOT UNKNOWN", |e| Expr::IsNotNull(Box::new(e))),
+            E::IsNotUnknown(e) => {
+                self.is_truth(c, e, "IS NOT UNKNOWN", |e| Expr::IsNotNull(Box::new(e)))
+            }
             E::IsDistinctFrom(l, r) => {
                 let (l, r) = (self.expr(c, l)?, self.expr(c, r)?);
                 self.compare(Operator::IsDistinctFrom, l, r)
@@ -157,35 +198,80 @@ impl Binder<'_> {
                 let (l, r) = (self.expr(c, l)?, self.expr(c, r)?);
                 self.compare(Operator::IsNotDistinctFrom, l, r)
             }
-            E::Between { expr, negated, low, high } => {
+            E::Between {
+                expr,
+                negated,
+                low,
+                high,
+            } => {
                 let x = self.expr(c, expr)?;
                 let low = self.expr(c, low)?;
                 let high = self.expr(c, high)?;
                 let ge = self.compare(Operator::GtEq, x.clone(), low)?;
                 let le = self.compare(Operator::LtEq, x, high)?;
                 let both = and(ge.expr, le.expr);
-                Ok(Typed::new(if *negated { not(both) } else { both }, SqlType::Bool))
+                Ok(Typed::new(
+                    if *negated { not(both) } else { both },
+                    SqlType::Bool,
+                ))
             }
-            E::InList { expr, list, negated } => self.in_list(c, expr, list, *negated),
-            E::InSubquery { expr, subquery, negated } => self.in_subquery(c, expr, subquery, *negated),
+            E::InList {
+                expr,
+                list,
+                negated,
+            } => self.in_list(c, expr, list, *negated),
+            E::InSubquery {
+                expr,
+                subquery,
+                negated,
+            } => self.in_subquery(c, expr, subquery, *negated),
             E::Exists { subquery, negated } => self.exists(c, subquery, *negated),
             E::Subquery(q) => self.scalar_subquery(c, q),
-            E::AnyOp { left, compare_op, right, .. } => self.quantified(c, left, compare_op, right, true),
-            E::AllOp { left, compare_op, right } => self.quantified(c, left, compare_op, right, false),
-            E::Like { negated, expr, pattern, escape_char, any: false } => {
-                self.like(c, expr, pattern, escape_char, *negated, false)
-            }
-            E::ILike { negated, expr, pattern, escape_char, any: false } => {
-                self.like(c, expr, pattern, escape_char, *negated, true)
-            }
-            E::SimilarTo { negated, expr, pattern, .. } => {
+            E::AnyOp {
+                left,
+                compare_op,
+                right,
+                ..
+            } => self.quantified(c, left, compare_op, right, true),
+            E::AllOp {
+                left,
+                compare_op,
+                right,
+            } => self.quantified(c, left, compare_op, right, false),
+            E::Like {
+                negated,
+                expr,
+                pattern,
+                escape_char,
+                any: false,
+            } => self.like(c, expr, pattern, escape_char, *negated, false),
+            E::ILike {
+                negated,
+                expr,
+                pattern,
+                escape_char,
+                any: false,
+            } => self.like(c, expr, pattern, escape_char, *negated, true),
+            E::SimilarTo {
+                negated,
+                expr,
+                pattern,
+                ..
+            } => {
                 let args = vec![self.expr(c, expr)?, self.expr(c, pattern)?];
                 let t = self.function("similar_to", args, None)?;
-                Ok(if *negated { Typed::new(not(t.expr), SqlType::Bool) } else { t })
+                Ok(if *negated {
+                    Typed::new(not(t.expr), SqlType::Bool)
+                } else {
+                    t
+                })
             }
-            E::Case { operand, conditions, else_result, .. } => {
-                self.case(c, operand.as_deref(), conditions, else_result.as_deref())
-            }
+            E::Case {
+                operand,
+                conditions,
+                else_result,
+                ..
+            } => self.case(c, operand.as_deref(), conditions, else_result.as_deref()),
             E::Function(f) => self.call(c, f),
             E::Extract { field, expr, .. } => {
                 let x = self.expr(c, expr)?;
@@ -203,7 +289,12 @@ impl Binder<'_> {
                 let args = vec![self.expr(c, r#in)?, self.expr(c, expr)?];
                 self.function("strpos", args, None)
             }
-            E::Substring { expr, substring_from, substring_for, .. } => {
+            E::Substring {
+                expr,
+                substring_from,
+                substring_for,
+                ..
+            } => {
                 let mut args = vec![self.expr(c, expr)?];
                 match (substring_from, substring_for) {
                     (Some(f), n) => {
@@ -213,14 +304,22 @@ impl Binder<'_> {
                         }
                     }
                     (None, Some(n)) => {
-                        args.push(Typed::new(literal(ScalarValue::Int32(Some(1))), SqlType::Int4));
+                        args.push(Typed::new(
+                            literal(ScalarValue::Int32(Some(1))),
+                            SqlType::Int4,
+                        ));
                         args.push(self.expr(c, n)?);
                     }
                     (None, None) => {}
                 }
                 self.function("substring", args, None)
             }
-            E::Trim { trim_where, trim_what, expr, trim_characters } => {
+            E::Trim {
+                trim_where,
+                trim_what,
+                expr,
+                trim_characters,
+            } => {
                 let name = match trim_where {
                     Some(TrimWhereField::Leading) => "ltrim",
                     Some(TrimWhereField::Trailing) => "rtrim",
@@ -234,27 +333,46 @@ impl Binder<'_> {
                 }
                 self.function(name, args, None)
             }
-            E::Overlay { expr, overlay_what, overlay_from, overlay_for } => {
-                let mut args =
-                    vec![self.expr(c, expr)?, self.expr(c, overlay_what)?, self.expr(c, overlay_from)?];
+            E::Overlay {
+                expr,
+                overlay_what,
+                overlay_from,
+                overlay_for,
+            } => {
+                let mut args = vec![
+                    self.expr(c, expr)?,
+                    self.expr(c, overlay_what)?,
+                    self.expr(c, overlay_from)?,
+                ];
                 if let Some(n) = overlay_for {
                     args.push(self.expr(c, n)?);
                 }
                 self.function("overlay", args, None)
             }
-            E::AtTimeZone { timestamp, time_zone } => {
+            E::AtTimeZone {
+                timestamp,
+                time_zone,
+            } => {
                 let args = vec![self.expr(c, time_zone)?, self.expr(c, timestamp)?];
                 self.function("timezone", args, None)
             }
             E::Collate { expr, .. } => self.expr(c, expr),
             E::Array(a) => {
-                let items = a.elem.iter().map(|e| self.expr(c, e)).collect::<Result<Vec<_>>>()?;
+                let items = a
+                    .elem
+                    .iter()
+                    .map(|e| self.expr(c, e))
+                    .collect::<Result<Vec<_>>>()?;
                 self.array_of(items)
             }
             E::CompoundFieldAccess { root, access_chain } => self.access(c, root, access_chain),
-            E::Tuple(_) => Err(SqlError::unsupported("row values are only supported in comparisons")),
+            E::Tuple(_) => Err(SqlError::unsupported(
+                "row values are only supported in comparisons",
+            )),
             E::Prefixed { value, .. } => self.expr(c, value),
-            other => Err(SqlError::unsupported(format!("expression is not supported: {other}"))),
+            other => Err(SqlError::unsupported(format!(
+                "expression is not supported: {other}"
+            ))),
         }
     }
 
@@ -279,8 +397,13 @@ impl Binder<'_> {
             Value::Boolean(b) => Typed::new(truth(*b), SqlType::Bool),
             Value::Null => null(),
             Value::Placeholder(p) => {
-                let n = p.strip_prefix('$').and_then(|n| n.parse::<usize>().ok()).filter(|n| *n > 0);
-                let n = n.ok_or_else(|| SqlError::new("42601", format!("syntax error at or near \"{p}\"")))?;
+                let n = p
+                    .strip_prefix('$')
+                    .and_then(|n| n.parse::<usize>().ok())
+                    .filter(|n| *n > 0);
+                let n = n.ok_or_else(|| {
+                    SqlError::new("42601", format!("syntax error at or near \"{p}\""))
+                })?;
                 match self.param_type(n) {
                     Some(ty) => Typed::new(super::coerce::placeholder(n, &ty), ty),
                     None => Typed {
@@ -291,7 +414,11 @@ impl Binder<'_> {
                 }
             }
             Value::HexStringLiteral(h) => text_literal(h),
-            other => return Err(SqlError::unsupported(format!("literal is not supported: {other}"))),
+            other => {
+                return Err(SqlError::unsupported(format!(
+                    "literal is not supported: {other}"
+                )));
+            }
         })
     }
 
@@ -316,7 +443,9 @@ impl Binder<'_> {
             (SqlType::Numeric(..), true) => self.open_numeric(&t, to.clone()),
             _ => to,
         };
-        let expr = self.cast(t, &to, Context::Explicit).map_err(|e| at(e, at_literal))?;
+        let expr = self
+            .cast(t, &to, Context::Explicit)
+            .map_err(|e| at(e, at_literal))?;
         Ok(Typed::new(expr, to))
     }
 
@@ -342,7 +471,10 @@ impl Binder<'_> {
     fn interval(&self, c: Ctx, i: &ast::Interval) -> Result<Typed> {
         let t = self.expr(c, &i.value)?;
         let Expr::Literal(ScalarValue::Utf8View(Some(s)), _) = &t.expr else {
-            return Err(SqlError::new("42601", "INTERVAL must be followed by a string"));
+            return Err(SqlError::new(
+                "42601",
+                "INTERVAL must be followed by a string",
+            ));
         };
         let text = match &i.leading_field {
             Some(f) if i.last_field.is_none() && s.trim().parse::<f64>().is_ok() => {
@@ -387,21 +519,33 @@ impl Binder<'_> {
     /// `(a, b) = (c, d)` and the orders.
     fn compare_rows(&self, c: Ctx, l: &[E], op: &B, r: &[E]) -> Result<Typed> {
         if l.len() != r.len() {
-            return Err(SqlError::new("42601", "unequal number of entries in row expressions"));
+            return Err(SqlError::new(
+                "42601",
+                "unequal number of entries in row expressions",
+            ));
         }
         let mut pairs = Vec::new();
         for (a, b) in l.iter().zip(r) {
             pairs.push((self.expr(c, a)?, self.expr(c, b)?));
         }
-        let eq = |(a, b): &(Typed, Typed), op| self.compare(op, a.clone(), b.clone()).map(|t| t.expr);
+        let eq =
+            |(a, b): &(Typed, Typed), op| self.compare(op, a.clone(), b.clone()).map(|t| t.expr);
         let all = |op| -> Result<Expr> {
-            pairs.iter().map(|p| eq(p, op)).reduce(|a, b| Ok(and(a?, b?))).unwrap_or_else(|| Ok(truth(true)))
+            pairs
+                .iter()
+                .map(|p| eq(p, op))
+                .reduce(|a, b| Ok(and(a?, b?)))
+                .unwrap_or_else(|| Ok(truth(true)))
         };
         let e = match op {
             B::Eq => all(Operator::Eq)?,
             B::NotEq => not(all(Operator::Eq)?),
             B::Lt | B::LtEq | B::Gt | B::GtEq => {
-                let strict = if matches!(op, B::Lt | B::LtEq) { Operator::Lt } else { Operator::Gt };
+                let strict = if matches!(op, B::Lt | B::LtEq) {
+                    Operator::Lt
+                } else {
+                    Operator::Gt
+                };
                 let last = match op {
                     B::LtEq => Operator::LtEq,
                     B::GtEq => Operator::GtEq,
@@ -416,7 +560,11 @@ impl Binder<'_> {
                 }
                 out.unwrap_or_else(|| truth(true))
             }
-            _ => return Err(SqlError::unsupported("this operator on row values is not supported")),
+            _ => {
+                return Err(SqlError::unsupported(
+                    "this operator on row values is not supported",
+                ));
+            }
         };
         Ok(Typed::new(e, SqlType::Bool))
     }
@@ -454,7 +602,10 @@ impl Binder<'_> {
             let mut out: Option<Expr> = None;
             for item in list {
                 let E::Tuple(r) = strip(item) else {
-                    return Err(SqlError::new("42601", "IN needs row values of the same length"));
+                    return Err(SqlError::new(
+                        "42601",
+                        "IN needs row values of the same length",
+                    ));
                 };
                 let one = self.compare_rows(c, l, &B::Eq, r)?.expr;
                 out = Some(match out {
@@ -463,19 +614,32 @@ impl Binder<'_> {
                 });
             }
             let out = out.unwrap_or_else(|| truth(false));
-            return Ok(Typed::new(if negated { not(out) } else { out }, SqlType::Bool));
+            return Ok(Typed::new(
+                if negated { not(out) } else { out },
+                SqlType::Bool,
+            ));
         }
         let x = self.expr(c, e)?;
         let mut items = self.exprs(c, list)?;
         items.insert(0, x);
         let known = items.iter().find(|t| !t.unknown).map(|t| t.type_name());
         let bad = items.iter().find(|t| {
-            !t.unknown && known.is_some() && super::types::common(&items.iter().find(|o| !o.unknown).unwrap_or(t).ty, &t.ty).is_none()
+            !t.unknown
+                && known.is_some()
+                && super::types::common(&items.iter().find(|o| !o.unknown).unwrap_or(t).ty, &t.ty)
+                    .is_none()
         });
         if let Some(b) = bad {
-            return Err(super::operators::no_operator("=", &known.unwrap_or_default(), &b.type_name()));
+            return Err(super::operators::no_operator(
+                "=",
+                &known.unwrap_or_default(),
+                &b.type_name(),
+            ));
         }
-        if matches!(items.iter().find(|t| !t.unknown).map(|t| &t.ty), Some(SqlType::Interval)) {
+        if matches!(
+            items.iter().find(|t| !t.unknown).map(|t| &t.ty),
+            Some(SqlType::Interval)
+        ) {
             let x = items.remove(0);
             let mut out: Option<Expr> = None;
             for i in items {
@@ -483,11 +647,17 @@ impl Binder<'_> {
                 out = Some(out.map_or(one.clone(), |o| or(o, one)));
             }
             let out = out.unwrap_or_else(|| truth(false));
-            return Ok(Typed::new(if negated { not(out) } else { out }, SqlType::Bool));
+            return Ok(Typed::new(
+                if negated { not(out) } else { out },
+                SqlType::Bool,
+            ));
         }
         let (mut exprs, _) = self.unify(items, "IN")?;
         let x = exprs.remove(0);
-        Ok(Typed::new(Expr::InList(InList::new(Box::new(x), exprs, negated)), SqlType::Bool))
+        Ok(Typed::new(
+            Expr::InList(InList::new(Box::new(x), exprs, negated)),
+            SqlType::Bool,
+        ))
     }
 
     fn like(
@@ -502,13 +672,24 @@ impl Binder<'_> {
         let (l, r) = (self.expr(c, e)?, self.expr(c, pattern)?);
         let escape = match escape.as_ref().map(|v| &v.value) {
             Some(Value::SingleQuotedString(s)) => Some(s.clone()),
-            Some(_) => return Err(SqlError::new("42601", "ESCAPE must be followed by a string")),
+            Some(_) => {
+                return Err(SqlError::new(
+                    "42601",
+                    "ESCAPE must be followed by a string",
+                ));
+            }
             None => None,
         };
         self.like_typed(l, r, escape, negated, insensitive)
     }
 
-    fn case(&self, c: Ctx, operand: Option<&E>, conditions: &[ast::CaseWhen], otherwise: Option<&E>) -> Result<Typed> {
+    fn case(
+        &self,
+        c: Ctx,
+        operand: Option<&E>,
+        conditions: &[ast::CaseWhen],
+        otherwise: Option<&E>,
+    ) -> Result<Typed> {
         let operand = operand.map(|o| self.expr(c, o)).transpose()?;
         let (mut conds, mut results) = (Vec::new(), Vec::new());
         for w in conditions {
@@ -525,7 +706,10 @@ impl Binder<'_> {
         });
         let (mut exprs, ty) = self.unify(results, "CASE")?;
         let otherwise = exprs.pop().unwrap_or_else(|| super::null_of(&ty));
-        Ok(Typed::new(when(conds.into_iter().zip(exprs).collect(), otherwise), ty))
+        Ok(Typed::new(
+            when(conds.into_iter().zip(exprs).collect(), otherwise),
+            ty,
+        ))
     }
 
     fn access(&self, c: Ctx, root: &E, chain: &[AccessExpr]) -> Result<Typed> {
@@ -552,11 +736,24 @@ impl Binder<'_> {
                         self.function("array_subscript", vec![t, i], None)?
                     }
                 }
-                AccessExpr::Subscript(Subscript::Slice { lower_bound, upper_bound, stride: None }) => {
+                AccessExpr::Subscript(Subscript::Slice {
+                    lower_bound,
+                    upper_bound,
+                    stride: None,
+                }) => {
                     let one = Typed::new(literal(ScalarValue::Int32(Some(1))), SqlType::Int4);
-                    let most = Typed::new(literal(ScalarValue::Int32(Some(i32::MAX))), SqlType::Int4);
-                    let l = lower_bound.as_ref().map(|e| self.expr(c, e)).transpose()?.unwrap_or(one);
-                    let u = upper_bound.as_ref().map(|e| self.expr(c, e)).transpose()?.unwrap_or(most);
+                    let most =
+                        Typed::new(literal(ScalarValue::Int32(Some(i32::MAX))), SqlType::Int4);
+                    let l = lower_bound
+                        .as_ref()
+                        .map(|e| self.expr(c, e))
+                        .transpose()?
+                        .unwrap_or(one);
+                    let u = upper_bound
+                        .as_ref()
+                        .map(|e| self.expr(c, e))
+                        .transpose()?
+                        .unwrap_or(most);
                     self.function("array_slice", vec![t, l, u], None)?
                 }
                 _ => return Err(SqlError::unsupported("field access is not supported")),
@@ -570,7 +767,10 @@ impl Binder<'_> {
         if let Expr::Literal(ScalarValue::Utf8View(Some(s)), _) = &t.expr
             && s.trim().parse::<i64>().is_err()
         {
-            let names: Vec<String> = s.split('.').map(|p| p.trim_matches('"').to_string()).collect();
+            let names: Vec<String> = s
+                .split('.')
+                .map(|p| p.trim_matches('"').to_string())
+                .collect();
             let (schema, name) = match names.as_slice() {
                 [s, n] => (Some(s.as_str()), n.as_str()),
                 [n] => (None, n.as_str()),
@@ -579,7 +779,10 @@ impl Binder<'_> {
             let r = self.catalog.resolve(schema, name).ok_or_else(|| {
                 SqlError::new("42P01", format!("relation \"{s}\" does not exist"))
             })?;
-            return Ok(Typed::new(literal(ScalarValue::Int64(Some(r.id.0 as i64))), SqlType::Int8));
+            return Ok(Typed::new(
+                literal(ScalarValue::Int64(Some(r.id.0 as i64))),
+                SqlType::Int8,
+            ));
         }
         let expr = self.cast(t, &SqlType::Int8, Context::Explicit)?;
         Ok(Typed::new(expr, SqlType::Int8))
@@ -636,13 +839,22 @@ pub(crate) fn number(n: &str) -> Result<Typed> {
     if !n.contains(['.', 'e', 'E']) {
         let clean = n.replace('_', "");
         if let Ok(v) = clean.parse::<i32>() {
-            return Ok(Typed::new(literal(ScalarValue::Int32(Some(v))), SqlType::Int4));
+            return Ok(Typed::new(
+                literal(ScalarValue::Int32(Some(v))),
+                SqlType::Int4,
+            ));
         }
         if let Ok(v) = clean.parse::<i64>() {
-            return Ok(Typed::new(literal(ScalarValue::Int64(Some(v))), SqlType::Int8));
+            return Ok(Typed::new(
+                literal(ScalarValue::Int64(Some(v))),
+                SqlType::Int8,
+            ));
         }
     }
-    let too_long = || SqlError::new("22003", "numeric field overflow").detail("numeric holds at most 38 digits here.");
+    let too_long = || {
+        SqlError::new("22003", "numeric field overflow")
+            .detail("numeric holds at most 38 digits here.")
+    };
     let (v, scale) = parse::decimal_parts(&n.replace('_', "")).ok_or_else(too_long)?;
     let v = v.to_i128().ok_or_else(too_long)?;
     let digits = v.unsigned_abs().to_string().len() as i32;
@@ -651,9 +863,14 @@ pub(crate) fn number(n: &str) -> Result<Typed> {
         return Err(too_long());
     }
     let ty = SqlType::Numeric(p as u8, scale as i8);
-    Ok(Typed::new(literal(ScalarValue::Decimal128(Some(v), p as u8, scale as i8)), ty))
+    Ok(Typed::new(
+        literal(ScalarValue::Decimal128(Some(v), p as u8, scale as i8)),
+        ty,
+    ))
 }
 
 fn field_name(f: &DateTimeField) -> String {
-    f.to_string().trim_matches(|c| c == '\'' || c == '"').to_lowercase()
+    f.to_string()
+        .trim_matches(|c| c == '\'' || c == '"')
+        .to_lowercase()
 }

@@ -8,7 +8,8 @@ use datafusion_common::{Column, JoinType, NullEquality, ScalarValue};
 use datafusion_expr::expr::{Sort, WindowFunction, WindowFunctionParams};
 use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, WindowFrame};
 use sqlparser::ast::{
-    self, FunctionArg, JoinConstraint, JoinOperator, SelectItem, SetExpr, TableAlias, TableFactor, TableWithJoins,
+    self, FunctionArg, JoinConstraint, JoinOperator, SelectItem, SetExpr, TableAlias, TableFactor,
+    TableWithJoins,
 };
 use tidemill_zset::schema::SqlType;
 
@@ -16,7 +17,10 @@ use super::calls::{is_each, is_set_returning};
 use super::expr::{Calls, Ctx};
 use super::scope::{Outer, Scope, ScopeCol, ScopeTable, closest};
 use super::select::Tail;
-use super::{Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, filter, fit, literal, project, unique_names};
+use super::{
+    Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, filter, fit, literal, project,
+    unique_names,
+};
 use crate::catalog::{Relation, RelationKind};
 use crate::error::{Result, SqlError};
 use crate::parser::{fold, parts, position};
@@ -33,13 +37,27 @@ fn one_row() -> LogicalPlan {
 }
 
 impl Binder<'_> {
-    pub(crate) fn from<'o>(&self, from: &[TableWithJoins], ctes: &Ctes, outer: Outer<'o>) -> Result<(LogicalPlan, Scope<'o>)> {
-        self.from_on(None, from, ctes, outer)
+    pub(crate) fn relations<'o>(
+        &self,
+        from: &[TableWithJoins],
+        ctes: &Ctes,
+        outer: Outer<'o>,
+    ) -> Result<(LogicalPlan, Scope<'o>)> {
+        self.relations_on(None, from, ctes, outer)
     }
 
     /// FROM, its relations joined to `base`.
-    fn from_on<'o>(&self, base: Option<LogicalPlan>, from: &[TableWithJoins], ctes: &Ctes, outer: Outer<'o>) -> Result<(LogicalPlan, Scope<'o>)> {
-        let mut j = Joined { plan: base, scope: Scope::new(outer) };
+    fn relations_on<'o>(
+        &self,
+        base: Option<LogicalPlan>,
+        from: &[TableWithJoins],
+        ctes: &Ctes,
+        outer: Outer<'o>,
+    ) -> Result<(LogicalPlan, Scope<'o>)> {
+        let mut j = Joined {
+            plan: base,
+            scope: Scope::new(outer),
+        };
         for t in from {
             if t.joins.is_empty() || j.plan.is_none() || is_lateral(&t.relation) {
                 j = self.join(j, &t.relation, JoinType::Inner, &JoinConstraint::None, ctes)?;
@@ -49,8 +67,17 @@ impl Binder<'_> {
                 continue;
             }
             // `a, b JOIN c`: the join on the right is made first.
-            let mut right = Joined { plan: None, scope: Scope::new(outer) };
-            right = self.join(right, &t.relation, JoinType::Inner, &JoinConstraint::None, ctes)?;
+            let mut right = Joined {
+                plan: None,
+                scope: Scope::new(outer),
+            };
+            right = self.join(
+                right,
+                &t.relation,
+                JoinType::Inner,
+                &JoinConstraint::None,
+                ctes,
+            )?;
             for k in &t.joins {
                 right = self.join_step(right, k, ctes)?;
             }
@@ -68,26 +95,56 @@ impl Binder<'_> {
             JoinOperator::CrossJoin(_) => (JoinType::Inner, &JoinConstraint::None),
             _ => return Err(SqlError::unsupported("this kind of join is not supported")),
         };
-        if matches!(constraint, JoinConstraint::None) && !matches!(k.join_operator, JoinOperator::CrossJoin(_)) {
-            return Err(SqlError::new("42601", "syntax error: a join needs ON, USING or CROSS"));
+        if matches!(constraint, JoinConstraint::None)
+            && !matches!(k.join_operator, JoinOperator::CrossJoin(_))
+        {
+            return Err(SqlError::new(
+                "42601",
+                "syntax error: a join needs ON, USING or CROSS",
+            ));
         }
         self.join(left, &k.relation, kind, constraint, ctes)
     }
 
-    fn join<'o>(&self, left: Joined<'o>, factor: &TableFactor, kind: JoinType, constraint: &JoinConstraint, ctes: &Ctes) -> Result<Joined<'o>> {
+    fn join<'o>(
+        &self,
+        left: Joined<'o>,
+        factor: &TableFactor,
+        kind: JoinType,
+        constraint: &JoinConstraint,
+        ctes: &Ctes,
+    ) -> Result<Joined<'o>> {
         if let Some((name, args, alias, ordinality)) = table_function(factor) {
-            return self.join_function(left, &name, &args, alias, ordinality, kind, constraint, ctes);
+            return self.join_function(
+                left, &name, &args, alias, ordinality, kind, constraint, ctes,
+            );
         }
         let outer = left.scope.outer;
-        if let TableFactor::Derived { lateral: true, subquery, alias, .. } = factor {
+        if let TableFactor::Derived {
+            lateral: true,
+            subquery,
+            alias,
+            ..
+        } = factor
+        {
             match self.query(subquery, ctes, outer) {
                 Err(e) if matches!(e.sqlstate, "42P01" | "42703") && left.plan.is_some() => {
-                    return self.join_lateral(left, subquery, alias.as_ref(), kind, constraint, ctes);
+                    return self.join_lateral(
+                        left,
+                        subquery,
+                        alias.as_ref(),
+                        kind,
+                        constraint,
+                        ctes,
+                    );
                 }
                 _ => {}
             }
         }
-        let mut right = Joined { plan: None, scope: Scope::new(outer) };
+        let mut right = Joined {
+            plan: None,
+            scope: Scope::new(outer),
+        };
         match factor {
             TableFactor::Table { name, alias, .. } => {
                 let n = crate::parser::relation_name(name)?;
@@ -98,35 +155,70 @@ impl Binder<'_> {
                 let (rel, pk) = self
                     .relation(n.schema.as_deref(), &n.name, alias.as_ref(), ctes)
                     .map_err(|e| super::expr::at(e, at))?;
-                let schema = if alias.is_some() { None } else { n.schema.clone() };
-                let mut t = rel.table(&alias.as_ref().map_or(n.name.clone(), |a| fold(&a.name)), schema);
+                let schema = if alias.is_some() {
+                    None
+                } else {
+                    n.schema.clone()
+                };
+                let mut t = rel.table(
+                    &alias.as_ref().map_or(n.name.clone(), |a| fold(&a.name)),
+                    schema,
+                );
                 t.primary_key = pk;
                 right.plan = Some(rel.plan);
                 right.scope.add(t)?;
             }
-            TableFactor::Derived { subquery, alias, .. } => {
+            TableFactor::Derived {
+                subquery, alias, ..
+            } => {
                 let rel = self.query(subquery, ctes, outer)?;
                 let name = alias.as_ref().map(|a| fold(&a.name)).unwrap_or_default();
-                let rel = self.aliased(rel, if name.is_empty() { "subquery" } else { &name }, alias.as_ref())?;
+                let rel = self.aliased(
+                    rel,
+                    if name.is_empty() { "subquery" } else { &name },
+                    alias.as_ref(),
+                )?;
                 right.scope.add(rel.table(&name, None))?;
                 right.plan = Some(rel.plan);
             }
-            TableFactor::NestedJoin { table_with_joins, alias } => {
+            TableFactor::NestedJoin {
+                table_with_joins,
+                alias,
+            } => {
                 if alias.is_some() {
                     return Err(SqlError::unsupported("an alias of a join is not supported"));
                 }
-                right = self.join(right, &table_with_joins.relation, JoinType::Inner, &JoinConstraint::None, ctes)?;
+                right = self.join(
+                    right,
+                    &table_with_joins.relation,
+                    JoinType::Inner,
+                    &JoinConstraint::None,
+                    ctes,
+                )?;
                 for k in &table_with_joins.joins {
                     right = self.join_step(right, k, ctes)?;
                 }
             }
-            other => return Err(SqlError::unsupported(format!("FROM item is not supported: {other}"))),
+            other => {
+                return Err(SqlError::unsupported(format!(
+                    "FROM item is not supported: {other}"
+                )));
+            }
         }
         self.combine(left, right, kind, constraint, ctes)
     }
 
-    fn combine<'o>(&self, left: Joined<'o>, right: Joined<'o>, kind: JoinType, constraint: &JoinConstraint, ctes: &Ctes) -> Result<Joined<'o>> {
-        let Some(left_plan) = left.plan else { return Ok(right) };
+    fn combine<'o>(
+        &self,
+        left: Joined<'o>,
+        right: Joined<'o>,
+        kind: JoinType,
+        constraint: &JoinConstraint,
+        ctes: &Ctes,
+    ) -> Result<Joined<'o>> {
+        let Some(left_plan) = left.plan else {
+            return Ok(right);
+        };
         let right_plan = right.plan.unwrap_or_else(one_row);
         let width = left.scope.tables.len();
         let mut scope = left.scope;
@@ -139,15 +231,27 @@ impl Binder<'_> {
             JoinConstraint::None => {}
             JoinConstraint::On(e) => on = self.conjuncts(&scope, ctes, e, "JOIN/ON")?,
             JoinConstraint::Using(names) => {
-                let names = names.iter().filter_map(|n| parts(n).pop()).collect::<Vec<_>>();
+                let names = names
+                    .iter()
+                    .filter_map(|n| parts(n).pop())
+                    .collect::<Vec<_>>();
                 (on, merged) = self.using(&mut scope, width, &names, kind)?;
             }
             JoinConstraint::Natural => {
-                let left: Vec<&ScopeCol> = scope.tables[..width].iter().flat_map(|t| &t.cols).filter(|c| !c.hidden).collect();
+                let left: Vec<&ScopeCol> = scope.tables[..width]
+                    .iter()
+                    .flat_map(|t| &t.cols)
+                    .filter(|c| !c.hidden)
+                    .collect();
                 let names: Vec<String> = left
                     .iter()
                     .map(|c| c.name.clone())
-                    .filter(|n| scope.tables[width..].iter().flat_map(|t| &t.cols).any(|c| c.name == *n))
+                    .filter(|n| {
+                        scope.tables[width..]
+                            .iter()
+                            .flat_map(|t| &t.cols)
+                            .any(|c| c.name == *n)
+                    })
                     .collect();
                 (on, merged) = self.using(&mut scope, width, &names, kind)?;
             }
@@ -165,13 +269,26 @@ impl Binder<'_> {
         if let Some(m) = merged {
             scope.tables.insert(0, m);
         }
-        Ok(Joined { plan: Some(plan), scope })
+        Ok(Joined {
+            plan: Some(plan),
+            scope,
+        })
     }
 
     /// A condition's conjuncts, bound one by one.
-    fn conjuncts(&self, scope: &Scope, ctes: &Ctes, e: &ast::Expr, clause: &'static str) -> Result<Vec<Expr>> {
+    fn conjuncts(
+        &self,
+        scope: &Scope,
+        ctes: &Ctes,
+        e: &ast::Expr,
+        clause: &'static str,
+    ) -> Result<Vec<Expr>> {
         match super::expr::strip(e) {
-            ast::Expr::BinaryOp { left, op: ast::BinaryOperator::And, right } => {
+            ast::Expr::BinaryOp {
+                left,
+                op: ast::BinaryOperator::And,
+                right,
+            } => {
                 let mut out = self.conjuncts(scope, ctes, left, clause)?;
                 out.extend(self.conjuncts(scope, ctes, right, clause)?);
                 Ok(out)
@@ -181,46 +298,89 @@ impl Binder<'_> {
     }
 
     /// USING: equal columns, seen as one.
-    fn using(&self, scope: &mut Scope, width: usize, names: &[String], kind: JoinType) -> Result<(Vec<Expr>, Option<ScopeTable>)> {
+    fn using(
+        &self,
+        scope: &mut Scope,
+        width: usize,
+        names: &[String],
+        kind: JoinType,
+    ) -> Result<(Vec<Expr>, Option<ScopeTable>)> {
         let mut on = Vec::new();
         let mut cols = Vec::new();
         for n in names {
             let find = |tables: &[ScopeTable], side: &str| -> Result<(usize, usize)> {
                 let mut found = tables.iter().enumerate().flat_map(|(t, table)| {
-                    table.cols.iter().enumerate().filter(|(_, c)| !c.hidden && c.name == *n).map(move |(c, _)| (t, c))
+                    table
+                        .cols
+                        .iter()
+                        .enumerate()
+                        .filter(|(_, c)| !c.hidden && c.name == *n)
+                        .map(move |(c, _)| (t, c))
                 });
                 let first = found.next().ok_or_else(|| {
                     SqlError::new("42703", format!("column \"{n}\" specified in USING clause does not exist in {side} table"))
                 })?;
                 if found.next().is_some() {
-                    return Err(SqlError::new("42702", format!("common column name \"{n}\" appears more than once in {side} table")));
+                    return Err(SqlError::new(
+                        "42702",
+                        format!(
+                            "common column name \"{n}\" appears more than once in {side} table"
+                        ),
+                    ));
                 }
                 Ok(first)
             };
             let (lt, lc) = find(&scope.tables[..width], "left")?;
             let (rt, rc) = find(&scope.tables[width..], "right")?;
-            let (l, r) = (scope.tables[lt].cols[lc].clone(), scope.tables[width + rt].cols[rc].clone());
+            let (l, r) = (
+                scope.tables[lt].cols[lc].clone(),
+                scope.tables[width + rt].cols[rc].clone(),
+            );
             scope.tables[lt].cols[lc].hidden = true;
             scope.tables[width + rt].cols[rc].hidden = true;
             let (le, re, ty) = self.same_type(
-                "=", Typed::new(l.expr.clone(), l.ty.clone()), Typed::new(r.expr.clone(), r.ty.clone()),
+                "=",
+                Typed::new(l.expr.clone(), l.ty.clone()),
+                Typed::new(r.expr.clone(), r.ty.clone()),
             )?;
-            on.push(Expr::BinaryExpr(BinaryExpr::new(Box::new(le.clone()), Operator::Eq, Box::new(re.clone()))));
+            on.push(Expr::BinaryExpr(BinaryExpr::new(
+                Box::new(le.clone()),
+                Operator::Eq,
+                Box::new(re.clone()),
+            )));
             let (expr, ty) = match kind {
                 JoinType::Right => (r.expr, r.ty),
-                JoinType::Full => {
-                    (super::expr::when(vec![(Expr::IsNotNull(Box::new(le.clone())), le)], re), ty)
-                }
+                JoinType::Full => (
+                    super::expr::when(vec![(Expr::IsNotNull(Box::new(le.clone())), le)], re),
+                    ty,
+                ),
                 _ => (l.expr, l.ty),
             };
-            cols.push(ScopeCol { name: n.clone(), ty, expr, hidden: false });
+            cols.push(ScopeCol {
+                name: n.clone(),
+                ty,
+                expr,
+                hidden: false,
+            });
         }
-        Ok((on, (!cols.is_empty()).then_some(ScopeTable { alias: String::new(), schema: None, cols, primary_key: None })))
+        Ok((
+            on,
+            (!cols.is_empty()).then_some(ScopeTable {
+                alias: String::new(),
+                schema: None,
+                cols,
+                primary_key: None,
+            }),
+        ))
     }
 
     /// A relation by name: a common table expression, a collection, or a view's query.
     pub(crate) fn relation(
-        &self, schema: Option<&str>, name: &str, alias: Option<&TableAlias>, ctes: &Ctes,
+        &self,
+        schema: Option<&str>,
+        name: &str,
+        alias: Option<&TableAlias>,
+        ctes: &Ctes,
     ) -> Result<(Rel, Option<Vec<usize>>)> {
         let qualifier = alias.map_or(name.to_string(), |a| fold(&a.name));
         if schema.is_none()
@@ -228,7 +388,10 @@ impl Binder<'_> {
         {
             return Ok((self.aliased(rel.clone(), &qualifier, alias)?, None));
         }
-        let r = self.catalog.resolve(schema, name).ok_or_else(|| self.no_relation(schema, name))?;
+        let r = self
+            .catalog
+            .resolve(schema, name)
+            .ok_or_else(|| self.no_relation(schema, name))?;
         let rel = match &r.kind {
             RelationKind::View { sql } => {
                 let key = format!("{}.{}", r.schema, r.name);
@@ -240,15 +403,28 @@ impl Binder<'_> {
                 let cols = rel
                     .cols
                     .iter()
-                    .zip(r.columns.fields().iter().map(|f| f.name().clone()).chain(std::iter::repeat(String::new())))
-                    .map(|(c, n)| RelCol { name: if n.is_empty() { c.name.clone() } else { n }, ..c.clone() })
+                    .zip(
+                        r.columns
+                            .fields()
+                            .iter()
+                            .map(|f| f.name().clone())
+                            .chain(std::iter::repeat(String::new())),
+                    )
+                    .map(|(c, n)| RelCol {
+                        name: if n.is_empty() { c.name.clone() } else { n },
+                        ..c.clone()
+                    })
                     .collect();
                 Rel { cols, ..rel }
             }
             _ => self.scan(&r, &qualifier)?,
         };
         let scanned = !matches!(r.kind, RelationKind::View { .. });
-        let rel = if scanned { renamed(rel, alias)? } else { self.aliased(rel, &qualifier, alias)? };
+        let rel = if scanned {
+            renamed(rel, alias)?
+        } else {
+            self.aliased(rel, &qualifier, alias)?
+        };
         Ok((rel, r.primary_key.clone()))
     }
 
@@ -258,7 +434,10 @@ impl Binder<'_> {
         let all = self.catalog.relations();
         let names = all
             .iter()
-            .filter(|r| schema.is_none_or(|s| s == r.schema) && !matches!(r.schema.as_str(), "pg_catalog" | "information_schema"))
+            .filter(|r| {
+                schema.is_none_or(|s| s == r.schema)
+                    && !matches!(r.schema.as_str(), "pg_catalog" | "information_schema")
+            })
             .map(|r| r.name.as_str());
         match closest(name, names) {
             Some(c) => e.hint(format!("Did you mean \"{c}\"?")),
@@ -272,7 +451,8 @@ impl Binder<'_> {
         let qualifier = self.qualifier(name);
         let source = provider_as_source(Arc::new(CollectionTable::new(r.clone())));
         let table = datafusion_common::TableReference::bare(qualifier.clone());
-        let mut plan = df(LogicalPlanBuilder::scan(table.clone(), source, None).and_then(|b| b.build()))?;
+        let mut plan =
+            df(LogicalPlanBuilder::scan(table.clone(), source, None).and_then(|b| b.build()))?;
         let fields = r.columns.fields();
         let cols: Vec<RelCol> = fields
             .iter()
@@ -284,7 +464,11 @@ impl Binder<'_> {
             })
             .collect();
         // Types that expressions don't know, such as Utf8, become those they do.
-        if fields.iter().zip(&cols).any(|(f, c)| !f.data_type().equals_datatype(&c.ty.arrow())) {
+        if fields
+            .iter()
+            .zip(&cols)
+            .any(|(f, c)| !f.data_type().equals_datatype(&c.ty.arrow()))
+        {
             let exprs = fields
                 .iter()
                 .zip(&cols)
@@ -311,18 +495,32 @@ impl Binder<'_> {
             .zip(&names)
             .map(|(c, n)| {
                 let e = Expr::Column(c.column.clone());
-                if c.column.name == *n && c.column.relation.is_none() { e } else { e.alias(n) }
+                if c.column.name == *n && c.column.relation.is_none() {
+                    e
+                } else {
+                    e.alias(n)
+                }
             })
             .collect::<Vec<_>>();
-        let same = exprs.iter().all(|e| matches!(e, Expr::Column(_))) && rel.plan.schema().fields().len() == exprs.len();
-        let plan = if same { rel.plan } else { project(rel.plan, exprs)? };
+        let same = exprs.iter().all(|e| matches!(e, Expr::Column(_)))
+            && rel.plan.schema().fields().len() == exprs.len();
+        let plan = if same {
+            rel.plan
+        } else {
+            project(rel.plan, exprs)?
+        };
         let qualifier = self.qualifier(name);
-        let plan = df(builder(plan).alias(qualifier.clone()).and_then(|b| b.build()))?;
+        let plan = df(builder(plan)
+            .alias(qualifier.clone())
+            .and_then(|b| b.build()))?;
         let cols = rel
             .cols
             .into_iter()
             .zip(names)
-            .map(|(c, n)| RelCol { column: Column::new(Some(qualifier.clone()), n), ..c })
+            .map(|(c, n)| RelCol {
+                column: Column::new(Some(qualifier.clone()), n),
+                ..c
+            })
             .collect();
         renamed(Rel { plan, cols }, alias)
     }
@@ -341,11 +539,20 @@ impl Binder<'_> {
     /// A set-returning function in FROM: it may use what stands to its left.
     #[allow(clippy::too_many_arguments)]
     fn join_function<'o>(
-        &self, left: Joined<'o>, name: &str, args: &[FunctionArg], alias: Option<&TableAlias>, ordinality: bool,
-        kind: JoinType, constraint: &JoinConstraint, ctes: &Ctes,
+        &self,
+        left: Joined<'o>,
+        name: &str,
+        args: &[FunctionArg],
+        alias: Option<&TableAlias>,
+        ordinality: bool,
+        kind: JoinType,
+        constraint: &JoinConstraint,
+        ctes: &Ctes,
     ) -> Result<Joined<'o>> {
         if matches!(kind, JoinType::Right | JoinType::Full) {
-            return Err(SqlError::unsupported("RIGHT and FULL JOIN with a function are not supported"));
+            return Err(SqlError::unsupported(
+                "RIGHT and FULL JOIN with a function are not supported",
+            ));
         }
         let base = left.plan.unwrap_or_else(one_row);
         let args = {
@@ -376,8 +583,11 @@ impl Binder<'_> {
             lists.push((list.expr, t.ty));
         }
         if ordinality {
-            let list = lists.first().map(|(e, t)| Typed::new(e.clone(), SqlType::Array(Box::new(t.clone()))));
-            let list = list.ok_or_else(|| SqlError::new("42601", "WITH ORDINALITY needs a function"))?;
+            let list = lists
+                .first()
+                .map(|(e, t)| Typed::new(e.clone(), SqlType::Array(Box::new(t.clone()))));
+            let list =
+                list.ok_or_else(|| SqlError::new("42601", "WITH ORDINALITY needs a function"))?;
             let e = self.function("ordinality", vec![list], None)?;
             names.push("ordinality".into());
             lists.push((e.expr, SqlType::Int8));
@@ -386,7 +596,9 @@ impl Binder<'_> {
         let (mut plan, columns) = self.unnest(base, lists, kind == JoinType::Left)?;
         let table_name = alias.map_or(name.to_string(), |a| fold(&a.name));
         let single = names.len() == 1 + ordinality as usize;
-        let given: Vec<String> = alias.map(|a| a.columns.iter().map(|c| fold(&c.name)).collect()).unwrap_or_default();
+        let given: Vec<String> = alias
+            .map(|a| a.columns.iter().map(|c| fold(&c.name)).collect())
+            .unwrap_or_default();
         let cols = columns
             .into_iter()
             .zip(types)
@@ -394,43 +606,84 @@ impl Binder<'_> {
             .map(|(i, (expr, ty))| {
                 // The alias of a function with one column names the column too.
                 let name = given.get(i).cloned().unwrap_or_else(|| {
-                    if i == 0 && single && alias.is_some() { table_name.clone() } else { names[i].clone() }
+                    if i == 0 && single && alias.is_some() {
+                        table_name.clone()
+                    } else {
+                        names[i].clone()
+                    }
                 });
-                ScopeCol { name, ty, expr, hidden: false }
+                ScopeCol {
+                    name,
+                    ty,
+                    expr,
+                    hidden: false,
+                }
             })
             .collect();
         let mut scope = left.scope;
-        scope.add(ScopeTable { alias: table_name, schema: None, cols, primary_key: None })?;
+        scope.add(ScopeTable {
+            alias: table_name,
+            schema: None,
+            cols,
+            primary_key: None,
+        })?;
         if let JoinConstraint::On(e) = constraint {
             let trivial = matches!(super::expr::strip(e), ast::Expr::Value(v) if v.value == ast::Value::Boolean(true));
             if !trivial {
                 if kind == JoinType::Left {
-                    return Err(SqlError::unsupported("LEFT JOIN of a function is only supported with ON true"));
+                    return Err(SqlError::unsupported(
+                        "LEFT JOIN of a function is only supported with ON true",
+                    ));
                 }
                 plan = self.where_clause(plan, &scope, ctes, e)?;
             }
-        } else if matches!(constraint, JoinConstraint::Using(_) | JoinConstraint::Natural) {
-            return Err(SqlError::unsupported("USING with a function is not supported"));
+        } else if matches!(
+            constraint,
+            JoinConstraint::Using(_) | JoinConstraint::Natural
+        ) {
+            return Err(SqlError::unsupported(
+                "USING with a function is not supported",
+            ));
         }
-        Ok(Joined { plan: Some(plan), scope })
+        Ok(Joined {
+            plan: Some(plan),
+            scope,
+        })
     }
 
     /// A subquery that uses what stands to its left.
     fn join_lateral<'o>(
-        &self, left: Joined<'o>, q: &ast::Query, alias: Option<&TableAlias>, kind: JoinType,
-        constraint: &JoinConstraint, ctes: &Ctes,
+        &self,
+        left: Joined<'o>,
+        q: &ast::Query,
+        alias: Option<&TableAlias>,
+        kind: JoinType,
+        constraint: &JoinConstraint,
+        ctes: &Ctes,
     ) -> Result<Joined<'o>> {
-        let refused = |what: &str| Err(SqlError::unsupported(format!("LATERAL with {what} is not supported")));
-        let SetExpr::Select(s) = q.body.as_ref() else { return refused("a set operation") };
+        let refused = |what: &str| {
+            Err(SqlError::unsupported(format!(
+                "LATERAL with {what} is not supported"
+            )))
+        };
+        let SetExpr::Select(s) = q.body.as_ref() else {
+            return refused("a set operation");
+        };
         let trivial = match constraint {
-            JoinConstraint::On(e) => matches!(super::expr::strip(e), ast::Expr::Value(v) if v.value == ast::Value::Boolean(true)),
+            JoinConstraint::On(e) => {
+                matches!(super::expr::strip(e), ast::Expr::Value(v) if v.value == ast::Value::Boolean(true))
+            }
             JoinConstraint::None => true,
             _ => false,
         };
-        if !matches!(kind, JoinType::Inner | JoinType::Left) || (kind == JoinType::Left && !trivial) || q.with.is_some() {
+        if !matches!(kind, JoinType::Inner | JoinType::Left)
+            || (kind == JoinType::Left && !trivial)
+            || q.with.is_some()
+        {
             return refused("this kind of join");
         }
-        let grouped = !matches!(&s.group_by, ast::GroupByExpr::Expressions(e, _) if e.is_empty()) || s.having.is_some();
+        let grouped = !matches!(&s.group_by, ast::GroupByExpr::Expressions(e, _) if e.is_empty())
+            || s.having.is_some();
         if grouped || s.distinct.is_some() {
             return refused("GROUP BY, HAVING or DISTINCT");
         }
@@ -443,8 +696,17 @@ impl Binder<'_> {
         } else {
             self.lateral_rows(base, &scope, q, s, kind, ctes)?
         };
-        let mut t = ScopeTable { alias: name, schema: None, cols, primary_key: None };
-        for (c, n) in t.cols.iter_mut().zip(alias.map(|a| &a.columns).into_iter().flatten()) {
+        let mut t = ScopeTable {
+            alias: name,
+            schema: None,
+            cols,
+            primary_key: None,
+        };
+        for (c, n) in t
+            .cols
+            .iter_mut()
+            .zip(alias.map(|a| &a.columns).into_iter().flatten())
+        {
             c.name = fold(&n.name);
         }
         scope.add(t)?;
@@ -452,75 +714,124 @@ impl Binder<'_> {
         if let (JoinConstraint::On(e), false) = (constraint, trivial) {
             plan = self.where_clause(plan, &scope, ctes, e)?;
         }
-        Ok(Joined { plan: Some(plan), scope })
+        Ok(Joined {
+            plan: Some(plan),
+            scope,
+        })
     }
 
     /// Aggregates without GROUP BY give one row: each is a scalar subquery.
-    fn lateral_aggregates(&self, base: LogicalPlan, scope: &Scope, q: &ast::Query, s: &ast::Select, ctes: &Ctes) -> Result<(LogicalPlan, Vec<ScopeCol>)> {
+    fn lateral_aggregates(
+        &self,
+        base: LogicalPlan,
+        scope: &Scope,
+        q: &ast::Query,
+        s: &ast::Select,
+        ctes: &Ctes,
+    ) -> Result<(LogicalPlan, Vec<ScopeCol>)> {
         let mut exprs: Vec<Expr> = columns_of(&base).into_iter().map(Expr::Column).collect();
         let mut cols = Vec::new();
         for item in &s.projection {
             let (name, e) = match item {
                 SelectItem::UnnamedExpr(e) => (super::names::output_name(e), e),
                 SelectItem::ExprWithAlias { expr, alias } => (fold(alias), expr),
-                _ => return Err(SqlError::unsupported("* beside aggregates in LATERAL is not supported")),
+                _ => {
+                    return Err(SqlError::unsupported(
+                        "* beside aggregates in LATERAL is not supported",
+                    ));
+                }
             };
             let mut one = s.clone();
             one.projection = vec![SelectItem::UnnamedExpr(e.clone())];
             let mut single = q.clone();
-            single.body = Box::new(SetExpr::Select(Box::new(one)));
+            *single.body = SetExpr::Select(Box::new(one));
             let t = self.scalar_subquery(Ctx::plain(scope, ctes, "LATERAL"), &single)?;
             let column = self.fresh("lateral");
             exprs.push(t.expr.alias(&column));
-            cols.push(ScopeCol { name, ty: t.ty, expr: Expr::Column(Column::new_unqualified(column)), hidden: false });
+            cols.push(ScopeCol {
+                name,
+                ty: t.ty,
+                expr: Expr::Column(Column::new_unqualified(column)),
+                hidden: false,
+            });
         }
         Ok((project(base, exprs)?, cols))
     }
 
     /// Rows of a subquery without aggregates: its FROM continues the join. With LIMIT, rows are numbered per row to the left.
     fn lateral_rows(
-        &self, base: LogicalPlan, left: &Scope, q: &ast::Query, s: &ast::Select, kind: JoinType, ctes: &Ctes,
+        &self,
+        base: LogicalPlan,
+        left: &Scope,
+        q: &ast::Query,
+        s: &ast::Select,
+        kind: JoinType,
+        ctes: &Ctes,
     ) -> Result<(LogicalPlan, Vec<ScopeCol>)> {
         let keyed = kind == JoinType::Left || q.limit_clause.is_some() || q.fetch.is_some();
         let left_columns = columns_of(&base);
         // Equal rows to the left are told apart by a number.
         let (base, copy) = if keyed {
-            let number = row_number(left_columns.iter().cloned().map(Expr::Column).collect(), vec![]);
+            let number = row_number(
+                left_columns.iter().cloned().map(Expr::Column).collect(),
+                vec![],
+            );
             let name = self.fresh("copy");
             let b = df(LogicalPlanBuilder::window_plan(base, vec![number.clone()]))?;
             let mut exprs: Vec<Expr> = left_columns.iter().cloned().map(Expr::Column).collect();
-            exprs.push(Expr::Column(Column::new_unqualified(number.schema_name().to_string())).alias(&name));
+            exprs.push(
+                Expr::Column(Column::new_unqualified(number.schema_name().to_string()))
+                    .alias(&name),
+            );
             (project(b, exprs)?, Some(Column::new_unqualified(name)))
         } else {
             (base, None)
         };
         let keys: Vec<Column> = left_columns.iter().cloned().chain(copy).collect();
         let original = base.clone();
-        let (mut plan, inner) = self.from_on(Some(base), &s.from, ctes, Outer::Lateral(left))?;
+        let (mut plan, inner) =
+            self.relations_on(Some(base), &s.from, ctes, Outer::Lateral(left))?;
         if let Some(w) = &s.selection {
             plan = self.where_clause(plan, &inner, ctes, w)?;
         }
         let calls = std::cell::RefCell::new(Calls::default());
-        let ctx = Ctx { calls: Some(&calls), sets: false, ..Ctx::plain(&inner, ctes, "LATERAL") };
+        let ctx = Ctx {
+            calls: Some(&calls),
+            sets: false,
+            ..Ctx::plain(&inner, ctes, "LATERAL")
+        };
         let mut exprs: Vec<Expr> = keys.iter().cloned().map(Expr::Column).collect();
         let mut cols = Vec::new();
         let mut push = |name: String, t: Typed| -> Result<()> {
             let t = self.known(t)?;
             let column = self.fresh("lateral");
             exprs.push(t.expr.alias(&column));
-            cols.push(ScopeCol { name, ty: t.ty, expr: Expr::Column(Column::new_unqualified(column)), hidden: false });
+            cols.push(ScopeCol {
+                name,
+                ty: t.ty,
+                expr: Expr::Column(Column::new_unqualified(column)),
+                hidden: false,
+            });
             Ok(())
         };
         for item in &s.projection {
             match item {
-                SelectItem::UnnamedExpr(e) => push(super::names::output_name(e), self.expr(ctx, e)?)?,
-                SelectItem::ExprWithAlias { expr, alias } => push(fold(alias), self.expr(ctx, expr)?)?,
+                SelectItem::UnnamedExpr(e) => {
+                    push(super::names::output_name(e), self.expr(ctx, e)?)?
+                }
+                SelectItem::ExprWithAlias { expr, alias } => {
+                    push(fold(alias), self.expr(ctx, expr)?)?
+                }
                 SelectItem::Wildcard(_) => {
                     for c in inner.star() {
                         push(c.name.clone(), Typed::new(c.expr.clone(), c.ty.clone()))?;
                     }
                 }
-                other => return Err(SqlError::unsupported(format!("LATERAL with {other} is not supported"))),
+                other => {
+                    return Err(SqlError::unsupported(format!(
+                        "LATERAL with {other} is not supported"
+                    )));
+                }
             }
         }
         let tail = super::select::tail_of(q)?;
@@ -530,7 +841,11 @@ impl Binder<'_> {
             let sort = self.sort(self.known(t)?, &o.options)?;
             let name = self.fresh("sort");
             exprs.push(sort.expr.alias(&name));
-            sorts.push(Sort::new(Expr::Column(Column::new_unqualified(name)), sort.asc, sort.nulls_first));
+            sorts.push(Sort::new(
+                Expr::Column(Column::new_unqualified(name)),
+                sort.asc,
+                sort.nulls_first,
+            ));
         }
         plan = project(plan, exprs)?;
         if tail.limit.is_some() || tail.offset.is_some() {
@@ -543,13 +858,23 @@ impl Binder<'_> {
     }
 
     /// Per `keys`, the rows that LIMIT and OFFSET leave.
-    fn first_rows(&self, plan: LogicalPlan, keys: &[Column], mut sorts: Vec<Sort>, cols: &[ScopeCol], tail: &Tail, ctes: &Ctes) -> Result<LogicalPlan> {
+    fn first_rows(
+        &self,
+        plan: LogicalPlan,
+        keys: &[Column],
+        mut sorts: Vec<Sort>,
+        cols: &[ScopeCol],
+        tail: &Tail,
+        ctes: &Ctes,
+    ) -> Result<LogicalPlan> {
         let columns = columns_of(&plan);
         sorts.extend(cols.iter().map(|c| Sort::new(c.expr.clone(), true, false)));
         let number = row_number(keys.iter().cloned().map(Expr::Column).collect(), sorts);
         let plan = df(LogicalPlanBuilder::window_plan(plan, vec![number.clone()]))?;
         let n = Expr::Cast(datafusion_expr::Cast::new(
-            Box::new(Expr::Column(Column::new_unqualified(number.schema_name().to_string()))),
+            Box::new(Expr::Column(Column::new_unqualified(
+                number.schema_name().to_string(),
+            ))),
             arrow::datatypes::DataType::Int64,
         ));
         let constant = |e: Option<&ast::Expr>| -> Result<Option<i64>> {
@@ -563,7 +888,11 @@ impl Binder<'_> {
         };
         let (limit, offset) = (constant(tail.limit)?, constant(tail.offset)?.unwrap_or(0));
         let compare = |op, v: i64| {
-            Expr::BinaryExpr(BinaryExpr::new(Box::new(n.clone()), op, Box::new(literal(ScalarValue::Int64(Some(v))))))
+            Expr::BinaryExpr(BinaryExpr::new(
+                Box::new(n.clone()),
+                op,
+                Box::new(literal(ScalarValue::Int64(Some(v)))),
+            ))
         };
         let mut plan = plan;
         if let Some(l) = limit {
@@ -576,7 +905,13 @@ impl Binder<'_> {
     }
 
     /// LEFT JOIN of the numbered rows to the left with what LATERAL gave for them.
-    fn keep_left(&self, left: LogicalPlan, right: LogicalPlan, keys: &[Column], cols: &mut [ScopeCol]) -> Result<LogicalPlan> {
+    fn keep_left(
+        &self,
+        left: LogicalPlan,
+        right: LogicalPlan,
+        keys: &[Column],
+        cols: &mut [ScopeCol],
+    ) -> Result<LogicalPlan> {
         let mut exprs = Vec::new();
         let mut on = (Vec::new(), Vec::new());
         for k in keys {
@@ -592,7 +927,13 @@ impl Binder<'_> {
         }
         let right = project(right, exprs)?;
         df(builder(left)
-            .join_detailed(right, JoinType::Left, on, None, NullEquality::NullEqualsNull)
+            .join_detailed(
+                right,
+                JoinType::Left,
+                on,
+                None,
+                NullEquality::NullEqualsNull,
+            )
             .and_then(|b| b.build()))
     }
 
@@ -600,7 +941,14 @@ impl Binder<'_> {
     pub(crate) fn with(&self, w: &ast::With, ctes: &mut Ctes, outer: Outer) -> Result<()> {
         for c in &w.cte_tables {
             let name = fold(&c.alias.name);
-            let recursive = w.recursive && matches!(c.query.body.as_ref(), SetExpr::SetOperation { op: ast::SetOperator::Union, .. })
+            let recursive = w.recursive
+                && matches!(
+                    c.query.body.as_ref(),
+                    SetExpr::SetOperation {
+                        op: ast::SetOperator::Union,
+                        ..
+                    }
+                )
                 && mentions(&c.query, &name);
             let rel = if recursive {
                 self.recursive(&name, c, ctes, outer)?
@@ -614,16 +962,35 @@ impl Binder<'_> {
     }
 
     fn recursive(&self, name: &str, c: &ast::Cte, ctes: &Ctes, outer: Outer) -> Result<Rel> {
-        let SetExpr::SetOperation { left, set_quantifier, right, .. } = c.query.body.as_ref() else {
+        let SetExpr::SetOperation {
+            left,
+            set_quantifier,
+            right,
+            ..
+        } = c.query.body.as_ref()
+        else {
             return Err(SqlError::internal("not a union"));
         };
         if c.query.order_by.is_some() || c.query.limit_clause.is_some() {
-            return Err(SqlError::unsupported("ORDER BY and LIMIT in a recursive query are not implemented"));
+            return Err(SqlError::unsupported(
+                "ORDER BY and LIMIT in a recursive query are not implemented",
+            ));
         }
         let start = self.set_expr(left, ctes, outer)?;
         let start = renamed(self.settled(start)?, Some(&c.alias))?;
-        let names = unique_names(&start.cols.iter().map(|c| c.name.clone()).collect::<Vec<_>>());
-        let exprs = start.cols.iter().zip(&names).map(|(c, n)| Expr::Column(c.column.clone()).alias(n)).collect();
+        let names = unique_names(
+            &start
+                .cols
+                .iter()
+                .map(|c| c.name.clone())
+                .collect::<Vec<_>>(),
+        );
+        let exprs = start
+            .cols
+            .iter()
+            .zip(&names)
+            .map(|(c, n)| Expr::Column(c.column.clone()).alias(n))
+            .collect();
         let first = project(start.plan, exprs)?;
         let internal = self.qualifier(name);
         let fields: Vec<arrow::datatypes::Field> = start
@@ -632,19 +999,31 @@ impl Binder<'_> {
             .zip(&names)
             .map(|(c, n)| arrow::datatypes::Field::new(n, c.ty.arrow(), true))
             .collect();
-        let table = Arc::new(CteWorkTable::new(&internal, Arc::new(arrow::datatypes::Schema::new(fields))));
-        let scan = df(LogicalPlanBuilder::scan(internal.clone(), provider_as_source(table), None).and_then(|b| b.build()))?;
+        let table = Arc::new(CteWorkTable::new(
+            &internal,
+            Arc::new(arrow::datatypes::Schema::new(fields)),
+        ));
+        let scan = df(
+            LogicalPlanBuilder::scan(internal.clone(), provider_as_source(table), None)
+                .and_then(|b| b.build()),
+        )?;
         let cols: Vec<RelCol> = start
             .cols
             .iter()
             .zip(&names)
-            .map(|(c, n)| RelCol { column: Column::new(Some(internal.clone()), n), ..c.clone() })
+            .map(|(c, n)| RelCol {
+                column: Column::new(Some(internal.clone()), n),
+                ..c.clone()
+            })
             .collect();
         let mut inner = ctes.clone();
         inner.push((name.to_string(), Rel { plan: scan, cols }));
         let step = self.set_expr(right, &inner, outer)?;
         if step.cols.len() != start.cols.len() {
-            return Err(SqlError::new("42601", "each UNION query must have the same number of columns"));
+            return Err(SqlError::new(
+                "42601",
+                "each UNION query must have the same number of columns",
+            ));
         }
         let exprs = step
             .cols
@@ -665,9 +1044,16 @@ impl Binder<'_> {
             .collect::<Result<Vec<_>>>()?;
         let step = project(step.plan, exprs)?;
         let distinct = !matches!(set_quantifier, ast::SetQuantifier::All);
-        let plan = df(builder(first).to_recursive_query(internal, step, distinct).and_then(|b| b.build()))?;
+        let plan = df(builder(first)
+            .to_recursive_query(internal, step, distinct)
+            .and_then(|b| b.build()))?;
         let columns = columns_of(&plan);
-        let cols = start.cols.into_iter().zip(columns).map(|(c, column)| RelCol { column, ..c }).collect();
+        let cols = start
+            .cols
+            .into_iter()
+            .zip(columns)
+            .map(|(c, column)| RelCol { column, ..c })
+            .collect();
         Ok(Rel { plan, cols })
     }
 }
@@ -698,7 +1084,9 @@ fn renamed(mut rel: Rel, alias: Option<&TableAlias>) -> Result<Rel> {
             "42P10",
             format!(
                 "table \"{}\" has {} columns available but {} columns specified",
-                fold(&a.name), rel.cols.len(), a.columns.len()
+                fold(&a.name),
+                rel.cols.len(),
+                a.columns.len()
             ),
         ));
     }
@@ -709,22 +1097,50 @@ fn renamed(mut rel: Rel, alias: Option<&TableAlias>) -> Result<Rel> {
 }
 
 /// Name, arguments, alias and WITH ORDINALITY of a function in FROM.
-fn table_function(f: &TableFactor) -> Option<(String, Vec<FunctionArg>, Option<&TableAlias>, bool)> {
+fn table_function(
+    f: &TableFactor,
+) -> Option<(String, Vec<FunctionArg>, Option<&TableAlias>, bool)> {
     match f {
-        TableFactor::Table { name, args: Some(args), alias, with_ordinality, .. } => {
-            Some((parts(name).pop()?, args.args.clone(), alias.as_ref(), *with_ordinality))
-        }
-        TableFactor::Function { name, args, alias, with_ordinality, .. } => {
-            Some((parts(name).pop()?, args.clone(), alias.as_ref(), *with_ordinality))
-        }
-        TableFactor::UNNEST { alias, array_exprs, with_ordinality, .. } => {
+        TableFactor::Table {
+            name,
+            args: Some(args),
+            alias,
+            with_ordinality,
+            ..
+        } => Some((
+            parts(name).pop()?,
+            args.args.clone(),
+            alias.as_ref(),
+            *with_ordinality,
+        )),
+        TableFactor::Function {
+            name,
+            args,
+            alias,
+            with_ordinality,
+            ..
+        } => Some((
+            parts(name).pop()?,
+            args.clone(),
+            alias.as_ref(),
+            *with_ordinality,
+        )),
+        TableFactor::UNNEST {
+            alias,
+            array_exprs,
+            with_ordinality,
+            ..
+        } => {
             let args = array_exprs
                 .iter()
                 .map(|e| FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e.clone())))
                 .collect();
             Some(("unnest".into(), args, alias.as_ref(), *with_ordinality))
         }
-        TableFactor::TableFunction { expr: ast::Expr::Function(f), alias } => {
+        TableFactor::TableFunction {
+            expr: ast::Expr::Function(f),
+            alias,
+        } => {
             let args = match &f.args {
                 ast::FunctionArguments::List(l) => l.args.clone(),
                 _ => vec![],
@@ -743,7 +1159,10 @@ fn has_aggregate(e: &ast::Expr) -> bool {
     use std::ops::ControlFlow;
     ast::visit_expressions(e, |e| match e {
         ast::Expr::Function(f)
-            if f.over.is_none() && parts(&f.name).pop().is_some_and(|n| super::aggregates::is_aggregate(&n)) =>
+            if f.over.is_none()
+                && parts(&f.name)
+                    .pop()
+                    .is_some_and(|n| super::aggregates::is_aggregate(&n)) =>
         {
             ControlFlow::Break(())
         }
@@ -756,7 +1175,11 @@ fn has_aggregate(e: &ast::Expr) -> bool {
 fn mentions(q: &ast::Query, name: &str) -> bool {
     use std::ops::ControlFlow;
     ast::visit_relations(q, |r| {
-        if parts(r).as_slice() == [name] { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if parts(r).as_slice() == [name] {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     })
     .is_break()
 }

@@ -44,12 +44,20 @@ pub(crate) struct Typed {
 
 impl Typed {
     pub(crate) fn new(expr: Expr, ty: SqlType) -> Self {
-        Typed { expr, ty, unknown: false }
+        Typed {
+            expr,
+            ty,
+            unknown: false,
+        }
     }
 
     /// PostgreSQL's name of the type, for messages.
     pub(crate) fn type_name(&self) -> String {
-        if self.unknown { "unknown".into() } else { types::plain_name(&self.ty) }
+        if self.unknown {
+            "unknown".into()
+        } else {
+            types::plain_name(&self.ty)
+        }
     }
 }
 
@@ -111,13 +119,24 @@ impl<'a> Binder<'a> {
         session: &'a SessionContextInfo,
         params: Vec<Option<SqlType>>,
     ) -> Self {
-        Binder { catalog, session, found: RefCell::new(Found { params, ..Default::default() }) }
+        Binder {
+            catalog,
+            session,
+            found: RefCell::new(Found {
+                params,
+                ..Default::default()
+            }),
+        }
     }
 
     pub(crate) fn finish(self) -> Facts {
         let f = self.found.into_inner();
         Facts {
-            params: f.params.into_iter().map(|p| p.unwrap_or(SqlType::Text)).collect(),
+            params: f
+                .params
+                .into_iter()
+                .map(|p| p.unwrap_or(SqlType::Text))
+                .collect(),
             inputs: f.inputs,
             uses_now: f.uses_now,
             volatile: f.volatile,
@@ -129,7 +148,11 @@ impl<'a> Binder<'a> {
         let mut f = self.found.borrow_mut();
         let n = f.qualifiers.entry(name.to_string()).or_insert(0);
         *n += 1;
-        if *n == 1 { name.to_string() } else { format!("{name}#{n}") }
+        if *n == 1 {
+            name.to_string()
+        } else {
+            format!("{name}#{n}")
+        }
     }
 
     /// A column name that nothing else in the statement has.
@@ -151,7 +174,10 @@ impl<'a> Binder<'a> {
     }
 
     pub(crate) fn volatile(&self, function: &str) {
-        self.found.borrow_mut().volatile.get_or_insert_with(|| function.to_string());
+        self.found
+            .borrow_mut()
+            .volatile
+            .get_or_insert_with(|| function.to_string());
     }
 
     /// Runs `f` as the body of the view `name`; refuses endless nesting.
@@ -202,7 +228,10 @@ pub(crate) fn project(plan: LogicalPlan, exprs: Vec<Expr>) -> Result<LogicalPlan
 }
 
 pub(crate) fn filter(plan: LogicalPlan, predicate: Expr) -> Result<LogicalPlan> {
-    df(datafusion_expr::logical_plan::Filter::try_new(predicate, Arc::new(plan)).map(LogicalPlan::Filter))
+    df(
+        datafusion_expr::logical_plan::Filter::try_new(predicate, Arc::new(plan))
+            .map(LogicalPlan::Filter),
+    )
 }
 
 pub(crate) fn builder(plan: LogicalPlan) -> LogicalPlanBuilder {
@@ -245,7 +274,11 @@ pub(crate) fn unique_names(names: &[String]) -> Vec<String> {
         .map(|n| {
             let k = seen.entry(n.clone()).or_insert(0);
             *k += 1;
-            if *k == 1 { n.clone() } else { format!("{n}#{k}") }
+            if *k == 1 {
+                n.clone()
+            } else {
+                format!("{n}#{k}")
+            }
         })
         .collect()
 }

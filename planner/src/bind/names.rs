@@ -21,13 +21,17 @@ fn name_of(e: &Expr) -> Option<String> {
             _ => return name_of(root),
         },
         Expr::Function(f) => parts(&f.name).pop()?,
-        Expr::Cast { expr, data_type, .. } => {
+        Expr::Cast {
+            expr, data_type, ..
+        } => {
             return name_of(expr).or_else(|| sql_type(data_type).ok().map(|t| type_label(&t)));
         }
         Expr::TypedString(t) => type_label(&sql_type(&t.data_type).ok()?),
         Expr::Interval(_) => "interval".into(),
         Expr::Case { else_result, .. } => match else_result.as_deref() {
-            Some(e @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Function(_))) => name_of(e)?,
+            Some(e @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Function(_))) => {
+                name_of(e)?
+            }
             _ => "case".into(),
         },
         Expr::Exists { .. } => "exists".into(),

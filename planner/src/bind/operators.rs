@@ -30,7 +30,9 @@ impl Binder<'_> {
             B::Gt => compare(Operator::Gt),
             B::GtEq => compare(Operator::GtEq),
             B::Plus => self.arithmetic(Op::Add, l, r),
-            B::Minus if matches!(l.ty, SqlType::Jsonb) && !l.unknown => self.function("jsonb_delete", vec![l, r], None),
+            B::Minus if matches!(l.ty, SqlType::Jsonb) && !l.unknown => {
+                self.function("jsonb_delete", vec![l, r], None)
+            }
             B::Minus => self.arithmetic(Op::Sub, l, r),
             B::Multiply => self.arithmetic(Op::Mul, l, r),
             B::Divide => self.arithmetic(Op::Div, l, r),
@@ -85,7 +87,11 @@ impl Binder<'_> {
                 };
                 self.operator(&plain, l, r)
             }
-            other => Err(no_operator(&other.to_string(), &l.type_name(), &r.type_name())),
+            other => Err(no_operator(
+                &other.to_string(),
+                &l.type_name(),
+                &r.type_name(),
+            )),
         }
     }
 
@@ -110,13 +116,20 @@ impl Binder<'_> {
         let ty = match (&ty, l.unknown || r.unknown) {
             (SqlType::Numeric(..), true) => {
                 let text = match (&l.expr, &r.expr) {
-                    (Expr::Literal(ScalarValue::Utf8View(Some(s)), _), _) if l.unknown => Some(s.clone()),
-                    (_, Expr::Literal(ScalarValue::Utf8View(Some(s)), _)) if r.unknown => Some(s.clone()),
+                    (Expr::Literal(ScalarValue::Utf8View(Some(s)), _), _) if l.unknown => {
+                        Some(s.clone())
+                    }
+                    (_, Expr::Literal(ScalarValue::Utf8View(Some(s)), _)) if r.unknown => {
+                        Some(s.clone())
+                    }
                     _ => None,
                 };
                 match text.and_then(|t| crate::functions::parse::decimal_parts(&t)) {
                     Some((_, scale)) => {
-                        let (p, s) = super::types::wider_numeric(as_numeric(&ty), (38, scale.clamp(0, 30) as i8));
+                        let (p, s) = super::types::wider_numeric(
+                            as_numeric(&ty),
+                            (38, scale.clamp(0, 30) as i8),
+                        );
                         SqlType::Numeric(p, s)
                     }
                     None => ty,
@@ -137,12 +150,16 @@ impl Binder<'_> {
         let (l, r) = match ty {
             // Months are 30 days and days 24 hours in comparisons.
             SqlType::Interval => {
-                let key = |e| self.function("interval_key", vec![Typed::new(e, SqlType::Interval)], None);
+                let key =
+                    |e| self.function("interval_key", vec![Typed::new(e, SqlType::Interval)], None);
                 (key(l)?.expr, key(r)?.expr)
             }
             _ => (l, r),
         };
-        Ok(Typed::new(Expr::BinaryExpr(BinaryExpr::new(Box::new(l), op, Box::new(r))), SqlType::Bool))
+        Ok(Typed::new(
+            Expr::BinaryExpr(BinaryExpr::new(Box::new(l), op, Box::new(r))),
+            SqlType::Bool,
+        ))
     }
 
     fn arithmetic(&self, op: Op, l: Typed, r: Typed) -> Result<Typed> {
@@ -180,7 +197,10 @@ impl Binder<'_> {
             let (at, bt) = (SqlType::Numeric(a.0, a.1), SqlType::Numeric(b.0, b.1));
             let ret = arith::numeric_result(op, a, b);
             let (le, re) = (self.implicit(&l, &at)?, self.implicit(&r, &bt)?);
-            return Ok(Typed::new(arith::arithmetic(op, le, re, &at, &bt, &ret), ret));
+            return Ok(Typed::new(
+                arith::arithmetic(op, le, re, &at, &bt, &ret),
+                ret,
+            ));
         }
         let (le, re) = (self.implicit(&l, &ty)?, self.implicit(&r, &ty)?);
         Ok(Typed::new(arith::arithmetic(op, le, re, &ty, &ty, &ty), ty))
@@ -190,7 +210,7 @@ impl Binder<'_> {
     fn temporal_arithmetic(&self, op: Op, l: &Typed, r: &Typed) -> Result<Option<Typed>> {
         use SqlType::*;
         let temporal = |t: &SqlType| matches!(t, Date | Time | Timestamp | Timestamptz | Interval);
-        if !(temporal(&l.ty) && !l.unknown || temporal(&r.ty) && !r.unknown) {
+        if (r.unknown || !temporal(&r.ty)) && (l.unknown || !temporal(&l.ty)) {
             return Ok(None);
         }
         // An unknown side is what makes most sense beside the other.
@@ -207,22 +227,40 @@ impl Binder<'_> {
         let (lt, rt) = (guess(l, &r.ty), guess(r, &l.ty));
         let name = match (op, &lt, &rt) {
             (Op::Add, Date, t) if is_integer(t) => "date_plus",
-            (Op::Add, t, Date) if is_integer(t) => return self.function("date_plus", vec![r.clone(), l.clone()], None).map(Some),
+            (Op::Add, t, Date) if is_integer(t) => {
+                return self
+                    .function("date_plus", vec![r.clone(), l.clone()], None)
+                    .map(Some);
+            }
             (Op::Sub, Date, t) if is_integer(t) => "date_minus",
             (Op::Sub, Date, Date) => "date_diff_days",
             (Op::Add, Date | Timestamp | Timestamptz | Time, Interval) => "plus_interval",
             (Op::Add, Interval, Date | Timestamp | Timestamptz | Time) => {
-                return self.function("plus_interval", vec![r.clone(), self.as_type(l, &Interval)?], None).map(Some);
+                return self
+                    .function(
+                        "plus_interval",
+                        vec![r.clone(), self.as_type(l, &Interval)?],
+                        None,
+                    )
+                    .map(Some);
             }
             (Op::Sub, Date | Timestamp | Timestamptz | Time, Interval) => "minus_interval",
-            (Op::Sub, Date | Timestamp | Timestamptz, Date | Timestamp | Timestamptz) => "timestamp_diff",
+            (Op::Sub, Date | Timestamp | Timestamptz, Date | Timestamp | Timestamptz) => {
+                "timestamp_diff"
+            }
             (Op::Sub, Time, Time) => "time_diff",
             (Op::Add, Date, Time) | (Op::Add, Time, Date) => "date_time",
             (Op::Add, Interval, Interval) => "interval_add",
             (Op::Sub, Interval, Interval) => "interval_sub",
             (Op::Mul, Interval, t) if is_number(t) => "interval_mul",
             (Op::Mul, t, Interval) if is_number(t) => {
-                return self.function("interval_mul", vec![r.clone(), self.as_type(l, &Float8)?], None).map(Some);
+                return self
+                    .function(
+                        "interval_mul",
+                        vec![r.clone(), self.as_type(l, &Float8)?],
+                        None,
+                    )
+                    .map(Some);
             }
             (Op::Div, Interval, t) if is_number(t) => "interval_div",
             _ => return Err(no_operator(op.sign(), &l.type_name(), &r.type_name())),
@@ -244,7 +282,10 @@ impl Binder<'_> {
         if is_array(&l) || is_array(&r) {
             return self.function("array_cat_any", vec![l, r], None);
         }
-        if matches!(l.ty, SqlType::Jsonb) && !l.unknown && (r.unknown || matches!(r.ty, SqlType::Jsonb)) {
+        if matches!(l.ty, SqlType::Jsonb)
+            && !l.unknown
+            && (r.unknown || matches!(r.ty, SqlType::Jsonb))
+        {
             return self.function("jsonb_concat", vec![l, r], None);
         }
         let texty = |t: &Typed| t.unknown || is_text(&t.ty);
@@ -265,25 +306,60 @@ impl Binder<'_> {
         if !(l.unknown || is_text(&l.ty)) || !(r.unknown || is_text(&r.ty)) {
             return Err(no_operator("~", &l.type_name(), &r.type_name()));
         }
-        let name = if insensitive { "texticregexeq" } else { "textregexeq" };
+        let name = if insensitive {
+            "texticregexeq"
+        } else {
+            "textregexeq"
+        };
         let t = self.function(name, vec![l, r], None)?;
-        Ok(if negated { Typed::new(not(t.expr), SqlType::Bool) } else { t })
+        Ok(if negated {
+            Typed::new(not(t.expr), SqlType::Bool)
+        } else {
+            t
+        })
     }
 
-    pub(crate) fn like_typed(&self, l: Typed, r: Typed, escape: Option<String>, negated: bool, insensitive: bool) -> Result<Typed> {
+    pub(crate) fn like_typed(
+        &self,
+        l: Typed,
+        r: Typed,
+        escape: Option<String>,
+        negated: bool,
+        insensitive: bool,
+    ) -> Result<Typed> {
         let sign = if insensitive { "~~*" } else { "~~" };
         if !(l.unknown || is_text(&l.ty)) || !(r.unknown || is_text(&r.ty)) {
             return Err(no_operator(sign, &l.type_name(), &r.type_name()));
         }
         if let Some(e) = escape.filter(|e| e != "\\") {
-            let e = Typed::new(super::literal(ScalarValue::Utf8View(Some(e))), SqlType::Text);
-            let name = if insensitive { "ilike_escape" } else { "like_escape" };
+            let e = Typed::new(
+                super::literal(ScalarValue::Utf8View(Some(e))),
+                SqlType::Text,
+            );
+            let name = if insensitive {
+                "ilike_escape"
+            } else {
+                "like_escape"
+            };
             let t = self.function(name, vec![l, r, e], None)?;
-            return Ok(if negated { Typed::new(not(t.expr), SqlType::Bool) } else { t });
+            return Ok(if negated {
+                Typed::new(not(t.expr), SqlType::Bool)
+            } else {
+                t
+            });
         }
-        let (l, r) = (self.implicit(&l, &SqlType::Text)?, self.implicit(&r, &SqlType::Text)?);
+        let (l, r) = (
+            self.implicit(&l, &SqlType::Text)?,
+            self.implicit(&r, &SqlType::Text)?,
+        );
         Ok(Typed::new(
-            Expr::Like(Like::new(negated, Box::new(l), Box::new(r), None, insensitive)),
+            Expr::Like(Like::new(
+                negated,
+                Box::new(l),
+                Box::new(r),
+                None,
+                insensitive,
+            )),
             SqlType::Bool,
         ))
     }
@@ -292,7 +368,11 @@ impl Binder<'_> {
         if l.unknown || !matches!(l.ty, SqlType::Json | SqlType::Jsonb) {
             return Err(no_operator(op, &l.type_name(), &r.type_name()));
         }
-        let kind = if matches!(l.ty, SqlType::Jsonb) { "jsonb" } else { "json" };
+        let kind = if matches!(l.ty, SqlType::Jsonb) {
+            "jsonb"
+        } else {
+            "json"
+        };
         let name = match op {
             "->" => "object_field",
             "->>" => "object_field_text",
@@ -301,10 +381,16 @@ impl Binder<'_> {
         };
         let r = match (op, r.unknown, &r.ty) {
             ("->" | "->>", false, t) if is_integer(t) => {
-                let name = if op == "->" { "array_element" } else { "array_element_text" };
+                let name = if op == "->" {
+                    "array_element"
+                } else {
+                    "array_element_text"
+                };
                 return self.function(&format!("{kind}_{name}"), vec![l, r], None);
             }
-            ("#>" | "#>>", true, _) => self.as_type(&r, &SqlType::Array(Box::new(SqlType::Text)))?,
+            ("#>" | "#>>", true, _) => {
+                self.as_type(&r, &SqlType::Array(Box::new(SqlType::Text)))?
+            }
             _ => r,
         };
         self.function(&format!("{kind}_{name}"), vec![l, r], None)

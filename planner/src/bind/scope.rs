@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 
 use arrow::datatypes::Field;
-use datafusion_common::Column;
 use datafusion_expr::Expr;
 use sqlparser::ast::Ident;
 use std::sync::Arc;
@@ -55,17 +54,26 @@ pub(crate) struct Scope<'o> {
 
 impl<'o> Scope<'o> {
     pub(crate) fn new(outer: Outer<'o>) -> Self {
-        Scope { tables: Vec::new(), outer }
+        Scope {
+            tables: Vec::new(),
+            outer,
+        }
     }
 
     /// All columns that `*` stands for.
     pub(crate) fn star(&self) -> impl Iterator<Item = &ScopeCol> {
-        self.tables.iter().flat_map(|t| &t.cols).filter(|c| !c.hidden)
+        self.tables
+            .iter()
+            .flat_map(|t| &t.cols)
+            .filter(|c| !c.hidden)
     }
 
     pub(crate) fn add(&mut self, t: ScopeTable) -> Result<()> {
         if !t.alias.is_empty()
-            && self.tables.iter().any(|o| o.alias == t.alias && (o.schema == t.schema))
+            && self
+                .tables
+                .iter()
+                .any(|o| o.alias == t.alias && (o.schema == t.schema))
         {
             return Err(SqlError::new(
                 "42712",
@@ -77,18 +85,25 @@ impl<'o> Scope<'o> {
     }
 
     fn local(&self, name: &str) -> Result<Option<&ScopeCol>> {
-        let mut found = self.tables.iter().flat_map(|t| &t.cols).filter(|c| !c.hidden && c.name == name);
+        let mut found = self
+            .tables
+            .iter()
+            .flat_map(|t| &t.cols)
+            .filter(|c| !c.hidden && c.name == name);
         let first = found.next();
         if found.next().is_some() {
-            return Err(SqlError::new("42702", format!("column reference \"{name}\" is ambiguous")));
+            return Err(SqlError::new(
+                "42702",
+                format!("column reference \"{name}\" is ambiguous"),
+            ));
         }
         Ok(first)
     }
 
     fn local_table(&self, schema: Option<&str>, table: &str) -> Option<&ScopeTable> {
-        self.tables.iter().find(|t| {
-            t.alias == table && (schema.is_none() || t.schema.as_deref() == schema)
-        })
+        self.tables
+            .iter()
+            .find(|t| t.alias == table && (schema.is_none() || t.schema.as_deref() == schema))
     }
 
     /// A column by its bare name; `None` if there is none.
@@ -100,16 +115,27 @@ impl<'o> Scope<'o> {
     }
 
     /// A column by table and name. `Err` if the table exists without that column.
-    pub(crate) fn qualified(&self, schema: Option<&str>, table: &str, name: &str) -> Result<Option<Typed>> {
+    pub(crate) fn qualified(
+        &self,
+        schema: Option<&str>,
+        table: &str,
+        name: &str,
+    ) -> Result<Option<Typed>> {
         if let Some(t) = self.local_table(schema, table) {
             let mut found = t.cols.iter().filter(|c| c.name == name);
             let first = found.next();
             if found.next().is_some() {
-                return Err(SqlError::new("42702", format!("column reference \"{name}\" is ambiguous")));
+                return Err(SqlError::new(
+                    "42702",
+                    format!("column reference \"{name}\" is ambiguous"),
+                ));
             }
             return match first {
                 Some(c) => Ok(Some(Typed::new(c.expr.clone(), c.ty.clone()))),
-                None => Err(SqlError::new("42703", format!("column {table}.{name} does not exist"))),
+                None => Err(SqlError::new(
+                    "42703",
+                    format!("column {table}.{name} does not exist"),
+                )),
             };
         }
         self.through(|s| s.qualified(schema, table, name))
@@ -122,9 +148,10 @@ impl<'o> Scope<'o> {
             Outer::Query(s, used) => {
                 let Some(t) = f(s)? else { return Ok(None) };
                 let expr = match t.expr {
-                    Expr::Column(c) => {
-                        Expr::OuterReferenceColumn(Arc::new(Field::new(&c.name, t.ty.arrow(), true)), c)
-                    }
+                    Expr::Column(c) => Expr::OuterReferenceColumn(
+                        Arc::new(Field::new(&c.name, t.ty.arrow(), true)),
+                        c,
+                    ),
                     e @ Expr::OuterReferenceColumn(..) => e,
                     _ => {
                         return Err(SqlError::unsupported(
@@ -143,15 +170,19 @@ impl<'o> Scope<'o> {
 
     /// The table that a name stands for, for `t.*`.
     pub(crate) fn table(&self, schema: Option<&str>, table: &str) -> Option<&ScopeTable> {
-        self.local_table(schema, table).or_else(|| match self.outer {
-            Outer::Lateral(s) => s.table(schema, table),
-            _ => None,
-        })
+        self.local_table(schema, table)
+            .or_else(|| match self.outer {
+                Outer::Lateral(s) => s.table(schema, table),
+                _ => None,
+            })
     }
 
     /// Names of all columns, for hints.
     fn names(&self) -> Vec<&str> {
-        self.tables.iter().flat_map(|t| t.cols.iter().map(|c| c.name.as_str())).collect()
+        self.tables
+            .iter()
+            .flat_map(|t| t.cols.iter().map(|c| c.name.as_str()))
+            .collect()
     }
 }
 
@@ -193,7 +224,10 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 /// The name that was probably meant.
-pub(crate) fn closest<'n>(name: &str, candidates: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+pub(crate) fn closest<'n>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'n str>,
+) -> Option<&'n str> {
     let limit = (name.chars().count() / 2).clamp(1, 3);
     candidates
         .into_iter()
@@ -217,7 +251,9 @@ impl Binder<'_> {
             [name] => scope.column(name).map_err(locate)?,
             [table, name] => scope.qualified(None, table, name).map_err(locate)?,
             [schema, table, name] => scope.qualified(Some(schema), table, name).map_err(locate)?,
-            [_, schema, table, name] => scope.qualified(Some(schema), table, name).map_err(locate)?,
+            [_, schema, table, name] => {
+                scope.qualified(Some(schema), table, name).map_err(locate)?
+            }
             _ => None,
         };
         if let Some(t) = found {
@@ -229,27 +265,24 @@ impl Binder<'_> {
                 if let Some(t) = scope.table(None, name) {
                     return match t.cols.as_slice() {
                         [one] => Ok(Typed::new(one.expr.clone(), one.ty.clone())),
-                        _ => Err(locate(SqlError::unsupported("whole-row references are not supported"))),
+                        _ => Err(locate(SqlError::unsupported(
+                            "whole-row references are not supported",
+                        ))),
                     };
                 }
                 match closest(name, scope.names()) {
-                    Some(c) => e.hint(format!("Perhaps you meant to reference the column \"{c}\".")),
+                    Some(c) => e.hint(format!(
+                        "Perhaps you meant to reference the column \"{c}\"."
+                    )),
                     None => e,
                 }
             }
-            [.., table, _] => {
-                SqlError::new("42P01", format!("missing FROM-clause entry for table \"{table}\""))
-            }
+            [.., table, _] => SqlError::new(
+                "42P01",
+                format!("missing FROM-clause entry for table \"{table}\""),
+            ),
             [] => SqlError::internal("an empty name"),
         };
         Err(locate(e))
-    }
-}
-
-/// The plan's column of an expression, if it is one.
-pub(crate) fn as_column(e: &Expr) -> Option<&Column> {
-    match e {
-        Expr::Column(c) => Some(c),
-        _ => None,
     }
 }

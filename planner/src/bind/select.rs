@@ -6,14 +6,19 @@ use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_common::{Column, ScalarValue, UnnestOptions};
 use datafusion_expr::expr::{GroupingSet, Sort, WindowFunction};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator};
-use sqlparser::ast::{self, Expr as E, GroupByExpr, OrderByKind, SelectItem, SelectItemQualifiedWildcardKind, SetExpr};
+use sqlparser::ast::{
+    self, Expr as E, GroupByExpr, OrderByKind, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
+};
 use tidemill_zset::schema::SqlType;
 
 use super::aggregates::given_type;
 use super::expr::{AGGREGATE, Calls, Ctx, SET, WINDOW, strip};
 use super::names::output_name;
 use super::scope::{Outer, Scope};
-use super::{Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, filter, fit, literal, project, unique_names};
+use super::{
+    Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, filter, fit, literal, project,
+    unique_names,
+};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::parser::{fold, parts, position};
@@ -51,14 +56,20 @@ impl Binder<'_> {
             self.with(w, &mut ctes, outer)?;
         }
         if !q.locks.is_empty() {
-            return Err(SqlError::unsupported("FOR UPDATE and FOR SHARE are not supported"));
+            return Err(SqlError::unsupported(
+                "FOR UPDATE and FOR SHARE are not supported",
+            ));
         }
         let tail = tail_of(q)?;
         match q.body.as_ref() {
             SetExpr::Select(s) => self.select(s, &tail, &ctes, outer),
             body => {
                 let rel = self.set_expr(body, &ctes, outer)?;
-                if tail.is_empty() { Ok(rel) } else { self.order_output(rel, &tail, &ctes, outer) }
+                if tail.is_empty() {
+                    Ok(rel)
+                } else {
+                    self.order_output(rel, &tail, &ctes, outer)
+                }
             }
         }
     }
@@ -66,20 +77,30 @@ impl Binder<'_> {
     pub(crate) fn set_expr(&self, e: &SetExpr, ctes: &Ctes, outer: Outer) -> Result<Rel> {
         match e {
             SetExpr::Select(s) => {
-                let tail = Tail { order_by: vec![], limit: None, offset: None };
+                let tail = Tail {
+                    order_by: vec![],
+                    limit: None,
+                    offset: None,
+                };
                 self.select(s, &tail, ctes, outer)
             }
             SetExpr::Query(q) => self.query(q, ctes, outer),
-            SetExpr::SetOperation { left, op, set_quantifier, right } => {
-                self.set_operation(left, *op, *set_quantifier, right, ctes, outer)
-            }
+            SetExpr::SetOperation {
+                left,
+                op,
+                set_quantifier,
+                right,
+            } => self.set_operation(left, *op, *set_quantifier, right, ctes, outer),
             SetExpr::Values(v) => self.values(v, ctes, outer),
             SetExpr::Table(t) => {
                 let name = t.table_name.clone().unwrap_or_default().to_lowercase();
                 let schema = t.schema_name.as_ref().map(|s| s.to_lowercase());
-                self.relation(schema.as_deref(), &name, None, ctes).map(|(rel, _)| rel)
+                self.relation(schema.as_deref(), &name, None, ctes)
+                    .map(|(rel, _)| rel)
             }
-            _ => Err(SqlError::unsupported("statements that change data can't be used as a query")),
+            _ => Err(SqlError::unsupported(
+                "statements that change data can't be used as a query",
+            )),
         }
     }
 
@@ -90,36 +111,63 @@ impl Binder<'_> {
         let mut sorts = Vec::new();
         for o in &tail.order_by {
             let t = match ordinal(&o.expr, rel.cols.len(), "ORDER BY")? {
-                Some(i) => Typed::new(Expr::Column(rel.cols[i].column.clone()), rel.cols[i].ty.clone()),
+                Some(i) => Typed::new(
+                    Expr::Column(rel.cols[i].column.clone()),
+                    rel.cols[i].ty.clone(),
+                ),
                 None => self.expr(Ctx::plain(&scope, ctes, "ORDER BY"), &o.expr)?,
             };
             sorts.push(self.sort(t, &o.options)?);
         }
         let cols: Vec<Column> = rel.cols.iter().map(|c| c.column.clone()).collect();
         let plan = self.sort_and_limit(rel.plan, sorts, &cols, tail, ctes)?;
-        Ok(Rel { plan, cols: rel.cols })
+        Ok(Rel {
+            plan,
+            cols: rel.cols,
+        })
     }
 
     fn select(&self, s: &ast::Select, tail: &Tail, ctes: &Ctes, outer: Outer) -> Result<Rel> {
         refuse_foreign(s)?;
-        let (mut plan, scope) = self.from(&s.from, ctes, outer)?;
+        let (mut plan, scope) = self.relations(&s.from, ctes, outer)?;
         let scope = &scope;
         if let Some(w) = &s.selection {
             plan = self.where_clause(plan, scope, ctes, w)?;
         }
         let calls = RefCell::new(Calls::default());
         let ctx = Ctx {
-            scope, ctes, calls: Some(&calls), aggregates: true, windows: true, sets: true,
-            clause: "SELECT", named_windows: &s.named_window,
+            scope,
+            ctes,
+            calls: Some(&calls),
+            aggregates: true,
+            windows: true,
+            sets: true,
+            clause: "SELECT",
+            named_windows: &s.named_window,
         };
         let mut items = self.items(ctx, &s.projection)?;
         let (groups, sets) = self.group_by(ctx, &s.group_by, s, &items)?;
         let having = match &s.having {
-            Some(h) => Some(self.condition(Ctx { windows: false, sets: false, clause: "HAVING", ..ctx }, h)?),
+            Some(h) => Some(self.condition(
+                Ctx {
+                    windows: false,
+                    sets: false,
+                    clause: "HAVING",
+                    ..ctx
+                },
+                h,
+            )?),
             None => None,
         };
         let qualify = match &s.qualify {
-            Some(q) => Some(self.condition(Ctx { sets: false, clause: "QUALIFY", ..ctx }, q)?),
+            Some(q) => Some(self.condition(
+                Ctx {
+                    sets: false,
+                    clause: "QUALIFY",
+                    ..ctx
+                },
+                q,
+            )?),
             None => None,
         };
         let mut keys = self.order_keys(ctx, tail, &items)?;
@@ -131,7 +179,8 @@ impl Binder<'_> {
         }
         let calls = calls.into_inner();
         // Everything above sees columns of what is below only; `lift` brings expressions up.
-        if !calls.aggregates.is_empty() || !groups.is_empty() || having.is_some() || sets.is_some() {
+        if !calls.aggregates.is_empty() || !groups.is_empty() || having.is_some() || sets.is_some()
+        {
             let lift;
             (plan, lift) = self.aggregate(plan, scope, &groups, sets, &calls.aggregates)?;
             let lift = |e: Expr| lift.apply(e);
@@ -146,20 +195,48 @@ impl Binder<'_> {
                     *e = lift(e.clone())?;
                 }
             }
-            let windows = calls.windows.iter().map(|(e, t)| Ok((lift(e.clone())?, t.clone()))).collect::<Result<Vec<_>>>()?;
-            let sets = calls.sets.iter().map(|(e, t)| Ok((lift(e.clone())?, t.clone()))).collect::<Result<Vec<_>>>()?;
+            let windows = calls
+                .windows
+                .iter()
+                .map(|(e, t)| Ok((lift(e.clone())?, t.clone())))
+                .collect::<Result<Vec<_>>>()?;
+            let sets = calls
+                .sets
+                .iter()
+                .map(|(e, t)| Ok((lift(e.clone())?, t.clone())))
+                .collect::<Result<Vec<_>>>()?;
             let qualify = qualify.map(lift).transpose()?;
-            return self.finish_select(s, tail, ctes, plan, items, keys, on, windows, sets, qualify);
+            return self
+                .finish_select(s, tail, ctes, plan, items, keys, on, windows, sets, qualify);
         }
-        self.finish_select(s, tail, ctes, plan, items, keys, on, calls.windows, calls.sets, qualify)
+        self.finish_select(
+            s,
+            tail,
+            ctes,
+            plan,
+            items,
+            keys,
+            on,
+            calls.windows,
+            calls.sets,
+            qualify,
+        )
     }
 
     /// Windows, set-returning calls, the select list, DISTINCT, ORDER BY, LIMIT.
     #[allow(clippy::too_many_arguments)]
     fn finish_select(
-        &self, s: &ast::Select, tail: &Tail, ctes: &Ctes, mut plan: LogicalPlan, mut items: Vec<Item>,
-        mut keys: Vec<(Key, ast::OrderByOptions)>, mut on: Vec<(Key, ast::OrderByOptions)>,
-        windows: Vec<(Expr, SqlType)>, mut sets: Vec<(Expr, SqlType)>, qualify: Option<Expr>,
+        &self,
+        s: &ast::Select,
+        tail: &Tail,
+        ctes: &Ctes,
+        mut plan: LogicalPlan,
+        mut items: Vec<Item>,
+        mut keys: Vec<(Key, ast::OrderByOptions)>,
+        mut on: Vec<(Key, ast::OrderByOptions)>,
+        windows: Vec<(Expr, SqlType)>,
+        mut sets: Vec<(Expr, SqlType)>,
+        qualify: Option<Expr>,
     ) -> Result<Rel> {
         let mut subst: Vec<(String, Vec<Expr>)> = Vec::new();
         if !windows.is_empty() {
@@ -193,12 +270,16 @@ impl Binder<'_> {
             // Unknown literals stay so for a set operation or INSERT around, as text.
             let expr = match (&i.value.expr, i.value.unknown) {
                 (Expr::Literal(ScalarValue::Null, _), true) => super::null_of(&SqlType::Text),
-                (Expr::Placeholder(_), true) => self.settle(&i.value, &SqlType::Text, Context::Explicit)?,
+                (Expr::Placeholder(_), true) => {
+                    self.settle(&i.value, &SqlType::Text, Context::Explicit)?
+                }
                 (e, _) => e.clone(),
             };
             exprs.push(expr.alias(&name));
             cols.push(RelCol {
-                name: i.name, ty: i.value.ty, unknown: i.value.unknown,
+                name: i.name,
+                ty: i.value.ty,
+                unknown: i.value.unknown,
                 column: Column::new_unqualified(name),
             });
         }
@@ -243,7 +324,13 @@ impl Binder<'_> {
     }
 
     /// The first row of each group of equal `on`, by `sorts` and then by all columns.
-    fn distinct_on(&self, plan: LogicalPlan, on: Vec<Expr>, sorts: &[Sort], outputs: &[Column]) -> Result<LogicalPlan> {
+    fn distinct_on(
+        &self,
+        plan: LogicalPlan,
+        on: Vec<Expr>,
+        sorts: &[Sort],
+        outputs: &[Column],
+    ) -> Result<LogicalPlan> {
         let n = sorts.len().min(on.len());
         if sorts[..n].iter().any(|s| !on.contains(&s.expr)) {
             return Err(SqlError::new(
@@ -252,7 +339,11 @@ impl Binder<'_> {
             ));
         }
         let mut order = sorts.to_vec();
-        order.extend(outputs.iter().map(|c| Sort::new(Expr::Column(c.clone()), true, false)));
+        order.extend(
+            outputs
+                .iter()
+                .map(|c| Sort::new(Expr::Column(c.clone()), true, false)),
+        );
         let first = Expr::WindowFunction(Box::new(WindowFunction {
             fun: datafusion_expr::WindowFunctionDefinition::WindowUDF(
                 datafusion::functions_window::row_number::row_number_udwf(),
@@ -271,13 +362,19 @@ impl Binder<'_> {
         let (plan, found) = self.windows(plan, vec![(first, SqlType::Int8)])?;
         let one = literal(ScalarValue::Int64(Some(1)));
         let is_first = Expr::BinaryExpr(datafusion_expr::BinaryExpr::new(
-            Box::new(found[0].clone()), Operator::Eq, Box::new(one),
+            Box::new(found[0].clone()),
+            Operator::Eq,
+            Box::new(one),
         ));
         project(filter(plan, is_first)?, columns)
     }
 
     /// Adds a node that computes the window calls; gives the expressions that stand for their results.
-    fn windows(&self, plan: LogicalPlan, windows: Vec<(Expr, SqlType)>) -> Result<(LogicalPlan, Vec<Expr>)> {
+    fn windows(
+        &self,
+        plan: LogicalPlan,
+        windows: Vec<(Expr, SqlType)>,
+    ) -> Result<(LogicalPlan, Vec<Expr>)> {
         let mut distinct: Vec<Expr> = Vec::new();
         for (e, _) in &windows {
             if !distinct.contains(e) {
@@ -289,8 +386,9 @@ impl Binder<'_> {
             .iter()
             .map(|(e, ty)| {
                 let column = Column::new_unqualified(e.schema_name().to_string());
-                let actual = given_type(&plan, &column)
-                    .ok_or_else(|| SqlError::internal(format!("window column {column} is missing")))?;
+                let actual = given_type(&plan, &column).ok_or_else(|| {
+                    SqlError::internal(format!("window column {column} is missing"))
+                })?;
                 Ok(fit(Expr::Column(column), &actual, ty))
             })
             .collect::<Result<Vec<_>>>()?;
@@ -298,7 +396,12 @@ impl Binder<'_> {
     }
 
     /// Unnests lists side by side; gives the columns of their elements. `outer`: a row without elements stays, with NULL.
-    pub(crate) fn unnest(&self, plan: LogicalPlan, lists: Vec<(Expr, SqlType)>, outer: bool) -> Result<(LogicalPlan, Vec<Expr>)> {
+    pub(crate) fn unnest(
+        &self,
+        plan: LogicalPlan,
+        lists: Vec<(Expr, SqlType)>,
+        outer: bool,
+    ) -> Result<(LogicalPlan, Vec<Expr>)> {
         let mut exprs: Vec<Expr> = columns_of(&plan).into_iter().map(Expr::Column).collect();
         let mut columns = Vec::new();
         for (e, _) in lists {
@@ -315,12 +418,20 @@ impl Binder<'_> {
             },
             recursions: vec![],
         };
-        let plan = df(builder(plan).unnest_columns_with_options(columns.clone(), options).and_then(|b| b.build()))?;
+        let plan = df(builder(plan)
+            .unnest_columns_with_options(columns.clone(), options)
+            .and_then(|b| b.build()))?;
         Ok((plan, columns.into_iter().map(Expr::Column).collect()))
     }
 
     /// The conditions of WHERE.
-    pub(crate) fn where_clause(&self, plan: LogicalPlan, scope: &Scope, ctes: &Ctes, e: &E) -> Result<LogicalPlan> {
+    pub(crate) fn where_clause(
+        &self,
+        plan: LogicalPlan,
+        scope: &Scope,
+        ctes: &Ctes,
+        e: &E,
+    ) -> Result<LogicalPlan> {
         let mut conjuncts = Vec::new();
         split(e, &mut conjuncts);
         let ctx = Ctx::plain(scope, ctes, "WHERE");
@@ -334,18 +445,29 @@ impl Binder<'_> {
                 safe.push(e);
             }
         }
-        let all = |es: Vec<Expr>| es.into_iter().reduce(|a, b| Expr::BinaryExpr(datafusion_expr::BinaryExpr::new(Box::new(a), Operator::And, Box::new(b))));
+        let all = |es: Vec<Expr>| {
+            es.into_iter().reduce(|a, b| {
+                Expr::BinaryExpr(datafusion_expr::BinaryExpr::new(
+                    Box::new(a),
+                    Operator::And,
+                    Box::new(b),
+                ))
+            })
+        };
         // What can fail sees only rows that passed what is written before it about the same relations.
         let mut guarded = Vec::new();
         for (i, f) in fallible.iter().enumerate() {
             let mine = relations(f);
-            let before: Vec<Expr> = if mine.len() > 1 { vec![] } else { safe
-                .iter()
-                .filter(|g| !has_subquery(g))
-                .chain(&fallible[..i])
-                .filter(|g| relations(g).is_subset(&mine) && !relations(g).is_empty())
-                .cloned()
-                .collect() };
+            let before: Vec<Expr> = if mine.len() > 1 {
+                vec![]
+            } else {
+                safe.iter()
+                    .filter(|g| !has_subquery(g))
+                    .chain(&fallible[..i])
+                    .filter(|g| relations(g).is_subset(&mine) && !relations(g).is_empty())
+                    .cloned()
+                    .collect()
+            };
             guarded.push(match all(before) {
                 Some(b) => super::expr::when(vec![(b, f.clone())], super::truth(false)),
                 None => f.clone(),
@@ -362,12 +484,14 @@ impl Binder<'_> {
         let mut out = Vec::new();
         for p in projection {
             match p {
-                SelectItem::UnnamedExpr(e) => {
-                    out.push(Item { name: output_name(e), value: self.expr(ctx, e)? })
-                }
-                SelectItem::ExprWithAlias { expr, alias } => {
-                    out.push(Item { name: fold(alias), value: self.expr(ctx, expr)? })
-                }
+                SelectItem::UnnamedExpr(e) => out.push(Item {
+                    name: output_name(e),
+                    value: self.expr(ctx, e)?,
+                }),
+                SelectItem::ExprWithAlias { expr, alias } => out.push(Item {
+                    name: fold(alias),
+                    value: self.expr(ctx, expr)?,
+                }),
                 SelectItem::Wildcard(_) => {
                     let before = out.len();
                     out.extend(ctx.scope.star().map(|c| Item {
@@ -375,10 +499,16 @@ impl Binder<'_> {
                         value: Typed::new(c.expr.clone(), c.ty.clone()),
                     }));
                     if out.len() == before && ctx.scope.tables.is_empty() {
-                        return Err(SqlError::new("42601", "SELECT * with no tables specified is not valid"));
+                        return Err(SqlError::new(
+                            "42601",
+                            "SELECT * with no tables specified is not valid",
+                        ));
                     }
                 }
-                SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(n), _) => {
+                SelectItem::QualifiedWildcard(
+                    SelectItemQualifiedWildcardKind::ObjectName(n),
+                    _,
+                ) => {
                     let p = parts(n);
                     let (schema, table) = match p.as_slice() {
                         [.., s, t] => (Some(s.as_str()), t.as_str()),
@@ -386,7 +516,10 @@ impl Binder<'_> {
                         [] => (None, ""),
                     };
                     let t = ctx.scope.table(schema, table).ok_or_else(|| {
-                        let mut e = SqlError::new("42P01", format!("missing FROM-clause entry for table \"{table}\""));
+                        let mut e = SqlError::new(
+                            "42P01",
+                            format!("missing FROM-clause entry for table \"{table}\""),
+                        );
                         if let Some(ast::ObjectNamePart::Identifier(i)) = n.0.first() {
                             e.position = position(i.span);
                         }
@@ -397,21 +530,39 @@ impl Binder<'_> {
                         value: Typed::new(c.expr.clone(), c.ty.clone()),
                     }));
                 }
-                other => return Err(SqlError::unsupported(format!("select item is not supported: {other}"))),
+                other => {
+                    return Err(SqlError::unsupported(format!(
+                        "select item is not supported: {other}"
+                    )));
+                }
             }
         }
         Ok(out)
     }
 
     /// GROUP BY: its keys, and how they combine if not plainly.
-    fn group_by(&self, ctx: Ctx, g: &GroupByExpr, s: &ast::Select, items: &[Item]) -> Result<(Vec<Expr>, Option<Expr>)> {
+    fn group_by(
+        &self,
+        ctx: Ctx,
+        g: &GroupByExpr,
+        s: &ast::Select,
+        items: &[Item],
+    ) -> Result<(Vec<Expr>, Option<Expr>)> {
         let GroupByExpr::Expressions(exprs, modifiers) = g else {
             return Err(SqlError::unsupported("GROUP BY ALL is not supported"));
         };
         if !modifiers.is_empty() {
-            return Err(SqlError::unsupported("GROUP BY modifiers are not supported"));
+            return Err(SqlError::unsupported(
+                "GROUP BY modifiers are not supported",
+            ));
         }
-        let c = Ctx { aggregates: false, windows: false, sets: false, clause: "GROUP BY", ..ctx };
+        let c = Ctx {
+            aggregates: false,
+            windows: false,
+            sets: false,
+            clause: "GROUP BY",
+            ..ctx
+        };
         let mut keys: Vec<Expr> = Vec::new();
         let one = |e: &E, keys: &mut Vec<Expr>| -> Result<Expr> {
             let t = self.group_key(c, e, s, items)?;
@@ -421,13 +572,19 @@ impl Binder<'_> {
             Ok(t)
         };
         let list = |es: &[Vec<E>], keys: &mut Vec<Expr>| -> Result<Vec<Vec<Expr>>> {
-            es.iter().map(|g| g.iter().map(|e| one(e, keys)).collect()).collect()
+            es.iter()
+                .map(|g| g.iter().map(|e| one(e, keys)).collect())
+                .collect()
         };
         let mut sets = None;
         for e in exprs {
             let set = match e {
-                E::Rollup(es) => GroupingSet::Rollup(list(es, &mut keys)?.into_iter().flatten().collect()),
-                E::Cube(es) => GroupingSet::Cube(list(es, &mut keys)?.into_iter().flatten().collect()),
+                E::Rollup(es) => {
+                    GroupingSet::Rollup(list(es, &mut keys)?.into_iter().flatten().collect())
+                }
+                E::Cube(es) => {
+                    GroupingSet::Cube(list(es, &mut keys)?.into_iter().flatten().collect())
+                }
                 E::GroupingSets(es) => GroupingSet::GroupingSets(list(es, &mut keys)?),
                 E::Tuple(es) if es.is_empty() => continue,
                 E::Tuple(es) => {
@@ -442,7 +599,9 @@ impl Binder<'_> {
                 }
             };
             if exprs.len() > 1 {
-                return Err(SqlError::unsupported("grouping sets beside other grouping keys are not supported"));
+                return Err(SqlError::unsupported(
+                    "grouping sets beside other grouping keys are not supported",
+                ));
             }
             sets = Some(Expr::GroupingSet(set));
         }
@@ -454,7 +613,10 @@ impl Binder<'_> {
         let from_item = |i: usize| -> Result<Expr> {
             let t = self.known(items[i].value.clone())?;
             if uses_marker(&t.expr) {
-                return Err(SqlError::new("42803", "aggregate functions are not allowed in GROUP BY"));
+                return Err(SqlError::new(
+                    "42803",
+                    "aggregate functions are not allowed in GROUP BY",
+                ));
             }
             Ok(t.expr)
         };
@@ -476,7 +638,12 @@ impl Binder<'_> {
     }
 
     /// ORDER BY: output columns by number or name, else expressions.
-    fn order_keys(&self, ctx: Ctx, tail: &Tail, items: &[Item]) -> Result<Vec<(Key, ast::OrderByOptions)>> {
+    fn order_keys(
+        &self,
+        ctx: Ctx,
+        tail: &Tail,
+        items: &[Item],
+    ) -> Result<Vec<(Key, ast::OrderByOptions)>> {
         tail.order_by
             .iter()
             .map(|o| {
@@ -486,8 +653,17 @@ impl Binder<'_> {
             .collect()
     }
 
-    fn output_or_expr(&self, ctx: Ctx, e: &E, items: &[Item], clause: &'static str) -> Result<(Key, ast::OrderByOptions)> {
-        let none = ast::OrderByOptions { asc: None, nulls_first: None };
+    fn output_or_expr(
+        &self,
+        ctx: Ctx,
+        e: &E,
+        items: &[Item],
+        clause: &'static str,
+    ) -> Result<(Key, ast::OrderByOptions)> {
+        let none = ast::OrderByOptions {
+            asc: None,
+            nulls_first: None,
+        };
         let output = |i: usize| -> Result<(Key, ast::OrderByOptions)> {
             let v = &items[i].value;
             match v.ty {
@@ -495,7 +671,10 @@ impl Binder<'_> {
                     let key = self.function("interval_key", vec![v.clone()], None)?;
                     Ok((Key::Hidden(key.expr), none))
                 }
-                SqlType::Json => Err(SqlError::new("42883", "could not identify an ordering operator for type json")),
+                SqlType::Json => Err(SqlError::new(
+                    "42883",
+                    "could not identify an ordering operator for type json",
+                )),
                 _ => Ok((Key::Output(i), none)),
             }
         };
@@ -507,7 +686,10 @@ impl Binder<'_> {
             let mut same = items.iter().enumerate().filter(|(_, i)| i.name == name);
             if let Some((n, first)) = same.next() {
                 if same.any(|(_, o)| o.value.expr != first.value.expr) {
-                    return Err(SqlError::new("42702", format!("{clause} \"{name}\" is ambiguous")));
+                    return Err(SqlError::new(
+                        "42702",
+                        format!("{clause} \"{name}\" is ambiguous"),
+                    ));
                 }
                 return output(n);
             }
@@ -525,7 +707,14 @@ impl Binder<'_> {
     }
 
     /// Sorts and cuts. A cut makes the order total, so that it can't depend on how rows arrive.
-    fn sort_and_limit(&self, plan: LogicalPlan, mut sorts: Vec<Sort>, outputs: &[Column], tail: &Tail, ctes: &Ctes) -> Result<LogicalPlan> {
+    fn sort_and_limit(
+        &self,
+        plan: LogicalPlan,
+        mut sorts: Vec<Sort>,
+        outputs: &[Column],
+        tail: &Tail,
+        ctes: &Ctes,
+    ) -> Result<LogicalPlan> {
         let cut = tail.limit.is_some() || tail.offset.is_some();
         if cut {
             for c in outputs {
@@ -540,8 +729,16 @@ impl Binder<'_> {
             b = df(b.sort(sorts))?;
         }
         if cut {
-            let limit = tail.limit.map(|e| self.count_expr(e, ctes, "LIMIT")).transpose()?.flatten();
-            let offset = tail.offset.map(|e| self.count_expr(e, ctes, "OFFSET")).transpose()?.flatten();
+            let limit = tail
+                .limit
+                .map(|e| self.count_expr(e, ctes, "LIMIT"))
+                .transpose()?
+                .flatten();
+            let offset = tail
+                .offset
+                .map(|e| self.count_expr(e, ctes, "OFFSET"))
+                .transpose()?
+                .flatten();
             if limit.is_some() || offset.is_some() {
                 b = df(b.limit_by_expr(offset, limit))?;
             }
@@ -559,7 +756,10 @@ impl Binder<'_> {
         match super::dml::fold_constant(&e) {
             Some(ScalarValue::Int64(Some(n))) if n < 0 => {
                 let code = if clause == "LIMIT" { "2201W" } else { "2201X" };
-                Err(SqlError::new(code, format!("{clause} must not be negative")))
+                Err(SqlError::new(
+                    code,
+                    format!("{clause} must not be negative"),
+                ))
             }
             Some(ScalarValue::Int64(None)) => Ok(None),
             Some(v) => Ok(Some(literal(v))),
@@ -569,7 +769,12 @@ impl Binder<'_> {
 
     /// The aggregate node, and how expressions above it are brought up.
     fn aggregate<'s>(
-        &self, plan: LogicalPlan, scope: &'s Scope, groups: &[Expr], sets: Option<Expr>, calls: &[(Expr, SqlType)],
+        &self,
+        plan: LogicalPlan,
+        scope: &'s Scope,
+        groups: &[Expr],
+        sets: Option<Expr>,
+        calls: &[(Expr, SqlType)],
     ) -> Result<(LogicalPlan, Lift<'s>)> {
         let mut computed: Vec<(Expr, Expr)> = Vec::new();
         let mut place = |e: &Expr, stem: &str| -> Expr {
@@ -589,7 +794,10 @@ impl Binder<'_> {
         let keys: Vec<(Expr, Expr)> = groups
             .iter()
             .map(|g| match g {
-                Expr::Literal(..) => (g.clone(), Expr::Column(Column::new_unqualified(self.fresh("key")))),
+                Expr::Literal(..) => (
+                    g.clone(),
+                    Expr::Column(Column::new_unqualified(self.fresh("key"))),
+                ),
                 g => (g.clone(), place(g, "key")),
             })
             .collect();
@@ -607,7 +815,11 @@ impl Binder<'_> {
             functions.push((Expr::AggregateFunction(a), ty.clone()));
         }
         let mut plan = plan;
-        let constants: Vec<(Expr, Expr)> = keys.iter().filter(|(g, _)| matches!(g, Expr::Literal(..))).cloned().collect();
+        let constants: Vec<(Expr, Expr)> = keys
+            .iter()
+            .filter(|(g, _)| matches!(g, Expr::Literal(..)))
+            .cloned()
+            .collect();
         computed.extend(constants);
         if !computed.is_empty() {
             let mut exprs: Vec<Expr> = columns_of(&plan).into_iter().map(Expr::Column).collect();
@@ -636,17 +848,27 @@ impl Binder<'_> {
                 unique.push(f.clone());
             }
         }
-        let plan = df(builder(plan).aggregate(group_exprs, unique).and_then(|b| b.build()))?;
+        let plan = df(builder(plan)
+            .aggregate(group_exprs, unique)
+            .and_then(|b| b.build()))?;
         let results = functions
             .iter()
             .map(|(f, ty)| {
                 let column = Column::new_unqualified(f.schema_name().to_string());
-                let actual = given_type(&plan, &column)
-                    .ok_or_else(|| SqlError::internal(format!("aggregate column {column} is missing")))?;
+                let actual = given_type(&plan, &column).ok_or_else(|| {
+                    SqlError::internal(format!("aggregate column {column} is missing"))
+                })?;
                 Ok(fit(Expr::Column(column), &actual, ty))
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok((plan, Lift { scope, keys, results }))
+        Ok((
+            plan,
+            Lift {
+                scope,
+                keys,
+                results,
+            },
+        ))
     }
 }
 
@@ -664,14 +886,22 @@ impl Lift<'_> {
         let mut ungrouped = None;
         let out = e
             .transform_down(|e| {
-                if let Some((_, c)) = self.keys.iter().find(|(k, _)| *k == e && !matches!(k, Expr::Literal(..))) {
+                if let Some((_, c)) = self
+                    .keys
+                    .iter()
+                    .find(|(k, _)| *k == e && !matches!(k, Expr::Literal(..)))
+                {
                     return Ok(Transformed::new(c.clone(), true, TreeNodeRecursion::Jump));
                 }
                 if let Expr::Column(c) = &e {
                     let marker = c.relation.as_ref().map(|r| r.table());
                     if marker == Some(AGGREGATE) {
                         let n: usize = c.name.parse().unwrap_or(0);
-                        return Ok(Transformed::new(self.results[n].clone(), true, TreeNodeRecursion::Jump));
+                        return Ok(Transformed::new(
+                            self.results[n].clone(),
+                            true,
+                            TreeNodeRecursion::Jump,
+                        ));
                     }
                     if marker != Some(WINDOW) && marker != Some(SET) {
                         ungrouped.get_or_insert_with(|| c.clone());
@@ -692,13 +922,22 @@ impl Lift<'_> {
             .tables
             .iter()
             .find_map(|t| {
-                let col = t.cols.iter().find(|s| matches!(&s.expr, Expr::Column(x) if x == c))?;
-                Some(if t.alias.is_empty() { col.name.clone() } else { format!("{}.{}", t.alias, col.name) })
+                let col = t
+                    .cols
+                    .iter()
+                    .find(|s| matches!(&s.expr, Expr::Column(x) if x == c))?;
+                Some(if t.alias.is_empty() {
+                    col.name.clone()
+                } else {
+                    format!("{}.{}", t.alias, col.name)
+                })
             })
             .unwrap_or_else(|| c.name.clone());
         SqlError::new(
             "42803",
-            format!("column \"{shown}\" must appear in the GROUP BY clause or be used in an aggregate function"),
+            format!(
+                "column \"{shown}\" must appear in the GROUP BY clause or be used in an aggregate function"
+            ),
         )
     }
 }
@@ -723,7 +962,10 @@ fn replace(e: Expr, with: &[(String, Vec<Expr>)]) -> Result<Expr> {
 fn uses_marker(e: &Expr) -> bool {
     let mut found = false;
     let _ = e.apply(|e| {
-        if let Expr::Column(Column { relation: Some(r), .. }) = e {
+        if let Expr::Column(Column {
+            relation: Some(r), ..
+        }) = e
+        {
             found |= matches!(r.table(), AGGREGATE | WINDOW | SET);
         }
         Ok(TreeNodeRecursion::Continue)
@@ -733,16 +975,29 @@ fn uses_marker(e: &Expr) -> bool {
 
 /// The relations whose columns an expression uses.
 fn relations(e: &Expr) -> std::collections::BTreeSet<String> {
-    e.column_refs().iter().filter_map(|c| c.relation.as_ref().map(|r| r.to_string())).collect()
+    e.column_refs()
+        .iter()
+        .filter_map(|c| c.relation.as_ref().map(|r| r.to_string()))
+        .collect()
 }
 
 fn has_subquery(e: &Expr) -> bool {
-    e.exists(|e| Ok(matches!(e, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_)))).unwrap_or(true)
+    e.exists(|e| {
+        Ok(matches!(
+            e,
+            Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_)
+        ))
+    })
+    .unwrap_or(true)
 }
 
 fn split<'e>(e: &'e E, out: &mut Vec<&'e E>) {
     match e {
-        E::BinaryOp { left, op: ast::BinaryOperator::And, right } => {
+        E::BinaryOp {
+            left,
+            op: ast::BinaryOperator::And,
+            right,
+        } => {
             split(left, out);
             split(right, out);
         }
@@ -753,19 +1008,28 @@ fn split<'e>(e: &'e E, out: &mut Vec<&'e E>) {
 
 /// A number that stands for an output column, from 0.
 fn ordinal(e: &E, width: usize, clause: &str) -> Result<Option<usize>> {
-    let E::Value(v) = strip(e) else { return Ok(None) };
+    let E::Value(v) = strip(e) else {
+        return Ok(None);
+    };
     match &v.value {
         ast::Value::Number(n, _) => match n.parse::<usize>() {
             Ok(i) if i >= 1 && i <= width => Ok(Some(i - 1)),
             Ok(i) => Err(super::expr::at(
-                SqlError::new("42P10", format!("{clause} position {i} is not in select list")),
+                SqlError::new(
+                    "42P10",
+                    format!("{clause} position {i} is not in select list"),
+                ),
                 position(v.span),
             )),
-            Err(_) => Err(SqlError::new("42601", format!("non-integer constant in {clause}"))),
+            Err(_) => Err(SqlError::new(
+                "42601",
+                format!("non-integer constant in {clause}"),
+            )),
         },
-        ast::Value::SingleQuotedString(_) => {
-            Err(SqlError::new("42601", format!("non-integer constant in {clause}")))
-        }
+        ast::Value::SingleQuotedString(_) => Err(SqlError::new(
+            "42601",
+            format!("non-integer constant in {clause}"),
+        )),
         _ => Ok(None),
     }
 }
@@ -774,31 +1038,48 @@ pub(crate) fn tail_of(q: &ast::Query) -> Result<Tail<'_>> {
     let order_by = match q.order_by.as_ref().map(|o| &o.kind) {
         None => vec![],
         Some(OrderByKind::Expressions(e)) => e.iter().collect(),
-        Some(OrderByKind::All(_)) => return Err(SqlError::unsupported("ORDER BY ALL is not supported")),
+        Some(OrderByKind::All(_)) => {
+            return Err(SqlError::unsupported("ORDER BY ALL is not supported"));
+        }
     };
     let (mut limit, offset) = match &q.limit_clause {
         None => (None, None),
-        Some(ast::LimitClause::LimitOffset { limit, offset, .. }) => (limit.as_ref(), offset.as_ref().map(|o| &o.value)),
+        Some(ast::LimitClause::LimitOffset { limit, offset, .. }) => {
+            (limit.as_ref(), offset.as_ref().map(|o| &o.value))
+        }
         Some(ast::LimitClause::OffsetCommaLimit { offset, limit }) => (Some(limit), Some(offset)),
     };
     if let Some(f) = &q.fetch {
         if f.with_ties || f.percent {
-            return Err(SqlError::unsupported("FETCH WITH TIES and PERCENT are not supported"));
+            return Err(SqlError::unsupported(
+                "FETCH WITH TIES and PERCENT are not supported",
+            ));
         }
         limit = f.quantity.as_ref();
         if limit.is_none() {
             return Err(SqlError::unsupported("FETCH FIRST needs a number of rows"));
         }
     }
-    Ok(Tail { order_by, limit, offset })
+    Ok(Tail {
+        order_by,
+        limit,
+        offset,
+    })
 }
 
 fn refuse_foreign(s: &ast::Select) -> Result<()> {
     if s.into.is_some() {
         return Err(SqlError::unsupported("SELECT INTO is not supported"));
     }
-    if s.top.is_some() || !s.lateral_views.is_empty() || !s.connect_by.is_empty() || s.prewhere.is_some() {
-        return Err(SqlError::new("42601", "syntax error: this form of SELECT is not PostgreSQL's"));
+    if s.top.is_some()
+        || !s.lateral_views.is_empty()
+        || !s.connect_by.is_empty()
+        || s.prewhere.is_some()
+    {
+        return Err(SqlError::new(
+            "42601",
+            "syntax error: this form of SELECT is not PostgreSQL's",
+        ));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion_common::{Column, DFSchema, NullEquality, JoinType};
+use datafusion_common::{Column, DFSchema, JoinType, NullEquality};
 use datafusion_expr::expr::{Sort, WindowFunction, WindowFunctionParams};
 use datafusion_expr::logical_plan::{Union, Values};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, WindowFrame};
@@ -17,7 +17,13 @@ use crate::functions::cast::Context;
 
 impl Binder<'_> {
     pub(crate) fn set_operation(
-        &self, left: &SetExpr, op: SetOperator, quantifier: SetQuantifier, right: &SetExpr, ctes: &Ctes, outer: Outer,
+        &self,
+        left: &SetExpr,
+        op: SetOperator,
+        quantifier: SetQuantifier,
+        right: &SetExpr,
+        ctes: &Ctes,
+        outer: Outer,
     ) -> Result<Rel> {
         let (name, op) = match op {
             SetOperator::Union => ("UNION", op),
@@ -27,7 +33,11 @@ impl Binder<'_> {
         let all = match quantifier {
             SetQuantifier::All => true,
             SetQuantifier::Distinct | SetQuantifier::None => false,
-            _ => return Err(SqlError::unsupported("set operations BY NAME are not supported")),
+            _ => {
+                return Err(SqlError::unsupported(
+                    "set operations BY NAME are not supported",
+                ));
+            }
         };
         let l = self.set_expr(left, ctes, outer)?;
         let r = self.set_expr(right, ctes, outer)?;
@@ -41,16 +51,30 @@ impl Binder<'_> {
             .cols
             .iter()
             .zip(&r.cols)
-            .map(|(a, b)| self.unify_types([(&a.ty, a.unknown), (&b.ty, b.unknown)].into_iter(), name))
+            .map(|(a, b)| {
+                self.unify_types([(&a.ty, a.unknown), (&b.ty, b.unknown)].into_iter(), name)
+            })
             .collect::<Result<Vec<_>>>()?;
-        let unknown: Vec<bool> = l.cols.iter().zip(&r.cols).map(|(a, b)| a.unknown && b.unknown).collect();
+        let unknown: Vec<bool> = l
+            .cols
+            .iter()
+            .zip(&r.cols)
+            .map(|(a, b)| a.unknown && b.unknown)
+            .collect();
         let names = unique_names(&l.cols.iter().map(|c| c.name.clone()).collect::<Vec<_>>());
         let titles: Vec<String> = l.cols.iter().map(|c| c.name.clone()).collect();
-        let (l, r) = (self.shaped(l, &types, &names)?, self.shaped(r, &types, &names)?);
+        let (l, r) = (
+            self.shaped(l, &types, &names)?,
+            self.shaped(r, &types, &names)?,
+        );
         let plan = match (op, all) {
             (SetOperator::Union, _) => {
                 let u = df(Union::try_new(vec![Arc::new(l), Arc::new(r)]).map(LogicalPlan::Union))?;
-                if all { u } else { df(builder(u).distinct().and_then(|b| b.build()))? }
+                if all {
+                    u
+                } else {
+                    df(builder(u).distinct().and_then(|b| b.build()))?
+                }
             }
             (SetOperator::Intersect, true) => self.numbered(l, r, JoinType::LeftSemi)?,
             (SetOperator::Intersect, false) => df(LogicalPlanBuilder::intersect(l, r, false))?,
@@ -62,7 +86,12 @@ impl Binder<'_> {
             .zip(titles)
             .zip(types)
             .zip(unknown)
-            .map(|(((column, name), ty), unknown)| RelCol { name, ty, unknown, column })
+            .map(|(((column, name), ty), unknown)| RelCol {
+                name,
+                ty,
+                unknown,
+                column,
+            })
             .collect();
         Ok(Rel { plan, cols })
     }
@@ -76,7 +105,11 @@ impl Binder<'_> {
             .zip(names)
             .map(|((c, ty), n)| {
                 let t = Typed::new(Expr::Column(c.column), c.ty);
-                let e = if c.unknown { self.cast(t, ty, Context::Explicit)? } else { self.implicit(&t, ty)? };
+                let e = if c.unknown {
+                    self.cast(t, ty, Context::Explicit)?
+                } else {
+                    self.implicit(&t, ty)?
+                };
                 Ok(e.alias(n))
             })
             .collect::<Result<Vec<_>>>()?;
@@ -103,9 +136,14 @@ impl Binder<'_> {
             }));
             let plan = df(LogicalPlanBuilder::window_plan(plan, vec![call.clone()]))?;
             let mut exprs = columns;
-            exprs.push(Expr::Column(Column::new_unqualified(call.schema_name().to_string())).alias("#copy"));
+            exprs.push(
+                Expr::Column(Column::new_unqualified(call.schema_name().to_string()))
+                    .alias("#copy"),
+            );
             let plan = project(plan, exprs)?;
-            df(builder(plan).alias(self.qualifier("#side")).and_then(|b| b.build()))
+            df(builder(plan)
+                .alias(self.qualifier("#side"))
+                .and_then(|b| b.build()))
         };
         let (l, r) = (number(l)?, number(r)?);
         let (left, right) = (columns_of(&l), columns_of(&r));
@@ -134,7 +172,10 @@ impl Binder<'_> {
     pub(crate) fn values_of(&self, rows: Vec<Vec<Typed>>) -> Result<Rel> {
         let width = rows.first().map_or(0, Vec::len);
         if rows.iter().any(|r| r.len() != width) {
-            return Err(SqlError::new("42601", "VALUES lists must all be the same length"));
+            return Err(SqlError::new(
+                "42601",
+                "VALUES lists must all be the same length",
+            ));
         }
         let mut types = Vec::new();
         let mut unknown = Vec::new();
@@ -143,20 +184,34 @@ impl Binder<'_> {
             unknown.push(rows.iter().all(|r| r[i].unknown));
         }
         let names: Vec<String> = (1..=width).map(|i| format!("column{i}")).collect();
-        let fields: Vec<arrow::datatypes::Field> =
-            types.iter().zip(&names).map(|(t, n)| arrow::datatypes::Field::new(n, t.arrow(), true)).collect();
+        let fields: Vec<arrow::datatypes::Field> = types
+            .iter()
+            .zip(&names)
+            .map(|(t, n)| arrow::datatypes::Field::new(n, t.arrow(), true))
+            .collect();
         let values = rows
             .iter()
-            .map(|r| r.iter().zip(&types).map(|(t, ty)| self.implicit(t, ty)).collect::<Result<Vec<_>>>())
+            .map(|r| {
+                r.iter()
+                    .zip(&types)
+                    .map(|(t, ty)| self.implicit(t, ty))
+                    .collect::<Result<Vec<_>>>()
+            })
             .collect::<Result<Vec<_>>>()?;
         let schema = df(DFSchema::try_from(arrow::datatypes::Schema::new(fields)))?;
-        let plan = LogicalPlan::Values(Values { schema: Arc::new(schema), values });
+        let plan = LogicalPlan::Values(Values {
+            schema: Arc::new(schema),
+            values,
+        });
         let cols = names
             .into_iter()
             .zip(types)
             .zip(unknown)
             .map(|((n, ty), unknown)| RelCol {
-                column: Column::new_unqualified(n.clone()), name: n, ty, unknown,
+                column: Column::new_unqualified(n.clone()),
+                name: n,
+                ty,
+                unknown,
             })
             .collect();
         Ok(Rel { plan, cols })

@@ -20,7 +20,12 @@ use crate::error::{Result, SqlError};
 
 impl Binder<'_> {
     /// A query inside an expression; `f` may add to its plan.
-    fn subquery(&self, c: Ctx, q: &ast::Query, f: impl FnOnce(&Self, Rel) -> Result<Rel>) -> Result<(Subquery, Vec<RelCol>)> {
+    fn subquery(
+        &self,
+        c: Ctx,
+        q: &ast::Query,
+        f: impl FnOnce(&Self, Rel) -> Result<Rel>,
+    ) -> Result<(Subquery, Vec<RelCol>)> {
         let used = RefCell::new(Vec::new());
         let rel = self.query(q, c.ctes, Outer::Query(c.scope, &used))?;
         let rel = f(self, rel)?;
@@ -35,7 +40,10 @@ impl Binder<'_> {
     fn one_column(cols: &[RelCol]) -> Result<&RelCol> {
         match cols {
             [c] => Ok(c),
-            _ => Err(SqlError::new("42601", "subquery must return only one column")),
+            _ => Err(SqlError::new(
+                "42601",
+                "subquery must return only one column",
+            )),
         }
     }
 
@@ -53,38 +61,75 @@ impl Binder<'_> {
             ty = SqlType::Array(Box::new(col.ty.clone()));
             let (input, value, order) = in_order(r.plan, &col.column);
             let call = Expr::AggregateFunction(datafusion_expr::expr::AggregateFunction::new_udf(
-                datafusion::functions_aggregate::array_agg::array_agg_udaf(), vec![value], false, None, order, None,
+                datafusion::functions_aggregate::array_agg::array_agg_udaf(),
+                vec![value],
+                false,
+                None,
+                order,
+                None,
             ));
-            let plan = df(builder(input).aggregate(Vec::<Expr>::new(), vec![call]).and_then(|b| b.build()))?;
+            let plan = df(builder(input)
+                .aggregate(Vec::<Expr>::new(), vec![call])
+                .and_then(|b| b.build()))?;
             let given = plan.schema().columns().remove(0);
             let actual = plan.schema().field(0).data_type().clone();
             let name = b.fresh("array");
             let e = super::fit(Expr::Column(given), &actual, &ty).alias(&name);
             let plan = project(plan, vec![e])?;
-            Ok(Rel { plan, cols: vec![RelCol { name: "array".into(), ty: ty.clone(), unknown: false, column: datafusion_common::Column::new_unqualified(name) }] })
+            Ok(Rel {
+                plan,
+                cols: vec![RelCol {
+                    name: "array".into(),
+                    ty: ty.clone(),
+                    unknown: false,
+                    column: datafusion_common::Column::new_unqualified(name),
+                }],
+            })
         })?;
         let list = Typed::new(Expr::ScalarSubquery(s), ty.clone());
         let empty = self.empty_array(&ty)?;
-        Ok(Typed::new(when(vec![(Expr::IsNotNull(Box::new(list.expr.clone())), list.expr)], empty.expr), ty))
+        Ok(Typed::new(
+            when(
+                vec![(Expr::IsNotNull(Box::new(list.expr.clone())), list.expr)],
+                empty.expr,
+            ),
+            ty,
+        ))
     }
 
     pub(crate) fn exists(&self, c: Ctx, q: &ast::Query, negated: bool) -> Result<Typed> {
         if c.clause == "WHERE" {
             let (s, _) = self.subquery(c, q, |_, r| Ok(r))?;
-            return Ok(Typed::new(Expr::Exists(Exists { subquery: s, negated }), SqlType::Bool));
+            return Ok(Typed::new(
+                Expr::Exists(Exists {
+                    subquery: s,
+                    negated,
+                }),
+                SqlType::Bool,
+            ));
         }
         let n = self.count(c, q, |_, r| Ok(r))?;
         let some = compare(n, Operator::Gt, 0);
-        Ok(Typed::new(if negated { not(some) } else { some }, SqlType::Bool))
+        Ok(Typed::new(
+            if negated { not(some) } else { some },
+            SqlType::Bool,
+        ))
     }
 
     /// The number of rows of a subquery, as an expression.
-    fn count(&self, c: Ctx, q: &ast::Query, f: impl FnOnce(&Self, Rel) -> Result<Rel>) -> Result<Expr> {
+    fn count(
+        &self,
+        c: Ctx,
+        q: &ast::Query,
+        f: impl FnOnce(&Self, Rel) -> Result<Rel>,
+    ) -> Result<Expr> {
         let (s, _) = self.subquery(c, q, |b, r| {
             let r = f(b, r)?;
             let one = literal(ScalarValue::Int64(Some(1)));
             let call = datafusion::functions_aggregate::count::count_udaf().call(vec![one]);
-            let plan = df(builder(r.plan).aggregate(Vec::<Expr>::new(), vec![call]).and_then(|b| b.build()))?;
+            let plan = df(builder(r.plan)
+                .aggregate(Vec::<Expr>::new(), vec![call])
+                .and_then(|b| b.build()))?;
             let given = plan.schema().columns().remove(0);
             let name = b.fresh("count");
             let plan = project(plan, vec![Expr::Column(given).alias(&name)])?;
@@ -95,10 +140,18 @@ impl Binder<'_> {
         Ok(when(vec![(Expr::IsNotNull(Box::new(n.clone())), n)], zero))
     }
 
-    pub(crate) fn in_subquery(&self, c: Ctx, e: &E, q: &ast::Query, negated: bool) -> Result<Typed> {
+    pub(crate) fn in_subquery(
+        &self,
+        c: Ctx,
+        e: &E,
+        q: &ast::Query,
+        negated: bool,
+    ) -> Result<Typed> {
         if let E::Tuple(_) = strip(e) {
-            return Err(SqlError::unsupported("IN with row values and a subquery is not supported")
-                .hint("Use EXISTS."));
+            return Err(SqlError::unsupported(
+                "IN with row values and a subquery is not supported",
+            )
+            .hint("Use EXISTS."));
         }
         let x = self.expr(c, e)?;
         self.in_typed(c, x, q, negated)
@@ -112,17 +165,30 @@ impl Binder<'_> {
                 x = t;
                 Ok(r)
             })?;
-            let e = Expr::InSubquery(InSubquery { expr: Box::new(x.expr), subquery: s, negated });
+            let e = Expr::InSubquery(InSubquery {
+                expr: Box::new(x.expr),
+                subquery: s,
+                negated,
+            });
             return Ok(Typed::new(e, SqlType::Bool));
         }
-        self.quantified_counts(c, x, &B::Eq, q, true)
-            .map(|t| if negated { Typed::new(not(t.expr), SqlType::Bool) } else { t })
+        self.quantified_counts(c, x, &B::Eq, q, true).map(|t| {
+            if negated {
+                Typed::new(not(t.expr), SqlType::Bool)
+            } else {
+                t
+            }
+        })
     }
 
     /// The subquery's column and `x` as one type.
     fn matching(&self, x: &Typed, r: Rel) -> Result<(Rel, Typed)> {
         let col = Self::one_column(&r.cols)?.clone();
-        let y = Typed { expr: Expr::Column(col.column.clone()), ty: col.ty.clone(), unknown: col.unknown };
+        let y = Typed {
+            expr: Expr::Column(col.column.clone()),
+            ty: col.ty.clone(),
+            unknown: col.unknown,
+        };
         let (xe, ye, ty) = self.same_type("=", x.clone(), y)?;
         let r = if matches!(&ye, Expr::Column(_)) {
             r
@@ -130,13 +196,27 @@ impl Binder<'_> {
             let name = self.fresh("in");
             let plan = project(r.plan, vec![ye.alias(&name)])?;
             let column = datafusion_common::Column::new_unqualified(name);
-            Rel { plan, cols: vec![RelCol { column, ty: ty.clone(), ..col }] }
+            Rel {
+                plan,
+                cols: vec![RelCol {
+                    column,
+                    ty: ty.clone(),
+                    ..col
+                }],
+            }
         };
         Ok((r, Typed::new(xe, ty)))
     }
 
     /// `x op ANY (…)`, `x op ALL (…)`
-    pub(crate) fn quantified(&self, c: Ctx, left: &E, op: &B, right: &E, any: bool) -> Result<Typed> {
+    pub(crate) fn quantified(
+        &self,
+        c: Ctx,
+        left: &E,
+        op: &B,
+        right: &E,
+        any: bool,
+    ) -> Result<Typed> {
         let x = self.expr(c, left)?;
         if let E::Subquery(q) = strip(right) {
             return match (op, any) {
@@ -159,20 +239,41 @@ impl Binder<'_> {
             (B::LtEq, false) => "all_le",
             (B::Gt, false) => "all_gt",
             (B::GtEq, false) => "all_ge",
-            _ => return Err(SqlError::unsupported(format!("{op} with ANY or ALL is not supported"))),
+            _ => {
+                return Err(SqlError::unsupported(format!(
+                    "{op} with ANY or ALL is not supported"
+                )));
+            }
         };
         self.function(name, vec![x, list], None)
     }
 
     /// ANY and ALL by counting the rows for which the comparison is true, false or NULL.
-    fn quantified_counts(&self, c: Ctx, x: Typed, op: &B, q: &ast::Query, any: bool) -> Result<Typed> {
+    fn quantified_counts(
+        &self,
+        c: Ctx,
+        x: Typed,
+        op: &B,
+        q: &ast::Query,
+        any: bool,
+    ) -> Result<Typed> {
         let count = |want: &dyn Fn(Expr) -> Expr| {
             self.count(c, q, |b, r| {
                 let col = Self::one_column(&r.cols)?.clone();
-                let y = Typed { expr: Expr::Column(col.column.clone()), ty: col.ty, unknown: col.unknown };
-                let x = Typed { expr: outer(&x.expr), ..x.clone() };
+                let y = Typed {
+                    expr: Expr::Column(col.column.clone()),
+                    ty: col.ty,
+                    unknown: col.unknown,
+                };
+                let x = Typed {
+                    expr: outer(&x.expr),
+                    ..x.clone()
+                };
                 let t = b.operator(op, x, y)?;
-                Ok(Rel { plan: super::filter(r.plan, want(t.expr))?, cols: vec![] })
+                Ok(Rel {
+                    plan: super::filter(r.plan, want(t.expr))?,
+                    cols: vec![],
+                })
             })
         };
         let hit: &dyn Fn(Expr) -> Expr = if any { &|e| e } else { &not };
@@ -207,7 +308,11 @@ fn in_order(plan: LogicalPlan, column: &Column) -> (LogicalPlan, Expr, Vec<Sort>
                     let (input, _, order) = in_order(Arc::unwrap_or_clone(p.input), column);
                     (input, value, order)
                 }
-                _ => (LogicalPlan::Projection(p), value.clone(), vec![Sort::new(value, true, false)]),
+                _ => (
+                    LogicalPlan::Projection(p),
+                    value.clone(),
+                    vec![Sort::new(value, true, false)],
+                ),
             }
         }
         LogicalPlan::Limit(l) => {
@@ -228,7 +333,11 @@ fn outer(e: &Expr) -> Expr {
         .transform(|e| {
             Ok(match e {
                 Expr::Column(c) => Transformed::yes(Expr::OuterReferenceColumn(
-                    Arc::new(arrow::datatypes::Field::new(&c.name, arrow::datatypes::DataType::Null, true)),
+                    Arc::new(arrow::datatypes::Field::new(
+                        &c.name,
+                        arrow::datatypes::DataType::Null,
+                        true,
+                    )),
                     c,
                 )),
                 e => Transformed::no(e),

@@ -29,10 +29,15 @@ pub(crate) fn sql_type(t: &Sql) -> Result<SqlType> {
         Sql::Float(_) | Sql::Float8 | Sql::Double(_) | Sql::DoublePrecision => SqlType::Float8,
         Sql::Numeric(n) | Sql::Decimal(n) | Sql::Dec(n) => numeric(n)?,
         Sql::Text => SqlType::Text,
-        Sql::Varchar(n) | Sql::CharacterVarying(n) | Sql::CharVarying(n) => SqlType::Varchar(length(n)?),
+        Sql::Varchar(n) | Sql::CharacterVarying(n) | Sql::CharVarying(n) => {
+            SqlType::Varchar(length(n)?)
+        }
         Sql::Char(_) | Sql::Character(_) => {
-            return Err(SqlError::unsupported(format!("type {} is not supported", t.to_string().to_lowercase()))
-                .hint("Use text or varchar(n)."));
+            return Err(SqlError::unsupported(format!(
+                "type {} is not supported",
+                t.to_string().to_lowercase()
+            ))
+            .hint("Use text or varchar(n)."));
         }
         Sql::Bytea => SqlType::Bytea,
         Sql::Date => SqlType::Date,
@@ -46,11 +51,15 @@ pub(crate) fn sql_type(t: &Sql) -> Result<SqlType> {
         Sql::Regclass => regclass(),
         Sql::Array(ArrayElemTypeDef::SquareBracket(of, _) | ArrayElemTypeDef::AngleBracket(of)) => {
             match sql_type(of)? {
-                SqlType::Array(_) => return Err(SqlError::unsupported("arrays of arrays are not supported")),
+                SqlType::Array(_) => {
+                    return Err(SqlError::unsupported("arrays of arrays are not supported"));
+                }
                 of => SqlType::Array(Box::new(of)),
             }
         }
-        Sql::Custom(name, modifiers) => custom(&crate::parser::parts(name), modifiers, &t.to_string())?,
+        Sql::Custom(name, modifiers) => {
+            custom(&crate::parser::parts(name), modifiers, &t.to_string())?
+        }
         other => return Err(unknown(&other.to_string().to_lowercase())),
     })
 }
@@ -71,10 +80,13 @@ fn custom(name: &[String], modifiers: &[String], text: &str) -> Result<SqlType> 
         "numeric" | "decimal" => match modifiers {
             [] => numeric(&ExactNumberInfo::None)?,
             [p] => SqlType::Numeric(p.parse().map_err(|_| unknown(text))?, 0),
-            [p, s, ..] => SqlType::Numeric(p.parse().map_err(|_| unknown(text))?, s.parse().map_err(|_| unknown(text))?),
+            [p, s, ..] => SqlType::Numeric(
+                p.parse().map_err(|_| unknown(text))?,
+                s.parse().map_err(|_| unknown(text))?,
+            ),
         },
-        "text" | "name" | "char" | "bpchar" | "regtype" | "regproc" | "regnamespace" | "regrole"
-        | "refcursor" | "cstring" | "pg_node_tree" | "unknown" => SqlType::Text,
+        "text" | "name" | "char" | "bpchar" | "regtype" | "regproc" | "regnamespace"
+        | "regrole" | "refcursor" | "cstring" | "pg_node_tree" | "unknown" => SqlType::Text,
         "varchar" => SqlType::Varchar(modifiers.first().and_then(|n| n.parse().ok())),
         "bytea" => SqlType::Bytea,
         "date" => SqlType::Date,
@@ -88,7 +100,9 @@ fn custom(name: &[String], modifiers: &[String], text: &str) -> Result<SqlType> 
         "oid" | "xid" | "cid" => oid(),
         "regclass" => regclass(),
         "serial" | "serial4" | "bigserial" | "serial8" => {
-            return Err(SqlError::unsupported(format!("type {last} is not supported")));
+            return Err(SqlError::unsupported(format!(
+                "type {last} is not supported"
+            )));
         }
         _ if last.starts_with('_') => {
             SqlType::Array(Box::new(custom(&[last[1..].to_string()], modifiers, text)?))
@@ -131,9 +145,10 @@ fn numeric(n: &ExactNumberInfo) -> Result<SqlType> {
 fn length(n: &Option<CharacterLength>) -> Result<Option<u32>> {
     match n {
         None | Some(CharacterLength::Max) => Ok(None),
-        Some(CharacterLength::IntegerLength { length: 0, .. }) => {
-            Err(SqlError::new("22023", "length for type varchar must be at least 1"))
-        }
+        Some(CharacterLength::IntegerLength { length: 0, .. }) => Err(SqlError::new(
+            "22023",
+            "length for type varchar must be at least 1",
+        )),
         Some(CharacterLength::IntegerLength { length, .. }) => Ok(Some(*length as u32)),
     }
 }
@@ -206,7 +221,9 @@ pub(crate) fn common(a: &SqlType, b: &SqlType) -> Option<SqlType> {
             _ => SqlType::Text,
         }),
         _ if is_number(a) && is_number(b) => Some(common_number(a, b)),
-        (SqlType::Date, SqlType::Timestamp) | (SqlType::Timestamp, SqlType::Date) => Some(SqlType::Timestamp),
+        (SqlType::Date, SqlType::Timestamp) | (SqlType::Timestamp, SqlType::Date) => {
+            Some(SqlType::Timestamp)
+        }
         (SqlType::Date | SqlType::Timestamp, SqlType::Timestamptz)
         | (SqlType::Timestamptz, SqlType::Date | SqlType::Timestamp) => Some(SqlType::Timestamptz),
         (SqlType::Array(a), SqlType::Array(b)) => Some(SqlType::Array(Box::new(common(a, b)?))),
@@ -215,7 +232,11 @@ pub(crate) fn common(a: &SqlType, b: &SqlType) -> Option<SqlType> {
 }
 
 fn common_number(a: &SqlType, b: &SqlType) -> SqlType {
-    let top = if number_rank(a) >= number_rank(b) { a } else { b };
+    let top = if number_rank(a) >= number_rank(b) {
+        a
+    } else {
+        b
+    };
     match top {
         SqlType::Numeric(..) => {
             let (p, s) = wider_numeric(as_numeric(a), as_numeric(b));
@@ -236,7 +257,13 @@ pub(crate) fn implicit_cost(from: &SqlType, to: &SqlType) -> Option<u32> {
         _ if is_text(from) && is_text(to) => Some(1),
         _ if is_number(from) && is_number(to) => {
             let (f, t) = (number_rank(from), number_rank(to));
-            (f < t).then(|| if t == 6 { 2 + (t - f) as u32 } else { (t - f) as u32 + 1 })
+            (f < t).then(|| {
+                if t == 6 {
+                    2 + (t - f) as u32
+                } else {
+                    (t - f) as u32 + 1
+                }
+            })
         }
         (SqlType::Date, SqlType::Timestamp) => Some(2),
         (SqlType::Date, SqlType::Timestamptz) => Some(1),
@@ -253,8 +280,10 @@ pub(crate) fn assignable(from: &SqlType, to: &SqlType) -> bool {
         || is_text(to)
         || matches!(
             (from, to),
-            (SqlType::Timestamp | SqlType::Timestamptz, SqlType::Date | SqlType::Time | SqlType::Timestamp)
-                | (SqlType::Time, SqlType::Interval)
+            (
+                SqlType::Timestamp | SqlType::Timestamptz,
+                SqlType::Date | SqlType::Time | SqlType::Timestamp
+            ) | (SqlType::Time, SqlType::Interval)
                 | (SqlType::Interval, SqlType::Time)
                 | (SqlType::Json, SqlType::Jsonb)
                 | (SqlType::Jsonb, SqlType::Json)
@@ -270,7 +299,6 @@ pub(crate) fn castable(from: &SqlType, to: &SqlType) -> bool {
             (from, to),
             (SqlType::Bool, SqlType::Int4) | (SqlType::Int4 | SqlType::Int8, SqlType::Bool)
         )
-        || (matches!(from, SqlType::Jsonb)
-            && (is_number(to) || matches!(to, SqlType::Bool)))
+        || (matches!(from, SqlType::Jsonb) && (is_number(to) || matches!(to, SqlType::Bool)))
         || matches!((from, to), (SqlType::Array(a), SqlType::Array(b)) if castable(a, b))
 }

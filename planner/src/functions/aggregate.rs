@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use self::distinct::DistinctSum;
 use arrow::array::cast::AsArray;
 use arrow::array::types::*;
 use arrow::array::{Array, ArrayRef, BinaryArray};
@@ -10,7 +11,6 @@ use arrow::datatypes::{DataType, Field, FieldRef, i256};
 use datafusion_common::{Result as DfResult, ScalarValue};
 use datafusion_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility};
-use self::distinct::DistinctSum;
 use tidemill_zset::FloatSum;
 use tidemill_zset::schema::SqlType;
 
@@ -33,13 +33,15 @@ pub fn result_type(name: &str, of: &SqlType) -> SqlType {
 
 /// `sum`
 pub fn sum() -> Arc<AggregateUDF> {
-    static F: LazyLock<Arc<AggregateUDF>> = LazyLock::new(|| Arc::new(AggregateUDF::new_from_impl(Sums::new("sum"))));
+    static F: LazyLock<Arc<AggregateUDF>> =
+        LazyLock::new(|| Arc::new(AggregateUDF::new_from_impl(Sums::new("sum"))));
     F.clone()
 }
 
 /// `avg`
 pub fn avg() -> Arc<AggregateUDF> {
-    static F: LazyLock<Arc<AggregateUDF>> = LazyLock::new(|| Arc::new(AggregateUDF::new_from_impl(Sums::new("avg"))));
+    static F: LazyLock<Arc<AggregateUDF>> =
+        LazyLock::new(|| Arc::new(AggregateUDF::new_from_impl(Sums::new("avg"))));
     F.clone()
 }
 
@@ -51,7 +53,10 @@ struct Sums {
 
 impl Sums {
     fn new(name: &'static str) -> Self {
-        Sums { name, signature: Signature::any(1, Volatility::Immutable) }
+        Sums {
+            name,
+            signature: Signature::any(1, Volatility::Immutable),
+        }
     }
 }
 
@@ -65,7 +70,11 @@ impl AggregateUDFImpl for Sums {
     }
 
     fn return_type(&self, args: &[DataType]) -> DfResult<DataType> {
-        let of = SqlType::of(&Field::new("", args.first().cloned().unwrap_or(DataType::Null), true));
+        let of = SqlType::of(&Field::new(
+            "",
+            args.first().cloned().unwrap_or(DataType::Null),
+            true,
+        ));
         Ok(result_type(self.name, &of).arrow())
     }
 
@@ -89,11 +98,23 @@ impl AggregateUDFImpl for Sums {
         if args.is_distinct {
             let of = args.input_fields[0].data_type().clone();
             let list = DataType::List(Arc::new(Field::new("item", of, true)));
-            return Ok(vec![Arc::new(Field::new(format!("{}[values]", args.name), list, true))]);
+            return Ok(vec![Arc::new(Field::new(
+                format!("{}[values]", args.name),
+                list,
+                true,
+            ))]);
         }
         Ok(vec![
-            Arc::new(Field::new(format!("{}[count]", args.name), DataType::Int64, true)),
-            Arc::new(Field::new(format!("{}[sum]", args.name), DataType::Binary, true)),
+            Arc::new(Field::new(
+                format!("{}[count]", args.name),
+                DataType::Int64,
+                true,
+            )),
+            Arc::new(Field::new(
+                format!("{}[sum]", args.name),
+                DataType::Binary,
+                true,
+            )),
         ])
     }
 }
@@ -138,11 +159,17 @@ impl Adder {
             DataType::Int64 => exact!(Int64Type),
             DataType::Decimal128(_, _) => exact!(Decimal128Type),
             DataType::Float32 => {
-                a.as_primitive::<Float32Type>().iter().flatten().for_each(|v| self.float.add_times(v as f64, sign));
+                a.as_primitive::<Float32Type>()
+                    .iter()
+                    .flatten()
+                    .for_each(|v| self.float.add_times(v as f64, sign));
                 Ok(())
             }
             DataType::Float64 => {
-                a.as_primitive::<Float64Type>().iter().flatten().for_each(|v| self.float.add_times(v, sign));
+                a.as_primitive::<Float64Type>()
+                    .iter()
+                    .flatten()
+                    .for_each(|v| self.float.add_times(v, sign));
                 Ok(())
             }
             other => Err(external(SqlError::internal(format!("sum over {other}")))),
@@ -151,7 +178,11 @@ impl Adder {
 
     fn add_exact(&mut self, v: i128, sign: i64) -> DfResult<()> {
         let v = i256::from_i128(v);
-        let r = if sign > 0 { self.exact.checked_add(v) } else { self.exact.checked_sub(v) };
+        let r = if sign > 0 {
+            self.exact.checked_add(v)
+        } else {
+            self.exact.checked_sub(v)
+        };
         self.exact = r.ok_or_else(overflow)?;
         Ok(())
     }
@@ -166,11 +197,18 @@ impl Adder {
         };
         Ok(match &self.output {
             DataType::Int64 => ScalarValue::Int64(Some(
-                self.exact.to_i128().and_then(|v| i64::try_from(v).ok()).ok_or_else(overflow)?,
+                self.exact
+                    .to_i128()
+                    .and_then(|v| i64::try_from(v).ok())
+                    .ok_or_else(overflow)?,
             )),
             DataType::Decimal128(p, s) => {
                 let v = if self.avg {
-                    arith::divide(self.exact, i256::from_i128(self.count as i128), *s as i32 - scale)
+                    arith::divide(
+                        self.exact,
+                        i256::from_i128(self.count as i128),
+                        *s as i32 - scale,
+                    )
                 } else {
                     parse::rescale(self.exact, scale, *s as i32)
                 };
@@ -208,7 +246,10 @@ impl Accumulator for Adder {
     fn state(&mut self) -> DfResult<Vec<ScalarValue>> {
         let mut bytes = self.exact.to_le_bytes().to_vec();
         bytes.extend(self.float.to_bytes());
-        Ok(vec![ScalarValue::Int64(Some(self.count)), ScalarValue::Binary(Some(bytes))])
+        Ok(vec![
+            ScalarValue::Int64(Some(self.count)),
+            ScalarValue::Binary(Some(bytes)),
+        ])
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> DfResult<()> {
@@ -221,8 +262,12 @@ impl Accumulator for Adder {
             let (exact, float) = sums.value(i).split_at(32);
             let exact: [u8; 32] = exact.try_into().map_err(|_| overflow())?;
             self.count += counts.value(i);
-            self.exact = self.exact.checked_add(i256::from_le_bytes(exact)).ok_or_else(overflow)?;
-            self.float.merge(&FloatSum::from_bytes(float).ok_or_else(overflow)?);
+            self.exact = self
+                .exact
+                .checked_add(i256::from_le_bytes(exact))
+                .ok_or_else(overflow)?;
+            self.float
+                .merge(&FloatSum::from_bytes(float).ok_or_else(overflow)?);
         }
         Ok(())
     }
@@ -249,7 +294,11 @@ mod distinct {
 
     impl DistinctSum {
         pub(super) fn new(adder: Adder, of: &DataType) -> Self {
-            DistinctSum { adder, of: of.clone(), seen: HashSet::new() }
+            DistinctSum {
+                adder,
+                of: of.clone(),
+                seen: HashSet::new(),
+            }
         }
     }
 
@@ -279,7 +328,9 @@ mod distinct {
 
         fn state(&mut self) -> DfResult<Vec<ScalarValue>> {
             let all: Vec<ScalarValue> = self.seen.iter().cloned().collect();
-            Ok(vec![ScalarValue::List(ScalarValue::new_list(&all, &self.of, true))])
+            Ok(vec![ScalarValue::List(ScalarValue::new_list(
+                &all, &self.of, true,
+            ))])
         }
 
         fn merge_batch(&mut self, states: &[ArrayRef]) -> DfResult<()> {

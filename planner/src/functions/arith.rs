@@ -76,13 +76,25 @@ pub fn arithmetic(op: Op, l: Expr, r: Expr, lt: &SqlType, rt: &SqlType, ret: &Sq
             zip::<Float32Type>(a, |x, y| {
                 float(op, x as f64, y as f64).and_then(|v| {
                     let narrow = v as f32;
-                    if v.is_finite() && narrow.is_infinite() { Err(overflow()) } else { Ok(narrow) }
+                    if v.is_finite() && narrow.is_infinite() {
+                        Err(overflow())
+                    } else {
+                        Ok(narrow)
+                    }
                 })
             })
         }),
         _ => Arc::new(move |a: &Args| zip::<Float64Type>(a, |x, y| float(op, x, y))),
     };
-    call(op.sign(), key, kernel, Volatility::Immutable, true, vec![l, r], ret)
+    call(
+        op.sign(),
+        key,
+        kernel,
+        Volatility::Immutable,
+        true,
+        vec![l, r],
+        ret,
+    )
 }
 
 fn overflow() -> SqlError {
@@ -114,11 +126,13 @@ fn zip<T: ArrowPrimitiveType>(
     a: &Args,
     f: impl Fn(T::Native, T::Native) -> Result<T::Native>,
 ) -> DfResult<ArrayRef> {
-    let (l, r) = (a.arrays[0].as_primitive::<T>(), a.arrays[1].as_primitive::<T>());
+    let (l, r) = (
+        a.arrays[0].as_primitive::<T>(),
+        a.arrays[1].as_primitive::<T>(),
+    );
     let (ln, rn) = (l.len() == 1, r.len() == 1);
-    let valid = |row: usize| {
-        l.is_valid(if ln { 0 } else { row }) && r.is_valid(if rn { 0 } else { row })
-    };
+    let valid =
+        |row: usize| l.is_valid(if ln { 0 } else { row }) && r.is_valid(if rn { 0 } else { row });
     let (lv, rv) = (l.values(), r.values());
     let mut out = Vec::with_capacity(a.rows);
     let no_nulls = l.null_count() == 0 && r.null_count() == 0;
@@ -185,7 +199,11 @@ fn decimals(op: Op, a: &Args, s1: i32, s2: i32, p: u8, s: i8) -> DfResult<ArrayR
     let array = zip::<Decimal128Type>(a, |x, y| {
         // The common case fits 128 bits.
         if s1 == s2 && scale == s1 && matches!(op, Op::Add | Op::Sub) {
-            let v = if op == Op::Add { x.checked_add(y) } else { x.checked_sub(y) };
+            let v = if op == Op::Add {
+                x.checked_add(y)
+            } else {
+                x.checked_sub(y)
+            };
             if let Some(v) = v {
                 return parse::fits(i256::from_i128(v), p, s);
             }
@@ -194,7 +212,10 @@ fn decimals(op: Op, a: &Args, s1: i32, s2: i32, p: u8, s: i8) -> DfResult<ArrayR
             .ok_or_else(|| parse::numeric_overflow(p, s))
             .and_then(|v| parse::fits(v, p, s))
     })?;
-    let out = array.as_primitive::<Decimal128Type>().clone().with_precision_and_scale(p, s)?;
+    let out = array
+        .as_primitive::<Decimal128Type>()
+        .clone()
+        .with_precision_and_scale(p, s)?;
     Ok(Arc::new(out))
 }
 
@@ -207,7 +228,9 @@ fn decimal(op: Op, x: i256, y: i256, s1: i32, s2: i32, scale: i32) -> Result<Opt
         Op::Add => both(scale).and_then(|(x, y)| x.checked_add(y)),
         Op::Sub => both(scale).and_then(|(x, y)| x.checked_sub(y)),
         Op::Mod => both(scale).and_then(|(x, y)| x.checked_rem(y)),
-        Op::Mul => x.checked_mul(y).and_then(|v| parse::rescale(v, s1 + s2, scale)),
+        Op::Mul => x
+            .checked_mul(y)
+            .and_then(|v| parse::rescale(v, s1 + s2, scale)),
         Op::Div => divide(x, y, scale + s2 - s1),
     })
 }
@@ -221,13 +244,20 @@ pub fn divide(x: i256, y: i256, shift: i32) -> Option<i256> {
     };
     let q = x.checked_div(y)?;
     let r = x.checked_sub(q.checked_mul(y)?)?;
-    let (r2, ya) = (r.wrapping_abs().checked_mul(i256::from_i128(2))?, y.wrapping_abs());
+    let (r2, ya) = (
+        r.wrapping_abs().checked_mul(i256::from_i128(2))?,
+        y.wrapping_abs(),
+    );
     if r2 < ya {
         return Some(q);
     }
     let negative = (x < i256::ZERO) != (y < i256::ZERO);
     let one = i256::from_i128(1);
-    if negative { q.checked_sub(one) } else { q.checked_add(one) }
+    if negative {
+        q.checked_sub(one)
+    } else {
+        q.checked_add(one)
+    }
 }
 
 /// `-x`
@@ -259,11 +289,17 @@ pub fn rounding(name: &str, scale: i8, ret: &SqlType) -> Kernel {
             }
             let v = i256::from_i128(x.value(a.at(0, row)));
             let digits = match a.arrays.get(1) {
-                Some(n) => n.as_primitive::<Int32Type>().value(a.at(1, row)).clamp(-38, 38),
+                Some(n) => n
+                    .as_primitive::<Int32Type>()
+                    .value(a.at(1, row))
+                    .clamp(-38, 38),
                 None => 0,
             };
-            let r = rounded(&name, v, scale, digits).and_then(|(v, at)| parse::rescale(v, at, s as i32));
-            let r = r.ok_or_else(|| parse::numeric_overflow(p, s)).and_then(|v| parse::fits(v, p, s));
+            let r = rounded(&name, v, scale, digits)
+                .and_then(|(v, at)| parse::rescale(v, at, s as i32));
+            let r = r
+                .ok_or_else(|| parse::numeric_overflow(p, s))
+                .and_then(|v| parse::fits(v, p, s));
             out.append_value(r.map_err(external)?);
         }
         Ok(Arc::new(out.finish().with_precision_and_scale(p, s)?))
@@ -278,7 +314,10 @@ fn rounded(name: &str, v: i256, scale: i32, digits: i32) -> Option<(i256, i32)> 
     };
     Some(match name {
         "abs" => (v.wrapping_abs(), scale),
-        "sign" => (parse::rescale(i256::from_i128(v.signum().to_i128()?), 0, scale)?, scale),
+        "sign" => (
+            parse::rescale(i256::from_i128(v.signum().to_i128()?), 0, scale)?,
+            scale,
+        ),
         "ceil" | "ceiling" | "floor" => {
             let (q, d) = toward_zero(0);
             let exact = q.checked_mul(d)? == v;
@@ -293,7 +332,11 @@ fn rounded(name: &str, v: i256, scale: i32, digits: i32) -> Option<(i256, i32)> 
         "trunc" if digits >= scale => (v, scale),
         "trunc" => {
             let (q, _) = toward_zero(digits);
-            if digits < 0 { (q.checked_mul(parse::pow10((-digits) as u32))?, 0) } else { (q, digits) }
+            if digits < 0 {
+                (q.checked_mul(parse::pow10((-digits) as u32))?, 0)
+            } else {
+                (q, digits)
+            }
         }
         _ if digits >= scale => (v, scale),
         _ if digits < 0 => {
@@ -315,78 +358,229 @@ fn finite(v: f64, of: &[f64]) -> Result<Option<f64>> {
 pub fn register(r: &mut super::registry::Registry) {
     use super::kernel;
     let range = |t: &'static str| SqlError::new("22003", format!("{t} out of range"));
-    r.add_fallible("abs(int2) int2", kernel!(|x: int2| -> int2 x.checked_abs().map(Some).ok_or_else(|| range("smallint"))));
-    r.add_fallible("abs(int4) int4", kernel!(|x: int4| -> int4 x.checked_abs().map(Some).ok_or_else(|| range("integer"))));
-    r.add_fallible("abs(int8) int8", kernel!(|x: int8| -> int8 x.checked_abs().map(Some).ok_or_else(|| range("bigint"))));
-    r.add("abs(float4) float4", kernel!(|x: float4| -> float4 Ok(Some(x.abs()))));
-    r.add("abs(float8) float8", kernel!(|x: float8| -> float8 Ok(Some(x.abs()))));
+    r.add_fallible(
+        "abs(int2) int2",
+        kernel!(|x: int2| -> int2 x.checked_abs().map(Some).ok_or_else(|| range("smallint"))),
+    );
+    r.add_fallible(
+        "abs(int4) int4",
+        kernel!(|x: int4| -> int4 x.checked_abs().map(Some).ok_or_else(|| range("integer"))),
+    );
+    r.add_fallible(
+        "abs(int8) int8",
+        kernel!(|x: int8| -> int8 x.checked_abs().map(Some).ok_or_else(|| range("bigint"))),
+    );
+    r.add(
+        "abs(float4) float4",
+        kernel!(|x: float4| -> float4 Ok(Some(x.abs()))),
+    );
+    r.add(
+        "abs(float8) float8",
+        kernel!(|x: float8| -> float8 Ok(Some(x.abs()))),
+    );
     r.add("sign(float8) float8", kernel!(|x: float8| -> float8 Ok(Some(if x == 0.0 || x.is_nan() { x } else { x.signum() }))));
-    r.add("ceil(float8) float8", kernel!(|x: float8| -> float8 Ok(Some(x.ceil() + 0.0))));
-    r.add("ceiling(float8) float8", kernel!(|x: float8| -> float8 Ok(Some(x.ceil() + 0.0))));
-    r.add("floor(float8) float8", kernel!(|x: float8| -> float8 Ok(Some(x.floor() + 0.0))));
-    r.add("round(float8) float8", kernel!(|x: float8| -> float8 Ok(Some(x.round_ties_even() + 0.0))));
-    r.add("trunc(float8) float8", kernel!(|x: float8| -> float8 Ok(Some(x.trunc() + 0.0))));
-    r.add_fallible("sqrt(float8) float8", kernel!(|x: float8| -> float8 {
-        if x < 0.0 { Err(SqlError::new("2201F", "cannot take square root of a negative number")) } else { Ok(Some(x.sqrt())) }
-    }));
-    r.add("cbrt(float8) float8", kernel!(|x: float8| -> float8 Ok(Some(x.cbrt()))));
-    r.add_fallible("exp(float8) float8", kernel!(|x: float8| -> float8 finite(x.exp(), &[x])));
+    r.add(
+        "ceil(float8) float8",
+        kernel!(|x: float8| -> float8 Ok(Some(x.ceil() + 0.0))),
+    );
+    r.add(
+        "ceiling(float8) float8",
+        kernel!(|x: float8| -> float8 Ok(Some(x.ceil() + 0.0))),
+    );
+    r.add(
+        "floor(float8) float8",
+        kernel!(|x: float8| -> float8 Ok(Some(x.floor() + 0.0))),
+    );
+    r.add(
+        "round(float8) float8",
+        kernel!(|x: float8| -> float8 Ok(Some(x.round_ties_even() + 0.0))),
+    );
+    r.add(
+        "trunc(float8) float8",
+        kernel!(|x: float8| -> float8 Ok(Some(x.trunc() + 0.0))),
+    );
+    r.add_fallible(
+        "sqrt(float8) float8",
+        kernel!(|x: float8| -> float8 {
+            if x < 0.0 {
+                Err(SqlError::new(
+                    "2201F",
+                    "cannot take square root of a negative number",
+                ))
+            } else {
+                Ok(Some(x.sqrt()))
+            }
+        }),
+    );
+    r.add(
+        "cbrt(float8) float8",
+        kernel!(|x: float8| -> float8 Ok(Some(x.cbrt()))),
+    );
+    r.add_fallible(
+        "exp(float8) float8",
+        kernel!(|x: float8| -> float8 finite(x.exp(), &[x])),
+    );
     for name in ["power(float8, float8) float8", "pow(float8, float8) float8"] {
-        r.add_fallible(name, kernel!(|x: float8, y: float8| -> float8 {
-            if x == 0.0 && y < 0.0 {
-                return Err(SqlError::new("2201F", "zero raised to a negative power is undefined"));
-            }
-            if x < 0.0 && y.fract() != 0.0 && y.is_finite() {
-                return Err(SqlError::new("2201F", "a negative number raised to a non-integer power yields a complex result"));
-            }
-            finite(x.powf(y), &[x, y])
-        }));
+        r.add_fallible(
+            name,
+            kernel!(|x: float8, y: float8| -> float8 {
+                if x == 0.0 && y < 0.0 {
+                    return Err(SqlError::new(
+                        "2201F",
+                        "zero raised to a negative power is undefined",
+                    ));
+                }
+                if x < 0.0 && y.fract() != 0.0 && y.is_finite() {
+                    return Err(SqlError::new(
+                        "2201F",
+                        "a negative number raised to a non-integer power yields a complex result",
+                    ));
+                }
+                finite(x.powf(y), &[x, y])
+            }),
+        );
     }
     let log = |x: f64, v: f64| -> Result<Option<f64>> {
         if x == 0.0 {
             return Err(SqlError::new("2201E", "cannot take logarithm of zero"));
         }
         if x < 0.0 {
-            return Err(SqlError::new("2201E", "cannot take logarithm of a negative number"));
+            return Err(SqlError::new(
+                "2201E",
+                "cannot take logarithm of a negative number",
+            ));
         }
         Ok(Some(v + 0.0))
     };
-    r.add_fallible("ln(float8) float8", kernel!(|x: float8| -> float8 log(x, x.ln())));
-    r.add_fallible("log(float8) float8", kernel!(|x: float8| -> float8 log(x, x.log10())));
-    r.add_fallible("log10(float8) float8", kernel!(|x: float8| -> float8 log(x, x.log10())));
-    r.add_fallible("log(float8, float8) float8", kernel!(|b: float8, x: float8| -> float8 log(x, x.ln() / b.ln())));
-    r.add("sin(float8) float8", kernel!(|x: float8| -> float8 Ok(Some(x.sin()))));
-    r.add("cos(float8) float8", kernel!(|x: float8| -> float8 Ok(Some(x.cos()))));
-    r.add("tan(float8) float8", kernel!(|x: float8| -> float8 Ok(Some(x.tan()))));
-    r.add("asin(float8) float8", kernel!(|x: float8| -> float8 Ok(Some(x.asin()))));
-    r.add("acos(float8) float8", kernel!(|x: float8| -> float8 Ok(Some(x.acos()))));
-    r.add("atan(float8) float8", kernel!(|x: float8| -> float8 Ok(Some(x.atan()))));
-    r.add("atan2(float8, float8) float8", kernel!(|y: float8, x: float8| -> float8 Ok(Some(y.atan2(x)))));
-    r.add("degrees(float8) float8", kernel!(|x: float8| -> float8 Ok(Some(x.to_degrees()))));
-    r.add("radians(float8) float8", kernel!(|x: float8| -> float8 Ok(Some(x.to_radians()))));
-    r.add("pi() float8", kernel!(| | -> float8 Ok(Some(std::f64::consts::PI))));
-    r.add_volatile("random() float8", kernel!(| | -> float8 {
-        // 53 random bits of a fresh uuid.
-        Ok(Some((uuid::Uuid::new_v4().as_u128() >> 75) as u64 as f64 / (1u64 << 53) as f64))
-    }));
-    r.add_fallible("gcd(int8, int8) int8", kernel!(|a: int8, b: int8| -> int8 {
-        let (mut a, mut b) = (a.unsigned_abs(), b.unsigned_abs());
-        while b != 0 { (a, b) = (b, a % b); }
-        i64::try_from(a).map(Some).map_err(|_| SqlError::new("22003", "bigint out of range"))
-    }));
-    r.add("bitand(int4, int4) int4", kernel!(|a: int4, b: int4| -> int4 Ok(Some(a & b))));
-    r.add("bitand(int8, int8) int8", kernel!(|a: int8, b: int8| -> int8 Ok(Some(a & b))));
-    r.add("bitor(int4, int4) int4", kernel!(|a: int4, b: int4| -> int4 Ok(Some(a | b))));
-    r.add("bitor(int8, int8) int8", kernel!(|a: int8, b: int8| -> int8 Ok(Some(a | b))));
-    r.add("bitxor(int4, int4) int4", kernel!(|a: int4, b: int4| -> int4 Ok(Some(a ^ b))));
-    r.add("bitxor(int8, int8) int8", kernel!(|a: int8, b: int8| -> int8 Ok(Some(a ^ b))));
+    r.add_fallible(
+        "ln(float8) float8",
+        kernel!(|x: float8| -> float8 log(x, x.ln())),
+    );
+    r.add_fallible(
+        "log(float8) float8",
+        kernel!(|x: float8| -> float8 log(x, x.log10())),
+    );
+    r.add_fallible(
+        "log10(float8) float8",
+        kernel!(|x: float8| -> float8 log(x, x.log10())),
+    );
+    r.add_fallible(
+        "log(float8, float8) float8",
+        kernel!(|b: float8, x: float8| -> float8 log(x, x.ln() / b.ln())),
+    );
+    r.add(
+        "sin(float8) float8",
+        kernel!(|x: float8| -> float8 Ok(Some(x.sin()))),
+    );
+    r.add(
+        "cos(float8) float8",
+        kernel!(|x: float8| -> float8 Ok(Some(x.cos()))),
+    );
+    r.add(
+        "tan(float8) float8",
+        kernel!(|x: float8| -> float8 Ok(Some(x.tan()))),
+    );
+    r.add(
+        "asin(float8) float8",
+        kernel!(|x: float8| -> float8 Ok(Some(x.asin()))),
+    );
+    r.add(
+        "acos(float8) float8",
+        kernel!(|x: float8| -> float8 Ok(Some(x.acos()))),
+    );
+    r.add(
+        "atan(float8) float8",
+        kernel!(|x: float8| -> float8 Ok(Some(x.atan()))),
+    );
+    r.add(
+        "atan2(float8, float8) float8",
+        kernel!(|y: float8, x: float8| -> float8 Ok(Some(y.atan2(x)))),
+    );
+    r.add(
+        "degrees(float8) float8",
+        kernel!(|x: float8| -> float8 Ok(Some(x.to_degrees()))),
+    );
+    r.add(
+        "radians(float8) float8",
+        kernel!(|x: float8| -> float8 Ok(Some(x.to_radians()))),
+    );
+    r.add(
+        "pi() float8",
+        kernel!(| | -> float8 Ok(Some(std::f64::consts::PI))),
+    );
+    r.add_volatile(
+        "random() float8",
+        kernel!(|| -> float8 {
+            // 53 random bits of a fresh uuid.
+            Ok(Some(
+                (uuid::Uuid::new_v4().as_u128() >> 75) as u64 as f64 / (1u64 << 53) as f64,
+            ))
+        }),
+    );
+    r.add_fallible(
+        "gcd(int8, int8) int8",
+        kernel!(|a: int8, b: int8| -> int8 {
+            let (mut a, mut b) = (a.unsigned_abs(), b.unsigned_abs());
+            while b != 0 {
+                (a, b) = (b, a % b);
+            }
+            i64::try_from(a)
+                .map(Some)
+                .map_err(|_| SqlError::new("22003", "bigint out of range"))
+        }),
+    );
+    r.add(
+        "bitand(int4, int4) int4",
+        kernel!(|a: int4, b: int4| -> int4 Ok(Some(a & b))),
+    );
+    r.add(
+        "bitand(int8, int8) int8",
+        kernel!(|a: int8, b: int8| -> int8 Ok(Some(a & b))),
+    );
+    r.add(
+        "bitor(int4, int4) int4",
+        kernel!(|a: int4, b: int4| -> int4 Ok(Some(a | b))),
+    );
+    r.add(
+        "bitor(int8, int8) int8",
+        kernel!(|a: int8, b: int8| -> int8 Ok(Some(a | b))),
+    );
+    r.add(
+        "bitxor(int4, int4) int4",
+        kernel!(|a: int4, b: int4| -> int4 Ok(Some(a ^ b))),
+    );
+    r.add(
+        "bitxor(int8, int8) int8",
+        kernel!(|a: int8, b: int8| -> int8 Ok(Some(a ^ b))),
+    );
     r.add("bitnot(int4) int4", kernel!(|a: int4| -> int4 Ok(Some(!a))));
     r.add("bitnot(int8) int8", kernel!(|a: int8| -> int8 Ok(Some(!a))));
-    r.add("bitshl(int4, int4) int4", kernel!(|a: int4, n: int4| -> int4 Ok(Some(a.wrapping_shl(n as u32)))));
-    r.add("bitshl(int8, int4) int8", kernel!(|a: int8, n: int4| -> int8 Ok(Some(a.wrapping_shl(n as u32)))));
-    r.add("bitshr(int4, int4) int4", kernel!(|a: int4, n: int4| -> int4 Ok(Some(a.wrapping_shr(n as u32)))));
-    r.add("bitshr(int8, int4) int8", kernel!(|a: int8, n: int4| -> int8 Ok(Some(a.wrapping_shr(n as u32)))));
-    r.add("width_bucket(float8, float8, float8, int4) int4", kernel!(|x: float8, lo: float8, hi: float8, n: int4| -> int4 {
-        Ok(Some(if x < lo { 0 } else if x >= hi { n + 1 } else { ((x - lo) / (hi - lo) * n as f64).floor() as i32 + 1 }))
-    }));
+    r.add(
+        "bitshl(int4, int4) int4",
+        kernel!(|a: int4, n: int4| -> int4 Ok(Some(a.wrapping_shl(n as u32)))),
+    );
+    r.add(
+        "bitshl(int8, int4) int8",
+        kernel!(|a: int8, n: int4| -> int8 Ok(Some(a.wrapping_shl(n as u32)))),
+    );
+    r.add(
+        "bitshr(int4, int4) int4",
+        kernel!(|a: int4, n: int4| -> int4 Ok(Some(a.wrapping_shr(n as u32)))),
+    );
+    r.add(
+        "bitshr(int8, int4) int8",
+        kernel!(|a: int8, n: int4| -> int8 Ok(Some(a.wrapping_shr(n as u32)))),
+    );
+    r.add(
+        "width_bucket(float8, float8, float8, int4) int4",
+        kernel!(|x: float8, lo: float8, hi: float8, n: int4| -> int4 {
+            Ok(Some(if x < lo {
+                0
+            } else if x >= hi {
+                n + 1
+            } else {
+                ((x - lo) / (hi - lo) * n as f64).floor() as i32 + 1
+            }))
+        }),
+    );
 }

@@ -41,12 +41,19 @@ impl TextListBuilder {
 
     /// The column.
     pub fn finish(&mut self) -> ListArray {
-        let arrow::datatypes::DataType::List(field) = SqlType::Array(Box::new(SqlType::Text)).arrow() else {
+        let arrow::datatypes::DataType::List(field) =
+            SqlType::Array(Box::new(SqlType::Text)).arrow()
+        else {
             unreachable!("an array type is a list");
         };
         let offsets = OffsetBuffer::from_lengths(std::mem::take(&mut self.lengths));
         let valid = std::mem::take(&mut self.valid);
-        ListArray::new(field, offsets, Arc::new(self.values.finish()), Some(valid.into()))
+        ListArray::new(
+            field,
+            offsets,
+            Arc::new(self.values.finish()),
+            Some(valid.into()),
+        )
     }
 }
 
@@ -55,15 +62,24 @@ fn lists(rows: Vec<Option<Vec<ScalarValue>>>, ret: &SqlType) -> DfResult<ArrayRe
     let SqlType::Array(of) = ret else {
         return Err(external(SqlError::internal("not an array type")));
     };
-    let lengths: Vec<usize> = rows.iter().map(|r| r.as_ref().map_or(0, Vec::len)).collect();
+    let lengths: Vec<usize> = rows
+        .iter()
+        .map(|r| r.as_ref().map_or(0, Vec::len))
+        .collect();
     let valid: Vec<bool> = rows.iter().map(Option::is_some).collect();
     let all: Vec<ScalarValue> = rows.into_iter().flatten().flatten().collect();
-    let values = if all.is_empty() { new_empty_array(&of.arrow()) } else { ScalarValue::iter_to_array(all)? };
+    let values = if all.is_empty() {
+        new_empty_array(&of.arrow())
+    } else {
+        ScalarValue::iter_to_array(all)?
+    };
     super::cast::list_array(values, lengths, valid, ret)
 }
 
 fn elements(list: &ArrayRef) -> DfResult<Vec<ScalarValue>> {
-    (0..list.len()).map(|i| ScalarValue::try_from_array(list, i)).collect()
+    (0..list.len())
+        .map(|i| ScalarValue::try_from_array(list, i))
+        .collect()
 }
 
 /// A kernel over whole lists per row; NULL arguments are `None`.
@@ -73,7 +89,9 @@ fn per_row(
 ) -> Kernel {
     let ret = ret.clone();
     Arc::new(move |a: &Args| {
-        let rows = (0..a.rows).map(|row| f(a, row)).collect::<DfResult<Vec<_>>>()?;
+        let rows = (0..a.rows)
+            .map(|row| f(a, row))
+            .collect::<DfResult<Vec<_>>>()?;
         lists(rows, &ret)
     })
 }
@@ -96,8 +114,10 @@ fn construct(t: &CallTypes) -> Kernel {
     Arc::new(move |a: &Args| {
         let width = a.arrays.len();
         let parts: Vec<&dyn Array> = a.arrays.iter().map(|x| x.as_ref()).collect();
-        let picks: Vec<(usize, usize)> =
-            (0..a.rows).flat_map(|row| (0..width).map(move |i| (i, row))).map(|(i, row)| (i, a.at(i, row))).collect();
+        let picks: Vec<(usize, usize)> = (0..a.rows)
+            .flat_map(|row| (0..width).map(move |i| (i, row)))
+            .map(|(i, row)| (i, a.at(i, row)))
+            .collect();
         let values = arrow::compute::interleave(&parts, &picks)?;
         super::cast::list_array(values, vec![width; a.rows], vec![true; a.rows], &ret)
     })
@@ -106,7 +126,10 @@ fn construct(t: &CallTypes) -> Kernel {
 /// `a[i]`
 fn subscript() -> Kernel {
     Arc::new(|a: &Args| {
-        let (list, index) = (a.arrays[0].as_list::<i32>(), a.arrays[1].as_primitive::<Int32Type>());
+        let (list, index) = (
+            a.arrays[0].as_list::<i32>(),
+            a.arrays[1].as_primitive::<Int32Type>(),
+        );
         let picks: UInt32Array = (0..a.rows)
             .map(|row| {
                 let (l, i) = (a.at(0, row), a.at(1, row));
@@ -114,7 +137,8 @@ fn subscript() -> Kernel {
                     return None;
                 }
                 let n = index.value(i);
-                (n >= 1 && n <= list.value_length(l)).then(|| (list.value_offsets()[l] + n - 1) as u32)
+                (n >= 1 && n <= list.value_length(l))
+                    .then(|| (list.value_offsets()[l] + n - 1) as u32)
             })
             .collect();
         Ok(arrow::compute::take(list.values(), &picks, None)?)
@@ -133,7 +157,12 @@ fn quantified(any: bool, test: fn(std::cmp::Ordering) -> bool) -> Kernel {
             let x = scalar(a, 0, row)?;
             let (mut decided, mut unknown) = (false, false);
             for e in &list {
-                match (x.is_null() || e.is_null()).then_some(None).unwrap_or_else(|| x.partial_cmp(e)) {
+                let compared = if x.is_null() || e.is_null() {
+                    None
+                } else {
+                    x.partial_cmp(e)
+                };
+                match compared {
                     None => unknown = true,
                     Some(o) => decided |= test(o) == any,
                 }
@@ -153,7 +182,10 @@ fn series_error() -> SqlError {
 }
 
 fn too_long() -> SqlError {
-    SqlError::new("54000", format!("generate_series gives more than {SERIES_MAX} rows"))
+    SqlError::new(
+        "54000",
+        format!("generate_series gives more than {SERIES_MAX} rows"),
+    )
 }
 
 fn integers(start: i64, stop: i64, step: i64) -> crate::error::Result<Vec<i64>> {
@@ -216,8 +248,14 @@ fn time_series(zoned: bool) -> impl Fn(&CallTypes) -> Kernel + Send + Sync {
             if (0..3).any(|i| a.is_null(i, row)) {
                 return Ok(None);
             }
-            let us = |i: usize| a.arrays[i].as_primitive::<TimestampMicrosecondType>().value(a.at(i, row));
-            let step: IntervalMonthDayNano = a.arrays[2].as_primitive::<IntervalMonthDayNanoType>().value(a.at(2, row));
+            let us = |i: usize| {
+                a.arrays[i]
+                    .as_primitive::<TimestampMicrosecondType>()
+                    .value(a.at(i, row))
+            };
+            let step: IntervalMonthDayNano = a.arrays[2]
+                .as_primitive::<IntervalMonthDayNanoType>()
+                .value(a.at(2, row));
             let sign = super::datetime::interval_key(step).signum();
             if sign == 0 {
                 return Err(external(series_error()));
@@ -230,7 +268,8 @@ fn time_series(zoned: bool) -> impl Fn(&CallTypes) -> Kernel + Send + Sync {
                 if out.len() > SERIES_MAX {
                     return Err(external(too_long()));
                 }
-                v = super::datetime::add_interval(v, step, 1, zoned.then_some(zone.as_str())).map_err(external)?;
+                v = super::datetime::add_interval(v, step, 1, zoned.then_some(zone.as_str()))
+                    .map_err(external)?;
             }
             Ok(Some(out))
         })
@@ -243,19 +282,40 @@ pub fn register(r: &mut Registry) {
     r.add("array_subscript(anyarray, int4) anyelement", subscript());
     r.add_typed("array_slice(anyarray, int4, int4) anyarray", |t| {
         per_row(t.ret, |a, row| {
-            let Some(l) = list_of(a, 0, row)? else { return Ok(None) };
+            let Some(l) = list_of(a, 0, row)? else {
+                return Ok(None);
+            };
             let n = |i: usize| a.arrays[i].as_primitive::<Int32Type>().value(a.at(i, row)) as i64;
             let (from, to) = (n(1).max(1), n(2).min(l.len() as i64));
-            Ok(Some(if from > to { vec![] } else { l[from as usize - 1..to as usize].to_vec() }))
+            Ok(Some(if from > to {
+                vec![]
+            } else {
+                l[from as usize - 1..to as usize].to_vec()
+            }))
         })
     });
-    r.add("cardinality(anyarray) int4", kernel!(|l: list| -> int4 Ok(Some(l.len() as i32))));
-    for name in ["array_length(anyarray, int4) int4", "array_upper(anyarray, int4) int4"] {
+    r.add(
+        "cardinality(anyarray) int4",
+        kernel!(|l: list| -> int4 Ok(Some(l.len() as i32))),
+    );
+    for name in [
+        "array_length(anyarray, int4) int4",
+        "array_upper(anyarray, int4) int4",
+    ] {
         r.add(name, kernel!(|l: list, d: int4| -> int4 Ok((d == 1 && !l.is_empty()).then_some(l.len() as i32))));
     }
-    r.add("array_lower(anyarray, int4) int4", kernel!(|l: list, d: int4| -> int4 Ok((d == 1 && !l.is_empty()).then_some(1))));
-    r.add("array_ndims(anyarray) int4", kernel!(|l: list| -> int4 Ok((!l.is_empty()).then_some(1))));
-    for name in ["array_append(anyarray, anyelement) anyarray", "array_cat_any(anyarray, anyelement) anyarray"] {
+    r.add(
+        "array_lower(anyarray, int4) int4",
+        kernel!(|l: list, d: int4| -> int4 Ok((d == 1 && !l.is_empty()).then_some(1))),
+    );
+    r.add(
+        "array_ndims(anyarray) int4",
+        kernel!(|l: list| -> int4 Ok((!l.is_empty()).then_some(1))),
+    );
+    for name in [
+        "array_append(anyarray, anyelement) anyarray",
+        "array_cat_any(anyarray, anyelement) anyarray",
+    ] {
         r.add_typed(name, |t| {
             per_row(t.ret, |a, row| {
                 let mut l = list_of(a, 0, row)?.unwrap_or_default();
@@ -264,7 +324,10 @@ pub fn register(r: &mut Registry) {
             })
         });
     }
-    for name in ["array_prepend(anyelement, anyarray) anyarray", "array_cat_any(anyelement, anyarray) anyarray"] {
+    for name in [
+        "array_prepend(anyelement, anyarray) anyarray",
+        "array_cat_any(anyelement, anyarray) anyarray",
+    ] {
         r.add_typed(name, |t| {
             per_row(t.ret, |a, row| {
                 let mut l = list_of(a, 1, row)?.unwrap_or_default();
@@ -273,7 +336,10 @@ pub fn register(r: &mut Registry) {
             })
         });
     }
-    for name in ["array_cat(anyarray, anyarray) anyarray", "array_cat_any(anyarray, anyarray) anyarray"] {
+    for name in [
+        "array_cat(anyarray, anyarray) anyarray",
+        "array_cat_any(anyarray, anyarray) anyarray",
+    ] {
         r.add_typed(name, |t| {
             per_row(t.ret, |a, row| {
                 Ok(match (list_of(a, 0, row)?, list_of(a, 1, row)?) {
@@ -292,50 +358,98 @@ pub fn register(r: &mut Registry) {
             Ok(list_of(a, 0, row)?.map(|l| l.into_iter().filter(|e| *e != x).collect()))
         })
     });
-    r.add_typed("array_replace(anyarray, anyelement, anyelement) anyarray", |t| {
-        per_row(t.ret, |a, row| {
-            let (x, y) = (scalar(a, 1, row)?, scalar(a, 2, row)?);
-            Ok(list_of(a, 0, row)?.map(|l| l.into_iter().map(|e| if e == x { y.clone() } else { e }).collect()))
-        })
-    });
-    r.add("array_position(anyarray, anyelement) int4", Arc::new(|a: &Args| {
-        let mut out = Int32Builder::with_capacity(a.rows);
-        for row in 0..a.rows {
-            let x = scalar(a, 1, row)?;
-            let found = list_of(a, 0, row)?.and_then(|l| l.iter().position(|e| *e == x));
-            out.append_option(found.map(|n| n as i32 + 1));
-        }
-        Ok(Arc::new(out.finish()))
-    }));
-    for (name, overlap) in [("array_contains_all(anyarray, anyarray) bool", false), ("array_overlap(anyarray, anyarray) bool", true)] {
-        r.add(name, Arc::new(move |a: &Args| {
-            let mut out = BooleanBuilder::with_capacity(a.rows);
+    r.add_typed(
+        "array_replace(anyarray, anyelement, anyelement) anyarray",
+        |t| {
+            per_row(t.ret, |a, row| {
+                let (x, y) = (scalar(a, 1, row)?, scalar(a, 2, row)?);
+                Ok(list_of(a, 0, row)?.map(|l| {
+                    l.into_iter()
+                        .map(|e| if e == x { y.clone() } else { e })
+                        .collect()
+                }))
+            })
+        },
+    );
+    r.add(
+        "array_position(anyarray, anyelement) int4",
+        Arc::new(|a: &Args| {
+            let mut out = Int32Builder::with_capacity(a.rows);
             for row in 0..a.rows {
-                match (list_of(a, 0, row)?, list_of(a, 1, row)?) {
-                    (Some(l), Some(m)) => {
-                        let has = |e: &ScalarValue| !e.is_null() && l.contains(e);
-                        out.append_value(if overlap { m.iter().any(has) } else { m.iter().all(has) });
-                    }
-                    _ => out.append_null(),
-                }
+                let x = scalar(a, 1, row)?;
+                let found = list_of(a, 0, row)?.and_then(|l| l.iter().position(|e| *e == x));
+                out.append_option(found.map(|n| n as i32 + 1));
             }
             Ok(Arc::new(out.finish()))
-        }));
+        }),
+    );
+    for (name, overlap) in [
+        ("array_contains_all(anyarray, anyarray) bool", false),
+        ("array_overlap(anyarray, anyarray) bool", true),
+    ] {
+        r.add(
+            name,
+            Arc::new(move |a: &Args| {
+                let mut out = BooleanBuilder::with_capacity(a.rows);
+                for row in 0..a.rows {
+                    match (list_of(a, 0, row)?, list_of(a, 1, row)?) {
+                        (Some(l), Some(m)) => {
+                            let has = |e: &ScalarValue| !e.is_null() && l.contains(e);
+                            out.append_value(if overlap {
+                                m.iter().any(has)
+                            } else {
+                                m.iter().all(has)
+                            });
+                        }
+                        _ => out.append_null(),
+                    }
+                }
+                Ok(Arc::new(out.finish()))
+            }),
+        );
     }
     use std::cmp::Ordering as O;
-    let tests: [(&'static str, &'static str, fn(O) -> bool); 6] = [
-        ("any_eq(anyelement, anyarray) bool", "all_eq(anyelement, anyarray) bool", |o| o == O::Equal),
-        ("any_ne(anyelement, anyarray) bool", "all_ne(anyelement, anyarray) bool", |o| o != O::Equal),
-        ("any_lt(anyelement, anyarray) bool", "all_lt(anyelement, anyarray) bool", |o| o == O::Less),
-        ("any_le(anyelement, anyarray) bool", "all_le(anyelement, anyarray) bool", |o| o != O::Greater),
-        ("any_gt(anyelement, anyarray) bool", "all_gt(anyelement, anyarray) bool", |o| o == O::Greater),
-        ("any_ge(anyelement, anyarray) bool", "all_ge(anyelement, anyarray) bool", |o| o != O::Less),
+    type Test = (&'static str, &'static str, fn(O) -> bool);
+    let tests: [Test; 6] = [
+        (
+            "any_eq(anyelement, anyarray) bool",
+            "all_eq(anyelement, anyarray) bool",
+            |o| o == O::Equal,
+        ),
+        (
+            "any_ne(anyelement, anyarray) bool",
+            "all_ne(anyelement, anyarray) bool",
+            |o| o != O::Equal,
+        ),
+        (
+            "any_lt(anyelement, anyarray) bool",
+            "all_lt(anyelement, anyarray) bool",
+            |o| o == O::Less,
+        ),
+        (
+            "any_le(anyelement, anyarray) bool",
+            "all_le(anyelement, anyarray) bool",
+            |o| o != O::Greater,
+        ),
+        (
+            "any_gt(anyelement, anyarray) bool",
+            "all_gt(anyelement, anyarray) bool",
+            |o| o == O::Greater,
+        ),
+        (
+            "any_ge(anyelement, anyarray) bool",
+            "all_ge(anyelement, anyarray) bool",
+            |o| o != O::Less,
+        ),
     ];
     for (any, all, test) in tests {
         r.add(any, quantified(true, test));
         r.add(all, quantified(false, test));
     }
-    for name in ["array_to_string(anyarray, text) text", "array_to_string(anyarray, text, text) text"] {
+    for name in [
+        "array_to_string(anyarray, text) text",
+        "array_to_string(anyarray, text, text) text",
+    ] {
         r.add_typed(name, |t| {
             let (of, zone) = match &t.args[0] {
                 SqlType::Array(of) => (of.as_ref().clone(), t.zone.to_string()),
@@ -349,7 +463,11 @@ pub fn register(r: &mut Registry) {
                         continue;
                     }
                     let list = a.arrays[0].as_list::<i32>().value(a.at(0, row));
-                    let null = a.arrays.get(2).filter(|_| !a.is_null(2, row)).map(|n| n.as_string_view().value(a.at(2, row)).to_string());
+                    let null = a
+                        .arrays
+                        .get(2)
+                        .filter(|_| !a.is_null(2, row))
+                        .map(|n| n.as_string_view().value(a.at(2, row)).to_string());
                     let mut parts = Vec::new();
                     for i in 0..list.len() {
                         match super::format::value(&list, i, &of, &zone).map_err(external)? {
@@ -370,14 +488,30 @@ pub fn register(r: &mut Registry) {
         })
     });
     r.add_typed("generate_series_list(int4, int4) int4[]", integer_series);
-    r.add_typed("generate_series_list(int4, int4, int4) int4[]", integer_series);
+    r.add_typed(
+        "generate_series_list(int4, int4, int4) int4[]",
+        integer_series,
+    );
     r.add_typed("generate_series_list(int8, int8) int8[]", integer_series);
-    r.add_typed("generate_series_list(int8, int8, int8) int8[]", integer_series);
-    r.add_typed("generate_series_list(timestamp, timestamp, interval) timestamp[]", time_series(false));
-    r.add_typed("generate_series_list(timestamptz, timestamptz, interval) timestamptz[]", time_series(true));
+    r.add_typed(
+        "generate_series_list(int8, int8, int8) int8[]",
+        integer_series,
+    );
+    r.add_typed(
+        "generate_series_list(timestamp, timestamp, interval) timestamp[]",
+        time_series(false),
+    );
+    r.add_typed(
+        "generate_series_list(timestamptz, timestamptz, interval) timestamptz[]",
+        time_series(true),
+    );
     r.add_typed("generate_subscripts_list(anyarray, int4) int4[]", |t| {
         per_row(t.ret, |a, row| {
-            Ok(list_of(a, 0, row)?.map(|l| (1..=l.len() as i32).map(|i| ScalarValue::Int32(Some(i))).collect()))
+            Ok(list_of(a, 0, row)?.map(|l| {
+                (1..=l.len() as i32)
+                    .map(|i| ScalarValue::Int32(Some(i)))
+                    .collect()
+            }))
         })
     });
 }

@@ -69,7 +69,15 @@ pub fn cast(expr: Expr, from: &SqlType, to: &SqlType, context: Context, zone: &s
         let zeros = UInt32Array::from(vec![0u32; a.rows]);
         Ok(arrow::compute::take(&out, &zeros, None)?)
     });
-    call(&name, key, kernel, Volatility::Immutable, true, vec![expr], to)
+    call(
+        &name,
+        key,
+        kernel,
+        Volatility::Immutable,
+        true,
+        vec![expr],
+        to,
+    )
 }
 
 /// A text constant as a value of `to`.
@@ -94,7 +102,9 @@ pub fn cast_array(
             let text = to_text(array, from, zone)?;
             limit(&text, *n as usize, context)
         }
-        (_, SqlType::Json | SqlType::Jsonb) if is_text(from) || matches!(from, SqlType::Json | SqlType::Jsonb) => {
+        (_, SqlType::Json | SqlType::Jsonb)
+            if is_text(from) || matches!(from, SqlType::Json | SqlType::Jsonb) =>
+        {
             if matches!((from, to), (SqlType::Jsonb, SqlType::Json)) {
                 return to_text(array, from, zone);
             }
@@ -107,7 +117,9 @@ pub fn cast_array(
         (SqlType::Bool, SqlType::Int4) | (SqlType::Date, SqlType::Timestamp) => {
             Ok(arrow::compute::cast(array, &to.arrow())?)
         }
-        (SqlType::Int4 | SqlType::Int8, SqlType::Bool) => Ok(arrow::compute::cast(array, &to.arrow())?),
+        (SqlType::Int4 | SqlType::Int8, SqlType::Bool) => {
+            Ok(arrow::compute::cast(array, &to.arrow())?)
+        }
         _ => temporal(array, from, to, zone),
     }
 }
@@ -133,7 +145,10 @@ where
 }
 
 fn to_text(array: &ArrayRef, from: &SqlType, zone: &str) -> DfResult<ArrayRef> {
-    if matches!(from, SqlType::Text | SqlType::Varchar(_) | SqlType::Uuid | SqlType::Json) {
+    if matches!(
+        from,
+        SqlType::Text | SqlType::Varchar(_) | SqlType::Uuid | SqlType::Json
+    ) {
         return Ok(array.clone());
     }
     let mut b = StringViewBuilder::with_capacity(array.len());
@@ -191,23 +206,36 @@ fn from_text(array: &ArrayRef, to: &SqlType, context: Context, zone: &str) -> Df
             let v = parse::float(t, "real")?;
             let narrow = v as f32;
             if v.is_finite() && (narrow.is_infinite() || (narrow == 0.0 && v != 0.0)) {
-                return Err(SqlError::new("22003", format!("\"{t}\" is out of range for type real")));
+                return Err(SqlError::new(
+                    "22003",
+                    format!("\"{t}\" is out of range for type real"),
+                ));
             }
             Ok(narrow)
         })?),
-        SqlType::Float8 => Arc::new(each::<_, _, Float64Type>(a, get, |t| parse::float(t, "double precision"))?),
+        SqlType::Float8 => Arc::new(each::<_, _, Float64Type>(a, get, |t| {
+            parse::float(t, "double precision")
+        })?),
         SqlType::Numeric(p, s) => Arc::new(
             each::<_, _, Decimal128Type>(a, get, |t| parse::numeric(t, *p, *s))?
                 .with_precision_and_scale(*p, *s)?,
         ),
         SqlType::Date => Arc::new(each::<_, _, Date32Type>(a, get, parse::date)?),
         SqlType::Time => Arc::new(each::<_, _, Time64MicrosecondType>(a, get, parse::time)?),
-        SqlType::Timestamp => Arc::new(each::<_, _, TimestampMicrosecondType>(a, get, parse::timestamp)?),
+        SqlType::Timestamp => Arc::new(each::<_, _, TimestampMicrosecondType>(
+            a,
+            get,
+            parse::timestamp,
+        )?),
         SqlType::Timestamptz => Arc::new(
             each::<_, _, TimestampMicrosecondType>(a, get, |t| parse::timestamptz(t, zone))?
                 .with_timezone(UTC),
         ),
-        SqlType::Interval => Arc::new(each::<_, _, IntervalMonthDayNanoType>(a, get, parse::interval)?),
+        SqlType::Interval => Arc::new(each::<_, _, IntervalMonthDayNanoType>(
+            a,
+            get,
+            parse::interval,
+        )?),
         SqlType::Uuid => {
             let mut b = StringViewBuilder::with_capacity(a.len());
             for v in a.iter() {
@@ -227,12 +255,22 @@ fn from_text(array: &ArrayRef, to: &SqlType, context: Context, zone: &str) -> Df
     })
 }
 
-fn list_from_text(a: &StringViewArray, of: &SqlType, to: &SqlType, context: Context, zone: &str) -> DfResult<ArrayRef> {
+fn list_from_text(
+    a: &StringViewArray,
+    of: &SqlType,
+    to: &SqlType,
+    context: Context,
+    zone: &str,
+) -> DfResult<ArrayRef> {
     let mut elements = StringViewBuilder::new();
     let (mut lengths, mut valid) = (Vec::new(), Vec::new());
     for v in a.iter() {
         valid.push(v.is_some());
-        let items = v.map(parse::array).transpose().map_err(external)?.unwrap_or_default();
+        let items = v
+            .map(parse::array)
+            .transpose()
+            .map_err(external)?
+            .unwrap_or_default();
         lengths.push(items.len());
         items.into_iter().for_each(|e| elements.append_option(e));
     }
@@ -242,7 +280,12 @@ fn list_from_text(a: &StringViewArray, of: &SqlType, to: &SqlType, context: Cont
 }
 
 /// A list column of type `to` (an array type) from its flat values.
-pub fn list_array(values: ArrayRef, lengths: Vec<usize>, valid: Vec<bool>, to: &SqlType) -> DfResult<ArrayRef> {
+pub fn list_array(
+    values: ArrayRef,
+    lengths: Vec<usize>,
+    valid: Vec<bool>,
+    to: &SqlType,
+) -> DfResult<ArrayRef> {
     let arrow::datatypes::DataType::List(field) = to.arrow() else {
         return Err(external(SqlError::internal("an array type must be a list")));
     };
@@ -254,20 +297,36 @@ pub fn list_array(values: ArrayRef, lengths: Vec<usize>, valid: Vec<bool>, to: &
     )?))
 }
 
-fn cast_list(array: &ArrayRef, from: &SqlType, to: &SqlType, whole: &SqlType, context: Context, zone: &str) -> DfResult<ArrayRef> {
+fn cast_list(
+    array: &ArrayRef,
+    from: &SqlType,
+    to: &SqlType,
+    whole: &SqlType,
+    context: Context,
+    zone: &str,
+) -> DfResult<ArrayRef> {
     let a = array.as_list::<i32>();
     let values = cast_array(a.values(), from, to, context, zone)?;
     let arrow::datatypes::DataType::List(field) = whole.arrow() else {
         return Err(external(SqlError::internal("an array type must be a list")));
     };
-    Ok(Arc::new(ListArray::try_new(field, a.offsets().clone(), values, a.nulls().cloned())?))
+    Ok(Arc::new(ListArray::try_new(
+        field,
+        a.offsets().clone(),
+        values,
+        a.nulls().cloned(),
+    )?))
 }
 
 /// `cannot cast type a to b`
 pub fn no_cast(from: &SqlType, to: &SqlType) -> SqlError {
     SqlError::new(
         "42846",
-        format!("cannot cast type {} to {}", plain_name(from), plain_name(to)),
+        format!(
+            "cannot cast type {} to {}",
+            plain_name(from),
+            plain_name(to)
+        ),
     )
 }
 
@@ -318,13 +377,23 @@ fn number(array: &ArrayRef, from: &SqlType, to: &SqlType) -> DfResult<ArrayRef> 
         match &source {
             Numbers::Exact(get, scale) => {
                 let v = parse::rescale(get(i), *scale, 0).and_then(|v| v.to_i128());
-                v.filter(|v| *v >= min as i128 && *v <= max as i128).map(|v| v as i64).ok_or_else(|| range(to))
+                v.filter(|v| *v >= min as i128 && *v <= max as i128)
+                    .map(|v| v as i64)
+                    .ok_or_else(|| range(to))
             }
             Numbers::Float(get) => {
                 let v = get(i).round_ties_even();
                 // i64::MAX isn't a double: the bound is exclusive there.
-                let below = if max == i64::MAX { v < 9_223_372_036_854_775_808.0 } else { v <= max as f64 };
-                if v >= min as f64 && below { Ok(v as i64) } else { Err(range(to)) }
+                let below = if max == i64::MAX {
+                    v < 9_223_372_036_854_775_808.0
+                } else {
+                    v <= max as f64
+                };
+                if v >= min as f64 && below {
+                    Ok(v as i64)
+                } else {
+                    Err(range(to))
+                }
             }
         }
     };
@@ -336,7 +405,9 @@ fn number(array: &ArrayRef, from: &SqlType, to: &SqlType) -> DfResult<ArrayRef> 
         SqlType::Int4 => Arc::new(each::<_, _, Int32Type>(array, index, |i| {
             integer(i, i32::MIN as i64, i32::MAX as i64).map(|v| v as i32)
         })?),
-        SqlType::Int8 => Arc::new(each::<_, _, Int64Type>(array, index, |i| integer(i, i64::MIN, i64::MAX))?),
+        SqlType::Int8 => Arc::new(each::<_, _, Int64Type>(array, index, |i| {
+            integer(i, i64::MIN, i64::MAX)
+        })?),
         SqlType::Numeric(p, s) => {
             let one = |i: usize| -> Result<i128> {
                 let (v, scale) = match &source {
@@ -344,17 +415,28 @@ fn number(array: &ArrayRef, from: &SqlType, to: &SqlType) -> DfResult<ArrayRef> 
                     Numbers::Float(get) => {
                         let v = get(i);
                         if !v.is_finite() {
-                            return Err(SqlError::unsupported(format!("numeric \"{}\" is not supported", format::float8(v))));
+                            return Err(SqlError::unsupported(format!(
+                                "numeric \"{}\" is not supported",
+                                format::float8(v)
+                            )));
                         }
                         // PostgreSQL keeps the digits that are surely right.
-                        let digits = if matches!(from, SqlType::Float4) { 5 } else { 14 };
+                        let digits = if matches!(from, SqlType::Float4) {
+                            5
+                        } else {
+                            14
+                        };
                         parse::decimal_parts(&format!("{v:.digits$e}")).ok_or_else(|| range(to))?
                     }
                 };
-                let v = parse::rescale(v, scale, *s as i32).ok_or_else(|| parse::numeric_overflow(*p, *s))?;
+                let v = parse::rescale(v, scale, *s as i32)
+                    .ok_or_else(|| parse::numeric_overflow(*p, *s))?;
                 parse::fits(v, *p, *s)
             };
-            Arc::new(each::<_, _, Decimal128Type>(array, index, one)?.with_precision_and_scale(*p, *s)?)
+            Arc::new(
+                each::<_, _, Decimal128Type>(array, index, one)?
+                    .with_precision_and_scale(*p, *s)?,
+            )
         }
         _ => {
             let float = |i: usize| -> f64 {
@@ -363,7 +445,9 @@ fn number(array: &ArrayRef, from: &SqlType, to: &SqlType) -> DfResult<ArrayRef> 
                     Numbers::Exact(get, 0) => get(i).to_i128().unwrap_or(0) as f64,
                     // Through text, so that the nearest double is found.
                     Numbers::Exact(get, scale) => {
-                        format::numeric(get(i).to_i128().unwrap_or(0), *scale as i8).parse().unwrap_or(0.0)
+                        format::numeric(get(i).to_i128().unwrap_or(0), *scale as i8)
+                            .parse()
+                            .unwrap_or(0.0)
                     }
                 }
             };
@@ -392,42 +476,65 @@ fn temporal(array: &ArrayRef, from: &SqlType, to: &SqlType, zone: &str) -> DfRes
     Ok(match (from, to) {
         (SqlType::Date, SqlType::Timestamptz) => {
             let a = array.as_primitive::<Date32Type>();
-            let out = each::<_, _, TimestampMicrosecondType>(a, |i| a.value(i), |d| to_utc(d as i64 * DAY_US, zone))?;
+            let out = each::<_, _, TimestampMicrosecondType>(
+                a,
+                |i| a.value(i),
+                |d| to_utc(d as i64 * DAY_US, zone),
+            )?;
             Arc::new(out.with_timezone(UTC))
         }
         (SqlType::Timestamp, SqlType::Timestamptz) => {
             let a = us();
-            let out = each::<_, _, TimestampMicrosecondType>(a, |i| a.value(i), |t| to_utc(t, zone))?;
+            let out =
+                each::<_, _, TimestampMicrosecondType>(a, |i| a.value(i), |t| to_utc(t, zone))?;
             Arc::new(out.with_timezone(UTC))
         }
         (SqlType::Timestamptz, SqlType::Timestamp) => {
             let a = us();
-            Arc::new(each::<_, _, TimestampMicrosecondType>(a, |i| a.value(i), |t| to_local(t, zone))?)
+            Arc::new(each::<_, _, TimestampMicrosecondType>(
+                a,
+                |i| a.value(i),
+                |t| to_local(t, zone),
+            )?)
         }
         (SqlType::Timestamp | SqlType::Timestamptz, SqlType::Date | SqlType::Time) => {
             let a = us();
-            let local = |t: i64| if matches!(from, SqlType::Timestamp) { Ok(t) } else { to_local(t, zone) };
+            let local = |t: i64| {
+                if matches!(from, SqlType::Timestamp) {
+                    Ok(t)
+                } else {
+                    to_local(t, zone)
+                }
+            };
             if matches!(to, SqlType::Date) {
-                Arc::new(each::<_, _, Date32Type>(a, |i| a.value(i), |t| {
-                    Ok(local(t)?.div_euclid(DAY_US) as i32)
-                })?)
+                Arc::new(each::<_, _, Date32Type>(
+                    a,
+                    |i| a.value(i),
+                    |t| Ok(local(t)?.div_euclid(DAY_US) as i32),
+                )?)
             } else {
-                Arc::new(each::<_, _, Time64MicrosecondType>(a, |i| a.value(i), |t| {
-                    Ok(local(t)?.rem_euclid(DAY_US))
-                })?)
+                Arc::new(each::<_, _, Time64MicrosecondType>(
+                    a,
+                    |i| a.value(i),
+                    |t| Ok(local(t)?.rem_euclid(DAY_US)),
+                )?)
             }
         }
         (SqlType::Time, SqlType::Interval) => {
             let a = array.as_primitive::<Time64MicrosecondType>();
-            Arc::new(each::<_, _, IntervalMonthDayNanoType>(a, |i| a.value(i), |t| {
-                Ok(IntervalMonthDayNanoType::make_value(0, 0, t * 1000))
-            })?)
+            Arc::new(each::<_, _, IntervalMonthDayNanoType>(
+                a,
+                |i| a.value(i),
+                |t| Ok(IntervalMonthDayNanoType::make_value(0, 0, t * 1000)),
+            )?)
         }
         (SqlType::Interval, SqlType::Time) => {
             let a = array.as_primitive::<IntervalMonthDayNanoType>();
-            Arc::new(each::<_, _, Time64MicrosecondType>(a, |i| a.value(i), |t| {
-                Ok((t.nanoseconds / 1000).rem_euclid(DAY_US))
-            })?)
+            Arc::new(each::<_, _, Time64MicrosecondType>(
+                a,
+                |i| a.value(i),
+                |t| Ok((t.nanoseconds / 1000).rem_euclid(DAY_US)),
+            )?)
         }
         _ => return Err(external(no_cast(from, to))),
     })

@@ -19,11 +19,17 @@ fn range() -> SqlError {
 /// The length that comparisons see, in microseconds: a month is 30 days, a day 24 hours.
 pub fn interval_key(i: IntervalMonthDayNano) -> i64 {
     let days = i.months as i64 * 30 + i.days as i64;
-    days.saturating_mul(DAY_US).saturating_add(i.nanoseconds / 1000)
+    days.saturating_mul(DAY_US)
+        .saturating_add(i.nanoseconds / 1000)
 }
 
 /// A timestamp plus `sign` times an interval. `zone`: days and months are those of that zone's calendar.
-pub fn add_interval(us: i64, i: IntervalMonthDayNano, sign: i64, zone: Option<&str>) -> Result<i64> {
+pub fn add_interval(
+    us: i64,
+    i: IntervalMonthDayNano,
+    sign: i64,
+    zone: Option<&str>,
+) -> Result<i64> {
     let mut t = us;
     if i.months != 0 || i.days != 0 {
         let mut local = match zone {
@@ -34,10 +40,17 @@ pub fn add_interval(us: i64, i: IntervalMonthDayNano, sign: i64, zone: Option<&s
             let d = datetime_of(local).ok_or_else(range)?;
             let n = i.months as i64 * sign;
             let m = Months::new(n.unsigned_abs() as u32);
-            let d = if n > 0 { d.checked_add_months(m) } else { d.checked_sub_months(m) };
+            let d = if n > 0 {
+                d.checked_add_months(m)
+            } else {
+                d.checked_sub_months(m)
+            };
             local = micros(d.ok_or_else(range)?);
         }
-        local = (i.days as i64 * sign).checked_mul(DAY_US).and_then(|d| local.checked_add(d)).ok_or_else(range)?;
+        local = (i.days as i64 * sign)
+            .checked_mul(DAY_US)
+            .and_then(|d| local.checked_add(d))
+            .ok_or_else(range)?;
         t = match zone {
             Some(z) => to_utc(local, z)?,
             None => local,
@@ -68,15 +81,24 @@ fn scale(i: IntervalMonthDayNano, f: f64) -> Result<Option<IntervalMonthDayNano>
     if !us.is_finite() || us.abs() > 9e15 {
         return Err(SqlError::new("22008", "interval out of range"));
     }
-    interval(months.trunc() as i64, days.trunc() as i64, us.round_ties_even() as i64)
+    interval(
+        months.trunc() as i64,
+        days.trunc() as i64,
+        us.round_ties_even() as i64,
+    )
 }
 
 /// `age(a, b)`: years, months and days as a person counts them.
 fn age(a: i64, b: i64) -> Result<Option<IntervalMonthDayNano>> {
     if a < b {
-        return Ok(age(b, a)?.map(|i| IntervalMonthDayNano::new(-i.months, -i.days, -i.nanoseconds)));
+        return Ok(
+            age(b, a)?.map(|i| IntervalMonthDayNano::new(-i.months, -i.days, -i.nanoseconds))
+        );
     }
-    let (x, y) = (datetime_of(a).ok_or_else(range)?, datetime_of(b).ok_or_else(range)?);
+    let (x, y) = (
+        datetime_of(a).ok_or_else(range)?,
+        datetime_of(b).ok_or_else(range)?,
+    );
     let mut months = (x.year() as i64 - y.year() as i64) * 12 + x.month() as i64 - y.month() as i64;
     let mut day = x.day() as i64 - y.day() as i64;
     let mut us = a.rem_euclid(DAY_US) - b.rem_euclid(DAY_US);
@@ -95,7 +117,10 @@ fn age(a: i64, b: i64) -> Result<Option<IntervalMonthDayNano>> {
 }
 
 fn unit_error(unit: &str, of: &str) -> SqlError {
-    SqlError::new("22023", format!("unit \"{unit}\" not recognized for type {of}"))
+    SqlError::new(
+        "22023",
+        format!("unit \"{unit}\" not recognized for type {of}"),
+    )
 }
 
 /// A unit's name without plural and abbreviation.
@@ -195,8 +220,20 @@ fn field(u: &str, us: i64, of: &str) -> Result<i128> {
         "isodow" => d.weekday().number_from_monday() as i64,
         "doy" => d.ordinal() as i64,
         "decade" => y.div_euclid(10),
-        "century" => if y > 0 { (y + 99) / 100 } else { -((100 - y) / 100) },
-        "millennium" => if y > 0 { (y + 999) / 1000 } else { -((1000 - y) / 1000) },
+        "century" => {
+            if y > 0 {
+                (y + 99) / 100
+            } else {
+                -((100 - y) / 100)
+            }
+        }
+        "millennium" => {
+            if y > 0 {
+                (y + 999) / 1000
+            } else {
+                -((1000 - y) / 1000)
+            }
+        }
         "julian" => us.div_euclid(DAY_US) + 2_440_588,
         _ => return Err(unit_error(u, of)),
     })
@@ -220,7 +257,8 @@ fn interval_field(u: &str, i: IntervalMonthDayNano) -> Result<i128> {
         "century" => (m / 1200) as i128 * million,
         "epoch" => {
             // Years are 365.25 days here, months 30.
-            let days = (m / 12) as i128 * 1461 * DAY_US as i128 / 4 + (m % 12 * 30 + i.days as i64) as i128 * DAY_US as i128;
+            let days = (m / 12) as i128 * 1461 * DAY_US as i128 / 4
+                + (m % 12 * 30 + i.days as i64) as i128 * DAY_US as i128;
             days + us as i128
         }
         _ => return Err(unit_error(u, "interval")),
@@ -251,35 +289,55 @@ fn extract(source: Source, zone: String, float: bool) -> Kernel {
             let u = units.value(a.at(0, row));
             let at = a.at(1, row);
             let us = || value.as_primitive::<TimestampMicrosecondType>().value(at);
-            let v = match source {
-                Source::Date => field(u, value.as_primitive::<Date32Type>().value(at) as i64 * DAY_US, "date"),
-                Source::Time => match unit(u).as_str() {
-                    "hour" | "minute" | "second" | "milliseconds" | "microseconds" | "epoch" => {
-                        field(u, value.as_primitive::<Time64MicrosecondType>().value(at), "time")
-                    }
-                    _ => Err(unit_error(u, "time without time zone")),
-                },
-                Source::Timestamp => field(u, us(), "timestamp without time zone"),
-                Source::Timestamptz => match unit(u).as_str() {
-                    "epoch" => Ok(us() as i128),
-                    "timezone" => offset_at(us(), &zone).map(|o| o as i128 * 1_000_000),
-                    _ => to_local(us(), &zone).and_then(|l| field(u, l, "timestamp with time zone")),
-                },
-                Source::Interval => interval_field(u, value.as_primitive::<IntervalMonthDayNanoType>().value(at)),
-            };
+            let v =
+                match source {
+                    Source::Date => field(
+                        u,
+                        value.as_primitive::<Date32Type>().value(at) as i64 * DAY_US,
+                        "date",
+                    ),
+                    Source::Time => match unit(u).as_str() {
+                        "hour" | "minute" | "second" | "milliseconds" | "microseconds"
+                        | "epoch" => field(
+                            u,
+                            value.as_primitive::<Time64MicrosecondType>().value(at),
+                            "time",
+                        ),
+                        _ => Err(unit_error(u, "time without time zone")),
+                    },
+                    Source::Timestamp => field(u, us(), "timestamp without time zone"),
+                    Source::Timestamptz => match unit(u).as_str() {
+                        "epoch" => Ok(us() as i128),
+                        "timezone" => offset_at(us(), &zone).map(|o| o as i128 * 1_000_000),
+                        _ => to_local(us(), &zone)
+                            .and_then(|l| field(u, l, "timestamp with time zone")),
+                    },
+                    Source::Interval => interval_field(
+                        u,
+                        value.as_primitive::<IntervalMonthDayNanoType>().value(at),
+                    ),
+                };
             out.push(Some(v.map_err(external)?));
         }
         if float {
-            return Ok(Arc::new(out.into_iter().map(|v| v.map(|v| v as f64 / 1e6)).collect::<arrow::array::Float64Array>()));
+            return Ok(Arc::new(
+                out.into_iter()
+                    .map(|v| v.map(|v| v as f64 / 1e6))
+                    .collect::<arrow::array::Float64Array>(),
+            ));
         }
-        let array = out.into_iter().collect::<arrow::array::PrimitiveArray<Decimal128Type>>();
+        let array = out
+            .into_iter()
+            .collect::<arrow::array::PrimitiveArray<Decimal128Type>>();
         Ok(Arc::new(array.with_precision_and_scale(38, 6)?))
     })
 }
 
 fn bin(step: IntervalMonthDayNano, us: i64, origin: i64) -> Result<Option<i64>> {
     if step.months != 0 {
-        return Err(SqlError::unsupported("timestamps cannot be binned into intervals containing months or years"));
+        return Err(SqlError::unsupported(
+            "timestamps cannot be binned into intervals containing months or years",
+        ));
     }
     let n = interval_key(step);
     if n <= 0 {
@@ -298,14 +356,30 @@ fn zoned_truncate(zone_of: Option<&str>) -> impl Fn(&str, i64, &str) -> Result<O
 
 /// Registers the functions of this file.
 pub fn register(r: &mut Registry) {
-    r.add("interval_key(interval) int8", kernel!(|i: interval| -> int8 Ok(Some(interval_key(i)))));
+    r.add(
+        "interval_key(interval) int8",
+        kernel!(|i: interval| -> int8 Ok(Some(interval_key(i)))),
+    );
     let date_range = || SqlError::new("22008", "date out of range");
-    r.add_fallible("date_plus(date, int4) date", kernel!(|d: date, n: int4| -> date d.checked_add(n).map(Some).ok_or_else(date_range)));
-    r.add_fallible("date_minus(date, int4) date", kernel!(|d: date, n: int4| -> date d.checked_sub(n).map(Some).ok_or_else(date_range)));
-    r.add("date_diff_days(date, date) int4", kernel!(|a: date, b: date| -> int4 Ok(Some(a.wrapping_sub(b)))));
-    r.add("date_time(date, time) timestamp", kernel!(|d: date, t: time| -> timestamp Ok(Some(d as i64 * DAY_US + t))));
+    r.add_fallible(
+        "date_plus(date, int4) date",
+        kernel!(|d: date, n: int4| -> date d.checked_add(n).map(Some).ok_or_else(date_range)),
+    );
+    r.add_fallible(
+        "date_minus(date, int4) date",
+        kernel!(|d: date, n: int4| -> date d.checked_sub(n).map(Some).ok_or_else(date_range)),
+    );
+    r.add(
+        "date_diff_days(date, date) int4",
+        kernel!(|a: date, b: date| -> int4 Ok(Some(a.wrapping_sub(b)))),
+    );
+    r.add(
+        "date_time(date, time) timestamp",
+        kernel!(|d: date, t: time| -> timestamp Ok(Some(d as i64 * DAY_US + t))),
+    );
     for (name, sign) in [("plus_interval", 1i64), ("minus_interval", -1)] {
-        let leak = |types: &str| -> &'static str { Box::leak(format!("{name}({types}").into_boxed_str()) };
+        let leak =
+            |types: &str| -> &'static str { Box::leak(format!("{name}({types}").into_boxed_str()) };
         r.add_fallible(leak("timestamp, interval) timestamp"), kernel!(|t: timestamp, i: interval| -> timestamp add_interval(t, i, sign, None).map(Some)));
         r.add_fallible(leak("date, interval) timestamp"), kernel!(|d: date, i: interval| -> timestamp add_interval(d as i64 * DAY_US, i, sign, None).map(Some)));
         r.add(leak("time, interval) time"), kernel!(|t: time, i: interval| -> time Ok(Some((t + sign * (i.nanoseconds / 1000)).rem_euclid(DAY_US)))));
@@ -314,27 +388,69 @@ pub fn register(r: &mut Registry) {
             kernel!(|t: timestamptz, i: interval| -> timestamptz add_interval(t, i, sign, Some(&zone)).map(Some))
         });
     }
-    r.add_fallible("timestamp_diff(timestamp, timestamp) interval", kernel!(|a: timestamp, b: timestamp| -> interval difference(a, b)));
-    r.add_fallible("timestamp_diff(timestamptz, timestamptz) interval", kernel!(|a: timestamptz, b: timestamptz| -> interval difference(a, b)));
-    r.add_fallible("time_diff(time, time) interval", kernel!(|a: time, b: time| -> interval interval(0, 0, a - b)));
-    r.add_fallible("interval_add(interval, interval) interval", kernel!(|a: interval, b: interval| -> interval {
-        interval(a.months as i64 + b.months as i64, a.days as i64 + b.days as i64, a.nanoseconds / 1000 + b.nanoseconds / 1000)
-    }));
-    r.add_fallible("interval_sub(interval, interval) interval", kernel!(|a: interval, b: interval| -> interval {
-        interval(a.months as i64 - b.months as i64, a.days as i64 - b.days as i64, a.nanoseconds / 1000 - b.nanoseconds / 1000)
-    }));
+    r.add_fallible(
+        "timestamp_diff(timestamp, timestamp) interval",
+        kernel!(|a: timestamp, b: timestamp| -> interval difference(a, b)),
+    );
+    r.add_fallible(
+        "timestamp_diff(timestamptz, timestamptz) interval",
+        kernel!(|a: timestamptz, b: timestamptz| -> interval difference(a, b)),
+    );
+    r.add_fallible(
+        "time_diff(time, time) interval",
+        kernel!(|a: time, b: time| -> interval interval(0, 0, a - b)),
+    );
+    r.add_fallible(
+        "interval_add(interval, interval) interval",
+        kernel!(|a: interval, b: interval| -> interval {
+            interval(
+                a.months as i64 + b.months as i64,
+                a.days as i64 + b.days as i64,
+                a.nanoseconds / 1000 + b.nanoseconds / 1000,
+            )
+        }),
+    );
+    r.add_fallible(
+        "interval_sub(interval, interval) interval",
+        kernel!(|a: interval, b: interval| -> interval {
+            interval(
+                a.months as i64 - b.months as i64,
+                a.days as i64 - b.days as i64,
+                a.nanoseconds / 1000 - b.nanoseconds / 1000,
+            )
+        }),
+    );
     r.add_fallible("interval_neg(interval) interval", kernel!(|a: interval| -> interval interval(-(a.months as i64), -(a.days as i64), -(a.nanoseconds / 1000))));
-    r.add_fallible("interval_mul(interval, float8) interval", kernel!(|i: interval, f: float8| -> interval scale(i, f)));
-    r.add_fallible("interval_div(interval, float8) interval", kernel!(|i: interval, f: float8| -> interval {
-        if f == 0.0 { Err(super::arith::division_by_zero()) } else { scale(i, 1.0 / f) }
-    }));
-    r.add_fallible("age(timestamp, timestamp) interval", kernel!(|a: timestamp, b: timestamp| -> interval age(a, b)));
+    r.add_fallible(
+        "interval_mul(interval, float8) interval",
+        kernel!(|i: interval, f: float8| -> interval scale(i, f)),
+    );
+    r.add_fallible(
+        "interval_div(interval, float8) interval",
+        kernel!(|i: interval, f: float8| -> interval {
+            if f == 0.0 {
+                Err(super::arith::division_by_zero())
+            } else {
+                scale(i, 1.0 / f)
+            }
+        }),
+    );
+    r.add_fallible(
+        "age(timestamp, timestamp) interval",
+        kernel!(|a: timestamp, b: timestamp| -> interval age(a, b)),
+    );
     r.add_typed("age(timestamptz, timestamptz) interval", |t| {
         let zone = t.zone.to_string();
         kernel!(|a: timestamptz, b: timestamptz| -> interval age(to_local(a, &zone)?, to_local(b, &zone)?))
     });
-    r.add_fallible("date_trunc(text, timestamp) timestamp", kernel!(|u: text, t: timestamp| -> timestamp truncate(u, t).map(Some)));
-    r.add_fallible("date_trunc(text, interval) interval", kernel!(|u: text, i: interval| -> interval truncate_interval(u, i)));
+    r.add_fallible(
+        "date_trunc(text, timestamp) timestamp",
+        kernel!(|u: text, t: timestamp| -> timestamp truncate(u, t).map(Some)),
+    );
+    r.add_fallible(
+        "date_trunc(text, interval) interval",
+        kernel!(|u: text, i: interval| -> interval truncate_interval(u, i)),
+    );
     r.add_typed("date_trunc(text, timestamptz) timestamptz", |t| {
         let (f, zone) = (zoned_truncate(None), t.zone.to_string());
         kernel!(|u: text, t: timestamptz| -> timestamptz f(u, t, &zone))
@@ -344,41 +460,114 @@ pub fn register(r: &mut Registry) {
         kernel!(|u: text, t: timestamptz, z: text| -> timestamptz f(u, t, z))
     });
     let sources = [
-        (Source::Date, "extract(text, date) numeric6", "date_part(text, date) float8"),
-        (Source::Time, "extract(text, time) numeric6", "date_part(text, time) float8"),
-        (Source::Timestamp, "extract(text, timestamp) numeric6", "date_part(text, timestamp) float8"),
-        (Source::Timestamptz, "extract(text, timestamptz) numeric6", "date_part(text, timestamptz) float8"),
-        (Source::Interval, "extract(text, interval) numeric6", "date_part(text, interval) float8"),
+        (
+            Source::Date,
+            "extract(text, date) numeric6",
+            "date_part(text, date) float8",
+        ),
+        (
+            Source::Time,
+            "extract(text, time) numeric6",
+            "date_part(text, time) float8",
+        ),
+        (
+            Source::Timestamp,
+            "extract(text, timestamp) numeric6",
+            "date_part(text, timestamp) float8",
+        ),
+        (
+            Source::Timestamptz,
+            "extract(text, timestamptz) numeric6",
+            "date_part(text, timestamptz) float8",
+        ),
+        (
+            Source::Interval,
+            "extract(text, interval) numeric6",
+            "date_part(text, interval) float8",
+        ),
     ];
     for (source, exact, float) in sources {
         r.add_typed(exact, move |t| extract(source, t.zone.to_string(), false));
         r.add_typed(float, move |t| extract(source, t.zone.to_string(), true));
     }
-    r.add_fallible("date_bin(interval, timestamp, timestamp) timestamp", kernel!(|s: interval, t: timestamp, o: timestamp| -> timestamp bin(s, t, o)));
-    r.add_fallible("date_bin(interval, timestamptz, timestamptz) timestamptz", kernel!(|s: interval, t: timestamptz, o: timestamptz| -> timestamptz bin(s, t, o)));
-    r.add_fallible("timezone(text, timestamp) timestamptz", kernel!(|z: text, t: timestamp| -> timestamptz to_utc(t, z).map(Some)));
-    r.add_fallible("timezone(text, timestamptz) timestamp", kernel!(|z: text, t: timestamptz| -> timestamp to_local(t, z).map(Some)));
-    r.add_fallible("make_date(int4, int4, int4) date", kernel!(|y: int4, m: int4, d: int4| -> date {
-        NaiveDate::from_ymd_opt(y, m as u32, d as u32).map(|d| Some(days(d)))
-            .ok_or_else(|| SqlError::new("22008", format!("date field value out of range: {y}-{m:02}-{d:02}")))
-    }));
-    r.add_fallible("make_timestamp(int4, int4, int4, int4, int4, float8) timestamp", kernel!(|y: int4, m: int4, d: int4, h: int4, n: int4, s: float8| -> timestamp {
-        let date = NaiveDate::from_ymd_opt(y, m as u32, d as u32)
-            .ok_or_else(|| SqlError::new("22008", format!("date field value out of range: {y}-{m:02}-{d:02}")))?;
-        Ok(Some(days(date) as i64 * DAY_US + (h as i64 * 3600 + n as i64 * 60) * 1_000_000 + (s * 1e6).round() as i64))
-    }));
-    r.add_fallible("make_time(int4, int4, float8) time", kernel!(|h: int4, n: int4, s: float8| -> time {
-        Ok(Some((h as i64 * 3600 + n as i64 * 60) * 1_000_000 + (s * 1e6).round() as i64))
-    }));
-    r.add_fallible("to_timestamp(float8) timestamptz", kernel!(|s: float8| -> timestamptz {
-        if !s.is_finite() || s.abs() > 9e12 { return Err(range()); }
-        Ok(Some((s * 1e6).round_ties_even() as i64))
-    }));
+    r.add_fallible(
+        "date_bin(interval, timestamp, timestamp) timestamp",
+        kernel!(|s: interval, t: timestamp, o: timestamp| -> timestamp bin(s, t, o)),
+    );
+    r.add_fallible(
+        "date_bin(interval, timestamptz, timestamptz) timestamptz",
+        kernel!(|s: interval, t: timestamptz, o: timestamptz| -> timestamptz bin(s, t, o)),
+    );
+    r.add_fallible(
+        "timezone(text, timestamp) timestamptz",
+        kernel!(|z: text, t: timestamp| -> timestamptz to_utc(t, z).map(Some)),
+    );
+    r.add_fallible(
+        "timezone(text, timestamptz) timestamp",
+        kernel!(|z: text, t: timestamptz| -> timestamp to_local(t, z).map(Some)),
+    );
+    r.add_fallible(
+        "make_date(int4, int4, int4) date",
+        kernel!(|y: int4, m: int4, d: int4| -> date {
+            NaiveDate::from_ymd_opt(y, m as u32, d as u32)
+                .map(|d| Some(days(d)))
+                .ok_or_else(|| {
+                    SqlError::new(
+                        "22008",
+                        format!("date field value out of range: {y}-{m:02}-{d:02}"),
+                    )
+                })
+        }),
+    );
+    r.add_fallible(
+        "make_timestamp(int4, int4, int4, int4, int4, float8) timestamp",
+        kernel!(
+            |y: int4, m: int4, d: int4, h: int4, n: int4, s: float8| -> timestamp {
+                let date = NaiveDate::from_ymd_opt(y, m as u32, d as u32).ok_or_else(|| {
+                    SqlError::new(
+                        "22008",
+                        format!("date field value out of range: {y}-{m:02}-{d:02}"),
+                    )
+                })?;
+                Ok(Some(
+                    days(date) as i64 * DAY_US
+                        + (h as i64 * 3600 + n as i64 * 60) * 1_000_000
+                        + (s * 1e6).round() as i64,
+                ))
+            }
+        ),
+    );
+    r.add_fallible(
+        "make_time(int4, int4, float8) time",
+        kernel!(|h: int4, n: int4, s: float8| -> time {
+            Ok(Some(
+                (h as i64 * 3600 + n as i64 * 60) * 1_000_000 + (s * 1e6).round() as i64,
+            ))
+        }),
+    );
+    r.add_fallible(
+        "to_timestamp(float8) timestamptz",
+        kernel!(|s: float8| -> timestamptz {
+            if !s.is_finite() || s.abs() > 9e12 {
+                return Err(range());
+            }
+            Ok(Some((s * 1e6).round_ties_even() as i64))
+        }),
+    );
     r.add("justify_days(interval) interval", kernel!(|i: interval| -> interval interval(i.months as i64 + i.days as i64 / 30, i.days as i64 % 30, i.nanoseconds / 1000)));
-    r.add("justify_hours(interval) interval", kernel!(|i: interval| -> interval {
-        let us = i.nanoseconds / 1000;
-        interval(i.months as i64, i.days as i64 + us / DAY_US, us % DAY_US)
-    }));
-    r.add("isfinite(timestamp) bool", kernel!(|_t: timestamp| -> bool Ok(Some(true))));
-    r.add("isfinite(date) bool", kernel!(|d: date| -> bool Ok(date_of(d).map(|_| true))));
+    r.add(
+        "justify_hours(interval) interval",
+        kernel!(|i: interval| -> interval {
+            let us = i.nanoseconds / 1000;
+            interval(i.months as i64, i.days as i64 + us / DAY_US, us % DAY_US)
+        }),
+    );
+    r.add(
+        "isfinite(timestamp) bool",
+        kernel!(|_t: timestamp| -> bool Ok(Some(true))),
+    );
+    r.add(
+        "isfinite(date) bool",
+        kernel!(|d: date| -> bool Ok(date_of(d).map(|_| true))),
+    );
 }

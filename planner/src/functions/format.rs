@@ -28,7 +28,11 @@ fn float_text(v: f64, scientific: &str, digits: i32) -> String {
         return "NaN".into();
     }
     if v.is_infinite() {
-        return if v > 0.0 { "Infinity".into() } else { "-Infinity".into() };
+        return if v > 0.0 {
+            "Infinity".into()
+        } else {
+            "-Infinity".into()
+        };
     }
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
@@ -74,7 +78,11 @@ pub fn numeric(v: i128, scale: i8) -> String {
 pub fn date(days: i32) -> String {
     match date_of(days) {
         Some(d) => {
-            let (y, bc) = if d.year() <= 0 { (1 - d.year(), " BC") } else { (d.year(), "") };
+            let (y, bc) = if d.year() <= 0 {
+                (1 - d.year(), " BC")
+            } else {
+                (d.year(), "")
+            };
             format!("{y:04}-{:02}-{:02}{bc}", d.month(), d.day())
         }
         None => days.to_string(),
@@ -98,11 +106,21 @@ fn fraction(out: &mut String, us: i64) {
 
 /// timestamp, ISO
 pub fn timestamp(us: i64) -> String {
-    let Some(t) = datetime_of(us) else { return us.to_string() };
-    let (y, bc) = if t.year() <= 0 { (1 - t.year(), " BC") } else { (t.year(), "") };
+    let Some(t) = datetime_of(us) else {
+        return us.to_string();
+    };
+    let (y, bc) = if t.year() <= 0 {
+        (1 - t.year(), " BC")
+    } else {
+        (t.year(), "")
+    };
     let mut out = format!(
         "{y:04}-{:02}-{:02} {:02}:{:02}:{:02}",
-        t.month(), t.day(), t.hour(), t.minute(), t.second()
+        t.month(),
+        t.day(),
+        t.hour(),
+        t.minute(),
+        t.second()
     );
     fraction(&mut out, us.rem_euclid(1_000_000));
     out.push_str(bc);
@@ -113,7 +131,11 @@ pub fn timestamp(us: i64) -> String {
 pub fn timestamptz(us: i64, zone: &str) -> Result<String> {
     let offset = offset_at(us, zone)?;
     let mut out = timestamp(us + offset * 1_000_000);
-    let (sign, o) = if offset < 0 { ('-', -offset) } else { ('+', offset) };
+    let (sign, o) = if offset < 0 {
+        ('-', -offset)
+    } else {
+        ('+', offset)
+    };
     let _ = write!(out, "{sign}{:02}", o / 3600);
     if o % 3600 != 0 {
         let _ = write!(out, ":{:02}", o / 60 % 60);
@@ -178,13 +200,20 @@ pub fn value(array: &ArrayRef, row: usize, t: &SqlType, zone: &str) -> Result<Op
     }
     let a = array.as_ref();
     Ok(Some(match (t, a.data_type()) {
-        (_, DataType::Boolean) => if a.as_boolean().value(row) { "true" } else { "false" }.into(),
+        (_, DataType::Boolean) => if a.as_boolean().value(row) {
+            "true"
+        } else {
+            "false"
+        }
+        .into(),
         (_, DataType::Int16) => a.as_primitive::<Int16Type>().value(row).to_string(),
         (_, DataType::Int32) => a.as_primitive::<Int32Type>().value(row).to_string(),
         (_, DataType::Int64) => a.as_primitive::<Int64Type>().value(row).to_string(),
         (_, DataType::Float32) => float4(a.as_primitive::<Float32Type>().value(row)),
         (_, DataType::Float64) => float8(a.as_primitive::<Float64Type>().value(row)),
-        (_, DataType::Decimal128(_, s)) => numeric(a.as_primitive::<Decimal128Type>().value(row), *s),
+        (_, DataType::Decimal128(_, s)) => {
+            numeric(a.as_primitive::<Decimal128Type>().value(row), *s)
+        }
         (SqlType::Jsonb, DataType::Utf8View) => super::json::spaced(a.as_string_view().value(row)),
         (_, DataType::Utf8View) => a.as_string_view().value(row).into(),
         (_, DataType::Utf8) => a.as_string::<i32>().value(row).into(),
@@ -192,15 +221,22 @@ pub fn value(array: &ArrayRef, row: usize, t: &SqlType, zone: &str) -> Result<Op
         (_, DataType::Binary) => bytea(a.as_binary::<i32>().value(row)),
         (_, DataType::Date32) => date(a.as_primitive::<Date32Type>().value(row)),
         (_, DataType::Time64(_)) => time(a.as_primitive::<Time64MicrosecondType>().value(row)),
-        (_, DataType::Timestamp(_, None)) => timestamp(a.as_primitive::<TimestampMicrosecondType>().value(row)),
-        (_, DataType::Timestamp(_, Some(_))) => {
-            timestamptz(a.as_primitive::<TimestampMicrosecondType>().value(row), zone)?
+        (_, DataType::Timestamp(_, None)) => {
+            timestamp(a.as_primitive::<TimestampMicrosecondType>().value(row))
         }
-        (_, DataType::Interval(_)) => interval(a.as_primitive::<IntervalMonthDayNanoType>().value(row)),
+        (_, DataType::Timestamp(_, Some(_))) => timestamptz(
+            a.as_primitive::<TimestampMicrosecondType>().value(row),
+            zone,
+        )?,
+        (_, DataType::Interval(_)) => {
+            interval(a.as_primitive::<IntervalMonthDayNanoType>().value(row))
+        }
         (SqlType::Array(of), DataType::List(_)) => list(&a.as_list::<i32>().value(row), of, zone)?,
         (_, DataType::Null) => return Ok(None),
         (_, other) => {
-            return Err(SqlError::unsupported(format!("values of type {other} have no text form")));
+            return Err(SqlError::unsupported(format!(
+                "values of type {other} have no text form"
+            )));
         }
     }))
 }

@@ -51,12 +51,18 @@ impl<'a> Slices<'a> {
         let block = match self.blocks[buffer] {
             Some(b) => b,
             None => {
-                let b = self.out.append_block(self.source.data_buffers()[buffer].clone());
+                let b = self
+                    .out
+                    .append_block(self.source.data_buffers()[buffer].clone());
                 self.blocks[buffer] = Some(b);
                 b
             }
         };
-        if self.out.try_append_view(block, view.offset + offset as u32, part.len() as u32).is_err() {
+        if self
+            .out
+            .try_append_view(block, view.offset + offset as u32, part.len() as u32)
+            .is_err()
+        {
             self.out.append_value(part);
         }
     }
@@ -95,7 +101,10 @@ fn emit(out: &mut Slices, row: usize, raw: Option<&str>, as_text: bool, jsonb: b
 }
 
 fn member<'a>(json: &'a str, key: &str) -> Option<LazyValue<'a>> {
-    json.trim_start().starts_with('{').then(|| sonic_rs::get_from_str(json, [key]).ok()).flatten()
+    json.trim_start()
+        .starts_with('{')
+        .then(|| sonic_rs::get_from_str(json, [key]).ok())
+        .flatten()
 }
 
 fn element(json: &str, index: i64) -> Option<LazyValue<'_>> {
@@ -130,14 +139,23 @@ pub fn by_key(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
         }
         let text = json.value(j);
         let found = member(text, key.value(k));
-        emit(&mut out, j, found.as_ref().map(|v| raw(text, v)), as_text, jsonb);
+        emit(
+            &mut out,
+            j,
+            found.as_ref().map(|v| raw(text, v)),
+            as_text,
+            jsonb,
+        );
     }
     Ok(Arc::new(out.out.finish()))
 }
 
 /// `json -> 1`, `json ->> 1`
 pub fn by_index(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
-    let (json, index) = (a.arrays[0].as_string_view(), a.arrays[1].as_primitive::<Int32Type>());
+    let (json, index) = (
+        a.arrays[0].as_string_view(),
+        a.arrays[1].as_primitive::<Int32Type>(),
+    );
     let mut out = Slices::new(json, a.rows);
     for row in 0..a.rows {
         let (j, i) = (a.at(0, row), a.at(1, row));
@@ -147,7 +165,13 @@ pub fn by_index(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
         }
         let text = json.value(j);
         let found = element(text, index.value(i) as i64);
-        emit(&mut out, j, found.as_ref().map(|v| raw(text, v)), as_text, jsonb);
+        emit(
+            &mut out,
+            j,
+            found.as_ref().map(|v| raw(text, v)),
+            as_text,
+            jsonb,
+        );
     }
     Ok(Arc::new(out.out.finish()))
 }
@@ -220,31 +244,62 @@ fn items_of(out: &mut Slices, text: &str, row: usize, what: Items, jsonb: bool) 
     match what {
         Items::Elements | Items::ElementsText => {
             if first != Some(b'[') {
-                let kind = if first == Some(b'{') { "an object" } else { "a scalar" };
-                return Err(SqlError::new("22023", format!("cannot extract elements from {kind}")));
+                let kind = if first == Some(b'{') {
+                    "an object"
+                } else {
+                    "a scalar"
+                };
+                return Err(SqlError::new(
+                    "22023",
+                    format!("cannot extract elements from {kind}"),
+                ));
             }
             for e in sonic_rs::to_array_iter(text) {
                 let e = e.map_err(|_| malformed(text, jsonb))?;
-                emit(out, row, Some(raw(text, &e)), what == Items::ElementsText, jsonb);
+                emit(
+                    out,
+                    row,
+                    Some(raw(text, &e)),
+                    what == Items::ElementsText,
+                    jsonb,
+                );
                 n += 1;
             }
         }
         Items::Keys | Items::Values | Items::ValuesText => {
             if first != Some(b'{') {
-                let kind = if first == Some(b'[') { "an array" } else { "a scalar" };
+                let kind = if first == Some(b'[') {
+                    "an array"
+                } else {
+                    "a scalar"
+                };
                 let name = match what {
                     Items::Keys if jsonb => "jsonb_object_keys",
                     Items::Keys => "json_object_keys",
-                    _ => return Err(SqlError::new("22023", "cannot deconstruct a scalar or an array")),
+                    _ => {
+                        return Err(SqlError::new(
+                            "22023",
+                            "cannot deconstruct a scalar or an array",
+                        ));
+                    }
                 };
-                return Err(SqlError::new("22023", format!("cannot call {name} on {kind}")));
+                return Err(SqlError::new(
+                    "22023",
+                    format!("cannot call {name} on {kind}"),
+                ));
             }
             for e in sonic_rs::to_object_iter(text) {
                 let (key, v) = e.map_err(|_| malformed(text, jsonb))?;
                 if what == Items::Keys {
                     out.out.append_value(&key);
                 } else {
-                    emit(out, row, Some(raw(text, &v)), what == Items::ValuesText, jsonb);
+                    emit(
+                        out,
+                        row,
+                        Some(raw(text, &v)),
+                        what == Items::ValuesText,
+                        jsonb,
+                    );
                 }
                 n += 1;
             }
@@ -256,15 +311,24 @@ fn items_of(out: &mut Slices, text: &str, row: usize, what: Items, jsonb: bool) 
 fn malformed(text: &str, jsonb: bool) -> SqlError {
     let _ = jsonb;
     let shown: String = text.chars().take(200).collect();
-    SqlError::new("22P02", "invalid input syntax for type json").detail(format!("The text is: {shown}"))
+    SqlError::new("22P02", "invalid input syntax for type json")
+        .detail(format!("The text is: {shown}"))
 }
 
 /// jsonb_array_length
 pub fn array_length(text: &str) -> Result<Option<i32>> {
     match text.trim_start().bytes().next() {
-        Some(b'[') => Ok(Some(sonic_rs::to_array_iter(text).filter(|e| e.is_ok()).count() as i32)),
-        Some(b'{') => Err(SqlError::new("22023", "cannot get array length of a non-array")),
-        _ => Err(SqlError::new("22023", "cannot get array length of a scalar")),
+        Some(b'[') => Ok(Some(
+            sonic_rs::to_array_iter(text).filter(|e| e.is_ok()).count() as i32,
+        )),
+        Some(b'{') => Err(SqlError::new(
+            "22023",
+            "cannot get array length of a non-array",
+        )),
+        _ => Err(SqlError::new(
+            "22023",
+            "cannot get array length of a scalar",
+        )),
     }
 }
 
@@ -296,17 +360,24 @@ pub fn validate(array: &ArrayRef, jsonb: bool) -> DfResult<ArrayRef> {
             check(v).map_err(external)?;
         }
     }
-    if jsonb { Ok(Arc::new(b.finish())) } else { Ok(array.clone()) }
+    if jsonb {
+        Ok(Arc::new(b.finish()))
+    } else {
+        Ok(array.clone())
+    }
 }
 
 fn check(text: &str) -> Result<()> {
-    serde_json::from_str::<serde::de::IgnoredAny>(text).map(|_| ()).map_err(|e| json_error(&e))
+    serde_json::from_str::<serde::de::IgnoredAny>(text)
+        .map(|_| ())
+        .map_err(|e| json_error(&e))
 }
 
 fn json_error(e: &serde_json::Error) -> SqlError {
     let text = e.to_string();
     let text = text.split(" at line").next().unwrap_or(&text).to_string();
-    SqlError::new("22P02", "invalid input syntax for type json").detail(format!("JSON parser: {text}."))
+    SqlError::new("22P02", "invalid input syntax for type json")
+        .detail(format!("JSON parser: {text}."))
 }
 
 /// jsonb's canonical text.
@@ -416,27 +487,51 @@ pub fn spaced(text: &str) -> String {
 /// jsonb numbers and booleans as SQL values.
 pub fn to_sql(array: &ArrayRef, to: &SqlType) -> DfResult<ArrayRef> {
     let a = array.as_string_view();
-    let want = if matches!(to, SqlType::Bool) { "boolean" } else { "number" };
+    let want = if matches!(to, SqlType::Bool) {
+        "boolean"
+    } else {
+        "number"
+    };
     for v in a.iter().flatten() {
         let kind = type_of(v);
         if kind != want {
-            let kind = if matches!(kind, "object" | "array") { kind.to_string() } else { kind.to_string() };
             return Err(external(SqlError::new(
                 "22023",
                 format!("cannot cast jsonb {kind} to type {}", plain_name(to)),
             )));
         }
     }
-    if matches!(to, SqlType::Bool | SqlType::Numeric(..) | SqlType::Float8 | SqlType::Float4) {
-        return super::cast::cast_array(array, &SqlType::Text, to, super::cast::Context::Explicit, "UTC");
+    if matches!(
+        to,
+        SqlType::Bool | SqlType::Numeric(..) | SqlType::Float8 | SqlType::Float4
+    ) {
+        return super::cast::cast_array(
+            array,
+            &SqlType::Text,
+            to,
+            super::cast::Context::Explicit,
+            "UTC",
+        );
     }
     let exact = SqlType::Numeric(38, 6);
-    let n = super::cast::cast_array(array, &SqlType::Text, &exact, super::cast::Context::Explicit, "UTC")?;
+    let n = super::cast::cast_array(
+        array,
+        &SqlType::Text,
+        &exact,
+        super::cast::Context::Explicit,
+        "UTC",
+    )?;
     super::cast::cast_array(&n, &exact, to, super::cast::Context::Explicit, "UTC")
 }
 
 /// Any value as JSON.
-pub fn value_into(array: &ArrayRef, row: usize, t: &SqlType, zone: &str, out: &mut String) -> Result<()> {
+pub fn value_into(
+    array: &ArrayRef,
+    row: usize,
+    t: &SqlType,
+    zone: &str,
+    out: &mut String,
+) -> Result<()> {
     if array.is_null(row) {
         out.push_str("null");
         return Ok(());
@@ -454,7 +549,11 @@ pub fn value_into(array: &ArrayRef, row: usize, t: &SqlType, zone: &str, out: &m
             }
             out.push(']');
         }
-        SqlType::Bool => out.push_str(if array.as_boolean().value(row) { "true" } else { "false" }),
+        SqlType::Bool => out.push_str(if array.as_boolean().value(row) {
+            "true"
+        } else {
+            "false"
+        }),
         t => {
             let mut text = super::format::value(array, row, t, zone)?.unwrap_or_default();
             if matches!(t, SqlType::Timestamp | SqlType::Timestamptz) {
@@ -464,7 +563,11 @@ pub fn value_into(array: &ArrayRef, row: usize, t: &SqlType, zone: &str, out: &m
                 }
             }
             let number = crate::bind::types::is_number(t) && !text.contains(['N', 'I']);
-            if number { out.push_str(&text) } else { string_into(&text, out) }
+            if number {
+                out.push_str(&text)
+            } else {
+                string_into(&text, out)
+            }
         }
     }
     Ok(())
@@ -474,7 +577,9 @@ pub fn value_into(array: &ArrayRef, row: usize, t: &SqlType, zone: &str, out: &m
 pub fn contains(a: &serde_json::Value, b: &serde_json::Value) -> bool {
     use serde_json::Value as V;
     match (a, b) {
-        (V::Object(a), V::Object(b)) => b.iter().all(|(k, v)| a.get(k).is_some_and(|w| contains(w, v))),
+        (V::Object(a), V::Object(b)) => b
+            .iter()
+            .all(|(k, v)| a.get(k).is_some_and(|w| contains(w, v))),
         (V::Array(a), V::Array(b)) => b.iter().all(|v| a.iter().any(|w| contains(w, v))),
         (V::Array(a), b) if !b.is_object() => a.iter().any(|w| w == b),
         (V::Number(a), V::Number(b)) => a.as_f64() == b.as_f64(),
@@ -510,79 +615,104 @@ pub fn register(r: &mut super::registry::Registry) {
     }
     access!("json", false);
     access!("jsonb", true);
-    r.add_fallible("jsonb_contains(jsonb, jsonb) bool", kernel!(|a: text, b: text| -> bool Ok(Some(contains(&document(a)?, &document(b)?)))));
-    r.add("jsonb_exists(jsonb, text) bool", kernel!(|j: text, k: text| -> bool {
-        Ok(Some(match type_of(j) {
-            "object" => member(j, k).is_some(),
-            "array" => sonic_rs::to_array_iter(j).flatten().any(|e| {
-                let e = raw(j, &e);
-                quoted(e).is_some_and(|_| unescape(e) == k)
-            }),
-            "string" => unescape(j) == k,
-            _ => false,
-        }))
-    }));
-    r.add_fallible("jsonb_concat(jsonb, jsonb) jsonb", kernel!(|a: text, b: text| -> text {
-        use serde_json::Value as V;
-        let joined = match (document(a)?, document(b)?) {
-            (V::Object(mut a), V::Object(b)) => {
-                a.extend(b);
-                V::Object(a)
-            }
-            (V::Array(mut a), V::Array(b)) => {
-                a.extend(b);
-                V::Array(a)
-            }
-            (V::Array(mut a), b) => {
-                a.push(b);
-                V::Array(a)
-            }
-            (a, V::Array(mut b)) => {
-                b.insert(0, a);
-                V::Array(b)
-            }
-            (a, b) => V::Array(vec![a, b]),
-        };
-        canonical(&joined.to_string()).map(Some)
-    }));
-    r.add_fallible("jsonb_delete(jsonb, text) jsonb", kernel!(|j: text, k: text| -> text {
-        use serde_json::Value as V;
-        let v = match document(j)? {
-            V::Object(mut o) => {
-                o.shift_remove(k);
-                V::Object(o)
-            }
-            V::Array(a) => V::Array(a.into_iter().filter(|e| e.as_str() != Some(k)).collect()),
-            _ => return Err(SqlError::new("22023", "cannot delete from scalar")),
-        };
-        canonical(&v.to_string()).map(Some)
-    }));
-    r.add_fallible("jsonb_delete(jsonb, int4) jsonb", kernel!(|j: text, i: int4| -> text {
-        use serde_json::Value as V;
-        let V::Array(mut a) = document(j)? else {
-            return Err(SqlError::new("22023", "cannot delete from object using integer index"));
-        };
-        let at = if i < 0 { a.len() as i64 + i as i64 } else { i as i64 };
-        if at >= 0 && (at as usize) < a.len() {
-            a.remove(at as usize);
-        }
-        canonical(&V::Array(a).to_string()).map(Some)
-    }));
-    r.add_fallible("jsonb_strip_nulls(jsonb) jsonb", kernel!(|j: text| -> text {
-        fn strip(v: &mut serde_json::Value) {
-            match v {
-                serde_json::Value::Object(o) => {
-                    o.retain(|_, v| !v.is_null());
-                    o.values_mut().for_each(strip);
+    r.add_fallible(
+        "jsonb_contains(jsonb, jsonb) bool",
+        kernel!(|a: text, b: text| -> bool Ok(Some(contains(&document(a)?, &document(b)?)))),
+    );
+    r.add(
+        "jsonb_exists(jsonb, text) bool",
+        kernel!(|j: text, k: text| -> bool {
+            Ok(Some(match type_of(j) {
+                "object" => member(j, k).is_some(),
+                "array" => sonic_rs::to_array_iter(j).flatten().any(|e| {
+                    let e = raw(j, &e);
+                    quoted(e).is_some_and(|_| unescape(e) == k)
+                }),
+                "string" => unescape(j) == k,
+                _ => false,
+            }))
+        }),
+    );
+    r.add_fallible(
+        "jsonb_concat(jsonb, jsonb) jsonb",
+        kernel!(|a: text, b: text| -> text {
+            use serde_json::Value as V;
+            let joined = match (document(a)?, document(b)?) {
+                (V::Object(mut a), V::Object(b)) => {
+                    a.extend(b);
+                    V::Object(a)
                 }
-                serde_json::Value::Array(a) => a.iter_mut().for_each(strip),
-                _ => {}
+                (V::Array(mut a), V::Array(b)) => {
+                    a.extend(b);
+                    V::Array(a)
+                }
+                (V::Array(mut a), b) => {
+                    a.push(b);
+                    V::Array(a)
+                }
+                (a, V::Array(mut b)) => {
+                    b.insert(0, a);
+                    V::Array(b)
+                }
+                (a, b) => V::Array(vec![a, b]),
+            };
+            canonical(&joined.to_string()).map(Some)
+        }),
+    );
+    r.add_fallible(
+        "jsonb_delete(jsonb, text) jsonb",
+        kernel!(|j: text, k: text| -> text {
+            use serde_json::Value as V;
+            let v = match document(j)? {
+                V::Object(mut o) => {
+                    o.shift_remove(k);
+                    V::Object(o)
+                }
+                V::Array(a) => V::Array(a.into_iter().filter(|e| e.as_str() != Some(k)).collect()),
+                _ => return Err(SqlError::new("22023", "cannot delete from scalar")),
+            };
+            canonical(&v.to_string()).map(Some)
+        }),
+    );
+    r.add_fallible(
+        "jsonb_delete(jsonb, int4) jsonb",
+        kernel!(|j: text, i: int4| -> text {
+            use serde_json::Value as V;
+            let V::Array(mut a) = document(j)? else {
+                return Err(SqlError::new(
+                    "22023",
+                    "cannot delete from object using integer index",
+                ));
+            };
+            let at = if i < 0 {
+                a.len() as i64 + i as i64
+            } else {
+                i as i64
+            };
+            if at >= 0 && (at as usize) < a.len() {
+                a.remove(at as usize);
             }
-        }
-        let mut v = document(j)?;
-        strip(&mut v);
-        canonical(&v.to_string()).map(Some)
-    }));
+            canonical(&V::Array(a).to_string()).map(Some)
+        }),
+    );
+    r.add_fallible(
+        "jsonb_strip_nulls(jsonb) jsonb",
+        kernel!(|j: text| -> text {
+            fn strip(v: &mut serde_json::Value) {
+                match v {
+                    serde_json::Value::Object(o) => {
+                        o.retain(|_, v| !v.is_null());
+                        o.values_mut().for_each(strip);
+                    }
+                    serde_json::Value::Array(a) => a.iter_mut().for_each(strip),
+                    _ => {}
+                }
+            }
+            let mut v = document(j)?;
+            strip(&mut v);
+            canonical(&v.to_string()).map(Some)
+        }),
+    );
 }
 
 /// json_extract_path(j, 'a', 'b')

@@ -118,9 +118,16 @@ impl ScalarUDFImpl for Function {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
-        let constant = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
+        let constant = args
+            .args
+            .iter()
+            .all(|a| matches!(a, ColumnarValue::Scalar(_)));
         let volatile = self.signature.volatility == Volatility::Volatile;
-        let rows = if constant && !volatile { 1 } else { args.number_rows };
+        let rows = if constant && !volatile {
+            1
+        } else {
+            args.number_rows
+        };
         let arrays = args
             .args
             .into_iter()
@@ -159,12 +166,29 @@ pub fn call(
         kernel,
         fallible,
     };
-    Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::new_from_impl(f)), args))
+    Expr::ScalarFunction(ScalarFunction::new_udf(
+        Arc::new(ScalarUDF::new_from_impl(f)),
+        args,
+    ))
 }
 
 /// A kernel from typed rows: NULL where an argument is NULL, else what the body gives,
 /// `Result<Option<T>, SqlError>`.
 macro_rules! kernel {
+    (|| -> $r:ident $body:expr) => {
+        std::sync::Arc::new(move |args: &$crate::functions::Args| -> datafusion_common::Result<arrow::array::ArrayRef> {
+            let mut out = $crate::functions::builder!($r, args.rows);
+            for _ in 0..args.rows {
+                #[allow(clippy::redundant_closure_call)]
+                let result: crate::error::Result<Option<_>> = (|| $body)();
+                match result.map_err($crate::functions::external)? {
+                    Some(v) => out.append_value(v),
+                    None => out.append_null(),
+                }
+            }
+            Ok(std::sync::Arc::new($crate::functions::finish!($r, out)))
+        })
+    };
     (|$($a:ident : $t:ident),*| -> $r:ident $body:expr) => {
         std::sync::Arc::new(move |args: &$crate::functions::Args| -> datafusion_common::Result<arrow::array::ArrayRef> {
             #[allow(unused_mut, unused_assignments, unused_variables)]
@@ -175,15 +199,16 @@ macro_rules! kernel {
                 { i += 1; }
             )*
             let mut out = $crate::functions::builder!($r, args.rows);
+            #[allow(unused_variables)]
             for row in 0..args.rows {
                 if false $(|| args.is_null($a.1, row))* {
                     out.append_null();
                     continue;
                 }
+                #[allow(clippy::redundant_closure_call)]
                 let result: crate::error::Result<Option<_>> = (|| {
                     $( let $a = $a.0.value(args.at($a.1, row)); )*
-                    #[allow(clippy::redundant_closure_call)]
-                    { $body }
+                    $body
                 })();
                 match result.map_err($crate::functions::external)? {
                     Some(v) => out.append_value(v),
@@ -219,25 +244,59 @@ macro_rules! column {
 pub(crate) use column;
 
 macro_rules! builder {
-    (text, $n:expr) => { arrow::array::StringViewBuilder::with_capacity($n) };
-    (bool, $n:expr) => { arrow::array::BooleanBuilder::with_capacity($n) };
-    (bytea, $n:expr) => { arrow::array::BinaryBuilder::with_capacity($n, 0) };
-    (int2, $n:expr) => { arrow::array::Int16Builder::with_capacity($n) };
-    (int4, $n:expr) => { arrow::array::Int32Builder::with_capacity($n) };
-    (int8, $n:expr) => { arrow::array::Int64Builder::with_capacity($n) };
-    (float4, $n:expr) => { arrow::array::Float32Builder::with_capacity($n) };
-    (float8, $n:expr) => { arrow::array::Float64Builder::with_capacity($n) };
-    (date, $n:expr) => { arrow::array::Date32Builder::with_capacity($n) };
-    (time, $n:expr) => { arrow::array::Time64MicrosecondBuilder::with_capacity($n) };
-    (timestamp, $n:expr) => { arrow::array::TimestampMicrosecondBuilder::with_capacity($n) };
-    (timestamptz, $n:expr) => { arrow::array::TimestampMicrosecondBuilder::with_capacity($n) };
-    (interval, $n:expr) => { arrow::array::IntervalMonthDayNanoBuilder::with_capacity($n) };
-    (text_list, $n:expr) => { $crate::functions::array::TextListBuilder::default() };
+    (text, $n:expr) => {
+        arrow::array::StringViewBuilder::with_capacity($n)
+    };
+    (bool, $n:expr) => {
+        arrow::array::BooleanBuilder::with_capacity($n)
+    };
+    (bytea, $n:expr) => {
+        arrow::array::BinaryBuilder::with_capacity($n, 0)
+    };
+    (int2, $n:expr) => {
+        arrow::array::Int16Builder::with_capacity($n)
+    };
+    (int4, $n:expr) => {
+        arrow::array::Int32Builder::with_capacity($n)
+    };
+    (int8, $n:expr) => {
+        arrow::array::Int64Builder::with_capacity($n)
+    };
+    (float4, $n:expr) => {
+        arrow::array::Float32Builder::with_capacity($n)
+    };
+    (float8, $n:expr) => {
+        arrow::array::Float64Builder::with_capacity($n)
+    };
+    (date, $n:expr) => {
+        arrow::array::Date32Builder::with_capacity($n)
+    };
+    (time, $n:expr) => {
+        arrow::array::Time64MicrosecondBuilder::with_capacity($n)
+    };
+    (timestamp, $n:expr) => {
+        arrow::array::TimestampMicrosecondBuilder::with_capacity($n)
+    };
+    (timestamptz, $n:expr) => {
+        arrow::array::TimestampMicrosecondBuilder::with_capacity($n)
+    };
+    (interval, $n:expr) => {
+        arrow::array::IntervalMonthDayNanoBuilder::with_capacity($n)
+    };
+    (text_list, $n:expr) => {
+        $crate::functions::array::TextListBuilder::default()
+    };
 }
 pub(crate) use builder;
 
 macro_rules! finish {
-    (timestamptz, $b:expr) => { { let mut b = $b; b.finish().with_timezone(tidemill_zset::schema::UTC) } };
-    ($t:ident, $b:expr) => { { let mut b = $b; b.finish() } };
+    (timestamptz, $b:expr) => {{
+        let mut b = $b;
+        b.finish().with_timezone(tidemill_zset::schema::UTC)
+    }};
+    ($t:ident, $b:expr) => {{
+        let mut b = $b;
+        b.finish()
+    }};
 }
 pub(crate) use finish;

@@ -10,16 +10,25 @@ pub const DAY_US: i64 = 86_400_000_000;
 
 /// `invalid input syntax for type …: "…"`
 pub fn invalid(type_name: &str, text: &str) -> SqlError {
-    SqlError::new("22P02", format!("invalid input syntax for type {type_name}: \"{text}\""))
+    SqlError::new(
+        "22P02",
+        format!("invalid input syntax for type {type_name}: \"{text}\""),
+    )
 }
 
 fn invalid_date(type_name: &str, text: &str) -> SqlError {
-    SqlError::new("22007", format!("invalid input syntax for type {type_name}: \"{text}\""))
+    SqlError::new(
+        "22007",
+        format!("invalid input syntax for type {type_name}: \"{text}\""),
+    )
 }
 
 /// `… out of range for type …`
 pub fn out_of_range(type_name: &str, text: &str) -> SqlError {
-    SqlError::new("22003", format!("value \"{text}\" is out of range for type {type_name}"))
+    SqlError::new(
+        "22003",
+        format!("value \"{text}\" is out of range for type {type_name}"),
+    )
 }
 
 /// boolean
@@ -57,7 +66,9 @@ pub fn float(text: &str, type_name: &str) -> Result<f64> {
         "inf" | "infinity" | "+inf" | "+infinity" => f64::INFINITY,
         "-inf" | "-infinity" => f64::NEG_INFINITY,
         lower => {
-            let plain = lower.bytes().all(|b| b.is_ascii_digit() || b".+-e".contains(&b));
+            let plain = lower
+                .bytes()
+                .all(|b| b.is_ascii_digit() || b".+-e".contains(&b));
             let v = if plain { t.parse::<f64>().ok() } else { None };
             let v = v.ok_or_else(|| invalid(type_name, text))?;
             let mantissa = lower.split('e').next().unwrap_or_default();
@@ -119,7 +130,9 @@ pub fn decimal_parts(text: &str) -> Option<(i256, i32)> {
         if !b.is_ascii_digit() {
             return None;
         }
-        v = v.checked_mul(ten)?.checked_add(i256::from_i128((b - b'0') as i128))?;
+        v = v
+            .checked_mul(ten)?
+            .checked_add(i256::from_i128((b - b'0') as i128))?;
     }
     let mut scale = fraction.len() as i32 - exponent;
     if !(-70..=1000).contains(&scale) {
@@ -143,7 +156,11 @@ pub fn rescale(v: i256, from: i32, to: i32) -> Option<i256> {
     }
     let d = pow10(down);
     let half = d.wrapping_div(i256::from_i128(2));
-    let adjusted = if v < i256::ZERO { v.checked_sub(half)? } else { v.checked_add(half)? };
+    let adjusted = if v < i256::ZERO {
+        v.checked_sub(half)?
+    } else {
+        v.checked_add(half)?
+    };
     Some(adjusted.wrapping_div(d))
 }
 
@@ -153,34 +170,50 @@ pub fn fits(v: i256, precision: u8, scale: i8) -> Result<i128> {
     if v >= limit || v <= limit.wrapping_neg() {
         return Err(numeric_overflow(precision, scale));
     }
-    v.to_i128().ok_or_else(|| numeric_overflow(precision, scale))
+    v.to_i128()
+        .ok_or_else(|| numeric_overflow(precision, scale))
 }
 
 /// numeric(p,s)
 pub fn numeric(text: &str, precision: u8, scale: i8) -> Result<i128> {
     let t = text.trim();
-    if matches!(t.to_ascii_lowercase().as_str(), "nan" | "infinity" | "-infinity" | "inf" | "-inf" | "+inf" | "+infinity") {
-        return Err(SqlError::unsupported(format!("numeric \"{t}\" is not supported")));
+    if matches!(
+        t.to_ascii_lowercase().as_str(),
+        "nan" | "infinity" | "-infinity" | "inf" | "-inf" | "+inf" | "+infinity"
+    ) {
+        return Err(SqlError::unsupported(format!(
+            "numeric \"{t}\" is not supported"
+        )));
     }
     let (v, s) = decimal_parts(t).ok_or_else(|| {
-        let number = t.bytes().all(|b| b.is_ascii_digit() || b".+-eE".contains(&b))
+        let number = t
+            .bytes()
+            .all(|b| b.is_ascii_digit() || b".+-eE".contains(&b))
             && t.parse::<f64>().is_ok();
-        if number { numeric_overflow(precision, scale) } else { invalid("numeric", text) }
+        if number {
+            numeric_overflow(precision, scale)
+        } else {
+            invalid("numeric", text)
+        }
     })?;
     let v = rescale(v, s, scale as i32).ok_or_else(|| numeric_overflow(precision, scale))?;
     fits(v, precision, scale)
 }
 
 fn month_name(t: &str) -> Option<u32> {
-    const NAMES: [&str; 12] =
-        ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+    const NAMES: [&str; 12] = [
+        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+    ];
     let lower = t.to_ascii_lowercase();
     let n = NAMES.iter().position(|m| lower.starts_with(m))?;
     Some(n as u32 + 1)
 }
 
 fn out_of_range_field(text: &str) -> SqlError {
-    SqlError::new("22008", format!("date/time field value out of range: \"{text}\""))
+    SqlError::new(
+        "22008",
+        format!("date/time field value out of range: \"{text}\""),
+    )
 }
 
 /// What a date/time text says, before it is made a value.
@@ -198,12 +231,16 @@ struct DateTimeText {
 
 fn date_word(t: &str, text: &str) -> Result<Option<NaiveDate>> {
     let ymd = |y: i32, m: u32, d: u32| {
-        NaiveDate::from_ymd_opt(y, m, d).ok_or_else(|| out_of_range_field(text)).map(Some)
+        NaiveDate::from_ymd_opt(y, m, d)
+            .ok_or_else(|| out_of_range_field(text))
+            .map(Some)
     };
     let fields: Vec<&str> = t.split(['-', '/', '.']).collect();
     match fields.as_slice() {
         [y, m, d] if y.len() >= 3 && t.contains(['-', '/']) => {
-            let (Ok(y), Ok(d)) = (y.parse(), d.parse()) else { return Ok(None) };
+            let (Ok(y), Ok(d)) = (y.parse(), d.parse()) else {
+                return Ok(None);
+            };
             let m = match m.parse() {
                 Ok(m) => m,
                 Err(_) => match month_name(m) {
@@ -251,16 +288,24 @@ fn time_word(t: &str, text: &str) -> Result<Option<i64>> {
             Some(f) => f.parse().ok().filter(|v| *v <= max.max(999)),
         }
     };
-    let (Some(h), Some(m)) = (next(24), next(59)) else { return Ok(None) };
+    let (Some(h), Some(m)) = (next(24), next(59)) else {
+        return Ok(None);
+    };
     let (seconds, fraction) = match fields.next() {
         None => (0, 0.0),
         Some(s) => {
             let (w, f) = s.split_once('.').unwrap_or((s, ""));
-            let Ok(w) = w.parse::<u32>() else { return Ok(None) };
+            let Ok(w) = w.parse::<u32>() else {
+                return Ok(None);
+            };
             if !f.bytes().all(|b| b.is_ascii_digit()) {
                 return Ok(None);
             }
-            let f: f64 = if f.is_empty() { 0.0 } else { format!("0.{f}").parse().unwrap_or(0.0) };
+            let f: f64 = if f.is_empty() {
+                0.0
+            } else {
+                format!("0.{f}").parse().unwrap_or(0.0)
+            };
             (w, f)
         }
     };
@@ -280,7 +325,10 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
     for w in spaced.split_whitespace() {
         // 2020-01-01T10:00
         match w.char_indices().find(|(i, c)| {
-            (*c == 'T' || *c == 't') && *i > 0 && w.as_bytes()[i - 1].is_ascii_digit() && w[i + 1..].contains(':')
+            (*c == 'T' || *c == 't')
+                && *i > 0
+                && w.as_bytes()[i - 1].is_ascii_digit()
+                && w[i + 1..].contains(':')
         }) {
             Some((i, _)) => words.extend([w[..i].to_string(), w[i + 1..].to_string()]),
             None => words.push(w.to_string()),
@@ -297,8 +345,10 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
             "-infinity" => out.infinite = Some(false),
             "epoch" => out.special = Some("epoch"),
             "now" | "today" | "tomorrow" | "yesterday" => {
-                return Err(SqlError::unsupported(format!("the date/time input \"{w}\" is not supported"))
-                    .hint("Use now() or current_date."));
+                return Err(SqlError::unsupported(format!(
+                    "the date/time input \"{w}\" is not supported"
+                ))
+                .hint("Use now() or current_date."));
             }
             "allballs" => out.time = Some(0),
             "bc" => out.bc = true,
@@ -316,13 +366,18 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
                 });
             }
             _ if out.time.is_none() && w.contains(':') => {
-                let split = w.find(['+', 'Z', 'z']).or_else(|| w.rfind('-')).unwrap_or(w.len());
+                let split = w
+                    .find(['+', 'Z', 'z'])
+                    .or_else(|| w.rfind('-'))
+                    .unwrap_or(w.len());
                 out.time = Some(time_word(&w[..split], text)?.ok_or_else(bad)?);
                 if split < w.len() {
                     out.zone = Some(w[split..].to_string());
                 }
             }
-            _ if out.date.is_none() && date_word(w, text)?.is_some() => out.date = date_word(w, text)?,
+            _ if out.date.is_none() && date_word(w, text)?.is_some() => {
+                out.date = date_word(w, text)?
+            }
             _ if out.time.is_some() && out.zone.is_none() => out.zone = Some(w.clone()),
             _ => loose.push(w.clone()),
         }
@@ -330,7 +385,9 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
     if !loose.is_empty() {
         out.date = Some(loose_date(&loose, out.date, text)?.ok_or_else(bad)?);
     }
-    if out.bc && let Some(d) = out.date {
+    if out.bc
+        && let Some(d) = out.date
+    {
         out.date = d.with_year(1 - d.year());
     }
     Ok(out)
@@ -340,7 +397,9 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
 fn loose_date(words: &[String], date: Option<NaiveDate>, text: &str) -> Result<Option<NaiveDate>> {
     let weekday = |w: &str| {
         let l = w.to_ascii_lowercase();
-        ["mon", "tue", "wed", "thu", "fri", "sat", "sun"].iter().any(|d| l.starts_with(d))
+        ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+            .iter()
+            .any(|d| l.starts_with(d))
     };
     let words: Vec<&String> = words.iter().filter(|w| !weekday(w)).collect();
     if words.is_empty() {
@@ -349,12 +408,20 @@ fn loose_date(words: &[String], date: Option<NaiveDate>, text: &str) -> Result<O
     if date.is_some() || words.len() != 3 {
         return Ok(None);
     }
-    let month = words.iter().find_map(|w| month_name(w).filter(|_| w.parse::<i32>().is_err()));
+    let month = words
+        .iter()
+        .find_map(|w| month_name(w).filter(|_| w.parse::<i32>().is_err()));
     let numbers: Vec<&&String> = words.iter().filter(|w| w.parse::<i32>().is_ok()).collect();
-    let (Some(m), [a, b]) = (month, numbers.as_slice()) else { return Ok(None) };
+    let (Some(m), [a, b]) = (month, numbers.as_slice()) else {
+        return Ok(None);
+    };
     let (d, y) = if a.len() > 2 { (b, a) } else { (a, b) };
-    let (Ok(d), Ok(yv)) = (d.parse::<u32>(), y.parse::<i32>()) else { return Ok(None) };
-    NaiveDate::from_ymd_opt(year(yv, y), m, d).ok_or_else(|| out_of_range_field(text)).map(Some)
+    let (Ok(d), Ok(yv)) = (d.parse::<u32>(), y.parse::<i32>()) else {
+        return Ok(None);
+    };
+    NaiveDate::from_ymd_opt(year(yv, y), m, d)
+        .ok_or_else(|| out_of_range_field(text))
+        .map(Some)
 }
 
 /// Days since 1970-01-01.
@@ -391,7 +458,9 @@ pub fn date(text: &str) -> Result<i32> {
 
 /// time
 pub fn time(text: &str) -> Result<i64> {
-    date_time(text, "time")?.time.ok_or_else(|| invalid_date("time", text))
+    date_time(text, "time")?
+        .time
+        .ok_or_else(|| invalid_date("time", text))
 }
 
 /// timestamp: a zone in the text is ignored.
@@ -405,7 +474,9 @@ fn naive(t: &DateTimeText, text: &str, type_name: &str) -> Result<i64> {
         return Ok(0);
     }
     if t.infinite.is_some() {
-        return Err(SqlError::unsupported("infinite timestamps are not supported"));
+        return Err(SqlError::unsupported(
+            "infinite timestamps are not supported",
+        ));
     }
     let d = t.date.ok_or_else(|| invalid_date(type_name, text))?;
     Ok(days(d) as i64 * DAY_US + t.time.unwrap_or(0))
@@ -420,12 +491,23 @@ pub fn timestamptz(text: &str, session_zone: &str) -> Result<i64> {
         return Ok(local);
     }
     let zone = t.zone.as_deref().unwrap_or(session_zone);
-    to_utc(local, zone).map_err(|e| if t.zone.is_some() && e.sqlstate == "22023" && e.message.starts_with("time zone") { e } else if t.zone.is_some() { invalid_date(name, text) } else { e })
+    to_utc(local, zone).map_err(|e| {
+        if t.zone.is_some() && e.sqlstate == "22023" && e.message.starts_with("time zone") {
+            e
+        } else if t.zone.is_some() {
+            invalid_date(name, text)
+        } else {
+            e
+        }
+    })
 }
 
 /// A fixed offset such as `+02`, `-03:30`, `Z`, in seconds east.
 fn fixed_offset(zone: &str) -> Option<i64> {
-    if matches!(zone.to_ascii_uppercase().as_str(), "Z" | "UTC" | "GMT" | "ZULU") {
+    if matches!(
+        zone.to_ascii_uppercase().as_str(),
+        "Z" | "UTC" | "GMT" | "ZULU"
+    ) {
         return Some(0);
     }
     let sign = match zone.as_bytes().first()? {
@@ -442,7 +524,11 @@ fn fixed_offset(zone: &str) -> Option<i64> {
         1 | 2 => (digits.parse().ok()?, 0, 0),
         3 => (digits[..1].parse().ok()?, digits[1..].parse().ok()?, 0),
         4 => (digits[..2].parse().ok()?, digits[2..].parse().ok()?, 0),
-        6 => (digits[..2].parse().ok()?, digits[2..4].parse().ok()?, digits[4..].parse().ok()?),
+        6 => (
+            digits[..2].parse().ok()?,
+            digits[2..4].parse().ok()?,
+            digits[4..].parse().ok()?,
+        ),
         _ => return None,
     };
     let (h, m, s): (i64, i64, i64) = (h, m, s);
@@ -452,7 +538,12 @@ fn fixed_offset(zone: &str) -> Option<i64> {
 fn named_zone(zone: &str) -> Result<chrono_tz::Tz> {
     zone.parse::<chrono_tz::Tz>()
         .ok()
-        .or_else(|| chrono_tz::TZ_VARIANTS.iter().find(|t| t.name().eq_ignore_ascii_case(zone)).copied())
+        .or_else(|| {
+            chrono_tz::TZ_VARIANTS
+                .iter()
+                .find(|t| t.name().eq_ignore_ascii_case(zone))
+                .copied()
+        })
         .ok_or_else(|| SqlError::new("22023", format!("time zone \"{zone}\" not recognized")))
 }
 
@@ -493,7 +584,12 @@ pub fn offset_at(utc: i64, zone: &str) -> Result<i64> {
 
 /// interval
 pub fn interval(text: &str) -> Result<IntervalMonthDayNano> {
-    let bad = || SqlError::new("22007", format!("invalid input syntax for type interval: \"{text}\""));
+    let bad = || {
+        SqlError::new(
+            "22007",
+            format!("invalid input syntax for type interval: \"{text}\""),
+        )
+    };
     let t = text.trim();
     if t.is_empty() {
         return Err(bad());
@@ -618,12 +714,19 @@ fn finish_interval(months: f64, days: f64, us: f64, text: &str) -> Result<Interv
     let more_days = ((months - whole_months) * 30.0 * 1e9).round() / 1e9;
     let whole_days = days.trunc() + more_days.trunc();
     let us = us + ((days - days.trunc()) + (more_days - more_days.trunc())) * DAY_US as f64;
-    let out = SqlError::new("22015", format!("interval field value out of range: \"{text}\""));
+    let out = SqlError::new(
+        "22015",
+        format!("interval field value out of range: \"{text}\""),
+    );
     if whole_months.abs() > i32::MAX as f64 || whole_days.abs() > i32::MAX as f64 {
         return Err(out);
     }
     let ns = (us.round_ties_even() as i64).checked_mul(1000).ok_or(out)?;
-    Ok(IntervalMonthDayNano::new(whole_months as i32, whole_days as i32, ns))
+    Ok(IntervalMonthDayNano::new(
+        whole_months as i32,
+        whole_days as i32,
+        ns,
+    ))
 }
 
 /// uuid: canonical text.
@@ -634,13 +737,24 @@ pub fn uuid(text: &str) -> Result<String> {
         (None, false) => t,
         _ => return Err(invalid("uuid", text)),
     };
-    let hex: String = inner.chars().filter(|c| *c != '-').collect::<String>().to_ascii_lowercase();
-    let dashes_ok = inner.len() == 32
-        || inner.split('-').all(|g| !g.is_empty() && g.len() % 4 == 0);
+    let hex: String = inner
+        .chars()
+        .filter(|c| *c != '-')
+        .collect::<String>()
+        .to_ascii_lowercase();
+    let dashes_ok =
+        inner.len() == 32 || inner.split('-').all(|g| !g.is_empty() && g.len() % 4 == 0);
     if hex.len() != 32 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) || !dashes_ok {
         return Err(invalid("uuid", text));
     }
-    Ok(format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
+    Ok(format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    ))
 }
 
 /// bytea, hex (`\x…`) or escape format.
@@ -648,13 +762,22 @@ pub fn bytea(text: &str) -> Result<Vec<u8>> {
     if let Some(hex) = text.strip_prefix("\\x") {
         let digits: Vec<u8> = hex.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
         if let Some(b) = digits.iter().find(|b| !b.is_ascii_hexdigit()) {
-            return Err(SqlError::new("22023", format!("invalid hexadecimal digit: \"{}\"", *b as char)));
+            return Err(SqlError::new(
+                "22023",
+                format!("invalid hexadecimal digit: \"{}\"", *b as char),
+            ));
         }
         if digits.len() % 2 == 1 {
-            return Err(SqlError::new("22023", "invalid hexadecimal data: odd number of digits"));
+            return Err(SqlError::new(
+                "22023",
+                "invalid hexadecimal data: odd number of digits",
+            ));
         }
         let value = |b: u8| (b as char).to_digit(16).unwrap_or(0) as u8;
-        return Ok(digits.chunks(2).map(|p| value(p[0]) << 4 | value(p[1])).collect());
+        return Ok(digits
+            .chunks(2)
+            .map(|p| value(p[0]) << 4 | value(p[1]))
+            .collect());
     }
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes().peekable();
@@ -666,7 +789,8 @@ pub fn bytea(text: &str) -> Result<Vec<u8>> {
         match bytes.next() {
             Some(b'\\') => out.push(b'\\'),
             Some(a @ b'0'..=b'3') => {
-                let (Some(b @ b'0'..=b'7'), Some(c @ b'0'..=b'7')) = (bytes.next(), bytes.next()) else {
+                let (Some(b @ b'0'..=b'7'), Some(c @ b'0'..=b'7')) = (bytes.next(), bytes.next())
+                else {
                     return Err(invalid("bytea", text));
                 };
                 out.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
@@ -681,7 +805,10 @@ pub fn bytea(text: &str) -> Result<Vec<u8>> {
 pub fn array(text: &str) -> Result<Vec<Option<String>>> {
     let bad = || SqlError::new("22P02", format!("malformed array literal: \"{text}\""));
     let t = text.trim();
-    let inner = t.strip_prefix('{').and_then(|t| t.strip_suffix('}')).ok_or_else(bad)?;
+    let inner = t
+        .strip_prefix('{')
+        .and_then(|t| t.strip_suffix('}'))
+        .ok_or_else(bad)?;
     let mut out = Vec::new();
     if inner.trim().is_empty() {
         return Ok(out);
@@ -723,7 +850,11 @@ pub fn array(text: &str) -> Result<Vec<Option<String>>> {
                 }
             }
         }
-        out.push(if !quoted && s.eq_ignore_ascii_case("null") { None } else { Some(s) });
+        out.push(if !quoted && s.eq_ignore_ascii_case("null") {
+            None
+        } else {
+            Some(s)
+        });
         match chars.next() {
             None => return Ok(out),
             Some(',') => {}

@@ -78,12 +78,18 @@ impl Overload {
 
     /// The type of argument `i`, if there may be so many.
     pub fn try_arg(&self, i: usize) -> Option<&Arg> {
-        self.args.get(i).or_else(|| self.args.last().filter(|_| self.variadic))
+        self.args
+            .get(i)
+            .or_else(|| self.args.last().filter(|_| self.variadic))
     }
 
     /// The least number of arguments.
     pub fn least_args(&self) -> usize {
-        if self.variadic { self.args.len() - 1 } else { self.args.len() }
+        if self.variadic {
+            self.args.len() - 1
+        } else {
+            self.args.len()
+        }
     }
 }
 
@@ -96,26 +102,47 @@ pub struct Registry {
 impl Registry {
     /// A function that depends on its arguments only, and can't fail.
     pub fn add(&mut self, signature: &'static str, kernel: Kernel) {
-        self.put(signature, Volatility::Immutable, false, Arc::new(move |_| kernel.clone()));
+        self.put(
+            signature,
+            Volatility::Immutable,
+            false,
+            Arc::new(move |_| kernel.clone()),
+        );
     }
 
     /// One that can fail on some input.
     pub fn add_fallible(&mut self, signature: &'static str, kernel: Kernel) {
-        self.put(signature, Volatility::Immutable, true, Arc::new(move |_| kernel.clone()));
+        self.put(
+            signature,
+            Volatility::Immutable,
+            true,
+            Arc::new(move |_| kernel.clone()),
+        );
     }
 
     /// One whose kernel depends on the types of the call.
-    pub fn add_typed(&mut self, signature: &'static str, make: impl Fn(&CallTypes) -> Kernel + Send + Sync + 'static) {
+    pub fn add_typed(
+        &mut self,
+        signature: &'static str,
+        make: impl Fn(&CallTypes) -> Kernel + Send + Sync + 'static,
+    ) {
         self.put(signature, Volatility::Immutable, true, Arc::new(make));
     }
 
     /// One that gives something else at each call.
     pub fn add_volatile(&mut self, signature: &'static str, kernel: Kernel) {
-        self.put(signature, Volatility::Volatile, false, Arc::new(move |_| kernel.clone()));
+        self.put(
+            signature,
+            Volatility::Volatile,
+            false,
+            Arc::new(move |_| kernel.clone()),
+        );
     }
 
     fn put(&mut self, signature: &'static str, volatility: Volatility, fallible: bool, make: Make) {
-        let (name, rest) = signature.split_once('(').expect("a signature has parentheses");
+        let (name, rest) = signature
+            .split_once('(')
+            .expect("a signature has parentheses");
         let (args, ret) = rest.split_once(") ").expect("a signature has a result");
         let mut variadic = false;
         let args = args
@@ -138,7 +165,15 @@ impl Registry {
             "arg1" => Ret::Argument(0),
             t => Ret::Type(named(t)),
         };
-        let o = Overload { name, args, variadic, ret, volatility, fallible, make };
+        let o = Overload {
+            name,
+            args,
+            variadic,
+            ret,
+            volatility,
+            fallible,
+            make,
+        };
         self.by_name.entry(name).or_default().push(o);
     }
 }

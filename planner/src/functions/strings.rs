@@ -15,7 +15,12 @@ use crate::error::{Result, SqlError};
 /// Characters from `start` (from 1, may be less) for `n`.
 fn substring(s: &str, start: i64, n: Option<i64>) -> Result<Option<String>> {
     let end = match n {
-        Some(n) if n < 0 => return Err(SqlError::new("22011", "negative substring length not allowed")),
+        Some(n) if n < 0 => {
+            return Err(SqlError::new(
+                "22011",
+                "negative substring length not allowed",
+            ));
+        }
         Some(n) => start.saturating_add(n),
         None => i64::MAX,
     };
@@ -31,7 +36,11 @@ fn pad(s: &str, n: i32, fill: &str, left: bool) -> String {
         return s.chars().take(n).collect();
     }
     let padding: String = fill.chars().cycle().take(n - length).collect();
-    if left { padding + s } else { s.to_string() + &padding }
+    if left {
+        padding + s
+    } else {
+        s.to_string() + &padding
+    }
 }
 
 fn trim(s: &str, set: &str, left: bool, right: bool) -> String {
@@ -44,16 +53,34 @@ fn split_part(s: &str, by: &str, n: i32) -> Result<Option<String>> {
     if n == 0 {
         return Err(SqlError::new("22023", "field position must not be zero"));
     }
-    let all: Vec<&str> = if by.is_empty() { vec![s] } else { s.split(by).collect() };
-    let i = if n > 0 { n as i64 - 1 } else { all.len() as i64 + n as i64 };
-    Ok(Some(usize::try_from(i).ok().and_then(|i| all.get(i)).unwrap_or(&"").to_string()))
+    let all: Vec<&str> = if by.is_empty() {
+        vec![s]
+    } else {
+        s.split(by).collect()
+    };
+    let i = if n > 0 {
+        n as i64 - 1
+    } else {
+        all.len() as i64 + n as i64
+    };
+    Ok(Some(
+        usize::try_from(i)
+            .ok()
+            .and_then(|i| all.get(i))
+            .unwrap_or(&"")
+            .to_string(),
+    ))
 }
 
 fn initcap(s: &str) -> String {
     let mut word = false;
     s.chars()
         .flat_map(|c| {
-            let out: Vec<char> = if word { c.to_lowercase().collect() } else { c.to_uppercase().collect() };
+            let out: Vec<char> = if word {
+                c.to_lowercase().collect()
+            } else {
+                c.to_uppercase().collect()
+            };
             word = c.is_alphanumeric();
             out
         })
@@ -104,7 +131,12 @@ fn with_regex<T>(pattern: &str, flags: &str, f: impl FnOnce(&Regex) -> T) -> Res
                 .build()
                 .map_err(|e| {
                     let text = e.to_string();
-                    let text = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_string();
+                    let text = text
+                        .lines()
+                        .last()
+                        .unwrap_or_default()
+                        .trim_start_matches("error: ")
+                        .to_string();
                     SqlError::new("2201B", format!("invalid regular expression: {text}"))
                 })?;
             *last = Some((key, r));
@@ -137,7 +169,9 @@ fn replacement(r: &str) -> String {
 
 fn regexp_replace(s: &str, p: &str, r: &str, flags: &str) -> Result<Option<String>> {
     let n = if flags.contains('g') { 0 } else { 1 };
-    with_regex(p, flags, |re| Some(re.replacen(s, n, replacement(r).as_str()).into_owned()))
+    with_regex(p, flags, |re| {
+        Some(re.replacen(s, n, replacement(r).as_str()).into_owned())
+    })
 }
 
 /// The first match's groups, or the whole of it.
@@ -147,14 +181,19 @@ fn regexp_match(s: &str, p: &str, flags: &str) -> Result<Option<Vec<Option<Strin
             if c.len() == 1 {
                 vec![c.get(0).map(|m| m.as_str().to_string())]
             } else {
-                c.iter().skip(1).map(|m| m.map(|m| m.as_str().to_string())).collect()
+                c.iter()
+                    .skip(1)
+                    .map(|m| m.map(|m| m.as_str().to_string()))
+                    .collect()
             }
         })
     })
 }
 
 fn regexp_split(s: &str, p: &str, flags: &str) -> Result<Option<Vec<Option<String>>>> {
-    with_regex(p, flags, |re| Some(re.split(s).map(|t| Some(t.to_string())).collect()))
+    with_regex(p, flags, |re| {
+        Some(re.split(s).map(|t| Some(t.to_string())).collect())
+    })
 }
 
 /// LIKE with an escape character of its own, as a regex.
@@ -165,7 +204,10 @@ fn like(s: &str, pattern: &str, escape: &str, insensitive: bool) -> Result<Optio
     while let Some(c) = chars.next() {
         if Some(c) == escape {
             let Some(c) = chars.next() else {
-                return Err(SqlError::new("22025", "LIKE pattern must not end with escape character"));
+                return Err(SqlError::new(
+                    "22025",
+                    "LIKE pattern must not end with escape character",
+                ));
             };
             re.push_str(&regex::escape(&c.to_string()));
         } else {
@@ -177,8 +219,12 @@ fn like(s: &str, pattern: &str, escape: &str, insensitive: bool) -> Result<Optio
         }
     }
     re.push('$');
-    let r = regex::RegexBuilder::new(&re).case_insensitive(insensitive).dot_matches_new_line(true).build();
-    r.map(|r| Some(r.is_match(s))).map_err(|e| SqlError::internal(e.to_string()))
+    let r = regex::RegexBuilder::new(&re)
+        .case_insensitive(insensitive)
+        .dot_matches_new_line(true)
+        .build();
+    r.map(|r| Some(r.is_match(s)))
+        .map_err(|e| SqlError::internal(e.to_string()))
 }
 
 /// SIMILAR TO's pattern as a regex.
@@ -265,11 +311,17 @@ fn format_text(template: &str, value: impl Fn(usize) -> Result<Option<String>>) 
             continue;
         }
         let mut spec = String::new();
-        while let Some(d) = chars.peek().copied().filter(|c| c.is_ascii_digit() || *c == '-' || *c == '$') {
+        while let Some(d) = chars
+            .peek()
+            .copied()
+            .filter(|c| c.is_ascii_digit() || *c == '-' || *c == '$')
+        {
             spec.push(d);
             chars.next();
         }
-        let kind = chars.next().ok_or_else(|| SqlError::new("22023", "unterminated format() type specifier"))?;
+        let kind = chars
+            .next()
+            .ok_or_else(|| SqlError::new("22023", "unterminated format() type specifier"))?;
         if kind == '%' {
             out.push('%');
             continue;
@@ -283,11 +335,19 @@ fn format_text(template: &str, value: impl Fn(usize) -> Result<Option<String>>) 
         let v = value(i)?;
         let text = match kind {
             's' => v.unwrap_or_default(),
-            'I' => quote_ident(&v.ok_or_else(|| SqlError::new("22004", "null values cannot be formatted as an SQL identifier"))?),
+            'I' => quote_ident(&v.ok_or_else(|| {
+                SqlError::new(
+                    "22004",
+                    "null values cannot be formatted as an SQL identifier",
+                )
+            })?),
             'L' => v.map_or("NULL".into(), |v| quote_literal(&v)),
             k => {
-                return Err(SqlError::new("22023", format!("unrecognized format() type specifier \"{k}\""))
-                    .hint("For a single \"%\" use \"%%\"."));
+                return Err(SqlError::new(
+                    "22023",
+                    format!("unrecognized format() type specifier \"{k}\""),
+                )
+                .hint("For a single \"%\" use \"%%\"."));
             }
         };
         let left = width.starts_with('-');
@@ -306,13 +366,24 @@ fn format_text(template: &str, value: impl Fn(usize) -> Result<Option<String>>) 
 
 /// An identifier, quoted where it must be.
 pub fn quote_ident(s: &str) -> String {
-    let plain = s.chars().enumerate().all(|(i, c)| c == '_' || c.is_ascii_lowercase() || (i > 0 && c.is_ascii_digit()));
-    if plain && !s.is_empty() { s.to_string() } else { format!("\"{}\"", s.replace('"', "\"\"")) }
+    let plain = s
+        .chars()
+        .enumerate()
+        .all(|(i, c)| c == '_' || c.is_ascii_lowercase() || (i > 0 && c.is_ascii_digit()));
+    if plain && !s.is_empty() {
+        s.to_string()
+    } else {
+        format!("\"{}\"", s.replace('"', "\"\""))
+    }
 }
 
 fn quote_literal(s: &str) -> String {
     let quoted = s.replace('\'', "''");
-    if s.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+    if s.contains('\\') {
+        format!(" E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
 }
 
 fn encode(b: &[u8], format: &str) -> Result<Option<String>> {
@@ -328,7 +399,10 @@ fn encode(b: &[u8], format: &str) -> Result<Option<String>> {
                 })
                 .collect(),
         )),
-        f => Err(SqlError::new("22023", format!("unrecognized encoding: \"{f}\""))),
+        f => Err(SqlError::new(
+            "22023",
+            format!("unrecognized encoding: \"{f}\""),
+        )),
     }
 }
 
@@ -339,11 +413,19 @@ fn base64(b: &[u8]) -> String {
     for chunk in b.chunks(3) {
         let n = chunk.iter().fold(0u32, |n, b| n << 8 | *b as u32) << (8 * (3 - chunk.len()));
         for i in 0..4 {
-            out.push(if i <= chunk.len() { BASE64[(n >> (18 - 6 * i) & 63) as usize] as char } else { '=' });
+            out.push(if i <= chunk.len() {
+                BASE64[(n >> (18 - 6 * i) & 63) as usize] as char
+            } else {
+                '='
+            });
         }
     }
     // Lines of 76 characters, as RFC 2045 has it.
-    let lines: Vec<&str> = out.as_bytes().chunks(76).map(|l| std::str::from_utf8(l).unwrap_or_default()).collect();
+    let lines: Vec<&str> = out
+        .as_bytes()
+        .chunks(76)
+        .map(|l| std::str::from_utf8(l).unwrap_or_default())
+        .collect();
     lines.join("\n")
 }
 
@@ -356,7 +438,13 @@ fn decode(s: &str, format: &str) -> Result<Option<Vec<u8>>> {
             let (mut bits, mut n) = (0u32, 0);
             for c in s.bytes().filter(|c| !c.is_ascii_whitespace() && *c != b'=') {
                 let v = BASE64.iter().position(|b| *b == c).ok_or_else(|| {
-                    SqlError::new("22023", format!("invalid symbol \"{}\" found while decoding base64 sequence", c as char))
+                    SqlError::new(
+                        "22023",
+                        format!(
+                            "invalid symbol \"{}\" found while decoding base64 sequence",
+                            c as char
+                        ),
+                    )
                 })?;
                 bits = bits << 6 | v as u32;
                 n += 6;
@@ -368,133 +456,362 @@ fn decode(s: &str, format: &str) -> Result<Option<Vec<u8>>> {
             }
             Ok(Some(out))
         }
-        f => Err(SqlError::new("22023", format!("unrecognized encoding: \"{f}\""))),
+        f => Err(SqlError::new(
+            "22023",
+            format!("unrecognized encoding: \"{f}\""),
+        )),
     }
 }
 
 /// Registers the functions of this file.
 pub fn register(r: &mut Registry) {
-    r.add("textcat(text, text) text", kernel!(|a: text, b: text| -> text Ok(Some([a, b].concat()))));
-    r.add("upper(text) text", kernel!(|s: text| -> text Ok(Some(s.to_uppercase()))));
-    r.add("lower(text) text", kernel!(|s: text| -> text Ok(Some(s.to_lowercase()))));
-    r.add("initcap(text) text", kernel!(|s: text| -> text Ok(Some(initcap(s)))));
-    for name in ["length(text) int4", "char_length(text) int4", "character_length(text) int4"] {
-        r.add(name, kernel!(|s: text| -> int4 Ok(Some(s.chars().count() as i32))));
+    r.add(
+        "textcat(text, text) text",
+        kernel!(|a: text, b: text| -> text Ok(Some([a, b].concat()))),
+    );
+    r.add(
+        "upper(text) text",
+        kernel!(|s: text| -> text Ok(Some(s.to_uppercase()))),
+    );
+    r.add(
+        "lower(text) text",
+        kernel!(|s: text| -> text Ok(Some(s.to_lowercase()))),
+    );
+    r.add(
+        "initcap(text) text",
+        kernel!(|s: text| -> text Ok(Some(initcap(s)))),
+    );
+    for name in [
+        "length(text) int4",
+        "char_length(text) int4",
+        "character_length(text) int4",
+    ] {
+        r.add(
+            name,
+            kernel!(|s: text| -> int4 Ok(Some(s.chars().count() as i32))),
+        );
     }
-    r.add("length(bytea) int4", kernel!(|s: bytea| -> int4 Ok(Some(s.len() as i32))));
-    r.add("octet_length(text) int4", kernel!(|s: text| -> int4 Ok(Some(s.len() as i32))));
-    r.add("octet_length(bytea) int4", kernel!(|s: bytea| -> int4 Ok(Some(s.len() as i32))));
-    r.add("bit_length(text) int4", kernel!(|s: text| -> int4 Ok(Some(s.len() as i32 * 8))));
-    r.add("reverse(text) text", kernel!(|s: text| -> text Ok(Some(s.chars().rev().collect::<String>()))));
-    for (two, three) in [("substring(text, int4) text", "substring(text, int4, int4) text"), ("substr(text, int4) text", "substr(text, int4, int4) text")] {
-        r.add_fallible(two, kernel!(|s: text, i: int4| -> text substring(s, i as i64, None)));
-        r.add_fallible(three, kernel!(|s: text, i: int4, n: int4| -> text substring(s, i as i64, Some(n as i64))));
+    r.add(
+        "length(bytea) int4",
+        kernel!(|s: bytea| -> int4 Ok(Some(s.len() as i32))),
+    );
+    r.add(
+        "octet_length(text) int4",
+        kernel!(|s: text| -> int4 Ok(Some(s.len() as i32))),
+    );
+    r.add(
+        "octet_length(bytea) int4",
+        kernel!(|s: bytea| -> int4 Ok(Some(s.len() as i32))),
+    );
+    r.add(
+        "bit_length(text) int4",
+        kernel!(|s: text| -> int4 Ok(Some(s.len() as i32 * 8))),
+    );
+    r.add(
+        "reverse(text) text",
+        kernel!(|s: text| -> text Ok(Some(s.chars().rev().collect::<String>()))),
+    );
+    for (two, three) in [
+        (
+            "substring(text, int4) text",
+            "substring(text, int4, int4) text",
+        ),
+        ("substr(text, int4) text", "substr(text, int4, int4) text"),
+    ] {
+        r.add_fallible(
+            two,
+            kernel!(|s: text, i: int4| -> text substring(s, i as i64, None)),
+        );
+        r.add_fallible(
+            three,
+            kernel!(|s: text, i: int4, n: int4| -> text substring(s, i as i64, Some(n as i64))),
+        );
     }
-    r.add_fallible("substring(text, text) text", kernel!(|s: text, p: text| -> text {
-        Ok(regexp_match(s, p, "")?.and_then(|m| m.into_iter().next().flatten()))
-    }));
-    r.add("left(text, int4) text", kernel!(|s: text, n: int4| -> text {
-        let all = s.chars().count() as i64;
-        let n = if n < 0 { (all + n as i64).max(0) } else { n as i64 };
-        Ok(Some(s.chars().take(n as usize).collect::<String>()))
-    }));
-    r.add("right(text, int4) text", kernel!(|s: text, n: int4| -> text {
-        let all = s.chars().count() as i64;
-        let skip = if n < 0 { -(n as i64) } else { (all - n as i64).max(0) };
-        Ok(Some(s.chars().skip(skip as usize).collect::<String>()))
-    }));
-    r.add("lpad(text, int4) text", kernel!(|s: text, n: int4| -> text Ok(Some(pad(s, n, " ", true)))));
-    r.add("lpad(text, int4, text) text", kernel!(|s: text, n: int4, f: text| -> text Ok(Some(pad(s, n, f, true)))));
-    r.add("rpad(text, int4) text", kernel!(|s: text, n: int4| -> text Ok(Some(pad(s, n, " ", false)))));
-    r.add("rpad(text, int4, text) text", kernel!(|s: text, n: int4, f: text| -> text Ok(Some(pad(s, n, f, false)))));
-    r.add("btrim(text) text", kernel!(|s: text| -> text Ok(Some(trim(s, " ", true, true)))));
-    r.add("btrim(text, text) text", kernel!(|s: text, c: text| -> text Ok(Some(trim(s, c, true, true)))));
-    r.add("ltrim(text) text", kernel!(|s: text| -> text Ok(Some(trim(s, " ", true, false)))));
-    r.add("ltrim(text, text) text", kernel!(|s: text, c: text| -> text Ok(Some(trim(s, c, true, false)))));
-    r.add("rtrim(text) text", kernel!(|s: text| -> text Ok(Some(trim(s, " ", false, true)))));
-    r.add("rtrim(text, text) text", kernel!(|s: text, c: text| -> text Ok(Some(trim(s, c, false, true)))));
-    r.add("strpos(text, text) int4", kernel!(|s: text, t: text| -> int4 {
-        Ok(Some(s.find(t).map_or(0, |i| s[..i].chars().count() as i32 + 1)))
-    }));
-    r.add("overlay(text, text, int4) text", kernel!(|s: text, t: text, i: int4| -> text {
-        let n = t.chars().count();
-        let head: String = s.chars().take((i.max(1) - 1) as usize).collect();
-        Ok(Some(head + t + &s.chars().skip((i.max(1) - 1) as usize + n).collect::<String>()))
-    }));
-    r.add("overlay(text, text, int4, int4) text", kernel!(|s: text, t: text, i: int4, n: int4| -> text {
-        let head: String = s.chars().take((i.max(1) - 1) as usize).collect();
-        Ok(Some(head + t + &s.chars().skip((i.max(1) - 1 + n).max(0) as usize).collect::<String>()))
-    }));
-    r.add("replace(text, text, text) text", kernel!(|s: text, a: text, b: text| -> text {
-        Ok(Some(if a.is_empty() { s.to_string() } else { s.replace(a, b) }))
-    }));
-    r.add("translate(text, text, text) text", kernel!(|s: text, a: text, b: text| -> text {
-        let to: Vec<char> = b.chars().collect();
-        Ok(Some(s.chars().filter_map(|c| match a.chars().position(|x| x == c) {
-            Some(i) => to.get(i).copied(),
-            None => Some(c),
-        }).collect::<String>()))
-    }));
-    r.add_fallible("split_part(text, text, int4) text", kernel!(|s: text, by: text, n: int4| -> text split_part(s, by, n)));
-    r.add_fallible("repeat(text, int4) text", kernel!(|s: text, n: int4| -> text {
-        let n = n.max(0) as usize;
-        if s.len().saturating_mul(n) > 1 << 28 {
-            return Err(SqlError::new("54000", "requested length too large"));
-        }
-        Ok(Some(s.repeat(n)))
-    }));
-    r.add("starts_with(text, text) bool", kernel!(|s: text, p: text| -> bool Ok(Some(s.starts_with(p)))));
-    r.add("ascii(text) int4", kernel!(|s: text| -> int4 Ok(Some(s.chars().next().map_or(0, |c| c as i32)))));
-    r.add_fallible("chr(int4) text", kernel!(|n: int4| -> text {
-        match u32::try_from(n).ok().and_then(char::from_u32) {
-            Some('\0') => Err(SqlError::new("54000", "null character not permitted")),
-            Some(c) => Ok(Some(c.to_string())),
-            None => Err(SqlError::new("54000", format!("requested character too large for encoding: {n}"))),
-        }
-    }));
-    r.add("to_hex(int4) text", kernel!(|n: int4| -> text Ok(Some(format!("{n:x}")))));
-    r.add("to_hex(int8) text", kernel!(|n: int8| -> text Ok(Some(format!("{n:x}")))));
-    r.add("quote_ident(text) text", kernel!(|s: text| -> text Ok(Some(quote_ident(s)))));
-    r.add("quote_literal(text) text", kernel!(|s: text| -> text Ok(Some(quote_literal(s)))));
-    r.add_fallible("encode(bytea, text) text", kernel!(|b: bytea, f: text| -> text encode(b, f)));
-    r.add_fallible("decode(text, text) bytea", kernel!(|s: text, f: text| -> bytea decode(s, f)));
-    r.add("bytea_concat(bytea, bytea) bytea", kernel!(|a: bytea, b: bytea| -> bytea Ok(Some([a, b].concat()))));
-    r.add_fallible("textregexeq(text, text) bool", kernel!(|s: text, p: text| -> bool with_regex(p, "", |r| Some(r.is_match(s)))));
-    r.add_fallible("texticregexeq(text, text) bool", kernel!(|s: text, p: text| -> bool with_regex(p, "i", |r| Some(r.is_match(s)))));
-    r.add_fallible("regexp_like(text, text) bool", kernel!(|s: text, p: text| -> bool with_regex(p, "", |r| Some(r.is_match(s)))));
-    r.add_fallible("regexp_replace(text, text, text) text", kernel!(|s: text, p: text, t: text| -> text regexp_replace(s, p, t, "")));
-    r.add_fallible("regexp_replace(text, text, text, text) text", kernel!(|s: text, p: text, t: text, f: text| -> text regexp_replace(s, p, t, f)));
-    r.add_fallible("regexp_match(text, text) text[]", kernel!(|s: text, p: text| -> text_list regexp_match(s, p, "")));
-    r.add_fallible("regexp_match(text, text, text) text[]", kernel!(|s: text, p: text, f: text| -> text_list regexp_match(s, p, f)));
-    r.add_fallible("regexp_split_to_array(text, text) text[]", kernel!(|s: text, p: text| -> text_list regexp_split(s, p, "")));
-    r.add_fallible("regexp_split_to_table_list(text, text) text[]", kernel!(|s: text, p: text| -> text_list regexp_split(s, p, "")));
+    r.add_fallible(
+        "substring(text, text) text",
+        kernel!(|s: text, p: text| -> text {
+            Ok(regexp_match(s, p, "")?.and_then(|m| m.into_iter().next().flatten()))
+        }),
+    );
+    r.add(
+        "left(text, int4) text",
+        kernel!(|s: text, n: int4| -> text {
+            let all = s.chars().count() as i64;
+            let n = if n < 0 {
+                (all + n as i64).max(0)
+            } else {
+                n as i64
+            };
+            Ok(Some(s.chars().take(n as usize).collect::<String>()))
+        }),
+    );
+    r.add(
+        "right(text, int4) text",
+        kernel!(|s: text, n: int4| -> text {
+            let all = s.chars().count() as i64;
+            let skip = if n < 0 {
+                -(n as i64)
+            } else {
+                (all - n as i64).max(0)
+            };
+            Ok(Some(s.chars().skip(skip as usize).collect::<String>()))
+        }),
+    );
+    r.add(
+        "lpad(text, int4) text",
+        kernel!(|s: text, n: int4| -> text Ok(Some(pad(s, n, " ", true)))),
+    );
+    r.add(
+        "lpad(text, int4, text) text",
+        kernel!(|s: text, n: int4, f: text| -> text Ok(Some(pad(s, n, f, true)))),
+    );
+    r.add(
+        "rpad(text, int4) text",
+        kernel!(|s: text, n: int4| -> text Ok(Some(pad(s, n, " ", false)))),
+    );
+    r.add(
+        "rpad(text, int4, text) text",
+        kernel!(|s: text, n: int4, f: text| -> text Ok(Some(pad(s, n, f, false)))),
+    );
+    r.add(
+        "btrim(text) text",
+        kernel!(|s: text| -> text Ok(Some(trim(s, " ", true, true)))),
+    );
+    r.add(
+        "btrim(text, text) text",
+        kernel!(|s: text, c: text| -> text Ok(Some(trim(s, c, true, true)))),
+    );
+    r.add(
+        "ltrim(text) text",
+        kernel!(|s: text| -> text Ok(Some(trim(s, " ", true, false)))),
+    );
+    r.add(
+        "ltrim(text, text) text",
+        kernel!(|s: text, c: text| -> text Ok(Some(trim(s, c, true, false)))),
+    );
+    r.add(
+        "rtrim(text) text",
+        kernel!(|s: text| -> text Ok(Some(trim(s, " ", false, true)))),
+    );
+    r.add(
+        "rtrim(text, text) text",
+        kernel!(|s: text, c: text| -> text Ok(Some(trim(s, c, false, true)))),
+    );
+    r.add(
+        "strpos(text, text) int4",
+        kernel!(|s: text, t: text| -> int4 {
+            Ok(Some(
+                s.find(t).map_or(0, |i| s[..i].chars().count() as i32 + 1),
+            ))
+        }),
+    );
+    r.add(
+        "overlay(text, text, int4) text",
+        kernel!(|s: text, t: text, i: int4| -> text {
+            let n = t.chars().count();
+            let head: String = s.chars().take((i.max(1) - 1) as usize).collect();
+            Ok(Some(
+                head + t
+                    + &s.chars()
+                        .skip((i.max(1) - 1) as usize + n)
+                        .collect::<String>(),
+            ))
+        }),
+    );
+    r.add(
+        "overlay(text, text, int4, int4) text",
+        kernel!(|s: text, t: text, i: int4, n: int4| -> text {
+            let head: String = s.chars().take((i.max(1) - 1) as usize).collect();
+            Ok(Some(
+                head + t
+                    + &s.chars()
+                        .skip((i.max(1) - 1 + n).max(0) as usize)
+                        .collect::<String>(),
+            ))
+        }),
+    );
+    r.add(
+        "replace(text, text, text) text",
+        kernel!(|s: text, a: text, b: text| -> text {
+            Ok(Some(if a.is_empty() {
+                s.to_string()
+            } else {
+                s.replace(a, b)
+            }))
+        }),
+    );
+    r.add(
+        "translate(text, text, text) text",
+        kernel!(|s: text, a: text, b: text| -> text {
+            let to: Vec<char> = b.chars().collect();
+            Ok(Some(
+                s.chars()
+                    .filter_map(|c| match a.chars().position(|x| x == c) {
+                        Some(i) => to.get(i).copied(),
+                        None => Some(c),
+                    })
+                    .collect::<String>(),
+            ))
+        }),
+    );
+    r.add_fallible(
+        "split_part(text, text, int4) text",
+        kernel!(|s: text, by: text, n: int4| -> text split_part(s, by, n)),
+    );
+    r.add_fallible(
+        "repeat(text, int4) text",
+        kernel!(|s: text, n: int4| -> text {
+            let n = n.max(0) as usize;
+            if s.len().saturating_mul(n) > 1 << 28 {
+                return Err(SqlError::new("54000", "requested length too large"));
+            }
+            Ok(Some(s.repeat(n)))
+        }),
+    );
+    r.add(
+        "starts_with(text, text) bool",
+        kernel!(|s: text, p: text| -> bool Ok(Some(s.starts_with(p)))),
+    );
+    r.add(
+        "ascii(text) int4",
+        kernel!(|s: text| -> int4 Ok(Some(s.chars().next().map_or(0, |c| c as i32)))),
+    );
+    r.add_fallible(
+        "chr(int4) text",
+        kernel!(|n: int4| -> text {
+            match u32::try_from(n).ok().and_then(char::from_u32) {
+                Some('\0') => Err(SqlError::new("54000", "null character not permitted")),
+                Some(c) => Ok(Some(c.to_string())),
+                None => Err(SqlError::new(
+                    "54000",
+                    format!("requested character too large for encoding: {n}"),
+                )),
+            }
+        }),
+    );
+    r.add(
+        "to_hex(int4) text",
+        kernel!(|n: int4| -> text Ok(Some(format!("{n:x}")))),
+    );
+    r.add(
+        "to_hex(int8) text",
+        kernel!(|n: int8| -> text Ok(Some(format!("{n:x}")))),
+    );
+    r.add(
+        "quote_ident(text) text",
+        kernel!(|s: text| -> text Ok(Some(quote_ident(s)))),
+    );
+    r.add(
+        "quote_literal(text) text",
+        kernel!(|s: text| -> text Ok(Some(quote_literal(s)))),
+    );
+    r.add_fallible(
+        "encode(bytea, text) text",
+        kernel!(|b: bytea, f: text| -> text encode(b, f)),
+    );
+    r.add_fallible(
+        "decode(text, text) bytea",
+        kernel!(|s: text, f: text| -> bytea decode(s, f)),
+    );
+    r.add(
+        "bytea_concat(bytea, bytea) bytea",
+        kernel!(|a: bytea, b: bytea| -> bytea Ok(Some([a, b].concat()))),
+    );
+    r.add_fallible(
+        "textregexeq(text, text) bool",
+        kernel!(|s: text, p: text| -> bool with_regex(p, "", |r| Some(r.is_match(s)))),
+    );
+    r.add_fallible(
+        "texticregexeq(text, text) bool",
+        kernel!(|s: text, p: text| -> bool with_regex(p, "i", |r| Some(r.is_match(s)))),
+    );
+    r.add_fallible(
+        "regexp_like(text, text) bool",
+        kernel!(|s: text, p: text| -> bool with_regex(p, "", |r| Some(r.is_match(s)))),
+    );
+    r.add_fallible(
+        "regexp_replace(text, text, text) text",
+        kernel!(|s: text, p: text, t: text| -> text regexp_replace(s, p, t, "")),
+    );
+    r.add_fallible(
+        "regexp_replace(text, text, text, text) text",
+        kernel!(|s: text, p: text, t: text, f: text| -> text regexp_replace(s, p, t, f)),
+    );
+    r.add_fallible(
+        "regexp_match(text, text) text[]",
+        kernel!(|s: text, p: text| -> text_list regexp_match(s, p, "")),
+    );
+    r.add_fallible(
+        "regexp_match(text, text, text) text[]",
+        kernel!(|s: text, p: text, f: text| -> text_list regexp_match(s, p, f)),
+    );
+    r.add_fallible(
+        "regexp_split_to_array(text, text) text[]",
+        kernel!(|s: text, p: text| -> text_list regexp_split(s, p, "")),
+    );
+    r.add_fallible(
+        "regexp_split_to_table_list(text, text) text[]",
+        kernel!(|s: text, p: text| -> text_list regexp_split(s, p, "")),
+    );
     r.add_fallible("regexp_count(text, text) int4", kernel!(|s: text, p: text| -> int4 with_regex(p, "", |r| Some(r.find_iter(s).count() as i32))));
-    for name in ["string_to_array(text, text) text[]", "string_to_table_list(text, text) text[]"] {
-        r.add(name, kernel!(|s: text, by: text| -> text_list {
-            Ok(Some(if s.is_empty() { vec![] } else if by.is_empty() { vec![Some(s.to_string())] } else { s.split(by).map(|t| Some(t.to_string())).collect() }))
-        }));
+    for name in [
+        "string_to_array(text, text) text[]",
+        "string_to_table_list(text, text) text[]",
+    ] {
+        r.add(
+            name,
+            kernel!(|s: text, by: text| -> text_list {
+                Ok(Some(if s.is_empty() {
+                    vec![]
+                } else if by.is_empty() {
+                    vec![Some(s.to_string())]
+                } else {
+                    s.split(by).map(|t| Some(t.to_string())).collect()
+                }))
+            }),
+        );
     }
-    r.add_fallible("like_escape(text, text, text) bool", kernel!(|s: text, p: text, e: text| -> bool like(s, p, e, false)));
-    r.add_fallible("ilike_escape(text, text, text) bool", kernel!(|s: text, p: text, e: text| -> bool like(s, p, e, true)));
-    r.add_fallible("similar_to(text, text) bool", kernel!(|s: text, p: text| -> bool similar(s, p)));
+    r.add_fallible(
+        "like_escape(text, text, text) bool",
+        kernel!(|s: text, p: text, e: text| -> bool like(s, p, e, false)),
+    );
+    r.add_fallible(
+        "ilike_escape(text, text, text) bool",
+        kernel!(|s: text, p: text, e: text| -> bool like(s, p, e, true)),
+    );
+    r.add_fallible(
+        "similar_to(text, text) bool",
+        kernel!(|s: text, p: text| -> bool similar(s, p)),
+    );
     r.add("concat(text...) text", concat(false));
     r.add("concat_ws(text, text...) text", concat(true));
-    r.add_typed("format(text, any...) text", |t| format_kernel(t.args.to_vec(), t.zone.to_string()));
-    r.add("md5(text) text", Arc::new(|a: &Args| {
-        let s = a.arrays[0].as_string_view();
-        let mut out = StringViewBuilder::with_capacity(a.rows);
-        for row in 0..a.rows {
-            let i = a.at(0, row);
-            if s.is_null(i) { out.append_null() } else { out.append_value(md5(s.value(i).as_bytes())) }
-        }
-        Ok(Arc::new(out.finish()))
-    }));
+    r.add_typed("format(text, any...) text", |t| {
+        format_kernel(t.args.to_vec(), t.zone.to_string())
+    });
+    r.add(
+        "md5(text) text",
+        Arc::new(|a: &Args| {
+            let s = a.arrays[0].as_string_view();
+            let mut out = StringViewBuilder::with_capacity(a.rows);
+            for row in 0..a.rows {
+                let i = a.at(0, row);
+                if s.is_null(i) {
+                    out.append_null()
+                } else {
+                    out.append_value(md5(s.value(i).as_bytes()))
+                }
+            }
+            Ok(Arc::new(out.finish()))
+        }),
+    );
 }
 
 /// MD5 (RFC 1321), hexadecimal.
 fn md5(data: &[u8]) -> String {
     const S: [u32; 16] = [7, 12, 17, 22, 5, 9, 14, 20, 4, 11, 16, 23, 6, 10, 15, 21];
-    let k: Vec<u32> = (0..64).map(|i| ((i as f64 + 1.0).sin().abs() * 4294967296.0) as u32).collect();
+    let k: Vec<u32> = (0..64)
+        .map(|i| ((i as f64 + 1.0).sin().abs() * 4294967296.0) as u32)
+        .collect();
     let mut h = [0x67452301u32, 0xefcdab89, 0x98badcfe, 0x10325476];
     let mut message = data.to_vec();
     message.push(0x80);
@@ -503,7 +820,10 @@ fn md5(data: &[u8]) -> String {
     }
     message.extend_from_slice(&(data.len() as u64 * 8).to_le_bytes());
     for block in message.chunks(64) {
-        let m: Vec<u32> = block.chunks(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
+        let m: Vec<u32> = block
+            .chunks(4)
+            .map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]))
+            .collect();
         let [mut a, mut b, mut c, mut d] = h;
         for i in 0..64 {
             let (f, g) = match i / 16 {
@@ -512,12 +832,19 @@ fn md5(data: &[u8]) -> String {
                 2 => (b ^ c ^ d, (3 * i + 5) % 16),
                 _ => (c ^ (b | !d), 7 * i % 16),
             };
-            let turned = a.wrapping_add(f).wrapping_add(k[i]).wrapping_add(m[g]).rotate_left(S[i / 16 * 4 + i % 4]);
+            let turned = a
+                .wrapping_add(f)
+                .wrapping_add(k[i])
+                .wrapping_add(m[g])
+                .rotate_left(S[i / 16 * 4 + i % 4]);
             (a, d, c, b) = (d, c, b, b.wrapping_add(turned));
         }
         for (x, y) in h.iter_mut().zip([a, b, c, d]) {
             *x = x.wrapping_add(y);
         }
     }
-    h.iter().flat_map(|x| x.to_le_bytes()).map(|b| format!("{b:02x}")).collect()
+    h.iter()
+        .flat_map(|x| x.to_le_bytes())
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }

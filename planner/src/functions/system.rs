@@ -23,7 +23,12 @@ fn nothing() -> Kernel {
 }
 
 fn yes() -> Kernel {
-    Arc::new(|a: &Args| Ok(Arc::new(arrow::array::BooleanArray::from(vec![true; a.rows]))))
+    Arc::new(|a: &Args| {
+        Ok(Arc::new(arrow::array::BooleanArray::from(vec![
+            true;
+            a.rows
+        ])))
+    })
 }
 
 /// The SQL name of a type's oid.
@@ -80,7 +85,10 @@ pub fn type_name(oid: i64, modifier: i64) -> String {
 /// One JSON text per row from the row's arguments.
 fn json_of(
     t: &CallTypes,
-    f: impl Fn(&Args, usize, &[SqlType], &str, &mut String) -> crate::error::Result<bool> + Send + Sync + 'static,
+    f: impl Fn(&Args, usize, &[SqlType], &str, &mut String) -> crate::error::Result<bool>
+    + Send
+    + Sync
+    + 'static,
 ) -> Kernel {
     let (types, zone) = (t.args.to_vec(), t.zone.to_string());
     Arc::new(move |a: &Args| {
@@ -98,7 +106,13 @@ fn json_of(
     })
 }
 
-fn plain_text(a: &Args, i: usize, row: usize, types: &[SqlType], zone: &str) -> crate::error::Result<Option<String>> {
+fn plain_text(
+    a: &Args,
+    i: usize,
+    row: usize,
+    types: &[SqlType],
+    zone: &str,
+) -> crate::error::Result<Option<String>> {
     super::format::value(&a.arrays[i], a.at(i, row), &types[i], zone)
 }
 
@@ -113,10 +127,18 @@ fn join(open: char, close: char, jsonb: bool) -> Kernel {
                 continue;
             }
             let items = list.value(a.at(0, row));
-            let parts: Vec<&str> = items.as_string_view().iter().map(|e| e.unwrap_or("null")).collect();
+            let parts: Vec<&str> = items
+                .as_string_view()
+                .iter()
+                .map(|e| e.unwrap_or("null"))
+                .collect();
             let separator = if jsonb { "," } else { ", " };
             let text = format!("{open}{}{close}", parts.join(separator));
-            out.append_value(if jsonb { json::canonical(&text).map_err(external)? } else { text });
+            out.append_value(if jsonb {
+                json::canonical(&text).map_err(external)?
+            } else {
+                text
+            });
         }
         Ok(Arc::new(out.finish()))
     })
@@ -124,59 +146,116 @@ fn join(open: char, close: char, jsonb: bool) -> Kernel {
 
 /// Registers the functions of this file.
 pub fn register(r: &mut Registry) {
-    r.add("version() text", always(concat!("PostgreSQL 15.0 (Tidemill ", env!("CARGO_PKG_VERSION"), ")")));
+    r.add(
+        "version() text",
+        always(concat!(
+            "PostgreSQL 15.0 (Tidemill ",
+            env!("CARGO_PKG_VERSION"),
+            ")"
+        )),
+    );
     r.add("pg_get_userbyid(int8) text", always("tidemill"));
     r.add("pg_encoding_to_char(int4) text", always("UTF8"));
     for name in [
-        "pg_table_is_visible(int8) bool", "pg_type_is_visible(int8) bool", "pg_function_is_visible(int8) bool",
-        "pg_opclass_is_visible(int8) bool", "pg_collation_is_visible(int8) bool", "has_schema_privilege(any, any...) bool",
-        "has_table_privilege(any, any...) bool", "has_database_privilege(any, any...) bool", "has_function_privilege(any, any...) bool",
-        "pg_statistics_obj_is_visible(int8) bool", "pg_operator_is_visible(int8) bool", "pg_ts_config_is_visible(int8) bool",
-        "has_column_privilege(any, any...) bool", "has_any_column_privilege(any, any...) bool", "pg_is_other_temp_schema_not(int8) bool",
+        "pg_table_is_visible(int8) bool",
+        "pg_type_is_visible(int8) bool",
+        "pg_function_is_visible(int8) bool",
+        "pg_opclass_is_visible(int8) bool",
+        "pg_collation_is_visible(int8) bool",
+        "has_schema_privilege(any, any...) bool",
+        "has_table_privilege(any, any...) bool",
+        "has_database_privilege(any, any...) bool",
+        "has_function_privilege(any, any...) bool",
+        "pg_statistics_obj_is_visible(int8) bool",
+        "pg_operator_is_visible(int8) bool",
+        "pg_ts_config_is_visible(int8) bool",
+        "has_column_privilege(any, any...) bool",
+        "has_any_column_privilege(any, any...) bool",
+        "pg_is_other_temp_schema_not(int8) bool",
     ] {
         r.add(name, yes());
     }
-    r.add("pg_is_in_recovery() bool", kernel!(| | -> bool Ok(Some(false))));
-    r.add("pg_is_other_temp_schema(int8) bool", kernel!(|_o: int8| -> bool Ok(Some(false))));
+    r.add(
+        "pg_is_in_recovery() bool",
+        kernel!(| | -> bool Ok(Some(false))),
+    );
+    r.add(
+        "pg_is_other_temp_schema(int8) bool",
+        kernel!(|_o: int8| -> bool Ok(Some(false))),
+    );
     r.add("pg_backend_pid() int4", kernel!(| | -> int4 Ok(Some(1))));
     r.add("pg_my_temp_schema() int8", kernel!(| | -> int8 Ok(Some(0))));
     for name in [
-        "obj_description(any, any...) text", "col_description(int8, int4) text", "shobj_description(any, any...) text",
-        "pg_get_expr(any, any...) text", "pg_get_constraintdef(int8, any...) text", "pg_get_indexdef(int8, any...) text",
-        "pg_get_ruledef(int8, any...) text", "pg_get_triggerdef(int8, any...) text", "pg_get_function_result(int8) text",
-        "pg_get_function_arguments(int8) text", "pg_get_partkeydef(int8) text", "pg_get_statisticsobjdef_columns(int8) text",
-        "pg_tablespace_location(int8) text", "pg_get_functiondef(int8) text", "pg_get_function_identity_arguments(int8) text",
-        "pg_get_serial_sequence(text, text) text", "pg_get_viewdef(int8, any...) text",
+        "obj_description(any, any...) text",
+        "col_description(int8, int4) text",
+        "shobj_description(any, any...) text",
+        "pg_get_expr(any, any...) text",
+        "pg_get_constraintdef(int8, any...) text",
+        "pg_get_indexdef(int8, any...) text",
+        "pg_get_ruledef(int8, any...) text",
+        "pg_get_triggerdef(int8, any...) text",
+        "pg_get_function_result(int8) text",
+        "pg_get_function_arguments(int8) text",
+        "pg_get_partkeydef(int8) text",
+        "pg_get_statisticsobjdef_columns(int8) text",
+        "pg_tablespace_location(int8) text",
+        "pg_get_functiondef(int8) text",
+        "pg_get_function_identity_arguments(int8) text",
+        "pg_get_serial_sequence(text, text) text",
+        "pg_get_viewdef(int8, any...) text",
     ] {
         r.add(name, nothing());
     }
-    for name in ["pg_table_size(int8) int8", "pg_total_relation_size(int8) int8", "pg_relation_size(int8, any...) int8", "pg_database_size(any) int8"] {
-        r.add(name, Arc::new(|a: &Args| Ok(Arc::new(arrow::array::Int64Array::from(vec![0; a.rows])))));
+    for name in [
+        "pg_table_size(int8) int8",
+        "pg_total_relation_size(int8) int8",
+        "pg_relation_size(int8, any...) int8",
+        "pg_database_size(any) int8",
+    ] {
+        r.add(
+            name,
+            Arc::new(|a: &Args| Ok(Arc::new(arrow::array::Int64Array::from(vec![0; a.rows])))),
+        );
     }
-    r.add("pg_size_pretty(int8) text", kernel!(|n: int8| -> text {
-        let (mut v, mut unit) = (n, "bytes");
-        for u in ["kB", "MB", "GB", "TB"] {
-            if v.abs() < 10_240 { break; }
-            v = (v + 512) / 1024;
-            unit = u;
-        }
-        Ok(Some(format!("{v} {unit}")))
-    }));
-    r.add("format_type(int8, int4) text", Arc::new(|a: &Args| {
-        let oids = a.arrays[0].as_primitive::<Int64Type>();
-        let modifiers = a.arrays[1].as_primitive::<arrow::array::types::Int32Type>();
-        let mut out = StringViewBuilder::with_capacity(a.rows);
-        for row in 0..a.rows {
-            if a.is_null(0, row) {
-                out.append_null();
-                continue;
+    r.add(
+        "pg_size_pretty(int8) text",
+        kernel!(|n: int8| -> text {
+            let (mut v, mut unit) = (n, "bytes");
+            for u in ["kB", "MB", "GB", "TB"] {
+                if v.abs() < 10_240 {
+                    break;
+                }
+                v = (v + 512) / 1024;
+                unit = u;
             }
-            let m = if a.is_null(1, row) { -1 } else { modifiers.value(a.at(1, row)) };
-            out.append_value(type_name(oids.value(a.at(0, row)), m as i64));
-        }
-        Ok(Arc::new(out.finish()))
-    }));
-    r.add_volatile("gen_random_uuid() uuid", kernel!(| | -> text Ok(Some(uuid::Uuid::new_v4().to_string()))));
+            Ok(Some(format!("{v} {unit}")))
+        }),
+    );
+    r.add(
+        "format_type(int8, int4) text",
+        Arc::new(|a: &Args| {
+            let oids = a.arrays[0].as_primitive::<Int64Type>();
+            let modifiers = a.arrays[1].as_primitive::<arrow::array::types::Int32Type>();
+            let mut out = StringViewBuilder::with_capacity(a.rows);
+            for row in 0..a.rows {
+                if a.is_null(0, row) {
+                    out.append_null();
+                    continue;
+                }
+                let m = if a.is_null(1, row) {
+                    -1
+                } else {
+                    modifiers.value(a.at(1, row))
+                };
+                out.append_value(type_name(oids.value(a.at(0, row)), m as i64));
+            }
+            Ok(Arc::new(out.finish()))
+        }),
+    );
+    r.add_volatile(
+        "gen_random_uuid() uuid",
+        kernel!(| | -> text Ok(Some(uuid::Uuid::new_v4().to_string()))),
+    );
     json_functions(r);
 }
 
@@ -186,7 +265,9 @@ fn json_functions(r: &mut Registry) {
         r.add_typed(name, move |t| {
             json_of(t, move |a, row, types, zone, out| {
                 if a.is_null(0, row) {
-                    if keep_null { out.push_str("null"); }
+                    if keep_null {
+                        out.push_str("null");
+                    }
                     return Ok(keep_null);
                 }
                 json::value_into(&a.arrays[0], a.at(0, row), &types[0], zone, out).map(|()| true)
@@ -198,7 +279,9 @@ fn json_functions(r: &mut Registry) {
         r.add_typed(name, move |t| {
             json_of(t, move |a, row, types, zone, out| {
                 if a.is_null(0, row) {
-                    if keep_null { out.push_str("null"); }
+                    if keep_null {
+                        out.push_str("null");
+                    }
                     return Ok(keep_null);
                 }
                 json::value_into(&a.arrays[0], a.at(0, row), &types[0], zone, out)?;
@@ -209,44 +292,63 @@ fn json_functions(r: &mut Registry) {
     }
     r.add_typed("json_pair(any, any) text", |t| {
         json_of(t, |a, row, types, zone, out| {
-            let key = plain_text(a, 0, row, types, zone)?
-                .ok_or_else(|| crate::error::SqlError::new("22004", "field name must not be null"))?;
+            let key = plain_text(a, 0, row, types, zone)?.ok_or_else(|| {
+                crate::error::SqlError::new("22004", "field name must not be null")
+            })?;
             json::string_into(&key, out);
             out.push_str(" : ");
             json::value_into(&a.arrays[1], a.at(1, row), &types[1], zone, out).map(|()| true)
         })
     });
-    for (name, jsonb) in [("json_build_object(any...) json", false), ("jsonb_build_object(any...) jsonb", true)] {
+    for (name, jsonb) in [
+        ("json_build_object(any...) json", false),
+        ("jsonb_build_object(any...) jsonb", true),
+    ] {
         r.add_typed(name, move |t| {
             json_of(t, move |a, row, types, zone, out| {
                 if a.arrays.len() % 2 == 1 {
-                    return Err(crate::error::SqlError::new("22023", "argument list must have even number of elements"));
+                    return Err(crate::error::SqlError::new(
+                        "22023",
+                        "argument list must have even number of elements",
+                    ));
                 }
                 out.push('{');
                 for i in (0..a.arrays.len()).step_by(2) {
-                    if i > 0 { out.push_str(", "); }
-                    let key = plain_text(a, i, row, types, zone)?
-                        .ok_or_else(|| crate::error::SqlError::new("22023", "argument 1: key must not be null"))?;
+                    if i > 0 {
+                        out.push_str(", ");
+                    }
+                    let key = plain_text(a, i, row, types, zone)?.ok_or_else(|| {
+                        crate::error::SqlError::new("22023", "argument 1: key must not be null")
+                    })?;
                     json::string_into(&key, out);
                     out.push_str(" : ");
                     json::value_into(&a.arrays[i + 1], a.at(i + 1, row), &types[i + 1], zone, out)?;
                 }
                 out.push('}');
-                if jsonb { *out = json::canonical(out)?; }
+                if jsonb {
+                    *out = json::canonical(out)?;
+                }
                 Ok(true)
             })
         });
     }
-    for (name, jsonb) in [("json_build_array(any...) json", false), ("jsonb_build_array(any...) jsonb", true)] {
+    for (name, jsonb) in [
+        ("json_build_array(any...) json", false),
+        ("jsonb_build_array(any...) jsonb", true),
+    ] {
         r.add_typed(name, move |t| {
             json_of(t, move |a, row, types, zone, out| {
                 out.push('[');
-                for i in 0..a.arrays.len() {
-                    if i > 0 { out.push_str(", "); }
-                    json::value_into(&a.arrays[i], a.at(i, row), &types[i], zone, out)?;
+                for (i, (array, of)) in a.arrays.iter().zip(types.iter()).enumerate() {
+                    if i > 0 {
+                        out.push_str(", ");
+                    }
+                    json::value_into(array, a.at(i, row), of, zone, out)?;
                 }
                 out.push(']');
-                if jsonb { *out = json::canonical(out)?; }
+                if jsonb {
+                    *out = json::canonical(out)?;
+                }
                 Ok(true)
             })
         });

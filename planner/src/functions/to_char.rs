@@ -3,21 +3,40 @@
 use arrow::array::Array;
 use chrono::{Datelike, NaiveDate};
 
+use super::kernel;
 use super::parse::{DAY_US, datetime_of, days, to_local, to_utc};
 use super::registry::Registry;
-use super::kernel;
 use crate::error::{Result, SqlError};
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
-const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+const DAYS: [&str; 7] = [
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+];
 
 /// Template patterns, longer ones before their prefixes.
 const PATTERNS: [&str; 42] = [
-    "YYYY", "IYYY", "Y,YYY", "YYY", "YY", "Y", "MONTH", "Month", "month", "MON", "Mon", "mon", "MM", "MI", "MS",
-    "DDD", "DD", "DAY", "Day", "day", "DY", "Dy", "dy", "D", "HH24", "HH12", "HH", "SSSS", "SS", "US", "AM", "PM",
-    "am", "pm", "IW", "ID", "WW", "W", "Q", "CC", "J", "TZ",
+    "YYYY", "IYYY", "Y,YYY", "YYY", "YY", "Y", "MONTH", "Month", "month", "MON", "Mon", "mon",
+    "MM", "MI", "MS", "DDD", "DD", "DAY", "Day", "day", "DY", "Dy", "dy", "D", "HH24", "HH12",
+    "HH", "SSSS", "SS", "US", "AM", "PM", "am", "pm", "IW", "ID", "WW", "W", "Q", "CC", "J", "TZ",
 ];
 
 enum Part<'a> {
@@ -43,8 +62,17 @@ fn parts(template: &str) -> Vec<Part<'_>> {
         }
         for p in PATTERNS {
             // Case matters for names only.
-            let named = matches!(p.to_ascii_lowercase().as_str(), "month" | "mon" | "day" | "dy" | "am" | "pm");
-            let same = rest.get(..p.len()).is_some_and(|r| if named { r == p } else { r.eq_ignore_ascii_case(p) });
+            let named = matches!(
+                p.to_ascii_lowercase().as_str(),
+                "month" | "mon" | "day" | "dy" | "am" | "pm"
+            );
+            let same = rest.get(..p.len()).is_some_and(|r| {
+                if named {
+                    r == p
+                } else {
+                    r.eq_ignore_ascii_case(p)
+                }
+            });
             if same {
                 out.push(Part::Pattern(p, fill));
                 fill = false;
@@ -71,14 +99,22 @@ fn cased(name: &str, pattern: &str, width: usize, fill: bool) -> String {
     } else {
         name.to_string()
     };
-    if fill || width == 0 { text } else { format!("{text:<width$}") }
+    if fill || width == 0 {
+        text
+    } else {
+        format!("{text:<width$}")
+    }
 }
 
 /// Local microseconds by a template.
 fn time_text(us: i64, template: &str) -> Result<String> {
     let t = datetime_of(us).ok_or_else(|| SqlError::new("22008", "timestamp out of range"))?;
     let time = us.rem_euclid(DAY_US);
-    let (h, mi, s) = (time / 3_600_000_000, time / 60_000_000 % 60, time / 1_000_000 % 60);
+    let (h, mi, s) = (
+        time / 3_600_000_000,
+        time / 60_000_000 % 60,
+        time / 1_000_000 % 60,
+    );
     let mut out = String::new();
     let mut last = 0i64;
     for p in parts(template) {
@@ -125,7 +161,11 @@ fn time_text(us: i64, template: &str) -> Result<String> {
                     (_, 3) => "rd",
                     _ => "th",
                 };
-                out.push_str(&if fill { th.to_string() } else { th.to_uppercase() });
+                out.push_str(&if fill {
+                    th.to_string()
+                } else {
+                    th.to_uppercase()
+                });
                 continue;
             }
             "MONTH" | "Month" | "month" => {
@@ -137,11 +177,21 @@ fn time_text(us: i64, template: &str) -> Result<String> {
                 continue;
             }
             "DAY" | "Day" | "day" => {
-                out.push_str(&cased(DAYS[t.weekday().num_days_from_sunday() as usize], p, 9, fill));
+                out.push_str(&cased(
+                    DAYS[t.weekday().num_days_from_sunday() as usize],
+                    p,
+                    9,
+                    fill,
+                ));
                 continue;
             }
             "DY" | "Dy" | "dy" => {
-                out.push_str(&cased(&DAYS[t.weekday().num_days_from_sunday() as usize][..3], p, 0, fill));
+                out.push_str(&cased(
+                    &DAYS[t.weekday().num_days_from_sunday() as usize][..3],
+                    p,
+                    0,
+                    fill,
+                ));
                 continue;
             }
             "AM" | "PM" => {
@@ -152,10 +202,18 @@ fn time_text(us: i64, template: &str) -> Result<String> {
                 out.push_str(if h < 12 { "am" } else { "pm" });
                 continue;
             }
-            _ => return Err(SqlError::unsupported(format!("to_char pattern \"{p}\" is not supported"))),
+            _ => {
+                return Err(SqlError::unsupported(format!(
+                    "to_char pattern \"{p}\" is not supported"
+                )));
+            }
         };
         last = n;
-        out.push_str(&if fill { n.to_string() } else { format!("{n:0width$}") });
+        out.push_str(&if fill {
+            n.to_string()
+        } else {
+            format!("{n:0width$}")
+        });
     }
     Ok(out)
 }
@@ -166,14 +224,18 @@ fn time_from(text: &str, template: &str) -> Result<i64> {
         let shown: String = rest.chars().take(p.len().max(2)).collect();
         SqlError::new("22007", format!("invalid value \"{shown}\" for \"{p}\""))
     };
-    let (mut y, mut mo, mut d, mut h, mut mi, mut s, mut us) = (1i64, 1i64, 1i64, 0i64, 0i64, 0i64, 0i64);
+    let (mut y, mut mo, mut d, mut h, mut mi, mut s, mut us) =
+        (1i64, 1i64, 1i64, 0i64, 0i64, 0i64, 0i64);
     let (mut pm, mut doy) = (None, None);
     let mut rest = text;
     for p in parts(template) {
         let p = match p {
             Part::Text(t) => {
                 // Separators match any separators.
-                let skip = rest.chars().next().is_some_and(|c| !c.is_alphanumeric() || t.starts_with(c));
+                let skip = rest
+                    .chars()
+                    .next()
+                    .is_some_and(|c| !c.is_alphanumeric() || t.starts_with(c));
                 if skip {
                     let n = rest.chars().next().map_or(0, char::len_utf8);
                     rest = &rest[n..];
@@ -188,8 +250,14 @@ fn time_from(text: &str, template: &str) -> Result<i64> {
             "MONTH" | "Month" | "month" | "MON" | "Mon" | "mon" => {
                 let full = p.len() == 5;
                 let found = MONTHS.iter().enumerate().find_map(|(i, m)| {
-                    let name = if full { m.to_lowercase() } else { m[..3].to_lowercase() };
-                    lower.starts_with(&name).then_some((i as i64 + 1, name.len()))
+                    let name = if full {
+                        m.to_lowercase()
+                    } else {
+                        m[..3].to_lowercase()
+                    };
+                    lower
+                        .starts_with(&name)
+                        .then_some((i as i64 + 1, name.len()))
                 });
                 let (n, len) = found.ok_or_else(|| bad(p, rest))?;
                 mo = n;
@@ -197,7 +265,9 @@ fn time_from(text: &str, template: &str) -> Result<i64> {
                 continue;
             }
             "DAY" | "Day" | "day" | "DY" | "Dy" | "dy" => {
-                let n = rest.find(|c: char| !c.is_alphabetic()).unwrap_or(rest.len());
+                let n = rest
+                    .find(|c: char| !c.is_alphabetic())
+                    .unwrap_or(rest.len());
                 rest = &rest[n..];
                 continue;
             }
@@ -221,7 +291,11 @@ fn time_from(text: &str, template: &str) -> Result<i64> {
             "J" => 7,
             _ => 1,
         };
-        let len = rest.bytes().take(width).take_while(u8::is_ascii_digit).count();
+        let len = rest
+            .bytes()
+            .take(width)
+            .take_while(u8::is_ascii_digit)
+            .count();
         let n: i64 = rest[..len].parse().map_err(|_| bad(p, rest))?;
         rest = &rest[len..];
         match p {
@@ -236,13 +310,22 @@ fn time_from(text: &str, template: &str) -> Result<i64> {
             "MS" => us = n * 10i64.pow(6 - len as u32),
             "US" => us = n * 10i64.pow(6 - len as u32),
             "SSSS" => s = n,
-            _ => return Err(SqlError::unsupported(format!("pattern \"{p}\" is not supported here"))),
+            _ => {
+                return Err(SqlError::unsupported(format!(
+                    "pattern \"{p}\" is not supported here"
+                )));
+            }
         }
     }
     if let Some(pm) = pm {
         h = h % 12 + if pm { 12 } else { 0 };
     }
-    let range = || SqlError::new("22008", format!("date/time field value out of range: \"{text}\""));
+    let range = || {
+        SqlError::new(
+            "22008",
+            format!("date/time field value out of range: \"{text}\""),
+        )
+    };
     let date = NaiveDate::from_ymd_opt(y as i32, mo as u32, d as u32).ok_or_else(range)?;
     let day = days(date) as i64 + doy.map_or(0, |n| n - 1);
     if h > 23 || mi > 59 || (s > 59 && !template.to_uppercase().contains("SSSS")) {
@@ -268,14 +351,24 @@ fn number_text(v: &str, template: &str) -> String {
         .unsigned_abs();
     let digits = super::format::numeric(rounded as i128, decimals as i8);
     let (w, f) = digits.split_once('.').unwrap_or((&digits, ""));
-    let w = if w == "0" && whole.contains('9') && !whole.contains('0') && decimals > 0 { "" } else { w };
+    let w = if w == "0" && whole.contains('9') && !whole.contains('0') && decimals > 0 {
+        ""
+    } else {
+        w
+    };
     let places = whole.chars().filter(|c| matches!(c, '9' | '0')).count();
     let negative = negative && rounded != 0;
     let mut out = String::new();
     if w.len() > places {
-        out = whole.chars().map(|c| if matches!(c, '9' | '0') { '#' } else { c }).collect();
+        out = whole
+            .chars()
+            .map(|c| if matches!(c, '9' | '0') { '#' } else { c })
+            .collect();
     } else {
-        let mut source = format!("{w:>places$}").chars().collect::<Vec<_>>().into_iter();
+        let mut source = format!("{w:>places$}")
+            .chars()
+            .collect::<Vec<_>>()
+            .into_iter();
         let mut started = false;
         let mut zero_from = false;
         for c in whole.chars() {
@@ -313,29 +406,60 @@ fn number_text(v: &str, template: &str) -> String {
     let signed = match (sign_s, minus, angle, negative) {
         (true, _, _, n) => format!("{}{body}", if n { '-' } else { '+' }),
         (_, true, _, true) => format!("{body}-"),
-        (_, true, _, false) => if fill { body } else { format!("{body} ") },
+        (_, true, _, false) => {
+            if fill {
+                body
+            } else {
+                format!("{body} ")
+            }
+        }
         (_, _, true, true) => format!("<{body}>"),
-        (_, _, true, false) => if fill { body } else { format!(" {body} ") },
+        (_, _, true, false) => {
+            if fill {
+                body
+            } else {
+                format!(" {body} ")
+            }
+        }
         (.., true) => format!("-{body}"),
         _ if fill => body,
         _ => format!(" {body}"),
     };
-    if fill { signed } else { format!("{}{signed}", " ".repeat(lead)) }
+    if fill {
+        signed
+    } else {
+        format!("{}{signed}", " ".repeat(lead))
+    }
 }
 
 /// Registers the functions of this file.
 pub fn register(r: &mut Registry) {
-    r.add_fallible("to_char(timestamp, text) text", kernel!(|t: timestamp, f: text| -> text time_text(t, f).map(Some)));
+    r.add_fallible(
+        "to_char(timestamp, text) text",
+        kernel!(|t: timestamp, f: text| -> text time_text(t, f).map(Some)),
+    );
     r.add_typed("to_char(timestamptz, text) text", |t| {
         let zone = t.zone.to_string();
         kernel!(|t: timestamptz, f: text| -> text time_text(to_local(t, &zone)?, f).map(Some))
     });
-    r.add_fallible("to_char(interval, text) text", kernel!(|i: interval, f: text| -> text {
-        time_text(super::datetime::interval_key(i).rem_euclid(DAY_US), f).map(Some)
-    }));
-    r.add("to_char(int4, text) text", kernel!(|n: int4, f: text| -> text Ok(Some(number_text(&n.to_string(), f)))));
-    r.add("to_char(int8, text) text", kernel!(|n: int8, f: text| -> text Ok(Some(number_text(&n.to_string(), f)))));
-    r.add("to_char(float8, text) text", kernel!(|n: float8, f: text| -> text Ok(Some(number_text(&format!("{n}"), f)))));
+    r.add_fallible(
+        "to_char(interval, text) text",
+        kernel!(|i: interval, f: text| -> text {
+            time_text(super::datetime::interval_key(i).rem_euclid(DAY_US), f).map(Some)
+        }),
+    );
+    r.add(
+        "to_char(int4, text) text",
+        kernel!(|n: int4, f: text| -> text Ok(Some(number_text(&n.to_string(), f)))),
+    );
+    r.add(
+        "to_char(int8, text) text",
+        kernel!(|n: int8, f: text| -> text Ok(Some(number_text(&n.to_string(), f)))),
+    );
+    r.add(
+        "to_char(float8, text) text",
+        kernel!(|n: float8, f: text| -> text Ok(Some(number_text(&format!("{n}"), f)))),
+    );
     r.add_typed("to_char(numeric, text) text", |t| {
         let scale = match t.args[0] {
             tidemill_zset::schema::SqlType::Numeric(_, s) => s,
@@ -343,9 +467,12 @@ pub fn register(r: &mut Registry) {
         };
         kernel!(|n: numeric, f: text| -> text Ok(Some(number_text(&super::format::numeric(n, scale), f))))
     });
-    r.add_fallible("to_date(text, text) date", kernel!(|s: text, f: text| -> date {
-        time_from(s, f).map(|us| Some(us.div_euclid(DAY_US) as i32))
-    }));
+    r.add_fallible(
+        "to_date(text, text) date",
+        kernel!(|s: text, f: text| -> date {
+            time_from(s, f).map(|us| Some(us.div_euclid(DAY_US) as i32))
+        }),
+    );
     r.add_typed("to_timestamp(text, text) timestamptz", |t| {
         let zone = t.zone.to_string();
         kernel!(|s: text, f: text| -> timestamptz to_utc(time_from(s, f)?, &zone).map(Some))
@@ -360,10 +487,16 @@ pub fn register(r: &mut Registry) {
                     out.append_null();
                     continue;
                 }
-                let clean: String = s.value(i).chars().filter(|c| c.is_ascii_digit() || matches!(c, '.' | '-')).collect();
+                let clean: String = s
+                    .value(i)
+                    .chars()
+                    .filter(|c| c.is_ascii_digit() || matches!(c, '.' | '-'))
+                    .collect();
                 out.append_value(super::parse::numeric(&clean, 38, 6).map_err(super::external)?);
             }
-            Ok(std::sync::Arc::new(out.finish().with_precision_and_scale(38, 6)?))
+            Ok(std::sync::Arc::new(
+                out.finish().with_precision_and_scale(38, 6)?,
+            ))
         })
     });
 }

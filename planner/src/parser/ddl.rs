@@ -17,8 +17,10 @@ impl P<'_> {
         }
         let kind = self.kind()?;
         if or_replace && kind != ObjectKind::View {
-            return Err(SqlError::unsupported("OR REPLACE is only supported for views")
-                .hint("Drop the object first."));
+            return Err(
+                SqlError::unsupported("OR REPLACE is only supported for views")
+                    .hint("Drop the object first."),
+            );
         }
         let if_not_exists = self.take("if not exists");
         match kind {
@@ -31,14 +33,22 @@ impl P<'_> {
                 self.need("from")?;
                 let from = self.name()?;
                 let options = self.with_options()?;
-                Ok(Statement::CreateSink { name, if_not_exists, from, options })
+                Ok(Statement::CreateSink {
+                    name,
+                    if_not_exists,
+                    from,
+                    options,
+                })
             }
             ObjectKind::Schema => {
                 let name = self.ident()?;
                 if self.take("authorization") {
                     self.ident()?;
                 }
-                Ok(Statement::CreateSchema { name, if_not_exists })
+                Ok(Statement::CreateSchema {
+                    name,
+                    if_not_exists,
+                })
             }
             ObjectKind::Index => self.create_index(if_not_exists),
             ObjectKind::Column => self.unexpected(),
@@ -67,14 +77,39 @@ impl P<'_> {
             Some(w)
                 if matches!(
                     w.as_str(),
-                    "function" | "type" | "sequence" | "role" | "user" | "database" | "extension"
-                        | "trigger" | "policy" | "domain" | "procedure" | "aggregate" | "operator"
-                        | "connection" | "secret" | "server" | "foreign" | "publication" | "language"
-                        | "rule" | "cast" | "collation" | "tablespace" | "statistics" | "recursive"
-                        | "subscription" | "unlogged"
+                    "function"
+                        | "type"
+                        | "sequence"
+                        | "role"
+                        | "user"
+                        | "database"
+                        | "extension"
+                        | "trigger"
+                        | "policy"
+                        | "domain"
+                        | "procedure"
+                        | "aggregate"
+                        | "operator"
+                        | "connection"
+                        | "secret"
+                        | "server"
+                        | "foreign"
+                        | "publication"
+                        | "language"
+                        | "rule"
+                        | "cast"
+                        | "collation"
+                        | "tablespace"
+                        | "statistics"
+                        | "recursive"
+                        | "subscription"
+                        | "unlogged"
                 ) =>
             {
-                Err(SqlError::unsupported(format!("{} is not supported", w.to_uppercase())))
+                Err(SqlError::unsupported(format!(
+                    "{} is not supported",
+                    w.to_uppercase()
+                )))
             }
             _ => self.unexpected(),
         }
@@ -109,17 +144,33 @@ impl P<'_> {
         }
         for k in &primary_key {
             let c = columns.iter_mut().find(|c| c.name == *k).ok_or_else(|| {
-                SqlError::new("42703", format!("column \"{k}\" named in key does not exist"))
+                SqlError::new(
+                    "42703",
+                    format!("column \"{k}\" named in key does not exist"),
+                )
             })?;
             c.nullable = false;
         }
         if kind == ObjectKind::Table {
-            return Ok(Statement::CreateTable { name, if_not_exists, columns, primary_key, options });
+            return Ok(Statement::CreateTable {
+                name,
+                if_not_exists,
+                columns,
+                primary_key,
+                options,
+            });
         }
         if !primary_key.is_empty() {
-            return Err(SqlError::unsupported("PRIMARY KEY is not supported for sources"));
+            return Err(SqlError::unsupported(
+                "PRIMARY KEY is not supported for sources",
+            ));
         }
-        Ok(Statement::CreateSource { name, if_not_exists, columns, options })
+        Ok(Statement::CreateSource {
+            name,
+            if_not_exists,
+            columns,
+            options,
+        })
     }
 
     fn create_view(
@@ -135,27 +186,51 @@ impl P<'_> {
         let query = self.query()?;
         if kind == ObjectKind::View {
             if let Some(k) = options.keys().next() {
-                return Err(SqlError::new("22023", format!("unrecognized parameter \"{k}\"")));
+                return Err(SqlError::new(
+                    "22023",
+                    format!("unrecognized parameter \"{k}\""),
+                ));
             }
-            return Ok(Statement::CreateView { name, or_replace, if_not_exists, columns, query });
+            return Ok(Statement::CreateView {
+                name,
+                or_replace,
+                if_not_exists,
+                columns,
+                query,
+            });
         }
         if self.take("with no data") {
             return Err(SqlError::unsupported("WITH NO DATA is not supported"));
         }
         self.take("with data");
-        Ok(Statement::CreateMaterializedView { name, if_not_exists, columns, query, options })
+        Ok(Statement::CreateMaterializedView {
+            name,
+            if_not_exists,
+            columns,
+            query,
+            options,
+        })
     }
 
     fn create_index(&mut self, if_not_exists: bool) -> Result<Statement> {
         self.take("concurrently");
-        let name = if self.peek_is(0, "on") { None } else { Some(self.name()?) };
+        let name = if self.peek_is(0, "on") {
+            None
+        } else {
+            Some(self.name()?)
+        };
         self.need("on")?;
         let on = self.name()?;
         if self.take("using") {
             self.ident()?;
         }
         let columns = self.column_list()?;
-        Ok(Statement::CreateIndex { name, if_not_exists, on, columns })
+        Ok(Statement::CreateIndex {
+            name,
+            if_not_exists,
+            on,
+            columns,
+        })
     }
 
     pub(super) fn drop(&mut self) -> Result<Statement> {
@@ -176,7 +251,13 @@ impl P<'_> {
         if purge && kind != ObjectKind::Source {
             return Err(SqlError::new("42601", "PURGE is for sources only"));
         }
-        Ok(Statement::Drop { kind, names, if_exists, cascade, purge })
+        Ok(Statement::Drop {
+            kind,
+            names,
+            if_exists,
+            cascade,
+            purge,
+        })
     }
 
     pub(super) fn alter(&mut self) -> Result<Statement> {
@@ -186,7 +267,12 @@ impl P<'_> {
         let name = self.name()?;
         if self.take("rename to") {
             let to = self.ident()?;
-            return Ok(Statement::Rename { kind, name, if_exists, to });
+            return Ok(Statement::Rename {
+                kind,
+                name,
+                if_exists,
+                to,
+            });
         }
         Err(SqlError::unsupported("this form of ALTER is not supported")
             .hint("Supported is ALTER … RENAME TO."))
@@ -207,8 +293,17 @@ impl P<'_> {
             (super::relation_name(&object)?, None)
         };
         self.need("is")?;
-        let comment = if self.take("null") { None } else { Some(self.string()?) };
-        Ok(Statement::Comment { kind, name, column, comment })
+        let comment = if self.take("null") {
+            None
+        } else {
+            Some(self.string()?)
+        };
+        Ok(Statement::Comment {
+            kind,
+            name,
+            column,
+            comment,
+        })
     }
 }
 
@@ -249,18 +344,28 @@ fn table_constraint(c: &TableConstraint, primary_key: &mut Vec<String>) -> Resul
         return Err(refused(&c.to_string()));
     };
     if !primary_key.is_empty() {
-        return Err(SqlError::new("42P16", "multiple primary keys for table are not allowed"));
+        return Err(SqlError::new(
+            "42P16",
+            "multiple primary keys for table are not allowed",
+        ));
     }
     for k in &key.columns {
         match &k.column.expr {
             sql::Expr::Identifier(i) => primary_key.push(fold(i)),
-            e => return Err(SqlError::new("42601", format!("syntax error at or near \"{e}\""))),
+            e => {
+                return Err(SqlError::new(
+                    "42601",
+                    format!("syntax error at or near \"{e}\""),
+                ));
+            }
         }
     }
     Ok(())
 }
 
 fn refused(what: &str) -> SqlError {
-    SqlError::unsupported(format!("column or table constraint is not supported: {what}"))
-        .hint("Supported are NOT NULL, DEFAULT and PRIMARY KEY.")
+    SqlError::unsupported(format!(
+        "column or table constraint is not supported: {what}"
+    ))
+    .hint("Supported are NOT NULL, DEFAULT and PRIMARY KEY.")
 }

@@ -3,7 +3,9 @@
 use sqlparser::tokenizer::Token;
 
 use super::{P, boolean, duration_ms};
-use crate::ast::{CopyOptions, CopySource, CursorSource, ExplainStage, ObjectKind, Parsed, Show, Statement};
+use crate::ast::{
+    CopyOptions, CopySource, CursorSource, ExplainStage, ObjectKind, Parsed, Show, Statement,
+};
 use crate::error::{Result, SqlError};
 
 impl P<'_> {
@@ -17,7 +19,9 @@ impl P<'_> {
                     let _ = self.take("work") || self.take("transaction");
                 }
                 let modes = self.rest();
-                Ok(Statement::Begin { read_only: modes.contains("read only") })
+                Ok(Statement::Begin {
+                    read_only: modes.contains("read only"),
+                })
             }
             "commit" | "end" | "rollback" | "abort" => self.end_of_transaction(verb),
             "savepoint" | "release" => {
@@ -28,7 +32,11 @@ impl P<'_> {
             "fetch" | "move" => self.fetch(),
             "close" => {
                 self.p.next_token();
-                let cursor = if self.take("all") { None } else { Some(self.ident()?) };
+                let cursor = if self.take("all") {
+                    None
+                } else {
+                    Some(self.ident()?)
+                };
                 Ok(Statement::Close { cursor })
             }
             "reset" => {
@@ -36,7 +44,11 @@ impl P<'_> {
                 if self.take("all") {
                     return Ok(Statement::Reset { name: None });
                 }
-                let name = if self.take("time zone") { "timezone".into() } else { self.setting()? };
+                let name = if self.take("time zone") {
+                    "timezone".into()
+                } else {
+                    self.setting()?
+                };
                 Ok(Statement::Reset { name: Some(name) })
             }
             "prepare" => self.prepare(),
@@ -44,7 +56,11 @@ impl P<'_> {
             "deallocate" => {
                 self.p.next_token();
                 self.take("prepare");
-                let name = if self.take("all") { None } else { Some(self.ident()?) };
+                let name = if self.take("all") {
+                    None
+                } else {
+                    Some(self.ident()?)
+                };
                 Ok(Statement::Deallocate { name })
             }
             "discard" => {
@@ -86,18 +102,27 @@ impl P<'_> {
             return Err(SqlError::unsupported("AND CHAIN is not supported"));
         }
         self.take("and no chain");
-        Ok(if matches!(verb, "commit" | "end") { Statement::Commit } else { Statement::Rollback })
+        Ok(if matches!(verb, "commit" | "end") {
+            Statement::Commit
+        } else {
+            Statement::Rollback
+        })
     }
 
     fn declare(&mut self) -> Result<Statement> {
         self.need("declare")?;
         let cursor = self.ident()?;
-        while self.take("binary") || self.take("insensitive") || self.take("asensitive")
-            || self.take("no scroll") || self.take("scroll")
+        while self.take("binary")
+            || self.take("insensitive")
+            || self.take("asensitive")
+            || self.take("no scroll")
+            || self.take("scroll")
         {}
         self.need("cursor")?;
         if self.take("with hold") {
-            return Err(SqlError::unsupported("DECLARE CURSOR WITH HOLD is not supported"));
+            return Err(SqlError::unsupported(
+                "DECLARE CURSOR WITH HOLD is not supported",
+            ));
         }
         self.take("without hold");
         self.need("for")?;
@@ -123,7 +148,10 @@ impl P<'_> {
         let count = match self.p.peek_token().token {
             Token::Number(n, _) => {
                 self.p.next_token();
-                Some(n.parse().map_err(|_| SqlError::new("22003", "FETCH count is out of range"))?)
+                Some(
+                    n.parse()
+                        .map_err(|_| SqlError::new("22003", "FETCH count is out of range"))?,
+                )
             }
             Token::Minus => return Err(SqlError::new("55000", "cursor can only scan forward")),
             _ if self.take("all") => None,
@@ -136,13 +164,23 @@ impl P<'_> {
         let mut timeout_ms = None;
         for (k, v) in self.with_options()? {
             if k != "timeout" {
-                return Err(SqlError::new("42601", format!("unrecognized FETCH option \"{k}\"")));
+                return Err(SqlError::new(
+                    "42601",
+                    format!("unrecognized FETCH option \"{k}\""),
+                ));
             }
             timeout_ms = Some(duration_ms(&v).ok_or_else(|| {
-                SqlError::new("22023", format!("invalid value for option \"timeout\": \"{v}\""))
+                SqlError::new(
+                    "22023",
+                    format!("invalid value for option \"timeout\": \"{v}\""),
+                )
             })?);
         }
-        Ok(Statement::Fetch { cursor, count, timeout_ms })
+        Ok(Statement::Fetch {
+            cursor,
+            count,
+            timeout_ms,
+        })
     }
 
     fn prepare(&mut self) -> Result<Statement> {
@@ -166,7 +204,11 @@ impl P<'_> {
         let total = self.text.chars().count();
         let skip = total.saturating_sub((self.end - 1).saturating_sub(from - 1));
         let sql = self.text.chars().skip(skip).collect();
-        Ok(Statement::Prepare { name, types, statement: Box::new(Parsed { statement, sql }) })
+        Ok(Statement::Prepare {
+            name,
+            types,
+            statement: Box::new(Parsed { statement, sql }),
+        })
     }
 
     fn execute(&mut self) -> Result<Statement> {
@@ -188,7 +230,12 @@ impl P<'_> {
     pub(super) fn explain(&mut self) -> Result<Statement> {
         self.need("explain")?;
         let mut stage = ExplainStage::Logical;
-        if self.p.peek_token().token == Token::LParen && !matches!(self.peek_word(1).as_deref(), Some("select" | "values" | "with")) {
+        if self.p.peek_token().token == Token::LParen
+            && !matches!(
+                self.peek_word(1).as_deref(),
+                Some("select" | "values" | "with")
+            )
+        {
             for (k, v) in self.option_list()? {
                 match k.as_str() {
                     "logical" => stage = ExplainStage::Logical,
@@ -196,11 +243,14 @@ impl P<'_> {
                     "analyze" if boolean(&v) == Some(true) => {
                         return Err(SqlError::unsupported("EXPLAIN ANALYZE is not supported"));
                     }
-                    "analyze" | "verbose" | "costs" | "format" | "settings" | "buffers" | "timing"
-                    | "summary" | "wal" => {}
+                    "analyze" | "verbose" | "costs" | "format" | "settings" | "buffers"
+                    | "timing" | "summary" | "wal" => {}
                     _ => {
-                        return Err(SqlError::new("42601", format!("unrecognized EXPLAIN option \"{k}\""))
-                            .hint("Options are LOGICAL and DATAFLOW."));
+                        return Err(SqlError::new(
+                            "42601",
+                            format!("unrecognized EXPLAIN option \"{k}\""),
+                        )
+                        .hint("Options are LOGICAL and DATAFLOW."));
                     }
                 }
             }
@@ -246,7 +296,9 @@ impl P<'_> {
             return Ok(Statement::Show(Show::Variable("timezone".into())));
         }
         if self.take("transaction isolation level") {
-            return Ok(Statement::Show(Show::Variable("transaction_isolation".into())));
+            return Ok(Statement::Show(Show::Variable(
+                "transaction_isolation".into(),
+            )));
         }
         Ok(Statement::Show(Show::Variable(self.setting()?)))
     }
@@ -264,7 +316,11 @@ impl P<'_> {
         self.need("set")?;
         if self.take("session characteristics as transaction") {
             let value = Some(self.rest());
-            return Ok(Statement::Set { local: false, name: "session characteristics".into(), value });
+            return Ok(Statement::Set {
+                local: false,
+                name: "session characteristics".into(),
+                value,
+            });
         }
         let local = self.take("local");
         if !local {
@@ -272,7 +328,11 @@ impl P<'_> {
         }
         if self.take("transaction") {
             let value = Some(self.rest());
-            return Ok(Statement::Set { local: true, name: "transaction".into(), value });
+            return Ok(Statement::Set {
+                local: true,
+                name: "transaction".into(),
+                value,
+            });
         }
         let name = if self.take("time zone") {
             "timezone".to_string()
@@ -286,7 +346,11 @@ impl P<'_> {
             name
         };
         if self.take("default") {
-            return Ok(Statement::Set { local, name, value: None });
+            return Ok(Statement::Set {
+                local,
+                name,
+                value: None,
+            });
         }
         let mut value = self.option_value()?;
         while self.token(&Token::Comma) {
@@ -297,7 +361,11 @@ impl P<'_> {
             self.p.next_token();
             value = format!("{value} {w}");
         }
-        Ok(Statement::Set { local, name, value: Some(value) })
+        Ok(Statement::Set {
+            local,
+            name,
+            value: Some(value),
+        })
     }
 
     pub(super) fn copy(&mut self) -> Result<Statement> {
@@ -319,18 +387,29 @@ impl P<'_> {
         if self.peek_is(0, "to") {
             self.copy_target("to", "stdout")?;
             let options = self.copy_options()?;
-            return Ok(Statement::CopyTo { source: CopySource::Relation(table, columns), options });
+            return Ok(Statement::CopyTo {
+                source: CopySource::Relation(table, columns),
+                options,
+            });
         }
         self.copy_target("from", "stdin")?;
         let options = self.copy_options()?;
-        Ok(Statement::CopyFrom { table, columns, options })
+        Ok(Statement::CopyFrom {
+            table,
+            columns,
+            options,
+        })
     }
 
     fn copy_target(&mut self, direction: &str, end: &str) -> Result<()> {
         self.need(direction)?;
-        if matches!(self.p.peek_token().token, Token::SingleQuotedString(_)) || self.peek_is(0, "program") {
-            return Err(SqlError::unsupported("COPY to or from a file or program on the server is not supported")
-                .hint("Use STDIN or STDOUT; psql's \\copy does it for files."));
+        if matches!(self.p.peek_token().token, Token::SingleQuotedString(_))
+            || self.peek_is(0, "program")
+        {
+            return Err(SqlError::unsupported(
+                "COPY to or from a file or program on the server is not supported",
+            )
+            .hint("Use STDIN or STDOUT; psql's \\copy does it for files."));
         }
         self.need(end)
     }
@@ -369,13 +448,23 @@ impl P<'_> {
 }
 
 fn copy_option(o: &mut CopyOptions, name: &str, value: &str) -> Result<()> {
-    let invalid = || SqlError::new("22023", format!("invalid value for COPY option \"{name}\": \"{value}\""));
+    let invalid = || {
+        SqlError::new(
+            "22023",
+            format!("invalid value for COPY option \"{name}\": \"{value}\""),
+        )
+    };
     match name {
         "format" => match value {
             "text" => {}
             "csv" => o.csv = true,
             "binary" => o.binary = true,
-            _ => return Err(SqlError::new("22023", format!("COPY format \"{value}\" not recognized"))),
+            _ => {
+                return Err(SqlError::new(
+                    "22023",
+                    format!("COPY format \"{value}\" not recognized"),
+                ));
+            }
         },
         "header" => o.header = boolean(value).ok_or_else(invalid)?,
         "delimiter" => {
@@ -394,8 +483,17 @@ fn copy_option(o: &mut CopyOptions, name: &str, value: &str) -> Result<()> {
         "quote" if value == "\"" => {}
         "escape" if value == "\"" => {}
         "freeze" => {}
-        "encoding" | "quote" | "escape" => return Err(SqlError::unsupported(format!("COPY option \"{name}\" is not supported with this value"))),
-        _ => return Err(SqlError::new("42601", format!("option \"{name}\" not recognized"))),
+        "encoding" | "quote" | "escape" => {
+            return Err(SqlError::unsupported(format!(
+                "COPY option \"{name}\" is not supported with this value"
+            )));
+        }
+        _ => {
+            return Err(SqlError::new(
+                "42601",
+                format!("option \"{name}\" not recognized"),
+            ));
+        }
     }
     Ok(())
 }
