@@ -47,8 +47,14 @@ enum Rows {
 }
 
 impl Graph {
-    /// Builds the dataflow that `install` describes. Every worker must build the same dataflows in the same order.
-    pub fn build(worker: &mut Worker, install: &Install, options: &RuntimeOptions) -> Graph {
+    /// Builds the dataflow that `install` describes, of which each arrangement may take `state_bytes_max` of memory. Every
+    /// worker must build the same dataflows in the same order.
+    pub fn build(
+        worker: &mut Worker,
+        install: &Install,
+        options: &RuntimeOptions,
+        state_bytes_max: usize,
+    ) -> Graph {
         let index = worker.next_dataflow_index();
         let demand = Rc::new(Cell::new(install.demand));
         let journal = Rc::new(RefCell::new(Journal::default()));
@@ -57,7 +63,7 @@ impl Graph {
             workers: worker.peers(),
             partitions: options.partitions,
             fresh: install.fresh,
-            state_bytes_max: options.state_bytes_max / install.states.len().max(1),
+            state_bytes_max,
             error_mapper: options.error_mapper,
             demand: Rc::new(Cell::new(true)),
         };

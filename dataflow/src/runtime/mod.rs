@@ -131,7 +131,8 @@ pub struct RuntimeOptions {
     pub workers: usize,
     /// Partitions of the data directory (a power of two); worker of a key = partition % workers.
     pub partitions: u32,
-    /// Bytes of operator state kept in memory per worker before cold state is dropped from memory.
+    /// Bytes of operator state kept in memory per worker before cold state is dropped from memory;
+    /// shared out among the arrangements there are when a dataflow is built.
     pub state_bytes_max: usize,
     /// How evaluation errors become SQLSTATE and message.
     pub error_mapper: ErrorMapper,

@@ -196,7 +196,12 @@ impl<'a> Worker<'a> {
     }
 
     fn install(&mut self, install: Arc<Install>) {
-        let graph = Graph::build(self.timely, &install, &self.options);
+        // An equal share for everybody that is there. Those that came earlier keep theirs, so that n
+        // arrangements together may take ln(n) times the limit: their sizes differ by more than that.
+        let there = self.dataflows.values().map(|r| r.install.states.len());
+        let share = (there.sum::<usize>() + install.states.len()).max(1);
+        let bytes_max = self.options.state_bytes_max / share;
+        let graph = Graph::build(self.timely, &install, &self.options, bytes_max);
         let running = Running {
             graph,
             live: install.scope == Scope::Live,
