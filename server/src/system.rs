@@ -343,8 +343,8 @@ impl SystemRelations {
             comment: Some("what the server does".into()),
         });
         let mut relations: Vec<pg_catalog::RelationInfo> =
-            catalog.objects().filter_map(|o| relation_info(o)).collect();
-        for (on, index) in catalog.objects().filter_map(|o| index_info(o)) {
+            catalog.objects().filter_map(relation_info).collect();
+        for (on, index) in catalog.objects().filter_map(index_info) {
             if let Some(relation) = relations.iter_mut().find(|r| r.oid == on) {
                 relation.indexes.push(index);
             }

@@ -22,8 +22,8 @@ use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 use tokio::sync::oneshot;
 
 use super::{Coordinator, Following, Handle, Message, Owner, SharedRuntime};
+use crate::catalog::Object;
 use crate::catalog::record::{Ids, Kind, NEXT_ID_KEY, Record, State, object_key, put};
-use crate::catalog::{Detail, Object};
 use crate::changes::Follower;
 use crate::reader::{Snapshot, expand};
 
@@ -634,7 +634,8 @@ impl BuildThread {
         }
         self.built.errors = consolidate(&tidemill_dataflow::operator::error_schema(), &errors);
         if !self.durable {
-            if let Some(row) = (!self.built.errors.is_empty()).then(|| &self.built.errors.rows) {
+            if !self.built.errors.is_empty() {
+                let row = &self.built.errors.rows;
                 return Err(crate::reader::row_error(
                     "subscription",
                     &expand(&Delta::insert(row.clone()))?,

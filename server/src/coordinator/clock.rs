@@ -30,7 +30,7 @@ impl Clock {
     }
 
     /// The next epoch: now, or one more than the last if the wall clock hasn't moved on.
-    pub fn next(&mut self) -> Epoch {
+    pub fn take(&mut self) -> Epoch {
         let epoch = self.now().max(self.next);
         self.next = epoch + 1;
         self.reserved = self.reserved.max(self.next);
@@ -66,11 +66,11 @@ mod tests {
     fn epochs_go_on_even_when_the_wall_clock_is_behind() {
         let far = 4_000_000_000_000;
         let mut clock = Clock::new(far);
-        assert_eq!(clock.next(), far);
-        assert_eq!(clock.next(), far + 1);
+        assert_eq!(clock.take(), far);
+        assert_eq!(clock.take(), far + 1);
         assert!(!clock.needs_reservation(far + 2));
         assert!(clock.needs_reservation(far + 3));
         clock.passed(far + 10);
-        assert_eq!(clock.next(), far + 10);
+        assert_eq!(clock.take(), far + 10);
     }
 }

@@ -55,7 +55,7 @@ impl Coordinator {
 
     /// A new epoch with what rides along.
     pub(super) fn begin_epoch(&mut self) -> EpochWork {
-        let epoch = self.clock.next();
+        let epoch = self.clock.take();
         let commit = Commit {
             epoch,
             catalog: std::mem::take(&mut self.riding),

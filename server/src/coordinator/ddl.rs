@@ -18,8 +18,8 @@ use super::build::output_desc;
 use super::cut::origin_schema;
 use super::{AfterPublish, Coordinator, Owner};
 use crate::catalog::record::{
-    Ids, Kind, NEXT_ID_KEY, PersistentRecord, Record, SchemaRecord, object_key, persistent_key,
-    put, schema_key, sink_key,
+    Ids, Kind, NEXT_ID_KEY, PersistentRecord, SchemaRecord, object_key, persistent_key, put,
+    schema_key, sink_key,
 };
 use crate::catalog::{Catalog, Change, Detail, Object, SYSTEM_SCHEMAS};
 use crate::reader::key_first;

@@ -42,8 +42,8 @@ impl Cancels {
         let mut next = self.next.lock();
         loop {
             *next = next.checked_add(1).unwrap_or(1);
-            if !running.contains_key(&*next) {
-                running.insert(*next, (secret, sender));
+            if let std::collections::hash_map::Entry::Vacant(free) = running.entry(*next) {
+                free.insert((secret, sender));
                 return (*next, secret, receiver);
             }
         }
