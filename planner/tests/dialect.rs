@@ -1,0 +1,316 @@
+//! Runs `.slt` files on the planner alone: tables in memory, queries through `Planner` and `execute`.
+//! Expectations come from PostgreSQL. `SLT=path …` runs those files; `SLT_SHOW=1` prints instead of failing.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Schema};
+use datafusion_common::ScalarValue;
+use futures::StreamExt;
+use tidemill_planner::SqlError;
+use tidemill_planner::ast::{self, Statement};
+use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
+use tidemill_planner::functions::format;
+use tidemill_planner::query::{Planner, QueryPlan, SessionContextInfo, SnapshotReader};
+use tidemill_zset::CollectionId;
+use tidemill_zset::schema::SqlType;
+
+#[derive(Clone, Default)]
+struct Db(Arc<Mutex<Contents>>);
+
+#[derive(Default)]
+struct Contents {
+    relations: Vec<Relation>,
+    defaults: BTreeMap<u64, Vec<Option<String>>>,
+    rows: BTreeMap<u64, Vec<RecordBatch>>,
+    next: u64,
+}
+
+impl Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Db")
+    }
+}
+
+impl CatalogView for Db {
+    fn resolve(&self, schema: Option<&str>, name: &str) -> Option<Relation> {
+        let c = self.0.lock().expect("one thread");
+        c.relations.iter().find(|r| r.name == name && schema.is_none_or(|s| s == r.schema)).cloned()
+    }
+
+    fn relations(&self) -> Vec<Relation> {
+        self.0.lock().expect("one thread").relations.clone()
+    }
+}
+
+impl SnapshotReader for Db {
+    fn scan(
+        &self,
+        collection: CollectionId,
+        columns: Option<&[usize]>,
+        _: &[(usize, ScalarValue)],
+    ) -> Result<Box<dyn Iterator<Item = Result<RecordBatch, SqlError>> + Send>, SqlError> {
+        let rows = self.0.lock().expect("one thread").rows.get(&collection.0).cloned().unwrap_or_default();
+        let columns = columns.map(<[usize]>::to_vec);
+        Ok(Box::new(rows.into_iter().map(move |b| match &columns {
+            Some(c) => b.project(c).map_err(|e| SqlError::internal(e.to_string())),
+            None => Ok(b),
+        })))
+    }
+}
+
+fn run(plan: &QueryPlan, db: &Db) -> Result<Vec<RecordBatch>, SqlError> {
+    let mut stream = plan.execute(Arc::new(db.clone()))?;
+    let mut out = Vec::new();
+    futures::executor::block_on(async {
+        while let Some(b) = stream.next().await {
+            let b = b?;
+            assert_eq!(b.schema(), plan.columns, "results have the types of `columns`");
+            out.push(b);
+        }
+        Ok(out)
+    })
+}
+
+fn lines(batches: &[RecordBatch]) -> Vec<String> {
+    let mut out = Vec::new();
+    for b in batches {
+        let types: Vec<SqlType> = b.schema().fields().iter().map(|f| SqlType::of(f)).collect();
+        for row in 0..b.num_rows() {
+            let values: Vec<String> = b
+                .columns()
+                .iter()
+                .zip(&types)
+                .map(|(c, t)| match format::value(c, row, t, "UTC").expect("printable") {
+                    None => "NULL".into(),
+                    Some(t) if t.is_empty() => "(empty)".into(),
+                    Some(v) if *c.data_type() == DataType::Boolean => v[..1].to_string(),
+                    Some(t) => t.replace('\n', "\\n").replace('\t', "\\t"),
+                })
+                .collect();
+            out.push(values.join(" "));
+        }
+    }
+    out
+}
+
+impl Db {
+    fn statement(&self, sql: &str) -> Result<Vec<String>, SqlError> {
+        let session = SessionContextInfo { now: 1_700_000_000_000_000, ..Default::default() };
+        let planner = Planner::new();
+        let mut out = Vec::new();
+        for p in ast::parse(sql)? {
+            out = self.one(&planner, &session, p.statement)?;
+        }
+        Ok(out)
+    }
+
+    fn target(&self, name: &str) -> Result<(Relation, Vec<Option<String>>), SqlError> {
+        let r = self.resolve(None, name).ok_or_else(|| SqlError::new("42P01", format!("relation \"{name}\" does not exist")))?;
+        let d = self.0.lock().expect("one thread").defaults.get(&r.id.0).cloned().unwrap_or_default();
+        Ok((r, d))
+    }
+
+    fn one(&self, planner: &Planner, session: &SessionContextInfo, s: Statement) -> Result<Vec<String>, SqlError> {
+        match s {
+            Statement::Query { query, .. } => {
+                let plan = planner.plan_query(self, session, &query, &[])?;
+                Ok(lines(&run(&plan, self)?))
+            }
+            Statement::CreateTable { name, columns, primary_key, .. } => {
+                let fields: Vec<_> = columns.iter().map(|c| c.data_type.field(&c.name, c.nullable)).collect();
+                let key = primary_key.iter().filter_map(|k| columns.iter().position(|c| c.name == *k)).collect::<Vec<_>>();
+                self.create(name.name, RelationKind::Table, fields, (!key.is_empty()).then_some(key), columns.into_iter().map(|c| c.default).collect());
+                Ok(vec![])
+            }
+            Statement::CreateView { name, query, columns, .. } => {
+                let plan = planner.plan_query(self, session, &query, &[])?;
+                let fields = plan
+                    .columns
+                    .fields()
+                    .iter()
+                    .enumerate()
+                    .map(|(i, f)| columns.get(i).map_or(f.as_ref().clone(), |n| f.as_ref().clone().with_name(n)))
+                    .collect();
+                self.create(name.name, RelationKind::View { sql: query.to_string() }, fields, None, vec![]);
+                Ok(vec![])
+            }
+            Statement::Insert(i) => {
+                let sqlparser::ast::TableObject::TableName(n) = &i.table else { panic!("a table") };
+                let (table, defaults) = self.target(&n.to_string().to_lowercase())?;
+                let plan = planner.plan_insert(self, session, &i, &table, &defaults, &[])?;
+                let rows = run(&plan, self)?;
+                self.0.lock().expect("one thread").rows.entry(table.id.0).or_default().extend(rows);
+                Ok(vec![])
+            }
+            Statement::Drop { names, .. } => {
+                let mut c = self.0.lock().expect("one thread");
+                c.relations.retain(|r| !names.iter().any(|n| n.name == r.name));
+                Ok(vec![])
+            }
+            Statement::Delete(d) => {
+                let (sqlparser::ast::FromTable::WithFromKeyword(t) | sqlparser::ast::FromTable::WithoutKeyword(t)) = &d.from;
+                let (table, _) = self.target(&t[0].relation.to_string().to_lowercase())?;
+                let plan = planner.plan_delete(self, session, &d, &table, &[])?;
+                let gone = run(&plan, self)?;
+                self.change(&table, &gone, &[]);
+                Ok(vec![])
+            }
+            Statement::Update(u) => {
+                let sqlparser::ast::Statement::Update(inner) = u.as_ref() else { panic!("an update") };
+                let (table, defaults) = self.target(&inner.table.relation.to_string().to_lowercase())?;
+                let plan = planner.plan_update(self, session, &u, &table, &defaults, &[])?;
+                let both = run(&plan, self)?;
+                let n = table.columns.fields().len();
+                let part = |from: usize| -> Vec<RecordBatch> {
+                    both.iter().map(|b| b.project(&(from..from + n).collect::<Vec<_>>()).expect("both halves")).collect()
+                };
+                self.change(&table, &part(0), &part(n));
+                Ok(vec![])
+            }
+            Statement::Set { .. } | Statement::Begin { .. } | Statement::Commit | Statement::Empty => Ok(vec![]),
+            other => Err(SqlError::unsupported(format!("not in this test: {other:?}"))),
+        }
+    }
+
+    /// Takes away rows by their text, then adds.
+    fn change(&self, table: &Relation, gone: &[RecordBatch], new: &[RecordBatch]) {
+        let mut gone = lines(gone);
+        let mut c = self.0.lock().expect("one thread");
+        let rows = c.rows.entry(table.id.0).or_default();
+        let mut kept = Vec::new();
+        for b in rows.iter() {
+            let texts = lines(std::slice::from_ref(b));
+            for (i, t) in texts.iter().enumerate() {
+                match gone.iter().position(|g| g == t) {
+                    Some(n) => {
+                        gone.remove(n);
+                    }
+                    None => kept.push(b.slice(i, 1)),
+                }
+            }
+        }
+        kept.extend(new.iter().cloned());
+        *rows = kept;
+    }
+
+    fn create(&self, name: String, kind: RelationKind, fields: Vec<arrow::datatypes::Field>, primary_key: Option<Vec<usize>>, defaults: Vec<Option<String>>) {
+        let mut c = self.0.lock().expect("one thread");
+        c.next += 1;
+        let id = c.next;
+        c.defaults.insert(id, defaults);
+        c.relations.push(Relation {
+            id: CollectionId(id),
+            schema: "public".into(),
+            name,
+            kind,
+            columns: Arc::new(Schema::new(fields)),
+            primary_key,
+            unique: None,
+            append_only: false,
+        });
+    }
+}
+
+struct Record {
+    line: usize,
+    head: String,
+    sql: String,
+    expect: Vec<String>,
+}
+
+fn records(text: &str) -> Vec<Record> {
+    let mut out = Vec::new();
+    let lines: Vec<&str> = text.lines().collect();
+    let mut i = 0;
+    while i < lines.len() {
+        let l = lines[i];
+        if !(l.starts_with("statement") || l.starts_with("query")) {
+            i += 1;
+            continue;
+        }
+        let line = i + 1;
+        i += 1;
+        let mut sql = Vec::new();
+        while i < lines.len() && !lines[i].trim().is_empty() && lines[i] != "----" {
+            sql.push(lines[i]);
+            i += 1;
+        }
+        let mut expect = Vec::new();
+        if i < lines.len() && lines[i] == "----" {
+            i += 1;
+            while i < lines.len() && !lines[i].trim().is_empty() {
+                expect.push(lines[i].split_whitespace().collect::<Vec<_>>().join(" "));
+                i += 1;
+            }
+        }
+        out.push(Record { line, head: l.to_string(), sql: sql.join("\n"), expect });
+    }
+    out
+}
+
+/// What is wrong with each record that doesn't do as it says.
+fn check_file(path: &Path) -> (usize, Vec<String>) {
+    let text = std::fs::read_to_string(path).expect("a readable file");
+    let db = Db::default();
+    let mut wrong = Vec::new();
+    let all = records(&text);
+    for r in &all {
+        let got = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| db.statement(&r.sql)));
+        let at = format!("{}:{}: {}\n", path.display(), r.line, r.sql);
+        let Ok(got) = got else {
+            wrong.push(format!("{at}  panicked"));
+            continue;
+        };
+        let code = r.head.split_once("error").map(|(_, rest)| rest.trim().trim_matches(['(', ')']).to_string());
+        match (got, code) {
+            (Err(e), Some(code)) => {
+                if !code.is_empty() && !code.contains(e.sqlstate) {
+                    wrong.push(format!("{at}  expected {code}, got {} {e}", e.sqlstate));
+                }
+            }
+            (Ok(rows), Some(code)) => wrong.push(format!("{at}  expected error {code}, got {rows:?}")),
+            (Err(e), None) => wrong.push(format!("{at}  {} {e} {:?}", e.sqlstate, e.detail)),
+            (Ok(_), None) if r.head.starts_with("statement") => {}
+            (Ok(rows), None) => {
+                let mut rows: Vec<String> =
+                    rows.iter().map(|r| r.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+                let mut expect = r.expect.clone();
+                if r.head.contains("rowsort") {
+                    rows.sort();
+                    expect.sort();
+                }
+                if rows != expect {
+                    wrong.push(format!("{at}  expected {expect:#?}\n  got {rows:#?}"));
+                }
+            }
+        }
+    }
+    (all.len(), wrong)
+}
+
+#[test]
+fn slt_files() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sqllogictest/slt/dialect");
+    let mut files: Vec<PathBuf> = match std::env::var("SLT") {
+        Ok(list) => list.split_whitespace().map(PathBuf::from).collect(),
+        Err(_) => std::fs::read_dir(root)
+            .map(|d| d.filter_map(|e| e.ok().map(|e| e.path())).collect())
+            .unwrap_or_default(),
+    };
+    files.sort();
+    let (mut total, mut wrong) = (0, Vec::new());
+    for f in files.iter().filter(|f| f.extension().is_some_and(|e| e == "slt")) {
+        let (n, w) = check_file(f);
+        println!("{}: {} of {n} wrong", f.display(), w.len());
+        total += n;
+        wrong.extend(w);
+    }
+    println!("{}", wrong.join("\n"));
+    if std::env::var("SLT_SHOW").is_err() {
+        assert!(wrong.is_empty(), "{} of {total} records are wrong", wrong.len());
+    }
+}
