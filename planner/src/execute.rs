@@ -202,9 +202,16 @@ pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
     if let Some(r) = reader {
         config.set_extension(Arc::new(Reader(r)));
     }
+    // That rule adds up sums of sums, whose types differ here.
+    let rules = datafusion::optimizer::Optimizer::new()
+        .rules
+        .into_iter()
+        .filter(|r| r.name() != "single_distinct_aggregation_to_group_by")
+        .collect();
     SessionStateBuilder::new()
         .with_config(config)
         .with_default_features()
+        .with_optimizer_rules(rules)
         .build()
 }
 

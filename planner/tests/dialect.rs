@@ -65,7 +65,10 @@ impl SnapshotReader for Db {
 fn run(plan: &QueryPlan, db: &Db) -> Result<Vec<RecordBatch>, SqlError> {
     let mut stream = plan.execute(Arc::new(db.clone()))?;
     let mut out = Vec::new();
-    futures::executor::block_on(async {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime")
+        .block_on(async {
         while let Some(b) = stream.next().await {
             let b = b?;
             assert_eq!(b.schema(), plan.columns, "results have the types of `columns`");

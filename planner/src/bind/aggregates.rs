@@ -112,8 +112,7 @@ impl Binder<'_> {
         }
         if is_window(name) {
             return Err(SqlError::new(
-                "42P20",
-                format!("window function {name} requires an OVER clause"),
+                "42809", format!("window function {name} requires an OVER clause"),
             ));
         }
         let Some(calls) = c.calls.filter(|_| c.aggregates) else {

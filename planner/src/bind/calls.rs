@@ -475,7 +475,8 @@ impl Binder<'_> {
             ("ceil" | "ceiling" | "floor", 1) | ("round" | "trunc", 1) if numeric => {
                 SqlType::Numeric(((p as i16 - s as i16 + 1).clamp(1, 38)) as u8, 0)
             }
-            ("abs" | "sign", 1) if numeric => first.ty.clone(),
+            ("abs", 1) if numeric => first.ty.clone(),
+            ("sign", 1) if numeric => SqlType::Numeric(1, 0),
             ("round" | "trunc", 2) if numeric || (!first.unknown && is_integer(&first.ty)) => {
                 let digits = match &args[1].expr {
                     Expr::Literal(ScalarValue::Int32(Some(n)), _) => Some(*n),

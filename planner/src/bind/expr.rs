@@ -111,7 +111,7 @@ pub(crate) fn and(l: Expr, r: Expr) -> Expr {
     if !is_fallible(&r) {
         return both;
     }
-    when(vec![(Expr::IsFalse(Box::new(l)), truth(false))], both)
+    lazy(vec![(Expr::IsFalse(Box::new(l)), truth(false))], both)
 }
 
 /// `l OR r`, where `r` isn't evaluated for rows in which `l` is true.
@@ -124,7 +124,7 @@ pub(crate) fn or(l: Expr, r: Expr) -> Expr {
     if !is_fallible(&r) {
         return either;
     }
-    when(vec![(Expr::IsTrue(Box::new(l)), truth(true))], either)
+    lazy(vec![(Expr::IsTrue(Box::new(l)), truth(true))], either)
 }
 
 /// CASE WHEN … ELSE … END
@@ -136,6 +136,23 @@ pub(crate) fn when(branches: Vec<(Expr, Expr)>, otherwise: Expr) -> Expr {
             .map(|(c, r)| (Box::new(c), Box::new(r)))
             .collect(),
         Some(Box::new(otherwise)),
+    ))
+}
+
+/// A CASE that gives a boolean and stays a CASE: DataFusion would make AND and OR of it, which evaluate everything.
+pub(crate) fn lazy(branches: Vec<(Expr, Expr)>, otherwise: Expr) -> Expr {
+    let number = |e: Expr| {
+        Expr::Cast(datafusion_expr::Cast::new(
+            Box::new(e),
+            arrow::datatypes::DataType::Int32,
+        ))
+    };
+    let branches = branches.into_iter().map(|(c, r)| (c, number(r))).collect();
+    let one = literal(ScalarValue::Int32(Some(1)));
+    Expr::BinaryExpr(BinaryExpr::new(
+        Box::new(when(branches, number(otherwise))),
+        Operator::Eq,
+        Box::new(one),
     ))
 }
 
@@ -171,6 +188,10 @@ impl Binder<'_> {
                         text_literal(s)
                     }
                     _ => return Err(SqlError::new("42601", "a string must follow a type's name")),
+                };
+                let ty = match (&ty, t.data_type.to_string().to_lowercase().as_str()) {
+                    (SqlType::Numeric(..), "numeric" | "decimal") => self.open_numeric(&text, ty),
+                    _ => ty,
                 };
                 let expr = self
                     .settle(&text, &ty, Context::Explicit)
@@ -275,7 +296,15 @@ impl Binder<'_> {
             E::Function(f) => self.call(c, f),
             E::Extract { field, expr, .. } => {
                 let x = self.expr(c, expr)?;
-                self.function("extract", vec![text_literal(&field_name(field)), x], None)
+                let name = field_name(field);
+                let t = self.function("extract", vec![text_literal(&name), x], None)?;
+                let scale = match crate::functions::datetime::unit(&name).as_str() {
+                    "second" | "epoch" => return Ok(t),
+                    "milliseconds" => 3,
+                    _ => 0,
+                };
+                let to = SqlType::Numeric(38, scale);
+                Ok(Typed::new(self.cast(t, &to, Context::Explicit)?, to))
             }
             E::Ceil { expr, .. } => {
                 let x = self.expr(c, expr)?;
@@ -706,10 +735,18 @@ impl Binder<'_> {
         });
         let (mut exprs, ty) = self.unify(results, "CASE")?;
         let otherwise = exprs.pop().unwrap_or_else(|| super::null_of(&ty));
-        Ok(Typed::new(
-            when(conds.into_iter().zip(exprs).collect(), otherwise),
-            ty,
-        ))
+        let fallible = conds
+            .iter()
+            .chain(&exprs)
+            .chain([&otherwise])
+            .any(is_fallible);
+        let branches = conds.into_iter().zip(exprs).collect();
+        let e = if fallible && matches!(ty, SqlType::Bool) {
+            lazy(branches, otherwise)
+        } else {
+            when(branches, otherwise)
+        };
+        Ok(Typed::new(e, ty))
     }
 
     fn access(&self, c: Ctx, root: &E, chain: &[AccessExpr]) -> Result<Typed> {
@@ -855,13 +892,24 @@ pub(crate) fn number(n: &str) -> Result<Typed> {
         SqlError::new("22003", "numeric field overflow")
             .detail("numeric holds at most 38 digits here.")
     };
-    let (v, scale) = parse::decimal_parts(&n.replace('_', "")).ok_or_else(too_long)?;
-    let v = v.to_i128().ok_or_else(too_long)?;
+    let parts = parse::decimal_parts(&n.replace('_', ""))
+        .and_then(|(v, scale)| Some((v.to_i128()?, scale)));
+    let fitting =
+        parts.filter(|(v, scale)| v.unsigned_abs().to_string().len() <= 38 && *scale <= 38);
+    let Some((v, scale)) = fitting else {
+        // Written with an exponent, what no numeric holds is a double.
+        return if n.contains(['e', 'E']) {
+            let v = parse::float(n, "double precision")?;
+            Ok(Typed::new(
+                literal(ScalarValue::Float64(Some(v))),
+                SqlType::Float8,
+            ))
+        } else {
+            Err(too_long())
+        };
+    };
     let digits = v.unsigned_abs().to_string().len() as i32;
     let p = digits.max(scale).max(1);
-    if p > 38 {
-        return Err(too_long());
-    }
     let ty = SqlType::Numeric(p as u8, scale as i8);
     Ok(Typed::new(
         literal(ScalarValue::Decimal128(Some(v), p as u8, scale as i8)),

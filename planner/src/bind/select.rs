@@ -469,7 +469,7 @@ impl Binder<'_> {
                     .collect()
             };
             guarded.push(match all(before) {
-                Some(b) => super::expr::when(vec![(b, f.clone())], super::truth(false)),
+                Some(b) => super::expr::lazy(vec![(b, f.clone())], super::truth(false)),
                 None => f.clone(),
             });
         }

@@ -248,45 +248,73 @@ impl Binder<'_> {
         self.function(name, vec![x, list], None)
     }
 
-    /// ANY and ALL by counting the rows for which the comparison is true, false or NULL.
-    fn quantified_counts(
-        &self,
-        c: Ctx,
-        x: Typed,
-        op: &B,
-        q: &ast::Query,
-        any: bool,
-    ) -> Result<Typed> {
-        let count = |want: &dyn Fn(Expr) -> Expr| {
-            self.count(c, q, |b, r| {
-                let col = Self::one_column(&r.cols)?.clone();
-                let y = Typed {
-                    expr: Expr::Column(col.column.clone()),
-                    ty: col.ty,
-                    unknown: col.unknown,
-                };
-                let x = Typed {
-                    expr: outer(&x.expr),
-                    ..x.clone()
-                };
-                let t = b.operator(op, x, y)?;
-                Ok(Rel {
-                    plan: super::filter(r.plan, want(t.expr))?,
-                    cols: vec![],
-                })
-            })
+    /// ANY and ALL outside WHERE, with SQL's three values: by the number of equal rows, or by the extreme value.
+    fn quantified_counts(&self, c: Ctx, x: Typed, op: &B, q: &ast::Query, any: bool) -> Result<Typed> {
+        let null_rows = self.count(c, q, |b, r| {
+            let col = Self::one_column(&r.cols)?.clone();
+            let _ = b;
+            Ok(Rel { plan: super::filter(r.plan, Expr::IsNull(Box::new(Expr::Column(col.column))))?, cols: vec![] })
+        })?;
+        let rows = self.count(c, q, |_, r| Ok(r))?;
+        let decided = match (op, any) {
+            (B::Eq, true) | (B::NotEq, false) => {
+                let hits = self.equal_rows(c, &x, q)?;
+                compare(hits, Operator::Gt, 0)
+            }
+            (B::Lt | B::LtEq | B::Gt | B::GtEq, _) => {
+                let most = matches!(op, B::Lt | B::LtEq) == any;
+                let (s, cols) = self.subquery(c, q, |b, r| b.extreme_of(r, most))?;
+                let extreme = Typed::new(Expr::ScalarSubquery(s), cols[0].ty.clone());
+                let t = self.operator(op, x.clone(), extreme)?;
+                if any { Expr::IsTrue(Box::new(t.expr)) } else { Expr::IsFalse(Box::new(t.expr)) }
+            }
+            _ => return Err(SqlError::unsupported(format!("{op} with ANY or ALL and a subquery is not supported"))),
         };
-        let hit: &dyn Fn(Expr) -> Expr = if any { &|e| e } else { &not };
-        let hits = count(hit)?;
-        let nulls = count(&|e| Expr::IsNull(Box::new(e)))?;
-        let e = when(
-            vec![
-                (compare(hits, Operator::Gt, 0), truth(any)),
-                (compare(nulls, Operator::Gt, 0), null_of(&SqlType::Bool)),
-            ],
-            truth(!any),
-        );
+        let some = |n| compare(n, Operator::Gt, 0);
+        let x_null = super::expr::and(Expr::IsNull(Box::new(self.known(x)?.expr)), some(rows));
+        let unknown = super::expr::or(x_null, some(null_rows));
+        let e = when(vec![(decided, truth(any)), (unknown, null_of(&SqlType::Bool))], truth(!any));
         Ok(Typed::new(e, SqlType::Bool))
+    }
+
+    /// The least or greatest value of a subquery's column.
+    fn extreme_of(&self, r: Rel, most: bool) -> Result<Rel> {
+        let col = Self::one_column(&r.cols)?.clone();
+        let f = match most {
+            true => datafusion::functions_aggregate::min_max::max_udaf(),
+            false => datafusion::functions_aggregate::min_max::min_udaf(),
+        };
+        let plan = df(builder(r.plan)
+            .aggregate(Vec::<Expr>::new(), vec![f.call(vec![Expr::Column(col.column.clone())])])
+            .and_then(|b| b.build()))?;
+        let given = plan.schema().columns().remove(0);
+        let name = self.fresh("extreme");
+        let plan = project(plan, vec![Expr::Column(given).alias(&name)])?;
+        let column = datafusion_common::Column::new_unqualified(name);
+        Ok(Rel { plan, cols: vec![RelCol { column, ..col }] })
+    }
+
+    /// How many rows of the subquery equal `x`.
+    fn equal_rows(&self, c: Ctx, x: &Typed, q: &ast::Query) -> Result<Expr> {
+        let used = RefCell::new(Vec::new());
+        let rel = self.query(q, c.ctes, Outer::Query(c.scope, &used))?;
+        let (rel, x) = self.matching(x, rel)?;
+        let mut used = used.into_inner();
+        let y = Expr::Column(rel.cols[0].column.clone());
+        let equal = Expr::BinaryExpr(BinaryExpr::new(Box::new(y), Operator::Eq, Box::new(outer(&x, &mut used))));
+        let plan = super::filter(rel.plan, equal)?;
+        let one = literal(ScalarValue::Int64(Some(1)));
+        let call = datafusion::functions_aggregate::count::count_udaf().call(vec![one]);
+        let plan = df(builder(plan).aggregate(Vec::<Expr>::new(), vec![call]).and_then(|b| b.build()))?;
+        let given = plan.schema().columns().remove(0);
+        let plan = project(plan, vec![Expr::Column(given).alias(self.fresh("count"))])?;
+        let n = Expr::ScalarSubquery(Subquery {
+            subquery: Arc::new(plan),
+            outer_ref_columns: used,
+            spans: Spans::new(),
+        });
+        let zero = literal(ScalarValue::Int64(Some(0)));
+        Ok(when(vec![(Expr::IsNotNull(Box::new(n.clone())), n)], zero))
     }
 }
 
@@ -326,25 +354,24 @@ fn in_order(plan: LogicalPlan, column: &Column) -> (LogicalPlan, Expr, Vec<Sort>
     }
 }
 
-/// An expression of the outer query as a subquery refers to it.
-fn outer(e: &Expr) -> Expr {
+/// An expression of the outer query as a subquery refers to it; what it uses is added to `used`.
+fn outer(x: &Typed, used: &mut Vec<Expr>) -> Expr {
     use datafusion_common::tree_node::{Transformed, TreeNode};
-    e.clone()
-        .transform(|e| {
-            Ok(match e {
-                Expr::Column(c) => Transformed::yes(Expr::OuterReferenceColumn(
-                    Arc::new(arrow::datatypes::Field::new(
-                        &c.name,
-                        arrow::datatypes::DataType::Null,
-                        true,
-                    )),
-                    c,
-                )),
-                e => Transformed::no(e),
-            })
+    // Only the type of a bare column is known here; it is all that decorrelation looks at.
+    let ty = x.ty.arrow();
+    let out = x.expr.clone().transform(|e| {
+        Ok(match e {
+            Expr::Column(c) => {
+                let o = Expr::OuterReferenceColumn(Arc::new(arrow::datatypes::Field::new(&c.name, ty.clone(), true)), c);
+                if !used.contains(&o) {
+                    used.push(o.clone());
+                }
+                Transformed::yes(o)
+            }
+            e => Transformed::no(e),
         })
-        .map(|t| t.data)
-        .unwrap_or_else(|_| e.clone())
+    });
+    out.map(|t| t.data).unwrap_or_else(|_| x.expr.clone())
 }
 
 fn compare(l: Expr, op: Operator, n: i64) -> Expr {

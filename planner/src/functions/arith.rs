@@ -314,10 +314,7 @@ fn rounded(name: &str, v: i256, scale: i32, digits: i32) -> Option<(i256, i32)> 
     };
     Some(match name {
         "abs" => (v.wrapping_abs(), scale),
-        "sign" => (
-            parse::rescale(i256::from_i128(v.signum().to_i128()?), 0, scale)?,
-            scale,
-        ),
+        "sign" => (v.signum(), 0),
         "ceil" | "ceiling" | "floor" => {
             let (q, d) = toward_zero(0);
             let exact = q.checked_mul(d)? == v;
