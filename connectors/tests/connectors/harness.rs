@@ -15,7 +15,7 @@ use tidemill_connectors::{
 use tidemill_zset::schema::SqlType;
 
 /// How long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of the queues.
 const QUEUE_BYTES: usize = 64 << 20;
 
