@@ -127,6 +127,7 @@ pub fn read(path: &Path) -> Result<Script> {
                 )?;
                 step.retry = retry.map(|r| (r.attempts, r.backoff));
                 script.steps.push(step);
+                comments.clear();
             }
             Record::Query {
                 loc,
@@ -163,6 +164,7 @@ pub fn read(path: &Path) -> Result<Script> {
                 let mut step = step(loc.line(), conditions, connection, &comments, act)?;
                 step.retry = retry.map(|r| (r.attempts, r.backoff));
                 script.steps.push(step);
+                comments.clear();
             }
             Record::System {
                 loc,
