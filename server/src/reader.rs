@@ -9,6 +9,7 @@ use arrow::compute;
 use arrow::datatypes::SchemaRef;
 use datafusion_common::ScalarValue;
 use parking_lot::Mutex;
+use tidemill_connectors::source::Offsets;
 use tidemill_dataflow::plan::{ErrorMapper, Op, OutputStorage};
 use tidemill_planner::SqlError;
 use tidemill_planner::error::row_error as row_mapper;
@@ -147,6 +148,9 @@ pub struct Snapshot {
     pub own_writes: Arc<HashMap<CollectionId, Vec<Delta>>>,
     /// Where reads are noted, in a transaction.
     pub reads: Option<Arc<Mutex<ReadSet>>>,
+    /// Offsets of sources that aren't recorded, by the id of their offsets, as of the version: what a reader that
+    /// outlives it reads again. Without an entry the newest ones are taken.
+    pub offsets: HashMap<u64, Offsets>,
 }
 
 impl fmt::Debug for Snapshot {
@@ -164,6 +168,7 @@ impl Snapshot {
             env: env.clone(),
             own_writes: Default::default(),
             reads: None,
+            offsets: HashMap::new(),
         }
     }
 
@@ -175,7 +180,14 @@ impl Snapshot {
                 let rows = self.env.system.rows(collection, &self.published)?;
                 Ok(Box::new(rows.into_iter().map(|b| Ok(Delta::insert(b)))))
             }
-            Contents::Unrecorded(object) => reread_source(&object, &self.env.store),
+            Contents::Unrecorded(object) => {
+                let known = object
+                    .record
+                    .ids
+                    .offsets
+                    .and_then(|id| self.offsets.get(&id));
+                reread_source(&object, &self.env.store, known.cloned())
+            }
             Contents::Stored {
                 arrangement,
                 columns,

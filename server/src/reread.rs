@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidemill_connectors::ConnectorError;
 use tidemill_connectors::queue::{BatchReceiver, StopSignal, channel};
-use tidemill_connectors::source::reread;
+use tidemill_connectors::source::{Offsets, reread};
 use tidemill_planner::SqlError;
 use tidemill_storage::Store;
 use tidemill_zset::Delta;
@@ -15,20 +15,22 @@ use crate::coordinator::sources::{QUEUE_BYTES_MAX, source_spec};
 use crate::reader::DeltaIterator;
 
 /// Reads the input again on a thread of its own. An error (a consumed file isn't what it was) may come after
-/// some rows, which must then be thrown away.
-pub fn reread_source(object: &Arc<Object>, store: &Store) -> Result<DeltaIterator, SqlError> {
+/// some rows, which must then be thrown away. Up to `offsets`, or to the newest ones.
+pub fn reread_source(
+    object: &Arc<Object>,
+    store: &Store,
+    offsets: Option<Offsets>,
+) -> Result<DeltaIterator, SqlError> {
     let Some(spec) = source_spec(object) else {
         return Err(SqlError::internal(format!(
             "{} is not a source",
             object.display_name()
         )));
     };
-    let offsets = object
-        .record
-        .ids
-        .offsets
-        .ok_or_else(|| SqlError::internal("a source has offsets"))?;
-    let offsets = store.offsets(offsets).map_err(crate::reader::store_error)?;
+    let offsets = match offsets {
+        Some(offsets) => offsets,
+        None => committed_offsets(object, store)?,
+    };
     let stop = StopSignal::new();
     let (arrived, arrivals) = crossbeam_channel::unbounded::<()>();
     let (sender, receiver) = channel(
@@ -54,6 +56,13 @@ pub fn reread_source(object: &Arc<Object>, store: &Store) -> Result<DeltaIterato
         ready: vec![].into_iter(),
         ended: false,
     }))
+}
+
+/// The offsets of `object` at the last commit.
+pub fn committed_offsets(object: &Object, store: &Store) -> Result<Offsets, SqlError> {
+    let id = object.record.ids.offsets;
+    let id = id.ok_or_else(|| SqlError::internal("a source has offsets"))?;
+    store.offsets(id).map_err(crate::reader::store_error)
 }
 
 struct Reread {

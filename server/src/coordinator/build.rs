@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
+use tidemill_connectors::source::Offsets;
 use tidemill_dataflow::plan::{DataflowPlan, OutputStorage};
 use tidemill_dataflow::runtime::{Command, DataflowId, DataflowResult, Install, Scope};
 use tidemill_dataflow::state::{StateHandle, StateReader};
@@ -25,7 +26,8 @@ use super::{Coordinator, Following, Handle, Message, Owner, SharedRuntime};
 use crate::catalog::Object;
 use crate::catalog::record::{Ids, Kind, NEXT_ID_KEY, Record, State, object_key, put};
 use crate::changes::Follower;
-use crate::reader::{Snapshot, expand};
+use crate::reader::{Contents, Snapshot, contents, expand};
+use crate::reread::committed_offsets;
 
 /// Rows in one step of a build: what the workers hold at once.
 const CHUNK_ROWS_MAX: usize = 1 << 19;
@@ -183,12 +185,27 @@ pub fn state_descs(plan: &DataflowPlan, ids: &[State]) -> Vec<ArrangementDesc> {
 impl Coordinator {
     /// Begins a build. Nothing is under way, so every later change of its inputs is seen by its followers.
     pub(super) fn start_build(&mut self, request: BuildRequest, reply: BuildReply) {
-        match self.prepare_build(&request) {
+        let offsets = self.offsets_of(&request.plan.inputs());
+        match offsets.and_then(|offsets| Ok((self.prepare_build(&request)?, offsets))) {
             Err(e) => {
                 let _ = reply.send(Err(e));
             }
-            Ok(ids) => self.launch_build(request, ids, reply),
+            Ok((ids, offsets)) => self.launch_build(request, ids, offsets, reply),
         }
+    }
+
+    /// Offsets, now, of those among `inputs` whose rows aren't recorded. The build reads them again while epochs go
+    /// on, up to here and no further: what comes later it gets as changes.
+    fn offsets_of(&self, inputs: &[CollectionId]) -> Result<HashMap<u64, Offsets>, SqlError> {
+        let mut all = HashMap::new();
+        for input in inputs {
+            if let Contents::Unrecorded(object) = contents(&self.catalog, *input)?
+                && let Some(id) = object.record.ids.offsets
+            {
+                all.insert(id, committed_offsets(&object, &self.env.store)?);
+            }
+        }
+        Ok(all)
     }
 
     fn prepare_build(&mut self, request: &BuildRequest) -> Result<Ids, SqlError> {
@@ -237,7 +254,13 @@ impl Coordinator {
         Ok(ids)
     }
 
-    fn launch_build(&mut self, request: BuildRequest, ids: Ids, reply: BuildReply) {
+    fn launch_build(
+        &mut self,
+        request: BuildRequest,
+        ids: Ids,
+        offsets: HashMap<u64, Offsets>,
+        reply: BuildReply,
+    ) {
         let id = DataflowId(self.next_dataflow);
         self.next_dataflow += 1;
         let durable = matches!(request.target, BuildTarget::View(_));
@@ -297,7 +320,10 @@ impl Coordinator {
             runtime: self.runtime.clone(),
             workers: self.workers,
             inputs: inputs.clone(),
-            snapshot: Snapshot::of(&self.env, &published),
+            snapshot: Snapshot {
+                offsets,
+                ..Snapshot::of(&self.env, &published)
+            },
             followers,
             reports: reported,
             finish: finished,
