@@ -394,6 +394,30 @@ mod tests {
     }
 
     #[test]
+    fn slots_stay_while_the_table_grows() {
+        let schema = Arc::new(Schema::new(vec![Field::new("k", DataType::Utf8View, true)]));
+        let mut table = KeyTable::<1>::new(schema, true);
+        let (mut slots, mut fresh) = (Vec::new(), Vec::new());
+        let mut known = std::collections::HashMap::new();
+        // Two of each hash; low bits, which name the bucket, are nearly all equal.
+        let hash = |i: usize| ((i / 2) as u64) << 3;
+        for round in 0..40 {
+            let numbers: Vec<usize> = (0..100).map(|i| (i * 7 + round * 50) % 2000).collect();
+            let texts: Vec<String> = numbers.iter().map(|i| format!("key {i}")).collect();
+            let keys = text(&texts.iter().map(|t| Some(t.as_str())).collect::<Vec<_>>());
+            let hashes: Vec<u64> = numbers.iter().map(|i| hash(*i)).collect();
+            table.resolve(&[keys], &hashes, 1, &mut slots, &mut fresh);
+            for (number, slot) in numbers.iter().zip(&slots) {
+                assert_eq!(known.entry(*number).or_insert(*slot), slot, "key {number}");
+                assert_eq!(table.slot(*slot).hash, hash(*number));
+            }
+        }
+        assert_eq!(table.len(), known.len(), "one slot per key");
+        let different: std::collections::HashSet<u32> = known.values().copied().collect();
+        assert_eq!(different.len(), known.len());
+    }
+
+    #[test]
     fn floats_are_equal_as_sql_has_them() {
         let odd_nan = f64::from_bits(f64::NAN.to_bits() | 1);
         let a: ArrayRef = Arc::new(Float64Array::from(vec![0.0, f64::NAN, 1.0, 2.0]));
