@@ -136,6 +136,12 @@ impl ScalarUDFImpl for Function {
                 ColumnarValue::Scalar(s) => s.to_array_of_size(1),
             })
             .collect::<DfResult<Vec<_>>>()?;
+        // The binder gives every NULL a type; DataFusion's optimiser tries predicates on NULLs without one, and takes
+        // an error for "not known".
+        if arrays.iter().any(|a| a.data_type() == &DataType::Null) {
+            let message = format!("{} is not defined for a NULL without a type", self.name);
+            return Err(DataFusionError::Plan(message));
+        }
         let out = (self.kernel)(&Args { arrays, rows })?;
         if constant && !volatile {
             return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&out, 0)?));

@@ -150,6 +150,7 @@ pub const QUERIES: &[(&str, &str, &str)] = &[
     ("dialect", "array_uncorrelated", "SELECT ARRAY(SELECT product FROM orders ORDER BY quantity DESC, product LIMIT 4) AS a"),
     ("dialect", "correlated_inequality", "SELECT c.id, (SELECT count(*) FROM orders o WHERE o.quantity > c.id) AS n, (SELECT sum(o.quantity) FROM orders o WHERE o.quantity < c.id OR o.customer = c.id) AS s FROM customers c"),
     ("dialect", "correlated_inequality_filter", "SELECT o.id FROM orders o WHERE (SELECT count(*) FROM orders p WHERE p.quantity > o.quantity AND p.product = o.product) < 2"),
+    ("dialect", "left_join_null", "SELECT 5.1 * o.price AS c, sum(CASE WHEN o.paid THEN o.price ELSE -2.5 END) AS s FROM orders o LEFT JOIN customers c ON o.product = c.name WHERE upper(o.product) IS NULL GROUP BY 1"),
     ("dialect", "from_unnest", "SELECT o.id, t.tag FROM orders o, unnest(o.tags) AS t (tag)"),
     ("dialect", "left_unnest", "SELECT o.id, t.tag FROM orders o LEFT JOIN LATERAL unnest(o.tags) AS t (tag) ON true"),
     ("dialect", "jsonb_agg", "SELECT product, jsonb_agg(quantity) AS q FROM orders GROUP BY product"),
