@@ -1,6 +1,6 @@
 //! Execution of bound plans on a snapshot, by DataFusion with one partition.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Field, SchemaRef};
@@ -189,30 +189,33 @@ fn relabel(b: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     RecordBatch::try_new_with_options(schema.clone(), columns, &options).map_err(internal)
 }
 
-/// DataFusion's settings: one partition, nothing spilled or repartitioned.
+/// DataFusion's settings: one partition, nothing repartitioned. No function is looked up by name: plans hold
+/// their functions.
 pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
-    let mut config = SessionConfig::new()
-        .with_target_partitions(1)
-        .with_batch_size(BATCH_ROWS);
-    config
-        .options_mut()
-        .optimizer
-        .enable_round_robin_repartition = false;
-    config.options_mut().sql_parser.parse_float_as_decimal = true;
+    static BASE: LazyLock<SessionState> = LazyLock::new(|| {
+        let mut config = SessionConfig::new()
+            .with_target_partitions(1)
+            .with_batch_size(BATCH_ROWS);
+        config
+            .options_mut()
+            .optimizer
+            .enable_round_robin_repartition = false;
+        // That rule adds up sums of sums, whose types differ here.
+        let rules = datafusion::optimizer::Optimizer::new()
+            .rules
+            .into_iter()
+            .filter(|r| r.name() != "single_distinct_aggregation_to_group_by")
+            .collect();
+        SessionStateBuilder::new()
+            .with_config(config)
+            .with_optimizer_rules(rules)
+            .build()
+    });
+    let mut state = BASE.clone();
     if let Some(r) = reader {
-        config.set_extension(Arc::new(Reader(r)));
+        state.config_mut().set_extension(Arc::new(Reader(r)));
     }
-    // That rule adds up sums of sums, whose types differ here.
-    let rules = datafusion::optimizer::Optimizer::new()
-        .rules
-        .into_iter()
-        .filter(|r| r.name() != "single_distinct_aggregation_to_group_by")
-        .collect();
-    SessionStateBuilder::new()
-        .with_config(config)
-        .with_default_features()
-        .with_optimizer_rules(rules)
-        .build()
+    state
 }
 
 /// Runs a plan. DataFusion plans lazily, when the stream is first polled.

@@ -6,7 +6,8 @@ use datafusion_expr::{Expr, Operator, Volatility};
 use sqlparser::ast::{self, DuplicateTreatment, FunctionArg, FunctionArgExpr, FunctionArguments};
 use tidemill_zset::schema::SqlType;
 
-use super::expr::{Ctx, SET, not, when};
+use super::conditions::{not, when};
+use super::expr::{Ctx, SET};
 use super::types::{as_numeric, implicit_cost, is_integer, is_number, number_rank};
 use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
@@ -178,7 +179,7 @@ impl Binder<'_> {
                 Typed::new(out.clone(), ty.clone()),
                 Typed::new(e.clone(), ty.clone()),
             )?;
-            let keep = super::expr::or(Expr::IsNull(Box::new(e.clone())), keep.expr);
+            let keep = super::conditions::or(Expr::IsNull(Box::new(e.clone())), keep.expr);
             out = when(vec![(keep, out)], e);
         }
         Ok(Typed::new(out, ty))

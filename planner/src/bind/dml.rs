@@ -324,7 +324,7 @@ fn once_per_row(plan: LogicalPlan, table: &Relation, _width: usize) -> Result<Lo
         .iter()
         .map(|i| Expr::Column(columns[*i].clone()))
         .collect();
-    let number = super::from::row_number(
+    let number = super::lateral::row_number(
         on,
         columns
             .iter()

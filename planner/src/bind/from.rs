@@ -2,37 +2,30 @@
 
 use std::sync::Arc;
 
-use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::datasource::provider_as_source;
-use datafusion_common::{Column, JoinType, NullEquality, ScalarValue};
-use datafusion_expr::expr::{Sort, WindowFunction, WindowFunctionParams};
-use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, WindowFrame};
+use datafusion_common::{Column, JoinType};
+use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator};
 use sqlparser::ast::{
-    self, FunctionArg, JoinConstraint, JoinOperator, SelectItem, SetExpr, TableAlias, TableFactor,
-    TableWithJoins,
+    self, FunctionArg, JoinConstraint, JoinOperator, TableAlias, TableFactor, TableWithJoins,
 };
 use tidemill_zset::schema::SqlType;
 
 use super::calls::{is_each, is_set_returning};
-use super::expr::{Calls, Ctx};
+use super::expr::Ctx;
 use super::scope::{Outer, Scope, ScopeCol, ScopeTable, closest};
-use super::select::Tail;
-use super::{
-    Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, filter, fit, literal, project,
-    unique_names,
-};
+use super::{Binder, Ctes, Rel, RelCol, Typed, builder, df, fit, project, unique_names};
 use crate::catalog::{Relation, RelationKind};
 use crate::error::{Result, SqlError};
 use crate::parser::{fold, parts, position};
 use crate::query::CollectionTable;
 
 /// What has been joined so far.
-struct Joined<'o> {
-    plan: Option<LogicalPlan>,
-    scope: Scope<'o>,
+pub(super) struct Joined<'o> {
+    pub(super) plan: Option<LogicalPlan>,
+    pub(super) scope: Scope<'o>,
 }
 
-fn one_row() -> LogicalPlan {
+pub(super) fn one_row() -> LogicalPlan {
     LogicalPlanBuilder::empty(true).plan().clone()
 }
 
@@ -47,7 +40,7 @@ impl Binder<'_> {
     }
 
     /// FROM, its relations joined to `base`.
-    fn relations_on<'o>(
+    pub(super) fn relations_on<'o>(
         &self,
         base: Option<LogicalPlan>,
         from: &[TableWithJoins],
@@ -86,7 +79,12 @@ impl Binder<'_> {
         Ok((j.plan.unwrap_or_else(one_row), j.scope))
     }
 
-    fn join_step<'o>(&self, left: Joined<'o>, k: &ast::Join, ctes: &Ctes) -> Result<Joined<'o>> {
+    pub(super) fn join_step<'o>(
+        &self,
+        left: Joined<'o>,
+        k: &ast::Join,
+        ctes: &Ctes,
+    ) -> Result<Joined<'o>> {
         let (kind, constraint) = match &k.join_operator {
             JoinOperator::Join(c) | JoinOperator::Inner(c) => (JoinType::Inner, c),
             JoinOperator::Left(c) | JoinOperator::LeftOuter(c) => (JoinType::Left, c),
@@ -106,7 +104,7 @@ impl Binder<'_> {
         self.join(left, &k.relation, kind, constraint, ctes)
     }
 
-    fn join<'o>(
+    pub(super) fn join<'o>(
         &self,
         left: Joined<'o>,
         factor: &TableFactor,
@@ -208,7 +206,7 @@ impl Binder<'_> {
         self.combine(left, right, kind, constraint, ctes)
     }
 
-    fn combine<'o>(
+    pub(super) fn combine<'o>(
         &self,
         left: Joined<'o>,
         right: Joined<'o>,
@@ -351,7 +349,7 @@ impl Binder<'_> {
             let (expr, ty) = match kind {
                 JoinType::Right => (r.expr, r.ty),
                 JoinType::Full => (
-                    super::expr::when(vec![(Expr::IsNotNull(Box::new(le.clone())), le)], re),
+                    super::conditions::when(vec![(Expr::IsNotNull(Box::new(le.clone())), le)], re),
                     ty,
                 ),
                 _ => (l.expr, l.ty),
@@ -650,434 +648,10 @@ impl Binder<'_> {
             scope,
         })
     }
-
-    /// A subquery that uses what stands to its left.
-    fn join_lateral<'o>(
-        &self,
-        left: Joined<'o>,
-        q: &ast::Query,
-        alias: Option<&TableAlias>,
-        kind: JoinType,
-        constraint: &JoinConstraint,
-        ctes: &Ctes,
-    ) -> Result<Joined<'o>> {
-        let refused = |what: &str| {
-            Err(SqlError::unsupported(format!(
-                "LATERAL with {what} is not supported"
-            )))
-        };
-        let SetExpr::Select(s) = q.body.as_ref() else {
-            return refused("a set operation");
-        };
-        let trivial = match constraint {
-            JoinConstraint::On(e) => {
-                matches!(super::expr::strip(e), ast::Expr::Value(v) if v.value == ast::Value::Boolean(true))
-            }
-            JoinConstraint::None => true,
-            _ => false,
-        };
-        if !matches!(kind, JoinType::Inner | JoinType::Left)
-            || (kind == JoinType::Left && !trivial)
-            || q.with.is_some()
-        {
-            return refused("this kind of join");
-        }
-        let grouped = !matches!(&s.group_by, ast::GroupByExpr::Expressions(e, _) if e.is_empty())
-            || s.having.is_some();
-        if grouped || s.distinct.is_some() {
-            return refused("GROUP BY, HAVING or DISTINCT");
-        }
-        let base = left.plan.unwrap_or_else(one_row);
-        let name = alias.map(|a| fold(&a.name)).unwrap_or_default();
-        let aggregates = s.projection.iter().any(|i| matches!(i, SelectItem::UnnamedExpr(e) | SelectItem::ExprWithAlias { expr: e, .. } if has_aggregate(e)));
-        let mut scope = left.scope;
-        let (plan, cols) = if aggregates {
-            self.lateral_aggregates(base, &scope, q, s, ctes)?
-        } else {
-            self.lateral_rows(base, &scope, q, s, kind, ctes)?
-        };
-        let mut t = ScopeTable {
-            alias: name,
-            schema: None,
-            cols,
-            primary_key: None,
-        };
-        for (c, n) in t
-            .cols
-            .iter_mut()
-            .zip(alias.map(|a| &a.columns).into_iter().flatten())
-        {
-            c.name = fold(&n.name);
-        }
-        scope.add(t)?;
-        let mut plan = plan;
-        if let (JoinConstraint::On(e), false) = (constraint, trivial) {
-            plan = self.where_clause(plan, &scope, ctes, e)?;
-        }
-        Ok(Joined {
-            plan: Some(plan),
-            scope,
-        })
-    }
-
-    /// Aggregates without GROUP BY give one row: each is a scalar subquery.
-    fn lateral_aggregates(
-        &self,
-        base: LogicalPlan,
-        scope: &Scope,
-        q: &ast::Query,
-        s: &ast::Select,
-        ctes: &Ctes,
-    ) -> Result<(LogicalPlan, Vec<ScopeCol>)> {
-        let mut exprs: Vec<Expr> = columns_of(&base).into_iter().map(Expr::Column).collect();
-        let mut cols = Vec::new();
-        for item in &s.projection {
-            let (name, e) = match item {
-                SelectItem::UnnamedExpr(e) => (super::names::output_name(e), e),
-                SelectItem::ExprWithAlias { expr, alias } => (fold(alias), expr),
-                _ => {
-                    return Err(SqlError::unsupported(
-                        "* beside aggregates in LATERAL is not supported",
-                    ));
-                }
-            };
-            let mut one = s.clone();
-            one.projection = vec![SelectItem::UnnamedExpr(e.clone())];
-            let mut single = q.clone();
-            *single.body = SetExpr::Select(Box::new(one));
-            let t = self.scalar_subquery(Ctx::plain(scope, ctes, "LATERAL"), &single)?;
-            let column = self.fresh("lateral");
-            exprs.push(t.expr.alias(&column));
-            cols.push(ScopeCol {
-                name,
-                ty: t.ty,
-                expr: Expr::Column(Column::new_unqualified(column)),
-                hidden: false,
-            });
-        }
-        Ok((project(base, exprs)?, cols))
-    }
-
-    /// Rows of a subquery without aggregates: its FROM continues the join. With LIMIT, rows are numbered per row to the left.
-    fn lateral_rows(
-        &self,
-        base: LogicalPlan,
-        left: &Scope,
-        q: &ast::Query,
-        s: &ast::Select,
-        kind: JoinType,
-        ctes: &Ctes,
-    ) -> Result<(LogicalPlan, Vec<ScopeCol>)> {
-        let keyed = kind == JoinType::Left || q.limit_clause.is_some() || q.fetch.is_some();
-        let left_columns = columns_of(&base);
-        // Equal rows to the left are told apart by a number.
-        let (base, copy) = if keyed {
-            let number = row_number(
-                left_columns.iter().cloned().map(Expr::Column).collect(),
-                vec![],
-            );
-            let name = self.fresh("copy");
-            let b = df(LogicalPlanBuilder::window_plan(base, vec![number.clone()]))?;
-            let mut exprs: Vec<Expr> = left_columns.iter().cloned().map(Expr::Column).collect();
-            exprs.push(
-                Expr::Column(Column::new_unqualified(number.schema_name().to_string()))
-                    .alias(&name),
-            );
-            (project(b, exprs)?, Some(Column::new_unqualified(name)))
-        } else {
-            (base, None)
-        };
-        let keys: Vec<Column> = left_columns.iter().cloned().chain(copy).collect();
-        let original = base.clone();
-        let (mut plan, inner) =
-            self.relations_on(Some(base), &s.from, ctes, Outer::Lateral(left))?;
-        if let Some(w) = &s.selection {
-            plan = self.where_clause(plan, &inner, ctes, w)?;
-        }
-        let calls = std::cell::RefCell::new(Calls::default());
-        let ctx = Ctx {
-            calls: Some(&calls),
-            sets: false,
-            ..Ctx::plain(&inner, ctes, "LATERAL")
-        };
-        let mut exprs: Vec<Expr> = keys.iter().cloned().map(Expr::Column).collect();
-        let mut cols = Vec::new();
-        let mut push = |name: String, t: Typed| -> Result<()> {
-            let t = self.known(t)?;
-            let column = self.fresh("lateral");
-            exprs.push(t.expr.alias(&column));
-            cols.push(ScopeCol {
-                name,
-                ty: t.ty,
-                expr: Expr::Column(Column::new_unqualified(column)),
-                hidden: false,
-            });
-            Ok(())
-        };
-        for item in &s.projection {
-            match item {
-                SelectItem::UnnamedExpr(e) => {
-                    push(super::names::output_name(e), self.expr(ctx, e)?)?
-                }
-                SelectItem::ExprWithAlias { expr, alias } => {
-                    push(fold(alias), self.expr(ctx, expr)?)?
-                }
-                SelectItem::Wildcard(_) => {
-                    for c in inner.star() {
-                        push(c.name.clone(), Typed::new(c.expr.clone(), c.ty.clone()))?;
-                    }
-                }
-                other => {
-                    return Err(SqlError::unsupported(format!(
-                        "LATERAL with {other} is not supported"
-                    )));
-                }
-            }
-        }
-        let tail = super::select::tail_of(q)?;
-        let mut sorts = Vec::new();
-        for o in &tail.order_by {
-            let t = self.expr(ctx, &o.expr)?;
-            let sort = self.sort(self.known(t)?, &o.options)?;
-            let name = self.fresh("sort");
-            exprs.push(sort.expr.alias(&name));
-            sorts.push(Sort::new(
-                Expr::Column(Column::new_unqualified(name)),
-                sort.asc,
-                sort.nulls_first,
-            ));
-        }
-        plan = project(plan, exprs)?;
-        if tail.limit.is_some() || tail.offset.is_some() {
-            plan = self.first_rows(plan, &keys, sorts, &cols, &tail, ctes)?;
-        }
-        if kind == JoinType::Left {
-            plan = self.keep_left(original, plan, &keys, &mut cols)?;
-        }
-        Ok((plan, cols))
-    }
-
-    /// Per `keys`, the rows that LIMIT and OFFSET leave.
-    fn first_rows(
-        &self,
-        plan: LogicalPlan,
-        keys: &[Column],
-        mut sorts: Vec<Sort>,
-        cols: &[ScopeCol],
-        tail: &Tail,
-        ctes: &Ctes,
-    ) -> Result<LogicalPlan> {
-        let columns = columns_of(&plan);
-        sorts.extend(cols.iter().map(|c| Sort::new(c.expr.clone(), true, false)));
-        let number = row_number(keys.iter().cloned().map(Expr::Column).collect(), sorts);
-        let plan = df(LogicalPlanBuilder::window_plan(plan, vec![number.clone()]))?;
-        let n = Expr::Cast(datafusion_expr::Cast::new(
-            Box::new(Expr::Column(Column::new_unqualified(
-                number.schema_name().to_string(),
-            ))),
-            arrow::datatypes::DataType::Int64,
-        ));
-        let constant = |e: Option<&ast::Expr>| -> Result<Option<i64>> {
-            let Some(e) = e else { return Ok(None) };
-            let scope = Scope::new(Outer::None);
-            let t = self.expr(Ctx::plain(&scope, ctes, "LIMIT"), e)?;
-            match super::dml::fold_constant(&self.implicit(&t, &SqlType::Int8)?) {
-                Some(ScalarValue::Int64(v)) => Ok(v),
-                _ => Err(SqlError::unsupported("LIMIT in LATERAL must be a constant")),
-            }
-        };
-        let (limit, offset) = (constant(tail.limit)?, constant(tail.offset)?.unwrap_or(0));
-        let compare = |op, v: i64| {
-            Expr::BinaryExpr(BinaryExpr::new(
-                Box::new(n.clone()),
-                op,
-                Box::new(literal(ScalarValue::Int64(Some(v)))),
-            ))
-        };
-        let mut plan = plan;
-        if let Some(l) = limit {
-            plan = filter(plan, compare(Operator::LtEq, l.saturating_add(offset)))?;
-        }
-        if offset > 0 {
-            plan = filter(plan, compare(Operator::Gt, offset))?;
-        }
-        project(plan, columns.into_iter().map(Expr::Column).collect())
-    }
-
-    /// LEFT JOIN of the numbered rows to the left with what LATERAL gave for them.
-    fn keep_left(
-        &self,
-        left: LogicalPlan,
-        right: LogicalPlan,
-        keys: &[Column],
-        cols: &mut [ScopeCol],
-    ) -> Result<LogicalPlan> {
-        let mut exprs = Vec::new();
-        let mut on = (Vec::new(), Vec::new());
-        for k in keys {
-            let name = self.fresh("key");
-            exprs.push(Expr::Column(k.clone()).alias(&name));
-            on.0.push(k.clone());
-            on.1.push(Column::new_unqualified(name));
-        }
-        for c in cols.iter_mut() {
-            let name = self.fresh("lateral");
-            exprs.push(c.expr.clone().alias(&name));
-            c.expr = Expr::Column(Column::new_unqualified(name));
-        }
-        let right = project(right, exprs)?;
-        df(builder(left)
-            .join_detailed(
-                right,
-                JoinType::Left,
-                on,
-                None,
-                NullEquality::NullEqualsNull,
-            )
-            .and_then(|b| b.build()))
-    }
-
-    /// WITH.
-    pub(crate) fn with(&self, w: &ast::With, ctes: &mut Ctes, outer: Outer) -> Result<()> {
-        for c in &w.cte_tables {
-            let name = fold(&c.alias.name);
-            let recursive = w.recursive
-                && matches!(
-                    c.query.body.as_ref(),
-                    SetExpr::SetOperation {
-                        op: ast::SetOperator::Union,
-                        ..
-                    }
-                )
-                && mentions(&c.query, &name);
-            let rel = if recursive {
-                self.recursive(&name, c, ctes, outer)?
-            } else {
-                let rel = self.query(&c.query, ctes, outer)?;
-                renamed(self.settled(rel)?, Some(&c.alias))?
-            };
-            ctes.push((name, rel));
-        }
-        Ok(())
-    }
-
-    fn recursive(&self, name: &str, c: &ast::Cte, ctes: &Ctes, outer: Outer) -> Result<Rel> {
-        let SetExpr::SetOperation {
-            left,
-            set_quantifier,
-            right,
-            ..
-        } = c.query.body.as_ref()
-        else {
-            return Err(SqlError::internal("not a union"));
-        };
-        if c.query.order_by.is_some() || c.query.limit_clause.is_some() {
-            return Err(SqlError::unsupported(
-                "ORDER BY and LIMIT in a recursive query are not implemented",
-            ));
-        }
-        let start = self.set_expr(left, ctes, outer)?;
-        let start = renamed(self.settled(start)?, Some(&c.alias))?;
-        let names = unique_names(
-            &start
-                .cols
-                .iter()
-                .map(|c| c.name.clone())
-                .collect::<Vec<_>>(),
-        );
-        let exprs = start
-            .cols
-            .iter()
-            .zip(&names)
-            .map(|(c, n)| Expr::Column(c.column.clone()).alias(n))
-            .collect();
-        let first = project(start.plan, exprs)?;
-        let internal = self.qualifier(name);
-        let fields: Vec<arrow::datatypes::Field> = start
-            .cols
-            .iter()
-            .zip(&names)
-            .map(|(c, n)| arrow::datatypes::Field::new(n, c.ty.arrow(), true))
-            .collect();
-        let table = Arc::new(CteWorkTable::new(
-            &internal,
-            Arc::new(arrow::datatypes::Schema::new(fields)),
-        ));
-        let scan = df(
-            LogicalPlanBuilder::scan(internal.clone(), provider_as_source(table), None)
-                .and_then(|b| b.build()),
-        )?;
-        let cols: Vec<RelCol> = start
-            .cols
-            .iter()
-            .zip(&names)
-            .map(|(c, n)| RelCol {
-                column: Column::new(Some(internal.clone()), n),
-                ..c.clone()
-            })
-            .collect();
-        let mut inner = ctes.clone();
-        inner.push((name.to_string(), Rel { plan: scan, cols }));
-        let step = self.set_expr(right, &inner, outer)?;
-        if step.cols.len() != start.cols.len() {
-            return Err(SqlError::new(
-                "42601",
-                "each UNION query must have the same number of columns",
-            ));
-        }
-        let exprs = step
-            .cols
-            .iter()
-            .zip(&start.cols)
-            .zip(&names)
-            .map(|((s, f), n)| {
-                let t = Typed { expr: Expr::Column(s.column.clone()), ty: s.ty.clone(), unknown: false };
-                let wide = super::types::common(&f.ty, &s.ty);
-                if !s.unknown && wide.as_ref() != Some(&f.ty) {
-                    return Err(SqlError::new("42804", format!(
-                        "recursive query \"{name}\" column {} has type {} in non-recursive term but type {} overall",
-                        1, super::types::plain_name(&f.ty), super::types::plain_name(&s.ty)
-                    )).hint("Cast the output of the non-recursive term to the correct type."));
-                }
-                Ok(self.cast(t, &f.ty, crate::functions::cast::Context::Explicit)?.alias(n))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let step = project(step.plan, exprs)?;
-        let distinct = !matches!(set_quantifier, ast::SetQuantifier::All);
-        let plan = df(builder(first)
-            .to_recursive_query(internal, step, distinct)
-            .and_then(|b| b.build()))?;
-        let columns = columns_of(&plan);
-        let cols = start
-            .cols
-            .into_iter()
-            .zip(columns)
-            .map(|(c, column)| RelCol { column, ..c })
-            .collect();
-        Ok(Rel { plan, cols })
-    }
-}
-
-pub(crate) fn row_number(partition_by: Vec<Expr>, order_by: Vec<Sort>) -> Expr {
-    let framed = !order_by.is_empty();
-    Expr::WindowFunction(Box::new(WindowFunction {
-        fun: datafusion_expr::WindowFunctionDefinition::WindowUDF(
-            datafusion::functions_window::row_number::row_number_udwf(),
-        ),
-        params: WindowFunctionParams {
-            args: vec![],
-            partition_by,
-            order_by,
-            window_frame: WindowFrame::new(framed.then_some(false)),
-            filter: None,
-            null_treatment: None,
-            distinct: false,
-        },
-    }))
 }
 
 /// Column names given by an alias.
-fn renamed(mut rel: Rel, alias: Option<&TableAlias>) -> Result<Rel> {
+pub(super) fn renamed(mut rel: Rel, alias: Option<&TableAlias>) -> Result<Rel> {
     let Some(a) = alias else { return Ok(rel) };
     if a.columns.len() > rel.cols.len() {
         return Err(SqlError::new(
@@ -1153,33 +727,4 @@ fn table_function(
 
 fn is_lateral(f: &TableFactor) -> bool {
     table_function(f).is_some() || matches!(f, TableFactor::Derived { lateral: true, .. })
-}
-
-fn has_aggregate(e: &ast::Expr) -> bool {
-    use std::ops::ControlFlow;
-    ast::visit_expressions(e, |e| match e {
-        ast::Expr::Function(f)
-            if f.over.is_none()
-                && parts(&f.name)
-                    .pop()
-                    .is_some_and(|n| super::aggregates::is_aggregate(&n)) =>
-        {
-            ControlFlow::Break(())
-        }
-        _ => ControlFlow::Continue(()),
-    })
-    .is_break()
-}
-
-/// True if the query reads a relation of that name.
-fn mentions(q: &ast::Query, name: &str) -> bool {
-    use std::ops::ControlFlow;
-    ast::visit_relations(q, |r| {
-        if parts(r).as_slice() == [name] {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    })
-    .is_break()
 }

@@ -7,9 +7,12 @@
 pub(crate) mod aggregates;
 pub(crate) mod calls;
 pub(crate) mod coerce;
+pub(crate) mod conditions;
 pub(crate) mod dml;
 pub(crate) mod expr;
 pub(crate) mod from;
+pub(crate) mod grouping;
+pub(crate) mod lateral;
 pub(crate) mod names;
 pub(crate) mod operators;
 pub(crate) mod scope;
@@ -17,6 +20,7 @@ pub(crate) mod select;
 pub(crate) mod setop;
 pub(crate) mod subquery;
 pub(crate) mod types;
+pub(crate) mod with;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -6,7 +6,7 @@ use datafusion_expr::{BinaryExpr, Expr, Operator};
 use sqlparser::ast::BinaryOperator as B;
 use tidemill_zset::schema::SqlType;
 
-use super::expr::not;
+use super::conditions::not;
 use super::types::{as_numeric, common, is_integer, is_number, is_text};
 use super::{Binder, Typed};
 use crate::error::{Result, SqlError};

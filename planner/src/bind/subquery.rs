@@ -13,7 +13,8 @@ use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
 use sqlparser::ast::{self, BinaryOperator as B, Expr as E};
 use tidemill_zset::schema::SqlType;
 
-use super::expr::{Ctx, not, strip, when};
+use super::conditions::{not, when};
+use super::expr::{Ctx, strip};
 use super::scope::Outer;
 use super::{Binder, Rel, RelCol, Typed, builder, df, literal, null_of, project, truth};
 use crate::error::{Result, SqlError};
@@ -249,11 +250,21 @@ impl Binder<'_> {
     }
 
     /// ANY and ALL outside WHERE, with SQL's three values: by the number of equal rows, or by the extreme value.
-    fn quantified_counts(&self, c: Ctx, x: Typed, op: &B, q: &ast::Query, any: bool) -> Result<Typed> {
+    fn quantified_counts(
+        &self,
+        c: Ctx,
+        x: Typed,
+        op: &B,
+        q: &ast::Query,
+        any: bool,
+    ) -> Result<Typed> {
         let null_rows = self.count(c, q, |b, r| {
             let col = Self::one_column(&r.cols)?.clone();
             let _ = b;
-            Ok(Rel { plan: super::filter(r.plan, Expr::IsNull(Box::new(Expr::Column(col.column))))?, cols: vec![] })
+            Ok(Rel {
+                plan: super::filter(r.plan, Expr::IsNull(Box::new(Expr::Column(col.column))))?,
+                cols: vec![],
+            })
         })?;
         let rows = self.count(c, q, |_, r| Ok(r))?;
         let decided = match (op, any) {
@@ -266,14 +277,26 @@ impl Binder<'_> {
                 let (s, cols) = self.subquery(c, q, |b, r| b.extreme_of(r, most))?;
                 let extreme = Typed::new(Expr::ScalarSubquery(s), cols[0].ty.clone());
                 let t = self.operator(op, x.clone(), extreme)?;
-                if any { Expr::IsTrue(Box::new(t.expr)) } else { Expr::IsFalse(Box::new(t.expr)) }
+                if any {
+                    Expr::IsTrue(Box::new(t.expr))
+                } else {
+                    Expr::IsFalse(Box::new(t.expr))
+                }
             }
-            _ => return Err(SqlError::unsupported(format!("{op} with ANY or ALL and a subquery is not supported"))),
+            _ => {
+                return Err(SqlError::unsupported(format!(
+                    "{op} with ANY or ALL and a subquery is not supported"
+                )));
+            }
         };
         let some = |n| compare(n, Operator::Gt, 0);
-        let x_null = super::expr::and(Expr::IsNull(Box::new(self.known(x)?.expr)), some(rows));
-        let unknown = super::expr::or(x_null, some(null_rows));
-        let e = when(vec![(decided, truth(any)), (unknown, null_of(&SqlType::Bool))], truth(!any));
+        let x_null =
+            super::conditions::and(Expr::IsNull(Box::new(self.known(x)?.expr)), some(rows));
+        let unknown = super::conditions::or(x_null, some(null_rows));
+        let e = when(
+            vec![(decided, truth(any)), (unknown, null_of(&SqlType::Bool))],
+            truth(!any),
+        );
         Ok(Typed::new(e, SqlType::Bool))
     }
 
@@ -285,13 +308,19 @@ impl Binder<'_> {
             false => datafusion::functions_aggregate::min_max::min_udaf(),
         };
         let plan = df(builder(r.plan)
-            .aggregate(Vec::<Expr>::new(), vec![f.call(vec![Expr::Column(col.column.clone())])])
+            .aggregate(
+                Vec::<Expr>::new(),
+                vec![f.call(vec![Expr::Column(col.column.clone())])],
+            )
             .and_then(|b| b.build()))?;
         let given = plan.schema().columns().remove(0);
         let name = self.fresh("extreme");
         let plan = project(plan, vec![Expr::Column(given).alias(&name)])?;
         let column = datafusion_common::Column::new_unqualified(name);
-        Ok(Rel { plan, cols: vec![RelCol { column, ..col }] })
+        Ok(Rel {
+            plan,
+            cols: vec![RelCol { column, ..col }],
+        })
     }
 
     /// How many rows of the subquery equal `x`.
@@ -301,11 +330,17 @@ impl Binder<'_> {
         let (rel, x) = self.matching(x, rel)?;
         let mut used = used.into_inner();
         let y = Expr::Column(rel.cols[0].column.clone());
-        let equal = Expr::BinaryExpr(BinaryExpr::new(Box::new(y), Operator::Eq, Box::new(outer(&x, &mut used))));
+        let equal = Expr::BinaryExpr(BinaryExpr::new(
+            Box::new(y),
+            Operator::Eq,
+            Box::new(outer(&x, &mut used)),
+        ));
         let plan = super::filter(rel.plan, equal)?;
         let one = literal(ScalarValue::Int64(Some(1)));
         let call = datafusion::functions_aggregate::count::count_udaf().call(vec![one]);
-        let plan = df(builder(plan).aggregate(Vec::<Expr>::new(), vec![call]).and_then(|b| b.build()))?;
+        let plan = df(builder(plan)
+            .aggregate(Vec::<Expr>::new(), vec![call])
+            .and_then(|b| b.build()))?;
         let given = plan.schema().columns().remove(0);
         let plan = project(plan, vec![Expr::Column(given).alias(self.fresh("count"))])?;
         let n = Expr::ScalarSubquery(Subquery {
@@ -362,7 +397,10 @@ fn outer(x: &Typed, used: &mut Vec<Expr>) -> Expr {
     let out = x.expr.clone().transform(|e| {
         Ok(match e {
             Expr::Column(c) => {
-                let o = Expr::OuterReferenceColumn(Arc::new(arrow::datatypes::Field::new(&c.name, ty.clone(), true)), c);
+                let o = Expr::OuterReferenceColumn(
+                    Arc::new(arrow::datatypes::Field::new(&c.name, ty.clone(), true)),
+                    c,
+                );
                 if !used.contains(&o) {
                     used.push(o.clone());
                 }

@@ -1,0 +1,88 @@
+//! Conditions: AND, OR and CASE that evaluate no more than SQL does.
+//!
+//! Invariant: an operand that can fail is never evaluated for a row that the operands before it have decided.
+
+use datafusion_common::ScalarValue;
+use datafusion_expr::expr::{Case, ScalarFunction};
+use datafusion_expr::{BinaryExpr, Expr, Operator};
+
+use super::{literal, truth};
+use crate::functions::Function;
+
+/// True if evaluating the expression can fail for some input.
+pub(crate) fn is_fallible(e: &Expr) -> bool {
+    use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
+    let mut found = false;
+    let _ = e.apply(|e| {
+        if let Expr::ScalarFunction(ScalarFunction { func, .. }) = e {
+            let inner: &dyn std::any::Any = func.inner().as_ref();
+            found |= inner.downcast_ref::<Function>().is_none_or(|f| f.fallible);
+        }
+        Ok(if found {
+            TreeNodeRecursion::Stop
+        } else {
+            TreeNodeRecursion::Continue
+        })
+    });
+    found
+}
+
+/// `l AND r`, where `r` isn't evaluated for rows in which `l` is false.
+pub(crate) fn and(l: Expr, r: Expr) -> Expr {
+    let both = Expr::BinaryExpr(BinaryExpr::new(
+        Box::new(l.clone()),
+        Operator::And,
+        Box::new(r.clone()),
+    ));
+    if !is_fallible(&r) {
+        return both;
+    }
+    lazy(vec![(Expr::IsFalse(Box::new(l)), truth(false))], both)
+}
+
+/// `l OR r`, where `r` isn't evaluated for rows in which `l` is true.
+pub(crate) fn or(l: Expr, r: Expr) -> Expr {
+    let either = Expr::BinaryExpr(BinaryExpr::new(
+        Box::new(l.clone()),
+        Operator::Or,
+        Box::new(r.clone()),
+    ));
+    if !is_fallible(&r) {
+        return either;
+    }
+    lazy(vec![(Expr::IsTrue(Box::new(l)), truth(true))], either)
+}
+
+/// CASE WHEN … ELSE … END
+pub(crate) fn when(branches: Vec<(Expr, Expr)>, otherwise: Expr) -> Expr {
+    Expr::Case(Case::new(
+        None,
+        branches
+            .into_iter()
+            .map(|(c, r)| (Box::new(c), Box::new(r)))
+            .collect(),
+        Some(Box::new(otherwise)),
+    ))
+}
+
+/// A CASE that gives a boolean and stays a CASE: DataFusion would make AND and OR of it, which evaluate everything.
+pub(crate) fn lazy(branches: Vec<(Expr, Expr)>, otherwise: Expr) -> Expr {
+    let number = |e: Expr| {
+        Expr::Cast(datafusion_expr::Cast::new(
+            Box::new(e),
+            arrow::datatypes::DataType::Int32,
+        ))
+    };
+    let branches = branches.into_iter().map(|(c, r)| (c, number(r))).collect();
+    let one = literal(ScalarValue::Int32(Some(1)));
+    Expr::BinaryExpr(BinaryExpr::new(
+        Box::new(when(branches, number(otherwise))),
+        Operator::Eq,
+        Box::new(one),
+    ))
+}
+
+/// NOT
+pub(crate) fn not(e: Expr) -> Expr {
+    Expr::Not(Box::new(e))
+}

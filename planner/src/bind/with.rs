@@ -1,0 +1,157 @@
+//! WITH and WITH RECURSIVE.
+
+use std::sync::Arc;
+
+use datafusion::catalog::cte_worktable::CteWorkTable;
+use datafusion::datasource::provider_as_source;
+use datafusion_common::Column;
+use datafusion_expr::{Expr, LogicalPlanBuilder};
+use sqlparser::ast::{self, SetExpr};
+
+use super::scope::Outer;
+use super::{Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, project, unique_names};
+use crate::error::{Result, SqlError};
+use crate::parser::{fold, parts};
+
+use super::from::renamed;
+
+impl Binder<'_> {
+    /// WITH.
+    pub(crate) fn with(&self, w: &ast::With, ctes: &mut Ctes, outer: Outer) -> Result<()> {
+        for c in &w.cte_tables {
+            let name = fold(&c.alias.name);
+            let recursive = w.recursive
+                && matches!(
+                    c.query.body.as_ref(),
+                    SetExpr::SetOperation {
+                        op: ast::SetOperator::Union,
+                        ..
+                    }
+                )
+                && mentions(&c.query, &name);
+            let rel = if recursive {
+                self.recursive(&name, c, ctes, outer)?
+            } else {
+                let rel = self.query(&c.query, ctes, outer)?;
+                renamed(self.settled(rel)?, Some(&c.alias))?
+            };
+            ctes.push((name, rel));
+        }
+        Ok(())
+    }
+
+    pub(super) fn recursive(
+        &self,
+        name: &str,
+        c: &ast::Cte,
+        ctes: &Ctes,
+        outer: Outer,
+    ) -> Result<Rel> {
+        let SetExpr::SetOperation {
+            left,
+            set_quantifier,
+            right,
+            ..
+        } = c.query.body.as_ref()
+        else {
+            return Err(SqlError::internal("not a union"));
+        };
+        if c.query.order_by.is_some() || c.query.limit_clause.is_some() {
+            return Err(SqlError::unsupported(
+                "ORDER BY and LIMIT in a recursive query are not implemented",
+            ));
+        }
+        let start = self.set_expr(left, ctes, outer)?;
+        let start = renamed(self.settled(start)?, Some(&c.alias))?;
+        let names = unique_names(
+            &start
+                .cols
+                .iter()
+                .map(|c| c.name.clone())
+                .collect::<Vec<_>>(),
+        );
+        let exprs = start
+            .cols
+            .iter()
+            .zip(&names)
+            .map(|(c, n)| Expr::Column(c.column.clone()).alias(n))
+            .collect();
+        let first = project(start.plan, exprs)?;
+        let internal = self.qualifier(name);
+        let fields: Vec<arrow::datatypes::Field> = start
+            .cols
+            .iter()
+            .zip(&names)
+            .map(|(c, n)| arrow::datatypes::Field::new(n, c.ty.arrow(), true))
+            .collect();
+        let table = Arc::new(CteWorkTable::new(
+            &internal,
+            Arc::new(arrow::datatypes::Schema::new(fields)),
+        ));
+        let scan = df(
+            LogicalPlanBuilder::scan(internal.clone(), provider_as_source(table), None)
+                .and_then(|b| b.build()),
+        )?;
+        let cols: Vec<RelCol> = start
+            .cols
+            .iter()
+            .zip(&names)
+            .map(|(c, n)| RelCol {
+                column: Column::new(Some(internal.clone()), n),
+                ..c.clone()
+            })
+            .collect();
+        let mut inner = ctes.clone();
+        inner.push((name.to_string(), Rel { plan: scan, cols }));
+        let step = self.set_expr(right, &inner, outer)?;
+        if step.cols.len() != start.cols.len() {
+            return Err(SqlError::new(
+                "42601",
+                "each UNION query must have the same number of columns",
+            ));
+        }
+        let exprs = step
+            .cols
+            .iter()
+            .zip(&start.cols)
+            .zip(&names)
+            .map(|((s, f), n)| {
+                let t = Typed { expr: Expr::Column(s.column.clone()), ty: s.ty.clone(), unknown: false };
+                let wide = super::types::common(&f.ty, &s.ty);
+                if !s.unknown && wide.as_ref() != Some(&f.ty) {
+                    return Err(SqlError::new("42804", format!(
+                        "recursive query \"{name}\" column {} has type {} in non-recursive term but type {} overall",
+                        1, super::types::plain_name(&f.ty), super::types::plain_name(&s.ty)
+                    )).hint("Cast the output of the non-recursive term to the correct type."));
+                }
+                Ok(self.cast(t, &f.ty, crate::functions::cast::Context::Explicit)?.alias(n))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let step = project(step.plan, exprs)?;
+        let distinct = !matches!(set_quantifier, ast::SetQuantifier::All);
+        let plan = df(builder(first)
+            .to_recursive_query(internal, step, distinct)
+            .and_then(|b| b.build()))?;
+        let columns = columns_of(&plan);
+        let cols = start
+            .cols
+            .into_iter()
+            .zip(columns)
+            .map(|(c, column)| RelCol { column, ..c })
+            .collect();
+        Ok(Rel { plan, cols })
+    }
+}
+
+/// True if the query reads a relation of that name.
+pub(super) fn mentions(q: &ast::Query, name: &str) -> bool {
+    use std::ops::ControlFlow;
+    ast::visit_relations(q, |r| {
+        if parts(r).as_slice() == [name] {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })
+    .is_break()
+}
