@@ -59,19 +59,15 @@ fn parse_i64_slow(text: &[u8]) -> Result<i64, ValueError> {
 /// A float of 64 bits; NaN and the infinities by PostgreSQL's names.
 pub fn parse_f64(text: &[u8]) -> Result<f64, ValueError> {
     let text = trim(text);
-    let value: f64 = float_text(text)?.parse().map_err(|_| ValueError::Syntax)?;
+    let value: f64 = lexical_core::parse(text).map_err(|_| ValueError::Syntax)?;
     check_float(text, value.is_infinite(), value == 0.0).map(|()| value)
 }
 
 /// A float of 32 bits.
 pub fn parse_f32(text: &[u8]) -> Result<f32, ValueError> {
     let text = trim(text);
-    let value: f32 = float_text(text)?.parse().map_err(|_| ValueError::Syntax)?;
+    let value: f32 = lexical_core::parse(text).map_err(|_| ValueError::Syntax)?;
     check_float(text, value.is_infinite(), value == 0.0).map(|()| value)
-}
-
-fn float_text(text: &[u8]) -> Result<&str, ValueError> {
-    std::str::from_utf8(text).map_err(|_| ValueError::Syntax)
 }
 
 /// PostgreSQL refuses what overflows to infinity and what underflows to zero.
@@ -212,7 +208,28 @@ mod tests {
         assert_eq!(parse_f64(b"1e400"), Err(ValueError::Range));
         assert_eq!(parse_f64(b"1e-400"), Err(ValueError::Range));
         assert_eq!(parse_f64(b"0e-400"), Ok(0.0));
-        assert_eq!(parse_f64(b"one"), Err(ValueError::Syntax));
+        assert_eq!(parse_f64(b"+1."), Ok(1.0));
+        assert_eq!(parse_f64(b"-.5E-1"), Ok(-0.05));
+        assert_eq!(parse_f64(b"INF"), Ok(f64::INFINITY));
+        for text in [
+            "one", ".", "1e", "1e+", "-", "0x10", "1_0", "1 2", "1,5", "e5",
+        ] {
+            assert_eq!(
+                parse_f64(text.as_bytes()),
+                Err(ValueError::Syntax),
+                "{text}"
+            );
+        }
+        let mut x = 1u64;
+        for _ in 0..20_000 {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let value = f64::from_bits(x);
+            if value.is_finite() && value != 0.0 {
+                for text in [format!("{value:e}"), format!("{value:?}")] {
+                    assert_eq!(parse_f64(text.as_bytes()), Ok(value), "{text}");
+                }
+            }
+        }
         assert_eq!(parse_f64(b""), Err(ValueError::Syntax));
         assert_eq!(parse_f32(b"1e39"), Err(ValueError::Range));
     }
