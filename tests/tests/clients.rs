@@ -319,14 +319,14 @@ fn tokio_postgres_session() {
         );
         ensure!(
             sql.lines(&format!(
-                "SELECT name FROM names AS OF {} ORDER BY name",
+                "SELECT name FROM names ORDER BY name AS OF {}",
                 t - 1
             ))
             .await?
                 == ["a", "b", "copied"]
         );
         ensure!(
-            sql.lines(&format!("SELECT name FROM names AS OF {t} ORDER BY name"))
+            sql.lines(&format!("SELECT name FROM names ORDER BY name AS OF {t}"))
                 .await?
                 == ["a", "copied"]
         );

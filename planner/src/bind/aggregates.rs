@@ -112,7 +112,8 @@ impl Binder<'_> {
         }
         if is_window(name) {
             return Err(SqlError::new(
-                "42809", format!("window function {name} requires an OVER clause"),
+                "42809",
+                format!("window function {name} requires an OVER clause"),
             ));
         }
         let Some(calls) = c.calls.filter(|_| c.aggregates) else {
@@ -313,10 +314,12 @@ impl Binder<'_> {
                     return Err(none());
                 }
                 let ty = if is_text(&a.ty) { SqlType::Text } else { a.ty };
-                let f = if name == "min" {
-                    agg::min_max::min_udaf()
-                } else {
-                    agg::min_max::max_udaf()
+                let float = matches!(ty, SqlType::Float4 | SqlType::Float8);
+                let f = match (name, float) {
+                    ("min", false) => agg::min_max::min_udaf(),
+                    (_, false) => agg::min_max::max_udaf(),
+                    ("min", true) => crate::functions::extremes::min(),
+                    (_, true) => crate::functions::extremes::max(),
                 };
                 plain(f, vec![a.expr], ty)
             }

@@ -14,6 +14,7 @@ pub mod arith;
 pub mod array;
 pub mod cast;
 pub mod datetime;
+pub mod extremes;
 pub mod format;
 pub mod json;
 pub mod parse;
