@@ -141,7 +141,7 @@ fn random_array(sql: &SqlType, rng: &mut ChaCha8Rng) -> ArrayRef {
         _ => {
             let text = random(sql, rng);
             let field = sql.field("v", true);
-            params::from_text(&field, text.as_bytes())
+            params::from_text(&field, text.as_bytes(), None)
                 .unwrap_or_else(|error| panic!("{text:?} as {sql}: {error}"))
         }
     }
@@ -239,7 +239,8 @@ async fn values_are_shown_as_postgres_shows_them() {
             SqlType::Interval | SqlType::Date | SqlType::Timestamp | SqlType::Timestamptz
         );
         if !dates {
-            let back = params::from_text(&field, theirs.as_bytes()).expect("an array's own text");
+            let back =
+                params::from_text(&field, theirs.as_bytes(), None).expect("an array's own text");
             assert_eq!(text_of(&back, 0), theirs, "text of {sql}[] read back");
         }
     }
@@ -288,7 +289,9 @@ async fn records_and_nested_arrays() {
     let one = |values: &[&str]| {
         let elements: Vec<ArrayRef> = values
             .iter()
-            .map(|v| params::from_text(&SqlType::Int4.field("v", true), v.as_bytes()).expect("int"))
+            .map(|v| {
+                params::from_text(&SqlType::Int4.field("v", true), v.as_bytes(), None).expect("int")
+            })
             .collect();
         list(&SqlType::Int4, &elements)
     };

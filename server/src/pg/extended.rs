@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema};
 use bytes::{BufMut, BytesMut};
+use chrono_tz::Tz;
 use tidemill_planner::SqlError;
 
 use super::backend::{is_binary, row_description};
@@ -116,7 +117,7 @@ impl Connection {
 
     fn bind(&mut self, bind: Bind) -> Result<(), Stop> {
         let statement = self.statement(&bind.statement)?;
-        let params = bound(&statement.prepared, &bind)?;
+        let params = bound(&statement.prepared, &bind, self.zone)?;
         let columns = statement.prepared.columns.as_ref();
         let columns = columns.map_or(0, |schema| schema.fields().len());
         if bind.results.len() > 1 && bind.results.len() != columns {
@@ -266,7 +267,7 @@ fn declared(type_oid: u32) -> Result<Option<Field>, SqlError> {
 }
 
 /// The parameters of a Bind, decoded.
-fn bound(prepared: &Prepared, bind: &Bind) -> Result<Vec<ParamValue>, SqlError> {
+fn bound(prepared: &Prepared, bind: &Bind, zone: Option<Tz>) -> Result<Vec<ParamValue>, SqlError> {
     let wanted = prepared.params.len();
     let given = bind.parameters.len();
     if given != wanted {
@@ -293,7 +294,7 @@ fn bound(prepared: &Prepared, bind: &Bind) -> Result<Vec<ParamValue>, SqlError> 
             Some(data) if is_binary(&bind.formats, number) => {
                 ParamValue::Value(params::from_binary(field, data)?)
             }
-            Some(data) => ParamValue::Value(params::from_text(field, data)?),
+            Some(data) => ParamValue::Value(params::from_text(field, data, zone)?),
         })
     };
     let pairs = prepared.params.iter().zip(&bind.parameters);

@@ -1,7 +1,8 @@
 //! Parameters of Bind, text or binary, as Arrow arrays of one element.
 //!
 //! Invariant: whatever bytes a client sends, the result is a value of the parameter's type or an
-//! error with PostgreSQL's SQLSTATE: 22P02 for text, 22P03 for binary, 22003 out of range.
+//! error with PostgreSQL's SQLSTATE: 22P02 for text, 22P03 for binary, 22003 out of range. Text is read
+//! by the planner's functions, so that a parameter means what the same literal means.
 
 use std::sync::Arc;
 
@@ -12,21 +13,22 @@ use arrow::array::{
     new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::{CastOptions, cast_with_options, concat};
+use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, FieldRef, IntervalMonthDayNano};
-use arrow::util::display::FormatOptions;
 use bytes::Buf;
+use chrono_tz::Tz;
 use tidemill_planner::SqlError;
-use tidemill_zset::schema::{SqlType, TYPE_KEY, UTC};
+use tidemill_planner::functions::parse;
+use tidemill_zset::schema::{SqlType, UTC};
 
 use super::binary;
-use super::types::wire_type;
+use super::types::{oid, wire_type};
 
 /// Elements that an array parameter may have.
 const ARRAY_ELEMENTS_MAX: usize = 1 << 24;
 
-/// A value of the field's type from its text form.
-pub fn from_text(field: &Field, data: &[u8]) -> Result<ArrayRef, SqlError> {
+/// A value of the field's type from its text form. `zone`: of a `timestamptz` without one; `None`: UTC.
+pub fn from_text(field: &Field, data: &[u8], zone: Option<Tz>) -> Result<ArrayRef, SqlError> {
     let text = std::str::from_utf8(data)
         .map_err(|_| SqlError::new("22021", "invalid byte sequence for encoding \"UTF8\""))?;
     if text.contains('\0') {
@@ -35,63 +37,71 @@ pub fn from_text(field: &Field, data: &[u8]) -> Result<ArrayRef, SqlError> {
             "invalid byte sequence for encoding \"UTF8\": 0x00",
         ));
     }
-    parse(field, text)
+    read(field, text, zone)
 }
 
-fn invalid(sql: &SqlType, text: &str) -> SqlError {
-    let code = match sql {
-        SqlType::Date
-        | SqlType::Time
-        | SqlType::Timestamp
-        | SqlType::Timestamptz
-        | SqlType::Interval => "22007",
-        _ => "22P02",
-    };
-    SqlError::new(
-        code,
-        format!("invalid input syntax for type {sql}: \"{text}\""),
-    )
-}
-
-fn out_of_range(sql: &SqlType, text: &str) -> SqlError {
-    SqlError::new(
-        "22003",
-        format!("value \"{text}\" is out of range for type {sql}"),
-    )
-}
-
-fn parse(field: &Field, text: &str) -> Result<ArrayRef, SqlError> {
+/// Reads a value as the dialect reads a literal of its type.
+fn read(field: &Field, text: &str, zone: Option<Tz>) -> Result<ArrayRef, SqlError> {
     let sql = SqlType::of(field);
-    let trimmed = text.trim();
-    let bad = || invalid(&sql, text);
+    let name = sql.to_string();
+    let integer = |min: i64, max: i64| parse::integer(text, &name, min, max);
     Ok(match &sql {
-        SqlType::Bool => Arc::new(BooleanArray::from(vec![boolean(trimmed).ok_or_else(bad)?])),
-        SqlType::Int2 | SqlType::Int4 | SqlType::Int8 => {
-            let wide = whole(trimmed).ok_or_else(bad)?;
-            integer(&sql, field, wide).ok_or_else(|| out_of_range(&sql, text))?
+        SqlType::Bool => Arc::new(BooleanArray::from(vec![parse::boolean(text)?])),
+        SqlType::Int2 => {
+            let value = integer(i64::from(i16::MIN), i64::from(i16::MAX))?;
+            Arc::new(Int16Array::from(vec![value as i16]))
         }
-        SqlType::Float4 => Arc::new(Float32Array::from(vec![
-            float(trimmed).ok_or_else(bad)? as f32
-        ])),
-        SqlType::Float8 => Arc::new(Float64Array::from(vec![float(trimmed).ok_or_else(bad)?])),
-        SqlType::Numeric(precision, scale) => decimal(*precision, *scale, trimmed, &sql)?,
+        SqlType::Int4 => {
+            let value = integer(i64::from(i32::MIN), i64::from(i32::MAX))?;
+            Arc::new(Int32Array::from(vec![value as i32]))
+        }
+        SqlType::Int8 if wire_type(field).oid == oid::OID => {
+            let value = parse::integer(text, "oid", 0, i64::from(u32::MAX))?;
+            Arc::new(Int64Array::from(vec![value]))
+        }
+        SqlType::Int8 => Arc::new(Int64Array::from(vec![integer(i64::MIN, i64::MAX)?])),
+        SqlType::Float4 => {
+            let value = parse::float(text, &name)? as f32;
+            Arc::new(Float32Array::from(vec![value]))
+        }
+        SqlType::Float8 => Arc::new(Float64Array::from(vec![parse::float(text, &name)?])),
+        SqlType::Numeric(precision, scale) => decimal(text, *precision, *scale)?,
         SqlType::Text | SqlType::Varchar(_) | SqlType::Json | SqlType::Jsonb => string(text),
-        SqlType::Uuid => {
-            let uuid = uuid::Uuid::parse_str(trimmed).map_err(|_| bad())?;
-            string(&uuid.to_string())
+        SqlType::Uuid => string(&parse::uuid(text)?),
+        SqlType::Bytea => Arc::new(BinaryArray::from(vec![parse::bytea(text)?.as_slice()])),
+        SqlType::Date => Arc::new(Date32Array::from(vec![parse::date(text)?])),
+        SqlType::Time => Arc::new(Time64MicrosecondArray::from(vec![parse::time(text)?])),
+        SqlType::Timestamp => Arc::new(TimestampMicrosecondArray::from(vec![parse::timestamp(
+            text,
+        )?])),
+        SqlType::Timestamptz => {
+            let zone = zone.map_or("UTC", |zone| zone.name());
+            let micros = parse::timestamptz(text, zone)?;
+            Arc::new(TimestampMicrosecondArray::from(vec![micros]).with_timezone(UTC))
         }
-        SqlType::Bytea => {
-            let bytes = bytea(text).ok_or_else(bad)?;
-            Arc::new(BinaryArray::from(vec![bytes.as_slice()]))
+        SqlType::Interval => Arc::new(IntervalMonthDayNanoArray::from(vec![parse::interval(
+            text,
+        )?])),
+        SqlType::Array(_) => {
+            let item = item_of(field).ok_or_else(|| parse::invalid(&name, text))?;
+            let elements = parse::array(text)?
+                .into_iter()
+                .map(|element| match element {
+                    Some(text) => read(item, &text, zone),
+                    None => Ok(new_null_array(item.data_type(), 1)),
+                });
+            list(item, &elements.collect::<Result<Vec<_>, _>>()?)?
         }
-        SqlType::Date => convert(trimmed, &DataType::Date32).ok_or_else(bad)?,
-        SqlType::Time => convert(trimmed, &sql.arrow()).ok_or_else(bad)?,
-        SqlType::Timestamp => convert(without_zone(trimmed), &sql.arrow()).ok_or_else(bad)?,
-        SqlType::Timestamptz => convert(trimmed, &sql.arrow()).ok_or_else(bad)?,
-        SqlType::Interval => convert(trimmed, &sql.arrow()).ok_or_else(bad)?,
-        SqlType::Array(_) => array(item_of(field).ok_or_else(bad)?, text)?,
         SqlType::Other(_) => string(text),
     })
+}
+
+fn decimal(text: &str, precision: u8, scale: i8) -> Result<ArrayRef, SqlError> {
+    let value = parse::numeric(text, precision, scale)?;
+    let array = Decimal128Array::from(vec![value])
+        .with_precision_and_scale(precision, scale)
+        .map_err(|error| SqlError::new("22003", error.to_string()))?;
+    Ok(Arc::new(array))
 }
 
 fn item_of(field: &Field) -> Option<&FieldRef> {
@@ -107,158 +117,6 @@ fn string(text: &str) -> ArrayRef {
     Arc::new(StringViewArray::from(vec![text]))
 }
 
-fn boolean(text: &str) -> Option<bool> {
-    let text = text.to_ascii_lowercase();
-    let starts = |word: &str, least: usize| text.len() >= least && word.starts_with(&text);
-    if starts("true", 1) || starts("yes", 1) || starts("on", 2) || text == "1" {
-        Some(true)
-    } else if starts("false", 1) || starts("no", 1) || starts("off", 2) || text == "0" {
-        Some(false)
-    } else {
-        None
-    }
-}
-
-fn whole(text: &str) -> Option<i128> {
-    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let valid = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    // Beyond i128 it's out of any range.
-    valid.then(|| {
-        text.strip_prefix('+')
-            .unwrap_or(text)
-            .parse()
-            .unwrap_or(i128::MAX)
-    })
-}
-
-fn integer(sql: &SqlType, field: &Field, wide: i128) -> Option<ArrayRef> {
-    let is_oid = field.metadata().get(TYPE_KEY).is_some_and(|t| t == "oid");
-    if is_oid && u32::try_from(wide).is_err() {
-        return None;
-    }
-    Some(match sql {
-        SqlType::Int2 => Arc::new(Int16Array::from(vec![i16::try_from(wide).ok()?])),
-        SqlType::Int4 => Arc::new(Int32Array::from(vec![i32::try_from(wide).ok()?])),
-        _ => Arc::new(Int64Array::from(vec![i64::try_from(wide).ok()?])),
-    })
-}
-
-fn float(text: &str) -> Option<f64> {
-    let named = text.trim_start_matches(['-', '+']).to_ascii_lowercase();
-    let starts = named.starts_with(|c: char| c.is_ascii_digit() || c == '.');
-    let known = matches!(named.as_str(), "nan" | "inf" | "infinity");
-    (starts || known).then(|| text.parse().ok()).flatten()
-}
-
-/// Rounds half away from zero, as PostgreSQL does.
-fn decimal(precision: u8, scale: i8, text: &str, sql: &SqlType) -> Result<ArrayRef, SqlError> {
-    let unscaled = unscaled(text, scale).ok_or_else(|| invalid(sql, text))?;
-    let limit = 10i128
-        .checked_pow(u32::from(precision))
-        .unwrap_or(i128::MAX);
-    let value = unscaled
-        .filter(|value| value.unsigned_abs() < limit.unsigned_abs())
-        .ok_or_else(|| SqlError::new("22003", "numeric field overflow"))?;
-    let array = Decimal128Array::from(vec![value])
-        .with_precision_and_scale(precision, scale)
-        .map_err(|error| SqlError::new("22003", error.to_string()))?;
-    Ok(Arc::new(array))
-}
-
-/// The value times ten to the scale; inner `None`: too large.
-fn unscaled(text: &str, scale: i8) -> Option<Option<i128>> {
-    let negative = text.starts_with('-');
-    let text = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
-        None => (text, 0),
-    };
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let digits = format!("{whole}{fraction}");
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let digits = digits.trim_start_matches('0');
-    // The point's place in `digits`, after scaling.
-    let point = i64::from(exponent) - fraction.len() as i64 + i64::from(scale);
-    let kept = digits.len() as i64 + point;
-    if digits.is_empty() || kept < 0 {
-        return Some(Some(0));
-    }
-    if kept > 38 {
-        return Some(None);
-    }
-    let (taken, rest) = digits.split_at(digits.len().min(kept as usize));
-    let mut value: i128 = if taken.is_empty() {
-        0
-    } else {
-        taken.parse().ok()?
-    };
-    for _ in 0..(kept as usize - taken.len()) {
-        value *= 10;
-    }
-    if rest.as_bytes().first().is_some_and(|b| *b >= b'5') {
-        value += 1;
-    }
-    Some(Some(if negative { -value } else { value }))
-}
-
-/// `\x0aff` or the escape format.
-fn bytea(text: &str) -> Option<Vec<u8>> {
-    if let Some(hex) = text.strip_prefix("\\x") {
-        let hex: Vec<u8> = hex.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
-        if hex.len() % 2 == 1 {
-            return None;
-        }
-        return hex
-            .chunks_exact(2)
-            .map(|pair| {
-                let digit = |b: u8| (b as char).to_digit(16);
-                Some((digit(pair[0])? * 16 + digit(pair[1])?) as u8)
-            })
-            .collect();
-    }
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.as_bytes();
-    while let Some((first, rest)) = bytes.split_first() {
-        bytes = rest;
-        match (first, rest) {
-            (b'\\', [b'\\', rest @ ..]) => {
-                out.push(b'\\');
-                bytes = rest;
-            }
-            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', rest @ ..]) => {
-                out.push((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'));
-                bytes = rest;
-            }
-            (b'\\', _) => return None,
-            (byte, _) => out.push(*byte),
-        }
-    }
-    Some(out)
-}
-
-/// `timestamp` ignores a zone in its input.
-fn without_zone(text: &str) -> &str {
-    let time = text.find(':').unwrap_or(text.len());
-    let end = text[time..]
-        .find(['+', '-', 'Z'])
-        .map_or(text.len(), |at| time + at);
-    text[..end].trim_end()
-}
-
-/// Through Arrow's own readers of ISO dates, times and PostgreSQL intervals.
-fn convert(text: &str, to: &DataType) -> Option<ArrayRef> {
-    let options = CastOptions {
-        safe: false,
-        format_options: FormatOptions::default(),
-    };
-    let from: ArrayRef = Arc::new(arrow::array::StringArray::from(vec![text]));
-    cast_with_options(&from, to, &options)
-        .ok()
-        .filter(|array| array.is_valid(0))
-}
-
 fn list(item: &FieldRef, elements: &[ArrayRef]) -> Result<ArrayRef, SqlError> {
     let refs: Vec<&dyn Array> = elements.iter().map(AsRef::as_ref).collect();
     let values = match refs.is_empty() {
@@ -269,77 +127,6 @@ fn list(item: &FieldRef, elements: &[ArrayRef]) -> Result<ArrayRef, SqlError> {
     ListArray::try_new(Arc::clone(item), offsets, values, None)
         .map(|array| Arc::new(array) as ArrayRef)
         .map_err(|error| SqlError::new("22P02", error.to_string()))
-}
-
-/// `{1,NULL,"a b"}`.
-fn array(item: &FieldRef, text: &str) -> Result<ArrayRef, SqlError> {
-    let malformed = |detail: &str| {
-        SqlError::new("22P02", format!("malformed array literal: \"{text}\"")).detail(detail)
-    };
-    let body = text
-        .trim()
-        .strip_prefix('{')
-        .and_then(|rest| rest.strip_suffix('}'))
-        .ok_or_else(|| malformed("Array value must start with \"{\" and end with \"}\"."))?;
-    let mut elements = Vec::new();
-    for element in split_elements(body).ok_or_else(|| malformed("Unexpected array element."))? {
-        elements.push(match element {
-            Some(text) => parse(item, &text)?,
-            None => new_null_array(item.data_type(), 1),
-        });
-    }
-    list(item, &elements)
-}
-
-/// The elements between the outer braces: unquoted; `None` is NULL.
-fn split_elements(body: &str) -> Option<Vec<Option<String>>> {
-    let mut elements = Vec::new();
-    let mut current = String::new();
-    let (mut quoted, mut was_quoted, mut depth) = (false, false, 0usize);
-    let mut chars = body.chars();
-    if body.trim().is_empty() {
-        return Some(elements);
-    }
-    loop {
-        let next = chars.next();
-        match next {
-            Some('\\') if depth == 0 => current.push(chars.next()?),
-            Some('"') => {
-                quoted = !quoted;
-                was_quoted = true;
-                if depth > 0 {
-                    current.push('"');
-                }
-            }
-            Some(c) if quoted => current.push(c),
-            None | Some(',') if depth == 0 => {
-                let bare = current.trim();
-                elements.push(match was_quoted {
-                    true => Some(current.clone()),
-                    false if bare.eq_ignore_ascii_case("null") => None,
-                    false if bare.is_empty() => return None,
-                    false => Some(bare.to_string()),
-                });
-                current.clear();
-                was_quoted = false;
-                if next.is_none() {
-                    return (!quoted).then_some(elements);
-                }
-            }
-            None => return None,
-            Some(c) => {
-                match c {
-                    '{' => depth += 1,
-                    '}' => depth = depth.checked_sub(1)?,
-                    _ => {}
-                }
-                // Space outside quotes around a quoted element means nothing.
-                if !(was_quoted && depth == 0 && c.is_whitespace()) {
-                    current.push(c);
-                }
-            }
-        }
-    }
 }
 
 /// A value of the field's type from its binary form.
@@ -379,7 +166,7 @@ pub fn from_binary(field: &Field, mut data: &[u8]) -> Result<ArrayRef, SqlError>
         SqlType::Float8 => Arc::new(Float64Array::from(vec![data.get_f64()])),
         SqlType::Numeric(precision, scale) => {
             let text = binary::numeric_text(data).ok_or_else(wrong)?;
-            decimal(*precision, *scale, &text, &sql)?
+            decimal(&text, *precision, *scale)?
         }
         SqlType::Bytea => Arc::new(BinaryArray::from(vec![data])),
         SqlType::Date => {
@@ -410,12 +197,12 @@ pub fn from_binary(field: &Field, mut data: &[u8]) -> Result<ArrayRef, SqlError>
             string(&uuid.to_string())
         }
         SqlType::Jsonb => match data.split_first() {
-            Some((&binary::JSONB_VERSION, text)) => from_text(field, text)?,
+            Some((&binary::JSONB_VERSION, text)) => from_text(field, text, None)?,
             _ => return Err(wrong()),
         },
         SqlType::Array(_) => binary_array(item_of(field).ok_or_else(wrong)?, data, wrong)?,
         SqlType::Text | SqlType::Varchar(_) | SqlType::Json | SqlType::Other(_) => {
-            from_text(field, data)?
+            from_text(field, data, None)?
         }
     })
 }

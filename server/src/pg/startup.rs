@@ -5,6 +5,7 @@
 //! bounded in size and time.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use bytes::BufMut;
@@ -42,8 +43,8 @@ impl Cancels {
         let mut next = self.next.lock();
         loop {
             *next = next.checked_add(1).unwrap_or(1);
-            if let std::collections::hash_map::Entry::Vacant(free) = running.entry(*next) {
-                free.insert((secret, sender));
+            if let Entry::Vacant(place) = running.entry(*next) {
+                place.insert((secret, sender));
                 return (*next, secret, receiver);
             }
         }
