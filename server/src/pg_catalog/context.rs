@@ -13,7 +13,7 @@ use tidemill_planner::SqlError;
 
 use super::relations::{DEFINITIONS, Definition, Row};
 use super::value::{RegKind, Value, invalid};
-use super::{CatalogSnapshot, RelationInfo, fill};
+use super::{CatalogSnapshot, RelationInfo, fill, server_wide};
 use crate::pg::types::TYPES;
 
 /// The only role's oid.
@@ -277,7 +277,7 @@ pub fn format_type(oid: i64, modifier: Option<i64>) -> String {
     if let Some(element) = TYPES.iter().find(of_array) {
         return format!("{}[]", format_type(i64::from(element.oid), modifier));
     }
-    let extra = fill::EXTRA_TYPES
+    let extra = server_wide::EXTRA_TYPES
         .iter()
         .map(|(oid, name, ..)| (i64::from(*oid), *name));
     let known = TYPES
@@ -312,7 +312,7 @@ pub fn type_oid(name: &str) -> Option<i64> {
         .find(|(_, sql)| *sql == name)
         .map_or(name, |(n, _)| n);
     let name = if name == "int" { "int4" } else { name };
-    let extra = fill::EXTRA_TYPES
+    let extra = server_wide::EXTRA_TYPES
         .iter()
         .map(|(oid, name, ..)| (*oid, *name));
     TYPES

@@ -3,56 +3,38 @@
 //! Invariant: oids agree between relations: what `pg_class` calls a relation, `pg_attribute`,
 //! `pg_index`, `pg_constraint` and `pg_description` call it too.
 
-use std::sync::Arc;
-
 use arrow::datatypes::Field;
 
 use super::context::{OWNER_OID, quote_ident};
 use super::information;
 use super::relations::{DEFINITIONS, Definition, Row, Rows};
+use super::server_wide;
 use super::value::{Ty, Value};
 use super::{CatalogSnapshot, INFORMATION_SCHEMA_OID, PG_CATALOG_OID, RelationInfo, RelationType};
-use crate::pg::types::{TYPES, oid as type_oids, wire_type};
+use crate::pg::types::{oid as type_oids, wire_type};
 
 /// `pg_encoding`'s number of UTF8.
 pub const UTF8: i64 = 6;
 /// `server_version_num`.
 pub const SERVER_VERSION_NUM: &str = "150012";
 /// Oid of the one database.
-const DATABASE_OID: i64 = 5;
+pub(super) const DATABASE_OID: i64 = 5;
 /// Oid of access method heap.
-const HEAP: i64 = 2;
+pub(super) const HEAP: i64 = 2;
 /// Oid of access method btree.
-const BTREE: i64 = 403;
+pub(super) const BTREE: i64 = 403;
 /// Oid of the default collation.
-const COLLATION: i64 = 100;
+pub(super) const COLLATION: i64 = 100;
 /// Oid of collation C.
-const C_COLLATION: i64 = 950;
+pub(super) const C_COLLATION: i64 = 950;
 /// Oid of the default tablespace.
-const TABLESPACE: i64 = 1663;
+pub(super) const TABLESPACE: i64 = 1663;
 /// Oids of primary keys' indexes and constraints, of defaults and of servers start here.
 const INDEX_BASE: i64 = 1_000_000_000;
 const CONSTRAINT_BASE: i64 = 1_100_000_000;
 const DEFAULT_BASE: i64 = 1_200_000_000;
 const SERVER_BASE: i64 = 1_300_000_000;
 const WRAPPER_OID: i64 = 1_400_000_000;
-
-/// Types that values don't have on the wire, but columns of the catalog do: oid, name, bytes, category, array's oid.
-pub const EXTRA_TYPES: &[(u32, &str, i16, &str, u32)] = &[
-    (22, "int2vector", -1, "A", 1006),
-    (24, "regproc", 4, "N", 1008),
-    (28, "xid", 4, "U", 1011),
-    (30, "oidvector", -1, "A", 1013),
-    (194, "pg_node_tree", -1, "Z", 0),
-    (705, "unknown", -2, "X", 0),
-    (869, "inet", -1, "I", 1041),
-    (2205, "regclass", 4, "N", 2210),
-    (2206, "regtype", 4, "N", 2211),
-    (2276, "any", 4, "P", 0),
-    (2277, "anyarray", -1, "P", 0),
-    (2278, "void", 4, "P", 0),
-    (4089, "regnamespace", 4, "N", 4090),
-];
 
 /// All schemas: oid, name, comment.
 pub fn schemas(snapshot: &CatalogSnapshot) -> Vec<(i64, &str, Option<&str>)> {
@@ -241,11 +223,11 @@ fn schema_oid(snapshot: &CatalogSnapshot, name: &str) -> Value {
     Value::Int(found.map_or(0, |(oid, ..)| oid))
 }
 
-fn text(text: impl AsRef<str>) -> Value {
+pub(super) fn text(text: impl AsRef<str>) -> Value {
     Value::text(text)
 }
 
-fn int(value: impl Into<i64>) -> Value {
+pub(super) fn int(value: impl Into<i64>) -> Value {
     Value::Int(value.into())
 }
 
@@ -262,7 +244,7 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
         }
         (_, "pg_class") => classes(definition, snapshot),
         (_, "pg_attribute") => attributes(definition, snapshot),
-        (_, "pg_type") => types(definition),
+        (_, "pg_type") => server_wide::types(definition),
         (_, "pg_index") => pg_index(definition, snapshot),
         (_, "pg_attrdef") => {
             let mut rows = Rows::of(definition, &["oid", "adrelid", "adnum", "adbin"]);
@@ -358,185 +340,8 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
             }
             rows.done()
         }
-        _ => server_wide(definition, snapshot),
+        _ => server_wide::rows(definition, snapshot),
     }
-}
-
-/// Relations that don't depend on what users made.
-fn server_wide(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
-    let yes = || Value::Bool(true);
-    match definition.name {
-        "pg_database" => {
-            let given = [
-                "oid",
-                "datname",
-                "datdba",
-                "encoding",
-                "datlocprovider",
-                "datallowconn",
-                "datconnlimit",
-                "dattablespace",
-                "datcollate",
-                "datctype",
-            ];
-            let mut rows = Rows::of(definition, &given);
-            rows.push([
-                int(DATABASE_OID),
-                text(&snapshot.database),
-                int(OWNER_OID),
-                int(UTF8),
-                text("c"),
-                yes(),
-                int(-1),
-                int(TABLESPACE),
-                text("C"),
-                text("C"),
-            ]);
-            rows.done()
-        }
-        "pg_authid" | "pg_roles" => {
-            let given = [
-                "oid",
-                "rolname",
-                "rolsuper",
-                "rolinherit",
-                "rolcreaterole",
-                "rolcreatedb",
-                "rolcanlogin",
-                "rolconnlimit",
-            ];
-            let mut rows = Rows::of(definition, &given);
-            rows.push([
-                int(OWNER_OID),
-                text(&snapshot.user),
-                yes(),
-                yes(),
-                yes(),
-                yes(),
-                yes(),
-                int(-1),
-            ]);
-            rows.done()
-        }
-        "pg_user" | "pg_shadow" => {
-            let mut rows = Rows::of(
-                definition,
-                &["usename", "usesysid", "usecreatedb", "usesuper"],
-            );
-            rows.push([text(&snapshot.user), int(OWNER_OID), yes(), yes()]);
-            rows.done()
-        }
-        "pg_am" => {
-            let mut rows = Rows::of(definition, &["oid", "amname", "amtype"]);
-            rows.push([int(HEAP), text("heap"), text("t")]);
-            rows.push([int(BTREE), text("btree"), text("i")]);
-            rows.done()
-        }
-        "pg_collation" => {
-            let given = [
-                "oid",
-                "collname",
-                "collnamespace",
-                "collowner",
-                "collprovider",
-                "collisdeterministic",
-                "collencoding",
-            ];
-            let mut rows = Rows::of(definition, &given);
-            for (oid, name, provider) in [(COLLATION, "default", "d"), (C_COLLATION, "C", "c")] {
-                rows.push([
-                    int(oid),
-                    text(name),
-                    int(PG_CATALOG_OID),
-                    int(OWNER_OID),
-                    text(provider),
-                    yes(),
-                    int(-1),
-                ]);
-            }
-            rows.done()
-        }
-        "pg_tablespace" => {
-            let mut rows = Rows::of(definition, &["oid", "spcname", "spcowner"]);
-            rows.push([int(TABLESPACE), text("pg_default"), int(OWNER_OID)]);
-            rows.done()
-        }
-        "pg_language" => {
-            let mut rows = Rows::of(definition, &["oid", "lanname", "lanowner"]);
-            rows.push([int(14), text("sql"), int(OWNER_OID)]);
-            rows.done()
-        }
-        "pg_timezone_names" => {
-            let mut rows = Rows::of(definition, &["name", "abbrev", "utc_offset", "is_dst"]);
-            for zone in zones() {
-                rows.push(zone);
-            }
-            rows.done()
-        }
-        "pg_settings" => {
-            let given = [
-                "name",
-                "setting",
-                "short_desc",
-                "context",
-                "vartype",
-                "source",
-                "boot_val",
-                "reset_val",
-            ];
-            let mut rows = Rows::of(definition, &given);
-            for (name, value, description) in &snapshot.settings {
-                rows.push([
-                    text(name),
-                    text(value),
-                    text(description),
-                    text("user"),
-                    text("string"),
-                    text("default"),
-                    text(value),
-                    text(value),
-                ]);
-            }
-            rows.done()
-        }
-        "pg_stat_activity" => {
-            let given = [
-                "datid",
-                "datname",
-                "pid",
-                "usesysid",
-                "usename",
-                "application_name",
-                "state",
-                "query",
-                "backend_type",
-            ];
-            let mut rows = Rows::of(definition, &given);
-            for backend in &snapshot.backends {
-                rows.push([
-                    int(DATABASE_OID),
-                    text(&snapshot.database),
-                    int(backend.pid),
-                    int(OWNER_OID),
-                    text(&backend.user),
-                    text(&backend.application),
-                    text(&backend.state),
-                    text(&backend.query),
-                    text("client backend"),
-                ]);
-            }
-            rows.done()
-        }
-        // Nothing of the kind exists here.
-        _ => Vec::new(),
-    }
-}
-
-/// Time zones: name, abbreviation, offset, daylight saving. Without a clock only the name is known.
-pub fn zones() -> impl Iterator<Item = [Value; 4]> {
-    chrono_tz::TZ_VARIANTS
-        .iter()
-        .map(|zone| [text(zone.name()), Value::Null, Value::Null, Value::Null])
 }
 
 fn classes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
@@ -747,98 +552,6 @@ fn attributes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                     );
                 }
             }
-        }
-    }
-    rows.done()
-}
-
-fn types(definition: &Definition) -> Vec<Row> {
-    let given = [
-        "oid",
-        "typname",
-        "typnamespace",
-        "typowner",
-        "typlen",
-        "typbyval",
-        "typtype",
-        "typcategory",
-        "typispreferred",
-        "typisdefined",
-        "typdelim",
-        "typelem",
-        "typarray",
-        "typinput",
-        "typalign",
-        "typstorage",
-        "typtypmod",
-        "typcollation",
-    ];
-    let mut rows = Rows::of(definition, &given);
-    let mut push = |oid: u32, name: &str, size: i16, category: &str, element: u32, array: u32| {
-        let collation = match name.strip_prefix('_').unwrap_or(name) {
-            "text" | "varchar" | "bpchar" => COLLATION,
-            "name" => C_COLLATION,
-            _ => 0,
-        };
-        let preferred = matches!(
-            name,
-            "bool" | "text" | "float8" | "timestamptz" | "interval" | "oid"
-        );
-        let input = match element {
-            0 => Value::Reg(i64::from(oid), Arc::from(format!("{name}in"))),
-            _ => Value::Reg(750, Arc::from("array_in")),
-        };
-        let kind = if category == "P" || category == "X" {
-            "p"
-        } else {
-            "b"
-        };
-        rows.push([
-            int(oid),
-            text(name),
-            int(PG_CATALOG_OID),
-            int(OWNER_OID),
-            int(size),
-            Value::Bool((0..=8).contains(&size)),
-            text(kind),
-            text(category),
-            Value::Bool(preferred),
-            Value::Bool(true),
-            text(","),
-            int(element),
-            int(array),
-            input,
-            text("i"),
-            text(if size < 0 { "x" } else { "p" }),
-            int(-1),
-            int(collation),
-        ]);
-    };
-    for known in TYPES {
-        let category = match known.name {
-            "bool" => "B",
-            "text" | "varchar" | "bpchar" | "name" => "S",
-            "date" | "time" | "timestamp" | "timestamptz" => "D",
-            "interval" => "T",
-            "char" => "Z",
-            "record" => "P",
-            "bytea" | "json" | "jsonb" | "uuid" => "U",
-            _ => "N",
-        };
-        push(known.oid, known.name, known.size, category, 0, known.array);
-        push(
-            known.array,
-            &format!("_{}", known.name),
-            -1,
-            "A",
-            known.oid,
-            0,
-        );
-    }
-    for (oid, name, size, category, array) in EXTRA_TYPES {
-        push(*oid, name, *size, category, 0, *array);
-        if *array > 0 {
-            push(*array, &format!("_{name}"), -1, "A", *oid, 0);
         }
     }
     rows.done()

@@ -11,6 +11,7 @@ use super::context::{
     Context, OWNER_OID, format_type, quote_ident, quote_literal, split_name, type_oid,
 };
 use super::fill;
+use super::server_wide;
 use super::value::{RegKind, Ty, Value};
 
 /// The type of a call.
@@ -325,7 +326,7 @@ functions! {
     anyway "aclexplode" => Returns::Array(Ty::Text), |_, _| Ok(Value::Array(Arc::from([])));
     anyway "pg_timezone_names" => Returns::Array(Ty::Text), |_, _| {
         let zone = |row: super::relations::Row| Value::Array(row.into());
-        Ok(Value::Array(fill::zones().map(|row| zone(row.to_vec())).collect()))
+        Ok(Value::Array(server_wide::zones().map(|row| zone(row.to_vec())).collect()))
     };
     anyway "pg_listening_channels" => Returns::Array(Ty::Text), |_, _| Ok(Value::Array(Arc::from([])));
 }

@@ -14,6 +14,7 @@ mod information;
 mod plan;
 mod relations;
 mod run;
+mod server_wide;
 mod value;
 
 use std::sync::Arc;
