@@ -159,14 +159,22 @@ pub(super) struct P<'a> {
     p: Parser<'a>,
     end: usize,
     text: &'a str,
+    /// Index of the token AS of `AS OF` outside parentheses.
+    as_of: Option<usize>,
 }
 
 impl<'a> P<'a> {
     fn new(tokens: Vec<TokenWithSpan>, end: usize, text: &'a str) -> Self {
+        let as_of = as_of_index(&tokens);
         let p = Parser::new(&DIALECT)
             .with_recursion_limit(DEPTH_MAX)
             .with_tokens_with_locations(tokens);
-        P { p, end, text }
+        P {
+            p,
+            end,
+            text,
+            as_of,
+        }
     }
 
     fn convert<T>(&self, r: std::result::Result<T, ParserError>) -> Result<T> {
@@ -506,21 +514,7 @@ impl<'a> P<'a> {
 
     /// Number of tokens before `AS OF` outside parentheses. sqlparser would take OF for an alias.
     fn find_as_of(&self) -> Option<usize> {
-        let (mut depth, mut n) = (0i32, 0);
-        loop {
-            match self.p.peek_nth_token(n).token {
-                Token::EOF => return None,
-                Token::LParen => depth += 1,
-                Token::RParen => depth -= 1,
-                Token::Word(_)
-                    if depth == 0 && self.peek_is(n, "as") && self.peek_is(n + 1, "of") =>
-                {
-                    return Some(n);
-                }
-                _ => {}
-            }
-            n += 1;
-        }
+        self.as_of?.checked_sub(self.p.index())
     }
 
     fn change(&mut self) -> Result<Statement> {
@@ -619,4 +613,22 @@ pub(super) fn duration_ms(text: &str) -> Option<u64> {
         _ => return None,
     };
     Some((value * factor) as u64)
+}
+
+/// Where `AS OF` stands outside parentheses.
+fn as_of_index(tokens: &[TokenWithSpan]) -> Option<usize> {
+    let word = |n: usize, w: &str| {
+        matches!(tokens.get(n).map(|t| &t.token),
+            Some(Token::Word(x)) if x.quote_style.is_none() && x.value.eq_ignore_ascii_case(w))
+    };
+    let mut depth = 0i32;
+    for (n, t) in tokens.iter().enumerate() {
+        match t.token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth -= 1,
+            Token::Word(_) if depth == 0 && word(n, "as") && word(n + 1, "of") => return Some(n),
+            _ => {}
+        }
+    }
+    None
 }

@@ -317,3 +317,58 @@ fn slt_files() {
         assert!(wrong.is_empty(), "{} of {total} records are wrong", wrong.len());
     }
 }
+
+#[test]
+fn long_chains_and_deep_nests() {
+    let db = Db::default();
+    let chain: Vec<String> = (0..2000).map(|i| format!("x::int = {i}")).collect();
+    let sql = format!("SELECT count(*) FROM (VALUES ('1999'), ('7'), ('5000')) t(x) WHERE {}", chain.join(" OR "));
+    assert_eq!(db.statement(&sql).map_err(|e| e.to_string()), Ok(vec!["2".to_string()]));
+    let sum = vec!["1"; 900].join(" + ");
+    assert_eq!(db.statement(&format!("SELECT {sum}")).map_err(|e| e.to_string()), Ok(vec!["900".to_string()]));
+    let deep = format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000));
+    assert_eq!(db.statement(&deep).map_err(|e| e.sqlstate), Err("54001"));
+}
+
+#[test]
+fn positions_count_characters_of_the_whole_string() {
+    let at = |sql: &str| match Db::default().statement(sql) {
+        Err(e) => (e.sqlstate, e.position),
+        Ok(rows) => panic!("{rows:?}"),
+    };
+    assert_eq!(at("SELECT 1;\nSELECT 'é', nope"), ("42703", Some(23)));
+    assert_eq!(at("SELECT *\nFROM nope"), ("42P01", Some(15)));
+    assert_eq!(at("SELECT 1 +"), ("42601", Some(11)));
+    assert_eq!(at("SELEC 1"), ("42601", Some(1)));
+    assert_eq!(at("SELECT 1 + true"), ("42883", Some(8)));
+}
+
+#[test]
+fn parameters_take_their_types_from_where_they_stand() {
+    let db = Db::default();
+    db.statement("CREATE TABLE t (a int, b text, c numeric(5,2)); INSERT INTO t VALUES (1, 'x', 1.5), (2, 'y', 2.5)")
+        .expect("a table");
+    let session = SessionContextInfo::default();
+    let parsed = ast::parse("SELECT b, $3::bigint FROM t WHERE a = $1 AND c < $2").expect("a query");
+    let Statement::Query { query, .. } = &parsed[0].statement else { panic!("a query") };
+    let plan = Planner::new().plan_query(&db, &session, query, &[]).expect("bound");
+    let types: Vec<String> = plan.params.iter().map(|f| SqlType::of(f).to_string()).collect();
+    assert_eq!(types, ["integer", "numeric(5,2)", "bigint"]);
+    let values = [
+        ScalarValue::Int32(Some(1)),
+        ScalarValue::Decimal128(Some(200), 5, 2),
+        ScalarValue::Int64(Some(9)),
+    ];
+    let bound = plan.bind_params(&values).expect("values for all");
+    assert_eq!(lines(&run(&bound, &db).expect("rows")), ["x 9"]);
+}
+
+#[test]
+fn now_is_a_call_until_it_runs() {
+    let session = SessionContextInfo { now: 1_000_000, ..Default::default() };
+    let parsed = ast::parse("SELECT now(), current_date").expect("a query");
+    let Statement::Query { query, .. } = &parsed[0].statement else { panic!("a query") };
+    let plan = Planner::new().plan_query(&Db::default(), &session, query, &[]).expect("bound");
+    assert!(plan.uses_now && plan.logical.to_string().contains("now()"));
+    assert_eq!(lines(&run(&plan, &Db::default()).expect("a row")), ["1970-01-01 00:00:01+00 1970-01-01"]);
+}

@@ -164,6 +164,13 @@ impl Binder<'_> {
                 "LEAST"
             },
         )?;
+        if !matches!(ty, SqlType::Interval) {
+            let f = match name {
+                "greatest" => datafusion::functions::core::greatest(),
+                _ => datafusion::functions::core::least(),
+            };
+            return Ok(Typed::new(f.call(exprs), ty));
+        }
         let op = if name == "greatest" {
             Operator::GtEq
         } else {

@@ -29,28 +29,30 @@ pub(crate) fn is_fallible(e: &Expr) -> bool {
 
 /// `l AND r`, where `r` isn't evaluated for rows in which `l` is false.
 pub(crate) fn and(l: Expr, r: Expr) -> Expr {
-    let both = Expr::BinaryExpr(BinaryExpr::new(
-        Box::new(l.clone()),
-        Operator::And,
-        Box::new(r.clone()),
-    ));
-    if !is_fallible(&r) {
-        return both;
-    }
-    lazy(vec![(Expr::IsFalse(Box::new(l)), truth(false))], both)
+    chain(vec![l, r], Operator::And)
 }
 
 /// `l OR r`, where `r` isn't evaluated for rows in which `l` is true.
 pub(crate) fn or(l: Expr, r: Expr) -> Expr {
-    let either = Expr::BinaryExpr(BinaryExpr::new(
-        Box::new(l.clone()),
-        Operator::Or,
-        Box::new(r.clone()),
-    ));
-    if !is_fallible(&r) {
-        return either;
-    }
-    lazy(vec![(Expr::IsTrue(Box::new(l)), truth(true))], either)
+    chain(vec![l, r], Operator::Or)
+}
+
+/// A chain of ANDs or ORs. Each operand occurs at most twice, however long the chain is.
+pub(crate) fn chain(operands: Vec<Expr>, op: Operator) -> Expr {
+    let lazily = operands.iter().skip(1).any(is_fallible);
+    let last = operands.len().saturating_sub(1);
+    let branches = operands[..last]
+        .iter()
+        .map(|e| match op {
+            Operator::And => (Expr::IsFalse(Box::new(e.clone())), truth(false)),
+            _ => (Expr::IsTrue(Box::new(e.clone())), truth(true)),
+        })
+        .collect::<Vec<_>>();
+    let all = operands
+        .into_iter()
+        .reduce(|l, r| Expr::BinaryExpr(BinaryExpr::new(Box::new(l), op, Box::new(r))))
+        .unwrap_or_else(|| truth(op == Operator::And));
+    if lazily { lazy(branches, all) } else { all }
 }
 
 /// CASE WHEN … ELSE … END

@@ -30,6 +30,10 @@ pub(crate) struct Calls {
     pub sets: Vec<(Expr, SqlType)>,
 }
 
+/// Bytes of stack below which more is taken, and how many.
+const STACK_LEFT: usize = 256 << 10;
+const STACK_MORE: usize = 4 << 20;
+
 /// Qualifiers of marker columns.
 pub(crate) const AGGREGATE: &str = "#aggregate";
 pub(crate) const WINDOW: &str = "#window";
@@ -86,6 +90,11 @@ pub(crate) fn null() -> Typed {
 
 impl Binder<'_> {
     pub(crate) fn expr(&self, c: Ctx, e: &E) -> Result<Typed> {
+        let _level = self.deeper()?;
+        stacker::maybe_grow(STACK_LEFT, STACK_MORE, || self.expr_here(c, e))
+    }
+
+    fn expr_here(&self, c: Ctx, e: &E) -> Result<Typed> {
         match e {
             E::Identifier(i) => self.column_ref(c.scope, std::slice::from_ref(i)),
             E::CompoundIdentifier(p) => self.column_ref(c.scope, p),
@@ -455,17 +464,34 @@ impl Binder<'_> {
             return self.compare_rows(c, l, op, r);
         }
         if matches!(op, B::And | B::Or) {
-            let name = if *op == B::And { "AND" } else { "OR" };
-            let l = self.expr(c, left)?;
-            let l = self.boolean(l, name)?;
-            let r = self.expr(c, right)?;
-            let r = self.boolean(r, name)?;
-            let e = if *op == B::And { and(l, r) } else { or(l, r) };
-            return Ok(Typed::new(e, SqlType::Bool));
+            return self.logical(c, left, op, right);
         }
         let (l, r) = (self.expr(c, left)?, self.expr(c, right)?);
         let near = start(left);
         self.operator(op, l, r).map_err(|e| at(e, near))
+    }
+
+    /// AND and OR: a chain of one of them is bound from left to right, without recursion.
+    fn logical(&self, c: Ctx, left: &E, op: &B, right: &E) -> Result<Typed> {
+        let (name, operator) = match op {
+            B::And => ("AND", Operator::And),
+            _ => ("OR", Operator::Or),
+        };
+        let mut operands = vec![right];
+        let mut at = left;
+        while let E::BinaryOp { left, op: o, right } = at
+            && o == op
+        {
+            operands.push(right);
+            at = left;
+        }
+        operands.push(at);
+        let bound = operands
+            .into_iter()
+            .rev()
+            .map(|e| self.expr(c, e).and_then(|t| self.boolean(t, name)))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Typed::new(super::conditions::chain(bound, operator), SqlType::Bool))
     }
 
     /// `(a, b) = (c, d)` and the orders.

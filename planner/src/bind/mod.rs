@@ -104,6 +104,16 @@ pub(crate) struct Binder<'a> {
     pub catalog: &'a dyn CatalogView,
     pub session: &'a SessionContextInfo,
     found: RefCell<Found>,
+    depth: std::cell::Cell<usize>,
+}
+
+/// A level of nesting; see [`Binder::deeper`].
+pub(crate) struct Level<'b>(&'b std::cell::Cell<usize>);
+
+impl Drop for Level<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// What [`Binder::finish`] hands over.
@@ -114,6 +124,8 @@ pub(crate) struct Facts {
     pub volatile: Option<String>,
 }
 
+/// Nesting of expressions that is still bound.
+const EXPR_DEPTH_MAX: usize = 1000;
 /// Views within views that are still inlined.
 const VIEW_DEPTH_MAX: usize = 64;
 
@@ -130,6 +142,7 @@ impl<'a> Binder<'a> {
                 params,
                 ..Default::default()
             }),
+            depth: Default::default(),
         }
     }
 
@@ -214,6 +227,17 @@ impl<'a> Binder<'a> {
     pub(crate) fn set_param_type(&self, n: usize, t: &SqlType) {
         self.param_type(n);
         self.found.borrow_mut().params[n - 1] = Some(t.clone());
+    }
+
+    /// One level of nesting more, until the guard is dropped.
+    pub(crate) fn deeper(&self) -> Result<Level<'_>> {
+        let n = self.depth.get() + 1;
+        if n > EXPR_DEPTH_MAX {
+            return Err(SqlError::new("54001", "stack depth limit exceeded")
+                .hint("The expression is nested too deeply."));
+        }
+        self.depth.set(n);
+        Ok(Level(&self.depth))
     }
 
     pub(crate) fn zone(&self) -> &str {
