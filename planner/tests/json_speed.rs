@@ -31,19 +31,35 @@ fn events_of_messages() {
     let start = Instant::now();
     let mut total = 0i64;
     for _ in 0..BATCHES {
-        let args = Args { arrays: vec![events.clone()], rows: ROWS };
+        let args = Args {
+            arrays: vec![events.clone()],
+            rows: ROWS,
+        };
         let lists = json::items(&args, json::Items::Elements, true, &list).expect("arrays");
         let elements = lists.as_list::<i32>().values().clone();
         assert_eq!(elements.len(), ROWS * 2);
         for k in [&account, &amount] {
-            let args = Args { arrays: vec![elements.clone(), k.clone()], rows: elements.len() };
+            let args = Args {
+                arrays: vec![elements.clone(), k.clone()],
+                rows: elements.len(),
+            };
             let text = json::by_key(&args, true, true).expect("objects");
-            let n = cast_array(&text, &SqlType::Text, &SqlType::Int8, Context::Explicit, "UTC").expect("numbers");
+            let n = cast_array(
+                &text,
+                &SqlType::Text,
+                &SqlType::Int8,
+                Context::Explicit,
+                "UTC",
+            )
+            .expect("numbers");
             total += n.as_primitive::<Int64Type>().iter().flatten().sum::<i64>();
         }
     }
     let seconds = start.elapsed().as_secs_f64();
-    println!("{:.0} messages/s, two events of two fields each", (ROWS * BATCHES) as f64 / seconds);
+    println!(
+        "{:.0} messages/s, two events of two fields each",
+        (ROWS * BATCHES) as f64 / seconds
+    );
     let accounts: i64 = (0..ROWS as i64).map(|i| i % 1000 + (i + 1) % 1000).sum();
     assert_eq!(total, accounts * BATCHES as i64);
 }

@@ -48,11 +48,24 @@ pub(crate) fn chain(operands: Vec<Expr>, op: Operator) -> Expr {
             _ => (Expr::IsTrue(Box::new(e.clone())), truth(true)),
         })
         .collect::<Vec<_>>();
-    let all = operands
-        .into_iter()
-        .reduce(|l, r| Expr::BinaryExpr(BinaryExpr::new(Box::new(l), op, Box::new(r))))
-        .unwrap_or_else(|| truth(op == Operator::And));
+    let all = balanced(operands, op);
     if lazily { lazy(branches, all) } else { all }
+}
+
+/// One tree of the operands, as flat as can be: whatever walks it needs little stack.
+pub(crate) fn balanced(mut operands: Vec<Expr>, op: Operator) -> Expr {
+    while operands.len() > 1 {
+        let mut next = Vec::with_capacity(operands.len().div_ceil(2));
+        let mut it = operands.into_iter();
+        while let Some(l) = it.next() {
+            next.push(match it.next() {
+                Some(r) => Expr::BinaryExpr(BinaryExpr::new(Box::new(l), op, Box::new(r))),
+                None => l,
+            });
+        }
+        operands = next;
+    }
+    operands.pop().unwrap_or_else(|| truth(op == Operator::And))
 }
 
 /// CASE WHEN … ELSE … END

@@ -31,7 +31,7 @@ pub(crate) struct Calls {
 }
 
 /// Bytes of stack below which more is taken, and how many.
-const STACK_LEFT: usize = 256 << 10;
+const STACK_LEFT: usize = 1 << 20;
 const STACK_MORE: usize = 4 << 20;
 
 /// Qualifiers of marker columns.
@@ -491,7 +491,10 @@ impl Binder<'_> {
             .rev()
             .map(|e| self.expr(c, e).and_then(|t| self.boolean(t, name)))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Typed::new(super::conditions::chain(bound, operator), SqlType::Bool))
+        Ok(Typed::new(
+            super::conditions::chain(bound, operator),
+            SqlType::Bool,
+        ))
     }
 
     /// `(a, b) = (c, d)` and the orders.

@@ -125,7 +125,7 @@ pub(crate) struct Facts {
 }
 
 /// Nesting of expressions that is still bound.
-const EXPR_DEPTH_MAX: usize = 1000;
+const EXPR_DEPTH_MAX: usize = 250;
 /// Views within views that are still inlined.
 const VIEW_DEPTH_MAX: usize = 64;
 

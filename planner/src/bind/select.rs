@@ -446,13 +446,7 @@ impl Binder<'_> {
             }
         }
         let all = |es: Vec<Expr>| {
-            es.into_iter().reduce(|a, b| {
-                Expr::BinaryExpr(datafusion_expr::BinaryExpr::new(
-                    Box::new(a),
-                    Operator::And,
-                    Box::new(b),
-                ))
-            })
+            (!es.is_empty()).then(|| super::conditions::balanced(es, Operator::And))
         };
         // What can fail sees only rows that passed what is written before it about the same relations.
         let mut guarded = Vec::new();
