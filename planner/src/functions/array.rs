@@ -471,7 +471,9 @@ pub fn register(r: &mut Registry) {
                     let mut parts = Vec::new();
                     for i in 0..list.len() {
                         match super::format::value(&list, i, &of, &zone).map_err(external)? {
-                            Some(v) if matches!(of, SqlType::Bool) => parts.push(v[..1].to_string()),
+                            Some(v) if matches!(of, SqlType::Bool) => {
+                                parts.push(v[..1].to_string())
+                            }
                             Some(v) => parts.push(v),
                             None => parts.extend(null.clone()),
                         }
