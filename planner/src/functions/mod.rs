@@ -124,10 +124,11 @@ impl ScalarUDFImpl for Function {
             .iter()
             .all(|a| matches!(a, ColumnarValue::Scalar(_)));
         let volatile = self.signature.volatility == Volatility::Volatile;
+        let number_rows = args.number_rows;
         let rows = if constant && !volatile {
             1
         } else {
-            args.number_rows
+            number_rows
         };
         let arrays = args
             .args
@@ -143,8 +144,17 @@ impl ScalarUDFImpl for Function {
             let message = format!("{} is not defined for a NULL without a type", self.name);
             return Err(DataFusionError::Plan(message));
         }
-        let out = (self.kernel)(&Args { arrays, rows })?;
+        let mut out = (self.kernel)(&Args { arrays, rows })?;
+        // A list's type names that of its elements, SQL's name included, which a kernel needn't know.
+        if out.data_type() != self.ret.data_type() {
+            out = arrow::compute::cast(&out, self.ret.data_type())?;
+        }
         if constant && !volatile {
+            if out.data_type().is_nested() {
+                // DataFusion's scalar of a list forgets the SQL type of its elements.
+                let first = arrow::array::UInt64Array::from(vec![0; number_rows]);
+                return Ok(ColumnarValue::Array(arrow::compute::take(&out, &first, None)?));
+            }
             return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&out, 0)?));
         }
         Ok(ColumnarValue::Array(out))
