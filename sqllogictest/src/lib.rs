@@ -17,6 +17,8 @@
 //!   their first appearance in this result.
 //! * `# restart: skip` anywhere in a file: the file depends on session state that a restart loses.
 //!
+//! Records under `onlyif postgres` are deviations from PostgreSQL: no world plays them, the expectation is PostgreSQL's.
+//!
 //! `$DIR` in SQL and in `system` commands is a fresh directory. Labels for `onlyif`/`skipif` are the names of worlds.
 
 pub mod complete;

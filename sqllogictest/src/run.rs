@@ -78,8 +78,7 @@ impl<'a> Player<'a> {
         let stride = self.script.steps.len() / (restarts_max + 1) + 1;
         for at in 0..self.script.steps.len() {
             let step = &self.script.steps[at];
-            let skipped = step.skip.iter().any(|l| l == self.world.name)
-                || (!step.only.is_empty() && !step.only.iter().any(|l| l == self.world.name));
+            let skipped = is_skipped(step, self.world);
             if !skipped && let Err(error) = self.step(at).await {
                 self.failures.push(format!("line {}: {error:#}", step.line));
                 ensure!(
@@ -345,6 +344,12 @@ impl<'a> Player<'a> {
     }
 }
 
+/// `onlyif` and `skipif` leave the step out of this world.
+fn is_skipped(step: &Step, world: &World) -> bool {
+    step.skip.iter().any(|l| l == world.name)
+        || (!step.only.is_empty() && !step.only.iter().any(|l| l == world.name))
+}
+
 fn view_name(step: usize) -> String {
     format!("slt_view_{step}")
 }
@@ -370,6 +375,7 @@ fn views_of(script: &Script, world: &World) -> BTreeMap<usize, usize> {
             "SELECT" | "WITH" | "VALUES" | "TABLE"
                 if matches!(step.act, Act::Query { .. })
                     && !step.as_select
+                    && !is_skipped(step, world)
                     && open.is_empty()
                     && at > 0 =>
             {
