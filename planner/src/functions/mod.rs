@@ -153,7 +153,9 @@ impl ScalarUDFImpl for Function {
             if out.data_type().is_nested() {
                 // DataFusion's scalar of a list forgets the SQL type of its elements.
                 let first = arrow::array::UInt64Array::from(vec![0; number_rows]);
-                return Ok(ColumnarValue::Array(arrow::compute::take(&out, &first, None)?));
+                return Ok(ColumnarValue::Array(arrow::compute::take(
+                    &out, &first, None,
+                )?));
             }
             return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&out, 0)?));
         }
