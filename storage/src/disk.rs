@@ -7,6 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::api::{Result, StoreError};
 use crate::fail::FailPoints;
@@ -33,6 +34,12 @@ pub(crate) fn io_error(action: &str, path: &Path, source: std::io::Error) -> Sto
     }
 }
 
+/// How long the lock of another process is waited for: one that was killed a moment ago holds it until the system
+/// has taken it down.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// Time between two looks at the lock.
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+
 /// Takes the lock of the directory `root`, creating it if it is missing. It is held until the file is closed.
 pub(crate) fn lock(root: &Path) -> Result<File> {
     if !root.exists() {
@@ -49,12 +56,18 @@ pub(crate) fn lock(root: &Path) -> Result<File> {
         .write(true)
         .open(&path)
         .map_err(|e| io_error("opening", &path, e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(StoreError::Locked(root.display().to_string()))
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(LOCK_RETRY);
+            }
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(StoreError::Locked(root.display().to_string()));
+            }
+            Err(std::fs::TryLockError::Error(e)) => return Err(io_error("locking", &path, e)),
         }
-        Err(std::fs::TryLockError::Error(e)) => Err(io_error("locking", &path, e)),
     }
 }
 
