@@ -27,7 +27,8 @@ pub struct Output {
 ///
 /// For every epoch, in increasing order: any number of `push`, then one `finish`. After `finish`
 /// the output of the epoch is complete: the sum of all output up to it equals the operator's function of the sum
-/// of all input up to it. Operators without state may emit from `push`; the others emit from `finish`.
+/// of all input up to it. Operators without state, and joins, may emit
+/// from `push`; the others emit from `finish`.
 pub trait Operator {
     /// Takes a piece of input `port`'s delta for the epoch that the next `finish` names.
     fn push(&mut self, port: usize, delta: Delta, out: &mut Output);
