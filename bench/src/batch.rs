@@ -189,28 +189,18 @@ pub async fn bank(setting: &Setting) -> Result<Report> {
         rows,
         data,
         sources: vec![("transfers", "events jsonb", "bank", "jsonl")],
-        views: vec![
-            (
-                "events",
-                "SELECT (e ->> 'account_id')::bigint AS account, (e ->> 'amount')::bigint AS amount, e ->> 'event_type' AS kind \
-                 FROM (SELECT jsonb_array_elements(events) AS e FROM transfers) AS x",
-            ),
-            (
-                "credits",
-                "SELECT account, sum(amount) AS s, count(*) AS n FROM events WHERE kind = 'credit' GROUP BY account",
-            ),
-            (
-                "debits",
-                "SELECT account, sum(amount) AS s FROM events WHERE kind = 'debit' GROUP BY account",
-            ),
-            (
-                "balances",
-                "SELECT coalesce(c.account, d.account) AS account, coalesce(c.s, 0) + coalesce(d.s, 0) AS balance \
+        views: vec![(
+            "balances",
+            "WITH events AS (\
+                   SELECT (e ->> 'account_id')::bigint AS account, (e ->> 'amount')::bigint AS amount, e ->> 'event_type' AS kind \
+                   FROM (SELECT jsonb_array_elements(events) AS e FROM transfers) AS x), \
+                 credits AS (SELECT account, sum(amount) AS s, count(*) AS n FROM events WHERE kind = 'credit' GROUP BY account), \
+                 debits AS (SELECT account, sum(amount) AS s FROM events WHERE kind = 'debit' GROUP BY account) \
+                 SELECT coalesce(c.account, d.account) AS account, coalesce(c.s, 0) + coalesce(d.s, 0) AS balance, coalesce(c.n, 0) AS n \
                  FROM credits AS c FULL JOIN debits AS d ON c.account = d.account",
-            ),
-        ],
+        )],
         done: (
-            "SELECT coalesce(sum(n), 0)::bigint FROM credits",
+            "SELECT coalesce(sum(n), 0)::bigint FROM balances",
             rows as i64,
         ),
     };

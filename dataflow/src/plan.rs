@@ -14,10 +14,12 @@ use tidemill_zset::{CollectionId, Delta};
 mod arrangements;
 mod explain;
 mod output;
+mod shared;
 
 pub use arrangements::ArrangementSpec;
 pub use explain::fingerprint;
 pub use output::{OutputStorage, apply_maps};
+pub use shared::Shared;
 
 /// One dataflow: the plan of a view, a sink's or a subscription's query.
 #[derive(Clone, Debug)]

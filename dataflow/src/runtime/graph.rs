@@ -1,4 +1,5 @@
-//! Builds a timely dataflow from a plan: one timely operator per node, one input handle per leaf.
+//! Builds a timely dataflow from a plan: one timely operator per node, one input handle per leaf; equal subtrees
+//! without state are built once.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -19,7 +20,7 @@ use crate::operators::combine::Combine;
 use crate::operators::input::project;
 use crate::operators::map::never_fails;
 use crate::operators::output::OutputRows;
-use crate::plan::{Node, Op, OutputStorage};
+use crate::plan::{Node, Op, OutputStorage, Shared};
 use crate::state::StateHandle;
 
 /// A dataflow on one worker.
@@ -75,6 +76,7 @@ impl Graph {
                 context,
                 journal: journal.clone(),
                 leaves: Vec::new(),
+                shared: Shared::default(),
             };
             let skippable = skippable(&install.plan.output_storage(), &demand);
             let rows = builder.node(&install.plan.root, skippable);
@@ -171,11 +173,21 @@ struct Builder<'scope, S> {
     context: BuildContext,
     journal: Rc<RefCell<Journal>>,
     leaves: Vec<Leaf>,
+    shared: Shared<Deltas<'scope>>,
 }
 
 impl<'scope, S: Iterator<Item = StateHandle>> Builder<'scope, S> {
     /// Builds `node` and what is below it; `demand` reaches through maps to the operator it is about.
     fn node(&mut self, node: &Node, demand: Option<Rc<Cell<bool>>>) -> Deltas<'scope> {
+        if let Some(rows) = self.shared.get(node) {
+            return rows.clone();
+        }
+        let rows = self.build(node, demand);
+        self.shared.put(node, rows.clone());
+        rows
+    }
+
+    fn build(&mut self, node: &Node, demand: Option<Rc<Cell<bool>>>) -> Deltas<'scope> {
         match &node.op {
             Op::Input {
                 collection,
