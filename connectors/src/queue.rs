@@ -119,6 +119,7 @@ struct Queued {
 }
 
 struct State {
+    bytes_max: usize,
     queue: VecDeque<Queued>,
     bytes: usize,
     rows: usize,
@@ -127,22 +128,22 @@ struct State {
 }
 
 struct Shared {
-    bytes_max: usize,
     wake: Arc<dyn Fn() + Send + Sync>,
     state: Mutex<State>,
     room: Condvar,
 }
 
 /// A queue of at most `bytes_max` bytes. `wake` is called, without any lock held, after every batch
-/// that was put in and after the source's end: the receiver decides whether an epoch is due.
+/// that was put in, when all there is has been read, and after the source's end: the receiver decides whether an
+/// epoch is due.
 pub fn channel(
     bytes_max: usize,
     wake: Arc<dyn Fn() + Send + Sync>,
 ) -> (BatchSender, BatchReceiver) {
     let shared = Arc::new(Shared {
-        bytes_max,
         wake,
         state: Mutex::new(State {
+            bytes_max,
             queue: VecDeque::new(),
             bytes: 0,
             rows: 0,
@@ -188,7 +189,7 @@ impl BatchSender {
         let bytes = batch_bytes(&batch);
         {
             let mut s = self.shared.state.lock();
-            while !s.closed && s.bytes + bytes > self.shared.bytes_max && !s.queue.is_empty() {
+            while !s.closed && s.bytes + bytes > s.bytes_max && !s.queue.is_empty() {
                 self.shared.room.wait(&mut s);
             }
             if s.closed {
@@ -213,7 +214,13 @@ impl BatchSender {
 
     /// Notes that everything there is has been read, and what is waited for.
     pub fn waiting(&self, what: String) {
-        self.shared.state.lock().status.state = SourceState::Waiting(what);
+        let before = std::mem::replace(
+            &mut self.shared.state.lock().status.state,
+            SourceState::Waiting(what),
+        );
+        if before == SourceState::Running {
+            (self.shared.wake)();
+        }
     }
 
     /// Notes a trouble that doesn't end the source.
@@ -278,6 +285,18 @@ impl BatchReceiver {
     /// Batches that wait (some carry only offsets or errors).
     pub fn pending_batches(&self) -> usize {
         self.shared.state.lock().queue.len()
+    }
+
+    /// Nothing waits, and the source has no more to give for now.
+    pub fn is_empty_and_idle(&self) -> bool {
+        let s = self.shared.state.lock();
+        s.queue.is_empty() && s.status.state != SourceState::Running
+    }
+
+    /// Changes the bound. A smaller one takes nothing out.
+    pub fn set_bytes_max(&self, bytes_max: usize) {
+        self.shared.state.lock().bytes_max = bytes_max;
+        self.shared.room.notify_all();
     }
 
     /// Bytes that wait.

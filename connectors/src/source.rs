@@ -49,19 +49,20 @@ pub fn default_columns(
     }
 }
 
-/// Reads the input of an unrecorded source again, exactly what lies below `offsets`, and returns
-/// when all of it has been sent. The batches carry rows and errors, no offsets. A
+/// Reads the input of an unrecorded source again, exactly what it read between the offsets `from` (none: the start)
+/// and `to`, and returns when all of it has been sent. The batches carry rows and errors, no offsets. A
 /// consumed file that no longer matches its recorded identity is an error that names it: what
 /// was sent before must then be thrown away.
 pub fn reread(
     spec: &SourceSpec,
-    offsets: Offsets,
+    from: Offsets,
+    to: Offsets,
     out: BatchSender,
     stop: StopSignal,
 ) -> Result<(), ConnectorError> {
     match connector_of(&spec.options)? {
-        Connector::Files => files::reread(spec, offsets, out, stop),
-        Connector::Generator => generator::reread(spec, offsets, out, stop),
+        Connector::Files => files::reread(spec, from, to, out, stop),
+        Connector::Generator => generator::reread(spec, from, to, out, stop),
     }
 }
 

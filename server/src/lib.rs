@@ -5,7 +5,7 @@
 //! * [`session`]: one client's state; statements in, responses out.
 //! * [`coordinator`]: the epoch clock, commits, publication, DDL.
 //! * [`catalog`], [`define`]: objects and what their SQL says.
-//! * [`published`], [`reader`], [`changes`], [`feed`]: what readers and followers see.
+//! * [`published`], [`offsets`], [`reader`], [`reread`], [`changes`], [`feed`]: what readers and followers see.
 //! * [`system`], [`pg_catalog`]: relations about the server itself.
 //! * [`serve`], [`demo`]: the commands of the binary.
 
@@ -16,6 +16,7 @@ pub mod define;
 pub mod demo;
 pub mod feed;
 pub mod init;
+pub mod offsets;
 pub mod pg;
 pub mod pg_catalog;
 pub mod published;

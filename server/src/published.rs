@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use tidemill_connectors::source::Offsets;
 use tidemill_storage::StoreVersion;
 use tidemill_zset::Epoch;
 use tokio::sync::watch;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Object};
+use crate::offsets::SourceOffsets;
 
 /// Everything at one moment. Immutable.
 #[derive(Clone)]
@@ -19,12 +21,22 @@ pub struct Published {
     pub store: StoreVersion,
     /// Names.
     pub catalog: Arc<Catalog>,
+    /// How far the input of sources that aren't recorded has been read.
+    pub offsets: Arc<SourceOffsets>,
 }
 
 impl Published {
     /// The newest epoch that can be read.
     pub fn now(&self) -> Epoch {
         self.upper - 1
+    }
+
+    /// How far the input of a source that isn't recorded has been read; nothing: not at all.
+    pub fn offsets_of(&self, source: &Object) -> Offsets {
+        let offsets = source.record.ids.offsets;
+        offsets
+            .and_then(|id| self.offsets.of(id))
+            .unwrap_or_default()
     }
 }
 

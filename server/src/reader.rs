@@ -9,7 +9,6 @@ use arrow::compute;
 use arrow::datatypes::SchemaRef;
 use datafusion_common::ScalarValue;
 use parking_lot::Mutex;
-use tidemill_connectors::source::Offsets;
 use tidemill_dataflow::plan::{ErrorMapper, Op, OutputStorage};
 use tidemill_planner::SqlError;
 use tidemill_planner::error::row_error as row_mapper;
@@ -148,9 +147,6 @@ pub struct Snapshot {
     pub own_writes: Arc<HashMap<CollectionId, Vec<Delta>>>,
     /// Where reads are noted, in a transaction.
     pub reads: Option<Arc<Mutex<ReadSet>>>,
-    /// Offsets of sources that aren't recorded, by the id of their offsets, as of the version: what a reader that
-    /// outlives it reads again. Without an entry the newest ones are taken.
-    pub offsets: HashMap<u64, Offsets>,
 }
 
 impl fmt::Debug for Snapshot {
@@ -168,7 +164,6 @@ impl Snapshot {
             env: env.clone(),
             own_writes: Default::default(),
             reads: None,
-            offsets: HashMap::new(),
         }
     }
 
@@ -181,12 +176,7 @@ impl Snapshot {
                 Ok(Box::new(rows.into_iter().map(|b| Ok(Delta::insert(b)))))
             }
             Contents::Unrecorded(object) => {
-                let known = object
-                    .record
-                    .ids
-                    .offsets
-                    .and_then(|id| self.offsets.get(&id));
-                reread_source(&object, &self.env.store, known.cloned())
+                reread_source(&object, vec![], self.published.offsets_of(&object))
             }
             Contents::Stored {
                 arrangement,
@@ -207,6 +197,24 @@ impl Snapshot {
                 )))
             }
         }
+    }
+
+    /// All changes of `collection` after the version `before`, as one sum: what a reader of the store's history gets who
+    /// doesn't need the epochs apart, so for sources that aren't recorded, too.
+    pub fn changes_since(
+        &self,
+        before: &Published,
+        collection: CollectionId,
+    ) -> Result<DeltaIterator, SqlError> {
+        if let Contents::Unrecorded(object) = contents(&self.published.catalog, collection)? {
+            let (from, to) = (
+                before.offsets_of(&object),
+                self.published.offsets_of(&object),
+            );
+            return reread_source(&object, from, to);
+        }
+        let changes = self.history(collection, before.now(), self.at)?;
+        Ok(Box::new(changes.into_iter().map(|(_, delta)| Ok(delta))))
     }
 
     /// The arrangement at the pinned version, checked to be readable at `at`.
@@ -266,11 +274,11 @@ impl Snapshot {
                     .filter(|r| !matches!(r, Ok((_, d)) if d.is_empty()))
                     .collect()
             }
-            _ => Err(
-                SqlError::new("55000", "the history of this collection is not stored").hint(
-                    "Create the source with a persistent_id, or read a materialized view of it.",
-                ),
-            ),
+            Contents::Unrecorded(_) | Contents::System => Err(SqlError::new(
+                "55000",
+                "the history of this collection is not stored",
+            )
+            .hint("Create the source with a persistent_id, or read a materialized view of it.")),
         }
     }
 

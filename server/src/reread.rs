@@ -1,4 +1,4 @@
-//! Rows of a source that isn't recorded: its input is read again, up to the committed offsets.
+//! Rows of a source that isn't recorded: its input is read again, between the offsets of two versions.
 
 use std::sync::Arc;
 
@@ -6,7 +6,6 @@ use tidemill_connectors::ConnectorError;
 use tidemill_connectors::queue::{BatchReceiver, StopSignal, channel};
 use tidemill_connectors::source::{Offsets, reread};
 use tidemill_planner::SqlError;
-use tidemill_storage::Store;
 use tidemill_zset::Delta;
 
 use crate::catalog::Object;
@@ -14,22 +13,18 @@ use crate::coordinator::sinks::connector_error;
 use crate::coordinator::sources::{QUEUE_BYTES_MAX, source_spec};
 use crate::reader::DeltaIterator;
 
-/// Reads the input again on a thread of its own. An error (a consumed file isn't what it was) may come after
-/// some rows, which must then be thrown away. Up to `offsets`, or to the newest ones.
+/// Reads what was read between `from` (none: the start) and `to` again, on a thread of its own. An error (a consumed file isn't what it was) may come after
+/// some rows, which must then be thrown away.
 pub fn reread_source(
     object: &Arc<Object>,
-    store: &Store,
-    offsets: Option<Offsets>,
+    from: Offsets,
+    to: Offsets,
 ) -> Result<DeltaIterator, SqlError> {
     let Some(spec) = source_spec(object) else {
         return Err(SqlError::internal(format!(
             "{} is not a source",
             object.display_name()
         )));
-    };
-    let offsets = match offsets {
-        Some(offsets) => offsets,
-        None => committed_offsets(object, store)?,
     };
     let stop = StopSignal::new();
     let (arrived, arrivals) = crossbeam_channel::unbounded::<()>();
@@ -45,7 +40,7 @@ pub fn reread_source(
         .name(format!("reread {}", object.display_name()))
         .spawn(move || {
             // Nobody may be left to hear of it.
-            let _ = done.send(reread(&spec, offsets, sender.clone(), stop));
+            let _ = done.send(reread(&spec, from, to, sender.clone(), stop));
             sender.ended(&Ok(()));
         })
         .map_err(|e| SqlError::new("53000", format!("no thread to read the source again: {e}")))?;
@@ -56,13 +51,6 @@ pub fn reread_source(
         ready: vec![].into_iter(),
         ended: false,
     }))
-}
-
-/// The offsets of `object` at the last commit.
-pub fn committed_offsets(object: &Object, store: &Store) -> Result<Offsets, SqlError> {
-    let id = object.record.ids.offsets;
-    let id = id.ok_or_else(|| SqlError::internal("a source has offsets"))?;
-    store.offsets(id).map_err(crate::reader::store_error)
 }
 
 struct Reread {

@@ -23,6 +23,8 @@ pub struct SourceCounters {
     pub bytes: u64,
     /// Its queue; absent if it could not be opened.
     pub receiver: Option<Arc<BatchReceiver>>,
+    /// Epochs take its input; until somebody reads it, they don't.
+    pub begun: bool,
     /// Why it could not be opened.
     pub failure: Option<String>,
 }
@@ -51,11 +53,17 @@ pub struct Status {
 
 impl Status {
     /// A source's reader runs.
-    pub fn source_started(&self, id: u64, receiver: Arc<BatchReceiver>) {
+    pub fn source_started(&self, id: u64, receiver: Arc<BatchReceiver>, begun: bool) {
         let mut sources = self.sources.lock();
         let counters = sources.entry(id).or_default();
         counters.receiver = Some(receiver);
+        counters.begun = begun;
         counters.failure = None;
+    }
+
+    /// Somebody reads a source.
+    pub fn source_begun(&self, id: u64) {
+        self.sources.lock().entry(id).or_default().begun = true;
     }
 
     /// A source can't be opened.

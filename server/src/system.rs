@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringViewArray};
 use arrow::datatypes::{DataType, Field, SchemaRef};
+use tidemill_connectors::queue::SourceState;
 use tidemill_planner::SqlError;
 use tidemill_planner::catalog::{Relation, RelationKind};
 use tidemill_storage::Store;
@@ -226,6 +227,12 @@ impl SystemRelations {
             let status = receiver.map(|r| r.status());
             let (state, reason) = match (&counters.failure, &status) {
                 (Some(reason), _) => ("failed", Some(reason.clone())),
+                (None, Some(status))
+                    if !counters.begun && !matches!(status.state, SourceState::Failed(_)) =>
+                {
+                    let reason = "nothing reads it yet: it begins with the first view, subscription or SELECT";
+                    ("waiting", Some(reason.to_string()))
+                }
                 (None, Some(status)) => {
                     let (state, reason) = state_words(&status.state);
                     (state, status.last_error.clone().or(reason))

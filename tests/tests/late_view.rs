@@ -212,3 +212,108 @@ fn under_full_input_without_delaying_others() {
         Ok(())
     });
 }
+
+#[test]
+fn what_nobody_reads_waits_for_the_first_view() {
+    run(|scratch| async move {
+        let input = scratch.dir("input");
+        append(&input.join("a.csv"), b"k,v\n1,10\nbad,row,here\n2,20\n")?;
+        append(&input.join("b.csv"), b"k,v\n1,30\n")?;
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        let declared = source("s", &input, "k integer, v integer", "");
+        sql.run(&declared).await?;
+        let state = "SELECT state, reason LIKE 'nothing reads it yet%', rows, offset_entries FROM tidemill.sources";
+        let unread = ["waiting|t|0|0"];
+        ensure!(
+            sql.lines(state).await? == unread,
+            "{:?}",
+            sql.lines(state).await?
+        );
+        server.restart(&Options::default())?;
+        let sql = server.connect().await?;
+        ensure!(sql.lines(state).await? == unread);
+        eventually("a full queue", async || {
+            let rows = sql
+                .number("SELECT pending_rows FROM tidemill.sources")
+                .await?;
+            Ok((rows == 3).then_some(()))
+        })
+        .await?;
+        // What is in the queue was read: the view doesn't need the files any more.
+        std::fs::remove_dir_all(&input)?;
+        sql.run("CREATE MATERIALIZED VIEW m AS SELECT k, sum(v) AS v FROM s GROUP BY k")
+            .await?;
+        eventually("all rows", async || {
+            let lines = sql.lines("SELECT * FROM m ORDER BY k").await?;
+            Ok((lines == ["1|40", "2|20"]).then_some(()))
+        })
+        .await?;
+        ensure!(sql.number("SELECT count(*) FROM s_errors").await? == 1);
+        ensure!(sql.number("SELECT rows FROM tidemill.sources").await? == 3);
+        Ok(())
+    });
+}
+
+#[test]
+fn the_first_select_begins_and_waits_for_rows() {
+    run(|scratch| async move {
+        let (input, empty) = (scratch.dir("input"), scratch.dir("empty"));
+        append(&input.join("a.csv"), b"k,v\n1,10\nbad,row,here\n2,20\n")?;
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        let slow = |name: &str, path: &std::path::Path| {
+            source(name, path, "k integer, v integer", "").replace("10ms", "1h")
+        };
+        for name in ["plain", "in_transaction", "errors", "inserted"] {
+            sql.run(&slow(name, &input)).await?;
+        }
+        sql.run(&slow("nothing", &empty)).await?;
+        sql.run(&slow("missing", &scratch.path("not there")))
+            .await?;
+        ensure!(sql.number("SELECT count(*) FROM plain").await? == 2);
+        sql.run("BEGIN").await?;
+        ensure!(sql.number("SELECT count(*) FROM in_transaction").await? == 2);
+        sql.run("COMMIT").await?;
+        ensure!(sql.number("SELECT count(*) FROM errors_errors").await? == 1);
+        sql.run("CREATE TABLE t (k integer, v integer)").await?;
+        sql.run("INSERT INTO t SELECT k, v FROM inserted").await?;
+        ensure!(sql.number("SELECT sum(v)::integer FROM t").await? == 30);
+        ensure!(sql.number("SELECT count(*) FROM nothing").await? == 0);
+        ensure!(sql.number("SELECT count(*) FROM missing").await? == 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_source_is_read_at_the_epoch_of_its_views() {
+    run(|scratch| async move {
+        let input = scratch.dir("input");
+        append(&input.join("a.csv"), b"k,v\n1,10\n")?;
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let (sql, other) = (server.connect().await?, server.connect().await?);
+        sql.run(&source("s", &input, "k integer, v integer", ""))
+            .await?;
+        sql.run("CREATE MATERIALIZED VIEW m AS SELECT count(*) AS n FROM s")
+            .await?;
+        for n in 1..20 {
+            eventually("the new row", async || {
+                Ok((other.number("SELECT n FROM m").await? == n).then_some(()))
+            })
+            .await?;
+            sql.run("BEGIN").await?;
+            ensure!(sql.number("SELECT n FROM m").await? == n);
+            append(&input.join("a.csv"), format!("{n},5\n").as_bytes())?;
+            append(&input.join(format!("{n}.csv")), b"k,v\n")?;
+            eventually("the next row", async || {
+                Ok((other.number("SELECT n FROM m").await? == n + 1).then_some(()))
+            })
+            .await?;
+            ensure!(sql.number("SELECT count(*) FROM s").await? == n);
+            sql.run("COMMIT").await?;
+            let together = "SELECT count(*) - (SELECT n FROM m) FROM s";
+            ensure!(sql.number(together).await? == 0);
+        }
+        Ok(())
+    });
+}

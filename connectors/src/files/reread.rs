@@ -17,17 +17,22 @@ use crate::source::{ConnectorError, Offsets, SourceBatch, SourceSpec};
 /// See [`crate::source::reread`]. Stopping it is no error: what was sent is then incomplete.
 pub fn reread(
     spec: &SourceSpec,
-    offsets: Offsets,
+    from: Offsets,
+    to: Offsets,
     out: BatchSender,
     stop: StopSignal,
 ) -> Result<(), ConnectorError> {
     out.stop_with(&stop);
     let options = FilesOptions::parse(spec)?;
-    let table = Table::load(&offsets)?;
+    let (before, table) = (Table::load(&from)?, Table::load(&to)?);
     let mut reader = Reader::new(spec, &options)?;
     let mut elsewhere: Option<HashMap<FileId, std::path::PathBuf>> = None;
     for (number, entry) in table.iter() {
         if entry.offset == 0 && entry.progress != Progress::Rejected {
+            continue;
+        }
+        let begun = before.get(number);
+        if begun.is_some_and(|b| b.offset == entry.offset && b.records == entry.records) {
             continue;
         }
         let mut entry = entry.clone();
@@ -48,7 +53,7 @@ pub fn reread(
                 }
             }
         }
-        match again(&mut reader, &options, number, &mut entry, &out) {
+        match again(&mut reader, &options, number, begun, &entry, &out) {
             Ok(()) => {}
             Err(ReadError::Stopped(_)) => return Ok(()),
             Err(ReadError::Io(e)) if e.kind() == std::io::ErrorKind::InvalidData => {
@@ -62,28 +67,32 @@ pub fn reread(
     Ok(())
 }
 
-/// Reads one file up to its entry. `InvalidData`: it isn't the file that was read.
+/// Reads one file from the entry `begun`, or its start, up to the entry `wanted`. `InvalidData`: it isn't the file that
+/// was read.
 fn again(
     reader: &mut Reader,
     options: &FilesOptions,
     number: u64,
-    entry: &mut FileEntry,
+    begun: Option<&FileEntry>,
+    wanted: &FileEntry,
     out: &BatchSender,
 ) -> Result<(), ReadError> {
     let changed = || std::io::Error::from(std::io::ErrorKind::InvalidData);
-    let file = input::open(&entry.path)?;
+    let file = input::open(&wanted.path)?;
     let (_, stamp) = super::entry::look(&file.metadata()?);
-    let whole = matches!(entry.progress, Progress::Complete);
-    if stamp.size < entry.covered
-        || (whole && stamp.size != entry.covered)
-        || verify(&file, entry, options.verify_full)?.is_none()
+    let whole = matches!(wanted.progress, Progress::Complete);
+    if stamp.size < wanted.covered
+        || (whole && stamp.size != wanted.covered)
+        || verify(&file, wanted, options.verify_full)?.is_none()
     {
         return Err(changed().into());
     }
-    let wanted = entry.clone();
-    let mut fresh = FileEntry::new(entry.path.clone(), entry.id, entry.stamp);
-    fresh.packing = entry.packing;
-    let limit = match (entry.packing, entry.progress) {
+    let mut fresh = FileEntry::new(wanted.path.clone(), wanted.id, wanted.stamp);
+    fresh.packing = wanted.packing;
+    if let Some(begun) = begun {
+        (fresh.offset, fresh.lines, fresh.records) = (begun.offset, begun.lines, begun.records);
+    }
+    let limit = match (wanted.packing, wanted.progress) {
         // To the end, so that a cut is reported as it was.
         (Packing::Gzip | Packing::Zstd, Progress::Cut | Progress::Complete) => u64::MAX,
         _ => wanted.offset,

@@ -227,13 +227,14 @@ impl Source for GeneratorSource {
 /// See [`crate::source::reread`].
 pub fn reread(
     spec: &SourceSpec,
-    offsets: Offsets,
+    from: Offsets,
+    to: Offsets,
     out: BatchSender,
     stop: StopSignal,
 ) -> Result<(), ConnectorError> {
     out.stop_with(&stop);
-    let source = GeneratorSource::open(spec.clone(), offsets)?;
-    let mut from = 0;
+    let mut from = given(&from)?;
+    let source = GeneratorSource::open(spec.clone(), to)?;
     while from < source.given {
         let to = source.given.min(from + source.options.batch_rows as u64);
         let batch = source.batch(from, to);

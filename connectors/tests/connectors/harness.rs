@@ -286,10 +286,15 @@ pub fn catch_up(spec: &SourceSpec, kept: &mut Kept, rows: usize) {
 
 /// Reads again what `kept` has consumed.
 pub fn read_again(spec: &SourceSpec, kept: &Kept) -> Result<Kept, ConnectorError> {
+    read_between(spec, &Kept::default(), kept)
+}
+
+/// Reads again what `kept` has consumed since it was as `before` is.
+pub fn read_between(spec: &SourceSpec, before: &Kept, kept: &Kept) -> Result<Kept, ConnectorError> {
     let (sender, receiver) = channel(QUEUE_BYTES, Arc::new(|| {}));
     let mut again = Kept::default();
-    let (spec, offsets) = (spec.clone(), kept.offsets());
-    let thread = std::thread::spawn(move || reread(&spec, offsets, sender, StopSignal::new()));
+    let (spec, from, to) = (spec.clone(), before.offsets(), kept.offsets());
+    let thread = std::thread::spawn(move || reread(&spec, from, to, sender, StopSignal::new()));
     while !thread.is_finished() || receiver.pending_batches() > 0 {
         for batch in receiver.take(1) {
             again.apply(&batch);

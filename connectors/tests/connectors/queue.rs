@@ -138,3 +138,27 @@ fn the_status_tells_how_a_source_ended() {
         Some("disk on fire")
     );
 }
+
+#[test]
+fn a_larger_bound_lets_a_waiting_batch_in_and_idleness_wakes() {
+    let wakes = Arc::new(AtomicUsize::new(0));
+    let counter = wakes.clone();
+    let wake = move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+    };
+    let (sender, receiver) = channel(1, Arc::new(wake));
+    sender
+        .send(batch(1))
+        .expect("an empty queue takes everything");
+    let second = sender.clone();
+    let thread = std::thread::spawn(move || second.send(batch(1)));
+    receiver.set_bytes_max(1 << 20);
+    assert_eq!(thread.join().expect("no panic"), Ok(()));
+    assert_eq!(receiver.pending_rows(), 2);
+    sender.waiting("more".into());
+    sender.waiting("still".into());
+    assert_eq!(wakes.load(Ordering::SeqCst), 3);
+    assert!(!receiver.is_empty_and_idle());
+    receiver.take(9);
+    assert!(receiver.is_empty_and_idle());
+}

@@ -1,6 +1,7 @@
 //! Reading again what an unrecorded source has consumed.
 
 use tidemill_connectors::ConnectorError;
+use tidemill_zset::schema::SqlType;
 
 use crate::harness::*;
 
@@ -26,6 +27,55 @@ fn gives_exactly_what_was_consumed() {
     assert_eq!(again.sorted(), kept.sorted());
     assert_eq!(again.bytes, kept.bytes);
     assert!(again.offsets.is_empty());
+}
+
+#[test]
+fn gives_exactly_what_came_between_two_offsets() {
+    let input = Input::new();
+    let packed = |text: &str| zstd::encode_all(text.as_bytes(), 1).expect("packed");
+    input.append("grows.csv", "word\none\ntwo\n");
+    input.append("stays.csv", "word\nthree\nx,y\n");
+    input.put("packed.zst", packed("word\nfour\nfive"));
+    let columns = &[("word", SqlType::Text), ("_line", SqlType::Int8)];
+    let path = input.text();
+    let options = [
+        ("connector", "files"),
+        ("path", path.as_str()),
+        ("format", "csv"),
+        ("header", "true"),
+    ];
+    let spec = spec(columns, &options, false);
+    let mut kept = Kept::default();
+    let running = Running::start(&spec, &kept);
+    running.until(&mut kept, |k| k.rows().len() == 5 && k.errors().len() == 1);
+    let before = kept.clone();
+    input.append("grows.csv", "six\nx,y\nseven\n");
+    input.put("new.csv", "word\neight\n");
+    input.put("new.zst", packed("word\nnine\n"));
+    running.until(&mut kept, |k| k.rows().len() == 9 && k.errors().len() == 2);
+    let between = read_between(&spec, &before, &kept).expect("nothing has changed");
+    let mut sum = before.clone();
+    for (origin, rows) in between.rows {
+        sum.rows.entry(origin).or_default().extend(rows);
+    }
+    for (origin, errors) in between.errors {
+        sum.errors.entry(origin).or_default().extend(errors);
+    }
+    assert_eq!(
+        (sum.rows, sum.errors),
+        (kept.rows.clone(), kept.errors.clone())
+    );
+    assert_eq!(before.bytes + between.bytes, kept.bytes);
+    // Nothing came of a file that is gone since: it isn't asked for.
+    input.remove("stays.csv");
+    input.append("grows.csv", "ten\n");
+    let middle = kept.clone();
+    running.until(&mut kept, |k| k.rows().len() == 10);
+    running.stop();
+    let between = read_between(&spec, &middle, &kept).expect("nothing has changed");
+    assert_eq!(between.sorted().len(), 1);
+    assert!(read_between(&spec, &before, &middle).is_ok());
+    assert!(read_again(&spec, &kept).is_err());
 }
 
 #[test]

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
-use tidemill_connectors::source::Offsets;
 use tidemill_dataflow::plan::{DataflowPlan, OutputStorage};
 use tidemill_dataflow::runtime::{Command, DataflowId, DataflowResult, Install, Scope};
 use tidemill_dataflow::state::{StateHandle, StateReader};
@@ -26,8 +25,8 @@ use super::{Coordinator, Following, Handle, Message, Owner, SharedRuntime};
 use crate::catalog::Object;
 use crate::catalog::record::{Ids, Kind, NEXT_ID_KEY, Record, State, object_key, put};
 use crate::changes::Follower;
-use crate::reader::{Contents, Snapshot, contents, expand};
-use crate::reread::committed_offsets;
+use crate::published::Published;
+use crate::reader::{Snapshot, expand};
 
 /// Rows in one step of a build: what the workers hold at once.
 const CHUNK_ROWS_MAX: usize = 1 << 19;
@@ -88,7 +87,7 @@ pub struct Build {
     /// Collections it reads.
     pub inputs: Vec<CollectionId>,
     reports: Sender<Report>,
-    finish: Sender<Epoch>,
+    finish: Sender<Arc<Published>>,
     create: Vec<ArrangementDesc>,
     readers: Vec<Arc<LiveReader>>,
     depends: Vec<u64>,
@@ -185,27 +184,12 @@ pub fn state_descs(plan: &DataflowPlan, ids: &[State]) -> Vec<ArrangementDesc> {
 impl Coordinator {
     /// Begins a build. Nothing is under way, so every later change of its inputs is seen by its followers.
     pub(super) fn start_build(&mut self, request: BuildRequest, reply: BuildReply) {
-        let offsets = self.offsets_of(&request.plan.inputs());
-        match offsets.and_then(|offsets| Ok((self.prepare_build(&request)?, offsets))) {
+        match self.prepare_build(&request) {
             Err(e) => {
                 let _ = reply.send(Err(e));
             }
-            Ok((ids, offsets)) => self.launch_build(request, ids, offsets, reply),
+            Ok(ids) => self.launch_build(request, ids, reply),
         }
-    }
-
-    /// Offsets, now, of those among `inputs` whose rows aren't recorded. The build reads them again while epochs go
-    /// on, up to here and no further: what comes later it gets as changes.
-    fn offsets_of(&self, inputs: &[CollectionId]) -> Result<HashMap<u64, Offsets>, SqlError> {
-        let mut all = HashMap::new();
-        for input in inputs {
-            if let Contents::Unrecorded(object) = contents(&self.catalog, *input)?
-                && let Some(id) = object.record.ids.offsets
-            {
-                all.insert(id, committed_offsets(&object, &self.env.store)?);
-            }
-        }
-        Ok(all)
     }
 
     fn prepare_build(&mut self, request: &BuildRequest) -> Result<Ids, SqlError> {
@@ -254,13 +238,7 @@ impl Coordinator {
         Ok(ids)
     }
 
-    fn launch_build(
-        &mut self,
-        request: BuildRequest,
-        ids: Ids,
-        offsets: HashMap<u64, Offsets>,
-        reply: BuildReply,
-    ) {
+    fn launch_build(&mut self, request: BuildRequest, ids: Ids, reply: BuildReply) {
         let id = DataflowId(self.next_dataflow);
         self.next_dataflow += 1;
         let durable = matches!(request.target, BuildTarget::View(_));
@@ -320,10 +298,7 @@ impl Coordinator {
             runtime: self.runtime.clone(),
             workers: self.workers,
             inputs: inputs.clone(),
-            snapshot: Snapshot {
-                offsets,
-                ..Snapshot::of(&self.env, &published)
-            },
+            snapshot: Snapshot::of(&self.env, &published),
             followers,
             reports: reported,
             finish: finished,
@@ -382,7 +357,7 @@ impl Coordinator {
             return;
         };
         self.joining = Some(id);
-        let _ = build.finish.send(self.env.publisher.pin().upper);
+        let _ = build.finish.send(self.env.publisher.pin());
     }
 
     pub(super) fn on_build_done(&mut self, id: DataflowId, result: Result<Built, SqlError>) {
@@ -550,10 +525,11 @@ struct BuildThread {
     runtime: Arc<SharedRuntime>,
     workers: usize,
     inputs: Vec<CollectionId>,
+    /// The version of which everything has been taken in, but for `followers` that are behind it.
     snapshot: Snapshot,
     followers: Vec<Follower>,
     reports: Receiver<Report>,
-    finish: Receiver<Epoch>,
+    finish: Receiver<Arc<Published>>,
     descs: HashMap<ArrangementId, ArrangementDesc>,
     durable: bool,
     /// Number of the last hidden epoch. They count from 1, far below any epoch of the clock.
@@ -583,43 +559,48 @@ impl BuildThread {
         }
         self.step()?;
         for _ in 0..ROUNDS_MAX {
-            let upper = self.handle.env.publisher.pin().upper;
-            if self.catch_up(upper)? < SMALL_GAP_ROWS {
+            let published = self.handle.env.publisher.pin();
+            if self.catch_up(published)? < SMALL_GAP_ROWS {
                 break;
             }
         }
         self.handle.send(Message::BuildReady(self.id));
-        let upper = self.finish.recv().map_err(|_| super::shutting_down())?;
-        self.catch_up(upper)?;
+        let published = self.finish.recv().map_err(|_| super::shutting_down())?;
+        self.catch_up(published)?;
         Ok(())
     }
 
-    /// Takes in all changes below `upper`; gives their number of rows.
-    fn catch_up(&mut self, upper: Epoch) -> Result<usize, SqlError> {
+    /// Takes in all changes up to `published`; gives their number of rows.
+    fn catch_up(&mut self, published: Arc<Published>) -> Result<usize, SqlError> {
         let mut rows = 0;
+        let newer = Snapshot::of(&self.handle.env, &published);
         for follower in std::mem::take(&mut self.followers) {
             let collection = follower.collection();
-            let changes = match follower.read(upper) {
-                Some(changes) => changes,
-                None => {
-                    let published = self.handle.env.publisher.pin();
-                    let reader = Snapshot::of(&self.handle.env, &published);
-                    let history = reader.history(collection, follower.position() - 1, upper - 1)?;
-                    follower.skip(upper);
-                    history
-                        .into_iter()
-                        .map(|(epoch, delta)| (epoch, Arc::new(vec![delta])))
-                        .collect()
+            match follower.read(published.upper) {
+                Some(changes) => {
+                    for delta in changes.iter().flat_map(|(_, deltas)| deltas.iter()) {
+                        rows += delta.len();
+                        self.feed(collection, delta.clone());
+                    }
                 }
-            };
-            for (_, deltas) in changes {
-                for delta in deltas.iter() {
-                    rows += delta.len();
-                    self.feed(collection, delta.clone());
+                None => {
+                    // Too far behind for the changes in memory.
+                    let mut taken = 0;
+                    for delta in newer.changes_since(&self.snapshot.published, collection)? {
+                        let delta = delta?;
+                        (rows, taken) = (rows + delta.len(), taken + delta.len());
+                        self.feed(collection, delta);
+                        if taken >= CHUNK_ROWS_MAX {
+                            taken = 0;
+                            self.step()?;
+                        }
+                    }
+                    follower.skip(published.upper);
                 }
             }
             self.followers.push(follower);
         }
+        self.snapshot = newer;
         if rows > 0 {
             self.step()?;
         }

@@ -40,7 +40,7 @@ impl Coordinator {
             || self
                 .sources
                 .values()
-                .any(|s| s.due().is_some_and(|at| at <= now))
+                .any(|s| s.due(self.epoch_takes).is_some_and(|at| at <= now))
     }
 
     /// Cuts the next epoch and hands it to the workers.
@@ -64,8 +64,10 @@ impl Coordinator {
         self.riding_since = None;
         EpochWork {
             epoch,
+            cut_at: Instant::now(),
             commit,
             deltas: Vec::new(),
+            offsets: Vec::new(),
             remaining: self.workers,
             catalog: None,
             has_writes: false,
@@ -122,12 +124,15 @@ impl Coordinator {
                 .expect("a source has an error relation");
             self.retract_origin(*origin, errors, &schema, errors_collection, work);
         }
+        let recorded = ids.rows.is_some();
+        self.source_taken(id);
         let (row_count, error_count) = (
             batch.rows.as_ref().map_or(0, Delta::len),
             batch.errors.as_ref().map_or(0, Delta::len),
         );
         let bytes = batch.bytes;
         work.after.push(Box::new(move |c, _| {
+            c.source_published(id);
             c.env
                 .status
                 .source_progress(id, row_count, error_count, bytes)
@@ -146,14 +151,16 @@ impl Coordinator {
                 .push(with_origin(errors, batch.origin, &rows));
             self.feed(errors_collection, rows, work);
         }
-        let changes = batch.offsets.into_iter();
-        work.commit
-            .offsets
-            .extend(changes.map(|(key, value)| OffsetChange {
-                source: offsets,
-                key,
-                value,
-            }));
+        let changes = batch.offsets.into_iter().map(|(key, value)| OffsetChange {
+            source: offsets,
+            key,
+            value,
+        });
+        let from = work.commit.offsets.len();
+        work.commit.offsets.extend(changes);
+        if !recorded {
+            work.offsets.extend_from_slice(&work.commit.offsets[from..]);
+        }
     }
 
     /// Retracts everything recorded from `origin`. Reads the committed version, so nothing may be in flight.
@@ -315,7 +322,7 @@ impl Coordinator {
         out
     }
 
-    /// Counts anew which collections live dataflows read from outside.
+    /// Counts anew which collections live dataflows read from outside; sources among them begin.
     pub(super) fn recount_inputs(&mut self) {
         self.read_by_dataflows.clear();
         for (id, owner) in &self.dataflows {
@@ -330,6 +337,8 @@ impl Coordinator {
                 *self.read_by_dataflows.entry(input).or_default() += 1;
             }
         }
+        let inputs: Vec<CollectionId> = self.read_by_dataflows.keys().copied().collect();
+        inputs.into_iter().for_each(|c| self.begin_source_of(c));
     }
 }
 

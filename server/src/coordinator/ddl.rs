@@ -122,6 +122,7 @@ impl Coordinator {
         work.commit.since = effects.create.iter().map(|d| (d.id, work.epoch)).collect();
         work.commit.create = effects.create;
         work.commit.drop = effects.drop;
+        work.offsets = effects.offsets.clone();
         work.commit.offsets = effects.offsets;
         work.after = effects.after;
         work.after.push(Box::new(move |_, _| {

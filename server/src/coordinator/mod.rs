@@ -28,7 +28,7 @@ use crossbeam_channel::{Receiver, Sender};
 use tidemill_dataflow::runtime::{Command, DataflowId, Event, Runtime, Scope};
 use tidemill_planner::SqlError;
 use tidemill_planner::query::Planner;
-use tidemill_storage::{Commit, Store, StoreError, StoreVersion};
+use tidemill_storage::{Commit, OffsetChange, Store, StoreError, StoreVersion};
 use tidemill_zset::{CollectionId, Delta, Epoch};
 use tokio::sync::oneshot;
 
@@ -42,7 +42,7 @@ use build::{Build, BuildReply, BuildRequest};
 use clock::Clock;
 use ddl::{Ddl, DdlReply};
 use sinks::RunningSink;
-use sources::RunningSource;
+use sources::{Awaited, RunningSource};
 use tables::{WriteLog, WriteRequest};
 
 /// How often an idle coordinator looks at the clock: `upper` follows it at least this closely.
@@ -97,6 +97,8 @@ pub enum Message {
     SinkProgress(u64, crate::catalog::record::SinkProgress),
     /// The committer has finished.
     Committed(Result<StoreVersion, StoreError>),
+    /// Somebody wants to read sources that may not have begun; answered when they have something to show.
+    Read(Vec<u64>, oneshot::Sender<Result<(), SqlError>>),
     /// Finish what is under way, then stop.
     Stop(oneshot::Sender<()>),
 }
@@ -156,9 +158,12 @@ type AfterPublish = Box<dyn FnOnce(&mut Coordinator, &Arc<Published>) + Send>;
 /// An epoch on its way.
 struct EpochWork {
     epoch: Epoch,
+    cut_at: Instant,
     commit: Commit,
     /// Deltas of followed collections.
     deltas: Vec<(CollectionId, Vec<Delta>)>,
+    /// Changed offsets of sources that aren't recorded: the next version names them.
+    offsets: Vec<OffsetChange>,
     /// Workers that haven't reported.
     remaining: usize,
     /// The catalog from this epoch on, if it changes.
@@ -193,6 +198,8 @@ pub struct Coordinator {
     /// Names taken by views under construction.
     reserved: HashSet<(String, String)>,
     sources: BTreeMap<u64, RunningSource>,
+    /// Readers that wait for the first rows of sources.
+    awaited: Vec<Awaited>,
     sinks: BTreeMap<u64, RunningSink>,
     dataflows: HashMap<DataflowId, Owner>,
     /// Collections that live dataflows read from outside, with how many do.
@@ -207,6 +214,8 @@ pub struct Coordinator {
     /// Catalog changes that ride in the next epoch, since when.
     riding: Vec<Change>,
     riding_since: Option<Instant>,
+    /// How long an epoch takes from its cut to its publication, smoothed.
+    epoch_takes: Duration,
     computing: Option<EpochWork>,
     committing: Option<EpochWork>,
     last_since: Instant,
@@ -309,6 +318,7 @@ impl Coordinator {
             Message::SinkProgress(id, progress) => self.on_sink_progress(id, progress),
             Message::Committed(Ok(version)) => self.publish(version),
             Message::Committed(Err(e)) => self.failure = Some(format!("commit failed: {e}")),
+            Message::Read(sources, reply) => self.on_read(sources, reply),
             Message::Stop(reply) => self.stopping = Some(reply),
         }
     }
@@ -348,6 +358,7 @@ impl Coordinator {
 
     /// Does everything that has become possible.
     fn step(&mut self) {
+        self.answer_awaited();
         if self.committing.is_none() && self.computing.as_ref().is_some_and(|w| w.remaining == 0) {
             let work = self.computing.take().expect("just seen");
             self.start_commit(work);
@@ -385,7 +396,8 @@ impl Coordinator {
         if self.computing.is_some() || self.joining.is_some() {
             return TICK;
         }
-        let due = self.sources.values().filter_map(RunningSource::due).min();
+        let takes = self.epoch_takes;
+        let due = self.sources.values().filter_map(|s| s.due(takes)).min();
         due.map_or(TICK, |at| {
             at.saturating_duration_since(Instant::now()).min(TICK)
         })
@@ -438,6 +450,7 @@ impl Coordinator {
             .collect();
         for collection in collections {
             self.demand(collection);
+            self.begin_source_of(collection);
         }
         let _ = reply.send(Ok(Following {
             published,

@@ -20,12 +20,18 @@ impl Coordinator {
             self.env.changes.push(collection, work.epoch, deltas);
         }
         let before = self.env.publisher.pin();
+        let mut offsets = before.offsets.clone();
+        if !work.offsets.is_empty() {
+            Arc::make_mut(&mut offsets).apply(work.offsets);
+        }
         let published = Published {
             upper: (work.epoch + 1).max(before.upper),
             store: version,
             catalog: work.catalog.unwrap_or_else(|| before.catalog.clone()),
+            offsets,
         };
         self.env.publisher.publish(published);
+        self.epoch_takes = (self.epoch_takes * 7 + work.cut_at.elapsed()) / 8;
         let published: Arc<Published> = self.env.publisher.pin();
         self.env.status.published(work.epoch);
         for after in work.after {

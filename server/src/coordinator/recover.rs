@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use tidemill_dataflow::plan::OutputStorage;
@@ -25,6 +25,7 @@ use crate::catalog::record::{
 use crate::catalog::{Catalog, Detail, Object};
 use crate::changes::ChangeLog;
 use crate::define::Definer;
+use crate::offsets::SourceOffsets;
 use crate::published::{Published, Publisher};
 use crate::status::Status;
 use crate::system::SystemRelations;
@@ -103,6 +104,7 @@ pub fn recover(
             .max(store.reserved_upper()),
         store: store.version(),
         catalog: catalog.clone(),
+        offsets: Arc::new(SourceOffsets::load(&catalog, &store)?),
     };
     let env = Arc::new(Env {
         store: store.clone(),
@@ -144,6 +146,7 @@ pub fn recover(
         catalog: catalog.clone(),
         reserved: Default::default(),
         sources: BTreeMap::new(),
+        awaited: vec![],
         sinks: BTreeMap::new(),
         dataflows: HashMap::new(),
         read_by_dataflows: HashMap::new(),
@@ -155,6 +158,7 @@ pub fn recover(
         quiet_work: Default::default(),
         riding: vec![],
         riding_since: None,
+        epoch_takes: Duration::ZERO,
         computing: None,
         committing: None,
         last_since: Instant::now(),

@@ -1,4 +1,8 @@
 //! Running sources: a reader thread each, a bounded queue, and when its input is due for an epoch.
+//!
+//! A source whose rows aren't recorded *begins* when somebody first reads it: a view, a subscription or a SELECT of
+//! its rows or errors. Until then its reader fills a small queue and waits, no epoch takes anything of it, and its
+//! offsets stay. So the first view doesn't have to read again what nobody had wanted.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -7,6 +11,8 @@ use std::time::{Duration, Instant};
 use tidemill_connectors::queue::{BatchReceiver, SourceState, StopSignal, channel};
 use tidemill_connectors::source::{SourceBatch, SourceSpec, open_source};
 use tidemill_planner::SqlError;
+use tidemill_zset::CollectionId;
+use tokio::sync::oneshot;
 
 use super::{Coordinator, Handle};
 use crate::catalog::object::duration_ms;
@@ -18,6 +24,8 @@ pub const COMMIT_INTERVAL_DEFAULT: Duration = Duration::from_millis(100);
 pub const EPOCH_ROWS_MAX_DEFAULT: usize = 1_000_000;
 /// Bytes of decoded input that wait per source; a full queue stops the reader.
 pub const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// The same before a source begins.
+const UNREAD_BYTES_MAX: usize = 8 << 20;
 
 /// Options of every source that the coordinator, not the connector, understands.
 pub const PACE_OPTIONS: [&str; 3] = ["commit_interval", "epoch_rows_max", "persistent_id"];
@@ -65,27 +73,54 @@ pub struct RunningSource {
     thread: Option<JoinHandle<()>>,
     /// A batch that retracts recorded rows and waits until nothing is being committed.
     held: Option<SourceBatch>,
+    /// Somebody reads it, or its rows are recorded.
+    begun: bool,
+    /// Somebody waits for its first rows.
+    awaited: bool,
+    /// Batches in epochs that aren't published yet.
+    in_flight: usize,
+    /// Something of it has been published since it was started.
+    published: bool,
+}
+
+/// A reader that waits until all these sources have something to show, or nothing to give.
+pub struct Awaited {
+    sources: Vec<u64>,
+    reply: oneshot::Sender<Result<(), SqlError>>,
 }
 
 impl RunningSource {
-    /// When its input is due for an epoch; `None`: nothing waits.
-    pub fn due(&self) -> Option<Instant> {
+    /// When its input is due for an epoch, which takes `epoch_takes`; `None`: nothing waits. The epoch should be published
+    /// when the oldest batch has waited for the commit interval, so it begins earlier, but not before half of that.
+    pub fn due(&self, epoch_takes: Duration) -> Option<Instant> {
+        if !self.begun {
+            return None;
+        }
         if self.held.is_some() {
             return Some(Instant::now());
         }
         let oldest = self.receiver.oldest()?;
+        if self.awaited {
+            let all = self.receiver.status().state != SourceState::Running;
+            let wait = self.pace.commit_interval.min(COMMIT_INTERVAL_DEFAULT);
+            return Some(if all { oldest } else { oldest + wait });
+        }
         let full = self.receiver.pending_rows() >= self.pace.epoch_rows_max
             || self.receiver.pending_bytes() >= QUEUE_BYTES_MAX / 2;
+        let interval = self.pace.commit_interval;
         Some(if full {
             oldest
         } else {
-            oldest + self.pace.commit_interval
+            oldest + interval - epoch_takes.min(interval / 2)
         })
     }
 
     /// Batches for one epoch. A batch that retracts comes alone in front of an epoch in which `may_retract` holds.
     pub fn take(&mut self, may_retract: bool) -> Vec<SourceBatch> {
         let mut out = Vec::new();
+        if !self.begun {
+            return out;
+        }
         if let Some(held) = self.held.take() {
             if !may_retract {
                 self.held = Some(held);
@@ -104,6 +139,21 @@ impl RunningSource {
             }
         }
         out
+    }
+
+    /// Epochs take its input from now on.
+    fn begin(&mut self) {
+        if !self.begun {
+            self.begun = true;
+            self.receiver.set_bytes_max(QUEUE_BYTES_MAX);
+        }
+    }
+
+    /// Its first rows can be seen, or there are none for now.
+    fn has_shown(&self) -> bool {
+        let nothing_waits =
+            self.in_flight == 0 && self.held.is_none() && self.receiver.is_empty_and_idle();
+        self.published || nothing_waits
     }
 
     /// Ends the reader and waits for it.
@@ -157,6 +207,11 @@ impl Coordinator {
         };
         let pace = Pace::parse(options).map_err(|e| e.to_string())?;
         let offsets = self.env.store.offsets(offsets).map_err(|e| e.to_string())?;
+        let ids = &object.record.ids;
+        let mut collections = ids.collection.iter().chain(&ids.errors_collection);
+        let begun = ids.rows.is_some()
+            || !offsets.is_empty()
+            || collections.any(|c| self.read_by_dataflows.contains_key(c));
         let source = match open_source(spec, offsets) {
             Ok(source) => source,
             Err(e) => {
@@ -168,7 +223,12 @@ impl Coordinator {
             }
         };
         let wake = waker(self.handle.clone());
-        let (sender, receiver) = channel(QUEUE_BYTES_MAX, wake);
+        let bytes_max = if begun {
+            QUEUE_BYTES_MAX
+        } else {
+            UNREAD_BYTES_MAX
+        };
+        let (sender, receiver) = channel(bytes_max, wake);
         let stop = StopSignal::new();
         let thread = {
             let stop = stop.clone();
@@ -188,16 +248,77 @@ impl Coordinator {
         let receiver = Arc::new(receiver);
         self.env
             .status
-            .source_started(object.record.id, receiver.clone());
+            .source_started(object.record.id, receiver.clone(), begun);
         let running = RunningSource {
             pace,
             receiver,
             stop,
             thread: Some(thread),
             held: None,
+            begun,
+            awaited: false,
+            in_flight: 0,
+            published: false,
         };
         self.sources.insert(object.record.id, running);
         Ok(())
+    }
+
+    /// `collection` is being read; if it is a source's, rows or errors, the source begins.
+    pub(super) fn begin_source_of(&mut self, collection: CollectionId) {
+        let object = self.catalog.by_collection(collection);
+        if let Some(id) = object.map(|(o, _)| o.record.id) {
+            self.begin_source(id);
+        }
+    }
+
+    fn begin_source(&mut self, id: u64) {
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.begin();
+            self.env.status.source_begun(id);
+        }
+    }
+
+    /// Somebody is about to read these sources.
+    pub(super) fn on_read(
+        &mut self,
+        sources: Vec<u64>,
+        reply: oneshot::Sender<Result<(), SqlError>>,
+    ) {
+        for id in &sources {
+            self.begin_source(*id);
+            if let Some(source) = self.sources.get_mut(id) {
+                source.awaited = !source.published;
+            }
+        }
+        self.awaited.push(Awaited { sources, reply });
+    }
+
+    /// Answers those whose sources have something to show by now.
+    pub(super) fn answer_awaited(&mut self) {
+        let sources = &self.sources;
+        let shown = |id: &u64| sources.get(id).is_none_or(RunningSource::has_shown);
+        let waiting = |a: &mut Awaited| !a.reply.is_closed() && !a.sources.iter().all(shown);
+        for awaited in self.awaited.extract_if(.., |a| !waiting(a)) {
+            // Whoever asked may have given up.
+            let _ = awaited.reply.send(Ok(()));
+        }
+    }
+
+    /// A batch of the source has been taken into an epoch.
+    pub(super) fn source_taken(&mut self, id: u64) {
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.in_flight += 1;
+        }
+    }
+
+    /// A batch of the source has been published.
+    pub(super) fn source_published(&mut self, id: u64) {
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.in_flight -= 1;
+            source.published = true;
+            source.awaited = false;
+        }
     }
 
     /// Ends a source's reader; what it had read but not committed is forgotten.

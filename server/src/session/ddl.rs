@@ -132,8 +132,8 @@ impl SqlSession {
                 {
                     let message =
                         format!("rows of source \"{}\" are not recorded", object.record.name);
-                    let hint = "SELECT and views created later read the input again, as long as it is unchanged. \
-                                With persistent_id = '…' rows are recorded and the input may go.";
+                    let hint = "It begins with the first view, subscription or SELECT that reads it; SELECT and views created later read \
+                                the input again, as long as it is unchanged. With persistent_id = '…' rows are recorded and the input may go.";
                     self.notify(Notice {
                         severity: "NOTICE",
                         sqlstate: "00000",

@@ -54,8 +54,12 @@ impl SqlSession {
         {
             return response;
         }
-        let published = self.pin();
-        let plan = self.plan(&published, query, &param_types(params))?;
+        let mut published = self.pin();
+        let mut plan = self.plan(&published, query, &param_types(params))?;
+        if self.begin_sources(&plan, &published).await? {
+            published = self.pin();
+            plan = self.plan(&published, query, &param_types(params))?;
+        }
         let plan = bind(plan, params)?;
         self.check_readable(&plan, &published.catalog)?;
         let mut snapshot = self.snapshot(&published);
@@ -250,8 +254,13 @@ impl SqlSession {
         statement: &Statement,
         params: &[ParamValue],
     ) -> Result<usize, SqlError> {
-        let published = self.pin();
-        let (target, plan) = self.plan_write(&published, statement, &param_types(params))?;
+        let mut published = self.pin();
+        let (mut target, mut plan) =
+            self.plan_write(&published, statement, &param_types(params))?;
+        if self.begin_sources(&plan, &published).await? {
+            published = self.pin();
+            (target, plan) = self.plan_write(&published, statement, &param_types(params))?;
+        }
         let plan = bind(plan, params)?;
         self.check_readable(&plan, &published.catalog)?;
         let mut snapshot = self.snapshot(&published);

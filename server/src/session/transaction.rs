@@ -66,6 +66,32 @@ impl SqlSession {
         }
     }
 
+    /// Has the sources that `plan` reads begin, and waits until they have something to show. True: there is a newer
+    /// version to read than `published`, which was pinned for this statement.
+    pub(super) async fn begin_sources(
+        &mut self,
+        plan: &QueryPlan,
+        published: &Arc<Published>,
+    ) -> Result<bool, SqlError> {
+        let unread = unread_sources(&published.catalog, plan, |offsets| {
+            published.offsets.has(offsets)
+        });
+        if unread.is_empty() {
+            return Ok(false);
+        }
+        self.handle
+            .ask(|reply| Message::Read(unread, reply))
+            .await?;
+        if let Some(transaction) = &mut self.transaction {
+            // What the transaction has read before holds for all of it.
+            if !transaction.is_untouched() {
+                return Ok(false);
+            }
+            transaction.published = None;
+        }
+        Ok(true)
+    }
+
     /// A reader of `published` with the transaction's own writes.
     pub(super) fn snapshot(&self, published: &Arc<Published>) -> Snapshot {
         let mut snapshot = Snapshot::of(&self.handle.env, published);
@@ -197,4 +223,21 @@ impl SqlSession {
         self.commit_writes(writes, read_at, reads).await?;
         Ok(true)
     }
+}
+
+/// Sources among the inputs of `plan` whose rows aren't recorded and of which nothing has been committed.
+fn unread_sources(
+    catalog: &Catalog,
+    plan: &QueryPlan,
+    has_begun: impl Fn(u64) -> bool,
+) -> Vec<u64> {
+    let objects = plan
+        .inputs
+        .iter()
+        .filter_map(|c| catalog.by_collection(*c))
+        .map(|(o, _)| &o.record);
+    objects
+        .filter(|r| r.ids.rows.is_none() && r.ids.offsets.is_some_and(|o| !has_begun(o)))
+        .map(|r| r.id)
+        .collect()
 }
