@@ -22,7 +22,11 @@ fn main() -> anyhow::Result<()> {
     let millions: f64 = std::env::args()
         .skip(1)
         .find_map(|a| a.parse().ok())
-        .unwrap_or(10.0);
+        .unwrap_or(if tidemill_bench::benching() {
+            10.0
+        } else {
+            0.02
+        });
     let rows = (millions * 1e6) as usize;
     let dir = std::env::temp_dir().join(format!("tidemill-readers-{}", std::process::id()));
     let result = measure(&dir, rows);

@@ -19,6 +19,11 @@ use rand_chacha::ChaCha8Rng;
 pub struct Scale(pub f64);
 
 impl Scale {
+    /// That fraction of `full` rows, at least one hundred.
+    pub fn rows(self, full: usize) -> usize {
+        self.of(full).max(100)
+    }
+
     fn of(self, full: usize) -> usize {
         ((full as f64 * self.0) as usize).max(1)
     }

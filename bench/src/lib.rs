@@ -9,6 +9,8 @@
 //! * [`nexmark`]: the auction queries.
 //! * [`plot`]: bar charts.
 //! * [`report`]: tables for people and for `bench/RESULTS.md`.
+//! * [`shapes`]: wide rows, a hot key.
+//! * [`stepped`], [`tables`]: a query's operators by themselves, and rows for them, for `bench/benches/`.
 //!
 //! The program `workloads` runs them: `cargo run --release -p tidemill-bench --bin workloads -- --help`.
 
@@ -21,11 +23,19 @@ pub mod nexmark;
 pub mod peers;
 pub mod plot;
 pub mod report;
+pub mod shapes;
+pub mod stepped;
+pub mod tables;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use tidemill_tests::{Options, Server, Sql};
+
+/// True under `cargo bench`; else a benchmark only shows, at a tiny scale, that it still runs.
+pub fn benching() -> bool {
+    std::env::args().any(|a| a == "--bench")
+}
 
 /// What all workloads share.
 pub struct Setting {

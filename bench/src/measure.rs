@@ -57,8 +57,13 @@ pub fn of_process(pid: u32, start: Instant) -> Result<Cost> {
     })
 }
 
-/// Runs a command to its end.
+/// How long the orphans of a command may take to end after it.
+const ORPHANS_MAX: Duration = Duration::from_secs(30);
+
+/// Runs a command to its end, and what it leaves behind (a JVM outlives the Python that started it).
 pub fn of_command(command: &mut Command) -> Result<Cost> {
+    // SAFETY: makes this process the parent of orphaned descendants; no memory is involved.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
     let start = Instant::now();
     let child = command
         .stdin(Stdio::null())
@@ -66,21 +71,48 @@ pub fn of_command(command: &mut Command) -> Result<Cost> {
         .stderr(Stdio::inherit())
         .spawn();
     let child = child.with_context(|| format!("{command:?}"))?;
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    let mut status = 0;
-    // SAFETY: the child is ours and nobody else waits for it; both pointers are to live locals.
-    let waited = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, &mut usage) };
+    let mut cost = Cost::default();
+    let main = child.id() as libc::pid_t;
+    let status = loop {
+        let (pid, status) = wait(-1, 0, &mut cost).context("a child was started")?;
+        if pid == main {
+            break status;
+        }
+    };
+    cost.wall_s = start.elapsed().as_secs_f64();
+    let ended = Instant::now();
+    while let Some((pid, _)) = wait(-1, libc::WNOHANG, &mut cost) {
+        ensure!(
+            ended.elapsed() < ORPHANS_MAX,
+            "{command:?} left processes that don't end"
+        );
+        if pid == 0 {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
     ensure!(
-        waited > 0 && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+        libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
         "{command:?} failed ({status})"
     );
-    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
-    Ok(Cost {
-        wall_s: start.elapsed().as_secs_f64(),
-        cpu_s: seconds(usage.ru_utime) + seconds(usage.ru_stime),
-        peak_mb: usage.ru_maxrss as f64 / 1024.0,
-        written_mb: usage.ru_oublock as f64 * 512.0 / 1e6,
-    })
+    Ok(cost)
+}
+
+/// Waits for a child and adds its costs. `None`: there is none; pid 0: none has ended.
+fn wait(pid: libc::pid_t, flags: i32, cost: &mut Cost) -> Option<(libc::pid_t, i32)> {
+    // SAFETY: both pointers are to live locals.
+    let (waited, status, usage) = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        let mut status = 0;
+        let waited = libc::wait4(pid, &mut status, flags, &mut usage);
+        (waited, status, usage)
+    };
+    if waited > 0 {
+        let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+        cost.cpu_s += seconds(usage.ru_utime) + seconds(usage.ru_stime);
+        cost.peak_mb = cost.peak_mb.max(usage.ru_maxrss as f64 / 1024.0);
+        cost.written_mb += usage.ru_oublock as f64 * 512.0 / 1e6;
+    }
+    (waited >= 0).then_some((waited, status))
 }
 
 /// Bytes of all files below a directory, in megabytes.

@@ -1,8 +1,9 @@
 //! Neighbouring systems on the same data, in the same run.
 //!
 //! DuckDB is installed into an environment of its own. Others are measured where `TIDEMILL_PEERS` names a directory that
-//! holds their programs: `target/release/dd`, `target/release/dbspref` and `target/release/limit`, which take the
-//! arguments workload, data directory, output and rows per epoch.
+//! holds them, built and installed: programs `target/release/{dd,dbspref,limit}`, which take the arguments workload, data
+//! directory, output and rows per epoch, and Python environments `venv/{bytewax,pathway,flink}` with their programs
+//! in `programs/{bytewax,pathway,flink}/`. What isn't there isn't measured.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -72,44 +73,87 @@ pub fn run_all(
         name: "DuckDB, batch".into(),
         cost: duckdb(workload, data, out, threads),
     }];
-    let Some(base) = std::env::var_os("TIDEMILL_PEERS").map(PathBuf::from) else {
-        return runs;
+    if let Some(base) = std::env::var_os("TIDEMILL_PEERS").map(PathBuf::from) {
+        for (name, mut command) in commands(&base, workload, data, out, threads, epoch_rows) {
+            command.stdin(Stdio::null());
+            let cost = of_command(&mut command);
+            runs.push(PeerRun { name, cost });
+        }
+    }
+    runs
+}
+
+/// The programs below `base` for a workload.
+fn commands(
+    base: &Path,
+    workload: &str,
+    data: &Path,
+    out: &Path,
+    threads: usize,
+    epoch_rows: usize,
+) -> Vec<(String, Command)> {
+    let (number, program) = match workload {
+        "words" => ("w1", "w1_wordcount"),
+        "bank" => ("w2", "w2_bank"),
+        _ => ("w4", "w4_join"),
     };
-    let number = match workload {
-        "words" => "w1",
-        "bank" => "w2",
-        _ => "w4",
+    // Word count's programs take the directory of its files, the others that of the data set.
+    let input = match workload {
+        "words" => data.join("words"),
+        _ => data.to_owned(),
     };
+    let mut commands = Vec::new();
+    let built = |name: &str| base.join("target/release").join(name);
+    if workload == "words" && built("limit").exists() {
+        let mut command = Command::new(built("limit"));
+        command.arg(&input).arg(out.join("limit.jsonl"));
+        commands.push(("one thread of plain Rust".to_owned(), command));
+    }
     for (name, program) in [
         ("differential-dataflow, in memory", "dd"),
         ("DBSP, in memory", "dbspref"),
     ] {
-        let path = base.join("target/release").join(program);
-        if path.exists() {
-            let mut command = Command::new(path);
-            command
-                .arg(number)
-                .arg(data)
-                .arg(out.join(program))
-                .arg(epoch_rows.to_string());
-            match program {
-                "dd" => command.args(["-w", &threads.to_string()]),
-                _ => command.arg(threads.to_string()),
-            };
-            runs.push(PeerRun {
-                name: name.into(),
-                cost: of_command(&mut command),
-            });
+        if !built(program).exists() {
+            continue;
+        }
+        let mut command = Command::new(built(program));
+        command.arg(number).arg(data).arg(out.join(program));
+        command.arg(epoch_rows.to_string());
+        match program {
+            "dd" => command.args(["-w", &threads.to_string()]),
+            _ => command.arg(threads.to_string()),
+        };
+        commands.push((name.to_owned(), command));
+    }
+    let python = |peer: &str| base.join("venv").join(peer).join("bin/python");
+    let programs = |peer: &str| base.join("programs").join(peer);
+    if python("bytewax").exists() {
+        let mut command = Command::new(python("bytewax"));
+        let flow = match workload {
+            "words" => "w1_final:flow".to_owned(),
+            _ => format!("{program}:flow"),
+        };
+        command.current_dir(programs("bytewax"));
+        command.args(["-m", "bytewax.run", &flow]);
+        command.env("SRC", &input).env("OUT", out.join("bytewax"));
+        commands.push(("Bytewax, in memory".to_owned(), command));
+    }
+    if python("pathway").exists() {
+        let mut command = Command::new(python("pathway"));
+        command.arg(programs("pathway").join(format!("{program}.py")));
+        command.arg(&input).arg(out.join("pathway")).arg("static");
+        command.env("PATHWAY_THREADS", threads.to_string());
+        commands.push(("Pathway, in memory".to_owned(), command));
+    }
+    if python("flink").exists() {
+        for mode in ["batch", "stream"] {
+            let mut command = Command::new(python("flink"));
+            command.arg(programs("flink").join(format!("{program}.py")));
+            command.arg(&input).arg(out.join(format!("flink-{mode}")));
+            command.args([mode, &threads.to_string()]);
+            command.stdout(Stdio::null());
+            commands.push((format!("Flink SQL, {mode}"), command));
         }
     }
-    let limit = base.join("target/release/limit");
-    if workload == "words" && limit.exists() {
-        let mut command = Command::new(limit);
-        command.arg(data.join("words")).arg(out.join("limit.jsonl"));
-        runs.push(PeerRun {
-            name: "one thread of plain Rust".into(),
-            cost: of_command(&mut command),
-        });
-    }
-    runs
+    commands
 }

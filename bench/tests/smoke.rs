@@ -42,7 +42,7 @@ fn latency() {
 
 #[test]
 fn load() {
-    for workload in ["point", "subscribers", "views", "updates"] {
+    for workload in ["point", "subscribers", "views", "updates", "wide", "skew"] {
         smoke(workload);
     }
 }

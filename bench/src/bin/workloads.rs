@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Parser;
 use tidemill_bench::generate::Scale;
-use tidemill_bench::{Setting, batch, latency, load, nexmark};
+use tidemill_bench::{Setting, batch, latency, load, nexmark, shapes};
 
 /// Benchmarks of the real server: durable, over the wire, beside its neighbours where they are installed.
 #[derive(Parser)]
 struct Args {
-    /// wordcount, bank, orders, latency, point, subscribers, views, updates, nexmark, or all
+    /// wordcount, bank, orders, latency, point, subscribers, views, updates, wide, skew, nexmark, or all
     #[arg(required = true)]
     workloads: Vec<String>,
     /// Fraction of the full data (10 million words, 1 million transfers, 2 million orders and events)
@@ -27,7 +27,7 @@ struct Args {
     dir: PathBuf,
 }
 
-const ALL: [&str; 9] = [
+const ALL: [&str; 11] = [
     "wordcount",
     "bank",
     "orders",
@@ -36,6 +36,8 @@ const ALL: [&str; 9] = [
     "subscribers",
     "views",
     "updates",
+    "wide",
+    "skew",
     "nexmark",
 ];
 
@@ -67,6 +69,8 @@ async fn main() -> Result<()> {
             "subscribers" => load::subscribers(&setting).await,
             "views" => load::views(&setting).await,
             "updates" => load::updates(&setting).await,
+            "wide" => shapes::wide(&setting).await,
+            "skew" => shapes::skew(&setting).await,
             "nexmark" => nexmark::nexmark(&setting).await,
             other => bail!("there is no workload {other}: {}", ALL.join(", ")),
         };

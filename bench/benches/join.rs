@@ -1,5 +1,6 @@
 //! Measures the join operator alone, CPU time of one thread: orders ⋈ customers in epochs of 100k rows, and the cost of one changed
-//! row as the state grows. Run with `cargo run --release -p tidemill-dataflow --example join_speed`.
+//! row as the state grows. Run with `cargo bench -p tidemill-bench --bench join`;
+//! with a number, so many rounds of the first measurement only, for a profiler.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,38 +13,14 @@ use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{BinaryExpr, Column, Literal};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tidemill_dataflow::operator::{BuildContext, Operator, Output};
-use tidemill_dataflow::operators;
-use tidemill_dataflow::plan::{JoinKind, Node, Op, RowError};
-use tidemill_dataflow::state::{StateHandle, StateReader};
-use tidemill_storage::{ArrangementDesc, RunBatch};
-use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
+use tidemill_bench::stepped::operator;
+use tidemill_dataflow::operator::{Operator, Output};
+use tidemill_dataflow::plan::{JoinKind, Node, Op};
+use tidemill_zset::{CollectionId, Delta};
 
 const CUSTOMERS: i64 = 100_000;
-const ORDERS: usize = 2_000_000;
 const EPOCH_ROWS: usize = 100_000;
 const BATCH_ROWS: usize = 8192;
-
-/// Committed state that is empty and stays so: the operator holds everything.
-struct Nothing;
-
-impl StateReader for Nothing {
-    fn epoch(&self) -> Epoch {
-        0
-    }
-    fn is_empty(&self) -> bool {
-        true
-    }
-    fn get_many(&self, _: &[u64]) -> tidemill_storage::Result<Vec<RunBatch>> {
-        Ok(Vec::new())
-    }
-    fn scan(
-        &self,
-    ) -> tidemill_storage::Result<Box<dyn Iterator<Item = tidemill_storage::Result<RunBatch>> + '_>>
-    {
-        Ok(Box::new(std::iter::empty()))
-    }
-}
 
 fn schema(fields: &[(&str, DataType)]) -> SchemaRef {
     let field = |(name, t): &(&str, DataType)| Field::new(*name, t.clone(), true);
@@ -85,32 +62,7 @@ fn join_on(
         schema: Arc::new(Schema::new(fields)),
         append_only: true,
     };
-    let states = operators::arrangements(&node)
-        .into_iter()
-        .enumerate()
-        .map(|(i, spec)| StateHandle {
-            desc: ArrangementDesc {
-                id: ArrangementId(i as u64),
-                kind: spec.kind,
-                schema: spec.schema,
-                key_columns: spec.key_columns,
-            },
-            reader: Some(Arc::new(Nothing)),
-        })
-        .collect();
-    let context = BuildContext {
-        worker: 0,
-        workers: 1,
-        partitions: 16,
-        fresh: true,
-        state_bytes_max: usize::MAX,
-        error_mapper: |e| RowError {
-            sqlstate: String::new(),
-            message: e.to_string(),
-        },
-        demand: Default::default(),
-    };
-    operators::build(&node, states, &context).expect("joins have operators")
+    operator(&node, true).expect("joins have operators")
 }
 
 /// CPU time of this thread in nanoseconds: other processes on the machine don't count.
@@ -161,6 +113,11 @@ fn batches(schema: &SchemaRef, columns: Vec<ArrayRef>) -> Vec<RecordBatch> {
 }
 
 fn orders_and_customers(kind: JoinKind, text_key: bool) {
+    let orders_count = if tidemill_bench::benching() {
+        2_000_000
+    } else {
+        20_000
+    };
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let key_type = match text_key {
         true => DataType::Utf8View,
@@ -185,7 +142,7 @@ fn orders_and_customers(kind: JoinKind, text_key: bool) {
     );
     let orders = schema(&[("customer_id", key_type), ("amount", DataType::Int32)]);
     // About Zipf(0.9): the inverse of its continuous distribution function.
-    let ids = (0..ORDERS).map(|_| {
+    let ids = (0..orders_count).map(|_| {
         let u: f64 = rng.random();
         (((u * ((CUSTOMERS as f64).powf(0.1) - 1.0) + 1.0).powf(10.0)) as i64 - 1)
             .clamp(0, CUSTOMERS - 1)
@@ -197,7 +154,7 @@ fn orders_and_customers(kind: JoinKind, text_key: bool) {
         vec![
             key(ids.collect()),
             Arc::new(Int32Array::from_iter_values(
-                (0..ORDERS).map(|i| (i % 1000) as i32),
+                (0..orders_count).map(|i| (i % 1000) as i32),
             )),
         ],
     );
@@ -273,22 +230,24 @@ fn no_key(rows: i64) {
 }
 
 fn main() {
-    // With a number: so many rounds of the first measurement only, for a profiler.
-    if let Some(rounds) = std::env::args().nth(1).and_then(|a| a.parse().ok()) {
+    let rounds = std::env::args().skip(1).find_map(|a| a.parse().ok());
+    if let Some(rounds) = rounds {
         for _ in 0..rounds {
             orders_and_customers(JoinKind::Inner, false);
         }
         return;
     }
-    for _ in 0..2 {
-        orders_and_customers(JoinKind::Inner, false);
-    }
+    orders_and_customers(JoinKind::Inner, false);
     orders_and_customers(JoinKind::Inner, true);
     for kind in [JoinKind::Left, JoinKind::Full, JoinKind::Semi] {
         orders_and_customers(kind, false);
     }
-    no_key(10_000);
-    for rows in [10_000, 100_000, 1_000_000, 10_000_000] {
-        one_row(rows);
+    let sizes: &[i64] = match tidemill_bench::benching() {
+        true => &[10_000, 100_000, 1_000_000, 10_000_000],
+        false => &[1_000],
+    };
+    no_key(sizes[0]);
+    for rows in sizes {
+        one_row(*rows);
     }
 }

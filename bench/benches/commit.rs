@@ -1,5 +1,5 @@
 //! Measures what commits, merges, reopening and reads cost on this machine:
-//! `cargo run --release -p tidemill-storage --example commit_cost [directory]`.
+//! `cargo bench -p tidemill-bench --bench commit [-- DIRECTORY]`.
 //!
 //! The workload: 100 epochs, each changing about 24,000 of 100,000 keys (text key, bigint value,
 //! kind `Last`); then 1,000 epochs of one row, and 1,000 of one row in each of 20 arrangements.
@@ -18,10 +18,26 @@ use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{ArrangementId, Delta, Epoch};
 
 const KEYS: usize = 100_000;
-const EPOCHS: i64 = 100;
 const CHANGED: usize = 24_000;
-const SMALL_EPOCHS: i64 = 1_000;
 const ARRANGEMENTS: u64 = 20;
+
+/// How many epochs of each shape.
+struct Epochs {
+    large: i64,
+    small: i64,
+}
+
+impl Epochs {
+    fn all() -> Epochs {
+        match tidemill_bench::benching() {
+            true => Epochs {
+                large: 100,
+                small: 1_000,
+            },
+            false => Epochs { large: 2, small: 5 },
+        }
+    }
+}
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -88,12 +104,13 @@ fn commit(store: &Store, epoch: Epoch, keys: &[usize], create: bool) -> (Duratio
 }
 
 fn run(dir: &Path) {
+    let Epochs { large, small } = Epochs::all();
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
     let store = Store::open(dir, StoreOptions::default()).expect("a new directory");
     let mut walls = Vec::new();
     let (mut total, all) = (Duration::ZERO, cpu(libc::RUSAGE_SELF));
     let mut making = Duration::ZERO;
-    for epoch in 1..=EPOCHS {
+    for epoch in 1..=large {
         let before = cpu(libc::RUSAGE_THREAD);
         let mut keys: Vec<usize> = (0..CHANGED).map(|_| rng.random_range(0..KEYS)).collect();
         keys.sort_unstable();
@@ -110,8 +127,8 @@ fn run(dir: &Path) {
     }
     let process = cpu(libc::RUSAGE_SELF) - all - making;
     println!(
-        "{EPOCHS} epochs of ~{CHANGED} rows: commit CPU {:?} each; wall p50 {:?} p99 {:?}",
-        total / EPOCHS as u32,
+        "{large} epochs of ~{CHANGED} rows: commit CPU {:?} each; wall p50 {:?} p99 {:?}",
+        total / large as u32,
         percentile(&mut walls, 50),
         percentile(&mut walls, 99)
     );
@@ -121,20 +138,20 @@ fn run(dir: &Path) {
     );
     println!("  {:?}", store.stats());
     let (mut walls, mut total) = (Vec::new(), Duration::ZERO);
-    for epoch in EPOCHS + 1..=EPOCHS + SMALL_EPOCHS {
+    for epoch in large + 1..=large + small {
         let (wall, cpu) = commit(&store, epoch, &[rng.random_range(0..KEYS)], false);
         walls.push(wall);
         total += cpu;
     }
     println!(
-        "{SMALL_EPOCHS} epochs of 1 row: commit CPU {:?} each; wall p50 {:?} p99 {:?}",
-        total / SMALL_EPOCHS as u32,
+        "{small} epochs of 1 row: commit CPU {:?} each; wall p50 {:?} p99 {:?}",
+        total / small as u32,
         percentile(&mut walls, 50),
         percentile(&mut walls, 99)
     );
     println!("  {:?}", store.stats());
-    many_arrangements(&store, EPOCHS + SMALL_EPOCHS + 1);
-    log_of_a_source(&store, EPOCHS + 2 * SMALL_EPOCHS + 1);
+    many_arrangements(&store, large + small + 1, small);
+    log_of_a_source(&store, large + 2 * small + 1, large);
     drop(store);
     let started = Instant::now();
     let store = Store::open(dir, StoreOptions::default()).expect("it was closed");
@@ -164,9 +181,9 @@ fn run(dir: &Path) {
 }
 
 /// A row for each of many arrangements per epoch, as a server with many small views commits.
-fn many_arrangements(store: &Store, first: Epoch) {
+fn many_arrangements(store: &Store, first: Epoch, small: i64) {
     let (mut walls, mut total) = (Vec::new(), Duration::ZERO);
-    for epoch in first..first + SMALL_EPOCHS {
+    for epoch in first..first + small {
         let mut c = Commit {
             epoch,
             reserved_upper: epoch + 1,
@@ -192,8 +209,8 @@ fn many_arrangements(store: &Store, first: Epoch) {
         total += cpu(libc::RUSAGE_THREAD) - before;
     }
     println!(
-        "{SMALL_EPOCHS} epochs of 1 row in each of {ARRANGEMENTS} arrangements: commit CPU {:?} each; wall p50 {:?} p99 {:?}",
-        total / SMALL_EPOCHS as u32,
+        "{small} epochs of 1 row in each of {ARRANGEMENTS} arrangements: commit CPU {:?} each; wall p50 {:?} p99 {:?}",
+        total / small as u32,
         percentile(&mut walls, 50),
         percentile(&mut walls, 99)
     );
@@ -201,14 +218,14 @@ fn many_arrangements(store: &Store, first: Epoch) {
 }
 
 /// The record of a source's rows: large epochs of a `Log`.
-fn log_of_a_source(store: &Store, first: Epoch) {
+fn log_of_a_source(store: &Store, first: Epoch, large: i64) {
     let keys: Vec<usize> = (0..KEYS).collect();
     let mut rows = change(&keys, first);
     rows.arrangement = ArrangementId(1_000);
     rows.hashes.clear();
     let (all, mut total) = (cpu(libc::RUSAGE_SELF), Duration::ZERO);
     let mut making = Duration::ZERO;
-    for epoch in first..first + EPOCHS {
+    for epoch in first..first + large {
         let before = cpu(libc::RUSAGE_THREAD);
         let mut c = Commit {
             epoch,
@@ -230,15 +247,15 @@ fn log_of_a_source(store: &Store, first: Epoch) {
     }
     let process = cpu(libc::RUSAGE_SELF) - all - making;
     println!(
-        "{EPOCHS} epochs of {KEYS} rows of a log: commit CPU {:?} each; merge thread CPU {:?} in all",
-        total / EPOCHS as u32,
+        "{large} epochs of {KEYS} rows of a log: commit CPU {:?} each; merge thread CPU {:?} in all",
+        total / large as u32,
         process.saturating_sub(total)
     );
     println!("  {:?}", store.stats());
 }
 
 fn main() {
-    let given = std::env::args().nth(1);
+    let given = std::env::args().skip(1).find(|a| !a.starts_with("--"));
     let temporary = tempfile::tempdir().expect("a temporary directory");
     run(given.as_ref().map_or(temporary.path(), |g| Path::new(g)));
 }

@@ -3,10 +3,8 @@
 //! `sums`: instead `SELECT number, count(*), sum(number), avg(number) GROUP BY number`.
 //! `demand`: with output rows.
 //!
-//!     cargo run --release -p tidemill-dataflow --example aggregate_speed -- [sums] [demand]
+//!     cargo bench -p tidemill-bench --bench aggregate -- [sums] [demand]
 
-use std::cell::Cell;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,15 +13,12 @@ use arrow::datatypes::{DataType, Field, Schema};
 use rand::distr::Distribution;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tidemill_dataflow::operator::{BuildContext, Output};
-use tidemill_dataflow::operators;
-use tidemill_dataflow::plan::{Aggregate, AggregateFunction, Node, Op, RowError};
-use tidemill_dataflow::state::{StateHandle, StateReader};
-use tidemill_storage::{ArrangementDesc, RunBatch};
-use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
+use tidemill_bench::stepped::operator;
+use tidemill_dataflow::operator::Output;
+use tidemill_dataflow::plan::{Aggregate, AggregateFunction, Node, Op};
+use tidemill_zset::{CollectionId, Delta};
 
 const WORDS: usize = 100_000;
-const EPOCHS: usize = 100;
 const BATCHES_PER_EPOCH: usize = 12;
 const BATCH_ROWS: usize = 8_192;
 
@@ -80,30 +75,6 @@ fn node(sums: bool) -> Node {
     }
 }
 
-/// A store that has committed everything and holds nothing: memory is all that counts here.
-struct Forgetful;
-
-impl StateReader for Forgetful {
-    fn epoch(&self) -> Epoch {
-        Epoch::MAX
-    }
-
-    fn is_empty(&self) -> bool {
-        true
-    }
-
-    fn get_many(&self, _: &[u64]) -> tidemill_storage::Result<Vec<RunBatch>> {
-        Ok(Vec::new())
-    }
-
-    fn scan(
-        &self,
-    ) -> tidemill_storage::Result<Box<dyn Iterator<Item = tidemill_storage::Result<RunBatch>> + '_>>
-    {
-        Ok(Box::new(std::iter::empty()))
-    }
-}
-
 /// CPU time of this thread so far; on a busy machine elapsed time says little.
 fn cpu_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux tells");
@@ -112,34 +83,11 @@ fn cpu_time() -> Duration {
 }
 
 fn main() {
+    let epochs = if tidemill_bench::benching() { 100 } else { 4 };
     let demand = std::env::args().any(|a| a == "demand");
     let sums = std::env::args().any(|a| a == "sums");
     let node = node(sums);
-    let states: Vec<StateHandle> = operators::arrangements(&node)
-        .into_iter()
-        .map(|s| StateHandle {
-            desc: ArrangementDesc {
-                id: ArrangementId(1),
-                kind: s.kind,
-                schema: s.schema,
-                key_columns: s.key_columns,
-            },
-            reader: Some(Arc::new(Forgetful)),
-        })
-        .collect();
-    let context = BuildContext {
-        worker: 0,
-        workers: 1,
-        partitions: 16,
-        fresh: true,
-        state_bytes_max: usize::MAX,
-        error_mapper: |e| RowError {
-            sqlstate: "XX000".into(),
-            message: e.to_string(),
-        },
-        demand: Rc::new(Cell::new(demand)),
-    };
-    let mut operator = operators::build(&node, states, &context).expect("an aggregate");
+    let mut operator = operator(&node, demand).expect("an aggregate");
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut total = 0.0;
     let zipf = Zipf(
@@ -150,7 +98,7 @@ fn main() {
             })
             .collect(),
     );
-    let batches: Vec<RecordBatch> = (0..EPOCHS * BATCHES_PER_EPOCH / 4)
+    let batches: Vec<RecordBatch> = (0..epochs * BATCHES_PER_EPOCH / 4)
         .map(|_| {
             let ranks = (0..BATCH_ROWS).map(|_| zipf.sample(&mut rng));
             let column: ArrayRef = match sums {
@@ -166,7 +114,7 @@ fn main() {
     let (mut push, mut finish) = (Duration::ZERO, Duration::ZERO);
     let (mut rows, mut changed, mut out_rows) = (0, 0, 0);
     let mut all = batches.iter().cycle();
-    for epoch in 1..=EPOCHS {
+    for epoch in 1..=epochs {
         let mut out = Output::default();
         let start = cpu_time();
         for batch in all.by_ref().take(BATCHES_PER_EPOCH) {
