@@ -5,6 +5,7 @@ mod copy;
 mod copy_text;
 mod cursor;
 mod ddl;
+mod execution;
 mod query;
 pub mod settings;
 mod show;

@@ -12,6 +12,7 @@ use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
 use tidemill_planner::query::QueryPlan;
 use tidemill_zset::{Delta, Diffs, Epoch};
 
+use super::execution;
 use super::sql::SqlSession;
 use super::{ParamValue, Response};
 use crate::catalog::{Detail, Object};
@@ -73,10 +74,9 @@ impl SqlSession {
                 .detail(format!("The newest complete time is {}.", published.now())));
             }
         }
-        let batches = plan.execute(Arc::new(snapshot))?;
         Ok(Response::Rows {
             schema: plan.columns.clone(),
-            batches,
+            batches: execution::start(plan, snapshot),
             verb: "SELECT",
             counted: true,
             live: false,

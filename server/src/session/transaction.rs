@@ -12,6 +12,7 @@ use tidemill_planner::query::QueryPlan;
 use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{CollectionId, Delta, Epoch};
 
+use super::execution;
 use super::sql::SqlSession;
 use crate::catalog::{Catalog, Detail};
 use crate::coordinator::Message;
@@ -146,7 +147,7 @@ impl SqlSession {
         plan: &QueryPlan,
         snapshot: Snapshot,
     ) -> Result<Vec<RecordBatch>, SqlError> {
-        plan.execute(Arc::new(snapshot))?.try_collect().await
+        execution::start(plan.clone(), snapshot).try_collect().await
     }
 
     /// Adds changes to the transaction, or commits them at once where there is none. `read_at` and `reads` say what

@@ -1,0 +1,88 @@
+//! Queries that compute for ever disturb nobody, and end when they are cancelled or their client goes away.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tidemill_tests::{Options, Server, Sql, eventually, run};
+use tokio_postgres::NoTls;
+
+/// Ten thousand million pairs: minutes of work between two rows.
+const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 100000) AS a (x), generate_series(1, 100000) AS b (y) WHERE x + y < 0";
+
+/// More than the server has threads for its network.
+const QUERIES: usize = 8;
+
+/// Over how long a process's use of the CPU is looked at.
+const WINDOW: Duration = Duration::from_millis(500);
+
+/// Seconds of CPU that a process has used.
+fn cpu(pid: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, rest) = stat.rsplit_once(") ").context("a line of /proc/PID/stat")?;
+    let ticks = rest.split(' ').skip(11).take(2).map(str::parse::<f64>);
+    Ok(ticks.sum::<Result<f64, _>>()? / 100.0)
+}
+
+/// The process has become idle.
+async fn quiet(server: &Server) -> Result<()> {
+    let mut last = (Instant::now(), cpu(server.pid())?);
+    eventually("the server computes no longer", async || {
+        if last.0.elapsed() < WINDOW {
+            return Ok(None);
+        }
+        let now = (Instant::now(), cpu(server.pid())?);
+        let share = (now.1 - last.1) / (now.0 - last.0).as_secs_f64();
+        last = now;
+        Ok((share < 0.2).then_some(()))
+    })
+    .await
+}
+
+#[test]
+fn endless_queries_disturb_nobody() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let mut running = Vec::new();
+        for _ in 0..QUERIES {
+            let sql = Sql::connect(server.port()).await?;
+            let token = sql.client().cancel_token();
+            let query = tokio::spawn(async move { sql.try_rows(ENDLESS).await });
+            running.push((token, query));
+        }
+        // Others are served: new sessions, reads, writes and their views.
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (x bigint)").await?;
+        sql.run("CREATE MATERIALIZED VIEW s AS SELECT sum(x) AS s FROM t")
+            .await?;
+        for x in 1..=20 {
+            sql.run(&format!("INSERT INTO t VALUES ({x})")).await?;
+        }
+        ensure!(sql.value("SELECT s FROM s").await? == "210");
+        for (token, query) in running {
+            ensure!(
+                !query.is_finished(),
+                "an endless query ended: {:?}",
+                query.await?
+            );
+            token.cancel_query(NoTls).await?;
+            let failure = query.await?.expect_err("it was cancelled");
+            ensure!(failure.sqlstate == "57014", "cancelled: {failure}");
+        }
+        quiet(&server).await
+    })
+}
+
+#[test]
+fn a_query_ends_with_its_client() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        let query = tokio::spawn(async move { sql.try_rows(ENDLESS).await });
+        eventually("the query computes", async || {
+            Ok((cpu(server.pid())? > 1.0).then_some(()))
+        })
+        .await?;
+        query.abort();
+        quiet(&server).await
+    })
+}
