@@ -281,6 +281,10 @@ impl Coordinator {
         effects: &mut Effects,
     ) -> Result<(), SqlError> {
         let dependents = next.dependents_of_all(&ids);
+        // Indexes go with what they are on.
+        let (indexes, dependents): (Vec<_>, Vec<_>) = dependents
+            .into_iter()
+            .partition(|o| o.record.kind == Kind::Index);
         if !dependents.is_empty() && !cascade {
             let first = next.get(ids[0]).map_or_else(String::new, |o| {
                 format!("{} {}", o.record.kind.words(), o.display_name())
@@ -301,6 +305,9 @@ impl Coordinator {
             )
             .detail(list.join("\n"))
             .hint("Use DROP ... CASCADE to drop the dependent objects too."));
+        }
+        for index in &indexes {
+            self.drop_one(index, purge, next, effects);
         }
         for object in dependents.iter().rev() {
             effects.notices.push(notice(
@@ -349,7 +356,7 @@ impl Coordinator {
                 }
                 effects.after.push(Box::new(move |c, _| c.stop_source(id)));
             }
-            Detail::MaterializedView { .. } => {
+            Detail::MaterializedView { .. } | Detail::Index { .. } => {
                 effects.drop.extend(
                     ids.states
                         .iter()
@@ -380,7 +387,7 @@ impl Coordinator {
                 }));
             }
             Detail::Table { .. } => effects.drop.extend(ids.rows),
-            Detail::View { .. } | Detail::Index { .. } => {}
+            Detail::View { .. } => {}
         }
     }
 

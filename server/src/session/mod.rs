@@ -5,6 +5,7 @@ mod copy;
 mod copy_text;
 mod cursor;
 mod ddl;
+mod plans;
 mod query;
 pub mod settings;
 mod show;
@@ -20,6 +21,7 @@ use futures::stream::BoxStream;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{CopyOptions, Parsed};
 
+pub use plans::PlanSlot;
 pub use sql::{Sessions, SqlSession};
 
 /// The one database.
@@ -125,6 +127,8 @@ pub struct Prepared {
     pub params: Vec<Field>,
     /// Columns of the result; `None` when it gives no rows.
     pub columns: Option<SchemaRef>,
+    /// Its plan.
+    pub plan: PlanSlot,
 }
 
 /// What the wire needs of a session. One statement at a time.

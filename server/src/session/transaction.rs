@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use futures::TryStreamExt;
 use parking_lot::Mutex;
 use tidemill_planner::SqlError;
 use tidemill_planner::query::QueryPlan;
@@ -138,15 +136,6 @@ impl SqlSession {
             }
         }
         Ok(())
-    }
-
-    /// Runs a plan to its end.
-    pub(super) async fn collect(
-        &self,
-        plan: &QueryPlan,
-        snapshot: Snapshot,
-    ) -> Result<Vec<RecordBatch>, SqlError> {
-        plan.execute(Arc::new(snapshot))?.try_collect().await
     }
 
     /// Adds changes to the transaction, or commits them at once where there is none. `read_at` and `reads` say what

@@ -335,6 +335,7 @@ impl Session for Mock {
             parsed: Arc::new(parsed.unwrap_or(Parsed {
                 statement: Statement::Empty,
                 sql: String::new(),
+                plan: Default::default(),
             })),
             params: types
                 .into_iter()
