@@ -266,6 +266,10 @@ impl Coordinator {
                         format!("{} \"{}\" does not exist, skipping", words(kind), name.name);
                     effects.notices.push(notice("00000", message));
                 }
+                Err(e) if kind == ObjectKind::Index && e.sqlstate == "42P01" => {
+                    let message = format!("index \"{}\" does not exist", name.name);
+                    return Err(SqlError::new("42704", message));
+                }
                 Err(e) => return Err(e),
             }
         }

@@ -107,7 +107,8 @@ impl Arrangement {
                 .map(|r| r.0 as u64 % 5 * (u64::MAX / 5))
                 .collect(),
             (_, false) => {
-                let keys = &batch(rows).columns()[..self.key_columns];
+                let batch = batch(rows);
+                let keys = &batch.columns()[..self.key_columns];
                 self.desc(0).key_hashes(keys, rows.len())
             }
         }
