@@ -138,6 +138,60 @@ fn fit(value: ScalarValue, wanted: &DataType) -> Option<Fit> {
     })
 }
 
+/// What is true of a row for which `filter` is: the operands of its ANDs, also of those that evaluate an operand only
+/// where those before it are true (`bind::conditions::lazy`).
+pub(crate) fn conjuncts<'e>(filter: &'e Expr, out: &mut Vec<&'e Expr>) {
+    match filter {
+        Expr::BinaryExpr(b) if b.op == Operator::And => {
+            conjuncts(&b.left, out);
+            conjuncts(&b.right, out);
+        }
+        Expr::BinaryExpr(b) if b.op == Operator::Eq => match (lazy_case(&b.left), &*b.right) {
+            (Some(case), Expr::Literal(ScalarValue::Int32(Some(1)), _)) => {
+                // Outcomes that can be true; only if there is one it is known which.
+                let branches = case.when_then_expr.iter();
+                let branches = branches.map(|(when, then)| (Some(&**when), &**then));
+                let otherwise = case.else_expr.iter().map(|e| (None, &**e));
+                let mut possible = branches.chain(otherwise).filter(|(_, e)| !is_false(e));
+                if let (Some((when, then)), None) = (possible.next(), possible.next()) {
+                    when.into_iter().for_each(|e| conjuncts(e, out));
+                    if let Expr::Cast(cast) = then {
+                        conjuncts(&cast.expr, out);
+                    }
+                }
+            }
+            _ => out.push(filter),
+        },
+        _ => out.push(filter),
+    }
+}
+
+/// A CASE whose outcomes are booleans as numbers.
+fn lazy_case(e: &Expr) -> Option<&datafusion_expr::Case> {
+    match e {
+        Expr::Case(case) if case.expr.is_none() => {
+            let mut outcomes = case.when_then_expr.iter().map(|(_, then)| then);
+            let numbers = outcomes.all(|e| matches!(&**e, Expr::Cast(_)));
+            numbers.then_some(case)
+        }
+        _ => None,
+    }
+}
+
+fn is_false(e: &Expr) -> bool {
+    let e = match e {
+        Expr::Cast(cast) => &cast.expr,
+        e => e,
+    };
+    matches!(
+        e,
+        Expr::Literal(
+            ScalarValue::Boolean(Some(false)) | ScalarValue::Int32(Some(0)),
+            _
+        )
+    )
+}
+
 /// The condition that `filter` is, if it is one; `column` gives the number of a column that may be used.
 pub(crate) fn condition<'e>(
     filter: &'e Expr,
@@ -301,6 +355,34 @@ mod tests {
             range(Included(1), Included(4))
         );
         assert_eq!(of(col("a").gt(lit(ScalarValue::Int32(None)))), one_of(&[]));
+    }
+
+    #[test]
+    fn what_is_evaluated_lazily_is_implied() {
+        let number = |e: Expr| cast(e, DataType::Int32);
+        let (x, y, z) = (col("x"), col("y"), col("z"));
+        let guarded = Expr::Case(datafusion_expr::Case::new(
+            None,
+            vec![(Box::new(x.clone()), Box::new(number(y.clone())))],
+            Some(Box::new(number(lit(false)))),
+        ));
+        let guarded = guarded.eq(lit(1));
+        let chain = datafusion_expr::when(x.clone().is_false(), number(lit(false)))
+            .otherwise(number(x.clone().and(y.clone())))
+            .expect("a CASE")
+            .eq(lit(1));
+        let either = datafusion_expr::when(x.clone(), number(y.clone()))
+            .otherwise(number(z.clone()))
+            .expect("a CASE")
+            .eq(lit(1));
+        let of = |filter: &Expr| {
+            let mut out = Vec::new();
+            conjuncts(filter, &mut out);
+            out.into_iter().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(of(&guarded.and(z.clone())), [x.clone(), y.clone(), z]);
+        assert_eq!(of(&chain), [x, y]);
+        assert!(of(&either).is_empty());
     }
 
     #[test]

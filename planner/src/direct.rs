@@ -17,14 +17,13 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::physical_plan::filter::batch_filter;
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_common::{Column, DFSchema, ScalarValue};
-use datafusion_expr::utils::split_conjunction;
 use datafusion_expr::{Expr, FetchType, LogicalPlan, SkipType};
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions;
 use futures::StreamExt;
 use tidemill_zset::CollectionId;
 
-use crate::access::{Condition, condition};
+use crate::access::{Condition, condition, conjuncts};
 use crate::compile::expr::{has_subquery, physical};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::execute::relabel;
@@ -220,6 +219,7 @@ impl Direct {
             params: plan.params.clone(),
         };
         direct.chain(&optimised)?;
+        direct.written_conditions(&plan.logical);
         (!direct.conditions.is_empty()).then_some(direct)
     }
 
@@ -242,7 +242,8 @@ impl Direct {
             LogicalPlan::Filter(filter) => {
                 self.chain(&filter.input)?;
                 if self.steps.is_empty() {
-                    self.read_conditions(&filter.predicate, filter.input.schema());
+                    let columns = self.columns.clone();
+                    self.read_conditions(&filter.predicate, filter.input.schema(), &columns);
                 }
                 let predicate = template(&filter.predicate, &filter.input)?;
                 self.steps.push(Step::Filter(predicate));
@@ -281,12 +282,33 @@ impl Direct {
         Some(())
     }
 
-    fn read_conditions(&mut self, predicate: &Expr, input: &DFSchema) {
+    /// Conditions of the plan as it was bound: optimised, a filter may have become several steps. They are
+    /// read from filters that see rows of the scan as they are.
+    fn written_conditions(&mut self, plan: &LogicalPlan) {
+        if let LogicalPlan::Filter(filter) = plan
+            && let Some(columns) = scanned_columns(&filter.input)
+        {
+            self.read_conditions(&filter.predicate, filter.input.schema(), columns);
+        }
+        plan.inputs()
+            .iter()
+            .for_each(|input| self.written_conditions(input));
+    }
+
+    /// `columns`: numbers of the columns of `input` in the collection.
+    fn read_conditions(
+        &mut self,
+        predicate: &Expr,
+        input: &DFSchema,
+        columns: &Option<Vec<usize>>,
+    ) {
         let column = |c: &Column| {
             let n = input.maybe_index_of_column(c)?;
-            Some(self.columns.as_ref().map_or(n, |columns| columns[n]))
+            Some(columns.as_ref().map_or(n, |columns| columns[n]))
         };
-        for part in split_conjunction(predicate) {
+        let mut parts = Vec::new();
+        conjuncts(predicate, &mut parts);
+        for part in parts {
             let found = condition(part, &column);
             let found = found.and_then(|c| {
                 c.try_map(|value| Template::new(value, &DFSchema::empty(), &self.params))
@@ -376,6 +398,16 @@ impl Direct {
             }
         });
         typed.collect()
+    }
+}
+
+/// The columns of a scan that is seen through filters and other names alone.
+fn scanned_columns(plan: &LogicalPlan) -> Option<&Option<Vec<usize>>> {
+    match plan {
+        LogicalPlan::TableScan(scan) => Some(&scan.projection),
+        LogicalPlan::SubqueryAlias(alias) => scanned_columns(&alias.input),
+        LogicalPlan::Filter(filter) => scanned_columns(&filter.input),
+        _ => None,
     }
 }
 

@@ -335,13 +335,13 @@ impl Session for Mock {
             parsed: Arc::new(parsed.unwrap_or(Parsed {
                 statement: Statement::Empty,
                 sql: String::new(),
-                plan: Default::default(),
             })),
             params: types
                 .into_iter()
                 .map(|t| t.unwrap_or_else(|| SqlType::Text.field("", true)))
                 .collect(),
             columns,
+            plan: Default::default(),
         })
     }
 
