@@ -5,9 +5,10 @@
 //! * [`peers`]: neighbouring systems on the same data.
 //! * [`batch`]: a data set through a pipeline, as fast as it goes.
 //! * [`latency`]: how long a change takes to be seen.
-//! * [`load`]: point reads, many views, many subscribers, updates and deletes.
+//! * [`load`]: many views, many subscribers, updates and deletes.
 //! * [`nexmark`]: the auction queries.
 //! * [`plot`]: bar charts.
+//! * [`point`]: reads by key, index and range.
 //! * [`report`]: tables for people and for `bench/RESULTS.md`.
 //! * [`shapes`]: wide rows, a hot key.
 //! * [`stepped`], [`tables`]: a query's operators by themselves, and rows for them, for `bench/benches/`.
@@ -22,6 +23,7 @@ pub mod measure;
 pub mod nexmark;
 pub mod peers;
 pub mod plot;
+pub mod point;
 pub mod report;
 pub mod shapes;
 pub mod stepped;

@@ -1,4 +1,4 @@
-//! Readers, subscribers, many views, updates and deletes against one server.
+//! Subscribers, many views, updates and deletes against one server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,13 +9,11 @@ use rand::{Rng, SeedableRng};
 use tidemill_tests::{Server, Sql, Subscription, eventually};
 
 use crate::Setting;
-use crate::measure::{of_process, quantile_ms};
+use crate::measure::of_process;
 use crate::report::Report;
 
-const CONNECTIONS: usize = 8;
-
 /// A table of `groups` keys and a view grouped by it, filled in bulk.
-async fn keyed(sql: &Sql, groups: usize) -> Result<()> {
+pub(crate) async fn keyed(sql: &Sql, groups: usize) -> Result<()> {
     sql.run("CREATE TABLE t (k bigint, v bigint)").await?;
     sql.run(
         "CREATE MATERIALIZED VIEW sums AS SELECT k, sum(v) AS s, count(*) AS n FROM t GROUP BY k",
@@ -33,7 +31,7 @@ async fn keyed(sql: &Sql, groups: usize) -> Result<()> {
 }
 
 /// One client that writes a few rows in every epoch until told to stop.
-fn writer(
+pub(crate) fn writer(
     server: &Server,
     groups: usize,
     stop: Arc<AtomicBool>,
@@ -51,56 +49,6 @@ fn writer(
         }
         Ok(())
     })
-}
-
-/// Point SELECTs by key over eight connections, under write load.
-pub async fn point(setting: &Setting) -> Result<Report> {
-    let groups = if setting.smoke { 1_000 } else { 100_000 };
-    let seconds = if setting.smoke { 1 } else { 10 };
-    let (server, sql) = setting.started().await?;
-    keyed(&sql, groups).await?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let writing = writer(&server, groups, stop.clone());
-    let end = Instant::now() + Duration::from_secs(seconds);
-    let readers: Vec<_> = (0..CONNECTIONS as u64)
-        .map(|seed| {
-            let port = server.port();
-            tokio::spawn(async move {
-                let sql = Sql::connect(port).await?;
-                let statement = sql
-                    .client()
-                    .prepare("SELECT s FROM sums WHERE k = $1")
-                    .await?;
-                let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-                let mut waits = Vec::new();
-                while Instant::now() < end {
-                    let key = rng.random_range(0..groups as i64);
-                    let start = Instant::now();
-                    let rows = sql.client().query(&statement, &[&key]).await?;
-                    waits.push(start.elapsed());
-                    ensure!(rows.len() == 1, "key {key} has {} rows", rows.len());
-                }
-                Ok(waits)
-            })
-        })
-        .collect();
-    let mut waits = Vec::new();
-    for reader in readers {
-        waits.extend(reader.await??);
-    }
-    stop.store(true, Ordering::Release);
-    writing.await??;
-    waits.sort();
-    let mut report = Report::new(format!(
-        "Point SELECT by key, {groups} groups, {CONNECTIONS} connections, under write load"
-    ));
-    report.note(format!(
-        "{:.0} per second, p50 {:.2} ms, p99 {:.2} ms (client and server share the cores).",
-        waits.len() as f64 / seconds as f64,
-        quantile_ms(&waits, 0.5),
-        quantile_ms(&waits, 0.99)
-    ));
-    Ok(report)
 }
 
 /// Many subscribers of one view.

@@ -202,7 +202,7 @@ pub enum Statement {
     CreateSchema { name: String, if_not_exists: bool },
     /// CREATE INDEX [name] ON relation (columns)
     CreateIndex {
-        name: Option<Name>,
+        name: Option<String>,
         if_not_exists: bool,
         on: Name,
         columns: Vec<String>,

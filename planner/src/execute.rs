@@ -13,11 +13,12 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{Result as DfResult, ScalarValue};
-use datafusion_expr::{Expr, LogicalPlan, Operator, TableProviderFilterPushDown, TableType};
+use datafusion_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType};
 use futures::{StreamExt, TryStreamExt};
 use tidemill_zset::CollectionId;
 use tidemill_zset::schema::UTC;
 
+use crate::access::{Condition, of_scan};
 use crate::catalog::Relation;
 use crate::compile::decorrelate;
 use crate::error::{Result, SqlError, from_datafusion};
@@ -66,12 +67,9 @@ impl TableProvider for CollectionTable {
         // Hints for the reader: DataFusion filters again.
         Ok(filters
             .iter()
-            .map(|f| {
-                if equality(f).is_some() {
-                    TableProviderFilterPushDown::Inexact
-                } else {
-                    TableProviderFilterPushDown::Unsupported
-                }
+            .map(|f| match of_scan(f, &self.relation.columns) {
+                Some(_) => TableProviderFilterPushDown::Inexact,
+                None => TableProviderFilterPushDown::Unsupported,
             })
             .collect())
     }
@@ -91,20 +89,15 @@ impl TableProvider for CollectionTable {
             Some(p) => Arc::new(self.relation.columns.project(p)?),
             None => self.relation.columns.clone(),
         };
-        let equal = filters
+        let conditions = filters
             .iter()
-            .filter_map(|f| {
-                let (name, value) = equality(f)?;
-                let n = self.relation.columns.index_of(name).ok()?;
-                (self.relation.columns.field(n).data_type() == &value.data_type())
-                    .then_some((n, value))
-            })
+            .filter_map(|f| of_scan(f, &self.relation.columns))
             .collect();
         let scan = Scan {
             reader: reader.0.clone(),
             collection: self.relation.id,
             columns: projection.cloned(),
-            equal,
+            conditions,
             schema: schema.clone(),
         };
         Ok(Arc::new(StreamingTableExec::try_new(
@@ -118,26 +111,12 @@ impl TableProvider for CollectionTable {
     }
 }
 
-/// `column = constant`
-fn equality(e: &Expr) -> Option<(&str, ScalarValue)> {
-    let Expr::BinaryExpr(b) = e else { return None };
-    if b.op != Operator::Eq {
-        return None;
-    }
-    match (b.left.as_ref(), b.right.as_ref()) {
-        (Expr::Column(c), Expr::Literal(v, _)) | (Expr::Literal(v, _), Expr::Column(c)) => {
-            Some((&c.name, v.clone()))
-        }
-        _ => None,
-    }
-}
-
 #[derive(Debug)]
 struct Scan {
     reader: Arc<dyn SnapshotReader>,
     collection: CollectionId,
     columns: Option<Vec<usize>>,
-    equal: Vec<(usize, ScalarValue)>,
+    conditions: Vec<Condition>,
     schema: SchemaRef,
 }
 
@@ -148,22 +127,23 @@ impl PartitionStream for Scan {
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let schema = self.schema.clone();
-        let batches = match self
-            .reader
-            .scan(self.collection, self.columns.as_deref(), &self.equal)
-        {
-            Ok(it) => futures::stream::iter(
-                it.map(move |b| b.and_then(|b| relabel(b, &schema)).map_err(external)),
-            )
-            .left_stream(),
-            Err(e) => futures::stream::iter([Err(external(e))]).right_stream(),
-        };
+        let batches =
+            match self
+                .reader
+                .scan(self.collection, self.columns.as_deref(), &self.conditions)
+            {
+                Ok(it) => futures::stream::iter(
+                    it.map(move |b| b.and_then(|b| relabel(b, &schema)).map_err(external)),
+                )
+                .left_stream(),
+                Err(e) => futures::stream::iter([Err(external(e))]).right_stream(),
+            };
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches))
     }
 }
 
 /// The batch under `schema`; casts columns whose Arrow type differs.
-fn relabel(b: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+pub(crate) fn relabel(b: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     if b.schema_ref() == schema {
         return Ok(b);
     }

@@ -5,14 +5,17 @@
 //! * [`catalog`]: what the planner asks of the catalog.
 //! * [`ast`]: statements of the dialect and their parser.
 //! * [`query`]: binding and executing queries.
+//! * [`direct`]: queries that an index answers, without DataFusion's planner.
 //! * [`functions`]: scalar functions, casts and aggregates with PostgreSQL's meaning.
 //! * [`compile`]: from a bound query to a dataflow that maintains it.
 //! * [`program`]: batch plans for the dataflow's general operator.
 
+mod access;
 pub mod ast;
 mod bind;
 pub mod catalog;
 pub mod compile;
+pub mod direct;
 pub mod error;
 mod execute;
 pub mod functions;

@@ -129,6 +129,15 @@ pub fn rename_relation(sql: &str, schema: &str, from: &str, to: &str) -> Result<
                 options.join(", ")
             ))
         }
+        Some(Statement::CreateIndex { name, columns, .. }) => {
+            let name = name.map_or_else(String::new, |name| quoted(None, &name) + " ");
+            let columns: Vec<String> = columns.iter().map(|c| quoted(None, c)).collect();
+            Ok(format!(
+                "CREATE INDEX {name}ON {} ({})",
+                quoted(Some(schema), to),
+                columns.join(", ")
+            ))
+        }
         _ => Ok(sql.to_string()),
     }
 }

@@ -5,6 +5,7 @@
 //! span of any part of the syntax tree is a position as the wire protocol counts it.
 
 mod ddl;
+mod index;
 mod session;
 
 use sqlparser::ast::{Ident, ObjectName, ObjectNamePart};

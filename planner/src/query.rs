@@ -22,6 +22,7 @@ use crate::bind::expr::Ctx;
 use crate::bind::scope::{Outer, Scope};
 use crate::bind::{Binder, Rel, project, unique_names};
 
+pub use crate::access::Condition;
 use crate::catalog::{CatalogView, Relation};
 use crate::compile::{decorrelate, order};
 use crate::error::{Result, SqlError, from_datafusion};
@@ -61,16 +62,28 @@ impl Default for SessionContextInfo {
 /// Reads collections at the one version that the statement has pinned.
 pub trait SnapshotReader: Send + Sync + Debug {
     /// Rows of `collection`, each as often as its multiplicity says. `columns`: which, in which
-    /// order (`None`: all). `equal`: column number of the collection = constant, all of them true
-    /// of every row that is wanted; the reader may use them for a point lookup or ignore them.
-    #[allow(clippy::type_complexity)]
+    /// order (`None`: all). `conditions`: all of them true of every row that is wanted; the reader may use them to
+    /// find rows by an index or ignore them.
     fn scan(
         &self,
         collection: CollectionId,
         columns: Option<&[usize]>,
-        equal: &[(usize, ScalarValue)],
-    ) -> Result<Box<dyn Iterator<Item = Result<RecordBatch>> + Send>>;
+        conditions: &[Condition],
+    ) -> Result<Rows>;
+
+    /// As [`SnapshotReader::scan`], if `conditions` select few rows by an index; `None`: they don't.
+    fn find(
+        &self,
+        _collection: CollectionId,
+        _columns: Option<&[usize]>,
+        _conditions: &[Condition],
+    ) -> Result<Option<Rows>> {
+        Ok(None)
+    }
 }
+
+/// Batches of a collection's rows.
+pub type Rows = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
 
 /// Plans queries. Cheap to clone and share: functions are resolved from tables made once per process.
 #[derive(Clone, Debug, Default)]

@@ -13,8 +13,11 @@ use futures::StreamExt;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{self, Statement};
 use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
+use tidemill_planner::direct::Direct;
 use tidemill_planner::functions::format;
-use tidemill_planner::query::{Planner, QueryPlan, SessionContextInfo, SnapshotReader};
+use tidemill_planner::query::{
+    Condition, Planner, QueryPlan, ResultStream, Rows, SessionContextInfo, SnapshotReader,
+};
 use tidemill_zset::CollectionId;
 use tidemill_zset::schema::SqlType;
 
@@ -54,7 +57,7 @@ impl SnapshotReader for Db {
         &self,
         collection: CollectionId,
         columns: Option<&[usize]>,
-        _: &[(usize, ScalarValue)],
+        _: &[Condition],
     ) -> Result<Box<dyn Iterator<Item = Result<RecordBatch, SqlError>> + Send>, SqlError> {
         let rows = self
             .0
@@ -70,10 +73,47 @@ impl SnapshotReader for Db {
             None => Ok(b),
         })))
     }
+
+    fn find(
+        &self,
+        collection: CollectionId,
+        columns: Option<&[usize]>,
+        conditions: &[Condition],
+    ) -> Result<Option<Rows>, SqlError> {
+        self.scan(collection, columns, conditions).map(Some)
+    }
 }
 
+/// Runs a plan, and again without DataFusion where that is possible: answers and errors are the same.
 fn run(plan: &QueryPlan, db: &Db) -> Result<Vec<RecordBatch>, SqlError> {
-    let mut stream = plan.execute(Arc::new(db.clone()))?;
+    let out = collect(plan, plan.execute(Arc::new(db.clone()))?);
+    if let Some(direct) = Direct::of(plan) {
+        let again = direct.execute(&[], db).and_then(|stream| {
+            collect(plan, stream.expect("the reader finds what it is asked for"))
+        });
+        same_answer(plan, &out, &again);
+    }
+    out
+}
+
+fn same_answer(
+    plan: &QueryPlan,
+    one: &Result<Vec<RecordBatch>, SqlError>,
+    other: &Result<Vec<RecordBatch>, SqlError>,
+) {
+    let sorted = |rows: &[RecordBatch]| {
+        let mut rows = lines(rows);
+        rows.sort();
+        rows
+    };
+    match (one, other) {
+        (Ok(one), Ok(other)) => assert_eq!(sorted(one), sorted(other), "{}", plan.logical),
+        (Err(one), Err(other)) => assert_eq!(one.sqlstate, other.sqlstate, "{}", plan.logical),
+        _ => panic!("{one:?} and {other:?}: {}", plan.logical),
+    }
+}
+
+fn collect(plan: &QueryPlan, mut stream: ResultStream) -> Result<Vec<RecordBatch>, SqlError> {
     let mut out = Vec::new();
     tokio::runtime::Builder::new_current_thread()
         .build()
@@ -502,6 +542,17 @@ fn parameters_take_their_types_from_where_they_stand() {
     ];
     let bound = plan.bind_params(&values).expect("values for all");
     assert_eq!(lines(&run(&bound, &db).expect("rows")), ["x 9"]);
+    let direct = Direct::of(&plan).expect("a chain over one table with a condition");
+    for (a, c) in [(Some(1), 200), (Some(2), 200), (None, 200), (Some(2), 300)] {
+        let values = [
+            ScalarValue::Int32(a),
+            ScalarValue::Decimal128(Some(c), 5, 2),
+            ScalarValue::Int64(Some(9)),
+        ];
+        let one = run(&plan.bind_params(&values).expect("values for all"), &db);
+        let found = direct.execute(&values, &db).expect("no error");
+        same_answer(&plan, &one, &collect(&plan, found.expect("found")));
+    }
 }
 
 #[test]

@@ -94,11 +94,14 @@ impl Definer<'_> {
                 options,
                 ..
             } => self.sink(name, from, options, sql),
+            Statement::CreateIndex {
+                name, on, columns, ..
+            } => self.index(name.as_deref(), on, columns, sql),
             _ => Err(SqlError::internal("not a CREATE statement of an object")),
         }
     }
 
-    fn record(&self, kind: Kind, name: &Name, sql: &str, depends: Vec<u64>) -> Record {
+    pub(crate) fn record(&self, kind: Kind, name: &Name, sql: &str, depends: Vec<u64>) -> Record {
         Record {
             id: 0,
             kind,

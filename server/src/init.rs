@@ -22,6 +22,19 @@ pub async fn run(handle: &Handle, path: &Path) -> anyhow::Result<()> {
             | Statement::CreateView { name, .. }
             | Statement::CreateMaterializedView { name, .. }
             | Statement::CreateSink { name, .. } => name.clone(),
+            Statement::CreateIndex {
+                name: Some(name),
+                on,
+                ..
+            } => Name {
+                schema: on.schema.clone(),
+                name: name.clone(),
+            },
+            Statement::CreateIndex { name: None, .. } => bail!(
+                "{}: an index needs a name here, so that it is known at the next start: {}",
+                path.display(),
+                parsed.sql
+            ),
             Statement::CreateSchema { name, .. } => {
                 if handle
                     .env

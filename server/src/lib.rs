@@ -15,6 +15,8 @@ pub mod coordinator;
 pub mod define;
 pub mod demo;
 pub mod feed;
+mod find;
+mod index;
 pub mod init;
 pub mod offsets;
 pub mod pg;

@@ -4,15 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{Array, RecordBatch, StringArray, UInt32Array};
 use arrow::compute;
 use arrow::datatypes::SchemaRef;
-use datafusion_common::ScalarValue;
 use parking_lot::Mutex;
-use tidemill_dataflow::plan::{ErrorMapper, Op, OutputStorage};
+use tidemill_dataflow::plan::{Op, OutputStorage};
 use tidemill_planner::SqlError;
 use tidemill_planner::error::row_error as row_mapper;
-use tidemill_planner::query::SnapshotReader;
+use tidemill_planner::query::{Condition, SnapshotReader};
 use tidemill_storage::StoreError;
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Diffs, Epoch};
 
@@ -29,17 +28,24 @@ pub type DeltaIterator = Box<dyn Iterator<Item = Result<Delta, SqlError>> + Send
 
 /// Where a collection's rows are.
 pub enum Contents {
-    /// In an arrangement: `columns` of it are the collection's columns before `maps` are applied.
-    Stored {
-        arrangement: ArrangementId,
-        columns: Vec<usize>,
-        maps: Vec<Op>,
-        schema: SchemaRef,
-    },
+    /// In an arrangement.
+    Stored(Stored),
     /// Nowhere: the source's input must be read again.
     Unrecorded(Arc<Object>),
     /// Computed from the server's own state.
     System,
+}
+
+/// A collection's place in an arrangement.
+pub struct Stored {
+    /// Which.
+    pub arrangement: ArrangementId,
+    /// Its columns that are the collection's before `maps` are applied.
+    pub columns: Vec<usize>,
+    /// Filters and projections between the two.
+    pub maps: Vec<Op>,
+    /// The collection's columns.
+    pub schema: SchemaRef,
 }
 
 /// Finds where the rows of `collection` are.
@@ -55,12 +61,12 @@ pub fn contents(catalog: &Catalog, collection: CollectionId) -> Result<Contents,
     };
     let ids = &object.record.ids;
     let stored = |arrangement, columns: Vec<usize>, maps, schema| {
-        Ok(Contents::Stored {
+        Ok(Contents::Stored(Stored {
             arrangement,
             columns,
             maps,
             schema,
-        })
+        }))
     };
     let missing = || SqlError::internal(format!("{} has no stored rows", object.display_name()));
     if rows == Rows::Errors {
@@ -178,21 +184,20 @@ impl Snapshot {
             Contents::Unrecorded(object) => {
                 reread_source(&object, vec![], self.published.offsets_of(&object))
             }
-            Contents::Stored {
+            Contents::Stored(Stored {
                 arrangement,
                 columns,
                 maps,
                 schema,
-            } => {
+            }) => {
                 let version = self.arrangement(arrangement, self.at)?;
                 let Some(version) = version else {
                     return Ok(Box::new(std::iter::empty()));
                 };
-                let mapper = row_mapper;
                 Ok(Box::new(version.scan_columns(self.at, &columns).map(
                     move |piece| {
                         let piece = piece.map_err(store_error)?;
-                        shape(piece, &maps, &schema, mapper)
+                        shape(piece, &maps, &schema)
                     },
                 )))
             }
@@ -218,7 +223,7 @@ impl Snapshot {
     }
 
     /// The arrangement at the pinned version, checked to be readable at `at`.
-    fn arrangement(
+    pub(crate) fn arrangement(
         &self,
         id: ArrangementId,
         at: Epoch,
@@ -240,12 +245,12 @@ impl Snapshot {
         until: Epoch,
     ) -> Result<Vec<(Epoch, Delta)>, SqlError> {
         match contents(&self.published.catalog, collection)? {
-            Contents::Stored {
+            Contents::Stored(Stored {
                 arrangement,
                 columns,
                 maps,
                 schema,
-            } => {
+            }) => {
                 let Some(version) = self.arrangement(arrangement, after)? else {
                     return Ok(vec![]);
                 };
@@ -264,7 +269,6 @@ impl Snapshot {
                             },
                             &maps,
                             &schema,
-                            row_mapper,
                         )?;
                         Ok((
                             epoch,
@@ -285,7 +289,7 @@ impl Snapshot {
     /// The oldest epoch at which `collection` can be read.
     pub fn since(&self, collection: CollectionId) -> Result<Epoch, SqlError> {
         match contents(&self.published.catalog, collection)? {
-            Contents::Stored { arrangement, .. } => Ok(self
+            Contents::Stored(Stored { arrangement, .. }) => Ok(self
                 .published
                 .store
                 .arrangement(arrangement)
@@ -315,107 +319,14 @@ impl Snapshot {
         }
         Ok(())
     }
-
-    /// Rows of a stored collection whose key columns equal `key`, or `None` if they aren't its stored key.
-    fn lookup(
-        &self,
-        collection: CollectionId,
-        equal: &[(usize, ScalarValue)],
-    ) -> Result<Option<Vec<Delta>>, SqlError> {
-        let Contents::Stored {
-            arrangement,
-            columns,
-            maps,
-            schema,
-        } = contents(&self.published.catalog, collection)?
-        else {
-            return Ok(None);
-        };
-        let Some(version) = self.arrangement(arrangement, self.at)? else {
-            return Ok(None);
-        };
-        let key_columns = version.desc().key_columns;
-        if key_columns == 0 || version.desc().kind == tidemill_storage::ArrangementKind::Log {
-            return Ok(None);
-        }
-        // The key must be given by columns that reach the collection unchanged.
-        let Some(passed) = pass_through(&columns, &maps, schema.fields().len()) else {
-            return Ok(None);
-        };
-        let mut key: Vec<ArrayRef> = Vec::with_capacity(key_columns);
-        for stored in 0..key_columns {
-            let value = equal
-                .iter()
-                .find(|(c, _)| passed.get(*c) == Some(&Some(stored)));
-            let Some((_, value)) = value else {
-                return Ok(None);
-            };
-            let wanted = version.desc().schema.field(stored).data_type();
-            let Ok(value) = value.cast_to(wanted) else {
-                return Ok(None);
-            };
-            key.push(
-                value
-                    .to_array()
-                    .map_err(|e| SqlError::internal(e.to_string()))?,
-            );
-        }
-        let hash = tidemill_zset::hash::hash_columns(&key, 1)[0];
-        if let Some(reads) = &self.reads {
-            reads.lock().keys.insert((collection, hash));
-        }
-        let found = version.get_many_at(&[hash], self.at).map_err(store_error)?;
-        let pieces = found.into_iter().map(|run| {
-            let rows = run
-                .rows
-                .project(&columns)
-                .map_err(|e| SqlError::internal(e.to_string()))?;
-            shape(
-                Delta {
-                    rows,
-                    diffs: Diffs::Each(run.diffs),
-                },
-                &maps,
-                &schema,
-                row_mapper,
-            )
-        });
-        Ok(Some(pieces.collect::<Result<_, _>>()?))
-    }
-}
-
-/// For each output column of `maps` over `columns`: the arrangement column it is, if it is one unchanged.
-fn pass_through(columns: &[usize], maps: &[Op], width: usize) -> Option<Vec<Option<usize>>> {
-    use datafusion_physical_expr::expressions::Column;
-    let mut passed: Vec<Option<usize>> = columns.iter().map(|c| Some(*c)).collect();
-    for map in maps {
-        let Op::Map { projection, .. } = map else {
-            return None;
-        };
-        if let Some(projection) = projection {
-            passed = projection
-                .iter()
-                .map(|e| {
-                    e.downcast_ref::<Column>()
-                        .and_then(|c| passed.get(c.index()).copied().flatten())
-                })
-                .collect();
-        }
-    }
-    (passed.len() == width).then_some(passed)
 }
 
 /// Applies the maps between an arrangement and its collection and gives the rows the collection's schema.
-fn shape(
-    piece: Delta,
-    maps: &[Op],
-    schema: &SchemaRef,
-    mapper: ErrorMapper,
-) -> Result<Delta, SqlError> {
+pub(crate) fn shape(piece: Delta, maps: &[Op], schema: &SchemaRef) -> Result<Delta, SqlError> {
     let piece = if maps.is_empty() {
         piece
     } else {
-        tidemill_dataflow::plan::apply_maps(maps, piece, mapper).0
+        tidemill_dataflow::plan::apply_maps(maps, piece, row_mapper).0
     };
     let rows = RecordBatch::try_new(schema.clone(), piece.rows.columns().to_vec());
     let rows = rows.map_err(|e| {
@@ -432,19 +343,15 @@ impl SnapshotReader for Snapshot {
         &self,
         collection: CollectionId,
         columns: Option<&[usize]>,
-        equal: &[(usize, ScalarValue)],
+        conditions: &[Condition],
     ) -> Result<RowIterator, SqlError> {
-        let own = self.own_writes.get(&collection);
-        if own.is_none() && !equal.is_empty() {
-            self.check_errors(collection)?;
-            if let Some(found) = self.lookup(collection, equal)? {
-                return Ok(rows_of(Box::new(found.into_iter().map(Ok)), columns));
-            }
+        if let Some(found) = self.find(collection, columns, conditions)? {
+            return Ok(found);
         }
         if let Some(reads) = &self.reads {
             reads.lock().collections.insert(collection);
         }
-        let Some(own) = own else {
+        let Some(own) = self.own_writes.get(&collection) else {
             return Ok(rows_of(self.deltas(collection)?, columns));
         };
         let mut all: Vec<Delta> = self.deltas(collection)?.collect::<Result<_, _>>()?;
@@ -454,6 +361,20 @@ impl SnapshotReader for Snapshot {
         };
         let sum = tidemill_zset::consolidate::consolidate(&schema, &all);
         Ok(rows_of(Box::new(std::iter::once(Ok(sum))), columns))
+    }
+
+    fn find(
+        &self,
+        collection: CollectionId,
+        columns: Option<&[usize]>,
+        conditions: &[Condition],
+    ) -> Result<Option<RowIterator>, SqlError> {
+        if conditions.is_empty() {
+            return Ok(None);
+        }
+        self.check_errors(collection)?;
+        let found = self.find_deltas(collection, conditions)?;
+        Ok(found.map(|deltas| rows_of(deltas, columns)))
     }
 }
 

@@ -65,6 +65,18 @@ const OWN: &[(&str, &[(&str, DataType)])] = &[
         ],
     ),
     (
+        "indexes",
+        &[
+            ("schema", TEXT),
+            ("name", TEXT),
+            ("relation", TEXT),
+            ("columns", TEXT),
+            ("rows", INT),
+            ("bytes", INT),
+            ("comment", TEXT),
+        ],
+    ),
+    (
         "sinks",
         &[
             ("schema", TEXT),
@@ -202,6 +214,7 @@ impl SystemRelations {
         let rows = match relation.name.as_str() {
             "sources" => self.sources(published),
             "views" => self.views(published),
+            "indexes" => indexes(published),
             "sinks" => self.sinks(published),
             "commits" => self.commits(published),
             "objects" => objects(&published.catalog),
@@ -447,7 +460,7 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
 
 /// An index, with the oid of its relation.
 fn index_info(object: &Arc<Object>) -> Option<(u32, pg_catalog::IndexInfo)> {
-    let Detail::Index { on, columns } = &object.detail else {
+    let Detail::Index { on, columns, .. } = &object.detail else {
         return None;
     };
     let index = pg_catalog::IndexInfo {
@@ -455,8 +468,33 @@ fn index_info(object: &Arc<Object>) -> Option<(u32, pg_catalog::IndexInfo)> {
         name: object.record.name.clone(),
         columns: columns.clone(),
         unique: false,
+        comment: object.record.comment.clone(),
     };
     Some((pg_catalog::FIRST_USER_OID + *on as u32, index))
+}
+
+fn indexes(published: &Published) -> Rows {
+    let mut rows = Rows::default();
+    for object in published.catalog.objects() {
+        let Detail::Index { on, columns, .. } = &object.detail else {
+            continue;
+        };
+        let record = &object.record;
+        let relation = published.catalog.get(*on);
+        let names = relation.map(|r| {
+            let names = columns.iter().map(|c| r.columns.field(*c).name().as_str());
+            names.collect::<Vec<_>>().join(", ")
+        });
+        let stored = record.ids.rows.and_then(|a| published.store.arrangement(a));
+        rows.text(&record.schema)
+            .text(&record.name)
+            .opt_text(relation.map(|r| r.display_name()))
+            .opt_text(names);
+        rows.int(stored.as_ref().map_or(0, |v| v.rows_estimate()) as i64)
+            .int(stored.map_or(0, |v| v.bytes()) as i64);
+        rows.opt_text(record.comment.clone());
+    }
+    rows
 }
 
 fn objects(catalog: &Catalog) -> Rows {

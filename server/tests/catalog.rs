@@ -86,6 +86,7 @@ fn snapshot() -> CatalogSnapshot {
         name: "tv".into(),
         columns: vec![2],
         unique: false,
+        comment: None,
     }];
     let mut v = relation(
         16_386,
@@ -172,6 +173,7 @@ impl Session for Catalog {
             parsed: Arc::new(parsed(sql)),
             params: query.params.clone(),
             columns: Some(Arc::clone(&query.columns)),
+            plan: Default::default(),
         })
     }
     async fn execute(

@@ -33,9 +33,12 @@ pub async fn play(path: &Path, world: &World, restarts_max: usize) -> Result<()>
 }
 
 fn tempfile_dir(path: &Path, world: &World) -> Result<std::path::PathBuf> {
+    // Files of different folders may have one name, and run at the same time.
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let dir =
-        std::env::temp_dir().join(format!("slt-{}-{}-{stem}", std::process::id(), world.name));
+    let folder = path.parent().and_then(|p| p.file_name());
+    let folder = folder.unwrap_or_default().to_string_lossy();
+    let name = format!("slt-{}-{}-{folder}-{stem}", std::process::id(), world.name);
+    let dir = std::env::temp_dir().join(name);
     std::fs::create_dir_all(dir.join("input"))?;
     Ok(dir)
 }

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
+use tidemill_zset::hash::hash_columns;
+use tidemill_zset::order_code::order_codes;
 use tidemill_zset::{ArrangementId, Delta, Epoch};
 
 /// What the rows of an arrangement mean. Fixed when it is created.
@@ -19,6 +21,9 @@ pub enum ArrangementKind {
     /// zero and not stored). Diffs may be negative (an edited file); a scan consolidates only
     /// if some diff is.
     Log,
+    /// As `Add`, but sorted by a key code that follows the order of the first key column
+    /// (`zset::order_code`): ranges of it are read without the rest. What is said of hashes holds for its codes.
+    Ordered,
 }
 
 /// Everything that defines an arrangement; stored in the catalog when it is created.
@@ -30,8 +35,18 @@ pub struct ArrangementDesc {
     pub kind: ArrangementKind,
     /// All columns. The first `key_columns` are the key.
     pub schema: SchemaRef,
-    /// How many leading columns form the key; their hash is `zset::hash::hash_columns`.
+    /// How many leading columns form the key.
     pub key_columns: usize,
+}
+
+impl ArrangementDesc {
+    /// What rows with these key columns are sorted and looked up by.
+    pub fn key_hashes(&self, keys: &[ArrayRef], rows: usize) -> Vec<u64> {
+        match self.kind {
+            ArrangementKind::Ordered => order_codes(keys, rows),
+            _ => hash_columns(keys, rows),
+        }
+    }
 }
 
 /// Rows of one arrangement, one entry per position: sorted by hash within a run (`Log`: in

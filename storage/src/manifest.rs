@@ -228,6 +228,7 @@ pub(crate) fn put_desc(desc: &ArrangementDesc, out: &mut Vec<u8>) {
         ArrangementKind::Add => 0u32,
         ArrangementKind::Last => 1,
         ArrangementKind::Log => 2,
+        ArrangementKind::Ordered => 3,
     };
     out.u32(kind);
     out.u32(desc.key_columns as u32);
@@ -254,6 +255,7 @@ pub(crate) fn get_desc(
         0 => ArrangementKind::Add,
         1 => ArrangementKind::Last,
         2 => ArrangementKind::Log,
+        3 => ArrangementKind::Ordered,
         other => return Err(format!("unknown kind of arrangement {other}")),
     };
     let key_columns = w.u32().ok_or_else(short)? as usize;

@@ -18,28 +18,31 @@ struct Cursor {
     next: usize,
     /// Keep the blocks in the cache: readers come back, a background merge doesn't.
     cached: bool,
+    /// Hashes that are wanted: from, until.
+    wanted: (u64, u64),
     /// Blocks read and not used up, with the first row not used yet.
     loaded: VecDeque<(Arc<Block>, usize)>,
 }
 
 impl Cursor {
     fn load(&mut self) -> Result<bool> {
-        let index = self.run.index()?;
-        if self.next >= index.len() {
+        if self.next_hash()?.is_none() {
             return Ok(false);
         }
         let block = match self.cached {
             true => self.run.block(self.next)?,
             false => self.run.block_uncached(self.next)?,
         };
-        self.loaded.push_back((block, 0));
+        let from = seek(&block.hashes, 0, self.wanted.0);
+        self.loaded.push_back((block, from));
         self.next += 1;
         Ok(true)
     }
 
-    /// The hash of the next block's first row.
+    /// The hash of the next block's first row, if that is wanted.
     fn next_hash(&self) -> Result<Option<u64>> {
-        Ok(self.run.index()?.get(self.next).map(|b| b.first_hash))
+        let next = self.run.index()?.get(self.next).map(|b| b.first_hash);
+        Ok(next.filter(|hash| *hash <= self.wanted.1))
     }
 }
 
@@ -52,6 +55,10 @@ pub(crate) struct HashMerge {
     at: Epoch,
     columns: Vec<usize>,
     schema: SchemaRef,
+    /// The last hash that is wanted.
+    until: u64,
+    /// Everything up to `until` was yielded.
+    ended: bool,
     /// No two entries that were yielded have equal rows (`Add`) or keys (`Last`).
     pub distinct: bool,
 }
@@ -70,6 +77,7 @@ impl HashMerge {
             run,
             next: 0,
             cached: matches!(mode, Mode::Snapshot),
+            wanted: (0, u64::MAX),
             loaded: VecDeque::new(),
         });
         HashMerge {
@@ -79,8 +87,20 @@ impl HashMerge {
             at,
             columns,
             schema,
+            until: u64::MAX,
+            ended: false,
             distinct: true,
         }
+    }
+
+    /// Only the hashes in `from..=until`. To be called before the first batch is taken.
+    pub(crate) fn between(mut self, from: u64, until: u64) -> Result<HashMerge> {
+        self.until = until;
+        for c in &mut self.cursors {
+            c.wanted = (from, until);
+            c.next = c.run.index()?.partition_point(|b| b.last_hash < from);
+        }
+        Ok(self)
     }
 
     /// The next batch, which isn't empty; `None` at the end.
@@ -120,6 +140,9 @@ impl HashMerge {
         let Some((block, 0)) = c.loaded.front() else {
             return Ok(None);
         };
+        if block.hashes.last().is_some_and(|last| *last > self.until) {
+            return Ok(None);
+        }
         let Numbers::All(diff @ 1..) = block.diffs else {
             return Ok(None);
         };
@@ -145,7 +168,10 @@ impl HashMerge {
 
     /// Reads blocks so that all rows up to the returned hash are loaded. `None`: nothing is left.
     fn limit(&mut self) -> Result<Option<u64>> {
-        let mut limit = u64::MAX;
+        if self.ended {
+            return Ok(None);
+        }
+        let mut limit = self.until;
         let mut any = false;
         for c in &mut self.cursors {
             if c.loaded.is_empty() && !c.load()? {
@@ -165,6 +191,7 @@ impl HashMerge {
                 c.load()?;
             }
         }
+        self.ended = limit == self.until;
         Ok(any.then_some(limit))
     }
 

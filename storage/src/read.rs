@@ -139,6 +139,40 @@ impl ArrangementVersion {
         })
     }
 
+    /// Contents as of `at` with a hash in `from..=until`, else as [`ArrangementVersion::scan_batches`]; not of a
+    /// `Log`. Reads the blocks that may hold such hashes, one stretch after the other.
+    pub fn range_batches(
+        self: &Arc<Self>,
+        at: Epoch,
+        (from, until): (u64, u64),
+    ) -> Result<Box<dyn Iterator<Item = Result<RunBatch>> + Send>> {
+        if at < self.since {
+            return Err(self.too_old(at));
+        }
+        if self.desc.kind == ArrangementKind::Log {
+            return Err(self.no_key());
+        }
+        let merge = HashMerge::new(
+            self.desc.clone(),
+            self.runs_until(at),
+            Mode::Snapshot,
+            at,
+            (0..self.desc.schema.fields().len()).collect(),
+            self.desc.schema.clone(),
+        );
+        Ok(Box::new(Bounded {
+            merge: Some(merge.between(from, until)?),
+            rest: None,
+        }))
+    }
+
+    fn no_key(&self) -> StoreError {
+        StoreError::Usage(format!(
+            "arrangement {} is a log: it has no key to look up",
+            self.desc.id
+        ))
+    }
+
     fn runs_until(&self, at: Epoch) -> Vec<Arc<Run>> {
         let visible = self.runs.iter().filter(|r| r.meta.min_epoch <= at);
         visible.cloned().collect()
@@ -180,10 +214,7 @@ impl ArrangementVersion {
     /// The entries of all runs, up to epoch `at`, that have one of `hashes`; sorted by hash.
     fn probe(&self, hashes: &[u64], at: Epoch) -> Result<(Vec<Arc<Block>>, Vec<Entry>)> {
         if self.desc.kind == ArrangementKind::Log {
-            return Err(StoreError::Usage(format!(
-                "arrangement {} is a log: it has no key to look up",
-                self.desc.id
-            )));
+            return Err(self.no_key());
         }
         debug_assert!(hashes.windows(2).all(|w| w[0] < w[1]), "sorted and unique");
         let mut found = Found {

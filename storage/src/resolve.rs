@@ -221,7 +221,8 @@ impl Groups {
         Ok(Groups {
             equal: RowEqual::new(&columns),
             compared,
-            hashed_whole: sources.desc.key_columns == compared,
+            hashed_whole: sources.desc.key_columns == compared
+                && sources.desc.kind != ArrangementKind::Ordered,
         })
     }
 

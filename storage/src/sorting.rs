@@ -7,7 +7,6 @@ use arrow::array::{Array, RecordBatch, UInt32Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::take_record_batch;
 use arrow::datatypes::DataType;
-use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{Diffs, Epoch};
 
 use crate::api::{ArrangementChange, ArrangementDesc, Result, StoreError};
@@ -107,7 +106,7 @@ fn sorted_entries(
         let hashes = match c.hashes.is_empty() {
             true => {
                 let keys = &c.delta.rows.columns()[..desc.key_columns];
-                computed = hash_columns(keys, c.delta.len());
+                computed = desc.key_hashes(keys, c.delta.len());
                 &computed
             }
             false => &c.hashes,

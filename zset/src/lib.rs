@@ -1,7 +1,7 @@
 //! The vocabulary of Tidemill: epochs, deltas (Z-sets), key hashes and the row codec.
 //!
 //! Everything here is plain data and pure functions: no I/O, no threads, no clock.
-//! Read in this order: [`ids`], [`delta`], [`hash`], [`consolidate`], [`codec`], [`schema`].
+//! Read in this order: [`ids`], [`delta`], [`hash`], [`order_code`], [`consolidate`], [`codec`], [`schema`].
 
 pub mod codec;
 pub mod consolidate;
@@ -9,6 +9,7 @@ pub mod delta;
 pub mod float_sum;
 pub mod hash;
 pub mod ids;
+pub mod order_code;
 pub mod schema;
 
 pub use delta::{Delta, Diffs};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Parser;
 use tidemill_bench::generate::Scale;
-use tidemill_bench::{Setting, batch, latency, load, nexmark, shapes};
+use tidemill_bench::{Setting, batch, latency, load, nexmark, point, shapes};
 
 /// Benchmarks of the real server: durable, over the wire, beside its neighbours where they are installed.
 #[derive(Parser)]
@@ -65,7 +65,7 @@ async fn main() -> Result<()> {
             "bank" => batch::bank(&setting).await,
             "orders" => batch::orders(&setting).await,
             "latency" => latency::latency(&setting).await,
-            "point" => load::point(&setting).await,
+            "point" => point::point(&setting).await,
             "subscribers" => load::subscribers(&setting).await,
             "views" => load::views(&setting).await,
             "updates" => load::updates(&setting).await,

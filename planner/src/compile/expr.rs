@@ -11,10 +11,10 @@ use datafusion_physical_expr::expressions::{BinaryExpr, Column, Literal, cast};
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 
 /// A compiled expression.
-pub(super) type Physical = Arc<dyn PhysicalExpr>;
+pub(crate) type Physical = Arc<dyn PhysicalExpr>;
 
 /// `expr` over rows of `schema`; column numbers are positions in it.
-pub(super) fn physical(expr: &Expr, schema: &DFSchema) -> Result<Physical> {
+pub(crate) fn physical(expr: &Expr, schema: &DFSchema) -> Result<Physical> {
     create_physical_expr(expr, schema, &ExecutionProps::new(), &Default::default())
 }
 
@@ -79,7 +79,7 @@ pub(super) fn is_trivial(expr: &Physical) -> bool {
 }
 
 /// True if there is a subquery, or a reference to the row of an outer query, in `expr`.
-pub(super) fn has_subquery(expr: &Expr) -> bool {
+pub(crate) fn has_subquery(expr: &Expr) -> bool {
     expr.exists(|e| {
         Ok(matches!(
             e,

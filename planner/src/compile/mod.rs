@@ -19,7 +19,7 @@
 mod aggregate;
 pub(crate) mod decorrelate;
 mod distinct;
-mod expr;
+pub(crate) mod expr;
 mod join;
 pub mod order;
 mod recompute;

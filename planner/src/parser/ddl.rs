@@ -15,6 +15,7 @@ impl P<'_> {
         if self.peek_is(0, "temp") || self.peek_is(0, "temporary") {
             return Err(SqlError::unsupported("temporary objects are not supported"));
         }
+        let unique = self.peek_is(0, "unique");
         let kind = self.kind()?;
         if or_replace && kind != ObjectKind::View {
             return Err(
@@ -50,7 +51,7 @@ impl P<'_> {
                     if_not_exists,
                 })
             }
-            ObjectKind::Index => self.create_index(if_not_exists),
+            ObjectKind::Index => self.create_index(unique, if_not_exists),
             ObjectKind::Column => self.unexpected(),
         }
     }
@@ -209,27 +210,6 @@ impl P<'_> {
             columns,
             query,
             options,
-        })
-    }
-
-    fn create_index(&mut self, if_not_exists: bool) -> Result<Statement> {
-        self.take("concurrently");
-        let name = if self.peek_is(0, "on") {
-            None
-        } else {
-            Some(self.name()?)
-        };
-        self.need("on")?;
-        let on = self.name()?;
-        if self.take("using") {
-            self.ident()?;
-        }
-        let columns = self.column_list()?;
-        Ok(Statement::CreateIndex {
-            name,
-            if_not_exists,
-            on,
-            columns,
         })
     }
 

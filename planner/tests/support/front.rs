@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use datafusion_common::ScalarValue;
 use futures::TryStreamExt;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{self, Statement};
 use tidemill_planner::compile::CompiledView;
-use tidemill_planner::query::{Planner, QueryPlan, SessionContextInfo, SnapshotReader};
+use tidemill_planner::query::{Condition, Planner, QueryPlan, SessionContextInfo, SnapshotReader};
 use tidemill_zset::CollectionId;
 
 use super::data::{self, Tables};
@@ -48,7 +47,7 @@ impl SnapshotReader for Given {
         &self,
         collection: CollectionId,
         columns: Option<&[usize]>,
-        _: &[(usize, ScalarValue)],
+        _: &[Condition],
     ) -> Result<Box<dyn Iterator<Item = Result<RecordBatch, SqlError>> + Send>, SqlError> {
         let rows = &self.0[&collection];
         let rows = match columns {

@@ -30,6 +30,9 @@ pub const SYSTEM_SCHEMAS: [&str; 3] = ["pg_catalog", "information_schema", "tide
 pub struct Catalog {
     objects: BTreeMap<u64, Arc<Object>>,
     names: HashMap<(String, String), u64>,
+    collections: HashMap<CollectionId, (u64, Rows)>,
+    /// Indexes by the object they are on.
+    indexes: HashMap<u64, Vec<u64>>,
     schemas: BTreeMap<String, SchemaRecord>,
     persistent: BTreeMap<String, PersistentRecord>,
     next_id: u64,
@@ -90,15 +93,8 @@ impl Catalog {
 
     /// The object whose rows or errors are this collection.
     pub fn by_collection(&self, id: CollectionId) -> Option<(&Arc<Object>, Rows)> {
-        self.objects.values().find_map(|o| {
-            if o.record.ids.collection == Some(id) {
-                Some((o, Rows::Data))
-            } else if o.record.ids.errors_collection == Some(id) {
-                Some((o, Rows::Errors))
-            } else {
-                None
-            }
-        })
+        let (object, rows) = self.collections.get(&id)?;
+        Some((self.objects.get(object)?, *rows))
     }
 
     /// Resolves a name as DDL does: the given schema or the default one.
@@ -108,20 +104,39 @@ impl Catalog {
 
     /// Adds or replaces an object.
     pub fn put(&mut self, object: Arc<Object>) {
-        if let Some(old) = self.objects.get(&object.record.id) {
-            self.names
-                .remove(&(old.record.schema.clone(), old.record.name.clone()));
-        }
+        self.remove(object.record.id);
         let key = (object.record.schema.clone(), object.record.name.clone());
         self.names.insert(key, object.record.id);
+        for (collection, rows) in collections_of(&object) {
+            self.collections
+                .insert(collection, (object.record.id, rows));
+        }
+        if let Detail::Index { on, .. } = &object.detail {
+            self.indexes.entry(*on).or_default().push(object.record.id);
+        }
         self.objects.insert(object.record.id, object);
+    }
+
+    /// The indexes on an object.
+    pub fn indexes_on(&self, id: u64) -> impl Iterator<Item = &Arc<Object>> {
+        let ids = self.indexes.get(&id).into_iter().flatten();
+        ids.filter_map(|id| self.objects.get(id))
     }
 
     /// Removes an object.
     pub fn remove(&mut self, id: u64) {
-        if let Some(old) = self.objects.remove(&id) {
-            self.names
-                .remove(&(old.record.schema.clone(), old.record.name.clone()));
+        let Some(old) = self.objects.remove(&id) else {
+            return;
+        };
+        self.names
+            .remove(&(old.record.schema.clone(), old.record.name.clone()));
+        for (collection, _) in collections_of(&old) {
+            self.collections.remove(&collection);
+        }
+        if let Detail::Index { on, .. } = &old.detail
+            && let Some(indexes) = self.indexes.get_mut(on)
+        {
+            indexes.retain(|index| *index != id);
         }
     }
 
@@ -194,6 +209,14 @@ impl Catalog {
         }
         Ok((schema, name.name.clone()))
     }
+}
+
+/// The collections of an object.
+fn collections_of(object: &Object) -> impl Iterator<Item = (CollectionId, Rows)> {
+    let ids = &object.record.ids;
+    let data = ids.collection.map(|id| (id, Rows::Data));
+    let errors = ids.errors_collection.map(|id| (id, Rows::Errors));
+    data.into_iter().chain(errors)
 }
 
 /// Which rows of an object a collection holds.

@@ -74,6 +74,8 @@ pub enum Detail {
         on: u64,
         /// Its columns.
         columns: Vec<usize>,
+        /// What the workers run: the object's changes, the index's columns first.
+        plan: Arc<DataflowPlan>,
     },
 }
 

@@ -22,8 +22,8 @@ use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 use tokio::sync::oneshot;
 
 use super::{Coordinator, Following, Handle, Message, Owner, SharedRuntime};
-use crate::catalog::Object;
-use crate::catalog::record::{Ids, Kind, NEXT_ID_KEY, Record, State, object_key, put};
+use crate::catalog::record::{Ids, Kind, NEXT_ID_KEY, State, object_key, put};
+use crate::catalog::{Detail, Object};
 use crate::changes::Follower;
 use crate::published::Published;
 use crate::reader::{Snapshot, expand};
@@ -47,7 +47,7 @@ pub struct BuildRequest {
 
 /// What a build becomes.
 pub enum BuildTarget {
-    /// A materialized view: everything but its ids.
+    /// A materialized view or an index: everything but its ids.
     View(Box<Object>),
     /// A subscription's query: its output is followed under a collection id of its own.
     Query {
@@ -167,6 +167,19 @@ pub fn output_desc(id: ArrangementId, schema: &arrow::datatypes::SchemaRef) -> A
     }
 }
 
+/// The arrangement of the output of a view or an index.
+pub fn stored_desc(id: ArrangementId, object: &Object) -> ArrangementDesc {
+    match &object.detail {
+        Detail::Index { plan, columns, .. } => ArrangementDesc {
+            id,
+            kind: ArrangementKind::Ordered,
+            schema: plan.root.schema.clone(),
+            key_columns: columns.len(),
+        },
+        _ => output_desc(id, &object.columns),
+    }
+}
+
 /// Describes a plan's arrangements under the given ids.
 pub fn state_descs(plan: &DataflowPlan, ids: &[State]) -> Vec<ArrangementDesc> {
     plan.arrangements()
@@ -213,11 +226,13 @@ impl Coordinator {
                     "42P07",
                     format!("relation \"{}\" already exists", name.name),
                 )
-                .detail("A view of that name is being created."));
+                .detail("A relation of that name is being created."));
             }
         }
         let catalog = Arc::make_mut(&mut self.catalog);
         let durable = matches!(request.target, BuildTarget::View(_));
+        let is_index =
+            matches!(&request.target, BuildTarget::View(v) if v.record.kind == Kind::Index);
         let states = request.plan.arrangements();
         let states = states.into_iter().map(|spec| State {
             id: ArrangementId(catalog.allocate()),
@@ -227,6 +242,11 @@ impl Coordinator {
             states: states.collect(),
             ..Ids::default()
         };
+        if is_index {
+            // Nobody reads it by name, and a row that is stored can't fail.
+            ids.rows = Some(ArrangementId(catalog.allocate()));
+            return Ok(ids);
+        }
         ids.collection = Some(CollectionId(catalog.allocate()));
         ids.errors_collection = Some(CollectionId(catalog.allocate()));
         if durable {
@@ -258,7 +278,7 @@ impl Coordinator {
         let states = create.iter().map(&mut handle_of).collect();
         let output_state = match &request.target {
             BuildTarget::View(view) => ids.rows.map(|rows| {
-                let desc = output_desc(rows, &view.columns);
+                let desc = stored_desc(rows, view);
                 let handle = handle_of(&desc);
                 create.push(desc);
                 handle
@@ -472,7 +492,7 @@ impl Coordinator {
         self.dataflows.insert(id, Owner::View(view.record.id));
         let mut work_catalog = vec![put(object_key(view.record.id), &view.record)];
         work_catalog.push(put(NEXT_ID_KEY.into(), &catalog.next_id()));
-        let errors = view.record.ids.errors.expect("a view has errors");
+        let errors = view.record.ids.errors;
         catalog.put(Arc::new(view));
         self.recount_inputs();
         let mut work = self.begin_epoch();
@@ -482,9 +502,9 @@ impl Coordinator {
         work.commit.since = create.iter().map(|d| (d.id, work.epoch)).collect();
         work.commit.create = create;
         work.commit.staged = built.staged;
-        if !built.errors.is_empty() {
+        if let Some(arrangement) = errors.filter(|_| !built.errors.is_empty()) {
             work.commit.changes.push(ArrangementChange {
-                arrangement: errors,
+                arrangement,
                 hashes: vec![],
                 delta: built.errors,
             });
@@ -500,21 +520,6 @@ impl Coordinator {
             }));
         }
         self.finish_cut(work);
-    }
-}
-
-/// A record of a view that is about to be built; ids come later.
-pub fn view_record(schema: String, name: String, sql: String) -> Record {
-    Record {
-        id: 0,
-        kind: Kind::MaterializedView,
-        schema,
-        name,
-        sql,
-        comment: None,
-        column_comments: Default::default(),
-        depends: vec![],
-        ids: Ids::default(),
     }
 }
 

@@ -287,10 +287,10 @@ impl Coordinator {
         for object in self.catalog.objects() {
             let ids = &object.record.ids;
             let retain_ms = match &object.detail {
-                Detail::MaterializedView {
-                    retain_history_ms, ..
-                } => *retain_history_ms,
-                _ => super::ddl::RETAIN_HISTORY_MS_DEFAULT,
+                Detail::Index { on, .. } => {
+                    self.catalog.get(*on).map_or(0, |on| retain_ms(&on.detail))
+                }
+                detail => retain_ms(detail),
             };
             let held = self
                 .sinks
@@ -329,7 +329,9 @@ impl Coordinator {
             let inputs = match owner {
                 Owner::Query { .. } => self.builds.get(id).map(|b| b.inputs.clone()),
                 Owner::View(object) => match self.catalog.get(*object).map(|o| &o.detail) {
-                    Some(Detail::MaterializedView { plan, .. }) => Some(plan.inputs()),
+                    Some(Detail::MaterializedView { plan, .. } | Detail::Index { plan, .. }) => {
+                        Some(plan.inputs())
+                    }
                     _ => None,
                 },
             };
@@ -339,6 +341,16 @@ impl Coordinator {
         }
         let inputs: Vec<CollectionId> = self.read_by_dataflows.keys().copied().collect();
         inputs.into_iter().for_each(|c| self.begin_source_of(c));
+    }
+}
+
+/// How long history of an object is kept.
+fn retain_ms(detail: &Detail) -> i64 {
+    match detail {
+        Detail::MaterializedView {
+            retain_history_ms, ..
+        } => *retain_history_ms,
+        _ => super::ddl::RETAIN_HISTORY_MS_DEFAULT,
     }
 }
 

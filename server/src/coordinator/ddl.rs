@@ -266,6 +266,10 @@ impl Coordinator {
                         format!("{} \"{}\" does not exist, skipping", words(kind), name.name);
                     effects.notices.push(notice("00000", message));
                 }
+                Err(e) if kind == ObjectKind::Index && e.sqlstate == "42P01" => {
+                    let message = format!("index \"{}\" does not exist", name.name);
+                    return Err(SqlError::new("42704", message));
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -281,6 +285,10 @@ impl Coordinator {
         effects: &mut Effects,
     ) -> Result<(), SqlError> {
         let dependents = next.dependents_of_all(&ids);
+        // Indexes go with what they are on.
+        let (indexes, dependents): (Vec<_>, Vec<_>) = dependents
+            .into_iter()
+            .partition(|o| o.record.kind == Kind::Index);
         if !dependents.is_empty() && !cascade {
             let first = next.get(ids[0]).map_or_else(String::new, |o| {
                 format!("{} {}", o.record.kind.words(), o.display_name())
@@ -301,6 +309,9 @@ impl Coordinator {
             )
             .detail(list.join("\n"))
             .hint("Use DROP ... CASCADE to drop the dependent objects too."));
+        }
+        for index in &indexes {
+            self.drop_one(index, purge, next, effects);
         }
         for object in dependents.iter().rev() {
             effects.notices.push(notice(
@@ -349,7 +360,7 @@ impl Coordinator {
                 }
                 effects.after.push(Box::new(move |c, _| c.stop_source(id)));
             }
-            Detail::MaterializedView { .. } => {
+            Detail::MaterializedView { .. } | Detail::Index { .. } => {
                 effects.drop.extend(
                     ids.states
                         .iter()
@@ -380,7 +391,7 @@ impl Coordinator {
                 }));
             }
             Detail::Table { .. } => effects.drop.extend(ids.rows),
-            Detail::View { .. } | Detail::Index { .. } => {}
+            Detail::View { .. } => {}
         }
     }
 

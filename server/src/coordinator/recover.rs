@@ -15,7 +15,7 @@ use tidemill_planner::ast::parse;
 use tidemill_planner::query::{Planner, SessionContextInfo};
 use tidemill_storage::{ArrangementDesc, Commit, Store};
 
-use super::build::{LiveReader, output_desc, state_descs};
+use super::build::{LiveReader, state_descs, stored_desc};
 use super::clock::Clock;
 use super::tables::WriteLog;
 use super::{Coordinator, Env, Handle, Message, Owner, SharedRuntime};
@@ -301,7 +301,7 @@ impl Coordinator {
         sinks: BTreeMap<u64, SinkProgress>,
     ) -> Result<(), RecoverError> {
         for object in catalog.objects() {
-            if let Detail::MaterializedView { .. } = object.detail {
+            if let Detail::MaterializedView { .. } | Detail::Index { .. } = object.detail {
                 self.resume_view(object);
             }
         }
@@ -322,7 +322,8 @@ impl Coordinator {
     }
 
     fn resume_view(&mut self, object: &Arc<Object>) {
-        let Detail::MaterializedView { plan, .. } = &object.detail else {
+        let (Detail::MaterializedView { plan, .. } | Detail::Index { plan, .. }) = &object.detail
+        else {
             return;
         };
         let ids = &object.record.ids;
@@ -342,9 +343,7 @@ impl Coordinator {
                 .map(handle)
                 .collect(),
             collection: ids.collection,
-            output_state: ids
-                .rows
-                .map(|rows| handle(output_desc(rows, &object.columns))),
+            output_state: ids.rows.map(|rows| handle(stored_desc(rows, object))),
             fresh: false,
             scope: Scope::Live,
             demand: false,

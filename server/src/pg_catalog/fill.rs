@@ -174,6 +174,10 @@ pub fn description(snapshot: &CatalogSnapshot, oid: i64, column: i64) -> Value {
         };
         return Value::maybe(comment);
     }
+    let mut indexes = snapshot.relations.iter().flat_map(|r| &r.indexes);
+    if let Some(index) = indexes.find(|index| i64::from(index.oid) == oid && column == 0) {
+        return Value::maybe(index.comment.as_deref());
+    }
     let schema = schemas(snapshot)
         .into_iter()
         .find(|(schema, ..)| *schema == oid);
@@ -645,6 +649,11 @@ fn descriptions(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row>
     for relation in &snapshot.relations {
         if let Some(comment) = &relation.comment {
             rows.push([int(relation.oid), int(CLASSES[0]), int(0), text(comment)]);
+        }
+        for index in &relation.indexes {
+            if let Some(comment) = &index.comment {
+                rows.push([int(index.oid), int(CLASSES[0]), int(0), text(comment)]);
+            }
         }
         for (number, comment) in &relation.column_comments {
             let number = *number as i64 + 1;

@@ -137,6 +137,8 @@ pub struct IndexInfo {
     pub columns: Vec<usize>,
     /// True if the columns are unique.
     pub unique: bool,
+    /// COMMENT ON the index.
+    pub comment: Option<String>,
 }
 
 /// A connected client.

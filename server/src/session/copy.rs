@@ -16,6 +16,7 @@ use tidemill_zset::schema::SqlType;
 use tidemill_zset::{CollectionId, Delta};
 
 use super::copy_text::{RecordFormat, Records};
+use super::query::Given;
 use super::sql::SqlSession;
 use super::{CopySink, Response};
 use crate::catalog::Object;
@@ -56,7 +57,7 @@ impl SqlSession {
                 parse_query(&format!("SELECT {columns} FROM {prefix}{}", quote(name)))?
             }
         };
-        match self.select(&query, None, &[]).await? {
+        match self.select(&query, None, &Given::default()).await? {
             Response::Rows {
                 schema, batches, ..
             } => Ok(Response::CopyOut {

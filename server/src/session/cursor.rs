@@ -10,6 +10,7 @@ use tidemill_planner::SqlError;
 use tidemill_planner::ast::CursorSource;
 use tokio::time::{Instant, timeout_at};
 
+use super::query::Given;
 use super::sql::SqlSession;
 use super::{BatchStream, Response};
 
@@ -104,12 +105,14 @@ impl SqlSession {
                 let (schema, batches) = self.subscribe(subscribe).await?;
                 (schema, batches, true)
             }
-            CursorSource::Query(query) => match self.select(query, None, &[]).await? {
-                Response::Rows {
-                    schema, batches, ..
-                } => (schema, batches, false),
-                _ => return Err(SqlError::internal("a query gives rows")),
-            },
+            CursorSource::Query(query) => {
+                match self.select(query, None, &Given::default()).await? {
+                    Response::Rows {
+                        schema, batches, ..
+                    } => (schema, batches, false),
+                    _ => return Err(SqlError::internal("a query gives rows")),
+                }
+            }
         };
         self.cursors.insert(
             name.into(),

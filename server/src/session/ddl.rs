@@ -2,7 +2,7 @@
 
 use tidemill_connectors::sink::FileSink;
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{Parsed, Statement};
+use tidemill_planner::ast::{Name, Parsed, Statement};
 
 use super::sql::SqlSession;
 use super::{Notice, Response};
@@ -21,8 +21,8 @@ impl SqlSession {
             return Ok(Response::Tag(tag(&parsed.statement)));
         }
         match &parsed.statement {
-            Statement::CreateMaterializedView { .. } => {
-                self.create_materialized_view(&published, parsed).await?
+            Statement::CreateMaterializedView { .. } | Statement::CreateIndex { .. } => {
+                self.build(&published, parsed).await?
             }
             statement => {
                 let ddl = self.prepare_ddl(&published, statement, &parsed.sql)?;
@@ -78,6 +78,15 @@ impl SqlSession {
                 if_not_exists: true,
                 ..
             } => name,
+            Statement::CreateIndex {
+                name: Some(name),
+                if_not_exists: true,
+                on,
+                ..
+            } => &Name {
+                schema: on.schema.clone(),
+                name: name.clone(),
+            },
             _ => return false,
         };
         let exists = published.catalog.lookup(name).is_some();
@@ -169,10 +178,6 @@ impl SqlSession {
                 let file = open_file(options, followed, None)?;
                 create(object, *if_not_exists, false, Some(file))
             }
-            Statement::CreateIndex { .. } => {
-                return Err(SqlError::unsupported("CREATE INDEX is not supported yet")
-                    .detail("Tables are indexed by their primary key, aggregating views by their GROUP BY columns."));
-            }
             Statement::Drop {
                 kind,
                 names,
@@ -212,17 +217,15 @@ impl SqlSession {
         })
     }
 
-    async fn create_materialized_view(
-        &mut self,
-        published: &Published,
-        parsed: &Parsed,
-    ) -> Result<(), SqlError> {
+    /// CREATE MATERIALIZED VIEW, CREATE INDEX: what is there already is taken in beside everything else.
+    async fn build(&mut self, published: &Published, parsed: &Parsed) -> Result<(), SqlError> {
         let context = self.context();
         let object = self
             .definer(published, &context)
             .object(&parsed.statement, &parsed.sql)?;
-        let Detail::MaterializedView { plan, .. } = &object.detail else {
-            return Err(SqlError::internal("not a materialized view"));
+        let (Detail::MaterializedView { plan, .. } | Detail::Index { plan, .. }) = &object.detail
+        else {
+            return Err(SqlError::internal("nothing to build"));
         };
         let (plan, depends) = (plan.clone(), object.record.depends.clone());
         let request = Box::new(BuildRequest {

@@ -6,6 +6,7 @@ mod copy_text;
 mod cursor;
 mod ddl;
 mod execution;
+mod plans;
 mod query;
 pub mod settings;
 mod show;
@@ -21,6 +22,7 @@ use futures::stream::BoxStream;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{CopyOptions, Parsed};
 
+pub use plans::PlanSlot;
 pub use sql::{Sessions, SqlSession};
 
 /// The one database.
@@ -126,6 +128,8 @@ pub struct Prepared {
     pub params: Vec<Field>,
     /// Columns of the result; `None` when it gives no rows.
     pub columns: Option<SchemaRef>,
+    /// Its plan.
+    pub plan: PlanSlot,
 }
 
 /// What the wire needs of a session. One statement at a time.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field};
 use datafusion_common::ScalarValue;
+use futures::TryStreamExt;
 use parking_lot::Mutex;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Expr, Name, Query, Statement};
@@ -13,18 +14,36 @@ use tidemill_planner::query::QueryPlan;
 use tidemill_zset::{Delta, Diffs, Epoch};
 
 use super::execution;
-use super::sql::SqlSession;
-use super::{ParamValue, Response};
+use super::plans::{self, PlanSlot, Planned};
+use super::sql::{SqlSession, now_micros};
+use super::{BatchStream, ParamValue, Response};
 use crate::catalog::{Detail, Object};
 use crate::coordinator::tables::{check_in_transaction, check_not_null};
 use crate::published::Published;
-use crate::reader::ReadSet;
+use crate::reader::{ReadSet, Snapshot};
 
 /// How often an autocommit statement is tried again after a conflict before the client hears of it.
 const RETRIES_MAX: usize = 100;
 
+/// What comes with a statement: values of its parameters, their types where it was prepared, a place for its plan.
+#[derive(Default)]
+pub(super) struct Given<'a> {
+    pub params: &'a [ParamValue],
+    pub declared: Option<&'a [Field]>,
+    pub slot: Option<&'a PlanSlot>,
+}
+
+impl Given<'_> {
+    fn types(&self) -> Vec<Option<Field>> {
+        match self.declared {
+            Some(fields) => fields.iter().cloned().map(Some).collect(),
+            None => param_types(self.params),
+        }
+    }
+}
+
 /// A write's target: the relation as the planner sees it, and the object.
-pub(super) struct Target {
+pub struct Target {
     pub relation: Relation,
     pub object: Arc<Object>,
     pub defaults: Vec<Option<String>>,
@@ -44,25 +63,55 @@ impl SqlSession {
             .plan_query(&self.names(published), &self.context(), query, types)
     }
 
+    /// The plan of a query, from its slot if it has one that still holds. `types`: of the parameters.
+    pub(super) fn planned(
+        &self,
+        published: &Arc<Published>,
+        (query, as_of): (&Query, Option<&Expr>),
+        types: &[Option<Field>],
+        slot: Option<&PlanSlot>,
+    ) -> Result<Arc<Planned>, SqlError> {
+        let version = self.settings.version();
+        if let Some(planned) = slot.and_then(|s| s.get(&published.catalog, version)) {
+            return Ok(planned);
+        }
+        let planned = match as_of.is_none() && self.catalog_shape(query, types).is_some() {
+            true => Planned::Catalog,
+            false => Planned::Query(plans::Query::new(self.plan(published, query, types)?)),
+        };
+        let planned = Arc::new(planned);
+        if let Some(slot) = slot {
+            slot.set(&published.catalog, version, &planned);
+        }
+        Ok(planned)
+    }
+
     pub(super) async fn select(
         &mut self,
         query: &Query,
         as_of: Option<&Expr>,
-        params: &[ParamValue],
+        given: &Given<'_>,
     ) -> Result<Response, SqlError> {
-        if as_of.is_none()
-            && let Some(response) = self.catalog_rows(query, params)
-        {
-            return response;
-        }
         let mut published = self.pin();
-        let mut plan = self.plan(&published, query, &param_types(params))?;
-        if self.begin_sources(&plan, &published).await? {
-            published = self.pin();
-            plan = self.plan(&published, query, &param_types(params))?;
+        let types = given.types();
+        let mut planned = self.planned(&published, (query, as_of), &types, given.slot)?;
+        if let Planned::Catalog = *planned {
+            if let Some(response) = self.catalog_rows(query, given.params) {
+                return response;
+            }
+            let plan = self.plan(&published, query, &types)?;
+            planned = Arc::new(Planned::Query(plans::Query::new(plan)));
         }
-        let plan = bind(plan, params)?;
-        self.check_readable(&plan, &published.catalog)?;
+        if let Planned::Query(first) = &*planned
+            && self.begin_sources(&first.plan, &published).await?
+        {
+            published = self.pin();
+            planned = self.planned(&published, (query, as_of), &types, given.slot)?;
+        }
+        let (Planned::Query(query) | Planned::Write(query, _)) = &*planned else {
+            return Err(SqlError::internal("a query has a plan"));
+        };
+        self.check_readable(&query.plan, &published.catalog)?;
         let mut snapshot = self.snapshot(&published);
         if let Some(expr) = as_of {
             snapshot.at = self.time("AS OF", expr)?;
@@ -75,12 +124,33 @@ impl SqlSession {
             }
         }
         Ok(Response::Rows {
-            schema: plan.columns.clone(),
-            batches: execution::start(plan, snapshot),
+            schema: query.plan.columns.clone(),
+            batches: self.rows(query, given.params, snapshot)?,
             verb: "SELECT",
             counted: true,
             live: false,
         })
+    }
+
+    /// The rows of a plan: by an index where that is possible.
+    fn rows(
+        &self,
+        query: &plans::Query,
+        params: &[ParamValue],
+        snapshot: Snapshot,
+    ) -> Result<BatchStream, SqlError> {
+        let values = values(&query.plan, params)?;
+        if let Some(direct) = &query.direct
+            && let Some(rows) = direct.execute(&values, &snapshot)?
+        {
+            return Ok(rows);
+        }
+        let mut plan = match query.plan.params.is_empty() {
+            true => query.plan.clone(),
+            false => query.plan.bind_params(&values)?,
+        };
+        plan.session.now = now_micros();
+        Ok(execution::start(plan, snapshot))
     }
 
     /// The value of a time expression such as that of AS OF.
@@ -144,9 +214,32 @@ impl SqlSession {
         &mut self,
         statement: &Statement,
         types: &[Option<Field>],
+        slot: Option<&PlanSlot>,
     ) -> Result<Vec<Field>, SqlError> {
         let published = self.pin();
-        Ok(self.plan_write(&published, statement, types)?.1.params)
+        match &*self.planned_write(&published, statement, types, slot)? {
+            Planned::Write(query, _) => Ok(query.plan.params.clone()),
+            _ => Err(SqlError::internal("a write has a plan")),
+        }
+    }
+
+    fn planned_write(
+        &self,
+        published: &Arc<Published>,
+        statement: &Statement,
+        types: &[Option<Field>],
+        slot: Option<&PlanSlot>,
+    ) -> Result<Arc<Planned>, SqlError> {
+        let version = self.settings.version();
+        if let Some(planned) = slot.and_then(|s| s.get(&published.catalog, version)) {
+            return Ok(planned);
+        }
+        let (target, plan) = self.plan_write(published, statement, types)?;
+        let planned = Arc::new(Planned::Write(plans::Query::new(plan), Arc::new(target)));
+        if let Some(slot) = slot {
+            slot.set(&published.catalog, version, &planned);
+        }
+        Ok(planned)
     }
 
     fn plan_write(
@@ -187,50 +280,34 @@ impl SqlSession {
         Ok((target, plan))
     }
 
-    pub(super) async fn insert(
+    /// INSERT, UPDATE and DELETE.
+    pub(super) async fn change(
         &mut self,
-        insert: &sqlparser_ast::Insert,
-        params: &[ParamValue],
+        statement: &Statement,
+        given: &Given<'_>,
     ) -> Result<Response, SqlError> {
-        let statement = Statement::Insert(Box::new(insert.clone()));
-        let rows = self.write_statement(&statement, params).await?;
-        Ok(Response::Tag(format!("INSERT 0 {rows}")))
-    }
-
-    pub(super) async fn update(
-        &mut self,
-        update: &sqlparser_ast::Statement,
-        params: &[ParamValue],
-    ) -> Result<Response, SqlError> {
-        let statement = Statement::Update(Box::new(update.clone()));
-        let rows = self.write_statement(&statement, params).await?;
-        Ok(Response::Tag(format!("UPDATE {rows}")))
-    }
-
-    pub(super) async fn delete(
-        &mut self,
-        delete: &sqlparser_ast::Delete,
-        params: &[ParamValue],
-    ) -> Result<Response, SqlError> {
-        let statement = Statement::Delete(Box::new(delete.clone()));
-        let rows = self.write_statement(&statement, params).await?;
-        Ok(Response::Tag(format!("DELETE {rows}")))
+        let rows = self.write_statement(statement, given).await?;
+        Ok(Response::Tag(match statement {
+            Statement::Insert(_) => format!("INSERT 0 {rows}"),
+            Statement::Update(_) => format!("UPDATE {rows}"),
+            _ => format!("DELETE {rows}"),
+        }))
     }
 
     /// Runs a write; outside a transaction it is tried again after conflicts. Gives the number of rows.
     async fn write_statement(
         &mut self,
         statement: &Statement,
-        params: &[ParamValue],
+        given: &Given<'_>,
     ) -> Result<usize, SqlError> {
         self.check_writable(statement)?;
         for _ in 0..RETRIES_MAX {
-            match self.try_write(statement, params).await {
+            match self.try_write(statement, given).await {
                 Err(e) if e.sqlstate == "40001" && self.transaction.is_none() => continue,
                 other => return other,
             }
         }
-        self.try_write(statement, params).await
+        self.try_write(statement, given).await
     }
 
     pub(super) fn check_writable(&self, statement: &Statement) -> Result<(), SqlError> {
@@ -252,23 +329,28 @@ impl SqlSession {
     async fn try_write(
         &mut self,
         statement: &Statement,
-        params: &[ParamValue],
+        given: &Given<'_>,
     ) -> Result<usize, SqlError> {
         let mut published = self.pin();
-        let (mut target, mut plan) =
-            self.plan_write(&published, statement, &param_types(params))?;
-        if self.begin_sources(&plan, &published).await? {
+        let types = given.types();
+        let mut planned = self.planned_write(&published, statement, &types, given.slot)?;
+        if let Planned::Write(query, _) = &*planned
+            && self.begin_sources(&query.plan, &published).await?
+        {
             published = self.pin();
-            (target, plan) = self.plan_write(&published, statement, &param_types(params))?;
+            planned = self.planned_write(&published, statement, &types, given.slot)?;
         }
-        let plan = bind(plan, params)?;
-        self.check_readable(&plan, &published.catalog)?;
+        let Planned::Write(query, target) = &*planned else {
+            return Err(SqlError::internal("a write has a plan"));
+        };
+        self.check_readable(&query.plan, &published.catalog)?;
         let mut snapshot = self.snapshot(&published);
         let reads = snapshot
             .reads
             .get_or_insert_with(|| Arc::new(Mutex::new(ReadSet::default())))
             .clone();
-        let batches = self.collect(&plan, snapshot).await?;
+        let rows = self.rows(query, given.params, snapshot)?;
+        let batches: Vec<RecordBatch> = rows.try_collect().await?;
         let (delta, rows) = delta_of(statement, &target.object, &batches)?;
         let reads = reads.lock().clone();
         if let Some(transaction) = &self.transaction {
@@ -391,8 +473,8 @@ pub(super) fn param_types(params: &[ParamValue]) -> Vec<Option<Field>> {
         .collect()
 }
 
-/// The plan with its parameters' values.
-pub(super) fn bind(plan: QueryPlan, params: &[ParamValue]) -> Result<QueryPlan, SqlError> {
+/// The parameters' values for a plan.
+fn values(plan: &QueryPlan, params: &[ParamValue]) -> Result<Vec<ScalarValue>, SqlError> {
     if plan.params.len() > params.len() {
         let message = format!(
             "bind message supplies {} parameters, but the statement requires {}",
@@ -400,9 +482,6 @@ pub(super) fn bind(plan: QueryPlan, params: &[ParamValue]) -> Result<QueryPlan, 
             plan.params.len()
         );
         return Err(SqlError::new("08P01", message));
-    }
-    if plan.params.is_empty() {
-        return Ok(plan);
     }
     let internal = |e: datafusion_common::DataFusionError| SqlError::internal(e.to_string());
     let values = params
@@ -412,8 +491,5 @@ pub(super) fn bind(plan: QueryPlan, params: &[ParamValue]) -> Result<QueryPlan, 
             ParamValue::Null => ScalarValue::try_from(field.data_type()).map_err(internal),
             ParamValue::Value(array) => ScalarValue::try_from_array(array, 0).map_err(internal),
         });
-    let values = values.collect::<Result<Vec<_>, _>>()?;
-    plan.bind_params(&values)
+    values.collect()
 }
-
-use tidemill_planner::names::sqlparser_ast;

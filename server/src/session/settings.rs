@@ -195,6 +195,8 @@ pub fn descriptions() -> Vec<(String, String, String)> {
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     changed: BTreeMap<String, String>,
+    /// Grows with every change.
+    version: u64,
     /// Changes that the client must be told.
     reported: Vec<(String, String)>,
 }
@@ -209,8 +211,14 @@ impl Settings {
             .or_else(|| known(&name).map(|s| s.1.to_string()))
     }
 
+    /// A number that another change makes another one.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
     /// Sets a setting; `None`: back to its default.
     pub fn set(&mut self, name: &str, value: Option<String>) -> Result<(), SqlError> {
+        self.version += 1;
         let name = canonical(name);
         let Some((_, default, _, report)) = known(&name) else {
             // Names with a dot are the user's own, as in PostgreSQL.
@@ -245,6 +253,7 @@ impl Settings {
 
     /// All settings back to their defaults.
     pub fn reset_all(&mut self) {
+        self.version += 1;
         self.changed.clear();
     }
 

@@ -13,6 +13,7 @@ use tidemill_zset::delta::schema_of;
 use tidemill_zset::schema::SqlType;
 
 use super::Response;
+use super::query::Given;
 use super::sql::SqlSession;
 use crate::coordinator::ddl::find;
 
@@ -51,7 +52,9 @@ impl SqlSession {
             Show::Objects(ObjectKind::Table) => objects("table"),
             Show::Objects(ObjectKind::View) => objects("view"),
             Show::Objects(ObjectKind::MaterializedView) => objects("materialized view"),
-            Show::Objects(_) => objects("index"),
+            Show::Objects(_) => {
+                "SELECT schema, name, relation, columns, comment FROM tidemill.indexes ORDER BY schema, name".into()
+            }
             Show::PersistentIds => "SELECT persistent_id, source, columns, rows, bytes FROM tidemill.persistent_ids ORDER BY persistent_id".into(),
             _ => return None,
         })
@@ -80,7 +83,7 @@ impl SqlSession {
                 batches,
                 live,
                 ..
-            } = self.select(&query, None, &[]).await?
+            } = self.select(&query, None, &Given::default()).await?
             else {
                 return Err(SqlError::internal("a query gives rows"));
             };

@@ -11,6 +11,8 @@ use tidemill_planner::query::SessionContextInfo;
 
 use super::copy::Copied;
 use super::cursor::Cursor;
+use super::plans::{PlanSlot, Planned, Texts};
+use super::query::Given;
 use super::settings::Settings;
 use super::transaction::Transaction;
 use super::{Notice, ParamValue, Prepared, Response, Session, SessionFactory, TransactionStatus};
@@ -71,6 +73,7 @@ pub struct SqlSession {
     /// The connection's number; 0: none.
     pub(super) backend_pid: i32,
     prepared: HashMap<String, Prepared>,
+    texts: Texts,
     notices: Vec<Notice>,
 }
 
@@ -86,6 +89,7 @@ impl SqlSession {
             copied: Copied::default(),
             backend_pid: 0,
             prepared: HashMap::new(),
+            texts: Texts::default(),
             notices: vec![],
         }
     }
@@ -96,9 +100,6 @@ impl SqlSession {
 
     /// What the planner may know of the session now.
     pub(super) fn context(&self) -> SessionContextInfo {
-        let since_1970 = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
         SessionContextInfo {
             user: self.user.clone(),
             database: super::DATABASE.into(),
@@ -107,7 +108,7 @@ impl SqlSession {
                 .settings
                 .get("timezone")
                 .unwrap_or_else(|| "UTC".into()),
-            now: since_1970.as_micros() as i64,
+            now: now_micros(),
             variables: self.settings.variables(),
         }
     }
@@ -170,7 +171,7 @@ impl SqlSession {
     async fn run(
         &mut self,
         parsed: &Parsed,
-        params: Vec<ParamValue>,
+        given: Given<'_>,
         implicit: bool,
     ) -> Result<Response, SqlError> {
         self.take_copied();
@@ -179,7 +180,7 @@ impl SqlSession {
         let tag = |text: &str| Ok(Response::Tag(text.into()));
         match &parsed.statement {
             Statement::Empty => Ok(Response::Empty),
-            Statement::Query { query, as_of } => self.select(query, as_of.as_ref(), &params).await,
+            Statement::Query { query, as_of } => self.select(query, as_of.as_ref(), &given).await,
             Statement::CreateSchema { .. }
             | Statement::CreateTable { .. }
             | Statement::CreateSource { .. }
@@ -190,9 +191,9 @@ impl SqlSession {
             | Statement::Drop { .. }
             | Statement::Rename { .. }
             | Statement::Comment { .. } => self.ddl(parsed).await,
-            Statement::Insert(insert) => self.insert(insert, &params).await,
-            Statement::Update(update) => self.update(update, &params).await,
-            Statement::Delete(delete) => self.delete(delete, &params).await,
+            Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
+                self.change(&parsed.statement, &given).await
+            }
             Statement::Truncate { names } => self.truncate(names).await,
             Statement::CopyFrom {
                 table,
@@ -236,6 +237,7 @@ impl SqlSession {
             Statement::Discard => {
                 self.cursors.clear();
                 self.prepared.clear();
+                self.texts.clear();
                 self.settings.reset_all();
                 tag("DISCARD ALL")
             }
@@ -340,7 +342,7 @@ impl SqlSession {
                 .map_err(|e| SqlError::internal(e.to_string()))
         });
         let values = values.collect::<Result<Vec<_>, SqlError>>()?;
-        Box::pin(self.run(&prepared.parsed, values, false)).await
+        Box::pin(self.run(&prepared.parsed, prepared.given(&values), false)).await
     }
 
     fn deallocate(&mut self, name: Option<&str>) -> Result<Response, SqlError> {
@@ -372,11 +374,13 @@ impl SqlSession {
         types: Vec<Option<Field>>,
     ) -> Result<Prepared, SqlError> {
         self.check_failed(&parsed.statement)?;
-        let (params, columns) = self.shape(&parsed.statement, &types)?;
+        let plan = PlanSlot::default();
+        let (params, columns) = self.shape(&parsed.statement, &types, &plan)?;
         Ok(Prepared {
             parsed: Arc::new(parsed),
             params,
             columns,
+            plan,
         })
     }
 
@@ -384,6 +388,7 @@ impl SqlSession {
         &mut self,
         statement: &Statement,
         types: &[Option<Field>],
+        slot: &PlanSlot,
     ) -> Result<(Vec<Field>, Option<SchemaRef>), SqlError> {
         Ok(match statement {
             Statement::Query { query, as_of } => {
@@ -393,11 +398,15 @@ impl SqlSession {
                     return Ok(shape);
                 }
                 let published = self.pin();
-                let plan = self.plan(&published, query, types)?;
-                (plan.params, Some(plan.columns))
+                let planned =
+                    self.planned(&published, (query, as_of.as_ref()), types, Some(slot))?;
+                match &*planned {
+                    Planned::Query(q) => (q.plan.params.clone(), Some(q.plan.columns.clone())),
+                    _ => return Err(SqlError::internal("a query has a plan")),
+                }
             }
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
-                (self.write_params(statement, types)?, None)
+                (self.write_params(statement, types, Some(slot))?, None)
             }
             Statement::Subscribe(subscribe) => (vec![], Some(self.subscribe_schema(subscribe)?)),
             Statement::Show(show) => (vec![], Some(self.show_schema(show))),
@@ -410,6 +419,22 @@ impl SqlSession {
             _ => (vec![], None),
         })
     }
+}
+
+impl Prepared {
+    fn given<'a>(&'a self, params: &'a [ParamValue]) -> Given<'a> {
+        Given {
+            params,
+            declared: Some(&self.params),
+            slot: Some(&self.plan),
+        }
+    }
+}
+
+/// Now, microseconds since the Unix epoch.
+pub(super) fn now_micros() -> i64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_1970.unwrap_or_default().as_micros() as i64
 }
 
 fn other(verb: &str) -> Result<Response, SqlError> {
@@ -454,7 +479,8 @@ impl Session for SqlSession {
         params: Vec<ParamValue>,
         implicit: bool,
     ) -> Result<Response, SqlError> {
-        self.run(&statement.parsed, params, implicit).await
+        self.run(&statement.parsed, statement.given(&params), implicit)
+            .await
     }
 
     async fn execute_parsed(
@@ -462,7 +488,15 @@ impl Session for SqlSession {
         statement: Parsed,
         implicit: bool,
     ) -> Result<Response, SqlError> {
-        self.run(&statement, vec![], implicit).await
+        let slot = match &statement.statement {
+            Statement::Query { .. } => self.texts.slot(&statement.sql),
+            _ => None,
+        };
+        let given = Given {
+            slot: slot.as_ref(),
+            ..Given::default()
+        };
+        self.run(&statement, given, implicit).await
     }
 
     async fn sync(&mut self) -> Result<(), SqlError> {

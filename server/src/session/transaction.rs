@@ -3,16 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use futures::TryStreamExt;
 use parking_lot::Mutex;
 use tidemill_planner::SqlError;
 use tidemill_planner::query::QueryPlan;
 use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{CollectionId, Delta, Epoch};
 
-use super::execution;
 use super::sql::SqlSession;
 use crate::catalog::{Catalog, Detail};
 use crate::coordinator::Message;
@@ -139,15 +136,6 @@ impl SqlSession {
             }
         }
         Ok(())
-    }
-
-    /// Runs a plan to its end.
-    pub(super) async fn collect(
-        &self,
-        plan: &QueryPlan,
-        snapshot: Snapshot,
-    ) -> Result<Vec<RecordBatch>, SqlError> {
-        execution::start(plan.clone(), snapshot).try_collect().await
     }
 
     /// Adds changes to the transaction, or commits them at once where there is none. `read_at` and `reads` say what

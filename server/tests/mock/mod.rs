@@ -341,6 +341,7 @@ impl Session for Mock {
                 .map(|t| t.unwrap_or_else(|| SqlType::Text.field("", true)))
                 .collect(),
             columns,
+            plan: Default::default(),
         })
     }
 

@@ -12,7 +12,6 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tidemill_storage::*;
-use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{ArrangementId, Delta, Epoch};
 
 /// key, text, number
@@ -73,6 +72,7 @@ impl Arrangement {
     /// An empty one; kind and shape follow from the id.
     pub fn of(id: u64) -> Arrangement {
         let kind = match id % 3 {
+            0 if id % 12 == 9 => ArrangementKind::Ordered,
             0 => ArrangementKind::Add,
             1 => ArrangementKind::Last,
             _ => ArrangementKind::Log,
@@ -106,7 +106,11 @@ impl Arrangement {
                 .iter()
                 .map(|r| r.0 as u64 % 5 * (u64::MAX / 5))
                 .collect(),
-            (_, false) => hash_columns(&batch(rows).columns()[..self.key_columns], rows.len()),
+            (_, false) => {
+                let batch = batch(rows);
+                let keys = &batch.columns()[..self.key_columns];
+                self.desc(0).key_hashes(keys, rows.len())
+            }
         }
     }
 
@@ -326,7 +330,7 @@ fn random_changes(rng: &mut ChaCha8Rng, a: &Arrangement, n: usize) -> Vec<(Row, 
             }
             by_key.into_values().collect()
         }
-        ArrangementKind::Add => (0..n)
+        ArrangementKind::Add | ArrangementKind::Ordered => (0..n)
             .map(|_| {
                 let diff = [1, 1, 1, -1, 2, -2][rng.random_range(0..6)];
                 (random_row(rng, keys), diff)
@@ -500,6 +504,7 @@ pub fn assert_reads(store: &Store, model: &Model, rng: &mut ChaCha8Rng) {
         assert_changes(&stored, a, since, newest, rng);
         if a.kind != ArrangementKind::Log {
             assert_lookups(&stored, a, at, rng);
+            assert_range(&stored, a, at, rng);
         }
     }
 }
@@ -585,4 +590,39 @@ fn assert_lookups(
         }
     }
     assert_eq!(found, expected, "look-ups at {at}");
+}
+
+fn assert_range(
+    stored: &Arc<ArrangementVersion>,
+    a: &Arrangement,
+    at: Epoch,
+    rng: &mut ChaCha8Rng,
+) {
+    let contents = a.contents(at);
+    let rows: Vec<Row> = contents.keys().cloned().collect();
+    let hashes = a.hashes(&rows);
+    let mut bound = |open: u64| match rng.random_range(0..3) {
+        0 => open,
+        1 => rng.random(),
+        _ if hashes.is_empty() => open,
+        _ => hashes[rng.random_range(0..hashes.len())],
+    };
+    let (from, until) = (bound(0), bound(u64::MAX));
+    let mut expected = contents;
+    let mut inside = hashes.iter().map(|h| (from..=until).contains(h));
+    expected.retain(|_, _| inside.next().expect("one hash per row"));
+    let mut found = BTreeMap::new();
+    let mut last = 0;
+    for b in stored.range_batches(at, (from, until)).unwrap() {
+        let b = b.unwrap();
+        let rows = rows_of(&b.rows);
+        assert!((1..=SCAN_ROWS_MAX).contains(&rows.len()));
+        assert_eq!(&b.hashes[..], a.hashes(&rows));
+        for (i, row) in rows.into_iter().enumerate() {
+            assert!(b.hashes[i] >= last);
+            last = b.hashes[i];
+            assert!(found.insert(row, b.diffs[i]).is_none(), "consolidated");
+        }
+    }
+    assert_eq!(found, expected, "hashes {from:x} to {until:x} at {at}");
 }

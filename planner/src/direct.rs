@@ -1,0 +1,462 @@
+//! [`Direct`]: a query of one collection whose rows an index finds, run without planning it anew.
+//!
+//! Filters, projections, a sort and a limit over one scan are kept as a list of steps with compiled expressions.
+//! An execution puts the parameters' values into them, asks the reader for the rows that the filter's conditions
+//! select, and takes the rows through the steps. Any other query, and one that no index serves, goes to DataFusion.
+//!
+//! Invariant: the steps are those of the optimised plan that DataFusion would run, with the same expressions, so
+//! that answers and errors are the same.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Poll;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::physical_plan::filter::batch_filter;
+use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_common::{Column, DFSchema, ScalarValue};
+use datafusion_expr::{Expr, FetchType, LogicalPlan, SkipType};
+use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::expressions;
+use futures::StreamExt;
+use tidemill_zset::CollectionId;
+
+use crate::access::{Condition, condition, conjuncts};
+use crate::compile::expr::{has_subquery, physical};
+use crate::error::{Result, SqlError, from_datafusion};
+use crate::execute::relabel;
+use crate::query::{QueryPlan, ResultStream, SnapshotReader, scan_collection};
+
+/// A compiled expression over the columns of its input, followed by the parameters.
+#[derive(Clone, Debug)]
+struct Template {
+    expr: Arc<dyn PhysicalExpr>,
+    /// Number of input columns.
+    width: usize,
+    has_params: bool,
+}
+
+impl Template {
+    fn new(expr: &Expr, input: &DFSchema, params: &[Field]) -> Option<Template> {
+        if has_subquery(expr) {
+            return None;
+        }
+        let columns = input.iter().map(|(q, f)| (q.cloned(), f.clone()));
+        let params = params
+            .iter()
+            .enumerate()
+            .map(|(i, f)| (None, Arc::new(f.clone().with_name(param_name(i)))));
+        let all = DFSchema::new_with_metadata(columns.chain(params).collect(), Default::default());
+        let mut has_params = false;
+        let expr = expr.clone().transform_up(|e| {
+            Ok(match &e {
+                Expr::Placeholder(p) => {
+                    has_params = true;
+                    let n = p.id.trim_start_matches('$').parse::<usize>().unwrap_or(0);
+                    let name = param_name(n.wrapping_sub(1));
+                    Transformed::yes(Expr::Column(Column::new_unqualified(name)))
+                }
+                _ => Transformed::no(e),
+            })
+        });
+        Some(Template {
+            expr: physical(&expr.ok()?.data, &all.ok()?).ok()?,
+            width: input.fields().len(),
+            has_params,
+        })
+    }
+
+    /// The expression with the parameters' values.
+    fn bind(&self, values: &[ScalarValue]) -> Result<Arc<dyn PhysicalExpr>> {
+        if !self.has_params {
+            return Ok(Arc::clone(&self.expr));
+        }
+        let bound = Arc::clone(&self.expr).transform_up(|e| {
+            let Some(column) = e.downcast_ref::<expressions::Column>() else {
+                return Ok(Transformed::no(e));
+            };
+            let value = column.index().checked_sub(self.width);
+            Ok(match value.and_then(|n| values.get(n)) {
+                Some(value) => {
+                    Transformed::yes(Arc::new(expressions::Literal::new(value.clone())) as _)
+                }
+                None => Transformed::no(e),
+            })
+        });
+        bound.map(|t| t.data).map_err(|e| from_datafusion(&e))
+    }
+
+    /// The value of an expression that names no column.
+    fn value(&self, values: &[ScalarValue]) -> Result<ScalarValue> {
+        if let Some(column) = self.expr.downcast_ref::<expressions::Column>()
+            && let Some(value) = values.get(column.index().wrapping_sub(self.width))
+        {
+            return Ok(value.clone());
+        }
+        if let Some(literal) = self.expr.downcast_ref::<expressions::Literal>() {
+            return Ok(literal.value().clone());
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(1));
+        let one = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &options)
+            .map_err(internal)?;
+        let value = self
+            .bind(values)?
+            .evaluate(&one)
+            .and_then(|v| v.into_array(1))
+            .and_then(|a| ScalarValue::try_from_array(&a, 0));
+        value.map_err(|e| from_datafusion(&e))
+    }
+}
+
+fn param_name(index: usize) -> String {
+    format!("${}", index.wrapping_add(1))
+}
+
+/// What is done with rows, in order.
+#[derive(Debug)]
+enum Step<E> {
+    Filter(E),
+    Project(Vec<E>, SchemaRef),
+    Sort(Vec<(E, SortOptions)>, Option<usize>),
+    Limit(usize, Option<usize>),
+}
+
+impl Step<Template> {
+    fn bind(&self, values: &[ScalarValue]) -> Result<Step<Arc<dyn PhysicalExpr>>> {
+        Ok(match self {
+            Step::Filter(e) => Step::Filter(e.bind(values)?),
+            Step::Project(exprs, schema) => Step::Project(
+                exprs
+                    .iter()
+                    .map(|e| e.bind(values))
+                    .collect::<Result<_>>()?,
+                schema.clone(),
+            ),
+            Step::Sort(keys, fetch) => Step::Sort(
+                keys.iter()
+                    .map(|(e, options)| Ok((e.bind(values)?, *options)))
+                    .collect::<Result<_>>()?,
+                *fetch,
+            ),
+            Step::Limit(skip, fetch) => Step::Limit(*skip, *fetch),
+        })
+    }
+}
+
+impl Step<Arc<dyn PhysicalExpr>> {
+    /// It needs all rows at once.
+    fn is_whole(&self) -> bool {
+        matches!(self, Step::Sort(..) | Step::Limit(..))
+    }
+
+    fn apply(&self, batch: RecordBatch) -> datafusion_common::Result<RecordBatch> {
+        let rows = batch.num_rows();
+        let array = |e: &Arc<dyn PhysicalExpr>| e.evaluate(&batch).and_then(|v| v.into_array(rows));
+        match self {
+            Step::Filter(predicate) => batch_filter(&batch, predicate),
+            Step::Project(exprs, schema) => {
+                let columns = exprs
+                    .iter()
+                    .map(array)
+                    .collect::<datafusion_common::Result<Vec<ArrayRef>>>()?;
+                let options = RecordBatchOptions::new().with_row_count(Some(rows));
+                let schema = schema.clone();
+                Ok(RecordBatch::try_new_with_options(
+                    schema, columns, &options,
+                )?)
+            }
+            Step::Sort(keys, fetch) => {
+                let mut columns = Vec::with_capacity(keys.len());
+                for (key, options) in keys {
+                    columns.push(SortColumn {
+                        values: array(key)?,
+                        options: Some(*options),
+                    });
+                }
+                let order = lexsort_to_indices(&columns, *fetch)?;
+                Ok(arrow::compute::take_record_batch(&batch, &order)?)
+            }
+            Step::Limit(skip, fetch) => {
+                let skip = (*skip).min(rows);
+                Ok(batch.slice(skip, fetch.unwrap_or(rows).min(rows - skip)))
+            }
+        }
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Direct {
+    collection: CollectionId,
+    /// Columns of the collection that are read.
+    columns: Option<Vec<usize>>,
+    scanned: SchemaRef,
+    /// Types of the collection's columns.
+    types: SchemaRef,
+    conditions: Vec<Condition<Template>>,
+    steps: Vec<Step<Template>>,
+    output: SchemaRef,
+    params: Vec<Field>,
+}
+
+impl Direct {
+    /// The query's steps, if it is of that kind.
+    pub fn of(plan: &QueryPlan) -> Option<Direct> {
+        if plan.uses_now || plan.volatile.is_some() || !is_chain(&plan.logical) {
+            return None;
+        }
+        let optimised = plan.optimised().ok()?;
+        let mut direct = Direct {
+            collection: CollectionId(0),
+            columns: None,
+            scanned: Arc::new(Schema::empty()),
+            types: Arc::new(Schema::empty()),
+            conditions: vec![],
+            steps: vec![],
+            output: plan.columns.clone(),
+            params: plan.params.clone(),
+        };
+        direct.chain(&optimised)?;
+        direct.written_conditions(&plan.logical);
+        (!direct.conditions.is_empty()).then_some(direct)
+    }
+
+    /// Adds the steps of `plan`, those of its input first.
+    fn chain(&mut self, plan: &LogicalPlan) -> Option<()> {
+        let params = self.params.clone();
+        let template = |e: &Expr, input: &LogicalPlan| Template::new(e, input.schema(), &params);
+        match plan {
+            LogicalPlan::TableScan(scan) => {
+                if scan.fetch.is_some() {
+                    return None;
+                }
+                let relation = scan_collection(scan)?;
+                self.collection = relation.id;
+                self.columns.clone_from(&scan.projection);
+                self.types = relation.columns;
+                self.scanned = Arc::new(scan.projected_schema.as_arrow().clone());
+            }
+            LogicalPlan::SubqueryAlias(alias) => self.chain(&alias.input)?,
+            LogicalPlan::Filter(filter) => {
+                self.chain(&filter.input)?;
+                if self.steps.is_empty() {
+                    let columns = self.columns.clone();
+                    self.read_conditions(&filter.predicate, filter.input.schema(), &columns);
+                }
+                let predicate = template(&filter.predicate, &filter.input)?;
+                self.steps.push(Step::Filter(predicate));
+            }
+            LogicalPlan::Projection(projection) => {
+                self.chain(&projection.input)?;
+                let exprs = projection.expr.iter();
+                let exprs = exprs.map(|e| template(e, &projection.input));
+                let schema = Arc::new(projection.schema.as_arrow().clone());
+                self.steps
+                    .push(Step::Project(exprs.collect::<Option<_>>()?, schema));
+            }
+            LogicalPlan::Sort(sort) => {
+                self.chain(&sort.input)?;
+                let keys = sort.expr.iter().map(|key| {
+                    let options = SortOptions {
+                        descending: !key.asc,
+                        nulls_first: key.nulls_first,
+                    };
+                    Some((template(&key.expr, &sort.input)?, options))
+                });
+                self.steps
+                    .push(Step::Sort(keys.collect::<Option<_>>()?, sort.fetch));
+            }
+            LogicalPlan::Limit(limit) => {
+                self.chain(&limit.input)?;
+                let (Ok(FetchType::Literal(fetch)), Ok(SkipType::Literal(skip))) =
+                    (limit.get_fetch_type(), limit.get_skip_type())
+                else {
+                    return None;
+                };
+                self.steps.push(Step::Limit(skip, fetch));
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Conditions of the plan as it was bound: optimised, a filter may have become several steps. They are
+    /// read from filters that see rows of the scan as they are.
+    fn written_conditions(&mut self, plan: &LogicalPlan) {
+        if let LogicalPlan::Filter(filter) = plan
+            && let Some(columns) = scanned_columns(&filter.input)
+        {
+            self.read_conditions(&filter.predicate, filter.input.schema(), columns);
+        }
+        plan.inputs()
+            .iter()
+            .for_each(|input| self.written_conditions(input));
+    }
+
+    /// `columns`: numbers of the columns of `input` in the collection.
+    fn read_conditions(
+        &mut self,
+        predicate: &Expr,
+        input: &DFSchema,
+        columns: &Option<Vec<usize>>,
+    ) {
+        let column = |c: &Column| {
+            let n = input.maybe_index_of_column(c)?;
+            Some(columns.as_ref().map_or(n, |columns| columns[n]))
+        };
+        let mut parts = Vec::new();
+        conjuncts(predicate, &mut parts);
+        for part in parts {
+            let found = condition(part, &column);
+            let found = found.and_then(|c| {
+                c.try_map(|value| Template::new(value, &DFSchema::empty(), &self.params))
+            });
+            self.conditions.extend(found);
+        }
+    }
+
+    /// Runs the query with the given parameters. `None`: no index of the reader serves it.
+    pub fn execute(
+        &self,
+        given: &[ScalarValue],
+        reader: &dyn SnapshotReader,
+    ) -> Result<Option<ResultStream>> {
+        let Some(values) = self.params_of(given) else {
+            return Ok(None);
+        };
+        let mut conditions = Vec::with_capacity(self.conditions.len());
+        for condition in &self.conditions {
+            // Where a value fails, the general path says how.
+            let Some(condition) = condition.try_map(|t| t.value(&values).ok()) else {
+                return Ok(None);
+            };
+            let wanted = self.types.field(condition.column()).data_type();
+            conditions.extend(condition.of_type(wanted));
+        }
+        let columns = self.columns.as_deref();
+        let Some(rows) = reader.find(self.collection, columns, &conditions)? else {
+            return Ok(None);
+        };
+        let steps = self.steps.iter().map(|step| step.bind(&values));
+        let mut steps = steps.collect::<Result<VecDeque<_>>>()?;
+        let whole = steps.iter().position(Step::is_whole);
+        let each: Vec<_> = steps.drain(..whole.unwrap_or(steps.len())).collect();
+        let scanned = self.scanned.clone();
+        let mut pieces = rows.map(move |batch| {
+            let batch = relabel(batch?, &scanned)?;
+            take(batch, each.iter())
+        });
+        let output = self.output.clone();
+        if whole.is_none() {
+            let pieces = pieces.map(move |b| b.and_then(|b| relabel(b, &output)));
+            return Ok(Some(yielding(pieces)));
+        }
+        // The rows that an index found, which a sort or a limit needs together.
+        let mut all: Vec<RecordBatch> = Vec::new();
+        let rest = move |all: &[RecordBatch]| {
+            let Some(first) = all.first() else {
+                return Ok(None);
+            };
+            let batch = concat_batches(first.schema_ref(), all).map_err(internal)?;
+            relabel(take(batch, steps.iter())?, &output).map(Some)
+        };
+        let stream = yielding(std::iter::from_fn(move || {
+            Some(match pieces.next()? {
+                Err(e) => Err(e),
+                Ok(batch) => Ok(batch),
+            })
+        }));
+        let collected = async move {
+            let mut stream = stream;
+            while let Some(batch) = stream.next().await {
+                let batch = batch?;
+                if batch.num_rows() > 0 {
+                    all.push(batch);
+                }
+            }
+            rest(&all)
+        };
+        let result = futures::stream::once(collected);
+        Ok(Some(
+            result
+                .filter_map(|r| futures::future::ready(r.transpose()))
+                .boxed(),
+        ))
+    }
+
+    /// The parameters, each in the type that the plan gives it.
+    fn params_of(&self, given: &[ScalarValue]) -> Option<Vec<ScalarValue>> {
+        if given.len() < self.params.len() {
+            return None;
+        }
+        let typed = given.iter().zip(&self.params).map(|(value, field)| {
+            match value.data_type() == *field.data_type() {
+                true => Some(value.clone()),
+                false => value.cast_to(field.data_type()).ok(),
+            }
+        });
+        typed.collect()
+    }
+}
+
+/// The columns of a scan that is seen through filters and other names alone.
+fn scanned_columns(plan: &LogicalPlan) -> Option<&Option<Vec<usize>>> {
+    match plan {
+        LogicalPlan::TableScan(scan) => Some(&scan.projection),
+        LogicalPlan::SubqueryAlias(alias) => scanned_columns(&alias.input),
+        LogicalPlan::Filter(filter) => scanned_columns(&filter.input),
+        _ => None,
+    }
+}
+
+/// Takes a batch through steps; a batch without rows has no value on which one could fail.
+fn take<'s>(
+    mut batch: RecordBatch,
+    steps: impl Iterator<Item = &'s Step<Arc<dyn PhysicalExpr>>>,
+) -> Result<RecordBatch> {
+    for step in steps {
+        batch = step.apply(batch).map_err(|e| from_datafusion(&e))?;
+    }
+    Ok(batch)
+}
+
+/// The batches that have rows, as a stream that lets others run before it looks for the next one.
+fn yielding(
+    mut batches: impl Iterator<Item = Result<RecordBatch>> + Send + 'static,
+) -> ResultStream {
+    futures::stream::poll_fn(move |context| match batches.next() {
+        Some(Ok(batch)) if batch.num_rows() == 0 => {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+        other => Poll::Ready(other),
+    })
+    .boxed()
+}
+
+/// Nothing but steps over one scan. Looked at before the plan is optimised, which takes its time.
+fn is_chain(plan: &LogicalPlan) -> bool {
+    let mut chain = true;
+    let walked = plan.apply_with_subqueries(|node| {
+        chain &= matches!(
+            node,
+            LogicalPlan::TableScan(_)
+                | LogicalPlan::SubqueryAlias(_)
+                | LogicalPlan::Filter(_)
+                | LogicalPlan::Projection(_)
+                | LogicalPlan::Sort(_)
+                | LogicalPlan::Limit(_)
+        );
+        Ok(match chain {
+            true => TreeNodeRecursion::Continue,
+            false => TreeNodeRecursion::Stop,
+        })
+    });
+    chain && walked.is_ok()
+}
+
+fn internal(e: arrow::error::ArrowError) -> SqlError {
+    SqlError::internal(e.to_string())
+}

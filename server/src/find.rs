@@ -1,0 +1,379 @@
+//! Rows of a collection by conditions on its columns: the arrangement that finds them without reading all others.
+//!
+//! A stored collection is arranged by a key (a table's PRIMARY KEY, a view's GROUP BY key, else the whole row), and
+//! once more by each index on it. Where a query gives every column of a key a few values, their hashes are looked up; of
+//! an index, a range of its first column can be read too. That is all that is read.
+//!
+//! Invariant: what is found holds every row that fulfils all conditions, and possibly others (an equal hash, a
+//! condition that wasn't used): the query filters again.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
+use arrow::compute;
+use arrow::datatypes::DataType;
+use datafusion_common::ScalarValue;
+use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::expressions::Column;
+use tidemill_dataflow::plan::Op;
+use tidemill_planner::SqlError;
+use tidemill_planner::query::Condition;
+use tidemill_storage::{ArrangementKind, ArrangementVersion, RunBatch, StoreError};
+use tidemill_zset::consolidate::consolidate;
+use tidemill_zset::order_code::code_range;
+use tidemill_zset::{CollectionId, Delta, Diffs};
+
+use crate::catalog::{Detail, Object, Rows};
+use crate::reader::{
+    Contents, DeltaIterator, Snapshot, Stored, contents, key_first, shape, store_error,
+};
+
+/// More keys than this are not looked up one by one.
+const LOOKUPS_MAX: usize = 4096;
+
+/// An arrangement of a collection, with its key in terms of the collection's columns.
+struct Access {
+    version: Arc<ArrangementVersion>,
+    stored: Arc<Stored>,
+    key: Vec<usize>,
+}
+
+/// What is read of an arrangement.
+enum Wanted {
+    /// Rows of these key hashes, ascending.
+    Hashes(Vec<u64>),
+    /// Rows with a key code in any of these ranges, ascending, which don't overlap.
+    Ranges(Vec<(u64, u64)>),
+}
+
+impl Wanted {
+    fn contains(&self, hash: u64) -> bool {
+        match self {
+            Wanted::Hashes(hashes) => hashes.binary_search(&hash).is_ok(),
+            Wanted::Ranges(ranges) => {
+                let after = ranges.partition_point(|(from, _)| *from <= hash);
+                after > 0 && hash <= ranges[after - 1].1
+            }
+        }
+    }
+}
+
+impl Snapshot {
+    /// The rows of `collection` that fulfil `conditions`, and possibly others, by a key or an index; with the transaction's
+    /// own writes. `None`: nothing serves the conditions.
+    pub(crate) fn find_deltas(
+        &self,
+        collection: CollectionId,
+        conditions: &[Condition],
+    ) -> Result<Option<DeltaIterator>, SqlError> {
+        let Contents::Stored(stored) = contents(&self.published.catalog, collection)? else {
+            return Ok(None);
+        };
+        let schema = stored.schema.clone();
+        let mut found = None;
+        if let Some(access) = self.by_key(stored)?
+            && let Some(hashes) = access.hashes(conditions)?
+        {
+            if let Some(reads) = &self.reads {
+                let keys = hashes.iter().map(|hash| (collection, *hash));
+                reads.lock().keys.extend(keys);
+            }
+            found = Some((access, Wanted::Hashes(hashes)));
+        }
+        if found.is_none() {
+            found = self.by_index(collection, conditions)?;
+            if let (Some(_), Some(reads)) = (&found, &self.reads) {
+                // Which keys of the table were looked at isn't known.
+                reads.lock().collections.insert(collection);
+            }
+        }
+        let Some((access, wanted)) = found else {
+            return Ok(None);
+        };
+        let rows = access.read(&wanted, self.at)?;
+        let Some(own) = self.own_writes.get(&collection) else {
+            return Ok(Some(rows));
+        };
+        let mut all = rows.collect::<Result<Vec<Delta>, _>>()?;
+        for delta in own {
+            all.push(access.of_own(delta, &wanted)?);
+        }
+        let sum = consolidate(&schema, &all);
+        Ok(Some(Box::new(std::iter::once(Ok(sum)))))
+    }
+
+    /// The arrangement that holds the collection, if it has a key that reaches the collection unchanged.
+    fn by_key(&self, stored: Stored) -> Result<Option<Access>, SqlError> {
+        let Some(version) = self.arrangement(stored.arrangement, self.at)? else {
+            return Ok(None);
+        };
+        let desc = version.desc();
+        if desc.key_columns == 0 || desc.kind == ArrangementKind::Log {
+            return Ok(None);
+        }
+        let passed = pass_through(&stored);
+        let key = (0..desc.key_columns).map(|k| passed.iter().position(|p| *p == Some(k)));
+        let Some(key) = key.collect() else {
+            return Ok(None);
+        };
+        Ok(Some(Access {
+            version,
+            stored: Arc::new(stored),
+            key,
+        }))
+    }
+
+    /// The index that leaves least to read, as far as the conditions tell.
+    fn by_index(
+        &self,
+        collection: CollectionId,
+        conditions: &[Condition],
+    ) -> Result<Option<(Access, Wanted)>, SqlError> {
+        let catalog = &self.published.catalog;
+        let Some((object, Rows::Data)) = catalog.by_collection(collection) else {
+            return Ok(None);
+        };
+        let mut best: Option<(usize, Access, Wanted)> = None;
+        for index in catalog.indexes_on(object.record.id) {
+            let Some(access) = self.index_access(object, index) else {
+                continue;
+            };
+            let (cost, wanted) = match access.hashes(conditions)? {
+                Some(hashes) => (0, Wanted::Hashes(hashes)),
+                None => match access.ranges(conditions)? {
+                    Some((cost, ranges)) => (cost, Wanted::Ranges(ranges)),
+                    None => continue,
+                },
+            };
+            if best.as_ref().is_none_or(|(least, ..)| cost < *least) {
+                best = Some((cost, access, wanted));
+            }
+        }
+        Ok(best.map(|(_, access, wanted)| (access, wanted)))
+    }
+
+    /// The arrangement of an index, unless it is younger than what is read.
+    fn index_access(&self, object: &Object, index: &Object) -> Option<Access> {
+        let Detail::Index { columns, .. } = &index.detail else {
+            return None;
+        };
+        let arrangement = index.record.ids.rows?;
+        let version = self.published.store.arrangement(arrangement)?;
+        if self.at < version.since() && self.at < self.published.now() {
+            return None;
+        }
+        let order = key_first(columns, object.columns.fields().len());
+        let mut back = vec![0; order.len()];
+        for (stored, column) in order.iter().enumerate() {
+            back[*column] = stored;
+        }
+        Some(Access {
+            version,
+            stored: Arc::new(Stored {
+                arrangement,
+                columns: back,
+                maps: vec![],
+                schema: object.columns.clone(),
+            }),
+            key: columns.clone(),
+        })
+    }
+}
+
+impl Stored {
+    /// Rows of the arrangement as rows of the collection.
+    fn rows_of(&self, run: RunBatch) -> Result<Delta, SqlError> {
+        let rows = run.rows.project(&self.columns).map_err(internal)?;
+        let diffs = Diffs::Each(run.diffs);
+        shape(Delta { rows, diffs }, &self.maps, &self.schema)
+    }
+}
+
+impl Access {
+    fn read(&self, wanted: &Wanted, at: tidemill_zset::Epoch) -> Result<DeltaIterator, SqlError> {
+        let stored = self.stored.clone();
+        Ok(match wanted {
+            Wanted::Hashes(hashes) => {
+                let found = self.version.get_many_at(hashes, at).map_err(store_error)?;
+                let rows = found.into_iter().map(|run| stored.rows_of(run));
+                Box::new(rows.collect::<Vec<_>>().into_iter())
+            }
+            Wanted::Ranges(ranges) => {
+                let version = self.version.clone();
+                let runs = ranges.clone().into_iter().flat_map(move |range| {
+                    version
+                        .range_batches(at, range)
+                        .unwrap_or_else(|e| Box::new(std::iter::once(Err(e))))
+                });
+                let rows = move |run: Result<RunBatch, StoreError>| {
+                    stored.rows_of(run.map_err(store_error)?)
+                };
+                Box::new(runs.map(rows))
+            }
+        })
+    }
+
+    /// The hashes of all keys that the conditions allow, ascending; `None`: some column of the key is open, or they are
+    /// too many.
+    fn hashes(&self, conditions: &[Condition]) -> Result<Option<Vec<u64>>, SqlError> {
+        let mut lists: Vec<&[ScalarValue]> = Vec::with_capacity(self.key.len());
+        let mut count = 1usize;
+        for column in &self.key {
+            let Some(values) = values_of(conditions, *column) else {
+                return Ok(None);
+            };
+            count = count.saturating_mul(values.len());
+            lists.push(values);
+        }
+        if count > LOOKUPS_MAX {
+            return Ok(None);
+        }
+        if count == 0 {
+            return Ok(Some(vec![]));
+        }
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(lists.len());
+        // Every combination once: the values of a column repeat in blocks.
+        let mut repeat = count;
+        for (stored, values) in lists.iter().enumerate() {
+            let array = array_of(values, self.key_type(stored))?;
+            repeat /= values.len();
+            columns.push(match count {
+                1 => array,
+                _ => {
+                    let index = (0..count).map(|i| ((i / repeat) % values.len()) as u32);
+                    let index = UInt32Array::from_iter_values(index);
+                    compute::take(&array, &index, None).map_err(internal)?
+                }
+            });
+        }
+        let mut hashes = self.version.desc().key_hashes(&columns, count);
+        hashes.sort_unstable();
+        hashes.dedup();
+        Ok(Some(hashes))
+    }
+
+    /// The ranges of codes that the conditions on the first column of an ordered key allow, and a measure of how
+    /// much they leave to read.
+    #[allow(clippy::type_complexity)]
+    fn ranges(
+        &self,
+        conditions: &[Condition],
+    ) -> Result<Option<(usize, Vec<(u64, u64)>)>, SqlError> {
+        let first = self.key[0];
+        if let Some(values) = values_of(conditions, first) {
+            if values.len() > LOOKUPS_MAX {
+                return Ok(None);
+            }
+            let mut ranges = Vec::with_capacity(values.len());
+            for value in values {
+                let bound = array_of(std::slice::from_ref(value), self.key_type(0))?;
+                ranges.push(code_range(Some(&bound), Some(&bound)));
+            }
+            ranges.sort_unstable();
+            // Values of one rank have the same range.
+            ranges.dedup();
+            return Ok(Some((1, ranges)));
+        }
+        let mut range = (0, u64::MAX);
+        let mut bounds = 0;
+        for condition in conditions.iter().filter(|c| c.column() == first) {
+            let Condition::Range { low, high, .. } = condition else {
+                continue;
+            };
+            let mut bound = |bound: &Bound<ScalarValue>| match bound {
+                Bound::Unbounded => Ok(None),
+                Bound::Included(v) | Bound::Excluded(v) => {
+                    bounds += 1;
+                    array_of(std::slice::from_ref(v), self.key_type(0)).map(Some)
+                }
+            };
+            let (low, high) = (bound(low)?, bound(high)?);
+            let (from, until) = code_range(low.as_ref(), high.as_ref());
+            range = (range.0.max(from), range.1.min(until));
+        }
+        Ok(match bounds {
+            0 => None,
+            _ if range.0 > range.1 => Some((1, vec![])),
+            1 => Some((3, vec![range])),
+            _ => Some((2, vec![range])),
+        })
+    }
+
+    /// The part of one's own writes that is wanted.
+    fn of_own(&self, delta: &Delta, wanted: &Wanted) -> Result<Delta, SqlError> {
+        let columns = self.key.iter().enumerate().map(|(k, column)| {
+            let column = delta.rows.column(*column);
+            compute::cast(column, self.key_type(k))
+        });
+        let columns = columns.collect::<Result<Vec<_>, _>>().map_err(internal)?;
+        let hashes = self.version.desc().key_hashes(&columns, delta.len());
+        let mask = hashes.iter().map(|hash| Some(wanted.contains(*hash)));
+        let mask: BooleanArray = mask.collect();
+        delta.filter(&mask).map_err(internal)
+    }
+
+    /// The type in which a key column is stored.
+    fn key_type(&self, stored: usize) -> &DataType {
+        self.version.desc().schema.field(stored).data_type()
+    }
+}
+
+/// The shortest list of values that a column must have one of.
+fn values_of(conditions: &[Condition], column: usize) -> Option<&[ScalarValue]> {
+    let lists = conditions.iter().filter_map(|c| match c {
+        Condition::OneOf { column: c, values } if *c == column => Some(values.as_slice()),
+        _ => None,
+    });
+    lists.min_by_key(|values| values.len())
+}
+
+/// The values as an array of the stored type.
+fn array_of(values: &[ScalarValue], wanted: &DataType) -> Result<ArrayRef, SqlError> {
+    let array = match values {
+        [one] => one.to_array(),
+        many => ScalarValue::iter_to_array(many.iter().cloned()),
+    };
+    let array = array.map_err(|e| SqlError::internal(e.to_string()))?;
+    match array.data_type() == wanted {
+        true => Ok(array),
+        false => compute::cast(&array, wanted).map_err(internal),
+    }
+}
+
+/// For each column of the collection: the arrangement's column that it is, if it is one unchanged.
+fn pass_through(stored: &Stored) -> Vec<Option<usize>> {
+    let mut passed: Vec<Option<usize>> = stored.columns.iter().map(|c| Some(*c)).collect();
+    for map in &stored.maps {
+        let Op::Map { projection, .. } = map else {
+            return vec![];
+        };
+        if let Some(projection) = projection {
+            let column = |e: &Arc<dyn PhysicalExpr>| {
+                let column = e.downcast_ref::<Column>()?;
+                passed.get(column.index()).copied().flatten()
+            };
+            passed = projection.iter().map(column).collect();
+        }
+    }
+    passed
+}
+
+fn internal(e: arrow::error::ArrowError) -> SqlError {
+    SqlError::internal(e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Wanted;
+
+    #[test]
+    fn what_is_wanted() {
+        let hashes = Wanted::Hashes(vec![3, 9]);
+        let ranges = Wanted::Ranges(vec![(3, 5), (9, 9)]);
+        let of = |w: &Wanted| (0..12).filter(|h| w.contains(*h)).collect::<Vec<u64>>();
+        assert_eq!(of(&hashes), [3, 9]);
+        assert_eq!(of(&ranges), [3, 4, 5, 9]);
+        assert!(of(&Wanted::Ranges(vec![])).is_empty());
+    }
+}

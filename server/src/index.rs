@@ -1,0 +1,171 @@
+//! What CREATE INDEX means: an ordered arrangement of all columns of a table, recorded source or materialized view,
+//! the index's columns first, kept up to date by a dataflow that only hands the changes on.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, SchemaRef};
+use tidemill_dataflow::plan::{DataflowPlan, Node, Op};
+use tidemill_planner::SqlError;
+use tidemill_planner::ast::Name;
+use tidemill_zset::delta::schema_of;
+use tidemill_zset::order_code::has_rank;
+use tidemill_zset::schema::SqlType;
+
+use crate::catalog::record::Kind;
+use crate::catalog::{Catalog, DEFAULT_SCHEMA, Detail, Object};
+use crate::coordinator::ddl::find_any;
+use crate::define::Definer;
+use crate::reader::key_first;
+
+/// As in PostgreSQL.
+const COLUMNS_MAX: usize = 32;
+/// Bytes of a name that is made up.
+const NAME_BYTES_MAX: usize = 63;
+
+impl Definer<'_> {
+    /// The object that CREATE INDEX describes, without ids.
+    pub(crate) fn index(
+        &self,
+        name: Option<&str>,
+        on: &Name,
+        columns: &[String],
+        sql: &str,
+    ) -> Result<Object, SqlError> {
+        let relation = find_any(&self.catalog, on)?;
+        check_relation(relation)?;
+        let collection = relation.record.ids.collection;
+        let collection =
+            collection.ok_or_else(|| SqlError::internal("a stored relation is a collection"))?;
+        let keys = key_columns(columns, &relation.columns)?;
+        let order = key_first(&keys, relation.columns.fields().len());
+        let schema = relation.columns.project(&order);
+        let schema = Arc::new(schema.map_err(|e| SqlError::internal(e.to_string()))?);
+        let root = Node {
+            op: Op::Input {
+                collection,
+                columns: order,
+            },
+            inputs: vec![],
+            schema,
+            append_only: false,
+        };
+        let name = match name {
+            Some(name) => name.to_string(),
+            None => free_name(&self.catalog, relation, columns),
+        };
+        let name = Name {
+            schema: Some(relation.record.schema.clone()),
+            name,
+        };
+        Ok(Object {
+            record: self.record(Kind::Index, &name, sql, vec![relation.record.id]),
+            columns: schema_of(vec![]),
+            detail: Detail::Index {
+                on: relation.record.id,
+                columns: keys,
+                plan: Arc::new(DataflowPlan { root }),
+            },
+        })
+    }
+}
+
+fn check_relation(relation: &Object) -> Result<(), SqlError> {
+    let name = relation.display_name();
+    match &relation.detail {
+        Detail::Table { .. } | Detail::MaterializedView { .. } => Ok(()),
+        Detail::Source {
+            persistent_id: Some(_),
+            ..
+        } => Ok(()),
+        Detail::Source { .. } => Err(SqlError::unsupported(format!(
+            "source {name} is not recorded, so there is nothing to index"
+        ))
+        .hint(
+            "Create the source with a persistent_id, or a materialized view of it and an index on that.",
+        )),
+        Detail::View { .. } => Err(SqlError::new(
+            "42809",
+            format!("cannot create index on relation \"{name}\""),
+        )
+        .detail("This operation is not supported for views.")
+        .hint("Create a materialized view and an index on that.")),
+        _ => Err(SqlError::new(
+            "42809",
+            format!("cannot create index on relation \"{name}\""),
+        )
+        .detail(format!(
+            "This operation is not supported for {}s.",
+            relation.record.kind.words()
+        ))),
+    }
+}
+
+/// The numbers of the index's columns, if they can be in one.
+fn key_columns(columns: &[String], schema: &SchemaRef) -> Result<Vec<usize>, SqlError> {
+    if columns.len() > COLUMNS_MAX {
+        return Err(SqlError::new(
+            "54011",
+            format!("cannot use more than {COLUMNS_MAX} columns in an index"),
+        ));
+    }
+    let mut keys = Vec::with_capacity(columns.len());
+    for column in columns {
+        let Some((number, field)) = schema.column_with_name(column) else {
+            return Err(SqlError::new(
+                "42703",
+                format!("column \"{column}\" does not exist"),
+            ));
+        };
+        if keys.contains(&number) {
+            return Err(SqlError::new(
+                "42701",
+                format!("column \"{column}\" appears twice in the index"),
+            ));
+        }
+        check_type(field)?;
+        keys.push(number);
+    }
+    Ok(keys)
+}
+
+fn check_type(field: &Field) -> Result<(), SqlError> {
+    let sql = SqlType::of(field);
+    if sql == SqlType::Json {
+        return Err(SqlError::new(
+            "42704",
+            "data type json has no default operator class for access method \"btree\"",
+        )
+        .hint("Values of type json can't be compared."));
+    }
+    if sql == SqlType::Jsonb || !has_rank(field.data_type()) {
+        return Err(SqlError::unsupported(format!(
+            "column \"{}\" of type {sql} can't be in an index",
+            field.name()
+        ))
+        .hint("Create a materialized view with a column of a plain type, such as an element or its text, and an index on that."));
+    }
+    Ok(())
+}
+
+/// `table_column_idx`, with a number if that is taken.
+fn free_name(catalog: &Catalog, relation: &Object, columns: &[String]) -> String {
+    let schema = match relation.record.schema.as_str() {
+        "" => DEFAULT_SCHEMA,
+        schema => schema,
+    };
+    let base = format!("{}_{}", relation.record.name, columns.join("_"));
+    (0u64..)
+        .map(|n| {
+            let end = match n {
+                0 => "_idx".to_string(),
+                n => format!("_idx{n}"),
+            };
+            let mut cut = base.len().min(NAME_BYTES_MAX - end.len());
+            while !base.is_char_boundary(cut) {
+                cut -= 1;
+            }
+            format!("{}{end}", &base[..cut])
+        })
+        .find(|name| catalog.find(schema, name).is_none())
+        .expect("a catalog is finite")
+}
