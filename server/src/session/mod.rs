@@ -11,6 +11,7 @@ mod show;
 pub mod sql;
 mod subscribe;
 mod transaction;
+mod write;
 
 use std::sync::Arc;
 

@@ -13,6 +13,7 @@ use super::copy::Copied;
 use super::cursor::Cursor;
 use super::settings::Settings;
 use super::transaction::Transaction;
+use super::write::TableAs;
 use super::{Notice, ParamValue, Prepared, Response, Session, SessionFactory, TransactionStatus};
 use crate::catalog::CatalogSnapshot;
 use crate::coordinator::Handle;
@@ -92,6 +93,16 @@ impl SqlSession {
 
     pub(super) fn notify(&mut self, notice: Notice) {
         self.notices.push(notice);
+    }
+
+    /// Tells the client something.
+    fn inform(&mut self, message: String, hint: Option<String>) {
+        self.notify(Notice {
+            severity: "NOTICE",
+            sqlstate: "00000",
+            message,
+            hint,
+        });
     }
 
     /// What the planner may know of the session now.
@@ -190,9 +201,25 @@ impl SqlSession {
             | Statement::Drop { .. }
             | Statement::Rename { .. }
             | Statement::Comment { .. } => self.ddl(parsed).await,
-            Statement::Insert(insert) => self.insert(insert, &params).await,
-            Statement::Update(update) => self.update(update, &params).await,
-            Statement::Delete(delete) => self.delete(delete, &params).await,
+            Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
+                self.change(&parsed.statement, &params).await
+            }
+            Statement::CreateTableAs {
+                name,
+                if_not_exists,
+                columns,
+                query,
+                with_data,
+            } => {
+                let from = TableAs {
+                    name,
+                    if_not_exists: *if_not_exists,
+                    columns,
+                    query,
+                    with_data: *with_data,
+                };
+                self.create_table_as(from, &params).await
+            }
             Statement::Truncate { names } => self.truncate(names).await,
             Statement::CopyFrom {
                 table,
@@ -215,6 +242,9 @@ impl SqlSession {
                 .hint("Use one transaction per unit of work.")),
             Statement::Set { name, value, .. } => {
                 self.settings.set(name, value.clone())?;
+                if super::settings::is_without_effect(name) {
+                    self.inform(format!("parameter \"{name}\" has no effect here"), None);
+                }
                 tag("SET")
             }
             Statement::Reset { name } => {
@@ -239,7 +269,13 @@ impl SqlSession {
                 self.settings.reset_all();
                 tag("DISCARD ALL")
             }
-            Statement::Other { verb } => other(verb),
+            Statement::Other { verb } => {
+                if matches!(verb.as_str(), "flush" | "wait") {
+                    let hint = "Reads see every acknowledged write.";
+                    self.inform("nothing to wait for".into(), Some(hint.into()));
+                }
+                other(verb)
+            }
         }
     }
 
@@ -397,7 +433,7 @@ impl SqlSession {
                 (plan.params, Some(plan.columns))
             }
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
-                (self.write_params(statement, types)?, None)
+                self.write_shape(statement, types)?
             }
             Statement::Subscribe(subscribe) => (vec![], Some(self.subscribe_schema(subscribe)?)),
             Statement::Show(show) => (vec![], Some(self.show_schema(show))),
@@ -415,7 +451,9 @@ impl SqlSession {
 fn other(verb: &str) -> Result<Response, SqlError> {
     match verb.to_ascii_uppercase().as_str() {
         // Nothing to do, and clients send them without need.
-        word @ ("VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT") => Ok(Response::Tag(word.into())),
+        word @ ("VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT" | "FLUSH" | "WAIT") => {
+            Ok(Response::Tag(word.into()))
+        }
         word => Err(SqlError::unsupported(format!("{word} is not supported"))),
     }
 }
