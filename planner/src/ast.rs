@@ -175,6 +175,14 @@ pub enum Statement {
         primary_key: Vec<String>,
         options: Options,
     },
+    /// CREATE TABLE name [(columns)] AS query [WITH [NO] DATA]
+    CreateTableAs {
+        name: Name,
+        if_not_exists: bool,
+        columns: Vec<String>,
+        query: Box<Query>,
+        with_data: bool,
+    },
     /// CREATE VIEW
     CreateView {
         name: Name,

@@ -71,6 +71,11 @@ pub fn write_target(statement: &Statement) -> Result<Name> {
     }
 }
 
+/// An identifier after folding.
+pub fn folded(ident: &ast::Ident) -> String {
+    crate::parser::fold(ident)
+}
+
 /// A query from its text.
 pub fn parse_query(sql: &str) -> Result<Query> {
     match parse(sql)?.into_iter().next() {

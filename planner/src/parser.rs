@@ -10,6 +10,7 @@ mod session;
 
 use sqlparser::ast::{Ident, ObjectName, ObjectNamePart};
 use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, TokenizerError};
 
@@ -37,7 +38,7 @@ pub(crate) fn parse(sql: &str) -> Result<Vec<Parsed>> {
         let start = first.span.start.column as usize - 1;
         let end = (last.span.end.column as usize - 1).min(chars.len());
         let text: String = chars[start..end.max(start)].iter().collect();
-        let tokens: Vec<TokenWithSpan> = significant.into_iter().cloned().collect();
+        let tokens = spelled_out(significant.into_iter().cloned().collect());
         out.push(Parsed {
             statement: P::new(tokens, end + 1, &text).whole_statement()?,
             sql: text,
@@ -162,11 +163,14 @@ pub(super) struct P<'a> {
     text: &'a str,
     /// Index of the token AS of `AS OF` outside parentheses.
     as_of: Option<usize>,
+    /// Index of the token ON of `ON CONFLICT` outside parentheses.
+    on_conflict: Option<usize>,
 }
 
 impl<'a> P<'a> {
     fn new(tokens: Vec<TokenWithSpan>, end: usize, text: &'a str) -> Self {
-        let as_of = as_of_index(&tokens);
+        let as_of = pair_outside_parentheses(&tokens, "as", "of");
+        let on_conflict = pair_outside_parentheses(&tokens, "on", "conflict");
         let p = Parser::new(&DIALECT)
             .with_recursion_limit(DEPTH_MAX)
             .with_tokens_with_locations(tokens);
@@ -175,6 +179,7 @@ impl<'a> P<'a> {
             end,
             text,
             as_of,
+            on_conflict,
         }
     }
 
@@ -490,13 +495,19 @@ impl<'a> P<'a> {
         }
     }
 
-    /// A query; with `AS OF t` at its end.
+    /// A query; with `AS OF t` at its end. `WITH … INSERT` is the INSERT of a query with that WITH.
     fn select(&mut self) -> Result<Statement> {
         let Some(cut) = self.find_as_of() else {
-            return Ok(Statement::Query {
-                query: self.query()?,
-                as_of: None,
-            });
+            let mut query = self.query()?;
+            if let sqlparser::ast::SetExpr::Insert(sqlparser::ast::Statement::Insert(insert)) =
+                query.body.as_mut()
+                && let Some(source) = &mut insert.source
+                && source.with.is_none()
+            {
+                source.with = query.with.take();
+                return Ok(Statement::Insert(Box::new(insert.clone())));
+            }
+            return Ok(Statement::Query { query, as_of: None });
         };
         let mut tokens = Vec::with_capacity(cut);
         for _ in 0..cut {
@@ -520,6 +531,11 @@ impl<'a> P<'a> {
 
     fn change(&mut self) -> Result<Statement> {
         use sqlparser::ast::Statement as S;
+        if let Some(cut) = self.on_conflict.take()
+            && self.peek_is(0, "insert")
+        {
+            return self.insert_on_conflict(cut);
+        }
         let r = self.p.parse_statement();
         match self.convert(r)? {
             S::Insert(i) => Ok(Statement::Insert(Box::new(i))),
@@ -528,6 +544,39 @@ impl<'a> P<'a> {
             S::Query(query) => Ok(Statement::Query { query, as_of: None }),
             _ => Err(SqlError::unsupported("MERGE is not supported")),
         }
+    }
+
+    /// An INSERT whose ON CONFLICT is the token `cut`: the two are parsed apart, as sqlparser would take ON for an alias at
+    /// the end of a query.
+    fn insert_on_conflict(&mut self, cut: usize) -> Result<Statement> {
+        let mut tokens = Vec::with_capacity(cut);
+        while self.p.index() < cut {
+            tokens.push(self.p.next_token());
+        }
+        let end = self.p.peek_token().span.start.column as usize;
+        let mut head = P::new(tokens, end, self.text);
+        let Statement::Insert(mut insert) = head.change()? else {
+            return self.unexpected();
+        };
+        head.end()?;
+        let mut tokens: Vec<TokenWithSpan> = Tokenizer::new(&DIALECT, "INSERT INTO x VALUES (1) ")
+            .tokenize_with_location()
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|t| !matches!(t.token, Token::Whitespace(_)))
+            .collect();
+        while !self.at_end() {
+            tokens.push(self.p.next_token());
+        }
+        let mut tail = P::new(tokens, self.end, self.text);
+        let r = tail.p.parse_statement();
+        let sqlparser::ast::Statement::Insert(rest) = tail.convert(r)? else {
+            return tail.unexpected();
+        };
+        tail.end()?;
+        insert.on = rest.on;
+        insert.returning = rest.returning;
+        Ok(Statement::Insert(insert))
     }
 
     fn subscribe(&mut self) -> Result<Subscribe> {
@@ -616,8 +665,40 @@ pub(super) fn duration_ms(text: &str) -> Option<u64> {
     Some((value * factor) as u64)
 }
 
-/// Where `AS OF` stands outside parentheses.
-fn as_of_index(tokens: &[TokenWithSpan]) -> Option<usize> {
+/// `x ISNULL` as `x IS NULL`, which sqlparser knows.
+fn spelled_out(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let is_postfix = |before: &Token| {
+        matches!(
+            before,
+            Token::RParen
+                | Token::RBracket
+                | Token::Number(..)
+                | Token::SingleQuotedString(_)
+                | Token::Placeholder(_)
+        ) || matches!(before, Token::Word(w) if w.quote_style.is_some()
+            || matches!(w.keyword, Keyword::NoKeyword | Keyword::NULL | Keyword::TRUE | Keyword::FALSE))
+    };
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    for t in tokens {
+        let postfix = matches!(&t.token, Token::Word(w)
+            if w.quote_style.is_none() && w.value.eq_ignore_ascii_case("isnull"))
+            && out.last().is_some_and(|before| is_postfix(&before.token));
+        if postfix {
+            for word in ["IS", "NULL"] {
+                out.push(TokenWithSpan {
+                    token: Token::make_keyword(word),
+                    span: t.span,
+                });
+            }
+        } else {
+            out.push(t);
+        }
+    }
+    out
+}
+
+/// Where two words stand one after the other outside parentheses.
+fn pair_outside_parentheses(tokens: &[TokenWithSpan], first: &str, second: &str) -> Option<usize> {
     let word = |n: usize, w: &str| {
         matches!(tokens.get(n).map(|t| &t.token),
             Some(Token::Word(x)) if x.quote_style.is_none() && x.value.eq_ignore_ascii_case(w))
@@ -627,7 +708,9 @@ fn as_of_index(tokens: &[TokenWithSpan]) -> Option<usize> {
         match t.token {
             Token::LParen => depth += 1,
             Token::RParen => depth -= 1,
-            Token::Word(_) if depth == 0 && word(n, "as") && word(n + 1, "of") => return Some(n),
+            Token::Word(_) if depth == 0 && word(n, first) && word(n + 1, second) => {
+                return Some(n);
+            }
             _ => {}
         }
     }

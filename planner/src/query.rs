@@ -20,7 +20,8 @@ use tidemill_zset::schema::{SqlType, UTC};
 use crate::bind::dml::evaluate;
 use crate::bind::expr::Ctx;
 use crate::bind::scope::{Outer, Scope};
-use crate::bind::{Binder, Rel, project, unique_names};
+pub use crate::bind::written::{Conflict, WRITTEN};
+use crate::bind::{Binder, Rel, project, unique_names, written};
 
 pub use crate::access::Condition;
 use crate::catalog::{CatalogView, Relation};
@@ -173,6 +174,41 @@ impl Planner {
         param_types: &[Option<Field>],
     ) -> Result<QueryPlan> {
         self.plan(catalog, session, param_types, |b| b.delete(delete, table))
+    }
+
+    /// What INSERT does with rows whose key is there already.
+    pub fn conflict(&self, insert: &ast::Insert, table: &Relation) -> Result<Conflict> {
+        written::conflict(insert, table)
+    }
+
+    /// ON CONFLICT DO UPDATE: all old columns of `table`, then all new ones, from the collection [`WRITTEN`] with all columns
+    /// of the rows that are there and then those of the rows that were to be inserted.
+    pub fn plan_do_update(
+        &self,
+        catalog: &dyn CatalogView,
+        session: &SessionContextInfo,
+        insert: &ast::Insert,
+        table: &Relation,
+        defaults: &[Option<String>],
+        param_types: &[Option<Field>],
+    ) -> Result<QueryPlan> {
+        self.plan(catalog, session, param_types, |b| {
+            b.do_update(insert, table, defaults)
+        })
+    }
+
+    /// RETURNING, from the collection [`WRITTEN`] with the columns of `table`.
+    pub fn plan_returning(
+        &self,
+        catalog: &dyn CatalogView,
+        session: &SessionContextInfo,
+        (items, alias): (&[ast::SelectItem], Option<&str>),
+        table: &Relation,
+        param_types: &[Option<Field>],
+    ) -> Result<QueryPlan> {
+        self.plan(catalog, session, param_types, |b| {
+            b.returning(items, table, alias)
+        })
     }
 
     fn plan(

@@ -29,12 +29,15 @@ pub enum SqlType {
     Float4,
     /// `double precision`
     Float8,
-    /// `numeric(precision, scale)`; at most 38 digits
+    /// `numeric(precision, scale)`; at most 38 digits. Precision 0: declared without one; values have up to 38 digits
+    /// ([`SqlType::digits`]) and are shown without trailing zeros after the point.
     Numeric(u8, i8),
     /// `text`
     Text,
     /// `varchar(n)`, n in characters; `None`: without a limit
     Varchar(Option<u32>),
+    /// `char(n)`, n in characters; held without the spaces that pad it
+    Char(u32),
     /// `bytea`
     Bytea,
     /// `date`
@@ -69,9 +72,10 @@ impl SqlType {
             SqlType::Int8 => DataType::Int64,
             SqlType::Float4 => DataType::Float32,
             SqlType::Float8 => DataType::Float64,
-            SqlType::Numeric(p, s) => DataType::Decimal128(*p, *s),
+            SqlType::Numeric(p, s) => DataType::Decimal128(SqlType::digits(*p), *s),
             SqlType::Text
             | SqlType::Varchar(_)
+            | SqlType::Char(_)
             | SqlType::Uuid
             | SqlType::Json
             | SqlType::Jsonb => DataType::Utf8View,
@@ -84,6 +88,11 @@ impl SqlType {
             SqlType::Array(of) => DataType::List(Arc::new(of.field("item", true))),
             SqlType::Other(t) => t.clone(),
         }
+    }
+
+    /// Digits that a numeric of some precision has room for.
+    pub const fn digits(precision: u8) -> u8 {
+        if precision == 0 { 38 } else { precision }
     }
 
     /// An Arrow field of this type.
@@ -99,9 +108,11 @@ impl SqlType {
         match self {
             SqlType::Varchar(Some(n)) => Some(format!("varchar({n})")),
             SqlType::Varchar(None) => Some("varchar".into()),
+            SqlType::Char(n) => Some(format!("char({n})")),
             SqlType::Uuid => Some("uuid".into()),
             SqlType::Json => Some("json".into()),
             SqlType::Jsonb => Some("jsonb".into()),
+            SqlType::Numeric(0, _) => Some("numeric".into()),
             _ => None,
         }
     }
@@ -114,12 +125,23 @@ impl SqlType {
                 "json" => return SqlType::Json,
                 "jsonb" => return SqlType::Jsonb,
                 "varchar" => return SqlType::Varchar(None),
+                "numeric" => {
+                    if let DataType::Decimal128(_, s) = field.data_type() {
+                        return SqlType::Numeric(0, *s);
+                    }
+                }
                 _ => {
                     if let Some(n) = tag
                         .strip_prefix("varchar(")
                         .and_then(|t| t.strip_suffix(')'))
                     {
                         return SqlType::Varchar(n.parse().ok());
+                    }
+                    if let Some(n) = tag
+                        .strip_prefix("char(")
+                        .and_then(|t| t.strip_suffix(')')?.parse().ok())
+                    {
+                        return SqlType::Char(n);
                     }
                 }
             }
@@ -166,10 +188,12 @@ impl std::fmt::Display for SqlType {
             SqlType::Int8 => f.write_str("bigint"),
             SqlType::Float4 => f.write_str("real"),
             SqlType::Float8 => f.write_str("double precision"),
+            SqlType::Numeric(0, _) => f.write_str("numeric"),
             SqlType::Numeric(p, s) => write!(f, "numeric({p},{s})"),
             SqlType::Text => f.write_str("text"),
             SqlType::Varchar(Some(n)) => write!(f, "character varying({n})"),
             SqlType::Varchar(None) => f.write_str("character varying"),
+            SqlType::Char(n) => write!(f, "character({n})"),
             SqlType::Bytea => f.write_str("bytea"),
             SqlType::Date => f.write_str("date"),
             SqlType::Time => f.write_str("time without time zone"),

@@ -140,7 +140,8 @@ impl Column {
             SqlType::Float4 => Values::Float4(Fixed::new(DataType::Float32)),
             SqlType::Float8 => Values::Float8(Fixed::new(DataType::Float64)),
             SqlType::Numeric(p, s) => {
-                Values::Numeric(Fixed::new(DataType::Decimal128(*p, *s)), *p, *s)
+                let p = SqlType::digits(*p);
+                Values::Numeric(Fixed::new(DataType::Decimal128(p, *s)), p, *s)
             }
             SqlType::Date => Values::Date(Fixed::new(DataType::Date32)),
             SqlType::Time => Values::Time(Fixed::new(DataType::Time64(TimeUnit::Microsecond))),
@@ -156,6 +157,7 @@ impl Column {
             }
             SqlType::Bytea => Values::Bytea(Vec::new(), vec![0], NullBufferBuilder::new(0)),
             SqlType::Text | SqlType::Other(_) => Values::Text(Views::new(TextKind::Text)),
+            SqlType::Char(n) => Values::Text(Views::new(TextKind::Char(*n))),
             SqlType::Varchar(n) => Values::Text(Views::new(match n {
                 None => TextKind::Text,
                 Some(n) => TextKind::Varchar(*n),

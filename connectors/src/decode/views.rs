@@ -25,6 +25,8 @@ pub enum TextKind {
     Text,
     /// The length in characters; only spaces may be cut off.
     Varchar(u32),
+    /// The length in characters without spaces at the end, which go.
+    Char(u32),
     /// The form, written canonically.
     Uuid,
     /// The grammar.
@@ -116,7 +118,7 @@ impl Views {
         let plain = match self.kind {
             TextKind::Text => true,
             TextKind::Json | TextKind::Jsonb => checked_json,
-            TextKind::Varchar(_) | TextKind::Uuid => false,
+            TextKind::Varchar(_) | TextKind::Char(_) | TextKind::Uuid => false,
         };
         self.views.reserve(block.len());
         let mut longest = [0usize; 2];
@@ -172,6 +174,16 @@ impl Views {
         match self.kind {
             TextKind::Text => self.own.extend_from_slice(text),
             TextKind::Varchar(max) => self.own.extend_from_slice(cut_to(text, max)?),
+            TextKind::Char(max) => {
+                let unpadded = text.iter().rposition(|b| *b != b' ').map_or(0, |i| i + 1);
+                let text = cut_to(&text[..unpadded], max).map_err(|e| match e {
+                    ValueError::Other(_) => {
+                        ValueError::Other(format!("value too long for type character({max})"))
+                    }
+                    e => e,
+                })?;
+                self.own.extend_from_slice(text);
+            }
             TextKind::Uuid => {
                 let mut canonical = [0; 36];
                 text::parse_uuid(text, &mut canonical)?;

@@ -30,7 +30,8 @@ enum Kind {
     Int8(PrimitiveArray<Int64Type>),
     Float4(PrimitiveArray<Float32Type>),
     Float8(PrimitiveArray<Float64Type>),
-    Numeric(PrimitiveArray<Decimal128Type>, i8),
+    /// With its scale; open: without zeros at the end of the fraction.
+    Numeric(PrimitiveArray<Decimal128Type>, i8, bool),
     Text(StringViewArray),
     Json(StringViewArray),
     Bytea(BinaryArray),
@@ -85,7 +86,10 @@ impl Cells {
             DataType::Int64 => Kind::Int8(array.as_primitive().clone()),
             DataType::Float32 => Kind::Float4(array.as_primitive().clone()),
             DataType::Float64 => Kind::Float8(array.as_primitive().clone()),
-            DataType::Decimal128(_, scale) => Kind::Numeric(array.as_primitive().clone(), *scale),
+            DataType::Decimal128(_, scale) => {
+                let open = matches!(SqlType::of(field), SqlType::Numeric(0, _));
+                Kind::Numeric(array.as_primitive().clone(), *scale, open)
+            }
             DataType::Utf8View => match SqlType::of(field) {
                 SqlType::Json | SqlType::Jsonb => Kind::Json(array.as_string_view().clone()),
                 _ => Kind::Text(array.as_string_view().clone()),
@@ -141,7 +145,7 @@ impl Cells {
             Kind::Int2(a) => output::integer(a.value(row) as i64, out),
             Kind::Int4(a) => output::integer(a.value(row) as i64, out),
             Kind::Bool(a) => out.extend_from_slice(if a.value(row) { b"true" } else { b"false" }),
-            Kind::Numeric(a, scale) => output::numeric(a.value(row), *scale, out),
+            Kind::Numeric(a, scale, open) => numeric(a.value(row), *scale, *open, out),
             Kind::Float8(a) if a.value(row).is_finite() => output::float8(a.value(row), out),
             Kind::Float4(a) if a.value(row).is_finite() => output::float4(a.value(row), out),
             Kind::Json(a) => {
@@ -309,6 +313,14 @@ fn escape(b: u8, out: &mut Vec<u8>) {
         12 => out.extend_from_slice(b"\\f"),
         _ => out.extend_from_slice(format!("\\u{b:04x}").as_bytes()),
     }
+}
+
+fn numeric(mut value: i128, mut scale: i8, open: bool, out: &mut Vec<u8>) {
+    while open && scale > 0 && value % 10 == 0 {
+        value /= 10;
+        scale -= 1;
+    }
+    output::numeric(value, scale, out);
 }
 
 #[cfg(test)]

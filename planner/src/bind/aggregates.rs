@@ -23,6 +23,7 @@ use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
 use crate::functions::aggregate as own;
 use crate::functions::cast::Context;
+use crate::functions::moments;
 use crate::parser::fold;
 
 /// Names of aggregate functions.
@@ -89,15 +90,31 @@ pub(crate) fn is_window(name: &str) -> bool {
     )
 }
 
+/// Names of aggregates that need WITHIN GROUP.
+fn is_ordered_set(name: &str) -> bool {
+    matches!(name, "percentile_cont" | "percentile_disc" | "mode")
+}
+
 /// A resolved aggregate: the function, its arguments, the type it gives, and what is done with its result.
 struct Resolved {
     function: Arc<AggregateUDF>,
     args: Vec<Expr>,
     ty: SqlType,
-    /// Applied to the result, e.g. to make one JSON text of an array.
-    then: Option<(&'static str, SqlType)>,
+    /// Applied to the result and further arguments, e.g. to make one JSON text of an array.
+    then: Option<(&'static str, SqlType, Vec<Typed>)>,
     /// Order of the values where the call gives none.
     ordered: bool,
+}
+
+/// A function of the array of the group's values.
+fn over_array(value: Typed, function: &'static str, ty: SqlType) -> Resolved {
+    Resolved {
+        function: agg::array_agg::array_agg_udaf(),
+        args: vec![value.expr],
+        ty: SqlType::Array(Box::new(value.ty)),
+        then: Some((function, ty, vec![])),
+        ordered: false,
+    }
 }
 
 impl Binder<'_> {
@@ -125,14 +142,6 @@ impl Binder<'_> {
                 ),
             });
         };
-        if !f.within_group.is_empty()
-            || matches!(
-                name,
-                "percentile_cont" | "percentile_disc" | "mode" | "grouping"
-            )
-        {
-            return Err(SqlError::unsupported(format!("{name} is not supported")));
-        }
         let inner = Ctx {
             aggregates: false,
             windows: false,
@@ -140,6 +149,13 @@ impl Binder<'_> {
             clause: "aggregate",
             ..c
         };
+        if name == "grouping" {
+            let inner = Ctx {
+                clause: "GROUPING",
+                ..inner
+            };
+            return self.grouping_call(inner, f);
+        }
         let a = self.aggregate_parts(inner, name, f)?;
         let call = Expr::AggregateFunction(AggregateFunction::new_udf(
             a.0.function.clone(),
@@ -165,8 +181,10 @@ impl Binder<'_> {
     fn finish_aggregate(&self, marker: Expr, r: Resolved) -> Result<Typed> {
         match r.then {
             None => Ok(Typed::new(marker, r.ty)),
-            Some((f, ty)) => {
-                let t = self.function(f, vec![Typed::new(marker, r.ty)], None)?;
+            Some((f, ty, more)) => {
+                let mut args = vec![Typed::new(marker, r.ty)];
+                args.extend(more);
+                let t = self.function(f, args, None)?;
                 Ok(Typed::new(t.expr, ty))
             }
         }
@@ -206,6 +224,15 @@ impl Binder<'_> {
             )?)),
             None => None,
         };
+        if is_ordered_set(name) {
+            return self.ordered_set(c, name, f, args, filter);
+        }
+        if !f.within_group.is_empty() {
+            return Err(SqlError::new(
+                "42883",
+                format!("{name} is not an ordered-set aggregate, so it cannot have WITHIN GROUP"),
+            ));
+        }
         let r = self.resolve_aggregate(name, args, star)?;
         if distinct
             && r.args.first().is_some_and(|_| !order.is_empty())
@@ -234,6 +261,95 @@ impl Binder<'_> {
         let distinct =
             distinct && !matches!(name, "min" | "max" | "bool_and" | "bool_or" | "every");
         Ok((r, distinct, filter, order))
+    }
+
+    /// `percentile_cont(f) WITHIN GROUP (ORDER BY x)` and its kin: a function of the array of the values that aren't NULL,
+    /// in order.
+    #[allow(clippy::type_complexity)]
+    fn ordered_set(
+        &self,
+        c: Ctx,
+        name: &str,
+        f: &ast::Function,
+        direct: Vec<Typed>,
+        filter: Option<Box<Expr>>,
+    ) -> Result<(Resolved, bool, Option<Box<Expr>>, Vec<Sort>)> {
+        if f.over.is_some() {
+            return Err(SqlError::unsupported(format!(
+                "OVER is not supported for ordered-set aggregate {name}"
+            )));
+        }
+        let [by] = f.within_group.as_slice() else {
+            return Err(match f.within_group.len() {
+                0 => SqlError::new(
+                    "42809",
+                    format!("WITHIN GROUP is required for ordered-set aggregate {name}"),
+                ),
+                _ => no_function(
+                    name,
+                    &vec!["…".to_string(); direct.len() + f.within_group.len()],
+                ),
+            });
+        };
+        let value = self.expr(c, &by.expr)?;
+        let value = self.known(value)?;
+        let shown = || {
+            let types: Vec<String> = direct
+                .iter()
+                .chain([&value])
+                .map(Typed::type_name)
+                .collect();
+            no_function(name, &types)
+        };
+        // The direct argument: one fraction or several.
+        let many = direct
+            .first()
+            .is_some_and(|d| !d.unknown && matches!(d.ty, SqlType::Array(_)));
+        let float = SqlType::Float8;
+        let floats = SqlType::Array(Box::new(SqlType::Float8));
+        let fraction = match (name, direct.as_slice()) {
+            ("mode", []) => vec![],
+            ("percentile_cont" | "percentile_disc", [d]) => {
+                vec![
+                    self.as_type(d, if many { &floats } else { &float })
+                        .map_err(|_| shown())?,
+                ]
+            }
+            _ => return Err(shown()),
+        };
+        let value = match (name, &value.ty) {
+            ("percentile_cont", SqlType::Interval) => value,
+            ("percentile_cont", t) if is_number(t) => self.as_type(&value, &float)?,
+            ("percentile_cont", _) => return Err(shown()),
+            (_, SqlType::Varchar(_) | SqlType::Char(_)) => self.as_type(&value, &SqlType::Text)?,
+            _ => value,
+        };
+        let sort = self.sort(value.clone(), &by.options)?;
+        let given = Expr::IsNotNull(Box::new(value.expr.clone()));
+        let filter = match filter {
+            Some(f) => super::conditions::and(*f, given),
+            None => given,
+        };
+        let result = if many {
+            SqlType::Array(Box::new(value.ty.clone()))
+        } else {
+            value.ty.clone()
+        };
+        let function = match (name, many) {
+            ("mode", _) => "mode_of_sorted",
+            ("percentile_cont", false) => "percentile_cont_of_sorted",
+            ("percentile_cont", true) => "percentiles_cont_of_sorted",
+            (_, false) => "percentile_disc_of_sorted",
+            (_, true) => "percentiles_disc_of_sorted",
+        };
+        let resolved = Resolved {
+            function: agg::array_agg::array_agg_udaf(),
+            args: vec![value.expr],
+            ty: SqlType::Array(Box::new(value.ty)),
+            then: Some((function, result, fraction)),
+            ordered: true,
+        };
+        Ok((resolved, false, Some(Box::new(filter)), vec![sort]))
     }
 
     fn resolve_aggregate(&self, name: &str, args: Vec<Typed>, star: bool) -> Result<Resolved> {
@@ -288,9 +404,12 @@ impl Binder<'_> {
                         ));
                     }
                     (SqlType::Interval, _) => {
-                        return Err(SqlError::unsupported(format!(
-                            "{name}(interval) is not supported"
-                        )));
+                        let f = if name == "sum" {
+                            "interval_sum_of"
+                        } else {
+                            "interval_avg_of"
+                        };
+                        return Ok(over_array(first, f, SqlType::Interval));
                     }
                     (t, _) if !is_number(t) => return Err(none()),
                     (t, _) => own::result_type(name, t),
@@ -312,6 +431,15 @@ impl Binder<'_> {
                     SqlType::Bool | SqlType::Json | SqlType::Jsonb | SqlType::Uuid
                 ) {
                     return Err(none());
+                }
+                if matches!(a.ty, SqlType::Interval) {
+                    // Arrow's order of intervals isn't SQL's.
+                    let f = if name == "min" {
+                        "interval_min_of"
+                    } else {
+                        "interval_max_of"
+                    };
+                    return Ok(over_array(a, f, SqlType::Interval));
                 }
                 let ty = if is_text(&a.ty) { SqlType::Text } else { a.ty };
                 let float = matches!(ty, SqlType::Float4 | SqlType::Float8);
@@ -381,6 +509,7 @@ impl Binder<'_> {
                         "jsonb_join"
                     },
                     json,
+                    vec![],
                 ));
                 Ok(Resolved {
                     function: agg::array_agg::array_agg_udaf(),
@@ -405,6 +534,7 @@ impl Binder<'_> {
                         "jsonb_join_object"
                     },
                     json,
+                    vec![],
                 ));
                 Ok(Resolved {
                     function: agg::array_agg::array_agg_udaf(),
@@ -427,25 +557,17 @@ impl Binder<'_> {
             }
             "regr_count" => plain(agg::regr::regr_count_udaf(), two_floats()?, SqlType::Int8),
             _ => {
-                let f = match name {
-                    "stddev" | "stddev_samp" => agg::stddev::stddev_udaf(),
-                    "stddev_pop" => agg::stddev::stddev_pop_udaf(),
-                    "variance" | "var_samp" => agg::variance::var_samp_udaf(),
-                    "var_pop" => agg::variance::var_pop_udaf(),
-                    "corr" => agg::correlation::corr_udaf(),
-                    "covar_pop" => agg::covariance::covar_pop_udaf(),
-                    "covar_samp" => agg::covariance::covar_samp_udaf(),
-                    "regr_slope" => agg::regr::regr_slope_udaf(),
-                    "regr_intercept" => agg::regr::regr_intercept_udaf(),
-                    "regr_r2" => agg::regr::regr_r2_udaf(),
-                    "regr_avgx" => agg::regr::regr_avgx_udaf(),
-                    "regr_avgy" => agg::regr::regr_avgy_udaf(),
-                    "regr_sxx" => agg::regr::regr_sxx_udaf(),
-                    "regr_syy" => agg::regr::regr_syy_udaf(),
-                    "regr_sxy" => agg::regr::regr_sxy_udaf(),
-                    _ => return Err(none()),
-                };
-                plain(f, two_floats()?, SqlType::Float8)
+                let moment = moments::Moment::named(name).ok_or_else(none)?;
+                if args.len() != moment.arguments() {
+                    return Err(none());
+                }
+                let exact =
+                    !first.unknown && (1..=4).contains(&super::types::number_rank(&first.ty));
+                if moment.arguments() == 1 && exact {
+                    let ty = moments::result_type(&first.ty);
+                    return plain(moments::aggregate(moment), vec![first.expr], ty);
+                }
+                plain(moments::aggregate(moment), two_floats()?, SqlType::Float8)
             }
         }
     }
@@ -471,12 +593,11 @@ impl Binder<'_> {
             .hint("Use an explicit ordering operator or modify the query."));
         }
         let asc = o.asc.unwrap_or(true);
-        let e = if matches!(t.ty, SqlType::Interval) {
-            self.function("interval_key", vec![t], None)?.expr
-        } else {
-            t.expr
-        };
-        Ok(Sort::new(e, asc, o.nulls_first.unwrap_or(!asc)))
+        Ok(Sort::new(
+            self.order_key(t)?.expr,
+            asc,
+            o.nulls_first.unwrap_or(!asc),
+        ))
     }
 
     fn window_call(&self, c: Ctx, name: &str, f: &ast::Function) -> Result<Typed> {

@@ -121,6 +121,7 @@ impl Binder<'_> {
                 let t = args.into_iter().next().ok_or_else(|| arity("pg_typeof"))?;
                 Ok(self.text(&t.type_name()))
             }
+            "row" => self.row_of(args),
             "concat" | "concat_ws" => self.concat_call(name, args),
             "to_regclass" => {
                 let found = args
@@ -268,6 +269,18 @@ impl Binder<'_> {
         Ok(Typed::new(e.expr, ty))
     }
 
+    /// `ROW(a, b)`: a record with the fields f1, f2, …
+    pub(crate) fn row_of(&self, items: Vec<Typed>) -> Result<Typed> {
+        let (mut columns, mut args) = (Vec::new(), Vec::new());
+        for (i, t) in items.into_iter().enumerate() {
+            let t = self.known(t)?;
+            columns.push((format!("f{}", i + 1), t.ty));
+            args.push(t.expr);
+        }
+        let (e, ty) = crate::functions::rows::row(columns, args, false);
+        Ok(Typed::new(e, ty))
+    }
+
     pub(crate) fn empty_array(&self, ty: &SqlType) -> Result<Typed> {
         let t = Typed {
             expr: literal(ScalarValue::Utf8View(Some("{}".into()))),
@@ -410,7 +423,7 @@ impl Binder<'_> {
         for (i, a) in args.iter().enumerate() {
             let to = match o.arg(i) {
                 Arg::Type(t) => t.clone(),
-                Arg::Numeric if a.unknown => SqlType::Numeric(38, super::types::SCALE_DEFAULT),
+                Arg::Numeric if a.unknown => SqlType::Numeric(0, super::types::SCALE_DEFAULT),
                 Arg::Numeric => {
                     let (p, s) = as_numeric(&a.ty);
                     SqlType::Numeric(p, s)
@@ -478,12 +491,16 @@ impl Binder<'_> {
             return Ok(None);
         };
         let numeric = matches!(first.ty, SqlType::Numeric(..)) && !first.unknown;
-        let (p, s) = as_numeric(&first.ty);
+        let (declared, s) = as_numeric(&first.ty);
+        let p = SqlType::digits(declared);
         let ret = match (name, args.len()) {
             ("ceil" | "ceiling" | "floor", 1) | ("round" | "trunc", 1) if numeric => {
                 SqlType::Numeric(((p as i16 - s as i16 + 1).clamp(1, 38)) as u8, 0)
             }
             ("abs", 1) if numeric => first.ty.clone(),
+            ("trim_scale", 1) if numeric => {
+                return Ok(Some(Typed::new(first.expr.clone(), SqlType::Numeric(0, s))));
+            }
             ("sign", 1) if numeric => SqlType::Numeric(1, 0),
             ("round" | "trunc", 2) if numeric || (!first.unknown && is_integer(&first.ty)) => {
                 let digits = match &args[1].expr {
@@ -491,10 +508,14 @@ impl Binder<'_> {
                     _ => None,
                 };
                 let scale = digits.map_or(s, |d| d.clamp(0, 30) as i8);
-                SqlType::Numeric(
-                    ((p as i16 - s as i16 + 1 + scale as i16).clamp(1, 38)) as u8,
-                    scale,
-                )
+                if declared == 0 && digits.is_none() {
+                    SqlType::Numeric(0, scale)
+                } else {
+                    SqlType::Numeric(
+                        ((p as i16 - s as i16 + 1 + scale as i16).clamp(1, 38)) as u8,
+                        scale,
+                    )
+                }
             }
             ("mod", 2) if args.iter().all(|a| a.unknown || is_number(&a.ty)) => {
                 return self
@@ -519,7 +540,7 @@ impl Binder<'_> {
             }
             _ => return Ok(None),
         };
-        let from = SqlType::Numeric(p, s);
+        let from = SqlType::Numeric(declared, s);
         let mut exprs = vec![self.implicit(first, &from)?];
         if let Some(n) = args.get(1) {
             exprs.push(self.implicit(n, &SqlType::Int4)?);

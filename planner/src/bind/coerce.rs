@@ -4,10 +4,27 @@ use datafusion_common::ScalarValue;
 use datafusion_expr::Expr;
 use tidemill_zset::schema::SqlType;
 
-use super::types::{assignable, castable, common, implicit_cost, is_text, plain_name};
+use super::types::{
+    as_numeric, assignable, castable, common, implicit_cost, is_number, is_text, plain_name,
+};
 use super::{Binder, Typed, null_of};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::{self, Context};
+
+/// Rows whose numerics have different scales are shown with the digits that each needs.
+pub(crate) fn own_scales<'t>(
+    ty: SqlType,
+    mut items: impl Iterator<Item = (&'t SqlType, bool)>,
+) -> SqlType {
+    match ty {
+        SqlType::Numeric(_, s)
+            if items.any(|(t, unknown)| !unknown && is_number(t) && as_numeric(t).1 != s) =>
+        {
+            SqlType::Numeric(0, s)
+        }
+        ty => ty,
+    }
+}
 
 impl Binder<'_> {
     /// A literal or parameter without a type, as a `to`.
@@ -20,12 +37,8 @@ impl Binder<'_> {
                     SqlType::Varchar(None) => &SqlType::Text,
                     to => to,
                 };
-                Ok(super::literal(cast::constant(
-                    text,
-                    to,
-                    context,
-                    self.zone(),
-                )?))
+                let value = cast::constant(text, to, context, self.zone())?;
+                Ok(cast::typed_constant(value, to))
             }
             Expr::Placeholder(p) => {
                 let n: usize = p.id.trim_start_matches('$').parse().unwrap_or(1);
@@ -129,7 +142,18 @@ impl Binder<'_> {
 
     /// All of `items` as one type.
     pub(crate) fn unify(&self, items: Vec<Typed>, what: &str) -> Result<(Vec<Expr>, SqlType)> {
-        let ty = self.unify_types(items.iter().map(|t| (&t.ty, t.unknown)), what)?;
+        let mut ty = self.unify_types(items.iter().map(|t| (&t.ty, t.unknown)), what)?;
+        if let SqlType::Numeric(p, s) = &mut ty {
+            // Integers and constants of other scales are shown with their own digits each, where no computed numeric
+            // among them sets the scale.
+            let mut known = items.iter().filter(|t| !t.unknown);
+            let computed = |t: &Typed| {
+                matches!(t.ty, SqlType::Numeric(..)) && !matches!(t.expr, Expr::Literal(..))
+            };
+            if !known.clone().any(computed) && known.any(|t| as_numeric(&t.ty).1 != *s) {
+                *p = 0;
+            }
+        }
         let exprs = items
             .iter()
             .map(|t| self.implicit(t, &ty))

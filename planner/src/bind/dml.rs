@@ -61,12 +61,6 @@ impl Binder<'_> {
         table: &Relation,
         defaults: &[Option<String>],
     ) -> Result<Rel> {
-        if i.returning.is_some() {
-            return Err(SqlError::unsupported("RETURNING is not supported"));
-        }
-        if i.on.is_some() {
-            return Err(SqlError::unsupported("ON CONFLICT is not supported"));
-        }
         let fields = table.columns.fields();
         let targets: Vec<usize> = if i.columns.is_empty() {
             (0..fields.len()).collect()
@@ -199,9 +193,6 @@ impl Binder<'_> {
         let ast::Statement::Update(u) = s else {
             return Err(SqlError::internal("not an UPDATE"));
         };
-        if u.returning.is_some() {
-            return Err(SqlError::unsupported("RETURNING is not supported"));
-        }
         let ctes = Ctes::new();
         let mut from = vec![u.table.clone()];
         match &u.from {
@@ -217,10 +208,38 @@ impl Binder<'_> {
         }
         let target = &scope.tables[0];
         let old: Vec<Expr> = target.cols.iter().map(|c| c.expr.clone()).collect();
-        let mut new = old.clone();
+        let new = self.assignments(&u.assignments, &scope, &ctes, table, defaults, &old)?;
+        let width = old.len();
+        let mut rel = old_and_new(plan, table, old, new)?;
+        if joined {
+            rel.plan = once_per_row(rel.plan, table, width)?;
+        }
+        Ok(rel)
+    }
+
+    /// SET: the row's new columns.
+    pub(super) fn assignments(
+        &self,
+        assignments: &[ast::Assignment],
+        scope: &Scope,
+        ctes: &Ctes,
+        table: &Relation,
+        defaults: &[Option<String>],
+        old: &[Expr],
+    ) -> Result<Vec<Expr>> {
+        let mut new = old.to_vec();
         let mut set = vec![false; new.len()];
-        for a in &u.assignments {
+        for a in assignments {
+            let columns = match (&a.target, &a.value) {
+                (AssignmentTarget::Tuple(ns), E::Subquery(q)) => row_columns(q, ns.len())?,
+                _ => vec![],
+            };
             let pairs: Vec<(String, &E)> = match (&a.target, &a.value) {
+                (AssignmentTarget::Tuple(ns), E::Subquery(_)) => ns
+                    .iter()
+                    .map(|n| parts(n).pop().unwrap_or_default())
+                    .zip(&columns)
+                    .collect(),
                 (AssignmentTarget::ColumnName(n), v) => {
                     vec![(parts(n).pop().unwrap_or_default(), v)]
                 }
@@ -230,8 +249,9 @@ impl Binder<'_> {
                     .zip(vs)
                     .collect(),
                 _ => {
-                    return Err(SqlError::unsupported(
-                        "UPDATE … SET (…) = (SELECT …) is not supported",
+                    return Err(SqlError::new(
+                        "42601",
+                        "number of columns does not match number of values",
                     ));
                 }
             };
@@ -246,36 +266,15 @@ impl Binder<'_> {
                 let t = if is_default(value) {
                     self.default_of(defaults.get(n).and_then(Option::as_ref))?
                 } else {
-                    self.expr(Ctx::plain(&scope, &ctes, "UPDATE"), value)?
+                    self.expr(Ctx::plain(scope, ctes, "UPDATE"), value)?
                 };
                 new[n] = self.assign(t, &SqlType::of(table.columns.field(n)), &name)?;
             }
         }
-        let mut exprs = Vec::new();
-        let mut cols = Vec::new();
-        let names: Vec<String> = target.cols.iter().map(|c| c.name.clone()).collect();
-        let internal = unique_names(&[names.clone(), names.clone()].concat());
-        for (i, (e, name)) in old.iter().chain(&new).zip(&internal).enumerate() {
-            exprs.push(e.clone().alias(name));
-            let f = table.columns.field(i % names.len());
-            cols.push(RelCol {
-                name: f.name().clone(),
-                ty: SqlType::of(f),
-                unknown: false,
-                column: datafusion_common::Column::new_unqualified(name),
-            });
-        }
-        plan = project(plan, exprs)?;
-        if joined {
-            plan = once_per_row(plan, table, names.len())?;
-        }
-        Ok(Rel { plan, cols })
+        Ok(new)
     }
 
     pub(crate) fn delete(&self, d: &ast::Delete, table: &Relation) -> Result<Rel> {
-        if d.returning.is_some() {
-            return Err(SqlError::unsupported("RETURNING is not supported"));
-        }
         let ctes = Ctes::new();
         let (FromTable::WithFromKeyword(own) | FromTable::WithoutKeyword(own)) = &d.from;
         let mut from: Vec<TableWithJoins> = own.clone();
@@ -309,6 +308,54 @@ impl Binder<'_> {
             .collect();
         Ok(Rel { plan, cols })
     }
+}
+
+/// The columns of a subquery's one row, each as a subquery.
+fn row_columns(q: &ast::Query, width: usize) -> Result<Vec<E>> {
+    let names: Vec<String> = (1..=width).map(|i| format!("\"set#{i}\"")).collect();
+    (0..width)
+        .map(|i| {
+            let mut outer = crate::parser::parse_query(&format!(
+                "SELECT {} FROM (SELECT 1) AS \"set#\" ({})",
+                names[i],
+                names.join(", ")
+            ))?;
+            if let SetExpr::Select(s) = outer.body.as_mut()
+                && let Some(ast::TableFactor::Derived { subquery, .. }) =
+                    s.from.first_mut().map(|t| &mut t.relation)
+            {
+                *subquery.as_mut() = q.clone();
+            }
+            Ok(E::Subquery(outer))
+        })
+        .collect()
+}
+
+/// All old columns of a row, then all new ones.
+pub(super) fn old_and_new(
+    plan: LogicalPlan,
+    table: &Relation,
+    old: Vec<Expr>,
+    new: Vec<Expr>,
+) -> Result<Rel> {
+    let fields = table.columns.fields();
+    let names: Vec<String> = fields.iter().map(|f| f.name().clone()).collect();
+    let internal = unique_names(&[names.clone(), names].concat());
+    let (mut exprs, mut cols) = (Vec::new(), Vec::new());
+    for (i, (e, name)) in old.into_iter().chain(new).zip(&internal).enumerate() {
+        exprs.push(e.alias(name));
+        let f = &fields[i % fields.len()];
+        cols.push(RelCol {
+            name: f.name().clone(),
+            ty: SqlType::of(f),
+            unknown: false,
+            column: datafusion_common::Column::new_unqualified(name),
+        });
+    }
+    Ok(Rel {
+        plan: project(plan, exprs)?,
+        cols,
+    })
 }
 
 /// A row that joins with several others is changed once. Needs a key to tell rows apart.

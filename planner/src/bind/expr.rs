@@ -205,6 +205,20 @@ impl Binder<'_> {
                 escape_char,
                 any: false,
             } => self.like(c, expr, pattern, escape_char, *negated, true),
+            E::Like {
+                negated,
+                expr,
+                pattern,
+                escape_char,
+                any: true,
+            } => self.like_any(c, expr, pattern, escape_char, *negated, false),
+            E::ILike {
+                negated,
+                expr,
+                pattern,
+                escape_char,
+                any: true,
+            } => self.like_any(c, expr, pattern, escape_char, *negated, true),
             E::SimilarTo {
                 negated,
                 expr,
@@ -327,9 +341,10 @@ impl Binder<'_> {
                 self.array_of(items)
             }
             E::CompoundFieldAccess { root, access_chain } => self.access(c, root, access_chain),
-            E::Tuple(_) => Err(SqlError::unsupported(
-                "row values are only supported in comparisons",
-            )),
+            E::Tuple(items) => {
+                let items = items.iter().map(|e| self.expr(c, e));
+                self.row_of(items.collect::<Result<Vec<_>>>()?)
+            }
             E::Prefixed { value, .. } => self.expr(c, value),
             other => Err(SqlError::unsupported(format!(
                 "expression is not supported: {other}"
@@ -440,6 +455,18 @@ impl Binder<'_> {
         let text = match &i.leading_field {
             Some(f) if i.last_field.is_none() && s.trim().parse::<f64>().is_ok() => {
                 format!("{s} {}", field_name(f))
+            }
+            // Without hours by the fields that are named.
+            Some(f)
+                if field_name(f) == "minute" && s.matches(':').count() == 1 && !s.contains('.') =>
+            {
+                match s.rsplit_once(char::is_whitespace) {
+                    Some((days, time)) => format!("{days} 0:{time}"),
+                    None => match s.strip_prefix('-') {
+                        Some(s) => format!("-0:{s}"),
+                        None => format!("0:{s}"),
+                    },
+                }
             }
             _ => s.clone(),
         };
@@ -639,29 +666,6 @@ impl Binder<'_> {
             Expr::InList(InList::new(Box::new(x), exprs, negated)),
             SqlType::Bool,
         ))
-    }
-
-    fn like(
-        &self,
-        c: Ctx,
-        e: &E,
-        pattern: &E,
-        escape: &Option<ast::ValueWithSpan>,
-        negated: bool,
-        insensitive: bool,
-    ) -> Result<Typed> {
-        let (l, r) = (self.expr(c, e)?, self.expr(c, pattern)?);
-        let escape = match escape.as_ref().map(|v| &v.value) {
-            Some(Value::SingleQuotedString(s)) => Some(s.clone()),
-            Some(_) => {
-                return Err(SqlError::new(
-                    "42601",
-                    "ESCAPE must be followed by a string",
-                ));
-            }
-            None => None,
-        };
-        self.like_typed(l, r, escape, negated, insensitive)
     }
 
     fn case(

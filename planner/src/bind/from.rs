@@ -444,7 +444,7 @@ impl Binder<'_> {
     }
 
     /// A collection's rows.
-    fn scan(&self, r: &Relation, name: &str) -> Result<Rel> {
+    pub(super) fn scan(&self, r: &Relation, name: &str) -> Result<Rel> {
         self.reads(r.id);
         let qualifier = self.qualifier(name);
         let source = provider_as_source(Arc::new(CollectionTable::new(r.clone())));
@@ -571,7 +571,12 @@ impl Binder<'_> {
                 lists.push(self.set_function("unnest", vec![a])?);
             }
         } else if is_set_returning(name) {
-            names.push(name.to_string());
+            // These have an OUT parameter, which names the column whatever the alias.
+            names.push(if name.contains("_array_elements") {
+                "value".to_string()
+            } else {
+                name.to_string()
+            });
             lists.push(self.set_function(name, args)?);
         } else {
             // A plain function gives one row.
@@ -581,12 +586,14 @@ impl Binder<'_> {
             lists.push((list.expr, t.ty));
         }
         if ordinality {
-            let list = lists
-                .first()
-                .map(|(e, t)| Typed::new(e.clone(), SqlType::Array(Box::new(t.clone()))));
-            let list =
-                list.ok_or_else(|| SqlError::new("42601", "WITH ORDINALITY needs a function"))?;
-            let e = self.function("ordinality", vec![list], None)?;
+            let all: Vec<Typed> = lists
+                .iter()
+                .map(|(e, t)| Typed::new(e.clone(), SqlType::Array(Box::new(t.clone()))))
+                .collect();
+            if all.is_empty() {
+                return Err(SqlError::new("42601", "WITH ORDINALITY needs a function"));
+            }
+            let e = self.function("ordinality", all, None)?;
             names.push("ordinality".into());
             lists.push((e.expr, SqlType::Int8));
         }
@@ -604,7 +611,7 @@ impl Binder<'_> {
             .map(|(i, (expr, ty))| {
                 // The alias of a function with one column names the column too.
                 let name = given.get(i).cloned().unwrap_or_else(|| {
-                    if i == 0 && single && alias.is_some() {
+                    if i == 0 && single && alias.is_some() && names[0] != "value" {
                         table_name.clone()
                     } else {
                         names[i].clone()

@@ -1,16 +1,17 @@
 //! GROUP BY: its keys, the aggregate node, and how expressions are brought above it.
 
-use datafusion_common::Column;
+use arrow::datatypes::DataType;
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_common::{Column, ScalarValue};
 use datafusion_expr::expr::GroupingSet;
-use datafusion_expr::{Expr, LogicalPlan};
+use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
 use sqlparser::ast::{self, Expr as E, GroupByExpr};
 use tidemill_zset::schema::SqlType;
 
 use super::aggregates::given_type;
 use super::expr::{AGGREGATE, Ctx, SET, WINDOW, strip};
 use super::scope::Scope;
-use super::{Binder, builder, columns_of, df, fit, project};
+use super::{Binder, Typed, builder, columns_of, df, fit, project};
 use crate::error::{Result, SqlError};
 use crate::parser::fold;
 
@@ -41,48 +42,46 @@ impl Binder<'_> {
             ..ctx
         };
         let mut keys: Vec<Expr> = Vec::new();
-        let one = |e: &E, keys: &mut Vec<Expr>| -> Result<Expr> {
+        let mut one = |e: &E| -> Result<Expr> {
             let t = self.group_key(c, e, s, items)?;
             if !keys.contains(&t) {
                 keys.push(t.clone());
             }
             Ok(t)
         };
-        let list = |es: &[Vec<E>], keys: &mut Vec<Expr>| -> Result<Vec<Vec<Expr>>> {
-            es.iter()
-                .map(|g| g.iter().map(|e| one(e, keys)).collect())
-                .collect()
-        };
-        let mut sets = None;
+        // Each element stands for one or more sets of keys; together they stand for all combinations.
+        let mut sets: Vec<Vec<Expr>> = vec![vec![]];
+        let mut plain = true;
         for e in exprs {
-            let set = match e {
-                E::Rollup(es) => {
-                    GroupingSet::Rollup(list(es, &mut keys)?.into_iter().flatten().collect())
-                }
-                E::Cube(es) => {
-                    GroupingSet::Cube(list(es, &mut keys)?.into_iter().flatten().collect())
-                }
-                E::GroupingSets(es) => GroupingSet::GroupingSets(list(es, &mut keys)?),
-                E::Tuple(es) if es.is_empty() => continue,
-                E::Tuple(es) => {
+            let element = match e {
+                E::Rollup(es) => rollup(&each(es, &mut one)?),
+                E::Cube(es) => cube(&each(es, &mut one)?)?,
+                E::GroupingSets(es) => {
+                    let mut all = Vec::new();
                     for e in es {
-                        one(e, &mut keys)?;
+                        all.extend(nested(e, &mut one)?);
                     }
+                    all
+                }
+                E::Tuple(es) => {
+                    sets = product(sets, &each(std::slice::from_ref(es), &mut one)?)?;
                     continue;
                 }
                 e => {
-                    one(e, &mut keys)?;
+                    sets = product(sets, &[vec![one(e)?]])?;
                     continue;
                 }
             };
-            if exprs.len() > 1 {
-                return Err(SqlError::unsupported(
-                    "grouping sets beside other grouping keys are not supported",
-                ));
-            }
-            sets = Some(Expr::GroupingSet(set));
+            plain = false;
+            sets = product(sets, &element)?;
         }
-        Ok((keys, sets))
+        if plain {
+            return Ok((keys, None));
+        }
+        Ok((
+            keys,
+            Some(Expr::GroupingSet(GroupingSet::GroupingSets(sets))),
+        ))
     }
 
     pub(super) fn group_key(&self, c: Ctx, e: &E, s: &ast::Select, items: &[Item]) -> Result<Expr> {
@@ -195,6 +194,10 @@ impl Binder<'_> {
                 unique.push(f.clone());
             }
         }
+        let sets = match group_exprs.as_slice() {
+            [Expr::GroupingSet(s)] => Some(s.distinct_expr().into_iter().cloned().collect()),
+            _ => None,
+        };
         let plan = df(builder(plan)
             .aggregate(group_exprs, unique)
             .and_then(|b| b.build()))?;
@@ -214,9 +217,136 @@ impl Binder<'_> {
                 scope,
                 keys,
                 results,
+                sets,
             },
         ))
     }
+
+    /// `GROUPING(a, b)`: a marker that [`Lift::apply`] resolves, as it is known only then what the keys are.
+    pub(super) fn grouping_call(&self, c: Ctx, f: &ast::Function) -> Result<Typed> {
+        let args = match &f.args {
+            ast::FunctionArguments::List(l) => self.function_args(c, &l.args)?,
+            _ => Vec::new(),
+        };
+        if args.is_empty() || args.len() > 31 {
+            return Err(SqlError::new(
+                "54023",
+                "GROUPING must have between 1 and 31 arguments",
+            ));
+        }
+        let e = crate::functions::call(
+            GROUPING,
+            GROUPING.into(),
+            std::sync::Arc::new(|_| Err(crate::functions::external(not_a_key()))),
+            datafusion_expr::Volatility::Immutable,
+            true,
+            args.into_iter().map(|t| t.expr).collect(),
+            &SqlType::Int4,
+        );
+        Ok(Typed::new(e, SqlType::Int4))
+    }
+}
+
+/// Name of the marker of `GROUPING(…)`.
+const GROUPING: &str = "grouping";
+
+fn not_a_key() -> SqlError {
+    SqlError::new(
+        "42803",
+        "arguments to GROUPING must be grouping expressions of the associated query level",
+    )
+}
+
+/// Sets of keys that are still planned.
+const SETS_MAX: usize = 4096;
+
+fn each(groups: &[Vec<E>], one: &mut impl FnMut(&E) -> Result<Expr>) -> Result<Vec<Vec<Expr>>> {
+    groups
+        .iter()
+        .map(|g| g.iter().map(&mut *one).collect())
+        .collect()
+}
+
+/// One element of GROUPING SETS: a set, or ROLLUP or CUBE, which the parser takes for calls there.
+fn nested(set: &[E], one: &mut impl FnMut(&E) -> Result<Expr>) -> Result<Vec<Vec<Expr>>> {
+    if let [E::Function(f)] = set
+        && let ast::FunctionArguments::List(l) = &f.args
+        && let Some(name @ ("rollup" | "cube")) =
+            crate::parser::parts(&f.name).last().map(String::as_str)
+    {
+        let mut groups = Vec::new();
+        for a in &l.args {
+            match a {
+                ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(E::Tuple(es))) => {
+                    groups.push(es.clone())
+                }
+                ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e)) => {
+                    groups.push(vec![super::expr::strip(e).clone()])
+                }
+                other => {
+                    return Err(SqlError::new(
+                        "42601",
+                        format!("syntax error at or near \"{other}\""),
+                    ));
+                }
+            }
+        }
+        let groups = each(&groups, one)?;
+        return if name == "rollup" {
+            Ok(rollup(&groups))
+        } else {
+            cube(&groups)
+        };
+    }
+    Ok(vec![set.iter().map(one).collect::<Result<_>>()?])
+}
+
+/// `(a, b, c), (a, b), (a), ()`
+fn rollup(groups: &[Vec<Expr>]) -> Vec<Vec<Expr>> {
+    (0..=groups.len())
+        .rev()
+        .map(|n| groups[..n].concat())
+        .collect()
+}
+
+/// Every subset.
+fn cube(groups: &[Vec<Expr>]) -> Result<Vec<Vec<Expr>>> {
+    if groups.len() > 12 {
+        return Err(SqlError::new("54023", "CUBE is limited to 12 elements"));
+    }
+    Ok((0..1usize << groups.len())
+        .rev()
+        .map(|mask| {
+            let taken = groups.iter().rev().enumerate().rev();
+            taken
+                .filter(|(i, _)| mask >> i & 1 == 1)
+                .flat_map(|(_, g)| g.clone())
+                .collect()
+        })
+        .collect())
+}
+
+/// Every set of `a` with every set of `b`.
+fn product(a: Vec<Vec<Expr>>, b: &[Vec<Expr>]) -> Result<Vec<Vec<Expr>>> {
+    if a.len().saturating_mul(b.len()) > SETS_MAX {
+        return Err(SqlError::new(
+            "54011",
+            format!("too many grouping sets present (maximum {SETS_MAX})"),
+        ));
+    }
+    Ok(a.iter()
+        .flat_map(|x| {
+            b.iter().map(|y| {
+                let mut set = x.clone();
+                for e in y {
+                    if !set.contains(e) {
+                        set.push(e.clone());
+                    }
+                }
+                set
+            })
+        })
+        .collect())
 }
 
 /// Brings expressions over the input of an aggregate above it.
@@ -226,6 +356,8 @@ pub(super) struct Lift<'s> {
     keys: Vec<(Expr, Expr)>,
     /// Results of the aggregate calls.
     results: Vec<Expr>,
+    /// With grouping sets: the keys above in the order of the bits of the set's number.
+    sets: Option<Vec<Expr>>,
 }
 
 impl Lift<'_> {
@@ -233,6 +365,12 @@ impl Lift<'_> {
         let mut ungrouped = None;
         let out = e
             .transform_down(|e| {
+                if let Expr::ScalarFunction(f) = &e
+                    && f.func.name() == GROUPING
+                {
+                    let bits = self.grouping(&f.args).map_err(crate::functions::external)?;
+                    return Ok(Transformed::new(bits, true, TreeNodeRecursion::Jump));
+                }
                 if let Some((_, c)) = self
                     .keys
                     .iter()
@@ -261,6 +399,38 @@ impl Lift<'_> {
             None => Ok(out.data),
             Some(c) => Err(self.not_grouped(&c)),
         }
+    }
+
+    /// One bit per argument, the last one lowest: 1 if the row's set leaves the key out.
+    fn grouping(&self, args: &[Expr]) -> Result<Expr> {
+        let long = |v: i64| super::literal(ScalarValue::Int64(Some(v)));
+        let binary = |l: Expr, op: Operator, r: Expr| {
+            Expr::BinaryExpr(BinaryExpr::new(Box::new(l), op, Box::new(r)))
+        };
+        let cast = |e: Expr, to: DataType| Expr::Cast(datafusion_expr::Cast::new(Box::new(e), to));
+        let mut out = long(0);
+        for a in args {
+            let key = self.keys.iter().find(|(k, _)| k == a);
+            let (_, above) = key.ok_or_else(not_a_key)?;
+            out = binary(out, Operator::BitwiseShiftLeft, long(1));
+            let Some(order) = &self.sets else { continue };
+            let place = order
+                .iter()
+                .position(|k| k == above)
+                .ok_or_else(not_a_key)?;
+            let set = Expr::Column(Column::new_unqualified(
+                datafusion_expr::Aggregate::INTERNAL_GROUPING_ID,
+            ));
+            let shift = long((order.len() - 1 - place) as i64);
+            let set = binary(
+                cast(set, DataType::Int64),
+                Operator::BitwiseShiftRight,
+                shift,
+            );
+            let bit = binary(set, Operator::BitwiseAnd, long(1));
+            out = binary(out, Operator::BitwiseOr, bit);
+        }
+        Ok(cast(out, DataType::Int32))
     }
 
     pub(super) fn not_grouped(&self, c: &Column) -> SqlError {

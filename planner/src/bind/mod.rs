@@ -21,6 +21,7 @@ pub(crate) mod setop;
 pub(crate) mod subquery;
 pub(crate) mod types;
 pub(crate) mod with;
+pub mod written;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

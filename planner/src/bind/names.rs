@@ -24,7 +24,10 @@ fn name_of(e: &Expr) -> Option<String> {
         Expr::Cast {
             expr, data_type, ..
         } => {
-            return name_of(expr).or_else(|| sql_type(data_type).ok().map(|t| type_label(&t)));
+            if let Some(name) = name_of(expr).filter(|_| !is_weak(expr)) {
+                return Some(name);
+            }
+            return sql_type(data_type).ok().map(|t| type_label(&t));
         }
         Expr::TypedString(t) => type_label(&sql_type(&t.data_type).ok()?),
         Expr::Interval(_) => "interval".into(),
@@ -34,12 +37,15 @@ fn name_of(e: &Expr) -> Option<String> {
             }
             _ => "case".into(),
         },
-        Expr::Exists { .. } => "exists".into(),
+        Expr::Exists { negated: false, .. } => "exists".into(),
         Expr::Array(_) => "array".into(),
         Expr::Extract { .. } => "extract".into(),
         Expr::Ceil { .. } => "ceil".into(),
         Expr::Floor { .. } => "floor".into(),
         Expr::Position { .. } => "position".into(),
+        Expr::Substring {
+            shorthand: true, ..
+        } => "substr".into(),
         Expr::Substring { .. } => "substring".into(),
         Expr::Overlay { .. } => "overlay".into(),
         Expr::Trim { trim_where, .. } => match trim_where {
@@ -56,6 +62,17 @@ fn name_of(e: &Expr) -> Option<String> {
         Expr::Tuple(_) => "row".into(),
         _ => return None,
     })
+}
+
+/// True where a cast around the expression names the column after its own type.
+fn is_weak(e: &Expr) -> bool {
+    match e {
+        Expr::Nested(e) | Expr::Collate { expr: e, .. } => is_weak(e),
+        Expr::Cast { expr, .. } => name_of(expr).is_none() || is_weak(expr),
+        Expr::Case { .. } => name_of(e).as_deref() == Some("case"),
+        Expr::TypedString(_) | Expr::Interval(_) | Expr::Value(_) => true,
+        _ => false,
+    }
 }
 
 fn subquery_name(q: &Query) -> Option<String> {
@@ -82,6 +99,7 @@ fn type_label(t: &SqlType) -> String {
         SqlType::Float8 => "float8",
         SqlType::Numeric(..) => "numeric",
         SqlType::Varchar(_) => "varchar",
+        SqlType::Char(_) => "bpchar",
         SqlType::Time => "time",
         SqlType::Timestamp => "timestamp",
         SqlType::Timestamptz => "timestamptz",

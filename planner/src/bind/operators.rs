@@ -3,14 +3,18 @@
 use datafusion_common::ScalarValue;
 use datafusion_expr::expr::Like;
 use datafusion_expr::{BinaryExpr, Expr, Operator};
-use sqlparser::ast::BinaryOperator as B;
+use sqlparser::ast::{self, BinaryOperator as B, Expr as E, Value};
 use tidemill_zset::schema::SqlType;
 
 use super::conditions::not;
+use super::expr::{Ctx, strip};
 use super::types::{as_numeric, common, is_integer, is_number, is_text};
-use super::{Binder, Typed};
+use super::{Binder, Typed, truth};
 use crate::error::{Result, SqlError};
 use crate::functions::arith::{self, Op};
+
+/// PostgreSQL's greatest length of `char(n)`.
+const CHAR_MAX: u32 = 10_485_760;
 
 /// `operator does not exist: integer + boolean`
 pub(crate) fn no_operator(op: &str, l: &str, r: &str) -> SqlError {
@@ -55,6 +59,9 @@ impl Binder<'_> {
             B::AtArrow => self.containment(l, r),
             B::ArrowAt => self.containment(r, l),
             B::PGOverlap => self.function("array_overlap", vec![l, r], None),
+            B::QuestionPipe => self.function("jsonb_exists_any", vec![l, r], None),
+            B::QuestionAnd => self.function("jsonb_exists_all", vec![l, r], None),
+            B::HashMinus => self.function("jsonb_delete_path", vec![l, r], None),
             B::Question => self.function("jsonb_exists", vec![l, r], None),
             B::BitwiseAnd => self.function("bitand", vec![l, r], None),
             B::BitwiseOr => self.function("bitor", vec![l, r], None),
@@ -107,6 +114,9 @@ impl Binder<'_> {
         };
         let ty = match ty {
             SqlType::Varchar(_) => SqlType::Text,
+            // The spaces at the end of a literal count as little as those of the other side.
+            SqlType::Char(_) if l.unknown || r.unknown => SqlType::Char(CHAR_MAX),
+            SqlType::Char(_) => SqlType::Text,
             ty => ty,
         };
         if matches!(ty, SqlType::Json) {
@@ -140,6 +150,16 @@ impl Binder<'_> {
         Ok((self.implicit(&l, &ty)?, self.implicit(&r, &ty)?, ty))
     }
 
+    /// What decides the order and equality of values whose Arrow form doesn't: months are 30 days and days 24 hours, and
+    /// jsonb has an order of its own.
+    pub(crate) fn order_key(&self, t: Typed) -> Result<Typed> {
+        match t.ty {
+            SqlType::Interval => self.function("interval_key", vec![t], None),
+            SqlType::Jsonb => self.function("jsonb_key", vec![t], None),
+            _ => Ok(t),
+        }
+    }
+
     pub(crate) fn compare(&self, op: Operator, l: Typed, r: Typed) -> Result<Typed> {
         let sign = match op {
             Operator::NotEq => "<>".to_string(),
@@ -147,15 +167,8 @@ impl Binder<'_> {
             o => o.to_string(),
         };
         let (l, r, ty) = self.same_type(&sign, l, r)?;
-        let (l, r) = match ty {
-            // Months are 30 days and days 24 hours in comparisons.
-            SqlType::Interval => {
-                let key =
-                    |e| self.function("interval_key", vec![Typed::new(e, SqlType::Interval)], None);
-                (key(l)?.expr, key(r)?.expr)
-            }
-            _ => (l, r),
-        };
+        let key = |e| self.order_key(Typed::new(e, ty.clone())).map(|t| t.expr);
+        let (l, r) = (key(l)?, key(r)?);
         Ok(Typed::new(
             Expr::BinaryExpr(BinaryExpr::new(Box::new(l), op, Box::new(r))),
             SqlType::Bool,
@@ -280,6 +293,12 @@ impl Binder<'_> {
     fn concat(&self, l: Typed, r: Typed) -> Result<Typed> {
         let is_array = |t: &Typed| matches!(t.ty, SqlType::Array(_)) && !t.unknown;
         if is_array(&l) || is_array(&r) {
+            // A literal beside an array is one too.
+            let (l, r) = match (l.unknown, r.unknown) {
+                (true, false) => (self.as_type(&l, &r.ty)?, r),
+                (false, true) => (self.as_type(&r, &l.ty).map(|r| (l, r)))?,
+                _ => (l, r),
+            };
             return self.function("array_cat_any", vec![l, r], None);
         }
         if matches!(l.ty, SqlType::Jsonb)
@@ -317,6 +336,58 @@ impl Binder<'_> {
         } else {
             t
         })
+    }
+
+    pub(super) fn like(
+        &self,
+        c: Ctx,
+        e: &E,
+        pattern: &E,
+        escape: &Option<ast::ValueWithSpan>,
+        negated: bool,
+        insensitive: bool,
+    ) -> Result<Typed> {
+        let (l, r) = (self.expr(c, e)?, self.expr(c, pattern)?);
+        let escape = match escape.as_ref().map(|v| &v.value) {
+            Some(Value::SingleQuotedString(s)) => Some(s.clone()),
+            Some(_) => {
+                return Err(SqlError::new(
+                    "42601",
+                    "ESCAPE must be followed by a string",
+                ));
+            }
+            None => None,
+        };
+        self.like_typed(l, r, escape, negated, insensitive)
+    }
+
+    /// `x LIKE ANY (ARRAY[…])`, the patterns written out.
+    pub(super) fn like_any(
+        &self,
+        c: Ctx,
+        e: &E,
+        patterns: &E,
+        escape: &Option<ast::ValueWithSpan>,
+        negated: bool,
+        insensitive: bool,
+    ) -> Result<Typed> {
+        let E::Array(patterns) = strip(patterns) else {
+            return Err(SqlError::unsupported(
+                "LIKE ANY is only supported with ARRAY[…] on its right side",
+            ));
+        };
+        let each = patterns
+            .elem
+            .iter()
+            .map(|p| Ok(self.like(c, e, p, escape, negated, insensitive)?.expr))
+            .collect::<Result<Vec<_>>>()?;
+        if each.is_empty() {
+            return Ok(Typed::new(truth(false), SqlType::Bool));
+        }
+        Ok(Typed::new(
+            super::conditions::chain(each, Operator::Or),
+            SqlType::Bool,
+        ))
     }
 
     pub(crate) fn like_typed(

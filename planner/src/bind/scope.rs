@@ -50,6 +50,8 @@ pub(crate) enum Outer<'o> {
 pub(crate) struct Scope<'o> {
     pub tables: Vec<ScopeTable>,
     pub outer: Outer<'o>,
+    /// A bare name that several tables have means the first one's column.
+    pub prefer_first: bool,
 }
 
 impl<'o> Scope<'o> {
@@ -57,6 +59,7 @@ impl<'o> Scope<'o> {
         Scope {
             tables: Vec::new(),
             outer,
+            prefer_first: false,
         }
     }
 
@@ -91,7 +94,7 @@ impl<'o> Scope<'o> {
             .flat_map(|t| &t.cols)
             .filter(|c| !c.hidden && c.name == name);
         let first = found.next();
-        if found.next().is_some() {
+        if found.next().is_some() && !self.prefer_first {
             return Err(SqlError::new(
                 "42702",
                 format!("column reference \"{name}\" is ambiguous"),
@@ -265,9 +268,13 @@ impl Binder<'_> {
                 if let Some(t) = scope.table(None, name) {
                     return match t.cols.as_slice() {
                         [one] => Ok(Typed::new(one.expr.clone(), one.ty.clone())),
-                        _ => Err(locate(SqlError::unsupported(
-                            "whole-row references are not supported",
-                        ))),
+                        all => {
+                            let columns = all.iter().map(|c| (c.name.clone(), c.ty.clone()));
+                            let args = all.iter().map(|c| c.expr.clone()).collect();
+                            let (e, ty) =
+                                crate::functions::rows::row(columns.collect(), args, true);
+                            Ok(Typed::new(e, ty))
+                        }
                     };
                 }
                 match closest(name, scope.names()) {

@@ -46,6 +46,8 @@ pub(super) struct Item {
 enum Key {
     Output(usize),
     Hidden(Expr),
+    /// What orders the values of an output column (`Binder::order_key`), as an expression beside it.
+    KeyOf(usize, Expr),
 }
 
 impl Binder<'_> {
@@ -191,7 +193,7 @@ impl Binder<'_> {
                 i.value.expr = lift(i.value.expr.clone())?;
             }
             for k in keys.iter_mut().chain(&mut on) {
-                if let Key::Hidden(e) = &mut k.0 {
+                if let Key::Hidden(e) | Key::KeyOf(_, e) = &mut k.0 {
                     *e = lift(e.clone())?;
                 }
             }
@@ -206,13 +208,23 @@ impl Binder<'_> {
                 .map(|(e, t)| Ok((lift(e.clone())?, t.clone())))
                 .collect::<Result<Vec<_>>>()?;
             let qualify = qualify.map(lift).transpose()?;
-            return self
-                .finish_select(s, tail, ctes, plan, items, keys, on, windows, sets, qualify);
+            return self.finish_select(
+                s,
+                tail,
+                (ctes, outer),
+                plan,
+                items,
+                keys,
+                on,
+                windows,
+                sets,
+                qualify,
+            );
         }
         self.finish_select(
             s,
             tail,
-            ctes,
+            (ctes, outer),
             plan,
             items,
             keys,
@@ -229,7 +241,7 @@ impl Binder<'_> {
         &self,
         s: &ast::Select,
         tail: &Tail,
-        ctes: &Ctes,
+        (ctes, outer): (&Ctes, Outer),
         mut plan: LogicalPlan,
         mut items: Vec<Item>,
         mut keys: Vec<(Key, ast::OrderByOptions)>,
@@ -259,11 +271,15 @@ impl Binder<'_> {
             i.value.expr = replace(i.value.expr.clone(), &subst)?;
         }
         for k in keys.iter_mut().chain(&mut on) {
-            if let Key::Hidden(e) = &mut k.0 {
+            if let Key::Hidden(e) | Key::KeyOf(_, e) = &mut k.0 {
                 *e = replace(e.clone(), &subst)?;
             }
         }
-        let names = unique_names(&items.iter().map(|i| i.name.clone()).collect::<Vec<_>>());
+        // Decorrelation adds columns of the relations below to a subquery's output, so that it must not use their names.
+        let names: Vec<String> = match outer {
+            Outer::Query(..) => items.iter().map(|i| self.fresh(&i.name)).collect(),
+            _ => unique_names(&items.iter().map(|i| i.name.clone()).collect::<Vec<_>>()),
+        };
         let mut exprs = Vec::new();
         let mut cols = Vec::new();
         for (i, name) in items.into_iter().zip(names) {
@@ -284,6 +300,7 @@ impl Binder<'_> {
             });
         }
         let outputs: Vec<Column> = cols.iter().map(|c| c.column.clone()).collect();
+        let types: Vec<SqlType> = cols.iter().map(|c| c.ty.clone()).collect();
         let distinct = matches!(s.distinct, Some(ast::Distinct::Distinct));
         let mut hidden = |k: &Key| -> Result<Expr> {
             Ok(match k {
@@ -294,7 +311,11 @@ impl Binder<'_> {
                         "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
                     ));
                 }
-                Key::Hidden(e) => {
+                Key::KeyOf(i, _) if distinct => {
+                    let column = Expr::Column(outputs[*i].clone());
+                    self.order_key(Typed::new(column, types[*i].clone()))?.expr
+                }
+                Key::Hidden(e) | Key::KeyOf(_, e) => {
                     let name = self.fresh("sort");
                     exprs.push(e.clone().alias(&name));
                     Expr::Column(Column::new_unqualified(name))
@@ -474,7 +495,7 @@ impl Binder<'_> {
         }
     }
 
-    fn items(&self, ctx: Ctx, projection: &[SelectItem]) -> Result<Vec<Item>> {
+    pub(super) fn items(&self, ctx: Ctx, projection: &[SelectItem]) -> Result<Vec<Item>> {
         let mut out = Vec::new();
         for p in projection {
             match p {
@@ -564,9 +585,8 @@ impl Binder<'_> {
         let output = |i: usize| -> Result<(Key, ast::OrderByOptions)> {
             let v = &items[i].value;
             match v.ty {
-                SqlType::Interval => {
-                    let key = self.function("interval_key", vec![v.clone()], None)?;
-                    Ok((Key::Hidden(key.expr), none))
+                SqlType::Interval | SqlType::Jsonb if !v.unknown => {
+                    Ok((Key::KeyOf(i, self.order_key(v.clone())?.expr), none))
                 }
                 SqlType::Json => Err(SqlError::new(
                     "42883",
@@ -596,11 +616,7 @@ impl Binder<'_> {
         if let Some(n) = items.iter().position(|i| i.value.expr == t.expr) {
             return output(n);
         }
-        let t = match t.ty {
-            SqlType::Interval => self.function("interval_key", vec![t], None)?,
-            _ => t,
-        };
-        Ok((Key::Hidden(t.expr), none))
+        Ok((Key::Hidden(self.order_key(t)?.expr), none))
     }
 
     /// Sorts and cuts. A cut makes the order total, so that it can't depend on how rows arrive.

@@ -9,6 +9,7 @@ use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, WindowFrame};
 use sqlparser::ast::{self, SetExpr, SetOperator, SetQuantifier};
 use tidemill_zset::schema::SqlType;
 
+use super::coerce::own_scales;
 use super::expr::Ctx;
 use super::scope::{Outer, Scope};
 use super::{Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, project, unique_names};
@@ -52,7 +53,9 @@ impl Binder<'_> {
             .iter()
             .zip(&r.cols)
             .map(|(a, b)| {
-                self.unify_types([(&a.ty, a.unknown), (&b.ty, b.unknown)].into_iter(), name)
+                let both = [(&a.ty, a.unknown), (&b.ty, b.unknown)];
+                let ty = self.unify_types(both.into_iter(), name)?;
+                Ok(own_scales(ty, both.into_iter()))
             })
             .collect::<Result<Vec<_>>>()?;
         let unknown: Vec<bool> = l
@@ -180,7 +183,8 @@ impl Binder<'_> {
         let mut types = Vec::new();
         let mut unknown = Vec::new();
         for i in 0..width {
-            types.push(self.unify_types(rows.iter().map(|r| (&r[i].ty, r[i].unknown)), "VALUES")?);
+            let column = || rows.iter().map(|r| (&r[i].ty, r[i].unknown));
+            types.push(own_scales(self.unify_types(column(), "VALUES")?, column()));
             unknown.push(rows.iter().all(|r| r[i].unknown));
         }
         let names: Vec<String> = (1..=width).map(|i| format!("column{i}")).collect();

@@ -100,7 +100,15 @@ impl Binder<'_> {
 
     pub(crate) fn exists(&self, c: Ctx, q: &ast::Query, negated: bool) -> Result<Typed> {
         if c.clause == "WHERE" {
-            let (s, _) = self.subquery(c, q, |_, r| Ok(r))?;
+            // Rows are told apart from none by a column, also where the query gives none.
+            let (s, _) = self.subquery(c, q, |b, r| {
+                if !r.cols.is_empty() {
+                    return Ok(r);
+                }
+                let one = literal(ScalarValue::Int64(Some(1))).alias(b.fresh("row"));
+                let plan = project(r.plan, vec![one])?;
+                Ok(Rel { plan, cols: vec![] })
+            })?;
             return Ok(Typed::new(
                 Expr::Exists(Exists {
                     subquery: s,
@@ -148,14 +156,79 @@ impl Binder<'_> {
         q: &ast::Query,
         negated: bool,
     ) -> Result<Typed> {
-        if let E::Tuple(_) = strip(e) {
-            return Err(SqlError::unsupported(
-                "IN with row values and a subquery is not supported",
-            )
-            .hint("Use EXISTS."));
+        if let E::Tuple(items) = strip(e) {
+            return self.row_in_subquery(c, items, q, negated);
         }
         let x = self.expr(c, e)?;
         self.in_typed(c, x, q, negated)
+    }
+
+    /// `(a, b) IN (SELECT …)` in WHERE: whether a row of the subquery equals, or may equal.
+    fn row_in_subquery(&self, c: Ctx, items: &[E], q: &ast::Query, negated: bool) -> Result<Typed> {
+        if c.clause != "WHERE" {
+            return Err(SqlError::unsupported(
+                "IN with a row value and a subquery is only supported in WHERE",
+            )
+            .hint("Use EXISTS."));
+        }
+        let names: Vec<ast::Ident> = (1..=items.len())
+            .map(|i| ast::Ident::with_quote('"', format!("in#{i}")))
+            .collect();
+        let equal = items
+            .iter()
+            .zip(&names)
+            .map(|(e, n)| E::BinaryOp {
+                left: Box::new(e.clone()),
+                op: B::Eq,
+                right: Box::new(E::Identifier(n.clone())),
+            })
+            .reduce(|l, r| E::BinaryOp {
+                left: Box::new(l),
+                op: B::And,
+                right: Box::new(r),
+            })
+            .ok_or_else(|| SqlError::new("42601", "syntax error at or near \")\""))?;
+        let equal = Box::new(E::Nested(Box::new(equal)));
+        let width = self.query(q, c.ctes, Outer::Query(c.scope, &RefCell::new(Vec::new())))?;
+        if width.cols.len() != items.len() {
+            let many = width.cols.len() > items.len();
+            return Err(SqlError::new(
+                "42601",
+                format!(
+                    "subquery has too {} columns",
+                    if many { "many" } else { "few" }
+                ),
+            ));
+        }
+        let rows_where = |condition: E| -> Result<ast::Query> {
+            let mut outer = crate::parser::parse_query("SELECT 1 FROM (SELECT 1) AS \"in#\"")?;
+            if let ast::SetExpr::Select(s) = outer.body.as_mut() {
+                s.selection = Some(condition);
+                if let Some(ast::TableFactor::Derived {
+                    subquery, alias, ..
+                }) = s.from.first_mut().map(|t| &mut t.relation)
+                {
+                    *subquery.as_mut() = q.clone();
+                    if let Some(a) = alias {
+                        a.columns = names
+                            .iter()
+                            .map(|n| ast::TableAliasColumnDef {
+                                name: n.clone(),
+                                data_type: None,
+                            })
+                            .collect();
+                    }
+                }
+            }
+            Ok(*outer)
+        };
+        // NULL counts as false here; so NOT IN is true where no row equals or may equal.
+        let condition = if negated {
+            E::IsNotFalse(equal)
+        } else {
+            *equal
+        };
+        self.exists(c, &rows_where(condition)?, negated)
     }
 
     fn in_typed(&self, c: Ctx, x: Typed, q: &ast::Query, negated: bool) -> Result<Typed> {
@@ -218,6 +291,15 @@ impl Binder<'_> {
         right: &E,
         any: bool,
     ) -> Result<Typed> {
+        if let (E::Tuple(items), E::Subquery(q)) = (strip(left), strip(right)) {
+            return match (op, any) {
+                (B::Eq, true) => self.row_in_subquery(c, items, q, false),
+                (B::NotEq, false) => self.row_in_subquery(c, items, q, true),
+                _ => Err(SqlError::unsupported(format!(
+                    "{op} with ANY or ALL, a row value and a subquery is not supported"
+                ))),
+            };
+        }
         let x = self.expr(c, left)?;
         if let E::Subquery(q) = strip(right) {
             return match (op, any) {

@@ -12,6 +12,8 @@ use crate::error::{Result, SqlError};
 pub const PRECISION_MAX: u8 = 38;
 /// Scale of `numeric` declared without precision and scale: PostgreSQL keeps any scale per value, we one per column.
 pub const SCALE_DEFAULT: i8 = 10;
+/// Scale of numerics made from floats.
+const SCALE_OF_FLOATS: i8 = 15;
 /// Scale of quotients and averages, as PostgreSQL prints them for quotients from 1 to 9999.
 pub const SCALE_QUOTIENT: i8 = 16;
 /// Scale that a product isn't given beyond its factors' own.
@@ -32,13 +34,8 @@ pub(crate) fn sql_type(t: &Sql) -> Result<SqlType> {
         Sql::Varchar(n) | Sql::CharacterVarying(n) | Sql::CharVarying(n) => {
             SqlType::Varchar(length(n)?)
         }
-        Sql::Char(_) | Sql::Character(_) => {
-            return Err(SqlError::unsupported(format!(
-                "type {} is not supported",
-                t.to_string().to_lowercase()
-            ))
-            .hint("Use text or varchar(n)."));
-        }
+        Sql::Char(n) | Sql::Character(n) => SqlType::Char(length(n)?.unwrap_or(1)),
+        Sql::String(None) => SqlType::Text,
         Sql::Bytea => SqlType::Bytea,
         Sql::Date => SqlType::Date,
         Sql::Time(_, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => SqlType::Time,
@@ -76,7 +73,7 @@ fn custom(name: &[String], modifiers: &[String], text: &str) -> Result<SqlType> 
         "int4" | "int" => SqlType::Int4,
         "int8" => SqlType::Int8,
         "float4" => SqlType::Float4,
-        "float8" => SqlType::Float8,
+        "float8" | "double" => SqlType::Float8,
         "numeric" | "decimal" => match modifiers {
             [] => numeric(&ExactNumberInfo::None)?,
             [p] => SqlType::Numeric(p.parse().map_err(|_| unknown(text))?, 0),
@@ -85,7 +82,10 @@ fn custom(name: &[String], modifiers: &[String], text: &str) -> Result<SqlType> 
                 s.parse().map_err(|_| unknown(text))?,
             ),
         },
-        "text" | "name" | "char" | "bpchar" | "regtype" | "regproc" | "regnamespace"
+        "bpchar" if !modifiers.is_empty() => {
+            SqlType::Char(modifiers[0].parse().map_err(|_| unknown(text))?)
+        }
+        "text" | "string" | "name" | "char" | "bpchar" | "regtype" | "regproc" | "regnamespace"
         | "regrole" | "refcursor" | "cstring" | "pg_node_tree" | "unknown" => SqlType::Text,
         "varchar" => SqlType::Varchar(modifiers.first().and_then(|n| n.parse().ok())),
         "bytea" => SqlType::Bytea,
@@ -123,7 +123,7 @@ pub(crate) fn regclass() -> SqlType {
 
 fn numeric(n: &ExactNumberInfo) -> Result<SqlType> {
     let (p, s) = match n {
-        ExactNumberInfo::None => return Ok(SqlType::Numeric(PRECISION_MAX, SCALE_DEFAULT)),
+        ExactNumberInfo::None => return Ok(SqlType::Numeric(0, SCALE_DEFAULT)),
         ExactNumberInfo::Precision(p) => (*p, 0),
         ExactNumberInfo::PrecisionAndScale(p, s) => (*p, *s),
     };
@@ -147,7 +147,7 @@ fn length(n: &Option<CharacterLength>) -> Result<Option<u32>> {
         None | Some(CharacterLength::Max) => Ok(None),
         Some(CharacterLength::IntegerLength { length: 0, .. }) => Err(SqlError::new(
             "22023",
-            "length for type varchar must be at least 1",
+            "length for a character type must be at least 1",
         )),
         Some(CharacterLength::IntegerLength { length, .. }) => Ok(Some(*length as u32)),
     }
@@ -158,6 +158,7 @@ pub(crate) fn plain_name(t: &SqlType) -> String {
     match t {
         SqlType::Numeric(..) => "numeric".into(),
         SqlType::Varchar(_) => "character varying".into(),
+        SqlType::Char(_) => "character".into(),
         SqlType::Array(of) => format!("{}[]", plain_name(of)),
         SqlType::Other(arrow::datatypes::DataType::Struct(_)) => "record".into(),
         t => t.to_string(),
@@ -166,7 +167,7 @@ pub(crate) fn plain_name(t: &SqlType) -> String {
 
 /// True for types held as text that behave as `text`.
 pub(crate) fn is_text(t: &SqlType) -> bool {
-    matches!(t, SqlType::Text | SqlType::Varchar(_))
+    matches!(t, SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_))
 }
 
 /// True for the types of numbers.
@@ -192,20 +193,24 @@ pub(crate) fn is_integer(t: &SqlType) -> bool {
     (1..=3).contains(&number_rank(t))
 }
 
-/// The numeric type that holds every value of a number type; floats keep `SCALE_DEFAULT` decimals.
+/// The numeric type that holds every value of a number type, as precision (0: open) and scale; floats keep 15
+/// decimals, as many digits as are surely right.
 pub(crate) fn as_numeric(t: &SqlType) -> (u8, i8) {
     match t {
         SqlType::Int2 => (5, 0),
         SqlType::Int4 => (10, 0),
         SqlType::Int8 => (19, 0),
         SqlType::Numeric(p, s) => (*p, *s),
-        _ => (PRECISION_MAX, SCALE_DEFAULT),
+        _ => (0, SCALE_OF_FLOATS),
     }
 }
 
 /// The numeric type that holds the values of both.
 pub(crate) fn wider_numeric(a: (u8, i8), b: (u8, i8)) -> (u8, i8) {
     let scale = a.1.max(b.1);
+    if a.0 == 0 || b.0 == 0 {
+        return (0, scale);
+    }
     let whole = (a.0 as i8 - a.1).max(b.0 as i8 - b.1);
     (((whole + scale).max(1) as u8).min(PRECISION_MAX), scale)
 }

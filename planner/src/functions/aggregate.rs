@@ -23,6 +23,7 @@ pub fn result_type(name: &str, of: &SqlType) -> SqlType {
     match (name, of) {
         ("sum", SqlType::Int2 | SqlType::Int4) => SqlType::Int8,
         ("sum", SqlType::Int8) => SqlType::Numeric(PRECISION_MAX, 0),
+        ("sum", SqlType::Numeric(0, s)) => SqlType::Numeric(0, *s),
         ("sum", SqlType::Numeric(_, s)) => SqlType::Numeric(PRECISION_MAX, *s),
         ("sum", t) => t.clone(),
         (_, SqlType::Float4 | SqlType::Float8) => SqlType::Float8,

@@ -50,6 +50,8 @@ pub fn division_by_zero() -> SqlError {
 
 /// Result of an operation on two numbers of type numeric.
 pub fn numeric_result(op: Op, (p1, s1): (u8, i8), (p2, s2): (u8, i8)) -> SqlType {
+    let open = (p1 == 0 || p2 == 0) && op != Op::Div;
+    let (p1, p2) = (SqlType::digits(p1), SqlType::digits(p2));
     let (w1, w2) = (p1 as i32 - s1 as i32, p2 as i32 - s2 as i32);
     let (whole, scale) = match op {
         Op::Add | Op::Sub => (w1.max(w2) + 1, s1.max(s2)),
@@ -58,7 +60,7 @@ pub fn numeric_result(op: Op, (p1, s1): (u8, i8), (p2, s2): (u8, i8)) -> SqlType
         Op::Mod => (w1.max(w2), s1.max(s2)),
     };
     let p = (whole + scale as i32).clamp(1, PRECISION_MAX as i32) as u8;
-    SqlType::Numeric(p, scale)
+    SqlType::Numeric(if open { 0 } else { p }, scale)
 }
 
 /// `l op r`. Both have type `t`, but numerics each their own precision and scale.
@@ -66,7 +68,7 @@ pub fn arithmetic(op: Op, l: Expr, r: Expr, lt: &SqlType, rt: &SqlType, ret: &Sq
     let key = format!("{} {lt} {rt} {ret}", op.sign());
     let kernel: Kernel = match (lt, rt, ret) {
         (SqlType::Numeric(_, s1), SqlType::Numeric(_, s2), SqlType::Numeric(p, s)) => {
-            let (s1, s2, p, s) = (*s1 as i32, *s2 as i32, *p, *s);
+            let (s1, s2, p, s) = (*s1 as i32, *s2 as i32, SqlType::digits(*p), *s);
             Arc::new(move |a: &Args| decimals(op, a, s1, s2, p, s))
         }
         (SqlType::Int2, ..) => integer_kernel::<Int16Type>(op, ret),
@@ -267,7 +269,9 @@ pub fn negate(x: Expr, t: &SqlType) -> Expr {
         SqlType::Int4 => datafusion_common::ScalarValue::Int32(Some(0)),
         SqlType::Int8 => datafusion_common::ScalarValue::Int64(Some(0)),
         SqlType::Float4 => datafusion_common::ScalarValue::Float32(Some(0.0)),
-        SqlType::Numeric(p, s) => datafusion_common::ScalarValue::Decimal128(Some(0), *p, *s),
+        SqlType::Numeric(p, s) => {
+            datafusion_common::ScalarValue::Decimal128(Some(0), SqlType::digits(*p), *s)
+        }
         _ => datafusion_common::ScalarValue::Float64(Some(0.0)),
     };
     arithmetic(Op::Sub, Expr::Literal(zero, None), x, t, t, t)
@@ -278,6 +282,7 @@ pub fn rounding(name: &str, scale: i8, ret: &SqlType) -> Kernel {
     let SqlType::Numeric(p, s) = *ret else {
         return Arc::new(|_| Err(external(SqlError::internal("not a numeric"))));
     };
+    let p = SqlType::digits(p);
     let (scale, name) = (scale as i32, name.to_string());
     Arc::new(move |a: &Args| {
         let x = a.arrays[0].as_primitive::<Decimal128Type>();
@@ -478,14 +483,6 @@ pub fn register(r: &mut super::registry::Registry) {
         kernel!(|x: float8| -> float8 Ok(Some(x.tan()))),
     );
     r.add(
-        "asin(float8) float8",
-        kernel!(|x: float8| -> float8 Ok(Some(x.asin()))),
-    );
-    r.add(
-        "acos(float8) float8",
-        kernel!(|x: float8| -> float8 Ok(Some(x.acos()))),
-    );
-    r.add(
         "atan(float8) float8",
         kernel!(|x: float8| -> float8 Ok(Some(x.atan()))),
     );
@@ -512,18 +509,6 @@ pub fn register(r: &mut super::registry::Registry) {
             Ok(Some(
                 (uuid::Uuid::new_v4().as_u128() >> 75) as u64 as f64 / (1u64 << 53) as f64,
             ))
-        }),
-    );
-    r.add_fallible(
-        "gcd(int8, int8) int8",
-        kernel!(|a: int8, b: int8| -> int8 {
-            let (mut a, mut b) = (a.unsigned_abs(), b.unsigned_abs());
-            while b != 0 {
-                (a, b) = (b, a % b);
-            }
-            i64::try_from(a)
-                .map(Some)
-                .map_err(|_| SqlError::new("22003", "bigint out of range"))
         }),
     );
     r.add(

@@ -372,6 +372,69 @@ pub fn register(r: &mut Registry) {
         },
     );
     r.add(
+        "array_dims(anyarray) text",
+        kernel!(|l: list| -> text Ok((!l.is_empty()).then(|| format!("[1:{}]", l.len())))),
+    );
+    r.add(
+        "array_positions(anyarray, anyelement) int4[]",
+        per_row(&SqlType::Array(Box::new(SqlType::Int4)), |a, row| {
+            let x = scalar(a, 1, row)?;
+            let Some(l) = list_of(a, 0, row)? else {
+                return Ok(None);
+            };
+            let same = l.iter().enumerate().filter(|(_, e)| **e == x);
+            Ok(Some(
+                same.map(|(i, _)| ScalarValue::Int32(Some(i as i32 + 1)))
+                    .collect(),
+            ))
+        }),
+    );
+    r.add_typed("trim_array(anyarray, int4) anyarray", |t| {
+        per_row(t.ret, |a, row| {
+            if a.is_null(1, row) {
+                return Ok(None);
+            }
+            let n = a.arrays[1].as_primitive::<Int32Type>().value(a.at(1, row));
+            let Some(mut l) = list_of(a, 0, row)? else {
+                return Ok(None);
+            };
+            if n < 0 || n as usize > l.len() {
+                return Err(external(SqlError::new(
+                    "2202E",
+                    format!(
+                        "number of elements to trim must be between 0 and {}",
+                        l.len()
+                    ),
+                )));
+            }
+            l.truncate(l.len() - n as usize);
+            Ok(Some(l))
+        })
+    });
+    r.add_typed("array_fill(anyelement, int4[]) anyarray", |t| {
+        per_row(t.ret, |a, row| {
+            let Some(dimensions) = list_of(a, 1, row)? else {
+                return Err(external(SqlError::new(
+                    "22004",
+                    "dimension array or low bound array cannot be null",
+                )));
+            };
+            match dimensions.as_slice() {
+                [] => Ok(Some(vec![])),
+                [ScalarValue::Int32(Some(n))] if (0..=10_000_000).contains(n) => {
+                    Ok(Some(vec![scalar(a, 0, row)?; *n as usize]))
+                }
+                [ScalarValue::Int32(Some(_))] => Err(external(SqlError::new(
+                    "54000",
+                    "array size exceeds the maximum allowed",
+                ))),
+                _ => Err(external(SqlError::unsupported(
+                    "arrays of arrays are not supported",
+                ))),
+            }
+        })
+    });
+    r.add(
         "array_position(anyarray, anyelement) int4",
         Arc::new(|a: &Args| {
             let mut out = Int32Builder::with_capacity(a.rows);
@@ -484,10 +547,18 @@ pub fn register(r: &mut Registry) {
             })
         });
     }
-    r.add_typed("ordinality(anyarray) int8[]", |t| {
+    // 1, 2, … as far as the longest of the lists goes.
+    r.add_typed("ordinality(any...) int8[]", |t| {
         per_row(t.ret, |a, row| {
-            let n = list_of(a, 0, row)?.map(|l| l.len() as i64);
-            Ok(n.map(|n| (1..=n).map(|i| ScalarValue::Int64(Some(i))).collect()))
+            let lengths = a.arrays.iter().enumerate().map(|(i, list)| {
+                let at = a.at(i, row);
+                match list.as_list_opt::<i32>() {
+                    Some(list) if list.is_valid(at) => list.value_length(at) as i64,
+                    _ => 0,
+                }
+            });
+            let n = lengths.max().unwrap_or(0);
+            Ok(Some((1..=n).map(|i| ScalarValue::Int64(Some(i))).collect()))
         })
     });
     r.add_typed("generate_series_list(int4, int4) int4[]", integer_series);

@@ -28,11 +28,12 @@ fn is_lossless(from: &SqlType, to: &SqlType) -> bool {
     let (f, t) = (number_rank(from), number_rank(to));
     match (from, to) {
         (SqlType::Numeric(p, s), SqlType::Numeric(tp, ts)) => {
-            ts >= s && *tp as i16 - *ts as i16 >= *p as i16 - *s as i16
+            let (p, tp) = (SqlType::digits(*p), SqlType::digits(*tp));
+            ts >= s && tp as i16 - *ts as i16 >= p as i16 - *s as i16
         }
         (_, SqlType::Numeric(tp, ts)) if is_integer(from) => {
             let (p, _) = as_numeric(from);
-            *tp as i16 - *ts as i16 >= p as i16
+            SqlType::digits(*tp) as i16 - *ts as i16 >= p as i16
         }
         (SqlType::Date, SqlType::Timestamp) => false,
         _ => is_integer(from) && t > f && t != 4 && t != 5 || (f == 5 && t == 6),
@@ -45,13 +46,19 @@ pub fn cast(expr: Expr, from: &SqlType, to: &SqlType, context: Context, zone: &s
         return expr;
     }
     let same_text = match (from, to) {
-        (SqlType::Varchar(_) | SqlType::Text, SqlType::Text | SqlType::Varchar(None)) => true,
+        (
+            SqlType::Varchar(_) | SqlType::Char(_) | SqlType::Text,
+            SqlType::Text | SqlType::Varchar(None),
+        ) => true,
+        (SqlType::Char(n), SqlType::Char(m) | SqlType::Varchar(Some(m))) => n <= m,
         (SqlType::Varchar(Some(n)), SqlType::Varchar(Some(m))) => n <= m,
         (SqlType::Uuid | SqlType::Json, SqlType::Text | SqlType::Varchar(None)) => true,
         (SqlType::Jsonb, SqlType::Json) => false,
         _ => false,
     };
-    if same_text {
+    let same_numeric = matches!((from, to), (SqlType::Numeric(..), SqlType::Numeric(..)))
+        && from.arrow() == to.arrow();
+    if same_text || same_numeric {
         return expr;
     }
     if is_lossless(from, to) {
@@ -88,6 +95,25 @@ pub fn constant(text: &str, to: &SqlType, context: Context, zone: &str) -> Resul
     ScalarValue::try_from_array(&out, 0).map_err(|e| crate::error::from_datafusion(&e))
 }
 
+/// A constant as an expression. The scalar of a list forgets the SQL type of its elements: a call gives it back.
+pub fn typed_constant(value: ScalarValue, ty: &SqlType) -> Expr {
+    let forgotten = value.data_type() != ty.arrow();
+    let e = Expr::Literal(value, None);
+    if !forgotten || !matches!(ty, SqlType::Array(_)) {
+        return e;
+    }
+    let kernel: Kernel = Arc::new(|a: &Args| Ok(a.arrays[0].clone()));
+    call(
+        "array",
+        format!("array of type {ty}"),
+        kernel,
+        Volatility::Immutable,
+        false,
+        vec![e],
+        ty,
+    )
+}
+
 /// Casts a column.
 pub fn cast_array(
     array: &ArrayRef,
@@ -100,7 +126,23 @@ pub fn cast_array(
         (SqlType::Array(f), SqlType::Array(t)) => cast_list(array, f, t, to, context, zone),
         (_, SqlType::Varchar(Some(n))) => {
             let text = to_text(array, from, zone)?;
-            limit(&text, *n as usize, context)
+            limit(&text, *n as usize, to, context)
+        }
+        (_, SqlType::Char(n)) => {
+            let text = to_text(array, from, zone)?;
+            let unpadded: StringViewArray = text
+                .as_string_view()
+                .iter()
+                .map(|v| v.map(|v| v.trim_end_matches(' ')))
+                .collect();
+            let text = limit(&(Arc::new(unpadded) as ArrayRef), *n as usize, to, context)?;
+            // What was cut off may leave spaces at the end again.
+            let unpadded = text.as_string_view().iter();
+            Ok(Arc::new(
+                unpadded
+                    .map(|v| v.map(|v| v.trim_end_matches(' ')))
+                    .collect::<StringViewArray>(),
+            ))
         }
         (_, SqlType::Json | SqlType::Jsonb)
             if is_text(from) || matches!(from, SqlType::Json | SqlType::Jsonb) =>
@@ -147,7 +189,7 @@ where
 fn to_text(array: &ArrayRef, from: &SqlType, zone: &str) -> DfResult<ArrayRef> {
     if matches!(
         from,
-        SqlType::Text | SqlType::Varchar(_) | SqlType::Uuid | SqlType::Json
+        SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_) | SqlType::Uuid | SqlType::Json
     ) {
         return Ok(array.clone());
     }
@@ -158,7 +200,7 @@ fn to_text(array: &ArrayRef, from: &SqlType, zone: &str) -> DfResult<ArrayRef> {
     Ok(Arc::new(b.finish()))
 }
 
-fn limit(text: &ArrayRef, n: usize, context: Context) -> DfResult<ArrayRef> {
+fn limit(text: &ArrayRef, n: usize, to: &SqlType, context: Context) -> DfResult<ArrayRef> {
     let a = text.as_string_view();
     let mut b = StringViewBuilder::with_capacity(a.len());
     for v in a.iter() {
@@ -172,7 +214,7 @@ fn limit(text: &ArrayRef, n: usize, context: Context) -> DfResult<ArrayRef> {
                 if context == Context::Assignment && v[end..].chars().any(|c| c != ' ') {
                     return Err(external(SqlError::new(
                         "22001",
-                        format!("value too long for type character varying({n})"),
+                        format!("value too long for type {to}"),
                     )));
                 }
                 b.append_value(&v[..end]);
@@ -217,8 +259,8 @@ fn from_text(array: &ArrayRef, to: &SqlType, context: Context, zone: &str) -> Df
             parse::float(t, "double precision")
         })?),
         SqlType::Numeric(p, s) => Arc::new(
-            each::<_, _, Decimal128Type>(a, get, |t| parse::numeric(t, *p, *s))?
-                .with_precision_and_scale(*p, *s)?,
+            each::<_, _, Decimal128Type>(a, get, |t| parse::numeric(t, SqlType::digits(*p), *s))?
+                .with_precision_and_scale(SqlType::digits(*p), *s)?,
         ),
         SqlType::Date => Arc::new(each::<_, _, Date32Type>(a, get, parse::date)?),
         SqlType::Time => Arc::new(each::<_, _, Time64MicrosecondType>(a, get, parse::time)?),
@@ -409,6 +451,7 @@ fn number(array: &ArrayRef, from: &SqlType, to: &SqlType) -> DfResult<ArrayRef> 
             integer(i, i64::MIN, i64::MAX)
         })?),
         SqlType::Numeric(p, s) => {
+            let p = &SqlType::digits(*p);
             let one = |i: usize| -> Result<i128> {
                 let (v, scale) = match &source {
                     Numbers::Exact(get, scale) => (get(i), *scale),

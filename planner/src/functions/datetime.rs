@@ -88,6 +88,45 @@ fn scale(i: IntervalMonthDayNano, f: f64) -> Result<Option<IntervalMonthDayNano>
     )
 }
 
+/// The timestamp of year, month, day, hour and minute, and seconds.
+fn local_time([year, month, day, hour, minute]: [i32; 5], seconds: f64) -> Result<i64> {
+    let date = NaiveDate::from_ymd_opt(year, month as u32, day as u32).ok_or_else(|| {
+        SqlError::new(
+            "22008",
+            format!("date field value out of range: {year}-{month:02}-{day:02}"),
+        )
+    })?;
+    if !(0..=24).contains(&hour) || !(0..60).contains(&minute) || !(0.0..=60.0).contains(&seconds) {
+        return Err(SqlError::new(
+            "22008",
+            format!("time field value out of range: {hour}:{minute:02}:{seconds:02}"),
+        ));
+    }
+    Ok(days(date) as i64 * DAY_US
+        + (hour as i64 * 3600 + minute as i64 * 60) * 1_000_000
+        + (seconds * 1e6).round() as i64)
+}
+
+/// A multiple of an interval; fractions of months and days become days and time.
+pub fn scale_interval(i: IntervalMonthDayNano, f: f64) -> Result<IntervalMonthDayNano> {
+    scale(i, f)?.ok_or_else(|| SqlError::internal("an interval has multiples"))
+}
+
+/// `a` plus `sign` times `b`.
+pub fn add_intervals(
+    a: IntervalMonthDayNano,
+    b: IntervalMonthDayNano,
+    sign: i64,
+) -> Result<IntervalMonthDayNano> {
+    let us = |i: IntervalMonthDayNano| i.nanoseconds / 1000;
+    interval(
+        a.months as i64 + sign * b.months as i64,
+        a.days as i64 + sign * b.days as i64,
+        us(a) + sign * us(b),
+    )?
+    .ok_or_else(|| SqlError::internal("intervals have a sum"))
+}
+
 /// `age(a, b)`: years, months and days as a person counts them.
 fn age(a: i64, b: i64) -> Result<Option<IntervalMonthDayNano>> {
     if a < b {
@@ -561,6 +600,82 @@ pub fn register(r: &mut Registry) {
             let us = i.nanoseconds / 1000;
             interval(i.months as i64, i.days as i64 + us / DAY_US, us % DAY_US)
         }),
+    );
+    r.add(
+        "justify_interval(interval) interval",
+        kernel!(|i: interval| -> interval {
+            let (mut months, mut days) = (i.months as i64, i.days as i64);
+            let mut us = i.nanoseconds / 1000;
+            days += us / DAY_US;
+            us %= DAY_US;
+            months += days / 30;
+            days %= 30;
+            // The parts get one sign.
+            if months > 0 && (days < 0 || days == 0 && us < 0) {
+                days += 30;
+                months -= 1;
+            } else if months < 0 && (days > 0 || days == 0 && us > 0) {
+                days -= 30;
+                months += 1;
+            }
+            if days > 0 && us < 0 {
+                us += DAY_US;
+                days -= 1;
+            } else if days < 0 && us > 0 {
+                us -= DAY_US;
+                days += 1;
+            }
+            interval(months, days, us)
+        }),
+    );
+    r.add(
+        "isfinite(interval) bool",
+        kernel!(|_i: interval| -> bool Ok(Some(true))),
+    );
+    r.add(
+        "isfinite(timestamptz) bool",
+        kernel!(|_t: timestamptz| -> bool Ok(Some(true))),
+    );
+    for name in [
+        "make_timestamptz(int4, int4, int4, int4, int4, float8) timestamptz",
+        "make_timestamptz(int4, int4, int4, int4, int4, float8, text) timestamptz",
+    ] {
+        r.add_typed(name, |t| {
+            let own = t.zone.to_string();
+            Arc::new(move |a: &Args| {
+                let int = |i: usize, row: usize| {
+                    a.arrays[i].as_primitive::<Int32Type>().value(a.at(i, row))
+                };
+                let mut out = arrow::array::TimestampMicrosecondBuilder::with_capacity(a.rows);
+                for row in 0..a.rows {
+                    if (0..a.arrays.len()).any(|i| a.is_null(i, row)) {
+                        out.append_null();
+                        continue;
+                    }
+                    let seconds = a.arrays[5]
+                        .as_primitive::<Float64Type>()
+                        .value(a.at(5, row));
+                    let local = local_time([0, 1, 2, 3, 4].map(|i| int(i, row)), seconds);
+                    let zone = match a.arrays.get(6) {
+                        Some(z) => z.as_string_view().value(a.at(6, row)),
+                        None => own.as_str(),
+                    };
+                    let us = local.and_then(|us| to_utc(us, zone)).map_err(external)?;
+                    out.append_value(us);
+                }
+                Ok(Arc::new(
+                    out.finish().with_timezone(tidemill_zset::schema::UTC),
+                ))
+            })
+        });
+    }
+    r.add_fallible(
+        "timezone(interval, timestamptz) timestamp",
+        kernel!(|z: interval, t: timestamptz| -> timestamp Ok(Some(t + z.nanoseconds / 1000))),
+    );
+    r.add_fallible(
+        "timezone(interval, timestamp) timestamptz",
+        kernel!(|z: interval, t: timestamp| -> timestamptz Ok(Some(t - z.nanoseconds / 1000))),
     );
     r.add(
         "isfinite(timestamp) bool",

@@ -74,6 +74,16 @@ pub fn numeric(v: i128, scale: i8) -> String {
     format!("{}{whole}.{fraction}", if v < 0 { "-" } else { "" })
 }
 
+/// numeric declared without precision: the digits that it needs.
+pub fn open_numeric(v: i128, scale: i8) -> String {
+    let text = numeric(v, scale);
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_string()
+    } else {
+        text
+    }
+}
+
 /// date, ISO
 pub fn date(days: i32) -> String {
     match date_of(days) {
@@ -211,6 +221,9 @@ pub fn value(array: &ArrayRef, row: usize, t: &SqlType, zone: &str) -> Result<Op
         (_, DataType::Int64) => a.as_primitive::<Int64Type>().value(row).to_string(),
         (_, DataType::Float32) => float4(a.as_primitive::<Float32Type>().value(row)),
         (_, DataType::Float64) => float8(a.as_primitive::<Float64Type>().value(row)),
+        (SqlType::Numeric(0, _), DataType::Decimal128(_, s)) => {
+            open_numeric(a.as_primitive::<Decimal128Type>().value(row), *s)
+        }
         (_, DataType::Decimal128(_, s)) => {
             numeric(a.as_primitive::<Decimal128Type>().value(row), *s)
         }
@@ -232,6 +245,7 @@ pub fn value(array: &ArrayRef, row: usize, t: &SqlType, zone: &str) -> Result<Op
             interval(a.as_primitive::<IntervalMonthDayNanoType>().value(row))
         }
         (SqlType::Array(of), DataType::List(_)) => list(&a.as_list::<i32>().value(row), of, zone)?,
+        (_, DataType::Struct(_)) => super::rows::text(array, row, zone)?,
         (_, DataType::Null) => return Ok(None),
         (_, other) => {
             return Err(SqlError::unsupported(format!(

@@ -549,6 +549,19 @@ pub fn value_into(
             }
             out.push(']');
         }
+        SqlType::Other(arrow::datatypes::DataType::Struct(fields)) => {
+            let columns = array.as_struct().columns();
+            out.push('{');
+            for (i, (field, column)) in fields.iter().zip(columns).enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                string_into(field.name(), out);
+                out.push(':');
+                value_into(column, row, &SqlType::of(field), zone, out)?;
+            }
+            out.push('}');
+        }
         SqlType::Bool => out.push_str(if array.as_boolean().value(row) {
             "true"
         } else {
@@ -592,7 +605,7 @@ pub fn is_null(text: &str) -> bool {
     sonic_rs::from_str::<sonic_rs::Value>(text).is_ok_and(|v| v.is_null())
 }
 
-fn document(text: &str) -> Result<serde_json::Value> {
+pub(super) fn document(text: &str) -> Result<serde_json::Value> {
     serde_json::from_str(text).map_err(|e| json_error(&e))
 }
 

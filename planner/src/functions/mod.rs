@@ -2,9 +2,10 @@
 //!
 //! * [`parse`], [`format`]: values from and to text.
 //! * [`cast`]: every cast. [`arith`]: checked arithmetic.
-//! * [`json`]: JSON over text, without building documents.
+//! * [`json`]: JSON over text, without building documents. [`json_change`]: new documents from
+//!   old ones. [`json_order`]: comparing jsonb.
 //! * [`registry`]: functions callable by name, with their argument types.
-//! * [`aggregate`]: sum and avg.
+//! * [`aggregate`]: sum and avg. [`moments`]: variances and the like. [`ordered`]: percentiles, mode, sums of intervals.
 //!
 //! A kernel gets arrays, of one element where the argument is constant, and never sees types other than
 //! those it was resolved for: the binder has put in the casts.
@@ -12,13 +13,21 @@
 pub mod aggregate;
 pub mod arith;
 pub mod array;
+pub mod bytes;
 pub mod cast;
 pub mod datetime;
 pub mod extremes;
 pub mod format;
 pub mod json;
+pub mod json_change;
+pub mod json_order;
+pub mod math;
+pub mod moments;
+pub mod ordered;
 pub mod parse;
+pub mod regexps;
 pub mod registry;
+pub mod rows;
 pub mod strings;
 pub mod system;
 pub mod to_char;

@@ -596,6 +596,17 @@ pub fn interval(text: &str) -> Result<IntervalMonthDayNano> {
     }
     let (mut months, mut days, mut us) = (0f64, 0f64, 0f64);
     if let Some(iso) = t.strip_prefix('P') {
+        // The alternative form, PYYYY-MM-DDThh:mm:ss.
+        if iso.contains(['-', ':']) && !iso.contains(['Y', 'M', 'D', 'H', 'S', 'W']) {
+            let (date, time) = iso.split_once('T').unwrap_or((iso, ""));
+            let date: Vec<&str> = date.split('-').collect();
+            let words = match date.as_slice() {
+                [y, m, d] => format!("{y} years {m} months {d} days {time}"),
+                [y, m] => format!("{y} years {m} months {time}"),
+                _ => return Err(bad()),
+            };
+            return interval(words.trim()).map_err(|_| bad());
+        }
         let mut in_time = false;
         let mut number = String::new();
         for c in iso.chars() {

@@ -201,6 +201,7 @@ fn named(t: &str) -> SqlType {
         "jsonb" => SqlType::Jsonb,
         "numeric6" => SqlType::Numeric(38, 6),
         "numeric0" => SqlType::Numeric(38, 0),
+        "numeric_open" => SqlType::Numeric(0, 6),
         other => panic!("unknown type in a signature: {other}"),
     }
 }
@@ -214,6 +215,12 @@ pub fn overloads(name: &str) -> &'static [Overload] {
         array::register(&mut r);
         datetime::register(&mut r);
         super::json::register(&mut r);
+        super::json_change::register(&mut r);
+        super::json_order::register(&mut r);
+        super::bytes::register(&mut r);
+        super::math::register(&mut r);
+        super::ordered::register(&mut r);
+        super::regexps::register(&mut r);
         system::register(&mut r);
         to_char::register(&mut r);
         r

@@ -117,7 +117,7 @@ thread_local! {
     static LAST: RefCell<Option<(String, Regex)>> = const { RefCell::new(None) };
 }
 
-fn with_regex<T>(pattern: &str, flags: &str, f: impl FnOnce(&Regex) -> T) -> Result<T> {
+pub(super) fn with_regex<T>(pattern: &str, flags: &str, f: impl FnOnce(&Regex) -> T) -> Result<T> {
     let key = format!("{flags}/{pattern}");
     LAST.with(|last| {
         let mut last = last.borrow_mut();
@@ -193,6 +193,39 @@ fn regexp_match(s: &str, p: &str, flags: &str) -> Result<Option<Vec<Option<Strin
 fn regexp_split(s: &str, p: &str, flags: &str) -> Result<Option<Vec<Option<String>>>> {
     with_regex(p, flags, |re| {
         Some(re.split(s).map(|t| Some(t.to_string())).collect())
+    })
+}
+
+/// string_to_array: by a separator, or into characters where it is NULL; parts equal to the third argument are NULL.
+fn split() -> super::Kernel {
+    std::sync::Arc::new(|a: &super::Args| {
+        let text = |i: usize, row: usize| {
+            let given = a.arrays.get(i).filter(|_| !a.is_null(i, row));
+            given.map(|array| array.as_string_view().value(a.at(i, row)))
+        };
+        let mut out = super::array::TextListBuilder::default();
+        for row in 0..a.rows {
+            let Some(s) = text(0, row) else {
+                out.append_null();
+                continue;
+            };
+            let null = if a.arrays.len() > 2 {
+                text(2, row)
+            } else {
+                None
+            };
+            let parts: Vec<String> = match text(1, row) {
+                _ if s.is_empty() => vec![],
+                None => s.chars().map(String::from).collect(),
+                Some("") => vec![s.to_string()],
+                Some(by) => s.split(by).map(String::from).collect(),
+            };
+            let parts = parts
+                .into_iter()
+                .map(|p| Some(p).filter(|p| Some(p.as_str()) != null));
+            out.append_value(parts.collect());
+        }
+        Ok(std::sync::Arc::new(out.finish()))
     })
 }
 
@@ -756,20 +789,11 @@ pub fn register(r: &mut Registry) {
     r.add_fallible("regexp_count(text, text) int4", kernel!(|s: text, p: text| -> int4 with_regex(p, "", |r| Some(r.find_iter(s).count() as i32))));
     for name in [
         "string_to_array(text, text) text[]",
+        "string_to_array(text, text, text) text[]",
         "string_to_table_list(text, text) text[]",
+        "string_to_table_list(text, text, text) text[]",
     ] {
-        r.add(
-            name,
-            kernel!(|s: text, by: text| -> text_list {
-                Ok(Some(if s.is_empty() {
-                    vec![]
-                } else if by.is_empty() {
-                    vec![Some(s.to_string())]
-                } else {
-                    s.split(by).map(|t| Some(t.to_string())).collect()
-                }))
-            }),
-        );
+        r.add(name, split());
     }
     r.add_fallible(
         "like_escape(text, text, text) bool",
@@ -807,7 +831,7 @@ pub fn register(r: &mut Registry) {
 }
 
 /// MD5 (RFC 1321), hexadecimal.
-fn md5(data: &[u8]) -> String {
+pub(super) fn md5(data: &[u8]) -> String {
     const S: [u32; 16] = [7, 12, 17, 22, 5, 9, 14, 20, 4, 11, 16, 23, 6, 10, 15, 21];
     let k: Vec<u32> = (0..64)
         .map(|i| ((i as f64 + 1.0).sin().abs() * 4294967296.0) as u32)

@@ -117,7 +117,7 @@ fn plain_text(
 }
 
 /// Joins the texts of a list.
-fn join(open: char, close: char, jsonb: bool) -> Kernel {
+fn join(open: &'static str, close: &'static str, jsonb: bool) -> Kernel {
     Arc::new(move |a: &Args| {
         let list = a.arrays[0].as_list::<i32>();
         let mut out = StringViewBuilder::with_capacity(a.rows);
@@ -260,7 +260,12 @@ pub fn register(r: &mut Registry) {
 }
 
 fn json_functions(r: &mut Registry) {
-    for name in ["to_json(any) json", "to_json_or_null(any) text"] {
+    for name in [
+        "to_json(any) json",
+        "row_to_json(any) json",
+        "array_to_json(any) json",
+        "to_json_or_null(any) text",
+    ] {
         let keep_null = name.starts_with("to_json_or");
         r.add_typed(name, move |t| {
             json_of(t, move |a, row, types, zone, out| {
@@ -353,8 +358,8 @@ fn json_functions(r: &mut Registry) {
             })
         });
     }
-    r.add("json_join(text[]) json", join('[', ']', false));
-    r.add_fallible("jsonb_join(text[]) jsonb", join('[', ']', true));
-    r.add("json_join_object(text[]) json", join('{', '}', false));
-    r.add_fallible("jsonb_join_object(text[]) jsonb", join('{', '}', true));
+    r.add("json_join(text[]) json", join("[", "]", false));
+    r.add_fallible("jsonb_join(text[]) jsonb", join("[", "]", true));
+    r.add("json_join_object(text[]) json", join("{ ", " }", false));
+    r.add_fallible("jsonb_join_object(text[]) jsonb", join("{", "}", true));
 }

@@ -477,7 +477,7 @@ pub fn register(r: &mut Registry) {
         let zone = t.zone.to_string();
         kernel!(|s: text, f: text| -> timestamptz to_utc(time_from(s, f)?, &zone).map(Some))
     });
-    r.add_typed("to_number(text, text) numeric6", |_| {
+    r.add_typed("to_number(text, text) numeric_open", |_| {
         std::sync::Arc::new(|a: &super::Args| {
             let s = arrow::array::cast::AsArray::as_string_view(a.arrays[0].as_ref());
             let mut out = arrow::array::Decimal128Builder::with_capacity(a.rows);

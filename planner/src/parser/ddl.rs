@@ -118,9 +118,19 @@ impl P<'_> {
 
     fn create_relation(&mut self, kind: ObjectKind, if_not_exists: bool) -> Result<Statement> {
         let name = self.name()?;
-        if self.peek_is(0, "as") {
-            return Err(SqlError::unsupported("CREATE TABLE AS is not supported")
-                .hint("Create the table, then INSERT INTO … SELECT."));
+        if kind == ObjectKind::Table && self.is_table_as() {
+            let columns = self.column_list()?;
+            self.need("as")?;
+            let query = self.query()?;
+            let with_data = !self.take("with no data");
+            self.take("with data");
+            return Ok(Statement::CreateTableAs {
+                name,
+                if_not_exists,
+                columns,
+                query,
+                with_data,
+            });
         }
         let (mut columns, mut primary_key) = (Vec::new(), Vec::new());
         if self.p.peek_token().token == Token::LParen {
@@ -172,6 +182,14 @@ impl P<'_> {
             columns,
             options,
         })
+    }
+
+    /// True before `AS` and before `(a, b) AS`, names alone.
+    fn is_table_as(&self) -> bool {
+        if self.p.peek_token().token != Token::LParen {
+            return self.peek_is(0, "as");
+        }
+        matches!(self.p.peek_nth_token(2).token, Token::Comma | Token::RParen)
     }
 
     fn create_view(

@@ -67,9 +67,9 @@ impl P<'_> {
                 self.rest();
                 Ok(Statement::Discard)
             }
-            "listen" | "unlisten" | "notify" | "vacuum" | "analyze" | "lock" | "checkpoint"
-            | "reindex" | "cluster" | "grant" | "revoke" | "refresh" | "load" | "call" | "do"
-            | "security" | "reassign" | "import" => {
+            "flush" | "wait" | "listen" | "unlisten" | "notify" | "vacuum" | "analyze" | "lock"
+            | "checkpoint" | "reindex" | "cluster" | "grant" | "revoke" | "refresh" | "load"
+            | "call" | "do" | "security" | "reassign" | "import" => {
                 let verb = verb.to_string();
                 self.rest();
                 Ok(Statement::Other { verb })

@@ -401,6 +401,34 @@ pub fn check_in_transaction(
     state.check(&stored, &hashes)
 }
 
+/// The rows of a table that have keys of `rows`, as a transaction with the writes `own` sees them, and the hashes of the
+/// keys of `rows`.
+pub fn existing(
+    object: &Arc<Object>,
+    version: &StoreVersion,
+    own: &[Delta],
+    rows: &RecordBatch,
+) -> Result<(RecordBatch, Vec<u64>), SqlError> {
+    let mut state = TableState::new(object.clone(), version.clone());
+    for earlier in own {
+        let (stored, hashes) = state.stored_form(earlier)?;
+        state.touched.extend(hashes);
+        state.accepted.push(stored);
+    }
+    let (stored, hashes) = state.stored_form(&Delta::insert(rows.clone()))?;
+    let found = state.current(&hashes, &stored.rows)?;
+    let found = consolidate(&stored.schema(), &found);
+    let there = (0..found.len()).filter(|r| found.diffs.get(*r) > 0);
+    let there = UInt32Array::from_iter_values(there.map(|r| r as u32));
+    let found = compute::take_record_batch(&found.rows, &there).map_err(arrow_error)?;
+    let mut columns = vec![found.column(0).clone(); state.order.len()];
+    for (stored, column) in state.order.iter().enumerate() {
+        columns[*column] = found.column(stored).clone();
+    }
+    let found = RecordBatch::try_new(object.columns.clone(), columns).map_err(arrow_error)?;
+    Ok((found, hashes))
+}
+
 /// Checks NOT NULL of a table's columns in rows to be written.
 pub fn check_not_null(object: &Object, rows: &RecordBatch) -> Result<(), SqlError> {
     for (column, field) in rows.columns().iter().zip(object.columns.fields()) {

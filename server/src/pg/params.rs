@@ -65,8 +65,9 @@ fn read(field: &Field, text: &str, zone: Option<Tz>) -> Result<ArrayRef, SqlErro
             Arc::new(Float32Array::from(vec![value]))
         }
         SqlType::Float8 => Arc::new(Float64Array::from(vec![parse::float(text, &name)?])),
-        SqlType::Numeric(precision, scale) => decimal(text, *precision, *scale)?,
+        SqlType::Numeric(precision, scale) => decimal(text, SqlType::digits(*precision), *scale)?,
         SqlType::Text | SqlType::Varchar(_) | SqlType::Json | SqlType::Jsonb => string(text),
+        SqlType::Char(_) => string(text.trim_end_matches(' ')),
         SqlType::Uuid => string(&parse::uuid(text)?),
         SqlType::Bytea => Arc::new(BinaryArray::from(vec![parse::bytea(text)?.as_slice()])),
         SqlType::Date => Arc::new(Date32Array::from(vec![parse::date(text)?])),
@@ -166,7 +167,7 @@ pub fn from_binary(field: &Field, mut data: &[u8]) -> Result<ArrayRef, SqlError>
         SqlType::Float8 => Arc::new(Float64Array::from(vec![data.get_f64()])),
         SqlType::Numeric(precision, scale) => {
             let text = binary::numeric_text(data).ok_or_else(wrong)?;
-            decimal(&text, *precision, *scale)?
+            decimal(&text, SqlType::digits(*precision), *scale)?
         }
         SqlType::Bytea => Arc::new(BinaryArray::from(vec![data])),
         SqlType::Date => {
@@ -201,6 +202,7 @@ pub fn from_binary(field: &Field, mut data: &[u8]) -> Result<ArrayRef, SqlError>
             _ => return Err(wrong()),
         },
         SqlType::Array(_) => binary_array(item_of(field).ok_or_else(wrong)?, data, wrong)?,
+        SqlType::Char(_) => from_text(field, data, None)?,
         SqlType::Text | SqlType::Varchar(_) | SqlType::Json | SqlType::Other(_) => {
             from_text(field, data, None)?
         }

@@ -217,6 +217,51 @@ pub fn numeric(value: i128, scale: i8, out: &mut BytesMut) {
     }
 }
 
+/// The same number without zeros at the end of its fraction.
+pub fn without_zeros(mut value: i128, mut scale: i8) -> (i128, i8) {
+    while scale > 0 && value % 10 == 0 {
+        value /= 10;
+        scale -= 1;
+    }
+    (value, scale)
+}
+
+/// `char(n)`: with spaces up to `n` characters.
+pub fn padded(value: &str, n: usize, out: &mut BytesMut) {
+    out.put_slice(value.as_bytes());
+    out.put_bytes(b' ', n.saturating_sub(value.chars().count()));
+}
+
+/// `jsonb`: a space after each comma and colon outside strings, and no other.
+pub fn jsonb(value: &str, out: &mut BytesMut) {
+    let bytes = value.as_bytes();
+    let (mut written, mut at) = (0, 0);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => {
+                at += 1;
+                while at < bytes.len() && bytes[at] != b'"' {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                at += 1;
+            }
+            b',' | b':' => {
+                at += 1;
+                out.put_slice(&bytes[written..at]);
+                out.put_u8(b' ');
+                written = at;
+            }
+            b' ' | b'\n' | b'\r' | b'\t' => {
+                out.put_slice(&bytes[written..at]);
+                at += 1;
+                written = at;
+            }
+            _ => at += 1,
+        }
+    }
+    out.put_slice(&bytes[written..]);
+}
+
 /// `numeric` of up to 76 digits.
 pub fn numeric_wide(value: i256, scale: i8, out: &mut BytesMut) {
     let text = value.to_string();

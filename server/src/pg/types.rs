@@ -160,6 +160,7 @@ pub fn oid_of(sql: &SqlType) -> u32 {
         SqlType::Numeric(..) => oid::NUMERIC,
         SqlType::Text => oid::TEXT,
         SqlType::Varchar(_) => oid::VARCHAR,
+        SqlType::Char(_) => oid::BPCHAR,
         SqlType::Bytea => oid::BYTEA,
         SqlType::Date => oid::DATE,
         SqlType::Time => oid::TIME,
@@ -207,8 +208,8 @@ pub fn type_of_oid(oid: u32) -> Option<SqlType> {
     })
 }
 
-/// Precision and scale of a parameter that the client declares as plain `numeric`.
-const NUMERIC_PARAM: (u8, i8) = (38, 10);
+/// Precision (open) and scale of a parameter that the client declares as plain `numeric`.
+const NUMERIC_PARAM: (u8, i8) = (0, 10);
 
 fn array_of(element: u32) -> u32 {
     match TYPES.iter().find(|t| t.oid == element) {
@@ -225,10 +226,11 @@ fn size(oid: u32) -> i16 {
 /// PostgreSQL adds the four bytes of a length header to these.
 fn modifier(sql: &SqlType) -> i32 {
     match sql {
+        SqlType::Numeric(0, _) => -1,
         SqlType::Numeric(precision, scale) => {
             ((i32::from(*precision) << 16) | (i32::from(*scale) & 0x7ff)) + 4
         }
-        SqlType::Varchar(Some(n)) => i32::try_from(*n).map_or(-1, |n| n + 4),
+        SqlType::Varchar(Some(n)) | SqlType::Char(n) => i32::try_from(*n).map_or(-1, |n| n + 4),
         SqlType::Array(of) => modifier(of),
         _ => -1,
     }
@@ -261,9 +263,13 @@ enum Values {
     Float4(Float32Array),
     Float8(Float64Array),
     Numeric(Decimal128Array, i8),
+    /// Without trailing zeros.
+    NumericOpen(Decimal128Array, i8),
     NumericWide(Decimal256Array, i8),
     Text(StringArray),
     TextView(StringViewArray),
+    /// `char(n)`: shown with spaces up to n characters.
+    Padded(StringViewArray, u32),
     Bytea(BinaryArray),
     Date(Date32Array),
     Time(Time64MicrosecondArray),
@@ -288,6 +294,11 @@ impl Column {
             DataType::Int64 => Values::Int8(array.as_primitive::<Int64Type>().clone()),
             DataType::Float32 => Values::Float4(array.as_primitive::<Float32Type>().clone()),
             DataType::Float64 => Values::Float8(array.as_primitive::<Float64Type>().clone()),
+            DataType::Decimal128(_, scale)
+                if matches!(SqlType::of(field), SqlType::Numeric(0, _)) =>
+            {
+                Values::NumericOpen(array.as_primitive::<Decimal128Type>().clone(), *scale)
+            }
             DataType::Decimal128(_, scale) => {
                 Values::Numeric(array.as_primitive::<Decimal128Type>().clone(), *scale)
             }
@@ -295,7 +306,10 @@ impl Column {
                 Values::NumericWide(array.as_primitive::<Decimal256Type>().clone(), *scale)
             }
             DataType::Utf8 => Values::Text(array.as_string::<i32>().clone()),
-            DataType::Utf8View => Values::TextView(array.as_string_view().clone()),
+            DataType::Utf8View => match SqlType::of(field) {
+                SqlType::Char(n) => Values::Padded(array.as_string_view().clone(), n),
+                _ => Values::TextView(array.as_string_view().clone()),
+            },
             DataType::Binary => Values::Bytea(array.as_binary::<i32>().clone()),
             DataType::Date32 => Values::Date(array.as_primitive::<Date32Type>().clone()),
             DataType::Time64(TimeUnit::Microsecond) => {
@@ -349,9 +363,15 @@ impl Column {
             Values::Float4(v) => text::float4(v.value(row), out),
             Values::Float8(v) => text::float8(v.value(row), out),
             Values::Numeric(v, scale) => text::numeric(v.value(row), *scale, out),
+            Values::NumericOpen(v, scale) => {
+                let (value, scale) = text::without_zeros(v.value(row), *scale);
+                text::numeric(value, scale, out);
+            }
             Values::NumericWide(v, scale) => text::numeric_wide(v.value(row), *scale, out),
             Values::Text(v) => out.put_slice(v.value(row).as_bytes()),
+            Values::TextView(v) if self.oid == oid::JSONB => text::jsonb(v.value(row), out),
             Values::TextView(v) => out.put_slice(v.value(row).as_bytes()),
+            Values::Padded(v, n) => text::padded(v.value(row), *n as usize, out),
             Values::Bytea(v) => text::bytea(v.value(row), out),
             Values::Date(v) => text::date(v.value(row), out),
             Values::Time(v) => text::time(v.value(row), out),
@@ -422,6 +442,11 @@ impl Column {
                 let digits = value.unsigned_abs().to_string();
                 binary::numeric(value < 0, &digits, *scale, out);
             }
+            Values::NumericOpen(v, scale) => {
+                let (value, scale) = text::without_zeros(v.value(row), *scale);
+                let digits = value.unsigned_abs().to_string();
+                binary::numeric(value < 0, &digits, scale, out);
+            }
             Values::NumericWide(v, scale) => {
                 let text = v.value(row).to_string();
                 let digits = text.strip_prefix('-').unwrap_or(&text);
@@ -429,6 +454,7 @@ impl Column {
             }
             Values::Text(v) => self.string(v.value(row), out),
             Values::TextView(v) => self.string(v.value(row), out),
+            Values::Padded(..) => self.text(row, out),
             Values::Bytea(v) => out.put_slice(v.value(row)),
             Values::Date(v) => binary::date(v.value(row), out),
             Values::Time(v) => out.put_i64(v.value(row)),
@@ -460,7 +486,7 @@ impl Column {
             oid::CHAR => out.put_u8(value.bytes().next().unwrap_or(0)),
             oid::JSONB => {
                 out.put_u8(binary::JSONB_VERSION);
-                out.put_slice(value.as_bytes());
+                text::jsonb(value, out);
             }
             _ => out.put_slice(value.as_bytes()),
         }

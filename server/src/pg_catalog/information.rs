@@ -218,6 +218,7 @@ fn type_name(field: &Field) -> String {
         SqlType::Array(_) => "ARRAY".into(),
         SqlType::Numeric(..) => "numeric".into(),
         SqlType::Varchar(_) => "character varying".into(),
+        SqlType::Char(_) => "character".into(),
         SqlType::Other(DataType::Struct(_)) => "record".into(),
         SqlType::Other(_) => "text".into(),
         other => other.to_string(),
@@ -258,11 +259,13 @@ fn columns(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                 SqlType::Int8 => (Some(64), Some(2), Some(0)),
                 SqlType::Float4 => (Some(24), Some(2), None),
                 SqlType::Float8 => (Some(53), Some(2), None),
+                SqlType::Numeric(0, _) => (None, Some(10), None),
                 SqlType::Numeric(p, s) => (Some(i64::from(*p)), Some(10), Some(i64::from(*s))),
                 _ => (None, None, None),
             };
             let length = match &sql {
                 SqlType::Varchar(length) => length.map(i64::from),
+                SqlType::Char(length) => Some(i64::from(*length)),
                 _ => None,
             };
             let datetime = match &sql {

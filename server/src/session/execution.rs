@@ -3,33 +3,40 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
+use arrow::array::RecordBatch;
 use futures::stream::unfold;
+use futures::{StreamExt, TryStreamExt};
 use tidemill_planner::SqlError;
-use tidemill_planner::query::{QueryPlan, ResultStream};
+use tidemill_planner::query::{QueryPlan, ResultStream, SnapshotReader};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-
-use crate::reader::Snapshot;
 
 /// Batches that a query may be ahead of its session.
 const BATCHES_AHEAD_MAX: usize = 2;
 
 type Batch = <ResultStream as futures::Stream>::Item;
 
-/// Starts `plan` on `snapshot`. When the stream is dropped, the query ends at its next batch, or where an operator of it yields.
-pub(super) fn start(plan: QueryPlan, snapshot: Snapshot) -> ResultStream {
+/// Runs `plan` to its end.
+pub(super) async fn collect(
+    plan: QueryPlan,
+    reader: Arc<dyn SnapshotReader>,
+) -> Result<Vec<RecordBatch>, SqlError> {
+    start(plan, reader).try_collect().await
+}
+
+/// Starts `plan` on what `reader` reads. When the stream is dropped, the query ends at its next batch, or where an operator of it yields.
+pub(super) fn start(plan: QueryPlan, reader: Arc<dyn SnapshotReader>) -> ResultStream {
     let (sender, receiver) = mpsc::channel(BATCHES_AHEAD_MAX);
     let runtime = Handle::current();
     let thread = runtime
         .clone()
-        .spawn_blocking(move || runtime.block_on(run(plan, snapshot, sender)));
+        .spawn_blocking(move || runtime.block_on(run(plan, reader, sender)));
     unfold((receiver, Some(thread)), next).boxed()
 }
 
-async fn run(plan: QueryPlan, snapshot: Snapshot, sender: mpsc::Sender<Batch>) {
-    let mut batches = match plan.execute(Arc::new(snapshot)) {
+async fn run(plan: QueryPlan, reader: Arc<dyn SnapshotReader>, sender: mpsc::Sender<Batch>) {
+    let mut batches = match plan.execute(reader) {
         Ok(batches) => batches,
         Err(e) => futures::stream::iter([Err(e)]).boxed(),
     };

@@ -13,6 +13,7 @@ mod show;
 pub mod sql;
 mod subscribe;
 mod transaction;
+mod write;
 
 use std::sync::Arc;
 

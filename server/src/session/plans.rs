@@ -9,10 +9,11 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use tidemill_planner::SqlError;
 use tidemill_planner::direct::Direct;
 use tidemill_planner::query::QueryPlan;
 
-use super::query::Target;
+use super::write::Target;
 use crate::catalog::Catalog;
 
 /// Texts whose plans a session keeps.
@@ -28,6 +29,16 @@ pub enum Planned {
     Query(Query),
     /// The rows that a write changes, and where.
     Write(Query, Arc<Target>),
+}
+
+impl Planned {
+    /// The parts of a write.
+    pub fn write(&self) -> Result<(&Query, &Target), SqlError> {
+        match self {
+            Planned::Write(query, target) => Ok((query, target)),
+            _ => Err(SqlError::internal("a write has a plan")),
+        }
+    }
 }
 
 /// A bound plan.

@@ -183,6 +183,60 @@ const FIXED: &[&str] = &[
     "server_version_num",
 ];
 
+/// Settings of PostgreSQL, and of systems whose scripts users bring along, that mean nothing here: they are accepted and
+/// keep their value.
+const WITHOUT_EFFECT: &[&str] = &[
+    "background_ddl",
+    "check_function_bodies",
+    "cluster",
+    "cluster_replica",
+    "constraint_exclusion",
+    "create_compaction_group_for_mv",
+    "default_table_access_method",
+    "default_tablespace",
+    "default_transaction_deferrable",
+    "effective_cache_size",
+    "escape_string_warning",
+    "idle_session_timeout",
+    "maintenance_work_mem",
+    "plan_cache_mode",
+    "query_epoch",
+    "query_mode",
+    "random_page_cost",
+    "seq_page_cost",
+    "temp_buffers",
+    "tcp_keepalives_idle",
+    "visibility_mode",
+    "work_mem",
+    "xmloption",
+];
+
+/// The same by the beginning of the name.
+const WITHOUT_EFFECT_PREFIXES: &[&str] = &[
+    "batch_",
+    "cpu_",
+    "debug_",
+    "enable_",
+    "geqo",
+    "jit",
+    "log_",
+    "max_parallel_",
+    "min_parallel_",
+    "parallel_",
+    "rw_",
+    "sink_",
+    "source_",
+    "streaming_",
+    "track_",
+];
+
+/// True for a setting that is accepted but does nothing.
+pub fn is_without_effect(name: &str) -> bool {
+    let name = canonical(name);
+    WITHOUT_EFFECT.contains(&name.as_str())
+        || WITHOUT_EFFECT_PREFIXES.iter().any(|p| name.starts_with(p))
+}
+
 /// Name, value, description of every setting at its default.
 pub fn descriptions() -> Vec<(String, String, String)> {
     SETTINGS
@@ -222,7 +276,7 @@ impl Settings {
         let name = canonical(name);
         let Some((_, default, _, report)) = known(&name) else {
             // Names with a dot are the user's own, as in PostgreSQL.
-            if name.contains('.') {
+            if name.contains('.') || is_without_effect(&name) {
                 match value {
                     Some(value) => self.changed.insert(name, value),
                     None => self.changed.remove(&name),
@@ -406,6 +460,11 @@ mod tests {
                 .sqlstate,
             "55P02"
         );
+        settings
+            .set("RW_Implicit_Flush", Some("true".into()))
+            .unwrap();
+        assert_eq!(settings.get("rw_implicit_flush").unwrap(), "true");
+        assert!(is_without_effect("rw_implicit_flush") && !is_without_effect("timezone"));
         settings.set("my.own", Some("1".into())).unwrap();
         assert_eq!(settings.get("my.own").unwrap(), "1");
     }

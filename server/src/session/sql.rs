@@ -15,6 +15,7 @@ use super::plans::{PlanSlot, Planned, Texts};
 use super::query::Given;
 use super::settings::Settings;
 use super::transaction::Transaction;
+use super::write::TableAs;
 use super::{Notice, ParamValue, Prepared, Response, Session, SessionFactory, TransactionStatus};
 use crate::catalog::CatalogSnapshot;
 use crate::coordinator::Handle;
@@ -96,6 +97,16 @@ impl SqlSession {
 
     pub(super) fn notify(&mut self, notice: Notice) {
         self.notices.push(notice);
+    }
+
+    /// Tells the client something.
+    fn inform(&mut self, message: String, hint: Option<String>) {
+        self.notify(Notice {
+            severity: "NOTICE",
+            sqlstate: "00000",
+            message,
+            hint,
+        });
     }
 
     /// What the planner may know of the session now.
@@ -194,6 +205,22 @@ impl SqlSession {
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
                 self.change(&parsed.statement, &given).await
             }
+            Statement::CreateTableAs {
+                name,
+                if_not_exists,
+                columns,
+                query,
+                with_data,
+            } => {
+                let from = TableAs {
+                    name,
+                    if_not_exists: *if_not_exists,
+                    columns,
+                    query,
+                    with_data: *with_data,
+                };
+                self.create_table_as(from, given.params).await
+            }
             Statement::Truncate { names } => self.truncate(names).await,
             Statement::CopyFrom {
                 table,
@@ -216,6 +243,9 @@ impl SqlSession {
                 .hint("Use one transaction per unit of work.")),
             Statement::Set { name, value, .. } => {
                 self.settings.set(name, value.clone())?;
+                if super::settings::is_without_effect(name) {
+                    self.inform(format!("parameter \"{name}\" has no effect here"), None);
+                }
                 tag("SET")
             }
             Statement::Reset { name } => {
@@ -241,7 +271,13 @@ impl SqlSession {
                 self.settings.reset_all();
                 tag("DISCARD ALL")
             }
-            Statement::Other { verb } => other(verb),
+            Statement::Other { verb } => {
+                if matches!(verb.as_str(), "flush" | "wait") {
+                    let hint = "Reads see every acknowledged write.";
+                    self.inform("nothing to wait for".into(), Some(hint.into()));
+                }
+                other(verb)
+            }
         }
     }
 
@@ -406,7 +442,7 @@ impl SqlSession {
                 }
             }
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
-                (self.write_params(statement, types, Some(slot))?, None)
+                self.write_shape(statement, types, Some(slot))?
             }
             Statement::Subscribe(subscribe) => (vec![], Some(self.subscribe_schema(subscribe)?)),
             Statement::Show(show) => (vec![], Some(self.show_schema(show))),
@@ -440,7 +476,9 @@ pub(super) fn now_micros() -> i64 {
 fn other(verb: &str) -> Result<Response, SqlError> {
     match verb.to_ascii_uppercase().as_str() {
         // Nothing to do, and clients send them without need.
-        word @ ("VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT") => Ok(Response::Tag(word.into())),
+        word @ ("VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT" | "FLUSH" | "WAIT") => {
+            Ok(Response::Tag(word.into()))
+        }
         word => Err(SqlError::unsupported(format!("{word} is not supported"))),
     }
 }

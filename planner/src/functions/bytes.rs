@@ -1,0 +1,212 @@
+//! Bytes: access to single ones, hashes, encodings.
+
+use std::sync::Arc;
+
+use arrow::array::Int32Builder;
+use sha2::Digest;
+
+use super::registry::Registry;
+use super::{Args, Kernel, kernel};
+use crate::error::{Result, SqlError};
+
+fn out_of_range(index: i64, length: usize) -> SqlError {
+    SqlError::new(
+        "2202E",
+        format!("index {index} out of valid range, 0..{}", length as i64 - 1),
+    )
+}
+
+fn byte_at(bytes: &[u8], index: i64) -> Result<usize> {
+    usize::try_from(index)
+        .ok()
+        .filter(|i| *i < bytes.len())
+        .ok_or_else(|| out_of_range(index, bytes.len()))
+}
+
+/// The byte and the bit in it.
+fn bit_at(bytes: &[u8], index: i64) -> Result<(usize, u32)> {
+    let bits = bytes.len() * 8;
+    match usize::try_from(index) {
+        Ok(i) if i < bits => Ok((i / 8, (i % 8) as u32)),
+        _ => Err(out_of_range(index, bits)),
+    }
+}
+
+/// Characters `from` to `from + count` of `bytes`, counted from 1.
+fn slice(bytes: &[u8], from: i64, count: Option<i64>) -> Result<Option<Vec<u8>>> {
+    if count.is_some_and(|n| n < 0) {
+        return Err(SqlError::new(
+            "22011",
+            "negative substring length not allowed",
+        ));
+    }
+    let length = bytes.len() as i64;
+    let end = count
+        .map_or(length + 1, |n| from.saturating_add(n))
+        .min(length + 1);
+    let from = from.max(1);
+    Ok(Some(if from >= end {
+        vec![]
+    } else {
+        bytes[from as usize - 1..end as usize - 1].to_vec()
+    }))
+}
+
+fn trimmed(bytes: &[u8], which: &[u8], left: bool, right: bool) -> Vec<u8> {
+    let keep = |b: &u8| !which.contains(b);
+    let from = if left {
+        bytes.iter().position(keep).unwrap_or(bytes.len())
+    } else {
+        0
+    };
+    let to = if right {
+        bytes.iter().rposition(keep).map_or(0, |i| i + 1)
+    } else {
+        bytes.len()
+    };
+    bytes[from..to.max(from)].to_vec()
+}
+
+fn utf8_only(name: &str) -> Result<()> {
+    match name.to_ascii_lowercase().replace('-', "").as_str() {
+        "utf8" | "unicode" => Ok(()),
+        _ => Err(
+            SqlError::unsupported(format!("encoding \"{name}\" is not supported"))
+                .hint("Text is UTF8."),
+        ),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    super::format::bytea(bytes)[2..].to_string()
+}
+
+/// Counts the arguments that are NULL, or those that aren't.
+fn nulls(count_nulls: bool) -> Kernel {
+    Arc::new(move |a: &Args| {
+        let mut out = Int32Builder::with_capacity(a.rows);
+        for row in 0..a.rows {
+            let n = (0..a.arrays.len()).filter(|i| a.is_null(*i, row) == count_nulls);
+            out.append_value(n.count() as i32);
+        }
+        Ok(Arc::new(out.finish()))
+    })
+}
+
+/// Registers the functions of this file.
+pub fn register(r: &mut Registry) {
+    macro_rules! hashes {
+        ($($name:literal: $t:ty),*) => {
+            $( r.add(concat!($name, "(bytea) bytea"), kernel!(|b: bytea| -> bytea Ok(Some(<$t>::digest(b).to_vec())))); )*
+        };
+    }
+    hashes!("sha224": sha2::Sha224, "sha256": sha2::Sha256, "sha384": sha2::Sha384, "sha512": sha2::Sha512);
+    r.add(
+        "md5(bytea) text",
+        kernel!(|b: bytea| -> text Ok(Some(super::strings::md5(b)))),
+    );
+    r.add_fallible(
+        "get_byte(bytea, int4) int4",
+        kernel!(|b: bytea, n: int4| -> int4 byte_at(b, n as i64).map(|i| Some(b[i] as i32))),
+    );
+    r.add_fallible(
+        "set_byte(bytea, int4, int4) bytea",
+        kernel!(|b: bytea, n: int4, v: int4| -> bytea {
+            let at = byte_at(b, n as i64)?;
+            let mut out = b.to_vec();
+            out[at] = v as u8;
+            Ok(Some(out))
+        }),
+    );
+    r.add_fallible(
+        "get_bit(bytea, int8) int4",
+        kernel!(|b: bytea, n: int8| -> int4 {
+            bit_at(b, n).map(|(byte, bit)| Some((b[byte] >> bit & 1) as i32))
+        }),
+    );
+    r.add_fallible(
+        "set_bit(bytea, int8, int4) bytea",
+        kernel!(|b: bytea, n: int8, v: int4| -> bytea {
+            if v != 0 && v != 1 {
+                return Err(SqlError::new("22023", "new bit must be 0 or 1"));
+            }
+            let (byte, bit) = bit_at(b, n)?;
+            let mut out = b.to_vec();
+            out[byte] = out[byte] & !(1 << bit) | (v as u8) << bit;
+            Ok(Some(out))
+        }),
+    );
+    r.add(
+        "bit_count(bytea) int8",
+        kernel!(|b: bytea| -> int8 Ok(Some(b.iter().map(|b| b.count_ones() as i64).sum()))),
+    );
+    for name in ["substring(bytea, int4) bytea", "substr(bytea, int4) bytea"] {
+        r.add_fallible(
+            name,
+            kernel!(|b: bytea, n: int4| -> bytea slice(b, n as i64, None)),
+        );
+    }
+    for name in [
+        "substring(bytea, int4, int4) bytea",
+        "substr(bytea, int4, int4) bytea",
+    ] {
+        r.add_fallible(
+            name,
+            kernel!(|b: bytea, n: int4, c: int4| -> bytea slice(b, n as i64, Some(c as i64))),
+        );
+    }
+    for name in ["strpos(bytea, bytea) int4", "position(bytea, bytea) int4"] {
+        r.add(
+            name,
+            kernel!(|b: bytea, part: bytea| -> int4 {
+                let at = if part.is_empty() {
+                    Some(0)
+                } else {
+                    b.windows(part.len()).position(|w| w == part)
+                };
+                Ok(Some(at.map_or(0, |i| i as i32 + 1)))
+            }),
+        );
+    }
+    r.add(
+        "btrim(bytea, bytea) bytea",
+        kernel!(|b: bytea, w: bytea| -> bytea Ok(Some(trimmed(b, w, true, true)))),
+    );
+    r.add(
+        "ltrim(bytea, bytea) bytea",
+        kernel!(|b: bytea, w: bytea| -> bytea Ok(Some(trimmed(b, w, true, false)))),
+    );
+    r.add(
+        "rtrim(bytea, bytea) bytea",
+        kernel!(|b: bytea, w: bytea| -> bytea Ok(Some(trimmed(b, w, false, true)))),
+    );
+    r.add(
+        "reverse(bytea) bytea",
+        kernel!(|b: bytea| -> bytea Ok(Some(b.iter().rev().copied().collect::<Vec<u8>>()))),
+    );
+    r.add_fallible(
+        "convert_to(text, text) bytea",
+        kernel!(|s: text, e: text| -> bytea utf8_only(e).map(|()| Some(s.as_bytes().to_vec()))),
+    );
+    r.add_fallible(
+        "convert_from(bytea, text) text",
+        kernel!(|b: bytea, e: text| -> text {
+            utf8_only(e)?;
+            match String::from_utf8(b.to_vec()) {
+                Ok(s) => Ok(Some(s)),
+                Err(e) => {
+                    let at = e.utf8_error().valid_up_to();
+                    Err(SqlError::new(
+                        "22021",
+                        format!(
+                            "invalid byte sequence for encoding \"UTF8\": 0x{}",
+                            hex(&b[at..at + 1])
+                        ),
+                    ))
+                }
+            }
+        }),
+    );
+    r.add("num_nulls(any...) int4", nulls(true));
+    r.add("num_nonnulls(any...) int4", nulls(false));
+}

@@ -1,0 +1,722 @@
+//! INSERT, UPDATE, DELETE and TRUNCATE, with ON CONFLICT and RETURNING; CREATE TABLE AS.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::datatypes::{Field, SchemaRef};
+use arrow::row::{OwnedRow, RowConverter, SortField};
+use datafusion_common::ScalarValue;
+use futures::TryStreamExt;
+use parking_lot::Mutex;
+use tidemill_planner::SqlError;
+use tidemill_planner::ast::{Name, Parsed, Query, Statement};
+use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
+use tidemill_planner::names::sqlparser_ast;
+use tidemill_planner::query::{Conflict, QueryPlan, SnapshotReader, WRITTEN};
+use tidemill_zset::{CollectionId, Delta, Diffs};
+
+use super::plans::{self, PlanSlot, Planned};
+use super::query::{Given, bind, param_types};
+use super::sql::SqlSession;
+use super::{ParamValue, Response, execution};
+use crate::catalog::{Detail, Object};
+use crate::coordinator::tables::{check_in_transaction, check_not_null, existing};
+use crate::published::Published;
+use crate::reader::{ReadSet, RowIterator, Snapshot};
+
+/// How often an autocommit statement is tried again after a conflict before the client hears of it.
+const RETRIES_MAX: usize = 100;
+
+/// A write's target: the relation as the planner sees it, and the object.
+pub struct Target {
+    pub relation: Relation,
+    pub object: Arc<Object>,
+    pub defaults: Vec<Option<String>>,
+}
+
+/// A RETURNING clause.
+#[derive(Clone, Copy)]
+struct Returning<'a> {
+    items: &'a [sqlparser_ast::SelectItem],
+    /// The table's alias in the statement.
+    alias: Option<&'a sqlparser_ast::Ident>,
+}
+
+fn returning(statement: &Statement) -> Option<Returning<'_>> {
+    fn alias(tables: &[sqlparser_ast::TableWithJoins]) -> Option<&sqlparser_ast::Ident> {
+        match &tables.first()?.relation {
+            sqlparser_ast::TableFactor::Table { alias, .. } => alias.as_ref().map(|a| &a.name),
+            _ => None,
+        }
+    }
+    let (items, alias) = match statement {
+        Statement::Insert(insert) => (
+            insert.returning.as_ref()?,
+            insert.table_alias.as_ref().map(|a| &a.alias),
+        ),
+        Statement::Update(update) => match update.as_ref() {
+            sqlparser_ast::Statement::Update(update) => (
+                update.returning.as_ref()?,
+                alias(std::slice::from_ref(&update.table)),
+            ),
+            _ => return None,
+        },
+        Statement::Delete(delete) => match &delete.from {
+            sqlparser_ast::FromTable::WithFromKeyword(tables)
+            | sqlparser_ast::FromTable::WithoutKeyword(tables) => {
+                (delete.returning.as_ref()?, alias(tables))
+            }
+        },
+        _ => return None,
+    };
+    Some(Returning { items, alias })
+}
+
+/// The parts of CREATE TABLE AS.
+pub(super) struct TableAs<'a> {
+    pub name: &'a Name,
+    pub if_not_exists: bool,
+    pub columns: &'a [String],
+    pub query: &'a Query,
+    pub with_data: bool,
+}
+
+/// What a write did.
+struct Written {
+    delta: Delta,
+    /// Rows that it counts: as they are now, or as they were before DELETE.
+    rows: RecordBatch,
+}
+
+/// A snapshot, and the rows that a write has at hand.
+#[derive(Debug)]
+struct WithRows {
+    inner: Snapshot,
+    rows: RecordBatch,
+}
+
+impl SnapshotReader for WithRows {
+    fn scan(
+        &self,
+        collection: CollectionId,
+        columns: Option<&[usize]>,
+        equal: &[(usize, ScalarValue)],
+    ) -> Result<RowIterator, SqlError> {
+        if collection != WRITTEN {
+            return self.inner.scan(collection, columns, equal);
+        }
+        let rows = match columns {
+            Some(columns) => self.rows.project(columns).map_err(internal),
+            None => Ok(self.rows.clone()),
+        };
+        Ok(Box::new(std::iter::once(rows)))
+    }
+}
+
+fn internal(e: arrow::error::ArrowError) -> SqlError {
+    SqlError::internal(e.to_string())
+}
+
+impl SqlSession {
+    pub(super) fn target(
+        &self,
+        published: &Published,
+        schema: Option<&str>,
+        name: &str,
+    ) -> Result<Target, SqlError> {
+        let Some(relation) = self.names(published).resolve(schema, name) else {
+            return Err(SqlError::new(
+                "42P01",
+                format!("relation \"{name}\" does not exist"),
+            ));
+        };
+        if relation.kind != RelationKind::Table {
+            let kind = match relation.kind {
+                RelationKind::Source => "source",
+                RelationKind::View { .. } => "view",
+                RelationKind::MaterializedView => "materialized view",
+                _ => "system relation",
+            };
+            return Err(
+                SqlError::new("42809", format!("cannot change {kind} \"{name}\""))
+                    .hint("Only tables are written to directly."),
+            );
+        }
+        let object = published
+            .catalog
+            .by_collection(relation.id)
+            .map(|(o, _)| o.clone());
+        let object = object.ok_or_else(|| SqlError::internal("a table is in the catalog"))?;
+        let defaults = match &object.detail {
+            Detail::Table { defaults, .. } => defaults.clone(),
+            _ => vec![],
+        };
+        Ok(Target {
+            relation,
+            object,
+            defaults,
+        })
+    }
+
+    /// Parameters of a write, and the columns of its RETURNING.
+    pub(super) fn write_shape(
+        &mut self,
+        statement: &Statement,
+        types: &[Option<Field>],
+        slot: Option<&PlanSlot>,
+    ) -> Result<(Vec<Field>, Option<SchemaRef>), SqlError> {
+        let published = self.pin();
+        let planned = self.planned_write(&published, statement, types, slot)?;
+        let (query, target) = planned.write()?;
+        let mut params = query.plan.params.clone();
+        let mut columns = None;
+        let mut more = Vec::new();
+        if let Some(returning) = returning(statement) {
+            let plan = self.plan_returning(&published, returning, target, types)?;
+            columns = Some(plan.columns.clone());
+            more.push(plan.params);
+        }
+        if let Statement::Insert(insert) = statement
+            && let Conflict::Update = self.conflict(insert, target)?
+        {
+            more.push(
+                self.plan_do_update(&published, insert, target, types)?
+                    .params,
+            );
+        }
+        for other in more {
+            params.extend(other.into_iter().skip(params.len()));
+        }
+        Ok((params, columns))
+    }
+
+    /// The plan of a write, from its slot if it has one that still holds.
+    fn planned_write(
+        &self,
+        published: &Arc<Published>,
+        statement: &Statement,
+        types: &[Option<Field>],
+        slot: Option<&PlanSlot>,
+    ) -> Result<Arc<Planned>, SqlError> {
+        let version = self.settings.version();
+        if let Some(planned) = slot.and_then(|s| s.get(&published.catalog, version)) {
+            return Ok(planned);
+        }
+        let (target, plan) = self.plan_write(published, statement, types)?;
+        let planned = Arc::new(Planned::Write(plans::Query::new(plan), Arc::new(target)));
+        if let Some(slot) = slot {
+            slot.set(&published.catalog, version, &planned);
+        }
+        Ok(planned)
+    }
+
+    fn plan_write(
+        &self,
+        published: &Arc<Published>,
+        statement: &Statement,
+        types: &[Option<Field>],
+    ) -> Result<(Target, QueryPlan), SqlError> {
+        let (catalog, context, planner) = (
+            self.names(published),
+            self.context(),
+            &self.handle.env.planner,
+        );
+        let name = tidemill_planner::names::write_target(statement)?;
+        let target = self.target(published, name.schema.as_deref(), &name.name)?;
+        let plan = match statement {
+            Statement::Insert(insert) => planner.plan_insert(
+                &catalog,
+                &context,
+                insert,
+                &target.relation,
+                &target.defaults,
+                types,
+            )?,
+            Statement::Update(update) => planner.plan_update(
+                &catalog,
+                &context,
+                update,
+                &target.relation,
+                &target.defaults,
+                types,
+            )?,
+            Statement::Delete(delete) => {
+                planner.plan_delete(&catalog, &context, delete, &target.relation, types)?
+            }
+            _ => return Err(SqlError::internal("not a write")),
+        };
+        Ok((target, plan))
+    }
+
+    fn conflict(
+        &self,
+        insert: &sqlparser_ast::Insert,
+        target: &Target,
+    ) -> Result<Conflict, SqlError> {
+        self.handle.env.planner.conflict(insert, &target.relation)
+    }
+
+    fn plan_do_update(
+        &self,
+        published: &Arc<Published>,
+        insert: &sqlparser_ast::Insert,
+        target: &Target,
+        types: &[Option<Field>],
+    ) -> Result<QueryPlan, SqlError> {
+        self.handle.env.planner.plan_do_update(
+            &self.names(published),
+            &self.context(),
+            insert,
+            &target.relation,
+            &target.defaults,
+            types,
+        )
+    }
+
+    fn plan_returning(
+        &self,
+        published: &Arc<Published>,
+        returning: Returning<'_>,
+        target: &Target,
+        types: &[Option<Field>],
+    ) -> Result<QueryPlan, SqlError> {
+        let alias = returning.alias.map(tidemill_planner::names::folded);
+        self.handle.env.planner.plan_returning(
+            &self.names(published),
+            &self.context(),
+            (returning.items, alias.as_deref()),
+            &target.relation,
+            types,
+        )
+    }
+
+    /// INSERT, UPDATE or DELETE; outside a transaction it is tried again after conflicts.
+    pub(super) async fn change(
+        &mut self,
+        statement: &Statement,
+        given: &Given<'_>,
+    ) -> Result<Response, SqlError> {
+        self.check_writable(statement)?;
+        for _ in 0..RETRIES_MAX {
+            match self.try_write(statement, given).await {
+                Err(e) if e.sqlstate == "40001" && self.transaction.is_none() => continue,
+                other => return other,
+            }
+        }
+        self.try_write(statement, given).await
+    }
+
+    pub(super) fn check_writable(&self, statement: &Statement) -> Result<(), SqlError> {
+        if self.transaction.as_ref().is_some_and(|t| t.read_only) {
+            let verb = match statement {
+                Statement::Insert(_) => "INSERT",
+                Statement::Update(_) => "UPDATE",
+                Statement::Delete(_) => "DELETE",
+                _ => "TRUNCATE",
+            };
+            return Err(SqlError::new(
+                "25006",
+                format!("cannot execute {verb} in a read-only transaction"),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn try_write(
+        &mut self,
+        statement: &Statement,
+        given: &Given<'_>,
+    ) -> Result<Response, SqlError> {
+        let params = given.params;
+        let mut published = self.pin();
+        let types = given.types();
+        let mut planned = self.planned_write(&published, statement, &types, given.slot)?;
+        if self
+            .begin_sources(&planned.write()?.0.plan, &published)
+            .await?
+        {
+            published = self.pin();
+            planned = self.planned_write(&published, statement, &types, given.slot)?;
+        }
+        let (query, target) = planned.write()?;
+        let returning = returning(statement)
+            .map(|r| self.plan_returning(&published, r, target, &types))
+            .transpose()?
+            .map(|plan| bind(plan, params))
+            .transpose()?;
+        for plan in [Some(&query.plan), returning.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            self.check_readable(plan, &published.catalog)?;
+        }
+        let mut snapshot = self.snapshot(&published);
+        let reads = snapshot
+            .reads
+            .get_or_insert_with(|| Arc::new(Mutex::new(ReadSet::default())))
+            .clone();
+        let rows = self.rows(query, params, snapshot.clone())?;
+        let batches: Vec<RecordBatch> = rows.try_collect().await?;
+        let mut written = written_by(statement, &target.object, &batches)?;
+        if let Statement::Insert(insert) = statement {
+            let conflict = self.conflict(insert, target)?;
+            if conflict != Conflict::Fail {
+                let update = match conflict {
+                    Conflict::Update => {
+                        let plan = self.plan_do_update(&published, insert, target, &types)?;
+                        let plan = bind(plan, params)?;
+                        self.check_readable(&plan, &published.catalog)?;
+                        Some(plan)
+                    }
+                    _ => None,
+                };
+                written = self
+                    .merge(&published, target, written.rows, update.as_ref(), &snapshot)
+                    .await?;
+            }
+        }
+        let result = match &returning {
+            None => None,
+            Some(plan) => {
+                let reader = WithRows {
+                    inner: snapshot,
+                    rows: written.rows.clone(),
+                };
+                let rows = execution::collect(plan.clone(), Arc::new(reader)).await?;
+                Some((plan.columns.clone(), rows))
+            }
+        };
+        let count = written.rows.num_rows();
+        let reads = reads.lock().clone();
+        if let Some(transaction) = &self.transaction {
+            let own = transaction
+                .writes
+                .get(&target.relation.id)
+                .map_or(&[][..], Vec::as_slice);
+            check_in_transaction(&target.object, &published.store, own, &written.delta)?;
+        }
+        self.write(target.relation.id, written.delta, published.now(), reads)
+            .await?;
+        let verb = match statement {
+            Statement::Insert(_) => "INSERT 0",
+            Statement::Update(_) => "UPDATE",
+            _ => "DELETE",
+        };
+        Ok(match result {
+            None => Response::Tag(format!("{verb} {count}")),
+            Some((schema, rows)) => Response::Rows {
+                schema,
+                batches: Box::pin(futures::stream::iter(rows.into_iter().map(Ok))),
+                verb,
+                counted: true,
+                live: false,
+            },
+        })
+    }
+
+    /// CREATE TABLE AS: the query's rows are read, then the table is created and the rows are inserted. The catalog keeps
+    /// the CREATE TABLE that says the same without the query.
+    pub(super) async fn create_table_as(
+        &mut self,
+        from: TableAs<'_>,
+        params: &[ParamValue],
+    ) -> Result<Response, SqlError> {
+        let mut published = self.pin();
+        let mut plan = self.plan(&published, from.query, &param_types(params))?;
+        if self.begin_sources(&plan, &published).await? {
+            published = self.pin();
+            plan = self.plan(&published, from.query, &param_types(params))?;
+        }
+        let plan = bind(plan, params)?;
+        let fields = plan.columns.fields();
+        if from.columns.len() > fields.len() {
+            return Err(SqlError::new(
+                "42601",
+                "too many column names were specified",
+            ));
+        }
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let columns: Vec<String> = fields
+            .iter()
+            .enumerate()
+            .map(|(i, f)| {
+                let name = from.columns.get(i).unwrap_or(f.name());
+                format!("{} {}", quoted(name), tidemill_zset::schema::SqlType::of(f))
+            })
+            .collect();
+        let schema = from.name.schema.as_deref().map(|s| quoted(s) + ".");
+        let sql = format!(
+            "CREATE TABLE {}{}{} ({})",
+            if from.if_not_exists {
+                "IF NOT EXISTS "
+            } else {
+                ""
+            },
+            schema.unwrap_or_default(),
+            quoted(&from.name.name),
+            columns.join(", ")
+        );
+        let there = published.catalog.lookup(from.name).is_some();
+        let batches = if from.with_data && !there {
+            let snapshot = Snapshot::of(&self.handle.env, &published);
+            execution::collect(plan.clone(), Arc::new(snapshot)).await?
+        } else {
+            vec![]
+        };
+        let mut statements = tidemill_planner::ast::parse(&sql)?;
+        let Some(parsed @ Parsed { .. }) = statements.pop() else {
+            return Err(SqlError::internal("CREATE TABLE AS makes one statement"));
+        };
+        let created = self.ddl(&parsed).await?;
+        if there || !from.with_data {
+            return Ok(created);
+        }
+        let published = self.pin();
+        let target = self.target(&published, from.name.schema.as_deref(), &from.name.name)?;
+        let mut parts = Vec::new();
+        for batch in &batches {
+            parts.push(part(&target.object, batch, 0)?);
+        }
+        let rows = concat(&target.object, &parts)?;
+        let count = rows.num_rows();
+        let delta = Delta::insert(rows);
+        self.write(
+            target.relation.id,
+            delta,
+            published.now(),
+            ReadSet::default(),
+        )
+        .await?;
+        Ok(Response::Tag(format!("SELECT {count}")))
+    }
+
+    /// INSERT … ON CONFLICT: `rows` whose keys are free are inserted; of the others `update` makes new rows, or they are
+    /// passed over.
+    async fn merge(
+        &self,
+        published: &Arc<Published>,
+        target: &Target,
+        rows: RecordBatch,
+        update: Option<&QueryPlan>,
+        snapshot: &Snapshot,
+    ) -> Result<Written, SqlError> {
+        let object = &target.object;
+        let key = target.relation.primary_key.clone().unwrap_or_default();
+        let own = snapshot
+            .own_writes
+            .get(&target.relation.id)
+            .map_or(&[][..], Vec::as_slice);
+        let (there, hashes) = existing(object, &published.store, own, &rows)?;
+        if let Some(reads) = &snapshot.reads {
+            let id = target.relation.id;
+            reads.lock().keys.extend(hashes.iter().map(|h| (id, *h)));
+        }
+        let keys = Keys::new(&rows, &key)?;
+        let there_by_key: HashMap<OwnedRow, u32> = keys.of(&there)?.into_iter().zip(0..).collect();
+        let mut seen = HashMap::new();
+        let (mut free, mut old, mut excluded) = (vec![], vec![], vec![]);
+        for (row, key) in keys.of(&rows)?.into_iter().enumerate() {
+            let at = there_by_key.get(&key).copied();
+            if seen.insert(key, ()).is_some() {
+                if update.is_none() {
+                    continue;
+                }
+                return Err(SqlError::new(
+                    "21000",
+                    "ON CONFLICT DO UPDATE command cannot affect row a second time",
+                )
+                .hint("Ensure that no rows proposed for insertion within the same command have duplicate constrained values."));
+            }
+            match at {
+                None => free.push(row as u32),
+                Some(at) => {
+                    old.push(at);
+                    excluded.push(row as u32);
+                }
+            }
+        }
+        let take = |from: &RecordBatch, rows: Vec<u32>| {
+            arrow::compute::take_record_batch(from, &UInt32Array::from(rows)).map_err(internal)
+        };
+        let inserted = take(&rows, free)?;
+        let Some(update) = update else {
+            return Ok(Written {
+                delta: Delta::insert(inserted.clone()),
+                rows: inserted,
+            });
+        };
+        let (old, excluded) = (take(&there, old)?, take(&rows, excluded)?);
+        let pairs = side_by_side(&old, &excluded)?;
+        let reader = WithRows {
+            inner: snapshot.clone(),
+            rows: pairs,
+        };
+        let batches = execution::collect(update.clone(), Arc::new(reader)).await?;
+        let (changes, updated) = changes(object, &batches)?;
+        let rows = concat(object, &[inserted.clone(), updated])?;
+        let delta = tidemill_zset::consolidate::consolidate(
+            &object.columns,
+            &[Delta::insert(inserted), changes],
+        );
+        Ok(Written { delta, rows })
+    }
+
+    pub(super) async fn truncate(&mut self, names: &[Name]) -> Result<Response, SqlError> {
+        self.check_writable(&Statement::Truncate { names: vec![] })?;
+        for name in names {
+            for attempt in 0..=RETRIES_MAX {
+                let published = self.pin();
+                let target = self.target(&published, name.schema.as_deref(), &name.name)?;
+                let snapshot = self.snapshot(&published);
+                let mut deltas: Vec<Delta> = snapshot
+                    .deltas(target.relation.id)?
+                    .collect::<Result<_, _>>()?;
+                deltas.extend(
+                    snapshot
+                        .own_writes
+                        .get(&target.relation.id)
+                        .into_iter()
+                        .flatten()
+                        .cloned(),
+                );
+                let all = tidemill_zset::consolidate::consolidate(&target.object.columns, &deltas)
+                    .negate();
+                let mut reads = ReadSet::default();
+                reads.collections.insert(target.relation.id);
+                if let Some(transaction) = &self.transaction {
+                    transaction
+                        .reads
+                        .lock()
+                        .collections
+                        .insert(target.relation.id);
+                }
+                match self
+                    .write(target.relation.id, all, published.now(), reads)
+                    .await
+                {
+                    Err(e)
+                        if e.sqlstate == "40001"
+                            && self.transaction.is_none()
+                            && attempt < RETRIES_MAX =>
+                    {
+                        continue;
+                    }
+                    other => other?,
+                }
+                break;
+            }
+        }
+        Ok(Response::Tag("TRUNCATE TABLE".into()))
+    }
+}
+
+/// Keys of rows as values that can be looked up.
+struct Keys {
+    converter: RowConverter,
+    columns: Vec<usize>,
+}
+
+impl Keys {
+    fn new(like: &RecordBatch, columns: &[usize]) -> Result<Self, SqlError> {
+        let fields = columns
+            .iter()
+            .map(|c| SortField::new(like.column(*c).data_type().clone()))
+            .collect();
+        Ok(Keys {
+            converter: RowConverter::new(fields).map_err(internal)?,
+            columns: columns.to_vec(),
+        })
+    }
+
+    fn of(&self, rows: &RecordBatch) -> Result<Vec<OwnedRow>, SqlError> {
+        let columns: Vec<_> = self
+            .columns
+            .iter()
+            .map(|c| rows.column(*c).clone())
+            .collect();
+        let rows = self.converter.convert_columns(&columns).map_err(internal)?;
+        Ok(rows.iter().map(|r| r.owned()).collect())
+    }
+}
+
+/// The columns of `left`, then those of `right`.
+fn side_by_side(left: &RecordBatch, right: &RecordBatch) -> Result<RecordBatch, SqlError> {
+    let fields: Vec<_> = [("old", left), ("new", right)]
+        .iter()
+        .flat_map(|(name, batch)| {
+            let schema = batch.schema();
+            let fields = schema.fields().iter().enumerate();
+            fields
+                .map(|(i, f)| f.as_ref().clone().with_name(format!("{name}#{i}")))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let columns = [left.columns(), right.columns()].concat();
+    RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(fields)), columns).map_err(internal)
+}
+
+fn concat(object: &Object, batches: &[RecordBatch]) -> Result<RecordBatch, SqlError> {
+    arrow::compute::concat_batches(&object.columns, batches).map_err(internal)
+}
+
+/// Columns `from..` of a batch as rows of the table.
+fn part(object: &Object, batch: &RecordBatch, from: usize) -> Result<RecordBatch, SqlError> {
+    let width = object.columns.fields().len();
+    RecordBatch::try_new(
+        object.columns.clone(),
+        batch.columns()[from..from + width].to_vec(),
+    )
+    .map_err(internal)
+}
+
+/// What batches of old and new columns change, and the new rows.
+fn changes(object: &Object, batches: &[RecordBatch]) -> Result<(Delta, RecordBatch), SqlError> {
+    let width = object.columns.fields().len();
+    let (mut deltas, mut rows) = (Vec::new(), Vec::new());
+    for batch in batches {
+        let new: Vec<usize> = (width..2 * width).collect();
+        check_not_null(object, &batch.project(&new).map_err(internal)?)?;
+        let new = part(object, batch, width)?;
+        deltas.push(Delta {
+            rows: part(object, batch, 0)?,
+            diffs: Diffs::Each(vec![-1; batch.num_rows()].into()),
+        });
+        deltas.push(Delta::insert(new.clone()));
+        rows.push(new);
+    }
+    let delta = tidemill_zset::consolidate::consolidate(&object.columns, &deltas);
+    Ok((delta, concat(object, &rows)?))
+}
+
+/// The change that a write's rows mean.
+fn written_by(
+    statement: &Statement,
+    object: &Object,
+    batches: &[RecordBatch],
+) -> Result<Written, SqlError> {
+    if let Statement::Update(_) = statement {
+        let (delta, rows) = changes(object, batches)?;
+        return Ok(Written { delta, rows });
+    }
+    let mut parts = Vec::new();
+    for batch in batches {
+        if let Statement::Insert(_) = statement {
+            check_not_null(object, batch)?;
+        }
+        parts.push(part(object, batch, 0)?);
+    }
+    let rows = concat(object, &parts)?;
+    let delta = match statement {
+        // An insertion needs no summing up.
+        Statement::Insert(_) => Delta::insert(rows.clone()),
+        _ => {
+            let gone = Delta {
+                rows: rows.clone(),
+                diffs: Diffs::Each(vec![-1; rows.num_rows()].into()),
+            };
+            tidemill_zset::consolidate::consolidate(&object.columns, &[gone])
+        }
+    };
+    Ok(Written { delta, rows })
+}
