@@ -6,14 +6,13 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::datatypes::{Field, SchemaRef};
 use arrow::row::{OwnedRow, RowConverter, SortField};
-use datafusion_common::ScalarValue;
 use futures::TryStreamExt;
 use parking_lot::Mutex;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Name, Parsed, Query, Statement};
 use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
 use tidemill_planner::names::sqlparser_ast;
-use tidemill_planner::query::{Conflict, QueryPlan, SnapshotReader, WRITTEN};
+use tidemill_planner::query::{Condition, Conflict, QueryPlan, SnapshotReader, WRITTEN};
 use tidemill_zset::{CollectionId, Delta, Diffs};
 
 use super::plans::{self, PlanSlot, Planned};
@@ -101,10 +100,10 @@ impl SnapshotReader for WithRows {
         &self,
         collection: CollectionId,
         columns: Option<&[usize]>,
-        equal: &[(usize, ScalarValue)],
+        conditions: &[Condition],
     ) -> Result<RowIterator, SqlError> {
         if collection != WRITTEN {
-            return self.inner.scan(collection, columns, equal);
+            return self.inner.scan(collection, columns, conditions);
         }
         let rows = match columns {
             Some(columns) => self.rows.project(columns).map_err(internal),
