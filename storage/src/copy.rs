@@ -6,18 +6,17 @@
 //!
 //! Invariant: every segment that the copy names exists. Files of retired bundles are therefore kept
 //! until a newer copy has been written; there is one at every opening, at closing, and every [`COPY_AFTER`].
+//! It is never newer than what sled has made durable.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use sled::Batch;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::api::{Result, StoreError};
 use crate::bundle::Bundle;
-use crate::disk::{self, Disk, io_error};
-use crate::fail::FailPoints;
-use crate::manifest::sled_error;
+use crate::disk::{Disk, io_error};
+use crate::manifest::{self, Clock, sled_error};
 use crate::store::Shared;
 use crate::wire::{Put, Wire};
 
@@ -27,8 +26,8 @@ const NAME: &str = "manifest.copy";
 const COPY_AFTER: Duration = Duration::from_secs(60);
 /// Bytes of retired files that may wait for the next copy.
 const RETIRED_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// How many damaged directories of sled repair puts aside under names of their own.
-const DAMAGED_MAX: u32 = 1000;
+/// How many of them: each may be open.
+const RETIRED_FILES_MAX: usize = 128;
 
 /// What has happened since the last copy.
 #[derive(Debug)]
@@ -70,7 +69,8 @@ impl Pending {
         if !self.dirty {
             return None;
         }
-        Some(match self.retired_bytes > RETIRED_BYTES_MAX {
+        let many = self.retired.len() > RETIRED_FILES_MAX;
+        Some(match many || self.retired_bytes > RETIRED_BYTES_MAX {
             true => Duration::ZERO,
             false => COPY_AFTER.saturating_sub(self.written.elapsed()),
         })
@@ -83,6 +83,8 @@ pub(crate) fn write(shared: &Shared) -> Result<()> {
     if !writer.copy.dirty {
         return Ok(());
     }
+    // After a failure nobody knows which of its last changes sled will give after a restart.
+    writer.check()?;
     let bytes = encode(&shared.db)?;
     let retired = std::mem::take(&mut writer.copy.retired);
     writer.copy.dirty = false;
@@ -132,7 +134,40 @@ fn encode(db: &sled::Db) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-fn decode(bytes: &[u8]) -> Option<Batch> {
+/// A copy that was read back.
+pub(crate) struct Copy {
+    /// The modification time of its file.
+    pub written: SystemTime,
+    pub keys: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Copy {
+    /// The clock when it was written.
+    pub(crate) fn clock(&self) -> Option<Clock> {
+        self.keys
+            .get(manifest::CLOCK_KEY)
+            .map_or(Some(Clock::default()), |v| Clock::decode(v))
+    }
+}
+
+/// The copy's path below `root`.
+pub(crate) fn path(root: &Path) -> PathBuf {
+    root.join(NAME)
+}
+
+/// Reads the copy below `root`.
+pub(crate) fn read(root: &Path) -> Result<Copy> {
+    let path = path(root);
+    let read = || Ok((std::fs::metadata(&path)?.modified()?, std::fs::read(&path)?));
+    let (written, bytes) = read().map_err(|e| io_error("reading", &path, e))?;
+    let keys = decode(&bytes).ok_or_else(|| StoreError::Corrupt {
+        what: path.display().to_string(),
+        detail: "no copy of a manifest, or wrong checksum".into(),
+    })?;
+    Ok(Copy { written, keys })
+}
+
+fn decode(bytes: &[u8]) -> Option<BTreeMap<Vec<u8>, Vec<u8>>> {
     let (body, crc) = bytes.split_last_chunk::<4>()?;
     if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
         return None;
@@ -141,43 +176,46 @@ fn decode(bytes: &[u8]) -> Option<Batch> {
     if wire.u64()? != MAGIC {
         return None;
     }
-    let mut batch = Batch::default();
+    let mut keys = BTreeMap::new();
     while !wire.0.is_empty() {
         let (key, value) = (wire.u32()? as usize, wire.u32()? as usize);
-        let key = wire.bytes(key)?;
-        batch.insert(key, wire.bytes(value)?);
+        let key = wire.bytes(key)?.to_vec();
+        keys.insert(key, wire.bytes(value)?.to_vec());
     }
-    Some(batch)
+    Some(keys)
 }
 
-/// Makes a new sled from the copy of the manifest; the old one is put aside as `sled.damaged-<n>`.
-/// For a directory that doesn't open; whatever was committed after the copy was written is lost.
-pub fn repair(dir: &Path) -> Result<()> {
-    let path = dir.join(NAME);
-    let bytes = std::fs::read(&path).map_err(|e| io_error("reading", &path, e))?;
-    let batch = decode(&bytes).ok_or_else(|| StoreError::Corrupt {
-        what: path.display().to_string(),
-        detail: "no copy of a manifest, or wrong checksum".into(),
-    })?;
-    let _lock = disk::lock(dir)?;
-    let disk = Disk::open(dir, FailPoints::default())?;
-    let sled = disk.sled();
-    if sled.exists() {
-        let aside = (1..DAMAGED_MAX)
-            .map(|n| dir.join(format!("sled.damaged-{n}")))
-            .find(|p| !p.exists())
-            .ok_or_else(|| {
-                StoreError::Usage(format!("too many sled.damaged-* in {}", dir.display()))
-            })?;
-        std::fs::rename(&sled, &aside).map_err(|e| io_error("putting aside", &sled, e))?;
+/// Compares sled with the copy at opening. sled takes damage at the end of its log for writes that a crash cut off, and
+/// opens without them; but what the copy holds was durable when it was written.
+pub(crate) fn check(root: &Path, db: &sled::Db) -> Result<()> {
+    let copy = match read(root) {
+        Ok(copy) => copy,
+        Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(());
+        }
+        Err(StoreError::Corrupt { what, detail }) => {
+            tracing::warn!(%what, %detail, "the copy of the manifest is useless; it is written anew");
+            return Ok(());
+        }
+        Err(e) => return Err(e),
+    };
+    let clock = db
+        .get(manifest::CLOCK_KEY)
+        .map_err(sled_error("reading the clock"))?
+        .and_then(|v| Clock::decode(&v))
+        .unwrap_or_default();
+    let copied = copy.clock().unwrap_or_default();
+    if clock.epoch >= copied.epoch {
+        return Ok(());
     }
-    let context = "writing the repaired manifest";
-    let db = crate::open::open_sled(&disk)?;
-    db.apply_batch(batch).map_err(sled_error(context))?;
-    db.flush().map_err(sled_error(context))?;
-    let log = disk.sled_log();
-    std::fs::File::open(&log)
-        .and_then(|f| f.sync_all())
-        .map_err(|e| io_error("syncing", &log, e))?;
-    disk.sync_root()
+    let known = |epoch: Option<i64>| epoch.map_or("none".to_string(), |e| e.to_string());
+    Err(StoreError::Corrupt {
+        what: root.join("sled").join("db").display().to_string(),
+        detail: format!(
+            "its last epoch is {}, but {} was written when the last one was {}: the end of it is lost",
+            known(clock.epoch),
+            path(root).display(),
+            known(copied.epoch)
+        ),
+    })
 }

@@ -23,6 +23,7 @@ mod open;
 mod options;
 mod order;
 mod read;
+mod repair;
 mod resolve;
 mod rows;
 mod run;
@@ -32,8 +33,8 @@ mod wire;
 
 pub use api::*;
 pub use bundle::{SegmentRun, describe_segment};
-pub use copy::repair;
 pub use fail::{FAIL_POINTS, FailPoints};
 pub use options::*;
 pub use read::{ArrangementVersion, Scan, StoreVersion};
+pub use repair::{RepairPlan, SledState, plan_repair, repair};
 pub use store::Store;

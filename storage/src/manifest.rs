@@ -122,9 +122,22 @@ pub(crate) fn put_long(
 
 /// All long values whose key begins with `prefix`: the rest of the key, and the value.
 pub(crate) fn read_long(db: &sled::Db, prefix: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-    let mut parts: BTreeMap<Vec<u8>, BTreeMap<u16, sled::IVec>> = BTreeMap::new();
-    for entry in db.scan_prefix(prefix) {
-        let (key, value) = entry.map_err(sled_error("reading the manifest"))?;
+    let entries = db.scan_prefix(prefix);
+    join_long(
+        entries.map(|e| e.map_err(sled_error("reading the manifest"))),
+        prefix,
+    )
+}
+
+/// Puts long values together from `entries`, whose keys all begin with `prefix`.
+pub(crate) fn join_long<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+    entries: impl Iterator<Item = Result<(K, V)>>,
+    prefix: &[u8],
+) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let mut parts: BTreeMap<Vec<u8>, BTreeMap<u16, V>> = BTreeMap::new();
+    for entry in entries {
+        let (key, value) = entry?;
+        let key = key.as_ref();
         let Some((name, piece)) = key[prefix.len()..].split_last_chunk::<2>() else {
             return Err(corrupt(format!("the key {key:?}"), "too short"));
         };
@@ -133,7 +146,10 @@ pub(crate) fn read_long(db: &sled::Db, prefix: &[u8]) -> Result<BTreeMap<Vec<u8>
     }
     let mut out = BTreeMap::new();
     for (name, parts) in parts {
-        let all: Vec<u8> = parts.values().flat_map(|p| p.iter().copied()).collect();
+        let all: Vec<u8> = parts
+            .values()
+            .flat_map(|p| p.as_ref().iter().copied())
+            .collect();
         let mut wire = Wire(&all);
         let (len, crc) = (wire.u32(), wire.u32());
         if len != Some(wire.0.len() as u32) || crc != Some(crc32fast::hash(wire.0)) {

@@ -38,20 +38,21 @@ const PARTITIONS_MAX: u32 = 65_536;
 pub(crate) fn open(root: &Path, options: &StoreOptions) -> Result<Arc<Shared>> {
     let new = !root.join("sled").exists();
     let disk = Disk::open(root, options.fail.clone())?;
-    if new && !disk.list_segments()?.is_empty() {
+    if new && (copy::path(root).exists() || !disk.list_segments()?.is_empty()) {
         return Err(StoreError::Corrupt {
             what: root.display().to_string(),
-            detail: "it has segment files but no directory `sled`: restore it, or repair".into(),
+            detail: "it has been used, but has no directory `sled`: restore it, or repair".into(),
         });
     }
     let db = open_sled(&disk)?;
+    copy::check(root, &db)?;
     let log_path = disk.sled_log();
     let sled_log = File::open(&log_path).map_err(|e| io_error("opening", &log_path, e))?;
     let format = match db
         .get(manifest::FORMAT_KEY)
         .map_err(sled_error("reading the format"))?
     {
-        Some(bytes) => read_format(root, &bytes)?,
+        Some(bytes) => check_format(root, Format::decode(&bytes))?,
         None => initialise(&disk, &db, &sled_log, options)?,
     };
     let blocks = options.cache_bytes / CACHED_BLOCK_BYTES;
@@ -87,7 +88,13 @@ pub(crate) fn open_sled(disk: &Disk) -> Result<sled::Db> {
         .flush_every_ms(None);
     let started = Instant::now();
     loop {
-        match config.open() {
+        // Some kinds of damage make sled panic instead of giving an error.
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()))
+            .map_err(|_| StoreError::Corrupt {
+                what: disk.sled_log().display().to_string(),
+                detail: "sled can't read it".into(),
+            })?;
+        match opened {
             Ok(db) => return Ok(db),
             Err(sled::Error::Io(e))
                 if e.to_string().contains("lock") && started.elapsed() < SLED_LOCK_WAIT =>
@@ -141,8 +148,9 @@ fn initialise(
     Ok(format)
 }
 
-fn read_format(root: &Path, bytes: &[u8]) -> Result<Format> {
-    let format = Format::decode(bytes).ok_or_else(|| StoreError::Corrupt {
+/// Refuses what this build doesn't read.
+pub(crate) fn check_format(root: &Path, format: Option<Format>) -> Result<Format> {
+    let format = format.ok_or_else(|| StoreError::Corrupt {
         what: format!("the format key in {}", root.display()),
         detail: "too short".into(),
     })?;
@@ -175,7 +183,7 @@ struct Recovered {
 }
 
 /// The id in the rest of a manifest key.
-fn id_of(key: &[u8]) -> Result<u64> {
+pub(crate) fn id_of(key: &[u8]) -> Result<u64> {
     Wire(key)
         .bytes(8)
         .filter(|_| key.len() == 8)

@@ -165,14 +165,25 @@ impl Store {
 
     /// Reserves the clock up to `upper` without an epoch; durable when it returns.
     pub fn reserve(&self, upper: Epoch) -> Result<()> {
+        self.set_reserved(|reserved| reserved.max(upper))
+    }
+
+    /// Gives back what is reserved above `upper`: for an orderly end, when nothing above it was shown to anybody.
+    pub fn release(&self, upper: Epoch) -> Result<()> {
+        self.set_reserved(|reserved| reserved.min(upper))
+    }
+
+    fn set_reserved(&self, change: impl FnOnce(Epoch) -> Epoch) -> Result<()> {
         let shared = &self.shared;
         let mut writer = shared.writer.lock();
         writer.check()?;
-        if upper <= writer.clock.reserved_upper {
+        let reserved_upper =
+            change(writer.clock.reserved_upper).max(writer.clock.epoch.map_or(0, |e| e + 1));
+        if reserved_upper == writer.clock.reserved_upper {
             return Ok(());
         }
         let clock = Clock {
-            reserved_upper: upper,
+            reserved_upper,
             ..writer.clock
         };
         let mut batch = Batch::default();
@@ -202,6 +213,11 @@ impl Store {
     /// For tests and idle moments; otherwise a background thread does it.
     pub fn merge(&self) -> Result<()> {
         crate::background::merge_all(&self.shared)?;
+        copy::write(&self.shared)
+    }
+
+    /// Writes the copy of the manifest, for an orderly end: what it says is then as new as what is committed.
+    pub fn copy_manifest(&self) -> Result<()> {
         copy::write(&self.shared)
     }
 
