@@ -14,11 +14,13 @@ use tidemill_zset::{CollectionId, Delta};
 mod arrangements;
 mod explain;
 mod output;
+mod reuse;
 mod shared;
 
 pub use arrangements::ArrangementSpec;
-pub use explain::fingerprint;
+pub use explain::{fingerprint, salt_fingerprints};
 pub use output::{OutputStorage, apply_maps};
+pub use reuse::{Cut, Remainder};
 pub use shared::Shared;
 
 /// One dataflow: the plan of a view, a sink's or a subscription's query.

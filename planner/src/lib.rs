@@ -15,6 +15,7 @@ pub mod ast;
 mod bind;
 pub mod catalog;
 pub mod compile;
+pub mod definition;
 pub mod direct;
 pub mod error;
 mod execute;

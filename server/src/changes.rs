@@ -27,9 +27,15 @@ struct Ring {
 }
 
 /// All followed collections.
-#[derive(Default)]
 pub struct ChangeLog {
+    bytes_max: usize,
     rings: Mutex<HashMap<CollectionId, Ring>>,
+}
+
+impl Default for ChangeLog {
+    fn default() -> Self {
+        ChangeLog::new(CHANGES_BYTES_MAX)
+    }
 }
 
 /// One follower's place in one collection. Dropping it ends the interest.
@@ -41,6 +47,14 @@ pub struct Follower {
 }
 
 impl ChangeLog {
+    /// One that keeps so many bytes per collection.
+    pub fn new(bytes_max: usize) -> Self {
+        ChangeLog {
+            bytes_max,
+            rings: Mutex::default(),
+        }
+    }
+
     /// True if somebody follows `collection`.
     pub fn is_followed(&self, collection: CollectionId) -> bool {
         self.rings.lock().contains_key(&collection)
@@ -82,7 +96,7 @@ impl ChangeLog {
             .min()
             .unwrap_or(Epoch::MAX);
         while let Some((epoch, deltas)) = ring.entries.front() {
-            if *epoch >= oldest && ring.bytes <= CHANGES_BYTES_MAX {
+            if *epoch >= oldest && ring.bytes <= self.bytes_max {
                 break;
             }
             ring.bytes -= deltas.iter().map(Delta::memory_bytes).sum::<usize>();

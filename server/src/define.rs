@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{ColumnDef, Name, Options, Query, Statement};
 use tidemill_planner::catalog::{CatalogView, Relation};
+use tidemill_planner::definition::{qualify, with_query};
 use tidemill_planner::query::{Planner, QueryPlan, SessionContextInfo};
 
 use crate::catalog::object::{check_options, declared_schema, query_text, renamed};
-use crate::catalog::record::{Ids, Kind, Record};
+use crate::catalog::record::{Ids, Kind, Record, Settings};
 use crate::catalog::{Catalog, CatalogSnapshot, DEFAULT_SCHEMA, Detail, Object, Rows};
 use crate::coordinator::ddl::retain_history_ms;
 use crate::coordinator::sinks::connector_error;
@@ -108,6 +109,7 @@ impl Definer<'_> {
             schema: name.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.into()),
             name: name.name.clone(),
             sql: sql.into(),
+            settings: Settings::of(self.session),
             comment: None,
             column_comments: Default::default(),
             depends,
@@ -252,6 +254,19 @@ impl Definer<'_> {
         Ok((plan, noting.seen.into_inner().into_iter().collect()))
     }
 
+    /// A view's query and the text of its statement so that names mean the same under every search path.
+    fn qualified(&self, query: &Query, sql: &str) -> Result<(String, String), SqlError> {
+        let names = CatalogSnapshot::new(
+            self.catalog.clone(),
+            self.system.clone(),
+            self.session.search_path.clone(),
+        );
+        match qualify(query, |name| names.resolve(None, name).map(|r| r.schema)) {
+            None => Ok((query_text(query), sql.into())),
+            Some(query) => Ok((query_text(&query), with_query(sql, &query)?)),
+        }
+    }
+
     fn view(
         &self,
         name: &Name,
@@ -260,9 +275,9 @@ impl Definer<'_> {
         sql: &str,
     ) -> Result<Object, SqlError> {
         let (plan, depends) = self.plan(query)?;
-        let text = query_text(query);
+        let (text, sql) = self.qualified(query, sql)?;
         Ok(Object {
-            record: self.record(Kind::View, name, sql, depends),
+            record: self.record(Kind::View, name, &sql, depends),
             columns: renamed(&plan.columns, columns)?,
             detail: Detail::View { query: text },
         })
@@ -281,11 +296,12 @@ impl Definer<'_> {
         self.check_inputs(&plan)?;
         let compiled = plan.compile()?;
         let output = compiled.plan.output_storage();
+        let (text, sql) = self.qualified(query, sql)?;
         Ok(Object {
-            record: self.record(Kind::MaterializedView, name, sql, depends),
+            record: self.record(Kind::MaterializedView, name, &sql, depends),
             columns: renamed(&plan.columns, columns)?,
             detail: Detail::MaterializedView {
-                query: query_text(query),
+                query: text,
                 plan: Arc::new(compiled.plan),
                 output,
                 unique: compiled.unique,

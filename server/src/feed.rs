@@ -13,7 +13,7 @@ use tidemill_zset::{CollectionId, Delta, Epoch};
 use tokio::sync::watch;
 
 use crate::catalog::{Catalog, Detail, Rows};
-use crate::changes::Follower;
+use crate::changes::{EpochChanges, Follower};
 use crate::coordinator::{Env, Following};
 use crate::published::Published;
 use crate::reader::{Snapshot, row_error};
@@ -137,15 +137,18 @@ impl ChangeFeed {
         self.start = Start::History(epoch);
     }
 
-    /// Starts with the given rows as the contents just before the position.
-    pub fn with_rows(&mut self, rows: Vec<Delta>) {
-        let epoch = self.position - 1;
-        let rows = rows.into_iter().filter(|d| !d.is_empty());
-        self.queue.extend(rows.map(|delta| FeedItem::Changes {
+    /// Starts with the given rows as the contents at `at`, then the given changes of the epochs after it.
+    pub fn with_rows(&mut self, at: Epoch, rows: Vec<Delta>, history: Vec<(Epoch, Delta)>) {
+        let items = |epoch, delta, snapshot| FeedItem::Changes {
             epoch,
             delta,
-            snapshot: true,
-        }));
+            snapshot,
+        };
+        let rows = rows.into_iter().filter(|d| !d.is_empty());
+        self.queue.extend(rows.map(|delta| items(at, delta, true)));
+        let history = history.into_iter();
+        self.queue
+            .extend(history.map(|(epoch, delta)| items(epoch, delta, false)));
     }
 
     /// Everything below this epoch has been given out by [`ChangeFeed::ready`].
@@ -232,33 +235,12 @@ impl ChangeFeed {
         let Some(rows) = &self.rows else {
             return Ok(());
         };
-        let changes = match rows.read(upper) {
-            Some(changes) => changes
-                .into_iter()
-                .map(|(epoch, deltas)| (epoch, deltas.as_ref().clone()))
-                .collect(),
-            None => {
-                let published = self.env.publisher.pin();
-                let history = self.snapshot(&published, upper - 1).history(
-                    self.collection,
-                    self.position - 1,
-                    upper - 1,
-                )?;
-                rows.skip(upper);
-                history
-                    .into_iter()
-                    .map(|(epoch, delta)| (epoch, vec![delta]))
-                    .collect::<Vec<_>>()
-            }
-        };
-        let mut errors: Vec<(Epoch, u64, Vec<Delta>)> = Vec::new();
+        let changes = self.changes_of(rows, upper)?;
+        let mut errors: Vec<(Epoch, u64, Arc<Vec<Delta>>)> = Vec::new();
         for follower in &self.errors {
-            let read = follower.read(upper).unwrap_or_default();
-            errors.extend(
-                read.into_iter()
-                    .map(|(e, d)| (e, follower.collection().0, d.as_ref().clone())),
-            );
-            follower.skip(upper);
+            let collection = follower.collection().0;
+            let read = self.changes_of(follower, upper)?;
+            errors.extend(read.into_iter().map(|(e, d)| (e, collection, d)));
         }
         errors.sort_by_key(|(epoch, ..)| *epoch);
         let mut errors = errors.into_iter().peekable();
@@ -289,6 +271,33 @@ impl ChangeFeed {
         }
         self.position = upper;
         Ok(())
+    }
+
+    /// A follower's changes below `upper`, from memory or, where that has forgotten some, from the stored history.
+    fn changes_of(&self, follower: &Follower, upper: Epoch) -> Result<Vec<EpochChanges>, SqlError> {
+        if let Some(changes) = follower.read(upper) {
+            return Ok(changes);
+        }
+        let position = follower.position();
+        if !self.in_catalog {
+            return Err(SqlError::new(
+                "53400",
+                "the subscription was too slow: changes of a query are kept in memory only, and not all of them fit",
+            )
+            .detail(format!("Everything below time {position} has been sent."))
+            .hint("Resume with AS OF and SNAPSHOT = false, or subscribe to a materialized view of the query."));
+        }
+        let published = self.env.publisher.pin();
+        let history = self.snapshot(&published, upper - 1).history(
+            follower.collection(),
+            position - 1,
+            upper - 1,
+        )?;
+        follower.skip(upper);
+        let history = history.into_iter();
+        Ok(history
+            .map(|(e, delta)| (e, Arc::new(vec![delta])))
+            .collect())
     }
 
     fn note_errors(&mut self, owner: u64, deltas: &[Delta]) {

@@ -7,7 +7,7 @@
 //! * [`catalog`], [`define`]: objects and what their SQL says.
 //! * [`published`], [`offsets`], [`reader`], [`reread`], [`changes`], [`feed`]: what readers and followers see.
 //! * [`system`], [`pg_catalog`]: relations about the server itself.
-//! * [`serve`], [`demo`]: the commands of the binary.
+//! * [`serve`], [`demo`], [`repair`]: the commands of the binary.
 
 pub mod catalog;
 pub mod changes;
@@ -23,6 +23,7 @@ pub mod pg;
 pub mod pg_catalog;
 pub mod published;
 pub mod reader;
+pub mod repair;
 pub mod reread;
 pub mod serve;
 pub mod session;

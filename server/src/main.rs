@@ -23,6 +23,8 @@ struct Cli {
 enum Command {
     /// Runs the server on a data directory.
     Serve(ServeOptions),
+    /// Makes a new manifest for a data directory that doesn't open, from its last copy; says first what is lost.
+    Repair(tidemill_server::repair::RepairOptions),
     /// Shows what Tidemill does in less than a minute, everything embedded.
     Demo(tidemill_server::demo::DemoOptions),
 }
@@ -46,6 +48,7 @@ fn main() {
     }
     let result = match cli.command {
         Command::Serve(options) => serve(options),
+        Command::Repair(options) => tidemill_server::repair::run(options),
         Command::Demo(options) => tidemill_server::demo::demo(options),
     };
     if let Err(e) = result {

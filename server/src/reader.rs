@@ -37,6 +37,7 @@ pub enum Contents {
 }
 
 /// A collection's place in an arrangement.
+#[derive(Clone)]
 pub struct Stored {
     /// Which.
     pub arrangement: ArrangementId,
@@ -59,6 +60,11 @@ pub fn contents(catalog: &Catalog, collection: CollectionId) -> Result<Contents,
             format!("relation {collection} does not exist any more"),
         ));
     };
+    contents_of(object, rows)
+}
+
+/// Finds where the rows (or errors) of `object` are.
+pub fn contents_of(object: &Arc<Object>, rows: Rows) -> Result<Contents, SqlError> {
     let ids = &object.record.ids;
     let stored = |arrangement, columns: Vec<usize>, maps, schema| {
         Ok(Contents::Stored(Stored {
@@ -68,7 +74,13 @@ pub fn contents(catalog: &Catalog, collection: CollectionId) -> Result<Contents,
             schema,
         }))
     };
-    let missing = || SqlError::internal(format!("{} has no stored rows", object.display_name()));
+    let missing = || {
+        SqlError::new(
+            "55000",
+            format!("\"{}\" can't be read yet", object.display_name()),
+        )
+        .detail("It is being rebuilt, because this version computes it differently than the one that stored it.")
+    };
     if rows == Rows::Errors {
         let schema = object.error_columns().ok_or_else(missing)?;
         // The errors of a source carry the origin in front; see `origin_schema`.
@@ -176,6 +188,11 @@ impl Snapshot {
     /// All rows of `collection` with multiplicities, as of `at`.
     pub fn deltas(&self, collection: CollectionId) -> Result<DeltaIterator, SqlError> {
         self.check_errors(collection)?;
+        self.deltas_in_error(collection)
+    }
+
+    /// Like [`Snapshot::deltas`], of a view in error too: what there is.
+    pub fn deltas_in_error(&self, collection: CollectionId) -> Result<DeltaIterator, SqlError> {
         match contents(&self.published.catalog, collection)? {
             Contents::System => {
                 let rows = self.env.system.rows(collection, &self.published)?;
@@ -184,23 +201,7 @@ impl Snapshot {
             Contents::Unrecorded(object) => {
                 reread_source(&object, vec![], self.published.offsets_of(&object))
             }
-            Contents::Stored(Stored {
-                arrangement,
-                columns,
-                maps,
-                schema,
-            }) => {
-                let version = self.arrangement(arrangement, self.at)?;
-                let Some(version) = version else {
-                    return Ok(Box::new(std::iter::empty()));
-                };
-                Ok(Box::new(version.scan_columns(self.at, &columns).map(
-                    move |piece| {
-                        let piece = piece.map_err(store_error)?;
-                        shape(piece, &maps, &schema)
-                    },
-                )))
-            }
+            Contents::Stored(stored) => self.read(stored),
         }
     }
 
@@ -220,6 +221,25 @@ impl Snapshot {
         }
         let changes = self.history(collection, before.now(), self.at)?;
         Ok(Box::new(changes.into_iter().map(|(_, delta)| Ok(delta))))
+    }
+
+    /// All rows of stored contents with multiplicities, as of `at`.
+    pub fn read(&self, stored: Stored) -> Result<DeltaIterator, SqlError> {
+        let Stored {
+            arrangement,
+            columns,
+            maps,
+            schema,
+        } = stored;
+        let Some(version) = self.arrangement(arrangement, self.at)? else {
+            return Ok(Box::new(std::iter::empty()));
+        };
+        Ok(Box::new(version.scan_columns(self.at, &columns).map(
+            move |piece| {
+                let piece = piece.map_err(store_error)?;
+                shape(piece, &maps, &schema)
+            },
+        )))
     }
 
     /// The arrangement at the pinned version, checked to be readable at `at`.
@@ -474,6 +494,12 @@ pub fn store_error(e: StoreError) -> SqlError {
         StoreError::Usage(_) | StoreError::Locked(_) => "55000",
     };
     SqlError::new(code, e.to_string())
+}
+
+/// The error of asking for a time to come.
+pub fn not_complete(at: Epoch, now: Epoch) -> SqlError {
+    SqlError::new("22023", format!("time {at} is not complete yet"))
+        .detail(format!("The newest complete time is {now}."))
 }
 
 /// The error of asking for history that is no longer kept.

@@ -45,6 +45,7 @@ pub struct ServeOptions {
 /// Runs the server until SIGTERM or SIGINT.
 pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
     check_listen(options.listen)?;
+    raise_open_files();
     let store = open_store(&options)?;
     let partitions = store.partitions() as usize;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -65,8 +66,14 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let coordinator_options = CoordinatorOptions {
         workers,
         state_bytes_max: (state / workers).max(1 << 20),
+        changes_bytes_max: changes_bytes_max()?,
         fail,
     };
+    // For tests of upgrades: plans one kind of operator as another version would.
+    if let Ok(text) = std::env::var("TIDEMILL_FINGERPRINT_SALT") {
+        let (kind, salt) = text.split_once(':').unwrap_or((text.as_str(), "salted"));
+        tidemill_dataflow::plan::salt_fingerprints(kind, salt);
+    }
     let (coordinator, handle) = recover(store, coordinator_options, tokio.handle().clone())?;
     let (failed, failure) = oneshot::channel();
     std::thread::Builder::new()
@@ -164,7 +171,8 @@ fn open_store(options: &ServeOptions) -> anyhow::Result<Arc<Store>> {
         }
         store_options.partitions = partitions;
     }
-    let store = Store::open(&options.data_dir, store_options)?;
+    let store = Store::open(&options.data_dir, store_options)
+        .map_err(|e| crate::repair::explain(&options.data_dir, e))?;
     if options.partitions.is_some_and(|p| p != store.partitions()) {
         bail!(
             "{} has {} partitions, fixed when it was made; leave --partitions out or start with another --data-dir",
@@ -175,10 +183,34 @@ fn open_store(options: &ServeOptions) -> anyhow::Result<Arc<Store>> {
     Ok(Arc::new(store))
 }
 
+/// Tests of followers that read history make it small.
+fn changes_bytes_max() -> anyhow::Result<usize> {
+    match std::env::var("TIDEMILL_CHANGES_BYTES") {
+        Ok(text) => text.parse().context("TIDEMILL_CHANGES_BYTES is no number"),
+        Err(_) => Ok(crate::changes::CHANGES_BYTES_MAX),
+    }
+}
+
 fn fail_points() -> anyhow::Result<FailPoints> {
     match std::env::var("TIDEMILL_FAILPOINT") {
         Ok(text) => FailPoints::parse(&text).map_err(anyhow::Error::msg),
         Err(_) => Ok(FailPoints::default()),
+    }
+}
+
+/// Segments and input files stay open while they are in use: as many as the system allows, not as a shell's default does.
+fn raise_open_files() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: getrlimit writes one rlimit, setrlimit reads one; both outlive the calls.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max
+        {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
     }
 }
 

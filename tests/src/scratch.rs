@@ -23,6 +23,13 @@ impl Scratch {
         self.path.join("data")
     }
 
+    /// A scratch directory within this one: for a second server.
+    pub fn sub(&self, name: &str) -> Scratch {
+        Scratch {
+            path: self.dir(name),
+        }
+    }
+
     /// A subdirectory, made if missing.
     pub fn dir(&self, name: &str) -> PathBuf {
         let path = self.path.join(name);

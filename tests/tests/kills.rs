@@ -248,7 +248,7 @@ async fn random_kills(scratch: Scratch) -> Result<()> {
     let mut server = Server::start(&scratch.data(), &Options::default())?;
     declare(&server.connect().await?, &scratch, &input).await?;
     let load = Load::start(seed, input, server.port());
-    for round in 0..rounds(8) {
+    for round in 0..rounds(20) {
         create_late_view(server.port());
         tokio::time::sleep(Duration::from_millis(rng.random_range(20..400))).await;
         server.restart(&Options::workers(1 + round % 2))?;

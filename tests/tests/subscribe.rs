@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use tidemill_tests::changes::Event;
+use tidemill_tests::changes::{Change, Event};
 use tidemill_tests::client::SqlFailure;
 use tidemill_tests::files::{read_sink, sum_sink};
 use tidemill_tests::{Multiset, Options, Server, Sql, Subscription, eventually, run};
@@ -151,6 +151,229 @@ fn history_is_exact_and_bounded() {
         sql.fails("22023", "SUBSCRIBE m AS OF 12345").await?;
         server.restart(&Options::workers(2))?;
         check(&server.connect().await?).await
+    });
+}
+
+/// Reads a stream to its end.
+async fn to_the_end(sql: &Sql, subscribe: &str) -> Result<Subscription> {
+    let mut subscription = Subscription::with(sql, subscribe).await?;
+    while subscription.next().await?.is_some() {}
+    Ok(subscription)
+}
+
+#[test]
+fn queries_have_history_too() {
+    run(|scratch| async move {
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (k integer, v integer)").await?;
+        sql.run("CREATE TABLE names (k integer, name text)").await?;
+        sql.run("CREATE VIEW named AS SELECT t.v, n.name FROM t JOIN names AS n ON t.k = n.k")
+            .await?;
+        sql.run("INSERT INTO names VALUES (0, 'zero'), (1, 'one'), (2, 'two')")
+            .await?;
+        let query = "(SELECT name, sum(v) AS s, max(v) AS m FROM named GROUP BY name)";
+        let mut live = Subscription::open(&sql, query).await?;
+        for i in 0..30 {
+            sql.run(&format!("INSERT INTO t VALUES ({}, {i})", i % 3))
+                .await?;
+        }
+        sql.run("UPDATE names SET name = 'ace' WHERE k = 1").await?;
+        sql.run("DELETE FROM t WHERE k = 2").await?;
+        let last = ["zero|135|27", "ace|145|28"];
+        live.until_rows(&last).await?;
+        let states = live.states();
+        ensure!(states.len() == 32, "{} epochs", states.len());
+        let check = async |sql: &Sql| -> Result<()> {
+            for i in (0..states.len()).step_by(6) {
+                let time = states[i].0;
+                let from = format!("SUBSCRIBE TO {query} WITH (SNAPSHOT, PROGRESS) AS OF {time}");
+                let mut from = Subscription::with(sql, &from).await?;
+                ensure!(
+                    from.next().await? == Some(Event::Progress(time)),
+                    "progress at AS OF comes first"
+                );
+                from.until_rows(&last).await?;
+                ensure!(from.states() == states[i..], "from {time} on");
+                let mut resumed = Subscription::resume(sql, query, time + 1).await?;
+                let end = states[states.len() - 1].0;
+                resumed
+                    .until("the last change", |s| s.frontier > end)
+                    .await?;
+                let later = live.changes.iter().filter(|c| c.time > time);
+                ensure!(
+                    sorted(&resumed.changes) == sorted(later),
+                    "resumed after {time}"
+                );
+                let until = states[(i + 3).min(states.len() - 1)].0;
+                let between = format!(
+                    "SUBSCRIBE TO {query} WITH (SNAPSHOT, PROGRESS) AS OF {time} UP TO {until}"
+                );
+                let between = to_the_end(sql, &between).await?;
+                let want: Vec<_> = states[i..]
+                    .iter()
+                    .filter(|(t, _)| *t < until)
+                    .cloned()
+                    .collect();
+                ensure!(between.states() == want, "from {time} up to {until}");
+            }
+            // A view that is only a name for a query, and an empty interval.
+            let (first, end) = (states[0].0, states[states.len() - 1].0);
+            let named = format!(
+                "SUBSCRIBE TO named WITH (SNAPSHOT) AS OF {first} UP TO {}",
+                end + 1
+            );
+            let named = to_the_end(sql, &named).await?;
+            ensure!(named.sum.0.values().sum::<i64>() == 20, "{:?}", named.sum);
+            let empty = format!("SUBSCRIBE TO {query} WITH (SNAPSHOT) AS OF {first} UP TO {first}");
+            ensure!(to_the_end(sql, &empty).await?.changes.is_empty());
+            Ok(())
+        };
+        check(&sql).await?;
+        sql.fails("22023", &format!("SUBSCRIBE TO {query} AS OF 12345"))
+            .await?;
+        let failure = sql
+            .fails(
+                "22023",
+                &format!("SUBSCRIBE TO {query} AS OF 9000000000000"),
+            )
+            .await?;
+        ensure!(failure.detail.is_some(), "{failure}");
+        sql.run("CREATE SOURCE c WITH (connector = 'generator', kind = 'counter', rows = 3)")
+            .await?;
+        let now = live.frontier;
+        let failure = sql
+            .fails(
+                "55000",
+                &format!("SUBSCRIBE TO (SELECT * FROM c) AS OF {now}"),
+            )
+            .await?;
+        ensure!(failure.hint.is_some(), "{failure}");
+        server.restart(&Options::workers(2))?;
+        check(&server.connect().await?).await
+    });
+}
+
+fn sorted<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Vec<(i64, i64, String)> {
+    let changes = changes.into_iter();
+    let mut out: Vec<_> = changes
+        .map(|c| (c.time, c.diff, format!("{:?}", c.row)))
+        .collect();
+    out.sort();
+    out
+}
+
+fn wall_clock() -> Result<i64> {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    Ok(since_1970.as_millis() as i64)
+}
+
+#[test]
+fn time_stays_close_to_the_clock_across_restarts() {
+    run(|scratch| async move {
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        with_view(&sql).await?;
+        let mut before = Subscription::open(&sql, "m").await?;
+        let started = Instant::now();
+        before
+            .until("two seconds of progress", |_| {
+                started.elapsed() > Duration::from_secs(2)
+            })
+            .await?;
+        server.restart(&Options::default())?;
+        let mut after = Subscription::open(&server.connect().await?, "m").await?;
+        let Some(Event::Progress(first)) = after.next().await? else {
+            anyhow::bail!("the first message is progress at AS OF");
+        };
+        let ahead = first - wall_clock()?;
+        ensure!(first + 1 >= before.frontier, "time went back");
+        ensure!(ahead <= 1_100, "time is {ahead} ms ahead of the clock");
+        // Progress goes on even while the wall clock is behind.
+        let (started, from) = (Instant::now(), first);
+        after.until("progress", |s| s.frontier > from + 1).await?;
+        ensure!(
+            started.elapsed() < Duration::from_millis(1_500),
+            "progress after {:?}",
+            started.elapsed()
+        );
+        // An orderly end leaves no gap.
+        server.terminate()?;
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let mut again = Subscription::open(&server.connect().await?, "m").await?;
+        let Some(Event::Progress(first)) = again.next().await? else {
+            anyhow::bail!("the first message is progress at AS OF");
+        };
+        ensure!(first + 1 >= after.frontier, "time went back");
+        let ahead = first - wall_clock()?;
+        ensure!(ahead <= 0, "time is {ahead} ms ahead of the clock");
+        Ok(())
+    });
+}
+
+#[test]
+fn followers_that_fall_behind_go_on_from_history() {
+    run(|scratch| async move {
+        // Nothing is kept in memory: everybody has fallen behind at once.
+        let mut options = Options::workers(2);
+        options
+            .env
+            .push(("TIDEMILL_CHANGES_BYTES".into(), "0".into()));
+        let server = Server::start(&scratch.data(), &options)?;
+        let sql = server.connect().await?;
+        with_view(&sql).await?;
+        let out = scratch.path("m.jsonl");
+        let path = out.display();
+        sql.run(&format!(
+            "CREATE SINK s FROM m WITH (connector = 'files', path = '{path}', format = 'jsonl')"
+        ))
+        .await?;
+        let mut subscription = Subscription::open(&sql, "m").await?;
+        let query = "(SELECT q, count(*) AS n FROM m GROUP BY q)";
+        let mut of_query = Subscription::open(&sql, query).await?;
+        of_query.until_rows(&["12|1", "6|1"]).await?;
+        let creating = sql.another().await?;
+        let create = tokio::spawn(async move {
+            creating
+                .run("CREATE MATERIALIZED VIEW n AS SELECT q, count(*) AS n FROM m GROUP BY q")
+                .await
+        });
+        for i in 3..40 {
+            sql.run(&format!("INSERT INTO t VALUES ('c', {i})")).await?;
+        }
+        create.await??;
+        ensure!(sql.number("SELECT sum(n)::bigint FROM n").await? == 39);
+        let all = sql.lines("SELECT * FROM m").await?;
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        subscription.until_rows(&all).await?;
+        ensure!(
+            subscription.states().len() == 38,
+            "every epoch comes apart: {}",
+            subscription.states().len()
+        );
+        eventually("the sink", async || {
+            Ok((sum_sink(&read_sink(&out)?) == subscription.sum).then_some(()))
+        })
+        .await?;
+        // A query's changes are nowhere but in memory; what came is right, and it can be resumed.
+        let failure = failure_of(&mut of_query).await?;
+        ensure!(
+            failure.sqlstate == "53400" && failure.hint.is_some(),
+            "{failure}"
+        );
+        let mut resumed = Subscription::resume(&sql, query, of_query.frontier).await?;
+        let below = of_query.frontier;
+        for change in of_query.changes.iter().filter(|c| c.time < below) {
+            resumed.sum.add(&change.row, change.diff);
+        }
+        let rows = sql.lines("SELECT * FROM n").await?;
+        let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+        resumed.until_rows(&rows).await?;
+        // Errors are seen too.
+        sql.run("INSERT INTO t VALUES ('zero', 0)").await?;
+        let failure = failure_of(&mut subscription).await?;
+        ensure!(failure.sqlstate == "22012", "{failure}");
+        Ok(())
     });
 }
 

@@ -53,7 +53,8 @@ fn collect(node: &Node, out: &mut Vec<ArrangementSpec>) {
             Some(i) => vec![super::fingerprint(&node.inputs[i])],
             None => node.inputs.iter().map(super::fingerprint).collect(),
         };
-        spec.fingerprint = format!("{} of {}", spec.fingerprint, below.join(" and "));
+        let own = format!("{}{}", spec.fingerprint, super::explain::salt(&node.op));
+        spec.fingerprint = format!("{own} of {}", below.join(" and "));
         out.push(spec);
     }
 }

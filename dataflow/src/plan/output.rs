@@ -2,6 +2,7 @@
 
 use tidemill_zset::Delta;
 
+use super::explain::map_text;
 use super::{DataflowPlan, ErrorMapper, Node, Op};
 use crate::operator::Output;
 use crate::operators::map::Map;
@@ -43,7 +44,30 @@ impl DataflowPlan {
     }
 }
 
-fn count(node: &Node) -> usize {
+impl OutputStorage {
+    /// For [`OutputStorage::Arrangement`]: all that decides how its rows become the output, as text. Where that is the same, a
+    /// new plan's maps read what an old plan stored.
+    pub fn layout(&self) -> Option<String> {
+        let OutputStorage::Arrangement { columns, maps, .. } = self else {
+            return None;
+        };
+        let mut text = format!("columns {columns:?}");
+        for op in maps {
+            if let Op::Map {
+                predicate,
+                projection,
+            } = op
+            {
+                text.push_str("; ");
+                text.push_str(&map_text(predicate, projection));
+            }
+        }
+        Some(text)
+    }
+}
+
+/// Arrangements of `node` and of all below it.
+pub(super) fn count(node: &Node) -> usize {
     let below: usize = node.inputs.iter().map(count).sum();
     below + crate::operators::arrangements(node).len()
 }

@@ -387,8 +387,7 @@ impl Binder<'_> {
             return Ok((self.aliased(rel.clone(), &qualifier, alias)?, None));
         }
         let r = self
-            .catalog
-            .resolve(schema, name)
+            .find_relation(schema, name)
             .ok_or_else(|| self.no_relation(schema, name))?;
         let rel = match &r.kind {
             RelationKind::View { sql } => {

@@ -215,6 +215,21 @@ impl<'a> Binder<'a> {
         r
     }
 
+    /// The relation of that name. In a view's text a name without a schema means the same for every reader.
+    pub(crate) fn find_relation(
+        &self,
+        schema: Option<&str>,
+        name: &str,
+    ) -> Option<crate::catalog::Relation> {
+        let in_view = !self.found.borrow().views.is_empty();
+        if schema.is_some() || !in_view {
+            return self.catalog.resolve(schema, name);
+        }
+        ["pg_catalog", crate::definition::DEFAULT_SCHEMA]
+            .into_iter()
+            .find_map(|schema| self.catalog.resolve(Some(schema), name))
+    }
+
     /// The type of parameter `n` (from 1), if it is known.
     pub(crate) fn param_type(&self, n: usize) -> Option<SqlType> {
         let mut f = self.found.borrow_mut();

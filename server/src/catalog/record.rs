@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use tidemill_dataflow::plan::OutputStorage;
+use tidemill_planner::query::SessionContextInfo;
 use tidemill_zset::{ArrangementId, CollectionId};
 
 /// One durable catalog change: key and new value, `None` to delete.
@@ -52,6 +54,9 @@ pub struct Record {
     pub name: String,
     /// The CREATE statement.
     pub sql: String,
+    /// Of the session that created it, where its query depends on them.
+    #[serde(default)]
+    pub settings: Settings,
     /// COMMENT ON the object.
     #[serde(default)]
     pub comment: Option<String>,
@@ -64,6 +69,41 @@ pub struct Record {
     /// Ids of what is stored for it.
     #[serde(default)]
     pub ids: Ids,
+}
+
+/// What a query means depends on these; a restart plans it with those that it was created with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// `current_user`
+    pub user: String,
+    /// `TimeZone`
+    pub time_zone: String,
+}
+
+impl Settings {
+    /// Those of a session.
+    pub fn of(session: &SessionContextInfo) -> Self {
+        Settings {
+            user: session.user.clone(),
+            time_zone: session.time_zone.clone(),
+        }
+    }
+
+    /// A session like the one that they were taken from.
+    pub fn session(&self) -> SessionContextInfo {
+        SessionContextInfo {
+            user: self.user.clone(),
+            time_zone: self.time_zone.clone(),
+            ..SessionContextInfo::default()
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings::of(&SessionContextInfo::default())
+    }
 }
 
 /// Ids that tie an object to stored data. Which are set depends on the kind.
@@ -80,8 +120,33 @@ pub struct Ids {
     /// Operator state in the plan's order, with fingerprints.
     #[serde(default)]
     pub states: Vec<State>,
+    /// How the rows are read where they are a function of one of the states.
+    #[serde(default)]
+    pub output: Option<Output>,
     /// Where a source's offsets are kept in the store.
     pub offsets: Option<u64>,
+}
+
+/// The state that a view's rows are read from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// Its position in `states`.
+    pub state: usize,
+    /// How rows are made of it, as text: a plan with the same text reads them, whatever else has changed in it.
+    pub layout: String,
+}
+
+impl Output {
+    /// What to store of a plan's output.
+    pub fn of(storage: &OutputStorage) -> Option<Output> {
+        match (storage, storage.layout()) {
+            (OutputStorage::Arrangement { index, .. }, Some(layout)) => Some(Output {
+                state: *index,
+                layout,
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// One arrangement of operator state.
@@ -142,6 +207,11 @@ pub fn persistent_key(id: &str) -> String {
 /// Key of a sink's progress.
 pub fn sink_key(id: u64) -> String {
     format!("sink/{id:020}")
+}
+
+/// Key of a note of the arrangements that the rebuilding of a view has made and that don't belong to it yet.
+pub fn rebuild_key(id: u64) -> String {
+    format!("rebuild/{id:020}")
 }
 
 /// Key of the id counter.

@@ -1,39 +1,32 @@
 //! Builds: a view or a subscription's query is computed over what is there already, in a hidden dataflow
 //! beside the live ones, and joins them between two epochs.
 //!
-//! A thread per build reads the inputs at one published version in bounded chunks, then the changes since, until little
-//! is left; then the coordinator stops cutting for the one moment in which the build takes the rest and joins.
+//! A thread per build (`backfill`) reads the inputs at one published version in bounded chunks, then the changes since,
+//! until little is left; then the coordinator stops cutting for the one moment in which the build takes the rest and joins.
 //! State goes to the store as staged runs that the joining epoch's commit makes visible; a crash before that leaves nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 use tidemill_dataflow::plan::{DataflowPlan, OutputStorage};
 use tidemill_dataflow::runtime::{Command, DataflowId, DataflowResult, Install, Scope};
 use tidemill_dataflow::state::{StateHandle, StateReader};
 use tidemill_planner::SqlError;
 use tidemill_storage::{
-    ArrangementChange, ArrangementDesc, ArrangementKind, RunBatch, StagedRun, Store, StoreError,
+    ArrangementChange, ArrangementDesc, ArrangementKind, RunBatch, Store, StoreError,
 };
-use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 use tokio::sync::oneshot;
 
-use super::{Coordinator, Following, Handle, Message, Owner, SharedRuntime};
-use crate::catalog::record::{Ids, Kind, NEXT_ID_KEY, State, object_key, put};
-use crate::catalog::{Detail, Object};
-use crate::changes::Follower;
+use super::backfill::{BuildThread, Built, Report};
+use super::rename::check_seen;
+use super::{Coordinator, Following, Owner};
+use crate::catalog::record::{Ids, Kind, NEXT_ID_KEY, Output, State, object_key, put};
+use crate::catalog::{Catalog, Detail, Object};
 use crate::published::Published;
-use crate::reader::{Snapshot, expand};
-
-/// Rows in one step of a build: what the workers hold at once.
-const CHUNK_ROWS_MAX: usize = 1 << 19;
-/// A build whose inputs changed by fewer rows while it caught up joins now.
-const SMALL_GAP_ROWS: usize = 50_000;
-/// A build that can't get below the gap joins after this many rounds all the same.
-const ROUNDS_MAX: usize = 20;
+use crate::reader::{Contents, Snapshot, contents, history_gone, not_complete};
 
 /// What is to be built.
 pub struct BuildRequest {
@@ -43,6 +36,8 @@ pub struct BuildRequest {
     pub plan: Arc<DataflowPlan>,
     /// Objects it reads.
     pub depends: Vec<u64>,
+    /// The catalog that it was planned against.
+    pub seen: Arc<Catalog>,
 }
 
 /// What a build becomes.
@@ -53,6 +48,8 @@ pub enum BuildTarget {
     Query {
         /// Columns of the output.
         schema: arrow::datatypes::SchemaRef,
+        /// Start from its contents at this time, and give every change after it.
+        as_of: Option<Epoch>,
     },
 }
 
@@ -65,35 +62,44 @@ pub struct Joined {
     pub dataflow: DataflowId,
     /// For a query: its output's changes from now on.
     pub following: Option<Following>,
-    /// For a query: its contents just before.
+    /// For a query: its contents at `as_of`, or just before it joined.
     pub snapshot: Vec<Delta>,
+    /// For a query with `as_of`: its changes after that, up to where it joined, by epoch.
+    pub history: Vec<(Epoch, Delta)>,
     /// For a query: the output's collection.
     pub collection: Option<CollectionId>,
 }
 
-/// What a build's thread has when it has taken in everything.
-pub struct Built {
-    staged: Vec<StagedRun>,
-    errors: Delta,
-    rows: Vec<Delta>,
-}
-
-type Report = (usize, Epoch, Vec<DataflowResult>);
-
 /// A build under way, or the part of a live query that is still needed.
 pub struct Build {
-    target: BuildTarget,
+    /// `None`: new state of a view that is there.
+    pub(super) target: Option<BuildTarget>,
     reply: Option<BuildReply>,
     /// Collections it reads.
     pub inputs: Vec<CollectionId>,
     reports: Sender<Report>,
-    finish: Sender<Arc<Published>>,
+    /// Where it waits to be told how far to go, if it does.
+    finish: Option<Sender<Arc<Published>>>,
     create: Vec<ArrangementDesc>,
     readers: Vec<Arc<LiveReader>>,
-    depends: Vec<u64>,
+    pub(super) depends: Vec<u64>,
 }
 
 impl Build {
+    /// The rebuilding of a view, which nobody waits for and that doesn't wait for anybody.
+    pub(super) fn of_view(inputs: Vec<CollectionId>, reports: Sender<Report>) -> Self {
+        Build {
+            target: None,
+            reply: None,
+            inputs,
+            reports,
+            finish: None,
+            create: vec![],
+            readers: vec![],
+            depends: vec![],
+        }
+    }
+
     /// A worker has finished one of its hidden epochs.
     pub fn report(&self, worker: usize, epoch: Epoch, results: Vec<DataflowResult>) {
         // The thread is gone only if it has failed and said so.
@@ -197,7 +203,8 @@ pub fn state_descs(plan: &DataflowPlan, ids: &[State]) -> Vec<ArrangementDesc> {
 impl Coordinator {
     /// Begins a build. Nothing is under way, so every later change of its inputs is seen by its followers.
     pub(super) fn start_build(&mut self, request: BuildRequest, reply: BuildReply) {
-        match self.prepare_build(&request) {
+        let checked = self.check_as_of(&request);
+        match checked.and_then(|()| self.prepare_build(&request)) {
             Err(e) => {
                 let _ = reply.send(Err(e));
             }
@@ -205,15 +212,43 @@ impl Coordinator {
         }
     }
 
-    fn prepare_build(&mut self, request: &BuildRequest) -> Result<Ids, SqlError> {
-        for id in &request.depends {
-            if self.catalog.get(*id).is_none() {
+    /// The time that a query starts at must lie within the history of everything that it reads.
+    fn check_as_of(&self, request: &BuildRequest) -> Result<(), SqlError> {
+        let BuildTarget::Query {
+            as_of: Some(at), ..
+        } = request.target
+        else {
+            return Ok(());
+        };
+        let published = self.env.publisher.pin();
+        if at > published.now() {
+            return Err(not_complete(at, published.now()));
+        }
+        let reader = Snapshot::of(&self.env, &published);
+        for input in request.plan.inputs() {
+            if let Contents::Unrecorded(object) = contents(&self.catalog, input)? {
                 return Err(SqlError::new(
-                    "42P01",
-                    "a relation that the query reads was dropped meanwhile",
+                    "55000",
+                    format!(
+                        "the history of source {} is not stored",
+                        object.display_name()
+                    ),
+                )
+                .hint(
+                    "Create the source with a persistent_id, or a materialized view of the query.",
                 ));
             }
+            let since = reader.since(input)?;
+            if at < since {
+                return Err(history_gone(at, since));
+            }
+            reader.check_errors(input)?;
         }
+        Ok(())
+    }
+
+    fn prepare_build(&mut self, request: &BuildRequest) -> Result<Ids, SqlError> {
+        check_seen(&request.depends, &request.seen, &self.catalog)?;
         if let BuildTarget::View(view) = &request.target {
             let key = (view.record.schema.clone(), view.record.name.clone());
             let name = tidemill_planner::ast::Name {
@@ -240,6 +275,7 @@ impl Coordinator {
         });
         let mut ids = Ids {
             states: states.collect(),
+            output: Output::of(&request.plan.output_storage()),
             ..Ids::default()
         };
         if is_index {
@@ -312,16 +348,26 @@ impl Coordinator {
         inputs.iter().for_each(|c| self.demand(*c));
         let (reports, reported) = crossbeam_channel::unbounded();
         let (finish, finished) = crossbeam_channel::bounded(1);
+        let (as_of, output) = match &request.target {
+            BuildTarget::Query { as_of, schema } => (*as_of, schema.clone()),
+            BuildTarget::View(view) => (None, view.columns.clone()),
+        };
         let thread = BuildThread {
             id,
             handle: self.handle.clone(),
             runtime: self.runtime.clone(),
             workers: self.workers,
             inputs: inputs.clone(),
-            snapshot: Snapshot::of(&self.env, &published),
+            snapshot: Snapshot {
+                at: as_of.unwrap_or(published.now()),
+                ..Snapshot::of(&self.env, &published)
+            },
+            exact: as_of.is_some(),
+            output,
             followers,
             reports: reported,
-            finish: finished,
+            finish: Some(finished),
+            stored: HashMap::new(),
             descs: if durable {
                 create.iter().map(|d| (d.id, d.clone())).collect()
             } else {
@@ -329,11 +375,7 @@ impl Coordinator {
             },
             durable,
             step: 0,
-            built: Built {
-                staged: vec![],
-                errors: Delta::empty(tidemill_dataflow::operator::error_schema()),
-                rows: vec![],
-            },
+            built: Built::default(),
         };
         let name = format!("build {}", id.0);
         if let Err(e) = std::thread::Builder::new()
@@ -348,22 +390,22 @@ impl Coordinator {
                 view.record.depends = request.depends.clone();
                 BuildTarget::View(view)
             }
-            BuildTarget::Query { schema } => {
+            BuildTarget::Query { schema, as_of } => {
                 // A live query is found by its collection.
                 let (rows, errors) = ids
                     .collection
                     .zip(ids.errors_collection)
                     .expect("just given");
                 self.dataflows.insert(id, Owner::Query { rows, errors });
-                BuildTarget::Query { schema }
+                BuildTarget::Query { schema, as_of }
             }
         };
         let build = Build {
-            target,
+            target: Some(target),
             reply: Some(reply),
             inputs,
             reports,
-            finish,
+            finish: Some(finish),
             create,
             readers,
             depends: request.depends,
@@ -377,12 +419,19 @@ impl Coordinator {
             return;
         };
         self.joining = Some(id);
-        let _ = build.finish.send(self.env.publisher.pin());
+        if let Some(finish) = &build.finish {
+            let _ = finish.send(self.env.publisher.pin());
+        }
     }
 
     pub(super) fn on_build_done(&mut self, id: DataflowId, result: Result<Built, SqlError>) {
         if self.joining == Some(id) {
             self.joining = None;
+        }
+        if let Some(build) = self.builds.get(&id)
+            && build.target.is_none()
+        {
+            return self.on_rebuilt(id, result);
         }
         let gone = self
             .builds
@@ -415,7 +464,7 @@ impl Coordinator {
         let Some(build) = self.builds.remove(&id) else {
             return;
         };
-        if let BuildTarget::View(view) = &build.target {
+        if let Some(BuildTarget::View(view)) = &build.target {
             self.reserved
                 .remove(&(view.record.schema.clone(), view.record.name.clone()));
         }
@@ -430,20 +479,14 @@ impl Coordinator {
         };
         self.runtime.send(Command::Join(id));
         let reply = build.reply.take();
-        match std::mem::replace(
-            &mut build.target,
-            BuildTarget::Query {
-                schema: tidemill_dataflow::operator::error_schema(),
-            },
-        ) {
-            BuildTarget::Query { schema } => {
+        match build.target.take() {
+            None => {}
+            Some(BuildTarget::Query { schema, as_of }) => {
                 let Some(Owner::Query { rows, errors }) = self.dataflows.get(&id) else {
                     return;
                 };
                 let (collection, errors) = (*rows, *errors);
-                build.target = BuildTarget::Query {
-                    schema: schema.clone(),
-                };
+                build.target = Some(BuildTarget::Query { schema, as_of });
                 self.builds.insert(id, build);
                 self.recount_inputs();
                 let published = self.env.publisher.pin();
@@ -453,11 +496,11 @@ impl Coordinator {
                     published,
                     followers,
                 };
-                let snapshot = vec![consolidate(&schema, &built.rows)];
                 let joined = Joined {
                     dataflow: id,
                     following: Some(following),
-                    snapshot,
+                    snapshot: built.rows,
+                    history: built.history,
                     collection: Some(collection),
                 };
                 if let Some(reply) = reply
@@ -466,7 +509,7 @@ impl Coordinator {
                     self.on_end_query(id);
                 }
             }
-            BuildTarget::View(view) => {
+            Some(BuildTarget::View(view)) => {
                 self.reserved
                     .remove(&(view.record.schema.clone(), view.record.name.clone()));
                 self.dataflows.insert(id, Owner::View(view.record.id));
@@ -515,153 +558,11 @@ impl Coordinator {
                     dataflow: id,
                     following: None,
                     snapshot: vec![],
+                    history: vec![],
                     collection: None,
                 }));
             }));
         }
         self.finish_cut(work);
-    }
-}
-
-/// The thread that feeds a build.
-struct BuildThread {
-    id: DataflowId,
-    handle: Handle,
-    runtime: Arc<SharedRuntime>,
-    workers: usize,
-    inputs: Vec<CollectionId>,
-    /// The version of which everything has been taken in, but for `followers` that are behind it.
-    snapshot: Snapshot,
-    followers: Vec<Follower>,
-    reports: Receiver<Report>,
-    finish: Receiver<Arc<Published>>,
-    descs: HashMap<ArrangementId, ArrangementDesc>,
-    durable: bool,
-    /// Number of the last hidden epoch. They count from 1, far below any epoch of the clock.
-    step: Epoch,
-    built: Built,
-}
-
-impl BuildThread {
-    fn run(mut self) {
-        let result = self.build();
-        let built = result.map(|()| self.built);
-        self.handle.send(Message::BuildDone(self.id, built));
-    }
-
-    fn build(&mut self) -> Result<(), SqlError> {
-        for collection in self.inputs.clone() {
-            let mut rows = 0;
-            for piece in self.snapshot.deltas(collection)? {
-                let piece = piece?;
-                rows += piece.len();
-                self.feed(collection, piece);
-                if rows >= CHUNK_ROWS_MAX {
-                    rows = 0;
-                    self.step()?;
-                }
-            }
-        }
-        self.step()?;
-        for _ in 0..ROUNDS_MAX {
-            let published = self.handle.env.publisher.pin();
-            if self.catch_up(published)? < SMALL_GAP_ROWS {
-                break;
-            }
-        }
-        self.handle.send(Message::BuildReady(self.id));
-        let published = self.finish.recv().map_err(|_| super::shutting_down())?;
-        self.catch_up(published)?;
-        Ok(())
-    }
-
-    /// Takes in all changes up to `published`; gives their number of rows.
-    fn catch_up(&mut self, published: Arc<Published>) -> Result<usize, SqlError> {
-        let mut rows = 0;
-        let newer = Snapshot::of(&self.handle.env, &published);
-        for follower in std::mem::take(&mut self.followers) {
-            let collection = follower.collection();
-            match follower.read(published.upper) {
-                Some(changes) => {
-                    for delta in changes.iter().flat_map(|(_, deltas)| deltas.iter()) {
-                        rows += delta.len();
-                        self.feed(collection, delta.clone());
-                    }
-                }
-                None => {
-                    // Too far behind for the changes in memory.
-                    let mut taken = 0;
-                    for delta in newer.changes_since(&self.snapshot.published, collection)? {
-                        let delta = delta?;
-                        (rows, taken) = (rows + delta.len(), taken + delta.len());
-                        self.feed(collection, delta);
-                        if taken >= CHUNK_ROWS_MAX {
-                            taken = 0;
-                            self.step()?;
-                        }
-                    }
-                    follower.skip(published.upper);
-                }
-            }
-            self.followers.push(follower);
-        }
-        self.snapshot = newer;
-        if rows > 0 {
-            self.step()?;
-        }
-        Ok(rows)
-    }
-
-    fn feed(&self, collection: CollectionId, delta: Delta) {
-        if !delta.is_empty() {
-            self.runtime.send(Command::Feed {
-                scope: Scope::Hidden(self.id),
-                collection,
-                delta,
-            });
-        }
-    }
-
-    /// Ends a hidden epoch, waits for all workers, and stages what it changed.
-    fn step(&mut self) -> Result<(), SqlError> {
-        self.step += 1;
-        self.runtime.send(Command::Finish {
-            scope: Scope::Hidden(self.id),
-            epoch: self.step,
-        });
-        let mut changes: HashMap<ArrangementId, Vec<ArrangementChange>> = HashMap::new();
-        let mut errors = vec![self.built.errors.clone()];
-        for _ in 0..self.workers {
-            let (_, epoch, results) = self.reports.recv().map_err(|_| super::shutting_down())?;
-            assert_eq!(epoch, self.step, "workers report hidden epochs in order");
-            for result in results {
-                errors.extend(result.errors);
-                if !self.durable {
-                    self.built.rows.extend(result.rows);
-                }
-                for change in result.changes {
-                    changes.entry(change.arrangement).or_default().push(change);
-                }
-            }
-        }
-        self.built.errors = consolidate(&tidemill_dataflow::operator::error_schema(), &errors);
-        if !self.durable {
-            if !self.built.errors.is_empty() {
-                let row = &self.built.errors.rows;
-                return Err(crate::reader::row_error(
-                    "subscription",
-                    &expand(&Delta::insert(row.clone()))?,
-                ));
-            }
-            return Ok(());
-        }
-        for (id, changes) in changes {
-            let desc = &self.descs[&id];
-            let staged = self.handle.env.store.stage(desc, self.step, changes);
-            self.built
-                .staged
-                .push(staged.map_err(crate::reader::store_error)?);
-        }
-        Ok(())
     }
 }

@@ -56,9 +56,13 @@ impl Coordinator {
     /// A new epoch with what rides along.
     pub(super) fn begin_epoch(&mut self) -> EpochWork {
         let epoch = self.clock.take();
+        let (drop, notes) = std::mem::take(&mut self.left_behind);
+        let mut catalog = std::mem::take(&mut self.riding);
+        catalog.extend(notes);
         let commit = Commit {
             epoch,
-            catalog: std::mem::take(&mut self.riding),
+            catalog,
+            drop,
             ..Commit::default()
         };
         self.riding_since = None;
@@ -269,7 +273,7 @@ impl Coordinator {
 
     /// Hands a computed epoch to the committer.
     pub(super) fn start_commit(&mut self, mut work: EpochWork) {
-        work.commit.reserved_upper = self.clock.reservation().max(work.epoch + 1);
+        work.commit.reserved_upper = self.clock.commit_reservation(work.epoch);
         // Before its creation a collection isn't empty, it isn't there.
         let created = work.commit.create.iter().map(|desc| (desc.id, work.epoch));
         work.commit.since.extend(created.collect::<Vec<_>>());

@@ -16,12 +16,13 @@ use tokio::sync::oneshot;
 
 use super::build::output_desc;
 use super::cut::origin_schema;
+use super::rename::check_seen;
 use super::{AfterPublish, Coordinator, Owner};
 use crate::catalog::record::{
     Ids, Kind, NEXT_ID_KEY, PersistentRecord, SchemaRecord, object_key, persistent_key, put,
     schema_key, sink_key,
 };
-use crate::catalog::{Catalog, Change, Detail, Object, SYSTEM_SCHEMAS};
+use crate::catalog::{Catalog, Change, DEFAULT_SCHEMA, Detail, Object, SYSTEM_SCHEMAS};
 use crate::reader::key_first;
 use crate::session::Notice;
 
@@ -44,6 +45,8 @@ pub enum Ddl {
     Create {
         /// Everything but ids.
         object: Box<Object>,
+        /// The catalog that it was planned against.
+        seen: Arc<Catalog>,
         /// Not an error if the name is taken.
         if_not_exists: bool,
         /// Replace a view of that name with the same columns.
@@ -90,13 +93,13 @@ pub enum Ddl {
 
 /// What a statement changes besides the catalog in memory.
 #[derive(Default)]
-struct Effects {
-    changes: Vec<Change>,
+pub(super) struct Effects {
+    pub(super) changes: Vec<Change>,
     create: Vec<ArrangementDesc>,
     drop: Vec<ArrangementId>,
     offsets: Vec<OffsetChange>,
     after: Vec<AfterPublish>,
-    notices: Vec<Notice>,
+    pub(super) notices: Vec<Notice>,
 }
 
 impl Coordinator {
@@ -121,7 +124,7 @@ impl Coordinator {
         work.commit.catalog.extend(effects.changes);
         work.commit.since = effects.create.iter().map(|d| (d.id, work.epoch)).collect();
         work.commit.create = effects.create;
-        work.commit.drop = effects.drop;
+        work.commit.drop.extend(effects.drop);
         work.offsets = effects.offsets.clone();
         work.commit.offsets = effects.offsets;
         work.after = effects.after;
@@ -144,10 +147,14 @@ impl Coordinator {
             } => create_schema(name, if_not_exists, next, effects),
             Ddl::Create {
                 object,
+                seen,
                 if_not_exists,
                 or_replace,
                 file,
-            } => self.create(*object, if_not_exists, or_replace, file, next, effects),
+            } => {
+                check_seen(&object.record.depends, &seen, next)?;
+                self.create(*object, if_not_exists, or_replace, file, next, effects)
+            }
             Ddl::Drop {
                 kind: ObjectKind::Schema,
                 names,
@@ -172,7 +179,7 @@ impl Coordinator {
                 name,
                 if_exists,
                 to,
-            } => rename(kind, &name, if_exists, to, next, effects),
+            } => self.rename(kind, &name, if_exists, to, next, effects),
             Ddl::Comment {
                 kind,
                 name,
@@ -195,7 +202,6 @@ impl Coordinator {
             schema: Some(object.record.schema.clone()),
             name: object.record.name.clone(),
         };
-        let key = (object.record.schema.clone(), object.record.name.clone());
         if let Some(old) = next.lookup(&name).cloned() {
             if if_not_exists {
                 let message = format!("relation \"{}\" already exists, skipping", name.name);
@@ -203,24 +209,12 @@ impl Coordinator {
                 return Ok(());
             }
             if or_replace && old.record.kind == Kind::View {
+                self.check_unused_by_builds(&old)?;
                 return replace_view(&old, object, next, effects);
             }
         }
         next.free_name(&name)?;
-        if self.reserved.contains(&key) {
-            return Err(SqlError::new(
-                "42P07",
-                format!("relation \"{}\" already exists", name.name),
-            ));
-        }
-        for id in &object.record.depends {
-            if next.get(*id).is_none() {
-                return Err(SqlError::new(
-                    "42P01",
-                    "a relation that the statement reads was dropped meanwhile",
-                ));
-            }
-        }
+        self.check_unreserved(&name)?;
         object.record.id = next.allocate();
         match &object.detail {
             Detail::Table { .. } => table_ids(&mut object, next, effects),
@@ -419,7 +413,7 @@ impl Coordinator {
         next: &mut Catalog,
         effects: &mut Effects,
     ) -> Result<(), SqlError> {
-        if SYSTEM_SCHEMAS.contains(&name) || name == crate::catalog::DEFAULT_SCHEMA {
+        if SYSTEM_SCHEMAS.contains(&name) || name == DEFAULT_SCHEMA {
             return Err(SqlError::new(
                 "42501",
                 format!("cannot drop schema {name} because it is required by the system"),
@@ -437,6 +431,13 @@ impl Coordinator {
                 "3F000",
                 format!("schema \"{name}\" does not exist"),
             ));
+        }
+        if let Some((_, view)) = self.reserved.iter().find(|(schema, _)| schema == name) {
+            return Err(SqlError::new(
+                "55006",
+                format!("cannot drop schema {name} because view {view} is being created in it"),
+            )
+            .hint("Wait for its CREATE to return, or cancel that."));
         }
         let ids: Vec<u64> = next
             .objects()
@@ -644,59 +645,9 @@ fn source_ids(
         rows: persistent_id.is_some().then_some(record.rows),
         errors_collection: Some(CollectionId(next.allocate())),
         errors: Some(record.errors),
-        states: vec![],
         offsets: Some(record.offsets),
+        ..Ids::default()
     };
-    Ok(())
-}
-
-fn rename(
-    kind: ObjectKind,
-    name: &Name,
-    if_exists: bool,
-    to: String,
-    next: &mut Catalog,
-    effects: &mut Effects,
-) -> Result<(), SqlError> {
-    let object = match find(next, kind, name) {
-        Err(e) if if_exists && e.sqlstate == "42P01" => {
-            effects.notices.push(notice(
-                "00000",
-                format!("relation \"{}\" does not exist, skipping", name.name),
-            ));
-            return Ok(());
-        }
-        other => other?.clone(),
-    };
-    next.free_name(&Name {
-        schema: Some(object.record.schema.clone()),
-        name: to.clone(),
-    })?;
-    let old = object.record.name.clone();
-    let mut renamed = Object::clone(&object);
-    renamed.record.name = to.clone();
-    effects
-        .changes
-        .push(put(object_key(renamed.record.id), &renamed.record));
-    // Those who read it keep its name in their SQL text, which is planned again at the next start.
-    for dependent in next.dependents(object.record.id) {
-        let mut changed = Object::clone(&dependent);
-        let rewrite = |sql: &str| {
-            tidemill_planner::names::rename_relation(sql, &object.record.schema, &old, &to)
-        };
-        changed.record.sql = rewrite(&changed.record.sql)?;
-        match &mut changed.detail {
-            Detail::View { query } | Detail::MaterializedView { query, .. } => {
-                *query = rewrite(query)?
-            }
-            _ => {}
-        }
-        effects
-            .changes
-            .push(put(object_key(changed.record.id), &changed.record));
-        next.put(Arc::new(changed));
-    }
-    next.put(Arc::new(renamed));
     Ok(())
 }
 

@@ -7,17 +7,23 @@
 //! At most one epoch computes while the one before it commits. Everything that reaches the coordinator is a
 //! [`Message`]; the files beside this one each hold one concern:
 //! `cut` (input → epoch), `publish` (epoch → readers), `tables` (constraints and conflicts of writes), `ddl`
-//! (objects come and go), `build` (a view or query joins), `sources`, `sinks`, `recover` (start).
+//! (objects come and go), `build` and `backfill` (a view or query
+//! joins), `sources`, `sinks`, `recover`
+//! (start), `stale` and `upgrade` (views that this version computes differently), `rename`.
 
+pub mod backfill;
 pub mod build;
 pub mod clock;
 mod cut;
 pub mod ddl;
 mod publish;
 pub mod recover;
+mod rename;
 pub mod sinks;
 pub mod sources;
+mod stale;
 pub mod tables;
+pub mod upgrade;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -29,7 +35,7 @@ use tidemill_dataflow::runtime::{Command, DataflowId, Event, Runtime, Scope};
 use tidemill_planner::SqlError;
 use tidemill_planner::query::Planner;
 use tidemill_storage::{Commit, OffsetChange, Store, StoreError, StoreVersion};
-use tidemill_zset::{CollectionId, Delta, Epoch};
+use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 use tokio::sync::oneshot;
 
 use crate::catalog::{Catalog, Change};
@@ -44,11 +50,10 @@ use ddl::{Ddl, DdlReply};
 use sinks::RunningSink;
 use sources::{Awaited, RunningSource};
 use tables::{WriteLog, WriteRequest};
+use upgrade::Upgrade;
 
 /// How often an idle coordinator looks at the clock: `upper` follows it at least this closely.
 const TICK: Duration = Duration::from_millis(250);
-/// How far ahead of the clock `upper` is reserved durably while nothing is committed.
-const RESERVE_MS: i64 = 10_000;
 /// How long changes of the catalog alone (progress of sinks, `since`) may wait for an epoch to ride in.
 const RIDE: Duration = Duration::from_millis(500);
 
@@ -90,7 +95,9 @@ pub enum Message {
     /// A build has caught up as far as it can by itself.
     BuildReady(DataflowId),
     /// A build has taken in everything up to the upper that it was told.
-    BuildDone(DataflowId, Result<build::Built, SqlError>),
+    BuildDone(DataflowId, Result<backfill::Built, SqlError>),
+    /// A rebuilt view has been compared with what it was.
+    Compared(Result<upgrade::Difference, SqlError>),
     /// A query's dataflow is no longer wanted.
     EndQuery(DataflowId),
     /// A sink has synced its file.
@@ -219,6 +226,12 @@ pub struct Coordinator {
     computing: Option<EpochWork>,
     committing: Option<EpochWork>,
     last_since: Instant,
+    /// Views that must be rebuilt before anything else happens.
+    upgrade: Upgrade,
+    /// Arrangements that a rebuild left behind, to drop with the next epoch; and their notes.
+    left_behind: (Vec<ArrangementId>, Vec<Change>),
+    /// When `upper` was last published.
+    upper_moved: Instant,
     stopping: Option<oneshot::Sender<()>>,
     failure: Option<String>,
 }
@@ -297,6 +310,12 @@ impl Coordinator {
             sink.stop();
         }
         self.runtime.shutdown();
+        // What was reserved beyond `upper` was never shown: the next start needn't skip it.
+        let upper = self.env.publisher.pin().upper;
+        let store = &self.env.store;
+        if let Err(e) = store.release(upper).and_then(|()| store.copy_manifest()) {
+            tracing::warn!(error = %e, "the store could not be put in order");
+        }
         if let Some(reply) = self.stopping.take() {
             let _ = reply.send(());
         }
@@ -314,6 +333,7 @@ impl Coordinator {
             Message::Follow(collections, reply) => self.on_follow(collections, reply),
             Message::BuildReady(id) => self.quiet_work.push_back(QuietWork::Join(id)),
             Message::BuildDone(id, result) => self.on_build_done(id, result),
+            Message::Compared(difference) => self.on_compared(difference),
             Message::EndQuery(id) => self.on_end_query(id),
             Message::SinkProgress(id, progress) => self.on_sink_progress(id, progress),
             Message::Committed(Ok(version)) => self.publish(version),
@@ -363,13 +383,17 @@ impl Coordinator {
             let work = self.computing.take().expect("just seen");
             self.start_commit(work);
         }
-        while self.is_quiet() && self.joining.is_none() {
+        if self.is_quiet() && self.upgrade.is_under_way() {
+            self.step_upgrade();
+        }
+        while self.is_quiet() && self.joining.is_none() && !self.upgrade.is_under_way() {
             let Some(work) = self.quiet_work.pop_front() else {
                 break;
             };
             self.do_quietly(work);
         }
-        if self.computing.is_none() && self.joining.is_none() && self.should_cut() {
+        let may_cut = self.joining.is_none() && !self.upgrade.is_under_way();
+        if self.computing.is_none() && may_cut && self.should_cut() {
             self.cut();
         }
         if self.is_quiet() {
@@ -406,20 +430,21 @@ impl Coordinator {
     /// Moves `upper` on with the clock while nothing is committed.
     fn follow_clock(&mut self) {
         let published = self.env.publisher.pin();
-        let now = self.clock.now();
-        if now <= published.upper {
+        let waited = self.upper_moved.elapsed();
+        let Some(upper) = self.clock.idle_upper(published.upper, waited, TICK) else {
             return;
-        }
-        if self.clock.needs_reservation(now) {
-            if let Err(e) = self.env.store.reserve(now + RESERVE_MS) {
+        };
+        if let Some(bound) = self.clock.idle_reservation(upper) {
+            if let Err(e) = self.env.store.reserve(bound) {
                 self.failure = Some(format!("the clock could not be reserved: {e}"));
                 return;
             }
-            self.clock.reserved(now + RESERVE_MS);
+            self.clock.reserved(bound);
         }
-        self.clock.passed(now);
+        self.clock.passed(upper);
+        self.upper_moved = Instant::now();
         self.env.publisher.publish(Published {
-            upper: now,
+            upper,
             ..published.as_ref().clone()
         });
     }

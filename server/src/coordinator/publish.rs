@@ -32,6 +32,7 @@ impl Coordinator {
         };
         self.env.publisher.publish(published);
         self.epoch_takes = (self.epoch_takes * 7 + work.cut_at.elapsed()) / 8;
+        self.upper_moved = std::time::Instant::now();
         let published: Arc<Published> = self.env.publisher.pin();
         self.env.status.published(work.epoch);
         for after in work.after {

@@ -7,20 +7,22 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use tidemill_dataflow::plan::OutputStorage;
 use tidemill_dataflow::runtime::{Command, DataflowId, Install, Runtime, RuntimeOptions, Scope};
 use tidemill_dataflow::state::{StateHandle, StateReader};
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::parse;
-use tidemill_planner::query::{Planner, SessionContextInfo};
+use tidemill_planner::query::Planner;
 use tidemill_storage::{ArrangementDesc, Commit, Store};
+use tidemill_zset::ArrangementId;
 
 use super::build::{LiveReader, state_descs, stored_desc};
 use super::clock::Clock;
+use super::stale;
 use super::tables::WriteLog;
+use super::upgrade::Upgrade;
 use super::{Coordinator, Env, Handle, Message, Owner, SharedRuntime};
 use crate::catalog::record::{
-    NEXT_ID_KEY, PersistentRecord, Record, SchemaRecord, SinkProgress, State,
+    Change, NEXT_ID_KEY, PersistentRecord, Record, SchemaRecord, SinkProgress,
 };
 use crate::catalog::{Catalog, Detail, Object};
 use crate::changes::ChangeLog;
@@ -36,6 +38,8 @@ pub struct CoordinatorOptions {
     pub workers: usize,
     /// Bytes of operator state in memory per worker.
     pub state_bytes_max: usize,
+    /// Bytes of recent changes in memory per collection that somebody follows.
+    pub changes_bytes_max: usize,
     /// Where tests kill the process.
     pub fail: tidemill_storage::FailPoints,
 }
@@ -61,14 +65,17 @@ pub enum RecoverError {
         /// Why.
         source: Box<SqlError>,
     },
-    /// This version plans a view differently than the one that wrote its state.
+    /// A view must be rebuilt, but something that it is computed from is gone.
     #[error(
-        "the state of materialized view {name} was written by a version of Tidemill that computes it differently; \
-         start the version that created it, or drop the view there and create it again here"
+        "materialized view {name} must be rebuilt, because this version of Tidemill computes it differently than the one that \
+         stored it, but what it reads can't be read any more: {reason}. Nothing has been changed: bring the input back, \
+         or start the version that stored the view and drop it there"
     )]
-    Fingerprint {
+    Upgrade {
         /// The view.
         name: String,
+        /// Why.
+        reason: Box<SqlError>,
     },
     /// The store refuses.
     #[error(transparent)]
@@ -82,6 +89,7 @@ struct Stored {
     catalog: Catalog,
     records: Vec<Record>,
     sinks: BTreeMap<u64, SinkProgress>,
+    left_behind: (Vec<ArrangementId>, Vec<Change>),
 }
 
 /// Reads the catalog and starts everything. Returns the coordinator, to be run on a thread of its own, and its address.
@@ -94,7 +102,14 @@ pub fn recover(
     let status = Arc::new(Status::default());
     let system = SystemRelations::new(store.clone(), status.clone());
     let stored = read_catalog(&store)?;
-    let catalog = derive_objects(stored.catalog, stored.records, &planner, &system)?;
+    let mut upgrade = Upgrade::default();
+    let catalog = derive_objects(
+        stored.catalog,
+        stored.records,
+        &planner,
+        &system,
+        &mut upgrade,
+    )?;
     let catalog = Arc::new(catalog);
     let clock = Clock::new(store.reserved_upper());
     let published = Published {
@@ -109,13 +124,14 @@ pub fn recover(
     let env = Arc::new(Env {
         store: store.clone(),
         publisher: Arc::new(Publisher::new(published)),
-        changes: Arc::new(ChangeLog::default()),
+        changes: Arc::new(ChangeLog::new(options.changes_bytes_max)),
         planner,
         system,
         status,
         fail: options.fail.clone(),
         tokio,
     });
+    stale::check_inputs(&mut upgrade, &env, &env.publisher.pin())?;
     let (sender, messages) = crossbeam_channel::unbounded();
     let (events_in, events) = crossbeam_channel::unbounded();
     let handle = Handle {
@@ -162,6 +178,9 @@ pub fn recover(
         computing: None,
         committing: None,
         last_since: Instant::now(),
+        upgrade,
+        left_behind: stored.left_behind,
+        upper_moved: Instant::now(),
         stopping: None,
         failure: None,
     };
@@ -194,6 +213,7 @@ fn read_catalog(store: &Store) -> Result<Stored, RecoverError> {
         catalog: Catalog::new(),
         records: vec![],
         sinks: BTreeMap::new(),
+        left_behind: Default::default(),
     };
     for (key, value) in store.catalog()? {
         let row = |e: serde_json::Error| RecoverError::Row {
@@ -220,6 +240,11 @@ fn read_catalog(store: &Store) -> Result<Stored, RecoverError> {
                 })?;
                 stored.sinks.insert(id, progress);
             }
+            Some(("rebuild", _)) => {
+                let made: Vec<ArrangementId> = serde_json::from_value(value).map_err(row)?;
+                stored.left_behind.0.extend(made);
+                stored.left_behind.1.push((key, None));
+            }
             _ if key == NEXT_ID_KEY => {
                 let id = value.as_u64().ok_or(RecoverError::Row {
                     key: key.clone(),
@@ -244,8 +269,8 @@ fn derive_objects(
     records: Vec<Record>,
     planner: &Planner,
     system: &Arc<SystemRelations>,
+    upgrade: &mut Upgrade,
 ) -> Result<Catalog, RecoverError> {
-    let session = SessionContextInfo::default();
     for record in records {
         let failed = |e: SqlError| RecoverError::Object {
             kind: record.kind.words(),
@@ -256,6 +281,7 @@ fn derive_objects(
         let Some(statement) = parsed.into_iter().next() else {
             return Err(failed(SqlError::internal("no statement is stored")));
         };
+        let session = record.settings.session();
         let definer = Definer {
             catalog: Arc::new(catalog.clone()),
             system: system.clone(),
@@ -266,32 +292,10 @@ fn derive_objects(
             .object(&statement.statement, &record.sql)
             .map_err(failed)?;
         object.record = record;
-        check_fingerprints(&object)?;
+        stale::check(&mut object, &catalog, upgrade);
         catalog.put(Arc::new(object));
     }
     Ok(catalog)
-}
-
-fn check_fingerprints(object: &Object) -> Result<(), RecoverError> {
-    let Detail::MaterializedView { plan, output, .. } = &object.detail else {
-        return Ok(());
-    };
-    let ids = &object.record.ids;
-    let planned: Vec<String> = plan
-        .arrangements()
-        .into_iter()
-        .map(|s| s.fingerprint)
-        .collect();
-    let stored: Vec<&String> = ids.states.iter().map(|s: &State| &s.fingerprint).collect();
-    let same = planned.iter().collect::<Vec<_>>() == stored
-        && matches!(output, OutputStorage::Own) == ids.rows.is_some();
-    if same {
-        Ok(())
-    } else {
-        Err(RecoverError::Fingerprint {
-            name: object.display_name(),
-        })
-    }
 }
 
 impl Coordinator {
@@ -301,27 +305,29 @@ impl Coordinator {
         sinks: BTreeMap<u64, SinkProgress>,
     ) -> Result<(), RecoverError> {
         for object in catalog.objects() {
-            if let Detail::MaterializedView { .. } | Detail::Index { .. } = object.detail {
+            if let Detail::MaterializedView { .. } | Detail::Index { .. } = object.detail
+                && !self.upgrade.holds(object.record.id)
+            {
                 self.resume_view(object);
             }
         }
         self.recount_inputs();
         let mut sinks = sinks;
         for object in catalog.objects() {
-            match object.detail {
-                Detail::Sink { .. } => {
-                    // A sink that had no time to report starts anew with an empty file of its own.
-                    let progress = sinks.remove(&object.record.id);
-                    self.start_sink(object, None, progress);
-                }
-                Detail::Source { .. } => self.start_source(object).map_err(RecoverError::Start)?,
-                _ => {}
+            if let Detail::Sink { .. } = object.detail {
+                // A sink that had no time to report starts anew with an empty file of its own.
+                let progress = sinks.remove(&object.record.id);
+                self.start_sink(object, None, progress);
             }
         }
-        Ok(())
+        if self.upgrade.is_under_way() {
+            return Ok(());
+        }
+        self.start_sources().map_err(RecoverError::Start)
     }
 
-    fn resume_view(&mut self, object: &Arc<Object>) {
+    /// Installs the dataflow of a view or an index over its stored state.
+    pub(super) fn resume_view(&mut self, object: &Arc<Object>) {
         let (Detail::MaterializedView { plan, .. } | Detail::Index { plan, .. }) = &object.detail
         else {
             return;
@@ -346,7 +352,10 @@ impl Coordinator {
             output_state: ids.rows.map(|rows| handle(stored_desc(rows, object))),
             fresh: false,
             scope: Scope::Live,
-            demand: false,
+            // After an upgrade sinks and subscriptions are there already.
+            demand: ids
+                .collection
+                .is_some_and(|c| self.env.changes.is_followed(c)),
         };
         self.dataflows.insert(id, Owner::View(object.record.id));
         self.runtime.send(Command::Install(Arc::new(install)));

@@ -27,11 +27,24 @@ pub struct RunningSink {
     /// Last epoch whose progress is known here; history after it must be kept.
     pub written: Epoch,
     stop: Arc<AtomicBool>,
+    /// It shall report how far it is, even if nothing has changed.
+    report: Arc<AtomicBool>,
     wake: watch::Sender<()>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl RunningSink {
+    /// It writes; false also once it has stalled.
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|t| !t.is_finished())
+    }
+
+    /// Has the writer report the last complete epoch once everything up to that is in the file.
+    pub fn report(&self) {
+        self.report.store(true, Ordering::Release);
+        self.wake.send_replace(());
+    }
+
     /// Ends the writer after the epoch it is writing.
     pub fn stop(mut self) {
         self.stop.store(true, Ordering::Release);
@@ -126,6 +139,7 @@ impl Coordinator {
         };
         let start = progress.as_ref().map(|p| p.epoch);
         let stop = Arc::new(AtomicBool::new(false));
+        let report = Arc::new(AtomicBool::new(false));
         let (wake, woken) = watch::channel(());
         let writer = Writer {
             id,
@@ -133,6 +147,7 @@ impl Coordinator {
             file,
             handle: self.handle.clone(),
             stop: stop.clone(),
+            report: report.clone(),
             woken,
         };
         let thread = std::thread::Builder::new()
@@ -148,6 +163,7 @@ impl Coordinator {
                         from: *from,
                         written,
                         stop,
+                        report,
                         wake,
                         thread: Some(thread),
                     },
@@ -178,6 +194,7 @@ impl RunningSink {
             from,
             written,
             stop: Arc::new(AtomicBool::new(false)),
+            report: Arc::new(AtomicBool::new(false)),
             wake,
             thread: None,
         }
@@ -190,6 +207,7 @@ struct Writer {
     file: FileSink,
     handle: Handle,
     stop: Arc<AtomicBool>,
+    report: Arc<AtomicBool>,
     woken: watch::Receiver<()>,
 }
 
@@ -212,6 +230,13 @@ impl Writer {
                 Err(e) => return self.stall(e.to_string()),
             };
             if items.is_empty() {
+                if paused.is_empty()
+                    && !feed.in_error()
+                    && self.report.swap(false, Ordering::AcqRel)
+                    && let Err(e) = self.progress(feed.position() - 1)
+                {
+                    return self.stall(e);
+                }
                 let woken = &mut self.woken;
                 tokio.block_on(async {
                     tokio::select! { _ = feed.wait() => {}, _ = woken.changed() => {} }
@@ -255,13 +280,14 @@ impl Writer {
                 FeedItem::Healed => self.handle.env.status.sink_started(self.id),
             }
         }
-        if let Some(epoch) = last {
-            let length = self.file.sync().map_err(|e| e.to_string())?;
-            self.handle.send(Message::SinkProgress(
-                self.id,
-                SinkProgress { epoch, length },
-            ));
-        }
+        last.map_or(Ok(()), |epoch| self.progress(epoch))
+    }
+
+    /// Everything up to `epoch` is written: syncs it, and says so.
+    fn progress(&mut self, epoch: Epoch) -> Result<(), String> {
+        let length = self.file.sync().map_err(|e| e.to_string())?;
+        let progress = SinkProgress { epoch, length };
+        self.handle.send(Message::SinkProgress(self.id, progress));
         Ok(())
     }
 

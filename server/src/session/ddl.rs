@@ -113,6 +113,7 @@ impl SqlSession {
                       or_replace: bool,
                       file: Option<FileSink>| Ddl::Create {
             object: Box::new(object),
+            seen: published.catalog.clone(),
             if_not_exists,
             or_replace,
             file: file.map(Box::new),
@@ -232,6 +233,7 @@ impl SqlSession {
             target: BuildTarget::View(Box::new(object)),
             plan,
             depends,
+            seen: published.catalog.clone(),
         });
         self.handle
             .ask(|reply| Message::Build(request, reply))

@@ -19,7 +19,7 @@ use super::{BatchStream, Notice, Response};
 use crate::coordinator::build::{BuildRequest, BuildTarget};
 use crate::coordinator::{Following, Handle, Message};
 use crate::feed::{ChangeFeed, FeedItem};
-use crate::reader::{Snapshot, history_gone};
+use crate::reader::{Snapshot, history_gone, not_complete};
 
 /// With PROGRESS there is at least one progress row in this time.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -189,11 +189,7 @@ impl SqlSession {
                 return Err(history_gone(at, since));
             }
             if at > following.published.now() {
-                return Err(
-                    SqlError::new("22023", format!("time {at} is not complete yet")).detail(
-                        format!("The newest complete time is {}.", following.published.now()),
-                    ),
-                );
+                return Err(not_complete(at, following.published.now()));
             }
         }
         let mut feed = ChangeFeed::new(&self.handle.env, collection, following);
@@ -213,12 +209,6 @@ impl SqlSession {
         snapshot: bool,
         as_of: Option<Epoch>,
     ) -> Result<(ChangeFeed, QueryGuard), SqlError> {
-        if as_of.is_some() {
-            return Err(SqlError::unsupported(
-                "AS OF is supported for subscriptions to relations, not to queries",
-            )
-            .hint("Create a materialized view of the query and subscribe to that."));
-        }
         let published = self.handle.env.publisher.pin();
         let context = self.context();
         self.definer(&published, &context).check_inputs(&plan)?;
@@ -226,9 +216,11 @@ impl SqlSession {
         let request = Box::new(BuildRequest {
             target: BuildTarget::Query {
                 schema: plan.columns.clone(),
+                as_of,
             },
             plan: Arc::new(compiled.plan),
             depends,
+            seen: published.catalog.clone(),
         });
         let joined = self
             .handle
@@ -253,7 +245,9 @@ impl SqlSession {
                 followers,
             },
         );
-        feed.with_rows(if snapshot { joined.snapshot } else { vec![] });
+        let at = as_of.unwrap_or(feed.position() - 1);
+        let rows = if snapshot { joined.snapshot } else { vec![] };
+        feed.with_rows(at, rows, joined.history);
         Ok((feed, guard))
     }
 }

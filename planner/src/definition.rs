@@ -1,0 +1,301 @@
+//! The text of definitions as it is stored: which relations it names, after one was renamed and whoever reads it.
+//!
+//! Invariant: in a stored definition a relation's name without a schema is one of the schema `public` or of the system, whatever
+//! the search path of the session that wrote it. What names a common table expression is no relation's name.
+
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{self, Ident, ObjectName, ObjectNamePart, TableAlias, TableFactor};
+
+use crate::ast::{Query, Statement, parse};
+use crate::error::{Result, SqlError};
+use crate::names::name_of;
+
+/// The schema of names without one.
+pub const DEFAULT_SCHEMA: &str = "public";
+
+/// The text of a CREATE statement or query in which relation `schema.from` is now called `to`, and its error relation
+/// accordingly. Names are replaced where they name a relation, not where they qualify a column: a relation without an alias
+/// gets its old name as one.
+pub fn rename_relation(sql: &str, schema: &str, from: &str, to: &str) -> Result<String> {
+    let rewrite = |query: &Query| {
+        let mut query = query.clone();
+        relations(&mut query, |name, alias, expressions| {
+            let Ok(found) = name_of(name) else { return };
+            let new = if found.name == from {
+                to.to_string()
+            } else if found.name.strip_suffix("_errors") == Some(from) {
+                format!("{to}_errors")
+            } else {
+                return;
+            };
+            if found.schema.as_deref().unwrap_or(DEFAULT_SCHEMA) != schema {
+                return;
+            }
+            if found.schema.is_none() && expressions.contains(&new.as_str()) {
+                let schema = ObjectNamePart::Identifier(Ident::with_quote('"', schema));
+                name.0.insert(0, schema);
+            }
+            if let Some(ObjectNamePart::Identifier(ident)) = name.0.last_mut() {
+                *ident = Ident::with_quote('"', new);
+            }
+            if alias.is_none() {
+                *alias = Some(TableAlias {
+                    explicit: true,
+                    name: Ident::with_quote('"', found.name),
+                    columns: vec![],
+                    at: None,
+                });
+            }
+        });
+        query
+    };
+    match parse(sql)?.into_iter().next().map(|p| p.statement) {
+        Some(Statement::Query { query, .. }) => Ok(rewrite(&query).to_string()),
+        Some(
+            Statement::CreateView { query, .. } | Statement::CreateMaterializedView { query, .. },
+        ) => with_query(sql, &rewrite(&query)),
+        Some(Statement::CreateSink { name, options, .. }) => {
+            let options: Vec<String> = options
+                .iter()
+                .map(|(k, v)| format!("\"{k}\" = '{}'", v.replace('\'', "''")))
+                .collect();
+            let sink = quoted(name.schema.as_deref(), &name.name);
+            Ok(format!(
+                "CREATE SINK {sink} FROM {} WITH ({})",
+                quoted(Some(schema), to),
+                options.join(", ")
+            ))
+        }
+        Some(Statement::CreateIndex { name, columns, .. }) => {
+            let name = name.map_or_else(String::new, |name| quoted(None, &name) + " ");
+            let columns: Vec<String> = columns.iter().map(|c| quoted(None, c)).collect();
+            Ok(format!(
+                "CREATE INDEX {name}ON {} ({})",
+                quoted(Some(schema), to),
+                columns.join(", ")
+            ))
+        }
+        _ => Ok(sql.to_string()),
+    }
+}
+
+/// The query with the schema in front of every relation that is found in another one than a name without a schema would be;
+/// `None`: there is none. `schema_of` finds names along the search path of the session.
+pub fn qualify(query: &Query, schema_of: impl Fn(&str) -> Option<String>) -> Option<Query> {
+    let mut qualified = query.clone();
+    let mut changed = false;
+    relations(&mut qualified, |name, _, _| {
+        let Ok(found) = name_of(name) else { return };
+        if found.schema.is_some() {
+            return;
+        }
+        if let Some(schema) = schema_of(&found.name)
+            && schema != DEFAULT_SCHEMA
+            && schema != "pg_catalog"
+        {
+            let schema = ObjectNamePart::Identifier(Ident::with_quote('"', schema));
+            name.0.insert(0, schema);
+            changed = true;
+        }
+    });
+    changed.then_some(qualified)
+}
+
+/// The text of a CREATE VIEW or CREATE MATERIALIZED VIEW with another query.
+pub fn with_query(sql: &str, query: &Query) -> Result<String> {
+    // The query is the last part of the statement's text; its own rendering may differ from the user's.
+    let head =
+        head_of(sql).ok_or_else(|| SqlError::internal("a view's text has AS before its query"))?;
+    Ok(format!("{head}{query}"))
+}
+
+fn quoted(schema: Option<&str>, name: &str) -> String {
+    let quote = |s: &str| format!("\"{}\"", s.replace('"', "\"\""));
+    schema.map_or_else(
+        || quote(name),
+        |schema| format!("{}.{}", quote(schema), quote(name)),
+    )
+}
+
+/// Calls `f` with the name and the alias of every relation that `query` names, and the names that are those of common table
+/// expressions there.
+fn relations(query: &mut Query, f: impl FnMut(&mut ObjectName, &mut Option<TableAlias>, &[&str])) {
+    let mut visitor = Relations {
+        f,
+        queries: Vec::new(),
+    };
+    let _ = ast::VisitMut::visit(query, &mut visitor);
+}
+
+struct Relations<F> {
+    f: F,
+    /// Those that the place of the visit is in, outermost first.
+    queries: Vec<Scope>,
+}
+
+/// The common table expressions of a query. The queries directly in it are first their bodies, in order.
+struct Scope {
+    names: Vec<String>,
+    recursive: bool,
+    /// Queries directly in it that have begun.
+    begun: usize,
+}
+
+impl Scope {
+    /// The names that can be seen from within the query that began last.
+    fn visible(&self) -> &[String] {
+        match self.recursive {
+            true => &self.names,
+            false => &self.names[..self.names.len().min(self.begun.saturating_sub(1))],
+        }
+    }
+}
+
+impl<F> Relations<F> {
+    /// The names of common table expressions that can be seen here.
+    fn expressions(&self) -> Vec<String> {
+        let Some((innermost, outer)) = self.queries.split_last() else {
+            return vec![];
+        };
+        let outer = outer.iter().flat_map(Scope::visible);
+        let all = innermost.names.iter().chain(outer);
+        all.cloned().collect()
+    }
+}
+
+impl<F: FnMut(&mut ObjectName, &mut Option<TableAlias>, &[&str])> ast::VisitorMut for Relations<F> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut ast::Query) -> ControlFlow<()> {
+        if let Some(outer) = self.queries.last_mut() {
+            outer.begun += 1;
+        }
+        let with = query.with.as_ref();
+        let fold = |ident: &Ident| match ident.quote_style {
+            Some(_) => ident.value.clone(),
+            None => ident.value.to_lowercase(),
+        };
+        self.queries.push(Scope {
+            names: with.map_or(vec![], |w| {
+                w.cte_tables.iter().map(|c| fold(&c.alias.name)).collect()
+            }),
+            recursive: with.is_some_and(|w| w.recursive),
+            begun: 0,
+        });
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut ast::Query) -> ControlFlow<()> {
+        self.queries.pop();
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table {
+            name,
+            alias,
+            args: None,
+            ..
+        } = factor
+        {
+            let expressions = self.expressions();
+            let expressions: Vec<&str> = expressions.iter().map(String::as_str).collect();
+            let unqualified = name_of(name).ok().filter(|n| n.schema.is_none());
+            if !unqualified.is_some_and(|n| expressions.contains(&n.name.as_str())) {
+                (self.f)(name, alias, &expressions);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The text up to and including the AS in front of the query, found by tokens.
+fn head_of(sql: &str) -> Option<String> {
+    use sqlparser::tokenizer::{Token, Tokenizer};
+    let dialect = sqlparser::dialect::PostgreSqlDialect {};
+    let tokens = Tokenizer::new(&dialect, sql).tokenize().ok()?;
+    let mut depth = 0;
+    let mut head = String::new();
+    for token in tokens {
+        head.push_str(&token.to_string());
+        match &token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth -= 1,
+            Token::Word(word) if depth == 0 && word.value.eq_ignore_ascii_case("as") => {
+                return Some(head + " ");
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renaming_keeps_column_qualifiers_working() {
+        let sql = "CREATE MATERIALIZED VIEW v AS SELECT t.a FROM t JOIN public.t AS u ON t.a = u.a";
+        let renamed = rename_relation(sql, "public", "t", "T2").unwrap();
+        assert_eq!(
+            renamed,
+            "CREATE MATERIALIZED VIEW v AS SELECT t.a FROM \"T2\" AS \"t\" JOIN public.\"T2\" AS u ON t.a = u.a"
+        );
+        let errors = rename_relation("SELECT * FROM t_errors", "public", "t", "u").unwrap();
+        assert_eq!(errors, "SELECT * FROM \"u_errors\" AS \"t_errors\"");
+        for other in [
+            "SELECT 1 FROM x",
+            "SELECT * FROM s.t",
+            "SELECT * FROM t('x')",
+        ] {
+            assert_eq!(rename_relation(other, "public", "t", "t2").unwrap(), other);
+        }
+        assert_eq!(
+            rename_relation("SELECT * FROM s.t, t", "s", "t", "new").unwrap(),
+            "SELECT * FROM s.\"new\" AS \"t\", t"
+        );
+    }
+
+    #[test]
+    fn common_table_expressions_are_no_relations() {
+        let sql = "WITH t AS (SELECT * FROM t WHERE a > (WITH u AS (SELECT 1) SELECT * FROM u)), \
+                   u AS (SELECT * FROM t) SELECT * FROM t, u, (SELECT * FROM t) AS w";
+        assert_eq!(
+            rename_relation(sql, "public", "t", "new").unwrap(),
+            "WITH t AS (SELECT * FROM \"new\" AS \"t\" WHERE a > (WITH u AS (SELECT 1) SELECT * FROM u)), \
+             u AS (SELECT * FROM t) SELECT * FROM t, u, (SELECT * FROM t) AS w"
+        );
+        let recursive = "WITH RECURSIVE t AS (SELECT 1 UNION ALL SELECT * FROM t) SELECT * FROM t";
+        assert_eq!(
+            rename_relation(recursive, "public", "t", "new").unwrap(),
+            recursive
+        );
+        let captured = rename_relation(
+            "WITH x AS (SELECT 1) SELECT * FROM t, x",
+            "public",
+            "t",
+            "x",
+        );
+        assert_eq!(
+            captured.unwrap(),
+            "WITH x AS (SELECT 1) SELECT * FROM \"public\".\"x\" AS \"t\", x"
+        );
+    }
+
+    #[test]
+    fn names_found_elsewhere_are_qualified() {
+        let qualified = |sql: &str| {
+            let query = crate::names::parse_query(sql).unwrap();
+            let schema_of =
+                |name: &str| Some(if name == "t" { "s1" } else { "public" }.to_string());
+            qualify(&query, schema_of).map(|q| q.to_string())
+        };
+        assert_eq!(qualified("SELECT * FROM u"), None);
+        assert_eq!(
+            qualified("WITH u AS (SELECT a FROM t) SELECT t.a FROM t, u").as_deref(),
+            Some("WITH u AS (SELECT a FROM \"s1\".t) SELECT t.a FROM \"s1\".t, u")
+        );
+    }
+}

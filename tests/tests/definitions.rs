@@ -1,0 +1,155 @@
+//! What a definition says stays what it said: under another search path, after renames, and after a restart, which plans
+//! every view anew from its text.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tidemill_tests::{Options, Server, Sql, run};
+
+async fn restarted(server: &mut Server) -> Result<Sql> {
+    server.restart(&Options::default())?;
+    server.connect().await
+}
+
+#[test]
+fn a_view_does_not_depend_on_the_session_that_reads_or_restores_it() {
+    run(|scratch| async move {
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE SCHEMA s1").await?;
+        sql.run("CREATE TABLE s1.t (a integer, ts timestamptz)")
+            .await?;
+        sql.run("CREATE TABLE u (a integer)").await?;
+        sql.run("SET search_path = s1, public").await?;
+        sql.run("SET TimeZone = 'America/New_York'").await?;
+        sql.run(
+            "CREATE MATERIALIZED VIEW m AS WITH x AS (SELECT * FROM t) \
+             SELECT x.a, ts::text AS local, '2020-01-01 00:00'::timestamptz AS new_year FROM x JOIN u ON x.a = u.a",
+        )
+        .await?;
+        sql.run("CREATE VIEW v AS SELECT t.a FROM t, u WHERE t.a = u.a")
+            .await?;
+        sql.run("INSERT INTO t VALUES (1, '2021-06-01 00:00')")
+            .await?;
+        sql.run("INSERT INTO u VALUES (1), (2)").await?;
+        // A table of the same name that comes first on the path changes neither.
+        sql.run("CREATE TABLE s1.u (a integer)").await?;
+        let check = async |sql: &Sql, rows: i64| -> Result<()> {
+            for path in ["public", "s1, public", "s1"] {
+                sql.run(&format!("SET search_path = {path}")).await?;
+                ensure!(sql.number("SELECT count(*) FROM public.v").await? == rows);
+                let rows = sql
+                    .lines("SELECT DISTINCT local, new_year AT TIME ZONE 'UTC' FROM public.m")
+                    .await?;
+                let want = "2021-06-01 00:00:00-04|2020-01-01 05:00:00";
+                ensure!(rows == [want], "under {path}: {rows:?}");
+            }
+            Ok(())
+        };
+        check(&sql, 1).await?;
+        let sql = restarted(&mut server).await?;
+        check(&sql, 1).await?;
+        sql.run("INSERT INTO s1.t VALUES (2, '2021-06-01 00:00-04')")
+            .await?;
+        check(&sql, 2).await
+    });
+}
+
+#[test]
+fn a_rename_reaches_every_definition() {
+    run(|scratch| async move {
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (a integer)").await?;
+        sql.run("CREATE SCHEMA s1").await?;
+        sql.run("CREATE TABLE s1.t (a integer)").await?;
+        sql.run("CREATE SOURCE s WITH (connector = 'generator', kind = 'counter', rows = 3)")
+            .await?;
+        sql.run("CREATE VIEW bad AS SELECT * FROM s_errors").await?;
+        sql.run(
+            "CREATE MATERIALIZED VIEW m AS WITH t AS (SELECT a + 1 AS a FROM t) SELECT * FROM t",
+        )
+        .await?;
+        sql.run("CREATE MATERIALIZED VIEW n AS SELECT t.a, (SELECT count(*) FROM s1.t AS u) AS c FROM t")
+            .await?;
+        let out = scratch.path("m.jsonl");
+        sql.run(&format!(
+            "CREATE SINK o FROM m WITH (connector = 'files', path = '{}', format = 'jsonl')",
+            out.display()
+        ))
+        .await?;
+        sql.run("INSERT INTO t VALUES (1)").await?;
+        sql.run("ALTER TABLE t RENAME TO table_1").await?;
+        sql.run("ALTER TABLE s1.t RENAME TO t2").await?;
+        sql.run("ALTER SOURCE s RENAME TO source_1").await?;
+        sql.run("ALTER MATERIALIZED VIEW m RENAME TO m2").await?;
+        let mut sql = sql;
+        for a in [2, 3] {
+            sql.run(&format!("INSERT INTO table_1 VALUES ({a})"))
+                .await?;
+            sql.run(&format!("INSERT INTO s1.t2 VALUES ({a})")).await?;
+            ensure!(sql.number("SELECT count(*) FROM bad").await? == 0);
+            ensure!(sql.number("SELECT max(a) FROM m2").await? == a + 1);
+            ensure!(sql.number("SELECT max(c) FROM n").await? == a - 1);
+            sql = restarted(&mut server).await?;
+        }
+        Ok(())
+    });
+}
+
+/// Objects change while a view is being made of them: it is made of what they are, or not at all.
+#[test]
+fn names_change_while_a_view_is_being_created() {
+    run(|scratch| async move {
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE SCHEMA s1").await?;
+        sql.run("CREATE TABLE t0 (a bigint, b bigint)").await?;
+        sql.run("CREATE VIEW v AS SELECT a, b FROM t0").await?;
+        sql.run("CREATE TABLE other (a bigint)").await?;
+        sql.run("INSERT INTO t0 SELECT n, n % 1000 FROM generate_series(1, 60000) AS g(n)")
+            .await?;
+        let (mut made, mut sql) = (0, sql);
+        for round in 0..6 {
+            let (old, new) = (format!("t{round}"), format!("t{}", round + 1));
+            sql.run("CREATE SCHEMA IF NOT EXISTS s1").await?;
+            // Refused where a view stands on it, and then not needed.
+            let view = format!("CREATE OR REPLACE VIEW v AS SELECT a, b FROM {old}");
+            let _ = sql.try_rows(&view).await;
+            let creating = server.connect().await?;
+            let create = format!(
+                "CREATE MATERIALIZED VIEW s1.m{round} AS \
+                 SELECT x.b, count(*) AS n FROM {old} AS x JOIN v ON x.a = v.a GROUP BY x.b"
+            );
+            let create = tokio::spawn(async move { creating.try_rows(&create).await });
+            tokio::time::sleep(Duration::from_millis(20 * round)).await;
+            sql.run(&format!("ALTER TABLE {old} RENAME TO {new}"))
+                .await?;
+            // None of these may take the view's name or what it needs away.
+            for other in [
+                format!("CREATE TABLE s1.m{round} (a integer)"),
+                "DROP SCHEMA s1".to_string(),
+                format!("CREATE OR REPLACE VIEW v AS SELECT a, b FROM {new} WHERE false"),
+            ] {
+                let _ = sql.try_rows(&other).await;
+            }
+            match create.await? {
+                Ok(_) => made += 1,
+                Err(e) => ensure!(
+                    ["42P01", "40001", "3F000", "42P07"].contains(&e.sqlstate.as_str()),
+                    "{e}"
+                ),
+            }
+            sql = restarted(&mut server).await?;
+            let count = format!("SELECT count(*) FROM {new}");
+            ensure!(sql.number(&count).await? == 60_000, "in round {round}");
+            let views = "SELECT name FROM tidemill.views WHERE schema = 's1'";
+            for view in sql.lines(views).await? {
+                let n = format!("SELECT coalesce(sum(n), 0)::bigint FROM s1.{view}");
+                ensure!(sql.number(&n).await? == 60_000, "{view} in round {round}");
+            }
+        }
+        ensure!(made > 0, "no view was made at all");
+        Ok(())
+    });
+}
