@@ -132,7 +132,9 @@ fn from_text(text: &str) -> SqlError {
     } else if has("overflow") || has("too large to store in a decimal") || has("out of range") {
         SqlError::new("22003", "value out of range").detail(text)
     } else if has("resources exhausted") {
-        SqlError::new("53200", "out of memory").detail(text)
+        SqlError::new("53200", "out of memory")
+            .detail(text.lines().next().unwrap_or_default())
+            .hint("Ask for less at once, or start the server with a larger --query-memory.")
     } else if has("not implemented")
         || has("not supported")
         || has("unsupported")

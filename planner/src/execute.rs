@@ -1,11 +1,14 @@
 //! Execution of bound plans on a snapshot, by DataFusion with one partition.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Field, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::execution::context::{SessionConfig, SessionState};
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, UnboundedMemoryPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::ExecutionPlan;
@@ -169,6 +172,31 @@ pub(crate) fn relabel(b: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch>
     RecordBatch::try_new_with_options(schema.clone(), columns, &options).map_err(internal)
 }
 
+/// Bytes that all queries on snapshots together may hold in sorts, hash tables and the like; `None`: no limit.
+static MEMORY_BYTES_MAX: OnceLock<Option<usize>> = OnceLock::new();
+
+/// Limits the memory of all queries on snapshots of this process together. A query that needs more fails with 53200. Holds
+/// from the first query on and can't be changed afterwards; `false` if it came too late.
+pub fn limit_query_memory(bytes: usize) -> bool {
+    MEMORY_BYTES_MAX.set(Some(bytes)).is_ok()
+}
+
+/// The memory of queries on snapshots. Programs of views have no limit of this kind: what they give must
+/// depend on their rows alone.
+fn snapshot_memory() -> Arc<RuntimeEnv> {
+    let pool: Arc<dyn MemoryPool> = match MEMORY_BYTES_MAX.get_or_init(|| None) {
+        Some(bytes) => Arc::new(GreedyMemoryPool::new(*bytes)),
+        None => Arc::new(UnboundedMemoryPool::default()),
+    };
+    // Nothing is written to the disk behind the user's back.
+    let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
+    let env = RuntimeEnvBuilder::new()
+        .with_memory_pool(pool)
+        .with_disk_manager_builder(disk)
+        .build_arc();
+    env.expect("an environment without files")
+}
+
 /// DataFusion's settings: one partition, nothing repartitioned. No function is looked up by name: plans hold
 /// their functions.
 pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
@@ -191,10 +219,16 @@ pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
             .with_optimizer_rules(rules)
             .build()
     });
-    let mut state = BASE.clone();
-    if let Some(r) = reader {
-        state.config_mut().set_extension(Arc::new(Reader(r)));
-    }
+    static SNAPSHOTS: LazyLock<SessionState> = LazyLock::new(|| {
+        SessionStateBuilder::new_from_existing(BASE.clone())
+            .with_runtime_env(snapshot_memory())
+            .build()
+    });
+    let Some(reader) = reader else {
+        return BASE.clone();
+    };
+    let mut state = SNAPSHOTS.clone();
+    state.config_mut().set_extension(Arc::new(Reader(reader)));
     state
 }
 

@@ -28,7 +28,7 @@ use crate::catalog::{CatalogView, Relation};
 use crate::compile::{decorrelate, order};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::execute;
-pub use crate::execute::CollectionTable;
+pub use crate::execute::{CollectionTable, limit_query_memory};
 
 /// What a statement knows of the session that runs it.
 #[derive(Clone, Debug)]

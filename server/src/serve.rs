@@ -18,6 +18,8 @@ use crate::session::Sessions;
 
 /// Share of the machine's memory that operator state may take, unless told otherwise.
 const STATE_SHARE: u64 = 4;
+/// The same for what SELECTs hold while they run.
+const QUERY_SHARE: u64 = 4;
 
 /// Options of `tidemill serve`.
 #[derive(Args, Clone, Debug)]
@@ -40,6 +42,10 @@ pub struct ServeOptions {
     /// Bytes of memory for operator state, all workers together [default: a quarter of the machine's].
     #[arg(long, value_name = "BYTES")]
     pub state_memory: Option<usize>,
+    /// Bytes of memory for sorts, hash tables and the like of SELECTs, all sessions together [default: a quarter of the
+    /// machine's]; a query that needs more fails.
+    #[arg(long, value_name = "BYTES")]
+    pub query_memory: Option<usize>,
 }
 
 /// Runs the server until SIGTERM or SIGINT.
@@ -63,6 +69,10 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let state = options
         .state_memory
         .unwrap_or_else(|| (memory_bytes() / STATE_SHARE) as usize);
+    let query = options
+        .query_memory
+        .unwrap_or_else(|| (memory_bytes() / QUERY_SHARE) as usize);
+    tidemill_planner::query::limit_query_memory(query);
     let coordinator_options = CoordinatorOptions {
         workers,
         state_bytes_max: (state / workers).max(1 << 20),

@@ -1,4 +1,5 @@
-//! Queries that compute for ever disturb nobody, and end when they are cancelled or their client goes away.
+//! Queries that compute for ever disturb nobody, and end when they are cancelled or their client goes away; those that need
+//! too much memory fail alone.
 
 use std::time::{Duration, Instant};
 
@@ -84,5 +85,33 @@ fn a_query_ends_with_its_client() {
         .await?;
         query.abort();
         quiet(&server).await
+    })
+}
+
+#[test]
+fn a_query_that_needs_too_much_memory_fails_alone() {
+    run(|scratch| async move {
+        let options = Options {
+            args: vec!["--query-memory".into(), "30000000".into()],
+            ..Options::default()
+        };
+        let server = Server::start(&scratch.data(), &options)?;
+        let sql = server.connect().await?;
+        let sort = |rows: usize| {
+            format!(
+                "SELECT max(y) FROM (SELECT x AS y FROM generate_series(1, {rows}) AS s (x) ORDER BY x % 1000, x OFFSET 10) AS t"
+            )
+        };
+        let failure = sql.fails("53200", &sort(8_000_000)).await?;
+        ensure!(
+            failure.hint.is_some_and(|h| h.contains("--query-memory")),
+            "the hint names the option"
+        );
+
+        ensure!(
+            sql.number(&sort(999)).await? == 999,
+            "memory was given back"
+        );
+        Ok(())
     })
 }
