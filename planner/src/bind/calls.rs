@@ -122,6 +122,17 @@ impl Binder<'_> {
                 Ok(self.text(&t.type_name()))
             }
             "row" => self.row_of(args),
+            // The padding of char(n) counts here.
+            "octet_length" if matches!(args.as_slice(), [a] if !a.unknown && matches!(a.ty, SqlType::Char(_))) =>
+            {
+                let mut args = args;
+                if let SqlType::Char(n) = args[0].ty {
+                    let n = literal(ScalarValue::Int32(i32::try_from(n).ok()));
+                    args.push(Typed::new(n, SqlType::Int4));
+                    args = vec![self.function("rpad", args, None)?];
+                }
+                self.function("octet_length", args, None)
+            }
             "concat" | "concat_ws" => self.concat_call(name, args),
             "to_regclass" => {
                 let found = args

@@ -231,7 +231,17 @@ impl Binder<'_> {
         let mut set = vec![false; new.len()];
         for a in assignments {
             let columns = match (&a.target, &a.value) {
-                (AssignmentTarget::Tuple(ns), E::Subquery(q)) => row_columns(q, ns.len())?,
+                (AssignmentTarget::Tuple(ns), E::Subquery(q)) => {
+                    let used = std::cell::RefCell::new(Vec::new());
+                    let rel = self.query(q, ctes, Outer::Query(scope, &used))?;
+                    if rel.cols.len() != ns.len() {
+                        return Err(SqlError::new(
+                            "42601",
+                            "number of columns does not match number of values",
+                        ));
+                    }
+                    row_columns(q, ns.len())?
+                }
                 _ => vec![],
             };
             let pairs: Vec<(String, &E)> = match (&a.target, &a.value) {

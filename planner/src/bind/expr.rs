@@ -111,7 +111,8 @@ impl Binder<'_> {
                 if matches!(kind, ast::CastKind::TryCast | ast::CastKind::SafeCast) {
                     return Err(SqlError::unsupported("TRY_CAST is not supported"));
                 }
-                self.cast_to(c, expr, data_type)
+                let t = self.cast_to(c, expr, data_type)?;
+                self.at_precision(t, data_type)
             }
             E::TypedString(t) => {
                 let ty = sql_type(&t.data_type)?;
@@ -128,7 +129,7 @@ impl Binder<'_> {
                 let expr = self
                     .settle(&text, &ty, Context::Explicit)
                     .map_err(|e| at(e, position(t.value.span)))?;
-                Ok(Typed::new(expr, ty))
+                self.at_precision(Typed::new(expr, ty), &t.data_type)
             }
             E::Interval(i) => self.interval(c, i),
             E::IsNull(e) => self.is(c, e, |e| Expr::IsNull(Box::new(e))),

@@ -12,6 +12,7 @@ use super::types::{as_numeric, common, is_integer, is_number, is_text};
 use super::{Binder, Typed, truth};
 use crate::error::{Result, SqlError};
 use crate::functions::arith::{self, Op};
+use crate::functions::cast::Context;
 
 /// PostgreSQL's greatest length of `char(n)`.
 const CHAR_MAX: u32 = 10_485_760;
@@ -150,6 +151,24 @@ impl Binder<'_> {
         Ok((self.implicit(&l, &ty)?, self.implicit(&r, &ty)?, ty))
     }
 
+    /// Rounded to the fractional digits of seconds that a type such as `timestamp(3)` names.
+    pub(super) fn at_precision(&self, t: Typed, to: &ast::DataType) -> Result<Typed> {
+        use ast::DataType as D;
+        let digits = match to {
+            D::Timestamp(p, _) | D::Time(p, _) => *p,
+            D::Interval { precision, .. } => *precision,
+            _ => None,
+        };
+        let Some(digits) = digits.filter(|p| *p < 6) else {
+            return Ok(t);
+        };
+        let digits = Typed::new(
+            super::literal(ScalarValue::Int32(Some(digits as i32))),
+            SqlType::Int4,
+        );
+        self.function("round_seconds", vec![t, digits], None)
+    }
+
     /// What decides the order and equality of values whose Arrow form doesn't: months are 30 days and days 24 hours, and
     /// jsonb has an order of its own.
     pub(crate) fn order_key(&self, t: Typed) -> Result<Typed> {
@@ -265,6 +284,11 @@ impl Binder<'_> {
             (Op::Add, Date, Time) | (Op::Add, Time, Date) => "date_time",
             (Op::Add, Interval, Interval) => "interval_add",
             (Op::Sub, Interval, Interval) => "interval_sub",
+            (Op::Mul, Time, t) if is_number(t) => {
+                let e = self.cast(l.clone(), &Interval, Context::Explicit)?;
+                let length = Typed::new(e, Interval);
+                return self.temporal_arithmetic(op, &length, r);
+            }
             (Op::Mul, Interval, t) if is_number(t) => "interval_mul",
             (Op::Mul, t, Interval) if is_number(t) => {
                 return self

@@ -88,6 +88,13 @@ fn scale(i: IntervalMonthDayNano, f: f64) -> Result<Option<IntervalMonthDayNano>
     )
 }
 
+/// Microseconds rounded to a number of fractional digits of seconds, half away from zero.
+fn round_to(us: i64, digits: i32) -> i64 {
+    let unit = 10i64.pow((6 - digits.clamp(0, 6)) as u32);
+    let half = if us < 0 { -(unit / 2) } else { unit / 2 };
+    us.saturating_add(half) / unit * unit
+}
+
 /// The timestamp of year, month, day, hour and minute, and seconds.
 fn local_time([year, month, day, hour, minute]: [i32; 5], seconds: f64) -> Result<i64> {
     let date = NaiveDate::from_ymd_opt(year, month as u32, day as u32).ok_or_else(|| {
@@ -348,6 +355,12 @@ fn extract(source: Source, zone: String, float: bool) -> Kernel {
                     Source::Timestamptz => match unit(u).as_str() {
                         "epoch" => Ok(us() as i128),
                         "timezone" => offset_at(us(), &zone).map(|o| o as i128 * 1_000_000),
+                        "timezone_hour" => {
+                            offset_at(us(), &zone).map(|o| (o / 3600) as i128 * 1_000_000)
+                        }
+                        "timezone_minute" => {
+                            offset_at(us(), &zone).map(|o| (o / 60 % 60) as i128 * 1_000_000)
+                        }
                         _ => to_local(us(), &zone)
                             .and_then(|l| field(u, l, "timestamp with time zone")),
                     },
@@ -599,6 +612,28 @@ pub fn register(r: &mut Registry) {
         kernel!(|i: interval| -> interval {
             let us = i.nanoseconds / 1000;
             interval(i.months as i64, i.days as i64 + us / DAY_US, us % DAY_US)
+        }),
+    );
+    r.add(
+        "round_seconds(timestamp, int4) timestamp",
+        kernel!(|t: timestamp, p: int4| -> timestamp Ok(Some(round_to(t, p)))),
+    );
+    r.add(
+        "round_seconds(timestamptz, int4) timestamptz",
+        kernel!(|t: timestamptz, p: int4| -> timestamptz Ok(Some(round_to(t, p)))),
+    );
+    r.add(
+        "round_seconds(time, int4) time",
+        kernel!(|t: time, p: int4| -> time Ok(Some(round_to(t, p)))),
+    );
+    r.add(
+        "round_seconds(interval, int4) interval",
+        kernel!(|i: interval, p: int4| -> interval {
+            interval(
+                i.months as i64,
+                i.days as i64,
+                round_to(i.nanoseconds / 1000, p),
+            )
         }),
     );
     r.add(

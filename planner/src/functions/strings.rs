@@ -738,6 +738,22 @@ pub fn register(r: &mut Registry) {
         "quote_literal(text) text",
         kernel!(|s: text| -> text Ok(Some(quote_literal(s)))),
     );
+    r.add(
+        "quote_nullable(text) text",
+        std::sync::Arc::new(|a: &super::Args| {
+            let values = a.arrays[0].as_string_view();
+            let mut out = arrow::array::StringViewBuilder::with_capacity(a.rows);
+            for row in 0..a.rows {
+                let at = a.at(0, row);
+                if values.is_null(at) {
+                    out.append_value("NULL");
+                } else {
+                    out.append_value(quote_literal(values.value(at)));
+                }
+            }
+            Ok(std::sync::Arc::new(out.finish()))
+        }),
+    );
     r.add_fallible(
         "encode(bytea, text) text",
         kernel!(|b: bytea, f: text| -> text encode(b, f)),

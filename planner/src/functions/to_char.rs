@@ -335,9 +335,54 @@ fn time_from(text: &str, template: &str) -> Result<i64> {
 }
 
 /// A number by a template of 9, 0, `.`, `,`, D, G, S, MI, PR, FM, `$`.
+/// A Roman numeral, of 1 to 3999.
+fn roman(v: &str) -> Option<String> {
+    const DIGITS: [(i128, &str); 13] = [
+        (1000, "M"),
+        (900, "CM"),
+        (500, "D"),
+        (400, "CD"),
+        (100, "C"),
+        (90, "XC"),
+        (50, "L"),
+        (40, "XL"),
+        (10, "X"),
+        (9, "IX"),
+        (5, "V"),
+        (4, "IV"),
+        (1, "I"),
+    ];
+    let (n, scale) = super::parse::decimal_parts(v)?;
+    let mut n = super::parse::rescale(n, scale, 0)?.to_i128()?;
+    if !(1..=3999).contains(&n) {
+        return None;
+    }
+    let mut out = String::new();
+    for (value, digit) in DIGITS {
+        while n >= value {
+            out.push_str(digit);
+            n -= value;
+        }
+    }
+    Some(out)
+}
+
 fn number_text(v: &str, template: &str) -> String {
     let upper = template.to_uppercase();
     let fill = upper.contains("FM");
+    if upper.contains("RN") {
+        let numeral = roman(v).unwrap_or_else(|| "#".repeat(15));
+        let numeral = if template.contains("rn") {
+            numeral.to_lowercase()
+        } else {
+            numeral
+        };
+        return if fill {
+            numeral
+        } else {
+            format!("{numeral:>15}")
+        };
+    }
     let t: String = upper.replace("FM", "").replace('D', ".").replace('G', ",");
     let (sign_s, minus, angle) = (t.contains('S'), t.contains("MI"), t.contains("PR"));
     let t = t.replace("MI", "").replace("PR", "").replace('S', "");

@@ -28,6 +28,10 @@ impl P<'_> {
                 self.rest();
                 Ok(Statement::Savepoint)
             }
+            "describe" | "desc" => {
+                self.p.next_token();
+                Ok(Statement::Show(Show::Columns(self.name()?)))
+            }
             "declare" => self.declare(),
             "fetch" | "move" => self.fetch(),
             "close" => {

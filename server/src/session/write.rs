@@ -13,6 +13,7 @@ use tidemill_planner::ast::{Name, Parsed, Query, Statement};
 use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
 use tidemill_planner::names::sqlparser_ast;
 use tidemill_planner::query::{Condition, Conflict, QueryPlan, SnapshotReader, WRITTEN};
+use tidemill_zset::schema::SqlType;
 use tidemill_zset::{CollectionId, Delta, Diffs};
 
 use super::plans::{self, PlanSlot, Planned};
@@ -435,13 +436,22 @@ impl SqlSession {
                 "too many column names were specified",
             ));
         }
+        for (i, f) in fields.iter().enumerate() {
+            if let SqlType::Other(_) = SqlType::of(f) {
+                let name = from.columns.get(i).unwrap_or(f.name());
+                return Err(SqlError::new(
+                    "42P16",
+                    format!("column \"{name}\" has a type that a table can't have"),
+                ));
+            }
+        }
         let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
         let columns: Vec<String> = fields
             .iter()
             .enumerate()
             .map(|(i, f)| {
                 let name = from.columns.get(i).unwrap_or(f.name());
-                format!("{} {}", quoted(name), tidemill_zset::schema::SqlType::of(f))
+                format!("{} {}", quoted(name), SqlType::of(f))
             })
             .collect();
         let schema = from.name.schema.as_deref().map(|s| quoted(s) + ".");
