@@ -59,10 +59,12 @@ pub fn join_columns(
         .map(|f| collect_columns(f).iter().map(|c| c.index()).collect())
         .unwrap_or_default();
     let whole = !matches!(kind, JoinKind::Semi | JoinKind::Anti);
+    // Without a key and a filter only the number of rows matters, but a stored row has a column.
+    let counted = right.is_empty() && !filtered.iter().any(|c| *c >= left_width);
     [
         StoredColumns::new(&left, left_width, |_| true),
         StoredColumns::new(&right, right_width, |c| {
-            whole || filtered.contains(&(left_width + c))
+            whole || filtered.contains(&(left_width + c)) || counted && c == 0
         }),
     ]
 }
