@@ -175,6 +175,7 @@ impl Test {
         let states: Vec<_> = operators::arrangements(&node)
             .iter()
             .enumerate()
+            .inspect(|(_, spec)| assert!(!spec.schema.fields().is_empty(), "a row without columns"))
             .map(|(i, spec)| MemoryState::new(10 + i as u64, spec))
             .collect();
         let operator = build(&node, &states, &case);

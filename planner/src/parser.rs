@@ -6,6 +6,7 @@
 
 mod ddl;
 mod index;
+mod precedence;
 mod session;
 
 use sqlparser::ast::{Ident, ObjectName, ObjectNamePart};
@@ -165,12 +166,18 @@ pub(super) struct P<'a> {
     as_of: Option<usize>,
     /// Index of the token ON of `ON CONFLICT` outside parentheses.
     on_conflict: Option<usize>,
+    /// `IS [NOT] DISTINCT` occurs.
+    is_distinct: bool,
 }
 
 impl<'a> P<'a> {
     fn new(tokens: Vec<TokenWithSpan>, end: usize, text: &'a str) -> Self {
         let as_of = pair_outside_parentheses(&tokens, "as", "of");
         let on_conflict = pair_outside_parentheses(&tokens, "on", "conflict");
+        let is_distinct = tokens.windows(2).any(|t| {
+            let is = |t: &TokenWithSpan, word: &str| matches!(&t.token, Token::Word(w) if w.value.eq_ignore_ascii_case(word));
+            (is(&t[0], "is") || is(&t[0], "not")) && is(&t[1], "distinct")
+        });
         let p = Parser::new(&DIALECT)
             .with_recursion_limit(DEPTH_MAX)
             .with_tokens_with_locations(tokens);
@@ -180,6 +187,7 @@ impl<'a> P<'a> {
             text,
             as_of,
             on_conflict,
+            is_distinct,
         }
     }
 
@@ -332,7 +340,16 @@ impl<'a> P<'a> {
 
     fn expr(&mut self) -> Result<sqlparser::ast::Expr> {
         let r = self.p.parse_expr();
-        self.convert(r)
+        let mut e = self.convert(r)?;
+        self.repair(&mut e);
+        Ok(e)
+    }
+
+    /// Repairs what sqlparser reads otherwise than PostgreSQL.
+    fn repair(&self, node: &mut impl sqlparser::ast::VisitMut) {
+        if self.is_distinct {
+            precedence::repair(node);
+        }
     }
 
     fn string(&mut self) -> Result<String> {
@@ -430,7 +447,9 @@ impl<'a> P<'a> {
             return self.table_query();
         }
         let r = self.p.parse_query();
-        self.convert(r)
+        let mut query = self.convert(r)?;
+        self.repair(&mut query);
+        Ok(query)
     }
 
     /// `TABLE t …` is `SELECT * FROM t …`.
@@ -537,7 +556,9 @@ impl<'a> P<'a> {
             return self.insert_on_conflict(cut);
         }
         let r = self.p.parse_statement();
-        match self.convert(r)? {
+        let mut statement = self.convert(r)?;
+        self.repair(&mut statement);
+        match statement {
             S::Insert(i) => Ok(Statement::Insert(Box::new(i))),
             s @ S::Update(_) => Ok(Statement::Update(Box::new(s))),
             S::Delete(d) => Ok(Statement::Delete(Box::new(d))),

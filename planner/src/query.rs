@@ -231,7 +231,9 @@ impl Planner {
             .map(|c| c.ty.field(&c.name, true))
             .collect::<Vec<_>>();
         Ok(QueryPlan {
-            logical: order::canonical(output(rel)?).map_err(|e| from_datafusion(&e))?,
+            logical: decorrelate::prepare(output(rel)?)
+                .and_then(order::canonical)
+                .map_err(|e| from_datafusion(&e))?,
             columns: Arc::new(Schema::new(columns)),
             params: facts
                 .params

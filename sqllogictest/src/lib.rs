@@ -4,7 +4,7 @@
 //! * [`world`]: what differs between worlds.
 //! * [`run`]: plays a script in a world and compares.
 //! * [`complete`]: fills in expectations from a real server.
-//! * [`random`]: random queries for comparing two servers.
+//! * [`random`]: random queries and changes for comparing two servers; [`postgres`]: the server to compare with.
 //!
 //! Files under `slt/pg/` hold standard SQL, completed from PostgreSQL 15 by the script `sqllogictest/complete`;
 //! `slt/tidemill/` and `slt/dialect/` hold what only Tidemill says.
@@ -22,6 +22,7 @@
 //! `$DIR` in SQL and in `system` commands is a fresh directory. Labels for `onlyif`/`skipif` are the names of worlds.
 
 pub mod complete;
+pub mod postgres;
 pub mod random;
 pub mod run;
 pub mod script;

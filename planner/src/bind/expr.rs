@@ -1,7 +1,5 @@
 //! Expressions.
 
-use std::cell::RefCell;
-
 use datafusion_common::ScalarValue;
 use datafusion_expr::expr::InList;
 use datafusion_expr::{Expr, Operator};
@@ -12,9 +10,9 @@ use sqlparser::ast::{
 use tidemill_zset::schema::SqlType;
 
 use super::conditions::{and, is_fallible, lazy, not, or, when};
-use super::scope::Scope;
+pub(crate) use super::context::{Ctx, Truth};
 use super::types::{is_number, sql_type};
-use super::{Binder, Ctes, Typed, literal, truth};
+use super::{Binder, Typed, literal, truth};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::functions::{arith, parse};
@@ -38,38 +36,6 @@ const STACK_MORE: usize = 4 << 20;
 pub(crate) const AGGREGATE: &str = "#aggregate";
 pub(crate) const WINDOW: &str = "#window";
 pub(crate) const SET: &str = "#set";
-
-/// Where an expression stands.
-#[derive(Clone, Copy)]
-pub(crate) struct Ctx<'c> {
-    pub scope: &'c Scope<'c>,
-    pub ctes: &'c Ctes,
-    /// Where calls go; `None`: not allowed here.
-    pub calls: Option<&'c RefCell<Calls>>,
-    pub aggregates: bool,
-    pub windows: bool,
-    pub sets: bool,
-    /// For messages, e.g. `WHERE`.
-    pub clause: &'static str,
-    /// Named windows.
-    pub named_windows: &'c [ast::NamedWindowDefinition],
-}
-
-impl<'c> Ctx<'c> {
-    /// Plain expressions.
-    pub(crate) fn plain(scope: &'c Scope<'c>, ctes: &'c Ctes, clause: &'static str) -> Self {
-        Ctx {
-            scope,
-            ctes,
-            calls: None,
-            aggregates: false,
-            windows: false,
-            sets: false,
-            clause,
-            named_windows: &[],
-        }
-    }
-}
 
 fn text_literal(s: &str) -> Typed {
     Typed {
@@ -95,6 +61,22 @@ impl Binder<'_> {
     }
 
     fn expr_here(&self, c: Ctx, e: &E) -> Result<Typed> {
+        let truth = match (e, c.truth) {
+            (E::Nested(_) | E::Exists { .. } | E::InSubquery { .. }, t) => t,
+            (E::AnyOp { .. } | E::AllOp { .. }, t) => t,
+            (E::BinaryOp { op: B::And, .. }, t) => t,
+            (E::BinaryOp { op: B::Or, .. }, Truth::Decides) => Truth::Holds,
+            (E::BinaryOp { op: B::Or, .. }, t) => t,
+            (
+                E::UnaryOp {
+                    op: UnaryOperator::Not,
+                    expr,
+                },
+                t,
+            ) if matches!(strip(expr), E::InSubquery { .. }) => t,
+            _ => Truth::Value,
+        };
+        let c = Ctx { truth, ..c };
         match e {
             E::Identifier(i) => self.column_ref(c.scope, std::slice::from_ref(i)),
             E::CompoundIdentifier(p) => self.column_ref(c.scope, p),
@@ -583,6 +565,17 @@ impl Binder<'_> {
             && let Value::Number(n, _) = &v.value
         {
             return number(&format!("-{n}"));
+        }
+        if let (
+            UnaryOperator::Not,
+            E::InSubquery {
+                expr,
+                subquery,
+                negated,
+            },
+        ) = (op, strip(e))
+        {
+            return self.in_subquery(c, expr, subquery, !negated);
         }
         let t = self.expr(c, e)?;
         match op {

@@ -125,18 +125,11 @@ impl Binder<'_> {
             ..
         } = factor
         {
-            match self.query(subquery, ctes, outer) {
-                Err(e) if matches!(e.sqlstate, "42P01" | "42703") && left.plan.is_some() => {
-                    return self.join_lateral(
-                        left,
-                        subquery,
-                        alias.as_ref(),
-                        kind,
-                        constraint,
-                        ctes,
-                    );
-                }
-                _ => {}
+            // Names to the left go before those of queries around; RIGHT and FULL joins see none of them.
+            let sees_left = matches!(kind, JoinType::Inner | JoinType::Left)
+                || matches!(self.query(subquery, ctes, outer), Err(e) if matches!(e.sqlstate, "42P01" | "42703"));
+            if left.plan.is_some() && sees_left {
+                return self.join_lateral(left, subquery, alias.as_ref(), kind, constraint, ctes);
             }
         }
         let mut right = Joined {

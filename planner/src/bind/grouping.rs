@@ -1,8 +1,10 @@
 //! GROUP BY: its keys, the aggregate node, and how expressions are brought above it.
 
+use std::sync::Arc;
+
 use arrow::datatypes::DataType;
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion_common::{Column, ScalarValue};
+use datafusion_common::{Column, DFSchemaRef, ExprSchema, ScalarValue};
 use datafusion_expr::expr::GroupingSet;
 use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
 use sqlparser::ast::{self, Expr as E, GroupByExpr};
@@ -12,6 +14,7 @@ use super::aggregates::given_type;
 use super::expr::{AGGREGATE, Ctx, SET, WINDOW, strip};
 use super::scope::Scope;
 use super::{Binder, Typed, builder, columns_of, df, fit, project};
+use crate::compile::decorrelate::names::{replace_outer, subquery_of, with_subquery};
 use crate::error::{Result, SqlError};
 use crate::parser::fold;
 
@@ -211,6 +214,7 @@ impl Binder<'_> {
                 Ok(fit(Expr::Column(column), &actual, ty))
             })
             .collect::<Result<Vec<_>>>()?;
+        let schema = plan.schema().clone();
         Ok((
             plan,
             Lift {
@@ -218,6 +222,7 @@ impl Binder<'_> {
                 keys,
                 results,
                 sets,
+                schema,
             },
         ))
     }
@@ -358,6 +363,8 @@ pub(super) struct Lift<'s> {
     results: Vec<Expr>,
     /// With grouping sets: the keys above in the order of the bits of the set's number.
     sets: Option<Vec<Expr>>,
+    /// Of the aggregate.
+    schema: DFSchemaRef,
 }
 
 impl Lift<'_> {
@@ -377,6 +384,11 @@ impl Lift<'_> {
                     .find(|(k, _)| *k == e && !matches!(k, Expr::Literal(..)))
                 {
                     return Ok(Transformed::new(c.clone(), true, TreeNodeRecursion::Jump));
+                }
+                if subquery_of(&e).is_some() {
+                    return Ok(Transformed::yes(with_subquery(e, |s| {
+                        replace_outer(s, &|e| self.outer(e))
+                    })?));
                 }
                 if let Expr::Column(c) = &e {
                     let marker = c.relation.as_ref().map(|r| r.table());
@@ -433,9 +445,49 @@ impl Lift<'_> {
         Ok(cast(out, DataType::Int32))
     }
 
-    pub(super) fn not_grouped(&self, c: &Column) -> SqlError {
-        let shown = self
-            .scope
+    /// What takes the place of an expression over this query's rows in a subquery above the aggregate: a key.
+    fn outer(&self, e: &Expr) -> datafusion_common::Result<Option<Expr>> {
+        let mut own = false;
+        let here = e.clone().transform(|e| {
+            Ok(match &e {
+                Expr::OuterReferenceColumn(_, c) if self.is_ours(c) => {
+                    own = true;
+                    Transformed::yes(Expr::Column(c.clone()))
+                }
+                _ => Transformed::no(e),
+            })
+        })?;
+        if !own {
+            return Ok(None);
+        }
+        let key = self.keys.iter().find(|(k, _)| *k == here.data);
+        if let Some((_, Expr::Column(c))) = key {
+            let field = Arc::clone(self.schema.field_from_column(c)?);
+            return Ok(Some(Expr::OuterReferenceColumn(field, c.clone())));
+        }
+        match e {
+            Expr::OuterReferenceColumn(_, c) => {
+                let mut error = self.not_grouped(c);
+                error.message = format!(
+                    "subquery uses ungrouped column \"{}\" from outer query",
+                    self.shown(c)
+                );
+                Err(crate::functions::external(error))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn is_ours(&self, c: &Column) -> bool {
+        let columns = self.scope.tables.iter().flat_map(|t| &t.cols);
+        columns
+            .into_iter()
+            .any(|s| matches!(&s.expr, Expr::Column(x) if x == c))
+    }
+
+    /// A column as the user names it.
+    fn shown(&self, c: &Column) -> String {
+        self.scope
             .tables
             .iter()
             .find_map(|t| {
@@ -449,7 +501,11 @@ impl Lift<'_> {
                     format!("{}.{}", t.alias, col.name)
                 })
             })
-            .unwrap_or_else(|| c.name.clone());
+            .unwrap_or_else(|| c.name.clone())
+    }
+
+    pub(super) fn not_grouped(&self, c: &Column) -> SqlError {
+        let shown = self.shown(c);
         SqlError::new(
             "42803",
             format!(

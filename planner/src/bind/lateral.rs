@@ -10,6 +10,7 @@ use super::expr::{Calls, Ctx};
 use super::scope::{Outer, Scope, ScopeCol, ScopeTable};
 use super::select::Tail;
 use super::{Binder, Ctes, Typed, builder, columns_of, df, filter, literal, project};
+use crate::compile::decorrelate;
 use crate::error::{Result, SqlError};
 use crate::parser::{fold, parts};
 
@@ -26,14 +27,6 @@ impl Binder<'_> {
         constraint: &JoinConstraint,
         ctes: &Ctes,
     ) -> Result<Joined<'o>> {
-        let refused = |what: &str| {
-            Err(SqlError::unsupported(format!(
-                "LATERAL with {what} is not supported"
-            )))
-        };
-        let SetExpr::Select(s) = q.body.as_ref() else {
-            return refused("a set operation");
-        };
         let trivial = match constraint {
             JoinConstraint::On(e) => {
                 matches!(super::expr::strip(e), ast::Expr::Value(v) if v.value == ast::Value::Boolean(true))
@@ -41,17 +34,16 @@ impl Binder<'_> {
             JoinConstraint::None => true,
             _ => false,
         };
-        if !matches!(kind, JoinType::Inner | JoinType::Left)
-            || (kind == JoinType::Left && !trivial)
-            || q.with.is_some()
-        {
-            return refused("this kind of join");
+        if !matches!(kind, JoinType::Inner | JoinType::Left) {
+            return Err(SqlError::new(
+                "42P10",
+                "the combining JOIN type must be INNER or LEFT for a LATERAL reference",
+            ));
         }
-        let grouped = !matches!(&s.group_by, ast::GroupByExpr::Expressions(e, _) if e.is_empty())
-            || s.having.is_some();
-        if grouped || s.distinct.is_some() {
-            return refused("GROUP BY, HAVING or DISTINCT");
-        }
+        let s = match continues_join(q) {
+            Some(s) if kind == JoinType::Inner || trivial => s,
+            _ => return self.lateral_query(left, q, alias, kind, constraint, ctes),
+        };
         let base = left.plan.unwrap_or_else(one_row);
         let name = alias.map(|a| fold(&a.name)).unwrap_or_default();
         let aggregates = s.projection.iter().any(|i| matches!(i, SelectItem::UnnamedExpr(e) | SelectItem::ExprWithAlias { expr: e, .. } if has_aggregate(e)));
@@ -79,6 +71,69 @@ impl Binder<'_> {
         if let (JoinConstraint::On(e), false) = (constraint, trivial) {
             plan = self.where_clause(plan, &scope, ctes, e)?;
         }
+        Ok(Joined {
+            plan: Some(plan),
+            scope,
+        })
+    }
+
+    /// Any query, computed for all rows to the left at once and joined to them.
+    fn lateral_query<'o>(
+        &self,
+        left: Joined<'o>,
+        q: &ast::Query,
+        alias: Option<&TableAlias>,
+        kind: JoinType,
+        constraint: &JoinConstraint,
+        ctes: &Ctes,
+    ) -> Result<Joined<'o>> {
+        let base = left.plan.unwrap_or_else(one_row);
+        let mut scope = left.scope;
+        let used = std::cell::RefCell::new(Vec::new());
+        let rel = self.query(q, ctes, Outer::Query(&scope, &used))?;
+        let mut rel = self.settled(rel)?;
+        // Names that nothing to the left has.
+        let names: Vec<String> = rel.cols.iter().map(|_| self.fresh("lateral")).collect();
+        let exprs = rel.cols.iter().zip(&names);
+        let exprs = exprs
+            .map(|(c, n)| Expr::Column(c.column.clone()).alias(n))
+            .collect();
+        let right = project(rel.plan, exprs)?;
+        for (c, n) in rel.cols.iter_mut().zip(names) {
+            c.column = Column::new_unqualified(n);
+        }
+        let cols = rel.cols.into_iter().map(|c| ScopeCol {
+            name: c.name,
+            ty: c.ty,
+            expr: Expr::Column(c.column),
+            hidden: false,
+        });
+        let mut t = ScopeTable {
+            alias: alias.map(|a| fold(&a.name)).unwrap_or_default(),
+            schema: None,
+            cols: cols.collect(),
+            primary_key: None,
+        };
+        let names = alias.map(|a| &a.columns).into_iter().flatten();
+        for (c, n) in t.cols.iter_mut().zip(names) {
+            c.name = fold(&n.name);
+        }
+        scope.add(t)?;
+        let on = match constraint {
+            JoinConstraint::None => None,
+            JoinConstraint::On(e) => Some(self.condition(Ctx::plain(&scope, ctes, "ON"), e)?),
+            _ => {
+                return Err(SqlError::unsupported(
+                    "USING and NATURAL with LATERAL are not supported",
+                )
+                .hint("Write the condition with ON."));
+            }
+        };
+        let name = self.qualifier("#lateral").to_string();
+        let plan = df(decorrelate::lateral(&base, &right, kind, on, name))?.ok_or_else(|| {
+            SqlError::unsupported("this LATERAL subquery is not supported")
+                .detail("It groups by several sets of keys, is recursive, or has a LIMIT that isn't constant.")
+        })?;
         Ok(Joined {
             plan: Some(plan),
             scope,
@@ -301,6 +356,58 @@ impl Binder<'_> {
             )
             .and_then(|b| b.build()))
     }
+}
+
+/// The SELECT of a query whose FROM can go on where the relations to its left end: no rows of it depend on all of its
+/// input but by aggregates or LIMIT.
+fn continues_join(q: &ast::Query) -> Option<&ast::Select> {
+    let SetExpr::Select(s) = q.body.as_ref() else {
+        return None;
+    };
+    let plain_group = matches!(&s.group_by, ast::GroupByExpr::Expressions(e, _) if e.is_empty());
+    let plain_joins = s.from.iter().all(|t| {
+        matches!(t.relation, ast::TableFactor::Table { .. })
+            && t.joins.iter().all(|j| {
+                matches!(
+                    j.join_operator,
+                    ast::JoinOperator::Join(_)
+                        | ast::JoinOperator::Inner(_)
+                        | ast::JoinOperator::CrossJoin(_)
+                )
+            })
+    });
+    let calls = |e: &ast::Expr| {
+        use std::ops::ControlFlow;
+        ast::visit_expressions(e, |e| match e {
+            ast::Expr::Function(f) if f.over.is_some() => ControlFlow::Break(()),
+            ast::Expr::Function(f)
+                if parts(&f.name)
+                    .pop()
+                    .is_some_and(|n| super::calls::is_set_returning(&n)) =>
+            {
+                ControlFlow::Break(())
+            }
+            ast::Expr::Subquery(_) => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        })
+        .is_break()
+    };
+    let items = s.projection.iter().all(|i| match i {
+        SelectItem::UnnamedExpr(e) | SelectItem::ExprWithAlias { expr: e, .. } => !calls(e),
+        SelectItem::Wildcard(_) => !s.projection.iter().any(|i| {
+            matches!(i, SelectItem::UnnamedExpr(e) | SelectItem::ExprWithAlias { expr: e, .. } if has_aggregate(e))
+        }),
+        _ => false,
+    });
+    let plain = plain_group
+        && plain_joins
+        && items
+        && q.with.is_none()
+        && s.having.is_none()
+        && s.distinct.is_none()
+        && s.qualify.is_none()
+        && !s.from.is_empty();
+    plain.then_some(s)
 }
 
 pub(super) fn has_aggregate(e: &ast::Expr) -> bool {

@@ -8,6 +8,7 @@ pub(crate) mod aggregates;
 pub(crate) mod calls;
 pub(crate) mod coerce;
 pub(crate) mod conditions;
+mod context;
 pub(crate) mod dml;
 pub(crate) mod expr;
 pub(crate) mod from;

@@ -12,7 +12,7 @@ use sqlparser::ast::{
 use tidemill_zset::schema::SqlType;
 
 use super::aggregates::given_type;
-use super::expr::{Calls, Ctx, SET, WINDOW, strip};
+use super::expr::{Calls, Ctx, SET, Truth, WINDOW, strip};
 use super::names::output_name;
 use super::scope::{Outer, Scope};
 use super::{
@@ -146,6 +146,7 @@ impl Binder<'_> {
             sets: true,
             clause: "SELECT",
             named_windows: &s.named_window,
+            truth: Truth::Value,
         };
         let mut items = self.items(ctx, &s.projection)?;
         let (groups, sets) = self.group_by(ctx, &s.group_by, s, &items)?;
@@ -155,6 +156,7 @@ impl Binder<'_> {
                     windows: false,
                     sets: false,
                     clause: "HAVING",
+                    truth: Truth::Decides,
                     ..ctx
                 },
                 h,
@@ -166,6 +168,7 @@ impl Binder<'_> {
                 Ctx {
                     sets: false,
                     clause: "QUALIFY",
+                    truth: Truth::Decides,
                     ..ctx
                 },
                 q,
@@ -302,10 +305,15 @@ impl Binder<'_> {
         let outputs: Vec<Column> = cols.iter().map(|c| c.column.clone()).collect();
         let types: Vec<SqlType> = cols.iter().map(|c| c.ty.clone()).collect();
         let distinct = matches!(s.distinct, Some(ast::Distinct::Distinct));
+        let mut known: Vec<(Expr, Expr)> = Vec::new();
         let mut hidden = |k: &Key| -> Result<Expr> {
             Ok(match k {
+                Key::Hidden(e) if known.iter().any(|(have, _)| have == e) => known
+                    .iter()
+                    .find(|(have, _)| have == e)
+                    .map_or_else(|| e.clone(), |(_, column)| column.clone()),
                 Key::Output(i) => Expr::Column(outputs[*i].clone()),
-                Key::Hidden(_) if distinct => {
+                Key::Hidden(e) if distinct && !orders_output(e, &exprs) => {
                     return Err(SqlError::new(
                         "42P10",
                         "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
@@ -318,7 +326,9 @@ impl Binder<'_> {
                 Key::Hidden(e) | Key::KeyOf(_, e) => {
                     let name = self.fresh("sort");
                     exprs.push(e.clone().alias(&name));
-                    Expr::Column(Column::new_unqualified(name))
+                    let column = Expr::Column(Column::new_unqualified(name));
+                    known.push((e.clone(), column.clone()));
+                    column
                 }
             })
         };
@@ -455,7 +465,10 @@ impl Binder<'_> {
     ) -> Result<LogicalPlan> {
         let mut conjuncts = Vec::new();
         split(e, &mut conjuncts);
-        let ctx = Ctx::plain(scope, ctes, "WHERE");
+        let ctx = Ctx {
+            truth: Truth::Decides,
+            ..Ctx::plain(scope, ctes, "WHERE")
+        };
         let mut safe: Vec<Expr> = Vec::new();
         let mut fallible: Vec<Expr> = Vec::new();
         for c in conjuncts {
@@ -704,6 +717,19 @@ fn relations(e: &Expr) -> std::collections::BTreeSet<String> {
         .iter()
         .filter_map(|c| c.relation.as_ref().map(|r| r.to_string()))
         .collect()
+}
+
+/// True if `key` is what one of `outputs` is ordered by: it tells apart what the output does.
+fn orders_output(key: &Expr, outputs: &[Expr]) -> bool {
+    let Expr::ScalarFunction(f) = key else {
+        return false;
+    };
+    f.name() == "interval_key"
+        && f.args.iter().all(|x| {
+            outputs
+                .iter()
+                .any(|o| matches!(o, Expr::Alias(a) if a.expr.as_ref() == x))
+        })
 }
 
 fn has_subquery(e: &Expr) -> bool {

@@ -14,7 +14,7 @@ use sqlparser::ast::{self, BinaryOperator as B, Expr as E};
 use tidemill_zset::schema::SqlType;
 
 use super::conditions::{not, when};
-use super::expr::{Ctx, strip};
+use super::expr::{Ctx, Truth, strip};
 use super::scope::Outer;
 use super::{Binder, Rel, RelCol, Typed, builder, df, literal, null_of, project, truth};
 use crate::error::{Result, SqlError};
@@ -99,7 +99,7 @@ impl Binder<'_> {
     }
 
     pub(crate) fn exists(&self, c: Ctx, q: &ast::Query, negated: bool) -> Result<Typed> {
-        if c.clause == "WHERE" {
+        if c.clause == "WHERE" || c.truth != Truth::Value {
             // Rows are told apart from none by a column, also where the query gives none.
             let (s, _) = self.subquery(c, q, |b, r| {
                 if !r.cols.is_empty() {
@@ -159,15 +159,15 @@ impl Binder<'_> {
         if let E::Tuple(items) = strip(e) {
             return self.row_in_subquery(c, items, q, negated);
         }
-        let x = self.expr(c, e)?;
+        let x = self.expr(c.value(), e)?;
         self.in_typed(c, x, q, negated)
     }
 
     /// `(a, b) IN (SELECT …)` in WHERE: whether a row of the subquery equals, or may equal.
     fn row_in_subquery(&self, c: Ctx, items: &[E], q: &ast::Query, negated: bool) -> Result<Typed> {
-        if c.clause != "WHERE" {
+        if c.truth == Truth::Value {
             return Err(SqlError::unsupported(
-                "IN with a row value and a subquery is only supported in WHERE",
+                "IN with a row value and a subquery is only supported as a condition of WHERE or HAVING",
             )
             .hint("Use EXISTS."));
         }
@@ -232,19 +232,23 @@ impl Binder<'_> {
     }
 
     fn in_typed(&self, c: Ctx, x: Typed, q: &ast::Query, negated: bool) -> Result<Typed> {
-        let mut x = x;
-        if c.clause == "WHERE" {
+        // A join knows matches, and NULL only where the row is dropped.
+        if c.truth == Truth::Decides || c.truth == Truth::Holds && !negated {
+            let mut matched = x.clone();
             let (s, _) = self.subquery(c, q, |b, r| {
-                let (r, t) = b.matching(&x, r)?;
-                x = t;
+                let (r, t) = b.matching(&matched, r)?;
+                matched = t;
                 Ok(r)
             })?;
-            let e = Expr::InSubquery(InSubquery {
-                expr: Box::new(x.expr),
-                subquery: s,
-                negated,
-            });
-            return Ok(Typed::new(e, SqlType::Bool));
+            let own = !matched.expr.column_refs().is_empty();
+            if !negated || own && s.outer_ref_columns.is_empty() {
+                let e = Expr::InSubquery(InSubquery {
+                    expr: Box::new(matched.expr),
+                    subquery: s,
+                    negated,
+                });
+                return Ok(Typed::new(e, SqlType::Bool));
+            }
         }
         self.quantified_counts(c, x, &B::Eq, q, true).map(|t| {
             if negated {
@@ -300,7 +304,7 @@ impl Binder<'_> {
                 ))),
             };
         }
-        let x = self.expr(c, left)?;
+        let x = self.expr(c.value(), left)?;
         if let E::Subquery(q) = strip(right) {
             return match (op, any) {
                 (B::Eq, true) => self.in_typed(c, x, q, false),
@@ -308,7 +312,7 @@ impl Binder<'_> {
                 _ => self.quantified_counts(c, x, op, q, any),
             };
         }
-        let list = self.expr(c, right)?;
+        let list = self.expr(c.value(), right)?;
         let name = match (op, any) {
             (B::Eq, true) => "any_eq",
             (B::NotEq, true) => "any_ne",
@@ -331,7 +335,7 @@ impl Binder<'_> {
         self.function(name, vec![x, list], None)
     }
 
-    /// ANY and ALL outside WHERE, with SQL's three values: by the number of equal rows, or by the extreme value.
+    /// ANY and ALL with SQL's three values: by the number of rows that decide, or by the extreme value.
     fn quantified_counts(
         &self,
         c: Ctx,
@@ -351,8 +355,10 @@ impl Binder<'_> {
         let rows = self.count(c, q, |_, r| Ok(r))?;
         let decided = match (op, any) {
             (B::Eq, true) | (B::NotEq, false) => {
-                let hits = self.equal_rows(c, &x, q)?;
-                compare(hits, Operator::Gt, 0)
+                compare(self.rows_with(Operator::Eq, c, &x, q)?, Operator::Gt, 0)
+            }
+            (B::NotEq, true) | (B::Eq, false) => {
+                compare(self.rows_with(Operator::NotEq, c, &x, q)?, Operator::Gt, 0)
             }
             (B::Lt | B::LtEq | B::Gt | B::GtEq, _) => {
                 let most = matches!(op, B::Lt | B::LtEq) == any;
@@ -405,8 +411,8 @@ impl Binder<'_> {
         })
     }
 
-    /// How many rows of the subquery equal `x`.
-    fn equal_rows(&self, c: Ctx, x: &Typed, q: &ast::Query) -> Result<Expr> {
+    /// How many rows of the subquery are equal, or unequal, to `x`.
+    fn rows_with(&self, op: Operator, c: Ctx, x: &Typed, q: &ast::Query) -> Result<Expr> {
         let used = RefCell::new(Vec::new());
         let rel = self.query(q, c.ctes, Outer::Query(c.scope, &used))?;
         let (rel, x) = self.matching(x, rel)?;
@@ -414,7 +420,7 @@ impl Binder<'_> {
         let y = Expr::Column(rel.cols[0].column.clone());
         let equal = Expr::BinaryExpr(BinaryExpr::new(
             Box::new(y),
-            Operator::Eq,
+            op,
             Box::new(outer(&x, &mut used)),
         ));
         let plan = super::filter(rel.plan, equal)?;

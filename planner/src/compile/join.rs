@@ -71,7 +71,17 @@ impl Compiler<'_> {
                 .map(|k| columns.iter().position(|c| c == k))
                 .collect()
         });
-        let piece = Piece::new(rows::choose(joined, &columns)).unique(unique);
+        // Only the number of rows matters if there are none, but a row has a column.
+        let kept = if columns.is_empty() {
+            &[0][..]
+        } else {
+            &columns
+        };
+        let piece = Piece {
+            node: rows::choose(joined, kept),
+            width: columns.len(),
+            unique,
+        };
         Ok(renamed(piece, &join.schema))
     }
 

@@ -34,10 +34,18 @@ impl Compiler<'_> {
     /// The general operator over the whole input of `plan`.
     pub(super) fn recompute(&mut self, plan: &LogicalPlan, reason: &str) -> Result<Piece> {
         let mut cut = Cut::default();
-        let fragment = self.cut(plan, false, &mut cut)?;
-        let schema = schema_of(plan.schema());
+        let mut fragment = self.cut(plan, false, &mut cut)?;
+        let width = plan.schema().fields().len();
+        if width == 0 {
+            // Only the number of rows matters, but a stored row has a column.
+            let row = datafusion_expr::lit(true).alias("row");
+            let counted = Projection::try_new(vec![row], Arc::new(fragment));
+            fragment = LogicalPlan::Projection(counted.map_err(|e| from_datafusion(&e))?);
+        }
+        let schema = schema_of(fragment.schema());
         if cut.inputs.is_empty() {
-            return constant(fragment, schema);
+            let piece = constant(fragment, schema)?;
+            return Ok(Piece { width, ..piece });
         }
         let program = Program::try_new(fragment, cut.schemas, schema.clone())
             .map_err(|e| from_datafusion(&e))?;
@@ -47,7 +55,8 @@ impl Compiler<'_> {
             program: Arc::new(program),
             reason: format!("{reason}: the whole input"),
         };
-        Ok(Piece::new(node(op, cut.inputs, schema, false)))
+        let piece = Piece::new(node(op, cut.inputs, schema, false));
+        Ok(Piece { width, ..piece })
     }
 
     /// An aggregate that only the general operator has, by its keys.

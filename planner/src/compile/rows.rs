@@ -131,7 +131,8 @@ pub(super) fn strip(piece: Piece) -> Piece {
     if piece.node.schema.fields().len() == piece.width {
         return piece;
     }
-    let columns: Vec<usize> = (0..piece.width).collect();
+    // Only the number of rows matters, but a row has a column.
+    let columns: Vec<usize> = (0..piece.width.max(1)).collect();
     let node = choose(piece.node, &columns);
     Piece { node, ..piece }
 }
@@ -167,16 +168,21 @@ fn constant(columns: Vec<ArrayRef>, rows: usize, schema: SchemaRef) -> Result<No
     Ok(node(Op::Constant { rows }, vec![], schema, true))
 }
 
+/// The one column of rows of which only the number matters.
+fn row_only() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new(
+        "row",
+        DataType::Boolean,
+        true,
+    )]))
+}
+
 /// No row, or one row. Nothing downstream should have to think of rows without columns: they get one of ours.
 pub(super) fn empty(empty: &EmptyRelation) -> Result<Piece> {
     let rows = usize::from(empty.produce_one_row);
     let width = empty.schema.fields().len();
     let schema = match width {
-        0 => Arc::new(Schema::new(vec![Field::new(
-            "row",
-            DataType::Boolean,
-            true,
-        )])),
+        0 => row_only(),
         _ => schema_of(&empty.schema),
     };
     let columns = schema
@@ -364,10 +370,19 @@ impl Compiler<'_> {
     }
 
     pub(super) fn union(&mut self, union: &Union) -> Result<Piece> {
-        let schema = schema_of(&union.schema);
+        let mut schema = schema_of(&union.schema);
+        let width = schema.fields().len();
+        if width == 0 {
+            schema = row_only();
+        }
         let mut inputs = Vec::with_capacity(union.inputs.len());
         for input in &union.inputs {
-            let piece = self.piece(input)?;
+            let mut piece = self.piece(input)?;
+            if width == 0 {
+                let row: Physical = Arc::new(Literal::new(ScalarValue::Boolean(None)));
+                piece.node = map(piece.node, None, Some((vec![row], schema.clone())));
+                piece.width = 1;
+            }
             let exprs = (0..piece.width)
                 .map(|i| {
                     expr::cast_to(
@@ -381,7 +396,8 @@ impl Compiler<'_> {
             inputs.push(map(piece.node, None, Some((exprs, schema.clone()))));
         }
         let append_only = inputs.iter().all(|n| n.append_only);
-        Ok(Piece::new(node(Op::Union, inputs, schema, append_only)))
+        let piece = Piece::new(node(Op::Union, inputs, schema, append_only));
+        Ok(Piece { width, ..piece })
     }
 }
 

@@ -31,7 +31,6 @@ use datafusion_common::alias::AliasGenerator;
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_common::{Column, JoinType, Result};
-use datafusion_expr::logical_plan::Subquery;
 use datafusion_expr::registry::{FunctionRegistry, MemoryFunctionRegistry};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 
@@ -40,6 +39,7 @@ use super::{decorrelate, expr, order};
 /// Optimises a bound plan for compilation.
 pub(super) fn optimise(plan: &LogicalPlan) -> Result<LogicalPlan> {
     let plan = order::canonical(plan.clone())?;
+    let plan = decorrelate::hoist(plan)?;
     let plan = join_single_rows(plan)?;
     let rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![
         Arc::new(RewriteSetComparison::new()),
@@ -103,7 +103,10 @@ impl OptimizerConfig for Context {
 /// others keep their check for a second row and are left to the general operator.
 fn join_single_rows(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut count = 0;
-    replace_subqueries(plan, &mut |_, input, subquery| {
+    replace_subqueries(plan, &mut |_, input, e| {
+        let Expr::ScalarSubquery(subquery) = e else {
+            return Ok(None);
+        };
         let plan = &subquery.subquery;
         if plan.max_rows().is_none_or(|n| n > 1) || has_outer_reference(plan)? {
             return Ok(None);
@@ -119,18 +122,18 @@ fn join_single_rows(plan: LogicalPlan) -> Result<LogicalPlan> {
             true => input.cross_join(single)?,
             false => input.join_on(single, JoinType::Left, [datafusion_expr::lit(true)])?,
         };
-        Ok(Some((joined.build()?, column)))
+        Ok(Some((joined.build()?, Expr::Column(column))))
     })
 }
 
-/// What takes the place of a subquery: its node's input with a further column, and that column.
-type Joined = Option<(LogicalPlan, Column)>;
+/// What takes the place of a subquery: its node's input with further columns, and an expression over them.
+pub(super) type Joined = Option<(LogicalPlan, Expr)>;
 
-/// Replaces scalar subqueries of filters and projections by columns that `join` adds to the node's input. It gets the
-/// input as it was, the input with the columns added so far, and the subquery.
+/// Replaces subqueries of filters and projections by columns that `join` adds to the node's input. It gets the
+/// input as it was, the input with the columns added so far, and the expression that is a subquery.
 pub(super) fn replace_subqueries(
     plan: LogicalPlan,
-    join: &mut dyn FnMut(&LogicalPlan, &LogicalPlan, &Subquery) -> Result<Joined>,
+    join: &mut dyn FnMut(&LogicalPlan, &LogicalPlan, &Expr) -> Result<Joined>,
 ) -> Result<LogicalPlan> {
     plan.transform_up_with_subqueries(|node| {
         let input = match &node {
@@ -139,22 +142,22 @@ pub(super) fn replace_subqueries(
             _ => return Ok(Transformed::no(node)),
         };
         let mut joined = input.as_ref().clone();
-        let mut found: Vec<(Subquery, Column)> = vec![];
+        let mut found: Vec<(Expr, Expr)> = vec![];
         let mut exprs = vec![];
         for e in node.expressions() {
             let replaced = e.transform_up(|e| {
-                let Expr::ScalarSubquery(subquery) = &e else {
+                if decorrelate::subquery_of(&e).is_none() {
                     return Ok(Transformed::no(e));
-                };
-                if let Some((_, column)) = found.iter().find(|(have, _)| have == subquery) {
-                    return Ok(Transformed::yes(Expr::Column(column.clone())));
                 }
-                let Some((plan, column)) = join(input, &joined, subquery)? else {
+                if let Some((_, value)) = found.iter().find(|(have, _)| *have == e) {
+                    return Ok(Transformed::yes(value.clone()));
+                }
+                let Some((plan, value)) = join(input, &joined, &e)? else {
                     return Ok(Transformed::no(e));
                 };
                 joined = plan;
-                found.push((subquery.clone(), column.clone()));
-                Ok(Transformed::yes(Expr::Column(column)))
+                found.push((e, value.clone()));
+                Ok(Transformed::yes(value))
             })?;
             exprs.push(replaced.data);
         }

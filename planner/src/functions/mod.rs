@@ -28,6 +28,7 @@ pub mod parse;
 pub mod regexps;
 pub mod registry;
 pub mod rows;
+pub(crate) mod single;
 pub mod strings;
 pub mod system;
 pub mod to_char;

@@ -1,0 +1,165 @@
+//! Subqueries in conditions of joins, aggregates, windows and sorts, moved to projections below, where they can become
+//! joins.
+
+use std::sync::Arc;
+
+use datafusion_common::tree_node::{Transformed, TreeNode};
+use datafusion_common::{Column, JoinType, Result};
+use datafusion_expr::expr_rewriter::NamePreserver;
+use datafusion_expr::{Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection};
+
+use super::has_subquery;
+use super::names::{free_in_expr, subquery_of};
+
+/// See the module.
+pub(in crate::compile) fn hoist(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let mut count = 0;
+    plan.transform_up_with_subqueries(|node| match node {
+        LogicalPlan::Join(join)
+            if join.filter.as_ref().is_some_and(has_subquery)
+                || join
+                    .on
+                    .iter()
+                    .any(|(l, r)| has_subquery(l) || has_subquery(r)) =>
+        {
+            hoist_join(join, &mut count)
+        }
+        LogicalPlan::Aggregate(_) | LogicalPlan::Window(_) | LogicalPlan::Sort(_)
+            if node.expressions().iter().any(has_subquery) =>
+        {
+            hoist_one(node, &mut count)
+        }
+        node => Ok(Transformed::no(node)),
+    })
+    .map(|t| t.data)
+}
+
+/// Subqueries that became columns.
+#[derive(Default)]
+struct Found(Vec<(Expr, Column)>);
+
+impl Found {
+    /// `e` with its subqueries replaced by columns, as far as `wanted` says.
+    fn take(
+        &mut self,
+        e: Expr,
+        count: &mut usize,
+        wanted: &dyn Fn(&Expr) -> Result<bool>,
+    ) -> Result<Expr> {
+        // From the top: a subquery's other operand goes with it.
+        let taken = e.transform_down(|e| {
+            if subquery_of(&e).is_none() || !wanted(&e)? {
+                return Ok(Transformed::no(e));
+            }
+            let known = self.0.iter().find(|(have, _)| *have == e);
+            let column = match known {
+                Some((_, column)) => column.clone(),
+                None => {
+                    *count += 1;
+                    let column = Column::new_unqualified(format!("__hoisted_{count}"));
+                    self.0.push((e, column.clone()));
+                    column
+                }
+            };
+            Ok(Transformed::yes(Expr::Column(column)))
+        })?;
+        Ok(taken.data)
+    }
+
+    /// `input` with the columns behind its own.
+    fn over(self, input: Arc<LogicalPlan>) -> Result<Arc<LogicalPlan>> {
+        if self.0.is_empty() {
+            return Ok(input);
+        }
+        let mut exprs = columns(&input);
+        exprs.extend(self.0.into_iter().map(|(e, c)| e.alias(c.name)));
+        let projection = Projection::try_new(exprs, input)?;
+        Ok(Arc::new(LogicalPlan::Projection(projection)))
+    }
+}
+
+fn columns(plan: &LogicalPlan) -> Vec<Expr> {
+    plan.schema()
+        .columns()
+        .into_iter()
+        .map(Expr::Column)
+        .collect()
+}
+
+/// A node with one input. Its own columns stay.
+fn hoist_one(node: LogicalPlan, count: &mut usize) -> Result<Transformed<LogicalPlan>> {
+    let given = columns(&node);
+    let is_aggregate = matches!(node, LogicalPlan::Aggregate(_));
+    let names = NamePreserver::new_for_projection();
+    let mut found = Found::default();
+    let mut exprs = vec![];
+    for e in node.expressions() {
+        if is_aggregate && matches!(e, Expr::GroupingSet(_)) {
+            exprs.push(e);
+            continue;
+        }
+        let name = names.save(&e);
+        let taken = found.take(e, count, &|_| Ok(true))?;
+        exprs.push(match node {
+            LogicalPlan::Sort(_) => taken,
+            _ => name.restore(taken),
+        });
+    }
+    let input = found.over(Arc::new(node.inputs()[0].clone()))?;
+    let plan = node.with_new_exprs(exprs, vec![Arc::unwrap_or_clone(input)])?;
+    if is_aggregate {
+        return Ok(Transformed::yes(plan));
+    }
+    let plan = Projection::try_new(given, Arc::new(plan))?;
+    Ok(Transformed::yes(LogicalPlan::Projection(plan)))
+}
+
+/// A subquery goes to the side whose columns it names; if it names both, the condition of an inner join becomes a filter.
+fn hoist_join(join: Join, count: &mut usize) -> Result<Transformed<LogicalPlan>> {
+    let given = columns(&LogicalPlan::Join(join.clone()));
+    let names_only = |side: &LogicalPlan, e: &Expr| -> Result<bool> {
+        let mut out = std::collections::BTreeSet::new();
+        free_in_expr(e, &|_| false, &mut out)?;
+        out.extend(e.column_refs().into_iter().cloned());
+        let (l, r) = (join.left.schema(), join.right.schema());
+        let ours = |c: &Column| l.has_column(c) || r.has_column(c);
+        Ok(out
+            .iter()
+            .filter(|c| ours(c))
+            .all(|c| side.schema().has_column(c)))
+    };
+    let (mut left, mut right) = (Found::default(), Found::default());
+    let mut place = |e: Expr, count: &mut usize| -> Result<Expr> {
+        let e = right.take(e, count, &|e| names_only(&join.right, e))?;
+        left.take(e, count, &|e| names_only(&join.left, e))
+    };
+    let filter = join.filter.clone().map(|f| place(f, count)).transpose()?;
+    let mut on = vec![];
+    for (l, r) in &join.on {
+        on.push((place(l.clone(), count)?, place(r.clone(), count)?));
+    }
+    let (left, right) = (
+        left.over(join.left.clone())?,
+        right.over(join.right.clone())?,
+    );
+    let both_sides = filter.as_ref().is_some_and(has_subquery);
+    let (filter, above) = match both_sides && join.join_type == JoinType::Inner {
+        true => (None, filter),
+        false => (filter, None),
+    };
+    let mut plan = LogicalPlan::Join(Join::try_new(
+        left,
+        right,
+        on,
+        filter,
+        join.join_type,
+        join.join_constraint,
+        join.null_equality,
+        join.null_aware,
+    )?);
+    if let Some(predicate) = above {
+        plan = LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(plan))?);
+    }
+    let plan = LogicalPlanBuilder::from(plan).project(given)?.build()?;
+    Ok(Transformed::yes(plan))
+}
