@@ -212,6 +212,12 @@ impl Writer {
                 Err(e) => return self.stall(e.to_string()),
             };
             if items.is_empty() {
+                if paused.is_empty() && !feed.in_error() {
+                    self.handle
+                        .env
+                        .status
+                        .sink_caught_up(self.id, feed.position() - 1);
+                }
                 let woken = &mut self.woken;
                 tokio.block_on(async {
                     tokio::select! { _ = feed.wait() => {}, _ = woken.changed() => {} }
