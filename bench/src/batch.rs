@@ -81,6 +81,12 @@ impl Pipeline {
         let start = Instant::now();
         let (server, sql) = setting.started().await?;
         self.declare(&sql, mode, &out).await?;
+        // A cheap question until the largest source has been read, so that asking isn't what is measured.
+        let read = "SELECT coalesce(max(rows), 0)::bigint FROM tidemill.sources";
+        eventually_long(&format!("{} rows read", self.rows), async || {
+            Ok((sql.number(read).await? >= self.rows as i64).then_some(()))
+        })
+        .await?;
         eventually_long(&format!("{} rows", self.rows), async || {
             Ok((sql.number(self.done.0).await? == self.done.1).then_some(()))
         })

@@ -36,7 +36,7 @@ pub struct SinkState {
     pub state: &'static str,
     /// Why.
     pub reason: Option<String>,
-    /// Last epoch written.
+    /// Everything up to this epoch is in the file, as far as there was anything.
     pub epoch: Option<Epoch>,
     /// Bytes in the file.
     pub length: Option<u64>,
@@ -102,8 +102,16 @@ impl Status {
     pub fn sink_progress(&self, id: u64, progress: &SinkProgress) {
         let mut sinks = self.sinks.lock();
         let sink = sinks.entry(id).or_default();
-        sink.epoch = Some(progress.epoch);
+        sink.epoch = sink.epoch.max(Some(progress.epoch));
         sink.length = Some(progress.length);
+    }
+
+    /// There is nothing to write for a sink up to `epoch`.
+    pub fn sink_caught_up(&self, id: u64, epoch: Epoch) {
+        let mut sinks = self.sinks.lock();
+        let sink = sinks.entry(id).or_default();
+        // Before its first report it has no file to speak of.
+        sink.epoch = sink.epoch.map(|e| e.max(epoch));
     }
 
     /// A sink's view is in error.

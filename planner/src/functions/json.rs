@@ -10,6 +10,7 @@ use datafusion_common::Result as DfResult;
 use sonic_rs::{JsonValueTrait, LazyValue};
 use tidemill_zset::schema::SqlType;
 
+use super::json_scan::{element, elements, member, members};
 use super::{Args, external, parse};
 use crate::bind::types::plain_name;
 use crate::error::{Result, SqlError};
@@ -72,6 +73,11 @@ fn quoted(raw: &str) -> Option<&str> {
     raw.strip_prefix('"').and_then(|r| r.strip_suffix('"'))
 }
 
+/// The text of a JSON string without its quotes.
+pub(super) fn unescape_inner(inner: &str) -> String {
+    unescape(&format!("\"{inner}\""))
+}
+
 /// The text of a JSON string with its quotes.
 fn unescape(raw: &str) -> String {
     sonic_rs::from_str::<String>(raw).unwrap_or_else(|_| raw.trim_matches('"').to_string())
@@ -100,26 +106,6 @@ fn emit(out: &mut Slices, row: usize, raw: Option<&str>, as_text: bool, jsonb: b
     }
 }
 
-fn member<'a>(json: &'a str, key: &str) -> Option<LazyValue<'a>> {
-    json.trim_start()
-        .starts_with('{')
-        .then(|| sonic_rs::get_from_str(json, [key]).ok())
-        .flatten()
-}
-
-fn element(json: &str, index: i64) -> Option<LazyValue<'_>> {
-    if !json.trim_start().starts_with('[') {
-        return None;
-    }
-    let at = if index >= 0 {
-        index as usize
-    } else {
-        let n = sonic_rs::to_array_iter(json).filter(|e| e.is_ok()).count();
-        n.checked_sub(index.unsigned_abs() as usize)?
-    };
-    sonic_rs::get_from_str(json, [at]).ok()
-}
-
 /// The slice of `json` that a value found in it covers.
 fn raw<'a>(json: &'a str, v: &LazyValue<'a>) -> &'a str {
     let r = v.as_raw_str();
@@ -139,13 +125,7 @@ pub fn by_key(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
         }
         let text = json.value(j);
         let found = member(text, key.value(k));
-        emit(
-            &mut out,
-            j,
-            found.as_ref().map(|v| raw(text, v)),
-            as_text,
-            jsonb,
-        );
+        emit(&mut out, j, found, as_text, jsonb);
     }
     Ok(Arc::new(out.out.finish()))
 }
@@ -165,15 +145,17 @@ pub fn by_index(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
         }
         let text = json.value(j);
         let found = element(text, index.value(i) as i64);
-        emit(
-            &mut out,
-            j,
-            found.as_ref().map(|v| raw(text, v)),
-            as_text,
-            jsonb,
-        );
+        emit(&mut out, j, found, as_text, jsonb);
     }
     Ok(Arc::new(out.out.finish()))
+}
+
+/// The member or element that a step of a path names.
+fn step_into<'a>(text: &'a str, step: &str) -> Option<&'a str> {
+    match step.parse::<i64>() {
+        Ok(i) if text.trim_start().starts_with('[') => element(text, i),
+        _ => member(text, step),
+    }
 }
 
 /// `json #> '{a,1}'`, `json #>> '{a,1}'`
@@ -191,13 +173,7 @@ pub fn by_path(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
         let mut at = Some(json.value(j));
         for step in steps.iter() {
             at = match (at, step) {
-                (Some(text), Some(s)) => {
-                    let found = match s.parse::<i64>() {
-                        Ok(i) if text.trim_start().starts_with('[') => element(text, i),
-                        _ => member(text, s),
-                    };
-                    found.map(|v| raw(text, &v))
-                }
+                (Some(text), Some(s)) => step_into(text, s),
                 _ => None,
             };
         }
@@ -254,15 +230,8 @@ fn items_of(out: &mut Slices, text: &str, row: usize, what: Items, jsonb: bool) 
                     format!("cannot extract elements from {kind}"),
                 ));
             }
-            for e in sonic_rs::to_array_iter(text) {
-                let e = e.map_err(|_| malformed(text, jsonb))?;
-                emit(
-                    out,
-                    row,
-                    Some(raw(text, &e)),
-                    what == Items::ElementsText,
-                    jsonb,
-                );
+            for e in elements(text).into_iter().flatten() {
+                emit(out, row, Some(e), what == Items::ElementsText, jsonb);
                 n += 1;
             }
         }
@@ -288,18 +257,13 @@ fn items_of(out: &mut Slices, text: &str, row: usize, what: Items, jsonb: bool) 
                     format!("cannot call {name} on {kind}"),
                 ));
             }
-            for e in sonic_rs::to_object_iter(text) {
-                let (key, v) = e.map_err(|_| malformed(text, jsonb))?;
-                if what == Items::Keys {
-                    out.out.append_value(&key);
+            for (key, escaped, v) in members(text).into_iter().flatten() {
+                if what != Items::Keys {
+                    emit(out, row, Some(v), what == Items::ValuesText, jsonb);
+                } else if escaped {
+                    out.out.append_value(unescape_inner(key));
                 } else {
-                    emit(
-                        out,
-                        row,
-                        Some(raw(text, &v)),
-                        what == Items::ValuesText,
-                        jsonb,
-                    );
+                    out.push(row, key);
                 }
                 n += 1;
             }
@@ -308,19 +272,10 @@ fn items_of(out: &mut Slices, text: &str, row: usize, what: Items, jsonb: bool) 
     Ok(n)
 }
 
-fn malformed(text: &str, jsonb: bool) -> SqlError {
-    let _ = jsonb;
-    let shown: String = text.chars().take(200).collect();
-    SqlError::new("22P02", "invalid input syntax for type json")
-        .detail(format!("The text is: {shown}"))
-}
-
 /// jsonb_array_length
 pub fn array_length(text: &str) -> Result<Option<i32>> {
     match text.trim_start().bytes().next() {
-        Some(b'[') => Ok(Some(
-            sonic_rs::to_array_iter(text).filter(|e| e.is_ok()).count() as i32,
-        )),
+        Some(b'[') => Ok(elements(text).map(|e| e.count() as i32)),
         Some(b'{') => Err(SqlError::new(
             "22023",
             "cannot get array length of a non-array",
@@ -739,11 +694,7 @@ fn by_steps(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
             at = match at {
                 Some(text) if !a.is_null(i, row) => {
                     let s = a.arrays[i].as_string_view().value(a.at(i, row));
-                    let found = match s.parse::<i64>() {
-                        Ok(n) if text.trim_start().starts_with('[') => element(text, n),
-                        _ => member(text, s),
-                    };
-                    found.map(|v| raw(text, &v))
+                    step_into(text, s)
                 }
                 _ => None,
             };

@@ -21,6 +21,7 @@ pub mod format;
 pub mod json;
 pub mod json_change;
 pub mod json_order;
+mod json_scan;
 pub mod math;
 pub mod moments;
 pub mod ordered;

@@ -230,12 +230,14 @@ impl Writer {
                 Err(e) => return self.stall(e.to_string()),
             };
             if items.is_empty() {
-                if paused.is_empty()
-                    && !feed.in_error()
-                    && self.report.swap(false, Ordering::AcqRel)
-                    && let Err(e) = self.progress(feed.position() - 1)
-                {
-                    return self.stall(e);
+                if paused.is_empty() && !feed.in_error() {
+                    let epoch = feed.position() - 1;
+                    self.handle.env.status.sink_caught_up(self.id, epoch);
+                    if self.report.swap(false, Ordering::AcqRel)
+                        && let Err(e) = self.progress(epoch)
+                    {
+                        return self.stall(e);
+                    }
                 }
                 let woken = &mut self.woken;
                 tokio.block_on(async {

@@ -1,0 +1,286 @@
+//! Finds members and elements in the text of a JSON value by scanning it once, without building anything.
+//!
+//! The text is taken to be valid: it was checked when it became a `json` or `jsonb`. On text that isn't, a scan ends
+//! early or gives some slice of it; it never panics and never gives a slice of anything else.
+
+/// The members of an object in order: key without its quotes and still escaped, whether it has escapes, value.
+pub struct Members<'a>(Scan<'a>);
+
+/// The elements of an array in order.
+pub struct Elements<'a>(Scan<'a>);
+
+struct Scan<'a> {
+    text: &'a str,
+    /// Before the next member or element, or at the closing bracket; `None` behind the last.
+    at: Option<usize>,
+}
+
+/// The members of `text`; `None` if it isn't an object.
+pub fn members(text: &str) -> Option<Members<'_>> {
+    open(text, b'{').map(Members)
+}
+
+/// The elements of `text`; `None` if it isn't an array.
+pub fn elements(text: &str) -> Option<Elements<'_>> {
+    open(text, b'[').map(Elements)
+}
+
+/// The value of the last member called `key`: of equal keys the last one counts.
+pub fn member<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let mut found = None;
+    for (name, escaped, value) in members(text)? {
+        let same = if escaped {
+            super::json::unescape_inner(name) == key
+        } else {
+            name == key
+        };
+        if same {
+            found = Some(value);
+        }
+    }
+    found
+}
+
+/// The element at `index`, from the end if it is negative.
+pub fn element(text: &str, index: i64) -> Option<&str> {
+    let mut all = elements(text)?;
+    if index >= 0 {
+        return all.nth(usize::try_from(index).ok()?);
+    }
+    let n = all.count() as i64;
+    element(text, n.checked_add(index).filter(|i| *i >= 0)?)
+}
+
+fn open(text: &str, bracket: u8) -> Option<Scan<'_>> {
+    let at = skip_space(text.as_bytes(), 0);
+    (text.as_bytes().get(at) == Some(&bracket)).then(|| Scan {
+        text,
+        at: Some(skip_space(text.as_bytes(), at + 1)),
+    })
+}
+
+impl<'a> Scan<'a> {
+    /// The value that begins at `at`; moves behind it and the comma.
+    fn value(&mut self, at: usize) -> Option<&'a str> {
+        let bytes = self.text.as_bytes();
+        let end = value_end(bytes, at)?;
+        let next = skip_space(bytes, end);
+        self.at = (bytes.get(next) == Some(&b',')).then(|| skip_space(bytes, next + 1));
+        self.text.get(at..end)
+    }
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = (&'a str, bool, &'a str);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let scan = &mut self.0;
+        let at = scan.at.take()?;
+        let bytes = scan.text.as_bytes();
+        if bytes.get(at) != Some(&b'"') {
+            return None;
+        }
+        let (end, escaped) = string_end(bytes, at)?;
+        let name = scan.text.get(at + 1..end - 1)?;
+        let colon = skip_space(bytes, end);
+        if bytes.get(colon) != Some(&b':') {
+            return None;
+        }
+        let value = scan.value(skip_space(bytes, colon + 1))?;
+        Some((name, escaped, value))
+    }
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = &'a str;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let at = self.0.at.take()?;
+        self.0.value(at)
+    }
+}
+
+#[inline]
+fn skip_space(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(b' ' | b'\t' | b'\n' | b'\r') = bytes.get(at) {
+        at += 1;
+    }
+    at
+}
+
+/// Where the value that begins at `at` ends; `None` if none does.
+#[inline]
+fn value_end(bytes: &[u8], at: usize) -> Option<usize> {
+    match bytes.get(at)? {
+        b'"' => string_end(bytes, at).map(|(end, _)| end),
+        b'{' | b'[' => container_end(bytes, at),
+        _ => {
+            let rest = &bytes[at..];
+            let ends = |b: &u8| matches!(b, b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
+            let len = rest.iter().position(ends).unwrap_or(rest.len());
+            (len > 0).then_some(at + len)
+        }
+    }
+}
+
+fn container_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+    let mut depth = 0usize;
+    loop {
+        match bytes.get(at)? {
+            b'"' => {
+                at = string_end(bytes, at)?.0;
+                continue;
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(at + 1);
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+}
+
+/// Behind the closing quote of the string that begins at `at`, and whether a backslash was met.
+#[inline]
+fn string_end(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
+    let mut at = quote_or_backslash(bytes, at + 1);
+    let mut escaped = false;
+    loop {
+        match bytes.get(at)? {
+            b'"' => return Some((at + 1, escaped)),
+            _ => {
+                escaped = true;
+                at = quote_or_backslash(bytes, at + 2);
+            }
+        }
+    }
+}
+
+/// The first position from `at` with a quote or a backslash; the end if there is none. Eight bytes at a time: a byte of
+/// `x` is zero exactly if the lowest set bit of `(x - 1s) & !x & 0x80s` is in it, as far as that lowest bit goes.
+#[inline]
+fn quote_or_backslash(bytes: &[u8], mut at: usize) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let zeros = |x: u64| x.wrapping_sub(ONES) & !x & (ONES << 7);
+    while let Some(Ok(eight)) = bytes.get(at..at + 8).map(<[u8; 8]>::try_from) {
+        let word = u64::from_le_bytes(eight);
+        let quotes = zeros(word ^ (ONES * b'"' as u64));
+        let found = quotes | zeros(word ^ (ONES * b'\\' as u64));
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    while at < bytes.len() && bytes[at] != b'"' && bytes[at] != b'\\' {
+        at += 1;
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use serde_json::Value;
+
+    use super::*;
+
+    fn random(rng: &mut rand_chacha::ChaCha8Rng, depth: usize) -> Value {
+        let text = |rng: &mut rand_chacha::ChaCha8Rng| -> String {
+            const LETTERS: [char; 12] = [
+                'a', 'b', '"', '\\', '{', ']', ',', ':', '\n', 'é', '😀', ' ',
+            ];
+            let len = rng.random_range(0..20);
+            (0..len)
+                .map(|_| LETTERS[rng.random_range(0..LETTERS.len())])
+                .collect()
+        };
+        match rng.random_range(0..if depth == 0 { 4 } else { 6 }) {
+            0 => Value::Null,
+            1 => Value::Bool(rng.random()),
+            2 => Value::from(rng.random_range(-5000..5000) as f64 / 8.0),
+            3 => Value::String(text(rng)),
+            4 => {
+                let n = rng.random_range(0..4);
+                Value::Array((0..n).map(|_| random(rng, depth - 1)).collect())
+            }
+            _ => {
+                let n = rng.random_range(0..4);
+                let members = (0..n).map(|_| (text(rng), random(rng, depth - 1)));
+                Value::Object(members.collect())
+            }
+        }
+    }
+
+    /// Everything that can be found in `text` is what a parser finds.
+    fn check(text: &str, whole: &Value) {
+        assert_eq!(members(text).is_some(), whole.is_object(), "{text}");
+        assert_eq!(elements(text).is_some(), whole.is_array(), "{text}");
+        if let Value::Object(all) = whole {
+            assert_eq!(members(text).map(Iterator::count), Some(all.len()));
+            for (key, value) in all {
+                let found = member(text, key).unwrap_or_else(|| panic!("{key} in {text}"));
+                assert_eq!(
+                    serde_json::from_str::<Value>(found).ok().as_ref(),
+                    Some(value)
+                );
+                check(found, value);
+            }
+            assert_eq!(member(text, "no such key"), None);
+        }
+        if let Value::Array(all) = whole {
+            let n = all.len() as i64;
+            assert_eq!(elements(text).map(Iterator::count), Some(all.len()));
+            assert_eq!((element(text, n), element(text, -n - 1)), (None, None));
+            for (i, value) in all.iter().enumerate() {
+                let found = element(text, i as i64).expect("there are that many");
+                assert_eq!(element(text, i as i64 - n), Some(found));
+                assert_eq!(
+                    serde_json::from_str::<Value>(found).ok().as_ref(),
+                    Some(value)
+                );
+                check(found, value);
+            }
+        }
+    }
+
+    #[test]
+    fn finds_what_a_parser_finds() {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(11);
+        for _ in 0..2_000 {
+            let value = random(&mut rng, 4);
+            check(&value.to_string(), &value);
+            let pretty = serde_json::to_string_pretty(&value).expect("it can be written");
+            check(&format!(" {pretty}\n"), &value);
+        }
+    }
+
+    #[test]
+    fn of_equal_keys_the_last_counts() {
+        let text = r#"{"a": 1, "\u0061": [2, "}"], "b": 3}"#;
+        assert_eq!(member(text, "a"), Some(r#"[2, "}"]"#));
+    }
+
+    #[test]
+    fn damaged_text_does_no_harm() {
+        let text = r#"{"a":[1,{"b":"x\"y"},null],"c":"é\\","d":-1.5e3}"#;
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(12);
+        for _ in 0..20_000 {
+            let mut damaged: Vec<char> = text.chars().collect();
+            let at = rng.random_range(0..damaged.len());
+            damaged[at] = ['{', '}', '[', ']', '"', '\\', ',', ':', 'é'][rng.random_range(0..9)];
+            damaged.truncate(rng.random_range(at..=damaged.len()));
+            let damaged: String = damaged.into_iter().collect();
+            for key in ["a", "b", "c", "d"] {
+                member(&damaged, key);
+            }
+            elements(&damaged).map(Iterator::count);
+            element(&damaged, -1);
+        }
+    }
+}
