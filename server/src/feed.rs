@@ -6,14 +6,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
 use tidemill_planner::SqlError;
 use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{CollectionId, Delta, Epoch};
 use tokio::sync::watch;
 
 use crate::catalog::{Catalog, Detail, Rows};
-use crate::changes::Follower;
+use crate::changes::{Changes, Follower};
 use crate::coordinator::{Env, Following};
 use crate::published::Published;
 use crate::reader::{Snapshot, row_error};
@@ -49,7 +48,6 @@ pub struct ChangeFeed {
     name: String,
     /// It is an object of the catalog, which may be dropped.
     in_catalog: bool,
-    schema: Option<SchemaRef>,
     unique: bool,
     pinned: Option<Arc<Published>>,
     start: Start,
@@ -109,7 +107,6 @@ impl ChangeFeed {
             collection,
             name,
             in_catalog,
-            schema: None,
             unique,
             position: following.published.upper,
             rows: followers.next(),
@@ -165,7 +162,13 @@ impl ChangeFeed {
         let _ = self.upper.wait_for(|upper| *upper > position).await;
     }
 
-    /// Everything that is ready, in order. Blocking: reads the store.
+    /// [`ChangeFeed::ready`] will need nothing but memory.
+    pub fn is_in_memory(&self) -> bool {
+        let rows = self.rows.as_ref();
+        self.pinned.is_none() && rows.is_none_or(Follower::is_in_memory)
+    }
+
+    /// Everything that is ready, in order. Reads the store at the start and where it was too slow, which may take long.
     pub fn ready(&mut self) -> Result<Vec<FeedItem>, SqlError> {
         if let Some(pinned) = self.pinned.take() {
             self.first(&pinned)?;
@@ -233,10 +236,7 @@ impl ChangeFeed {
             return Ok(());
         };
         let changes = match rows.read(upper) {
-            Some(changes) => changes
-                .into_iter()
-                .map(|(epoch, deltas)| (epoch, deltas.as_ref().clone()))
-                .collect(),
+            Some(changes) => changes,
             None => {
                 let published = self.env.publisher.pin();
                 let history = self.snapshot(&published, upper - 1).history(
@@ -247,16 +247,16 @@ impl ChangeFeed {
                 rows.skip(upper);
                 history
                     .into_iter()
-                    .map(|(epoch, delta)| (epoch, vec![delta]))
-                    .collect::<Vec<_>>()
+                    .map(|(epoch, delta)| (epoch, Arc::new(Changes::new(vec![delta]))))
+                    .collect()
             }
         };
-        let mut errors: Vec<(Epoch, u64, Vec<Delta>)> = Vec::new();
+        let mut errors: Vec<(Epoch, u64, Arc<Changes>)> = Vec::new();
         for follower in &self.errors {
             let read = follower.read(upper).unwrap_or_default();
             errors.extend(
                 read.into_iter()
-                    .map(|(e, d)| (e, follower.collection().0, d.as_ref().clone())),
+                    .map(|(e, d)| (e, follower.collection().0, d)),
             );
             follower.skip(upper);
         }
@@ -266,16 +266,7 @@ impl ChangeFeed {
             while let Some((_, owner, deltas)) = errors.next_if(|(e, ..)| *e <= epoch) {
                 self.note_errors(owner, &deltas);
             }
-            let schema = self
-                .schema
-                .get_or_insert_with(|| deltas[0].schema())
-                .clone();
-            let whole = if self.unique {
-                Delta::concat(&schema, &deltas).ok()
-            } else {
-                None
-            };
-            let delta = whole.unwrap_or_else(|| consolidate(&schema, &deltas));
+            let delta = deltas.sum(self.unique).clone();
             if !delta.is_empty() {
                 self.queue.push_back(FeedItem::Changes {
                     epoch,
