@@ -344,7 +344,7 @@ impl Direct {
         let whole = steps.iter().position(Step::is_whole);
         let each: Vec<_> = steps.drain(..whole.unwrap_or(steps.len())).collect();
         let scanned = self.scanned.clone();
-        let mut pieces = rows.map(move |batch| {
+        let pieces = rows.map(move |batch| {
             let batch = relabel(batch?, &scanned)?;
             take(batch, each.iter())
         });
@@ -362,12 +362,7 @@ impl Direct {
             let batch = concat_batches(first.schema_ref(), all).map_err(internal)?;
             relabel(take(batch, steps.iter())?, &output).map(Some)
         };
-        let stream = yielding(std::iter::from_fn(move || {
-            Some(match pieces.next()? {
-                Err(e) => Err(e),
-                Ok(batch) => Ok(batch),
-            })
-        }));
+        let stream = yielding(pieces);
         let collected = async move {
             let mut stream = stream;
             while let Some(batch) = stream.next().await {

@@ -5,17 +5,71 @@
 //! that limit is told so and goes on from the store's history.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use arrow::array::UInt32Array;
 use parking_lot::Mutex;
+use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{CollectionId, Delta, Epoch};
 
 /// Bytes of deltas kept per followed collection before the slowest followers lose their place.
 pub const CHANGES_BYTES_MAX: usize = 256 << 20;
 
-/// The changes of one epoch of one collection; consolidated pieces.
-pub type EpochChanges = (Epoch, Arc<Vec<Delta>>);
+/// The changes of one epoch of one collection.
+pub type EpochChanges = (Epoch, Arc<Changes>);
+
+/// Consolidated pieces, and their sum once somebody has asked for it: a thousand followers add them up once.
+pub struct Changes {
+    pieces: Vec<Delta>,
+    sum: OnceLock<Delta>,
+}
+
+impl Changes {
+    /// Changes in pieces, of which there is at least one.
+    pub fn new(pieces: Vec<Delta>) -> Self {
+        Changes {
+            pieces,
+            sum: OnceLock::new(),
+        }
+    }
+
+    /// All of them as one consolidated delta, retractions first. `apart`: no two pieces have equal rows.
+    pub fn sum(&self, apart: bool) -> &Delta {
+        self.sum.get_or_init(|| {
+            let schema = self.pieces[0].schema();
+            let whole = match apart {
+                true => Delta::concat(&schema, &self.pieces).ok(),
+                false => None,
+            };
+            retractions_first(whole.unwrap_or_else(|| consolidate(&schema, &self.pieces)))
+        })
+    }
+}
+
+impl Deref for Changes {
+    type Target = [Delta];
+
+    fn deref(&self) -> &[Delta] {
+        &self.pieces
+    }
+}
+
+/// The delta with its retractions in front.
+pub fn retractions_first(delta: Delta) -> Delta {
+    let negative = |row: &usize| delta.diffs.get(*row) < 0;
+    let first_positive = (0..delta.len()).find(|r| !negative(r));
+    let first_positive = first_positive.unwrap_or(delta.len());
+    if (first_positive..delta.len()).all(|r| !negative(&r)) {
+        return delta;
+    }
+    let (minus, plus): (Vec<usize>, Vec<usize>) = (0..delta.len()).partition(negative);
+    let order = minus.into_iter().chain(plus).map(|r| r as u32);
+    delta
+        .take(&UInt32Array::from_iter_values(order))
+        .expect("each row once")
+}
 
 #[derive(Default)]
 struct Ring {
@@ -88,7 +142,8 @@ impl ChangeLog {
             return;
         };
         ring.bytes += deltas.iter().map(Delta::memory_bytes).sum::<usize>();
-        ring.entries.push_back((epoch, Arc::new(deltas)));
+        ring.entries
+            .push_back((epoch, Arc::new(Changes::new(deltas))));
         let oldest = ring
             .followers
             .iter()
@@ -136,6 +191,13 @@ impl Follower {
             .collect();
         self.position.fetch_max(upper, Ordering::AcqRel);
         Some(out)
+    }
+
+    /// Nothing before the newest change is gone: [`Follower::read`] will find all there is.
+    pub fn is_in_memory(&self) -> bool {
+        let rings = self.log.rings.lock();
+        let ring = rings.get(&self.collection);
+        ring.is_some_and(|ring| ring.complete_from <= self.position())
     }
 
     /// Moves the position to `upper` without reading.
@@ -187,6 +249,17 @@ mod tests {
         assert!(log.is_followed(c));
         drop(second);
         assert!(!log.is_followed(c));
+    }
+
+    #[test]
+    fn changes_are_added_up_once_with_retractions_in_front() {
+        let minus = delta(2).negate();
+        let changes = Changes::new(vec![delta(1), delta(3), minus, delta(1)]);
+        let sum = changes.sum(false);
+        assert_eq!((sum.len(), sum.diffs.get(0)), (3, -1));
+        assert!(std::ptr::eq(sum, changes.sum(false)));
+        let apart = Changes::new(vec![delta(1), delta(2).negate()]);
+        assert_eq!(apart.sum(true).diffs.get(0), -1);
     }
 
     #[test]

@@ -6,14 +6,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
 use tidemill_planner::SqlError;
 use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{CollectionId, Delta, Epoch};
 use tokio::sync::watch;
 
 use crate::catalog::{Catalog, Detail, Rows};
-use crate::changes::{EpochChanges, Follower};
+use crate::changes::{Changes, EpochChanges, Follower};
 use crate::coordinator::{Env, Following};
 use crate::published::Published;
 use crate::reader::{Snapshot, row_error};
@@ -49,7 +48,6 @@ pub struct ChangeFeed {
     name: String,
     /// It is an object of the catalog, which may be dropped.
     in_catalog: bool,
-    schema: Option<SchemaRef>,
     unique: bool,
     pinned: Option<Arc<Published>>,
     start: Start,
@@ -109,7 +107,6 @@ impl ChangeFeed {
             collection,
             name,
             in_catalog,
-            schema: None,
             unique,
             position: following.published.upper,
             rows: followers.next(),
@@ -168,7 +165,13 @@ impl ChangeFeed {
         let _ = self.upper.wait_for(|upper| *upper > position).await;
     }
 
-    /// Everything that is ready, in order. Blocking: reads the store.
+    /// [`ChangeFeed::ready`] will need nothing but memory.
+    pub fn is_in_memory(&self) -> bool {
+        let rows = self.rows.as_ref();
+        self.pinned.is_none() && rows.is_none_or(Follower::is_in_memory)
+    }
+
+    /// Everything that is ready, in order. Reads the store at the start and where it was too slow, which may take long.
     pub fn ready(&mut self) -> Result<Vec<FeedItem>, SqlError> {
         if let Some(pinned) = self.pinned.take() {
             self.first(&pinned)?;
@@ -236,7 +239,7 @@ impl ChangeFeed {
             return Ok(());
         };
         let changes = self.changes_of(rows, upper)?;
-        let mut errors: Vec<(Epoch, u64, Arc<Vec<Delta>>)> = Vec::new();
+        let mut errors: Vec<(Epoch, u64, Arc<Changes>)> = Vec::new();
         for follower in &self.errors {
             let collection = follower.collection().0;
             let read = self.changes_of(follower, upper)?;
@@ -248,16 +251,7 @@ impl ChangeFeed {
             while let Some((_, owner, deltas)) = errors.next_if(|(e, ..)| *e <= epoch) {
                 self.note_errors(owner, &deltas);
             }
-            let schema = self
-                .schema
-                .get_or_insert_with(|| deltas[0].schema())
-                .clone();
-            let whole = if self.unique {
-                Delta::concat(&schema, &deltas).ok()
-            } else {
-                None
-            };
-            let delta = whole.unwrap_or_else(|| consolidate(&schema, &deltas));
+            let delta = deltas.sum(self.unique).clone();
             if !delta.is_empty() {
                 self.queue.push_back(FeedItem::Changes {
                     epoch,
@@ -296,7 +290,7 @@ impl ChangeFeed {
         follower.skip(upper);
         let history = history.into_iter();
         Ok(history
-            .map(|(e, delta)| (e, Arc::new(vec![delta])))
+            .map(|(e, delta)| (e, Arc::new(Changes::new(vec![delta]))))
             .collect())
     }
 

@@ -12,7 +12,7 @@ use tidemill_zset::order_code::has_rank;
 use tidemill_zset::schema::SqlType;
 
 use crate::catalog::record::Kind;
-use crate::catalog::{Catalog, DEFAULT_SCHEMA, Detail, Object};
+use crate::catalog::{Catalog, Detail, Object};
 use crate::coordinator::ddl::find_any;
 use crate::define::Definer;
 use crate::reader::key_first;
@@ -149,10 +149,7 @@ fn check_type(field: &Field) -> Result<(), SqlError> {
 
 /// `table_column_idx`, with a number if that is taken.
 fn free_name(catalog: &Catalog, relation: &Object, columns: &[String]) -> String {
-    let schema = match relation.record.schema.as_str() {
-        "" => DEFAULT_SCHEMA,
-        schema => schema,
-    };
+    let schema = relation.record.schema.as_str();
     let base = format!("{}_{}", relation.record.name, columns.join("_"));
     (0u64..)
         .map(|n| {

@@ -268,7 +268,7 @@ mod tests {
         );
         assert_eq!(
             ranks(Arc::new(Float64Array::from(vec![-0.0, 1.0]))),
-            [1 << 39, 0xbff0_0000_00,]
+            [1 << 39, 0xbf_f000_0000,]
         );
         assert_eq!(
             ranks(Arc::new(StringViewArray::from(vec!["ab"]))),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt32Array, new_null_array};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use futures::StreamExt;
 use tidemill_dataflow::runtime::DataflowId;
@@ -16,6 +16,7 @@ use tidemill_zset::{CollectionId, Delta, Epoch};
 
 use super::sql::SqlSession;
 use super::{BatchStream, Notice, Response};
+use crate::changes::retractions_first;
 use crate::coordinator::build::{BuildRequest, BuildTarget};
 use crate::coordinator::{Following, Handle, Message};
 use crate::feed::{ChangeFeed, FeedItem};
@@ -352,8 +353,11 @@ impl ChangeStream {
     }
 
     async fn step(&mut self) -> Result<(), SqlError> {
-        // Reading may touch the disk.
-        let items = tokio::task::block_in_place(|| self.feed.ready())?;
+        // Reading the store takes a thread of its own; what is in memory isn't worth one.
+        let items = match self.feed.is_in_memory() {
+            true => self.feed.ready()?,
+            false => tokio::task::block_in_place(|| self.feed.ready())?,
+        };
         for item in items {
             match item {
                 FeedItem::Changes { epoch, .. }
@@ -389,7 +393,7 @@ impl ChangeStream {
 
     fn push_changes(&mut self, epoch: Epoch, delta: Delta) -> Result<(), SqlError> {
         let internal = |e: arrow::error::ArrowError| SqlError::internal(e.to_string());
-        let delta = retractions_first(delta).map_err(internal)?;
+        let delta = retractions_first(delta);
         let rows = delta.len();
         let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_value(epoch, rows))];
         if self.options.progress {
@@ -421,18 +425,4 @@ impl ChangeStream {
         self.progress = time;
         self.progressed = Instant::now();
     }
-}
-
-fn retractions_first(delta: Delta) -> Result<Delta, arrow::error::ArrowError> {
-    let negative = |row: &usize| delta.diffs.get(*row) < 0;
-    let first_positive = (0..delta.len())
-        .find(|r| !negative(r))
-        .unwrap_or(delta.len());
-    if (first_positive..delta.len()).all(|r| !negative(&r)) {
-        return Ok(delta);
-    }
-    let (minus, plus): (Vec<usize>, Vec<usize>) = (0..delta.len()).partition(negative);
-    delta.take(&UInt32Array::from_iter_values(
-        minus.into_iter().chain(plus).map(|r| r as u32),
-    ))
 }
