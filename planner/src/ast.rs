@@ -140,6 +140,15 @@ pub enum Show {
     All,
 }
 
+/// What BEGIN and SET TRANSACTION say of a transaction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TransactionModes {
+    /// `read committed` etc.: accepted, and served as serializable.
+    pub isolation: Option<String>,
+    /// READ ONLY or READ WRITE.
+    pub read_only: Option<bool>,
+}
+
 /// EXPLAIN's stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExplainStage {
@@ -261,6 +270,8 @@ pub enum Statement {
     /// DECLARE c CURSOR FOR …
     Declare {
         cursor: String,
+        /// WITH HOLD: it outlives its transaction.
+        hold: bool,
         source: CursorSource,
     },
     /// FETCH [n | ALL] [FROM] c [WITH (timeout = '…')]; `count: None` = ALL; timeout in milliseconds
@@ -269,17 +280,28 @@ pub enum Statement {
         count: Option<u64>,
         timeout_ms: Option<u64>,
     },
+    /// MOVE, like FETCH without the rows
+    Move { cursor: String, count: Option<u64> },
     /// CLOSE c | ALL
     Close { cursor: Option<String> },
     /// BEGIN, START TRANSACTION
-    Begin { read_only: bool },
+    Begin(TransactionModes),
+    /// SET TRANSACTION; `session`: SET SESSION CHARACTERISTICS AS TRANSACTION
+    SetTransaction {
+        session: bool,
+        modes: TransactionModes,
+    },
     /// COMMIT, END
     Commit,
     /// ROLLBACK, ABORT
     Rollback,
-    /// SAVEPOINT and friends: refused by the session with 0A000
-    Savepoint,
-    /// SET name = value (value `None`: DEFAULT), also SET TIME ZONE, SET TRANSACTION …
+    /// SAVEPOINT name
+    Savepoint { name: String },
+    /// RELEASE [SAVEPOINT] name
+    Release { name: String },
+    /// ROLLBACK [WORK | TRANSACTION] TO [SAVEPOINT] name
+    RollbackTo { name: String },
+    /// SET name = value (value `None`: DEFAULT), also SET TIME ZONE
     Set {
         local: bool,
         name: String,

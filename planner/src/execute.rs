@@ -12,8 +12,11 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{Result as DfResult, ScalarValue};
 use datafusion_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType};
@@ -232,6 +235,24 @@ pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
     state
 }
 
+/// The plan with a chance to stop at every batch of operators that make many rows of few. DataFusion has its scans
+/// yield from time to time; a cross join would go on for hours without asking one for more.
+fn yielding(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>> {
+    plan.transform_up(|node| {
+        let multiplies = node.is::<CrossJoinExec>()
+            || node.is::<NestedLoopJoinExec>()
+            || node.is::<HashJoinExec>()
+            || node.is::<UnnestExec>();
+        Ok(match multiplies {
+            true => {
+                Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>)
+            }
+            false => Transformed::no(node),
+        })
+    })
+    .map(|t| t.data)
+}
+
 /// Runs a plan. DataFusion plans lazily, when the stream is first polled.
 pub(crate) fn run(
     logical: LogicalPlan,
@@ -245,6 +266,7 @@ pub(crate) fn run(
             .query_planner()
             .create_physical_plan(&optimised, &state)
             .await?;
+        let physical = yielding(physical)?;
         datafusion::physical_plan::execute_stream(physical, state.task_ctx())
     };
     futures::stream::once(start)

@@ -40,8 +40,15 @@ fn fold(ident: &ast::Ident) -> String {
     }
 }
 
-/// The table that an INSERT, UPDATE or DELETE changes.
-pub fn write_target(statement: &Statement) -> Result<Name> {
+/// The table that an INSERT, UPDATE or DELETE changes, and the position of its name.
+pub fn write_target(statement: &Statement) -> Result<(Name, Option<usize>)> {
+    let name_of = |name: &ast::ObjectName| {
+        let first = name.0.first().and_then(|part| match part {
+            ast::ObjectNamePart::Identifier(ident) => crate::parser::position(ident.span),
+            ast::ObjectNamePart::Function(_) => None,
+        });
+        Ok((name_of(name)?, first))
+    };
     let factor = |tables: &[ast::TableWithJoins]| match tables {
         [
             ast::TableWithJoins {
@@ -72,6 +79,11 @@ pub fn write_target(statement: &Statement) -> Result<Name> {
 /// An identifier after folding.
 pub fn folded(ident: &ast::Ident) -> String {
     crate::parser::fold(ident)
+}
+
+/// The name among `names` that was probably meant.
+pub fn closest<'n>(name: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    crate::bind::scope::closest(name, names)
 }
 
 /// A query from its text.

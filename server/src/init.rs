@@ -13,8 +13,15 @@ pub async fn run(handle: &Handle, path: &Path) -> anyhow::Result<()> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
     let statements = parse(&text).map_err(|e| located(path, &text, &e))?;
+    let mut searched = 0;
     let mut session = SqlSession::new(handle.clone(), "tidemill");
     for parsed in statements {
+        // Statements come in the order of the file, with their own text.
+        let start = text[searched..]
+            .find(&parsed.sql)
+            .map_or(searched, |at| searched + at);
+        searched = start + parsed.sql.len();
+        let place = format!("{}:{}", path.display(), line(&text[..start]));
         let name = match &parsed.statement {
             Statement::Empty => continue,
             Statement::CreateTable { name, .. }
@@ -53,8 +60,7 @@ pub async fn run(handle: &Handle, path: &Path) -> anyhow::Result<()> {
             }
             Statement::Comment { name, .. } => name.clone(),
             _ => bail!(
-                "{}: only CREATE and COMMENT statements are allowed, not: {}",
-                path.display(),
+                "{place}: only CREATE and COMMENT statements are allowed, not: {}",
                 parsed.sql
             ),
         };
@@ -68,8 +74,7 @@ pub async fn run(handle: &Handle, path: &Path) -> anyhow::Result<()> {
                     continue;
                 }
                 bail!(
-                    "{}: {} exists with another definition.\nThe catalog has: {}\nThe file has:   {}\nDrop it, or change the file.",
-                    path.display(),
+                    "{place}: {} exists with another definition.\nThe catalog has: {}\nThe file has:   {}\nDrop it, or change the file.",
                     name.name,
                     known.record.sql,
                     parsed.sql
@@ -79,28 +84,41 @@ pub async fn run(handle: &Handle, path: &Path) -> anyhow::Result<()> {
         let sql = parsed.sql.clone();
         match session.execute_parsed(parsed, false).await {
             Ok(Response::Tag(_)) => {}
-            Ok(_) => bail!("{}: unexpected result of: {sql}", path.display()),
-            Err(e) => bail!(
-                "{}: {e}\nin: {sql}{}",
-                path.display(),
-                e.hint
-                    .as_ref()
-                    .map_or(String::new(), |h| format!("\nhint: {h}"))
-            ),
+            Ok(_) => bail!("{place}: unexpected result of: {sql}"),
+            Err(e) => {
+                let place = match e.position {
+                    Some(position) => format!("{}:{}", path.display(), line_of(&text, position)),
+                    None => place,
+                };
+                bail!(
+                    "{place}: {e}\nin: {sql}{}{}",
+                    e.detail
+                        .as_ref()
+                        .map_or(String::new(), |d| format!("\ndetail: {d}")),
+                    e.hint
+                        .as_ref()
+                        .map_or(String::new(), |h| format!("\nhint: {h}"))
+                )
+            }
         }
     }
     Ok(())
 }
 
 fn located(path: &Path, text: &str, e: &tidemill_planner::SqlError) -> anyhow::Error {
-    let line = e.position.map_or(1, |p| {
-        text.chars()
-            .take(p.saturating_sub(1))
-            .filter(|c| *c == '\n')
-            .count()
-            + 1
-    });
+    let line = e.position.map_or(1, |position| line_of(text, position));
     anyhow::anyhow!("{}:{line}: {e}", path.display())
+}
+
+/// The line, from 1, on which a text ends.
+fn line(before: &str) -> usize {
+    before.matches('\n').count() + 1
+}
+
+/// The line of a position, which counts characters from 1.
+fn line_of(text: &str, position: usize) -> usize {
+    let before = text.chars().take(position.saturating_sub(1));
+    before.filter(|c| *c == '\n').count() + 1
 }
 
 /// The statement without differences in white space, outside quotes, and in the case of IF NOT EXISTS.

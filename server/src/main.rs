@@ -35,6 +35,19 @@ enum LogFormat {
     Json,
 }
 
+/// The error and its causes, without those that it quotes already.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 fn main() {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env()
@@ -52,7 +65,7 @@ fn main() {
         Command::Demo(options) => tidemill_server::demo::demo(options),
     };
     if let Err(e) = result {
-        eprintln!("tidemill: {e:#}");
+        eprintln!("tidemill: {}", with_causes(&e));
         std::process::exit(1);
     }
 }

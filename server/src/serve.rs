@@ -1,9 +1,10 @@
 //! `tidemill serve`: opens the data directory, recovers, listens, and shuts down cleanly.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -28,7 +29,7 @@ pub struct ServeOptions {
     #[arg(long, value_name = "DIR")]
     pub data_dir: PathBuf,
     /// Address of the Postgres protocol; port 0 takes a free one. Only loopback addresses until there are passwords.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6565")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6565", value_parser = address)]
     pub listen: SocketAddr,
     /// Worker threads; may change at every start [default: one per core, at most one per partition].
     #[arg(long, value_name = "N")]
@@ -52,6 +53,7 @@ pub struct ServeOptions {
 pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
     check_listen(options.listen)?;
     raise_open_files();
+    let started = Instant::now();
     let store = open_store(&options)?;
     let partitions = store.partitions() as usize;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -85,6 +87,13 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
         tidemill_dataflow::plan::salt_fingerprints(kind, salt);
     }
     let (coordinator, handle) = recover(store, coordinator_options, tokio.handle().clone())?;
+    tracing::info!(
+        data_dir = %options.data_dir.display(),
+        objects = handle.env.publisher.pin().catalog.objects().count(),
+        workers,
+        ms = started.elapsed().as_millis() as u64,
+        "opened"
+    );
     let (failed, failure) = oneshot::channel();
     std::thread::Builder::new()
         .name("coordinator".into())
@@ -156,6 +165,18 @@ fn announce(address: SocketAddr) -> anyhow::Result<()> {
     )?;
     out.flush()?;
     Ok(())
+}
+
+/// `HOST:PORT`, where the host may be a name.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let example = "write HOST:PORT, such as 127.0.0.1:6565";
+    let found = text
+        .to_socket_addrs()
+        .map_err(|e| format!("{e}; {example}"))?;
+    // localhost may be both ::1 and 127.0.0.1, and clients try the latter at least.
+    found
+        .min_by_key(|address| !address.is_ipv4())
+        .ok_or_else(|| example.to_string())
 }
 
 fn check_listen(listen: SocketAddr) -> anyhow::Result<()> {

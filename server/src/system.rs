@@ -16,6 +16,7 @@ use crate::catalog::{Catalog, Detail, Object};
 use crate::coordinator::sources::state_words;
 use crate::pg_catalog;
 use crate::published::Published;
+use crate::session::backends::Backends;
 use crate::status::Status;
 
 /// Collections of the system have this bit; the rest is their number.
@@ -26,6 +27,8 @@ pub struct SystemRelations {
     store: Arc<Store>,
     status: Arc<Status>,
     relations: Vec<Relation>,
+    /// Who is connected.
+    pub backends: Arc<Backends>,
 }
 
 const TEXT: DataType = DataType::Utf8View;
@@ -170,6 +173,7 @@ impl SystemRelations {
             store,
             status,
             relations,
+            backends: Arc::default(),
         })
     }
 
@@ -393,6 +397,8 @@ impl SystemRelations {
                 bytes: None,
             });
         }
+        let backends = Arc::clone(&self.backends);
+        let signal = move |pid, terminate| backends.signal(pid, terminate);
         pg_catalog::CatalogSnapshot {
             database: crate::session::DATABASE.into(),
             user: "tidemill".into(),
@@ -401,7 +407,8 @@ impl SystemRelations {
             schemas,
             relations,
             settings: crate::session::settings::descriptions(),
-            backends: vec![],
+            backends: self.backends.list(),
+            signal: pg_catalog::Signal(Some(Arc::new(signal))),
             backend_pid: 0,
         }
     }

@@ -17,6 +17,7 @@ use tidemill_server::pg_catalog::{
     CatalogQuery, CatalogSnapshot, IndexInfo, PUBLIC_OID, RelationInfo, RelationType, SchemaInfo,
     query_why, relations, rows,
 };
+use tidemill_server::session::backends::Backend;
 use tidemill_server::session::{
     Notice, ParamValue, Prepared, Response, Session, SessionFactory, TransactionStatus,
 };
@@ -115,6 +116,7 @@ fn snapshot() -> CatalogSnapshot {
             "Sets the time zone.".into(),
         )],
         backends: Vec::new(),
+        signal: Default::default(),
         backend_pid: 7,
     }
 }
@@ -140,6 +142,7 @@ impl Catalog {
             .collect();
         let batch = query
             .run(&snapshot(), &params)
+            .map(|(batch, _)| batch)
             .inspect_err(|error| self.0.lock().push(error.to_string()))?;
         Ok(Response::Rows {
             schema: batch.schema(),
@@ -212,6 +215,7 @@ impl SessionFactory for Catalog {
         _: &str,
         _: &str,
         _: Vec<(String, String)>,
+        _: &Backend,
     ) -> Result<Box<dyn Session>, SqlError> {
         Ok(Box::new(self.clone()))
     }
@@ -324,6 +328,28 @@ async fn psql_shows_what_it_shows_of_postgres() {
            WHERE c.relname IN ('t', 'mv') ORDER BY 1, 2",
         "SELECT (information_schema._pg_expandarray(indkey)).n FROM pg_index WHERE indrelid = 't'::regclass ORDER BY 1",
         "SELECT current_database(), current_schemas(false), current_user, pg_get_userbyid(10)",
+        // As asyncpg looks up the types of arrays: a walk over types, with one inside it that sees the row around it.
+        "WITH RECURSIVE tree(oid, name, elem, base, depth) AS (
+           SELECT t.oid, t.typname, t.typelem,
+                  (WITH RECURSIVE bases(oid, depth) AS (
+                     SELECT b.typbasetype, 0 FROM pg_type b WHERE b.oid = t.oid
+                     UNION ALL SELECT b.typbasetype, bases.depth + 1 FROM pg_type b, bases
+                       WHERE bases.oid = b.oid AND b.typbasetype <> 0)
+                   SELECT oid FROM bases ORDER BY depth DESC LIMIT 1), 0
+             FROM pg_type t WHERE t.oid = ANY ('{1007,2951,1231}'::oid[])
+           UNION ALL
+           SELECT t.oid, t.typname, t.typelem, NULL, tree.depth + 1
+             FROM pg_type t, tree WHERE tree.elem IS NOT NULL AND t.oid = tree.elem)
+         SELECT DISTINCT *, elem::regtype::text AS element FROM tree ORDER BY depth DESC, oid",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION SELECT i % 5 + 1 FROM n)
+           SELECT i, current_schema() FROM n ORDER BY i",
+        // As Rails and Grafana ask.
+        "SELECT a.attname FROM (SELECT indrelid, indkey, generate_subscripts(indkey, 1) idx FROM pg_index
+           WHERE indrelid = 't'::regclass AND indisprimary) i
+           JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[i.idx] ORDER BY i.idx",
+        r#"SELECT (parse_ident('"A b".c'))[1], array_length(parse_ident('x'), 1)"#,
+        "SELECT 't'::regclass::text, 23::regtype::oid::text, json_build_object('a', 1, 'b', NULL, 'c', 'x''\"')
+           FROM pg_class WHERE relname = 't'",
     ] {
         let ours = output(&server.psql(), meta).await;
         let theirs = output(&there, meta).await;

@@ -79,6 +79,7 @@ fn help_names_every_option() {
             "--partitions",
             "--init",
             "--log-format",
+            "--state-memory",
         ] {
             ensure!(
                 all(&output).contains(option),
@@ -178,6 +179,58 @@ fn init_is_idempotent_and_names_differences() {
             "a refused file changes nothing"
         );
         ensure!(server.terminate()?.success(), "SIGTERM ends cleanly");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_start_that_fails_says_where() {
+    run(|scratch| async move {
+        let init = scratch.path("pipeline.sql");
+        let (file, data) = (
+            init.display().to_string(),
+            scratch.data().display().to_string(),
+        );
+        let serve = |more: &[&str]| {
+            let args = ["serve", "--listen", "localhost:0"];
+            tidemill(&[&args, more].concat(), SOON)
+        };
+        for (text, line, what) in [
+            (
+                "CREATE TABLE t (a integer);\n\nCREATE TABEL u;\n",
+                3,
+                "syntax error",
+            ),
+            (
+                "-- one\nCREATE TABLE t (a integer);\nCREATE VIEW v AS\n  SELECT b\n  FROM t;\n",
+                4,
+                "\"b\" does not exist",
+            ),
+            (
+                "CREATE TABLE t (a integer);\n\nSELECT 1;\n",
+                3,
+                "only CREATE",
+            ),
+            ("CREATE TABLE t (a text);\n", 1, "another definition"),
+        ] {
+            std::fs::write(&init, text)?;
+            let output = serve(&["--data-dir", &data, "--init", &file])?;
+            let all = all(&output);
+            ensure!(
+                !output.status.success()
+                    && all.contains(&format!("{file}:{line}: "))
+                    && all.contains(what),
+                "{all}"
+            );
+        }
+        std::fs::write(scratch.path("file"), "")?;
+        let below = scratch.path("file").join("data").display().to_string();
+        let output = serve(&["--data-dir", &below])?;
+        let all = all(&output);
+        ensure!(
+            !output.status.success() && all.matches("Not a directory").count() == 1,
+            "{all}"
+        );
         Ok(())
     });
 }

@@ -342,7 +342,7 @@ impl Binder<'_> {
     /// A boolean expression.
     pub(crate) fn condition(&self, c: Ctx, e: &E) -> Result<Expr> {
         let t = self.expr(c, e)?;
-        self.boolean(t, c.clause)
+        self.boolean(t, c.clause).map_err(|err| at(err, start(e)))
     }
 
     fn value(&self, v: &Value) -> Result<Typed> {

@@ -379,6 +379,10 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
                 out.date = date_word(w, text)?
             }
             _ if out.time.is_some() && out.zone.is_none() => out.zone = Some(w.clone()),
+            // 2020-01-01 +02, as JDBC sends dates.
+            _ if out.date.is_some() && out.zone.is_none() && is_offset(w) => {
+                out.zone = Some(w.clone());
+            }
             _ => loose.push(w.clone()),
         }
     }
@@ -391,6 +395,13 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
         out.date = d.with_year(1 - d.year());
     }
     Ok(out)
+}
+
+/// `+02`, `-05:30`
+fn is_offset(w: &str) -> bool {
+    let digits = w.strip_prefix(['+', '-']).unwrap_or_default();
+    digits.starts_with(|c: char| c.is_ascii_digit())
+        && digits.chars().all(|c| c.is_ascii_digit() || c == ':')
 }
 
 /// `Jan 5 2020`, `5 January 2020`, with weekday names ignored.

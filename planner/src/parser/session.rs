@@ -5,6 +5,7 @@ use sqlparser::tokenizer::Token;
 use super::{P, boolean, duration_ms};
 use crate::ast::{
     CopyOptions, CopySource, CursorSource, ExplainStage, ObjectKind, Parsed, Show, Statement,
+    TransactionModes,
 };
 use crate::error::{Result, SqlError};
 
@@ -18,15 +19,20 @@ impl P<'_> {
                 } else {
                     let _ = self.take("work") || self.take("transaction");
                 }
-                let modes = self.rest();
-                Ok(Statement::Begin {
-                    read_only: modes.contains("read only"),
-                })
+                Ok(Statement::Begin(self.transaction_modes()?))
             }
             "commit" | "end" | "rollback" | "abort" => self.end_of_transaction(verb),
-            "savepoint" | "release" => {
-                self.rest();
-                Ok(Statement::Savepoint)
+            "savepoint" => {
+                self.p.next_token();
+                Ok(Statement::Savepoint {
+                    name: self.ident()?,
+                })
+            }
+            "release" => {
+                self.p.next_token();
+                Ok(Statement::Release {
+                    name: self.savepoint()?,
+                })
             }
             "describe" | "desc" => {
                 self.p.next_token();
@@ -68,7 +74,14 @@ impl P<'_> {
                 Ok(Statement::Deallocate { name })
             }
             "discard" => {
-                self.rest();
+                self.p.next_token();
+                for what in ["plans", "sequences", "temporary", "temp"] {
+                    if self.take(what) {
+                        let verb = format!("discard {what}");
+                        return Ok(Statement::Other { verb });
+                    }
+                }
+                self.need("all")?;
                 Ok(Statement::Discard)
             }
             "flush" | "wait" | "listen" | "unlisten" | "notify" | "vacuum" | "analyze" | "lock"
@@ -98,9 +111,15 @@ impl P<'_> {
     fn end_of_transaction(&mut self, verb: &str) -> Result<Statement> {
         self.p.next_token();
         let _ = self.take("work") || self.take("transaction");
-        if self.peek_is(0, "to") || self.peek_is(0, "prepared") {
-            self.rest();
-            return Ok(Statement::Savepoint);
+        if self.peek_is(0, "prepared") {
+            return Err(SqlError::unsupported(
+                "transactions in two phases are not supported",
+            ));
+        }
+        if matches!(verb, "rollback" | "abort") && self.take("to") {
+            return Ok(Statement::RollbackTo {
+                name: self.savepoint()?,
+            });
         }
         if self.take("and chain") {
             return Err(SqlError::unsupported("AND CHAIN is not supported"));
@@ -113,6 +132,42 @@ impl P<'_> {
         })
     }
 
+    /// `ISOLATION LEVEL …`, `READ ONLY`, `READ WRITE`, `[NOT] DEFERRABLE`, with or without commas.
+    fn transaction_modes(&mut self) -> Result<TransactionModes> {
+        const LEVELS: [&str; 5] = [
+            "read uncommitted",
+            "read committed",
+            "repeatable read",
+            "strict serializable",
+            "serializable",
+        ];
+        let mut modes = TransactionModes::default();
+        while !self.at_end() {
+            if self.take("isolation level") {
+                match LEVELS.into_iter().find(|level| self.take(level)) {
+                    Some(level) => modes.isolation = Some(level.into()),
+                    None => return self.unexpected(),
+                }
+            } else if self.take("read only") {
+                modes.read_only = Some(true);
+            } else if self.take("read write") {
+                modes.read_only = Some(false);
+            } else if !(self.take("deferrable") || self.take("not deferrable")) {
+                return self.unexpected();
+            }
+            self.token(&Token::Comma);
+        }
+        Ok(modes)
+    }
+
+    /// `[SAVEPOINT] name`; a savepoint may itself be called so.
+    fn savepoint(&mut self) -> Result<String> {
+        if !matches!(self.p.peek_nth_token(1).token, Token::EOF) {
+            self.need("savepoint")?;
+        }
+        self.ident()
+    }
+
     fn declare(&mut self) -> Result<Statement> {
         self.need("declare")?;
         let cursor = self.ident()?;
@@ -123,11 +178,7 @@ impl P<'_> {
             || self.take("scroll")
         {}
         self.need("cursor")?;
-        if self.take("with hold") {
-            return Err(SqlError::unsupported(
-                "DECLARE CURSOR WITH HOLD is not supported",
-            ));
-        }
+        let hold = self.take("with hold");
         self.take("without hold");
         self.need("for")?;
         let source = if self.peek_is(0, "subscribe") {
@@ -135,14 +186,18 @@ impl P<'_> {
         } else {
             CursorSource::Query(self.query()?)
         };
-        Ok(Statement::Declare { cursor, source })
+        Ok(Statement::Declare {
+            cursor,
+            hold,
+            source,
+        })
     }
 
     fn fetch(&mut self) -> Result<Statement> {
-        if self.peek_is(0, "move") {
-            return Err(SqlError::unsupported("MOVE is not supported"));
+        let moves = self.take("move");
+        if !moves {
+            self.need("fetch")?;
         }
-        self.need("fetch")?;
         for w in ["prior", "first", "last", "absolute", "relative", "backward"] {
             if self.peek_is(0, w) && !self.p.peek_nth_token(1).token.eq(&Token::EOF) {
                 return Err(SqlError::new("55000", "cursor can only scan forward"));
@@ -165,6 +220,9 @@ impl P<'_> {
             return self.unexpected();
         }
         let cursor = self.ident()?;
+        if moves {
+            return Ok(Statement::Move { cursor, count });
+        }
         let mut timeout_ms = None;
         for (k, v) in self.with_options()? {
             if k != "timeout" {
@@ -189,6 +247,13 @@ impl P<'_> {
 
     fn prepare(&mut self) -> Result<Statement> {
         self.need("prepare")?;
+        if self.peek_is(0, "transaction")
+            && matches!(self.p.peek_nth_token(1).token, Token::SingleQuotedString(_))
+        {
+            return Err(SqlError::unsupported(
+                "transactions in two phases are not supported",
+            ));
+        }
         let name = self.ident()?;
         let mut types = Vec::new();
         if self.token(&Token::LParen) {
@@ -319,11 +384,10 @@ impl P<'_> {
     pub(super) fn set(&mut self) -> Result<Statement> {
         self.need("set")?;
         if self.take("session characteristics as transaction") {
-            let value = Some(self.rest());
-            return Ok(Statement::Set {
-                local: false,
-                name: "session characteristics".into(),
-                value,
+            let modes = self.transaction_modes()?;
+            return Ok(Statement::SetTransaction {
+                session: true,
+                modes,
             });
         }
         let local = self.take("local");
@@ -331,11 +395,10 @@ impl P<'_> {
             self.take("session");
         }
         if self.take("transaction") {
-            let value = Some(self.rest());
-            return Ok(Statement::Set {
-                local: true,
-                name: "transaction".into(),
-                value,
+            let modes = self.transaction_modes()?;
+            return Ok(Statement::SetTransaction {
+                session: false,
+                modes,
             });
         }
         let name = if self.take("time zone") {

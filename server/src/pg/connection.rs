@@ -15,7 +15,8 @@ use super::backend::row_description;
 use super::extended::{Portal, Statement};
 use super::frontend::{Malformed, Message};
 use super::rows::{CopyForm, Cursor, Form};
-use super::wire::{Guard, Stop, Wire};
+use super::wire::{Guard, Limit, Stop, Wire};
+use crate::session::backends::Backend;
 use crate::session::{CopySink, Response, Session, TransactionStatus};
 
 /// A connection past its startup.
@@ -25,26 +26,37 @@ pub struct Connection {
     pub(super) session: Box<dyn Session>,
     pub(super) statements: HashMap<String, Arc<Statement>>,
     pub(super) portals: HashMap<String, Portal>,
+    /// Where others see what this one is doing.
+    pub(super) backend: Arc<Backend>,
     /// How `timestamptz` is shown; `None`: UTC.
     pub(super) zone: Option<Tz>,
     /// Executes since the last Sync.
     pub(super) executed: u64,
     /// After an error in the extended protocol.
     skipping: bool,
+    /// The client has been told that it is its turn, and has said nothing since.
+    idle: bool,
 }
 
 impl Connection {
     /// Takes over after the greeting.
-    pub fn new(wire: Wire, guard: Guard, session: Box<dyn Session>) -> Connection {
+    pub fn new(
+        wire: Wire,
+        guard: Guard,
+        session: Box<dyn Session>,
+        backend: Arc<Backend>,
+    ) -> Connection {
         Connection {
             wire,
             guard,
             session,
             statements: HashMap::new(),
             portals: HashMap::new(),
+            backend,
             zone: None,
             executed: 0,
             skipping: false,
+            idle: true,
         }
     }
 
@@ -66,6 +78,7 @@ impl Connection {
         self.ready()?;
         loop {
             let message = self.wire.message(&mut self.guard, true).await?;
+            self.start_clock(&message);
             match message {
                 Message::Terminate => return Ok(()),
                 Message::Query(sql) => {
@@ -128,8 +141,38 @@ impl Connection {
         self.ready()
     }
 
+    /// The client's turn, for as long as its settings say.
     fn ready(&mut self) -> Result<(), Stop> {
-        Ok(self.wire.ready(self.session.transaction_status())?)
+        let status = self.session.transaction_status();
+        let timeouts = self.session.timeouts();
+        match status {
+            TransactionStatus::Idle => self.guard.limit(Limit::Idle, timeouts.idle),
+            _ => {
+                let kind = Limit::IdleInTransaction;
+                self.guard.limit(kind, timeouts.idle_in_transaction);
+            }
+        }
+        self.idle = true;
+        self.backend.waits(match status {
+            TransactionStatus::Idle => "idle",
+            TransactionStatus::Open => "idle in transaction",
+            TransactionStatus::Failed => "idle in transaction (aborted)",
+        });
+        Ok(self.wire.ready(status)?)
+    }
+
+    /// A statement's time begins with its first message; in the extended protocol it ends with its Execute.
+    fn start_clock(&mut self, message: &Message) {
+        let statement = matches!(
+            message,
+            Message::Query(_) | Message::Parse { .. } | Message::Bind(_) | Message::Execute { .. }
+        );
+        let begins = self.idle || (statement && !self.guard.is_timed());
+        self.idle = false;
+        if begins {
+            let time = self.session.timeouts().statement;
+            self.guard.limit(Limit::Statement, time);
+        }
     }
 
     fn notices(&mut self) -> Result<(), Stop> {
@@ -144,6 +187,9 @@ impl Connection {
             if name.eq_ignore_ascii_case("timezone") {
                 self.zone = Tz::from_str(&value).ok().filter(|zone| *zone != Tz::UTC);
             }
+            if name == "application_name" {
+                self.backend.renamed(&value);
+            }
             self.wire.parameter(&name, &value)?;
         }
         Ok(())
@@ -151,6 +197,7 @@ impl Connection {
 
     /// A simple query: all of its statements, up to the first error.
     async fn query(&mut self, sql: &str) -> Result<(), Stop> {
+        self.backend.runs(sql);
         let statements = self.session.parse(sql)?;
         if statements.is_empty() {
             return Ok(self.wire.empty_query()?);
@@ -197,6 +244,7 @@ impl Connection {
                 live,
             } => {
                 self.wire.put(|out| row_description(&schema, &[], out))?;
+                self.untimed(live);
                 let mut cursor = Cursor::new(schema, batches, live, self.zone);
                 let form = Form::Data(Vec::new());
                 cursor
@@ -206,6 +254,13 @@ impl Connection {
                 Ok(self.wire.complete(tag(verb, counted, cursor.sent))?)
             }
             other => self.respond_without_rows(other).await,
+        }
+    }
+
+    /// `statement_timeout` is not for streams that are meant to go on.
+    pub(super) fn untimed(&mut self, live: bool) {
+        if live {
+            self.guard.lift();
         }
     }
 
@@ -230,6 +285,7 @@ impl Connection {
                 self.wire
                     .copy_out(schema.fields().len(), form.is_binary())?;
                 self.wire.put(|out| form.head(&schema, out))?;
+                self.untimed(live);
                 let mut cursor = Cursor::new(schema, batches, live, self.zone);
                 let form = Form::Copy(form);
                 cursor

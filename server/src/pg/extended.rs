@@ -55,11 +55,20 @@ impl Connection {
             Message::Bind(bind) => self.bind(bind),
             Message::Describe(Target::Statement(name)) => self.describe_statement(&name),
             Message::Describe(Target::Portal(name)) => self.describe_portal(&name),
-            Message::Execute { portal, max_rows } => self.execute(&portal, max_rows).await,
+            Message::Execute { portal, max_rows } => {
+                let executed = self.execute(&portal, max_rows).await;
+                // The next statement of a pipeline has its own time.
+                self.guard.lift();
+                executed
+            }
             Message::Close(target) => {
                 match target {
                     Target::Statement(name) => drop(self.statements.remove(&name)),
-                    Target::Portal(name) => drop(self.portals.remove(&name)),
+                    Target::Portal(name) => {
+                        if self.portals.remove(&name).is_none() {
+                            self.session.close_cursor(&name);
+                        }
+                    }
                 }
                 Ok(self.wire.close_complete()?)
             }
@@ -159,7 +168,11 @@ impl Connection {
     }
 
     fn describe_portal(&mut self, name: &str) -> Result<(), Stop> {
-        let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
+        let Some(portal) = self.portals.get(name) else {
+            // Drivers ask for the columns of what DECLARE has opened.
+            let schema = self.session.cursor(name).ok_or_else(|| no_portal(name))?;
+            return Ok(self.wire.put(|out| row_description(&schema, &[], out))?);
+        };
         let (statement, formats) = (Arc::clone(&portal.statement), portal.formats.clone());
         self.describe(&statement, &formats)
     }
@@ -182,6 +195,7 @@ impl Connection {
         let implicit = self.executed > 0 || max_rows > 0 || !self.wire.sync_is_next();
         self.executed += 1;
         let statement = Arc::clone(&portal.statement);
+        self.backend.runs(&statement.prepared.parsed.sql);
         let done = State::Done {
             rows: statement.prepared.columns.is_some(),
         };
@@ -212,6 +226,7 @@ impl Connection {
                     return self.respond_without_rows(response).await;
                 };
                 same_columns(statement.prepared.columns.as_deref(), &schema)?;
+                self.untimed(live);
                 let suspended = Suspended {
                     cursor: Cursor::new(schema, batches, live, self.zone),
                     verb,

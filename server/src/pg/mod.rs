@@ -35,9 +35,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::connection::Connection;
-use self::startup::{Cancels, STARTUP_WAIT};
+use self::startup::STARTUP_WAIT;
 use self::wire::{Guard, Stop, Wire, stopping};
 use crate::session::SessionFactory;
+use crate::session::backends::Backends;
 
 pub use self::startup::SERVER_VERSION;
 
@@ -60,7 +61,7 @@ pub async fn serve(
     factory: Arc<dyn SessionFactory>,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let cancels = Arc::new(Cancels::default());
+    let backends = factory.backends();
     let mut tasks = JoinSet::new();
     let guard = shutdown.clone();
     loop {
@@ -73,8 +74,8 @@ pub async fn serve(
             Ok(_) if tasks.len() >= CONNECTIONS_MAX + CONNECTIONS_REFUSED_MAX => {}
             Ok((stream, _)) => {
                 let full = tasks.len() >= CONNECTIONS_MAX;
-                let (factory, cancels) = (Arc::clone(&factory), Arc::clone(&cancels));
-                tasks.spawn(connect(stream, factory, cancels, guard.clone(), full));
+                let (factory, backends) = (Arc::clone(&factory), Arc::clone(&backends));
+                tasks.spawn(connect(stream, factory, backends, guard.clone(), full));
             }
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
@@ -93,7 +94,7 @@ pub async fn serve(
 async fn connect(
     stream: TcpStream,
     factory: Arc<dyn SessionFactory>,
-    cancels: Arc<Cancels>,
+    backends: Arc<Backends>,
     mut shutdown: watch::Receiver<bool>,
     full: bool,
 ) {
@@ -102,7 +103,7 @@ async fn connect(
     let mut wire = Wire::new(stream);
     let request = tokio::select! {
         () = stopping(&mut shutdown) => return,
-        request = tokio::time::timeout(STARTUP_WAIT, startup::request(&mut wire, &cancels)) => request,
+        request = tokio::time::timeout(STARTUP_WAIT, startup::request(&mut wire, &backends)) => request,
     };
     let request = match request {
         Ok(Ok(Some(request))) => request,
@@ -114,12 +115,12 @@ async fn connect(
             .hint(format!("The server takes {CONNECTIONS_MAX} connections."));
         return last_words(&mut wire, Stop::Fatal(error)).await;
     }
-    let (pid, secret, cancelled) = cancels.register();
-    let guard = Guard::new(cancelled, shutdown);
-    let opening = startup::open(&mut wire, request, factory.as_ref(), pid, secret);
+    let backend = backends.register();
+    let guard = Guard::new(backend.signals(), shutdown);
+    let opening = startup::open(&mut wire, request, factory.as_ref(), &backend);
     match AssertUnwindSafe(opening).catch_unwind().await {
         Ok(Ok(session)) => {
-            let mut connection = Connection::new(wire, guard, session);
+            let mut connection = Connection::new(wire, guard, session, Arc::clone(&backend));
             let served = AssertUnwindSafe(connection.serve()).catch_unwind().await;
             let stop = served.unwrap_or_else(|_| panicked());
             last_words(connection.wire(), stop).await;
@@ -127,7 +128,6 @@ async fn connect(
         Ok(Err(stop)) => last_words(&mut wire, stop).await,
         Err(_) => last_words(&mut wire, panicked()).await,
     }
-    cancels.remove(pid);
 }
 
 fn panicked() -> Stop {
@@ -143,10 +143,7 @@ async fn last_words(wire: &mut Wire, stop: Stop) {
     let error = match stop {
         Stop::Gone => return,
         Stop::Fatal(error) | Stop::Failed(error) => error,
-        Stop::Shutdown => SqlError::new(
-            "57P01",
-            "terminating connection due to administrator command",
-        ),
+        Stop::Shutdown => wire::terminated(),
     };
     if wire.error("FATAL", &error).is_ok() {
         let _ = tokio::time::timeout(SHUTDOWN_WAIT, wire.flush_last()).await;

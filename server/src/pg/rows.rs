@@ -3,6 +3,8 @@
 //! Invariant: a batch's rows are written straight from its columns into the output buffer, which
 //! never holds much more than [`FLUSH_BYTES`] plus one row; a live stream's batch is sent at once.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::{BufMut, BytesMut};
@@ -34,6 +36,8 @@ pub struct CopyForm {
     header: bool,
     delimiter: u8,
     null: String,
+    /// The binary head is still to be sent: as in PostgreSQL it is in one message with what follows.
+    head: AtomicBool,
 }
 
 impl CopyForm {
@@ -50,6 +54,7 @@ impl CopyForm {
                 true => String::new(),
                 false => "\\N".into(),
             }),
+            head: AtomicBool::new(options.binary),
         }
     }
 
@@ -60,9 +65,7 @@ impl CopyForm {
 
     /// What precedes the first row.
     pub fn head(&self, schema: &SchemaRef, out: &mut BytesMut) -> Result<(), SqlError> {
-        if self.binary {
-            message(b'd', out, |out| out.put_slice(COPY_BINARY_HEAD))
-        } else if self.header {
+        if self.header && !self.binary {
             message(b'd', out, |out| {
                 for (number, field) in schema.fields().iter().enumerate() {
                     if number > 0 {
@@ -82,13 +85,23 @@ impl CopyForm {
     /// What follows the last row.
     pub fn tail(&self, out: &mut BytesMut) -> Result<(), SqlError> {
         match self.binary {
-            true => message(b'd', out, |out| out.put_i16(-1)),
+            true => message(b'd', out, |out| {
+                self.binary_head(out);
+                out.put_i16(-1);
+            }),
             false => Ok(()),
+        }
+    }
+
+    fn binary_head(&self, out: &mut BytesMut) {
+        if self.head.swap(false, Ordering::Relaxed) {
+            out.put_slice(COPY_BINARY_HEAD);
         }
     }
 
     fn row(&self, columns: &[Column], row: usize, out: &mut BytesMut) {
         if self.binary {
+            self.binary_head(out);
             out.put_i16(columns.len() as i16);
             for column in columns {
                 column.value(row, true, out);

@@ -4,21 +4,17 @@
 //! Invariant: nothing is allocated for a client before its startup packet is whole, and that is
 //! bounded in size and time.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use bytes::BufMut;
-use parking_lot::Mutex;
 use pgwire::messages::cancel::CancelRequest;
 use pgwire::messages::startup::{GssEncRequest, SslRequest, Startup};
 use pgwire::messages::{DecodeContext, Message as _, ProtocolVersion};
-use rand::Rng;
 use tidemill_planner::SqlError;
-use tokio::sync::watch;
 
 use super::wire::{Stop, Wire};
-use crate::session::{BACKEND_PID, Session, SessionFactory};
+use crate::session::backends::{Backend, Backends};
+use crate::session::{Session, SessionFactory};
 
 /// Longest startup packet, in bytes.
 const STARTUP_BYTES_MAX: usize = 10_000;
@@ -26,43 +22,6 @@ const STARTUP_BYTES_MAX: usize = 10_000;
 pub const STARTUP_WAIT: Duration = Duration::from_secs(60);
 /// What `server_version` says: clients look at the number only.
 pub const SERVER_VERSION: &str = "15.12 (Tidemill)";
-
-/// Which connection a CancelRequest means.
-#[derive(Default)]
-pub struct Cancels {
-    next: Mutex<i32>,
-    running: Mutex<HashMap<i32, (i32, watch::Sender<u64>)>>,
-}
-
-impl Cancels {
-    /// A new connection: its number, its secret, and where its cancel requests come in.
-    pub fn register(&self) -> (i32, i32, watch::Receiver<u64>) {
-        let (sender, receiver) = watch::channel(0);
-        let secret = rand::rng().random();
-        let mut running = self.running.lock();
-        let mut next = self.next.lock();
-        loop {
-            *next = next.checked_add(1).unwrap_or(1);
-            if let Entry::Vacant(place) = running.entry(*next) {
-                place.insert((secret, sender));
-                return (*next, secret, receiver);
-            }
-        }
-    }
-
-    /// The connection is over.
-    pub fn remove(&self, pid: i32) {
-        self.running.lock().remove(&pid);
-    }
-
-    fn cancel(&self, pid: i32, secret: i32) {
-        if let Some((expected, sender)) = self.running.lock().get(&pid)
-            && *expected == secret
-        {
-            sender.send_modify(|count| *count += 1);
-        }
-    }
-}
 
 /// What a startup packet asks for.
 pub struct Request {
@@ -74,7 +33,7 @@ pub struct Request {
 }
 
 /// Reads up to the startup packet. `None`: it was a cancel request, now done.
-pub async fn request(wire: &mut Wire, cancels: &Cancels) -> Result<Option<Request>, Stop> {
+pub async fn request(wire: &mut Wire, backends: &Backends) -> Result<Option<Request>, Stop> {
     let context = DecodeContext::new(ProtocolVersion::PROTOCOL3_0);
     loop {
         let mut frame = wire.startup_frame(STARTUP_BYTES_MAX).await?;
@@ -86,7 +45,7 @@ pub async fn request(wire: &mut Wire, cancels: &Cancels) -> Result<Option<Reques
             if let Ok(Some(cancel)) = CancelRequest::decode(&mut frame, &context)
                 && let Some(secret) = cancel.secret_key.as_i32()
             {
-                cancels.cancel(cancel.pid, secret);
+                backends.cancel_request(cancel.pid, secret);
             }
             return Ok(None);
         } else {
@@ -108,7 +67,6 @@ fn asked(startup: Startup) -> Result<Request, Stop> {
             "user" => user = value,
             "database" => database = value,
             "options" => parameters.extend(switches(&value)),
-            BACKEND_PID => {}
             name if name.starts_with("_pq_.") => options.push(name.to_string()),
             _ => parameters.push((name, value)),
         }
@@ -152,20 +110,20 @@ pub async fn open(
     wire: &mut Wire,
     request: Request,
     factory: &dyn SessionFactory,
-    pid: i32,
-    secret: i32,
+    backend: &Backend,
 ) -> Result<Box<dyn Session>, Stop> {
-    let mut parameters = request.parameters;
+    let parameters = request.parameters;
     let application = parameters
         .iter()
         .find(|(name, _)| name == "application_name")
         .map_or_else(String::new, |(_, value)| value.clone());
-    parameters.push((BACKEND_PID.into(), pid.to_string()));
+    backend.greeted(&request.user, wire.peer());
+    backend.renamed(&application);
     if let Some(options) = request.negotiate {
         wire.negotiate_version(options)?;
     }
     let mut session = factory
-        .open(&request.user, &request.database, parameters)
+        .open(&request.user, &request.database, parameters, backend)
         .await
         .map_err(Stop::Fatal)?;
     wire.authentication_ok()?;
@@ -189,7 +147,7 @@ pub async fn open(
     for notice in session.take_notices() {
         wire.notice(&notice)?;
     }
-    wire.backend_key(pid, secret)?;
+    wire.backend_key(backend.pid, backend.secret)?;
     Ok(session)
 }
 
@@ -219,15 +177,5 @@ mod tests {
                 pair("TimeZone", "UTC")
             ]
         );
-    }
-
-    #[test]
-    fn a_wrong_secret_cancels_nothing() {
-        let cancels = Cancels::default();
-        let (pid, secret, receiver) = cancels.register();
-        cancels.cancel(pid, secret.wrapping_add(1));
-        assert!(!receiver.has_changed().expect("the sender is registered"));
-        cancels.cancel(pid, secret);
-        assert!(receiver.has_changed().expect("the sender is registered"));
     }
 }

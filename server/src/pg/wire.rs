@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::io;
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tidemill_planner::SqlError;
@@ -13,8 +14,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 use tokio::sync::watch;
+use tokio::task::unconstrained;
+use tokio::time::Instant;
 
 use super::frontend::{self, Message};
+use crate::session::backends::Signals;
 
 /// Largest message that a client may send, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
@@ -54,39 +58,139 @@ impl From<io::Error> for Stop {
 
 /// What can interrupt a connection's work from outside.
 pub struct Guard {
-    cancels: watch::Receiver<u64>,
+    signals: watch::Receiver<Signals>,
+    /// Cancel requests that are known.
+    cancels: u64,
     shutdown: watch::Receiver<bool>,
+    /// When what goes on has taken too long, and what happens then.
+    limit: Option<(Instant, Limit)>,
+}
+
+/// What takes too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// A statement.
+    Statement,
+    /// The client, within a transaction.
+    IdleInTransaction,
+    /// The client.
+    Idle,
+}
+
+impl Limit {
+    fn stop(self) -> Stop {
+        match self {
+            Limit::Statement => Stop::Failed(SqlError::new(
+                "57014",
+                "canceling statement due to statement timeout",
+            )),
+            Limit::IdleInTransaction => Stop::Fatal(SqlError::new(
+                "25P03",
+                "terminating connection due to idle-in-transaction timeout",
+            )),
+            Limit::Idle => Stop::Fatal(SqlError::new(
+                "57P05",
+                "terminating connection due to idle-session timeout",
+            )),
+        }
+    }
 }
 
 impl Guard {
-    /// `cancels` counts CancelRequests; `shutdown` holds true when the server stops.
-    pub fn new(cancels: watch::Receiver<u64>, shutdown: watch::Receiver<bool>) -> Guard {
-        Guard { cancels, shutdown }
+    /// `signals`: what others ask of this connection; `shutdown` holds true when the server stops.
+    pub fn new(signals: watch::Receiver<Signals>, shutdown: watch::Receiver<bool>) -> Guard {
+        Guard {
+            signals,
+            cancels: 0,
+            shutdown,
+            limit: None,
+        }
+    }
+
+    /// What follows may take that long; `None`: for ever.
+    pub fn limit(&mut self, kind: Limit, time: Option<Duration>) {
+        self.limit = time.map(|time| (Instant::now() + time, kind));
+    }
+
+    /// True while a statement's time runs.
+    pub fn is_timed(&self) -> bool {
+        let limit = self.limit;
+        limit.is_some_and(|(at, kind)| kind == Limit::Statement && at > Instant::now())
+    }
+
+    /// What goes on may take for ever.
+    pub fn lift(&mut self) {
+        self.limit = None;
     }
 
     /// Cancel requests so far were meant for what is over.
     fn forget_cancels(&mut self) {
-        self.cancels.mark_unchanged();
+        self.cancels = self.signals.borrow().cancels;
     }
 
     /// As `stopped`; an idle connection has nothing to cancel.
     async fn interrupted(&mut self, idle: bool) -> Stop {
         if idle {
-            stopping(&mut self.shutdown).await;
-            return Stop::Shutdown;
+            // A statement's time doesn't run while its client is awaited.
+            let limit = self.limit.filter(|(_, kind)| *kind != Limit::Statement);
+            return tokio::select! {
+                () = stopping(&mut self.shutdown) => Stop::Shutdown,
+                stop = expired(limit) => stop,
+                _ = until(&mut self.signals, |s| s.terminate) => Stop::Fatal(terminated()),
+            };
         }
         self.stopped().await
     }
 
-    /// Resolves on a cancel request or shutdown.
+    /// Resolves on a request to stop, at the limit of time, or at shutdown.
     async fn stopped(&mut self) -> Stop {
+        let (limit, known) = (self.limit, self.cancels);
         tokio::select! {
-            _ = stopping(&mut self.shutdown) => Stop::Shutdown,
-            Ok(()) = self.cancels.changed() => Stop::Failed(SqlError::new(
-                "57014",
-                "canceling statement due to user request",
-            )),
+            stop = expired(limit) => stop,
+            () = stopping(&mut self.shutdown) => Stop::Shutdown,
+            signals = until(&mut self.signals, |s| s.terminate || s.cancels != known) => {
+                self.cancels = signals.cancels;
+                match signals.terminate {
+                    true => Stop::Fatal(terminated()),
+                    false => Stop::Failed(SqlError::new(
+                        "57014",
+                        "canceling statement due to user request",
+                    )),
+                }
+            }
         }
+    }
+}
+
+/// What a client hears whose connection is ended from outside.
+pub fn terminated() -> SqlError {
+    SqlError::new(
+        "57P01",
+        "terminating connection due to administrator command",
+    )
+}
+
+/// Resolves when the signals are such.
+async fn until(
+    signals: &mut watch::Receiver<Signals>,
+    such: impl FnMut(&Signals) -> bool,
+) -> Signals {
+    let found = signals.wait_for(such).await.map(|signals| *signals).ok();
+    match found {
+        Some(signals) => signals,
+        // The sender lives as long as the connection.
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves at a limit of time.
+async fn expired(limit: Option<(Instant, Limit)>) -> Stop {
+    match limit {
+        Some((at, kind)) => {
+            tokio::time::sleep_until(at).await;
+            kind.stop()
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -114,6 +218,11 @@ impl Wire {
             out: BytesMut::with_capacity(8 << 10),
             sound: 0,
         }
+    }
+
+    /// The client's address.
+    pub fn peer(&self) -> Option<std::net::SocketAddr> {
+        self.stream.peer_addr().ok()
     }
 
     /// Appends messages to the output; on an error, or a panic inside, none of them.
@@ -242,11 +351,12 @@ impl Wire {
         work: impl Future<Output = T>,
     ) -> Result<T, Stop> {
         let (mut reader, _) = self.stream.split();
+        // Work that never waits uses up the budget that tokio gives a task; what stops it must not depend on that.
         tokio::select! {
             biased;
             done = work => Ok(done),
-            () = gone(&mut reader, &mut self.input) => Err(Stop::Gone),
-            stop = guard.stopped() => Err(stop),
+            () = unconstrained(gone(&mut reader, &mut self.input)) => Err(Stop::Gone),
+            stop = unconstrained(guard.stopped()) => Err(stop),
         }
     }
 }

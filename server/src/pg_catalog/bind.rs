@@ -49,12 +49,24 @@ pub struct Collected {
     pub(super) expansions: Vec<(usize, Expr)>,
 }
 
-/// Common table expressions in sight, innermost last.
-type Ctes<'a> = Vec<(String, &'a ast::Cte)>;
+/// Common table expressions in sight, innermost last; true for those of WITH RECURSIVE.
+type Ctes<'a> = Vec<(String, &'a ast::Cte, bool)>;
+
+/// A common table expression whose own name, inside it, means the rows of the round before.
+struct Step {
+    name: String,
+    columns: Vec<(String, Ty)>,
+    number: usize,
+    used: bool,
+}
 
 /// Binds one query and those inside it.
 pub struct Binder<'a> {
     ctes: RefCell<Ctes<'a>>,
+    /// WITH RECURSIVE whose steps are being bound.
+    steps: RefCell<Vec<Step>>,
+    /// How many there are in all.
+    recursive: std::cell::Cell<usize>,
     /// Types of `$1`, `$2`, … as far as they are known.
     pub(super) params: RefCell<Vec<Option<Ty>>>,
     /// True once a relation or function of the catalog is named.
@@ -146,6 +158,8 @@ impl<'a> Binder<'a> {
     pub fn new(params: Vec<Option<Ty>>) -> Binder<'a> {
         Binder {
             ctes: RefCell::default(),
+            steps: RefCell::default(),
+            recursive: std::cell::Cell::new(0),
             params: RefCell::new(params),
             ours: std::cell::Cell::new(false),
         }
@@ -155,13 +169,10 @@ impl<'a> Binder<'a> {
     pub fn query(&self, query: &'a ast::Query, parent: &Scope<'_>) -> Result<Plan, SqlError> {
         let before = self.ctes.borrow().len();
         if let Some(with) = &query.with {
-            if with.recursive {
-                return Err(not_ours("WITH RECURSIVE"));
-            }
             let ctes = with.cte_tables.iter();
             self.ctes
                 .borrow_mut()
-                .extend(ctes.map(|cte| (fold(&cte.alias.name), cte)));
+                .extend(ctes.map(|cte| (fold(&cte.alias.name), cte, with.recursive)));
         }
         let order = match query.order_by.as_ref().map(|order| &order.kind) {
             None => &[][..],
@@ -555,18 +566,21 @@ impl<'a> Binder<'a> {
                         .borrow()
                         .iter()
                         .rev()
-                        .find(|(n, _)| *n == table)
-                        .map(|(_, c)| *c),
+                        .find(|(n, ..)| *n == table)
+                        .map(|(_, c, recursive)| (*c, *recursive)),
                     Some(_) => None,
                 };
-                if let Some(cte) = cte {
-                    let plan = self.query(&cte.query, &Scope::default())?;
-                    let mut columns = plan.columns.clone();
-                    rename(&mut columns, Some(&cte.alias));
-                    let source = Source::Derived {
-                        plan: Box::new(plan),
-                        lateral: false,
-                    };
+                let of_step = match schema {
+                    None => self.of_step(&table),
+                    Some(_) => None,
+                };
+                if let Some((source, columns)) = of_step {
+                    (source, alias, table, columns, None)
+                } else if let Some((cte, recursive)) = cte {
+                    scope.hidden = true;
+                    let bound = self.cte(cte, recursive, scope);
+                    scope.hidden = false;
+                    let (source, columns) = bound?;
                     (source, alias, table, columns, None)
                 } else {
                     let definition =
@@ -609,6 +623,65 @@ impl<'a> Binder<'a> {
             other => return self.function_source(other, scope, width),
         };
         self.add(source, alias.as_ref(), name, columns, oid, scope, width)
+    }
+
+    /// The name of a WITH RECURSIVE inside its own step.
+    fn of_step(&self, name: &str) -> Option<(Source, Vec<(String, Ty)>)> {
+        let mut steps = self.steps.borrow_mut();
+        let step = steps.iter_mut().rfind(|step| step.name == name)?;
+        step.used = true;
+        let source = Source::Working {
+            number: step.number,
+            width: step.columns.len(),
+        };
+        Some((source, step.columns.clone()))
+    }
+
+    /// A common table expression, where it is named.
+    fn cte(
+        &self,
+        cte: &'a ast::Cte,
+        recursive: bool,
+        scope: &Scope<'_>,
+    ) -> Result<(Source, Vec<(String, Ty)>), SqlError> {
+        if let ast::SetExpr::SetOperation {
+            op: ast::SetOperator::Union,
+            set_quantifier,
+            left,
+            right,
+        } = cte.query.body.as_ref()
+            && recursive
+        {
+            let base = self.body(left, &[], scope)?;
+            let mut columns = base.columns.clone();
+            rename(&mut columns, Some(&cte.alias));
+            let number = self.recursive.replace(self.recursive.get() + 1);
+            self.steps.borrow_mut().push(Step {
+                name: fold(&cte.alias.name),
+                columns: columns.clone(),
+                number,
+                used: false,
+            });
+            let step = self.body(right, &[], scope);
+            let used = self.steps.borrow_mut().pop().is_some_and(|s| s.used);
+            if used {
+                let source = Source::Recursive {
+                    base: Box::new(base),
+                    step: Box::new(step?),
+                    all: matches!(set_quantifier, ast::SetQuantifier::All),
+                    number,
+                };
+                return Ok((source, columns));
+            }
+        }
+        let plan = self.query(&cte.query, scope)?;
+        let mut columns = plan.columns.clone();
+        rename(&mut columns, Some(&cte.alias));
+        let source = Source::Derived {
+            plan: Box::new(plan),
+            lateral: false,
+        };
+        Ok((source, columns))
     }
 
     fn function_source(
@@ -750,6 +823,14 @@ fn ordering(key: usize, options: &ast::OrderByOptions) -> Order {
     }
 }
 
+fn is_cast(expr: &ast::Expr) -> bool {
+    match expr {
+        ast::Expr::Nested(expr) => is_cast(expr),
+        ast::Expr::Cast { .. } => true,
+        _ => false,
+    }
+}
+
 /// PostgreSQL's name for a column without an alias.
 fn output_name(expr: &ast::Expr) -> String {
     match expr {
@@ -759,7 +840,8 @@ fn output_name(expr: &ast::Expr) -> String {
         ast::Expr::Cast {
             expr, data_type, ..
         } => match output_name(expr) {
-            name if name == "?column?" => {
+            // The outermost of several casts counts.
+            name if name == "?column?" || is_cast(expr) => {
                 let name = data_type.to_string().to_lowercase();
                 name.rsplit('.').next().unwrap_or_default().to_string()
             }

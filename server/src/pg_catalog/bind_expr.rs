@@ -202,7 +202,17 @@ impl<'a> Binder<'a> {
                 (Expr::Array(items), ty.array())
             }
             E::CompoundFieldAccess { root, access_chain } => {
-                self.access(self.expr(root, place)?, access_chain, place)?
+                // `table.column[n]` comes as an access to a column called like the table.
+                let column = match (root.as_ref(), access_chain.as_slice()) {
+                    (E::Identifier(table), [ast::AccessExpr::Dot(E::Identifier(column)), ..]) => {
+                        place.scope.column(Some(&fold(table)), &fold(column))
+                    }
+                    _ => None,
+                };
+                match column {
+                    Some(found) => self.access(found, &access_chain[1..], place)?,
+                    None => self.access(self.expr(root, place)?, access_chain, place)?,
+                }
             }
             E::Substring {
                 expr,
@@ -624,6 +634,15 @@ impl<'a> Binder<'a> {
         if function.catalog {
             self.ours.set(true);
         }
+        // What a parameter is that stands alone as an argument.
+        let wanted = match name {
+            "pg_cancel_backend" | "pg_terminate_backend" => Some(Ty::Int4),
+            "pg_sleep" => Some(Ty::Float8),
+            _ => None,
+        };
+        if let (Some(ty), Some((Expr::Param(number), _))) = (wanted, args.first()) {
+            self.declare(*number, ty);
+        }
         let first = args
             .iter()
             .find(|(expr, _)| !matches!(expr, Expr::Const(Value::Null)));
@@ -676,6 +695,11 @@ impl<'a> Binder<'a> {
                 column("is_grantable", Ty::Bool),
             ],
             _ => vec![column(name, Ty::Text)],
+        };
+        // Vectors, unlike arrays, are counted from 0.
+        let name = match name {
+            "generate_subscripts" if of == Ty::Vector => "_vector_subscripts",
+            name => name,
         };
         Ok((self.call(name, args)?.0, columns))
     }

@@ -16,8 +16,21 @@ use super::value::{RegKind, Value, invalid};
 use super::{CatalogSnapshot, RelationInfo, fill, server_wide};
 use crate::pg::types::TYPES;
 
+/// The input function of arrays.
+pub const ARRAY_IN: &str = "array_in";
+/// Its oid.
+pub const ARRAY_IN_OID: i64 = 750;
 /// The only role's oid.
 pub const OWNER_OID: i64 = 10;
+
+/// What a query over the catalog asks the session to do, besides its rows.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// `set_config`: name, value, for this transaction only.
+    pub settings: Vec<(String, Option<String>, bool)>,
+    /// `pg_sleep`: seconds before the rows are given.
+    pub sleep: f64,
+}
 
 /// A query's surroundings.
 pub struct Context<'a> {
@@ -29,6 +42,10 @@ pub struct Context<'a> {
     oids: HashMap<(&'a str, Cow<'a, str>), i64>,
     rows: RefCell<HashMap<u32, Rc<Vec<Row>>>>,
     patterns: RefCell<HashMap<(String, bool, bool), Rc<Regex>>>,
+    /// What functions ask the session to do.
+    pub effects: RefCell<Effects>,
+    /// Rows of the last round of each WITH RECURSIVE that is being evaluated.
+    pub working: RefCell<HashMap<usize, Rc<Vec<Row>>>>,
 }
 
 impl<'a> Context<'a> {
@@ -56,6 +73,8 @@ impl<'a> Context<'a> {
             oids,
             rows: RefCell::default(),
             patterns: RefCell::default(),
+            effects: RefCell::default(),
+            working: RefCell::default(),
         }
     }
 
@@ -148,6 +167,10 @@ impl<'a> Context<'a> {
         }
         if text == "-" {
             return Ok(self.reg(kind, 0));
+        }
+        // The one function of which pg_type tells the oid: JDBC knows arrays by it.
+        if kind == RegKind::Proc && split_name(text).last().is_some_and(|n| n == ARRAY_IN) {
+            return Ok(Value::Reg(ARRAY_IN_OID, Arc::from(ARRAY_IN)));
         }
         let (found, code, what) = match kind {
             RegKind::Class => (self.find_relation(text), "42P01", "relation"),

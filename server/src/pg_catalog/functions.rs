@@ -157,6 +157,8 @@ functions! {
         Ok(Value::text(format!("PostgreSQL {}", c.snapshot.server_version)))
     };
     anyway "pg_backend_pid" => INT, |_, c| Ok(Value::Int(i64::from(c.snapshot.backend_pid)));
+    catalog "pg_cancel_backend" => BOOL, |a, c| Ok(Value::Bool(signal(a, c, false)));
+    catalog "pg_terminate_backend" => BOOL, |a, c| Ok(Value::Bool(signal(a, c, true)));
     anyway "pg_is_in_recovery" => BOOL, |_, _| Ok(Value::Bool(false));
     anyway "pg_my_temp_schema" => Returns::Type(Ty::Oid), |_, _| Ok(Value::Int(0));
     anyway "pg_is_other_temp_schema" => BOOL, |_, _| Ok(Value::Bool(false));
@@ -166,6 +168,36 @@ functions! {
     anyway "inet_server_port" => INT, |_, _| Ok(Value::Null);
     anyway "inet_client_addr" => TEXT, |_, _| Ok(Value::Null);
     anyway "inet_client_port" => INT, |_, _| Ok(Value::Null);
+    anyway "set_config" => TEXT, |a, c| {
+        // Names are checked when the session takes it over.
+        let value = arg(a, 1);
+        let local = arg(a, 2).bool() == Some(true);
+        let given = (!value.is_null()).then(|| value.show());
+        c.effects.borrow_mut().settings.push((text(a, 0), given, local));
+        Ok(value.clone())
+    };
+    catalog "pg_sleep" => TEXT, |a, c| {
+        let seconds = match arg(a, 0) {
+            Value::Float(seconds) => *seconds,
+            other => {
+                let shown = other.show();
+                let read = shown.trim().parse();
+                read.map_err(|_| super::value::invalid("double precision", &shown))?
+            }
+        };
+        c.effects.borrow_mut().sleep += seconds.max(0.0);
+        Ok(Value::text(""))
+    };
+    catalog "parse_ident" => Returns::Array(Ty::Text), |a, _| {
+        Ok(Value::Array(split_name(&text(a, 0)).iter().map(Value::text).collect()))
+    };
+    lenient "json_build_object" => TEXT, |a, _| {
+        let pairs = a.chunks(2).map(|pair| {
+            format!("{} : {}", json(&Value::text(pair[0].show())), json(arg(pair, 1)))
+        });
+        Ok(Value::text(format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))))
+    };
+    anyway "pg_current_xact_id" => BIGINT, |_, _| Ok(Value::Int(1));
     anyway "txid_current" => BIGINT, |_, _| Ok(Value::Int(1));
     anyway "pg_current_wal_lsn" => TEXT, |_, _| Ok(Value::text("0/0"));
     lenient "age" => INT, |_, _| Ok(Value::Int(0));
@@ -307,6 +339,9 @@ functions! {
     plain "generate_subscripts" => Returns::Array(Ty::Int4), |a, _| {
         series(1, items(arg(a, 0)).len() as i64, 1)
     };
+    plain "_vector_subscripts" => Returns::Array(Ty::Int4), |a, _| {
+        series(0, items(arg(a, 0)).len() as i64 - 1, 1)
+    };
     catalog "_pg_expandarray" => Returns::Array(Ty::Text), |a, _| {
         let pairs = items(arg(a, 0)).iter().enumerate();
         let pair = |(n, x): (usize, &Value)| {
@@ -329,6 +364,24 @@ functions! {
         Ok(Value::Array(server_wide::zones().map(|row| zone(row.to_vec())).collect()))
     };
     anyway "pg_listening_channels" => Returns::Array(Ty::Text), |_, _| Ok(Value::Array(Arc::from([])));
+}
+
+/// A value as JSON.
+fn json(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(true) => "true".into(),
+        Value::Bool(false) => "false".into(),
+        Value::Int(_) | Value::Float(_) => value.show(),
+        other => serde_json::Value::from(other.show()).to_string(),
+    }
+}
+
+/// Cancels, or ends, what another connection does.
+fn signal(args: &[Value], context: &Context<'_>, terminate: bool) -> bool {
+    let pid = i32::try_from(int(args, 0)).unwrap_or(0);
+    let signal = context.snapshot.signal.0.as_ref();
+    signal.is_some_and(|signal| signal(pid, terminate))
 }
 
 /// The function of a name.

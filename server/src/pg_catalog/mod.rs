@@ -25,9 +25,11 @@ use tidemill_planner::SqlError;
 use tidemill_planner::ast::Query;
 use tidemill_zset::schema::SqlType;
 
+pub use self::context::Effects;
 use self::relations::DEFINITIONS;
 use self::value::{Ty, Value};
 use crate::pg::types::{oid, text_of, wire_type};
+use crate::session::backends::Activity;
 
 /// Parameters that a catalog query may have.
 const PARAMS_MAX: usize = 1_000;
@@ -61,10 +63,25 @@ pub struct CatalogSnapshot {
     pub relations: Vec<RelationInfo>,
     /// Run-time settings: name, value, description.
     pub settings: Vec<(String, String, String)>,
-    /// Connected clients.
-    pub backends: Vec<BackendInfo>,
+    /// Connected clients: number, what they are doing.
+    pub backends: Vec<(i32, Activity)>,
+    /// Cancels or terminates one; false if there is none of that number.
+    pub signal: Signal,
     /// The asking connection's number.
     pub backend_pid: i32,
+}
+
+/// What `pg_cancel_backend` and `pg_terminate_backend` do; by default nothing.
+#[derive(Clone, Default)]
+pub struct Signal(pub Option<Arc<Signalling>>);
+
+/// Takes a connection's number, and whether it has to end.
+pub type Signalling = dyn Fn(i32, bool) -> bool + Send + Sync;
+
+impl std::fmt::Debug for Signal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Signal")
+    }
 }
 
 /// A schema.
@@ -139,21 +156,6 @@ pub struct IndexInfo {
     pub unique: bool,
     /// COMMENT ON the index.
     pub comment: Option<String>,
-}
-
-/// A connected client.
-#[derive(Clone, Debug, Default)]
-pub struct BackendInfo {
-    /// Connection number.
-    pub pid: i32,
-    /// User name.
-    pub user: String,
-    /// `application_name`.
-    pub application: String,
-    /// `active`, `idle`, `idle in transaction`.
-    pub state: String,
-    /// Current or last statement.
-    pub query: String,
 }
 
 /// A relation of `pg_catalog` or `information_schema`.
@@ -247,14 +249,17 @@ impl CatalogQuery {
         &self,
         snapshot: &CatalogSnapshot,
         params: &[Option<ArrayRef>],
-    ) -> Result<RecordBatch, SqlError> {
+    ) -> Result<(RecordBatch, Effects), SqlError> {
         let params: Vec<Value> = params
             .iter()
             .map(|p| p.as_ref().map_or(Value::Null, param))
             .collect();
         let context = context::Context::new(snapshot, &params);
         let rows = run::rows(&self.plan, None, &context)?;
-        Ok(batch(&self.plan.columns, &rows))
+        Ok((
+            batch(&self.plan.columns, &rows),
+            context.effects.into_inner(),
+        ))
     }
 }
 

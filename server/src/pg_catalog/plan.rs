@@ -233,6 +233,15 @@ pub enum Source {
     Relation(&'static Definition),
     /// A query; `lateral` sees the items to its left.
     Derived { plan: Box<Plan>, lateral: bool },
+    /// WITH RECURSIVE: the rows of `base`, then those of `step` as long as it gives new ones.
+    Recursive {
+        base: Box<Plan>,
+        step: Box<Plan>,
+        all: bool,
+        number: usize,
+    },
+    /// Inside a step: the rows of the round before.
+    Working { number: usize, width: usize },
     /// A set-returning function, always lateral.
     Function {
         expr: Expr,
@@ -264,7 +273,10 @@ impl Source {
     pub fn width(&self) -> usize {
         match self {
             Source::Relation(definition) => definition.columns.len(),
-            Source::Derived { plan, .. } => plan.columns.len(),
+            Source::Derived { plan, .. } | Source::Recursive { base: plan, .. } => {
+                plan.columns.len()
+            }
+            Source::Working { width, .. } => *width,
             Source::Function {
                 columns,
                 ordinality,
@@ -277,7 +289,7 @@ impl Source {
     /// True if it reads the items to its left.
     pub fn is_lateral(&self) -> bool {
         match self {
-            Source::Relation(_) => false,
+            Source::Relation(_) | Source::Recursive { .. } | Source::Working { .. } => false,
             Source::Derived { lateral, .. } => *lateral,
             Source::Function { .. } => true,
             Source::Join { left, right, .. } => left.is_lateral() || right.is_lateral(),

@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use tidemill_planner::SqlError;
 
@@ -161,6 +162,35 @@ fn set_operation(op: SetOp, all: bool, left: Vec<Row>, right: Vec<Row>) -> Vec<R
 }
 
 /// Keeps the first of rows that are equal in their first columns.
+/// WITH RECURSIVE.
+fn recursive(
+    (base, step): (&Plan, &Plan),
+    all: bool,
+    number: usize,
+    frame: &Frame<'_>,
+    context: &Context<'_>,
+) -> Result<Vec<Row>, SqlError> {
+    let mut found = rows(base, Some(frame), context)?;
+    if !all {
+        distinct(&mut found, base.columns.len());
+    }
+    let mut known = 0;
+    while known < found.len() {
+        if found.len() > ROWS_MAX {
+            return Err(SqlError::new("54000", "WITH RECURSIVE gives too many rows"));
+        }
+        let last = Rc::new(found[known..].to_vec());
+        known = found.len();
+        context.working.borrow_mut().insert(number, last);
+        found.extend(rows(step, Some(frame), context)?);
+        if !all {
+            distinct(&mut found, base.columns.len());
+        }
+    }
+    context.working.borrow_mut().remove(&number);
+    Ok(found)
+}
+
 fn distinct(rows: &mut Vec<Row>, columns: usize) {
     let mut seen = std::collections::HashSet::new();
     rows.retain(|row| seen.insert(row.iter().take(columns).map(key).collect::<Vec<_>>()));
@@ -303,6 +333,17 @@ fn source_rows(
     Ok(match source {
         Source::Relation(definition) => context.rows(definition).as_ref().clone(),
         Source::Derived { plan, .. } => rows(plan, Some(&frame), context)?,
+        Source::Working { number, .. } => context
+            .working
+            .borrow()
+            .get(number)
+            .map_or_else(Vec::new, |rows| rows.as_ref().clone()),
+        Source::Recursive {
+            base,
+            step,
+            all,
+            number,
+        } => recursive((base, step), *all, *number, &frame, context)?,
         Source::Function {
             expr,
             columns,

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::context::OWNER_OID;
+use super::context::{ARRAY_IN, ARRAY_IN_OID, OWNER_OID};
 use super::fill::{BTREE, C_COLLATION, COLLATION, DATABASE_OID, HEAP, TABLESPACE, UTF8, int, text};
 use super::relations::{Definition, Row, Rows};
 use super::value::Value;
@@ -173,21 +173,33 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                 "usesysid",
                 "usename",
                 "application_name",
+                "client_addr",
+                "client_port",
+                "backend_start",
+                "query_start",
+                "state_change",
                 "state",
                 "query",
                 "backend_type",
             ];
             let mut rows = Rows::of(definition, &given);
-            for backend in &snapshot.backends {
+            for (pid, activity) in &snapshot.backends {
                 rows.push([
                     int(DATABASE_OID),
                     text(&snapshot.database),
-                    int(backend.pid),
+                    int(*pid),
                     int(OWNER_OID),
-                    text(&backend.user),
-                    text(&backend.application),
-                    text(&backend.state),
-                    text(&backend.query),
+                    text(&activity.user),
+                    text(&activity.application),
+                    Value::maybe(activity.client.map(|c| c.ip().to_string()).as_deref()),
+                    activity
+                        .client
+                        .map_or(Value::Null, |c| int(i32::from(c.port()))),
+                    Value::time(Some(activity.started)),
+                    Value::time(activity.query_started),
+                    Value::time(Some(activity.state_since)),
+                    text(activity.state),
+                    text(&activity.query),
                     text("client backend"),
                 ]);
             }
@@ -239,7 +251,7 @@ pub fn types(definition: &Definition) -> Vec<Row> {
         );
         let input = match element {
             0 => Value::Reg(i64::from(oid), Arc::from(format!("{name}in"))),
-            _ => Value::Reg(750, Arc::from("array_in")),
+            _ => Value::Reg(ARRAY_IN_OID, Arc::from(ARRAY_IN)),
         };
         let kind = if category == "P" || category == "X" {
             "p"

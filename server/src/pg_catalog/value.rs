@@ -171,8 +171,8 @@ impl Ty {
                     .collect::<Float64Array>(),
             ),
             Ty::Timestamptz => {
-                let nulls = TimestampMicrosecondArray::new_null(values.len());
-                Arc::new(nulls.with_timezone(UTC))
+                let micros = ints().collect::<TimestampMicrosecondArray>();
+                Arc::new(micros.with_timezone(UTC))
             }
             Ty::Text | Ty::Name | Ty::Char | Ty::Reg(_) | Ty::Vector => {
                 let texts = values.iter().map(|value| match (self, value) {
@@ -215,6 +215,12 @@ impl Value {
     /// Text, or NULL.
     pub fn maybe(text: Option<&str>) -> Value {
         text.map_or(Value::Null, Value::text)
+    }
+
+    /// A time, in microseconds.
+    pub fn time(time: Option<std::time::SystemTime>) -> Value {
+        let since_1970 = time.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+        since_1970.map_or(Value::Null, |d| Value::Int(d.as_micros() as i64))
     }
 
     /// An array of integers.

@@ -4,8 +4,9 @@
 //! Invariant: what the evaluator doesn't know, the planner gets, unchanged.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use arrow::array::ArrayRef;
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, SchemaRef};
 use futures::StreamExt;
 use tidemill_planner::SqlError;
@@ -14,7 +15,7 @@ use tidemill_planner::ast::Query;
 use super::query::param_types;
 use super::sql::SqlSession;
 use super::{ParamValue, Response};
-use crate::pg_catalog;
+use crate::pg_catalog::{self, Effects};
 
 impl SqlSession {
     /// Parameters and columns of a query over the catalog; `None`: it is none.
@@ -33,7 +34,13 @@ impl SqlSession {
         query: &Query,
         params: &[ParamValue],
     ) -> Option<Result<Response, SqlError>> {
-        let bound = pg_catalog::query(query, &param_types(params))?;
+        let bound = match pg_catalog::query_why(query, &param_types(params)) {
+            Ok(bound) => bound,
+            Err(reason) => {
+                tracing::trace!(%reason, %query, "not answered by the catalog alone");
+                return None;
+            }
+        };
         let published = self.pin();
         let mut snapshot = self.handle.env.system.pg_snapshot(&published);
         snapshot.user.clone_from(&self.user);
@@ -51,16 +58,36 @@ impl SqlSession {
                 ParamValue::Value(array) => Some(Arc::clone(array)),
             })
             .collect();
-        let batch = match bound.run(&snapshot, &values) {
-            Err(error) if pg_catalog::is_planners(&error) => return None,
-            other => other,
-        };
-        Some(batch.map(|batch| Response::Rows {
-            schema: batch.schema(),
-            batches: futures::stream::iter([Ok(batch)]).boxed(),
+        match bound.run(&snapshot, &values) {
+            Err(error) if pg_catalog::is_planners(&error) => None,
+            Err(error) => Some(Err(error)),
+            Ok((batch, effects)) => Some(self.catalog_answer(batch, effects)),
+        }
+    }
+
+    /// Does what functions such as `set_config` ask for, and gives the rows.
+    fn catalog_answer(
+        &mut self,
+        batch: RecordBatch,
+        effects: Effects,
+    ) -> Result<Response, SqlError> {
+        for (name, value, local) in effects.settings {
+            self.settings.set(&name, value, local)?;
+        }
+        let schema = batch.schema();
+        let batches = futures::stream::iter([Ok(batch)]);
+        Ok(Response::Rows {
+            schema,
+            batches: match Duration::try_from_secs_f64(effects.sleep) {
+                Ok(sleep) if !sleep.is_zero() => {
+                    let slept = futures::stream::once(tokio::time::sleep(sleep));
+                    slept.flat_map(move |()| batches.clone()).boxed()
+                }
+                _ => batches.boxed(),
+            },
             verb: "SELECT",
             counted: true,
             live: false,
-        }))
+        })
     }
 }

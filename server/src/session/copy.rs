@@ -1,4 +1,4 @@
-//! COPY … TO STDOUT and COPY … FROM STDIN, in PostgreSQL's text format and in CSV.
+//! COPY … TO STDOUT and COPY … FROM STDIN, in PostgreSQL's text and binary formats and in CSV.
 
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use tidemill_planner::names::parse_query;
 use tidemill_zset::schema::SqlType;
 use tidemill_zset::{CollectionId, Delta};
 
+use super::copy_binary::BinaryRows;
 use super::copy_text::{RecordFormat, Records};
 use super::query::Given;
 use super::sql::SqlSession;
@@ -34,7 +35,7 @@ impl SqlSession {
     ) -> Result<Response, SqlError> {
         let query = match source {
             CopySource::Subscribe(subscribe) => {
-                let (schema, batches) = self.subscribe(subscribe).await?;
+                let (schema, batches) = self.subscribe(subscribe, &[]).await?;
                 return Ok(Response::CopyOut {
                     schema,
                     batches,
@@ -76,12 +77,6 @@ impl SqlSession {
         columns: &[String],
         options: &CopyOptions,
     ) -> Result<Response, SqlError> {
-        if options.binary {
-            return Err(
-                SqlError::unsupported("COPY FROM in binary format is not supported")
-                    .hint("Use the text or CSV format."),
-            );
-        }
         self.check_writable(&tidemill_planner::ast::Statement::Truncate { names: vec![] })?;
         let published = self.pin();
         let target = self.target(&published, table.schema.as_deref(), &table.name)?;
@@ -122,15 +117,20 @@ impl SqlSession {
             object: target.object.clone(),
             collection: target.relation.id,
             copied: self.transaction.as_ref().map(|_| self.copied.clone()),
-            columns: fields.iter().map(Column::new).collect(),
-            names: fields
-                .iter()
-                .map(|f| (f.name().clone(), type_name(f)))
-                .collect(),
+            reader: match options.binary {
+                true => Reader::Binary(BinaryRows::new(fields)),
+                false => Reader::Text(TextRows {
+                    columns: fields.iter().map(Column::new).collect(),
+                    names: fields
+                        .iter()
+                        .map(|f| (f.name().clone(), type_name(f)))
+                        .collect(),
+                    records: Records::new(RecordFormat::of(options)),
+                    rows: 0,
+                }),
+            },
             given,
             defaults,
-            records: Records::new(RecordFormat::of(options)),
-            rows: 0,
         };
         Ok(Response::CopyIn {
             schema,
@@ -187,30 +187,20 @@ fn type_name(field: &Field) -> String {
     name.split('(').next().unwrap_or_default().to_string()
 }
 
-/// Reads rows for a table.
-struct TableSink {
-    handle: Handle,
-    object: Arc<Object>,
-    collection: CollectionId,
-    /// Set in a transaction: where the rows wait for it.
-    copied: Option<Copied>,
+/// Reads rows of the text format or of CSV into columns.
+struct TextRows {
     columns: Vec<Column>,
     /// Their names, and their types' names in messages.
     names: Vec<(String, String)>,
-    /// Columns of the table that the data gives.
-    given: Vec<usize>,
-    /// The others, with their values.
-    defaults: Vec<(usize, ArrayRef)>,
     records: Records,
     rows: u64,
 }
 
-impl TableSink {
-    fn take_records(&mut self, end: bool) -> Result<(), SqlError> {
+impl TextRows {
+    fn take(&mut self, end: bool, table: &str) -> Result<(), SqlError> {
         while let Some(record) = self.records.next(end)? {
             let line = record.line;
-            let place =
-                |detail: String| format!("COPY {}, line {line}{detail}", self.object.record.name);
+            let place = |detail: String| format!("COPY {table}, line {line}{detail}");
             if record.fields.len() != self.columns.len() {
                 let message = match self.names.get(record.fields.len()) {
                     Some((name, _)) => format!("missing data for column \"{name}\""),
@@ -247,13 +237,66 @@ impl TableSink {
         }
         Ok(())
     }
+}
 
-    fn delta(&mut self) -> Result<Delta, SqlError> {
-        let rows = self.rows as usize;
-        let empty = Buffer::from(Vec::<u8>::new());
+/// Reads the data of one format.
+enum Reader {
+    Text(TextRows),
+    Binary(BinaryRows),
+}
+
+impl Reader {
+    fn rows(&self) -> u64 {
+        match self {
+            Reader::Text(text) => text.rows,
+            Reader::Binary(binary) => binary.rows,
+        }
+    }
+
+    fn add(&mut self, bytes: &[u8], table: &str) -> Result<(), SqlError> {
+        match self {
+            Reader::Text(text) => {
+                text.records.add(bytes);
+                text.take(false, table)
+            }
+            Reader::Binary(binary) => binary.add(bytes, table),
+        }
+    }
+
+    /// The columns, at the end of the data.
+    fn finish(&mut self, table: &str) -> Result<Vec<ArrayRef>, SqlError> {
+        match self {
+            Reader::Text(text) => {
+                text.take(true, table)?;
+                let empty = Buffer::from(Vec::<u8>::new());
+                let columns = text.columns.iter_mut();
+                Ok(columns.map(|c| c.finish(&empty, &empty)).collect())
+            }
+            Reader::Binary(binary) => binary.finish(),
+        }
+    }
+}
+
+/// Reads rows for a table.
+struct TableSink {
+    handle: Handle,
+    object: Arc<Object>,
+    collection: CollectionId,
+    /// Set in a transaction: where the rows wait for it.
+    copied: Option<Copied>,
+    reader: Reader,
+    /// Columns of the table that the data gives.
+    given: Vec<usize>,
+    /// The others, with their values.
+    defaults: Vec<(usize, ArrayRef)>,
+}
+
+impl TableSink {
+    fn delta(&self, read: Vec<ArrayRef>) -> Result<Delta, SqlError> {
+        let rows = self.reader.rows() as usize;
         let mut arrays: Vec<Option<ArrayRef>> = vec![None; self.object.columns.fields().len()];
-        for (column, at) in self.columns.iter_mut().zip(&self.given) {
-            arrays[*at] = Some(column.finish(&empty, &empty));
+        for (array, at) in read.into_iter().zip(&self.given) {
+            arrays[*at] = Some(array);
         }
         for (at, value) in &self.defaults {
             let repeat = arrow::array::UInt32Array::from(vec![0; rows]);
@@ -283,17 +326,16 @@ impl TableSink {
 #[async_trait::async_trait]
 impl CopySink for TableSink {
     async fn data(&mut self, bytes: Bytes) -> Result<(), SqlError> {
-        self.records.add(&bytes);
-        self.take_records(false)
+        self.reader.add(&bytes, &self.object.record.name)
     }
 
     async fn done(mut self: Box<Self>) -> Result<u64, SqlError> {
-        self.take_records(true)?;
-        let rows = self.rows;
+        let read = self.reader.finish(&self.object.record.name)?;
+        let rows = self.reader.rows();
         if rows == 0 {
             return Ok(0);
         }
-        let delta = self.delta()?;
+        let delta = self.delta(read)?;
         match &self.copied {
             Some(copied) => copied.lock().push((self.collection, delta)),
             None => {

@@ -1,4 +1,5 @@
-//! Cursors: DECLARE, FETCH, CLOSE, over queries and subscriptions. They live until the transaction ends.
+//! Cursors: DECLARE, FETCH, MOVE, CLOSE, over queries and subscriptions. They live until the transaction ends, or
+//! WITH HOLD until the session does.
 
 use std::time::Duration;
 
@@ -12,10 +13,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::query::Given;
 use super::sql::SqlSession;
-use super::{BatchStream, Response};
+use super::{BatchStream, ParamValue, Response};
 
 /// How long FETCH waits for more of a subscription once it has something.
 const READY: Duration = Duration::from_millis(2);
+
+/// Rows that MOVE reads before it forgets them.
+const MOVED_AT_ONCE: usize = 10_000;
 
 /// An open cursor. The lock is never contended: it only lets a session be shared between threads.
 pub struct Cursor {
@@ -24,6 +28,10 @@ pub struct Cursor {
     /// Rows that were read ahead.
     ahead: Vec<RecordBatch>,
     live: bool,
+    /// It outlives its transaction.
+    hold: bool,
+    /// Its transaction is committed, or it never had one.
+    held: bool,
 }
 
 impl Cursor {
@@ -85,14 +93,17 @@ impl SqlSession {
     pub(super) async fn declare(
         &mut self,
         name: &str,
+        hold: bool,
         source: &CursorSource,
+        params: &[ParamValue],
     ) -> Result<Response, SqlError> {
-        if !self.transaction.as_ref().is_some_and(|t| t.explicit) {
+        let in_block = self.transaction.as_ref().is_some_and(|t| t.explicit);
+        if !in_block && !hold {
             return Err(SqlError::new(
                 "25P01",
                 "DECLARE CURSOR can only be used in transaction blocks",
             )
-            .hint("Say BEGIN first."));
+            .hint("Say BEGIN first, or DECLARE … WITH HOLD."));
         }
         if self.cursors.contains_key(name) {
             return Err(SqlError::new(
@@ -102,11 +113,15 @@ impl SqlSession {
         }
         let (schema, batches, live) = match source {
             CursorSource::Subscribe(subscribe) => {
-                let (schema, batches) = self.subscribe(subscribe).await?;
+                let (schema, batches) = self.subscribe(subscribe, params).await?;
                 (schema, batches, true)
             }
             CursorSource::Query(query) => {
-                match self.select(query, None, &Given::default()).await? {
+                let given = Given {
+                    params,
+                    ..Given::default()
+                };
+                match self.select(query, None, &given).await? {
                     Response::Rows {
                         schema, batches, ..
                     } => (schema, batches, false),
@@ -121,9 +136,18 @@ impl SqlSession {
                 batches: Some(Mutex::new(batches)),
                 ahead: vec![],
                 live,
+                hold,
+                held: !in_block,
             },
         );
         Ok(Response::Tag("DECLARE CURSOR".into()))
+    }
+
+    /// The end of a transaction closes its cursors; after COMMIT, those WITH HOLD stay.
+    pub(super) fn end_cursors(&mut self, committed: bool) {
+        self.cursors
+            .retain(|_, cursor| cursor.held || (committed && cursor.hold));
+        self.cursors.values_mut().for_each(|c| c.held = true);
     }
 
     pub(super) fn cursor_schema(&self, name: &str) -> Result<SchemaRef, SqlError> {
@@ -153,6 +177,29 @@ impl SqlSession {
             counted: true,
             live: false,
         })
+    }
+
+    /// MOVE: goes over rows without giving them.
+    pub(super) async fn move_on(
+        &mut self,
+        name: &str,
+        count: Option<u64>,
+    ) -> Result<Response, SqlError> {
+        let cursor = self.cursors.get_mut(name).ok_or_else(|| no_cursor(name))?;
+        let mut left = count.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        let mut moved = 0;
+        // Step by step, so that rows that nobody wants aren't collected.
+        while left > 0 {
+            cursor.fill(left.min(MOVED_AT_ONCE), None).await?;
+            let rows: usize = cursor.take(left).iter().map(RecordBatch::num_rows).sum();
+            moved += rows;
+            left -= rows;
+            // A subscription has no end to go to.
+            if rows == 0 || cursor.live {
+                break;
+            }
+        }
+        Ok(Response::Tag(format!("MOVE {moved}")))
     }
 
     pub(super) fn close(&mut self, name: Option<&str>) -> Result<Response, SqlError> {

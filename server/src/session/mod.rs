@@ -1,7 +1,10 @@
 //! One client's session: statements in, responses out. Knows nothing of the wire format.
 
+pub mod backends;
 mod catalog_query;
+mod control;
 mod copy;
+mod copy_binary;
 mod copy_text;
 mod cursor;
 mod ddl;
@@ -12,6 +15,7 @@ pub mod settings;
 mod show;
 pub mod sql;
 mod subscribe;
+mod times;
 mod transaction;
 mod write;
 
@@ -23,7 +27,9 @@ use futures::stream::BoxStream;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{CopyOptions, Parsed};
 
+use self::backends::{Backend, Backends};
 pub use plans::PlanSlot;
+pub use settings::Timeouts;
 pub use sql::{Sessions, SqlSession};
 
 /// The one database.
@@ -176,14 +182,22 @@ pub trait Session: Send {
 
     /// Parameters whose new value the client must be told (ParameterStatus), e.g. `TimeZone`.
     fn take_parameter_changes(&mut self) -> Vec<(String, String)>;
+
+    /// Limits of time that the wire keeps.
+    fn timeouts(&self) -> Timeouts {
+        Timeouts::default()
+    }
+
+    /// Columns of a cursor that DECLARE has opened: to the protocol it is a portal.
+    fn cursor(&self, _name: &str) -> Option<SchemaRef> {
+        None
+    }
+
+    /// Closes such a cursor, if there is one.
+    fn close_cursor(&mut self, _name: &str) {}
 }
 
-/// Name of the startup parameter that holds the number by which a CancelRequest and
-/// `pg_backend_pid()` know the connection.
-pub const BACKEND_PID: &str = "tidemill.backend_pid";
-
-/// Opens sessions. Startup parameters were sent by the client; the wire adds
-/// [`BACKEND_PID`], the connection's number.
+/// Opens sessions. Startup parameters were sent by the client.
 #[async_trait::async_trait]
 pub trait SessionFactory: Send + Sync + 'static {
     /// Errors such as 3D000 end the connection.
@@ -192,5 +206,11 @@ pub trait SessionFactory: Send + Sync + 'static {
         user: &str,
         database: &str,
         parameters: Vec<(String, String)>,
+        backend: &Backend,
     ) -> Result<Box<dyn Session>, SqlError>;
+
+    /// The list in which the connections of a listener are entered.
+    fn backends(&self) -> Arc<Backends> {
+        Arc::default()
+    }
 }

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::Field;
 use datafusion_common::ScalarValue;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Expr, Query};
 use tidemill_planner::query::QueryPlan;
-use tidemill_zset::Epoch;
 
 use super::plans::{self, PlanSlot, Planned};
 use super::sql::{SqlSession, now_micros};
@@ -98,7 +97,7 @@ impl SqlSession {
         self.check_readable(&query.plan, &published.catalog)?;
         let mut snapshot = self.snapshot(&published);
         if let Some(expr) = as_of {
-            snapshot.at = self.time("AS OF", expr)?;
+            snapshot.at = self.time("AS OF", expr, given.params)?;
             if snapshot.at > published.now() {
                 return Err(SqlError::new(
                     "22023",
@@ -137,33 +136,18 @@ impl SqlSession {
         Ok(execution::start(plan, Arc::new(snapshot)))
     }
 
-    /// The value of a time expression such as that of AS OF.
-    pub(super) fn time(&self, clause: &str, expr: &Expr) -> Result<Epoch, SqlError> {
-        let to = Field::new("time", DataType::Int64, false);
-        let (value, _) = self
-            .handle
-            .env
-            .planner
-            .constant(&self.context(), expr, Some(&to))?;
-        match value {
-            ScalarValue::Int64(Some(time)) if time >= 0 => Ok(time),
-            other => Err(
-                SqlError::new("22023", format!("{clause} needs a time, not {other}"))
-                    .hint("A time is a number as shown in the column \"time\" of a subscription."),
-            ),
+    /// The error for a relation that doesn't exist.
+    pub(super) fn no_relation(&self, published: &Published, name: &str) -> SqlError {
+        let e = SqlError::new("42P01", format!("relation \"{name}\" does not exist"));
+        let all = self.names(published).relations();
+        let ours = all
+            .iter()
+            .filter(|r| !matches!(r.schema.as_str(), "pg_catalog" | "information_schema"));
+        match tidemill_planner::names::closest(name, ours.map(|r| r.name.as_str())) {
+            Some(close) => e.hint(format!("Did you mean \"{close}\"?")),
+            None => e,
         }
     }
-}
-
-/// Types of given parameters, for planning.
-pub(super) fn param_types(params: &[ParamValue]) -> Vec<Option<Field>> {
-    params
-        .iter()
-        .map(|p| match p {
-            ParamValue::Null => None,
-            ParamValue::Value(array) => Some(Field::new("?", array.data_type().clone(), true)),
-        })
-        .collect()
 }
 
 /// The plan with its parameters' values.

@@ -1,6 +1,7 @@
 //! Session settings: SET, SHOW, RESET, and what clients are told at the start.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tidemill_planner::SqlError;
 
@@ -37,6 +38,12 @@ const SETTINGS: &[(&str, &str, &str, bool)] = &[
         true,
     ),
     (
+        "default_table_access_method",
+        "heap",
+        "Sets the default table access method for new tables.",
+        false,
+    ),
+    (
         "default_transaction_isolation",
         "serializable",
         "Sets the transaction isolation level of each new transaction.",
@@ -57,7 +64,13 @@ const SETTINGS: &[(&str, &str, &str, bool)] = &[
     (
         "idle_in_transaction_session_timeout",
         "0",
-        "Sets the maximum allowed idle time within a transaction.",
+        "Sets the maximum allowed idle time between queries, when in a transaction.",
+        false,
+    ),
+    (
+        "idle_session_timeout",
+        "0",
+        "Sets the maximum allowed idle time between queries, when not in a transaction.",
         false,
     ),
     (
@@ -94,6 +107,12 @@ const SETTINGS: &[(&str, &str, &str, bool)] = &[
         "lock_timeout",
         "0",
         "Sets the maximum allowed duration of any wait for a lock.",
+        false,
+    ),
+    (
+        "max_index_keys",
+        "32",
+        "Shows the maximum number of index keys.",
         false,
     ),
     (
@@ -178,6 +197,7 @@ const FIXED: &[&str] = &[
     "lc_collate",
     "lc_ctype",
     "max_identifier_length",
+    "max_index_keys",
     "server_encoding",
     "server_version",
     "server_version_num",
@@ -192,12 +212,10 @@ const WITHOUT_EFFECT: &[&str] = &[
     "cluster_replica",
     "constraint_exclusion",
     "create_compaction_group_for_mv",
-    "default_table_access_method",
     "default_tablespace",
     "default_transaction_deferrable",
     "effective_cache_size",
     "escape_string_warning",
-    "idle_session_timeout",
     "maintenance_work_mem",
     "plan_cache_mode",
     "query_epoch",
@@ -245,24 +263,58 @@ pub fn descriptions() -> Vec<(String, String, String)> {
         .collect()
 }
 
-/// One session's settings.
+/// Limits of time that a session has set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// `statement_timeout`
+    pub statement: Option<Duration>,
+    /// `idle_in_transaction_session_timeout`
+    pub idle_in_transaction: Option<Duration>,
+    /// `idle_session_timeout`
+    pub idle: Option<Duration>,
+}
+
+/// Values that differ from the defaults: those of the session, and those of the transaction alone.
+#[derive(Clone, Debug, Default)]
+pub struct Values {
+    session: BTreeMap<String, String>,
+    local: BTreeMap<String, String>,
+}
+
+impl Values {
+    fn get(&self, name: &str) -> Option<&str> {
+        let set = |name: &str| self.local.get(name).or_else(|| self.session.get(name));
+        let of_next = match name {
+            "transaction_isolation" => "default_transaction_isolation",
+            "transaction_read_only" => "default_transaction_read_only",
+            _ => name,
+        };
+        set(name)
+            .or_else(|| set(of_next))
+            .map(String::as_str)
+            .or_else(|| known(of_next).map(|s| s.1))
+    }
+}
+
+/// One session's settings. What a transaction sets is undone when it is rolled back.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    changed: BTreeMap<String, String>,
+    values: Values,
+    /// What RESET goes back to: what the client asked for when it connected.
+    initial: BTreeMap<String, String>,
+    /// What ROLLBACK goes back to; `None` outside transactions.
+    before: Option<BTreeMap<String, String>>,
     /// Grows with every change.
     version: u64,
     /// Changes that the client must be told.
     reported: Vec<(String, String)>,
+    timeouts: Timeouts,
 }
 
 impl Settings {
     /// The value of a setting.
     pub fn get(&self, name: &str) -> Option<String> {
-        let name = canonical(name);
-        self.changed
-            .get(&name)
-            .cloned()
-            .or_else(|| known(&name).map(|s| s.1.to_string()))
+        self.values.get(&canonical(name)).map(str::to_string)
     }
 
     /// A number that another change makes another one.
@@ -270,24 +322,29 @@ impl Settings {
         self.version
     }
 
-    /// Sets a setting; `None`: back to its default.
-    pub fn set(&mut self, name: &str, value: Option<String>) -> Result<(), SqlError> {
-        self.version += 1;
+    /// True for a switch that is on.
+    pub fn is_on(&self, name: &str) -> bool {
+        self.values.get(name) == Some("on")
+    }
+
+    /// The limits of time.
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    /// What was set so far is what the client asked for at the start.
+    pub fn started(&mut self) {
+        self.initial = self.values.session.clone();
+    }
+
+    /// Sets a setting; `None`: back to its default. `local`: for this transaction only.
+    pub fn set(&mut self, name: &str, value: Option<String>, local: bool) -> Result<(), SqlError> {
         let name = canonical(name);
-        let Some((_, default, _, report)) = known(&name) else {
-            // Names with a dot are the user's own, as in PostgreSQL.
-            if name.contains('.') || is_without_effect(&name) {
-                match value {
-                    Some(value) => self.changed.insert(name, value),
-                    None => self.changed.remove(&name),
-                };
-                return Ok(());
-            }
-            return Err(SqlError::new(
-                "42704",
-                format!("unrecognized configuration parameter \"{name}\""),
-            ));
-        };
+        // Names with a dot are the user's own, as in PostgreSQL.
+        let own = name.contains('.') || is_without_effect(&name);
+        if known(&name).is_none() && !own {
+            return Err(unrecognized(&name));
+        }
         if FIXED.contains(&name.as_str()) {
             return Err(SqlError::new(
                 "55P02",
@@ -295,20 +352,96 @@ impl Settings {
             ));
         }
         let value = match value {
-            Some(value) => check(&name, value)?,
-            None => default.to_string(),
+            Some(value) if own => Some(value),
+            Some(value) => Some(check(&name, value)?),
+            None => self
+                .initial
+                .get(&name)
+                .cloned()
+                .or_else(|| known(&name).map(|s| s.1.to_string())),
         };
-        if *report {
-            self.reported.push((reported_name(&name), value.clone()));
+        let mut values = self.values.clone();
+        let of_transaction = matches!(
+            name.as_str(),
+            "transaction_isolation" | "transaction_read_only"
+        );
+        if local || of_transaction {
+            if self.before.is_some() {
+                values.local.insert(name, value.unwrap_or_default());
+            }
+        } else {
+            values.local.remove(&name);
+            match value {
+                Some(value) => values.session.insert(name, value),
+                None => values.session.remove(&name),
+            };
         }
-        self.changed.insert(name, value);
+        self.replace(values);
         Ok(())
     }
 
-    /// All settings back to their defaults.
+    /// All settings back to what they were at the start.
     pub fn reset_all(&mut self) {
+        self.replace(Values {
+            session: self.initial.clone(),
+            local: BTreeMap::new(),
+        });
+    }
+
+    /// A transaction begins.
+    pub fn begin(&mut self) {
+        self.before = Some(self.values.session.clone());
+    }
+
+    /// A transaction ends.
+    pub fn end(&mut self, committed: bool) {
+        let Some(before) = self.before.take() else {
+            return;
+        };
+        if committed && self.values.local.is_empty() {
+            return;
+        }
+        let session = match committed {
+            true => std::mem::take(&mut self.values.session),
+            false => before,
+        };
+        let local = BTreeMap::new();
+        self.replace(Values { session, local });
+    }
+
+    /// All values, to come back to with [`Settings::replace`].
+    pub fn values(&self) -> Values {
+        self.values.clone()
+    }
+
+    /// Takes over other values, and tells the client what changed.
+    pub fn replace(&mut self, values: Values) {
         self.version += 1;
-        self.changed.clear();
+        let old = std::mem::replace(&mut self.values, values);
+        for (name, _, _, report) in SETTINGS {
+            let value = self.values.get(name).unwrap_or_default();
+            if *report && old.get(name) != Some(value) {
+                self.reported.push((reported_name(name), value.to_string()));
+            }
+        }
+        let limit = |name| {
+            let ms = self.values.get(name).and_then(milliseconds)?;
+            (ms > 0).then(|| Duration::from_millis(ms))
+        };
+        self.timeouts = Timeouts {
+            statement: limit("statement_timeout"),
+            idle_in_transaction: limit("idle_in_transaction_session_timeout"),
+            idle: limit("idle_session_timeout"),
+        };
+    }
+
+    /// True if the client wants messages of that severity, `NOTICE` or `WARNING`.
+    pub fn wants(&self, severity: &str) -> bool {
+        match self.values.get("client_min_messages") {
+            Some("error") => false,
+            Some("warning") => severity == "WARNING",
+            _ => true,
+        }
     }
 
     /// Name and value of every setting.
@@ -316,7 +449,7 @@ impl Settings {
         descriptions()
             .into_iter()
             .map(|(name, default, text)| {
-                let value = self.changed.get(&name).cloned().unwrap_or(default);
+                let value = self.values.get(&name).map_or(default, str::to_string);
                 (reported_name(&name), value, text)
             })
             .collect()
@@ -333,13 +466,19 @@ impl Settings {
             .iter()
             .map(|s| (s.0.to_string(), s.1.to_string()))
             .collect();
-        all.extend(self.changed.clone());
+        all.extend(self.values.session.clone());
+        all.extend(self.values.local.clone());
+        for name in ["transaction_isolation", "transaction_read_only"] {
+            if let Some(value) = self.values.get(name) {
+                all.insert(name.into(), value.into());
+            }
+        }
         all
     }
 
     /// The search path as a list.
     pub fn search_path(&self) -> Vec<String> {
-        let text = self.get("search_path").unwrap_or_default();
+        let text = self.values.get("search_path").unwrap_or_default();
         let names = text
             .split(',')
             .map(|s| s.trim().trim_matches('"').to_string());
@@ -349,14 +488,20 @@ impl Settings {
     }
 }
 
+/// The error for a setting that doesn't exist.
+pub fn unrecognized(name: &str) -> SqlError {
+    SqlError::new(
+        "42704",
+        format!("unrecognized configuration parameter \"{name}\""),
+    )
+    .hint("SHOW ALL lists the settings.")
+}
+
 fn canonical(name: &str) -> String {
     match name.to_ascii_lowercase().as_str() {
         "time zone" => "timezone".into(),
         "names" => "client_encoding".into(),
-        "transaction isolation level"
-        | "session characteristics as transaction isolation level" => {
-            "transaction_isolation".into()
-        }
+        "transaction isolation level" => "transaction_isolation".into(),
         other => other.into(),
     }
 }
@@ -394,10 +539,7 @@ fn check(name: &str, value: String) -> Result<String, SqlError> {
         }
         "timezone" if matches!(lower.as_str(), "utc" | "default" | "local") => Ok("UTC".into()),
         "client_encoding"
-            if !matches!(
-                lower.replace('-', "").as_str(),
-                "utf8" | "unicode" | "sql_ascii"
-            ) =>
+            if !matches!(encoding(&lower).as_str(), "utf8" | "unicode" | "sqlascii") =>
         {
             invalid("Tidemill speaks UTF8 only.")
         }
@@ -408,6 +550,37 @@ fn check(name: &str, value: String) -> Result<String, SqlError> {
             invalid("Only the style ISO, MDY is supported.")
         }
         "datestyle" => Ok("ISO, MDY".into()),
+        "statement_timeout"
+        | "lock_timeout"
+        | "idle_in_transaction_session_timeout"
+        | "idle_session_timeout" => match milliseconds(&value) {
+            Some(ms) => Ok(shown(ms)),
+            None => {
+                invalid("Write milliseconds, or a number with ms, s, min, h or d; 0 is no limit.")
+            }
+        },
+        "default_transaction_read_only" | "transaction_read_only" | "row_security" => {
+            match boolean(&lower) {
+                Some(on) => Ok(if on { "on" } else { "off" }.into()),
+                None => Err(SqlError::new(
+                    "22023",
+                    format!("parameter \"{name}\" requires a Boolean value"),
+                )),
+            }
+        }
+        "standard_conforming_strings" if boolean(&lower) != Some(true) => {
+            invalid("Only on is supported: backslashes are escapes in E'…' only.")
+        }
+        "standard_conforming_strings" => Ok("on".into()),
+        "bytea_output" if lower != "hex" => invalid("Only hex is supported."),
+        "client_min_messages" => match lower.as_str() {
+            "debug5" | "debug4" | "debug3" | "debug2" | "debug1" | "debug" | "log" | "notice"
+            | "warning" | "error" => Ok(lower),
+            _ => invalid("Levels are debug5 to debug1, log, notice, warning and error."),
+        },
+        "extra_float_digits" if !value.parse().is_ok_and(|n: i32| (-15..=3).contains(&n)) => {
+            invalid("Write a number from -15 to 3; floats are shown with all the digits they need.")
+        }
         "intervalstyle" if lower != "postgres" => invalid("Only the style postgres is supported."),
         "transaction_isolation" | "default_transaction_isolation" => {
             // Every level is served as the strictest one.
@@ -424,48 +597,129 @@ fn check(name: &str, value: String) -> Result<String, SqlError> {
     }
 }
 
+/// An encoding's name as PostgreSQL compares it: letters and digits alone. (asyncpg sends `'utf-8'`, with the quotes.)
+fn encoding(lower: &str) -> String {
+    lower.chars().filter(char::is_ascii_alphanumeric).collect()
+}
+
+/// PostgreSQL's words for true and false.
+fn boolean(lower: &str) -> Option<bool> {
+    match lower {
+        "on" | "true" | "yes" | "1" | "t" | "y" => Some(true),
+        "off" | "false" | "no" | "0" | "f" | "n" => Some(false),
+        _ => None,
+    }
+}
+
+/// Units of time with their milliseconds, the largest first.
+const UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("min", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
+
+/// A duration in milliseconds, with an optional unit; at most what an `i32` holds, as in PostgreSQL.
+fn milliseconds(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let number: f64 = text[..split].parse().ok()?;
+    let factor = match text[split..].trim() {
+        "" => 1,
+        unit => UNITS.iter().find(|u| u.0 == unit)?.1,
+    };
+    let ms = (number * factor as f64).round();
+    (ms <= f64::from(i32::MAX)).then_some(ms as u64)
+}
+
+/// A duration as SHOW gives it: in the largest unit that divides it.
+fn shown(ms: u64) -> String {
+    let unit = UNITS.iter().find(|u| ms > 0 && ms % u.1 == 0);
+    unit.map_or("0".into(), |(unit, size)| format!("{}{unit}", ms / size))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn set(settings: &mut Settings, name: &str, value: &str) -> Result<(), SqlError> {
+        settings.set(name, Some(value.into()), false)
+    }
+
     #[test]
     fn settings_fold_names_check_values_and_report() {
         let mut settings = Settings::default();
-        settings
-            .set("TIME ZONE", Some("Europe/Berlin".into()))
-            .unwrap();
+        set(&mut settings, "TIME ZONE", "Europe/Berlin").unwrap();
         assert_eq!(settings.get("TimeZone").unwrap(), "Europe/Berlin");
         assert_eq!(
             settings.take_reported(),
             vec![("TimeZone".to_string(), "Europe/Berlin".to_string())]
         );
-        assert_eq!(
-            settings
-                .set("timezone", Some("Mars/Base".into()))
-                .unwrap_err()
-                .sqlstate,
-            "22023"
-        );
-        assert_eq!(
-            settings
-                .set("no_such", Some("1".into()))
-                .unwrap_err()
-                .sqlstate,
-            "42704"
-        );
-        assert_eq!(
-            settings
-                .set("server_version", Some("1".into()))
-                .unwrap_err()
-                .sqlstate,
-            "55P02"
-        );
-        settings
-            .set("RW_Implicit_Flush", Some("true".into()))
-            .unwrap();
+        let mut code = |name, value| set(&mut settings, name, value).unwrap_err().sqlstate;
+        assert_eq!(code("timezone", "Mars/Base"), "22023");
+        assert_eq!(code("no_such", "1"), "42704");
+        assert_eq!(code("server_version", "1"), "55P02");
+        assert_eq!(code("statement_timeout", "-1"), "22023");
+        assert_eq!(code("statement_timeout", "5 weeks"), "22023");
+        assert_eq!(code("standard_conforming_strings", "off"), "22023");
+        set(&mut settings, "RW_Implicit_Flush", "true").unwrap();
         assert_eq!(settings.get("rw_implicit_flush").unwrap(), "true");
         assert!(is_without_effect("rw_implicit_flush") && !is_without_effect("timezone"));
-        settings.set("my.own", Some("1".into())).unwrap();
+        set(&mut settings, "client_encoding", "'utf-8'").unwrap();
+        assert_eq!(settings.get("client_encoding").unwrap(), "UTF8");
+        set(&mut settings, "my.own", "1").unwrap();
         assert_eq!(settings.get("my.own").unwrap(), "1");
+    }
+
+    #[test]
+    fn timeouts_are_read_and_shown_with_units() {
+        let mut settings = Settings::default();
+        for (written, show, ms) in [
+            ("1500", "1500ms", 1_500),
+            ("2s", "2s", 2_000),
+            ("120 s", "2min", 120_000),
+            ("0.5s", "500ms", 500),
+            ("1h", "1h", 3_600_000),
+        ] {
+            set(&mut settings, "statement_timeout", written).unwrap();
+            assert_eq!(settings.get("statement_timeout").unwrap(), show);
+            let limit = Some(Duration::from_millis(ms));
+            assert_eq!(settings.timeouts().statement, limit);
+        }
+        set(&mut settings, "statement_timeout", "0").unwrap();
+        assert_eq!(settings.timeouts(), Timeouts::default());
+    }
+
+    #[test]
+    fn rollback_undoes_and_local_ends_with_the_transaction() {
+        let mut settings = Settings::default();
+        set(&mut settings, "application_name", "start").unwrap();
+        settings.started();
+        settings.take_reported();
+        let name = |settings: &Settings| settings.get("application_name").unwrap();
+        settings.begin();
+        set(&mut settings, "application_name", "a").unwrap();
+        settings.end(false);
+        assert_eq!(name(&settings), "start");
+        settings.begin();
+        set(&mut settings, "application_name", "b").unwrap();
+        settings
+            .set("application_name", Some("c".into()), true)
+            .unwrap();
+        assert_eq!(name(&settings), "c");
+        settings.end(true);
+        assert_eq!(name(&settings), "b");
+        let told: Vec<String> = settings.take_reported().into_iter().map(|r| r.1).collect();
+        assert_eq!(told, ["a", "start", "b", "c", "b"]);
+        // Outside a transaction, LOCAL has nothing to hold on to.
+        settings
+            .set("application_name", Some("d".into()), true)
+            .unwrap();
+        assert_eq!(name(&settings), "b");
+        settings.reset_all();
+        assert_eq!(name(&settings), "start");
     }
 }

@@ -6,14 +6,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow::datatypes::{Field, SchemaRef};
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{Parsed, Statement, parse};
+use tidemill_planner::ast::{CursorSource, Parsed, Statement, Subscribe, parse};
 use tidemill_planner::query::SessionContextInfo;
 
+use super::backends::{Backend, Backends};
 use super::copy::Copied;
 use super::cursor::Cursor;
 use super::plans::{PlanSlot, Planned, Texts};
 use super::query::Given;
-use super::settings::Settings;
+use super::settings::{Settings, Timeouts};
+use super::times::add_time_params;
 use super::transaction::Transaction;
 use super::write::TableAs;
 use super::{Notice, ParamValue, Prepared, Response, Session, SessionFactory, TransactionStatus};
@@ -35,6 +37,7 @@ impl SessionFactory for Sessions {
         user: &str,
         database: &str,
         parameters: Vec<(String, String)>,
+        backend: &Backend,
     ) -> Result<Box<dyn Session>, SqlError> {
         if database != super::DATABASE {
             return Err(
@@ -48,18 +51,20 @@ impl SessionFactory for Sessions {
             );
         }
         let mut session = SqlSession::new(self.handle.clone(), user);
+        session.backend_pid = backend.pid;
         for (name, value) in parameters {
-            if name == super::BACKEND_PID {
-                session.backend_pid = value.parse().unwrap_or(0);
-                continue;
-            }
             // As in PostgreSQL, what a client asks for at the start must be valid, but clients send names we don't have.
-            match session.settings.set(&name, Some(value)) {
+            match session.settings.set(&name, Some(value), false) {
                 Err(e) if e.sqlstate != "42704" && e.sqlstate != "55P02" => return Err(e),
                 _ => {}
             }
         }
+        session.settings.started();
         Ok(Box::new(session))
+    }
+
+    fn backends(&self) -> Arc<Backends> {
+        Arc::clone(&self.handle.env.system.backends)
     }
 }
 
@@ -100,7 +105,7 @@ impl SqlSession {
     }
 
     /// Tells the client something.
-    fn inform(&mut self, message: String, hint: Option<String>) {
+    pub(super) fn inform(&mut self, message: String, hint: Option<String>) {
         self.notify(Notice {
             severity: "NOTICE",
             sqlstate: "00000",
@@ -153,7 +158,10 @@ impl SqlSession {
         if failed
             && !matches!(
                 statement,
-                Statement::Commit | Statement::Rollback | Statement::Empty
+                Statement::Commit
+                    | Statement::Rollback
+                    | Statement::RollbackTo { .. }
+                    | Statement::Empty
             )
         {
             return Err(SqlError::new(
@@ -175,7 +183,7 @@ impl SqlSession {
                 | Statement::Query { .. }
         );
         if implicit && writes && self.transaction.is_none() {
-            self.transaction = Some(Transaction::new(false, false));
+            self.transaction = Some(Transaction::new(false));
         }
     }
 
@@ -228,33 +236,28 @@ impl SqlSession {
                 options,
             } => self.copy_from(table, columns, options).await,
             Statement::CopyTo { source, options } => self.copy_to(source, options).await,
-            Statement::Subscribe(subscribe) => self.subscribe_rows(subscribe).await,
-            Statement::Declare { cursor, source } => self.declare(cursor, source).await,
+            Statement::Subscribe(subscribe) => self.subscribe_rows(subscribe, given.params).await,
+            Statement::Declare {
+                cursor,
+                hold,
+                source,
+            } => self.declare(cursor, *hold, source, given.params).await,
             Statement::Fetch {
                 cursor,
                 count,
                 timeout_ms,
             } => self.fetch(cursor, *count, *timeout_ms).await,
+            Statement::Move { cursor, count } => self.move_on(cursor, *count).await,
             Statement::Close { cursor } => self.close(cursor.as_deref()),
-            Statement::Begin { read_only } => self.begin(*read_only).await,
+            Statement::Begin(modes) => self.begin(modes),
             Statement::Commit => self.end(true).await,
             Statement::Rollback => self.end(false).await,
-            Statement::Savepoint => Err(SqlError::unsupported("SAVEPOINT is not supported")
-                .hint("Use one transaction per unit of work.")),
-            Statement::Set { name, value, .. } => {
-                self.settings.set(name, value.clone())?;
-                if super::settings::is_without_effect(name) {
-                    self.inform(format!("parameter \"{name}\" has no effect here"), None);
-                }
-                tag("SET")
-            }
-            Statement::Reset { name } => {
-                match name {
-                    Some(name) => self.settings.set(name, None)?,
-                    None => self.settings.reset_all(),
-                }
-                tag("RESET")
-            }
+            Statement::Savepoint { name } => self.savepoint(name),
+            Statement::Release { name } => self.release(name),
+            Statement::RollbackTo { name } => self.rollback_to(name),
+            Statement::SetTransaction { session, modes } => self.set_transaction(*session, modes),
+            Statement::Set { local, name, value } => self.set(*local, name, value.clone()),
+            Statement::Reset { name } => self.reset(name.as_deref()),
             Statement::Show(show) => self.show(show).await,
             Statement::Explain { stage, statement } => self.explain(*stage, statement).await,
             Statement::Prepare {
@@ -265,6 +268,12 @@ impl SqlSession {
             Statement::Execute { name, args } => self.execute_named(name, args).await,
             Statement::Deallocate { name } => self.deallocate(name.as_deref()),
             Statement::Discard => {
+                if self.transaction.as_ref().is_some_and(|t| t.explicit) {
+                    return Err(SqlError::new(
+                        "25001",
+                        "DISCARD ALL cannot run inside a transaction block",
+                    ));
+                }
                 self.cursors.clear();
                 self.prepared.clear();
                 self.texts.clear();
@@ -279,44 +288,6 @@ impl SqlSession {
                 other(verb)
             }
         }
-    }
-
-    async fn begin(&mut self, read_only: bool) -> Result<Response, SqlError> {
-        match &mut self.transaction {
-            Some(transaction) if transaction.explicit => {
-                let message = "there is already a transaction in progress".to_string();
-                self.notify(Notice {
-                    severity: "WARNING",
-                    sqlstate: "25001",
-                    message,
-                    hint: None,
-                });
-            }
-            Some(transaction) => transaction.explicit = true,
-            None => self.transaction = Some(Transaction::new(true, read_only)),
-        }
-        Ok(Response::Tag("BEGIN".into()))
-    }
-
-    async fn end(&mut self, commit: bool) -> Result<Response, SqlError> {
-        if !self.transaction.as_ref().is_some_and(|t| t.explicit) {
-            let message = "there is no transaction in progress".to_string();
-            self.notify(Notice {
-                severity: "WARNING",
-                sqlstate: "25P01",
-                message,
-                hint: None,
-            });
-        }
-        if !commit {
-            self.transaction = None;
-            self.cursors.clear();
-            return Ok(Response::Tag("ROLLBACK".into()));
-        }
-        let committed = self.commit().await?;
-        Ok(Response::Tag(
-            if committed { "COMMIT" } else { "ROLLBACK" }.into(),
-        ))
     }
 
     async fn prepare_named(
@@ -436,15 +407,31 @@ impl SqlSession {
                 let published = self.pin();
                 let planned =
                     self.planned(&published, (query, as_of.as_ref()), types, Some(slot))?;
-                match &*planned {
-                    Planned::Query(q) => (q.plan.params.clone(), Some(q.plan.columns.clone())),
-                    _ => return Err(SqlError::internal("a query has a plan")),
-                }
+                let Planned::Query(planned) = &*planned else {
+                    return Err(SqlError::internal("a query has a plan"));
+                };
+                let mut params = planned.plan.params.clone();
+                add_time_params(as_of.as_ref(), &mut params);
+                (params, Some(planned.plan.columns.clone()))
             }
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
                 self.write_shape(statement, types, Some(slot))?
             }
-            Statement::Subscribe(subscribe) => (vec![], Some(self.subscribe_schema(subscribe)?)),
+            Statement::Declare {
+                source: CursorSource::Query(query),
+                ..
+            } => {
+                let published = self.pin();
+                (self.plan(&published, query, types)?.params, None)
+            }
+            Statement::Declare {
+                source: CursorSource::Subscribe(subscribe),
+                ..
+            } => (subscribe_params(subscribe), None),
+            Statement::Subscribe(subscribe) => (
+                subscribe_params(subscribe),
+                Some(self.subscribe_schema(subscribe)?),
+            ),
             Statement::Show(show) => (vec![], Some(self.show_schema(show))),
             Statement::Explain { .. } => (vec![], Some(super::show::explain_schema())),
             Statement::Fetch { cursor, .. } => (vec![], Some(self.cursor_schema(cursor)?)),
@@ -455,6 +442,13 @@ impl SqlSession {
             _ => (vec![], None),
         })
     }
+}
+
+fn subscribe_params(subscribe: &Subscribe) -> Vec<Field> {
+    let mut params = vec![];
+    add_time_params(subscribe.as_of.as_ref(), &mut params);
+    add_time_params(subscribe.up_to.as_ref(), &mut params);
+    params
 }
 
 impl Prepared {
@@ -476,8 +470,9 @@ pub(super) fn now_micros() -> i64 {
 fn other(verb: &str) -> Result<Response, SqlError> {
     match verb.to_ascii_uppercase().as_str() {
         // Nothing to do, and clients send them without need.
-        word @ ("VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT" | "FLUSH" | "WAIT") => {
-            Ok(Response::Tag(word.into()))
+        word @ ("VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT" | "FLUSH" | "WAIT"
+        | "DISCARD PLANS" | "DISCARD SEQUENCES" | "DISCARD TEMP" | "DISCARD TEMPORARY") => {
+            Ok(Response::Tag(word.replace("TEMPORARY", "TEMP")))
         }
         word => Err(SqlError::unsupported(format!("{word} is not supported"))),
     }
@@ -548,7 +543,12 @@ impl Session for SqlSession {
     fn failed(&mut self) {
         match &mut self.transaction {
             Some(transaction) if transaction.explicit => transaction.failed = true,
-            _ => self.transaction = None,
+            _ => {
+                self.transaction = None;
+                // A COMMIT that was cancelled.
+                self.settings.end(false);
+                self.end_cursors(false);
+            }
         }
     }
 
@@ -561,7 +561,21 @@ impl Session for SqlSession {
     }
 
     fn take_notices(&mut self) -> Vec<Notice> {
-        std::mem::take(&mut self.notices)
+        let mut notices = std::mem::take(&mut self.notices);
+        notices.retain(|notice| self.settings.wants(notice.severity));
+        notices
+    }
+
+    fn timeouts(&self) -> Timeouts {
+        self.settings.timeouts()
+    }
+
+    fn cursor(&self, name: &str) -> Option<SchemaRef> {
+        self.cursor_schema(name).ok()
+    }
+
+    fn close_cursor(&mut self, name: &str) {
+        self.cursors.remove(name);
     }
 
     fn take_parameter_changes(&mut self) -> Vec<(String, String)> {

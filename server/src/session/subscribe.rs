@@ -15,7 +15,7 @@ use tidemill_zset::delta::schema_of;
 use tidemill_zset::{CollectionId, Delta, Epoch};
 
 use super::sql::SqlSession;
-use super::{BatchStream, Notice, Response};
+use super::{BatchStream, Notice, ParamValue, Response};
 use crate::changes::retractions_first;
 use crate::coordinator::build::{BuildRequest, BuildTarget};
 use crate::coordinator::{Following, Handle, Message};
@@ -39,6 +39,7 @@ impl SqlSession {
     pub(super) async fn subscribe_rows(
         &mut self,
         subscribe: &Subscribe,
+        params: &[ParamValue],
     ) -> Result<Response, SqlError> {
         self.notify(Notice {
             severity: "NOTICE",
@@ -46,7 +47,7 @@ impl SqlSession {
             message: "rows are sent as they come, but psql shows them only at the end".into(),
             hint: Some("In psql use COPY (SUBSCRIBE …) TO STDOUT.".into()),
         });
-        let (schema, batches) = self.subscribe(subscribe).await?;
+        let (schema, batches) = self.subscribe(subscribe, params).await?;
         Ok(Response::Rows {
             schema,
             batches,
@@ -73,10 +74,7 @@ impl SqlSession {
         let query = match &subscribe.target {
             SubscribeTarget::Relation(Name { schema, name }) => {
                 let Some(relation) = self.names(&published).resolve(schema.as_deref(), name) else {
-                    return Err(SqlError::new(
-                        "42P01",
-                        format!("relation \"{name}\" does not exist"),
-                    ));
+                    return Err(self.no_relation(&published, name));
                 };
                 match relation.kind {
                     RelationKind::System => {
@@ -116,16 +114,17 @@ impl SqlSession {
     pub(super) async fn subscribe(
         &mut self,
         subscribe: &Subscribe,
+        params: &[ParamValue],
     ) -> Result<(SchemaRef, BatchStream), SqlError> {
         let as_of = subscribe
             .as_of
             .as_ref()
-            .map(|e| self.time("AS OF", e))
+            .map(|e| self.time("AS OF", e, params))
             .transpose()?;
         let up_to = subscribe
             .up_to
             .as_ref()
-            .map(|e| self.time("UP TO", e))
+            .map(|e| self.time("UP TO", e, params))
             .transpose()?;
         if let (Some(as_of), Some(up_to)) = (as_of, up_to)
             && up_to < as_of

@@ -10,6 +10,7 @@ use tidemill_planner::query::QueryPlan;
 use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{CollectionId, Delta, Epoch};
 
+use super::settings::Values;
 use super::sql::SqlSession;
 use crate::catalog::{Catalog, Detail};
 use crate::coordinator::Message;
@@ -24,26 +25,39 @@ pub struct Transaction {
     pub explicit: bool,
     /// A statement failed; only ROLLBACK helps.
     pub failed: bool,
-    /// BEGIN READ ONLY.
-    pub read_only: bool,
     /// The version it reads, from its first statement on.
     pub published: Option<Arc<Published>>,
     /// Changes by table.
     pub writes: HashMap<CollectionId, Vec<Delta>>,
     /// What it has read.
     pub reads: Arc<Mutex<ReadSet>>,
+    /// Savepoints, in the order in which they were made.
+    pub savepoints: Vec<Savepoint>,
+}
+
+/// What ROLLBACK TO goes back to.
+#[derive(Clone)]
+pub struct Savepoint {
+    /// Its name; names may repeat, the newest counts.
+    pub name: String,
+    /// Number of changes per table.
+    pub writes: HashMap<CollectionId, usize>,
+    /// Cursors that were open.
+    pub cursors: Vec<String>,
+    /// Settings.
+    pub settings: Values,
 }
 
 impl Transaction {
     /// A transaction that has done nothing yet.
-    pub fn new(explicit: bool, read_only: bool) -> Self {
+    pub fn new(explicit: bool) -> Self {
         Transaction {
             explicit,
             failed: false,
-            read_only,
             published: None,
             writes: HashMap::new(),
             reads: Default::default(),
+            savepoints: vec![],
         }
     }
 
@@ -185,10 +199,17 @@ impl SqlSession {
         let Some(transaction) = self.transaction.take() else {
             return Ok(true);
         };
-        self.cursors.clear();
-        if transaction.failed {
-            return Ok(false);
-        }
+        // Settings come back unless everything below succeeds.
+        let committed = match transaction.failed {
+            true => Ok(false),
+            false => self.commit_transaction(transaction).await,
+        };
+        self.end_cursors(matches!(committed, Ok(true)));
+        self.settings.end(matches!(committed, Ok(true)));
+        committed
+    }
+
+    async fn commit_transaction(&mut self, transaction: Transaction) -> Result<bool, SqlError> {
         if transaction.writes.is_empty() {
             return Ok(true);
         }

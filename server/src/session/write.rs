@@ -126,10 +126,7 @@ impl SqlSession {
         name: &str,
     ) -> Result<Target, SqlError> {
         let Some(relation) = self.names(published).resolve(schema, name) else {
-            return Err(SqlError::new(
-                "42P01",
-                format!("relation \"{name}\" does not exist"),
-            ));
+            return Err(self.no_relation(published, name));
         };
         if relation.kind != RelationKind::Table {
             let kind = match relation.kind {
@@ -222,8 +219,13 @@ impl SqlSession {
             self.context(),
             &self.handle.env.planner,
         );
-        let name = tidemill_planner::names::write_target(statement)?;
-        let target = self.target(published, name.schema.as_deref(), &name.name)?;
+        let (name, position) = tidemill_planner::names::write_target(statement)?;
+        let target = self
+            .target(published, name.schema.as_deref(), &name.name)
+            .map_err(|mut e| {
+                e.position = position;
+                e
+            })?;
         let plan = match statement {
             Statement::Insert(insert) => planner.plan_insert(
                 &catalog,
@@ -308,7 +310,7 @@ impl SqlSession {
     }
 
     pub(super) fn check_writable(&self, statement: &Statement) -> Result<(), SqlError> {
-        if self.transaction.as_ref().is_some_and(|t| t.read_only) {
+        if self.settings.is_on("transaction_read_only") {
             let verb = match statement {
                 Statement::Insert(_) => "INSERT",
                 Statement::Update(_) => "UPDATE",

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{CopyOptions, Parsed, Statement};
 use tidemill_server::pg::params::from_text;
+use tidemill_server::session::backends::Backend;
 use tidemill_server::session::{
     CopySink, Notice, ParamValue, Prepared, Response, Session, SessionFactory, TransactionStatus,
 };
@@ -401,6 +402,7 @@ impl SessionFactory for Factory {
         _user: &str,
         database: &str,
         _parameters: Vec<(String, String)>,
+        _backend: &Backend,
     ) -> Result<Box<dyn Session>, SqlError> {
         if database != "tidemill" {
             return Err(

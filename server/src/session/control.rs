@@ -1,0 +1,168 @@
+//! BEGIN, COMMIT, ROLLBACK, savepoints, SET and RESET.
+
+use tidemill_planner::SqlError;
+use tidemill_planner::ast::TransactionModes;
+
+use super::sql::SqlSession;
+use super::transaction::{Savepoint, Transaction};
+use super::{Notice, Response};
+
+impl SqlSession {
+    fn warn(&mut self, sqlstate: &'static str, message: &str) {
+        self.notify(Notice {
+            severity: "WARNING",
+            sqlstate,
+            message: message.into(),
+            hint: None,
+        });
+    }
+
+    pub(super) fn begin(&mut self, modes: &TransactionModes) -> Result<Response, SqlError> {
+        match &mut self.transaction {
+            Some(transaction) if transaction.explicit => {
+                self.warn("25001", "there is already a transaction in progress");
+            }
+            other => {
+                match other {
+                    Some(transaction) => transaction.explicit = true,
+                    None => *other = Some(Transaction::new(true)),
+                }
+                self.settings.begin();
+            }
+        }
+        self.set_modes("transaction", modes, true)?;
+        Ok(Response::Tag("BEGIN".into()))
+    }
+
+    pub(super) async fn end(&mut self, commit: bool) -> Result<Response, SqlError> {
+        if !self.transaction.as_ref().is_some_and(|t| t.explicit) {
+            self.warn("25P01", "there is no transaction in progress");
+        }
+        if !commit {
+            self.transaction = None;
+            self.end_cursors(false);
+            self.settings.end(false);
+            return Ok(Response::Tag("ROLLBACK".into()));
+        }
+        let committed = self.commit().await?;
+        Ok(Response::Tag(
+            if committed { "COMMIT" } else { "ROLLBACK" }.into(),
+        ))
+    }
+
+    /// SET TRANSACTION, or the session's defaults for transactions to come.
+    pub(super) fn set_transaction(
+        &mut self,
+        session: bool,
+        modes: &TransactionModes,
+    ) -> Result<Response, SqlError> {
+        match session {
+            true => self.set_modes("default_transaction", modes, false)?,
+            false if self.transaction.is_none() => {
+                let message = "SET TRANSACTION can only be used in transaction blocks";
+                self.warn("25P01", message);
+            }
+            false => self.set_modes("transaction", modes, true)?,
+        }
+        Ok(Response::Tag("SET".into()))
+    }
+
+    fn set_modes(
+        &mut self,
+        prefix: &str,
+        modes: &TransactionModes,
+        local: bool,
+    ) -> Result<(), SqlError> {
+        let mut set = |name: &str, value: String| {
+            self.settings
+                .set(&format!("{prefix}_{name}"), Some(value), local)
+        };
+        if let Some(level) = &modes.isolation {
+            set("isolation", level.clone())?;
+        }
+        if let Some(read_only) = modes.read_only {
+            set("read_only", if read_only { "on" } else { "off" }.into())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn set(
+        &mut self,
+        local: bool,
+        name: &str,
+        value: Option<String>,
+    ) -> Result<Response, SqlError> {
+        self.settings.set(name, value, local)?;
+        if super::settings::is_without_effect(name) {
+            self.inform(format!("parameter \"{name}\" has no effect here"), None);
+        }
+        if local && !self.transaction.as_ref().is_some_and(|t| t.explicit) {
+            self.warn("25P01", "SET LOCAL can only be used in transaction blocks");
+        }
+        Ok(Response::Tag("SET".into()))
+    }
+
+    pub(super) fn reset(&mut self, name: Option<&str>) -> Result<Response, SqlError> {
+        match name {
+            Some(name) => self.settings.set(name, None, false)?,
+            None => self.settings.reset_all(),
+        }
+        Ok(Response::Tag("RESET".into()))
+    }
+
+    /// The explicit transaction that a statement about savepoints needs.
+    fn block(&mut self, verb: &str) -> Result<&mut Transaction, SqlError> {
+        let open = self.transaction.as_mut().filter(|t| t.explicit);
+        open.ok_or_else(|| {
+            SqlError::new(
+                "25P01",
+                format!("{verb} can only be used in transaction blocks"),
+            )
+        })
+    }
+
+    pub(super) fn savepoint(&mut self, name: &str) -> Result<Response, SqlError> {
+        let cursors = self.cursors.keys().cloned().collect();
+        let settings = self.settings.values();
+        let transaction = self.block("SAVEPOINT")?;
+        let writes = transaction.writes.iter();
+        transaction.savepoints.push(Savepoint {
+            name: name.into(),
+            writes: writes.map(|(table, all)| (*table, all.len())).collect(),
+            cursors,
+            settings,
+        });
+        Ok(Response::Tag("SAVEPOINT".into()))
+    }
+
+    pub(super) fn release(&mut self, name: &str) -> Result<Response, SqlError> {
+        let transaction = self.block("RELEASE SAVEPOINT")?;
+        let place = place(transaction, name)?;
+        transaction.savepoints.truncate(place);
+        Ok(Response::Tag("RELEASE".into()))
+    }
+
+    /// Takes back what was written since the savepoint, which stays. What was read since still counts at COMMIT.
+    pub(super) fn rollback_to(&mut self, name: &str) -> Result<Response, SqlError> {
+        let transaction = self.block("ROLLBACK TO SAVEPOINT")?;
+        let place = place(transaction, name)?;
+        transaction.savepoints.truncate(place + 1);
+        let savepoint = transaction.savepoints[place].clone();
+        transaction.failed = false;
+        transaction.writes.retain(|table, deltas| {
+            deltas.truncate(savepoint.writes.get(table).copied().unwrap_or(0));
+            !deltas.is_empty()
+        });
+        self.cursors
+            .retain(|cursor, _| savepoint.cursors.contains(cursor));
+        self.settings.replace(savepoint.settings);
+        Ok(Response::Tag("ROLLBACK".into()))
+    }
+}
+
+/// The number of the newest savepoint of that name.
+fn place(transaction: &Transaction, name: &str) -> Result<usize, SqlError> {
+    let mut all = transaction.savepoints.iter();
+    all.rposition(|s| s.name == name)
+        .ok_or_else(|| SqlError::new("3B001", format!("savepoint \"{name}\" does not exist")))
+}
