@@ -7,7 +7,6 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use tidemill_planner::SqlError;
-use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{CollectionId, Delta, Epoch};
 use tokio::sync::watch;
 

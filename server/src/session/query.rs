@@ -6,6 +6,7 @@ use arrow::datatypes::Field;
 use datafusion_common::ScalarValue;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Expr, Query};
+use tidemill_planner::catalog::CatalogView;
 use tidemill_planner::query::QueryPlan;
 
 use super::plans::{self, PlanSlot, Planned};
@@ -148,6 +149,17 @@ impl SqlSession {
             None => e,
         }
     }
+}
+
+/// Types of given parameters, for planning.
+pub(super) fn param_types(params: &[ParamValue]) -> Vec<Option<Field>> {
+    params
+        .iter()
+        .map(|p| match p {
+            ParamValue::Null => None,
+            ParamValue::Value(array) => Some(Field::new("?", array.data_type().clone(), true)),
+        })
+        .collect()
 }
 
 /// The plan with its parameters' values.
