@@ -11,7 +11,7 @@ use tokio_postgres::NoTls;
 const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 100000) AS a (x), generate_series(1, 100000) AS b (y) WHERE x + y < 0";
 
 /// More than the server has threads for its network.
-const QUERIES: usize = 8;
+const QUERIES: usize = 4;
 
 /// Over how long a process's use of the CPU is looked at.
 const WINDOW: Duration = Duration::from_millis(500);
