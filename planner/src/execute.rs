@@ -27,6 +27,7 @@ use tidemill_zset::schema::UTC;
 use crate::access::{Condition, of_scan};
 use crate::catalog::Relation;
 use crate::compile::decorrelate;
+use crate::compile::join_rules::careful;
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::functions::external;
 use crate::query::{ResultStream, SnapshotReader};
@@ -216,6 +217,7 @@ pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
             .rules
             .into_iter()
             .filter(|r| r.name() != "single_distinct_aggregation_to_group_by")
+            .map(careful)
             .collect();
         SessionStateBuilder::new()
             .with_config(config)

@@ -308,12 +308,8 @@ impl Binder<'_> {
         let mut known: Vec<(Expr, Expr)> = Vec::new();
         let mut hidden = |k: &Key| -> Result<Expr> {
             Ok(match k {
-                Key::Hidden(e) if known.iter().any(|(have, _)| have == e) => known
-                    .iter()
-                    .find(|(have, _)| have == e)
-                    .map_or_else(|| e.clone(), |(_, column)| column.clone()),
                 Key::Output(i) => Expr::Column(outputs[*i].clone()),
-                Key::Hidden(e) if distinct && !orders_output(e, &exprs) => {
+                Key::Hidden(_) if distinct => {
                     return Err(SqlError::new(
                         "42P10",
                         "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
@@ -324,6 +320,10 @@ impl Binder<'_> {
                     self.order_key(Typed::new(column, types[*i].clone()))?.expr
                 }
                 Key::Hidden(e) | Key::KeyOf(_, e) => {
+                    // DISTINCT ON and ORDER BY may mean the same.
+                    if let Some((_, column)) = known.iter().find(|(have, _)| have == e) {
+                        return Ok(column.clone());
+                    }
                     let name = self.fresh("sort");
                     exprs.push(e.clone().alias(&name));
                     let column = Expr::Column(Column::new_unqualified(name));
@@ -717,19 +717,6 @@ fn relations(e: &Expr) -> std::collections::BTreeSet<String> {
         .iter()
         .filter_map(|c| c.relation.as_ref().map(|r| r.to_string()))
         .collect()
-}
-
-/// True if `key` is what one of `outputs` is ordered by: it tells apart what the output does.
-fn orders_output(key: &Expr, outputs: &[Expr]) -> bool {
-    let Expr::ScalarFunction(f) = key else {
-        return false;
-    };
-    f.name() == "interval_key"
-        && f.args.iter().all(|x| {
-            outputs
-                .iter()
-                .any(|o| matches!(o, Expr::Alias(a) if a.expr.as_ref() == x))
-        })
 }
 
 fn has_subquery(e: &Expr) -> bool {

@@ -21,6 +21,7 @@ pub(crate) mod decorrelate;
 mod distinct;
 pub(crate) mod expr;
 mod join;
+pub(crate) mod join_rules;
 pub mod order;
 mod recompute;
 mod refuse;

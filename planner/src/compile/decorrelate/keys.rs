@@ -18,7 +18,8 @@ use super::names::named;
 /// `plan` with such keys renamed. Output columns keep their names.
 pub(super) fn honest(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut count = 0;
-    plan.transform_up_with_subqueries(|node| match node {
+    // What a node says of its columns it takes from its inputs, so each is made anew, and DISTINCT is an aggregate already.
+    plan.transform_up_with_subqueries(|node| match node.recompute_schema()? {
         LogicalPlan::Aggregate(a) if misleads(a.input.schema(), &a.group_expr) => {
             count += 1;
             Ok(Transformed::yes(renamed(a, count)?))
@@ -30,14 +31,18 @@ pub(super) fn honest(plan: LogicalPlan) -> Result<LogicalPlan> {
                 .into_iter()
                 .map(Expr::Column)
                 .collect();
-            if !misleads(input.schema(), &all) {
+            if all.is_empty() {
                 return Ok(Transformed::no(LogicalPlan::Distinct(Distinct::All(input))));
             }
-            count += 1;
+            let misleads = misleads(input.schema(), &all);
             let groups = Aggregate::try_new(input, all, vec![])?;
-            Ok(Transformed::yes(renamed(groups, count)?))
+            count += usize::from(misleads);
+            Ok(Transformed::yes(match misleads {
+                true => renamed(groups, count)?,
+                false => LogicalPlan::Aggregate(groups),
+            }))
         }
-        node => Ok(Transformed::no(node)),
+        node => Ok(Transformed::yes(node)),
     })
     .map(|t| t.data)
 }

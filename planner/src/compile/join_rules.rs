@@ -1,0 +1,82 @@
+//! DataFusion's rules about join keys, kept away from joins in which NULL keys are equal.
+//!
+//! Such a join treats all of its keys so. A rule that adds `a = b` to its keys, or that puts its keys together with those of
+//! other joins, would match NULL with NULL, or lose matches.
+
+use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
+use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
+use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
+use datafusion_common::tree_node::{Transformed, TreeNode};
+use datafusion_common::{NullEquality, Result};
+use datafusion_expr::LogicalPlan;
+use std::sync::Arc;
+
+/// The rule that takes the place of `rule`, or it itself.
+pub(crate) fn careful(
+    rule: Arc<dyn OptimizerRule + Send + Sync>,
+) -> Arc<dyn OptimizerRule + Send + Sync> {
+    match rule.name() {
+        "extract_equijoin_predicate" => Arc::new(EquijoinKeys::default()),
+        "eliminate_cross_join" => Arc::new(CrossJoins::default()),
+        _ => rule,
+    }
+}
+
+/// Makes equalities of a join's condition its keys.
+#[derive(Debug, Default)]
+pub(super) struct EquijoinKeys(ExtractEquijoinPredicate);
+
+/// Makes joins of cross joins and a filter above them.
+#[derive(Debug, Default)]
+pub(super) struct CrossJoins(EliminateCrossJoin);
+
+fn nulls_are_equal(node: &LogicalPlan) -> bool {
+    matches!(node, LogicalPlan::Join(j) if j.null_equality == NullEquality::NullEqualsNull)
+}
+
+impl OptimizerRule for EquijoinKeys {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        self.0.apply_order()
+    }
+
+    fn supports_rewrite(&self) -> bool {
+        true
+    }
+
+    fn rewrite(
+        &self,
+        plan: LogicalPlan,
+        config: &dyn OptimizerConfig,
+    ) -> Result<Transformed<LogicalPlan>> {
+        match nulls_are_equal(&plan) {
+            true => Ok(Transformed::no(plan)),
+            false => self.0.rewrite(plan, config),
+        }
+    }
+}
+
+impl OptimizerRule for CrossJoins {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn supports_rewrite(&self) -> bool {
+        true
+    }
+
+    // The rule walks the plan by itself, so it is a matter of the whole plan.
+    fn rewrite(
+        &self,
+        plan: LogicalPlan,
+        config: &dyn OptimizerConfig,
+    ) -> Result<Transformed<LogicalPlan>> {
+        match plan.exists(|node| Ok(nulls_are_equal(node)))? {
+            true => Ok(Transformed::no(plan)),
+            false => self.0.rewrite(plan, config),
+        }
+    }
+}
