@@ -55,7 +55,7 @@ impl Maker<'_> {
             outputs.push(match self.rng.random_range(0..4) {
                 0 if windows => self.window_call(*of, &scope),
                 0 => self.expression(*of, 1),
-                _ => match scope.iter().filter(|c| c.of == *of).next_back() {
+                _ => match scope.iter().rfind(|c| c.of == *of) {
                     Some(c) => c.text.clone(),
                     None => self.leaf(*of),
                 },
