@@ -186,7 +186,7 @@ mod tests {
         let (nulls, values) = (ascending.null_count(), ascending.len());
         assert!(ranks[values - nulls..].iter().all(|r| *r == NULL_RANK));
         assert!(ranks[..values - nulls].iter().all(|r| *r <= RANK_MAX));
-        let codes = order_codes(&[ascending.clone()], values);
+        let codes = order_codes(std::slice::from_ref(&ascending), values);
         for low in 0..values - nulls {
             let bound = ascending.slice(low, 1);
             let (from, _) = code_range(Some(&bound), None);

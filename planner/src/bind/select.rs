@@ -47,7 +47,7 @@ enum Key {
     Output(usize),
     Hidden(Expr),
     /// What orders the values of an output column (`Binder::order_key`), as an expression beside it.
-    KeyOf(usize, Expr),
+    Beside(usize, Expr),
 }
 
 impl Binder<'_> {
@@ -196,7 +196,7 @@ impl Binder<'_> {
                 i.value.expr = lift(i.value.expr.clone())?;
             }
             for k in keys.iter_mut().chain(&mut on) {
-                if let Key::Hidden(e) | Key::KeyOf(_, e) = &mut k.0 {
+                if let Key::Hidden(e) | Key::Beside(_, e) = &mut k.0 {
                     *e = lift(e.clone())?;
                 }
             }
@@ -274,7 +274,7 @@ impl Binder<'_> {
             i.value.expr = replace(i.value.expr.clone(), &subst)?;
         }
         for k in keys.iter_mut().chain(&mut on) {
-            if let Key::Hidden(e) | Key::KeyOf(_, e) = &mut k.0 {
+            if let Key::Hidden(e) | Key::Beside(_, e) = &mut k.0 {
                 *e = replace(e.clone(), &subst)?;
             }
         }
@@ -315,11 +315,11 @@ impl Binder<'_> {
                         "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
                     ));
                 }
-                Key::KeyOf(i, _) if distinct => {
+                Key::Beside(i, _) if distinct => {
                     let column = Expr::Column(outputs[*i].clone());
                     self.order_key(Typed::new(column, types[*i].clone()))?.expr
                 }
-                Key::Hidden(e) | Key::KeyOf(_, e) => {
+                Key::Hidden(e) | Key::Beside(_, e) => {
                     // DISTINCT ON and ORDER BY may mean the same.
                     if let Some((_, column)) = known.iter().find(|(have, _)| have == e) {
                         return Ok(column.clone());
@@ -599,7 +599,7 @@ impl Binder<'_> {
             let v = &items[i].value;
             match v.ty {
                 SqlType::Interval | SqlType::Jsonb if !v.unknown => {
-                    Ok((Key::KeyOf(i, self.order_key(v.clone())?.expr), none))
+                    Ok((Key::Beside(i, self.order_key(v.clone())?.expr), none))
                 }
                 SqlType::Json => Err(SqlError::new(
                     "42883",

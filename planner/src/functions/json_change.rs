@@ -197,7 +197,7 @@ fn object(keys: Vec<Option<String>>, values: Vec<Option<String>>, json: bool) ->
 
 fn by_turns(list: &ArrayRef, json: bool) -> Result<Option<String>> {
     let all = texts(list);
-    if all.len() % 2 != 0 {
+    if !all.len().is_multiple_of(2) {
         return Err(SqlError::new(
             "2202E",
             "array must have even number of elements",
