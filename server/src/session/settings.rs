@@ -637,7 +637,7 @@ fn milliseconds(text: &str) -> Option<u64> {
 
 /// A duration as SHOW gives it: in the largest unit that divides it.
 fn shown(ms: u64) -> String {
-    let unit = UNITS.iter().find(|u| ms > 0 && ms % u.1 == 0);
+    let unit = UNITS.iter().find(|u| ms > 0 && ms.is_multiple_of(u.1));
     unit.map_or("0".into(), |(unit, size)| format!("{}{unit}", ms / size))
 }
 
