@@ -154,7 +154,7 @@ fn orders_and_customers(kind: JoinKind, text_key: bool) {
         vec![
             key(ids.collect()),
             Arc::new(Int32Array::from_iter_values(
-                (0..orders_count).map(|i| (i % 1000) as i32),
+                (0..orders_count).map(|i| i % 1000),
             )),
         ],
     );
