@@ -167,7 +167,6 @@ public class Session {
         same(true, rows(meta.getSchemas(), "TABLE_SCHEM").contains("public"));
         same(true, rows(meta.getTypeInfo(), "TYPE_NAME").contains("timestamptz"));
         same("id", rows(meta.getBestRowIdentifier(null, "public", "t", DatabaseMetaData.bestRowSession, true), "COLUMN_NAME"));
-        same(false, meta.getSQLKeywords().isEmpty());
         for (ResultSet empty : List.of(meta.getProcedures(null, null, "nope"), meta.getFunctions(null, null, "nope"),
             meta.getUDTs(null, null, "nope", null), meta.getExportedKeys(null, "public", "t"))) {
             same("", rows(empty));
