@@ -167,7 +167,8 @@ impl ChangeFeed {
     /// [`ChangeFeed::ready`] will need nothing but memory.
     pub fn is_in_memory(&self) -> bool {
         let rows = self.rows.as_ref();
-        self.pinned.is_none() && rows.is_none_or(Follower::is_in_memory)
+        let mut all = rows.into_iter().chain(&self.errors);
+        self.pinned.is_none() && all.all(Follower::is_in_memory)
     }
 
     /// Everything that is ready, in order. Reads the store at the start and where it was too slow, which may take long.

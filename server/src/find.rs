@@ -31,6 +31,8 @@ use crate::reader::{
 
 /// More keys than this are not looked up one by one.
 const LOOKUPS_MAX: usize = 4096;
+/// A range that has more rows is read by a thread that may take its time. A block of each run is looked at anyhow.
+const FEW_ROWS: u64 = 200_000;
 
 /// An arrangement of a collection, with its key in terms of the collection's columns.
 struct Access {
@@ -61,12 +63,17 @@ impl Wanted {
 
 impl Snapshot {
     /// The rows of `collection` that fulfil `conditions`, and possibly others, by a key or an index; with the transaction's
-    /// own writes. `None`: nothing serves the conditions.
+    /// own writes. `None`: nothing serves the conditions, or, if only `few` rows are asked for, a range is wide.
     pub(crate) fn find_deltas(
         &self,
         collection: CollectionId,
         conditions: &[Condition],
+        few: bool,
     ) -> Result<Option<DeltaIterator>, SqlError> {
+        if conditions.is_empty() {
+            return Ok(None);
+        }
+        self.check_errors(collection)?;
         let Contents::Stored(stored) = contents(&self.published.catalog, collection)? else {
             return Ok(None);
         };
@@ -83,6 +90,11 @@ impl Snapshot {
         }
         if found.is_none() {
             found = self.by_index(collection, conditions)?;
+            if let (true, Some((access, wanted))) = (few, &found)
+                && access.rows(wanted)? > FEW_ROWS
+            {
+                return Ok(None);
+            }
             if let (Some(_), Some(reads)) = (&found, &self.reads) {
                 // Which keys of the table were looked at isn't known.
                 reads.lock().collections.insert(collection);
@@ -212,6 +224,17 @@ impl Access {
                 Box::new(runs.map(rows))
             }
         })
+    }
+
+    /// How many rows will be looked at, roughly.
+    fn rows(&self, wanted: &Wanted) -> Result<u64, SqlError> {
+        let mut rows = 0;
+        if let Wanted::Ranges(ranges) = wanted {
+            for range in ranges {
+                rows += self.version.range_rows(*range).map_err(store_error)?;
+            }
+        }
+        Ok(rows)
     }
 
     /// The hashes of all keys that the conditions allow, ascending; `None`: some column of the key is open, or they are

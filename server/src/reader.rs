@@ -365,8 +365,8 @@ impl SnapshotReader for Snapshot {
         columns: Option<&[usize]>,
         conditions: &[Condition],
     ) -> Result<RowIterator, SqlError> {
-        if let Some(found) = self.find(collection, columns, conditions)? {
-            return Ok(found);
+        if let Some(found) = self.find_deltas(collection, conditions, false)? {
+            return Ok(rows_of(found, columns));
         }
         if let Some(reads) = &self.reads {
             reads.lock().collections.insert(collection);
@@ -389,11 +389,7 @@ impl SnapshotReader for Snapshot {
         columns: Option<&[usize]>,
         conditions: &[Condition],
     ) -> Result<Option<RowIterator>, SqlError> {
-        if conditions.is_empty() {
-            return Ok(None);
-        }
-        self.check_errors(collection)?;
-        let found = self.find_deltas(collection, conditions)?;
+        let found = self.find_deltas(collection, conditions, true)?;
         Ok(found.map(|deltas| rows_of(deltas, columns)))
     }
 }

@@ -166,6 +166,19 @@ impl ArrangementVersion {
         }))
     }
 
+    /// Entries in the blocks that [`ArrangementVersion::range_batches`] would read.
+    pub fn range_rows(&self, (from, until): (u64, u64)) -> Result<u64> {
+        let mut rows = 0;
+        for run in &self.runs {
+            let index = run.index()?;
+            let first = index.partition_point(|b| b.last_hash < from);
+            let end = index.partition_point(|b| b.first_hash <= until);
+            let blocks = index.get(first..end).unwrap_or_default();
+            rows += blocks.iter().map(|b| u64::from(b.rows)).sum::<u64>();
+        }
+        Ok(rows)
+    }
+
     fn no_key(&self) -> StoreError {
         StoreError::Usage(format!(
             "arrangement {} is a log: it has no key to look up",

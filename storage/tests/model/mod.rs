@@ -624,5 +624,6 @@ fn assert_range(
             assert!(found.insert(row, b.diffs[i]).is_none(), "consolidated");
         }
     }
+    assert!(stored.range_rows((from, until)).unwrap() >= found.len() as u64);
     assert_eq!(found, expected, "hashes {from:x} to {until:x} at {at}");
 }
