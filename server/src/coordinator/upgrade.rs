@@ -83,43 +83,25 @@ impl Upgrade {
 impl Coordinator {
     /// Goes on with the upgrade; nothing else is under way.
     pub(super) fn step_upgrade(&mut self) {
-        match self.upgrade.current.take() {
-            None => {
-                if let Some(stale) = self.upgrade.queue.pop_front()
-                    && let Err(e) = self.start_rebuild(stale)
-                {
-                    self.failure = Some(format!("a view can't be rebuilt: {e}"));
-                }
+        let Some(mut rebuild) = self.upgrade.current.take() else {
+            if let Some(stale) = self.upgrade.queue.pop_front()
+                && let Err(e) = self.start_rebuild(stale)
+            {
+                self.failure = Some(format!("a view can't be rebuilt: {e}"));
             }
-            Some(Rebuild {
-                phase: Phase::Ready(difference, until),
-                stale,
-                states,
-                rows,
-                create,
-                errors,
-                visible,
-            }) => {
-                let rebuild = |phase| Rebuild {
-                    stale,
-                    states,
-                    rows,
-                    create,
-                    errors,
-                    visible,
-                    phase,
-                };
-                let rebuild = rebuild(Phase::Busy);
-                if self.sinks_have_written(rebuild.stale.id, visible) || until <= Instant::now() {
+            return;
+        };
+        match std::mem::replace(&mut rebuild.phase, Phase::Busy) {
+            Phase::Busy => self.upgrade.current = Some(rebuild),
+            Phase::Ready(difference, until) => {
+                let written = self.sinks_have_written(rebuild.stale.id, rebuild.visible);
+                if written || until <= Instant::now() {
                     self.exchange(rebuild, difference);
                 } else {
-                    self.upgrade.current = Some(Rebuild {
-                        phase: Phase::Ready(difference, until),
-                        ..rebuild
-                    });
+                    rebuild.phase = Phase::Ready(difference, until);
+                    self.upgrade.current = Some(rebuild);
                 }
             }
-            busy => self.upgrade.current = busy,
         }
     }
 
