@@ -852,9 +852,9 @@ fn output_name(expr: &ast::Expr) -> String {
         ast::Expr::Exists { .. } => "exists".into(),
         ast::Expr::Substring { .. } => "substring".into(),
         ast::Expr::Trim { .. } => "btrim".into(),
-        ast::Expr::CompoundFieldAccess { access_chain, .. } => match access_chain.last() {
+        ast::Expr::CompoundFieldAccess { root, access_chain } => match access_chain.last() {
             Some(ast::AccessExpr::Dot(ast::Expr::Identifier(ident))) => fold(ident),
-            _ => "?column?".into(),
+            _ => output_name(root),
         },
         ast::Expr::Subquery(query) => match query.body.as_ref() {
             ast::SetExpr::Select(select) => match select.projection.as_slice() {

@@ -232,7 +232,7 @@ mod tests {
         assert!(wrong(0, b'X').contains("signature"));
         assert!(wrong(11, 0xff).contains("flags"));
         assert!(wrong(20, 3).contains("row field count is 3, expected 2"));
-        assert!(wrong(24, 5).contains("incorrect binary data format"));
+        assert!(wrong(24, 3).contains("incorrect binary data format"));
         let more = [data(), b"x".to_vec()].concat();
         assert!(reader().add(&more, "t").is_err());
     }
