@@ -149,13 +149,10 @@ impl<'a> Player<'a> {
     async fn step(&mut self, at: usize) -> Result<()> {
         let script = self.script;
         let step = &script.steps[at];
-        let verb = step.act.verb();
-        match verb.as_str() {
-            "BEGIN" | "START" => _ = self.open_transactions.insert(step.connection.clone()),
-            "COMMIT" | "END" | "ROLLBACK" | "ABORT" => {
-                _ = self.open_transactions.remove(&step.connection)
-            }
-            _ => {}
+        if step.act.begins_transaction() {
+            self.open_transactions.insert(step.connection.clone());
+        } else if step.act.ends_transaction() {
+            self.open_transactions.remove(&step.connection);
         }
         let (mut left, pause) = step.retry.unwrap_or((0, std::time::Duration::ZERO));
         loop {
@@ -368,10 +365,8 @@ fn views_of(script: &Script, world: &World) -> BTreeMap<usize, usize> {
     let mut last_definition = 0;
     for (at, step) in script.steps.iter().enumerate() {
         match step.act.verb().as_str() {
-            "BEGIN" | "START" => _ = open.insert(&step.connection),
-            "COMMIT" | "END" | "ROLLBACK" | "ABORT" => {
-                open.remove(&step.connection);
-            }
+            _ if step.act.begins_transaction() => _ = open.insert(&step.connection),
+            _ if step.act.ends_transaction() => _ = open.remove(&step.connection),
             "CREATE" | "DROP" | "ALTER" | "SET" | "RESET" if open.is_empty() => {
                 last_definition = at
             }

@@ -88,6 +88,22 @@ impl Act {
             .collect::<String>()
             .to_uppercase()
     }
+
+    /// It begins a transaction.
+    pub fn begins_transaction(&self) -> bool {
+        matches!(self.verb().as_str(), "BEGIN" | "START")
+    }
+
+    /// It ends a transaction; going back to a savepoint doesn't.
+    pub fn ends_transaction(&self) -> bool {
+        let words = self.sql().unwrap_or("").split_whitespace().skip(1);
+        let to_savepoint = words.take(2).any(|w| w.eq_ignore_ascii_case("to"));
+        match self.verb().as_str() {
+            "COMMIT" | "END" | "ABORT" => true,
+            "ROLLBACK" => !to_savepoint,
+            _ => false,
+        }
+    }
 }
 
 /// Reads a file.
