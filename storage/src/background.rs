@@ -307,9 +307,12 @@ fn merge(
 ) -> Result<Option<Merged>> {
     let inputs: Vec<Arc<Run>> = a.runs[range.clone()].to_vec();
     let oldest = range.start == 0;
+    // Entries up to `since` get the epoch `since`, and must not by that come to look newer than those of newer runs.
+    let newer = a.runs[range.end..].iter().map(|r| r.meta.min_epoch - 1);
+    let since = newer.fold(a.since, Epoch::min);
     let mut to = shared.bundle_writer(&mut shared.writer.lock());
     shared.env.disk.fail.pass("during_merge");
-    if !merge_runs(shared, &mut to, &a.desc, &inputs, a.since, oldest)? {
+    if !merge_runs(shared, &mut to, &a.desc, &inputs, since, oldest)? {
         return Ok(None);
     }
     let new = to.finish(shared.inline_bytes_max)?;

@@ -115,6 +115,43 @@ fn logs_merge_block_by_block_in_order_with_their_epochs() {
     assert_eq!(counts, [(37, 1500), (38, 1500), (39, 1500), (40, 3)]);
 }
 
+/// More runs than one merge takes, all of them older than `since`: the rest of them is still the newer part.
+#[test]
+fn a_key_that_changes_again_after_what_one_merge_takes() {
+    const RUNS: i64 = 150;
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(32 * 1024);
+    options.fail.hold_merges(true);
+    let store = Store::open(dir.path(), options.clone()).unwrap();
+    let last = Arrangement::of(1);
+    for epoch in 1..=RUNS {
+        // Key k changes in epochs k, k + 10, k + 20, …
+        let rows = [(epoch % 10, Some(format!("{epoch}")), None)];
+        let commit = Commit {
+            epoch,
+            create: (epoch == 1).then(|| last.desc(1)).into_iter().collect(),
+            changes: vec![ArrangementChange {
+                arrangement: ArrangementId(1),
+                hashes: last.hashes(&rows),
+                delta: Delta::insert(batch(&rows)),
+            }],
+            since: vec![(ArrangementId(1), epoch)],
+            ..Commit::default()
+        };
+        store.commit(commit).unwrap();
+    }
+    store.merge().unwrap();
+    let a = store.version().arrangement(ArrangementId(1)).unwrap();
+    let scanned = a.scan(Epoch::MAX).flat_map(|d| rows_of(&d.unwrap().rows));
+    let mut scanned: Vec<Row> = scanned.collect();
+    scanned.sort();
+    let newest = |k: i64| RUNS - (RUNS - k) % 10;
+    let expected: Vec<Row> = (0..10)
+        .map(|k| (k, Some(newest(k).to_string()), None))
+        .collect();
+    assert_eq!(scanned, expected);
+}
+
 /// Readers hold versions of all ages while commits and merges go on: what a version answers never changes.
 #[test]
 fn held_versions_do_not_change() {

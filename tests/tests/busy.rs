@@ -122,3 +122,38 @@ fn a_query_that_needs_too_much_memory_fails_alone() {
         Ok(())
     })
 }
+
+#[test]
+fn endless_input_keeps_nobody_from_declaring() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE SOURCE numbers WITH (connector = 'generator', kind = 'counter', epoch_rows_max = 10000)")
+            .await?;
+        sql.run("CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n FROM numbers")
+            .await?;
+        let n = "SELECT coalesce(sum(n), 0)::bigint FROM total";
+        let mut before = 0;
+        let out = scratch.path("total.jsonl");
+        // Input never pauses, and each of these needs a moment between two epochs.
+        for statement in [
+            "CREATE TABLE t (x bigint)".to_owned(),
+            "CREATE MATERIALIZED VIEW odd AS SELECT n % 2 AS odd FROM total".to_owned(),
+            format!(
+                "CREATE SINK s FROM total WITH (connector = 'files', path = '{}', format = 'jsonl')",
+                out.display()
+            ),
+            "DROP SINK s".to_owned(),
+            "DROP VIEW odd".to_owned(),
+        ] {
+            sql.run(&statement).await?;
+            // And they don't hold input up either.
+            eventually("input goes on", async || {
+                let now = sql.number(n).await?;
+                Ok((now > before).then(|| before = now))
+            })
+            .await?;
+        }
+        Ok(())
+    })
+}

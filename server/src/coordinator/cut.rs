@@ -45,6 +45,7 @@ impl Coordinator {
 
     /// Cuts the next epoch and hands it to the workers.
     pub(super) fn cut(&mut self) {
+        self.input_turn = false;
         let mut work = self.begin_epoch();
         self.cut_sources(&mut work);
         if !self.committing.as_ref().is_some_and(|w| w.has_writes) {

@@ -218,6 +218,8 @@ pub struct Coordinator {
     write_log: WriteLog,
     writes: VecDeque<WriteRequest>,
     quiet_work: VecDeque<QuietWork>,
+    /// Something was done quietly since the last cut, so that input goes before more of it.
+    input_turn: bool,
     /// Catalog changes that ride in the next epoch, since when.
     riding: Vec<Change>,
     riding_since: Option<Instant>,
@@ -391,9 +393,9 @@ impl Coordinator {
                 break;
             };
             self.do_quietly(work);
+            self.input_turn = true;
         }
-        let may_cut = self.joining.is_none() && !self.upgrade.is_under_way();
-        if self.computing.is_none() && may_cut && self.should_cut() {
+        if self.may_cut() && self.should_cut() {
             self.cut();
         }
         if self.is_quiet() {
@@ -410,6 +412,16 @@ impl Coordinator {
         }
     }
 
+    /// The workers are free for an epoch, and nothing that must happen between two waits. Under load one epoch is always
+    /// cut while another commits and nothing would ever be quiet by itself: what waits for that gets it, then input has
+    /// its turn.
+    fn may_cut(&self) -> bool {
+        self.computing.is_none()
+            && self.joining.is_none()
+            && !self.upgrade.is_under_way()
+            && (self.quiet_work.is_empty() || self.input_turn)
+    }
+
     /// No epoch is under way.
     fn is_quiet(&self) -> bool {
         self.computing.is_none() && self.committing.is_none()
@@ -417,7 +429,7 @@ impl Coordinator {
 
     /// How long the loop may sleep.
     fn patience(&self) -> Duration {
-        if self.computing.is_some() || self.joining.is_some() {
+        if !self.may_cut() {
             return TICK;
         }
         let takes = self.epoch_takes;

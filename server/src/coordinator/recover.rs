@@ -172,6 +172,7 @@ pub fn recover(
         write_log: WriteLog::default(),
         writes: Default::default(),
         quiet_work: Default::default(),
+        input_turn: false,
         riding: vec![],
         riding_since: None,
         epoch_takes: Duration::ZERO,
