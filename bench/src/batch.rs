@@ -1,5 +1,6 @@
-//! A data set through a pipeline in epochs of 100,000 rows, and the view read at the end.
+//! A data set through a pipeline, epoch by epoch, and the view read at the end.
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -11,20 +12,30 @@ use crate::{Setting, generate, peers};
 
 /// Rows of an epoch.
 const EPOCH_ROWS: usize = 100_000;
+/// The same where each change is written: the neighbours' programs take as many messages of the bank.
+const BANK_EPOCH_ROWS: usize = 10_000;
 
 /// Which copy of the input, if any, and which output.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Plain,
     Recorded,
+    /// Every change of every epoch goes to a file. The input comes when everything has been declared.
     Sink,
+}
+
+/// One measurement of a pipeline.
+struct Run {
+    title: String,
+    mode: Mode,
+    epoch_rows: usize,
 }
 
 /// A pipeline over a data set.
 struct Pipeline {
     workload: &'static str,
     rows: usize,
-    data: std::path::PathBuf,
+    data: PathBuf,
     /// Sources: name, columns, directory, format.
     sources: Vec<(&'static str, &'static str, &'static str, &'static str)>,
     /// Views in order; the last one is read.
@@ -34,21 +45,47 @@ struct Pipeline {
 }
 
 impl Pipeline {
-    async fn declare(&self, sql: &Sql, mode: Mode, out: &std::path::Path) -> Result<()> {
-        let epoch_rows = if self.workload == "bank" {
-            EPOCH_ROWS / 10
-        } else {
-            EPOCH_ROWS
+    fn runs(&self) -> Vec<Run> {
+        let run = |title: &str, mode, epoch_rows| Run {
+            title: title.to_owned(),
+            mode,
+            epoch_rows,
         };
+        let mut runs = vec![
+            run("Tidemill, durable", Mode::Plain, EPOCH_ROWS),
+            run("Tidemill, recording its input", Mode::Recorded, EPOCH_ROWS),
+        ];
+        let sink_rows = self.sink_epoch_rows();
+        if sink_rows != EPOCH_ROWS {
+            let title = format!("Tidemill, durable, in epochs of {sink_rows} rows");
+            runs.push(run(&title, Mode::Plain, sink_rows));
+        }
+        runs.push(run(
+            "Tidemill, each change to a file",
+            Mode::Sink,
+            sink_rows,
+        ));
+        runs
+    }
+
+    fn sink_epoch_rows(&self) -> usize {
+        match self.workload {
+            "bank" => BANK_EPOCH_ROWS,
+            _ => EPOCH_ROWS,
+        }
+    }
+
+    async fn declare(&self, sql: &Sql, run: &Run, input: &Path, out: &Path) -> Result<()> {
+        let epoch_rows = run.epoch_rows;
         for (name, columns, dir, format) in &self.sources {
-            let path = self.data.join(dir);
+            let path = input.join(dir);
             let path = path.display();
             let header = if *format == "csv" {
                 ", header = true"
             } else {
                 ""
             };
-            let recorded = if mode == Mode::Recorded {
+            let recorded = if run.mode == Mode::Recorded {
                 format!(", persistent_id = '{name}'")
             } else {
                 String::new()
@@ -63,9 +100,24 @@ impl Pipeline {
             sql.run(&format!("CREATE MATERIALIZED VIEW {name} AS {query}"))
                 .await?;
         }
-        if mode == Mode::Sink {
+        if run.mode == Mode::Sink {
             let (view, path) = (self.last_view()?, out.display());
             sql.run(&format!("CREATE SINK out FROM {view} WITH (connector = 'files', path = '{path}', format = 'jsonl')")).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts links to the data set's files into `input`, a source after the other, each file whole.
+    fn arrive(&self, input: &Path) -> Result<()> {
+        for (_, _, dir, _) in &self.sources {
+            let mut files = std::fs::read_dir(self.data.join(dir))?
+                .map(|entry| Ok(entry?.path()))
+                .collect::<Result<Vec<PathBuf>>>()?;
+            files.sort();
+            for file in files {
+                let name = file.file_name().context("a file has a name")?;
+                std::fs::hard_link(&file, input.join(dir).join(name))?;
+            }
         }
         Ok(())
     }
@@ -75,12 +127,26 @@ impl Pipeline {
     }
 
     /// Costs from the server's start to the last row of the view.
-    async fn run(&self, setting: &Setting, mode: Mode) -> Result<(Cost, Server)> {
+    async fn run(&self, setting: &Setting, run: &Run) -> Result<(Cost, Server)> {
         let out = setting.scratch.join("out.jsonl");
         let _ = std::fs::remove_file(&out);
+        let arriving = setting.scratch.join("input");
+        let input = match run.mode {
+            Mode::Sink => &arriving,
+            _ => &self.data,
+        };
+        if run.mode == Mode::Sink {
+            let _ = std::fs::remove_dir_all(input);
+            for (_, _, dir, _) in &self.sources {
+                std::fs::create_dir_all(input.join(dir))?;
+            }
+        }
         let start = Instant::now();
         let (server, sql) = setting.started().await?;
-        self.declare(&sql, mode, &out).await?;
+        self.declare(&sql, run, input, &out).await?;
+        if run.mode == Mode::Sink {
+            self.arrive(input)?;
+        }
         // A cheap question until the largest source has been read, so that asking isn't what is measured.
         let read = "SELECT coalesce(max(rows), 0)::bigint FROM tidemill.sources";
         eventually_long(&format!("{} rows read", self.rows), async || {
@@ -95,7 +161,7 @@ impl Pipeline {
             .rows(&format!("SELECT * FROM {}", self.last_view()?))
             .await?;
         ensure!(!rows.is_empty(), "the view is empty");
-        if mode == Mode::Sink {
+        if run.mode == Mode::Sink {
             eventually_long("the sink is up to date", async || {
                 let behind = "SELECT count(*) FROM tidemill.sinks AS s, tidemill.commits AS c WHERE s.time < c.last_time";
                 Ok((sql.number(behind).await? == 0).then_some(()))
@@ -106,12 +172,9 @@ impl Pipeline {
     }
 
     async fn measure(&self, setting: &Setting, report: &mut Report) -> Result<()> {
-        for (name, mode) in [
-            ("Tidemill, durable", Mode::Plain),
-            ("Tidemill, recording its input", Mode::Recorded),
-            ("Tidemill, each change to a file", Mode::Sink),
-        ] {
-            let (cost, mut server) = self.run(setting, mode).await?;
+        for run in self.runs() {
+            let (cost, mut server) = self.run(setting, &run).await?;
+            let name = &run.title;
             report.cost(name, cost, self.rows);
             let disk = disk_mb(&setting.scratch.join("data"));
             let restart = Instant::now();
@@ -128,6 +191,13 @@ impl Pipeline {
                 "{name}: {disk:.0} MB on disk; kill -9, start, first answer: {:.0} ms, {bytes} bytes read again.",
                 restart.elapsed().as_secs_f64() * 1e3
             ));
+            if run.mode == Mode::Sink {
+                let lines = lines_of(&setting.scratch.join("out.jsonl"))?;
+                report.note(format!(
+                    "{name}: {lines} lines, in epochs of {} rows.",
+                    run.epoch_rows
+                ));
+            }
         }
         if !setting.smoke {
             for peer in peers::run_all(
@@ -135,7 +205,7 @@ impl Pipeline {
                 &self.data,
                 &setting.scratch,
                 setting.workers,
-                EPOCH_ROWS,
+                self.sink_epoch_rows(),
             ) {
                 match peer.cost {
                     Ok(cost) => report.cost(peer.name, cost, self.rows),
@@ -146,6 +216,11 @@ impl Pipeline {
         report.compare_with("DuckDB, batch");
         Ok(())
     }
+}
+
+fn lines_of(path: &Path) -> Result<usize> {
+    let file = std::fs::File::open(path)?;
+    Ok(std::io::BufRead::lines(std::io::BufReader::new(file)).count())
 }
 
 /// Like the tests' `eventually`, for work that takes longer than a test may.

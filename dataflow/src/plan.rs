@@ -21,7 +21,7 @@ pub use arrangements::ArrangementSpec;
 pub use explain::{fingerprint, salt_fingerprints};
 pub use output::{OutputStorage, apply_maps};
 pub use reuse::{Cut, Remainder};
-pub use shared::Shared;
+pub use shared::{Shared, same_rows};
 
 /// One dataflow: the plan of a view, a sink's or a subscription's query.
 #[derive(Clone, Debug)]

@@ -12,6 +12,7 @@ use datafusion_physical_expr::expressions::{BinaryExpr, IsNotNullExpr, Literal};
 use tidemill_dataflow::plan::{Aggregate, AggregateFunction, JoinKind, Node, Op};
 
 use super::aggregate::distinct_rows;
+use super::collate::collate;
 use super::expr::{self, Physical};
 use super::{Compiler, Piece, node, nullable, rows, schema_of};
 use crate::error::{Result, SqlError, from_datafusion};
@@ -231,6 +232,10 @@ fn mark(sides: Sides, null_equals_null: bool, join: &Join) -> Result<Piece> {
 
 fn joined(sides: &Sides, kind: JoinKind, null_equals_null: bool) -> Node {
     let (left, right) = (&sides.left.node, &sides.right.node);
+    let (on, filter) = (&sides.on, &sides.filter);
+    if let Some(aggregate) = collate((left, right), kind, on, null_equals_null, filter) {
+        return aggregate;
+    }
     let fields = match kind {
         JoinKind::Semi | JoinKind::Anti => left.schema.fields().to_vec(),
         _ => left

@@ -17,6 +17,7 @@
 //! that outlive one compilation, no order of hash maps.
 
 mod aggregate;
+mod collate;
 pub(crate) mod decorrelate;
 mod distinct;
 pub(crate) mod expr;
