@@ -8,6 +8,9 @@
 //! Policy: runs have a level, the logarithm of their size; when the newest runs up to some level hold
 //! [`FAN_IN`] of that level, they are all merged. Where merging removes rows, older runs that aren't larger than
 //! all of these come along, so that superseded rows don't pile up; else a row is written again once per level.
+//!
+//! A merge gives two runs: the contents as of its newest epoch, and, put aside, what only reads as of an earlier
+//! one need. A read of the newest epoch looks at the first alone; the second goes when `since` has passed it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
@@ -21,13 +24,14 @@ use tidemill_zset::{ArrangementId, Epoch};
 use crate::api::{ArrangementDesc, ArrangementKind, Result, RunBatch};
 use crate::batches::concat_rows;
 use crate::block::{BlockRows, Numbers};
-use crate::bundle::{BundleWriter, NewBundle, RunWriter};
+use crate::bundle::{Bundle, BundleWriter, NewBundle, RunWriter};
 use crate::log::{LogMerge, LogPiece};
+use crate::manifest::BundleRecord;
 use crate::merge::HashMerge;
 use crate::options::BLOCK_ROWS_MAX;
 use crate::read::{ArrangementVersion, StoreVersion};
-use crate::resolve::{Mode, damaged_rows};
-use crate::run::Run;
+use crate::resolve::{Compaction, Mode, damaged_rows};
+use crate::run::{ALIVE, Run, RunMeta};
 use crate::sorting::block_rows;
 use crate::store::{Shared, Step, Writer};
 
@@ -36,6 +40,8 @@ const FAN_IN: usize = 16;
 /// Runs of at most so many bytes are level 0; each level above is [`LEVEL_FACTOR`] times larger.
 const LEVEL_0_BYTES: u64 = 4 * 1024;
 const LEVEL_FACTOR: u64 = 8;
+/// Runs of one level, of those that were put aside, that are merged together: few reads look at them.
+const HISTORY_FAN_IN: usize = 64;
 /// Runs that one merge takes, at most: each holds a block in memory meanwhile.
 const INPUTS_MAX: usize = 64;
 /// Runs of a log of about this size on average stay as they are: merging them would gain nothing.
@@ -58,7 +64,30 @@ pub(crate) struct Merged {
     inputs: Vec<Arc<Run>>,
     /// `None`: nothing was left.
     new: Option<NewBundle>,
+    /// What was put aside.
+    history: Option<NewBundle>,
+    /// The inputs were runs put aside themselves, and so is `new`.
+    of_history: bool,
+    /// History before it was given up in the merge.
+    since: Epoch,
     done_at: Instant,
+}
+
+/// What a merge takes.
+struct Due {
+    arrangement: Arc<ArrangementVersion>,
+    /// Neighbours among the runs, or among those put aside.
+    range: Range<usize>,
+    of_history: bool,
+}
+
+impl Due {
+    fn runs(&self) -> &[Arc<Run>] {
+        match self.of_history {
+            true => &self.arrangement.history,
+            false => &self.arrangement.runs,
+        }
+    }
 }
 
 /// How commits talk to the merge thread.
@@ -183,13 +212,13 @@ fn merge_due(shared: &Shared) -> Result<()> {
             .arrangements
             .values()
             .filter(|a| !busy.contains(&a.desc.id))
-            .filter_map(|a| choose(a, shared.background.shrinks(a)).map(|runs| (a.clone(), runs)))
-            .max_by_key(|(_, runs)| runs.len());
+            .filter_map(|a| due_of(a, shared.background.shrinks(a)))
+            .max_by_key(|due| due.range.len());
         let due = due.or_else(|| wasted(shared, &version, &busy));
-        let Some((arrangement, runs)) = due else {
+        let Some(due) = due.or_else(|| forgettable(&version, &busy)) else {
             return Ok(());
         };
-        if let Some(merged) = merge(shared, &arrangement, runs)? {
+        if let Some(merged) = merge(shared, &due)? {
             shared.writer.lock().merged.push(merged);
         }
     }
@@ -229,6 +258,44 @@ pub(crate) fn merge_all(shared: &Shared) -> Result<()> {
 
 fn level(bytes: u64) -> u32 {
     (bytes / LEVEL_0_BYTES).max(1).ilog(LEVEL_FACTOR)
+}
+
+/// What is to be merged now of an arrangement.
+fn due_of(a: &Arc<ArrangementVersion>, shrinks: bool) -> Option<Due> {
+    let due = |range, of_history| Due {
+        arrangement: a.clone(),
+        range,
+        of_history,
+    };
+    let runs = choose(a, shrinks).map(|range| due(range, false));
+    runs.or_else(|| choose_history(a).map(|range| due(range, true)))
+}
+
+/// Enough small runs that were put aside.
+fn choose_history(a: &ArrangementVersion) -> Option<Range<usize>> {
+    let levels: Vec<u32> = a.history.iter().map(|r| level(r.meta.bytes)).collect();
+    let top = levels.iter().copied().max()?;
+    (0..=top).find_map(|up_to| {
+        let from = levels.iter().rposition(|l| *l > up_to).map_or(0, |i| i + 1);
+        (levels.len() - from >= HISTORY_FAN_IN).then(|| from..from + HISTORY_FAN_IN)
+    })
+}
+
+/// Where `since` has passed what was put aside, and that is larger than the newest run: writing this one again, with
+/// that `since`, lets it go.
+fn forgettable(version: &StoreVersion, busy: &HashSet<ArrangementId>) -> Option<Due> {
+    let all = version.0.arrangements.values();
+    let due = |a: &Arc<ArrangementVersion>| {
+        let newest = a.runs.last()?;
+        let dead = a.history.iter().filter(|r| r.meta.dead_from <= a.since);
+        let bytes: u64 = dead.map(|r| r.meta.bytes).sum();
+        (bytes > newest.meta.bytes).then(|| Due {
+            arrangement: a.clone(),
+            range: a.runs.len() - 1..a.runs.len(),
+            of_history: false,
+        })
+    };
+    all.filter(|a| !busy.contains(&a.desc.id)).find_map(due)
 }
 
 /// The runs to merge now, a range of neighbours.
@@ -273,11 +340,7 @@ fn with_older(a: &ArrangementVersion, mut from: usize, mut bytes: u64) -> usize 
 }
 
 /// A run that keeps a file of which little else is alive: it is written again alone.
-fn wasted(
-    shared: &Shared,
-    version: &StoreVersion,
-    busy: &HashSet<ArrangementId>,
-) -> Option<(Arc<ArrangementVersion>, Range<usize>)> {
+fn wasted(shared: &Shared, version: &StoreVersion, busy: &HashSet<ArrangementId>) -> Option<Due> {
     let writer = shared.writer.lock();
     for live in writer.bundles.values() {
         let record = &live.record;
@@ -293,96 +356,149 @@ fn wasted(
             if let Some(a) = version.arrangement(run.arrangement)
                 && let Some(i) = a.runs.iter().position(|r| r.meta.order == run.order)
             {
-                return Some((a, i..i + 1));
+                return Some(Due {
+                    arrangement: a,
+                    range: i..i + 1,
+                    of_history: false,
+                });
             }
         }
     }
     None
 }
 
-fn merge(
-    shared: &Shared,
-    a: &Arc<ArrangementVersion>,
-    range: Range<usize>,
-) -> Result<Option<Merged>> {
-    let inputs: Vec<Arc<Run>> = a.runs[range.clone()].to_vec();
-    let oldest = range.start == 0;
-    // Entries up to `since` get the epoch `since`, and must not by that come to look newer than those of newer runs.
-    let newer = a.runs[range.end..].iter().map(|r| r.meta.min_epoch - 1);
-    let since = newer.fold(a.since, Epoch::min);
-    let mut to = shared.bundle_writer(&mut shared.writer.lock());
+fn merge(shared: &Shared, due: &Due) -> Result<Option<Merged>> {
+    let (a, range) = (&due.arrangement, due.range.clone());
+    let inputs: Vec<Arc<Run>> = due.runs()[range.clone()].to_vec();
+    let (mut to, mut past) = {
+        let mut writer = shared.writer.lock();
+        let to = shared.bundle_writer(&mut writer);
+        (to, shared.bundle_writer(&mut writer))
+    };
     shared.env.disk.fail.pass("during_merge");
-    if !merge_runs(shared, &mut to, &a.desc, &inputs, since, oldest)? {
+    let compaction = match due.of_history {
+        true => Compaction::NONE,
+        false => compaction(a, &range),
+    };
+    let oldest = range.start == 0;
+    let what = Merge {
+        desc: &a.desc,
+        inputs: &inputs,
+        compaction,
+        oldest,
+        dead_from: match due.of_history {
+            true => inputs.iter().map(|r| r.meta.dead_from).max(),
+            false => None,
+        },
+    };
+    if !what.write(shared, &mut to, &mut past)? {
         return Ok(None);
     }
     let new = to.finish(shared.inline_bytes_max)?;
-    let rows_in = inputs.iter().map(|r| r.meta.rows).sum();
-    let rows_out = new.iter().flat_map(|n| &n.runs).map(|r| r.rows).sum();
-    shared.background.merged(a.desc.id, rows_in, rows_out);
+    let history = past.finish(shared.inline_bytes_max)?;
+    if !due.of_history {
+        let rows_in = inputs.iter().map(|r| r.meta.rows).sum();
+        let rows_out = new.iter().flat_map(|n| &n.runs).map(|r| r.rows).sum();
+        shared.background.merged(a.desc.id, rows_in, rows_out);
+    }
     let mut writer = shared.writer.lock();
     writer.merges += 1;
-    writer.merge_bytes_written += new.as_ref().map_or(0, |n| n.bundle.len);
+    let written = new.iter().chain(&history).map(|n| n.bundle.len);
+    writer.merge_bytes_written += written.sum::<u64>();
     Ok(Some(Merged {
         arrangement: a.desc.id,
         inputs,
         new,
+        history,
+        of_history: due.of_history,
+        since: compaction.since,
         done_at: Instant::now(),
     }))
 }
 
-/// Writes the merge of `inputs`, neighbours in the order of age, as one run. False if the store closes.
-fn merge_runs(
-    shared: &Shared,
-    to: &mut BundleWriter,
-    desc: &Arc<ArrangementDesc>,
-    inputs: &[Arc<Run>],
-    since: Epoch,
-    oldest: bool,
-) -> Result<bool> {
-    let rows: u64 = inputs.iter().map(|r| r.meta.rows).sum();
-    let mut out = Blocks {
-        run: to.run(desc.clone(), rows >= COMPRESS_ROWS_MIN),
-        desc: desc.clone(),
-        waiting: VecDeque::new(),
-        rows: 0,
-    };
-    let all: Vec<usize> = (0..desc.schema.fields().len()).collect();
-    let mut distinct = true;
-    if desc.kind == ArrangementKind::Log {
-        for piece in LogMerge::new(desc.clone(), inputs, since, oldest)? {
-            match piece? {
-                LogPiece::Rows(batch) => out.push(batch)?,
-                LogPiece::Whole(run, block) => out.copy(&run, block)?,
-            }
-            if shared.background.stopped() {
-                return Ok(false);
-            }
-        }
-    } else {
-        let mode = Mode::Compact {
-            since,
-            drop_tombstones: oldest,
-        };
-        let schema = desc.schema.clone();
-        let mut merge = HashMerge::new(
-            desc.clone(),
-            inputs.iter().cloned(),
-            mode,
-            Epoch::MAX,
-            all,
-            schema,
-        );
-        while let Some(batch) = merge.next()? {
-            out.push(batch)?;
-            if shared.background.stopped() {
-                return Ok(false);
-            }
-        }
-        distinct = merge.distinct;
+/// What a merge of the runs in `range` may forget.
+fn compaction(a: &ArrangementVersion, range: &Range<usize>) -> Compaction {
+    // Entries up to `floor` get its epoch, and must not by that come to look newer than those of newer runs, or than what
+    // was put aside; and a tombstone stays while that may hold what it hides.
+    let past = a.history.iter().filter(|r| r.meta.dead_from > a.since);
+    let others = a.runs[range.end..].iter().chain(past);
+    let floor = others
+        .map(|r| r.meta.min_epoch - 1)
+        .fold(a.since, Epoch::min);
+    let oldest = range.start == 0;
+    Compaction {
+        since: a.since,
+        floor,
+        tombstones_until: if oldest { floor } else { Epoch::MIN },
+        split: true,
     }
-    out.write_waiting()?;
-    out.run.finish(since, distinct);
-    Ok(true)
+}
+
+/// A merge of `inputs`, neighbours in the order of age.
+struct Merge<'a> {
+    desc: &'a Arc<ArrangementDesc>,
+    inputs: &'a [Arc<Run>],
+    compaction: Compaction,
+    /// No older run is left out.
+    oldest: bool,
+    /// Of the result, if that is put aside.
+    dead_from: Option<Epoch>,
+}
+
+impl Merge<'_> {
+    /// Writes the result as one run, and what is put aside as another. False if the store closes.
+    fn write(
+        &self,
+        shared: &Shared,
+        to: &mut BundleWriter,
+        past: &mut BundleWriter,
+    ) -> Result<bool> {
+        let desc = self.desc;
+        let rows: u64 = self.inputs.iter().map(|r| r.meta.rows).sum();
+        let compress = rows >= COMPRESS_ROWS_MIN;
+        let mut out = Blocks::new(to.run(desc.clone(), compress), desc);
+        let mut aside = Blocks::new(past.run(desc.clone(), compress), desc);
+        let since = self.compaction.since;
+        let mut distinct = true;
+        if desc.kind == ArrangementKind::Log {
+            for piece in LogMerge::new(desc.clone(), self.inputs, since, self.oldest)? {
+                match piece? {
+                    LogPiece::Rows(batch) => out.push(batch)?,
+                    LogPiece::Whole(run, block) => out.copy(&run, block)?,
+                }
+                if shared.background.stopped() {
+                    return Ok(false);
+                }
+            }
+        } else {
+            let mut merge = HashMerge::new(
+                desc.clone(),
+                self.inputs.iter().cloned(),
+                Mode::Compact(self.compaction),
+                Epoch::MAX,
+                (0..desc.schema.fields().len()).collect(),
+                desc.schema.clone(),
+            );
+            while let Some(batch) = merge.next()? {
+                out.push(batch)?;
+                if let Some(past) = merge.past.take() {
+                    aside.push(past)?;
+                }
+                if shared.background.stopped() {
+                    return Ok(false);
+                }
+            }
+            distinct = merge.distinct;
+        }
+        out.write_waiting()?;
+        aside.write_waiting()?;
+        let newest = self.inputs.iter().map(|r| r.meta.max_epoch).max();
+        let since = if self.dead_from.is_some() { 0 } else { since };
+        out.run
+            .finish(since, distinct, self.dead_from.unwrap_or(ALIVE));
+        aside.run.finish(0, false, newest.unwrap_or(ALIVE));
+        Ok(true)
+    }
 }
 
 /// Cuts batches of any size into blocks of the usual size.
@@ -393,7 +509,16 @@ struct Blocks<'a> {
     rows: usize,
 }
 
-impl Blocks<'_> {
+impl<'a> Blocks<'a> {
+    fn new(run: RunWriter<'a>, desc: &Arc<ArrangementDesc>) -> Self {
+        Blocks {
+            run,
+            desc: desc.clone(),
+            waiting: VecDeque::new(),
+            rows: 0,
+        }
+    }
+
     fn push(&mut self, batch: RunBatch) -> Result<()> {
         self.rows += batch.rows.num_rows();
         self.waiting.push_back(batch);
@@ -468,13 +593,18 @@ pub(crate) fn install(writer: &Writer, step: &mut Step, merged: Merged) {
     let Some(a) = step.arrangements.get_mut(&merged.arrangement) else {
         return;
     };
-    let first = merged.inputs[0].meta.order;
-    let Some(from) = a.runs.iter().position(|r| r.meta.order == first) else {
+    let a = Arc::make_mut(a);
+    let list = match merged.of_history {
+        true => &mut a.history,
+        false => &mut a.runs,
+    };
+    let first = &merged.inputs[0];
+    let Some(from) = list.iter().position(|r| Arc::ptr_eq(r, first)) else {
         return;
     };
     let to = from + merged.inputs.len();
-    let unchanged = a.runs.len() >= to
-        && a.runs[from..to]
+    let unchanged = list.len() >= to
+        && list[from..to]
             .iter()
             .zip(&merged.inputs)
             .all(|(a, b)| Arc::ptr_eq(a, b));
@@ -482,19 +612,29 @@ pub(crate) fn install(writer: &Writer, step: &mut Step, merged: Merged) {
         return;
     }
     let order = merged.inputs[merged.inputs.len() - 1].meta.order;
-    let mut output = None;
-    for run in &merged.inputs {
-        step.retire(writer, run);
-    }
-    if let Some(mut new) = merged.new {
+    let mut place = |new: NewBundle| {
+        let mut new = new;
         for meta in &mut new.runs {
             meta.order = order;
         }
         let meta = new.runs[0].clone();
-        let bundle = step.add(new);
-        output = Some(Arc::new(Run::new(meta, bundle)));
+        let record = new.record();
+        (meta, new.bundle, record)
+    };
+    let output = merged.new.map(&mut place);
+    let history = merged.history.map(&mut place);
+    let run = |placed: &(RunMeta, Arc<Bundle>, BundleRecord)| {
+        Arc::new(Run::new(placed.0.clone(), placed.1.clone()))
+    };
+    list.splice(from..to, output.iter().map(run));
+    a.history.extend(history.iter().map(run));
+    // Since the output's `since` is in the manifest, nobody will read as of an earlier epoch, also after a restart.
+    let dead = |r: &mut Arc<Run>| output.is_some() && r.meta.dead_from <= merged.since;
+    let gone: Vec<Arc<Run>> = a.history.extract_if(.., dead).collect();
+    for run in merged.inputs.iter().chain(&gone) {
+        step.retire(writer, run);
     }
-    if let Some(a) = step.arrangements.get_mut(&merged.arrangement) {
-        Arc::make_mut(a).runs.splice(from..to, output);
+    for (_, bundle, record) in output.into_iter().chain(history) {
+        step.add_record(bundle, record);
     }
 }

@@ -228,6 +228,18 @@ pub(crate) struct NewBundle {
     pub crc: u32,
 }
 
+impl NewBundle {
+    /// What the manifest is to say of it.
+    pub(crate) fn record(&self) -> manifest::BundleRecord {
+        manifest::BundleRecord {
+            inline: self.bundle.is_inline(),
+            len: self.bundle.len,
+            crc: self.crc,
+            runs: self.runs.clone(),
+        }
+    }
+}
+
 /// Writes the runs of a bundle one after the other.
 pub(crate) struct BundleWriter {
     env: Arc<Env>,
@@ -337,7 +349,7 @@ impl BundleWriter {
         let at = self.position();
         let mut footer = Vec::new();
         footer.u32(self.runs.len() as u32);
-        footer.u32(0);
+        footer.u32(u32::from(RunMeta::VERSION));
         for (meta, desc) in &self.runs {
             meta.put(&mut footer);
             manifest::put_desc(desc, &mut footer);
@@ -433,7 +445,7 @@ impl RunWriter<'_> {
     }
 
     /// Ends the run. Without a block there is none. `order` is given when the run becomes visible.
-    pub(crate) fn finish(self, since: Epoch, distinct: bool) {
+    pub(crate) fn finish(self, since: Epoch, distinct: bool, dead_from: Epoch) {
         if self.index.is_empty() {
             return;
         }
@@ -457,6 +469,7 @@ impl RunWriter<'_> {
             index_crc: crc32fast::hash(&self.to.buffer[from..]),
             negative: self.negative,
             distinct,
+            dead_from,
         };
         self.to.runs.push((meta, self.desc));
     }
@@ -483,10 +496,12 @@ pub fn describe_segment(path: &std::path::Path) -> Result<Vec<(ArrangementDesc, 
         .filter(|f| Some(crc32fast::hash(f)) == crc)
         .ok_or_else(|| damaged("wrong checksum of the footer"))?;
     let mut wire = Wire(footer);
-    let runs = wire.u64().unwrap_or(0) as u32;
+    // Segments of the first version have 0 here.
+    let (runs, version) = (wire.u32().unwrap_or(0), wire.u32().unwrap_or(0).max(1));
     let mut out = Vec::new();
     for _ in 0..runs {
-        let meta = RunMeta::get(&mut wire).ok_or_else(|| damaged("the footer is too short"))?;
+        let meta = RunMeta::get(&mut wire, version as u8)
+            .ok_or_else(|| damaged("the footer is too short"))?;
         let desc = manifest::get_desc(meta.arrangement, &mut wire)
             .map_err(|detail| damaged(&format!("the footer: {detail}")))?;
         out.push((

@@ -35,7 +35,7 @@ pub(crate) fn changes(
             }
             hashes.sort_unstable();
             hashes.dedup();
-            let (blocks, entries) = version.history(&hashes, until)?;
+            let (blocks, entries) = version.entries_since(&hashes, after, until)?;
             last_changes(&version.desc, &blocks, &entries, after)
         }
         kind => {
@@ -59,7 +59,7 @@ pub(crate) fn changes(
                     hash_whole_rows(&sources, &mut entries)?;
                 }
                 sort_by_hash(&mut entries);
-                let (mut kept, _) = sources.resolve(&entries, Mode::Snapshot)?;
+                let mut kept = sources.resolve(&entries, Mode::Snapshot)?.kept;
                 if kind == ArrangementKind::Log {
                     kept.sort_by_key(|k| (k.entry.source, k.entry.row));
                 }

@@ -38,7 +38,8 @@ pub(crate) const CATALOG: u8 = b'c';
 pub(crate) const OFFSET: u8 = b'o';
 const INLINE: u8 = b'b';
 
-const RECORD_VERSION: u8 = 1;
+/// The version of a bundle's record is that of its runs.
+const RECORD_VERSION: u8 = RunMeta::VERSION;
 const LONG_HEADER_BYTES: usize = 8;
 
 pub(crate) fn sled_error(context: &str) -> impl FnOnce(sled::Error) -> StoreError + '_ {
@@ -222,12 +223,13 @@ impl BundleRecord {
     pub(crate) fn decode(bytes: &[u8]) -> Option<BundleRecord> {
         let mut w = Wire(bytes);
         let head = w.bytes(4)?;
-        if head[0] != RECORD_VERSION {
+        let version = head[0];
+        if version == 0 || version > RECORD_VERSION {
             return None;
         }
         let runs = w.u32()?;
         let (len, crc) = (w.u64()?, w.u32()?);
-        let runs: Option<Vec<RunMeta>> = (0..runs).map(|_| RunMeta::get(&mut w)).collect();
+        let runs: Option<Vec<RunMeta>> = (0..runs).map(|_| RunMeta::get(&mut w, version)).collect();
         Some(BundleRecord {
             inline: head[1] > 0,
             len,

@@ -61,6 +61,8 @@ pub(crate) struct HashMerge {
     ended: bool,
     /// No two entries that were yielded have equal rows (`Add`) or keys (`Last`).
     pub distinct: bool,
+    /// What the last call of `next` put aside, see [`crate::resolve::Compaction::split`].
+    pub past: Option<RunBatch>,
 }
 
 impl HashMerge {
@@ -90,6 +92,7 @@ impl HashMerge {
             until: u64::MAX,
             ended: false,
             distinct: true,
+            past: None,
         }
     }
 
@@ -103,7 +106,7 @@ impl HashMerge {
         Ok(self)
     }
 
-    /// The next batch, which isn't empty; `None` at the end.
+    /// The next batch, which isn't empty unless something was put aside; `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<RunBatch>> {
         loop {
             if let Some(batch) = self.whole_block()? {
@@ -120,10 +123,14 @@ impl HashMerge {
                 desc: &self.desc,
                 blocks: &blocks,
             };
-            let (kept, distinct) = sources.resolve(&entries, self.mode)?;
-            self.distinct &= distinct;
-            if !kept.is_empty() {
-                return Ok(Some(sources.batch(&kept, &self.columns, &self.schema)?));
+            let resolved = sources.resolve(&entries, self.mode)?;
+            self.distinct &= resolved.distinct;
+            let batch = |kept| sources.batch(kept, &self.columns, &self.schema);
+            if !resolved.past.is_empty() {
+                self.past = Some(batch(&resolved.past)?);
+            }
+            if !resolved.kept.is_empty() || self.past.is_some() {
+                return Ok(Some(batch(&resolved.kept)?));
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::disk::{Disk, io_error};
 use crate::manifest::{self, BundleRecord, Clock, FORMAT_VERSION, Format, read_long, sled_error};
 use crate::options::StoreOptions;
 use crate::read::{ArrangementVersion, StoreVersion, VersionInner};
-use crate::run::Run;
+use crate::run::{ALIVE, Run};
 use crate::store::{Live, Shared, Writer};
 use crate::wire::Wire;
 
@@ -218,6 +218,7 @@ fn recover(env: &Arc<Env>, db: &sled::Db) -> Result<Recovered> {
             desc: Arc::new(desc),
             since: 0,
             runs: Vec::new(),
+            history: Vec::new(),
         };
         arrangements.insert(id, version);
     }
@@ -229,6 +230,7 @@ fn recover(env: &Arc<Env>, db: &sled::Db) -> Result<Recovered> {
         .into_iter()
         .map(|(id, mut a)| {
             a.runs.sort_by_key(|r| r.meta.order);
+            a.history.sort_by_key(|r| r.meta.order);
             (id, Arc::new(a))
         })
         .collect();
@@ -282,7 +284,11 @@ fn recover_bundles(
             };
             next_order = next_order.max(run.order + 1);
             a.since = a.since.max(run.since);
-            a.runs.push(Arc::new(Run::new(run.clone(), bundle.clone())));
+            let place = match run.dead_from {
+                ALIVE => &mut a.runs,
+                _ => &mut a.history,
+            };
+            place.push(Arc::new(Run::new(run.clone(), bundle.clone())));
         }
         bundles.insert(id, Live { bundle, record });
     }

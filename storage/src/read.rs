@@ -55,6 +55,8 @@ pub struct ArrangementVersion {
     pub(crate) since: Epoch,
     /// In the order of age.
     pub(crate) runs: Vec<Arc<Run>>,
+    /// What merging has put aside: entries that only reads as of an epoch before the run's `dead_from` need.
+    pub(crate) history: Vec<Arc<Run>>,
 }
 
 impl ArrangementVersion {
@@ -80,7 +82,11 @@ impl ArrangementVersion {
 
     /// Encoded bytes of all runs.
     pub fn bytes(&self) -> u64 {
-        self.runs.iter().map(|r| r.meta.bytes).sum()
+        self.runs
+            .iter()
+            .chain(&self.history)
+            .map(|r| r.meta.bytes)
+            .sum()
     }
 
     /// Contents as of `at`, consolidated (`Add`: diffs summed; `Last`: the newest value per key, diff 1;
@@ -187,8 +193,14 @@ impl ArrangementVersion {
     }
 
     fn runs_until(&self, at: Epoch) -> Vec<Arc<Run>> {
-        let visible = self.runs.iter().filter(|r| r.meta.min_epoch <= at);
-        visible.cloned().collect()
+        self.visible(at).cloned().collect()
+    }
+
+    /// The runs that say something about the contents as of `at`.
+    fn visible(&self, at: Epoch) -> impl Iterator<Item = &Arc<Run>> {
+        let past = self.history.iter().filter(move |r| r.meta.dead_from > at);
+        past.chain(&self.runs)
+            .filter(move |r| r.meta.min_epoch <= at)
     }
 
     fn too_old(&self, at: Epoch) -> StoreError {
@@ -210,12 +222,12 @@ impl ArrangementVersion {
         if at < self.since {
             return Err(self.too_old(at));
         }
-        let (blocks, entries) = self.probe(hashes, at)?;
+        let (blocks, entries) = self.probe(hashes, at, self.visible(at))?;
         let sources = Sources {
             desc: &self.desc,
             blocks: &blocks,
         };
-        let (kept, _) = sources.resolve(&entries, Mode::Snapshot)?;
+        let kept = sources.resolve(&entries, Mode::Snapshot)?.kept;
         let all: Vec<usize> = (0..self.desc.schema.fields().len()).collect();
         let mut out = Vec::new();
         for piece in kept.chunks(SCAN_ROWS_MAX) {
@@ -224,8 +236,13 @@ impl ArrangementVersion {
         Ok(out)
     }
 
-    /// The entries of all runs, up to epoch `at`, that have one of `hashes`; sorted by hash.
-    fn probe(&self, hashes: &[u64], at: Epoch) -> Result<(Vec<Arc<Block>>, Vec<Entry>)> {
+    /// The entries of `runs`, up to epoch `at`, that have one of `hashes`; sorted by hash.
+    fn probe<'a>(
+        &self,
+        hashes: &[u64],
+        at: Epoch,
+        runs: impl Iterator<Item = &'a Arc<Run>>,
+    ) -> Result<(Vec<Arc<Block>>, Vec<Entry>)> {
         if self.desc.kind == ArrangementKind::Log {
             return Err(self.no_key());
         }
@@ -235,7 +252,7 @@ impl ArrangementVersion {
             blocks: Vec::new(),
             entries: Vec::new(),
         };
-        for run in self.runs.iter().filter(|r| r.meta.min_epoch <= at) {
+        for run in runs {
             found.probe_run(run, hashes)?;
         }
         sort_by_hash(&mut found.entries);
@@ -255,7 +272,7 @@ impl ArrangementVersion {
     /// Blocks that may hold entries with an epoch in (`after`, `until`], by run.
     pub(crate) fn window(&self, after: Epoch, until: Epoch) -> Result<Vec<Arc<Block>>> {
         let mut blocks = Vec::new();
-        for run in &self.runs {
+        for run in self.history.iter().chain(&self.runs) {
             if run.meta.max_epoch <= after || run.meta.min_epoch > until {
                 continue;
             }
@@ -268,13 +285,15 @@ impl ArrangementVersion {
         Ok(blocks)
     }
 
-    /// See [`ArrangementVersion::probe`].
-    pub(crate) fn history(
+    /// All entries up to `until` that have one of `hashes` and were not superseded up to `after`; sorted by hash.
+    pub(crate) fn entries_since(
         &self,
         hashes: &[u64],
+        after: Epoch,
         until: Epoch,
     ) -> Result<(Vec<Arc<Block>>, Vec<Entry>)> {
-        self.probe(hashes, until)
+        let past = self.history.iter().filter(|r| r.meta.dead_from > after);
+        self.probe(hashes, until, past.chain(&self.runs))
     }
 }
 

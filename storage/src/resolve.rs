@@ -26,12 +26,32 @@ const LARGE_GROUP: usize = 16;
 pub(crate) enum Mode {
     /// One entry per row or key: the contents.
     Snapshot,
-    /// Entries above `since` keep their epoch; those up to it are summed up.
-    Compact {
-        since: Epoch,
-        /// Nothing older lies below, so that a tombstone up to `since` has done its work.
-        drop_tombstones: bool,
-    },
+    /// What is needed to read as of any epoch from `since` on.
+    Compact(Compaction),
+}
+
+/// How a merge treats history. Invariants: `floor` and `tombstones_until` are at most `since`, and below the epochs of all
+/// entries outside the merge that are newer than some entry in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Compaction {
+    /// Nobody reads as of an earlier epoch.
+    pub since: Epoch,
+    /// Lower epochs become this one: blocks in which all are equal are smaller.
+    pub floor: Epoch,
+    /// Nothing older lies outside the merge, so that a tombstone up to here has done its work.
+    pub tombstones_until: Epoch,
+    /// Put aside what reads as of the newest epoch don't need.
+    pub split: bool,
+}
+
+impl Compaction {
+    /// Keeps everything as it is.
+    pub(crate) const NONE: Compaction = Compaction {
+        since: Epoch::MIN,
+        floor: Epoch::MIN,
+        tombstones_until: Epoch::MIN,
+        split: false,
+    };
 }
 
 /// An entry that survives, with the diff and epoch it now has.
@@ -40,6 +60,15 @@ pub(crate) struct Kept {
     pub entry: Entry,
     pub diff: i64,
     pub epoch: Epoch,
+}
+
+/// What [`Sources::resolve`] gives.
+pub(crate) struct Resolved {
+    pub kept: Vec<Kept>,
+    /// Put aside by [`Compaction::split`]: superseded values; diffs that add up to zero for every row.
+    pub past: Vec<Kept>,
+    /// No two of `kept` have equal rows (`Add`) or keys (`Last`).
+    pub distinct: bool,
 }
 
 /// Blocks and what their rows mean.
@@ -136,15 +165,17 @@ impl Sources<'_> {
         }
     }
 
-    /// Resolves `entries`, which are sorted by hash (see [`crate::order`]). The second value is true if
-    /// no two survivors have equal rows (`Add`) or keys (`Last`).
-    pub(crate) fn resolve(&self, entries: &[Entry], mode: Mode) -> Result<(Vec<Kept>, bool)> {
-        let mut out = Vec::with_capacity(entries.len());
+    /// Resolves `entries`, which are sorted by hash (see [`crate::order`]).
+    pub(crate) fn resolve(&self, entries: &[Entry], mode: Mode) -> Result<Resolved> {
         let mut resolver = Resolver {
             kind: self.desc.kind,
             mode,
-            distinct: true,
             members: Vec::new(),
+            out: Resolved {
+                kept: Vec::with_capacity(entries.len()),
+                past: Vec::new(),
+                distinct: true,
+            },
         };
         let groups = Groups::new(self, entries)?;
         let mut at = 0;
@@ -157,20 +188,19 @@ impl Sources<'_> {
             let group = &entries[at..end];
             at = end;
             if group.len() == 1 {
-                resolver.single(self.kept(group[0]), &mut out);
+                resolver.single(self.kept(group[0]));
                 continue;
             }
             match groups.classes(self, group)? {
-                None => resolver.class(group.iter().map(|e| self.kept(*e)), &mut out),
+                None => resolver.class(group.iter().map(|e| self.kept(*e))),
                 Some(classes) => {
                     for class in classes {
-                        let members = class.iter().map(|i| self.kept(group[*i as usize]));
-                        resolver.class(members, &mut out);
+                        resolver.class(class.iter().map(|i| self.kept(group[*i as usize])));
                     }
                 }
             }
         }
-        Ok((out, resolver.distinct))
+        Ok(resolver.out)
     }
 }
 
@@ -278,68 +308,54 @@ impl Groups {
 struct Resolver {
     kind: ArrangementKind,
     mode: Mode,
-    distinct: bool,
     members: Vec<Kept>,
+    out: Resolved,
 }
 
 impl Resolver {
-    fn single(&mut self, mut k: Kept, out: &mut Vec<Kept>) {
+    /// The newest of its class, or the only one.
+    fn single(&mut self, mut k: Kept) {
         let drop = match (self.kind, self.mode) {
             (ArrangementKind::Last, Mode::Snapshot) => k.diff < 0,
-            (
-                ArrangementKind::Last,
-                Mode::Compact {
-                    since,
-                    drop_tombstones,
-                },
-            ) => k.diff < 0 && drop_tombstones && k.epoch <= since,
+            (ArrangementKind::Last, Mode::Compact(c)) => {
+                k.diff < 0 && k.epoch <= c.tombstones_until
+            }
             _ => k.diff == 0,
         };
         if drop {
             return;
         }
-        if let Mode::Compact { since, .. } = self.mode {
-            k.epoch = k.epoch.max(since);
+        if let Mode::Compact(c) = self.mode {
+            k.epoch = k.epoch.max(c.floor);
         }
-        out.push(k);
+        self.out.kept.push(k);
     }
 
     /// `members` are in the order of age.
-    fn class(&mut self, members: impl Iterator<Item = Kept>, out: &mut Vec<Kept>) {
+    fn class(&mut self, members: impl Iterator<Item = Kept>) {
         self.members.clear();
         self.members.extend(members);
-        if self.history_is_over() {
-            return self.sum_up(out);
+        let Mode::Compact(c) = self.mode else {
+            return self.sum_up();
+        };
+        // No entry of the class is read by itself any more.
+        if self.members.iter().all(|m| m.epoch <= c.since) {
+            return self.sum_up();
         }
-        let before = out.len();
-        if let Mode::Compact { since, .. } = self.mode {
-            for m in &mut self.members {
-                if self.kind != ArrangementKind::Last {
-                    m.epoch = m.epoch.max(since);
-                }
-            }
-        }
+        let before = self.out.kept.len();
         // A stable sort: within one epoch the order of age remains.
         self.members.sort_by_key(|m| m.epoch);
         match self.kind {
-            ArrangementKind::Last => self.compact_last(out),
-            _ => self.compact_sums(out),
+            ArrangementKind::Last => self.compact_last(c),
+            _ => self.compact_sums(c),
         }
-        if out.len() > before + 1 {
-            self.distinct = false;
-        }
-    }
-
-    /// No entry of the class keeps an epoch of its own.
-    fn history_is_over(&self) -> bool {
-        match self.mode {
-            Mode::Snapshot => true,
-            Mode::Compact { since, .. } => self.members.iter().all(|m| m.epoch <= since),
+        if self.out.kept.len() > before + 1 {
+            self.out.distinct = false;
         }
     }
 
     /// The class becomes at most one entry.
-    fn sum_up(&mut self, out: &mut Vec<Kept>) {
+    fn sum_up(&mut self) {
         let one = match self.kind {
             ArrangementKind::Last => newest(&self.members),
             _ => {
@@ -351,50 +367,62 @@ impl Resolver {
                 sum
             }
         };
-        self.single(one, out);
+        self.single(one);
     }
 
-    fn compact_sums(&self, out: &mut Vec<Kept>) {
-        let mut members = self.members.iter();
-        let Some(mut sum) = members.next().copied() else {
-            return;
-        };
-        for m in members {
-            if m.epoch == sum.epoch {
-                sum.diff += m.diff;
-            } else {
-                if sum.diff != 0 {
-                    out.push(sum);
+    /// The members are sorted by epoch. Those up to `since` become one, those of one epoch too.
+    fn compact_sums(&mut self, c: Compaction) {
+        let mut sums: Vec<Kept> = Vec::new();
+        for m in &self.members {
+            match sums.last_mut() {
+                Some(sum) if m.epoch <= c.since || m.epoch == sum.epoch => {
+                    sum.diff += m.diff;
+                    sum.epoch = m.epoch;
                 }
-                sum = *m;
+                _ => sums.push(*m),
             }
         }
-        if sum.diff != 0 {
-            out.push(sum);
+        // What is there in the end stays, from the newest insertion on; the rest comes and goes.
+        let mut wanted: i64 = sums.iter().map(|s| s.diff).sum();
+        let from = self.out.kept.len();
+        for mut sum in sums.into_iter().rev() {
+            let stays = match c.split {
+                false => sum.diff,
+                true if (sum.diff > 0) != (wanted > 0) || wanted == 0 => 0,
+                true if wanted > 0 => sum.diff.min(wanted),
+                true => sum.diff.max(wanted),
+            };
+            let goes = sum.diff - stays;
+            if goes != 0 {
+                self.out.past.push(Kept { diff: goes, ..sum });
+            }
+            if stays != 0 {
+                wanted -= stays;
+                sum.diff = stays;
+                sum.epoch = sum.epoch.max(c.floor);
+                self.out.kept.push(sum);
+            }
         }
+        self.out.kept[from..].reverse();
     }
 
-    /// The members are sorted by epoch; of those up to `since` the newest stays.
-    fn compact_last(&self, out: &mut Vec<Kept>) {
-        let Mode::Compact {
-            since,
-            drop_tombstones,
-        } = self.mode
-        else {
-            return;
-        };
-        let kept_until = |epoch: Epoch| epoch.max(since);
+    /// The members are sorted by epoch; what was superseded up to `since` goes.
+    fn compact_last(&mut self, c: Compaction) {
         for (i, m) in self.members.iter().enumerate() {
-            let superseded = self
-                .members
-                .get(i + 1)
-                .is_some_and(|next| kept_until(next.epoch) == kept_until(m.epoch));
-            let done = m.diff < 0 && drop_tombstones && m.epoch <= since;
-            if !superseded && !done {
-                out.push(Kept {
-                    epoch: kept_until(m.epoch),
+            let Some(next) = self.members.get(i + 1) else {
+                let last = *m;
+                return self.single(last);
+            };
+            // Of two entries of one epoch the later run's counts.
+            if next.epoch <= c.since || next.epoch == m.epoch {
+                continue;
+            }
+            match c.split {
+                true => self.out.past.push(*m),
+                false => self.out.kept.push(Kept {
+                    epoch: m.epoch.max(c.floor),
                     ..*m
-                });
+                }),
             }
         }
     }

@@ -37,11 +37,19 @@ pub(crate) struct RunMeta {
     pub negative: bool,
     /// No two entries have equal rows (`Add`) or keys (`Last`).
     pub distinct: bool,
+    /// From this epoch on its entries say nothing: later ones took their place, or they add up to nothing.
+    /// [`ALIVE`] for the runs that make the contents.
+    pub dead_from: Epoch,
 }
+
+/// See [`RunMeta::dead_from`].
+pub(crate) const ALIVE: Epoch = Epoch::MAX;
 
 impl RunMeta {
     /// Bytes of the encoded form.
-    pub(crate) const BYTES: usize = 8 * 8 + 4 * 4;
+    pub(crate) const BYTES: usize = 9 * 8 + 4 * 4;
+    /// Version of the encoded form. In version 1 no run has `dead_from`.
+    pub(crate) const VERSION: u8 = 2;
 
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
         out.u64(self.arrangement.0);
@@ -57,9 +65,10 @@ impl RunMeta {
         let negative = if self.negative { NEGATIVE } else { 0 };
         out.u32(negative | if self.distinct { DISTINCT } else { 0 });
         out.u32(0);
+        out.i64(self.dead_from);
     }
 
-    pub(crate) fn get(w: &mut Wire) -> Option<RunMeta> {
+    pub(crate) fn get(w: &mut Wire, version: u8) -> Option<RunMeta> {
         let mut meta = RunMeta {
             arrangement: ArrangementId(w.u64()?),
             order: w.u64()?,
@@ -73,11 +82,15 @@ impl RunMeta {
             index_crc: w.u32()?,
             negative: false,
             distinct: false,
+            dead_from: ALIVE,
         };
         let flags = w.u32()?;
         w.u32()?;
         meta.negative = flags & NEGATIVE > 0;
         meta.distinct = flags & DISTINCT > 0;
+        if version >= 2 {
+            meta.dead_from = w.i64()?;
+        }
         Some(meta)
     }
 }

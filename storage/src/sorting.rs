@@ -15,6 +15,7 @@ use crate::block::{BlockRows, Numbers};
 use crate::bundle::{BundleWriter, is_sorted};
 use crate::options::{BLOCK_BYTES_TARGET, BLOCK_ROWS_MAX};
 use crate::order::{Entry, sort_by_hash};
+use crate::run::ALIVE;
 
 /// What an entry takes beside its row: hash and diff, and its share of headers.
 const ENTRY_BYTES: usize = 18;
@@ -54,7 +55,7 @@ pub(crate) fn write_changes(
                 epochs: Numbers::All(epoch),
             })?;
         }
-        run.finish(0, true);
+        run.finish(0, true, ALIVE);
         Ok(())
     }
 }
@@ -91,7 +92,7 @@ fn write_sorted(
             epochs: Numbers::All(epoch),
         })?;
     }
-    run.finish(0, distinct);
+    run.finish(0, distinct, ALIVE);
     Ok(())
 }
 

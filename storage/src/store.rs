@@ -297,15 +297,14 @@ impl Step {
 
     /// A new bundle; its runs become visible at the given places.
     pub(crate) fn add(&mut self, new: NewBundle) -> Arc<Bundle> {
-        let record = BundleRecord {
-            inline: new.bundle.is_inline(),
-            len: new.bundle.len,
-            crc: new.crc,
-            runs: new.runs,
-        };
-        self.records.insert(new.bundle.id, record);
-        self.added.push(new.bundle.clone());
+        self.add_record(new.bundle.clone(), new.record());
         new.bundle
+    }
+
+    /// The same, whose runs have their places already.
+    pub(crate) fn add_record(&mut self, bundle: Arc<Bundle>, record: BundleRecord) {
+        self.records.insert(bundle.id, record);
+        self.added.push(bundle);
     }
 
     /// Takes a run out of its bundle's record.
@@ -387,6 +386,7 @@ impl Shared {
             let version = ArrangementVersion {
                 since: 0,
                 runs: Vec::new(),
+                history: Vec::new(),
                 desc: Arc::new(desc),
             };
             step.arrangements.insert(version.desc.id, Arc::new(version));
@@ -426,7 +426,7 @@ impl Shared {
             let Some(a) = step.arrangements.remove(&id) else {
                 continue;
             };
-            for run in &a.runs {
+            for run in a.runs.iter().chain(&a.history) {
                 step.retire(writer, run);
             }
             let key = manifest::id_key(manifest::ARRANGEMENT, id.0);
@@ -586,6 +586,7 @@ mod tests {
 
     use super::*;
     use crate::block::{BlockRows, Numbers};
+    use crate::run::ALIVE;
 
     #[test]
     fn compressed_blocks_are_read_back() {
@@ -617,7 +618,7 @@ mod tests {
             let mut to = store.shared.bundle_writer(&mut store.shared.writer.lock());
             let mut run = to.run(desc.clone(), compress);
             run.block(&block).unwrap();
-            run.finish(0, true);
+            run.finish(0, true, ALIVE);
             let mut new = to.finish(0).unwrap().unwrap();
             sizes.push(new.bundle.len);
             let run = Run::new(new.runs.remove(0), new.bundle);

@@ -152,6 +152,94 @@ fn a_key_that_changes_again_after_what_one_merge_takes() {
     assert_eq!(scanned, expected);
 }
 
+/// What newer values have replaced is put aside, is read as of the epochs that need it, and goes with them.
+#[test]
+fn history_is_put_aside_and_goes() {
+    const EPOCHS: i64 = 1250;
+    const KEYS: i64 = 40;
+    const KEPT: i64 = 1100;
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(32 * 1024);
+    options.fail.hold_merges(true);
+    let mut store = Store::open(dir.path(), options.clone()).unwrap();
+    let [last, sums] = [1, 6].map(Arrangement::of);
+    // Key k has the value of the last epoch e with e % KEYS = k; every seventh time it is gone.
+    let value = |k: i64, epoch: i64| -> Option<Row> {
+        let changed = epoch - (epoch - k).rem_euclid(KEYS);
+        (changed > 0 && changed % 7 != 0).then(|| (k, Some(format!("{changed}")), None))
+    };
+    let change = |id: u64, a: &Arrangement, rows: &[Row], diff: i64| ArrangementChange {
+        arrangement: ArrangementId(id),
+        hashes: a.hashes(rows),
+        delta: Delta::new(batch(rows), vec![diff; rows.len()]),
+    };
+    let commit = |store: &Store, epoch: i64, since: i64| {
+        let k = epoch % KEYS;
+        let (old, new) = (value(k, epoch - 1), value(k, epoch));
+        let mut changes = Vec::new();
+        if let Some(old) = old {
+            changes.push(change(6, &sums, std::slice::from_ref(&old), -1));
+            if new.is_none() {
+                changes.push(change(1, &last, &[old], -1));
+            }
+        }
+        if let Some(new) = new {
+            changes.push(change(6, &sums, std::slice::from_ref(&new), 1));
+            changes.push(change(1, &last, &[new], 1));
+        }
+        let create = match epoch {
+            1 => vec![last.desc(1), sums.desc(6)],
+            _ => vec![],
+        };
+        let since = [1, 6].map(|id| (ArrangementId(id), since)).to_vec();
+        let commit = Commit {
+            epoch,
+            create,
+            changes,
+            since,
+            ..Commit::default()
+        };
+        store.commit(commit).unwrap();
+        store.merge().unwrap();
+    };
+    let check = |store: &Store, at: i64| {
+        let mut expected: Vec<Row> = (0..KEYS).filter_map(|k| value(k, at)).collect();
+        expected.sort();
+        for id in [1, 6] {
+            let a = store.version().arrangement(ArrangementId(id)).unwrap();
+            let scanned = a.scan(at).flat_map(|d| rows_of(&d.unwrap().rows));
+            let mut scanned: Vec<Row> = scanned.collect();
+            scanned.sort();
+            assert_eq!(scanned, expected, "arrangement {id} as of {at}");
+        }
+    };
+    for epoch in 1..=EPOCHS {
+        commit(&store, epoch, epoch - KEPT);
+    }
+    for round in 0..2 {
+        for at in (EPOCHS - KEPT..=EPOCHS).step_by(37) {
+            check(&store, at);
+        }
+        let a = store.version().arrangement(ArrangementId(1)).unwrap();
+        let rows = a.rows_estimate();
+        assert!(rows < 100, "{rows} entries make {KEYS} rows");
+        let runs = store.stats().runs;
+        assert!(runs < 250, "{runs} runs in round {round}");
+        drop(store);
+        store = Store::open(dir.path(), options.clone()).unwrap();
+    }
+    for epoch in EPOCHS + 1..=EPOCHS + 40 {
+        commit(&store, epoch, epoch);
+    }
+    check(&store, EPOCHS + 40);
+    let (runs, bytes) = (store.stats().runs, store.version());
+    let bytes = bytes.arrangement(ArrangementId(6)).unwrap().bytes();
+    assert!(
+        runs < 40 && bytes < 20_000,
+        "{runs} runs, {bytes} bytes are left"
+    );
+}
+
 /// Readers hold versions of all ages while commits and merges go on: what a version answers never changes.
 #[test]
 fn held_versions_do_not_change() {
