@@ -13,6 +13,7 @@ use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::delta::schema_of;
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Diffs};
 
+use super::sources::RunningSource;
 use super::{Coordinator, EpochWork, Owner, RIDE};
 use crate::catalog::Detail;
 
@@ -29,6 +30,10 @@ pub fn origin_schema(columns: &SchemaRef) -> SchemaRef {
 impl Coordinator {
     /// Is it time for an epoch?
     pub(super) fn should_cut(&self) -> bool {
+        if self.sources.values().any(RunningSource::holds_retraction) {
+            // It needs an epoch that is cut while nothing commits: others must not be squeezed in for ever.
+            return self.committing.is_none();
+        }
         // Writes are checked against the committed state, so one epoch with writes at a time.
         let writes =
             !self.writes.is_empty() && !self.committing.as_ref().is_some_and(|w| w.has_writes);

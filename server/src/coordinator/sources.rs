@@ -97,7 +97,8 @@ impl RunningSource {
             return None;
         }
         if self.held.is_some() {
-            return Some(Instant::now());
+            // Not the time decides, but the end of the commit.
+            return None;
         }
         let oldest = self.receiver.oldest()?;
         if self.awaited {
@@ -113,6 +114,11 @@ impl RunningSource {
         } else {
             oldest + interval - epoch_takes.min(interval / 2)
         })
+    }
+
+    /// A batch of it waits for the end of the commit that is under way.
+    pub fn holds_retraction(&self) -> bool {
+        self.held.is_some()
     }
 
     /// Batches for one epoch. A batch that retracts comes alone in front of an epoch in which `may_retract` holds.
