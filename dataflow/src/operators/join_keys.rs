@@ -159,6 +159,21 @@ impl<const N: usize> KeyTable<N> {
         }
     }
 
+    /// Slots that share their hash count as touched together. As a key is only fetched when its hash is new, either all keys
+    /// of a hash have slots or none.
+    pub fn touch_together(&mut self) {
+        let mut latest: HashMap<u64, u32> = HashMap::new();
+        for number in self.collisions.iter().flat_map(|(a, b)| [*a, *b]) {
+            let slot = &self.slots[number as usize];
+            let latest = latest.entry(slot.hash).or_insert(0);
+            *latest = slot.touched.max(*latest);
+        }
+        for number in self.collisions.iter().flat_map(|(a, b)| [*a, *b]) {
+            let slot = &mut self.slots[number as usize];
+            slot.touched = latest[&slot.hash];
+        }
+    }
+
     /// Compares the keys of the rows with those of their slots, and gives rows that only share the hash slots of
     /// their own.
     fn verify(

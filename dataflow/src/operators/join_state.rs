@@ -3,7 +3,8 @@
 //! It is a cache: keys that it doesn't hold are fetched from the committed version, keys that haven't been
 //! touched for long are dropped again when memory is short.
 //!
-//! Invariants: a key that has a slot is *resident*: all its rows, of every side, are here. A side is
+//! Invariants: a key that has a slot is *resident*: all its rows, of every side, are here; so are then all keys with the same
+//! hash. A side is
 //! *complete* as long as keys without a slot are known to have no rows, so that nothing is fetched. A slot is
 //! dropped only if all its changes are committed, or if it holds nothing and its sides are complete.
 
@@ -275,6 +276,7 @@ impl<const N: usize> KeyedState<N> {
     /// Drops the longest untouched half of the keys whose changes are committed.
     fn evict(&mut self) {
         self.note_committed();
+        self.keys.touch_together();
         let mut steps: Vec<u32> = self
             .keys
             .slots()
