@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use tidemill_storage::{ArrangementDesc, RunBatch};
-use tidemill_zset::Epoch;
+use tidemill_storage::{ArrangementDesc, RunBatch, StoreError};
+use tidemill_zset::{ArrangementId, Epoch};
 
 /// Reads one arrangement. Cheap to share between threads.
 pub trait StateReader: Send + Sync {
@@ -24,6 +24,17 @@ pub trait StateReader: Send + Sync {
     fn scan(
         &self,
     ) -> tidemill_storage::Result<Box<dyn Iterator<Item = tidemill_storage::Result<RunBatch>> + '_>>;
+}
+
+/// Ends the worker, and so the process, because committed state can't be read. The fault is the medium's, not ours: no
+/// panic handler reports it, only the message that the server ends with.
+pub(crate) fn unreadable(id: ArrangementId, e: &StoreError) -> ! {
+    let advice = match e {
+        StoreError::Corrupt { .. } => "; restore the data directory from a backup",
+        _ => "",
+    };
+    let message = format!("the state of arrangement {id} can't be read: {e}{advice}");
+    std::panic::resume_unwind(Box::new(message))
 }
 
 /// An arrangement that an operator owns: its description and how to read it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
-use tidemill_storage::{RepairPlan, SledState, StoreError, plan_repair, repair};
+use tidemill_storage::{SledState, StoreError, UsedCopy, plan_repair, repair};
 
 /// Options of `tidemill repair`.
 #[derive(Args, Clone, Debug)]
@@ -33,14 +33,24 @@ pub fn run(options: RepairOptions) -> anyhow::Result<()> {
         }
         SledState::Missing => "it is missing".to_string(),
         SledState::Damaged(why) => why.clone(),
+        SledState::Cut { epoch, committed } => format!(
+            "the end of its log can't be read: its last epoch is {}, the last one that was committed {committed}",
+            words(*epoch)
+        ),
     };
     println!("{}: the manifest is damaged: {damage}", dir.display());
-    println!(
-        "It can be made anew from {}, written {} ago when the last epoch was {}.",
-        plan.copy.display(),
-        age(&plan),
-        words(plan.epoch)
-    );
+    match &plan.copy {
+        Some(copy) => println!(
+            "It can be made anew from {}, written {} ago when the last epoch was {}.",
+            copy.path.display(),
+            age(copy),
+            words(plan.epoch)
+        ),
+        None => println!(
+            "What can be read of it can be kept, as of epoch {}.",
+            words(plan.epoch)
+        ),
+    }
     println!(
         "Lost: every write, every object and every view's change that was committed after that. Sources go on from their \
          offsets of that epoch and read again what came later; file sinks are cut back to it. A subscriber that \
@@ -99,8 +109,8 @@ fn words(epoch: Option<i64>) -> String {
     epoch.map_or_else(|| "none".into(), |e| e.to_string())
 }
 
-fn age(plan: &RepairPlan) -> String {
-    let age = plan.written.elapsed().unwrap_or(Duration::ZERO).as_secs();
+fn age(copy: &UsedCopy) -> String {
+    let age = copy.written.elapsed().unwrap_or(Duration::ZERO).as_secs();
     match age {
         0..120 => format!("{age} seconds"),
         120..7_200 => format!("{} minutes", age / 60),

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -21,6 +21,9 @@ use crate::session::Sessions;
 const STATE_SHARE: u64 = 4;
 /// The same for what SELECTs hold while they run.
 const QUERY_SHARE: u64 = 4;
+
+/// How long an orderly end may take: less than the ten seconds after which those who ask for it usually kill.
+const STOP_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Options of `tidemill serve`.
 #[derive(Args, Clone, Debug)]
@@ -110,7 +113,12 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
         })
         .context("can't start the coordinator's thread")?;
     let result = tokio.block_on(run(options, handle, failure));
-    tokio.shutdown_timeout(std::time::Duration::from_secs(1));
+    if result.is_err() {
+        // Nothing is put in order: destructors would write to a disk that may just have refused.
+        std::mem::forget(tokio);
+        return result;
+    }
+    tokio.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
@@ -147,7 +155,11 @@ async fn run(
     let (reply, done) = oneshot::channel();
     handle.send(Message::Stop(reply));
     // If the coordinator is gone there is nothing left to wait for.
-    let _ = done.await;
+    if tokio::time::timeout(STOP_PATIENCE, done).await.is_err() {
+        tracing::warn!(
+            "an epoch is still being computed and is given up; a restart resumes from the last commit"
+        );
+    }
     server.await.context("the listener panicked")??;
     Ok(())
 }

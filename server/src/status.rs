@@ -3,8 +3,8 @@
 //! Counters start at zero with the process; what is durable is read from the store.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tidemill_connectors::queue::BatchReceiver;
@@ -49,9 +49,20 @@ pub struct Status {
     sinks: Mutex<BTreeMap<u64, SinkState>>,
     epochs: AtomicU64,
     last_epoch: AtomicI64,
+    failure: OnceLock<String>,
 }
 
 impl Status {
+    /// The process is about to end, because something is broken.
+    pub fn server_failed(&self, reason: String) {
+        let _ = self.failure.set(reason);
+    }
+
+    /// Why the process is about to end.
+    pub fn server_failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
     /// A source's reader runs.
     pub fn source_started(&self, id: u64, receiver: Arc<BatchReceiver>, begun: bool) {
         let mut sources = self.sources.lock();

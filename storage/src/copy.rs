@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Invariant: every segment that the copy names exists. Files of retired bundles are therefore kept
-//! until a newer copy has been written; there is one at every opening, at closing, and every [`COPY_AFTER`].
+//! until a newer copy has been written; there is one at every opening, at closing, and at most [`COPY_AFTER_MAX`]
+//! after a change.
 //! It is never newer than what sled has made durable.
 
 use std::collections::BTreeMap;
@@ -22,8 +23,12 @@ use crate::wire::{Put, Wire};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"TIDEMAN1");
 const NAME: &str = "manifest.copy";
-/// The copy is at most so much older than the manifest.
-const COPY_AFTER: Duration = Duration::from_secs(60);
+/// The copy is at most so much older than the manifest,
+const COPY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// and never written sooner than this after the last one.
+const COPY_AFTER_MIN: Duration = Duration::from_secs(5);
+/// Between these, writing it may take one part in this many of the time.
+const COPY_SHARE: u32 = 1000;
 /// Bytes of retired files that may wait for the next copy.
 const RETIRED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// How many of them: each may be open.
@@ -33,6 +38,8 @@ const RETIRED_FILES_MAX: usize = 128;
 #[derive(Debug)]
 pub(crate) struct Pending {
     written: Instant,
+    /// How long the last one took.
+    took: Duration,
     dirty: bool,
     retired: Vec<Arc<Bundle>>,
     retired_bytes: u64,
@@ -42,6 +49,7 @@ impl Default for Pending {
     fn default() -> Self {
         Pending {
             written: Instant::now(),
+            took: Duration::ZERO,
             dirty: false,
             retired: Vec::new(),
             retired_bytes: 0,
@@ -72,7 +80,9 @@ impl Pending {
         let many = self.retired.len() > RETIRED_FILES_MAX;
         Some(match many || self.retired_bytes > RETIRED_BYTES_MAX {
             true => Duration::ZERO,
-            false => COPY_AFTER.saturating_sub(self.written.elapsed()),
+            false => (self.took * COPY_SHARE)
+                .clamp(COPY_AFTER_MIN, COPY_AFTER_MAX)
+                .saturating_sub(self.written.elapsed()),
         })
     }
 }
@@ -85,6 +95,7 @@ pub(crate) fn write(shared: &Shared) -> Result<()> {
     }
     // After a failure nobody knows which of its last changes sled will give after a restart.
     writer.check()?;
+    let started = Instant::now();
     let bytes = encode(&shared.db)?;
     let retired = std::mem::take(&mut writer.copy.retired);
     writer.copy.dirty = false;
@@ -92,6 +103,7 @@ pub(crate) fn write(shared: &Shared) -> Result<()> {
     let written = shared.env.disk.replace(NAME, &bytes);
     let mut writer = shared.writer.lock();
     writer.copy.written = Instant::now();
+    writer.copy.took = started.elapsed();
     if written.is_err() {
         writer.copy.dirty = true;
         writer.copy.retired.extend(retired);

@@ -48,6 +48,12 @@ pub(crate) fn lock(root: &Path) -> Result<File> {
             sync_directory(parent)?;
         }
     }
+    if !root.is_dir() {
+        return Err(StoreError::Usage(format!(
+            "{} is not a directory: choose another one for the data",
+            root.display()
+        )));
+    }
     let path = root.join(LOCK);
     let mut options = OpenOptions::new();
     let file = options
@@ -197,9 +203,9 @@ impl Disk {
         }
     }
 
-    /// All files in the directory of segments: path and, if the name is that of a segment, its id.
-    pub(crate) fn list_segments(&self) -> Result<Vec<(PathBuf, Option<u64>)>> {
-        let list = || -> std::io::Result<Vec<(PathBuf, Option<u64>)>> {
+    /// The files of segments, complete or not: path and id. What has another name isn't ours.
+    pub(crate) fn list_segments(&self) -> Result<Vec<(PathBuf, u64)>> {
+        let list = || -> std::io::Result<Vec<(PathBuf, u64)>> {
             let mut out = Vec::new();
             for entry in std::fs::read_dir(&self.segments)? {
                 let path = entry?.path();
@@ -207,8 +213,9 @@ impl Disk {
                 let id = name
                     .as_deref()
                     .and_then(|n| n.split_once('.'))
+                    .filter(|(stem, suffix)| stem.len() == 16 && matches!(*suffix, "seg" | "tmp"))
                     .and_then(|(stem, _)| u64::from_str_radix(stem, 16).ok());
-                out.push((path, id));
+                out.extend(id.map(|id| (path, id)));
             }
             Ok(out)
         };

@@ -17,6 +17,9 @@ pub const FAIL_POINTS: &[&str] = &[
     "during_recovery",
 ];
 
+/// The name of a fail point that stands for failing I/O.
+const IO_ERROR: &str = "io_error";
+
 #[derive(Default)]
 struct Inner {
     armed: AtomicBool,
@@ -44,7 +47,7 @@ impl std::fmt::Debug for FailPoints {
 
 impl FailPoints {
     /// Parses `name[:n][,name[:n]…]`: at the n-th pass (default 1) of `name` the process kills
-    /// itself with SIGKILL.
+    /// itself with SIGKILL. With [`IO_ERROR`] as the name, the n-th I/O operation fails instead, and all after it.
     pub fn parse(text: &str) -> Result<FailPoints, String> {
         let points = FailPoints::default();
         for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
@@ -59,6 +62,10 @@ impl FailPoints {
                     }
                 },
             };
+            if name == IO_ERROR {
+                points.fail_operation(count);
+                continue;
+            }
             points.0.kill.lock().insert(name.to_string(), count);
             points.0.armed.store(true, Ordering::Relaxed);
         }
@@ -156,6 +163,9 @@ mod tests {
         f.pass("before_transaction");
         f.pass("unknown");
         assert_eq!(f.0.kill.lock()["before_transaction"], 2);
+        let failing = FailPoints::parse("io_error:2").unwrap();
+        assert!(failing.operation("write").is_ok());
+        assert!(failing.operation("write").is_err());
         assert!(FailPoints::parse("x:0").is_err());
         assert!(FailPoints::parse("x:y").is_err());
     }

@@ -20,10 +20,10 @@ use std::io::Cursor;
 
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
-use sled::Batch;
 use tidemill_zset::ArrangementId;
 
 use crate::api::{ArrangementDesc, ArrangementKind, Result, StoreError};
+use crate::ledger::Writes;
 use crate::options::VALUE_BYTES_MAX;
 use crate::run::RunMeta;
 use crate::wire::{Put, Wire};
@@ -93,7 +93,7 @@ fn stored_pieces(db: &sled::Db, key: &[u8]) -> Result<usize> {
 /// Sets or deletes (`None`) a long value.
 pub(crate) fn put_long(
     db: &sled::Db,
-    batch: &mut Batch,
+    batch: &mut Writes,
     key: &[u8],
     value: Option<&[u8]>,
 ) -> Result<()> {
@@ -167,14 +167,14 @@ pub(crate) fn join_long<K: AsRef<[u8]>, V: AsRef<[u8]>>(
 }
 
 /// Puts the bytes of an inline bundle.
-pub(crate) fn put_inline(batch: &mut Batch, id: u64, bytes: &[u8]) {
+pub(crate) fn put_inline(batch: &mut Writes, id: u64, bytes: &[u8]) {
     for (i, piece) in bytes.chunks(VALUE_BYTES_MAX).enumerate() {
         batch.insert(piece_key(&id_key(INLINE, id), i), piece);
     }
 }
 
 /// Removes the bytes of an inline bundle of `len` bytes.
-pub(crate) fn remove_inline(batch: &mut Batch, id: u64, len: usize) {
+pub(crate) fn remove_inline(batch: &mut Writes, id: u64, len: usize) {
     for i in 0..len.div_ceil(VALUE_BYTES_MAX) {
         batch.remove(piece_key(&id_key(INLINE, id), i));
     }

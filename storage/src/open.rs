@@ -9,16 +9,18 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use tidemill_zset::ArrangementId;
 use tidemill_zset::codec::CODEC_VERSION;
 use tidemill_zset::hash::HASH_VERSION;
+use tidemill_zset::{ArrangementId, Epoch};
 
 use crate::api::{Result, StoreError};
 use crate::background::Background;
 use crate::bundle::{BlockWeight, Bundle, Env};
 use crate::copy::{self, Pending};
 use crate::disk::{Disk, io_error};
+use crate::ledger::Ledger;
 use crate::manifest::{self, BundleRecord, Clock, FORMAT_VERSION, Format, read_long, sled_error};
+use crate::mark::Mark;
 use crate::options::StoreOptions;
 use crate::read::{ArrangementVersion, StoreVersion, VersionInner};
 use crate::run::{ALIVE, Run};
@@ -46,6 +48,13 @@ pub(crate) fn open(root: &Path, options: &StoreOptions) -> Result<Arc<Shared>> {
     }
     let db = open_sled(&disk)?;
     copy::check(root, &db)?;
+    let mark = Mark::open(root)?;
+    mark.check(last_epoch(&db)?, &disk.sled_log())?;
+    let mut ledger = Ledger::of_sled(&db)?;
+    let clock = db
+        .get(manifest::CLOCK_KEY)
+        .map_err(sled_error("reading the clock"))?;
+    ledger.check(clock.as_deref(), &disk.sled_log())?;
     let log_path = disk.sled_log();
     let sled_log = File::open(&log_path).map_err(|e| io_error("opening", &log_path, e))?;
     let format = match db
@@ -53,7 +62,18 @@ pub(crate) fn open(root: &Path, options: &StoreOptions) -> Result<Arc<Shared>> {
         .map_err(sled_error("reading the format"))?
     {
         Some(bytes) => check_format(root, Format::decode(&bytes))?,
-        None => initialise(&disk, &db, &sled_log, options)?,
+        None if copy::path(root).exists() || !disk.list_segments()?.is_empty() => {
+            return Err(StoreError::Corrupt {
+                what: log_path.display().to_string(),
+                detail: "the directory has been used, but this is empty: its contents are lost"
+                    .into(),
+            });
+        }
+        None => {
+            let format = initialise(&disk, &db, &sled_log, options)?;
+            ledger = Ledger::of_sled(&db)?;
+            format
+        }
     };
     let blocks = options.cache_bytes / CACHED_BLOCK_BYTES;
     let env = Arc::new(Env {
@@ -67,11 +87,12 @@ pub(crate) fn open(root: &Path, options: &StoreOptions) -> Result<Arc<Shared>> {
         blocks_read: AtomicU64::new(0),
         bytes_written: AtomicU64::new(0),
     });
-    let recovered = recover(&env, &db)?;
+    let recovered = recover(&env, &db, ledger)?;
     Ok(Arc::new(Shared {
         env,
         db,
         sled_log,
+        mark,
         format,
         inline_bytes_max: options.inline_bytes_max,
         writer: Mutex::new(recovered.writer),
@@ -109,6 +130,14 @@ pub(crate) fn open_sled(disk: &Disk) -> Result<sled::Db> {
             }
         }
     }
+}
+
+/// The last committed epoch in sled.
+pub(crate) fn last_epoch(db: &sled::Db) -> Result<Option<Epoch>> {
+    let clock = db
+        .get(manifest::CLOCK_KEY)
+        .map_err(sled_error("reading the clock"))?;
+    Ok(clock.and_then(|v| Clock::decode(&v)).and_then(|c| c.epoch))
 }
 
 fn initialise(
@@ -195,7 +224,7 @@ pub(crate) fn id_of(key: &[u8]) -> Result<u64> {
         })
 }
 
-fn recover(env: &Arc<Env>, db: &sled::Db) -> Result<Recovered> {
+fn recover(env: &Arc<Env>, db: &sled::Db, ledger: Ledger) -> Result<Recovered> {
     let clock = match db
         .get(manifest::CLOCK_KEY)
         .map_err(sled_error("reading the clock"))?
@@ -250,6 +279,7 @@ fn recover(env: &Arc<Env>, db: &sled::Db) -> Result<Recovered> {
             merge_bytes_written: 0,
             merged: Vec::new(),
             copy: Pending::default(),
+            ledger,
         },
     })
 }
@@ -300,12 +330,9 @@ fn recover_bundles(
 fn sweep(env: &Env, bundles: &HashMap<u64, Live>) -> Result<u64> {
     let mut next = bundles.keys().map(|id| id + 1).max().unwrap_or(0);
     for (path, id) in env.disk.list_segments()? {
-        if let Some(id) = id {
-            next = next.max(id + 1);
-        }
-        let named = id.is_some_and(|id| {
-            path == env.disk.segment(id) && bundles.get(&id).is_some_and(|b| !b.record.inline)
-        });
+        next = next.max(id + 1);
+        let named =
+            path == env.disk.segment(id) && bundles.get(&id).is_some_and(|b| !b.record.inline);
         if !named {
             tracing::info!(path = %path.display(), "removing a file that the manifest doesn't name");
             env.disk.sweep(&path)?;

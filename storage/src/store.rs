@@ -12,7 +12,6 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, RwLock};
-use sled::Batch;
 use tidemill_zset::{ArrangementId, Epoch};
 
 use crate::api::*;
@@ -20,7 +19,9 @@ use crate::background::{Background, Merged};
 use crate::bundle::{Bundle, BundleWriter, Env, NewBundle};
 use crate::copy::{self, Pending};
 use crate::disk::io_error;
+use crate::ledger::{Ledger, Writes};
 use crate::manifest::{self, BundleRecord, Clock, Format, put_long, sled_error};
+use crate::mark::Mark;
 use crate::options::{StoreOptions, StoreStats};
 use crate::read::{ArrangementVersion, StoreVersion, VersionInner};
 use crate::run::Run;
@@ -49,6 +50,8 @@ pub(crate) struct Writer {
     pub merged: Vec<Merged>,
     /// What the copy of the manifest doesn't know yet.
     pub copy: Pending,
+    /// All keys in sled.
+    pub ledger: Ledger,
 }
 
 /// What the store and its background thread share.
@@ -56,6 +59,7 @@ pub(crate) struct Shared {
     pub env: Arc<Env>,
     pub db: sled::Db,
     pub sled_log: File,
+    pub mark: Mark,
     pub format: Format,
     pub inline_bytes_max: usize,
     pub writer: Mutex<Writer>,
@@ -186,7 +190,7 @@ impl Store {
             reserved_upper,
             ..writer.clock
         };
-        let mut batch = Batch::default();
+        let mut batch = Writes::default();
         batch.insert(manifest::CLOCK_KEY, clock.encode());
         shared.transaction(&mut writer, batch)?;
         writer.clock = clock;
@@ -283,7 +287,7 @@ impl Writer {
 
 /// Changes of the manifest in preparation: what the batch will do, and what memory must know after it.
 pub(crate) struct Step {
-    pub batch: Batch,
+    pub batch: Writes,
     pub arrangements: HashMap<ArrangementId, Arc<ArrangementVersion>>,
     /// Records of bundles that are new or changed.
     pub records: BTreeMap<u64, BundleRecord>,
@@ -330,7 +334,7 @@ impl Shared {
 
     pub(crate) fn step(&self) -> Step {
         Step {
-            batch: Batch::default(),
+            batch: Writes::default(),
             arrangements: self.version.read().0.arrangements.clone(),
             records: BTreeMap::new(),
             added: Vec::new(),
@@ -369,6 +373,7 @@ impl Shared {
                 .max(c.epoch + 1),
         };
         let version = self.apply(writer, step, clock)?;
+        self.mark.write(c.epoch, &self.env.disk.fail)?;
         writer.commits += 1;
         Ok(version)
     }
@@ -435,7 +440,7 @@ impl Shared {
         Ok(())
     }
 
-    fn put_rows(&self, batch: &mut Batch, c: &Commit) -> Result<()> {
+    fn put_rows(&self, batch: &mut Writes, c: &Commit) -> Result<()> {
         for (key, value) in &c.catalog {
             let value = value.as_ref().map(|v| v.to_string().into_bytes());
             let key = manifest::catalog_key(key);
@@ -509,7 +514,7 @@ impl Shared {
     }
 
     /// Applies `batch` atomically and waits until it is on the medium.
-    pub(crate) fn transaction(&self, writer: &mut Writer, batch: Batch) -> Result<()> {
+    pub(crate) fn transaction(&self, writer: &mut Writer, batch: Writes) -> Result<()> {
         let fail = &self.env.disk.fail;
         fail.pass("before_transaction");
         let injected = |context: &'static str| {
@@ -518,6 +523,7 @@ impl Shared {
                 source,
             }
         };
+        let batch = writer.ledger.enter(batch);
         let result = (|| {
             fail.operation("sled batch")
                 .map_err(injected("writing to sled"))?;

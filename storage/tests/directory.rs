@@ -232,8 +232,14 @@ fn opening_sweeps_what_nobody_names_and_nothing_else() {
     std::mem::forget(staged);
     drop(store);
     std::fs::write(dir.path().join("segments/00000000000000ff.tmp"), b"half").unwrap();
-    std::fs::write(dir.path().join("segments/stray"), b"").unwrap();
+    // What has no name of ours isn't ours: a file that somebody put there, the lost+found of a file system.
+    let strays = ["segments/stray.seg", "segments/lost+found"].map(|name| dir.path().join(name));
+    std::fs::write(&strays[0], b"").unwrap();
+    std::fs::create_dir(&strays[1]).unwrap();
     let store = Store::open(dir.path(), segments_only()).unwrap();
+    assert!(strays.iter().all(|path| path.exists()));
+    std::fs::remove_file(&strays[0]).unwrap();
+    std::fs::remove_dir(&strays[1]).unwrap();
     assert_eq!(segment_files(dir.path()).len(), 1);
     add(&store, 2, &[row(3)]);
     assert_eq!(count(&store.version()), 2);
@@ -330,7 +336,10 @@ fn the_medium_is_told_in_the_right_order() {
         "rename file",
         "sync directory",
     ];
-    assert_eq!(options.fail.trace(), [&segment[..], &transaction].concat());
+    assert_eq!(
+        options.fail.trace(),
+        [&segment[..], &transaction, &["mark epoch"]].concat()
+    );
     options.fail.fail_operation(0);
     store.reserve(50).unwrap();
     assert_eq!(options.fail.trace(), transaction);
@@ -374,10 +383,83 @@ fn a_lost_sled_is_repaired_from_the_copy() {
     let mut bytes = std::fs::read(&copy).unwrap();
     bytes[20] ^= 1;
     std::fs::write(&copy, bytes).unwrap();
+    assert_eq!(repair(dir.path()).unwrap(), None, "sled is sound");
+    std::fs::write(dir.path().join("sled/db"), vec![0xaa; 100_000]).unwrap();
     assert!(matches!(
         repair(dir.path()),
         Err(StoreError::Corrupt { .. })
     ));
+}
+
+/// The last byte that isn't zero.
+fn end_of(log: &std::path::Path) -> usize {
+    let bytes = std::fs::read(log).unwrap();
+    bytes.iter().rposition(|b| *b != 0).unwrap()
+}
+
+#[test]
+fn a_log_without_its_end_is_refused_and_what_is_left_can_be_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    add(&store, 1, &(0..5000).map(row).collect::<Vec<_>>());
+    let log = dir.path().join("sled/db");
+    let whole = end_of(&log);
+    for epoch in 2..=40 {
+        add(&store, epoch, &[row(10_000 + epoch)]);
+    }
+    // As after a kill: no copy of the manifest is written.
+    std::mem::forget(store);
+    let kept = tempfile::tempdir().unwrap();
+    for damage in ["cut", "flipped", "empty"] {
+        let copy = kept.path().join(damage);
+        copy_directory(dir.path(), &copy);
+        let log = copy.join("sled/db");
+        let mut bytes = std::fs::read(&log).unwrap();
+        let middle = (whole + end_of(&log)) / 2;
+        match damage {
+            "cut" => bytes.truncate(middle),
+            "flipped" => bytes[middle] ^= 0x10,
+            _ => bytes.clear(),
+        }
+        std::fs::write(&log, bytes).unwrap();
+        for _ in 0..2 {
+            let error = open(&copy).unwrap_err();
+            assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+            assert!(error.to_string().contains("sled/db"), "{error}");
+        }
+        let plan = plan_repair(&copy).unwrap();
+        println!("{damage}: {:?}", plan.sled);
+        if damage == "empty" {
+            // The copy is that of the first opening, which knows of nothing.
+            assert!(plan.copy.is_some());
+            continue;
+        }
+        assert!(matches!(plan.sled, SledState::Cut { committed: 40, .. }));
+        assert!(plan.copy.is_none() && plan.missing.is_empty());
+        assert_eq!(repair(&copy).unwrap(), None);
+        let store = open(&copy).unwrap();
+        let epoch = store.epoch().unwrap();
+        assert_eq!(Some(epoch), plan.epoch);
+        assert!((1..40).contains(&epoch));
+        assert_eq!(count(&store.version()), 5000 + epoch as usize - 1);
+        let next = store.reserved_upper();
+        assert!(next > 40, "no time that was lost comes again");
+        add(&store, next, &[row(-1)]);
+        drop(store);
+        assert_eq!(open(&copy).unwrap().epoch(), Some(next));
+    }
+}
+
+fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy_directory(&path, &target),
+            false => drop(std::fs::copy(&path, &target).unwrap()),
+        }
+    }
 }
 
 #[test]
@@ -521,4 +603,53 @@ fn a_process_killed_at_a_fail_point_loses_nothing_acknowledged() {
             assert_eq!(count(&store.version()) as i64, expected, "{fail}");
         }
     }
+}
+
+/// A key that changes in ten thousand epochs: neither runs nor files nor sled pile up.
+#[test]
+fn ten_thousand_epochs_of_one_key() {
+    // Nothing here is about the medium, so where there is a file system in memory the syncs cost nothing.
+    let memory = Path::new("/dev/shm");
+    let dir = match memory.is_dir() {
+        true => tempfile::tempdir_in(memory).unwrap(),
+        false => tempfile::tempdir().unwrap(),
+    };
+    let store = open(dir.path()).unwrap();
+    let ids = [ArrangementId(3), ArrangementId(6)];
+    let descs = ids.map(|id| Arrangement::of(id.0).desc(id.0));
+    for epoch in 1..=10_000 {
+        let changes = ids.map(|arrangement| {
+            let (rows, diffs) = match epoch {
+                1 => (vec![row(1)], vec![1]),
+                _ => (vec![row(epoch - 1), row(epoch)], vec![-1, 1]),
+            };
+            ArrangementChange {
+                arrangement,
+                hashes: vec![],
+                delta: Delta::new(batch(&rows), diffs),
+            }
+        });
+        let commit = Commit {
+            epoch,
+            create: match epoch {
+                1 => descs.to_vec(),
+                _ => vec![],
+            },
+            changes: changes.to_vec(),
+            since: ids.map(|id| (id, epoch - 1)).to_vec(),
+            ..Commit::default()
+        };
+        store.commit(commit).unwrap();
+    }
+    store.merge().unwrap();
+    let stats = store.stats();
+    assert!(stats.inline_runs < 200, "{stats:?}");
+    assert!(stats.segment_files < 200, "{stats:?}");
+    assert!(stats.segment_bytes < 8 << 20, "{stats:?}");
+    assert_eq!(count(&store.version()), 1);
+    drop(store);
+    let log = std::fs::metadata(dir.path().join("sled/db")).unwrap().len();
+    assert!(log < 128 << 20, "{log} bytes");
+    let store = open(dir.path()).unwrap();
+    assert_eq!((store.epoch(), count(&store.version())), (Some(10_000), 1));
 }

@@ -138,6 +138,99 @@ fn a_log_that_lost_its_end_is_not_taken_for_an_older_state() {
     });
 }
 
+/// Where sled's log has been written up to.
+fn end_of_log(data: &Path) -> Result<usize> {
+    let bytes = std::fs::read(data.join("sled/db"))?;
+    let end = bytes.iter().rposition(|b| *b != 0);
+    end.context("it isn't empty")
+}
+
+#[test]
+fn no_acknowledged_write_is_lost_unnoticed() {
+    run(|scratch| async move {
+        let data = scratch.data();
+        let mut server = Server::start(&data, &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (id bigint PRIMARY KEY)").await?;
+        for id in 0..20 {
+            sql.run(&format!("INSERT INTO t VALUES ({id})")).await?;
+        }
+        let before = end_of_log(&data)?;
+        for id in 20..60 {
+            sql.run(&format!("INSERT INTO t VALUES ({id})")).await?;
+        }
+        server.kill();
+        // A byte among the last writes, in a server's first minute: no copy of the manifest knows of them.
+        let log = data.join("sled/db");
+        let mut bytes = std::fs::read(&log)?;
+        bytes[(before + end_of_log(&data)?) / 2] ^= 1;
+        std::fs::write(&log, &bytes)?;
+        let hint = format!("tidemill repair --data-dir {}", data.display());
+        contains(&refusal(&data)?, &["sled/db", "was committed", &hint])?;
+        let name = data.display().to_string();
+        let (ok, text) = tidemill(&["repair", "--data-dir", &name])?;
+        ensure!(ok, "{text}");
+        contains(&text, &["can be kept", "Lost:", "--yes"])?;
+        let (ok, text) = tidemill(&["repair", "--data-dir", &name, "--yes"])?;
+        ensure!(ok, "{text}");
+        let server = Server::start(&data, &Options::default())?;
+        let sql = server.connect().await?;
+        let rows = sql.number("SELECT count(*) FROM t").await?;
+        ensure!((20..60).contains(&rows), "{rows} rows");
+        sql.run("INSERT INTO t VALUES (100)").await?;
+        drop(server);
+
+        // Nothing at all is left of it.
+        std::fs::write(&log, "")?;
+        contains(&refusal(&data)?, &["sled/db", "was committed"])?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_file_in_place_of_the_directory_is_refused() {
+    run(|scratch| async move {
+        std::fs::write(scratch.data(), "precious")?;
+        let message = refusal(&scratch.data())?;
+        contains(&message, &["is not a directory", "choose another"])?;
+        ensure!(std::fs::read_to_string(scratch.data())? == "precious");
+        Ok(())
+    });
+}
+
+#[test]
+fn state_that_cannot_be_read_ends_the_server_with_its_file() {
+    run(|scratch| async move {
+        let data = killed(&scratch).await?;
+        let whole: Vec<(PathBuf, Vec<u8>)> = std::fs::read_dir(data.join("segments"))?
+            .map(|e| Ok((e.as_ref().unwrap().path(), std::fs::read(e?.path())?)))
+            .collect::<Result<_>>()?;
+        // Every block of every file: the view's state is among them.
+        for (path, bytes) in &whole {
+            let mut bytes = bytes.clone();
+            let end = bytes.len() - 200;
+            bytes[16..end].iter_mut().for_each(|b| *b ^= 0x55);
+            std::fs::write(path, bytes)?;
+        }
+        let mut server = Server::start(&data, &Options::default())?;
+        let sql = server.connect().await?;
+        let _ = sql.try_rows("INSERT INTO t VALUES (7000, 'x')").await;
+        let status = server.wait()?;
+        let log = server.log_text();
+        ensure!(status.code() == Some(1), "{status}: {log}");
+        let message = log.rsplit("tidemill: ").next().unwrap_or_default();
+        contains(message, &["segments/", "is damaged", "backup"])?;
+        ensure!(!log.contains("panicked"), "{log}");
+        for (path, bytes) in &whole {
+            std::fs::write(path, bytes)?;
+        }
+        let server = Server::start(&data, &Options::default())?;
+        let sql = server.connect().await?;
+        ensure!(sql.number("SELECT count(*) FROM t").await? == 5001);
+        sql.run("INSERT INTO t VALUES (7000, 'x')").await
+    });
+}
+
 fn largest_segment(data: &Path) -> Result<PathBuf> {
     let mut files: Vec<(u64, PathBuf)> = std::fs::read_dir(data.join("segments"))?
         .map(|e| Ok((e.as_ref().unwrap().metadata()?.len(), e?.path())))

@@ -16,7 +16,7 @@ use tidemill_zset::{Diffs, Epoch};
 
 use super::join_keys::{KeyTable, Slot};
 use super::join_rows::{BLOCK_ROWS, Debts, Groups, NIL, RowStore};
-use crate::state::StateHandle;
+use crate::state::{StateHandle, unreadable};
 
 /// Dropped rows, or empty keys, are left in memory until there are this many and they are the larger half.
 const GARBAGE_MIN: usize = 16 * 1024;
@@ -138,7 +138,7 @@ impl<const N: usize> KeyedState<N> {
             let id = self.sides[side].handle.desc.id;
             let batches = reader
                 .get_many(&hashes)
-                .unwrap_or_else(|e| panic!("state of {id} can't be read: {e}"));
+                .unwrap_or_else(|e| unreadable(id, &e));
             let key_columns = self.sides[side].handle.desc.key_columns;
             for batch in batches {
                 for start in (0..batch.rows.num_rows()).step_by(BLOCK_ROWS) {

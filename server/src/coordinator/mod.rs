@@ -140,6 +140,16 @@ impl Handle {
         }
     }
 
+    /// Why the coordinator doesn't answer.
+    fn gone(&self) -> SqlError {
+        let Some(reason) = self.env.status.server_failure() else {
+            return shutting_down();
+        };
+        SqlError::new("57P02", format!("the server can't go on: {reason}"))
+            .detail("Whether this statement was committed shows after a restart.")
+            .hint("What was acknowledged is durable. The server's log says more.")
+    }
+
     /// Sends a message with a reply and waits for it.
     pub async fn ask<T>(
         &self,
@@ -147,7 +157,7 @@ impl Handle {
     ) -> Result<T, SqlError> {
         let (reply, answer) = oneshot::channel();
         self.send(message(reply));
-        answer.await.map_err(|_| shutting_down())?
+        answer.await.map_err(|_| self.gone())?
     }
 }
 
@@ -296,6 +306,7 @@ impl Coordinator {
             }
             self.step();
             if let Some(failure) = self.failure.take() {
+                self.env.status.server_failed(failure.clone());
                 return Err(failure);
             }
             if self.is_quiet() && self.stopping.is_some() && self.joining.is_none() {

@@ -21,7 +21,7 @@ use crate::keys::{KeyIndex, MISSING};
 use crate::operator::{BuildContext, Operator, Output};
 use crate::operators::culprit::row_text;
 use crate::plan::{ArrangementSpec, Node};
-use crate::state::StateHandle;
+use crate::state::{StateHandle, unreadable};
 use cells::Column;
 use layout::{Cell, Layout, ROWS, Stored};
 
@@ -296,7 +296,7 @@ fn read(state: &StateHandle, hashes: &[u64]) -> Vec<tidemill_storage::RunBatch> 
     };
     reader
         .get_many(hashes)
-        .unwrap_or_else(|e| panic!("can't read arrangement {}: {e}", state.desc.id))
+        .unwrap_or_else(|e| unreadable(state.desc.id, &e))
 }
 
 /// `rows` with one more column.
