@@ -7,11 +7,12 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use tidemill_planner::SqlError;
+use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{CollectionId, Delta, Epoch};
 use tokio::sync::watch;
 
 use crate::catalog::{Catalog, Detail, Rows};
-use crate::changes::{Changes, EpochChanges, Follower};
+use crate::changes::{Changes, EpochChanges, Follower, retractions_first};
 use crate::coordinator::{Env, Following};
 use crate::published::Published;
 use crate::reader::{Snapshot, row_error};
@@ -28,9 +29,9 @@ pub enum FeedItem {
         snapshot: bool,
     },
     /// From this epoch on the view is in error.
-    Error(SqlError),
-    /// The view is no longer in error.
-    Healed,
+    Error(Epoch, SqlError),
+    /// From this epoch on it no longer is. Comes before the changes of the epoch.
+    Healed(Epoch),
 }
 
 enum Start {
@@ -221,16 +222,30 @@ impl ChangeFeed {
             Start::History(after) => after,
         };
         if after < now {
-            let reader = self.snapshot(pinned, now);
-            reader.check_errors(self.collection)?;
-            for (epoch, delta) in reader.history(self.collection, after, now)? {
-                self.queue.push_back(FeedItem::Changes {
-                    epoch,
-                    delta,
-                    snapshot: false,
-                });
-            }
+            self.past(pinned, after, now)?;
         }
+        Ok(())
+    }
+
+    /// The stored history after `after` up to `now`. What came and went while the view was in error is left out: its net
+    /// change comes when it has healed.
+    fn past(&mut self, pinned: &Arc<Published>, after: Epoch, now: Epoch) -> Result<(), SqlError> {
+        let reader = self.snapshot(pinned, now);
+        let changes = stored(reader.history(self.collection, after, now)?);
+        let mut errors = Vec::new();
+        for follower in &self.errors {
+            let collection = follower.collection();
+            let kept = reader.since(collection)?.max(after);
+            for piece in self.snapshot(pinned, kept).deltas(collection)? {
+                errors.push((kept, collection.0, Arc::new(Changes::new(vec![piece?]))));
+            }
+            let history = stored(reader.history(collection, kept, now)?);
+            errors.extend(history.into_iter().map(|(e, d)| (e, collection.0, d)));
+        }
+        let snapshot = self.queue.len();
+        self.enqueue(changes, errors);
+        let past = self.queue.split_off(snapshot);
+        self.queue.extend(without_healed_errors(past));
         Ok(())
     }
 
@@ -239,17 +254,28 @@ impl ChangeFeed {
             return Ok(());
         };
         let changes = self.changes_of(rows, upper)?;
-        let mut errors: Vec<(Epoch, u64, Arc<Changes>)> = Vec::new();
+        let mut errors: Vec<ErrorChanges> = Vec::new();
         for follower in &self.errors {
             let collection = follower.collection().0;
             let read = self.changes_of(follower, upper)?;
             errors.extend(read.into_iter().map(|(e, d)| (e, collection, d)));
         }
+        self.enqueue(changes, errors);
+        self.position = upper;
+        Ok(())
+    }
+
+    /// Puts changes of the collection and of its errors into one order.
+    fn enqueue(&mut self, changes: Vec<EpochChanges>, mut errors: Vec<ErrorChanges>) {
         errors.sort_by_key(|(epoch, ..)| *epoch);
         let mut errors = errors.into_iter().peekable();
         for (epoch, deltas) in changes {
-            while let Some((_, owner, deltas)) = errors.next_if(|(e, ..)| *e <= epoch) {
-                self.note_errors(owner, &deltas);
+            while let Some(of_one) = errors.next_if(|(e, ..)| *e <= epoch) {
+                let (at, mut of_epoch) = (of_one.0, vec![of_one]);
+                while let Some(more) = errors.next_if(|(e, ..)| *e == at) {
+                    of_epoch.push(more);
+                }
+                self.note_errors(at, &of_epoch);
             }
             let delta = deltas.sum(self.unique).clone();
             if !delta.is_empty() {
@@ -260,11 +286,13 @@ impl ChangeFeed {
                 });
             }
         }
-        for (_, owner, deltas) in errors {
-            self.note_errors(owner, &deltas);
+        while let Some(of_one) = errors.next() {
+            let (at, mut of_epoch) = (of_one.0, vec![of_one]);
+            while let Some(more) = errors.next_if(|(e, ..)| *e == at) {
+                of_epoch.push(more);
+            }
+            self.note_errors(at, &of_epoch);
         }
-        self.position = upper;
-        Ok(())
     }
 
     /// A follower's changes below `upper`, from memory or, where that has forgotten some, from the stored history.
@@ -288,33 +316,93 @@ impl ChangeFeed {
             upper - 1,
         )?;
         follower.skip(upper);
-        let history = history.into_iter();
-        Ok(history
-            .map(|(e, delta)| (e, Arc::new(Changes::new(vec![delta]))))
-            .collect())
+        Ok(stored(history))
     }
 
-    fn note_errors(&mut self, owner: u64, deltas: &[Delta]) {
+    /// Notes the changes of error relations in one epoch.
+    fn note_errors(&mut self, epoch: Epoch, changes: &[ErrorChanges]) {
         let before = self.in_error();
         let mut first = None;
-        for delta in deltas {
-            for row in 0..delta.len() {
-                let line = delta.rows.slice(row, 1);
-                let key = (owner, format!("{:?}", line.columns()));
-                let count = self.open.entry(key).or_insert(0);
-                *count += delta.diffs.get(row);
-                if *count > 0 {
-                    first.get_or_insert(line);
+        for (_, owner, deltas) in changes {
+            for delta in deltas.iter() {
+                for row in 0..delta.len() {
+                    let line = delta.rows.slice(row, 1);
+                    let key = (*owner, format!("{:?}", line.columns()));
+                    let count = self.open.entry(key).or_insert(0);
+                    *count += delta.diffs.get(row);
+                    if *count > 0 {
+                        first.get_or_insert(line);
+                    }
                 }
             }
         }
         self.open.retain(|_, n| *n != 0);
         match (before, self.in_error(), first) {
-            (false, true, Some(line)) => self
-                .queue
-                .push_back(FeedItem::Error(row_error(&self.name, &line))),
-            (true, false, _) => self.queue.push_back(FeedItem::Healed),
+            (false, true, Some(line)) => {
+                let error = row_error(&self.name, &line);
+                self.queue.push_back(FeedItem::Error(epoch, error));
+            }
+            (true, false, _) => self.queue.push_back(FeedItem::Healed(epoch)),
             _ => {}
         }
     }
+}
+
+/// Changes of an error relation, which has this id, in one epoch.
+type ErrorChanges = (Epoch, u64, Arc<Changes>);
+
+fn stored(history: Vec<(Epoch, Delta)>) -> Vec<EpochChanges> {
+    let history = history.into_iter();
+    history
+        .map(|(epoch, delta)| (epoch, Arc::new(Changes::new(vec![delta]))))
+        .collect()
+}
+
+/// The same with one net change in place of each time in error that has ended.
+fn without_healed_errors(items: VecDeque<FeedItem>) -> Vec<FeedItem> {
+    let mut out: Vec<FeedItem> = Vec::new();
+    let mut error_at = None;
+    let mut healed: Option<(Epoch, Vec<Delta>)> = None;
+    for item in items {
+        if let Some((epoch, mut held)) = healed.take() {
+            let of_same = matches!(&item, FeedItem::Changes { epoch: e, .. } if *e == epoch);
+            match item {
+                FeedItem::Changes { delta, .. } if of_same => {
+                    held.push(delta);
+                    out.extend(net(epoch, held));
+                    continue;
+                }
+                _ => out.extend(net(epoch, held)),
+            }
+        }
+        match item {
+            FeedItem::Error(..) => {
+                error_at = Some(out.len());
+                out.push(item);
+            }
+            FeedItem::Healed(epoch) => {
+                let since = error_at.take().unwrap_or(out.len());
+                let held = out.drain(since..).filter_map(|item| match item {
+                    FeedItem::Changes { delta, .. } => Some(delta),
+                    _ => None,
+                });
+                healed = Some((epoch, held.collect()));
+            }
+            changes => out.push(changes),
+        }
+    }
+    if let Some((epoch, held)) = healed {
+        out.extend(net(epoch, held));
+    }
+    out
+}
+
+fn net(epoch: Epoch, changes: Vec<Delta>) -> Option<FeedItem> {
+    let schema = changes.first()?.schema();
+    let delta = retractions_first(consolidate(&schema, &changes));
+    (!delta.is_empty()).then_some(FeedItem::Changes {
+        epoch,
+        delta,
+        snapshot: false,
+    })
 }

@@ -498,9 +498,17 @@ pub fn not_complete(at: Epoch, now: Epoch) -> SqlError {
         .detail(format!("The newest complete time is {now}."))
 }
 
+/// The end of the message of [`history_gone`].
+const HISTORY_GONE: &str = "is no longer readable";
+
+/// Whether `e` is that of [`history_gone`].
+pub fn is_history_gone(e: &SqlError) -> bool {
+    e.sqlstate == "22023" && e.message.ends_with(HISTORY_GONE)
+}
+
 /// The error of asking for history that is no longer kept.
 pub fn history_gone(at: Epoch, since: Epoch) -> SqlError {
-    SqlError::new("22023", format!("time {at} is no longer readable"))
+    SqlError::new("22023", format!("time {at} {HISTORY_GONE}"))
         .detail(format!("History is kept from time {since} on."))
         .hint("Ask for a later time, or keep more with WITH (retain_history = '…').")
 }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use arrow::datatypes::SchemaRef;
@@ -281,7 +282,21 @@ impl FileSink {
         )?;
         let synced = self.file.sync_data();
         synced.map_err(|e| trouble(&self.path, e))?;
+        self.check_path()?;
         Ok(self.length)
+    }
+
+    /// What was written must be found where the user looks for it: a file that was removed, replaced or moved would take
+    /// everything that follows and show nothing.
+    fn check_path(&self) -> Result<(), ConnectorError> {
+        let trouble = |e| trouble(&self.path, e);
+        let ours = self.file.metadata().map_err(trouble)?;
+        let there = std::fs::metadata(&self.path).map_err(trouble)?;
+        if (ours.dev(), ours.ino()) == (there.dev(), there.ino()) {
+            return Ok(());
+        }
+        let what = "is no longer the file that the sink writes: put that back";
+        Err(refused(&self.path, what))
     }
 
     fn header(&mut self) {

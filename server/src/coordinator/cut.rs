@@ -89,6 +89,7 @@ impl Coordinator {
     pub(super) fn finish_cut(&mut self, mut work: EpochWork) {
         if self.last_since.elapsed() >= SINCE_INTERVAL {
             self.last_since = Instant::now();
+            self.release_stalled_sinks();
             let since = self.since_changes();
             work.commit.since.extend(since);
         }
@@ -305,7 +306,7 @@ impl Coordinator {
             let held = self
                 .sinks
                 .values()
-                .filter(|s| s.from == object.record.id)
+                .filter(|s| s.from == object.record.id && s.holds_history())
                 .map(|s| s.written)
                 .min();
             let since = (now - retain_ms).min(held.unwrap_or(now)).max(0);

@@ -8,7 +8,7 @@
 //! [`Message`]; the files beside this one each hold one concern:
 //! `cut` (input → epoch), `publish` (epoch → readers), `tables` (constraints and conflicts of writes), `ddl`
 //! (objects come and go), `build` and `backfill` (a view or query
-//! joins), `sources`, `sinks`, `recover`
+//! joins), `sources`, `sinks`, `sink_writer`, `recover`
 //! (start), `stale` and `upgrade` (views that this version computes differently), `rename`.
 
 pub mod backfill;
@@ -19,6 +19,7 @@ pub mod ddl;
 mod publish;
 pub mod recover;
 mod rename;
+mod sink_writer;
 pub mod sinks;
 pub mod sources;
 mod stale;

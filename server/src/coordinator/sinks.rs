@@ -1,24 +1,32 @@
-//! Running sinks: a thread each that writes a collection's published changes to a file, exactly once.
+//! Running sinks: a thread each (`sink_writer`) that writes a collection's published changes to a file, exactly once.
 //!
 //! The thread writes an epoch, syncs the file, and then reports (epoch, length), which rides in the next commit.
 //! After a crash the file is cut to the committed length and the epochs after it are written again
 //! from the store's history, which `since` holds back for it.
+//!
+//! A sink that can't write is *stalled*: it tries again, and history is held for it, but no longer than its `history_max`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tidemill_connectors::sink::{FileSink, SinkFormat};
 use tidemill_planner::SqlError;
-use tidemill_zset::consolidate::consolidate;
-use tidemill_zset::{CollectionId, Delta, Epoch};
+use tidemill_zset::Epoch;
 use tokio::sync::watch;
 
-use super::{Coordinator, Following, Handle, Message};
+use super::sink_writer::{Opened, Writer};
+use super::{Coordinator, Following};
+use crate::catalog::object::duration_ms;
 use crate::catalog::record::{SinkProgress, put, sink_key};
 use crate::catalog::{Detail, Object};
-use crate::feed::{ChangeFeed, FeedItem};
+use crate::feed::ChangeFeed;
+
+/// How long the history that a stalled sink needs is kept, where `history_max` doesn't say.
+const HISTORY_MAX_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A sink whose writer runs.
 pub struct RunningSink {
@@ -26,33 +34,68 @@ pub struct RunningSink {
     pub from: u64,
     /// Last epoch whose progress is known here; history after it must be kept.
     pub written: Epoch,
-    stop: Arc<AtomicBool>,
-    /// It shall report how far it is, even if nothing has changed.
-    report: Arc<AtomicBool>,
+    /// How long it is kept while the sink is stalled.
+    history_max: Duration,
+    signals: Arc<Signals>,
     wake: watch::Sender<()>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// What a sink's writer and the coordinator tell each other.
+#[derive(Default)]
+pub struct Signals {
+    /// The writer shall end.
+    pub stop: AtomicBool,
+    /// It shall report how far it is, even if nothing has changed.
+    pub report: AtomicBool,
+    /// Since when it can't write.
+    pub stalled_since: Mutex<Option<Instant>>,
+    /// No history is held for it any more.
+    pub released: AtomicBool,
+}
+
 impl RunningSink {
-    /// It writes; false also once it has stalled.
+    /// It writes.
     pub fn is_running(&self) -> bool {
-        self.thread.as_ref().is_some_and(|t| !t.is_finished())
+        let alive = self.thread.as_ref().is_some_and(|t| !t.is_finished());
+        alive && self.signals.stalled_since.lock().is_none()
+    }
+
+    /// History from [`RunningSink::written`] on is held for it.
+    pub fn holds_history(&self) -> bool {
+        !self.signals.released.load(Ordering::Acquire)
     }
 
     /// Has the writer report the last complete epoch once everything up to that is in the file.
     pub fn report(&self) {
-        self.report.store(true, Ordering::Release);
+        self.signals.report.store(true, Ordering::Release);
+        self.wake.send_replace(());
+    }
+
+    fn ask_to_stop(&self) {
+        self.signals.stop.store(true, Ordering::Release);
         self.wake.send_replace(());
     }
 
     /// Ends the writer after the epoch it is writing.
     pub fn stop(mut self) {
-        self.stop.store(true, Ordering::Release);
-        self.wake.send_replace(());
+        self.ask_to_stop();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
+}
+
+/// The options of a sink that are the connector's, and for how long history is held for it.
+fn split_options(
+    options: &BTreeMap<String, String>,
+) -> Result<(BTreeMap<String, String>, Duration), SqlError> {
+    let mut options = options.clone();
+    let history_max = match options.remove("history_max") {
+        None => HISTORY_MAX_DEFAULT,
+        Some(text) => Duration::from_millis(duration_ms("history_max", &text)?.max(0) as u64),
+    };
+    Ok((options, history_max))
 }
 
 /// Opens a sink's file as its options say.
@@ -61,7 +104,7 @@ pub fn open_file(
     object: &Object,
     resume: Option<u64>,
 ) -> Result<FileSink, SqlError> {
-    let options = options.clone();
+    let (options, _) = split_options(options)?;
     if options.get("connector").map(String::as_str) != Some("files") {
         return Err(
             SqlError::new("22023", "a sink needs the option connector = 'files'")
@@ -86,7 +129,7 @@ pub fn connector_error(e: tidemill_connectors::ConnectorError) -> SqlError {
 }
 
 impl Coordinator {
-    /// Starts a sink's writer. `file` is open when the sink is new; after a restart it is resumed here.
+    /// Starts a sink's writer. `file` is open when the sink is new; after a restart the writer resumes it.
     pub(super) fn start_sink(
         &mut self,
         sink: &Object,
@@ -101,27 +144,7 @@ impl Coordinator {
         };
         let id = sink.record.id;
         let name = sink.display_name();
-        let file = match file {
-            Some(file) => Ok(file),
-            None => open_file(
-                options,
-                &object,
-                Some(progress.as_ref().map_or(0, |p| p.length)),
-            ),
-        };
-        let file = match file {
-            Ok(file) => file,
-            Err(e) => {
-                tracing::error!(sink = %name, error = %e, "the sink's file can't be opened; the sink is stalled");
-                self.env.status.sink_failed(id, e.to_string());
-                // History is held for it: it goes on where it stopped once the file is back and the server restarts.
-                if let Some(progress) = progress {
-                    self.sinks
-                        .insert(id, RunningSink::idle(*from, progress.epoch));
-                }
-                return;
-            }
-        };
+        let history_max = split_options(options).map_or(HISTORY_MAX_DEFAULT, |(_, max)| max);
         let collection = object
             .record
             .ids
@@ -137,39 +160,59 @@ impl Coordinator {
             published: published.clone(),
             followers,
         };
-        let start = progress.as_ref().map(|p| p.epoch);
-        let stop = Arc::new(AtomicBool::new(false));
-        let report = Arc::new(AtomicBool::new(false));
+        let written = progress.as_ref().map_or(published.now(), |p| p.epoch);
+        let signals = Arc::new(Signals::default());
         let (wake, woken) = watch::channel(());
         let writer = Writer {
             id,
             name: name.clone(),
-            file,
+            options: options.clone(),
+            object,
+            collection,
             handle: self.handle.clone(),
-            stop: stop.clone(),
-            report: report.clone(),
+            signals: signals.clone(),
             woken,
+            progress,
         };
+        self.env.status.sink_started(id);
+        let opened = Opened { file, following };
         let thread = std::thread::Builder::new()
             .name(format!("sink {name}"))
-            .spawn(move || writer.run(collection, following, start));
+            .spawn(move || writer.run(opened));
         match thread {
             Ok(thread) => {
-                let written = start.unwrap_or(published.now());
-                self.env.status.sink_started(id);
-                self.sinks.insert(
-                    id,
-                    RunningSink {
-                        from: *from,
-                        written,
-                        stop,
-                        report,
-                        wake,
-                        thread: Some(thread),
-                    },
-                );
+                let sink = RunningSink {
+                    from: *from,
+                    written,
+                    history_max,
+                    signals,
+                    wake,
+                    thread: Some(thread),
+                };
+                self.sinks.insert(id, sink);
             }
             Err(e) => self.failure = Some(format!("no thread for the sink {name}: {e}")),
+        }
+    }
+
+    /// Stops holding history for sinks that have been stalled for too long.
+    pub(super) fn release_stalled_sinks(&self) {
+        for (id, sink) in &self.sinks {
+            let since = *sink.signals.stalled_since.lock();
+            if since.is_none_or(|t| t.elapsed() < sink.history_max) || !sink.holds_history() {
+                continue;
+            }
+            sink.signals.released.store(true, Ordering::Release);
+            sink.ask_to_stop();
+            let reason = self.env.status.sink(*id).reason.unwrap_or_default();
+            let reason = format!(
+                "{reason}; it could not write for longer than its history_max, so the history that it needs is no longer \
+                 kept: drop the sink and create it anew"
+            );
+            let object = self.catalog.get(*id);
+            let name = object.map(|o| o.display_name()).unwrap_or_default();
+            tracing::error!(sink = %name, %reason, "the sink is given up");
+            self.env.status.sink_failed(*id, reason);
         }
     }
 
@@ -184,117 +227,5 @@ impl Coordinator {
         self.riding.push(change);
         self.riding_since
             .get_or_insert_with(std::time::Instant::now);
-    }
-}
-
-impl RunningSink {
-    fn idle(from: u64, written: Epoch) -> Self {
-        let (wake, _) = watch::channel(());
-        RunningSink {
-            from,
-            written,
-            stop: Arc::new(AtomicBool::new(false)),
-            report: Arc::new(AtomicBool::new(false)),
-            wake,
-            thread: None,
-        }
-    }
-}
-
-struct Writer {
-    id: u64,
-    name: String,
-    file: FileSink,
-    handle: Handle,
-    stop: Arc<AtomicBool>,
-    report: Arc<AtomicBool>,
-    woken: watch::Receiver<()>,
-}
-
-impl Writer {
-    fn run(mut self, collection: CollectionId, following: Following, start: Option<Epoch>) {
-        let tokio = self.handle.env.tokio.clone();
-        let mut feed = ChangeFeed::new(&self.handle.env, collection, following);
-        match start {
-            Some(epoch) => feed.resume_after(epoch),
-            None => feed.with_snapshot(),
-        }
-        // While the view is in error the sink pauses; the net change goes out when it heals.
-        let mut paused: Vec<Delta> = Vec::new();
-        loop {
-            if self.stop.load(Ordering::Acquire) {
-                return;
-            }
-            let items = match feed.ready() {
-                Ok(items) => items,
-                Err(e) => return self.stall(e.to_string()),
-            };
-            if items.is_empty() {
-                if paused.is_empty() && !feed.in_error() {
-                    let epoch = feed.position() - 1;
-                    self.handle.env.status.sink_caught_up(self.id, epoch);
-                    if self.report.swap(false, Ordering::AcqRel)
-                        && let Err(e) = self.progress(epoch)
-                    {
-                        return self.stall(e);
-                    }
-                }
-                let woken = &mut self.woken;
-                tokio.block_on(async {
-                    tokio::select! { _ = feed.wait() => {}, _ = woken.changed() => {} }
-                });
-                continue;
-            }
-            if let Err(e) = self.write(&mut feed, items, &mut paused) {
-                return self.stall(e);
-            }
-        }
-    }
-
-    fn write(
-        &mut self,
-        feed: &mut ChangeFeed,
-        items: Vec<FeedItem>,
-        paused: &mut Vec<Delta>,
-    ) -> Result<(), String> {
-        let mut last = None;
-        for item in items {
-            match item {
-                FeedItem::Changes { epoch, delta, .. } => {
-                    if feed.in_error() {
-                        paused.push(delta);
-                        continue;
-                    }
-                    let delta = if paused.is_empty() {
-                        delta
-                    } else {
-                        paused.push(delta);
-                        consolidate(&paused[0].schema(), &std::mem::take(paused))
-                    };
-                    self.handle.env.fail.pass("sink_write");
-                    self.file.write(epoch, &delta).map_err(|e| e.to_string())?;
-                    last = Some(epoch);
-                }
-                FeedItem::Error(e) => {
-                    tracing::warn!(sink = %self.name, error = %e, "the view is in error; the sink waits");
-                    self.handle.env.status.sink_paused(self.id, e.to_string());
-                }
-                FeedItem::Healed => self.handle.env.status.sink_started(self.id),
-            }
-        }
-        last.map_or(Ok(()), |epoch| self.progress(epoch))
-    }
-
-    /// Everything up to `epoch` is written: syncs it, and says so.
-    fn progress(&mut self, epoch: Epoch) -> Result<(), String> {
-        let length = self.file.sync().map_err(|e| e.to_string())?;
-        let progress = SinkProgress { epoch, length };
-        self.handle.send(Message::SinkProgress(self.id, progress));
-        Ok(())
-    }
-
-    fn stall(&self, reason: String) {
-        tracing::error!(sink = %self.name, error = %reason, "the sink is stalled");
-        self.handle.env.status.sink_failed(self.id, reason);
     }
 }

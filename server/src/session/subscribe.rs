@@ -362,11 +362,12 @@ impl ChangeStream {
                 FeedItem::Changes { epoch, .. }
                     if self.options.up_to.is_some_and(|t| epoch >= t) => {}
                 FeedItem::Changes { epoch, delta, .. } => self.push_changes(epoch, delta)?,
-                FeedItem::Error(e) => {
+                FeedItem::Error(epoch, _) if self.options.up_to.is_some_and(|t| epoch >= t) => {}
+                FeedItem::Error(_, e) => {
                     self.error = Some(e);
                     return Ok(());
                 }
-                FeedItem::Healed => {}
+                FeedItem::Healed(_) => {}
             }
         }
         let position = self.feed.position();

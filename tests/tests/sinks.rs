@@ -1,0 +1,120 @@
+//! Sinks whose file is out of reach: they stall, say so, and go on once it is back; history is held for them, but not for
+//! ever.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use tidemill_tests::files::{read_sink, sum_sink};
+use tidemill_tests::{Multiset, Options, Server, Sql, eventually, run};
+
+async fn declare(sql: &Sql, path: &Path, options: &str) -> Result<()> {
+    sql.run("CREATE TABLE t (id bigint PRIMARY KEY, k text)")
+        .await?;
+    sql.run("CREATE MATERIALIZED VIEW m WITH (retain_history = '10ms') AS SELECT k, count(*) AS n FROM t GROUP BY k")
+        .await?;
+    let path = path.display();
+    sql.run(&format!(
+        "CREATE SINK out FROM m WITH (connector = 'files', path = '{path}', format = 'jsonl'{options})"
+    ))
+    .await
+}
+
+/// Waits until the sink is in the given state; gives the reason.
+async fn becomes(sql: &Sql, state: &str) -> Result<String> {
+    eventually(&format!("the sink is {state}"), async || {
+        let rows = sql
+            .rows("SELECT state, coalesce(reason, '') FROM tidemill.sinks")
+            .await?;
+        let reason = rows
+            .iter()
+            .find(|r| r[0].as_deref() == Some(state))
+            .and_then(|r| r[1].clone());
+        Ok(reason)
+    })
+    .await
+}
+
+async fn holds_the_view(sql: &Sql, path: &Path) -> Result<()> {
+    let want = Multiset::of_lines(sql.lines("SELECT * FROM m").await?);
+    eventually("the sink sums up to the view", async || {
+        Ok((sum_sink(&read_sink(path)?) == want).then_some(()))
+    })
+    .await
+}
+
+#[test]
+fn a_sink_goes_on_when_its_file_is_back() {
+    run(|scratch| async move {
+        let directory = scratch.dir("out");
+        let (path, away) = (directory.join("m.jsonl"), scratch.path("away"));
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        declare(&sql, &path, "").await?;
+        sql.run("INSERT INTO t VALUES (1, 'a'), (2, 'b')").await?;
+        holds_the_view(&sql, &path).await?;
+        std::fs::rename(&directory, &away)?;
+        sql.run("INSERT INTO t VALUES (3, 'a')").await?;
+        let reason = becomes(&sql, "stalled").await?;
+        ensure!(reason.contains("m.jsonl"), "{reason}");
+        // Others aren't concerned.
+        sql.run("INSERT INTO t VALUES (4, 'c')").await?;
+        ensure!(sql.lines("SELECT * FROM m ORDER BY k").await? == ["a|2", "b|1", "c|1"]);
+        std::fs::rename(&away, &directory)?;
+        becomes(&sql, "running").await?;
+        holds_the_view(&sql, &path).await?;
+
+        // The same with a restart in between.
+        std::fs::rename(&directory, &away)?;
+        sql.run("DELETE FROM t WHERE k = 'a'").await?;
+        becomes(&sql, "stalled").await?;
+        server.restart(&Options::default())?;
+        let sql = server.connect().await?;
+        becomes(&sql, "stalled").await?;
+        sql.run("INSERT INTO t VALUES (5, 'b')").await?;
+        std::fs::rename(&away, &directory)?;
+        becomes(&sql, "running").await?;
+        holds_the_view(&sql, &path).await?;
+
+        // Another file under the name is not the sink's.
+        std::fs::remove_file(&path)?;
+        std::fs::write(&path, "")?;
+        sql.run("INSERT INTO t VALUES (6, 'd')").await?;
+        let reason = becomes(&sql, "stalled").await?;
+        ensure!(reason.contains("m.jsonl"), "{reason}");
+        sql.run("DROP SINK out").await
+    });
+}
+
+#[test]
+fn a_stalled_sink_holds_history_for_a_limited_time() {
+    run(|scratch| async move {
+        let directory = scratch.dir("out");
+        let path = directory.join("m.jsonl");
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        declare(&sql, &path, ", history_max = '1s'").await?;
+        sql.run("INSERT INTO t VALUES (0, 'a')").await?;
+        holds_the_view(&sql, &path).await?;
+        let since = "SELECT since FROM tidemill.views WHERE name = 'm'";
+        std::fs::remove_dir_all(&directory)?;
+        sql.run("INSERT INTO t VALUES (1, 'a')").await?;
+        becomes(&sql, "stalled").await?;
+        let held = sql.number(since).await?;
+        let mut next = 2;
+        eventually("history is released", async || {
+            sql.run(&format!("INSERT INTO t VALUES ({next}, 'a')"))
+                .await?;
+            next += 1;
+            Ok((sql.number(since).await? > held + 1_000).then_some(()))
+        })
+        .await?;
+        let reason = becomes(&sql, "stalled").await?;
+        ensure!(reason.contains("history_max"), "{reason}");
+        ensure!(reason.contains("drop the sink"), "{reason}");
+        let failure = sql
+            .fails("22023", "CREATE SINK other FROM m WITH (connector = 'files', path = '/tmp/x', format = 'jsonl', history_max = 'long')")
+            .await?;
+        ensure!(failure.message.contains("history_max"), "{failure:?}");
+        sql.run("DROP SINK out").await
+    });
+}
