@@ -1,8 +1,9 @@
 //! Recent changes in memory: the deltas of followed collections, shared by all who follow them.
 //!
 //! Subscriptions, sinks and views under construction are *followers*. Each has a position; a collection's deltas
-//! are kept from the oldest position of its followers on, up to [`CHANGES_BYTES_MAX`]. A follower that fell behind
-//! that limit is told so and goes on from the store's history.
+//! are kept from the oldest position of its followers on, all collections together up to [`CHANGES_BYTES_MAX`]: beyond
+//! that, the collection that takes most loses its oldest. A follower that fell behind is told so and goes on from the
+//! store's history.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Deref;
@@ -14,7 +15,7 @@ use parking_lot::Mutex;
 use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{CollectionId, Delta, Epoch};
 
-/// Bytes of deltas kept per followed collection before the slowest followers lose their place.
+/// Bytes of deltas kept before the slowest followers lose their place.
 pub const CHANGES_BYTES_MAX: usize = 256 << 20;
 
 /// The changes of one epoch of one collection.
@@ -80,10 +81,37 @@ struct Ring {
     followers: Vec<Arc<AtomicI64>>,
 }
 
+#[derive(Default)]
+struct Rings {
+    of: HashMap<CollectionId, Ring>,
+    /// Of all of them.
+    bytes: usize,
+}
+
+impl Rings {
+    /// Forgets the oldest entry of a collection.
+    fn forget(&mut self, collection: CollectionId) {
+        let Some(ring) = self.of.get_mut(&collection) else {
+            return;
+        };
+        if let Some((epoch, deltas)) = ring.entries.pop_front() {
+            let bytes: usize = deltas.iter().map(Delta::memory_bytes).sum();
+            ring.bytes -= bytes;
+            self.bytes -= bytes;
+            ring.complete_from = epoch + 1;
+        }
+    }
+
+    fn largest(&self) -> Option<CollectionId> {
+        let filled = self.of.iter().filter(|(_, r)| !r.entries.is_empty());
+        filled.max_by_key(|(_, r)| r.bytes).map(|(c, _)| *c)
+    }
+}
+
 /// All followed collections.
 pub struct ChangeLog {
     bytes_max: usize,
-    rings: Mutex<HashMap<CollectionId, Ring>>,
+    rings: Mutex<Rings>,
 }
 
 impl Default for ChangeLog {
@@ -101,7 +129,7 @@ pub struct Follower {
 }
 
 impl ChangeLog {
-    /// One that keeps so many bytes per collection.
+    /// One that keeps so many bytes.
     pub fn new(bytes_max: usize) -> Self {
         ChangeLog {
             bytes_max,
@@ -111,19 +139,19 @@ impl ChangeLog {
 
     /// True if somebody follows `collection`.
     pub fn is_followed(&self, collection: CollectionId) -> bool {
-        self.rings.lock().contains_key(&collection)
+        self.rings.lock().of.contains_key(&collection)
     }
 
     /// Collections that somebody follows.
     pub fn followed(&self) -> Vec<CollectionId> {
-        self.rings.lock().keys().copied().collect()
+        self.rings.lock().of.keys().copied().collect()
     }
 
     /// Starts to follow from `upper` on. Every change from then on must be handed to `push`.
     pub fn follow(self: &Arc<Self>, collection: CollectionId, upper: Epoch) -> Follower {
         let position = Arc::new(AtomicI64::new(upper));
         let mut rings = self.rings.lock();
-        let ring = rings.entry(collection).or_insert_with(|| Ring {
+        let ring = rings.of.entry(collection).or_insert_with(|| Ring {
             complete_from: upper,
             ..Ring::default()
         });
@@ -138,25 +166,24 @@ impl ChangeLog {
     /// Adds the changes of an epoch, in epoch order.
     pub fn push(&self, collection: CollectionId, epoch: Epoch, deltas: Vec<Delta>) {
         let mut rings = self.rings.lock();
-        let Some(ring) = rings.get_mut(&collection) else {
+        let Some(ring) = rings.of.get_mut(&collection) else {
             return;
         };
-        ring.bytes += deltas.iter().map(Delta::memory_bytes).sum::<usize>();
+        let bytes: usize = deltas.iter().map(Delta::memory_bytes).sum();
+        ring.bytes += bytes;
         ring.entries
             .push_back((epoch, Arc::new(Changes::new(deltas))));
-        let oldest = ring
-            .followers
-            .iter()
-            .map(|p| p.load(Ordering::Acquire))
-            .min()
-            .unwrap_or(Epoch::MAX);
-        while let Some((epoch, deltas)) = ring.entries.front() {
-            if *epoch >= oldest && ring.bytes <= self.bytes_max {
-                break;
-            }
-            ring.bytes -= deltas.iter().map(Delta::memory_bytes).sum::<usize>();
-            ring.complete_from = *epoch + 1;
-            ring.entries.pop_front();
+        let positions = ring.followers.iter().map(|p| p.load(Ordering::Acquire));
+        let oldest = positions.min().unwrap_or(Epoch::MAX);
+        let read = ring.entries.partition_point(|(e, _)| *e < oldest);
+        rings.bytes += bytes;
+        for _ in 0..read {
+            rings.forget(collection);
+        }
+        while rings.bytes > self.bytes_max
+            && let Some(largest) = rings.largest()
+        {
+            rings.forget(largest);
         }
     }
 }
@@ -176,7 +203,7 @@ impl Follower {
     /// them are gone: read the store's history from [`Follower::position`] to `upper`, then call [`Follower::skip`].
     pub fn read(&self, upper: Epoch) -> Option<Vec<EpochChanges>> {
         let rings = self.log.rings.lock();
-        let ring = rings.get(&self.collection)?;
+        let ring = rings.of.get(&self.collection)?;
         let from = self.position();
         if ring.complete_from > from {
             return None;
@@ -196,7 +223,7 @@ impl Follower {
     /// Nothing before the newest change is gone: [`Follower::read`] will find all there is.
     pub fn is_in_memory(&self) -> bool {
         let rings = self.log.rings.lock();
-        let ring = rings.get(&self.collection);
+        let ring = rings.of.get(&self.collection);
         ring.is_some_and(|ring| ring.complete_from <= self.position())
     }
 
@@ -209,10 +236,12 @@ impl Follower {
 impl Drop for Follower {
     fn drop(&mut self) {
         let mut rings = self.log.rings.lock();
-        if let Some(ring) = rings.get_mut(&self.collection) {
+        if let Some(ring) = rings.of.get_mut(&self.collection) {
             ring.followers.retain(|p| !Arc::ptr_eq(p, &self.position));
             if ring.followers.is_empty() {
-                rings.remove(&self.collection);
+                let bytes = ring.bytes;
+                rings.of.remove(&self.collection);
+                rings.bytes -= bytes;
             }
         }
     }
@@ -263,6 +292,22 @@ mod tests {
     }
 
     #[test]
+    fn collections_share_one_limit() {
+        let bytes = delta(1).memory_bytes();
+        let log = Arc::new(ChangeLog::new(3 * bytes));
+        let followers = [1, 2].map(|c| log.follow(CollectionId(c), 1));
+        for (collection, epoch) in [(1, 1), (2, 1), (2, 2), (2, 3)] {
+            log.push(CollectionId(collection), epoch, vec![delta(epoch)]);
+        }
+        assert_eq!(log.rings.lock().bytes, 3 * bytes);
+        // The one that takes most has lost its oldest.
+        assert!(followers[1].read(4).is_none());
+        assert_eq!(followers[0].read(4).unwrap().len(), 1);
+        drop(followers);
+        assert_eq!(log.rings.lock().bytes, 0);
+    }
+
+    #[test]
     fn what_all_followers_have_read_is_forgotten() {
         let log = Arc::new(ChangeLog::default());
         let c = CollectionId(1);
@@ -270,6 +315,6 @@ mod tests {
         log.push(c, 1, vec![delta(1)]);
         follower.read(2).unwrap();
         log.push(c, 2, vec![delta(2)]);
-        assert_eq!(log.rings.lock()[&c].entries.len(), 1);
+        assert_eq!(log.rings.lock().of[&c].entries.len(), 1);
     }
 }
