@@ -428,10 +428,11 @@ impl Coordinator {
         if self.joining == Some(id) {
             self.joining = None;
         }
-        if let Some(build) = self.builds.get(&id)
-            && build.target.is_none()
-        {
-            return self.on_rebuilt(id, result);
+        match self.builds.get(&id) {
+            // Its thread has noticed that nobody wants it any more.
+            None => return,
+            Some(build) if build.target.is_none() => return self.on_rebuilt(id, result),
+            Some(_) => {}
         }
         let gone = self
             .builds
@@ -455,6 +456,19 @@ impl Coordinator {
         match result {
             Ok(built) => self.join(id, built),
             Err(e) => self.abandon_build(id, e),
+        }
+    }
+
+    /// Ends builds whose client has cancelled them or is gone: their names become free at once.
+    pub(super) fn abandon_unwanted_builds(&mut self) {
+        let unwanted = |(id, build): (&DataflowId, &Build)| {
+            let closed = build.reply.as_ref().is_some_and(oneshot::Sender::is_closed);
+            (closed && self.joining != Some(*id)).then_some(*id)
+        };
+        let unwanted: Vec<DataflowId> = self.builds.iter().filter_map(unwanted).collect();
+        for id in unwanted {
+            // The thread notices when it waits for the workers.
+            self.abandon_build(id, super::shutting_down());
         }
     }
 

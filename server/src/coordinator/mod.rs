@@ -393,6 +393,7 @@ impl Coordinator {
     /// Does everything that has become possible.
     fn step(&mut self) {
         self.answer_awaited();
+        self.abandon_unwanted_builds();
         if self.committing.is_none() && self.computing.as_ref().is_some_and(|w| w.remaining == 0) {
             let work = self.computing.take().expect("just seen");
             self.start_commit(work);
