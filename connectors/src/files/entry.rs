@@ -94,6 +94,8 @@ pub enum Progress {
     Lost,
     /// A packed file ended too early, and that was reported.
     Cut,
+    /// The last line was read without its line end.
+    Unended,
 }
 
 /// The hash of a number of bytes.
@@ -172,6 +174,7 @@ impl FileEntry {
             Progress::Rejected => 2,
             Progress::Lost => 3,
             Progress::Cut => 4,
+            Progress::Unended => 5,
         });
         out.push(self.full.is_some() as u8);
         out.push(match self.packing {
@@ -255,6 +258,7 @@ impl FileEntry {
                 2 => Progress::Rejected,
                 3 => Progress::Lost,
                 4 => Progress::Cut,
+                5 => Progress::Unended,
                 _ => return None,
             },
         })

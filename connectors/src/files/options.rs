@@ -18,7 +18,14 @@ const LINE_BYTES_LIMIT: u64 = 1 << 30;
 /// Rows of a batch at most.
 pub const BATCH_ROWS_MAX: usize = 65_536;
 
-const FILES_OPTIONS: &[&str] = &["path", "format", "on_delete", "verify", "max_line_bytes"];
+const FILES_OPTIONS: &[&str] = &[
+    "path",
+    "format",
+    "on_delete",
+    "last_line",
+    "verify",
+    "max_line_bytes",
+];
 const CSV_OPTIONS: &[&str] = &["header", "delimiter", "null", "quote", "escape"];
 
 /// The options of a files source, checked.
@@ -30,6 +37,8 @@ pub struct FilesOptions {
     pub format: Format,
     /// The rows of a deleted file are retracted.
     pub retract_deleted: bool,
+    /// A last line without line end is read once its file has settled.
+    pub read_last_line: bool,
     /// An edit is looked for in everything that was consumed, not only at its ends.
     pub verify_full: bool,
     /// Longest record, in bytes.
@@ -74,6 +83,7 @@ impl FilesOptions {
             root: Arc::new(Root::parse(&absolute(path)?)?),
             format,
             retract_deleted,
+            read_last_line: choice(o, "last_line", &["wait", "read"])? == Some(1),
             verify_full: choice(o, "verify", &["ends", "full"])? == Some(1),
             line_bytes_max: integer(o, "max_line_bytes", LINE_BYTES_MAX, 1024, LINE_BYTES_LIMIT)?
                 as usize,

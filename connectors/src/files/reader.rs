@@ -68,6 +68,7 @@ pub struct Reader {
     decoder: Decoder,
     line_bytes_max: usize,
     batch_rows: usize,
+    read_last_line: bool,
     spare: Vec<u8>,
 }
 
@@ -79,6 +80,7 @@ impl Reader {
                 .with_line_bytes_max(options.line_bytes_max),
             line_bytes_max: options.line_bytes_max,
             batch_rows: options.batch_rows,
+            read_last_line: options.read_last_line,
             spare: Vec::new(),
         })
     }
@@ -143,7 +145,7 @@ impl Reader {
             file,
             job.entry.packing,
             self.line_bytes_max,
-            packed || !fresh,
+            packed || !fresh || (job.settled && self.read_last_line),
         )? {
             FirstLine::Damaged(_) if !job.settled => return Ok(Some(Left::CutPacking)),
             FirstLine::Damaged(reason) => {
@@ -238,7 +240,7 @@ impl Run<'_, '_, '_> {
             let chunk = Buffer::from_vec(buffer);
             let at = self.chunk(&chunk, len, &ending)?;
             if !matches!(ending, Ending::More) {
-                let left = self.end(&chunk, &chunk[at..len], &ending)?;
+                let left = self.end(&chunk, at, len, &ending)?;
                 self.recycle(chunk);
                 return Ok(left);
             }
@@ -285,6 +287,7 @@ impl Run<'_, '_, '_> {
         let end = match ending {
             Ending::End if packed => End::Last,
             Ending::End if self.job.again => End::Last,
+            Ending::End if self.job.settled && self.reader.read_last_line => End::Last,
             Ending::End if self.job.settled => End::Settled,
             _ => End::More,
         };
@@ -395,8 +398,15 @@ impl Run<'_, '_, '_> {
         Ok(())
     }
 
-    /// The input has ended with `rest` not consumed.
-    fn end(&mut self, chunk: &Buffer, rest: &[u8], ending: &Ending) -> Result<Left, ReadError> {
+    /// The input has ended with the bytes of the chunk from `at` to `len` not consumed.
+    fn end(
+        &mut self,
+        chunk: &Buffer,
+        at: usize,
+        len: usize,
+        ending: &Ending,
+    ) -> Result<Left, ReadError> {
+        let rest = &chunk[at..len];
         let packed = self.job.entry.packing != Packing::Plain;
         let before = self.job.entry.progress;
         let left = match ending {
@@ -414,7 +424,14 @@ impl Run<'_, '_, '_> {
                 Left::Nothing
             }
             _ if self.skipping.is_some() => Left::PartialLine,
-            _ if rest.is_empty() => Left::Nothing,
+            _ if rest.is_empty() => {
+                let unended = chunk[..len].last().is_some_and(|b| *b != b'\n');
+                let may_end = self.job.settled && self.reader.read_last_line;
+                if unended && may_end && self.job.entry.lines > 0 {
+                    self.job.entry.progress = Progress::Unended;
+                }
+                Left::Nothing
+            }
             _ if memchr::memchr(b'\n', rest).is_some() => Left::OpenQuote,
             _ => Left::PartialLine,
         };

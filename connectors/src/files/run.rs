@@ -330,11 +330,24 @@ impl Run {
             Err(e) => return self.trouble(number, &found.path, &e).map(|()| true),
         };
         let renamed = entry.path != found.path;
+        let unchanged = match unchanged {
+            Some(mut cover) if entry.progress == Progress::Unended => {
+                match end_line(&file, &mut entry, &mut cover, stamp.size) {
+                    Ok(true) => Some(cover),
+                    // The line that was read goes on: it is another one.
+                    Ok(false) => None,
+                    Err(e) => return self.trouble(number, &found.path, &e).map(|()| true),
+                }
+            }
+            unchanged => unchanged,
+        };
         match unchanged {
             Some(cover) => {
                 entry.path = found.path;
                 let nothing_new = match (entry.progress, entry.packing) {
-                    (Progress::Reading, Packing::Plain) => stamp.size == entry.offset,
+                    (Progress::Reading | Progress::Unended, Packing::Plain) => {
+                        stamp.size == entry.offset
+                    }
                     (Progress::Reading, _) => false,
                     (Progress::Cut, _) => stamp.size == entry.covered,
                     _ => true,
@@ -510,6 +523,9 @@ impl Run {
     fn note_left(&mut self, number: u64, left: Left) {
         match left {
             Left::Nothing => {}
+            Left::PartialLine if self.options.read_last_line => {
+                self.due.insert(number, Instant::now() + SETTLE);
+            }
             Left::PartialLine => {
                 self.unfinished.insert(number);
             }
@@ -563,6 +579,25 @@ impl Run {
         };
         self.out.waiting(what);
     }
+}
+
+/// The line end of a last line that was read without it is consumed, if it has come; false: something else has.
+fn end_line(file: &File, entry: &mut FileEntry, cover: &mut Cover, size: u64) -> io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    if size == entry.offset {
+        return Ok(true);
+    }
+    let mut next = [0; 2];
+    let n = file.read_at(&mut next, entry.offset)?;
+    let line_end = match &next[..n] {
+        [b'\n', ..] => 1,
+        [b'\r', b'\n'] => 2,
+        _ => return Ok(false),
+    };
+    cover.extend(&next[..line_end]);
+    entry.offset += line_end as u64;
+    entry.progress = Progress::Reading;
+    Ok(true)
 }
 
 /// Where in its directory a file is now that is no longer at its path.
