@@ -13,7 +13,7 @@ use divan::counter::ItemsCount;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tidemill_bench::stepped::Stepped;
-use tidemill_bench::tables::{A, B, Tables, keys};
+use tidemill_bench::tables::{A, B, C, Tables, keys};
 use tidemill_zset::{CollectionId, Delta};
 
 #[global_allocator]
@@ -38,6 +38,18 @@ const QUERIES: &[Query] = &[
     Query(
         "json_fields",
         "SELECT j ->> 'kind', (j ->> 'amount')::bigint FROM a",
+    ),
+    // Two elements per row, as in the workload `bank`.
+    Query(
+        "json_elements",
+        "SELECT (e ->> 'account_id')::bigint, (e ->> 'amount')::bigint, e ->> 'event_type' \
+         FROM (SELECT jsonb_array_elements(events) AS e FROM c) x",
+    ),
+    Query(
+        "json_elements_twice",
+        "WITH e AS (SELECT (e ->> 'account_id')::bigint AS account, (e ->> 'amount')::bigint AS amount, e ->> 'event_type' AS kind \
+         FROM (SELECT jsonb_array_elements(events) AS e FROM c) x) \
+         SELECT account, amount FROM e WHERE kind = 'credit' UNION ALL SELECT account, amount FROM e WHERE kind = 'debit'",
     ),
     Query("union_all", "SELECT k FROM a UNION ALL SELECT k FROM b"),
     Query("distinct", "SELECT DISTINCT s FROM a"),
@@ -85,12 +97,13 @@ const QUERIES: &[Query] = &[
     ),
 ];
 
-/// Rows of `a`, and one row of `b` per key.
+/// Rows of `a` and `c`, and one row of `b` per key.
 fn inputs(rows: usize, distinct: i64) -> Vec<(CollectionId, Delta)> {
     let tables = Tables::default();
     let a = tables.a(keys(rows, distinct)).into_iter().map(|d| (A, d));
     let b = tables.b(0..distinct).into_iter().map(|d| (B, d));
-    b.chain(a).collect()
+    let c = tables.c(rows, distinct).into_iter().map(|d| (C, d));
+    b.chain(a).chain(c).collect()
 }
 
 fn stepped(query: &Query) -> Stepped {

@@ -1,4 +1,4 @@
-//! Two tables with made-up rows, for benchmarks of operators and of the codec.
+//! Three tables with made-up rows, for benchmarks of operators and of the codec.
 
 use std::sync::Arc;
 
@@ -18,10 +18,12 @@ use tidemill_zset::{CollectionId, Delta};
 pub const A: CollectionId = CollectionId(1);
 /// `b (k bigint, w bigint)`.
 pub const B: CollectionId = CollectionId(2);
+/// `c (events jsonb)`: messages of the workload `bank`.
+pub const C: CollectionId = CollectionId(3);
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8_192;
 
-/// The catalog of the two tables.
+/// The catalog of the three tables.
 pub struct Tables(Vec<Relation>);
 
 impl Default for Tables {
@@ -52,6 +54,7 @@ impl Default for Tables {
                 ],
             ),
             relation(B, "b", &[("k", SqlType::Int8), ("w", SqlType::Int8)]),
+            relation(C, "c", &[("events", SqlType::Jsonb)]),
         ])
     }
 }
@@ -70,7 +73,7 @@ impl Tables {
     /// Columns of a table.
     pub fn schema(&self, id: CollectionId) -> SchemaRef {
         let relation = self.0.iter().find(|r| r.id == id);
-        relation.expect("one of the two").columns.clone()
+        relation.expect("one of the three").columns.clone()
     }
 
     /// Rows of `a` whose keys are in `keys`, in that order.
@@ -109,6 +112,26 @@ impl Tables {
         pieces(&self.schema(B), &keys, |keys| {
             let column: ArrayRef = Arc::new(Int64Array::from(keys.to_vec()));
             vec![column.clone(), column]
+        })
+    }
+}
+
+impl Tables {
+    /// Messages that move money between two of `accounts`.
+    pub fn c(&self, rows: usize, accounts: i64) -> Vec<Delta> {
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        let keys: Vec<i64> = (0..rows as i64).collect();
+        let mut message = || {
+            let [debit, credit] = [0; 2].map(|_| random.random_range(0..accounts));
+            let amount = random.random_range(1..10_000);
+            format!(
+                r#"[{{"account_id":{debit},"amount":{},"event_type":"debit"}},{{"account_id":{credit},"amount":{amount},"event_type":"credit"}}]"#,
+                -amount
+            )
+        };
+        pieces(&self.schema(C), &keys, |keys| {
+            let texts = keys.iter().map(|_| message());
+            vec![Arc::new(StringViewArray::from_iter_values(texts))]
         })
     }
 }
