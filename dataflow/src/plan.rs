@@ -23,6 +23,9 @@ pub use output::{OutputStorage, apply_maps};
 pub use reuse::{Cut, Remainder};
 pub use shared::{Shared, same_rows};
 
+/// Metadata of a field whose values are parts of other columns of the row: where a row is shown, such a column isn't.
+pub const DERIVED_KEY: &str = "tidemill.derived";
+
 /// One dataflow: the plan of a view, a sink's or a subscription's query.
 #[derive(Clone, Debug)]
 pub struct DataflowPlan {

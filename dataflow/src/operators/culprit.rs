@@ -1,7 +1,9 @@
-//! Rows as text, for error collections: `(a, b, NULL)`.
+//! Rows as text, for error collections: `(a, b, NULL)`, without columns that only repeat parts of others.
 
 use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+
+use crate::plan::DERIVED_KEY;
 
 /// Bytes of a culprit's text; longer rows are cut.
 const CULPRIT_BYTES_MAX: usize = 1_000;
@@ -12,8 +14,12 @@ pub fn row_text(batch: &RecordBatch, row: usize) -> String {
         .with_null("NULL")
         .with_display_error(true);
     let mut text = String::from("(");
-    for (i, column) in batch.columns().iter().enumerate() {
-        if i > 0 {
+    let fields = batch.schema_ref().fields();
+    for (field, column) in fields.iter().zip(batch.columns()) {
+        if field.metadata().contains_key(DERIVED_KEY) {
+            continue;
+        }
+        if text.len() > 1 {
             text.push_str(", ");
         }
         match ArrayFormatter::try_new(column.as_ref(), &options) {

@@ -1,16 +1,19 @@
 //! Filter, then project. A row's result is what a batch of that row alone gives: when the evaluation of a
 //! batch fails, the batch is bisected to the failing rows, which become error deltas; all others go on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion_common::DataFusionError;
+use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_expr::Operator as BinaryOperator;
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{
     BinaryExpr, Column, IsNotNullExpr, IsNullExpr, Literal, NotExpr,
 };
+use datafusion_physical_expr::utils::collect_columns;
 use tidemill_zset::{Delta, Epoch};
 
 use crate::operator::{Operator, Output, error_delta};
@@ -21,6 +24,9 @@ use crate::plan::ErrorMapper;
 pub struct Map {
     predicate: Option<Arc<dyn PhysicalExpr>>,
     projection: Option<Vec<Arc<dyn PhysicalExpr>>>,
+    /// The columns that a projection behind a predicate reads: the others needn't be filtered. Its column numbers are
+    /// places in this list.
+    kept: Option<Vec<usize>>,
     schema: Option<SchemaRef>,
     mapper: ErrorMapper,
 }
@@ -32,9 +38,24 @@ impl Map {
         projection: Option<Vec<Arc<dyn PhysicalExpr>>>,
         mapper: ErrorMapper,
     ) -> Self {
+        let (projection, kept) = match (&predicate, projection) {
+            (Some(_), Some(exprs)) => {
+                let kept: Vec<usize> = exprs
+                    .iter()
+                    .flat_map(collect_columns)
+                    .map(|c| c.index())
+                    .collect::<BTreeSet<_>>()
+                    .into_iter()
+                    .collect();
+                let exprs = exprs.iter().map(|e| renumbered(e, &kept)).collect();
+                (Some(exprs), Some(kept))
+            }
+            (_, projection) => (projection, None),
+        };
         Map {
             predicate,
             projection,
+            kept,
             schema: None,
             mapper,
         }
@@ -100,6 +121,13 @@ impl Map {
                     .as_any()
                     .downcast_ref::<BooleanArray>()
                     .expect("the planner makes predicates boolean");
+                let delta = match &self.kept {
+                    Some(columns) => &Delta {
+                        rows: delta.rows.project(columns)?,
+                        diffs: delta.diffs.clone(),
+                    },
+                    None => delta,
+                };
                 if mask.true_count() == delta.len() {
                     delta.clone()
                 } else {
@@ -128,7 +156,15 @@ impl Map {
         if let Some(s) = &self.schema {
             return s.clone();
         }
-        let input = delta.schema();
+        let input = match &self.kept {
+            Some(columns) => Arc::new(
+                delta
+                    .schema()
+                    .project(columns)
+                    .expect("columns of the input"),
+            ),
+            None => delta.schema(),
+        };
         match &self.projection {
             None => input,
             Some(exprs) => {
@@ -153,6 +189,21 @@ impl Operator for Map {
     }
 
     fn finish(&mut self, _epoch: Epoch, _out: &mut Output) {}
+}
+
+/// `expr` over rows of which only the columns `kept` are left.
+fn renumbered(expr: &Arc<dyn PhysicalExpr>, kept: &[usize]) -> Arc<dyn PhysicalExpr> {
+    let renumber = |e: Arc<dyn PhysicalExpr>| {
+        let Some(column) = e.downcast_ref::<Column>() else {
+            return Ok(Transformed::no(e));
+        };
+        let at = kept.binary_search(&column.index());
+        let at = at.expect("every column of a projection is kept");
+        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(column.name(), at));
+        Ok(Transformed::yes(column))
+    };
+    let renumbered = Arc::clone(expr).transform_up(renumber);
+    renumbered.expect("renumbering can't fail").data
 }
 
 /// `columns` of `rows` rows as a batch of `schema`; a column whose type differs is cast.

@@ -1,7 +1,7 @@
 //! One output row per list element; then structs spread into their fields.
 
 use arrow::array::cast::AsArray;
-use arrow::array::{Array, ArrayRef, UInt32Array};
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, SchemaRef};
 use tidemill_zset::{Delta, Diffs, Epoch};
@@ -37,6 +37,13 @@ impl Unnest {
     }
 
     fn unnest(&self, delta: &Delta, out: &mut Output) {
+        if self.columns.is_empty() {
+            out.rows.push(Delta {
+                rows: self.spread(delta.rows.columns().to_vec(), delta.len()),
+                diffs: delta.diffs.clone(),
+            });
+            return;
+        }
         let lists: Vec<Lists> = self
             .columns
             .iter()
@@ -68,10 +75,15 @@ impl Unnest {
         lengths: &[usize],
         range: std::ops::Range<usize>,
     ) -> Delta {
-        let repeat: Vec<u32> = range
-            .clone()
-            .flat_map(|row| std::iter::repeat_n(row as u32, lengths[row]))
-            .collect();
+        let rows = lengths[range.clone()].iter().sum();
+        let only_lists = self.columns.len() == delta.rows.num_columns();
+        let repeat: Vec<u32> = match (&delta.diffs, only_lists) {
+            (Diffs::Ones, true) => vec![],
+            _ => range
+                .clone()
+                .flat_map(|row| std::iter::repeat_n(row as u32, lengths[row]))
+                .collect(),
+        };
         let diffs = match &delta.diffs {
             Diffs::Ones => Diffs::Ones,
             Diffs::Each(d) => {
@@ -80,22 +92,29 @@ impl Unnest {
             }
         };
         let repeat = UInt32Array::from(repeat);
-        let mut columns = Vec::with_capacity(self.schema.fields().len());
-        for (c, column) in delta.rows.columns().iter().enumerate() {
-            let column = match self.columns.iter().position(|l| *l == c) {
+        let column =
+            |(c, column): (usize, &ArrayRef)| match self.columns.iter().position(|l| *l == c) {
                 Some(l) => lists[l].elements(lengths, range.clone()),
                 None => take(column, &repeat, None).expect("row numbers within the batch"),
             };
-            if self.structs.contains(&c) {
-                columns.extend(spread(&column));
-            } else {
-                columns.push(column);
-            }
-        }
+        let columns = delta.rows.columns().iter().enumerate().map(column);
         Delta {
-            rows: conform(&self.schema, columns, repeat.len()),
+            rows: self.spread(columns.collect(), rows),
             diffs,
         }
+    }
+
+    /// `columns` of `rows` rows as the output's, structs spread.
+    fn spread(&self, columns: Vec<ArrayRef>, rows: usize) -> RecordBatch {
+        let mut out = Vec::with_capacity(self.schema.fields().len());
+        for (c, column) in columns.into_iter().enumerate() {
+            if self.structs.contains(&c) {
+                out.extend(spread(&column));
+            } else {
+                out.push(column);
+            }
+        }
+        conform(&self.schema, out, rows)
     }
 }
 
@@ -178,7 +197,7 @@ impl Operator for Unnest {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{Int64Array, ListArray, RecordBatch, StringArray, StructArray};
+    use arrow::array::{Int64Array, ListArray, StringArray, StructArray};
     use arrow::datatypes::{Field, Fields, Int64Type, Schema};
 
     use super::*;
