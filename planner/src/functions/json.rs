@@ -10,64 +10,12 @@ use datafusion_common::Result as DfResult;
 use sonic_rs::{JsonValueTrait, LazyValue};
 use tidemill_zset::schema::SqlType;
 
+use super::json_members::{self, Wanted};
 use super::json_scan::{element, elements, member, members};
+use super::json_views::{Place, Slices};
 use super::{Args, external, parse};
 use crate::bind::types::plain_name;
 use crate::error::{Result, SqlError};
-
-/// Appends slices of one column's values as views into its buffers.
-struct Slices<'a> {
-    source: &'a StringViewArray,
-    blocks: Vec<Option<u32>>,
-    out: StringViewBuilder,
-}
-
-/// Longest text that a view holds itself.
-const INLINE_MAX: usize = 12;
-
-impl<'a> Slices<'a> {
-    fn new(source: &'a StringViewArray, rows: usize) -> Self {
-        Slices {
-            source,
-            blocks: vec![None; source.data_buffers().len()],
-            out: StringViewBuilder::with_capacity(rows),
-        }
-    }
-
-    /// Appends `part`, a slice of the value at `row` of the source.
-    fn push(&mut self, row: usize, part: &str) {
-        if part.len() <= INLINE_MAX {
-            self.out.append_value(part);
-            return;
-        }
-        let view = ByteView::from(self.source.views()[row]);
-        let whole = self.source.value(row);
-        let offset = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
-        if offset + part.len() > whole.len() {
-            // Not a slice of it after all.
-            self.out.append_value(part);
-            return;
-        }
-        let buffer = view.buffer_index as usize;
-        let block = match self.blocks[buffer] {
-            Some(b) => b,
-            None => {
-                let b = self
-                    .out
-                    .append_block(self.source.data_buffers()[buffer].clone());
-                self.blocks[buffer] = Some(b);
-                b
-            }
-        };
-        if self
-            .out
-            .try_append_view(block, view.offset + offset as u32, part.len() as u32)
-            .is_err()
-        {
-            self.out.append_value(part);
-        }
-    }
-}
 
 fn quoted(raw: &str) -> Option<&str> {
     raw.strip_prefix('"').and_then(|r| r.strip_suffix('"'))
@@ -83,26 +31,36 @@ fn unescape(raw: &str) -> String {
     sonic_rs::from_str::<String>(raw).unwrap_or_else(|_| raw.trim_matches('"').to_string())
 }
 
-/// Appends a found value: as JSON, or (`as_text`) as what `->>` gives.
-fn emit(out: &mut Slices, row: usize, raw: Option<&str>, as_text: bool, jsonb: bool) {
-    let Some(raw) = raw.map(str::trim) else {
-        out.out.append_null();
-        return;
-    };
+/// Appends a value found in the text at `place`: as JSON, or (`as_text`) as what `->>` gives. `escaped`: a string may have
+/// escapes.
+#[inline]
+pub(super) fn emit(
+    out: &mut Slices,
+    place: Place,
+    raw: &str,
+    escaped: bool,
+    as_text: bool,
+    jsonb: bool,
+) {
     if !as_text {
-        out.push(row, raw);
-    } else if raw == "null" {
-        out.out.append_null();
-    } else if let Some(inner) = quoted(raw) {
-        if inner.contains('\\') {
-            out.out.append_value(unescape(raw));
-        } else {
-            out.push(row, inner);
-        }
-    } else if jsonb && (raw.starts_with('{') || raw.starts_with('[')) {
-        out.out.append_value(spaced(raw));
-    } else {
-        out.push(row, raw);
+        return out.push(place, raw);
+    }
+    match raw.as_bytes().first() {
+        Some(b'"') => match quoted(raw) {
+            Some(inner) if !escaped || !inner.contains('\\') => out.push(place, inner),
+            _ => out.push_own(&unescape(raw)),
+        },
+        Some(b'{' | b'[') if jsonb => out.push_own(&spaced(raw)),
+        Some(b'n') if raw == "null" => out.push_null(),
+        _ => out.push(place, raw),
+    }
+}
+
+/// [`emit`] of what may not have been found.
+fn emit_found(out: &mut Slices, place: Place, raw: Option<&str>, as_text: bool, jsonb: bool) {
+    match raw {
+        Some(raw) => emit(out, place, raw.trim(), true, as_text, jsonb),
+        None => out.push_null(),
     }
 }
 
@@ -116,18 +74,26 @@ fn raw<'a>(json: &'a str, v: &LazyValue<'a>) -> &'a str {
 /// `json -> 'key'`, `json ->> 'key'`
 pub fn by_key(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
     let (json, key) = (a.arrays[0].as_string_view(), a.arrays[1].as_string_view());
+    if key.len() == 1 && key.is_valid(0) && json.len() == a.rows {
+        let wanted = [Wanted {
+            key: key.value(0).to_string(),
+            as_text,
+        }];
+        let found = json_members::columns(json, &wanted, jsonb);
+        return Ok(Arc::new(found.into_iter().next().expect("one is wanted")));
+    }
     let mut out = Slices::new(json, a.rows);
     for row in 0..a.rows {
         let (j, k) = (a.at(0, row), a.at(1, row));
         if json.is_null(j) || key.is_null(k) {
-            out.out.append_null();
+            out.push_null();
             continue;
         }
-        let text = json.value(j);
-        let found = member(text, key.value(k));
-        emit(&mut out, j, found, as_text, jsonb);
+        let place = Place::new(json, j);
+        let found = member(place.text, key.value(k));
+        emit_found(&mut out, place, found, as_text, jsonb);
     }
-    Ok(Arc::new(out.out.finish()))
+    Ok(Arc::new(out.finish()))
 }
 
 /// `json -> 1`, `json ->> 1`
@@ -140,14 +106,14 @@ pub fn by_index(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
     for row in 0..a.rows {
         let (j, i) = (a.at(0, row), a.at(1, row));
         if json.is_null(j) || index.is_null(i) {
-            out.out.append_null();
+            out.push_null();
             continue;
         }
-        let text = json.value(j);
-        let found = element(text, index.value(i) as i64);
-        emit(&mut out, j, found, as_text, jsonb);
+        let place = Place::new(json, j);
+        let found = element(place.text, index.value(i) as i64);
+        emit_found(&mut out, place, found, as_text, jsonb);
     }
-    Ok(Arc::new(out.out.finish()))
+    Ok(Arc::new(out.finish()))
 }
 
 /// The member or element that a step of a path names.
@@ -165,21 +131,22 @@ pub fn by_path(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
     for row in 0..a.rows {
         let (j, p) = (a.at(0, row), a.at(1, row));
         if json.is_null(j) || path.is_null(p) {
-            out.out.append_null();
+            out.push_null();
             continue;
         }
         let steps = path.value(p);
         let steps = steps.as_string_view();
-        let mut at = Some(json.value(j));
+        let place = Place::new(json, j);
+        let mut at = Some(place.text);
         for step in steps.iter() {
             at = match (at, step) {
                 (Some(text), Some(s)) => step_into(text, s),
                 _ => None,
             };
         }
-        emit(&mut out, j, at, as_text, jsonb);
+        emit_found(&mut out, place, at, as_text, jsonb);
     }
-    Ok(Arc::new(out.out.finish()))
+    Ok(Arc::new(out.finish()))
 }
 
 /// What a set-returning function over JSON gives per row.
@@ -209,29 +176,28 @@ pub fn items(a: &Args, what: Items, jsonb: bool, ret: &SqlType) -> DfResult<Arra
             lengths.push(0);
             continue;
         }
-        lengths.push(items_of(&mut out, json.value(j), j, what, jsonb).map_err(external)?);
+        lengths.push(items_of(&mut out, Place::new(json, j), what, jsonb).map_err(external)?);
     }
-    super::cast::list_array(Arc::new(out.out.finish()), lengths, valid, ret)
+    super::cast::list_array(Arc::new(out.finish()), lengths, valid, ret)
 }
 
-fn items_of(out: &mut Slices, text: &str, row: usize, what: Items, jsonb: bool) -> Result<usize> {
+/// The error of taking elements out of `text`, which is no array.
+pub(super) fn no_elements(text: &str) -> SqlError {
+    let kind = match text.trim_start().starts_with('{') {
+        true => "an object",
+        false => "a scalar",
+    };
+    SqlError::new("22023", format!("cannot extract elements from {kind}"))
+}
+
+fn items_of(out: &mut Slices, place: Place, what: Items, jsonb: bool) -> Result<usize> {
     let mut n = 0;
+    let text = place.text;
     let first = text.trim_start().bytes().next();
     match what {
         Items::Elements | Items::ElementsText => {
-            if first != Some(b'[') {
-                let kind = if first == Some(b'{') {
-                    "an object"
-                } else {
-                    "a scalar"
-                };
-                return Err(SqlError::new(
-                    "22023",
-                    format!("cannot extract elements from {kind}"),
-                ));
-            }
-            for e in elements(text).into_iter().flatten() {
-                emit(out, row, Some(e), what == Items::ElementsText, jsonb);
+            for e in elements(text).ok_or_else(|| no_elements(text))? {
+                emit(out, place, e, true, what == Items::ElementsText, jsonb);
                 n += 1;
             }
         }
@@ -259,11 +225,11 @@ fn items_of(out: &mut Slices, text: &str, row: usize, what: Items, jsonb: bool) 
             }
             for (key, escaped, v) in members(text).into_iter().flatten() {
                 if what != Items::Keys {
-                    emit(out, row, Some(v), what == Items::ValuesText, jsonb);
+                    emit(out, place, v, true, what == Items::ValuesText, jsonb);
                 } else if escaped {
-                    out.out.append_value(unescape_inner(key));
+                    out.push_own(&unescape_inner(key));
                 } else {
-                    out.push(row, key);
+                    out.push(place, key);
                 }
                 n += 1;
             }
@@ -689,7 +655,12 @@ fn by_steps(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
     let mut out = Slices::new(json, a.rows);
     for row in 0..a.rows {
         let j = a.at(0, row);
-        let mut at = json.is_valid(j).then(|| json.value(j));
+        if json.is_null(j) {
+            out.push_null();
+            continue;
+        }
+        let place = Place::new(json, j);
+        let mut at = Some(place.text);
         for i in 1..a.arrays.len() {
             at = match at {
                 Some(text) if !a.is_null(i, row) => {
@@ -699,7 +670,7 @@ fn by_steps(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
                 _ => None,
             };
         }
-        emit(&mut out, j, at, as_text, jsonb);
+        emit_found(&mut out, place, at, as_text, jsonb);
     }
-    Ok(Arc::new(out.out.finish()))
+    Ok(Arc::new(out.finish()))
 }

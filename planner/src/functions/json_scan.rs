@@ -2,6 +2,8 @@
 //!
 //! The text is taken to be valid: it was checked when it became a `json` or `jsonb`. On text that isn't, a scan ends
 //! early or gives some slice of it; it never panics and never gives a slice of anything else.
+//!
+//! The iterators and [`member`] are the plain form; `json_members` finds several members at once with the same steps.
 
 /// The members of an object in order: key without its quotes and still escaped, whether it has escapes, value.
 pub struct Members<'a>(Scan<'a>);
@@ -62,11 +64,30 @@ fn open(text: &str, bracket: u8) -> Option<Scan<'_>> {
 impl<'a> Scan<'a> {
     /// The value that begins at `at`; moves behind it and the comma.
     fn value(&mut self, at: usize) -> Option<&'a str> {
+        let (end, _) = value_end(self.text.as_bytes(), at)?;
+        self.behind(at, end)
+    }
+
+    /// The value from `at` to `end`; moves behind it and the comma.
+    #[inline]
+    fn behind(&mut self, at: usize, end: usize) -> Option<&'a str> {
         let bytes = self.text.as_bytes();
-        let end = value_end(bytes, at)?;
         let next = skip_space(bytes, end);
         self.at = (bytes.get(next) == Some(&b',')).then(|| skip_space(bytes, next + 1));
         self.text.get(at..end)
+    }
+}
+
+impl<'a> Elements<'a> {
+    /// The next element; `end` says where the value that begins at a place of the text ends.
+    #[inline]
+    pub fn next_by(
+        &mut self,
+        end: impl FnOnce(&'a str, usize) -> Option<usize>,
+    ) -> Option<&'a str> {
+        let at = self.0.at.take()?;
+        let end = end(self.0.text, at)?;
+        self.0.behind(at, end)
     }
 }
 
@@ -102,25 +123,24 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
+/// The first position from `at` that isn't white space.
 #[inline]
-fn skip_space(bytes: &[u8], mut at: usize) -> usize {
+pub(super) fn skip_space(bytes: &[u8], mut at: usize) -> usize {
     while let Some(b' ' | b'\t' | b'\n' | b'\r') = bytes.get(at) {
         at += 1;
     }
     at
 }
 
-/// Where the value that begins at `at` ends; `None` if none does.
+/// Where the value that begins at `at` ends, and whether it is a string with a backslash; `None` if no value ends.
 #[inline]
-fn value_end(bytes: &[u8], at: usize) -> Option<usize> {
+pub(super) fn value_end(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
     match bytes.get(at)? {
-        b'"' => string_end(bytes, at).map(|(end, _)| end),
-        b'{' | b'[' => container_end(bytes, at),
+        b'"' => string_end(bytes, at),
+        b'{' | b'[' => container_end(bytes, at).map(|end| (end, false)),
         _ => {
-            let rest = &bytes[at..];
-            let ends = |b: &u8| matches!(b, b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
-            let len = rest.iter().position(ends).unwrap_or(rest.len());
-            (len > 0).then_some(at + len)
+            let end = scalar_end(bytes, at);
+            (end > at).then_some((end, false))
         }
     }
 }
@@ -128,19 +148,19 @@ fn value_end(bytes: &[u8], at: usize) -> Option<usize> {
 fn container_end(bytes: &[u8], mut at: usize) -> Option<usize> {
     let mut depth = 0usize;
     loop {
+        at = quote_or_bracket(bytes, at);
         match bytes.get(at)? {
             b'"' => {
                 at = string_end(bytes, at)?.0;
                 continue;
             }
             b'{' | b'[' => depth += 1,
-            b'}' | b']' => {
+            _ => {
                 depth -= 1;
                 if depth == 0 {
                     return Some(at + 1);
                 }
             }
-            _ => {}
         }
         at += 1;
     }
@@ -148,7 +168,7 @@ fn container_end(bytes: &[u8], mut at: usize) -> Option<usize> {
 
 /// Behind the closing quote of the string that begins at `at`, and whether a backslash was met.
 #[inline]
-fn string_end(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
+pub(super) fn string_end(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
     let mut at = quote_or_backslash(bytes, at + 1);
     let mut escaped = false;
     loop {
@@ -162,22 +182,75 @@ fn string_end(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
     }
 }
 
-/// The first position from `at` with a quote or a backslash; the end if there is none. Eight bytes at a time: a byte of
-/// `x` is zero exactly if the lowest set bit of `(x - 1s) & !x & 0x80s` is in it, as far as that lowest bit goes.
+/// The first position from `at` with a quote or a backslash; the end if there is none.
 #[inline]
-fn quote_or_backslash(bytes: &[u8], mut at: usize) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    let zeros = |x: u64| x.wrapping_sub(ONES) & !x & (ONES << 7);
+fn quote_or_backslash(bytes: &[u8], at: usize) -> usize {
+    find(
+        bytes,
+        at,
+        |word| zeros(word ^ (ONES * b'"' as u64)) | zeros(word ^ (ONES * b'\\' as u64)),
+        |b| b == b'"' || b == b'\\',
+    )
+}
+
+/// The first position from `at` with a quote or a bracket of any kind; the end if there is none.
+#[inline]
+fn quote_or_bracket(bytes: &[u8], at: usize) -> usize {
+    find(
+        bytes,
+        at,
+        |word| {
+            // Brackets and braces differ in one bit.
+            let braces = word | (ONES * 0x20);
+            zeros(word ^ (ONES * b'"' as u64))
+                | zeros(braces ^ (ONES * b'{' as u64))
+                | zeros(braces ^ (ONES * b'}' as u64))
+        },
+        |b| matches!(b, b'"' | b'{' | b'}' | b'[' | b']'),
+    )
+}
+
+/// Where a number or a word that begins at `at` ends: before a comma, a closing bracket or white space.
+#[inline]
+fn scalar_end(bytes: &[u8], at: usize) -> usize {
+    find(
+        bytes,
+        at,
+        |word| {
+            // Of bytes below 0x21 the lowest is found: a borrow only spoils those above it.
+            let space = word.wrapping_sub(ONES * 0x21) & !word & (ONES << 7);
+            let braces = word | (ONES * 0x20);
+            space | zeros(word ^ (ONES * b',' as u64)) | zeros(braces ^ (ONES * b'}' as u64))
+        },
+        |b| b <= b' ' || matches!(b, b',' | b']' | b'}'),
+    )
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+/// A byte of `x` is zero exactly if the lowest set bit of this is in it, as far as that lowest bit goes.
+#[inline]
+fn zeros(x: u64) -> u64 {
+    x.wrapping_sub(ONES) & !x & (ONES << 7)
+}
+
+/// The first position from `at` whose byte is `wanted`; the end if there is none. `wanted_in` marks the first wanted
+/// byte of eight by their highest bits; bits above that one mean nothing.
+#[inline]
+fn find(
+    bytes: &[u8],
+    mut at: usize,
+    wanted_in: impl Fn(u64) -> u64,
+    wanted: impl Fn(u8) -> bool,
+) -> usize {
     while let Some(Ok(eight)) = bytes.get(at..at + 8).map(<[u8; 8]>::try_from) {
-        let word = u64::from_le_bytes(eight);
-        let quotes = zeros(word ^ (ONES * b'"' as u64));
-        let found = quotes | zeros(word ^ (ONES * b'\\' as u64));
+        let found = wanted_in(u64::from_le_bytes(eight));
         if found != 0 {
             return at + found.trailing_zeros() as usize / 8;
         }
         at += 8;
     }
-    while at < bytes.len() && bytes[at] != b'"' && bytes[at] != b'\\' {
+    while at < bytes.len() && !wanted(bytes[at]) {
         at += 1;
     }
     at

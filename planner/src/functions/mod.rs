@@ -2,8 +2,8 @@
 //!
 //! * [`parse`], [`format`]: values from and to text.
 //! * [`cast`]: every cast. [`arith`]: checked arithmetic.
-//! * [`json`]: JSON over text, without building documents. [`json_change`]: new documents from
-//!   old ones. [`json_order`]: comparing jsonb.
+//! * [`json`]: JSON over text, without building documents. `json_members`: several members in one scan.
+//!   [`json_change`]: new documents from old ones. [`json_order`]: comparing jsonb.
 //! * [`registry`]: functions callable by name, with their argument types.
 //! * [`aggregate`]: sum and avg. [`moments`]: variances and the like. [`ordered`]: percentiles, mode, sums of intervals.
 //!
@@ -20,8 +20,10 @@ pub mod extremes;
 pub mod format;
 pub mod json;
 pub mod json_change;
+pub(crate) mod json_members;
 pub mod json_order;
 mod json_scan;
+mod json_views;
 pub mod math;
 pub mod moments;
 pub mod ordered;

@@ -47,6 +47,34 @@ pub fn boolean(text: &str) -> Result<bool> {
 /// smallint, integer, bigint: `min` and `max` are the type's.
 #[inline]
 pub fn integer(text: &str, type_name: &str, min: i64, max: i64) -> Result<i64> {
+    match short_integer(text.as_bytes()) {
+        Some(v) if v >= min && v <= max => Ok(v),
+        _ => any_integer(text, type_name, min, max),
+    }
+}
+
+/// A sign or none and 1 to 18 digits, which is most of what there is and can't overflow; `None` for everything else.
+#[inline]
+fn short_integer(text: &[u8]) -> Option<i64> {
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    if digits.is_empty() || digits.len() > 18 {
+        return None;
+    }
+    let mut v = 0i64;
+    for b in digits {
+        let digit = b.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        v = v * 10 + digit as i64;
+    }
+    Some(if negative { -v } else { v })
+}
+
+fn any_integer(text: &str, type_name: &str, min: i64, max: i64) -> Result<i64> {
     let t = text.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\u{b}');
     let digits = t.strip_prefix(['+', '-']).unwrap_or(t);
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -888,4 +916,50 @@ pub fn array(text: &str) -> Result<Vec<Option<String>>> {
 /// Microseconds of the day of a time.
 pub fn time_micros(t: NaiveTime) -> i64 {
     t.num_seconds_from_midnight() as i64 * 1_000_000 + t.nanosecond() as i64 / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    /// The short way against the one that every text can take.
+    #[test]
+    fn short_integers_are_what_all_are() {
+        let seed = 41;
+        println!("seed {seed}");
+        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let mut short = 0;
+        for _ in 0..50_000 {
+            let text: String = (0..random.random_range(0..22))
+                .map(|i| match random.random_range(0..60) {
+                    0 => {
+                        ['-', '+', ' ', '\u{b}', '.', 'x', ':', '/', 'é'][random.random_range(0..9)]
+                    }
+                    1..3 if i == 0 => '-',
+                    n => (b'0' + n as u8 % 10) as char,
+                })
+                .collect();
+            if let Some(v) = short_integer(text.as_bytes()) {
+                short += 1;
+                assert_eq!(
+                    any_integer(&text, "bigint", i64::MIN, i64::MAX),
+                    Ok(v),
+                    "{text:?}"
+                );
+            }
+            for (name, min, max) in [
+                ("smallint", i16::MIN as i64, i16::MAX as i64),
+                ("bigint", i64::MIN, i64::MAX),
+            ] {
+                assert_eq!(
+                    integer(&text, name, min, max),
+                    any_integer(&text, name, min, max),
+                    "{text:?}"
+                );
+            }
+        }
+        assert!(short > 10_000, "the short way is taken: {short}");
+    }
 }
