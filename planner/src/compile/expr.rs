@@ -10,6 +10,8 @@ use datafusion_expr::{Expr, Operator};
 use datafusion_physical_expr::expressions::{BinaryExpr, Column, Literal, cast};
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 
+use crate::functions::json_members;
+
 /// A compiled expression.
 pub(crate) type Physical = Arc<dyn PhysicalExpr>;
 
@@ -73,9 +75,12 @@ pub(super) fn count_columns(expr: &Physical, counts: &mut [usize]) {
     .expect("counting can't fail");
 }
 
-/// Costs nothing to evaluate twice.
+/// Costs nothing to evaluate twice. Members of JSON values are taken once in the end, see `members`.
 pub(super) fn is_trivial(expr: &Physical) -> bool {
-    expr.is::<Column>() || expr.is::<Literal>()
+    match json_members::access(expr) {
+        Some(access) => is_trivial(access.value),
+        None => expr.is::<Column>() || expr.is::<Literal>(),
+    }
 }
 
 /// True if there is a subquery, or a reference to the row of an outer query, in `expr`.

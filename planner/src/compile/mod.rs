@@ -10,6 +10,8 @@
 //! 4. What no operator does goes to the general operator, over the smallest subtree and, where the plan
 //!    has one, keyed: [`recompute`].
 //!
+//! 5. JSON members are taken of each value together ([`members`]).
+//!
 //! The invariant between the steps is [`Piece`]: the columns of a node are those of the logical plan it came
 //! from, at the same positions, and possibly further ones behind them that nobody above names.
 //!
@@ -23,6 +25,7 @@ mod distinct;
 pub(crate) mod expr;
 mod join;
 pub(crate) mod join_rules;
+mod members;
 pub mod order;
 mod recompute;
 mod refuse;
@@ -93,7 +96,8 @@ pub fn compile(
     let optimised = rules::optimise(logical).map_err(|e| from_datafusion(&e))?;
     let mut compiler = Compiler::new(resolve);
     let piece = compiler.piece(&optimised)?;
-    let piece = compiler.conform(piece, columns)?;
+    let mut piece = compiler.conform(piece, columns)?;
+    piece.node = members::together(piece.node);
     Ok(CompiledView {
         append_only: piece.node.append_only,
         unique: piece.unique,

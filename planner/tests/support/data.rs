@@ -135,7 +135,8 @@ fn value(field: &Field, random: &mut ChaCha8Rng) -> ScalarValue {
                 r#"{"a":[1,2,2],"b":null}"#,
                 r#"[1,"x",null]"#,
                 "7",
-            ][small as usize % 5]
+                r#"{"b":"2","a":{"x":1,"y":[1, 2]},"b": "é\u0041 and more than twelve"}"#,
+            ][small as usize % 6]
                 .into(),
         )),
         SqlType::Array(_) => {
