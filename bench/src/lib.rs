@@ -10,6 +10,7 @@
 //! * [`plot`]: bar charts.
 //! * [`point`]: reads by key, index and range.
 //! * [`report`]: tables for people and for `bench/RESULTS.md`.
+//! * [`restart`]: time to the first answers after kill -9.
 //! * [`shapes`]: wide rows, a hot key.
 //! * [`stepped`], [`tables`]: a query's operators by themselves, and rows for them, for `bench/benches/`.
 //!
@@ -25,6 +26,7 @@ pub mod peers;
 pub mod plot;
 pub mod point;
 pub mod report;
+pub mod restart;
 pub mod shapes;
 pub mod stepped;
 pub mod tables;

@@ -47,6 +47,11 @@ fn field(path: &str, name: &str) -> Result<f64> {
     Ok(number.parse()?)
 }
 
+/// Memory that a process holds now, in megabytes.
+pub fn resident_mb(pid: u32) -> Result<f64> {
+    Ok(field(&format!("/proc/{pid}/status"), "VmRSS:")? / 1024.0)
+}
+
 /// The costs so far of a process that was started at `start`.
 pub fn of_process(pid: u32, start: Instant) -> Result<Cost> {
     Ok(Cost {

@@ -1,7 +1,7 @@
 //! The bounded queue between a source's thread and whoever cuts epochs, and the signal that stops a source.
 //!
 //! Invariant: the bytes waiting never exceed the bound, except that one batch is always let into
-//! an empty queue, however large it is.
+//! an empty queue, however large it is. If there is a bound of rows, no batch comes in while as many wait.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -120,11 +120,20 @@ struct Queued {
 
 struct State {
     bytes_max: usize,
+    rows_max: usize,
     queue: VecDeque<Queued>,
     bytes: usize,
     rows: usize,
     closed: bool,
     status: SourceStatus,
+}
+
+impl State {
+    /// There is no room for `more` bytes. An empty queue takes any batch.
+    fn is_full(&self, more: usize) -> bool {
+        let full = self.bytes + more > self.bytes_max || self.rows >= self.rows_max;
+        full && !self.queue.is_empty()
+    }
 }
 
 struct Shared {
@@ -144,6 +153,7 @@ pub fn channel(
         wake,
         state: Mutex::new(State {
             bytes_max,
+            rows_max: usize::MAX,
             queue: VecDeque::new(),
             bytes: 0,
             rows: 0,
@@ -189,7 +199,7 @@ impl BatchSender {
         let bytes = batch_bytes(&batch);
         {
             let mut s = self.shared.state.lock();
-            while !s.closed && s.bytes + bytes > s.bytes_max && !s.queue.is_empty() {
+            while !s.closed && s.is_full(bytes) {
                 self.shared.room.wait(&mut s);
             }
             if s.closed {
@@ -296,6 +306,12 @@ impl BatchReceiver {
     /// Changes the bound. A smaller one takes nothing out.
     pub fn set_bytes_max(&self, bytes_max: usize) {
         self.shared.state.lock().bytes_max = bytes_max;
+        self.shared.room.notify_all();
+    }
+
+    /// Sets how many rows wait before a batch more has to: without it, as many as there is room for.
+    pub fn set_rows_max(&self, rows_max: usize) {
+        self.shared.state.lock().rows_max = rows_max;
         self.shared.room.notify_all();
     }
 

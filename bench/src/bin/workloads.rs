@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Parser;
 use tidemill_bench::generate::Scale;
-use tidemill_bench::{Setting, batch, latency, load, nexmark, point, shapes};
+use tidemill_bench::{Setting, batch, latency, load, nexmark, point, restart, shapes};
 
 /// Benchmarks of the real server: durable, over the wire, beside its neighbours where they are installed.
 #[derive(Parser)]
 struct Args {
-    /// wordcount, bank, orders, latency, point, subscribers, views, updates, wide, skew, nexmark, or all
+    /// wordcount, bank, orders, latency, point, restart, subscribers, views, updates, wide, skew, nexmark, or all
     #[arg(required = true)]
     workloads: Vec<String>,
     /// Fraction of the full data (10 million words, 1 million transfers, 2 million orders and events)
@@ -27,12 +27,13 @@ struct Args {
     dir: PathBuf,
 }
 
-const ALL: [&str; 11] = [
+const ALL: [&str; 12] = [
     "wordcount",
     "bank",
     "orders",
     "latency",
     "point",
+    "restart",
     "subscribers",
     "views",
     "updates",
@@ -66,6 +67,7 @@ async fn main() -> Result<()> {
             "orders" => batch::orders(&setting).await,
             "latency" => latency::latency(&setting).await,
             "point" => point::point(&setting).await,
+            "restart" => restart::restart(&setting).await,
             "subscribers" => load::subscribers(&setting).await,
             "views" => load::views(&setting).await,
             "updates" => load::updates(&setting).await,

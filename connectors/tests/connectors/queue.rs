@@ -54,6 +54,24 @@ fn a_full_queue_blocks_and_a_large_batch_passes() {
 }
 
 #[test]
+fn rows_are_bounded_too() {
+    let (sender, receiver) = channel(1 << 20, Arc::new(|| {}));
+    receiver.set_rows_max(10);
+    // Not one row more than wait already counts: a batch passes whole.
+    sender.send(batch(9)).expect("room");
+    sender.send(batch(9)).expect("room");
+    let third = sender.clone();
+    let thread = std::thread::spawn(move || third.send(batch(1)));
+    for _ in 0..10_000 {
+        assert!(!thread.is_finished(), "the third waits");
+        std::thread::yield_now();
+    }
+    assert_eq!(receiver.take(1).len(), 1);
+    assert_eq!(thread.join().expect("no panic"), Ok(()));
+    assert_eq!(receiver.pending_rows(), 10);
+}
+
+#[test]
 fn take_gives_whole_batches_up_to_the_rows_asked_for() {
     let (sender, receiver) = channel(1 << 20, Arc::new(|| {}));
     for rows in [40, 40, 40] {

@@ -24,7 +24,9 @@ pub const COMMIT_INTERVAL_DEFAULT: Duration = Duration::from_millis(100);
 pub const EPOCH_ROWS_MAX_DEFAULT: usize = 1_000_000;
 /// Bytes of decoded input that wait per source; a full queue stops the reader.
 pub const QUEUE_BYTES_MAX: usize = 64 << 20;
-/// The same before a source begins.
+/// Full epochs of decoded input that wait per source. More would only take memory, and be in no cache when their turn comes.
+const EPOCHS_AHEAD_MAX: usize = 2;
+/// Bytes before a source begins.
 const UNREAD_BYTES_MAX: usize = 8 << 20;
 
 /// Options of every source that the coordinator, not the connector, understands.
@@ -235,6 +237,7 @@ impl Coordinator {
             UNREAD_BYTES_MAX
         };
         let (sender, receiver) = channel(bytes_max, wake);
+        receiver.set_rows_max(pace.epoch_rows_max.saturating_mul(EPOCHS_AHEAD_MAX));
         let stop = StopSignal::new();
         let thread = {
             let stop = stop.clone();
