@@ -201,6 +201,9 @@ impl<'a> Binder<'a> {
             Some(ast::LimitClause::OffsetCommaLimit { .. }) => return Err(not_ours("LIMIT a, b")),
         }
         if let Some(fetch) = &query.fetch {
+            if fetch.with_ties || fetch.percent || fetch.quantity.is_none() {
+                return Err(not_ours("this form of FETCH"));
+            }
             plan.limit = fetch.quantity.as_ref().map(count).transpose()?;
         }
         Ok(plan)
@@ -561,13 +564,7 @@ impl<'a> Binder<'a> {
             } => {
                 let (schema, table) = name_of(name);
                 let cte = match schema {
-                    None => self
-                        .ctes
-                        .borrow()
-                        .iter()
-                        .rev()
-                        .find(|(n, ..)| *n == table)
-                        .map(|(_, c, recursive)| (*c, *recursive)),
+                    None => self.ctes.borrow().iter().rposition(|(n, ..)| *n == table),
                     Some(_) => None,
                 };
                 let of_step = match schema {
@@ -576,9 +573,9 @@ impl<'a> Binder<'a> {
                 };
                 if let Some((source, columns)) = of_step {
                     (source, alias, table, columns, None)
-                } else if let Some((cte, recursive)) = cte {
+                } else if let Some(number) = cte {
                     scope.hidden = true;
-                    let bound = self.cte(cte, recursive, scope);
+                    let bound = self.cte_at(number, scope);
                     scope.hidden = false;
                     let (source, columns) = bound?;
                     (source, alias, table, columns, None)
@@ -637,7 +634,22 @@ impl<'a> Binder<'a> {
         Some((source, step.columns.clone()))
     }
 
-    /// A common table expression, where it is named.
+    /// The common table expression of that number, where it is named. It sees those before it, and not itself: its name
+    /// means another relation there, but for the step of one that is recursive.
+    fn cte_at(
+        &self,
+        number: usize,
+        scope: &Scope<'_>,
+    ) -> Result<(Source, Vec<(String, Ty)>), SqlError> {
+        let later = self.ctes.borrow_mut().split_off(number);
+        let bound = match later.first() {
+            Some((_, cte, recursive)) => self.cte(cte, *recursive, scope),
+            None => Err(not_ours("a common table expression")),
+        };
+        self.ctes.borrow_mut().extend(later);
+        bound
+    }
+
     fn cte(
         &self,
         cte: &'a ast::Cte,
