@@ -248,6 +248,49 @@ impl Planner {
         })
     }
 
+    /// Refuses a DEFAULT that no row could take, as PostgreSQL does when the table is made.
+    pub fn check_default(
+        &self,
+        session: &SessionContextInfo,
+        column: &Field,
+        default: &str,
+    ) -> Result<()> {
+        let refused =
+            |what| SqlError::new("0A000", format!("cannot use {what} in DEFAULT expression"));
+        let expr = crate::parser::parse_expr(default)?;
+        let subquery = ast::visit_expressions(&expr, |e| match e {
+            ast::Expr::Subquery(_) | ast::Expr::Exists { .. } | ast::Expr::InSubquery { .. } => {
+                std::ops::ControlFlow::Break(())
+            }
+            _ => std::ops::ControlFlow::Continue(()),
+        });
+        if subquery.is_break() {
+            return Err(refused("subquery"));
+        }
+        let binder = Binder::new(&NoRelations, session, vec![]);
+        let scope = Scope::new(Outer::None);
+        let ctes = Vec::new();
+        let value = match binder.expr(Ctx::plain(&scope, &ctes, "DEFAULT expressions"), &expr) {
+            Err(e) if matches!(e.sqlstate, "42703" | "42P01") => {
+                return Err(refused("column reference"));
+            }
+            value => value?,
+        };
+        let of = value.type_name();
+        let to = SqlType::of(column);
+        binder.assign(value, &to, column.name()).map_err(|mut e| {
+            if e.sqlstate == "42804" {
+                e.message = format!(
+                    "column \"{}\" is of type {} but default expression is of type {of}",
+                    column.name(),
+                    crate::bind::types::plain_name(&to)
+                );
+            }
+            e
+        })?;
+        Ok(())
+    }
+
     /// The value of an expression without columns (DEFAULT, EXECUTE's arguments, AS OF), coerced to `to` as an
     /// assignment if it is given.
     pub fn constant(

@@ -680,7 +680,9 @@ impl<'a> Binder<'a> {
             "pg_get_keywords" => vec![
                 column("word", Ty::Text),
                 column("catcode", Ty::Char),
+                column("barelabel", Ty::Bool),
                 column("catdesc", Ty::Text),
+                column("baredesc", Ty::Text),
             ],
             "pg_timezone_names" => vec![
                 column("name", Ty::Text),

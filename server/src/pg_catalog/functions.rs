@@ -200,7 +200,11 @@ functions! {
     anyway "pg_current_xact_id" => BIGINT, |_, _| Ok(Value::Int(1));
     anyway "txid_current" => BIGINT, |_, _| Ok(Value::Int(1));
     anyway "pg_current_wal_lsn" => TEXT, |_, _| Ok(Value::text("0/0"));
-    lenient "age" => INT, |_, _| Ok(Value::Int(0));
+    // Of a transaction; that of a time is the planner's.
+    lenient "age" => INT, |a, _| match a {
+        [Value::Int(_)] => Ok(Value::Int(0)),
+        _ => Err(super::bind::not_ours("age")),
+    };
     lenient "current_setting" => TEXT, |a, c| setting(a, c);
     anyway "has_table_privilege" => BOOL, |_, _| Ok(Value::Bool(true));
     anyway "has_any_column_privilege" => BOOL, |_, _| Ok(Value::Bool(true));
@@ -357,7 +361,10 @@ functions! {
         };
         Ok(Value::Array(options.map(pair).collect()))
     };
-    anyway "pg_get_keywords" => Returns::Array(Ty::Text), |_, _| Ok(Value::Array(Arc::from([])));
+    anyway "pg_get_keywords" => Returns::Array(Ty::Text), |_, _| {
+        let keyword = |row: super::relations::Row| Value::Array(row.into());
+        Ok(Value::Array(server_wide::keywords().map(|row| keyword(row.to_vec())).collect()))
+    };
     anyway "aclexplode" => Returns::Array(Ty::Text), |_, _| Ok(Value::Array(Arc::from([])));
     anyway "pg_timezone_names" => Returns::Array(Ty::Text), |_, _| {
         let zone = |row: super::relations::Row| Value::Array(row.into());

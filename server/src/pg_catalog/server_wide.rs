@@ -210,6 +210,36 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
     }
 }
 
+/// Key words of PostgreSQL 15, one a line with its class; `as` where it is no bare label.
+const KEYWORDS: &str = include_str!("keywords.txt");
+
+/// Key words: word, class, whether AS may be left out before it, and both in words.
+pub fn keywords() -> impl Iterator<Item = [Value; 5]> {
+    KEYWORDS.lines().map(|line| {
+        let mut parts = line.split(' ');
+        let (word, class) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+        let bare = parts.next().is_none();
+        let described = match class {
+            "U" => "unreserved",
+            "C" => "unreserved (cannot be function or type name)",
+            "T" => "reserved (can be function or type name)",
+            _ => "reserved",
+        };
+        let label = if bare {
+            "can be bare label"
+        } else {
+            "requires AS"
+        };
+        [
+            text(word),
+            text(class),
+            Value::Bool(bare),
+            text(described),
+            text(label),
+        ]
+    })
+}
+
 /// Time zones: name, abbreviation, offset, daylight saving. Without a clock only the name is known.
 pub fn zones() -> impl Iterator<Item = [Value; 4]> {
     chrono_tz::TZ_VARIANTS

@@ -127,12 +127,21 @@ impl SqlSession {
                 name: name.clone(),
                 if_not_exists: *if_not_exists,
             },
-            Statement::CreateTable { if_not_exists, .. } => create(
-                self.definer(published, &context).object(statement, sql)?,
-                *if_not_exists,
-                false,
-                None,
-            ),
+            Statement::CreateTable {
+                if_not_exists,
+                columns,
+                ..
+            } => {
+                let object = self.definer(published, &context).object(statement, sql)?;
+                // Not for tables that are there already, which have to open again.
+                for (column, field) in columns.iter().zip(object.columns.fields()) {
+                    if let Some(default) = &column.default {
+                        let planner = &self.handle.env.planner;
+                        planner.check_default(&context, field, default)?;
+                    }
+                }
+                create(object, *if_not_exists, false, None)
+            }
             Statement::CreateSource { if_not_exists, .. } => {
                 let object = self.definer(published, &context).object(statement, sql)?;
                 if let Detail::Source {

@@ -174,12 +174,8 @@ pub(super) fn bind(plan: QueryPlan, params: &[ParamValue]) -> Result<QueryPlan, 
 /// The parameters' values for a plan.
 fn values(plan: &QueryPlan, params: &[ParamValue]) -> Result<Vec<ScalarValue>, SqlError> {
     if plan.params.len() > params.len() {
-        let message = format!(
-            "bind message supplies {} parameters, but the statement requires {}",
-            params.len(),
-            plan.params.len()
-        );
-        return Err(SqlError::new("08P01", message));
+        let message = format!("there is no parameter ${}", params.len() + 1);
+        return Err(SqlError::new("42P02", message));
     }
     let internal = |e: datafusion_common::DataFusionError| SqlError::internal(e.to_string());
     let values = params
