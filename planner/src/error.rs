@@ -139,6 +139,7 @@ fn from_text(text: &str) -> SqlError {
         || has("not supported")
         || has("unsupported")
         || has("physical plan does not support logical expression")
+        || has("correlated scalar subquery can only be used in")
     {
         SqlError::new("0A000", "this query is not supported").detail(text)
     } else {

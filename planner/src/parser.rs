@@ -8,10 +8,11 @@ mod ddl;
 mod index;
 mod precedence;
 mod session;
+pub(crate) mod spelling;
+mod with_change;
 
 use sqlparser::ast::{Ident, ObjectName, ObjectNamePart};
 use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, TokenizerError};
 
@@ -29,17 +30,13 @@ pub(crate) fn parse(sql: &str) -> Result<Vec<Parsed>> {
     let tokens = tokenize(sql, &chars)?;
     let mut out = Vec::new();
     for part in tokens.split(|t| t.token == Token::SemiColon) {
-        let significant: Vec<&TokenWithSpan> = part
-            .iter()
-            .filter(|t| !matches!(t.token, Token::Whitespace(_)))
-            .collect();
-        let (Some(first), Some(last)) = (significant.first(), significant.last()) else {
+        let tokens = spelling::respelled(part)?;
+        let (Some(first), Some(last)) = (tokens.first(), tokens.last()) else {
             continue;
         };
         let start = first.span.start.column as usize - 1;
         let end = (last.span.end.column as usize - 1).min(chars.len());
         let text: String = chars[start..end.max(start)].iter().collect();
-        let tokens = spelled_out(significant.into_iter().cloned().collect());
         out.push(Parsed {
             statement: P::new(tokens, end + 1, &text).whole_statement()?,
             sql: text,
@@ -66,10 +63,7 @@ pub(crate) fn parse_query(sql: &str) -> Result<Box<sqlparser::ast::Query>> {
 /// Parses one expression, e.g. a column's DEFAULT.
 pub(crate) fn parse_expr(sql: &str) -> Result<sqlparser::ast::Expr> {
     let chars: Vec<char> = sql.chars().collect();
-    let tokens = tokenize(sql, &chars)?
-        .into_iter()
-        .filter(|t| !matches!(t.token, Token::Whitespace(_)))
-        .collect();
+    let tokens = spelling::respelled(&tokenize(sql, &chars)?)?;
     let mut p = P::new(tokens, chars.len() + 1, sql);
     let e = p.expr()?;
     p.end()?;
@@ -514,7 +508,8 @@ impl<'a> P<'a> {
         }
     }
 
-    /// A query; with `AS OF t` at its end. `WITH … INSERT` is the INSERT of a query with that WITH.
+    /// A query; with `AS OF t` at its end. `WITH … INSERT` is the INSERT of a query with that WITH,
+    /// and UPDATE and DELETE are changes whose queries have it.
     fn select(&mut self) -> Result<Statement> {
         let Some(cut) = self.find_as_of() else {
             let mut query = self.query()?;
@@ -525,6 +520,22 @@ impl<'a> P<'a> {
             {
                 source.with = query.with.take();
                 return Ok(Statement::Insert(Box::new(insert.clone())));
+            }
+            if let (
+                Some(with),
+                sqlparser::ast::SetExpr::Update(change) | sqlparser::ast::SetExpr::Delete(change),
+            ) = (&query.with, query.body.as_mut())
+            {
+                with_change::distribute(with, change);
+                match change {
+                    s @ sqlparser::ast::Statement::Update(_) => {
+                        return Ok(Statement::Update(Box::new(s.clone())));
+                    }
+                    sqlparser::ast::Statement::Delete(d) => {
+                        return Ok(Statement::Delete(Box::new(d.clone())));
+                    }
+                    _ => {}
+                }
             }
             return Ok(Statement::Query { query, as_of: None });
         };
@@ -684,38 +695,6 @@ pub(super) fn duration_ms(text: &str) -> Option<u64> {
         _ => return None,
     };
     Some((value * factor) as u64)
-}
-
-/// `x ISNULL` as `x IS NULL`, which sqlparser knows.
-fn spelled_out(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    let is_postfix = |before: &Token| {
-        matches!(
-            before,
-            Token::RParen
-                | Token::RBracket
-                | Token::Number(..)
-                | Token::SingleQuotedString(_)
-                | Token::Placeholder(_)
-        ) || matches!(before, Token::Word(w) if w.quote_style.is_some()
-            || matches!(w.keyword, Keyword::NoKeyword | Keyword::NULL | Keyword::TRUE | Keyword::FALSE))
-    };
-    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
-    for t in tokens {
-        let postfix = matches!(&t.token, Token::Word(w)
-            if w.quote_style.is_none() && w.value.eq_ignore_ascii_case("isnull"))
-            && out.last().is_some_and(|before| is_postfix(&before.token));
-        if postfix {
-            for word in ["IS", "NULL"] {
-                out.push(TokenWithSpan {
-                    token: Token::make_keyword(word),
-                    span: t.span,
-                });
-            }
-        } else {
-            out.push(t);
-        }
-    }
-    out
 }
 
 /// Where two words stand one after the other outside parentheses.

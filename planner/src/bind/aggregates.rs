@@ -1,15 +1,14 @@
-//! Aggregate and window function calls.
+//! Aggregate function calls.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::functions_aggregate as agg;
-use datafusion::functions_window as win;
+use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_common::{Column, ScalarValue};
-use datafusion_expr::expr::{AggregateFunction, Sort, WindowFunction, WindowFunctionParams};
-use datafusion_expr::{
-    AggregateUDF, Expr, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition,
-};
+use datafusion_expr::expr::{AggregateFunction, Sort};
+use datafusion_expr::{AggregateUDF, Expr};
 use sqlparser::ast::{
     self, DuplicateTreatment, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
     FunctionArguments,
@@ -17,14 +16,14 @@ use sqlparser::ast::{
 use tidemill_zset::schema::SqlType;
 
 use super::calls::no_function;
-use super::expr::{AGGREGATE, Ctx, WINDOW};
+use super::expr::{AGGREGATE, Calls, Ctx};
+use super::scope::{Outer, Scope};
 use super::types::{is_integer, is_number, is_text};
+use super::windows::is_window;
 use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
 use crate::functions::aggregate as own;
-use crate::functions::cast::Context;
 use crate::functions::moments;
-use crate::parser::fold;
 
 /// Names of aggregate functions.
 pub(crate) fn is_aggregate(name: &str) -> bool {
@@ -72,34 +71,16 @@ pub(crate) fn is_aggregate(name: &str) -> bool {
     )
 }
 
-/// Names of functions that need OVER.
-pub(crate) fn is_window(name: &str) -> bool {
-    matches!(
-        name,
-        "row_number"
-            | "rank"
-            | "dense_rank"
-            | "percent_rank"
-            | "cume_dist"
-            | "ntile"
-            | "lag"
-            | "lead"
-            | "first_value"
-            | "last_value"
-            | "nth_value"
-    )
-}
-
 /// Names of aggregates that need WITHIN GROUP.
 fn is_ordered_set(name: &str) -> bool {
     matches!(name, "percentile_cont" | "percentile_disc" | "mode")
 }
 
 /// A resolved aggregate: the function, its arguments, the type it gives, and what is done with its result.
-struct Resolved {
-    function: Arc<AggregateUDF>,
-    args: Vec<Expr>,
-    ty: SqlType,
+pub(super) struct Resolved {
+    pub(super) function: Arc<AggregateUDF>,
+    pub(super) args: Vec<Expr>,
+    pub(super) ty: SqlType,
     /// Applied to the result and further arguments, e.g. to make one JSON text of an array.
     then: Option<(&'static str, SqlType, Vec<Typed>)>,
     /// Order of the values where the call gives none.
@@ -114,6 +95,26 @@ fn over_array(value: Typed, function: &'static str, ty: SqlType) -> Resolved {
         ty: SqlType::Array(Box::new(value.ty)),
         then: Some((function, ty, vec![])),
         ordered: false,
+    }
+}
+
+fn not_here(c: Ctx) -> SqlError {
+    let message = match c.clause {
+        "aggregate" => "aggregate function calls cannot be nested".to_string(),
+        clause => format!("aggregate functions are not allowed in {clause}"),
+    };
+    SqlError::new("42803", message)
+}
+
+/// The call's place in the list.
+fn note(calls: &RefCell<Calls>, call: Expr, ty: &SqlType) -> usize {
+    let mut calls = calls.borrow_mut();
+    match calls.aggregates.iter().position(|(e, _)| *e == call) {
+        Some(n) => n,
+        None => {
+            calls.aggregates.push((call, ty.clone()));
+            calls.aggregates.len() - 1
+        }
     }
 }
 
@@ -133,15 +134,6 @@ impl Binder<'_> {
                 format!("window function {name} requires an OVER clause"),
             ));
         }
-        let Some(calls) = c.calls.filter(|_| c.aggregates) else {
-            return Err(match c.clause {
-                "aggregate" => SqlError::new("42803", "aggregate function calls cannot be nested"),
-                clause => SqlError::new(
-                    "42803",
-                    format!("aggregate functions are not allowed in {clause}"),
-                ),
-            });
-        };
         let inner = Ctx {
             aggregates: false,
             windows: false,
@@ -149,12 +141,19 @@ impl Binder<'_> {
             clause: "aggregate",
             ..c
         };
+        let calls = c.calls.filter(|_| c.aggregates);
         if name == "grouping" {
             let inner = Ctx {
                 clause: "GROUPING",
                 ..inner
             };
+            if calls.is_none() {
+                return Err(not_here(c));
+            }
             return self.grouping_call(inner, f);
+        }
+        if calls.is_none() && !matches!(c.scope.outer, Outer::Query(..)) {
+            return Err(not_here(c));
         }
         let a = self.aggregate_parts(inner, name, f)?;
         let call = Expr::AggregateFunction(AggregateFunction::new_udf(
@@ -165,20 +164,67 @@ impl Binder<'_> {
             a.3,
             None,
         ));
-        let mut calls = calls.borrow_mut();
-        let n = match calls.aggregates.iter().position(|(e, _)| *e == call) {
-            Some(n) => n,
-            None => {
-                calls.aggregates.push((call, a.0.ty.clone()));
-                calls.aggregates.len() - 1
-            }
-        };
-        drop(calls);
+        if let Some(marker) = self.aggregate_around(c.scope, &call, &a.0.ty)? {
+            return self.finish_aggregate(marker, a.0);
+        }
+        let calls = calls.ok_or_else(|| not_here(c))?;
+        let n = note(calls, call, &a.0.ty);
         let marker = Expr::Column(Column::new(Some(AGGREGATE), n.to_string()));
         self.finish_aggregate(marker, a.0)
     }
 
-    fn finish_aggregate(&self, marker: Expr, r: Resolved) -> Result<Typed> {
+    /// A call in a subquery over columns of the query around it alone is an aggregate of that one: gives what stands for
+    /// its result in the subquery.
+    fn aggregate_around(&self, scope: &Scope, call: &Expr, ty: &SqlType) -> Result<Option<Expr>> {
+        let Outer::Query(around, used, calls) = scope.outer else {
+            return Ok(None);
+        };
+        let (mut own, mut outer) = (false, Vec::new());
+        let _ = call.apply(|e| {
+            match e {
+                Expr::Column(_) => own = true,
+                Expr::OuterReferenceColumn(_, c) => outer.push(c.clone()),
+                _ => {}
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        if own || outer.is_empty() {
+            return Ok(None);
+        }
+        let nearest = |c: &Column| {
+            let mut columns = around.tables.iter().flat_map(|t| &t.cols);
+            columns.any(|s| matches!(&s.expr, Expr::Column(x) if x == c))
+        };
+        if !outer.iter().any(nearest) {
+            return Err(SqlError::unsupported(
+                "aggregates of a query further out than the one around are not supported",
+            ));
+        }
+        let calls = calls.ok_or_else(|| {
+            SqlError::new(
+                "42803",
+                "aggregate functions are not allowed in this clause of the query around",
+            )
+        })?;
+        let call = call.clone().transform(|e| {
+            Ok(match e {
+                Expr::OuterReferenceColumn(_, c) if nearest(&c) => {
+                    Transformed::yes(Expr::Column(c))
+                }
+                e => Transformed::no(e),
+            })
+        });
+        let n = note(calls, super::df(call)?.data, ty).to_string();
+        let field = Arc::new(arrow::datatypes::Field::new(&n, ty.arrow(), true));
+        let marker = Expr::OuterReferenceColumn(field, Column::new(Some(AGGREGATE), n));
+        let mut used = used.borrow_mut();
+        if !used.contains(&marker) {
+            used.push(marker.clone());
+        }
+        Ok(Some(marker))
+    }
+
+    pub(super) fn finish_aggregate(&self, marker: Expr, r: Resolved) -> Result<Typed> {
         match r.then {
             None => Ok(Typed::new(marker, r.ty)),
             Some((f, ty, more)) => {
@@ -192,7 +238,7 @@ impl Binder<'_> {
 
     /// The call's parts: function and arguments, DISTINCT, FILTER, ORDER BY.
     #[allow(clippy::type_complexity)]
-    fn aggregate_parts(
+    pub(super) fn aggregate_parts(
         &self,
         c: Ctx,
         name: &str,
@@ -233,7 +279,26 @@ impl Binder<'_> {
                 format!("{name} is not an ordered-set aggregate, so it cannot have WITHIN GROUP"),
             ));
         }
-        let r = self.resolve_aggregate(name, args, star)?;
+        if let ("count", true, [value]) = (name, distinct, args.as_mut_slice()) {
+            *value = self.order_key(self.known(value.clone())?)?;
+        }
+        let mut r = self.resolve_aggregate(name, args, star)?;
+        let mut filter = filter;
+        if let ("string_agg", None, [text, Expr::Literal(..)]) = (name, &f.over, r.args.as_slice())
+        {
+            // As an array, of which DataFusion makes several in different orders.
+            let some = Expr::IsNotNull(Box::new(text.clone()));
+            filter = Some(Box::new(match filter {
+                Some(f) => super::conditions::and(*f, some),
+                None => some,
+            }));
+            let separator = Typed::new(r.args[1].clone(), SqlType::Text);
+            r = Resolved {
+                then: Some(("array_to_string", SqlType::Text, vec![separator])),
+                ..over_array(Typed::new(text.clone(), SqlType::Text), "", SqlType::Text)
+            };
+            r.ordered = true;
+        }
         if distinct
             && r.args.first().is_some_and(|_| !order.is_empty())
             && !order.iter().all(|s| r.args.contains(&s.expr))
@@ -492,6 +557,9 @@ impl Binder<'_> {
                     SqlType::Jsonb
                 };
                 let a = self.known(first)?;
+                // Rows and arrays stand on lines of their own.
+                let lines =
+                    crate::functions::rows::is_row(&a.ty) || matches!(a.ty, SqlType::Array(_));
                 let text = self.function(
                     if name == "json_agg" {
                         "to_json_or_null"
@@ -503,10 +571,10 @@ impl Binder<'_> {
                 )?;
                 let ty = SqlType::Array(Box::new(SqlType::Text));
                 let then = Some((
-                    if name == "json_agg" {
-                        "json_join"
-                    } else {
-                        "jsonb_join"
+                    match name {
+                        "json_agg" if lines => "json_join_lines",
+                        "json_agg" => "json_join",
+                        _ => "jsonb_join",
                     },
                     json,
                     vec![],
@@ -598,258 +666,6 @@ impl Binder<'_> {
             asc,
             o.nulls_first.unwrap_or(!asc),
         ))
-    }
-
-    fn window_call(&self, c: Ctx, name: &str, f: &ast::Function) -> Result<Typed> {
-        let Some(calls) = c.calls.filter(|_| c.windows) else {
-            return Err(SqlError::new(
-                "42P20",
-                match c.clause {
-                    "window" => "window function calls cannot be nested".to_string(),
-                    clause => format!("window functions are not allowed in {clause}"),
-                },
-            ));
-        };
-        let inner = Ctx {
-            windows: false,
-            sets: false,
-            clause: "window",
-            ..c
-        };
-        let spec = self.window_spec(c, f.over.as_ref())?;
-        let partition_by = self
-            .exprs(inner, &spec.partition_by)?
-            .into_iter()
-            .map(|t| self.known(t).map(|t| t.expr))
-            .collect::<Result<Vec<_>>>()?;
-        let order_by = self.sorts(inner, &spec.order_by)?;
-        let window_frame = match &spec.window_frame {
-            Some(w) => self.frame(inner, w)?,
-            None => WindowFrame::new((!order_by.is_empty()).then_some(false)),
-        };
-        let (fun, args, ty, resolved, filter, distinct) = if is_window(name) {
-            let (udwf, args, ty) = self.window_function(inner, name, f)?;
-            (
-                WindowFunctionDefinition::WindowUDF(udwf),
-                args,
-                ty,
-                None,
-                None,
-                false,
-            )
-        } else if is_aggregate(name) {
-            let (r, distinct, filter, _) = self.aggregate_parts(inner, name, f)?;
-            if distinct {
-                return Err(SqlError::unsupported(
-                    "DISTINCT is not implemented for window functions",
-                ));
-            }
-            let def = WindowFunctionDefinition::AggregateUDF(r.function.clone());
-            (def, r.args.clone(), r.ty.clone(), Some(r), filter, distinct)
-        } else {
-            return Err(SqlError::new(
-                "42809",
-                format!(
-                    "OVER specified, but {name} is not a window function nor an aggregate function"
-                ),
-            ));
-        };
-        let call = Expr::WindowFunction(Box::new(WindowFunction {
-            fun,
-            params: WindowFunctionParams {
-                args,
-                partition_by,
-                order_by,
-                window_frame,
-                filter,
-                null_treatment: None,
-                distinct,
-            },
-        }));
-        let mut calls = calls.borrow_mut();
-        let n = match calls.windows.iter().position(|(e, _)| *e == call) {
-            Some(n) => n,
-            None => {
-                calls.windows.push((call, ty.clone()));
-                calls.windows.len() - 1
-            }
-        };
-        drop(calls);
-        let marker = Expr::Column(Column::new(Some(WINDOW), n.to_string()));
-        match resolved {
-            Some(r) => self.finish_aggregate(marker, r),
-            None => Ok(Typed::new(marker, ty)),
-        }
-    }
-
-    fn window_function(
-        &self,
-        c: Ctx,
-        name: &str,
-        f: &ast::Function,
-    ) -> Result<(Arc<datafusion_expr::WindowUDF>, Vec<Expr>, SqlType)> {
-        let args = match &f.args {
-            FunctionArguments::List(l) => self.function_args(c, &l.args)?,
-            _ => Vec::new(),
-        };
-        let none = || no_function(name, &args.iter().map(Typed::type_name).collect::<Vec<_>>());
-        let integer = |t: &Typed| -> Result<Expr> {
-            let e = self.implicit(t, &SqlType::Int8)?;
-            match super::dml::fold_constant(&e) {
-                Some(v @ ScalarValue::Int64(_)) => Ok(literal(v)),
-                _ => Err(SqlError::unsupported(format!(
-                    "the offset of {name} must be a constant"
-                ))),
-            }
-        };
-        if matches!(
-            name,
-            "row_number" | "rank" | "dense_rank" | "percent_rank" | "cume_dist"
-        ) && !args.is_empty()
-        {
-            return Err(none());
-        }
-        Ok(match name {
-            "row_number" => (win::row_number::row_number_udwf(), vec![], SqlType::Int8),
-            "rank" => (win::rank::rank_udwf(), vec![], SqlType::Int8),
-            "dense_rank" => (win::rank::dense_rank_udwf(), vec![], SqlType::Int8),
-            "percent_rank" => (win::rank::percent_rank_udwf(), vec![], SqlType::Float8),
-            "cume_dist" => (win::cume_dist::cume_dist_udwf(), vec![], SqlType::Float8),
-            "ntile" => {
-                let n = integer(args.first().ok_or_else(none)?)?;
-                (win::ntile::ntile_udwf(), vec![n], SqlType::Int4)
-            }
-            "lag" | "lead" => {
-                let v = self.known(args.first().ok_or_else(none)?.clone())?;
-                let mut out = vec![v.expr];
-                if let Some(n) = args.get(1) {
-                    out.push(integer(n)?);
-                }
-                if let Some(d) = args.get(2) {
-                    let e = self.cast(d.clone(), &v.ty, Context::Explicit)?;
-                    match super::dml::fold_constant(&e) {
-                        Some(s) => out.push(literal(s)),
-                        None => {
-                            return Err(SqlError::unsupported(format!(
-                                "the default of {name} must be a constant"
-                            )));
-                        }
-                    }
-                }
-                let f = if name == "lag" {
-                    win::lead_lag::lag_udwf()
-                } else {
-                    win::lead_lag::lead_udwf()
-                };
-                (f, out, v.ty)
-            }
-            _ => {
-                let v = self.known(args.first().ok_or_else(none)?.clone())?;
-                let mut out = vec![v.expr];
-                let f = match name {
-                    "first_value" => win::nth_value::first_value_udwf(),
-                    "last_value" => win::nth_value::last_value_udwf(),
-                    _ => {
-                        out.push(integer(args.get(1).ok_or_else(none)?)?);
-                        win::nth_value::nth_value_udwf()
-                    }
-                };
-                (f, out, v.ty)
-            }
-        })
-    }
-
-    fn window_spec(&self, c: Ctx, over: Option<&ast::WindowType>) -> Result<ast::WindowSpec> {
-        let named = |name: &ast::Ident| -> Result<ast::WindowSpec> {
-            let name = fold(name);
-            let d = c.named_windows.iter().find(|d| fold(&d.0) == name);
-            match d.map(|d| &d.1) {
-                Some(ast::NamedWindowExpr::WindowSpec(s)) => {
-                    self.window_spec(c, Some(&ast::WindowType::WindowSpec(s.clone())))
-                }
-                Some(ast::NamedWindowExpr::NamedWindow(n)) if fold(n) != name => {
-                    self.window_spec(c, Some(&ast::WindowType::NamedWindow(n.clone())))
-                }
-                _ => Err(SqlError::new(
-                    "42704",
-                    format!("window \"{name}\" does not exist"),
-                )),
-            }
-        };
-        match over {
-            Some(ast::WindowType::NamedWindow(n)) => named(n),
-            Some(ast::WindowType::WindowSpec(s)) => match &s.window_name {
-                None => Ok(s.clone()),
-                Some(base) => {
-                    let mut b = named(base)?;
-                    if !s.order_by.is_empty() {
-                        b.order_by = s.order_by.clone();
-                    }
-                    b.window_frame = s.window_frame.clone();
-                    Ok(b)
-                }
-            },
-            None => Err(SqlError::internal("a window call without OVER")),
-        }
-    }
-
-    fn frame(&self, c: Ctx, w: &ast::WindowFrame) -> Result<WindowFrame> {
-        let units = match w.units {
-            ast::WindowFrameUnits::Rows => WindowFrameUnits::Rows,
-            ast::WindowFrameUnits::Range => WindowFrameUnits::Range,
-            ast::WindowFrameUnits::Groups => WindowFrameUnits::Groups,
-        };
-        let bound = |b: &ast::WindowFrameBound| -> Result<WindowFrameBound> {
-            let offset = |e: &Option<Box<ast::Expr>>| -> Result<ScalarValue> {
-                let Some(e) = e else {
-                    return Ok(ScalarValue::Null);
-                };
-                let t = self.expr(c, e)?;
-                let rows = units != WindowFrameUnits::Range;
-                let e = if rows {
-                    self.implicit(&t, &SqlType::Int8)?
-                } else {
-                    t.expr
-                };
-                match super::dml::fold_constant(&e) {
-                    Some(ScalarValue::Int64(Some(v))) if rows => {
-                        if v < 0 {
-                            return Err(SqlError::new(
-                                "22013",
-                                "frame starting offset must not be negative",
-                            ));
-                        }
-                        Ok(ScalarValue::UInt64(Some(v as u64)))
-                    }
-                    Some(v) => Ok(v),
-                    None => Err(SqlError::unsupported("frame offsets must be constants")),
-                }
-            };
-            Ok(match b {
-                ast::WindowFrameBound::CurrentRow => WindowFrameBound::CurrentRow,
-                ast::WindowFrameBound::Preceding(e) => WindowFrameBound::Preceding(offset(e)?),
-                ast::WindowFrameBound::Following(e) => WindowFrameBound::Following(offset(e)?),
-            })
-        };
-        let start = bound(&w.start_bound)?;
-        let end = match &w.end_bound {
-            Some(b) => bound(b)?,
-            None => WindowFrameBound::CurrentRow,
-        };
-        // DataFusion wants UNBOUNDED typed for ROWS and GROUPS.
-        let typed =
-            |b: WindowFrameBound| match (b, units) {
-                (
-                    WindowFrameBound::Preceding(s),
-                    WindowFrameUnits::Rows | WindowFrameUnits::Groups,
-                ) if s.is_null() => WindowFrameBound::Preceding(ScalarValue::UInt64(None)),
-                (
-                    WindowFrameBound::Following(s),
-                    WindowFrameUnits::Rows | WindowFrameUnits::Groups,
-                ) if s.is_null() => WindowFrameBound::Following(ScalarValue::UInt64(None)),
-                (b, _) => b,
-            };
-        Ok(WindowFrame::new_bounds(units, typed(start), typed(end)))
     }
 }
 

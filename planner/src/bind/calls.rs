@@ -14,13 +14,14 @@ use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::functions::registry::{self, Arg, Overload, Ret};
 use crate::functions::{call, json, registry::CallTypes};
+use crate::parser::fold;
 
 impl Binder<'_> {
     /// A call as parsed, by its folded name.
     pub(crate) fn named_call(&self, c: Ctx, name: &str, f: &ast::Function) -> Result<Typed> {
         if f.over.is_some()
             || super::aggregates::is_aggregate(name)
-            || super::aggregates::is_window(name)
+            || super::windows::is_window(name)
         {
             return self.aggregate_or_window(c, name, f);
         }
@@ -40,6 +41,9 @@ impl Binder<'_> {
                         "42809",
                         format!("DISTINCT specified, but {name} is not an aggregate function"),
                     ));
+                }
+                if name == "make_interval" {
+                    return self.make_interval(c, &l.args);
                 }
                 self.function_args(c, &l.args)?
             }
@@ -148,6 +152,51 @@ impl Binder<'_> {
         }
     }
 
+    /// `make_interval(days => 1, hours => 2)`: the sum of its parts.
+    fn make_interval(&self, c: Ctx, args: &[FunctionArg]) -> Result<Typed> {
+        const PARTS: [(&str, &str); 7] = [
+            ("years", "1 year"),
+            ("months", "1 month"),
+            ("weeks", "7 days"),
+            ("days", "1 day"),
+            ("hours", "1 hour"),
+            ("mins", "1 minute"),
+            ("secs", "1 second"),
+        ];
+        let length = |text: &str| -> Result<Typed> {
+            let e = self.cast(self.text(text), &SqlType::Interval, Context::Explicit)?;
+            Ok(Typed::new(e, SqlType::Interval))
+        };
+        let unknown = || no_function("make_interval", &vec!["unknown".to_string(); args.len()]);
+        let mut sum = length("0")?;
+        for (i, a) in args.iter().enumerate() {
+            let (place, value) = match a {
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) => (Some(i), e),
+                FunctionArg::Named {
+                    name,
+                    arg: FunctionArgExpr::Expr(e),
+                    ..
+                } => (PARTS.iter().position(|p| p.0 == fold(name)), e),
+                FunctionArg::ExprNamed {
+                    name: ast::Expr::Identifier(name),
+                    arg: FunctionArgExpr::Expr(e),
+                    ..
+                } => (PARTS.iter().position(|p| p.0 == fold(name)), e),
+                _ => return Err(unknown()),
+            };
+            let (name, unit) = place.and_then(|i| PARTS.get(i)).ok_or_else(unknown)?;
+            let ty = if *name == "secs" {
+                SqlType::Float8
+            } else {
+                SqlType::Int4
+            };
+            let value = Typed::new(self.implicit(&self.expr(c, value)?, &ty)?, ty);
+            let part = self.operator(&ast::BinaryOperator::Multiply, value, length(unit)?)?;
+            sum = self.operator(&ast::BinaryOperator::Plus, sum, part)?;
+        }
+        Ok(sum)
+    }
+
     pub(crate) fn function_args(&self, c: Ctx, args: &[FunctionArg]) -> Result<Vec<Typed>> {
         args.iter()
             .map(|a| match a {
@@ -167,7 +216,7 @@ impl Binder<'_> {
         )
     }
 
-    fn extreme(&self, name: &str, args: Vec<Typed>) -> Result<Typed> {
+    pub(super) fn extreme(&self, name: &str, args: Vec<Typed>) -> Result<Typed> {
         let (exprs, ty) = self.unify(
             args,
             if name == "greatest" {

@@ -230,10 +230,11 @@ impl Binder<'_> {
         let mut new = old.to_vec();
         let mut set = vec![false; new.len()];
         for a in assignments {
+            let row = super::rows::fields(&a.value);
             let columns = match (&a.target, &a.value) {
                 (AssignmentTarget::Tuple(ns), E::Subquery(q)) => {
                     let used = std::cell::RefCell::new(Vec::new());
-                    let rel = self.query(q, ctes, Outer::Query(scope, &used))?;
+                    let rel = self.query(q, ctes, Outer::Query(scope, &used, None))?;
                     if rel.cols.len() != ns.len() {
                         return Err(SqlError::new(
                             "42601",
@@ -253,16 +254,16 @@ impl Binder<'_> {
                 (AssignmentTarget::ColumnName(n), v) => {
                     vec![(parts(n).pop().unwrap_or_default(), v)]
                 }
-                (AssignmentTarget::Tuple(ns), E::Tuple(vs)) if ns.len() == vs.len() => ns
-                    .iter()
-                    .map(|n| parts(n).pop().unwrap_or_default())
-                    .zip(vs)
-                    .collect(),
-                _ => {
-                    return Err(SqlError::new(
-                        "42601",
-                        "number of columns does not match number of values",
-                    ));
+                (AssignmentTarget::Tuple(ns), _) => {
+                    let values = row.iter().flatten();
+                    if ns.len() != values.clone().count() {
+                        return Err(SqlError::new(
+                            "42601",
+                            "number of columns does not match number of values",
+                        ));
+                    }
+                    let names = ns.iter().map(|n| parts(n).pop().unwrap_or_default());
+                    names.zip(values).collect()
                 }
             };
             for (name, value) in pairs {

@@ -4,8 +4,7 @@ use datafusion_common::ScalarValue;
 use datafusion_expr::expr::InList;
 use datafusion_expr::{Expr, Operator};
 use sqlparser::ast::{
-    self, AccessExpr, BinaryOperator as B, DateTimeField, Expr as E, Subscript, TrimWhereField,
-    UnaryOperator, Value,
+    self, BinaryOperator as B, DateTimeField, Expr as E, TrimWhereField, UnaryOperator, Value,
 };
 use tidemill_zset::schema::SqlType;
 
@@ -16,6 +15,7 @@ use super::{Binder, Typed, literal, truth};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::functions::{arith, parse};
+use crate::parser::spelling::SYMMETRIC;
 use crate::parser::{parts, position};
 
 /// Calls that are computed by a node of their own, gathered while expressions are bound. A call's place
@@ -114,8 +114,8 @@ impl Binder<'_> {
                 self.at_precision(Typed::new(expr, ty), &t.data_type)
             }
             E::Interval(i) => self.interval(c, i),
-            E::IsNull(e) => self.is(c, e, |e| Expr::IsNull(Box::new(e))),
-            E::IsNotNull(e) => self.is(c, e, |e| Expr::IsNotNull(Box::new(e))),
+            E::IsNull(e) => self.is_null(c, e, true),
+            E::IsNotNull(e) => self.is_null(c, e, false),
             E::IsTrue(e) => self.is_truth(c, e, "IS TRUE", |e| Expr::IsTrue(Box::new(e))),
             E::IsNotTrue(e) => self.is_truth(c, e, "IS NOT TRUE", |e| Expr::IsNotTrue(Box::new(e))),
             E::IsFalse(e) => self.is_truth(c, e, "IS FALSE", |e| Expr::IsFalse(Box::new(e))),
@@ -141,13 +141,22 @@ impl Binder<'_> {
                 high,
             } => {
                 let x = self.expr(c, expr)?;
-                let low = self.expr(c, low)?;
-                let high = self.expr(c, high)?;
-                let ge = self.compare(Operator::GtEq, x.clone(), low)?;
-                let le = self.compare(Operator::LtEq, x, high)?;
-                let both = and(ge.expr, le.expr);
+                let (low, either_way) = match symmetric_bound(low) {
+                    Some(low) => (low, true),
+                    None => (low.as_ref(), false),
+                };
+                let (low, high) = (self.expr(c, low)?, self.expr(c, high)?);
+                let within = |low: &Typed, high: &Typed| -> Result<Expr> {
+                    let ge = self.compare(Operator::GtEq, x.clone(), low.clone())?;
+                    let le = self.compare(Operator::LtEq, x.clone(), high.clone())?;
+                    Ok(and(ge.expr, le.expr))
+                };
+                let mut found = within(&low, &high)?;
+                if either_way {
+                    found = or(found, within(&high, &low)?);
+                }
                 Ok(Typed::new(
-                    if *negated { not(both) } else { both },
+                    if *negated { not(found) } else { found },
                     SqlType::Bool,
                 ))
             }
@@ -180,28 +189,34 @@ impl Binder<'_> {
                 pattern,
                 escape_char,
                 any: false,
-            } => self.like(c, expr, pattern, escape_char, *negated, false),
+            } => match all_of(pattern) {
+                Some(all) => self.like_each(c, expr, all, escape_char, *negated, false, false),
+                None => self.like(c, expr, pattern, escape_char, *negated, false),
+            },
             E::ILike {
                 negated,
                 expr,
                 pattern,
                 escape_char,
                 any: false,
-            } => self.like(c, expr, pattern, escape_char, *negated, true),
+            } => match all_of(pattern) {
+                Some(all) => self.like_each(c, expr, all, escape_char, *negated, true, false),
+                None => self.like(c, expr, pattern, escape_char, *negated, true),
+            },
             E::Like {
                 negated,
                 expr,
                 pattern,
                 escape_char,
                 any: true,
-            } => self.like_any(c, expr, pattern, escape_char, *negated, false),
+            } => self.like_each(c, expr, pattern, escape_char, *negated, false, true),
             E::ILike {
                 negated,
                 expr,
                 pattern,
                 escape_char,
                 any: true,
-            } => self.like_any(c, expr, pattern, escape_char, *negated, true),
+            } => self.like_each(c, expr, pattern, escape_char, *negated, true, true),
             E::SimilarTo {
                 negated,
                 expr,
@@ -457,12 +472,6 @@ impl Binder<'_> {
         Ok(Typed::new(expr, SqlType::Interval))
     }
 
-    fn is(&self, c: Ctx, e: &E, f: impl Fn(Expr) -> Expr) -> Result<Typed> {
-        let t = self.expr(c, e)?;
-        let t = self.known(t)?;
-        Ok(Typed::new(f(t.expr), SqlType::Bool))
-    }
-
     fn is_truth(&self, c: Ctx, e: &E, what: &str, f: impl Fn(Expr) -> Expr) -> Result<Typed> {
         let t = self.expr(c, e)?;
         let e = self.boolean(t, what)?;
@@ -470,8 +479,8 @@ impl Binder<'_> {
     }
 
     fn binary(&self, c: Ctx, left: &E, op: &B, right: &E) -> Result<Typed> {
-        if let (E::Tuple(l), E::Tuple(r)) = (strip(left), strip(right)) {
-            return self.compare_rows(c, l, op, r);
+        if let Some(compared) = self.rows_compared(c, left, op, right)? {
+            return Ok(compared);
         }
         if matches!(op, B::And | B::Or) {
             return self.logical(c, left, op, right);
@@ -505,59 +514,6 @@ impl Binder<'_> {
             super::conditions::chain(bound, operator),
             SqlType::Bool,
         ))
-    }
-
-    /// `(a, b) = (c, d)` and the orders.
-    fn compare_rows(&self, c: Ctx, l: &[E], op: &B, r: &[E]) -> Result<Typed> {
-        if l.len() != r.len() {
-            return Err(SqlError::new(
-                "42601",
-                "unequal number of entries in row expressions",
-            ));
-        }
-        let mut pairs = Vec::new();
-        for (a, b) in l.iter().zip(r) {
-            pairs.push((self.expr(c, a)?, self.expr(c, b)?));
-        }
-        let eq =
-            |(a, b): &(Typed, Typed), op| self.compare(op, a.clone(), b.clone()).map(|t| t.expr);
-        let all = |op| -> Result<Expr> {
-            pairs
-                .iter()
-                .map(|p| eq(p, op))
-                .reduce(|a, b| Ok(and(a?, b?)))
-                .unwrap_or_else(|| Ok(truth(true)))
-        };
-        let e = match op {
-            B::Eq => all(Operator::Eq)?,
-            B::NotEq => not(all(Operator::Eq)?),
-            B::Lt | B::LtEq | B::Gt | B::GtEq => {
-                let strict = if matches!(op, B::Lt | B::LtEq) {
-                    Operator::Lt
-                } else {
-                    Operator::Gt
-                };
-                let last = match op {
-                    B::LtEq => Operator::LtEq,
-                    B::GtEq => Operator::GtEq,
-                    _ => strict,
-                };
-                let mut out: Option<Expr> = None;
-                for (i, p) in pairs.iter().enumerate().rev() {
-                    out = Some(match out {
-                        None => eq(p, if i + 1 == pairs.len() { last } else { strict })?,
-                        Some(rest) => or(eq(p, strict)?, and(eq(p, Operator::Eq)?, rest)),
-                    });
-                }
-                out.unwrap_or_else(|| truth(true))
-            }
-            _ => {
-                return Err(SqlError::unsupported(
-                    "this operator on row values is not supported",
-                ));
-            }
-        };
-        Ok(Typed::new(e, SqlType::Bool))
     }
 
     fn unary(&self, c: Ctx, op: &UnaryOperator, e: &E) -> Result<Typed> {
@@ -600,16 +556,16 @@ impl Binder<'_> {
     }
 
     fn in_list(&self, c: Ctx, e: &E, list: &[E], negated: bool) -> Result<Typed> {
-        if let E::Tuple(l) = strip(e) {
+        if let Some(l) = super::rows::fields(e) {
             let mut out: Option<Expr> = None;
             for item in list {
-                let E::Tuple(r) = strip(item) else {
+                let Some(r) = super::rows::fields(item) else {
                     return Err(SqlError::new(
                         "42601",
                         "IN needs row values of the same length",
                     ));
                 };
-                let one = self.compare_rows(c, l, &B::Eq, r)?.expr;
+                let one = self.compare_rows(c, &l, &B::Eq, &r)?.expr;
                 out = Some(match out {
                     None => one,
                     Some(o) => or(o, one),
@@ -699,56 +655,6 @@ impl Binder<'_> {
         Ok(Typed::new(e, ty))
     }
 
-    fn access(&self, c: Ctx, root: &E, chain: &[AccessExpr]) -> Result<Typed> {
-        let mut t = match (root, chain.first()) {
-            // t.arr[1] may come as an identifier with a chain of a field and a subscript.
-            (E::Identifier(i), Some(AccessExpr::Dot(E::Identifier(f)))) => {
-                let t = self.column_ref(c.scope, &[i.clone(), f.clone()])?;
-                return self.access_typed(c, t, &chain[1..]);
-            }
-            _ => self.expr(c, root)?,
-        };
-        t = self.access_typed(c, t, chain)?;
-        Ok(t)
-    }
-
-    fn access_typed(&self, c: Ctx, mut t: Typed, chain: &[AccessExpr]) -> Result<Typed> {
-        for step in chain {
-            t = match step {
-                AccessExpr::Subscript(Subscript::Index { index }) => {
-                    let i = self.expr(c, index)?;
-                    if matches!(t.ty, SqlType::Jsonb) {
-                        self.operator(&B::Arrow, t, i)?
-                    } else {
-                        self.function("array_subscript", vec![t, i], None)?
-                    }
-                }
-                AccessExpr::Subscript(Subscript::Slice {
-                    lower_bound,
-                    upper_bound,
-                    stride: None,
-                }) => {
-                    let one = Typed::new(literal(ScalarValue::Int32(Some(1))), SqlType::Int4);
-                    let most =
-                        Typed::new(literal(ScalarValue::Int32(Some(i32::MAX))), SqlType::Int4);
-                    let l = lower_bound
-                        .as_ref()
-                        .map(|e| self.expr(c, e))
-                        .transpose()?
-                        .unwrap_or(one);
-                    let u = upper_bound
-                        .as_ref()
-                        .map(|e| self.expr(c, e))
-                        .transpose()?
-                        .unwrap_or(most);
-                    self.function("array_slice", vec![t, l, u], None)?
-                }
-                _ => return Err(SqlError::unsupported("field access is not supported")),
-            };
-        }
-        Ok(t)
-    }
-
     /// A name or number as an oid.
     fn regclass(&self, t: Typed) -> Result<Typed> {
         if let Expr::Literal(ScalarValue::Utf8View(Some(s)), _) = &t.expr
@@ -809,6 +715,29 @@ fn start(e: &E) -> Option<usize> {
         E::CompoundIdentifier(p) => position(p.first()?.span),
         E::Value(v) => position(v.span),
         E::Nested(e) | E::Cast { expr: e, .. } | E::BinaryOp { left: e, .. } => start(e),
+        _ => None,
+    }
+}
+
+/// The lower bound of BETWEEN SYMMETRIC; see [`crate::parser::spelling`].
+fn symmetric_bound(low: &E) -> Option<&E> {
+    argument_of(low, SYMMETRIC)
+}
+
+/// The list of `LIKE ALL (…)`, which the parser takes for a call.
+fn all_of(pattern: &E) -> Option<&E> {
+    argument_of(pattern, "all")
+}
+
+/// The argument of a call of that name with one.
+fn argument_of<'e>(e: &'e E, name: &str) -> Option<&'e E> {
+    let E::Function(f) = e else { return None };
+    let named = parts(&f.name).pop()?;
+    match &f.args {
+        ast::FunctionArguments::List(l) if named == name => match l.args.as_slice() {
+            [ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e))] => Some(e),
+            _ => None,
+        },
         _ => None,
     }
 }

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use datafusion::datasource::provider_as_source;
 use datafusion_common::{Column, JoinType};
 use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator};
-use sqlparser::ast::{
-    self, FunctionArg, JoinConstraint, JoinOperator, TableAlias, TableFactor, TableWithJoins,
-};
+use sqlparser::ast::{self, JoinConstraint, JoinOperator, TableAlias, TableFactor, TableWithJoins};
 use tidemill_zset::schema::SqlType;
 
-use super::calls::{is_each, is_set_returning};
 use super::expr::Ctx;
+use super::from_functions::{is_lateral, table_function};
 use super::scope::{Outer, Scope, ScopeCol, ScopeTable, closest};
 use super::{Binder, Ctes, Rel, RelCol, Typed, builder, df, fit, project, unique_names};
 use crate::catalog::{Relation, RelationKind};
@@ -176,9 +174,6 @@ impl Binder<'_> {
                 table_with_joins,
                 alias,
             } => {
-                if alias.is_some() {
-                    return Err(SqlError::unsupported("an alias of a join is not supported"));
-                }
                 right = self.join(
                     right,
                     &table_with_joins.relation,
@@ -189,6 +184,9 @@ impl Binder<'_> {
                 for k in &table_with_joins.joins {
                     right = self.join_step(right, k, ctes)?;
                 }
+                if let Some(alias) = alias {
+                    right = self.named_join(right, alias)?;
+                }
             }
             other => {
                 return Err(SqlError::unsupported(format!(
@@ -197,6 +195,30 @@ impl Binder<'_> {
             }
         }
         self.combine(left, right, kind, constraint, ctes)
+    }
+
+    /// `(a JOIN b …) AS j`: one relation, which hides those in it.
+    fn named_join<'o>(&self, join: Joined<'o>, alias: &TableAlias) -> Result<Joined<'o>> {
+        let (mut exprs, mut cols) = (Vec::new(), Vec::new());
+        for c in join.scope.star() {
+            let internal = self.fresh(&c.name);
+            exprs.push(c.expr.clone().alias(&internal));
+            cols.push(RelCol {
+                name: c.name.clone(),
+                ty: c.ty.clone(),
+                unknown: false,
+                column: Column::new_unqualified(internal),
+            });
+        }
+        let plan = project(join.plan.unwrap_or_else(one_row), exprs)?;
+        let name = fold(&alias.name);
+        let rel = self.aliased(Rel { plan, cols }, &name, Some(alias))?;
+        let mut scope = Scope::new(join.scope.outer);
+        scope.add(rel.table(&name, None))?;
+        Ok(Joined {
+            plan: Some(rel.plan),
+            scope,
+        })
     }
 
     pub(super) fn combine<'o>(
@@ -334,10 +356,14 @@ impl Binder<'_> {
                 Typed::new(l.expr.clone(), l.ty.clone()),
                 Typed::new(r.expr.clone(), r.ty.clone()),
             )?;
+            let key = |e: &Expr| {
+                let key = self.order_key(Typed::new(e.clone(), ty.clone()))?;
+                Ok::<_, SqlError>(Box::new(key.expr))
+            };
             on.push(Expr::BinaryExpr(BinaryExpr::new(
-                Box::new(le.clone()),
+                key(&le)?,
                 Operator::Eq,
-                Box::new(re.clone()),
+                key(&re)?,
             )));
             let (expr, ty) = match kind {
                 JoinType::Right => (r.expr, r.ty),
@@ -525,128 +551,6 @@ impl Binder<'_> {
         }
         Ok(rel)
     }
-
-    /// A set-returning function in FROM: it may use what stands to its left.
-    #[allow(clippy::too_many_arguments)]
-    fn join_function<'o>(
-        &self,
-        left: Joined<'o>,
-        name: &str,
-        args: &[FunctionArg],
-        alias: Option<&TableAlias>,
-        ordinality: bool,
-        kind: JoinType,
-        constraint: &JoinConstraint,
-        ctes: &Ctes,
-    ) -> Result<Joined<'o>> {
-        if matches!(kind, JoinType::Right | JoinType::Full) {
-            return Err(SqlError::unsupported(
-                "RIGHT and FULL JOIN with a function are not supported",
-            ));
-        }
-        let base = left.plan.unwrap_or_else(one_row);
-        let args = {
-            let mut inner = Scope::new(Outer::Lateral(&left.scope));
-            inner.tables.clear();
-            self.function_args(Ctx::plain(&inner, ctes, "functions in FROM"), args)?
-        };
-        let mut names = Vec::new();
-        let mut lists = Vec::new();
-        if is_each(name) {
-            for (n, e, t) in self.each_function(name, args)? {
-                names.push(n);
-                lists.push((e, t));
-            }
-        } else if name == "unnest" {
-            for a in args {
-                names.push("unnest".to_string());
-                lists.push(self.set_function("unnest", vec![a])?);
-            }
-        } else if is_set_returning(name) {
-            // These have an OUT parameter, which names the column whatever the alias.
-            names.push(if name.contains("_array_elements") {
-                "value".to_string()
-            } else {
-                name.to_string()
-            });
-            lists.push(self.set_function(name, args)?);
-        } else {
-            // A plain function gives one row.
-            let t = self.function(name, args, None)?;
-            let list = self.function("array_construct", vec![t.clone()], None)?;
-            names.push(name.to_string());
-            lists.push((list.expr, t.ty));
-        }
-        if ordinality {
-            let all: Vec<Typed> = lists
-                .iter()
-                .map(|(e, t)| Typed::new(e.clone(), SqlType::Array(Box::new(t.clone()))))
-                .collect();
-            if all.is_empty() {
-                return Err(SqlError::new("42601", "WITH ORDINALITY needs a function"));
-            }
-            let e = self.function("ordinality", all, None)?;
-            names.push("ordinality".into());
-            lists.push((e.expr, SqlType::Int8));
-        }
-        let types: Vec<SqlType> = lists.iter().map(|(_, t)| t.clone()).collect();
-        let (mut plan, columns) = self.unnest(base, lists, kind == JoinType::Left)?;
-        let table_name = alias.map_or(name.to_string(), |a| fold(&a.name));
-        let single = names.len() == 1 + ordinality as usize;
-        let given: Vec<String> = alias
-            .map(|a| a.columns.iter().map(|c| fold(&c.name)).collect())
-            .unwrap_or_default();
-        let cols = columns
-            .into_iter()
-            .zip(types)
-            .enumerate()
-            .map(|(i, (expr, ty))| {
-                // The alias of a function with one column names the column too.
-                let name = given.get(i).cloned().unwrap_or_else(|| {
-                    if i == 0 && single && alias.is_some() && names[0] != "value" {
-                        table_name.clone()
-                    } else {
-                        names[i].clone()
-                    }
-                });
-                ScopeCol {
-                    name,
-                    ty,
-                    expr,
-                    hidden: false,
-                }
-            })
-            .collect();
-        let mut scope = left.scope;
-        scope.add(ScopeTable {
-            alias: table_name,
-            schema: None,
-            cols,
-            primary_key: None,
-        })?;
-        if let JoinConstraint::On(e) = constraint {
-            let trivial = matches!(super::expr::strip(e), ast::Expr::Value(v) if v.value == ast::Value::Boolean(true));
-            if !trivial {
-                if kind == JoinType::Left {
-                    return Err(SqlError::unsupported(
-                        "LEFT JOIN of a function is only supported with ON true",
-                    ));
-                }
-                plan = self.where_clause(plan, &scope, ctes, e)?;
-            }
-        } else if matches!(
-            constraint,
-            JoinConstraint::Using(_) | JoinConstraint::Natural
-        ) {
-            return Err(SqlError::unsupported(
-                "USING with a function is not supported",
-            ));
-        }
-        Ok(Joined {
-            plan: Some(plan),
-            scope,
-        })
-    }
 }
 
 /// Column names given by an alias.
@@ -667,63 +571,4 @@ pub(super) fn renamed(mut rel: Rel, alias: Option<&TableAlias>) -> Result<Rel> {
         c.name = fold(&n.name);
     }
     Ok(rel)
-}
-
-/// Name, arguments, alias and WITH ORDINALITY of a function in FROM.
-fn table_function(
-    f: &TableFactor,
-) -> Option<(String, Vec<FunctionArg>, Option<&TableAlias>, bool)> {
-    match f {
-        TableFactor::Table {
-            name,
-            args: Some(args),
-            alias,
-            with_ordinality,
-            ..
-        } => Some((
-            parts(name).pop()?,
-            args.args.clone(),
-            alias.as_ref(),
-            *with_ordinality,
-        )),
-        TableFactor::Function {
-            name,
-            args,
-            alias,
-            with_ordinality,
-            ..
-        } => Some((
-            parts(name).pop()?,
-            args.clone(),
-            alias.as_ref(),
-            *with_ordinality,
-        )),
-        TableFactor::UNNEST {
-            alias,
-            array_exprs,
-            with_ordinality,
-            ..
-        } => {
-            let args = array_exprs
-                .iter()
-                .map(|e| FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e.clone())))
-                .collect();
-            Some(("unnest".into(), args, alias.as_ref(), *with_ordinality))
-        }
-        TableFactor::TableFunction {
-            expr: ast::Expr::Function(f),
-            alias,
-        } => {
-            let args = match &f.args {
-                ast::FunctionArguments::List(l) => l.args.clone(),
-                _ => vec![],
-            };
-            Some((parts(&f.name).pop()?, args, alias.as_ref(), false))
-        }
-        _ => None,
-    }
-}
-
-fn is_lateral(f: &TableFactor) -> bool {
-    table_function(f).is_some() || matches!(f, TableFactor::Derived { lateral: true, .. })
 }

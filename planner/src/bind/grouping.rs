@@ -1,5 +1,6 @@
 //! GROUP BY: its keys, the aggregate node, and how expressions are brought above it.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
@@ -18,7 +19,8 @@ use crate::compile::decorrelate::names::{replace_outer, subquery_of, with_subque
 use crate::error::{Result, SqlError};
 use crate::parser::fold;
 
-use super::select::{Item, ordinal};
+use super::select::Item;
+use super::tail::ordinal;
 
 impl Binder<'_> {
     /// GROUP BY: its keys, and how they combine if not plainly.
@@ -28,7 +30,7 @@ impl Binder<'_> {
         g: &GroupByExpr,
         s: &ast::Select,
         items: &[Item],
-    ) -> Result<(Vec<Expr>, Option<Expr>)> {
+    ) -> Result<Groups> {
         let GroupByExpr::Expressions(exprs, modifiers) = g else {
             return Err(SqlError::unsupported("GROUP BY ALL is not supported"));
         };
@@ -45,12 +47,21 @@ impl Binder<'_> {
             ..ctx
         };
         let mut keys: Vec<Expr> = Vec::new();
+        let mut shown: Vec<Shown> = Vec::new();
         let mut one = |e: &E| -> Result<Expr> {
             let t = self.group_key(c, e, s, items)?;
-            if !keys.contains(&t) {
-                keys.push(t.clone());
+            let key = match t.expr {
+                Expr::Literal(..) => t.expr.clone(),
+                _ => self.order_key(t.clone())?.expr,
+            };
+            if !keys.contains(&key) {
+                keys.push(key.clone());
             }
-            Ok(t)
+            if key != t.expr && !shown.iter().any(|s| s.value.expr == t.expr) {
+                let key = key.clone();
+                shown.push(Shown { value: t, key });
+            }
+            Ok(key)
         };
         // Each element stands for one or more sets of keys; together they stand for all combinations.
         let mut sets: Vec<Vec<Expr>> = vec![vec![]];
@@ -78,18 +89,23 @@ impl Binder<'_> {
             plain = false;
             sets = product(sets, &element)?;
         }
-        if plain {
-            return Ok((keys, None));
-        }
-        Ok((
+        let sets = GroupingSet::GroupingSets(sets);
+        Ok(Groups {
             keys,
-            Some(Expr::GroupingSet(GroupingSet::GroupingSets(sets))),
-        ))
+            sets: (!plain).then_some(Expr::GroupingSet(sets)),
+            shown,
+        })
     }
 
-    pub(super) fn group_key(&self, c: Ctx, e: &E, s: &ast::Select, items: &[Item]) -> Result<Expr> {
+    pub(super) fn group_key(
+        &self,
+        c: Ctx,
+        e: &E,
+        s: &ast::Select,
+        items: &[Item],
+    ) -> Result<Typed> {
         let width = items.len();
-        let from_item = |i: usize| -> Result<Expr> {
+        let from_item = |i: usize| -> Result<Typed> {
             let t = self.known(items[i].value.clone())?;
             if uses_marker(&t.expr) {
                 return Err(SqlError::new(
@@ -97,7 +113,7 @@ impl Binder<'_> {
                     "aggregate functions are not allowed in GROUP BY",
                 ));
             }
-            Ok(t.expr)
+            Ok(t)
         };
         if let Some(i) = ordinal(e, width, "GROUP BY")? {
             return from_item(i);
@@ -111,9 +127,12 @@ impl Binder<'_> {
                 return from_item(n);
             }
         }
-        let _ = s;
+        // A subquery that is written twice is one; bound twice it would be two.
+        if let Some(n) = same_item(e, s) {
+            return from_item(n);
+        }
         let t = self.expr(c, e)?;
-        Ok(self.known(t)?.expr)
+        self.known(t)
     }
 
     /// The aggregate node, and how expressions above it are brought up.
@@ -121,10 +140,17 @@ impl Binder<'_> {
         &self,
         plan: LogicalPlan,
         scope: &'s Scope,
-        groups: &[Expr],
-        sets: Option<Expr>,
-        calls: &[(Expr, SqlType)],
+        Groups {
+            keys: groups,
+            sets,
+            shown,
+        }: Groups,
+        mut calls: Vec<(Expr, SqlType)>,
     ) -> Result<(LogicalPlan, Lift<'s>)> {
+        let asked = calls.len();
+        for s in &shown {
+            calls.push((representative(&s.value), s.value.ty.clone()));
+        }
         let mut computed: Vec<(Expr, Expr)> = Vec::new();
         let mut place = |e: &Expr, stem: &str| -> Expr {
             match e {
@@ -151,7 +177,7 @@ impl Binder<'_> {
             })
             .collect();
         let mut functions = Vec::new();
-        for (call, ty) in calls {
+        for (call, ty) in &calls {
             let Expr::AggregateFunction(a) = call else {
                 return Err(SqlError::internal("not an aggregate"));
             };
@@ -192,6 +218,11 @@ impl Binder<'_> {
             ],
         };
         let mut unique: Vec<Expr> = Vec::new();
+        if group_exprs.is_empty() && functions.is_empty() {
+            // All rows are one group, of which nothing is asked.
+            let one = super::literal(ScalarValue::Int64(Some(1)));
+            unique.push(datafusion::functions_aggregate::count::count_udaf().call(vec![one]));
+        }
         for (f, _) in &functions {
             if !unique.contains(f) {
                 unique.push(f.clone());
@@ -215,9 +246,27 @@ impl Binder<'_> {
             })
             .collect::<Result<Vec<_>>>()?;
         let schema = plan.schema().clone();
+        let above = |key: &Expr| keys.iter().find(|(k, _)| k == key).map(|(_, c)| c.clone());
+        let shown = shown
+            .into_iter()
+            .zip(&results[asked..])
+            .map(|(s, result)| {
+                // Where a grouping set leaves the key out, it is NULL.
+                let there = above(&s.key).filter(|_| sets.is_some());
+                let result = match there {
+                    Some(key) => super::conditions::when(
+                        vec![(Expr::IsNotNull(Box::new(key)), result.clone())],
+                        super::null_of(&s.value.ty),
+                    ),
+                    None => result.clone(),
+                };
+                (s, result)
+            })
+            .collect();
         Ok((
             plan,
             Lift {
+                shown,
                 scope,
                 keys,
                 results,
@@ -260,6 +309,67 @@ fn not_a_key() -> SqlError {
         "42803",
         "arguments to GROUPING must be grouping expressions of the associated query level",
     )
+}
+
+/// The item of the select list that is written like a key with a subquery.
+fn same_item(key: &E, s: &ast::Select) -> Option<usize> {
+    let has_query = ast::visit_expressions(key, |e| match e {
+        E::Subquery(_) | E::Exists { .. } | E::InSubquery { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    if has_query.is_continue() {
+        return None;
+    }
+    for (n, item) in s.projection.iter().enumerate() {
+        match item {
+            ast::SelectItem::UnnamedExpr(e) | ast::SelectItem::ExprWithAlias { expr: e, .. } => {
+                if strip(e) == strip(key) {
+                    return Some(n);
+                }
+            }
+            // Stands for any number of items.
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// Adds to the keys of GROUP BY what they determine: where they hold a table's PRIMARY KEY, its columns that expressions
+/// above use.
+pub(super) fn add_dependent(groups: &mut Vec<Expr>, scope: &Scope, above: &[&Expr]) {
+    let mut used: Vec<Column> = Vec::new();
+    for e in above {
+        let _ = e.apply(|e| {
+            match e {
+                Expr::Column(c) => used.push(c.clone()),
+                e => {
+                    let outer = subquery_of(e).map(|s| s.outer_ref_columns.as_slice());
+                    used.extend(outer.unwrap_or_default().iter().filter_map(|e| match e {
+                        Expr::OuterReferenceColumn(_, c) => Some(c.clone()),
+                        _ => None,
+                    }));
+                }
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+    }
+    for table in &scope.tables {
+        let Some(key) = table.primary_key.as_deref().filter(|k| !k.is_empty()) else {
+            continue;
+        };
+        let whole = key
+            .iter()
+            .all(|i| table.cols.get(*i).is_some_and(|c| groups.contains(&c.expr)));
+        if !whole {
+            continue;
+        }
+        for col in &table.cols {
+            let in_use = matches!(&col.expr, Expr::Column(c) if used.contains(c));
+            if in_use && !groups.contains(&col.expr) {
+                groups.push(col.expr.clone());
+            }
+        }
+    }
 }
 
 /// Sets of keys that are still planned.
@@ -354,9 +464,35 @@ fn product(a: Vec<Vec<Expr>>, b: &[Vec<Expr>]) -> Result<Vec<Vec<Expr>>> {
         .collect())
 }
 
+/// What GROUP BY says.
+pub(super) struct Groups {
+    pub(super) keys: Vec<Expr>,
+    /// How the keys combine, if not plainly.
+    pub(super) sets: Option<Expr>,
+    /// Values that stand beside their key.
+    pub(super) shown: Vec<Shown>,
+}
+
+/// A value whose equality is that of another one, the key: `1 month` and `30 days` are one group.
+pub(super) struct Shown {
+    value: Typed,
+    key: Expr,
+}
+
+/// Of equal values the one that is shown: the interval in the largest units, the shortest jsonb. An aggregate call.
+pub(super) fn representative(value: &Typed) -> Expr {
+    let function = match value.ty {
+        SqlType::Interval => datafusion::functions_aggregate::min_max::max_udaf(),
+        _ => datafusion::functions_aggregate::min_max::min_udaf(),
+    };
+    function.call(vec![value.expr.clone()])
+}
+
 /// Brings expressions over the input of an aggregate above it.
 pub(super) struct Lift<'s> {
     scope: &'s Scope<'s>,
+    /// Values beside their key, and what they are above.
+    shown: Vec<(Shown, Expr)>,
     /// Group key → its column above.
     keys: Vec<(Expr, Expr)>,
     /// Results of the aggregate calls.
@@ -384,6 +520,13 @@ impl Lift<'_> {
                     .find(|(k, _)| *k == e && !matches!(k, Expr::Literal(..)))
                 {
                     return Ok(Transformed::new(c.clone(), true, TreeNodeRecursion::Jump));
+                }
+                if let Some((_, above)) = self.shown.iter().find(|(s, _)| s.value.expr == e) {
+                    return Ok(Transformed::new(
+                        above.clone(),
+                        true,
+                        TreeNodeRecursion::Jump,
+                    ));
                 }
                 if subquery_of(&e).is_some() {
                     return Ok(Transformed::yes(with_subquery(e, |s| {
@@ -422,6 +565,10 @@ impl Lift<'_> {
         let cast = |e: Expr, to: DataType| Expr::Cast(datafusion_expr::Cast::new(Box::new(e), to));
         let mut out = long(0);
         for a in args {
+            let a = match self.shown.iter().find(|(s, _)| s.value.expr == *a) {
+                Some((s, _)) => &s.key,
+                None => a,
+            };
             let key = self.keys.iter().find(|(k, _)| k == a);
             let (_, above) = key.ok_or_else(not_a_key)?;
             out = binary(out, Operator::BitwiseShiftLeft, long(1));
@@ -447,6 +594,18 @@ impl Lift<'_> {
 
     /// What takes the place of an expression over this query's rows in a subquery above the aggregate: a key.
     fn outer(&self, e: &Expr) -> datafusion_common::Result<Option<Expr>> {
+        if let Expr::OuterReferenceColumn(_, c) = e
+            && c.relation.as_ref().is_some_and(|r| r.table() == AGGREGATE)
+        {
+            let result = c.name.parse().ok().and_then(|n: usize| self.results.get(n));
+            let Some(Expr::Column(c)) = result else {
+                return Err(crate::functions::external(SqlError::unsupported(
+                    "this aggregate of the query around a subquery is not supported",
+                )));
+            };
+            let field = Arc::clone(self.schema.field_from_column(c)?);
+            return Ok(Some(Expr::OuterReferenceColumn(field, c.clone())));
+        }
         let mut own = false;
         let here = e.clone().transform(|e| {
             Ok(match &e {
@@ -461,7 +620,9 @@ impl Lift<'_> {
             return Ok(None);
         }
         let key = self.keys.iter().find(|(k, _)| *k == here.data);
-        if let Some((_, Expr::Column(c))) = key {
+        let shown = self.shown.iter().find(|(s, _)| s.value.expr == here.data);
+        let above = key.map(|(_, c)| c).or(shown.map(|(_, e)| e));
+        if let Some(Expr::Column(c)) = above {
             let field = Arc::clone(self.schema.field_from_column(c)?);
             return Ok(Some(Expr::OuterReferenceColumn(field, c.clone())));
         }

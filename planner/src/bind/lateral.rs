@@ -8,7 +8,7 @@ use tidemill_zset::schema::SqlType;
 
 use super::expr::{Calls, Ctx};
 use super::scope::{Outer, Scope, ScopeCol, ScopeTable};
-use super::select::Tail;
+use super::tail::Tail;
 use super::{Binder, Ctes, Typed, builder, columns_of, df, filter, literal, project};
 use crate::compile::decorrelate;
 use crate::error::{Result, SqlError};
@@ -90,7 +90,7 @@ impl Binder<'_> {
         let base = left.plan.unwrap_or_else(one_row);
         let mut scope = left.scope;
         let used = std::cell::RefCell::new(Vec::new());
-        let rel = self.query(q, ctes, Outer::Query(&scope, &used))?;
+        let rel = self.query(q, ctes, Outer::Query(&scope, &used, None))?;
         let mut rel = self.settled(rel)?;
         // Names that nothing to the left has.
         let names: Vec<String> = rel.cols.iter().map(|_| self.fresh("lateral")).collect();
@@ -254,7 +254,7 @@ impl Binder<'_> {
                 }
             }
         }
-        let tail = super::select::tail_of(q)?;
+        let tail = super::tail::tail_of(q)?;
         let mut sorts = Vec::new();
         for o in &tail.order_by {
             let t = self.expr(ctx, &o.expr)?;

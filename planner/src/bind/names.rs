@@ -60,6 +60,10 @@ fn name_of(e: &Expr) -> Option<String> {
             _ => return None,
         },
         Expr::Tuple(_) => "row".into(),
+        Expr::BinaryOp {
+            op: sqlparser::ast::BinaryOperator::Overlaps,
+            ..
+        } => "overlaps".into(),
         _ => return None,
     })
 }

@@ -281,6 +281,17 @@ impl Binder<'_> {
                 "timestamp_diff"
             }
             (Op::Sub, Time, Time) => "time_diff",
+            (Op::Add, Timestamp | Timestamptz, Time) => {
+                let length = self.cast(r.clone(), &Interval, Context::Explicit)?;
+                return self.temporal_arithmetic(op, l, &Typed::new(length, Interval));
+            }
+            (Op::Add, Time, Timestamp | Timestamptz) => {
+                return self.temporal_arithmetic(op, r, l);
+            }
+            (Op::Sub, Timestamp | Timestamptz, Time) => {
+                let length = self.cast(r.clone(), &Interval, Context::Explicit)?;
+                return self.temporal_arithmetic(op, l, &Typed::new(length, Interval));
+            }
             (Op::Add, Date, Time) | (Op::Add, Time, Date) => "date_time",
             (Op::Add, Interval, Interval) => "interval_add",
             (Op::Sub, Interval, Interval) => "interval_sub",
@@ -332,7 +343,10 @@ impl Binder<'_> {
             return self.function("jsonb_concat", vec![l, r], None);
         }
         let texty = |t: &Typed| t.unknown || is_text(&t.ty);
-        if matches!((&l.ty, &r.ty), (SqlType::Bytea, SqlType::Bytea)) {
+        if matches!((&l.ty, &r.ty), (SqlType::Bytea, SqlType::Bytea))
+            || matches!(l.ty, SqlType::Bytea) && r.unknown
+            || matches!(r.ty, SqlType::Bytea) && l.unknown
+        {
             return self.function("bytea_concat", vec![l, r], None);
         }
         if !texty(&l) && !texty(&r) {
@@ -386,7 +400,8 @@ impl Binder<'_> {
     }
 
     /// `x LIKE ANY (ARRAY[…])`, the patterns written out.
-    pub(super) fn like_any(
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn like_each(
         &self,
         c: Ctx,
         e: &E,
@@ -394,10 +409,11 @@ impl Binder<'_> {
         escape: &Option<ast::ValueWithSpan>,
         negated: bool,
         insensitive: bool,
+        any: bool,
     ) -> Result<Typed> {
         let E::Array(patterns) = strip(patterns) else {
             return Err(SqlError::unsupported(
-                "LIKE ANY is only supported with ARRAY[…] on its right side",
+                "LIKE ANY and LIKE ALL are only supported with ARRAY[…] on their right side",
             ));
         };
         let each = patterns
@@ -406,10 +422,11 @@ impl Binder<'_> {
             .map(|p| Ok(self.like(c, e, p, escape, negated, insensitive)?.expr))
             .collect::<Result<Vec<_>>>()?;
         if each.is_empty() {
-            return Ok(Typed::new(truth(false), SqlType::Bool));
+            return Ok(Typed::new(truth(!any), SqlType::Bool));
         }
+        let operator = if any { Operator::Or } else { Operator::And };
         Ok(Typed::new(
-            super::conditions::chain(each, Operator::Or),
+            super::conditions::chain(each, operator),
             SqlType::Bool,
         ))
     }

@@ -8,6 +8,7 @@ use sqlparser::ast::Ident;
 use std::sync::Arc;
 use tidemill_zset::schema::SqlType;
 
+use super::expr::Calls;
 use super::{Binder, Rel, Typed};
 use crate::error::{Result, SqlError};
 use crate::parser::{fold, position};
@@ -39,8 +40,13 @@ pub(crate) struct ScopeTable {
 pub(crate) enum Outer<'o> {
     /// Nowhere.
     None,
-    /// In the query around this subquery; what is used is recorded.
-    Query(&'o Scope<'o>, &'o RefCell<Vec<Expr>>),
+    /// In the query around this subquery; what is used is recorded. Aggregates over its rows go to its calls, where it
+    /// may have any.
+    Query(
+        &'o Scope<'o>,
+        &'o RefCell<Vec<Expr>>,
+        Option<&'o RefCell<Calls>>,
+    ),
     /// To the left in FROM; the columns are part of this query's own plan.
     Lateral(&'o Scope<'o>),
 }
@@ -148,7 +154,7 @@ impl<'o> Scope<'o> {
         match self.outer {
             Outer::None => Ok(None),
             Outer::Lateral(s) => f(s),
-            Outer::Query(s, used) => {
+            Outer::Query(s, used, _) => {
                 let Some(t) = f(s)? else { return Ok(None) };
                 let expr = match t.expr {
                     Expr::Column(c) => Expr::OuterReferenceColumn(
@@ -178,6 +184,14 @@ impl<'o> Scope<'o> {
                 Outer::Lateral(s) => s.table(schema, table),
                 _ => None,
             })
+    }
+
+    /// The same, also in the queries around.
+    fn table_around(&self, table: &str) -> Option<&ScopeTable> {
+        self.local_table(None, table).or_else(|| match self.outer {
+            Outer::Lateral(s) | Outer::Query(s, ..) => s.table_around(table),
+            Outer::None => None,
+        })
     }
 
     /// Names of all columns, for hints.
@@ -241,6 +255,25 @@ pub(crate) fn closest<'n>(
 }
 
 impl Binder<'_> {
+    /// The row of the table `name`; of a function that gives single values, the value.
+    fn whole_row(&self, scope: &Scope, name: &str) -> Result<Option<Typed>> {
+        let Some(table) = scope.table_around(name) else {
+            return Ok(None);
+        };
+        if let [one] = table.cols.as_slice()
+            && matches!(&one.expr, Expr::Column(c) if c.relation.is_none())
+        {
+            return scope.qualified(None, name, &one.name);
+        }
+        let (mut columns, mut args) = (Vec::new(), Vec::new());
+        for c in &table.cols {
+            columns.push((c.name.clone(), c.ty.clone()));
+            args.extend(scope.qualified(None, name, &c.name)?.map(|t| t.expr));
+        }
+        let (e, ty) = crate::functions::rows::row(columns, args, true);
+        Ok(Some(Typed::new(e, ty)))
+    }
+
     /// `name` or `[schema.]table.name`.
     pub(crate) fn column_ref(&self, scope: &Scope, idents: &[Ident]) -> Result<Typed> {
         let at = idents.first().and_then(|i| position(i.span));
@@ -265,17 +298,8 @@ impl Binder<'_> {
         let e = match parts.as_slice() {
             [name] => {
                 let e = SqlError::new("42703", format!("column \"{name}\" does not exist"));
-                if let Some(t) = scope.table(None, name) {
-                    return match t.cols.as_slice() {
-                        [one] => Ok(Typed::new(one.expr.clone(), one.ty.clone())),
-                        all => {
-                            let columns = all.iter().map(|c| (c.name.clone(), c.ty.clone()));
-                            let args = all.iter().map(|c| c.expr.clone()).collect();
-                            let (e, ty) =
-                                crate::functions::rows::row(columns.collect(), args, true);
-                            Ok(Typed::new(e, ty))
-                        }
-                    };
+                if let Some(row) = self.whole_row(scope, name).map_err(locate)? {
+                    return Ok(row);
                 }
                 match closest(name, scope.names()) {
                     Some(c) => e.hint(format!(

@@ -6,15 +6,14 @@ use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{Column, ScalarValue, UnnestOptions};
 use datafusion_expr::expr::{Sort, WindowFunction};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator};
-use sqlparser::ast::{
-    self, Expr as E, OrderByKind, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
-};
+use sqlparser::ast::{self, Expr as E, SelectItem, SelectItemQualifiedWildcardKind, SetExpr};
 use tidemill_zset::schema::SqlType;
 
 use super::aggregates::given_type;
-use super::expr::{Calls, Ctx, SET, Truth, WINDOW, strip};
+use super::expr::{Calls, Ctx, SET, Truth, WINDOW};
 use super::names::output_name;
 use super::scope::{Outer, Scope};
+use super::tail::{Key, Tail, tail_of};
 use super::{
     Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, filter, fit, literal, project,
     unique_names,
@@ -23,31 +22,10 @@ use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::parser::{fold, parts, position};
 
-/// ORDER BY, LIMIT and OFFSET of the query around a SELECT.
-pub(crate) struct Tail<'q> {
-    pub order_by: Vec<&'q ast::OrderByExpr>,
-    pub limit: Option<&'q E>,
-    pub offset: Option<&'q E>,
-}
-
-impl Tail<'_> {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.order_by.is_empty() && self.limit.is_none() && self.offset.is_none()
-    }
-}
-
 /// An item of the select list.
 pub(super) struct Item {
     pub(super) name: String,
     pub(super) value: Typed,
-}
-
-/// A key of ORDER BY: a column of the output or an expression beside it.
-enum Key {
-    Output(usize),
-    Hidden(Expr),
-    /// What orders the values of an output column (`Binder::order_key`), as an expression beside it.
-    Beside(usize, Expr),
 }
 
 impl Binder<'_> {
@@ -78,14 +56,7 @@ impl Binder<'_> {
 
     pub(crate) fn set_expr(&self, e: &SetExpr, ctes: &Ctes, outer: Outer) -> Result<Rel> {
         match e {
-            SetExpr::Select(s) => {
-                let tail = Tail {
-                    order_by: vec![],
-                    limit: None,
-                    offset: None,
-                };
-                self.select(s, &tail, ctes, outer)
-            }
+            SetExpr::Select(s) => self.select(s, &Tail::default(), ctes, outer),
             SetExpr::Query(q) => self.query(q, ctes, outer),
             SetExpr::SetOperation {
                 left,
@@ -104,29 +75,6 @@ impl Binder<'_> {
                 "statements that change data can't be used as a query",
             )),
         }
-    }
-
-    /// ORDER BY and LIMIT over a set operation or VALUES: only output columns can be named.
-    fn order_output(&self, rel: Rel, tail: &Tail, ctes: &Ctes, outer: Outer) -> Result<Rel> {
-        let mut scope = Scope::new(outer);
-        scope.add(rel.table("", None))?;
-        let mut sorts = Vec::new();
-        for o in &tail.order_by {
-            let t = match ordinal(&o.expr, rel.cols.len(), "ORDER BY")? {
-                Some(i) => Typed::new(
-                    Expr::Column(rel.cols[i].column.clone()),
-                    rel.cols[i].ty.clone(),
-                ),
-                None => self.expr(Ctx::plain(&scope, ctes, "ORDER BY"), &o.expr)?,
-            };
-            sorts.push(self.sort(t, &o.options)?);
-        }
-        let cols: Vec<Column> = rel.cols.iter().map(|c| c.column.clone()).collect();
-        let plan = self.sort_and_limit(rel.plan, sorts, &cols, tail, ctes)?;
-        Ok(Rel {
-            plan,
-            cols: rel.cols,
-        })
     }
 
     fn select(&self, s: &ast::Select, tail: &Tail, ctes: &Ctes, outer: Outer) -> Result<Rel> {
@@ -149,7 +97,7 @@ impl Binder<'_> {
             truth: Truth::Value,
         };
         let mut items = self.items(ctx, &s.projection)?;
-        let (groups, sets) = self.group_by(ctx, &s.group_by, s, &items)?;
+        let mut groups = self.group_by(ctx, &s.group_by, s, &items)?;
         let having = match &s.having {
             Some(h) => Some(self.condition(
                 Ctx {
@@ -184,10 +132,20 @@ impl Binder<'_> {
         }
         let calls = calls.into_inner();
         // Everything above sees columns of what is below only; `lift` brings expressions up.
-        if !calls.aggregates.is_empty() || !groups.is_empty() || having.is_some() || sets.is_some()
-        {
+        let grouped = matches!(&s.group_by, ast::GroupByExpr::Expressions(e, _) if !e.is_empty());
+        if !calls.aggregates.is_empty() || grouped || having.is_some() {
+            let mut above: Vec<&Expr> = items.iter().map(|i| &i.value.expr).collect();
+            above.extend(having.iter().chain(&qualify));
+            above.extend(calls.windows.iter().chain(&calls.sets).map(|(e, _)| e));
+            above.extend(keys.iter().chain(&on).filter_map(|(k, _)| match k {
+                Key::Hidden(e) | Key::Beside(_, e) => Some(e),
+                Key::Output(_) => None,
+            }));
+            if groups.sets.is_none() {
+                super::grouping::add_dependent(&mut groups.keys, scope, &above);
+            }
             let lift;
-            (plan, lift) = self.aggregate(plan, scope, &groups, sets, &calls.aggregates)?;
+            (plan, lift) = self.aggregate(plan, scope, groups, calls.aggregates)?;
             let lift = |e: Expr| lift.apply(e);
             if let Some(h) = having {
                 plan = filter(plan, lift(h)?)?;
@@ -342,7 +300,7 @@ impl Binder<'_> {
             .collect::<Result<Vec<_>>>()?;
         plan = project(plan, exprs)?;
         if distinct {
-            plan = df(builder(plan).distinct().and_then(|b| b.build()))?;
+            plan = self.distinct(plan, &types)?;
         }
         if !on.is_empty() {
             plan = self.distinct_on(plan, on, &sorts, &outputs)?;
@@ -352,6 +310,37 @@ impl Binder<'_> {
             plan = project(plan, outputs.into_iter().map(Expr::Column).collect())?;
         }
         Ok(Rel { plan, cols })
+    }
+
+    /// Each row once. The plan's columns are of these types.
+    pub(super) fn distinct(&self, plan: LogicalPlan, types: &[SqlType]) -> Result<LogicalPlan> {
+        let columns = columns_of(&plan);
+        let (mut keys, mut shown) = (Vec::new(), Vec::new());
+        for (column, ty) in columns.iter().zip(types) {
+            let value = Typed::new(Expr::Column(column.clone()), ty.clone());
+            let key = self.order_key(value.clone())?.expr;
+            if key != value.expr {
+                shown.push((column, super::grouping::representative(&value)));
+                keys.push(key.alias(self.fresh("key")));
+            } else {
+                keys.push(key);
+            }
+        }
+        if shown.is_empty() {
+            return df(builder(plan).distinct().and_then(|b| b.build()));
+        }
+        let calls: Vec<Expr> = shown.iter().map(|(_, call)| call.clone()).collect();
+        let plan = df(builder(plan).aggregate(keys, calls).and_then(|b| b.build()))?;
+        let exprs = columns
+            .iter()
+            .map(|c| match shown.iter().find(|(s, _)| *s == c) {
+                Some((_, call)) => {
+                    let value = Column::new_unqualified(call.schema_name().to_string());
+                    Expr::Column(value).alias_qualified(c.relation.clone(), &c.name)
+                }
+                None => Expr::Column(c.clone()),
+            });
+        project(plan, exprs.collect())
     }
 
     /// The first row of each group of equal `on`, by `sorts` and then by all columns.
@@ -567,131 +556,6 @@ impl Binder<'_> {
         }
         Ok(out)
     }
-
-    /// ORDER BY: output columns by number or name, else expressions.
-    fn order_keys(
-        &self,
-        ctx: Ctx,
-        tail: &Tail,
-        items: &[Item],
-    ) -> Result<Vec<(Key, ast::OrderByOptions)>> {
-        tail.order_by
-            .iter()
-            .map(|o| {
-                let (k, _) = self.output_or_expr(ctx, &o.expr, items, "ORDER BY")?;
-                Ok((k, o.options))
-            })
-            .collect()
-    }
-
-    fn output_or_expr(
-        &self,
-        ctx: Ctx,
-        e: &E,
-        items: &[Item],
-        clause: &'static str,
-    ) -> Result<(Key, ast::OrderByOptions)> {
-        let none = ast::OrderByOptions {
-            asc: None,
-            nulls_first: None,
-        };
-        let output = |i: usize| -> Result<(Key, ast::OrderByOptions)> {
-            let v = &items[i].value;
-            match v.ty {
-                SqlType::Interval | SqlType::Jsonb if !v.unknown => {
-                    Ok((Key::Beside(i, self.order_key(v.clone())?.expr), none))
-                }
-                SqlType::Json => Err(SqlError::new(
-                    "42883",
-                    "could not identify an ordering operator for type json",
-                )),
-                _ => Ok((Key::Output(i), none)),
-            }
-        };
-        if let Some(i) = ordinal(e, items.len(), clause)? {
-            return output(i);
-        }
-        if let E::Identifier(i) = strip(e) {
-            let name = fold(i);
-            let mut same = items.iter().enumerate().filter(|(_, i)| i.name == name);
-            if let Some((n, first)) = same.next() {
-                if same.any(|(_, o)| o.value.expr != first.value.expr) {
-                    return Err(SqlError::new(
-                        "42702",
-                        format!("{clause} \"{name}\" is ambiguous"),
-                    ));
-                }
-                return output(n);
-            }
-        }
-        let t = self.expr(Ctx { clause, ..ctx }, e)?;
-        let t = self.known(t)?;
-        if let Some(n) = items.iter().position(|i| i.value.expr == t.expr) {
-            return output(n);
-        }
-        Ok((Key::Hidden(self.order_key(t)?.expr), none))
-    }
-
-    /// Sorts and cuts. A cut makes the order total, so that it can't depend on how rows arrive.
-    fn sort_and_limit(
-        &self,
-        plan: LogicalPlan,
-        mut sorts: Vec<Sort>,
-        outputs: &[Column],
-        tail: &Tail,
-        ctes: &Ctes,
-    ) -> Result<LogicalPlan> {
-        let cut = tail.limit.is_some() || tail.offset.is_some();
-        if cut {
-            for c in outputs {
-                let e = Expr::Column(c.clone());
-                if !sorts.iter().any(|s| s.expr == e) {
-                    sorts.push(Sort::new(e, true, false));
-                }
-            }
-        }
-        let mut b = builder(plan);
-        if !sorts.is_empty() {
-            b = df(b.sort(sorts))?;
-        }
-        if cut {
-            let limit = tail
-                .limit
-                .map(|e| self.count_expr(e, ctes, "LIMIT"))
-                .transpose()?
-                .flatten();
-            let offset = tail
-                .offset
-                .map(|e| self.count_expr(e, ctes, "OFFSET"))
-                .transpose()?
-                .flatten();
-            if limit.is_some() || offset.is_some() {
-                b = df(b.limit_by_expr(offset, limit))?;
-            }
-        }
-        df(b.build())
-    }
-
-    fn count_expr(&self, e: &E, ctes: &Ctes, clause: &'static str) -> Result<Option<Expr>> {
-        if matches!(e, E::Identifier(i) if i.value.eq_ignore_ascii_case("all")) {
-            return Ok(None);
-        }
-        let scope = Scope::new(Outer::None);
-        let t = self.expr(Ctx::plain(&scope, ctes, clause), e)?;
-        let e = self.cast(t, &SqlType::Int8, Context::Explicit)?;
-        match super::dml::fold_constant(&e) {
-            Some(ScalarValue::Int64(Some(n))) if n < 0 => {
-                let code = if clause == "LIMIT" { "2201W" } else { "2201X" };
-                Err(SqlError::new(
-                    code,
-                    format!("{clause} must not be negative"),
-                ))
-            }
-            Some(ScalarValue::Int64(None)) => Ok(None),
-            Some(v) => Ok(Some(literal(v))),
-            None => Ok(Some(e)),
-        }
-    }
 }
 
 fn replace(e: Expr, with: &[(String, Vec<Expr>)]) -> Result<Expr> {
@@ -719,7 +583,7 @@ fn relations(e: &Expr) -> std::collections::BTreeSet<String> {
         .collect()
 }
 
-fn has_subquery(e: &Expr) -> bool {
+pub(super) fn has_subquery(e: &Expr) -> bool {
     e.exists(|e| {
         Ok(matches!(
             e,
@@ -742,67 +606,6 @@ fn split<'e>(e: &'e E, out: &mut Vec<&'e E>) {
         E::Nested(e) => split(e, out),
         e => out.push(e),
     }
-}
-
-/// A number that stands for an output column, from 0.
-pub(super) fn ordinal(e: &E, width: usize, clause: &str) -> Result<Option<usize>> {
-    let E::Value(v) = strip(e) else {
-        return Ok(None);
-    };
-    match &v.value {
-        ast::Value::Number(n, _) => match n.parse::<usize>() {
-            Ok(i) if i >= 1 && i <= width => Ok(Some(i - 1)),
-            Ok(i) => Err(super::expr::at(
-                SqlError::new(
-                    "42P10",
-                    format!("{clause} position {i} is not in select list"),
-                ),
-                position(v.span),
-            )),
-            Err(_) => Err(SqlError::new(
-                "42601",
-                format!("non-integer constant in {clause}"),
-            )),
-        },
-        ast::Value::SingleQuotedString(_) => Err(SqlError::new(
-            "42601",
-            format!("non-integer constant in {clause}"),
-        )),
-        _ => Ok(None),
-    }
-}
-
-pub(crate) fn tail_of(q: &ast::Query) -> Result<Tail<'_>> {
-    let order_by = match q.order_by.as_ref().map(|o| &o.kind) {
-        None => vec![],
-        Some(OrderByKind::Expressions(e)) => e.iter().collect(),
-        Some(OrderByKind::All(_)) => {
-            return Err(SqlError::unsupported("ORDER BY ALL is not supported"));
-        }
-    };
-    let (mut limit, offset) = match &q.limit_clause {
-        None => (None, None),
-        Some(ast::LimitClause::LimitOffset { limit, offset, .. }) => {
-            (limit.as_ref(), offset.as_ref().map(|o| &o.value))
-        }
-        Some(ast::LimitClause::OffsetCommaLimit { offset, limit }) => (Some(limit), Some(offset)),
-    };
-    if let Some(f) = &q.fetch {
-        if f.with_ties || f.percent {
-            return Err(SqlError::unsupported(
-                "FETCH WITH TIES and PERCENT are not supported",
-            ));
-        }
-        limit = f.quantity.as_ref();
-        if limit.is_none() {
-            return Err(SqlError::unsupported("FETCH FIRST needs a number of rows"));
-        }
-    }
-    Ok(Tail {
-        order_by,
-        limit,
-        offset,
-    })
 }
 
 fn refuse_foreign(s: &ast::Select) -> Result<()> {

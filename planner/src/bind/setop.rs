@@ -73,11 +73,7 @@ impl Binder<'_> {
         let plan = match (op, all) {
             (SetOperator::Union, _) => {
                 let u = df(Union::try_new(vec![Arc::new(l), Arc::new(r)]).map(LogicalPlan::Union))?;
-                if all {
-                    u
-                } else {
-                    df(builder(u).distinct().and_then(|b| b.build()))?
-                }
+                if all { u } else { self.distinct(u, &types)? }
             }
             (SetOperator::Intersect, true) => self.numbered(l, r, JoinType::LeftSemi)?,
             (SetOperator::Intersect, false) => df(LogicalPlanBuilder::intersect(l, r, false))?,
@@ -202,11 +198,15 @@ impl Binder<'_> {
                     .collect::<Result<Vec<_>>>()
             })
             .collect::<Result<Vec<_>>>()?;
-        let schema = df(DFSchema::try_from(arrow::datatypes::Schema::new(fields)))?;
-        let plan = LogicalPlan::Values(Values {
-            schema: Arc::new(schema),
-            values,
-        });
+        let plan = if values.iter().flatten().any(super::select::has_subquery) {
+            rows_apart(values, &names)?
+        } else {
+            let schema = df(DFSchema::try_from(arrow::datatypes::Schema::new(fields)))?;
+            LogicalPlan::Values(Values {
+                schema: Arc::new(schema),
+                values,
+            })
+        };
         let cols = names
             .into_iter()
             .zip(types)
@@ -219,5 +219,20 @@ impl Binder<'_> {
             })
             .collect();
         Ok(Rel { plan, cols })
+    }
+}
+
+/// VALUES as a union of queries for one row each: DataFusion evaluates VALUES while it plans, when no subquery has run.
+fn rows_apart(values: Vec<Vec<Expr>>, names: &[String]) -> Result<LogicalPlan> {
+    let rows = values
+        .into_iter()
+        .map(|row| {
+            let exprs = row.into_iter().zip(names).map(|(e, n)| e.alias(n));
+            project(super::from::one_row(), exprs.collect()).map(Arc::new)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    match <[Arc<LogicalPlan>; 1]>::try_from(rows) {
+        Ok([one]) => Ok(Arc::unwrap_or_clone(one)),
+        Err(rows) => df(Union::try_new(rows).map(LogicalPlan::Union)),
     }
 }

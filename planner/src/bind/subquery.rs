@@ -28,7 +28,7 @@ impl Binder<'_> {
         f: impl FnOnce(&Self, Rel) -> Result<Rel>,
     ) -> Result<(Subquery, Vec<RelCol>)> {
         let used = RefCell::new(Vec::new());
-        let rel = self.query(q, c.ctes, Outer::Query(c.scope, &used))?;
+        let rel = self.query(q, c.ctes, around(c, &used))?;
         let rel = f(self, rel)?;
         let s = Subquery {
             subquery: Arc::new(rel.plan),
@@ -52,6 +52,26 @@ impl Binder<'_> {
         let (s, cols) = self.subquery(c, q, |_, r| Ok(r))?;
         let col = Self::one_column(&cols)?;
         Ok(Typed::new(Expr::ScalarSubquery(s), col.ty.clone()))
+    }
+
+    /// The fields of the one row that a subquery gives, each as a subquery.
+    pub(super) fn row_subquery(&self, c: Ctx, q: &ast::Query, width: usize) -> Result<Vec<Typed>> {
+        (0..width)
+            .map(|i| {
+                let (s, cols) = self.subquery(c, q, |_, mut r| {
+                    if r.cols.len() != width {
+                        return Err(wrong_width(r.cols.len(), width));
+                    }
+                    let col = r.cols.swap_remove(i);
+                    let plan = project(r.plan, vec![Expr::Column(col.column.clone())])?;
+                    Ok(Rel {
+                        plan,
+                        cols: vec![col],
+                    })
+                })?;
+                Ok(Typed::new(Expr::ScalarSubquery(s), cols[0].ty.clone()))
+            })
+            .collect()
     }
 
     /// `ARRAY(SELECT …)`
@@ -156,21 +176,15 @@ impl Binder<'_> {
         q: &ast::Query,
         negated: bool,
     ) -> Result<Typed> {
-        if let E::Tuple(items) = strip(e) {
-            return self.row_in_subquery(c, items, q, negated);
+        if let Some(items) = super::rows::fields(e) {
+            return self.row_in_subquery(c, &items, q, negated);
         }
         let x = self.expr(c.value(), e)?;
         self.in_typed(c, x, q, negated)
     }
 
-    /// `(a, b) IN (SELECT …)` in WHERE: whether a row of the subquery equals, or may equal.
+    /// `(a, b) IN (SELECT …)`: whether a row of the subquery equals, or may equal.
     fn row_in_subquery(&self, c: Ctx, items: &[E], q: &ast::Query, negated: bool) -> Result<Typed> {
-        if c.truth == Truth::Value {
-            return Err(SqlError::unsupported(
-                "IN with a row value and a subquery is only supported as a condition of WHERE or HAVING",
-            )
-            .hint("Use EXISTS."));
-        }
         let names: Vec<ast::Ident> = (1..=items.len())
             .map(|i| ast::Ident::with_quote('"', format!("in#{i}")))
             .collect();
@@ -189,16 +203,9 @@ impl Binder<'_> {
             })
             .ok_or_else(|| SqlError::new("42601", "syntax error at or near \")\""))?;
         let equal = Box::new(E::Nested(Box::new(equal)));
-        let width = self.query(q, c.ctes, Outer::Query(c.scope, &RefCell::new(Vec::new())))?;
+        let width = self.query(q, c.ctes, around(c, &RefCell::new(Vec::new())))?;
         if width.cols.len() != items.len() {
-            let many = width.cols.len() > items.len();
-            return Err(SqlError::new(
-                "42601",
-                format!(
-                    "subquery has too {} columns",
-                    if many { "many" } else { "few" }
-                ),
-            ));
+            return Err(wrong_width(width.cols.len(), items.len()));
         }
         let rows_where = |condition: E| -> Result<ast::Query> {
             let mut outer = crate::parser::parse_query("SELECT 1 FROM (SELECT 1) AS \"in#\"")?;
@@ -222,13 +229,23 @@ impl Binder<'_> {
             }
             Ok(*outer)
         };
-        // NULL counts as false here; so NOT IN is true where no row equals or may equal.
-        let condition = if negated {
-            E::IsNotFalse(equal)
-        } else {
-            *equal
-        };
-        self.exists(c, &rows_where(condition)?, negated)
+        // Where NULL counts as false, NOT IN is true if no row equals or may equal.
+        if c.truth != Truth::Value {
+            let condition = match negated {
+                true => E::IsNotFalse(equal),
+                false => *equal,
+            };
+            return self.exists(c, &rows_where(condition)?, negated);
+        }
+        let equals = self.exists(c, &rows_where((*equal).clone())?, false)?.expr;
+        let may_equal = self
+            .exists(c, &rows_where(E::IsNotFalse(equal))?, false)?
+            .expr;
+        let branches = vec![
+            (equals, truth(!negated)),
+            (may_equal, null_of(&SqlType::Bool)),
+        ];
+        Ok(Typed::new(when(branches, truth(negated)), SqlType::Bool))
     }
 
     fn in_typed(&self, c: Ctx, x: Typed, q: &ast::Query, negated: bool) -> Result<Typed> {
@@ -268,6 +285,8 @@ impl Binder<'_> {
             unknown: col.unknown,
         };
         let (xe, ye, ty) = self.same_type("=", x.clone(), y)?;
+        let key = |e| self.order_key(Typed::new(e, ty.clone())).map(|t| t.expr);
+        let (xe, ye) = (key(xe)?, key(ye)?);
         let r = if matches!(&ye, Expr::Column(_)) {
             r
         } else {
@@ -295,10 +314,10 @@ impl Binder<'_> {
         right: &E,
         any: bool,
     ) -> Result<Typed> {
-        if let (E::Tuple(items), E::Subquery(q)) = (strip(left), strip(right)) {
+        if let (Some(items), E::Subquery(q)) = (super::rows::fields(left), strip(right)) {
             return match (op, any) {
-                (B::Eq, true) => self.row_in_subquery(c, items, q, false),
-                (B::NotEq, false) => self.row_in_subquery(c, items, q, true),
+                (B::Eq, true) => self.row_in_subquery(c, &items, q, false),
+                (B::NotEq, false) => self.row_in_subquery(c, &items, q, true),
                 _ => Err(SqlError::unsupported(format!(
                     "{op} with ANY or ALL, a row value and a subquery is not supported"
                 ))),
@@ -414,7 +433,7 @@ impl Binder<'_> {
     /// How many rows of the subquery are equal, or unequal, to `x`.
     fn rows_with(&self, op: Operator, c: Ctx, x: &Typed, q: &ast::Query) -> Result<Expr> {
         let used = RefCell::new(Vec::new());
-        let rel = self.query(q, c.ctes, Outer::Query(c.scope, &used))?;
+        let rel = self.query(q, c.ctes, around(c, &used))?;
         let (rel, x) = self.matching(x, rel)?;
         let mut used = used.into_inner();
         let y = Expr::Column(rel.cols[0].column.clone());
@@ -439,6 +458,16 @@ impl Binder<'_> {
         let zero = literal(ScalarValue::Int64(Some(0)));
         Ok(when(vec![(Expr::IsNotNull(Box::new(n.clone())), n)], zero))
     }
+}
+
+/// The query in which an expression stands, for the subqueries in it.
+fn around<'c>(c: Ctx<'c>, used: &'c RefCell<Vec<Expr>>) -> Outer<'c> {
+    Outer::Query(c.scope, used, c.calls.filter(|_| c.aggregates))
+}
+
+fn wrong_width(found: usize, wanted: usize) -> SqlError {
+    let much = if found > wanted { "many" } else { "few" };
+    SqlError::new("42601", format!("subquery has too {much} columns"))
 }
 
 /// The rows of a query, its column `column`, and the order in which the query gives them: an aggregate over the rows

@@ -514,7 +514,8 @@ fn number(array: &ArrayRef, from: &SqlType, to: &SqlType) -> DfResult<ArrayRef> 
 }
 
 fn temporal(array: &ArrayRef, from: &SqlType, to: &SqlType, zone: &str) -> DfResult<ArrayRef> {
-    use parse::{DAY_US, to_local, to_utc};
+    use super::zones::{to_local, to_utc};
+    use parse::DAY_US;
     let us = || array.as_primitive::<TimestampMicrosecondType>();
     Ok(match (from, to) {
         (SqlType::Date, SqlType::Timestamptz) => {

@@ -7,8 +7,9 @@ use arrow::array::types::*;
 use arrow::datatypes::{Decimal128Type, IntervalMonthDayNano};
 use chrono::{Datelike, Months, NaiveDate};
 
-use super::parse::{DAY_US, date_of, datetime_of, days, micros, offset_at, to_local, to_utc};
+use super::parse::{DAY_US, date_of, datetime_of, days, micros};
 use super::registry::Registry;
+use super::zones::{offset_at, to_local, to_utc};
 use super::{Args, Kernel, external, kernel};
 use crate::error::{Result, SqlError};
 

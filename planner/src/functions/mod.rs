@@ -35,6 +35,7 @@ pub(crate) mod single;
 pub mod strings;
 pub mod system;
 pub mod to_char;
+mod zones;
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Text to values, as PostgreSQL's input functions read it. Errors are theirs too.
 
 use arrow::datatypes::{IntervalMonthDayNano, i256};
-use chrono::{Datelike, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone, Timelike};
+use chrono::{Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
 
 use crate::error::{Result, SqlError};
 
@@ -530,7 +530,7 @@ pub fn timestamptz(text: &str, session_zone: &str) -> Result<i64> {
         return Ok(local);
     }
     let zone = t.zone.as_deref().unwrap_or(session_zone);
-    to_utc(local, zone).map_err(|e| {
+    super::zones::to_utc(local, zone).map_err(|e| {
         if t.zone.is_some() && e.sqlstate == "22023" && e.message.starts_with("time zone") {
             e
         } else if t.zone.is_some() {
@@ -539,86 +539,6 @@ pub fn timestamptz(text: &str, session_zone: &str) -> Result<i64> {
             e
         }
     })
-}
-
-/// A fixed offset such as `+02`, `-03:30`, `Z`, in seconds east.
-fn fixed_offset(zone: &str) -> Option<i64> {
-    if matches!(
-        zone.to_ascii_uppercase().as_str(),
-        "Z" | "UTC" | "GMT" | "ZULU"
-    ) {
-        return Some(0);
-    }
-    let sign = match zone.as_bytes().first()? {
-        b'+' => 1,
-        b'-' => -1,
-        _ => return None,
-    };
-    let t = &zone[1..];
-    let digits: String = t.chars().filter(|c| *c != ':').collect();
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let (h, m, s) = match digits.len() {
-        1 | 2 => (digits.parse().ok()?, 0, 0),
-        3 => (digits[..1].parse().ok()?, digits[1..].parse().ok()?, 0),
-        4 => (digits[..2].parse().ok()?, digits[2..].parse().ok()?, 0),
-        6 => (
-            digits[..2].parse().ok()?,
-            digits[2..4].parse().ok()?,
-            digits[4..].parse().ok()?,
-        ),
-        _ => return None,
-    };
-    let (h, m, s): (i64, i64, i64) = (h, m, s);
-    (h <= 15 && m < 60 && s < 60).then_some(sign * (h * 3600 + m * 60 + s))
-}
-
-fn named_zone(zone: &str) -> Result<chrono_tz::Tz> {
-    zone.parse::<chrono_tz::Tz>()
-        .ok()
-        .or_else(|| {
-            chrono_tz::TZ_VARIANTS
-                .iter()
-                .find(|t| t.name().eq_ignore_ascii_case(zone))
-                .copied()
-        })
-        .ok_or_else(|| SqlError::new("22023", format!("time zone \"{zone}\" not recognized")))
-}
-
-/// Local time in `zone` to UTC, both in microseconds.
-pub fn to_utc(local: i64, zone: &str) -> Result<i64> {
-    if let Some(offset) = fixed_offset(zone) {
-        return Ok(local - offset * 1_000_000);
-    }
-    let tz = named_zone(zone)?;
-    let t = datetime_of(local).ok_or_else(|| SqlError::new("22008", "timestamp out of range"))?;
-    let utc = match tz.from_local_datetime(&t) {
-        chrono::LocalResult::Single(v) => v,
-        // PostgreSQL takes standard time for the hour that occurs twice.
-        chrono::LocalResult::Ambiguous(_, later) => later,
-        chrono::LocalResult::None => {
-            let before = t - chrono::TimeDelta::hours(3);
-            let offset = tz.offset_from_utc_datetime(&before).fix().local_minus_utc() as i64;
-            return Ok(local - offset * 1_000_000);
-        }
-    };
-    Ok(micros(utc.naive_utc()))
-}
-
-/// UTC to local time in `zone`, both in microseconds.
-pub fn to_local(utc: i64, zone: &str) -> Result<i64> {
-    Ok(utc + offset_at(utc, zone)? * 1_000_000)
-}
-
-/// Seconds east of UTC in `zone` at an instant.
-pub fn offset_at(utc: i64, zone: &str) -> Result<i64> {
-    if let Some(offset) = fixed_offset(zone) {
-        return Ok(offset);
-    }
-    let tz = named_zone(zone)?;
-    let t = datetime_of(utc).ok_or_else(|| SqlError::new("22008", "timestamp out of range"))?;
-    Ok(tz.offset_from_utc_datetime(&t).fix().local_minus_utc() as i64)
 }
 
 /// interval

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
-use arrow::array::{Array, ArrayRef, StructArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, BooleanArray, StructArray, UInt32Array};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Fields};
 use datafusion_expr::{Expr, Volatility};
 use tidemill_zset::schema::SqlType;
 
 use super::{Args, Kernel, call, format};
-use crate::error::Result;
+use crate::bind::Typed;
+use crate::error::{Result, SqlError};
 
 /// A row of named values. `whole`: a relation's row, which is NULL where an outer join found none, that is where all
 /// of its columns are.
@@ -74,4 +75,80 @@ pub fn text(array: &ArrayRef, row: usize, zone: &str) -> Result<String> {
     }
     out.push(')');
     Ok(out)
+}
+
+/// Whether values of this type are rows.
+pub(crate) fn is_row(ty: &SqlType) -> bool {
+    matches!(ty, SqlType::Other(DataType::Struct(_)))
+}
+
+/// `row IS NULL`: all of its fields are; `row IS NOT NULL`: none is. Both are false for others.
+pub(crate) fn is_null(row: Expr, ty: &SqlType, null: bool) -> Typed {
+    let kernel: Kernel = Arc::new(move |a: &Args| {
+        let rows = a.arrays[0].as_struct();
+        let all_alike = (0..a.rows).map(|i| {
+            let i = a.at(0, i);
+            match rows.is_null(i) {
+                true => null,
+                false => rows.columns().iter().all(|c| c.is_null(i) == null),
+            }
+        });
+        Ok(Arc::new(BooleanArray::from(all_alike.collect::<Vec<bool>>())) as ArrayRef)
+    });
+    let name = if null {
+        "row_is_null"
+    } else {
+        "row_is_not_null"
+    };
+    let key = format!("{name} {ty:?}");
+    let of = SqlType::Bool;
+    let e = call(
+        name,
+        key,
+        kernel,
+        Volatility::Immutable,
+        false,
+        vec![row],
+        &of,
+    );
+    Typed::new(e, of)
+}
+
+/// `(row).name`
+pub(crate) fn field(row: Typed, name: &str) -> Result<Typed> {
+    let SqlType::Other(DataType::Struct(fields)) = &row.ty else {
+        let message = format!(
+            "column notation .{name} applied to type {}, which is not a composite type",
+            row.type_name()
+        );
+        return Err(SqlError::new("42809", message));
+    };
+    let Some((n, field)) = fields.find(name) else {
+        let message = format!("could not identify column \"{name}\" in record data type");
+        return Err(SqlError::new("42703", message));
+    };
+    let ty = SqlType::of(field);
+    let kernel: Kernel = Arc::new(move |a: &Args| {
+        let rows = a.arrays[0].as_struct();
+        let column = rows.column(n);
+        match rows.nulls() {
+            // Below a row that is NULL there may be anything.
+            Some(nulls) => {
+                let gone: BooleanArray = nulls.iter().map(|there| Some(!there)).collect();
+                Ok(arrow::compute::nullif(column, &gone)?)
+            }
+            None => Ok(column.clone()),
+        }
+    });
+    let key = format!("field {n} {:?}", row.ty);
+    let e = call(
+        "field",
+        key,
+        kernel,
+        Volatility::Immutable,
+        false,
+        vec![row.expr],
+        &ty,
+    );
+    Ok(Typed::new(e, ty))
 }

@@ -117,7 +117,9 @@ fn plain_text(
 }
 
 /// Joins the texts of a list.
-fn join(open: &'static str, close: &'static str, jsonb: bool) -> Kernel {
+fn join(open: &'static str, separator: &'static str, close: &'static str) -> Kernel {
+    // Without blanks it is the text of a jsonb.
+    let jsonb = separator == ",";
     Arc::new(move |a: &Args| {
         let list = a.arrays[0].as_list::<i32>();
         let mut out = StringViewBuilder::with_capacity(a.rows);
@@ -132,7 +134,6 @@ fn join(open: &'static str, close: &'static str, jsonb: bool) -> Kernel {
                 .iter()
                 .map(|e| e.unwrap_or("null"))
                 .collect();
-            let separator = if jsonb { "," } else { ", " };
             let text = format!("{open}{}{close}", parts.join(separator));
             out.append_value(if jsonb {
                 json::canonical(&text).map_err(external)?
@@ -358,8 +359,9 @@ fn json_functions(r: &mut Registry) {
             })
         });
     }
-    r.add("json_join(text[]) json", join("[", "]", false));
-    r.add_fallible("jsonb_join(text[]) jsonb", join("[", "]", true));
-    r.add("json_join_object(text[]) json", join("{ ", " }", false));
-    r.add_fallible("jsonb_join_object(text[]) jsonb", join("{", "}", true));
+    r.add("json_join(text[]) json", join("[", ", ", "]"));
+    r.add("json_join_lines(text[]) json", join("[", ", \n ", "]"));
+    r.add_fallible("jsonb_join(text[]) jsonb", join("[", ",", "]"));
+    r.add("json_join_object(text[]) json", join("{ ", ", ", " }"));
+    r.add_fallible("jsonb_join_object(text[]) jsonb", join("{", ",", "}"));
 }

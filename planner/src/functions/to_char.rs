@@ -1,11 +1,13 @@
 //! to_char, to_date, to_timestamp and to_number: the templates in common use.
 
 use arrow::array::Array;
+use arrow::datatypes::IntervalMonthDayNano;
 use chrono::{Datelike, NaiveDate};
 
 use super::kernel;
-use super::parse::{DAY_US, datetime_of, days, to_local, to_utc};
+use super::parse::{DAY_US, datetime_of, days};
 use super::registry::Registry;
+use super::zones::{to_local, to_utc};
 use crate::error::{Result, SqlError};
 
 const MONTHS: [&str; 12] = [
@@ -209,11 +211,62 @@ fn time_text(us: i64, template: &str) -> Result<String> {
             }
         };
         last = n;
-        out.push_str(&if fill {
-            n.to_string()
-        } else {
-            format!("{n:0width$}")
-        });
+        out.push_str(&padded(n, width, fill));
+    }
+    Ok(out)
+}
+
+/// A number of at least `width` digits, unless `fill` says that it needn't.
+fn padded(n: i64, width: usize, fill: bool) -> String {
+    let width = width + usize::from(n < 0);
+    if fill {
+        n.to_string()
+    } else {
+        format!("{n:0width$}")
+    }
+}
+
+/// An interval by a template: its months, days and hours as they are, however many.
+fn interval_text(i: IntervalMonthDayNano, template: &str) -> Result<String> {
+    let (months, days, us) = (i64::from(i.months), i64::from(i.days), i.nanoseconds / 1000);
+    let hours = us / 3_600_000_000;
+    let mut out = String::new();
+    for part in parts(template) {
+        let (pattern, fill) = match part {
+            Part::Text(text) => {
+                out.push_str(&text);
+                continue;
+            }
+            Part::Pattern(pattern, fill) => (pattern, fill),
+        };
+        let (n, width) = match pattern {
+            "YYYY" => (months / 12, 4),
+            "YY" => (months / 12 % 100, 2),
+            "MM" => (months % 12, 2),
+            "DD" => (days, 2),
+            "HH24" => (hours, 2),
+            "HH12" | "HH" => ((hours + 11).rem_euclid(12) + 1, 2),
+            "MI" => (us / 60_000_000 % 60, 2),
+            "SS" => (us / 1_000_000 % 60, 2),
+            "MS" => (us / 1000 % 1000, 3),
+            "US" => (us % 1_000_000, 6),
+            "SSSS" => (us / 1_000_000, 1),
+            "AM" | "PM" | "am" | "pm" => {
+                let half = if hours.rem_euclid(24) < 12 {
+                    "am"
+                } else {
+                    "pm"
+                };
+                out.push_str(&cased(half, pattern, 0, true));
+                continue;
+            }
+            _ => {
+                return Err(SqlError::unsupported(format!(
+                    "to_char pattern \"{pattern}\" is not supported for intervals"
+                )));
+            }
+        };
+        out.push_str(&padded(n, width, fill));
     }
     Ok(out)
 }
@@ -489,9 +542,7 @@ pub fn register(r: &mut Registry) {
     });
     r.add_fallible(
         "to_char(interval, text) text",
-        kernel!(|i: interval, f: text| -> text {
-            time_text(super::datetime::interval_key(i).rem_euclid(DAY_US), f).map(Some)
-        }),
+        kernel!(|i: interval, f: text| -> text interval_text(i, f).map(Some)),
     );
     r.add(
         "to_char(int4, text) text",

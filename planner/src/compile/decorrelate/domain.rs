@@ -337,9 +337,12 @@ impl Domain {
             let projection = Projection::try_new(exprs, Arc::new(part.plan))?;
             inputs.push(Arc::new(LogicalPlan::Projection(projection)));
         }
-        let union = Union::try_new_with_loose_types(inputs)?;
+        let union = match <[_; 1]>::try_from(inputs) {
+            Ok([one]) => Arc::unwrap_or_clone(one),
+            Err(inputs) => LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?),
+        };
         let alias = self.fresh("u");
-        let union = LogicalPlanBuilder::from(LogicalPlan::Union(union))
+        let union = LogicalPlanBuilder::from(union)
             .alias(alias.as_str())?
             .build()?;
         let given = union.schema().columns();

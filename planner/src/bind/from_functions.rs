@@ -1,0 +1,329 @@
+//! Functions in FROM: those that give rows, ROWS FROM, and JSON as records.
+
+use datafusion_common::JoinType;
+use datafusion_expr::{Expr, LogicalPlan};
+use sqlparser::ast::{self, BinaryOperator, FunctionArg, JoinConstraint, TableAlias, TableFactor};
+use tidemill_zset::schema::SqlType;
+
+use super::calls::{is_each, is_set_returning};
+use super::expr::{Ctx, null};
+use super::from::{Joined, one_row};
+use super::scope::{Outer, Scope, ScopeCol, ScopeTable};
+use super::types::sql_type;
+use super::{Binder, Ctes, Typed, columns_of, project};
+use crate::error::{Result, SqlError};
+use crate::functions::cast::Context;
+use crate::parser::spelling::ROWS_FROM;
+use crate::parser::{fold, parts};
+
+/// Names of columns, and for each an expression that gives a list, with the type of an element.
+type Lists = (Vec<String>, Vec<(Expr, SqlType)>);
+
+impl Binder<'_> {
+    /// A set-returning function in FROM: it may use what stands to its left.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn join_function<'o>(
+        &self,
+        left: Joined<'o>,
+        name: &str,
+        args: &[FunctionArg],
+        alias: Option<&TableAlias>,
+        ordinality: bool,
+        kind: JoinType,
+        constraint: &JoinConstraint,
+        ctes: &Ctes,
+    ) -> Result<Joined<'o>> {
+        if matches!(kind, JoinType::Right | JoinType::Full) {
+            return Err(SqlError::unsupported(
+                "RIGHT and FULL JOIN with a function are not supported",
+            ));
+        }
+        let base = left.plan.unwrap_or_else(one_row);
+        let record = record_function(name);
+        let (mut names, mut lists) = {
+            let mut inner = Scope::new(Outer::Lateral(&left.scope));
+            inner.tables.clear();
+            let c = Ctx::plain(&inner, ctes, "functions in FROM");
+            match (name, record) {
+                (ROWS_FROM, _) => self.rows_from(c, args)?,
+                (_, Some(per_row)) => {
+                    self.function_columns(per_row, self.function_args(c, args)?)?
+                }
+                _ => self.function_columns(name, self.function_args(c, args)?)?,
+            }
+        };
+        if ordinality {
+            let all: Vec<Typed> = lists
+                .iter()
+                .map(|(e, t)| Typed::new(e.clone(), SqlType::Array(Box::new(t.clone()))))
+                .collect();
+            if all.is_empty() {
+                return Err(SqlError::new("42601", "WITH ORDINALITY needs a function"));
+            }
+            let e = self.function("ordinality", all, None)?;
+            names.push("ordinality".into());
+            lists.push((e.expr, SqlType::Int8));
+        }
+        let types: Vec<SqlType> = lists.iter().map(|(_, t)| t.clone()).collect();
+        let (mut plan, mut columns) = self.unnest(base, lists, kind == JoinType::Left)?;
+        let mut types = types;
+        if record.is_some() {
+            let fields = record_fields(name, alias)?;
+            (plan, columns, types) = self.record_columns(plan, columns, types, &fields)?;
+            names = fields.into_iter().map(|(name, _)| name).collect();
+            names.extend(ordinality.then(|| "ordinality".to_string()));
+        }
+        let table_name = alias.map_or(name.to_string(), |a| fold(&a.name));
+        let single = names.len() == 1 + ordinality as usize;
+        let given: Vec<String> = alias
+            .map(|a| a.columns.iter().map(|c| fold(&c.name)).collect())
+            .unwrap_or_default();
+        let cols = columns
+            .into_iter()
+            .zip(types)
+            .enumerate()
+            .map(|(i, (expr, ty))| {
+                // The alias of a function with one column names the column too.
+                let name = given.get(i).cloned().unwrap_or_else(|| {
+                    if i == 0 && single && alias.is_some() && names[0] != "value" {
+                        table_name.clone()
+                    } else {
+                        names[i].clone()
+                    }
+                });
+                ScopeCol {
+                    name,
+                    ty,
+                    expr,
+                    hidden: false,
+                }
+            })
+            .collect();
+        let mut scope = left.scope;
+        scope.add(ScopeTable {
+            alias: table_name,
+            schema: None,
+            cols,
+            primary_key: None,
+        })?;
+        if let JoinConstraint::On(e) = constraint {
+            let trivial = matches!(super::expr::strip(e), ast::Expr::Value(v) if v.value == ast::Value::Boolean(true));
+            if !trivial {
+                if kind == JoinType::Left {
+                    return Err(SqlError::unsupported(
+                        "LEFT JOIN of a function is only supported with ON true",
+                    ));
+                }
+                plan = self.where_clause(plan, &scope, ctes, e)?;
+            }
+        } else if matches!(
+            constraint,
+            JoinConstraint::Using(_) | JoinConstraint::Natural
+        ) {
+            return Err(SqlError::unsupported(
+                "USING with a function is not supported",
+            ));
+        }
+        Ok(Joined {
+            plan: Some(plan),
+            scope,
+        })
+    }
+    /// The columns that a function in FROM gives, as lists side by side.
+    fn function_columns(&self, name: &str, args: Vec<Typed>) -> Result<Lists> {
+        if is_each(name) {
+            let each = self.each_function(name, args)?;
+            return Ok(each.into_iter().map(|(n, e, t)| (n, (e, t))).unzip());
+        }
+        if name == "unnest" {
+            let lists = args
+                .into_iter()
+                .map(|a| self.set_function("unnest", vec![a]))
+                .collect::<Result<Vec<_>>>()?;
+            return Ok((vec![name.to_string(); lists.len()], lists));
+        }
+        if is_set_returning(name) {
+            // These have an OUT parameter, which names the column whatever the alias.
+            let column = if name.contains("_array_elements") {
+                "value"
+            } else {
+                name
+            };
+            return Ok((
+                vec![column.to_string()],
+                vec![self.set_function(name, args)?],
+            ));
+        }
+        // A plain function gives one row.
+        let t = match (name, args) {
+            (ONE_JSON | ONE_JSONB, args) if args.len() == 1 => {
+                let ty = match name {
+                    ONE_JSON => SqlType::Json,
+                    _ => SqlType::Jsonb,
+                };
+                Typed::new(self.implicit(&args[0], &ty)?, ty)
+            }
+            (name, args) => self.function(name, args, None)?,
+        };
+        let list = self.function("array_construct", vec![t.clone()], None)?;
+        Ok((vec![name.to_string()], vec![(list.expr, t.ty)]))
+    }
+
+    /// `ROWS FROM (f(…), g(…))`: what the calls give, side by side.
+    fn rows_from(&self, c: Ctx, calls: &[FunctionArg]) -> Result<Lists> {
+        let (mut names, mut lists) = Lists::default();
+        for call in calls {
+            let FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(ast::Expr::Function(f))) = call
+            else {
+                return Err(SqlError::new(
+                    "42601",
+                    format!("syntax error at or near \"{call}\""),
+                ));
+            };
+            let name = parts(&f.name).pop().unwrap_or_default();
+            let args = match &f.args {
+                ast::FunctionArguments::List(l) => self.function_args(c, &l.args)?,
+                _ => vec![],
+            };
+            let (n, l) = self.function_columns(&name, args)?;
+            names.extend(n);
+            lists.extend(l);
+        }
+        Ok((names, lists))
+    }
+
+    /// Instead of a column of JSON objects, their fields as columns of the types that are asked for.
+    fn record_columns(
+        &self,
+        plan: LogicalPlan,
+        columns: Vec<Expr>,
+        types: Vec<SqlType>,
+        fields: &[(String, SqlType)],
+    ) -> Result<(LogicalPlan, Vec<Expr>, Vec<SqlType>)> {
+        let mut given = columns.into_iter().zip(types);
+        let (object, ty) = given
+            .next()
+            .ok_or_else(|| SqlError::internal("a function without columns"))?;
+        let object = Typed::new(object, ty);
+        let mut exprs: Vec<Expr> = columns_of(&plan).into_iter().map(Expr::Column).collect();
+        let (mut columns, mut types) = (Vec::new(), Vec::new());
+        for (name, ty) in fields {
+            let access = match ty {
+                SqlType::Json | SqlType::Jsonb => BinaryOperator::Arrow,
+                _ => BinaryOperator::LongArrow,
+            };
+            let key = Typed {
+                expr: super::literal(datafusion_common::ScalarValue::Utf8View(Some(name.clone()))),
+                ..null()
+            };
+            let value = self.operator(&access, object.clone(), key)?;
+            let value = self.cast(value, ty, Context::Explicit)?;
+            let column = self.fresh(name);
+            exprs.push(value.alias(&column));
+            columns.push(Expr::Column(datafusion_common::Column::new_unqualified(
+                column,
+            )));
+            types.push(ty.clone());
+        }
+        let (others, other_types): (Vec<Expr>, Vec<SqlType>) = given.unzip();
+        columns.extend(others);
+        types.extend(other_types);
+        Ok((project(plan, exprs)?, columns, types))
+    }
+}
+
+/// Stand for functions that give their argument.
+const ONE_JSON: &str = "#json";
+const ONE_JSONB: &str = "#jsonb";
+
+/// For a function whose columns are those that its alias defines: the function that gives its objects.
+fn record_function(name: &str) -> Option<&'static str> {
+    match name {
+        "json_to_record" => Some(ONE_JSON),
+        "jsonb_to_record" => Some(ONE_JSONB),
+        "json_to_recordset" => Some("json_array_elements"),
+        "jsonb_to_recordset" => Some("jsonb_array_elements"),
+        _ => None,
+    }
+}
+
+/// The columns that the alias of such a function defines.
+fn record_fields(name: &str, alias: Option<&TableAlias>) -> Result<Vec<(String, SqlType)>> {
+    let columns = alias.map_or(&[][..], |a| &a.columns);
+    if columns.is_empty() {
+        let message = "a column definition list is required for functions returning \"record\"";
+        return Err(SqlError::new("42601", message));
+    }
+    columns
+        .iter()
+        .map(|c| match c.data_type.as_ref().map(sql_type).transpose()? {
+            Some(SqlType::Array(_)) => Err(SqlError::unsupported(format!(
+                "columns of array types are not supported with {name}"
+            ))),
+            Some(ty) => Ok((fold(&c.name), ty)),
+            None => Err(SqlError::new(
+                "42601",
+                "a column definition list is required for functions returning \"record\"",
+            )),
+        })
+        .collect()
+}
+
+/// Name, arguments, alias and WITH ORDINALITY of a function in FROM.
+pub(super) fn table_function(
+    f: &TableFactor,
+) -> Option<(String, Vec<FunctionArg>, Option<&TableAlias>, bool)> {
+    match f {
+        TableFactor::Table {
+            name,
+            args: Some(args),
+            alias,
+            with_ordinality,
+            ..
+        } => Some((
+            parts(name).pop()?,
+            args.args.clone(),
+            alias.as_ref(),
+            *with_ordinality,
+        )),
+        TableFactor::Function {
+            name,
+            args,
+            alias,
+            with_ordinality,
+            ..
+        } => Some((
+            parts(name).pop()?,
+            args.clone(),
+            alias.as_ref(),
+            *with_ordinality,
+        )),
+        TableFactor::UNNEST {
+            alias,
+            array_exprs,
+            with_ordinality,
+            ..
+        } => {
+            let args = array_exprs
+                .iter()
+                .map(|e| FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e.clone())))
+                .collect();
+            Some(("unnest".into(), args, alias.as_ref(), *with_ordinality))
+        }
+        TableFactor::TableFunction {
+            expr: ast::Expr::Function(f),
+            alias,
+        } => {
+            let args = match &f.args {
+                ast::FunctionArguments::List(l) => l.args.clone(),
+                _ => vec![],
+            };
+            Some((parts(&f.name).pop()?, args, alias.as_ref(), false))
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn is_lateral(f: &TableFactor) -> bool {
+    table_function(f).is_some() || matches!(f, TableFactor::Derived { lateral: true, .. })
+}

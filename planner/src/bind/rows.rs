@@ -1,0 +1,244 @@
+//! Row values: comparing them, `IS NULL`, and getting at their fields and at the elements of arrays.
+
+use datafusion_common::ScalarValue;
+use datafusion_expr::{Expr, Operator};
+use sqlparser::ast::{
+    AccessExpr, BinaryOperator as B, Expr as E, FunctionArg, FunctionArgExpr, FunctionArguments,
+    Subscript,
+};
+use tidemill_zset::schema::SqlType;
+
+use super::conditions::{and, not, or, when};
+use super::expr::{Ctx, at, strip};
+use super::{Binder, Typed, literal, truth};
+use crate::error::{Result, SqlError};
+use crate::functions::rows;
+use crate::parser::{fold, parts, position};
+
+/// The fields of `(a, b)` and `ROW(a, b)`.
+pub(super) fn fields(e: &E) -> Option<Vec<E>> {
+    match strip(e) {
+        E::Tuple(items) => Some(items.clone()),
+        E::Function(f) if parts(&f.name) == ["row"] => match &f.args {
+            FunctionArguments::List(l) => l
+                .args
+                .iter()
+                .map(|a| match a {
+                    FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) => Some(e.clone()),
+                    _ => None,
+                })
+                .collect(),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+impl Binder<'_> {
+    /// A comparison whose left side is written as a row and whose right side is one or a subquery.
+    pub(super) fn rows_compared(
+        &self,
+        c: Ctx,
+        left: &E,
+        op: &B,
+        right: &E,
+    ) -> Result<Option<Typed>> {
+        let Some(l) = fields(left) else {
+            return Ok(None);
+        };
+        if let E::Subquery(q) = strip(right) {
+            let l = self.exprs(c, &l)?;
+            let r = self.row_subquery(c, q, l.len())?;
+            return self
+                .compare_pairs(op, l.into_iter().zip(r).collect())
+                .map(Some);
+        }
+        match fields(right) {
+            Some(r) => self.compare_rows(c, &l, op, &r).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// `(a, b) = (c, d)` and the orders.
+    pub(super) fn compare_rows(&self, c: Ctx, l: &[E], op: &B, r: &[E]) -> Result<Typed> {
+        if l.len() != r.len() {
+            return Err(SqlError::new(
+                "42601",
+                "unequal number of entries in row expressions",
+            ));
+        }
+        self.compare_pairs(
+            op,
+            self.exprs(c, l)?
+                .into_iter()
+                .zip(self.exprs(c, r)?)
+                .collect(),
+        )
+    }
+
+    /// Two rows, field by field.
+    fn compare_pairs(&self, op: &B, pairs: Vec<(Typed, Typed)>) -> Result<Typed> {
+        let eq =
+            |(a, b): &(Typed, Typed), op| self.compare(op, a.clone(), b.clone()).map(|t| t.expr);
+        let all = |op| -> Result<Expr> {
+            pairs
+                .iter()
+                .map(|p| eq(p, op))
+                .reduce(|a, b| Ok(and(a?, b?)))
+                .unwrap_or_else(|| Ok(truth(true)))
+        };
+        let e = match op {
+            B::Eq => all(Operator::Eq)?,
+            B::NotEq => not(all(Operator::Eq)?),
+            B::Lt | B::LtEq | B::Gt | B::GtEq => {
+                let strict = if matches!(op, B::Lt | B::LtEq) {
+                    Operator::Lt
+                } else {
+                    Operator::Gt
+                };
+                let last = match op {
+                    B::LtEq => Operator::LtEq,
+                    B::GtEq => Operator::GtEq,
+                    _ => strict,
+                };
+                let mut out: Option<Expr> = None;
+                for (i, p) in pairs.iter().enumerate().rev() {
+                    out = Some(match out {
+                        None => eq(p, if i + 1 == pairs.len() { last } else { strict })?,
+                        Some(rest) => or(eq(p, strict)?, and(eq(p, Operator::Eq)?, rest)),
+                    });
+                }
+                out.unwrap_or_else(|| truth(true))
+            }
+            B::Overlaps => return self.overlaps(pairs),
+            _ => {
+                return Err(SqlError::unsupported(
+                    "this operator on row values is not supported",
+                ));
+            }
+        };
+        Ok(Typed::new(e, SqlType::Bool))
+    }
+
+    /// IS NULL and IS NOT NULL. A row is NULL if all of its fields are, and not NULL if none is.
+    pub(super) fn is_null(&self, c: Ctx, e: &E, null: bool) -> Result<Typed> {
+        let t = self.expr(c, e)?;
+        let t = self.known(t)?;
+        if rows::is_row(&t.ty) {
+            return Ok(rows::is_null(t.expr, &t.ty, null));
+        }
+        let e = match null {
+            true => Expr::IsNull(Box::new(t.expr)),
+            false => Expr::IsNotNull(Box::new(t.expr)),
+        };
+        Ok(Typed::new(e, SqlType::Bool))
+    }
+
+    pub(super) fn access(&self, c: Ctx, root: &E, chain: &[AccessExpr]) -> Result<Typed> {
+        let mut t = match (root, chain.first()) {
+            // t.arr[1] may come as an identifier with a chain of a field and a subscript.
+            (E::Identifier(i), Some(AccessExpr::Dot(E::Identifier(f)))) => {
+                let t = self.column_ref(c.scope, &[i.clone(), f.clone()])?;
+                return self.access_typed(c, t, &chain[1..]);
+            }
+            _ => self.expr(c, root)?,
+        };
+        t = self.access_typed(c, t, chain)?;
+        Ok(t)
+    }
+
+    fn access_typed(&self, c: Ctx, mut t: Typed, chain: &[AccessExpr]) -> Result<Typed> {
+        for step in chain {
+            t = match step {
+                AccessExpr::Subscript(Subscript::Index { index }) => {
+                    let i = self.expr(c, index)?;
+                    if matches!(t.ty, SqlType::Jsonb) {
+                        self.operator(&B::Arrow, t, i)?
+                    } else {
+                        self.function("array_subscript", vec![t, i], None)?
+                    }
+                }
+                AccessExpr::Subscript(Subscript::Slice {
+                    lower_bound,
+                    upper_bound,
+                    stride: None,
+                }) => {
+                    let one = Typed::new(literal(ScalarValue::Int32(Some(1))), SqlType::Int4);
+                    let most =
+                        Typed::new(literal(ScalarValue::Int32(Some(i32::MAX))), SqlType::Int4);
+                    let l = lower_bound
+                        .as_ref()
+                        .map(|e| self.expr(c, e))
+                        .transpose()?
+                        .unwrap_or(one);
+                    let u = upper_bound
+                        .as_ref()
+                        .map(|e| self.expr(c, e))
+                        .transpose()?
+                        .unwrap_or(most);
+                    self.function("array_slice", vec![t, l, u], None)?
+                }
+                AccessExpr::Dot(E::Identifier(field)) => {
+                    let name = fold(field);
+                    rows::field(t, &name).map_err(|e| at(e, position(field.span)))?
+                }
+                _ => {
+                    return Err(SqlError::unsupported(
+                        "this access to a value is not supported",
+                    ));
+                }
+            };
+        }
+        Ok(t)
+    }
+
+    /// `(start, end) OVERLAPS (start, end)`; an end may be an interval, and the two may be in any order.
+    fn overlaps(&self, pairs: Vec<(Typed, Typed)>) -> Result<Typed> {
+        let [(s1, s2), (e1, e2)]: [(Typed, Typed); 2] = pairs.try_into().map_err(|_| {
+            SqlError::new(
+                "42601",
+                "wrong number of parameters for OVERLAPS expression",
+            )
+        })?;
+        // Without an end there is only a moment.
+        let period = |start: Typed, end: Typed| -> Result<(Typed, Typed)> {
+            let end = match end.ty {
+                SqlType::Interval if !end.unknown => self.operator(&B::Plus, start.clone(), end)?,
+                _ => end,
+            };
+            let open = or(
+                Expr::IsNull(Box::new(self.known(start.clone())?.expr)),
+                Expr::IsNull(Box::new(self.known(end.clone())?.expr)),
+            );
+            let first = self.extreme("least", vec![start.clone(), end.clone()])?;
+            let last = self.extreme("greatest", vec![start, end])?;
+            let last_or_null = when(vec![(open, super::null_of(&last.ty))], last.expr);
+            Ok((first, Typed::new(last_or_null, last.ty)))
+        };
+        let (first, second) = (period(s1, e1)?, period(s2, e2)?);
+        let null = || super::null_of(&SqlType::Bool);
+        let is_null = |t: &Typed| Expr::IsNull(Box::new(t.expr.clone()));
+        let is = |op, l: &Typed, r: &Typed| self.compare(op, l.clone(), r.clone()).map(|t| t.expr);
+        let after = |late: &(Typed, Typed), early: &(Typed, Typed)| -> Result<Expr> {
+            let branches = vec![
+                (is(Operator::Lt, &late.0, &early.1)?, truth(true)),
+                (or(is_null(&early.1), is_null(&late.1)), null()),
+            ];
+            Ok(when(branches, truth(false)))
+        };
+        let open_end = or(is_null(&first.1), is_null(&second.1));
+        let together = when(vec![(open_end, null())], truth(true));
+        let branches = vec![
+            (
+                is(Operator::Gt, &first.0, &second.0)?,
+                after(&first, &second)?,
+            ),
+            (
+                is(Operator::Lt, &first.0, &second.0)?,
+                after(&second, &first)?,
+            ),
+            (is(Operator::Eq, &first.0, &second.0)?, together),
+        ];
+        Ok(Typed::new(when(branches, null()), SqlType::Bool))
+    }
+}

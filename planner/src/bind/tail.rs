@@ -1,0 +1,314 @@
+//! The end of a query: ORDER BY, LIMIT, OFFSET and FETCH.
+
+use datafusion_common::{Column, ScalarValue};
+use datafusion_expr::expr::{Sort, WindowFunction};
+use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator};
+use sqlparser::ast::{self, Expr as E, OrderByKind};
+use tidemill_zset::schema::SqlType;
+
+use super::expr::{Ctx, strip};
+use super::scope::{Outer, Scope};
+use super::select::Item;
+use super::{Binder, Ctes, Rel, Typed, builder, columns_of, df, filter, literal, project};
+use crate::error::{Result, SqlError};
+use crate::functions::cast::Context;
+use crate::parser::{fold, position};
+
+/// ORDER BY, LIMIT and OFFSET of the query around a SELECT.
+#[derive(Default)]
+pub(crate) struct Tail<'q> {
+    pub order_by: Vec<&'q ast::OrderByExpr>,
+    pub limit: Option<&'q E>,
+    pub offset: Option<&'q E>,
+    /// FETCH FIRST without a number: one row.
+    pub one: bool,
+    /// WITH TIES: rows that the order leaves equal to the last one come too.
+    pub ties: bool,
+}
+
+impl Tail<'_> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.order_by.is_empty() && self.limit.is_none() && self.offset.is_none() && !self.one
+    }
+}
+
+/// A key of ORDER BY: a column of the output or an expression beside it.
+pub(super) enum Key {
+    Output(usize),
+    Hidden(Expr),
+    /// What orders the values of an output column (`Binder::order_key`), as an expression beside it.
+    Beside(usize, Expr),
+}
+
+impl Binder<'_> {
+    /// ORDER BY and LIMIT over a set operation or VALUES: only output columns can be named.
+    pub(super) fn order_output(
+        &self,
+        rel: Rel,
+        tail: &Tail,
+        ctes: &Ctes,
+        outer: Outer,
+    ) -> Result<Rel> {
+        let mut scope = Scope::new(outer);
+        scope.add(rel.table("", None))?;
+        let mut sorts = Vec::new();
+        for o in &tail.order_by {
+            let t = match ordinal(&o.expr, rel.cols.len(), "ORDER BY")? {
+                Some(i) => Typed::new(
+                    Expr::Column(rel.cols[i].column.clone()),
+                    rel.cols[i].ty.clone(),
+                ),
+                None => self.expr(Ctx::plain(&scope, ctes, "ORDER BY"), &o.expr)?,
+            };
+            sorts.push(self.sort(t, &o.options)?);
+        }
+        let cols: Vec<Column> = rel.cols.iter().map(|c| c.column.clone()).collect();
+        let plan = self.sort_and_limit(rel.plan, sorts, &cols, tail, ctes)?;
+        Ok(Rel {
+            plan,
+            cols: rel.cols,
+        })
+    }
+
+    /// ORDER BY: output columns by number or name, else expressions.
+    pub(super) fn order_keys(
+        &self,
+        ctx: Ctx,
+        tail: &Tail,
+        items: &[Item],
+    ) -> Result<Vec<(Key, ast::OrderByOptions)>> {
+        tail.order_by
+            .iter()
+            .map(|o| {
+                let (k, _) = self.output_or_expr(ctx, &o.expr, items, "ORDER BY")?;
+                Ok((k, o.options))
+            })
+            .collect()
+    }
+
+    pub(super) fn output_or_expr(
+        &self,
+        ctx: Ctx,
+        e: &E,
+        items: &[Item],
+        clause: &'static str,
+    ) -> Result<(Key, ast::OrderByOptions)> {
+        let none = ast::OrderByOptions {
+            asc: None,
+            nulls_first: None,
+        };
+        let output = |i: usize| -> Result<(Key, ast::OrderByOptions)> {
+            let v = &items[i].value;
+            match v.ty {
+                SqlType::Interval | SqlType::Jsonb if !v.unknown => {
+                    Ok((Key::Beside(i, self.order_key(v.clone())?.expr), none))
+                }
+                SqlType::Json => Err(SqlError::new(
+                    "42883",
+                    "could not identify an ordering operator for type json",
+                )),
+                _ => Ok((Key::Output(i), none)),
+            }
+        };
+        if let Some(i) = ordinal(e, items.len(), clause)? {
+            return output(i);
+        }
+        if let E::Identifier(i) = strip(e) {
+            let name = fold(i);
+            let mut same = items.iter().enumerate().filter(|(_, i)| i.name == name);
+            if let Some((n, first)) = same.next() {
+                if same.any(|(_, o)| o.value.expr != first.value.expr) {
+                    return Err(SqlError::new(
+                        "42702",
+                        format!("{clause} \"{name}\" is ambiguous"),
+                    ));
+                }
+                return output(n);
+            }
+        }
+        let t = self.expr(Ctx { clause, ..ctx }, e)?;
+        let t = self.known(t)?;
+        if let Some(n) = items.iter().position(|i| i.value.expr == t.expr) {
+            return output(n);
+        }
+        Ok((Key::Hidden(self.order_key(t)?.expr), none))
+    }
+
+    /// Sorts and cuts. A cut makes the order total, so that it can't depend on how rows arrive.
+    pub(super) fn sort_and_limit(
+        &self,
+        plan: LogicalPlan,
+        mut sorts: Vec<Sort>,
+        outputs: &[Column],
+        tail: &Tail,
+        ctes: &Ctes,
+    ) -> Result<LogicalPlan> {
+        let cut = tail.limit.is_some() || tail.offset.is_some() || tail.one;
+        let chosen = sorts.clone();
+        if cut {
+            for c in outputs {
+                let e = Expr::Column(c.clone());
+                if !sorts.iter().any(|s| s.expr == e) {
+                    sorts.push(Sort::new(e, true, false));
+                }
+            }
+        }
+        let count = |e: Option<&E>, clause| match e {
+            Some(e) => self.count_expr(e, ctes, clause),
+            None => Ok(None),
+        };
+        let offset = count(tail.offset, "OFFSET")?;
+        let limit = match tail.one {
+            true => Some(literal(ScalarValue::Int64(Some(1)))),
+            false => count(tail.limit, "LIMIT")?,
+        };
+        if tail.ties {
+            return with_ties(plan, chosen, sorts, limit, offset);
+        }
+        let mut b = builder(plan);
+        if !sorts.is_empty() {
+            b = df(b.sort(sorts))?;
+        }
+        if cut {
+            if limit.is_some() || offset.is_some() {
+                b = df(b.limit_by_expr(offset, limit))?;
+            }
+        }
+        df(b.build())
+    }
+
+    fn count_expr(&self, e: &E, ctes: &Ctes, clause: &'static str) -> Result<Option<Expr>> {
+        if matches!(e, E::Identifier(i) if i.value.eq_ignore_ascii_case("all")) {
+            return Ok(None);
+        }
+        let scope = Scope::new(Outer::None);
+        let t = self.expr(Ctx::plain(&scope, ctes, clause), e)?;
+        let e = self.cast(t, &SqlType::Int8, Context::Explicit)?;
+        match super::dml::fold_constant(&e) {
+            Some(ScalarValue::Int64(Some(n))) if n < 0 => {
+                let code = if clause == "LIMIT" { "2201W" } else { "2201X" };
+                Err(SqlError::new(
+                    code,
+                    format!("{clause} must not be negative"),
+                ))
+            }
+            Some(ScalarValue::Int64(None)) => Ok(None),
+            Some(v) => Ok(Some(literal(v))),
+            None => Ok(Some(e)),
+        }
+    }
+}
+
+/// The first rows and those that `chosen` leaves equal to the last of them; `total` orders all rows.
+fn with_ties(
+    plan: LogicalPlan,
+    chosen: Vec<Sort>,
+    total: Vec<Sort>,
+    limit: Option<Expr>,
+    offset: Option<Expr>,
+) -> Result<LogicalPlan> {
+    if chosen.is_empty() {
+        return Err(SqlError::new(
+            "42601",
+            "WITH TIES cannot be specified without ORDER BY clause",
+        ));
+    }
+    let columns = columns_of(&plan).into_iter().map(Expr::Column).collect();
+    let numbered = |function, order: &[Sort]| {
+        Expr::WindowFunction(Box::new(WindowFunction {
+            fun: datafusion_expr::WindowFunctionDefinition::WindowUDF(function),
+            params: datafusion_expr::expr::WindowFunctionParams {
+                args: vec![],
+                partition_by: vec![],
+                order_by: order.to_vec(),
+                window_frame: datafusion_expr::WindowFrame::new(Some(false)),
+                filter: None,
+                null_treatment: None,
+                distinct: false,
+            },
+        }))
+    };
+    let rank = numbered(datafusion::functions_window::rank::rank_udwf(), &chosen);
+    let number = numbered(
+        datafusion::functions_window::row_number::row_number_udwf(),
+        &total,
+    );
+    let value = |call: &Expr| {
+        let column = Expr::Column(Column::new_unqualified(call.schema_name().to_string()));
+        Expr::Cast(datafusion_expr::Cast::new(
+            Box::new(column),
+            arrow::datatypes::DataType::Int64,
+        ))
+    };
+    let skipped = offset.unwrap_or_else(|| literal(ScalarValue::Int64(Some(0))));
+    let mut taken = value(&number).gt(skipped.clone());
+    if let Some(limit) = limit {
+        let last = Expr::BinaryExpr(datafusion_expr::BinaryExpr::new(
+            Box::new(skipped),
+            Operator::Plus,
+            Box::new(limit),
+        ));
+        taken = taken.and(value(&rank).lt_eq(last));
+    }
+    let plan = df(LogicalPlanBuilder::window_plan(plan, vec![rank, number]))?;
+    let plan = project(filter(plan, taken)?, columns)?;
+    df(builder(plan).sort(total).and_then(|b| b.build()))
+}
+
+/// A number that stands for an output column, from 0.
+pub(super) fn ordinal(e: &E, width: usize, clause: &str) -> Result<Option<usize>> {
+    let E::Value(v) = strip(e) else {
+        return Ok(None);
+    };
+    match &v.value {
+        ast::Value::Number(n, _) => match n.parse::<usize>() {
+            Ok(i) if i >= 1 && i <= width => Ok(Some(i - 1)),
+            Ok(i) => Err(super::expr::at(
+                SqlError::new(
+                    "42P10",
+                    format!("{clause} position {i} is not in select list"),
+                ),
+                position(v.span),
+            )),
+            Err(_) => Err(SqlError::new(
+                "42601",
+                format!("non-integer constant in {clause}"),
+            )),
+        },
+        ast::Value::SingleQuotedString(_) => Err(SqlError::new(
+            "42601",
+            format!("non-integer constant in {clause}"),
+        )),
+        _ => Ok(None),
+    }
+}
+
+pub(crate) fn tail_of(q: &ast::Query) -> Result<Tail<'_>> {
+    let order_by = match q.order_by.as_ref().map(|o| &o.kind) {
+        None => vec![],
+        Some(OrderByKind::Expressions(e)) => e.iter().collect(),
+        Some(OrderByKind::All(_)) => {
+            return Err(SqlError::unsupported("ORDER BY ALL is not supported"));
+        }
+    };
+    let (mut limit, offset) = match &q.limit_clause {
+        None => (None, None),
+        Some(ast::LimitClause::LimitOffset { limit, offset, .. }) => {
+            (limit.as_ref(), offset.as_ref().map(|o| &o.value))
+        }
+        Some(ast::LimitClause::OffsetCommaLimit { offset, limit }) => (Some(limit), Some(offset)),
+    };
+    if let Some(f) = &q.fetch {
+        if f.percent {
+            return Err(SqlError::unsupported("FETCH … PERCENT is not supported"));
+        }
+        limit = f.quantity.as_ref();
+    }
+    Ok(Tail {
+        order_by,
+        limit,
+        offset,
+        one: q.fetch.is_some() && limit.is_none(),
+        ties: q.fetch.as_ref().is_some_and(|f| f.with_ties),
+    })
+}

@@ -1,0 +1,429 @@
+//! Window function calls: the function, its window and its frame.
+
+use std::sync::Arc;
+
+use datafusion::functions_window as win;
+use datafusion_common::{Column, ScalarValue};
+use datafusion_expr::expr::{Sort, WindowFunction, WindowFunctionParams};
+use datafusion_expr::{
+    Expr, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition,
+};
+use sqlparser::ast::{self, FunctionArguments};
+use tidemill_zset::schema::SqlType;
+
+use super::aggregates::is_aggregate;
+use super::calls::no_function;
+use super::expr::{Ctx, WINDOW};
+use super::types::{is_integer, is_number};
+use super::{Binder, Typed, literal};
+use crate::error::{Result, SqlError};
+use crate::functions::cast::Context;
+use crate::parser::fold;
+
+/// Names of functions that need OVER.
+pub(crate) fn is_window(name: &str) -> bool {
+    matches!(
+        name,
+        "row_number"
+            | "rank"
+            | "dense_rank"
+            | "percent_rank"
+            | "cume_dist"
+            | "ntile"
+            | "lag"
+            | "lead"
+            | "first_value"
+            | "last_value"
+            | "nth_value"
+    )
+}
+
+impl Binder<'_> {
+    pub(super) fn window_call(&self, c: Ctx, name: &str, f: &ast::Function) -> Result<Typed> {
+        let Some(calls) = c.calls.filter(|_| c.windows) else {
+            return Err(SqlError::new(
+                "42P20",
+                match c.clause {
+                    "window" => "window function calls cannot be nested".to_string(),
+                    clause => format!("window functions are not allowed in {clause}"),
+                },
+            ));
+        };
+        let inner = Ctx {
+            windows: false,
+            sets: false,
+            clause: "window",
+            ..c
+        };
+        let spec = self.window_spec(c, f.over.as_ref())?;
+        let partition_by = self
+            .exprs(inner, &spec.partition_by)?
+            .into_iter()
+            .map(|t| self.order_key(self.known(t)?).map(|t| t.expr))
+            .collect::<Result<Vec<_>>>()?;
+        let mut order_by = self.sorts(inner, &spec.order_by)?;
+        let window_frame = match &spec.window_frame {
+            Some(w) => self.frame(inner, w, &spec.order_by, &mut order_by)?,
+            None => WindowFrame::new((!order_by.is_empty()).then_some(false)),
+        };
+        let (fun, args, ty, resolved, filter, distinct) = if is_window(name) {
+            let (udwf, args, ty) = self.window_function(inner, name, f)?;
+            (
+                WindowFunctionDefinition::WindowUDF(udwf),
+                args,
+                ty,
+                None,
+                None,
+                false,
+            )
+        } else if is_aggregate(name) {
+            let (r, distinct, filter, _) = self.aggregate_parts(inner, name, f)?;
+            if distinct {
+                return Err(SqlError::unsupported(
+                    "DISTINCT is not implemented for window functions",
+                ));
+            }
+            let def = WindowFunctionDefinition::AggregateUDF(r.function.clone());
+            (def, r.args.clone(), r.ty.clone(), Some(r), filter, distinct)
+        } else {
+            return Err(SqlError::new(
+                "42809",
+                format!(
+                    "OVER specified, but {name} is not a window function nor an aggregate function"
+                ),
+            ));
+        };
+        let call = Expr::WindowFunction(Box::new(WindowFunction {
+            fun,
+            params: WindowFunctionParams {
+                args,
+                partition_by,
+                order_by,
+                window_frame,
+                filter,
+                null_treatment: None,
+                distinct,
+            },
+        }));
+        let mut calls = calls.borrow_mut();
+        let n = match calls.windows.iter().position(|(e, _)| *e == call) {
+            Some(n) => n,
+            None => {
+                calls.windows.push((call, ty.clone()));
+                calls.windows.len() - 1
+            }
+        };
+        drop(calls);
+        let marker = Expr::Column(Column::new(Some(WINDOW), n.to_string()));
+        match resolved {
+            Some(r) => self.finish_aggregate(marker, r),
+            None => Ok(Typed::new(marker, ty)),
+        }
+    }
+
+    fn window_function(
+        &self,
+        c: Ctx,
+        name: &str,
+        f: &ast::Function,
+    ) -> Result<(Arc<datafusion_expr::WindowUDF>, Vec<Expr>, SqlType)> {
+        let args = match &f.args {
+            FunctionArguments::List(l) => self.function_args(c, &l.args)?,
+            _ => Vec::new(),
+        };
+        let none = || no_function(name, &args.iter().map(Typed::type_name).collect::<Vec<_>>());
+        let integer = |t: &Typed| -> Result<Expr> {
+            let e = self.implicit(t, &SqlType::Int8)?;
+            match super::dml::fold_constant(&e) {
+                Some(v @ ScalarValue::Int64(_)) => Ok(literal(v)),
+                _ => Err(SqlError::unsupported(format!(
+                    "the offset of {name} must be a constant"
+                ))),
+            }
+        };
+        if matches!(
+            name,
+            "row_number" | "rank" | "dense_rank" | "percent_rank" | "cume_dist"
+        ) && !args.is_empty()
+        {
+            return Err(none());
+        }
+        Ok(match name {
+            "row_number" => (win::row_number::row_number_udwf(), vec![], SqlType::Int8),
+            "rank" => (win::rank::rank_udwf(), vec![], SqlType::Int8),
+            "dense_rank" => (win::rank::dense_rank_udwf(), vec![], SqlType::Int8),
+            "percent_rank" => (win::rank::percent_rank_udwf(), vec![], SqlType::Float8),
+            "cume_dist" => (win::cume_dist::cume_dist_udwf(), vec![], SqlType::Float8),
+            "ntile" => {
+                let n = integer(args.first().ok_or_else(none)?)?;
+                (win::ntile::ntile_udwf(), vec![n], SqlType::Int4)
+            }
+            "lag" | "lead" => {
+                let v = self.known(args.first().ok_or_else(none)?.clone())?;
+                let mut out = vec![v.expr];
+                if let Some(n) = args.get(1) {
+                    out.push(integer(n)?);
+                }
+                if let Some(d) = args.get(2) {
+                    let e = self.cast(d.clone(), &v.ty, Context::Explicit)?;
+                    match super::dml::fold_constant(&e) {
+                        Some(s) => out.push(literal(s)),
+                        None => {
+                            return Err(SqlError::unsupported(format!(
+                                "the default of {name} must be a constant"
+                            )));
+                        }
+                    }
+                }
+                let f = if name == "lag" {
+                    win::lead_lag::lag_udwf()
+                } else {
+                    win::lead_lag::lead_udwf()
+                };
+                (f, out, v.ty)
+            }
+            _ => {
+                let v = self.known(args.first().ok_or_else(none)?.clone())?;
+                let mut out = vec![v.expr];
+                let f = match name {
+                    "first_value" => win::nth_value::first_value_udwf(),
+                    "last_value" => win::nth_value::last_value_udwf(),
+                    _ => {
+                        out.push(integer(args.get(1).ok_or_else(none)?)?);
+                        win::nth_value::nth_value_udwf()
+                    }
+                };
+                (f, out, v.ty)
+            }
+        })
+    }
+
+    fn window_spec(&self, c: Ctx, over: Option<&ast::WindowType>) -> Result<ast::WindowSpec> {
+        let named = |name: &ast::Ident| -> Result<ast::WindowSpec> {
+            let name = fold(name);
+            let d = c.named_windows.iter().find(|d| fold(&d.0) == name);
+            match d.map(|d| &d.1) {
+                Some(ast::NamedWindowExpr::WindowSpec(s)) => {
+                    self.window_spec(c, Some(&ast::WindowType::WindowSpec(s.clone())))
+                }
+                Some(ast::NamedWindowExpr::NamedWindow(n)) if fold(n) != name => {
+                    self.window_spec(c, Some(&ast::WindowType::NamedWindow(n.clone())))
+                }
+                _ => Err(SqlError::new(
+                    "42704",
+                    format!("window \"{name}\" does not exist"),
+                )),
+            }
+        };
+        match over {
+            Some(ast::WindowType::NamedWindow(n)) => named(n),
+            Some(ast::WindowType::WindowSpec(s)) => match &s.window_name {
+                None => Ok(s.clone()),
+                Some(base) => {
+                    let mut b = named(base)?;
+                    if !s.order_by.is_empty() {
+                        b.order_by = s.order_by.clone();
+                    }
+                    b.window_frame = s.window_frame.clone();
+                    Ok(b)
+                }
+            },
+            None => Err(SqlError::internal("a window call without OVER")),
+        }
+    }
+}
+
+/// A bound of a frame as it is written: where it lies, and how far away.
+type Bound<'w> = (Side, Option<&'w ast::Expr>);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    Before,
+    Current,
+    After,
+}
+
+fn written(b: &ast::WindowFrameBound) -> Bound<'_> {
+    match b {
+        ast::WindowFrameBound::CurrentRow => (Side::Current, None),
+        ast::WindowFrameBound::Preceding(e) => (Side::Before, e.as_deref()),
+        ast::WindowFrameBound::Following(e) => (Side::After, e.as_deref()),
+    }
+}
+
+/// Refuses frames that end before they begin.
+fn check_order((start, from): &Bound, (end, to): &Bound) -> Result<()> {
+    let refused = match (start, end) {
+        (Side::After, _) if from.is_none() => "frame start cannot be UNBOUNDED FOLLOWING",
+        (_, Side::Before) if to.is_none() => "frame end cannot be UNBOUNDED PRECEDING",
+        (Side::Current, Side::Before) => {
+            "frame starting from current row cannot have preceding rows"
+        }
+        (Side::After, Side::Before | Side::Current) => {
+            "frame starting from following row cannot have preceding rows"
+        }
+        _ => return Ok(()),
+    };
+    Err(SqlError::new("42P20", refused))
+}
+
+impl Binder<'_> {
+    /// A frame. With RANGE and offsets the key in `order_by` becomes one of a type in which offsets are added to it.
+    fn frame(
+        &self,
+        c: Ctx,
+        w: &ast::WindowFrame,
+        by: &[ast::OrderByExpr],
+        order_by: &mut [Sort],
+    ) -> Result<WindowFrame> {
+        let units = match w.units {
+            ast::WindowFrameUnits::Rows => WindowFrameUnits::Rows,
+            ast::WindowFrameUnits::Range => WindowFrameUnits::Range,
+            ast::WindowFrameUnits::Groups => WindowFrameUnits::Groups,
+        };
+        let start = written(&w.start_bound);
+        let end = w.end_bound.as_ref().map_or((Side::Current, None), written);
+        check_order(&start, &end)?;
+        let offset = |e: Option<&ast::Expr>| e.map(|e| self.expr(c, e)).transpose();
+        let (from, to) = (offset(start.1)?, offset(end.1)?);
+        let ranged = units == WindowFrameUnits::Range && (from.is_some() || to.is_some());
+        let key = match (by, &mut *order_by) {
+            ([by], [sort]) if ranged => {
+                let key = self.known(self.expr(c, &by.expr)?)?;
+                let key = self.range_key(key, [&from, &to])?;
+                sort.expr = key.expr.clone();
+                Some(key)
+            }
+            _ if ranged => {
+                return Err(SqlError::new(
+                    "42P20",
+                    "RANGE with offset PRECEDING/FOLLOWING requires exactly one ORDER BY column",
+                ));
+            }
+            _ => None,
+        };
+        if units == WindowFrameUnits::Groups && by.is_empty() {
+            let message = "GROUPS mode requires an ORDER BY clause";
+            return Err(SqlError::new("42P20", message));
+        }
+        let bound = |side: Side, offset: Option<Typed>, which: &str| -> Result<WindowFrameBound> {
+            let distance = match (offset, &key) {
+                _ if side == Side::Current => return Ok(WindowFrameBound::CurrentRow),
+                (Some(t), Some(key)) => self.range_offset(t, key)?,
+                (Some(t), None) => self.row_offset(t, which)?,
+                (None, None) if units != WindowFrameUnits::Range => ScalarValue::UInt64(None),
+                (None, _) => ScalarValue::Null,
+            };
+            Ok(match side {
+                Side::Before => WindowFrameBound::Preceding(distance),
+                _ => WindowFrameBound::Following(distance),
+            })
+        };
+        let (from, to) = (
+            bound(start.0, from, "starting")?,
+            bound(end.0, to, "ending")?,
+        );
+        Ok(WindowFrame::new_bounds(units, from, to))
+    }
+
+    /// A number of rows or groups.
+    fn row_offset(&self, t: Typed, which: &str) -> Result<ScalarValue> {
+        let e = self.implicit(&t, &SqlType::Int8)?;
+        match super::dml::fold_constant(&e) {
+            Some(ScalarValue::Int64(Some(v))) => match u64::try_from(v) {
+                Ok(v) => Ok(ScalarValue::UInt64(Some(v))),
+                Err(_) => Err(SqlError::new(
+                    "22013",
+                    format!("frame {which} offset must not be negative"),
+                )),
+            },
+            Some(_) => Err(SqlError::new(
+                "22004",
+                format!("frame {which} offset must not be null"),
+            )),
+            None => Err(SqlError::unsupported("frame offsets must be constants")),
+        }
+    }
+
+    /// The key of a RANGE frame as a value of which an offset can be taken away without loss: all integers as bigint, all
+    /// floats as double precision, and so on. DataFusion compares nothing but values of one type.
+    fn range_key(&self, key: Typed, offsets: [&Option<Typed>; 2]) -> Result<Typed> {
+        let of = key.type_name();
+        let refused = |offset: Option<&Typed>| {
+            let offset = offset.map_or(String::new(), |t| {
+                format!(" and offset type {}", t.type_name())
+            });
+            SqlError::new(
+                "0A000",
+                format!(
+                    "RANGE with offset PRECEDING/FOLLOWING is not supported for column type {of}{offset}"
+                ),
+            )
+            .hint("Cast the offset value to an appropriate type.")
+        };
+        let offsets = || offsets.into_iter().flatten().filter(|t| !t.unknown);
+        let fits = |ty: &SqlType| match &key.ty {
+            t if is_integer(t) => is_integer(ty),
+            t if is_number(t) => is_number(ty),
+            _ => matches!(ty, SqlType::Interval),
+        };
+        if let Some(wrong) = offsets().find(|t| !fits(&t.ty)) {
+            return Err(refused(Some(wrong)));
+        }
+        let to = match &key.ty {
+            t if is_integer(t) => SqlType::Int8,
+            SqlType::Float4 | SqlType::Float8 => SqlType::Float8,
+            SqlType::Numeric(_, scale) => {
+                let scales = offsets().map(|t| super::types::as_numeric(&t.ty).1);
+                SqlType::Numeric(38, scales.fold(*scale, i8::max))
+            }
+            SqlType::Date | SqlType::Timestamp => SqlType::Timestamp,
+            SqlType::Timestamptz => SqlType::Timestamptz,
+            SqlType::Time | SqlType::Interval => {
+                let length = self.cast(key, &SqlType::Interval, Context::Explicit)?;
+                return self.order_key(Typed::new(length, SqlType::Interval));
+            }
+            _ => return Err(refused(None)),
+        };
+        Ok(Typed::new(self.cast(key, &to, Context::Explicit)?, to))
+    }
+
+    /// The offset of a RANGE frame, for a key that [`Binder::range_key`] gave.
+    fn range_offset(&self, offset: Typed, key: &Typed) -> Result<ScalarValue> {
+        let over_time = matches!(offset.ty, SqlType::Interval) && !offset.unknown
+            || matches!(key.ty, SqlType::Timestamp | SqlType::Timestamptz);
+        let to = if over_time {
+            &SqlType::Interval
+        } else {
+            &key.ty
+        };
+        let value = self.cast(offset, to, Context::Explicit)?;
+        let value = match &key.ty {
+            SqlType::Int8 if over_time => {
+                self.order_key(Typed::new(value, SqlType::Interval))?.expr
+            }
+            _ => value,
+        };
+        let value = super::dml::fold_constant(&value)
+            .ok_or_else(|| SqlError::unsupported("frame offsets must be constants"))?;
+        let negative = match &value {
+            ScalarValue::Int64(Some(v)) => *v < 0,
+            ScalarValue::Float64(Some(v)) => *v < 0.0 || v.is_nan(),
+            ScalarValue::Decimal128(Some(v), ..) => *v < 0,
+            ScalarValue::IntervalMonthDayNano(Some(v)) => {
+                crate::functions::datetime::interval_key(*v) < 0
+            }
+            _ => {
+                let message = "frame starting offset must not be null";
+                return Err(SqlError::new("22004", message));
+            }
+        };
+        if negative {
+            return Err(SqlError::new(
+                "22013",
+                "invalid preceding or following size in window function",
+            ));
+        }
+        Ok(value)
+    }
+}

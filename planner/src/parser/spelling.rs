@@ -1,0 +1,305 @@
+//! Tokens as sqlparser reads them: spellings of PostgreSQL's that it doesn't know become ones that it does.
+
+use sqlparser::keywords::Keyword;
+use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace};
+
+use super::DIALECT;
+use crate::error::{Result, SqlError};
+
+/// Name of the call around the lower bound of BETWEEN SYMMETRIC.
+pub(crate) const SYMMETRIC: &str = "#symmetric";
+/// Name of the call that stands for ROWS FROM.
+pub(crate) const ROWS_FROM: &str = "#rows_from";
+
+/// A statement's tokens without what lies between them, respelled.
+pub(super) fn respelled(tokens: &[TokenWithSpan]) -> Result<Vec<TokenWithSpan>> {
+    let mut tokens = significant(tokens)?;
+    if tokens.iter().any(|t| is_one_of(t, RESPELLED)) {
+        tokens = is_null(tokens);
+        tokens = trim(tokens);
+        tokens = rows_from(tokens);
+        tokens = symmetric(tokens);
+        tokens = exclude_nothing(tokens);
+        tokens = values_query(tokens);
+    }
+    Ok(tokens)
+}
+
+/// Words at which something is respelled.
+const RESPELLED: &[&str] = &[
+    "isnull",
+    "trim",
+    "rows",
+    "symmetric",
+    "asymmetric",
+    "exclude",
+    "values",
+];
+
+/// Tokens without blanks and comments. Strings that stand on lines of their own are one string.
+fn significant(tokens: &[TokenWithSpan]) -> Result<Vec<TokenWithSpan>> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    let mut new_line = false;
+    for t in tokens {
+        match &t.token {
+            Token::Whitespace(Whitespace::Newline | Whitespace::SingleLineComment { .. }) => {
+                new_line = true;
+                continue;
+            }
+            Token::Whitespace(_) => continue,
+            Token::SingleQuotedString(more) => {
+                if let Some(TokenWithSpan {
+                    token: Token::SingleQuotedString(s) | Token::EscapedStringLiteral(s),
+                    span,
+                }) = out.last_mut()
+                {
+                    if !new_line {
+                        let message = format!("syntax error at or near \"{}\"", t.token);
+                        return Err(
+                            SqlError::new("42601", message).at(t.span.start.column as usize)
+                        );
+                    }
+                    s.push_str(more);
+                    span.end = t.span.end;
+                    new_line = false;
+                    continue;
+                }
+            }
+            Token::CustomBinaryOperator(operator) => {
+                if let Some((operator, sign)) = signed(operator) {
+                    out.push(like(t, operator));
+                    out.push(like(t, sign));
+                    new_line = false;
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        new_line = false;
+        out.push(t.clone());
+    }
+    Ok(out)
+}
+
+/// `->-` is the operator `->` and a sign: none ends in one, but for those with certain other characters.
+fn signed(operator: &str) -> Option<(Token, Token)> {
+    let sign = match operator.chars().next_back()? {
+        '-' => Token::Minus,
+        '+' => Token::Plus,
+        _ => return None,
+    };
+    if operator.contains(['~', '!', '@', '#', '%', '^', '&', '|', '`', '?']) {
+        return None;
+    }
+    let mut tokens = Tokenizer::new(&DIALECT, &operator[..operator.len() - 1])
+        .tokenize()
+        .ok()?;
+    match (tokens.pop(), tokens.is_empty()) {
+        (Some(operator), true) => Some((operator, sign)),
+        _ => None,
+    }
+}
+
+/// `x ISNULL` as `x IS NULL`.
+fn is_null(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let is_postfix = |before: &Token| {
+        matches!(
+            before,
+            Token::RParen
+                | Token::RBracket
+                | Token::Number(..)
+                | Token::SingleQuotedString(_)
+                | Token::Placeholder(_)
+        ) || matches!(before, Token::Word(w) if w.quote_style.is_some()
+            || matches!(w.keyword, Keyword::NoKeyword | Keyword::NULL | Keyword::TRUE | Keyword::FALSE))
+    };
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    for t in tokens {
+        let after_operand = out.last().is_some_and(|before| is_postfix(&before.token));
+        if is(&t, "isnull") && after_operand {
+            out.push(like(&t, Token::make_keyword("IS")));
+            out.push(like(&t, Token::make_keyword("NULL")));
+        } else {
+            out.push(t);
+        }
+    }
+    out
+}
+
+/// `trim(LEADING FROM x)` as `trim(LEADING ' ' FROM x)`, and `trim(FROM x)` as `trim(x)`.
+fn trim(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    for t in tokens {
+        if is(&t, "from") {
+            let before = |n: usize| out.len().checked_sub(n).and_then(|i| out.get(i));
+            let opens = |n: usize| {
+                before(n).is_some_and(|t| t.token == Token::LParen)
+                    && before(n + 1).is_some_and(|t| is(t, "trim"))
+            };
+            if opens(1) {
+                continue;
+            }
+            let side = before(1).is_some_and(|t| is_one_of(t, &["leading", "trailing", "both"]));
+            if side && opens(2) {
+                out.push(like(&t, Token::SingleQuotedString(" ".into())));
+            }
+        }
+        out.push(t);
+    }
+    out
+}
+
+/// `ROWS FROM (f(…), g(…))` as one call.
+fn rows_from(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    let mut i = 0;
+    while i < tokens.len() {
+        let next = |n: usize| tokens.get(i + n);
+        let starts_item = out
+            .last()
+            .is_some_and(|t| t.token == Token::Comma || is_one_of(t, &["from", "join", "lateral"]));
+        let call_follows = next(2).is_some_and(|t| t.token == Token::LParen)
+            && next(3).is_some_and(|t| matches!(t.token, Token::Word(_)))
+            && next(4).is_some_and(|t| matches!(t.token, Token::LParen | Token::Period));
+        if starts_item
+            && is(&tokens[i], "rows")
+            && next(1).is_some_and(|t| is(t, "from"))
+            && call_follows
+        {
+            out.push(like(&tokens[i], Token::make_word(ROWS_FROM, Some('"'))));
+            i += 2;
+            continue;
+        }
+        out.push(tokens[i].clone());
+        i += 1;
+    }
+    out
+}
+
+/// `BETWEEN SYMMETRIC a AND b` as `BETWEEN "#symmetric"(a) AND b`; ASYMMETRIC says nothing.
+fn symmetric(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    // Depths of nesting at which a bound is open.
+    let mut open: Vec<i32> = Vec::new();
+    let mut depth = 0i32;
+    for t in tokens {
+        let after_between = out.last().is_some_and(|t| is(t, "between"));
+        if after_between && is(&t, "asymmetric") {
+            continue;
+        }
+        if after_between && is(&t, "symmetric") {
+            out.push(like(&t, Token::make_word(SYMMETRIC, Some('"'))));
+            out.push(like(&t, Token::LParen));
+            open.push(depth);
+            continue;
+        }
+        match &t.token {
+            Token::LParen | Token::LBracket => depth += 1,
+            Token::RParen | Token::RBracket => depth -= 1,
+            _ if is(&t, "case") => depth += 1,
+            _ if is(&t, "end") => depth -= 1,
+            _ if is(&t, "and") && open.last() == Some(&depth) => {
+                open.pop();
+                out.push(like(&t, Token::RParen));
+            }
+            _ => {}
+        }
+        out.push(t);
+    }
+    out
+}
+
+/// `(VALUES …)` as an operand, which the parser knows in FROM only, as `(SELECT * FROM (VALUES …))`.
+fn values_query(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    // Depths at which such a query ends.
+    let mut open: Vec<usize> = Vec::new();
+    let mut depth = 0;
+    for (i, t) in tokens.iter().enumerate() {
+        match t.token {
+            Token::LParen => depth += 1,
+            Token::RParen => {
+                if open.last() == Some(&depth) {
+                    open.pop();
+                    out.push(like(t, Token::RParen));
+                    out.push(like(t, Token::make_keyword("AS")));
+                    out.push(like(t, Token::make_word("#values", Some('"'))));
+                }
+                depth = depth.saturating_sub(1);
+            }
+            _ if is(t, "values") && i > 1 && is_operand(&tokens[..i]) => {
+                for token in [
+                    Token::make_keyword("SELECT"),
+                    Token::Mul,
+                    Token::make_keyword("FROM"),
+                    Token::LParen,
+                ] {
+                    out.push(like(t, token));
+                }
+                open.push(depth);
+            }
+            _ => {}
+        }
+        out.push(t.clone());
+    }
+    out
+}
+
+/// Whether tokens end with a parenthesis that opens an operand of an expression.
+fn is_operand(before: &[TokenWithSpan]) -> bool {
+    let [.., earlier, first, paren] = before else {
+        return false;
+    };
+    let operators = [
+        Token::Eq,
+        Token::Neq,
+        Token::Lt,
+        Token::Gt,
+        Token::LtEq,
+        Token::GtEq,
+        Token::Plus,
+        Token::Minus,
+        Token::Div,
+        Token::Mul,
+    ];
+    let words = [
+        "in", "any", "some", "exists", "array", "select", "where", "and", "or", "not", "when",
+        "then", "else", "on", "having",
+    ];
+    let set = is_one_of(earlier, &["union", "except", "intersect"]);
+    paren.token == Token::LParen
+        && (is_one_of(first, &words)
+            || operators.contains(&first.token)
+            || is(first, "all") && !set)
+}
+
+/// A frame without `EXCLUDE NO OTHERS`, which says nothing.
+fn exclude_nothing(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let clause = ["exclude", "no", "others"];
+    let mut at = 0;
+    while at + clause.len() < tokens.len() {
+        let found = &tokens[at..at + clause.len()];
+        let whole = found.iter().zip(clause).all(|(t, word)| is(t, word));
+        if whole && tokens[at + clause.len()].token == Token::RParen {
+            tokens.drain(at..at + clause.len());
+        }
+        at += 1;
+    }
+    tokens
+}
+
+fn is(t: &TokenWithSpan, word: &str) -> bool {
+    matches!(&t.token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word))
+}
+
+fn is_one_of(t: &TokenWithSpan, words: &[&str]) -> bool {
+    words.iter().any(|w| is(t, w))
+}
+
+/// A token in the place of another.
+fn like(t: &TokenWithSpan, token: Token) -> TokenWithSpan {
+    TokenWithSpan {
+        token,
+        span: t.span,
+    }
+}
