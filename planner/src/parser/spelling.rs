@@ -261,6 +261,8 @@ fn is_operand(before: &[TokenWithSpan]) -> bool {
         Token::Minus,
         Token::Div,
         Token::Mul,
+        Token::Comma,
+        Token::LParen,
     ];
     let words = [
         "in", "any", "some", "exists", "array", "select", "where", "and", "or", "not", "when",
