@@ -14,26 +14,25 @@ pub(crate) const ROWS_FROM: &str = "#rows_from";
 /// A statement's tokens without what lies between them, respelled.
 pub(super) fn respelled(tokens: &[TokenWithSpan]) -> Result<Vec<TokenWithSpan>> {
     let mut tokens = significant(tokens)?;
-    if tokens.iter().any(|t| is_one_of(t, RESPELLED)) {
-        tokens = is_null(tokens);
-        tokens = trim(tokens);
-        tokens = rows_from(tokens);
-        tokens = symmetric(tokens);
-        tokens = exclude_nothing(tokens);
-        tokens = values_query(tokens);
+    for (word, respell) in RESPELLED {
+        if tokens.iter().any(|t| is(t, word)) {
+            tokens = respell(tokens);
+        }
     }
     Ok(tokens)
 }
 
-/// Words at which something is respelled.
-const RESPELLED: &[&str] = &[
-    "isnull",
-    "trim",
-    "rows",
-    "symmetric",
-    "asymmetric",
-    "exclude",
-    "values",
+type Respell = fn(Vec<TokenWithSpan>) -> Vec<TokenWithSpan>;
+
+/// Words at which something is respelled, and how.
+const RESPELLED: &[(&str, Respell)] = &[
+    ("isnull", is_null),
+    ("trim", trim),
+    ("rows", rows_from),
+    ("symmetric", symmetric),
+    ("asymmetric", symmetric),
+    ("exclude", exclude_nothing),
+    ("values", values_query),
 ];
 
 /// Tokens without blanks and comments. Strings that stand on lines of their own are one string.
@@ -211,6 +210,10 @@ fn symmetric(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
 
 /// `(VALUES …)` as an operand, which the parser knows in FROM only, as `(SELECT * FROM (VALUES …))`.
 fn values_query(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let operand = |i: usize| i > 1 && is(&tokens[i], "values") && is_operand(&tokens[..i]);
+    if !(0..tokens.len()).any(operand) {
+        return tokens;
+    }
     let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     // Depths at which such a query ends.
     let mut open: Vec<usize> = Vec::new();
@@ -227,7 +230,7 @@ fn values_query(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
                 }
                 depth = depth.saturating_sub(1);
             }
-            _ if is(t, "values") && i > 1 && is_operand(&tokens[..i]) => {
+            _ if operand(i) => {
                 for token in [
                     Token::make_keyword("SELECT"),
                     Token::Mul,
