@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array};
 use arrow::compute;
 use arrow::datatypes::SchemaRef;
 use parking_lot::Mutex;
@@ -396,37 +396,95 @@ impl SnapshotReader for Snapshot {
 
 fn rows_of(deltas: DeltaIterator, columns: Option<&[usize]>) -> RowIterator {
     let columns = columns.map(<[usize]>::to_vec);
-    Box::new(deltas.map(move |delta| {
-        let rows = expand(&delta?)?;
-        match &columns {
-            None => Ok(rows),
-            Some(columns) => rows
-                .project(columns)
-                .map_err(|e| SqlError::internal(e.to_string())),
+    Box::new(deltas.flat_map(move |delta| -> RowIterator {
+        match delta {
+            Ok(delta) => Box::new(Copies::new(delta, columns.clone())),
+            Err(e) => Box::new(std::iter::once(Err(e))),
         }
     }))
 }
 
-/// Each row as often as its diff says. A negative diff in a snapshot is a broken invariant.
-pub fn expand(delta: &Delta) -> Result<RecordBatch, SqlError> {
-    let Diffs::Each(diffs) = &delta.diffs else {
-        return Ok(delta.rows.clone());
-    };
-    if diffs.iter().all(|d| *d == 1) {
-        return Ok(delta.rows.clone());
-    }
-    let mut indices: Vec<u32> = Vec::with_capacity(diffs.len());
-    for (row, diff) in diffs.iter().enumerate() {
-        if *diff < 0 {
-            return Err(
-                SqlError::internal(format!("a row has the count {diff} in a snapshot"))
-                    .detail("Some operator retracted a row that was not there."),
-            );
+/// Rows in one batch of [`Copies`].
+const COPIES_MAX: usize = 65_536;
+
+/// The rows of a delta, each as often as its diff says, in batches of a bounded size: a row may be there a trillion times. A
+/// negative diff in a snapshot is a broken invariant.
+struct Copies {
+    rows: RecordBatch,
+    diffs: Diffs,
+    /// The row whose turn it is, and how many of it have been given.
+    row: usize,
+    given: i64,
+}
+
+impl Copies {
+    fn new(delta: Delta, columns: Option<Vec<usize>>) -> Self {
+        let rows = match columns {
+            None => delta.rows,
+            Some(columns) => delta
+                .rows
+                .project(&columns)
+                .expect("the columns are among the collection's"),
+        };
+        Copies {
+            rows,
+            diffs: delta.diffs,
+            row: 0,
+            given: 0,
         }
-        indices.extend(std::iter::repeat_n(row as u32, *diff as usize));
     }
-    compute::take_record_batch(&delta.rows, &UInt32Array::from(indices))
-        .map_err(|e| SqlError::internal(e.to_string()))
+
+    /// All rows, if each is there once.
+    fn whole(&mut self) -> Option<RecordBatch> {
+        let once = match &self.diffs {
+            Diffs::Each(diffs) => diffs.iter().all(|d| *d == 1),
+            _ => true,
+        };
+        (once && self.row == 0).then(|| {
+            self.row = self.rows.num_rows();
+            self.rows.clone()
+        })
+    }
+
+    fn some(&mut self) -> Result<RecordBatch, SqlError> {
+        let mut indices: Vec<u32> = Vec::new();
+        while self.row < self.rows.num_rows() && indices.len() < COPIES_MAX {
+            let diff = self.diffs.get(self.row);
+            if diff < 0 {
+                self.row = self.rows.num_rows();
+                return Err(SqlError::internal(format!(
+                    "a row has the count {diff} in a snapshot"
+                ))
+                .detail("Some operator retracted a row that was not there."));
+            }
+            let room = (COPIES_MAX - indices.len()) as i64;
+            let n = room.min(diff - self.given);
+            indices.extend(std::iter::repeat_n(self.row as u32, n as usize));
+            self.given += n;
+            if self.given == diff {
+                (self.row, self.given) = (self.row + 1, 0);
+            }
+        }
+        if self.rows.num_columns() == 0 {
+            // A query that only counts.
+            let count = RecordBatchOptions::new().with_row_count(Some(indices.len()));
+            return RecordBatch::try_new_with_options(self.rows.schema(), vec![], &count)
+                .map_err(|e| SqlError::internal(e.to_string()));
+        }
+        compute::take_record_batch(&self.rows, &UInt32Array::from(indices))
+            .map_err(|e| SqlError::internal(e.to_string()))
+    }
+}
+
+impl Iterator for Copies {
+    type Item = Result<RecordBatch, SqlError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.row >= self.rows.num_rows() {
+            return None;
+        }
+        Some(self.whole().map_or_else(|| self.some(), Ok))
+    }
 }
 
 /// The error arrangements of a view and of all views below it, with the views' names.
@@ -511,4 +569,31 @@ pub fn history_gone(at: Epoch, since: Epoch) -> SqlError {
     SqlError::new("22023", format!("time {at} {HISTORY_GONE}"))
         .detail(format!("History is kept from time {since} on."))
         .hint("Ask for a later time, or keep more with WITH (retain_history = '…').")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::Int64Array;
+    use arrow::datatypes::{DataType, Field};
+
+    #[test]
+    fn rows_come_as_often_as_their_diffs_say_in_bounded_batches() {
+        let schema = tidemill_zset::delta::schema_of(vec![Field::new("n", DataType::Int64, false)]);
+        let column = Arc::new(Int64Array::from(vec![7, 8, 9]));
+        let rows = RecordBatch::try_new(schema, vec![column]).unwrap();
+        let of = |diffs: Vec<i64>| Copies::new(Delta::new(rows.clone(), diffs), None);
+        let lengths = |diffs| -> Vec<usize> { of(diffs).map(|b| b.unwrap().num_rows()).collect() };
+        assert_eq!(lengths(vec![1, 1, 1]), [3]);
+        assert_eq!(lengths(vec![2, 0, 1]), [3]);
+        let many = COPIES_MAX as i64;
+        assert_eq!(lengths(vec![1, many, 1]), [COPIES_MAX, 2]);
+        let trillion = of(vec![1 << 40, 1, 1]).take(3);
+        assert!(
+            trillion
+                .map(|b| b.unwrap())
+                .all(|b| b.num_rows() == COPIES_MAX)
+        );
+        assert!(of(vec![1, -1, 1]).any(|b| b.is_err()));
+    }
 }

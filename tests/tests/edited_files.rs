@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use tidemill_tests::files::{append, drop_file};
 use tidemill_tests::wait::pace;
 use tidemill_tests::{Options, Server, eventually, run};

@@ -18,7 +18,7 @@ use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 use super::{Handle, Message, SharedRuntime};
 use crate::changes::Follower;
 use crate::published::Published;
-use crate::reader::{DeltaIterator, Snapshot, Stored, expand};
+use crate::reader::{DeltaIterator, Snapshot, Stored};
 
 /// Rows in one step of a build: what the workers hold at once.
 const CHUNK_ROWS_MAX: usize = 1 << 19;
@@ -270,10 +270,7 @@ impl BuildThread {
         if !self.durable {
             if !self.built.errors.is_empty() {
                 let row = &self.built.errors.rows;
-                return Err(crate::reader::row_error(
-                    "subscription",
-                    &expand(&Delta::insert(row.clone()))?,
-                ));
+                return Err(crate::reader::row_error("subscription", row));
             }
             return Ok(());
         }

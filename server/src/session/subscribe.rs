@@ -182,7 +182,10 @@ impl SqlSession {
             .ask(|reply| Message::Follow(collections, reply))
             .await?;
         let reader = Snapshot::of(&self.handle.env, &following.published);
-        reader.check_errors(collection)?;
+        // Of an earlier time the feed says when the view was in error.
+        if as_of.is_none() {
+            reader.check_errors(collection)?;
+        }
         if let Some(at) = as_of {
             let since = reader.since(collection)?;
             if at < since {
