@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_physical_expr::expressions::Column;
 use tidemill_dataflow::plan::{DERIVED_KEY, Node, Op, fingerprint};
 
 use super::expr::{self, Physical};
@@ -116,9 +117,7 @@ fn lowered(node: Node) -> Node {
                 lower.push(member);
                 lower.len() - 1
             });
-        Some(Arc::new(
-            datafusion_physical_expr::expressions::Column::new(fields[at].name(), at),
-        ))
+        Some(Arc::new(Column::new(fields[at].name(), at)))
     };
     let predicate = predicate.as_ref().map(|e| replaced(e, &mut lower_member));
     let projection = projection

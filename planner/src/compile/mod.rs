@@ -9,7 +9,6 @@
 //! 3. [`Compiler`] walks the plan: [`rows`] (scans, filters, projections, unnest, constants), [`aggregate`], [`join`].
 //! 4. What no operator does goes to the general operator, over the smallest subtree and, where the plan
 //!    has one, keyed: [`recompute`].
-//!
 //! 5. JSON members are taken of each value together ([`members`]).
 //!
 //! The invariant between the steps is [`Piece`]: the columns of a node are those of the logical plan it came
