@@ -4,10 +4,11 @@
 //! ```text
 //! version u8, flags u8, 0u16, rows u32
 //! [hashes   u64 × rows]                          if HASHED
-//! diffs     i64 if ONE_DIFF,  else i64 × rows
-//! epochs    i64 if ONE_EPOCH, else i64 × rows
+//! diffs     i64 if ONE_DIFF,  else numbers
+//! epochs    i64 if ONE_EPOCH, else numbers
 //! rows      zset::codec
 //! ```
+//! Numbers are as `zset::codec` writes them at the least width; in version 1 they are i64 × rows.
 //!
 //! Invariant: hashes ascend (unless the arrangement is a `Log`, which has none), and hashes, diffs,
 //! epochs and all columns have `rows` entries.
@@ -22,7 +23,7 @@ use tidemill_zset::codec::{self, CodecError, Encoded};
 
 use crate::wire::Put;
 
-const BLOCK_VERSION: u8 = 1;
+const BLOCK_VERSION: u8 = 2;
 const HASHED: u8 = 1;
 const ONE_DIFF: u8 = 2;
 const ONE_EPOCH: u8 = 4;
@@ -99,7 +100,7 @@ impl BlockRows<'_> {
         for numbers in [&self.diffs, &self.epochs] {
             match numbers {
                 Numbers::All(v) => out.i64(*v),
-                Numbers::Each(v) => out.extend_from_slice(v.inner()),
+                Numbers::Each(v) => codec::encode_numbers(v, out),
             }
         }
         codec::encode(self.rows, out);
@@ -129,8 +130,9 @@ impl Block {
         if bytes.len() < HEADER_BYTES {
             return Err(damaged);
         }
-        if bytes[0] != BLOCK_VERSION {
-            return Err(CodecError::Version(bytes[0]));
+        let version = bytes[0];
+        if version == 0 || version > BLOCK_VERSION {
+            return Err(CodecError::Version(version));
         }
         let flags = bytes[1];
         let rows = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]) as usize;
@@ -138,10 +140,10 @@ impl Block {
         let hashed = if flags & HASHED > 0 { rows } else { 0 };
         let hashes = scalars::<u64>(&bytes, &mut at, hashed)?;
         let mut numbers = |one: bool| {
-            let values = scalars::<i64>(&bytes, &mut at, if one { 1 } else { rows })?;
             Ok::<_, CodecError>(match one {
-                true => Numbers::All(values[0]),
-                false => Numbers::Each(values),
+                true => Numbers::All(scalars::<i64>(&bytes, &mut at, 1)?[0]),
+                false if version == 1 => Numbers::Each(scalars(&bytes, &mut at, rows)?),
+                false => Numbers::Each(codec::decode_numbers(&bytes, &mut at, rows)?),
             })
         };
         let diffs = numbers(flags & ONE_DIFF > 0)?;

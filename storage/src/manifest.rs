@@ -29,7 +29,7 @@ use crate::run::RunMeta;
 use crate::wire::{Put, Wire};
 
 /// Version of the layout of the directory.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 pub(crate) const FORMAT_KEY: &[u8] = b"f";
 pub(crate) const CLOCK_KEY: &[u8] = b"k";
 pub(crate) const ARRANGEMENT: u8 = b'a';
@@ -303,6 +303,15 @@ pub(crate) struct Format {
 }
 
 impl Format {
+    /// The same directory as this build writes it.
+    pub(crate) fn newest(&self) -> Format {
+        Format {
+            format: FORMAT_VERSION,
+            codec: u32::from(tidemill_zset::codec::CODEC_VERSION),
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.u32(self.format);

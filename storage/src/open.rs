@@ -88,17 +88,27 @@ pub(crate) fn open(root: &Path, options: &StoreOptions) -> Result<Arc<Shared>> {
         bytes_written: AtomicU64::new(0),
     });
     let recovered = recover(&env, &db, ledger)?;
-    Ok(Arc::new(Shared {
+    let shared = Shared {
         env,
         db,
         sled_log,
         mark,
-        format,
+        format: format.newest(),
         inline_bytes_max: options.inline_bytes_max,
         writer: Mutex::new(recovered.writer),
         version: RwLock::new(recovered.version),
         background: Background::default(),
-    }))
+    };
+    if format != shared.format {
+        // What is written from now on, older builds can't read.
+        let mut writer = shared.writer.lock();
+        let mut step = shared.step();
+        step.batch
+            .insert(manifest::FORMAT_KEY, shared.format.encode());
+        let clock = writer.clock;
+        shared.apply(&mut writer, step, clock)?;
+    }
+    Ok(Arc::new(shared))
 }
 
 pub(crate) fn open_sled(disk: &Disk) -> Result<sled::Db> {
@@ -183,16 +193,20 @@ pub(crate) fn check_format(root: &Path, format: Option<Format>) -> Result<Format
         what: format!("the format key in {}", root.display()),
         detail: "too short".into(),
     })?;
+    // Version, and the oldest and newest that this build reads.
     let ours = [
-        ("format", format.format, FORMAT_VERSION),
-        ("key hash", format.hash, HASH_VERSION),
-        ("row codec", format.codec, u32::from(CODEC_VERSION)),
+        ("format", format.format, 1, FORMAT_VERSION),
+        ("key hash", format.hash, HASH_VERSION, HASH_VERSION),
+        ("row codec", format.codec, 1, u32::from(CODEC_VERSION)),
     ];
-    for (name, found, expected) in ours {
-        if found != expected {
+    for (name, found, oldest, newest) in ours {
+        if found < oldest || found > newest {
+            let read = match oldest == newest {
+                true => format!("version {newest}"),
+                false => format!("versions {oldest} to {newest}"),
+            };
             return Err(StoreError::Usage(format!(
-                "{} was written with {name} version {found}, this build reads version {expected}: \
-                 use the build that wrote it",
+                "{} was written with {name} version {found}, this build reads {read}: use the build that wrote it",
                 root.display()
             )));
         }

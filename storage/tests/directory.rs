@@ -123,6 +123,36 @@ fn another_version_is_refused_with_a_reason() {
     open(dir.path()).unwrap();
 }
 
+/// Format and row codec have older versions, whose data is read; the directory then has the new ones.
+#[test]
+fn an_older_version_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    add(&store, 1, &[row(1)]);
+    drop(store);
+    let versions = |set: Option<(u8, u8)>| {
+        let db = sled::open(dir.path().join("sled")).unwrap();
+        let mut value = db.get("f").unwrap().unwrap().to_vec();
+        let found = (value[0], value[8]);
+        if let Some((format, codec)) = set {
+            (value[0], value[8]) = (format, codec);
+            db.insert("f", value).unwrap();
+            // As a repair leaves it: no sum behind the clock.
+            let clock = db.get("k").unwrap().unwrap().to_vec();
+            db.insert("k", &clock[..16]).unwrap();
+            db.flush().unwrap();
+        }
+        found
+    };
+    let newest = versions(Some((1, 1)));
+    for _ in 0..2 {
+        let store = open(dir.path()).unwrap();
+        assert_eq!(count(&store.version()), 1);
+    }
+    assert_eq!(versions(None), newest);
+    assert!(newest.0 > 1 && newest.1 > 1);
+}
+
 #[test]
 fn wrong_commits_are_refused_and_change_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -6,13 +6,15 @@
 //! ```text
 //! header     version u8, 0 0 0, columns u32, rows u32, 0u32
 //! directory  one u32 per column: its bytes
-//! column     flags u8 (bit 0: has NULLs), 0 × 7
+//! column     flags u8 (bit 0: has NULLs), width u8, 0 × 6
 //!            [validity: one bit per row, 1 = present]     if the flag is set
 //!            values
 //! values     fixed width  the values one after the other
+//!            integers     if the width isn't 0: a base i64, then per row the distance from it, in so many bytes
 //!            boolean      one bit per row
 //!            text, bytes  rows + 1 offsets (u32) into the bytes, then the bytes
 //!            list, map    rows + 1 offsets (u32), then a column of the elements
+//!                         both: if the width isn't 0, lengths in so many bytes instead of offsets
 //!            fixed list   a column of the elements
 //!            struct       its columns one after the other
 //!            null         nothing
@@ -20,7 +22,8 @@
 //! ```
 //!
 //! The schema isn't part of the bytes. Fixed-width values are the two's complement or IEEE bits of the
-//! width that the type has; intervals of months, days and nanoseconds are i32, i32, i64.
+//! width that the type has; intervals of months, days and nanoseconds are i32, i32, i64. Integers are also dates, times,
+//! timestamps and decimals of up to 128 bits. In version 1 all widths are 0.
 //!
 //! Invariant: decoding damaged bytes gives an error or some batch, never a panic and never an
 //! allocation larger than a small multiple of the input.
@@ -36,11 +39,13 @@ use arrow::array::{
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{ByteViewType, DataType, FieldRef, SchemaRef};
 
+use crate::narrow;
+
 #[cfg(target_endian = "big")]
 compile_error!("the codec copies values as they lie in memory: little-endian only");
 
 /// Version of the format, the first byte of everything encoded.
-pub const CODEC_VERSION: u8 = 1;
+pub const CODEC_VERSION: u8 = 2;
 
 const HEADER_BYTES: usize = 16;
 const ALIGN: usize = 8;
@@ -111,12 +116,13 @@ fn encode_column(array: &ArrayRef, start: usize, out: &mut Vec<u8>) {
         _ => array.nulls().filter(|n| n.null_count() > 0),
     };
     let flags = if nulls.is_some() { HAS_NULLS } else { 0 };
+    let head = out.len();
     out.extend_from_slice(&[flags, 0, 0, 0, 0, 0, 0, 0]);
     if let Some(nulls) = nulls {
         out.extend_from_slice(&bits(nulls.inner()));
         pad(start, out);
     }
-    encode_values(array, nulls, start, out);
+    out[head + 1] = encode_values(array, nulls, start, out).unwrap_or(0) as u8;
     pad(start, out);
 }
 
@@ -132,46 +138,52 @@ fn bits(buffer: &BooleanBuffer) -> Vec<u8> {
     bytes
 }
 
-fn encode_values(array: &ArrayRef, nulls: Option<&NullBuffer>, start: usize, out: &mut Vec<u8>) {
+/// Appends the values; gives their width, or that of their lengths, if it isn't the usual one.
+fn encode_values(
+    array: &ArrayRef,
+    nulls: Option<&NullBuffer>,
+    start: usize,
+    out: &mut Vec<u8>,
+) -> Option<usize> {
     match array.data_type() {
-        DataType::Null => {}
-        DataType::Boolean => out.extend_from_slice(&bits(array.as_boolean().values())),
         DataType::Utf8 => {
             let a = array.as_string::<i32>();
-            encode_bytes(a.offsets(), a.value_data(), out);
+            return encode_bytes(a.offsets(), a.value_data(), out);
         }
         DataType::LargeUtf8 => {
             let a = array.as_string::<i64>();
-            encode_bytes(a.offsets(), a.value_data(), out);
+            return encode_bytes(a.offsets(), a.value_data(), out);
         }
         DataType::Binary => {
             let a = array.as_binary::<i32>();
-            encode_bytes(a.offsets(), a.value_data(), out);
+            return encode_bytes(a.offsets(), a.value_data(), out);
         }
         DataType::LargeBinary => {
             let a = array.as_binary::<i64>();
-            encode_bytes(a.offsets(), a.value_data(), out);
+            return encode_bytes(a.offsets(), a.value_data(), out);
         }
-        DataType::Utf8View => encode_views(array.as_string_view(), nulls, out),
-        DataType::BinaryView => encode_views(array.as_binary_view(), nulls, out),
+        DataType::Utf8View => return encode_views(array.as_string_view(), nulls, out),
+        DataType::BinaryView => return encode_views(array.as_binary_view(), nulls, out),
+        DataType::List(_) => {
+            let a = array.as_list::<i32>();
+            return encode_list(a.offsets(), a.values(), start, out);
+        }
+        DataType::LargeList(_) => {
+            let a = array.as_list::<i64>();
+            return encode_list(a.offsets(), a.values(), start, out);
+        }
+        DataType::Map(_, _) => {
+            let a = array.as_map();
+            let entries: ArrayRef = Arc::new(a.entries().clone());
+            return encode_list(a.offsets(), &entries, start, out);
+        }
+        DataType::Null => {}
+        DataType::Boolean => out.extend_from_slice(&bits(array.as_boolean().values())),
         DataType::FixedSizeBinary(size) => {
             let data = array.to_data();
             let size = *size as usize;
             let from = data.offset() * size;
             out.extend_from_slice(&data.buffers()[0][from..from + data.len() * size]);
-        }
-        DataType::List(_) => {
-            let a = array.as_list::<i32>();
-            encode_list(a.offsets(), a.values(), start, out);
-        }
-        DataType::LargeList(_) => {
-            let a = array.as_list::<i64>();
-            encode_list(a.offsets(), a.values(), start, out);
-        }
-        DataType::Map(_, _) => {
-            let a = array.as_map();
-            let entries: ArrayRef = Arc::new(a.entries().clone());
-            encode_list(a.offsets(), &entries, start, out);
         }
         DataType::FixedSizeList(_, size) => {
             let a = array.as_fixed_size_list();
@@ -188,34 +200,103 @@ fn encode_values(array: &ArrayRef, nulls: Option<&NullBuffer>, start: usize, out
             Some(width) => {
                 let data = array.to_data();
                 let from = data.offset() * width;
-                out.extend_from_slice(&data.buffers()[0][from..from + data.len() * width]);
+                let values = data.buffers()[0].slice_with_length(from, data.len() * width);
+                let packed = match is_integer(other) {
+                    true => encode_integers(width, values.clone(), out),
+                    false => None,
+                };
+                if packed.is_none() {
+                    out.extend_from_slice(&values);
+                }
+                return packed;
             }
             None => panic!("no codec for the type {other}: the planner must refuse it"),
         },
     }
+    None
 }
 
-fn put_offsets(lengths: impl Iterator<Item = usize>, out: &mut Vec<u8>) -> usize {
-    let mut total = 0usize;
-    out.extend_from_slice(&0u32.to_le_bytes());
-    let mut offsets = Vec::with_capacity(lengths.size_hint().0);
-    for l in lengths {
+/// Values that are stored at the least width.
+fn is_integer(t: &DataType) -> bool {
+    use DataType::*;
+    matches!(
+        t,
+        Int16
+            | Int32
+            | Int64
+            | UInt16
+            | UInt32
+            | UInt64
+            | Date32
+            | Date64
+            | Time32(_)
+            | Time64(_)
+            | Timestamp(..)
+            | Duration(_)
+            | Decimal32(..)
+            | Decimal64(..)
+            | Decimal128(..)
+    )
+}
+
+fn encode_integers(width: usize, values: Buffer, out: &mut Vec<u8>) -> Option<usize> {
+    match width {
+        2 => narrow::pack::<i16>(values.typed_data(), out),
+        4 => narrow::pack::<i32>(values.typed_data(), out),
+        8 => narrow::pack::<i64>(values.typed_data(), out),
+        16 => narrow::pack::<i128>(values.typed_data(), out),
+        _ => None,
+    }
+}
+
+/// Appends lengths, or offsets where a length needs more than two bytes. Gives their sum, and their width unless they are offsets.
+fn put_lengths(
+    lengths: impl ExactSizeIterator<Item = usize> + Clone,
+    out: &mut Vec<u8>,
+) -> (usize, Option<usize>) {
+    let (mut total, mut longest) = (0usize, 0usize);
+    for l in lengths.clone() {
         total += l;
-        offsets.push(total as u32);
+        longest = longest.max(l);
     }
     length(total);
-    out.reserve(offsets.len() * 4 + total + ALIGN * 2);
-    for o in offsets {
-        out.extend_from_slice(&o.to_le_bytes());
+    out.reserve(lengths.len() * 4 + total + ALIGN * 2);
+    let width = narrow::width_for(longest as u64);
+    if width <= 2 {
+        narrow::put(lengths.map(|l| l as u64), width, out);
+        return (total, Some(width));
     }
-    total
+    let mut end = 0u64;
+    out.extend_from_slice(&0u32.to_le_bytes());
+    narrow::put(
+        lengths.map(|l| {
+            end += l as u64;
+            end
+        }),
+        4,
+        out,
+    );
+    (total, None)
 }
 
-fn encode_bytes<O: OffsetSizeTrait>(offsets: &OffsetBuffer<O>, data: &[u8], out: &mut Vec<u8>) {
-    put_offsets(offsets.windows(2).map(|w| (w[1] - w[0]).as_usize()), out);
+/// Differences of neighbours.
+fn lengths_of<O: OffsetSizeTrait>(
+    offsets: &OffsetBuffer<O>,
+) -> impl ExactSizeIterator<Item = usize> + Clone + '_ {
+    let length = |w: &[O]| (w[1] - w[0]).as_usize();
+    offsets.windows(2).map(length)
+}
+
+fn encode_bytes<O: OffsetSizeTrait>(
+    offsets: &OffsetBuffer<O>,
+    data: &[u8],
+    out: &mut Vec<u8>,
+) -> Option<usize> {
+    let (_, width) = put_lengths(lengths_of(offsets), out);
     let from = offsets[0].as_usize();
     let to = offsets[offsets.len() - 1].as_usize();
     out.extend_from_slice(&data[from..to]);
+    width
 }
 
 /// Bytes of a view that hold the value itself, when it is short.
@@ -225,18 +306,13 @@ fn encode_views<T: ByteViewType>(
     array: &GenericByteViewArray<T>,
     nulls: Option<&NullBuffer>,
     out: &mut Vec<u8>,
-) {
+) -> Option<usize> {
     let views = array.views();
-    let total = match nulls {
-        None => put_offsets(views.iter().map(|v| *v as u32 as usize), out),
-        Some(nulls) => {
-            let present = views.iter().zip(nulls.iter());
-            put_offsets(
-                present.map(|(v, p)| if p { *v as u32 as usize } else { 0 }),
-                out,
-            )
-        }
+    let length = |i: usize| match nulls.is_some_and(|n| n.is_null(i)) {
+        true => 0,
+        false => views[i] as u32 as usize,
     };
+    let (total, width) = put_lengths((0..views.len()).map(length), out);
     let mut at = out.len();
     // Room for a whole inline value after the last byte, so that short values are copied at a fixed width.
     out.resize(at + total + INLINE, 0);
@@ -257,6 +333,7 @@ fn encode_views<T: ByteViewType>(
     }
     out[end..].fill(0);
     out.truncate(end);
+    width
 }
 
 fn encode_list<O: OffsetSizeTrait>(
@@ -264,12 +341,47 @@ fn encode_list<O: OffsetSizeTrait>(
     values: &ArrayRef,
     start: usize,
     out: &mut Vec<u8>,
-) {
-    put_offsets(offsets.windows(2).map(|w| (w[1] - w[0]).as_usize()), out);
+) -> Option<usize> {
+    let (_, width) = put_lengths(lengths_of(offsets), out);
     pad(start, out);
     let from = offsets[0].as_usize();
     let to = offsets[offsets.len() - 1].as_usize();
     encode_column(&values.slice(from, to - from), start, out);
+    width
+}
+
+/// Appends numbers of which the reader knows how many there are, at the least width, filled up to a multiple of 8 bytes.
+pub fn encode_numbers(numbers: &[i64], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + ALIGN, 0);
+    match narrow::pack(numbers, out) {
+        Some(width) => out[start] = width as u8,
+        None => out.extend_from_slice(Buffer::from_slice_ref(numbers).as_slice()),
+    }
+    pad(start, out);
+}
+
+/// Reads `n` numbers that [`encode_numbers`] wrote, and moves `at` behind them.
+pub fn decode_numbers(
+    bytes: &Buffer,
+    at: &mut usize,
+    n: usize,
+) -> Result<ScalarBuffer<i64>, CodecError> {
+    let start = *at;
+    let mut r = Reader {
+        bytes,
+        at: start,
+        end: bytes.len(),
+    };
+    let numbers = match usize::from(r.take(ALIGN)?[0]) {
+        0 => r.take_wide(n, size_of::<i64>())?,
+        width => r.take_integers(n, width, size_of::<i64>())?,
+    };
+    *at = start + (r.at - start).next_multiple_of(ALIGN);
+    Ok(match numbers.as_ptr().align_offset(align_of::<i64>()) {
+        0 => numbers.into(),
+        _ => Buffer::from(numbers.as_slice()).into(),
+    })
 }
 
 /// Decodes what [`encode`] wrote for a batch of `schema`. Never panics on damaged bytes.
@@ -309,7 +421,7 @@ impl Encoded {
             end: bytes.len(),
         };
         let header = r.take(HEADER_BYTES)?;
-        if header[0] != CODEC_VERSION {
+        if header[0] == 0 || header[0] > CODEC_VERSION {
             return Err(CodecError::Version(header[0]));
         }
         let columns = read_u32(&header, 4) as usize;
@@ -407,8 +519,11 @@ impl Reader<'_> {
         self.take(bytes.ok_or(CodecError::Damaged("too many rows"))?)
     }
 
-    /// `rows + 1` ascending offsets that begin with 0 and fit i32.
-    fn take_offsets(&mut self, rows: usize) -> Result<OffsetBuffer<i32>, CodecError> {
+    /// `rows + 1` ascending offsets that begin with 0 and fit i32; of lengths, if they have a width.
+    fn take_offsets(&mut self, rows: usize, width: usize) -> Result<OffsetBuffer<i32>, CodecError> {
+        if width > 0 {
+            return self.take_lengths(rows, width);
+        }
         let bytes = self.take_wide(rows + 1, 4)?;
         let offsets: ScalarBuffer<i32> = match bytes.as_ptr().align_offset(4) {
             0 => bytes.into(),
@@ -419,6 +534,47 @@ impl Reader<'_> {
         }
         Ok(OffsetBuffer::new(offsets))
     }
+
+    fn take_lengths(&mut self, rows: usize, width: usize) -> Result<OffsetBuffer<i32>, CodecError> {
+        if width > 2 {
+            return Err(CodecError::Damaged("width of lengths"));
+        }
+        let lengths = self.take_wide(rows, width)?;
+        let mut offsets = Vec::with_capacity(rows + 1);
+        let mut end = 0u64;
+        offsets.push(0);
+        narrow::get(&lengths, width, |l| {
+            end += l;
+            offsets.push(end as i32);
+        });
+        if i32::try_from(end).is_err() {
+            return Err(CodecError::Damaged("lengths are too large"));
+        }
+        Ok(OffsetBuffer::new(offsets.into()))
+    }
+
+    /// Integers of `native` bytes each.
+    fn take_integers(
+        &mut self,
+        rows: usize,
+        width: usize,
+        native: usize,
+    ) -> Result<Buffer, CodecError> {
+        if width >= native || !matches!(width, 1 | 2 | 4 | 8) {
+            return Err(CodecError::Damaged("width of integers"));
+        }
+        let base = self.take(8)?;
+        let base = base.as_slice().first_chunk::<8>();
+        let base = i64::from_le_bytes(*base.ok_or(CodecError::Damaged("ends too early"))?);
+        let distances = self.take_wide(rows, width)?;
+        match native {
+            2 => Ok(narrow::unpack::<i16>(base, &distances, width)),
+            4 => Ok(narrow::unpack::<i32>(base, &distances, width)),
+            8 => Ok(narrow::unpack::<i64>(base, &distances, width)),
+            16 => Ok(narrow::unpack::<i128>(base, &distances, width)),
+            _ => Err(CodecError::Damaged("width of integers")),
+        }
+    }
 }
 
 fn decode_column(r: &mut Reader, t: &DataType, rows: usize) -> Result<ArrayRef, CodecError> {
@@ -426,7 +582,8 @@ fn decode_column(r: &mut Reader, t: &DataType, rows: usize) -> Result<ArrayRef, 
         let plain = decode_column(r, values, rows)?;
         return Ok(arrow::compute::cast(&plain, t)?);
     }
-    let flags = r.take(ALIGN)?[0];
+    let head = r.take(ALIGN)?;
+    let (flags, width) = (head[0], usize::from(head[1]));
     let nulls = match flags & HAS_NULLS {
         0 => None,
         _ => {
@@ -435,7 +592,7 @@ fn decode_column(r: &mut Reader, t: &DataType, rows: usize) -> Result<ArrayRef, 
             Some(nulls)
         }
     };
-    let array = decode_values(r, t, rows, nulls)?;
+    let array = decode_values(r, t, rows, width, nulls)?;
     r.align();
     Ok(array)
 }
@@ -444,6 +601,7 @@ fn decode_values(
     r: &mut Reader,
     t: &DataType,
     rows: usize,
+    width: usize,
     nulls: Option<NullBuffer>,
 ) -> Result<ArrayRef, CodecError> {
     match t {
@@ -452,16 +610,22 @@ fn decode_values(
             let values = r.take_bits(rows)?;
             Ok(Arc::new(arrow::array::BooleanArray::new(values, nulls)))
         }
-        DataType::Utf8 => Ok(Arc::new(decode_text(r, rows, nulls)?)),
-        DataType::LargeUtf8 => Ok(arrow::compute::cast(&decode_text(r, rows, nulls)?, t)?),
+        DataType::Utf8 => Ok(Arc::new(decode_text(r, rows, width, nulls)?)),
+        DataType::LargeUtf8 => Ok(arrow::compute::cast(
+            &decode_text(r, rows, width, nulls)?,
+            t,
+        )?),
         DataType::Utf8View => {
-            let text = decode_text(r, rows, nulls)?;
+            let text = decode_text(r, rows, width, nulls)?;
             Ok(Arc::new(StringViewArray::from(&text)))
         }
-        DataType::Binary => Ok(Arc::new(decode_binary(r, rows, nulls)?)),
-        DataType::LargeBinary => Ok(arrow::compute::cast(&decode_binary(r, rows, nulls)?, t)?),
+        DataType::Binary => Ok(Arc::new(decode_binary(r, rows, width, nulls)?)),
+        DataType::LargeBinary => Ok(arrow::compute::cast(
+            &decode_binary(r, rows, width, nulls)?,
+            t,
+        )?),
         DataType::BinaryView => {
-            let bytes = decode_binary(r, rows, nulls)?;
+            let bytes = decode_binary(r, rows, width, nulls)?;
             Ok(Arc::new(BinaryViewArray::from(&bytes)))
         }
         DataType::FixedSizeBinary(size) => {
@@ -469,19 +633,19 @@ fn decode_values(
             fixed(t, rows, r.take_wide(rows, width)?, nulls)
         }
         DataType::List(field) => {
-            let (offsets, values) = decode_elements(r, field.data_type(), rows)?;
+            let (offsets, values) = decode_elements(r, field.data_type(), rows, width)?;
             let list = ListArray::try_new(field.clone(), offsets, values, nulls)?;
             Ok(Arc::new(list))
         }
         DataType::LargeList(field) => {
-            let (offsets, values) = decode_elements(r, field.data_type(), rows)?;
+            let (offsets, values) = decode_elements(r, field.data_type(), rows, width)?;
             let wide: ScalarBuffer<i64> = offsets.iter().map(|o| i64::from(*o)).collect();
             let wide = OffsetBuffer::new(wide);
             let list = LargeListArray::try_new(field.clone(), wide, values, nulls)?;
             Ok(Arc::new(list))
         }
         DataType::Map(field, ordered) => {
-            let (offsets, values) = decode_elements(r, field.data_type(), rows)?;
+            let (offsets, values) = decode_elements(r, field.data_type(), rows, width)?;
             let entries = values.as_struct().clone();
             let map = MapArray::try_new(field.clone(), offsets, entries, nulls, *ordered)?;
             Ok(Arc::new(map))
@@ -496,7 +660,10 @@ fn decode_values(
         }
         DataType::Struct(fields) => decode_struct(r, fields, rows, nulls),
         other => match other.primitive_width() {
-            Some(width) => fixed(t, rows, r.take_wide(rows, width)?, nulls),
+            Some(native) if width > 0 && is_integer(other) => {
+                fixed(t, rows, r.take_integers(rows, width, native)?, nulls)
+            }
+            Some(native) => fixed(t, rows, r.take_wide(rows, native)?, nulls),
             None => Err(CodecError::Damaged("a type without a codec")),
         },
     }
@@ -539,9 +706,10 @@ fn fixed(
 fn decode_text(
     r: &mut Reader,
     rows: usize,
+    width: usize,
     nulls: Option<NullBuffer>,
 ) -> Result<StringArray, CodecError> {
-    let offsets = r.take_offsets(rows)?;
+    let offsets = r.take_offsets(rows, width)?;
     let bytes = r.take(offsets[rows] as usize)?;
     Ok(StringArray::try_new(offsets, bytes, nulls)?)
 }
@@ -549,9 +717,10 @@ fn decode_text(
 fn decode_binary(
     r: &mut Reader,
     rows: usize,
+    width: usize,
     nulls: Option<NullBuffer>,
 ) -> Result<BinaryArray, CodecError> {
-    let offsets = r.take_offsets(rows)?;
+    let offsets = r.take_offsets(rows, width)?;
     let bytes = r.take(offsets[rows] as usize)?;
     Ok(BinaryArray::try_new(offsets, bytes, nulls)?)
 }
@@ -560,8 +729,9 @@ fn decode_elements(
     r: &mut Reader,
     t: &DataType,
     rows: usize,
+    width: usize,
 ) -> Result<(OffsetBuffer<i32>, ArrayRef), CodecError> {
-    let offsets = r.take_offsets(rows)?;
+    let offsets = r.take_offsets(rows, width)?;
     r.align();
     let values = decode_column(r, t, offsets[rows] as usize)?;
     Ok((offsets, values))

@@ -267,3 +267,60 @@ fn short_texts_share_and_long_texts_point_into_the_bytes() {
     assert!(range.contains(&data[0].as_ptr()), "copied");
     assert_eq!(column.as_string_view().value(1), long);
 }
+
+#[test]
+fn the_first_version_is_read() {
+    let mut bytes = vec![1, 0, 0, 0];
+    for n in [2u32, 2, 0, 24, 24] {
+        bytes.extend_from_slice(&n.to_le_bytes());
+    }
+    bytes.extend_from_slice(&[0; 8]);
+    for n in [7i64, -1] {
+        bytes.extend_from_slice(&n.to_le_bytes());
+    }
+    bytes.extend_from_slice(&[0; 8]);
+    for offset in [0u32, 1, 3] {
+        bytes.extend_from_slice(&offset.to_le_bytes());
+    }
+    bytes.extend_from_slice(b"abc\0");
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("n", DataType::Int64, true),
+        Field::new("t", DataType::Utf8View, true),
+    ]));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from(vec![7, -1])),
+        Arc::new(StringViewArray::from(vec!["a", "bc"])),
+    ];
+    let expected = RecordBatch::try_new(schema.clone(), columns).unwrap();
+    assert_eq!(decode(&schema, &bytes).unwrap(), expected);
+}
+
+#[test]
+fn small_numbers_and_short_texts_take_little_room() {
+    let rows = 1000;
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(
+            (0..rows).map(|i| 1_000_000_000_000 + i % 250),
+        )),
+        Arc::new(StringViewArray::from_iter_values(
+            (0..rows).map(|i| format!("w{}", i % 10)),
+        )),
+        Arc::new(
+            Decimal128Array::from_iter_values((0..rows).map(|i| i128::from(i) - 500))
+                .with_precision_and_scale(38, 2)
+                .unwrap(),
+        ),
+    ];
+    let mut out = Vec::new();
+    encode_columns(&columns, rows as usize, &mut out);
+    let (numbers, texts, decimals) = (rows, 3 * rows, 2 * rows);
+    assert!(
+        out.len() < (numbers + texts + decimals) as usize + 200,
+        "{} bytes",
+        out.len()
+    );
+    let encoded = Encoded::parse(Buffer::from_vec(out)).unwrap();
+    for (i, c) in columns.iter().enumerate() {
+        assert_eq!(&encoded.column(i, c.data_type()).unwrap(), c);
+    }
+}

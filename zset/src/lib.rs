@@ -9,6 +9,7 @@ pub mod delta;
 pub mod float_sum;
 pub mod hash;
 pub mod ids;
+mod narrow;
 pub mod order_code;
 pub mod schema;
 
