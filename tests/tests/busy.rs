@@ -144,7 +144,7 @@ fn endless_input_keeps_nobody_from_declaring() {
                 out.display()
             ),
             "DROP SINK s".to_owned(),
-            "DROP VIEW odd".to_owned(),
+            "DROP MATERIALIZED VIEW odd".to_owned(),
         ] {
             sql.run(&statement).await?;
             // And they don't hold input up either.

@@ -141,10 +141,15 @@ fn unnest(
         for i in 0..n {
             let mut new = vec![];
             for (c, value) in row.iter().enumerate() {
-                match items.get(&c) {
-                    Some(list) => new.push(list.get(i).cloned()),
-                    None if structs.contains(&c) => new.extend(fields(value).into_iter().map(Some)),
-                    None => new.push(Some(value.clone())),
+                let value = match items.get(&c) {
+                    Some(list) => list.get(i).cloned(),
+                    None => Some(value.clone()),
+                };
+                match value {
+                    Some(value) if structs.contains(&c) => {
+                        new.extend(fields(&value).into_iter().map(Some));
+                    }
+                    value => new.push(value),
                 }
             }
             let typed = new.into_iter().enumerate().map(|(c, v)| {
