@@ -207,7 +207,7 @@ fn state_that_cannot_be_read_ends_the_server_with_its_file() {
         sql.run("CREATE TABLE t (v text)").await?;
         sql.run("CREATE MATERIALIZED VIEW m AS SELECT length(v) AS l, count(*) AS n FROM t GROUP BY length(v)")
             .await?;
-        sql.run("INSERT INTO t SELECT repeat('x', 20 + (n % 7)::integer) FROM generate_series(1, 5000) AS g(n)")
+        sql.run("INSERT INTO t SELECT md5(n::text) || repeat('x', (n % 7)::integer) FROM generate_series(1, 5000) AS g(n)")
             .await?;
         ensure!(server.terminate()?.success());
         let whole: Vec<(PathBuf, Vec<u8>)> = std::fs::read_dir(data.join("segments"))?
@@ -222,7 +222,7 @@ fn state_that_cannot_be_read_ends_the_server_with_its_file() {
         }
         let mut server = Server::start(&data, &Options::default())?;
         let sql = server.connect().await?;
-        let insert = format!("INSERT INTO t VALUES ('{}')", "x".repeat(20));
+        let insert = format!("INSERT INTO t VALUES ('{}')", "x".repeat(32));
         ensure!(sql.try_rows(&insert).await.is_err());
         let status = server.wait()?;
         let log = server.log_text();
