@@ -9,8 +9,9 @@
 //! [`FAN_IN`] of that level, they are all merged. Where merging removes rows, older runs that aren't larger than
 //! all of these come along, so that superseded rows don't pile up; else a row is written again once per level.
 //!
-//! A merge gives two runs: the contents as of its newest epoch, and, put aside, what only reads as of an earlier
-//! one need. A read of the newest epoch looks at the first alone; the second goes when `since` has passed it.
+//! A merge gives the contents as of its newest epoch. What only reads as of an earlier one need is put aside in a run of
+//! its own, or, where the inputs are large, the inputs are kept for them. A read of the newest epoch looks at neither; both go when `since`
+//! has passed them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
@@ -24,14 +25,14 @@ use tidemill_zset::{ArrangementId, Epoch};
 use crate::api::{ArrangementDesc, ArrangementKind, Result, RunBatch};
 use crate::batches::concat_rows;
 use crate::block::{BlockRows, Numbers};
-use crate::bundle::{Bundle, BundleWriter, NewBundle, RunWriter};
+use crate::bundle::{Bundle, BundleWriter, NewBundle, RunEnd, RunWriter};
 use crate::log::{LogMerge, LogPiece};
 use crate::manifest::BundleRecord;
 use crate::merge::HashMerge;
 use crate::options::BLOCK_ROWS_MAX;
 use crate::read::{ArrangementVersion, StoreVersion};
 use crate::resolve::{Compaction, Mode, damaged_rows};
-use crate::run::{ALIVE, Run, RunMeta};
+use crate::run::{ALIVE, ALWAYS, Run, RunMeta};
 use crate::sorting::block_rows;
 use crate::store::{Shared, Step, Writer};
 
@@ -42,6 +43,9 @@ const LEVEL_0_BYTES: u64 = 4 * 1024;
 const LEVEL_FACTOR: u64 = 8;
 /// Runs of one level, of those that were put aside, that are merged together: few reads look at them.
 const HISTORY_FAN_IN: usize = 64;
+/// Inputs that are on average so many times larger than what goes into sled are kept as history; smaller ones are put together,
+/// so that sled holds few.
+const KEPT_FACTOR: u64 = 2;
 /// Runs that one merge takes, at most: each holds a block in memory meanwhile.
 const INPUTS_MAX: usize = 64;
 /// Runs of a log of about this size on average stay as they are: merging them would gain nothing.
@@ -70,6 +74,8 @@ pub(crate) struct Merged {
     of_history: bool,
     /// History before it was given up in the merge.
     since: Epoch,
+    /// The inputs are kept, for reads as of an earlier epoch.
+    kept_until: Option<Epoch>,
     done_at: Instant,
 }
 
@@ -271,14 +277,24 @@ fn due_of(a: &Arc<ArrangementVersion>, shrinks: bool) -> Option<Due> {
     runs.or_else(|| choose_history(a).map(|range| due(range, true)))
 }
 
-/// Enough small runs that were put aside.
+/// Enough small runs that were put aside, all of them a part of what is read as of the same epochs.
 fn choose_history(a: &ArrangementVersion) -> Option<Range<usize>> {
-    let levels: Vec<u32> = a.history.iter().map(|r| level(r.meta.bytes)).collect();
-    let top = levels.iter().copied().max()?;
-    (0..=top).find_map(|up_to| {
-        let from = levels.iter().rposition(|l| *l > up_to).map_or(0, |i| i + 1);
-        (levels.len() - from >= HISTORY_FAN_IN).then(|| from..from + HISTORY_FAN_IN)
-    })
+    let mut start = 0;
+    for same in a
+        .history
+        .chunk_by(|a, b| a.meta.alive_from == b.meta.alive_from)
+    {
+        let levels: Vec<u32> = same.iter().map(|r| level(r.meta.bytes)).collect();
+        let top = levels.iter().copied().max()?;
+        for up_to in 0..=top {
+            let from = levels.iter().rposition(|l| *l > up_to).map_or(0, |i| i + 1);
+            if levels.len() - from >= HISTORY_FAN_IN {
+                return Some(start + from..start + from + HISTORY_FAN_IN);
+            }
+        }
+        start += same.len();
+    }
+    None
 }
 
 /// Where `since` has passed what was put aside, and that is larger than the newest run: writing this one again, with
@@ -287,7 +303,8 @@ fn forgettable(version: &StoreVersion, busy: &HashSet<ArrangementId>) -> Option<
     let all = version.0.arrangements.values();
     let due = |a: &Arc<ArrangementVersion>| {
         let newest = a.runs.last()?;
-        let dead = a.history.iter().filter(|r| r.meta.dead_from <= a.since);
+        let past = a.history.iter().chain(&a.replaced);
+        let dead = past.filter(|r| r.meta.dead_from <= a.since);
         let bytes: u64 = dead.map(|r| r.meta.bytes).sum();
         (bytes > newest.meta.bytes).then(|| Due {
             arrangement: a.clone(),
@@ -354,7 +371,7 @@ fn wasted(shared: &Shared, version: &StoreVersion, busy: &HashSet<ArrangementId>
             .filter(|r| !busy.contains(&r.arrangement))
         {
             if let Some(a) = version.arrangement(run.arrangement)
-                && let Some(i) = a.runs.iter().position(|r| r.meta.order == run.order)
+                && let Some(i) = a.runs.iter().position(|r| r.meta == *run)
             {
                 return Some(Due {
                     arrangement: a,
@@ -376,20 +393,15 @@ fn merge(shared: &Shared, due: &Due) -> Result<Option<Merged>> {
         (to, shared.bundle_writer(&mut writer))
     };
     shared.env.disk.fail.pass("during_merge");
-    let compaction = match due.of_history {
-        true => Compaction::NONE,
-        false => compaction(a, &range),
-    };
-    let oldest = range.start == 0;
+    let kept_until = kept_until(due, shared.inline_bytes_max as u64);
     let what = Merge {
         desc: &a.desc,
         inputs: &inputs,
-        compaction,
-        oldest,
-        dead_from: match due.of_history {
-            true => inputs.iter().map(|r| r.meta.dead_from).max(),
-            false => None,
-        },
+        compaction: compaction(due, kept_until),
+        since: if due.of_history { 0 } else { a.since },
+        oldest: range.start == 0,
+        kept_until,
+        of_history: due.of_history,
     };
     if !what.write(shared, &mut to, &mut past)? {
         return Ok(None);
@@ -411,21 +423,50 @@ fn merge(shared: &Shared, due: &Due) -> Result<Option<Merged>> {
         new,
         history,
         of_history: due.of_history,
-        since: compaction.since,
+        since: if due.of_history { 0 } else { a.since },
+        kept_until,
         done_at: Instant::now(),
     }))
 }
 
-/// What a merge of the runs in `range` may forget.
-fn compaction(a: &ArrangementVersion, range: &Range<usize>) -> Compaction {
+/// If the inputs are to be kept: the epoch as of which the merge takes their place. They are if there is history in them and
+/// they are large enough for files of their own.
+fn kept_until(due: &Due, inline_bytes_max: u64) -> Option<Epoch> {
+    let inputs = &due.runs()[due.range.clone()];
+    let newest = inputs.iter().map(|r| r.meta.max_epoch).max()?;
+    let bytes: u64 = inputs.iter().map(|r| r.meta.bytes).sum();
+    let a = &due.arrangement;
+    let keep = a.desc.kind != ArrangementKind::Log
+        && !due.of_history
+        && inputs.len() > 1
+        && newest > a.since
+        && bytes >= inline_bytes_max * KEPT_FACTOR * inputs.len() as u64;
+    keep.then_some(newest)
+}
+
+/// What a merge may forget.
+fn compaction(due: &Due, kept_until: Option<Epoch>) -> Compaction {
+    let a = &due.arrangement;
+    let oldest = due.range.start == 0;
+    if due.of_history {
+        return Compaction::NONE;
+    }
+    if let Some(newest) = kept_until {
+        return Compaction {
+            since: newest,
+            floor: Epoch::MIN,
+            tombstones_until: if oldest { newest } else { Epoch::MIN },
+            split: false,
+        };
+    }
     // Entries up to `floor` get its epoch, and must not by that come to look newer than those of newer runs, or than what
-    // was put aside; and a tombstone stays while that may hold what it hides.
-    let past = a.history.iter().filter(|r| r.meta.dead_from > a.since);
-    let others = a.runs[range.end..].iter().chain(past);
+    // is kept as history; and a tombstone stays while that may hold what it hides.
+    let past = a.history.iter().chain(&a.replaced);
+    let past = past.filter(|r| r.meta.dead_from > a.since);
+    let others = a.runs[due.range.end..].iter().chain(past);
     let floor = others
         .map(|r| r.meta.min_epoch - 1)
         .fold(a.since, Epoch::min);
-    let oldest = range.start == 0;
     Compaction {
         since: a.since,
         floor,
@@ -439,10 +480,12 @@ struct Merge<'a> {
     desc: &'a Arc<ArrangementDesc>,
     inputs: &'a [Arc<Run>],
     compaction: Compaction,
+    /// To be written with the result.
+    since: Epoch,
     /// No older run is left out.
     oldest: bool,
-    /// Of the result, if that is put aside.
-    dead_from: Option<Epoch>,
+    kept_until: Option<Epoch>,
+    of_history: bool,
 }
 
 impl Merge<'_> {
@@ -458,10 +501,9 @@ impl Merge<'_> {
         let compress = rows >= COMPRESS_ROWS_MIN;
         let mut out = Blocks::new(to.run(desc.clone(), compress), desc);
         let mut aside = Blocks::new(past.run(desc.clone(), compress), desc);
-        let since = self.compaction.since;
         let mut distinct = true;
         if desc.kind == ArrangementKind::Log {
-            for piece in LogMerge::new(desc.clone(), self.inputs, since, self.oldest)? {
+            for piece in LogMerge::new(desc.clone(), self.inputs, self.since, self.oldest)? {
                 match piece? {
                     LogPiece::Rows(batch) => out.push(batch)?,
                     LogPiece::Whole(run, block) => out.copy(&run, block)?,
@@ -492,11 +534,30 @@ impl Merge<'_> {
         }
         out.write_waiting()?;
         aside.write_waiting()?;
-        let newest = self.inputs.iter().map(|r| r.meta.max_epoch).max();
-        let since = if self.dead_from.is_some() { 0 } else { since };
-        out.run
-            .finish(since, distinct, self.dead_from.unwrap_or(ALIVE));
-        aside.run.finish(0, false, newest.unwrap_or(ALIVE));
+        let most = |of: fn(&RunMeta) -> Epoch| self.inputs.iter().map(|r| of(&r.meta)).max();
+        let alive_from = most(|r| r.alive_from).unwrap_or(ALWAYS);
+        let end = RunEnd {
+            alive_from,
+            ..RunEnd::of(self.since, distinct)
+        };
+        out.run.finish(match (self.of_history, self.kept_until) {
+            (true, _) => RunEnd {
+                dead_from: most(|r| r.dead_from).unwrap_or(ALIVE),
+                aside: true,
+                ..end
+            },
+            (false, Some(newest)) => RunEnd {
+                alive_from: newest,
+                ..end
+            },
+            (false, None) => end,
+        });
+        aside.run.finish(RunEnd {
+            dead_from: most(|r| r.max_epoch).unwrap_or(ALIVE),
+            alive_from,
+            aside: true,
+            ..RunEnd::of(0, false)
+        });
         Ok(true)
     }
 }
@@ -630,9 +691,29 @@ pub(crate) fn install(writer: &Writer, step: &mut Step, merged: Merged) {
     a.history.extend(history.iter().map(run));
     // Since the output's `since` is in the manifest, nobody will read as of an earlier epoch, also after a restart.
     let dead = |r: &mut Arc<Run>| output.is_some() && r.meta.dead_from <= merged.since;
-    let gone: Vec<Arc<Run>> = a.history.extract_if(.., dead).collect();
-    for run in merged.inputs.iter().chain(&gone) {
+    let mut gone: Vec<Arc<Run>> = a.history.extract_if(.., dead).collect();
+    gone.extend(a.replaced.extract_if(.., dead));
+    let mut kept = Vec::new();
+    match merged.kept_until {
+        None => gone.extend(merged.inputs),
+        Some(until) => {
+            for run in merged.inputs {
+                let meta = RunMeta {
+                    dead_from: until,
+                    ..run.meta.clone()
+                };
+                let dated = Run::new(meta, run.bundle.clone());
+                a.replaced.push(Arc::new(dated));
+                kept.push(run);
+            }
+        }
+    }
+    let dated = a.replaced[a.replaced.len() - kept.len()..].to_vec();
+    for run in &gone {
         step.retire(writer, run);
+    }
+    for (run, dated) in kept.iter().zip(&dated) {
+        step.describe(writer, run, &dated.meta);
     }
     for (_, bundle, record) in output.into_iter().chain(history) {
         step.add_record(bundle, record);

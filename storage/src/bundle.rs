@@ -23,7 +23,7 @@ use crate::api::{ArrangementDesc, ArrangementKind, Result, StoreError};
 use crate::block::{Block, BlockRows};
 use crate::disk::{Disk, NewFile, io_error};
 use crate::manifest;
-use crate::run::{BlockMeta, RunMeta};
+use crate::run::{ALIVE, ALWAYS, BlockMeta, RunMeta};
 use crate::wire::{Put, Wire};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"TIDESEG1");
@@ -240,6 +240,28 @@ impl NewBundle {
     }
 }
 
+/// What is known of a run when all of it has been written; see [`RunMeta`].
+pub(crate) struct RunEnd {
+    pub since: Epoch,
+    pub distinct: bool,
+    pub dead_from: Epoch,
+    pub alive_from: Epoch,
+    pub aside: bool,
+}
+
+impl RunEnd {
+    /// Of a run that has its place among the contents at all epochs from `since` on.
+    pub(crate) fn of(since: Epoch, distinct: bool) -> RunEnd {
+        RunEnd {
+            since,
+            distinct,
+            dead_from: ALIVE,
+            alive_from: ALWAYS,
+            aside: false,
+        }
+    }
+}
+
 /// Writes the runs of a bundle one after the other.
 pub(crate) struct BundleWriter {
     env: Arc<Env>,
@@ -445,7 +467,7 @@ impl RunWriter<'_> {
     }
 
     /// Ends the run. Without a block there is none. `order` is given when the run becomes visible.
-    pub(crate) fn finish(self, since: Epoch, distinct: bool, dead_from: Epoch) {
+    pub(crate) fn finish(self, end: RunEnd) {
         if self.index.is_empty() {
             return;
         }
@@ -463,13 +485,15 @@ impl RunWriter<'_> {
             bytes: self.bytes,
             min_epoch: self.epochs.0,
             max_epoch: self.epochs.1,
-            since,
+            since: end.since,
             index_at,
             blocks: self.index.len() as u32,
             index_crc: crc32fast::hash(&self.to.buffer[from..]),
             negative: self.negative,
-            distinct,
-            dead_from,
+            distinct: end.distinct,
+            dead_from: end.dead_from,
+            alive_from: end.alive_from,
+            aside: end.aside,
         };
         self.to.runs.push((meta, self.desc));
     }

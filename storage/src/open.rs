@@ -262,6 +262,7 @@ fn recover(env: &Arc<Env>, db: &sled::Db, ledger: Ledger) -> Result<Recovered> {
             since: 0,
             runs: Vec::new(),
             history: Vec::new(),
+            replaced: Vec::new(),
         };
         arrangements.insert(id, version);
     }
@@ -274,6 +275,7 @@ fn recover(env: &Arc<Env>, db: &sled::Db, ledger: Ledger) -> Result<Recovered> {
         .map(|(id, mut a)| {
             a.runs.sort_by_key(|r| r.meta.order);
             a.history.sort_by_key(|r| r.meta.order);
+            a.replaced.sort_by_key(|r| r.meta.order);
             (id, Arc::new(a))
         })
         .collect();
@@ -330,7 +332,8 @@ fn recover_bundles(
             a.since = a.since.max(run.since);
             let place = match run.dead_from {
                 ALIVE => &mut a.runs,
-                _ => &mut a.history,
+                _ if run.aside => &mut a.history,
+                _ => &mut a.replaced,
             };
             place.push(Arc::new(Run::new(run.clone(), bundle.clone())));
         }

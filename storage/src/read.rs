@@ -57,6 +57,8 @@ pub struct ArrangementVersion {
     pub(crate) runs: Vec<Arc<Run>>,
     /// What merging has put aside: entries that only reads as of an epoch before the run's `dead_from` need.
     pub(crate) history: Vec<Arc<Run>>,
+    /// What merging has read and kept: reads as of an epoch before the run's `dead_from` need it instead of what was made of it.
+    pub(crate) replaced: Vec<Arc<Run>>,
 }
 
 impl ArrangementVersion {
@@ -82,11 +84,7 @@ impl ArrangementVersion {
 
     /// Encoded bytes of all runs.
     pub fn bytes(&self) -> u64 {
-        self.runs
-            .iter()
-            .chain(&self.history)
-            .map(|r| r.meta.bytes)
-            .sum()
+        self.all_runs().map(|r| r.meta.bytes).sum()
     }
 
     /// Contents as of `at`, consolidated (`Add`: diffs summed; `Last`: the newest value per key, diff 1;
@@ -196,11 +194,20 @@ impl ArrangementVersion {
         self.visible(at).cloned().collect()
     }
 
+    pub(crate) fn all_runs(&self) -> impl Iterator<Item = &Arc<Run>> {
+        let past = self.replaced.iter().chain(&self.history);
+        past.chain(&self.runs)
+    }
+
+    /// The runs that say exactly what there is as of `at`, and what changed after it.
+    fn from(&self, at: Epoch) -> impl Iterator<Item = &Arc<Run>> {
+        self.all_runs()
+            .filter(move |r| r.meta.alive_from <= at && !r.meta.is_dead(at))
+    }
+
     /// The runs that say something about the contents as of `at`.
     fn visible(&self, at: Epoch) -> impl Iterator<Item = &Arc<Run>> {
-        let past = self.history.iter().filter(move |r| r.meta.dead_from > at);
-        past.chain(&self.runs)
-            .filter(move |r| r.meta.min_epoch <= at)
+        self.from(at).filter(move |r| r.meta.min_epoch <= at)
     }
 
     fn too_old(&self, at: Epoch) -> StoreError {
@@ -272,7 +279,7 @@ impl ArrangementVersion {
     /// Blocks that may hold entries with an epoch in (`after`, `until`], by run.
     pub(crate) fn window(&self, after: Epoch, until: Epoch) -> Result<Vec<Arc<Block>>> {
         let mut blocks = Vec::new();
-        for run in self.history.iter().chain(&self.runs) {
+        for run in self.from(after) {
             if run.meta.max_epoch <= after || run.meta.min_epoch > until {
                 continue;
             }
@@ -292,8 +299,7 @@ impl ArrangementVersion {
         after: Epoch,
         until: Epoch,
     ) -> Result<(Vec<Arc<Block>>, Vec<Entry>)> {
-        let past = self.history.iter().filter(|r| r.meta.dead_from > after);
-        self.probe(hashes, until, past.chain(&self.runs))
+        self.probe(hashes, until, self.from(after))
     }
 }
 

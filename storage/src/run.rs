@@ -15,6 +15,7 @@ use crate::wire::{Put, Wire};
 
 const NEGATIVE: u32 = 1;
 const DISTINCT: u32 = 2;
+const ASIDE: u32 = 4;
 
 /// What the manifest says of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,19 +38,31 @@ pub(crate) struct RunMeta {
     pub negative: bool,
     /// No two entries have equal rows (`Add`) or keys (`Last`).
     pub distinct: bool,
-    /// From this epoch on its entries say nothing: later ones took their place, or they add up to nothing.
-    /// [`ALIVE`] for the runs that make the contents.
+    /// It is no part of what is read as of this epoch or later; [`ALIVE`] for the runs that make the contents.
     pub dead_from: Epoch,
+    /// It is no part of what is read as of an earlier epoch: other runs, which are dead from this one on, say it exactly.
+    /// [`ALWAYS`] for runs whose entries have all the epochs that they need.
+    pub alive_from: Epoch,
+    /// It was put aside by a merge: once it is dead its entries say nothing anyway, for later ones took their place, or they
+    /// add up to nothing.
+    pub aside: bool,
 }
 
 /// See [`RunMeta::dead_from`].
 pub(crate) const ALIVE: Epoch = Epoch::MAX;
+/// See [`RunMeta::alive_from`].
+pub(crate) const ALWAYS: Epoch = Epoch::MIN;
 
 impl RunMeta {
     /// Bytes of the encoded form.
-    pub(crate) const BYTES: usize = 9 * 8 + 4 * 4;
-    /// Version of the encoded form. In version 1 no run has `dead_from`.
+    pub(crate) const BYTES: usize = 10 * 8 + 4 * 4;
+    /// Version of the encoded form. In version 1 no run has `dead_from` or `alive_from`.
     pub(crate) const VERSION: u8 = 2;
+
+    /// No part of what is read as of `at`.
+    pub(crate) fn is_dead(&self, at: Epoch) -> bool {
+        self.dead_from <= at && self.dead_from != ALIVE
+    }
 
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
         out.u64(self.arrangement.0);
@@ -63,9 +76,11 @@ impl RunMeta {
         out.u32(self.blocks);
         out.u32(self.index_crc);
         let negative = if self.negative { NEGATIVE } else { 0 };
-        out.u32(negative | if self.distinct { DISTINCT } else { 0 });
+        let distinct = if self.distinct { DISTINCT } else { 0 };
+        out.u32(negative | distinct | if self.aside { ASIDE } else { 0 });
         out.u32(0);
         out.i64(self.dead_from);
+        out.i64(self.alive_from);
     }
 
     pub(crate) fn get(w: &mut Wire, version: u8) -> Option<RunMeta> {
@@ -83,13 +98,17 @@ impl RunMeta {
             negative: false,
             distinct: false,
             dead_from: ALIVE,
+            alive_from: ALWAYS,
+            aside: false,
         };
         let flags = w.u32()?;
         w.u32()?;
         meta.negative = flags & NEGATIVE > 0;
         meta.distinct = flags & DISTINCT > 0;
+        meta.aside = flags & ASIDE > 0;
         if version >= 2 {
             meta.dead_from = w.i64()?;
+            meta.alive_from = w.i64()?;
         }
         Some(meta)
     }

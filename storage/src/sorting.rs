@@ -12,10 +12,9 @@ use tidemill_zset::{Diffs, Epoch};
 use crate::api::{ArrangementChange, ArrangementDesc, Result, StoreError};
 use crate::batches::{concat_rows, conform};
 use crate::block::{BlockRows, Numbers};
-use crate::bundle::{BundleWriter, is_sorted};
+use crate::bundle::{BundleWriter, RunEnd, is_sorted};
 use crate::options::{BLOCK_BYTES_TARGET, BLOCK_ROWS_MAX};
 use crate::order::{Entry, sort_by_hash};
-use crate::run::ALIVE;
 
 /// What an entry takes beside its row: hash and diff, and its share of headers.
 const ENTRY_BYTES: usize = 18;
@@ -55,7 +54,7 @@ pub(crate) fn write_changes(
                 epochs: Numbers::All(epoch),
             })?;
         }
-        run.finish(0, true, ALIVE);
+        run.finish(RunEnd::of(0, true));
         Ok(())
     }
 }
@@ -92,7 +91,7 @@ fn write_sorted(
             epochs: Numbers::All(epoch),
         })?;
     }
-    run.finish(0, distinct, ALIVE);
+    run.finish(RunEnd::of(0, distinct));
     Ok(())
 }
 

@@ -24,7 +24,7 @@ use crate::manifest::{self, BundleRecord, Clock, Format, put_long, sled_error};
 use crate::mark::Mark;
 use crate::options::{StoreOptions, StoreStats};
 use crate::read::{ArrangementVersion, StoreVersion, VersionInner};
-use crate::run::Run;
+use crate::run::{Run, RunMeta};
 use crate::sorting::write_changes;
 
 /// A bundle that the manifest names.
@@ -313,15 +313,29 @@ impl Step {
 
     /// Takes a run out of its bundle's record.
     pub(crate) fn retire(&mut self, writer: &Writer, run: &Run) {
+        if let Some(record) = self.record(writer, run) {
+            record.runs.retain(|r| *r != run.meta);
+        }
+    }
+
+    /// Gives a run another description.
+    pub(crate) fn describe(&mut self, writer: &Writer, run: &Run, meta: &RunMeta) {
+        let record = self.record(writer, run);
+        let found = record.and_then(|r| r.runs.iter_mut().find(|r| **r == run.meta));
+        if let Some(found) = found {
+            *found = meta.clone();
+        }
+    }
+
+    /// The record of the run's bundle, to be changed.
+    fn record(&mut self, writer: &Writer, run: &Run) -> Option<&mut BundleRecord> {
         let id = run.bundle.id;
         if !self.records.contains_key(&id)
             && let Some(live) = writer.bundles.get(&id)
         {
             self.records.insert(id, live.record.clone());
         }
-        if let Some(record) = self.records.get_mut(&id) {
-            record.runs.retain(|r| *r != run.meta);
-        }
+        self.records.get_mut(&id)
     }
 }
 
@@ -392,6 +406,7 @@ impl Shared {
                 since: 0,
                 runs: Vec::new(),
                 history: Vec::new(),
+                replaced: Vec::new(),
                 desc: Arc::new(desc),
             };
             step.arrangements.insert(version.desc.id, Arc::new(version));
@@ -431,7 +446,7 @@ impl Shared {
             let Some(a) = step.arrangements.remove(&id) else {
                 continue;
             };
-            for run in a.runs.iter().chain(&a.history) {
+            for run in a.all_runs() {
                 step.retire(writer, run);
             }
             let key = manifest::id_key(manifest::ARRANGEMENT, id.0);
@@ -592,7 +607,7 @@ mod tests {
 
     use super::*;
     use crate::block::{BlockRows, Numbers};
-    use crate::run::ALIVE;
+    use crate::bundle::RunEnd;
 
     #[test]
     fn compressed_blocks_are_read_back() {
@@ -624,7 +639,7 @@ mod tests {
             let mut to = store.shared.bundle_writer(&mut store.shared.writer.lock());
             let mut run = to.run(desc.clone(), compress);
             run.block(&block).unwrap();
-            run.finish(0, true, ALIVE);
+            run.finish(RunEnd::of(0, true));
             let mut new = to.finish(0).unwrap().unwrap();
             sizes.push(new.bundle.len);
             let run = Run::new(new.runs.remove(0), new.bundle);

@@ -35,7 +35,7 @@ fn segment_files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Commits `rows` to the `Add` arrangement 3 (keyed by the whole row), creating it in epoch 1.
+/// Commits `rows` to the `Add` arrangement 3 (keyed by the whole row), creating it in epoch 1; no history is kept.
 fn add(store: &Store, epoch: Epoch, rows: &[Row]) -> StoreVersion {
     let a = Arrangement::of(3);
     store
@@ -48,6 +48,7 @@ fn add(store: &Store, epoch: Epoch, rows: &[Row]) -> StoreVersion {
                 hashes: vec![],
                 delta: Delta::insert(batch(rows)),
             }],
+            since: vec![(ArrangementId(3), epoch)],
             ..Commit::default()
         })
         .unwrap()
