@@ -3,7 +3,7 @@
 //! It starts from a snapshot or from a time in the store's history, goes on from the changes in memory, and
 //! falls back to history when it was too slow for them. It knows when the collection's view is in error.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use tidemill_planner::SqlError;
@@ -266,16 +266,15 @@ impl ChangeFeed {
     }
 
     /// Puts changes of the collection and of its errors into one order.
-    fn enqueue(&mut self, changes: Vec<EpochChanges>, mut errors: Vec<ErrorChanges>) {
-        errors.sort_by_key(|(epoch, ..)| *epoch);
-        let mut errors = errors.into_iter().peekable();
+    fn enqueue(&mut self, changes: Vec<EpochChanges>, errors: Vec<ErrorChanges>) {
+        let mut errors_of: BTreeMap<Epoch, Vec<ErrorChanges>> = BTreeMap::new();
+        for change in errors {
+            errors_of.entry(change.0).or_default().push(change);
+        }
         for (epoch, deltas) in changes {
-            while let Some(of_one) = errors.next_if(|(e, ..)| *e <= epoch) {
-                let (at, mut of_epoch) = (of_one.0, vec![of_one]);
-                while let Some(more) = errors.next_if(|(e, ..)| *e == at) {
-                    of_epoch.push(more);
-                }
-                self.note_errors(at, &of_epoch);
+            let later = errors_of.split_off(&(epoch + 1));
+            for (at, errors) in std::mem::replace(&mut errors_of, later) {
+                self.note_errors(at, &errors);
             }
             let delta = deltas.sum(self.unique).clone();
             if !delta.is_empty() {
@@ -286,12 +285,8 @@ impl ChangeFeed {
                 });
             }
         }
-        while let Some(of_one) = errors.next() {
-            let (at, mut of_epoch) = (of_one.0, vec![of_one]);
-            while let Some(more) = errors.next_if(|(e, ..)| *e == at) {
-                of_epoch.push(more);
-            }
-            self.note_errors(at, &of_epoch);
+        for (at, errors) in errors_of {
+            self.note_errors(at, &errors);
         }
     }
 
