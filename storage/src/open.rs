@@ -118,6 +118,7 @@ pub(crate) fn open_sled(disk: &Disk) -> Result<sled::Db> {
         .cache_capacity(SLED_CACHE_BYTES)
         .flush_every_ms(None);
     let started = Instant::now();
+    let mut snapshots = true;
     loop {
         // Some kinds of damage make sled panic instead of giving an error.
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()))
@@ -132,6 +133,10 @@ pub(crate) fn open_sled(disk: &Disk) -> Result<sled::Db> {
             {
                 std::thread::sleep(Duration::from_millis(5));
             }
+            // A snapshot only spares sled reading its log from the start. One that was being written when the disk was full
+            // must not keep the log from being read; what is read is compared with the sum of all keys.
+            Err(sled::Error::Corruption { .. })
+                if std::mem::take(&mut snapshots) && remove_snapshots(&path) > 0 => {}
             Err(source) => {
                 return Err(StoreError::Sled {
                     context: format!("opening sled in {}", path.display()),
@@ -140,6 +145,17 @@ pub(crate) fn open_sled(disk: &Disk) -> Result<sled::Db> {
             }
         }
     }
+}
+
+/// Removes sled's snapshots of its index; gives how many there were.
+fn remove_snapshots(sled: &Path) -> usize {
+    let entries = std::fs::read_dir(sled).into_iter().flatten().flatten();
+    let snapshots = entries.filter(|e| e.file_name().to_string_lossy().starts_with("snap."));
+    let removed = snapshots.filter(|e| {
+        tracing::warn!(path = %e.path().display(), "removing a snapshot that sled may not be able to read");
+        std::fs::remove_file(e.path()).is_ok()
+    });
+    removed.count()
 }
 
 /// The last committed epoch in sled.

@@ -636,6 +636,33 @@ fn a_process_killed_at_a_fail_point_loses_nothing_acknowledged() {
     }
 }
 
+/// As a full disk leaves it: sled's snapshot of its index is empty.
+#[test]
+fn an_unreadable_snapshot_of_sled_is_done_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    for epoch in 1..=300 {
+        add(&store, epoch, &[row(epoch)]);
+    }
+    drop(store);
+    drop(open(dir.path()).unwrap());
+    let sled = std::fs::read_dir(dir.path().join("sled")).unwrap();
+    let paths = sled.map(|e| e.unwrap().path());
+    let is_snapshot = |p: &PathBuf| {
+        p.file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with("snap.")
+    };
+    let snapshots: Vec<PathBuf> = paths.filter(is_snapshot).collect();
+    assert!(!snapshots.is_empty());
+    for path in snapshots {
+        std::fs::write(path, b"").unwrap();
+    }
+    let store = open(dir.path()).unwrap();
+    assert_eq!((store.epoch(), count(&store.version())), (Some(300), 300));
+}
+
 /// A key that changes in ten thousand epochs: neither runs nor files nor sled pile up.
 #[test]
 fn ten_thousand_epochs_of_one_key() {
