@@ -149,6 +149,9 @@ fn unnest(
                     Some(value) if structs.contains(&c) => {
                         new.extend(fields(&value).into_iter().map(Some));
                     }
+                    None if structs.contains(&c) => {
+                        new.extend(vec![None; width(rows.schema().field(c).data_type())]);
+                    }
                     value => new.push(value),
                 }
             }
@@ -161,6 +164,17 @@ fn unnest(
         }
     }
     batch(schema, &out)
+}
+
+/// Fields of the structs in a list.
+fn width(list: &DataType) -> usize {
+    match list {
+        DataType::List(item) => match item.data_type() {
+            DataType::Struct(fields) => fields.len(),
+            other => panic!("not a list of structs: {other}"),
+        },
+        other => panic!("not a list: {other}"),
+    }
 }
 
 fn items(list: &ScalarValue) -> Vec<ScalarValue> {
