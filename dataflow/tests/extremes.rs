@@ -162,7 +162,8 @@ fn text(batch: &RecordBatch, row: usize) -> String {
 
 /// What the aggregate of all rows is, and in how many groups the sum doesn't fit.
 fn aggregated(kind: Kind, rows: &Rows) -> (Multiset, i64) {
-    let mut groups: BTreeMap<[Option<i64>; 2], Vec<(Option<i64>, i64)>> = BTreeMap::new();
+    type Values = Vec<(Option<i64>, i64)>;
+    let mut groups: BTreeMap<[Option<i64>; 2], Values> = BTreeMap::new();
     for (row, diff) in rows {
         let key = [kind.canonical(row[0]), kind.canonical(row[1])];
         groups.entry(key).or_default().push((row[2], *diff));

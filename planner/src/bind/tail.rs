@@ -169,10 +169,8 @@ impl Binder<'_> {
         if !sorts.is_empty() {
             b = df(b.sort(sorts))?;
         }
-        if cut {
-            if limit.is_some() || offset.is_some() {
-                b = df(b.limit_by_expr(offset, limit))?;
-            }
+        if cut && (limit.is_some() || offset.is_some()) {
+            b = df(b.limit_by_expr(offset, limit))?;
         }
         df(b.build())
     }
