@@ -5,16 +5,13 @@
 //! The change of the manifest rides in the next commit, or, if none comes for [`INSTALL_AFTER`], in a transaction
 //! of its own. Until then readers use the old runs; nothing depends on when, or whether, it happens.
 //!
-//! Policy: runs have a level, the logarithm of their size; when the newest runs up to some level hold
-//! [`FAN_IN`] of that level, they are all merged. Where merging removes rows, older runs that aren't larger than
-//! all of these come along, so that superseded rows don't pile up; else a row is written again once per level.
+//! What is merged, and when, is said in [`crate::due`].
 //!
 //! A merge gives the contents as of its newest epoch. What only reads as of an earlier one need is put aside in a run of
 //! its own, or, where the inputs are large, the inputs are kept for them. A read of the newest epoch looks at neither; both go when `since`
 //! has passed them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +23,7 @@ use crate::api::{ArrangementDesc, ArrangementKind, Result, RunBatch};
 use crate::batches::concat_rows;
 use crate::block::{BlockRows, Numbers};
 use crate::bundle::{Bundle, BundleWriter, NewBundle, RunEnd, RunWriter};
+use crate::due::{self, Due};
 use crate::log::{LogMerge, LogPiece};
 use crate::manifest::BundleRecord;
 use crate::merge::HashMerge;
@@ -36,24 +34,9 @@ use crate::run::{ALIVE, ALWAYS, Run, RunMeta};
 use crate::sorting::block_rows;
 use crate::store::{Shared, Step, Writer};
 
-/// Runs of one level that are merged together.
-const FAN_IN: usize = 16;
-/// Runs of at most so many bytes are level 0; each level above is [`LEVEL_FACTOR`] times larger.
-const LEVEL_0_BYTES: u64 = 4 * 1024;
-const LEVEL_FACTOR: u64 = 8;
-/// Runs of one level, of those that were put aside, that are merged together: few reads look at them.
-const HISTORY_FAN_IN: usize = 64;
 /// Inputs that are on average so many times larger than what goes into sled are kept as history; smaller ones are put together,
 /// so that sled holds few.
 const KEPT_FACTOR: u64 = 2;
-/// Runs that one merge takes, at most: each holds a block in memory meanwhile.
-const INPUTS_MAX: usize = 64;
-/// Runs of a log of about this size on average stay as they are: merging them would gain nothing.
-const LOG_RUN_BYTES_MAX: u64 = 2 * 1024 * 1024;
-/// A segment file from this size on is given up when less than one part in [`WASTE_FACTOR`] of it is alive:
-/// the runs left are written again.
-const WASTE_BYTES_MIN: u64 = 128 * 1024;
-const WASTE_FACTOR: u64 = 8;
 /// How long the result of a merge waits for a commit to ride in.
 const INSTALL_AFTER: Duration = Duration::from_secs(1);
 /// After a failed merge (no space, say) the next is tried no sooner than this.
@@ -77,23 +60,6 @@ pub(crate) struct Merged {
     /// The inputs are kept, for reads as of an earlier epoch.
     kept_until: Option<Epoch>,
     done_at: Instant,
-}
-
-/// What a merge takes.
-struct Due {
-    arrangement: Arc<ArrangementVersion>,
-    /// Neighbours among the runs, or among those put aside.
-    range: Range<usize>,
-    of_history: bool,
-}
-
-impl Due {
-    fn runs(&self) -> &[Arc<Run>] {
-        match self.of_history {
-            true => &self.arrangement.history,
-            false => &self.arrangement.runs,
-        }
-    }
 }
 
 /// How commits talk to the merge thread.
@@ -218,10 +184,10 @@ fn merge_due(shared: &Shared) -> Result<()> {
             .arrangements
             .values()
             .filter(|a| !busy.contains(&a.desc.id))
-            .filter_map(|a| due_of(a, shared.background.shrinks(a)))
+            .filter_map(|a| due::due_of(a, shared.background.shrinks(a)))
             .max_by_key(|due| due.range.len());
-        let due = due.or_else(|| wasted(shared, &version, &busy));
-        let Some(due) = due.or_else(|| forgettable(&version, &busy)) else {
+        let due = due.or_else(|| due::wasted(shared, &version, &busy));
+        let Some(due) = due.or_else(|| due::forgettable(&version, &busy)) else {
             return Ok(());
         };
         if let Some(merged) = merge(shared, &due)? {
@@ -260,128 +226,6 @@ pub(crate) fn merge_all(shared: &Shared) -> Result<()> {
         }
         install_all(shared, &mut writer)?;
     }
-}
-
-fn level(bytes: u64) -> u32 {
-    (bytes / LEVEL_0_BYTES).max(1).ilog(LEVEL_FACTOR)
-}
-
-/// What is to be merged now of an arrangement.
-fn due_of(a: &Arc<ArrangementVersion>, shrinks: bool) -> Option<Due> {
-    let due = |range, of_history| Due {
-        arrangement: a.clone(),
-        range,
-        of_history,
-    };
-    let runs = choose(a, shrinks).map(|range| due(range, false));
-    runs.or_else(|| choose_history(a).map(|range| due(range, true)))
-}
-
-/// Enough small runs that were put aside, all of them a part of what is read as of the same epochs.
-fn choose_history(a: &ArrangementVersion) -> Option<Range<usize>> {
-    let mut start = 0;
-    for same in a
-        .history
-        .chunk_by(|a, b| a.meta.alive_from == b.meta.alive_from)
-    {
-        let levels: Vec<u32> = same.iter().map(|r| level(r.meta.bytes)).collect();
-        let top = levels.iter().copied().max()?;
-        for up_to in 0..=top {
-            let from = levels.iter().rposition(|l| *l > up_to).map_or(0, |i| i + 1);
-            if levels.len() - from >= HISTORY_FAN_IN {
-                return Some(start + from..start + from + HISTORY_FAN_IN);
-            }
-        }
-        start += same.len();
-    }
-    None
-}
-
-/// Where `since` has passed what was put aside, and that is larger than the newest run: writing this one again, with
-/// that `since`, lets it go.
-fn forgettable(version: &StoreVersion, busy: &HashSet<ArrangementId>) -> Option<Due> {
-    let all = version.0.arrangements.values();
-    let due = |a: &Arc<ArrangementVersion>| {
-        let newest = a.runs.last()?;
-        let past = a.history.iter().chain(&a.replaced);
-        let dead = past.filter(|r| r.meta.dead_from <= a.since);
-        let bytes: u64 = dead.map(|r| r.meta.bytes).sum();
-        (bytes > newest.meta.bytes).then(|| Due {
-            arrangement: a.clone(),
-            range: a.runs.len() - 1..a.runs.len(),
-            of_history: false,
-        })
-    };
-    all.filter(|a| !busy.contains(&a.desc.id)).find_map(due)
-}
-
-/// The runs to merge now, a range of neighbours.
-fn choose(a: &ArrangementVersion, shrinks: bool) -> Option<Range<usize>> {
-    if a.runs.len() < FAN_IN {
-        return None;
-    }
-    let levels: Vec<u32> = a.runs.iter().map(|r| level(r.meta.bytes)).collect();
-    let top = levels.iter().copied().max()?;
-    for up_to in (0..=top).rev() {
-        let from = levels.iter().rposition(|l| *l > up_to).map_or(0, |i| i + 1);
-        let full = levels[from..].iter().filter(|l| **l == up_to).count();
-        // The smaller ones among them come along as if they were one more.
-        let rest = usize::from(full < levels.len() - from);
-        if full + rest < FAN_IN {
-            continue;
-        }
-        let bytes: u64 = a.runs[from..].iter().map(|r| r.meta.bytes).sum();
-        if a.desc.kind != ArrangementKind::Log {
-            let from = if shrinks {
-                with_older(a, from, bytes)
-            } else {
-                from
-            };
-            return Some(from..levels.len().min(from + INPUTS_MAX));
-        }
-        if bytes / (full as u64) <= LOG_RUN_BYTES_MAX {
-            return Some(from..levels.len().min(from + INPUTS_MAX));
-        }
-    }
-    None
-}
-
-/// Where a merge of the runs from `from` on, `bytes` in all, begins so that older runs that aren't larger
-/// come along: otherwise a state that changes all over would be kept once per run of its own size.
-fn with_older(a: &ArrangementVersion, mut from: usize, mut bytes: u64) -> usize {
-    while from > 0 && a.runs[from - 1].meta.bytes <= bytes {
-        from -= 1;
-        bytes += a.runs[from].meta.bytes;
-    }
-    from
-}
-
-/// A run that keeps a file of which little else is alive: it is written again alone.
-fn wasted(shared: &Shared, version: &StoreVersion, busy: &HashSet<ArrangementId>) -> Option<Due> {
-    let writer = shared.writer.lock();
-    for live in writer.bundles.values() {
-        let record = &live.record;
-        let bytes: u64 = record.runs.iter().map(|r| r.bytes).sum();
-        if record.inline || record.len < WASTE_BYTES_MIN || bytes * WASTE_FACTOR > record.len {
-            continue;
-        }
-        for run in record
-            .runs
-            .iter()
-            .filter(|r| !busy.contains(&r.arrangement))
-        {
-            if let Some(a) = version.arrangement(run.arrangement)
-                && let Some(i) = a.runs.iter().position(|r| r.meta == *run)
-            {
-                return Some(Due {
-                    arrangement: a,
-                    range: i..i + 1,
-                    of_history: false,
-                });
-            }
-        }
-    }
-    None
 }
 
 fn merge(shared: &Shared, due: &Due) -> Result<Option<Merged>> {

@@ -15,6 +15,7 @@ mod bundle;
 mod changes;
 mod copy;
 mod disk;
+mod due;
 mod fail;
 mod ledger;
 mod log;
