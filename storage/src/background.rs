@@ -1,7 +1,7 @@
 //! Background merging: keeps the number of runs per arrangement logarithmic, moves small runs out of
 //! sled, sums up history below `since`.
 //!
-//! A merge reads runs that are neighbours in age and writes one run; that happens outside the commit.
+//! A merge reads runs that are neighbours in age and writes one run (and one of history); that happens outside the commit.
 //! The change of the manifest rides in the next commit, or, if none comes for [`INSTALL_AFTER`], in a transaction
 //! of its own. Until then readers use the old runs; nothing depends on when, or whether, it happens.
 //!
