@@ -2,7 +2,8 @@
 //!
 //! Keys are equal as SQL groups them: NULL equals NULL, every NaN is one value, -0.0 is 0.0. A
 //! slot's number never changes until [`KeyIndex::retain`] or [`KeyIndex::clear`]. A single key column of at
-//! most eight bytes, or of text or bytes, has a layout of its own; everything else is kept in Arrow's row format.
+//! most eight bytes, or of text or bytes, has a layout of its own, and so have few columns of fixed width; everything else
+//! is kept in Arrow's row format.
 
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::DataType;
@@ -11,10 +12,12 @@ use tidemill_zset::hash::hash_columns;
 
 mod bytes;
 mod fixed;
+mod packed;
 mod rows;
 
 use bytes::BytesKeys;
 use fixed::FixedKeys;
+use packed::{Layout, PackedKeys};
 use rows::RowKeys;
 
 /// What [`KeyIndex::find`] gives for a key that isn't there.
@@ -32,6 +35,9 @@ enum Keys {
     Empty,
     Fixed(FixedKeys),
     Bytes(BytesKeys),
+    OneWord(PackedKeys<1>),
+    TwoWords(PackedKeys<2>),
+    ThreeWords(PackedKeys<3>),
     Rows(RowKeys),
 }
 
@@ -42,7 +48,12 @@ impl KeyIndex {
             [] => Keys::Empty,
             [t] if FixedKeys::holds(t) => Keys::Fixed(FixedKeys::new(t.clone())),
             [t] if BytesKeys::holds(t) => Keys::Bytes(BytesKeys::new(t.clone())),
-            _ => Keys::Rows(RowKeys::new(&types)),
+            types => match Layout::of(types) {
+                Some(layout) if layout.words == 1 => Keys::OneWord(PackedKeys::new(layout)),
+                Some(layout) if layout.words == 2 => Keys::TwoWords(PackedKeys::new(layout)),
+                Some(layout) => Keys::ThreeWords(PackedKeys::new(layout)),
+                None => Keys::Rows(RowKeys::new(types)),
+            },
         };
         KeyIndex {
             types,
@@ -81,6 +92,9 @@ impl KeyIndex {
             }
             Keys::Fixed(k) => k.insert(columns[0].as_ref(), hashes, &mut self.hashes, slots),
             Keys::Bytes(k) => k.insert(columns[0].as_ref(), hashes, &mut self.hashes, slots),
+            Keys::OneWord(k) => k.insert(columns, hashes, &mut self.hashes, slots),
+            Keys::TwoWords(k) => k.insert(columns, hashes, &mut self.hashes, slots),
+            Keys::ThreeWords(k) => k.insert(columns, hashes, &mut self.hashes, slots),
             Keys::Rows(k) => k.insert(columns, hashes, &mut self.hashes, slots),
         }
         assert!(self.hashes.len() < MISSING as usize, "too many keys");
@@ -98,6 +112,9 @@ impl KeyIndex {
             }
             Keys::Fixed(k) => k.find(columns[0].as_ref(), &hashes, slots),
             Keys::Bytes(k) => k.find(columns[0].as_ref(), &hashes, slots),
+            Keys::OneWord(k) => k.find(columns, &hashes, slots),
+            Keys::TwoWords(k) => k.find(columns, &hashes, slots),
+            Keys::ThreeWords(k) => k.find(columns, &hashes, slots),
             Keys::Rows(k) => k.find(columns, &hashes, &self.hashes, slots),
         }
     }
@@ -113,6 +130,9 @@ impl KeyIndex {
             Keys::Empty => Vec::new(),
             Keys::Fixed(k) => vec![k.take(slots)],
             Keys::Bytes(k) => vec![k.take(slots)],
+            Keys::OneWord(k) => k.take(slots),
+            Keys::TwoWords(k) => k.take(slots),
+            Keys::ThreeWords(k) => k.take(slots),
             Keys::Rows(k) => k.take(slots),
         }
     }
@@ -140,6 +160,9 @@ impl KeyIndex {
             Keys::Empty => {}
             Keys::Fixed(k) => k.retain(&renumbered, &self.hashes),
             Keys::Bytes(k) => k.retain(&renumbered, &self.hashes),
+            Keys::OneWord(k) => k.retain(&renumbered, &self.hashes),
+            Keys::TwoWords(k) => k.retain(&renumbered, &self.hashes),
+            Keys::ThreeWords(k) => k.retain(&renumbered, &self.hashes),
             Keys::Rows(k) => k.retain(&renumbered, &self.hashes),
         }
         renumbered
@@ -156,6 +179,9 @@ impl KeyIndex {
             Keys::Empty => 0,
             Keys::Fixed(k) => k.memory_bytes(),
             Keys::Bytes(k) => k.memory_bytes(),
+            Keys::OneWord(k) => k.memory_bytes(),
+            Keys::TwoWords(k) => k.memory_bytes(),
+            Keys::ThreeWords(k) => k.memory_bytes(),
             Keys::Rows(k) => k.memory_bytes(),
         };
         keys + self.hashes.capacity() * 8
@@ -263,6 +289,29 @@ mod tests {
                 let from = if kind == 8 { &ints } else { &long };
                 vec![arrow::compute::cast(from, &types[kind - 8]).unwrap()]
             }
+            13 => {
+                let long = arrow::compute::cast(&ints, &DataType::Int64).unwrap();
+                vec![
+                    long.clone(),
+                    Arc::new(Int64Array::from_iter(pick(3).into_iter().map(some))),
+                ]
+            }
+            14 => {
+                let marks = pick(2).into_iter().map(|v| some(v).map(|v| v > 0));
+                let days = arrow::compute::cast(&ints, &DataType::Date32).unwrap();
+                let small = arrow::compute::cast(&ints, &DataType::Int16).unwrap();
+                vec![Arc::new(BooleanArray::from_iter(marks)), small, days]
+            }
+            15 => {
+                let parts = pick(2)
+                    .into_iter()
+                    .map(|v| some(v).map(|v| -i128::from(v) << 70));
+                vec![Arc::new(Decimal128Array::from_iter(parts)), ints]
+            }
+            16 => {
+                let bytes = arrow::compute::cast(&ints, &DataType::Int8).unwrap();
+                vec![bytes; 9]
+            }
             _ => vec![],
         }
     }
@@ -282,7 +331,7 @@ mod tests {
 
     #[test]
     fn slots_are_a_function_of_the_key() {
-        for kind in 0..=12 {
+        for kind in 0..=16 {
             for seed in 0..4 {
                 println!("kind {kind} seed {seed}");
                 let mut rng = ChaCha8Rng::seed_from_u64(seed);

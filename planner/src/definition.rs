@@ -20,7 +20,7 @@ pub const DEFAULT_SCHEMA: &str = "public";
 pub fn rename_relation(sql: &str, schema: &str, from: &str, to: &str) -> Result<String> {
     let rewrite = |query: &Query| {
         let mut query = query.clone();
-        relations(&mut query, |name, alias, expressions| {
+        relations(&mut query, &mut |name, alias, expressions| {
             let Ok(found) = name_of(name) else { return };
             let new = if found.name == from {
                 to.to_string()
@@ -85,7 +85,7 @@ pub fn rename_relation(sql: &str, schema: &str, from: &str, to: &str) -> Result<
 pub fn qualify(query: &Query, schema_of: impl Fn(&str) -> Option<String>) -> Option<Query> {
     let mut qualified = query.clone();
     let mut changed = false;
-    relations(&mut qualified, |name, _, _| {
+    relations(&mut qualified, &mut |name, _, _| {
         let Ok(found) = name_of(name) else { return };
         if found.schema.is_some() {
             return;
@@ -120,16 +120,18 @@ fn quoted(schema: Option<&str>, name: &str) -> String {
 
 /// Calls `f` with the name and the alias of every relation that `query` names, and the names that are those of common table
 /// expressions there.
-fn relations(query: &mut Query, f: impl FnMut(&mut ObjectName, &mut Option<TableAlias>, &[&str])) {
+fn relations(query: &mut Query, f: &mut OnRelation) {
     let mut visitor = Relations {
         f,
         queries: Vec::new(),
     };
-    let _ = ast::VisitMut::visit(query, &mut visitor);
+    crate::walk::change(query, &mut visitor);
 }
 
-struct Relations<F> {
-    f: F,
+type OnRelation<'f> = dyn FnMut(&mut ObjectName, &mut Option<TableAlias>, &[&str]) + 'f;
+
+struct Relations<'f> {
+    f: &'f mut OnRelation<'f>,
     /// Those that the place of the visit is in, outermost first.
     queries: Vec<Scope>,
 }
@@ -152,7 +154,7 @@ impl Scope {
     }
 }
 
-impl<F> Relations<F> {
+impl Relations<'_> {
     /// The names of common table expressions that can be seen here.
     fn expressions(&self) -> Vec<String> {
         let Some((innermost, outer)) = self.queries.split_last() else {
@@ -164,7 +166,7 @@ impl<F> Relations<F> {
     }
 }
 
-impl<F: FnMut(&mut ObjectName, &mut Option<TableAlias>, &[&str])> ast::VisitorMut for Relations<F> {
+impl ast::VisitorMut for Relations<'_> {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &mut ast::Query) -> ControlFlow<()> {

@@ -24,5 +24,6 @@ pub mod names;
 mod parser;
 pub mod program;
 pub mod query;
+mod walk;
 
 pub use error::SqlError;

@@ -29,6 +29,7 @@ use crate::compile::{decorrelate, order};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::execute;
 pub use crate::execute::{CollectionTable, limit_query_memory};
+use crate::walk;
 
 /// What a statement knows of the session that runs it.
 #[derive(Clone, Debug)]
@@ -258,13 +259,13 @@ impl Planner {
         let refused =
             |what| SqlError::new("0A000", format!("cannot use {what} in DEFAULT expression"));
         let expr = crate::parser::parse_expr(default)?;
-        let subquery = ast::visit_expressions(&expr, |e| match e {
-            ast::Expr::Subquery(_) | ast::Expr::Exists { .. } | ast::Expr::InSubquery { .. } => {
-                std::ops::ControlFlow::Break(())
-            }
-            _ => std::ops::ControlFlow::Continue(()),
-        });
-        if subquery.is_break() {
+        let is_query = |e: &ast::Expr| {
+            matches!(
+                e,
+                ast::Expr::Subquery(_) | ast::Expr::Exists { .. } | ast::Expr::InSubquery { .. }
+            )
+        };
+        if walk::any_expr(&expr, is_query) {
             return Err(refused("subquery"));
         }
         let binder = Binder::new(&NoRelations, session, vec![]);

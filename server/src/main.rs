@@ -48,7 +48,27 @@ fn with_causes(error: &anyhow::Error) -> String {
     text
 }
 
+/// For how many milliseconds memory that was freed is kept before it goes back to the system. The allocator's own second
+/// is as good as never for a server that frees its batches every few milliseconds.
+const PURGE_DELAY_MS: std::ffi::c_long = 50;
+
+/// Keeps resident memory close to what is in use. Batches come and go, and each of a dozen threads has a heap of its own: pages of
+/// 2 MiB made a server that does nothing take 43 MB more, and word count's peak 85 MB more, for no less CPU.
+fn keep_memory_small() {
+    use libmimalloc_sys::{mi_option_set_default, mi_option_t};
+    /// `mi_option_purge_delay`, which the bindings don't name.
+    const PURGE_DELAY: mi_option_t = 15;
+    // SAFETY: sets a number, unless MIMALLOC_PURGE_DELAY has; no thread of ours runs yet.
+    unsafe { mi_option_set_default(PURGE_DELAY, PURGE_DELAY_MS) };
+    #[cfg(target_os = "linux")]
+    // SAFETY: a flag of this process. Where the system doesn't know it, huge pages stay.
+    unsafe {
+        libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0);
+    }
+}
+
 fn main() {
+    keep_memory_small();
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("warn,tidemill_server=info"));

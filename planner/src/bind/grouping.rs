@@ -1,6 +1,5 @@
 //! GROUP BY: its keys, the aggregate node, and how expressions are brought above it.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
@@ -18,6 +17,7 @@ use super::{Binder, Typed, builder, columns_of, df, fit, project};
 use crate::compile::decorrelate::names::{replace_outer, subquery_of, with_subquery};
 use crate::error::{Result, SqlError};
 use crate::parser::fold;
+use crate::walk;
 
 use super::select::Item;
 use super::tail::ordinal;
@@ -313,11 +313,8 @@ fn not_a_key() -> SqlError {
 
 /// The item of the select list that is written like a key with a subquery.
 fn same_item(key: &E, s: &ast::Select) -> Option<usize> {
-    let has_query = ast::visit_expressions(key, |e| match e {
-        E::Subquery(_) | E::Exists { .. } | E::InSubquery { .. } => ControlFlow::Break(()),
-        _ => ControlFlow::Continue(()),
-    });
-    if has_query.is_continue() {
+    let is_query = |e: &E| matches!(e, E::Subquery(_) | E::Exists { .. } | E::InSubquery { .. });
+    if !walk::any_expr(key, is_query) {
         return None;
     }
     for (n, item) in s.projection.iter().enumerate() {

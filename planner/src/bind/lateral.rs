@@ -13,6 +13,7 @@ use super::{Binder, Ctes, Typed, builder, columns_of, df, filter, literal, proje
 use crate::compile::decorrelate;
 use crate::error::{Result, SqlError};
 use crate::parser::{fold, parts};
+use crate::walk;
 
 use super::from::{Joined, one_row};
 
@@ -377,20 +378,13 @@ fn continues_join(q: &ast::Query) -> Option<&ast::Select> {
             })
     });
     let calls = |e: &ast::Expr| {
-        use std::ops::ControlFlow;
-        ast::visit_expressions(e, |e| match e {
-            ast::Expr::Function(f) if f.over.is_some() => ControlFlow::Break(()),
-            ast::Expr::Function(f)
-                if parts(&f.name)
-                    .pop()
-                    .is_some_and(|n| super::calls::is_set_returning(&n)) =>
-            {
-                ControlFlow::Break(())
+        walk::any_expr(e, |e| match e {
+            ast::Expr::Function(f) => {
+                let name = parts(&f.name).pop();
+                f.over.is_some() || name.is_some_and(|n| super::calls::is_set_returning(&n))
             }
-            ast::Expr::Subquery(_) => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
+            e => matches!(e, ast::Expr::Subquery(_)),
         })
-        .is_break()
     };
     let items = s.projection.iter().all(|i| match i {
         SelectItem::UnnamedExpr(e) | SelectItem::ExprWithAlias { expr: e, .. } => !calls(e),
@@ -411,19 +405,13 @@ fn continues_join(q: &ast::Query) -> Option<&ast::Select> {
 }
 
 pub(super) fn has_aggregate(e: &ast::Expr) -> bool {
-    use std::ops::ControlFlow;
-    ast::visit_expressions(e, |e| match e {
-        ast::Expr::Function(f)
-            if f.over.is_none()
-                && parts(&f.name)
-                    .pop()
-                    .is_some_and(|n| super::aggregates::is_aggregate(&n)) =>
-        {
-            ControlFlow::Break(())
+    walk::any_expr(e, |e| match e {
+        ast::Expr::Function(f) if f.over.is_none() => {
+            let name = parts(&f.name).pop();
+            name.is_some_and(|n| super::aggregates::is_aggregate(&n))
         }
-        _ => ControlFlow::Continue(()),
+        _ => false,
     })
-    .is_break()
 }
 
 pub(crate) fn row_number(partition_by: Vec<Expr>, order_by: Vec<Sort>) -> Expr {

@@ -145,13 +145,5 @@ impl Binder<'_> {
 
 /// True if the query reads a relation of that name.
 pub(super) fn mentions(q: &ast::Query, name: &str) -> bool {
-    use std::ops::ControlFlow;
-    ast::visit_relations(q, |r| {
-        if parts(r).as_slice() == [name] {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    })
-    .is_break()
+    crate::walk::any_relation(q, |r| parts(r).as_slice() == [name])
 }

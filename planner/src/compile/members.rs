@@ -146,7 +146,7 @@ fn lowered(node: Node) -> Node {
 }
 
 /// A map that filters by something else than members and then takes several is made two: none are taken of rows that
-/// don't stay.
+/// don't stay. Those of an array's elements cost little while it is taken apart, and finding an element again costs more.
 fn filtered_first(node: Node) -> Node {
     let Op::Map {
         predicate: Some(predicate),
@@ -160,7 +160,7 @@ fn filtered_first(node: Node) -> Node {
         for e in exprs {
             each_access(e, &mut |column, _| {
                 places += 1;
-                elements |= element_array(&node.inputs[0], column).is_some();
+                elements |= is_element(&node.inputs[0], column);
             });
         }
         (places, elements)
@@ -221,6 +221,18 @@ fn element_array(input: &Node, column: usize) -> Option<(&Node, &Physical, bool)
     }
     let (array, jsonb) = json_members::elements(&exprs[column])?;
     Some((below, array, jsonb))
+}
+
+/// True if the column is the elements of a JSON array, perhaps passed on by maps.
+fn is_element(input: &Node, column: usize) -> bool {
+    let passed_on = || match (&input.op, &input.inputs[..]) {
+        (Op::Map { projection, .. }, [below]) => match projection {
+            Some(exprs) => expr::as_column(&exprs[column]).is_some_and(|c| is_element(below, c)),
+            None => is_element(below, column),
+        },
+        _ => false,
+    };
+    element_array(input, column).is_some() || passed_on()
 }
 
 /// Notes which members the maps of the plan take of which rows.

@@ -7,7 +7,7 @@ use sqlparser::ast::{BinaryOperator, Expr, Ident, UnaryOperator, VisitMut, Visit
 
 /// Repairs all expressions in `node`.
 pub(super) fn repair(node: &mut impl VisitMut) {
-    let _ = node.visit(&mut Repair);
+    crate::walk::change(node, &mut Repair);
 }
 
 struct Repair;

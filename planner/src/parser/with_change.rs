@@ -5,14 +5,15 @@ use std::ops::ControlFlow;
 
 use sqlparser::ast::{
     Ident, Query, Statement, TableAlias, TableFactor, TableWithJoins, UpdateTableFromKind,
-    VisitMut, VisitorMut, With,
+    VisitorMut, With,
 };
 
 use super::{fold, parts};
+use crate::walk;
 
 /// Gives `with` to everything in `change` that may name its queries.
 pub(super) fn distribute(with: &With, change: &mut Statement) {
-    let _ = change.visit(&mut Queries { with, depth: 0 });
+    walk::change(change, &mut Queries { with, depth: 0 });
     let others: Vec<&mut TableWithJoins> = match change {
         Statement::Update(u) => match &mut u.from {
             Some(UpdateTableFromKind::BeforeSet(from) | UpdateTableFromKind::AfterSet(from)) => {

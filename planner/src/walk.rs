@@ -1,0 +1,80 @@
+//! Walks over sqlparser's trees with one type of visitor for those that read and one for those that change.
+//!
+//! sqlparser's walk is generic over the visitor: each further type compiles the walk over all four hundred types of node
+//! once more, which made up half of this crate's compile time.
+
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{
+    Expr, ObjectName, Query, Statement, TableFactor, Visit, VisitMut, Visitor, VisitorMut,
+};
+
+/// True if `found` is true of any expression in `node`, subqueries included.
+pub fn any_expr(node: &impl Visit, mut found: impl FnMut(&Expr) -> bool) -> bool {
+    any(node, &mut |n| matches!(n, Node::Expr(e) if found(e)))
+}
+
+/// True if `found` is true of the name of any relation in `node`, subqueries included.
+pub fn any_relation(node: &impl Visit, mut found: impl FnMut(&ObjectName) -> bool) -> bool {
+    any(node, &mut |n| matches!(n, Node::Relation(r) if found(r)))
+}
+
+enum Node<'n> {
+    Expr(&'n Expr),
+    Relation(&'n ObjectName),
+}
+
+fn any(node: &impl Visit, found: &mut dyn FnMut(Node) -> bool) -> bool {
+    node.visit(&mut Reader(found)).is_break()
+}
+
+struct Reader<'v>(&'v mut dyn FnMut(Node) -> bool);
+
+impl Reader<'_> {
+    fn look(&mut self, node: Node) -> ControlFlow<()> {
+        match (self.0)(node) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+}
+
+impl Visitor for Reader<'_> {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, e: &Expr) -> ControlFlow<()> {
+        self.look(Node::Expr(e))
+    }
+
+    fn pre_visit_relation(&mut self, r: &ObjectName) -> ControlFlow<()> {
+        self.look(Node::Relation(r))
+    }
+}
+
+/// Walks over `node` with `visitor`, which may change it.
+pub fn change(node: &mut impl VisitMut, visitor: &mut dyn VisitorMut<Break = ()>) {
+    let _ = node.visit(&mut Changer(visitor));
+}
+
+struct Changer<'v>(&'v mut dyn VisitorMut<Break = ()>);
+
+/// Passes on what visitors of this crate look at.
+macro_rules! pass_on {
+    ($($method:ident $node:ty),*) => {
+        impl VisitorMut for Changer<'_> {
+            type Break = ();
+
+            $(fn $method(&mut self, node: &mut $node) -> ControlFlow<()> {
+                self.0.$method(node)
+            })*
+        }
+    };
+}
+
+pass_on!(
+    pre_visit_query Query, post_visit_query Query,
+    pre_visit_relation ObjectName, post_visit_relation ObjectName,
+    pre_visit_table_factor TableFactor, post_visit_table_factor TableFactor,
+    pre_visit_expr Expr, post_visit_expr Expr,
+    pre_visit_statement Statement, post_visit_statement Statement
+);
