@@ -5,8 +5,10 @@
 //! * [`operator`]: the trait every operator implements; [`operators`]: one file each.
 //! * [`keys`]: the in-memory index from keys to dense numbers that operators build their state on.
 //! * [`state`]: how operators read the committed part of their arrangements.
+//! * `aside`: computations that may take long, on threads beside the workers.
 //! * [`runtime`]: workers. The only place that names timely.
 
+mod aside;
 pub mod keys;
 pub mod operator;
 pub mod operators;

@@ -13,7 +13,7 @@ use crate::plan::{ErrorMapper, RowError};
 
 /// What an operator hands over while it steps. The runtime forwards `rows` to the next operator, and
 /// collects `errors` and `changes` for the commit of the epoch.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct Output {
     /// Output deltas, in pieces of bounded size (aim for at most 8,192 rows each).
     pub rows: Vec<Delta>,
@@ -21,6 +21,37 @@ pub struct Output {
     pub errors: Vec<Delta>,
     /// Changes of the operator's arrangements. At most once per key and epoch for `Last`.
     pub changes: Vec<ArrangementChange>,
+    /// How much the operator may do before it lets others go on: rows taken, pairs of rows looked at.
+    pub allowance: usize,
+}
+
+impl Default for Output {
+    /// Without a limit.
+    fn default() -> Self {
+        Output::with_allowance(usize::MAX)
+    }
+}
+
+impl Output {
+    /// An operator that has spent this keeps the rest of its work for [`Operator::go_on`].
+    pub fn with_allowance(allowance: usize) -> Self {
+        Output {
+            rows: Vec::new(),
+            errors: Vec::new(),
+            changes: Vec::new(),
+            allowance,
+        }
+    }
+
+    /// Notes that so much has been done.
+    pub fn spend(&mut self, work: usize) {
+        self.allowance = self.allowance.saturating_sub(work);
+    }
+
+    /// Nothing more should be begun.
+    pub fn is_spent(&self) -> bool {
+        self.allowance == 0
+    }
 }
 
 /// An incremental operator. It knows nothing of timely, SQL, tokio or the clock.
@@ -29,12 +60,24 @@ pub struct Output {
 /// the output of the epoch is complete: the sum of all output up to it equals the operator's function of the sum
 /// of all input up to it. Operators without state, and joins, may emit
 /// from `push`; the others emit from `finish`.
+///
+/// Both may leave work undone when the allowance of the output is spent. Then the operator is *busy*: `go_on`
+/// is called until it no longer is, and nothing else meanwhile. The epoch has ended when `finish` was called and the
+/// operator isn't busy.
 pub trait Operator {
     /// Takes a piece of input `port`'s delta for the epoch that the next `finish` names.
     fn push(&mut self, port: usize, delta: Delta, out: &mut Output);
 
     /// Ends `epoch`.
     fn finish(&mut self, epoch: Epoch, out: &mut Output);
+
+    /// It has work left of an earlier call.
+    fn is_busy(&self) -> bool {
+        false
+    }
+
+    /// Goes on with the work that is left, within the allowance of `out`.
+    fn go_on(&mut self, _out: &mut Output) {}
 
     /// Bytes of memory that its state takes now, for metrics and limits.
     fn state_bytes(&self) -> usize {

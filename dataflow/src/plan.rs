@@ -5,6 +5,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -166,7 +167,14 @@ pub enum AggregateFunction {
 pub trait BatchProgram: Debug + Send + Sync {
     /// Runs the plan on whole inputs (one batch list per input; every row stands for one row,
     /// multiplicities are already expanded). Rows come in canonical order.
-    fn run(&self, inputs: Vec<Vec<RecordBatch>>) -> Result<Vec<RecordBatch>, RowError>;
+    /// May take for ever; soon after `stop` has become true it ends, with any result.
+    fn run(
+        &self,
+        inputs: Vec<Vec<RecordBatch>>,
+        stop: &AtomicBool,
+    ) -> Result<Vec<RecordBatch>, RowError>;
+    /// It may take far longer than reading and sorting its inputs: it joins them, or goes on as long as there is something new.
+    fn multiplies(&self) -> bool;
     /// What it computes, in one line, without values that change from start to start.
     fn describe(&self) -> String;
 }

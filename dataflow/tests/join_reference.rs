@@ -37,6 +37,8 @@ struct Case {
     null_equals_null: bool,
     filter: Filter,
     state_bytes_max: usize,
+    /// What the operator may do in one turn.
+    allowance: usize,
 }
 
 // Columns of both sides: k1, a, k2, v. The value `a` of the filter isn't a key.
@@ -167,6 +169,7 @@ struct Test {
     output: Rows,
     errors: BTreeMap<String, i64>,
     uncommitted: Vec<(i64, Vec<tidemill_storage::ArrangementChange>)>,
+    turns: usize,
 }
 
 impl Test {
@@ -188,6 +191,7 @@ impl Test {
             output: Rows::new(),
             errors: BTreeMap::new(),
             uncommitted: Vec::new(),
+            turns: 0,
         }
     }
 
@@ -199,9 +203,13 @@ impl Test {
                 add(&mut self.inputs[port], row.clone(), *diff);
             }
             let schema = self.node.inputs[port].schema.clone();
+            out.allowance = self.case.allowance;
             self.operator.push(port, delta(&schema, &rows), &mut out);
+            self.work(&mut out);
         }
+        out.allowance = self.case.allowance;
         self.operator.finish(epoch, &mut out);
+        self.work(&mut out);
         for piece in &out.rows {
             assert!(piece.len() <= 8192);
             for (i, row) in rows_of(&piece.rows).into_iter().enumerate() {
@@ -221,6 +229,15 @@ impl Test {
         assert!(self.errors.values().all(|d| *d >= 0), "{:?}", self.errors);
         assert_eq!(self.errors.values().sum::<i64>(), failing);
         out.rows.iter().map(|d| d.len()).sum()
+    }
+
+    /// Turns until nothing is left.
+    fn work(&mut self, out: &mut Output) {
+        while self.operator.is_busy() {
+            self.turns += 1;
+            out.allowance = self.case.allowance;
+            self.operator.go_on(out);
+        }
     }
 
     /// Commits all but the last `behind` epochs.
@@ -338,16 +355,19 @@ fn random_cases(on: Vec<(usize, usize)>, types: [DataType; 2], seed: u64) {
         {
             for null_equals_null in [false, true] {
                 for (k, state_bytes_max) in [usize::MAX, 1, 3_000].into_iter().enumerate() {
-                    let case = Case {
-                        kind,
-                        on: on.clone(),
-                        types: types.to_vec(),
-                        null_equals_null,
-                        filter,
-                        state_bytes_max,
-                    };
                     let seed = seed * 1000 + (i * 100 + j * 10 + k) as u64;
-                    random_run(case, seed, 40);
+                    for allowance in [usize::MAX, 1, 7] {
+                        let case = Case {
+                            kind,
+                            on: on.clone(),
+                            types: types.to_vec(),
+                            null_equals_null,
+                            filter,
+                            state_bytes_max,
+                            allowance,
+                        };
+                        random_run(case, seed, 40);
+                    }
                 }
             }
         }
@@ -388,6 +408,7 @@ fn many_updates_of_one_key_keep_the_state_small() {
         null_equals_null: false,
         filter: Filter::None,
         state_bytes_max: usize::MAX,
+        allowance: usize::MAX,
     };
     let mut test = Test::new(case);
     let row = |v: i64| vec![Some(1), Some(0), Some(0), Some(v)];
@@ -414,6 +435,7 @@ fn changes_of_both_sides_are_taken_together() {
             null_equals_null: false,
             filter: Filter::None,
             state_bytes_max: usize::MAX,
+            allowance: usize::MAX,
         };
         let mut test = Test::new(case);
         let row = |k: i64, v: i64| vec![Some(k), Some(0), Some(0), Some(v)];
@@ -440,6 +462,7 @@ fn large_batches_are_cut() {
             null_equals_null: false,
             filter: Filter::None,
             state_bytes_max: usize::MAX,
+            allowance: usize::MAX,
         };
         let mut test = Test::new(case);
         let row = |k: i64, v: i64| vec![Some(k), Some(0), Some(0), Some(v)];
@@ -462,5 +485,122 @@ fn large_batches_are_cut() {
         };
         assert_eq!(rows, expected, "{kind:?}");
         assert!(out.rows.iter().all(|d| d.len() <= 8192));
+    }
+}
+
+/// However many pairs a key, or no key, stands for: a turn is a bounded piece of them.
+#[test]
+fn a_turn_is_bounded() {
+    const ROWS: i64 = 3_000;
+    const ALLOWANCE: usize = 100_000;
+    for (on, filter) in [
+        (vec![], Filter::None),
+        (vec![], Filter::Less),
+        (vec![(2, 2)], Filter::None),
+        (vec![(2, 2)], Filter::Less),
+    ] {
+        for kind in KINDS {
+            println!("{on:?} {filter:?} {kind:?}");
+            let case = Case {
+                kind,
+                on: on.clone(),
+                types: vec![DataType::Int64, DataType::Int64],
+                null_equals_null: false,
+                filter,
+                state_bytes_max: usize::MAX,
+                allowance: ALLOWANCE,
+            };
+            let counts_alone = matches!(kind, JoinKind::Semi | JoinKind::Anti);
+            let mut test = Test::new(case);
+            let schema = test.node.inputs[0].schema.clone();
+            let mut turns = 0;
+            let mut turn = |out: &mut Output| {
+                turns += 1;
+                let rows: usize = out.rows.iter().map(|d| d.len()).sum();
+                assert!(rows <= ALLOWANCE + 2 * 8192, "{rows} rows in a turn");
+                *out = Output::with_allowance(ALLOWANCE);
+            };
+            for epoch in 1..=2 {
+                let row = |v: i64| vec![Some(v), Some(v % 5), Some(0), Some(v + epoch)];
+                let rows: Vec<_> = (0..ROWS).map(|v| (row(v), 1)).collect();
+                let mut out = Output::with_allowance(ALLOWANCE);
+                for port in [0, 1] {
+                    test.operator.push(port, delta(&schema, &rows), &mut out);
+                    while test.operator.is_busy() {
+                        turn(&mut out);
+                        test.operator.go_on(&mut out);
+                    }
+                }
+                test.operator.finish(epoch, &mut out);
+                while test.operator.is_busy() {
+                    turn(&mut out);
+                    test.operator.go_on(&mut out);
+                }
+                turn(&mut out);
+            }
+            let pairs = (4 * ROWS * ROWS) as usize;
+            let all = filter == Filter::None && counts_alone;
+            assert!(
+                all || turns >= pairs / (ALLOWANCE + 2 * 8192),
+                "{turns} turns"
+            );
+        }
+    }
+}
+
+/// A row can't be there more often than can be counted: that is an error, and it goes away with the rows.
+#[test]
+fn multiplicities_that_do_not_fit_are_errors() {
+    for on in [vec![], vec![(0, 0)]] {
+        for filter in [Filter::None, Filter::Less] {
+            let case = Case {
+                kind: JoinKind::Inner,
+                on: on.clone(),
+                types: vec![DataType::Int64, DataType::Int64],
+                null_equals_null: false,
+                filter,
+                state_bytes_max: usize::MAX,
+                allowance: usize::MAX,
+            };
+            println!("{on:?} {filter:?}");
+            let test = Test::new(case);
+            let mut operator = test.operator;
+            let schema = test.node.inputs[0].schema.clone();
+            let row = |a: i64| vec![Some(1), Some(a), Some(0), Some(0)];
+            let many = 1i64 << 40;
+            let mut open = 0;
+            let mut rows = 0i64;
+            let mut epoch = 0;
+            let mut step = |pushes: &[(usize, i64, i64)]| {
+                let mut out = Output::default();
+                for (port, a, diff) in pushes {
+                    let rows = delta(&schema, &[(row(*a), *diff)]);
+                    operator.push(*port, rows, &mut out);
+                }
+                epoch += 1;
+                operator.finish(epoch, &mut out);
+                for errors in &out.errors {
+                    let sqlstates = errors.rows.column(0);
+                    for i in 0..errors.len() {
+                        let code =
+                            arrow::util::display::array_value_to_string(sqlstates, i).unwrap();
+                        assert_eq!(code, "22003");
+                        open += errors.diffs.get(i);
+                    }
+                }
+                for d in &out.rows {
+                    rows += (0..d.len()).map(|i| d.diffs.get(i)).sum::<i64>();
+                }
+                (open, rows)
+            };
+            assert_eq!(step(&[(0, 1, 1 << 12), (1, 2, 1 << 12)]), (0, 1 << 24));
+            assert_eq!(step(&[(0, 1, -(1 << 12)), (1, 2, -(1 << 12))]), (0, 0));
+            assert!(step(&[(0, 1, many), (1, 2, many)]).0 > 0);
+            assert!(step(&[(0, 1, -many / 2)]).0 > 0);
+            assert_eq!(step(&[(0, 1, -many / 2)]), (0, 0));
+            assert!(step(&[(0, 1, many)]).0 > 0);
+            assert_eq!(step(&[(1, 2, -many), (0, 1, 2 - many)]), (0, 0));
+            assert_eq!(step(&[(1, 2, 3)]), (0, 6));
+        }
     }
 }

@@ -5,6 +5,7 @@ mod memory;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -24,6 +25,8 @@ const POISON: i64 = 13;
 #[derive(Debug)]
 struct Numbered {
     keyed: bool,
+    /// It says that it may take long.
+    multiplies: bool,
     output: SchemaRef,
 }
 
@@ -59,7 +62,11 @@ impl Numbered {
 }
 
 impl BatchProgram for Numbered {
-    fn run(&self, inputs: Vec<Vec<RecordBatch>>) -> Result<Vec<RecordBatch>, RowError> {
+    fn run(
+        &self,
+        inputs: Vec<Vec<RecordBatch>>,
+        _stop: &AtomicBool,
+    ) -> Result<Vec<RecordBatch>, RowError> {
         let rows: Vec<Vec<Row>> = inputs
             .iter()
             .map(|batches| batches.iter().flat_map(rows_of).collect())
@@ -68,6 +75,10 @@ impl BatchProgram for Numbered {
             assert!(rows.is_sorted(), "rows come in canonical order");
         }
         Ok(vec![batch(&self.output, &self.rows(&rows)?)])
+    }
+
+    fn multiplies(&self) -> bool {
+        self.multiplies
     }
 
     fn describe(&self) -> String {
@@ -83,7 +94,7 @@ fn schema(types: &[DataType]) -> SchemaRef {
 }
 
 /// Input 0: (x, v, key). Input 1: (key, v).
-fn node(keyed: bool, key: DataType) -> (Node, Arc<Numbered>) {
+fn node(keyed: bool, key: DataType, multiplies: bool) -> (Node, Arc<Numbered>) {
     let int = DataType::Int64;
     let schemas = [
         schema(&[int.clone(), int.clone(), key.clone()]),
@@ -95,6 +106,7 @@ fn node(keyed: bool, key: DataType) -> (Node, Arc<Numbered>) {
     };
     let program = Arc::new(Numbered {
         keyed,
+        multiplies,
         output: output.clone(),
     });
     let input = |(i, schema): (usize, SchemaRef)| Node {
@@ -172,7 +184,7 @@ fn reference(program: &Numbered, inputs: &[Rows; 2]) -> (Rows, Vec<Option<i64>>)
 fn random_run(keyed: bool, key: DataType, state_bytes_max: usize, seed: u64) {
     println!("seed {seed}, keyed {keyed}, key {key}, {state_bytes_max} bytes");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let (node, program) = node(keyed, key);
+    let (node, program) = node(keyed, key, seed % 3 == 0);
     let states: Vec<_> = operators::arrangements(&node)
         .iter()
         .enumerate()
@@ -208,7 +220,13 @@ fn random_run(keyed: bool, key: DataType, state_bytes_max: usize, seed: u64) {
             }
             operator.push(port, delta(&node.inputs[port].schema, &rows), &mut out);
         }
+        if seed % 2 == 0 {
+            out.allowance = 1;
+        }
         operator.finish(epoch, &mut out);
+        while operator.is_busy() {
+            operator.go_on(&mut out);
+        }
         for piece in &out.rows {
             for (i, row) in rows_of(&piece.rows).into_iter().enumerate() {
                 add(&mut output, row, piece.diffs.get(i));

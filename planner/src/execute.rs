@@ -239,7 +239,7 @@ pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
 
 /// The plan with a chance to stop at every batch of operators that make many rows of few. DataFusion has its scans
 /// yield from time to time; a cross join would go on for hours without asking one for more.
-fn yielding(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>> {
+pub(crate) fn yielding(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>> {
     plan.transform_up(|node| {
         let multiplies = node.is::<CrossJoinExec>()
             || node.is::<NestedLoopJoinExec>()

@@ -5,7 +5,10 @@
 //! run is kept in the plan.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::task::Poll;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
@@ -22,14 +25,16 @@ use datafusion::physical_plan::execution_plan::{
 use datafusion::physical_plan::memory::MemoryStream;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
-    collect,
+    execute_stream,
 };
 use datafusion_common::{DataFusionError, Result, internal_err};
 use datafusion_expr::{Expr, LogicalPlan};
+use futures::StreamExt;
 use tidemill_dataflow::plan::{BatchProgram, RowError};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::error::row_error;
+use crate::execute::yielding;
 
 /// A batch plan with open leaves ([`InputTable`]).
 pub struct Program {
@@ -41,6 +46,8 @@ pub struct Program {
     output: SchemaRef,
     /// Some operators keep state that can't be reset; their plan is planned anew for each run.
     replan: bool,
+    /// See [`BatchProgram::multiplies`].
+    multiplies: bool,
 }
 
 /// The rows of one run, one list per input. Leaves find them in the task's settings.
@@ -54,9 +61,13 @@ impl Program {
         inputs: Vec<SchemaRef>,
         output: SchemaRef,
     ) -> Result<Self> {
-        let mut replan = false;
+        let (mut replan, mut multiplies) = (false, false);
         logical.apply_with_subqueries(|node| {
             replan |= matches!(node, LogicalPlan::RecursiveQuery(_));
+            multiplies |= matches!(
+                node,
+                LogicalPlan::RecursiveQuery(_) | LogicalPlan::Join(_) | LogicalPlan::Unnest(_)
+            );
             Ok(TreeNodeRecursion::Continue)
         })?;
         let physical = plan(&logical)?;
@@ -66,11 +77,16 @@ impl Program {
             inputs,
             output,
             replan,
+            multiplies,
         })
     }
 
     /// Runs the plan; errors as DataFusion has them.
-    pub fn execute(&self, inputs: Vec<Vec<RecordBatch>>) -> Result<Vec<RecordBatch>> {
+    pub fn execute(
+        &self,
+        inputs: Vec<Vec<RecordBatch>>,
+        stop: &AtomicBool,
+    ) -> Result<Vec<RecordBatch>> {
         if inputs.len() != self.inputs.len() {
             return internal_err!(
                 "{} inputs given, {} wanted",
@@ -94,7 +110,8 @@ impl Program {
         let task = TaskContext::default()
             .with_session_config(config)
             .with_runtime(Arc::clone(state().runtime_env()));
-        let batches = block_on(collect(physical, Arc::new(task)))??;
+        let stream = execute_stream(physical, Arc::new(task))?;
+        let batches = block_on(collect(stream, stop))??;
         batches
             .into_iter()
             .map(|b| conform(b, &self.output))
@@ -125,7 +142,26 @@ fn state() -> &'static SessionState {
 
 fn plan(logical: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
     let state = state();
-    futures::executor::block_on(state.query_planner().create_physical_plan(logical, state))
+    let planned = state.query_planner().create_physical_plan(logical, state);
+    yielding(futures::executor::block_on(planned)?)
+}
+
+/// All batches of a stream, unless `stop` becomes true; that is looked at between batches, and where operators yield.
+async fn collect(
+    mut stream: SendableRecordBatchStream,
+    stop: &AtomicBool,
+) -> Result<Vec<RecordBatch>> {
+    let mut batches = Vec::new();
+    loop {
+        let next = poll_fn(|context| match stop.load(Ordering::Relaxed) {
+            true => Poll::Ready(Some(internal_err!("nobody wants the result any more"))),
+            false => stream.poll_next_unpin(context),
+        });
+        match next.await {
+            None => return Ok(batches),
+            Some(batch) => batches.push(batch?),
+        }
+    }
 }
 
 thread_local! {
@@ -187,8 +223,13 @@ impl BatchProgram for Program {
     fn run(
         &self,
         inputs: Vec<Vec<RecordBatch>>,
+        stop: &AtomicBool,
     ) -> std::result::Result<Vec<RecordBatch>, RowError> {
-        self.execute(inputs).map_err(|e| row_error(&e))
+        self.execute(inputs, stop).map_err(|e| row_error(&e))
+    }
+
+    fn multiplies(&self) -> bool {
+        self.multiplies
     }
 
     fn describe(&self) -> String {

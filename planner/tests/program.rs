@@ -1,6 +1,7 @@
 //! Programs of the general operator: planned once, run often, from several threads, in and out of a runtime.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
@@ -46,7 +47,7 @@ fn products() -> Program {
 
 fn run(program: &Program, a: Vec<i64>, b: Vec<i64>) -> Option<i64> {
     let out = program
-        .run(vec![vec![rows(a)], vec![rows(b)]])
+        .run(vec![vec![rows(a)], vec![rows(b)]], &AtomicBool::new(false))
         .expect("no row fails");
     let column = out[0].column(0).as_primitive::<Int64Type>().clone();
     column.iter().next().expect("one row")
@@ -59,6 +60,22 @@ fn a_program_keeps_nothing_of_a_run() {
     assert_eq!(run(&program, vec![3], vec![1]), Some(3));
     assert_eq!(run(&program, vec![], vec![1]), None);
     assert_eq!(run(&program, vec![1, 2], vec![10, 20]), Some(90));
+}
+
+/// Hours of work end soon after they were told to.
+#[test]
+fn a_run_can_be_stopped() {
+    let program = products();
+    let many = || {
+        let piece = |i: i64| rows(((i * 8192)..(i + 1) * 8192).collect());
+        (0..128).map(piece).collect::<Vec<_>>()
+    };
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| program.run(vec![many(), many()], &stop));
+        stop.store(true, Ordering::Relaxed);
+        assert!(running.join().expect("no panic").is_err());
+    });
 }
 
 #[test]
@@ -91,8 +108,9 @@ fn a_failing_row_gives_an_error_and_no_panic() {
         .and_then(|b| b.build())
         .expect("a plan");
     let program = Program::try_new(plan, vec![schema()], output()).expect("a program");
-    assert!(program.run(vec![vec![rows(vec![1, 0])]]).is_err());
-    assert!(program.run(vec![vec![rows(vec![1])]]).is_ok());
+    let stop = AtomicBool::new(false);
+    assert!(program.run(vec![vec![rows(vec![1, 0])]], &stop).is_err());
+    assert!(program.run(vec![vec![rows(vec![1])]], &stop).is_ok());
 }
 
 #[test]

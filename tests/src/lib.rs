@@ -5,6 +5,7 @@
 //! * [`client`]: connections, queries as text, psql.
 //! * [`changes`]: collects change streams and sums them.
 //! * [`seed`]: random numbers that a failed run can repeat.
+//! * [`load`]: how much the server's process does.
 //! * [`wait`]: deadlines; no test sleeps to synchronise.
 //! * [`files`]: input files that appear and grow as a user's would.
 //!
@@ -13,6 +14,7 @@
 pub mod changes;
 pub mod client;
 pub mod files;
+pub mod load;
 pub mod scratch;
 pub mod seed;
 pub mod server;

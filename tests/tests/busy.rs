@@ -2,10 +2,10 @@
 //! too much memory fail alone.
 
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::ensure;
 use tidemill_tests::client::psql_command;
+use tidemill_tests::load::{quiet, uses_cpu};
 use tidemill_tests::{Options, Server, Sql, eventually, run};
 use tokio_postgres::NoTls;
 
@@ -14,32 +14,6 @@ const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 1000000) AS a (x)
 
 /// More than the server has threads for its network.
 const QUERIES: usize = 4;
-
-/// Over how long a process's use of the CPU is looked at.
-const WINDOW: Duration = Duration::from_millis(500);
-
-/// Seconds of CPU that a process has used.
-fn cpu(pid: u32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, rest) = stat.rsplit_once(") ").context("a line of /proc/PID/stat")?;
-    let ticks = rest.split(' ').skip(11).take(2).map(str::parse::<f64>);
-    Ok(ticks.sum::<Result<f64, _>>()? / 100.0)
-}
-
-/// The process has become idle.
-async fn quiet(server: &Server) -> Result<()> {
-    let mut last = (Instant::now(), cpu(server.pid())?);
-    eventually("the server computes no longer", async || {
-        if last.0.elapsed() < WINDOW {
-            return Ok(None);
-        }
-        let now = (Instant::now(), cpu(server.pid())?);
-        let share = (now.1 - last.1) / (now.0 - last.0).as_secs_f64();
-        last = now;
-        Ok((share < 0.2).then_some(()))
-    })
-    .await
-}
 
 #[test]
 fn endless_queries_disturb_nobody() {
@@ -85,10 +59,7 @@ fn a_query_ends_with_its_client() {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        eventually("the query computes", async || {
-            Ok((cpu(server.pid())? > 1.0).then_some(()))
-        })
-        .await?;
+        uses_cpu(&server, "the query computes", |cores| cores > 0.2).await?;
         client.kill()?;
         client.wait()?;
         quiet(&server).await

@@ -12,17 +12,17 @@
 //! In both cases a flag *shown* remembers the presence that the output so far stands for. Invariant:
 //! apart from pending pieces the output is the indexed rows under their shown flags; `finish` makes the flags true.
 //!
-//! See [`super::join_presence`] for this, [`super::join_pairs`] for the pairs.
+//! See [`super::join_presence`] for this, [`super::join_pairs`] for the pairs, [`super::join_tasks`] for how the work is cut.
 //!
 //! A row with NULL in its key (unless NULLs are equal) has no match ever: it is passed on or
 //! dropped, and never stored.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion_physical_expr::PhysicalExpr;
-use tidemill_storage::ArrangementChange;
 use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{Delta, Epoch};
 
@@ -31,8 +31,10 @@ use super::join_keys::complete_keys;
 use super::join_pairs::{Pairs, twins};
 use super::join_pending::Piece;
 use super::join_plan::{StoredColumns, join_columns};
+use super::join_presence::Flip;
 use super::join_rows::{BLOCK_ROWS, batch_of, nullable};
 use super::join_state::{KeyedState, StateSide};
+use super::join_tasks::{Arrival, Task};
 use crate::operator::{BuildContext, Operator, Output};
 use crate::plan::{ErrorMapper, JoinKind, Node, Op};
 use crate::state::StateHandle;
@@ -147,6 +149,8 @@ pub struct JoinOperator {
     /// Pushed rows wait: both sides had rows in the last epoch that had any.
     waiting: bool,
     pub(super) pairs: Pairs,
+    /// What is to be done, in order.
+    pub(super) tasks: VecDeque<Task>,
 }
 
 impl JoinOperator {
@@ -219,6 +223,7 @@ impl JoinOperator {
             active: [false; 2],
             waiting: true,
             pairs: Pairs::default(),
+            tasks: VecDeque::new(),
         }
     }
 
@@ -232,74 +237,75 @@ impl JoinOperator {
     }
 
     /// True if pushed rows may wait for the rest of the epoch, so that changes of both sides of a key are taken together.
-    fn waits(&self) -> bool {
+    pub(super) fn waits(&self) -> bool {
         // Without a key the pieces of both sides would meet pair by pair, which `meet_all` does better.
         self.presence != Presence::PerRow && self.stored[LEFT].key_columns > 0
     }
 
-    /// Emits what the pending pieces change.
-    fn flush(&mut self, out: &mut Output) {
-        let pending = std::mem::take(&mut self.pending);
-        self.pending_rows = 0;
-        self.emit_pending(&pending, out);
-        if self.presence == Presence::PerKey {
-            self.flip_slots(LEFT, out);
-            self.flip_slots(RIGHT, out);
-        }
-    }
-
-    /// Takes a piece of at most [`PIECE_ROWS`] rows.
-    fn step(&mut self, port: usize, delta: Delta, out: &mut Output) {
-        let delta = match self.split_null_keys(port, delta, out) {
-            Some(d) => d,
-            None => return,
-        };
+    /// The stored columns of a pushed piece, and the hashes of its keys.
+    pub(super) fn stored_rows(&self, port: usize, delta: &Delta) -> (RecordBatch, Vec<u64>) {
         let stored = &self.stored[port];
         let columns: Vec<ArrayRef> = stored
             .columns
             .iter()
             .map(|c| delta.rows.column(*c).clone())
             .collect();
-        let keys = &columns[..stored.key_columns];
-        let hashes = hash_columns(keys, delta.len());
-        let mut slots = Vec::new();
-        let fetched = self.state.resolve(keys, &hashes, &mut slots);
-        self.restore_presence(fetched, out);
-
+        let hashes = hash_columns(&columns[..stored.key_columns], delta.len());
         let schema = &self.state.sides[port].handle.desc.schema;
-        let rows = batch_of(schema, columns, delta.len());
-        if self.waits() {
-            let first = self.state.add(port, &rows, &delta.diffs, &slots);
-            self.pending_rows += delta.len();
-            let delta = delta.clone();
-            self.pending[port].push(Piece {
-                delta,
-                slots,
-                first,
-            });
-            if !self.waiting || self.pending_rows >= PENDING_ROWS_MAX {
-                self.flush(out);
-            }
-        } else {
-            let mut own = vec![0; if self.single[port] { delta.len() } else { 0 }];
-            self.meet(port, &delta, &slots, &mut own, out);
-            let first = self.state.add(port, &rows, &delta.diffs, &slots);
-            self.state.note_retractions(port, &delta.diffs, &slots);
-            self.show_pushed(port, &delta, &slots, first, &own, out);
-        }
+        (batch_of(schema, columns, delta.len()), hashes)
+    }
 
-        let handle = &self.state.sides[port].handle;
-        if handle.reader.is_some() {
-            out.changes.push(ArrangementChange {
-                arrangement: handle.desc.id,
-                hashes,
-                delta: Delta::new(rows, delta.diffs),
-            });
+    /// Indexes a piece and has it wait to be joined.
+    pub(super) fn hold(&mut self, arrival: Arrival, out: &mut Output) {
+        let Arrival {
+            port,
+            delta,
+            rows,
+            hashes,
+            slots,
+        } = arrival;
+        let first = self.state.add(port, &rows, &delta.diffs, &slots);
+        self.pending_rows += delta.len();
+        self.pending[port].push(Piece {
+            delta: delta.clone(),
+            slots,
+            first,
+        });
+        if !self.waiting || self.pending_rows >= PENDING_ROWS_MAX {
+            self.tasks.push_front(Task::Flush);
         }
+        self.report_change(port, rows, hashes, delta, out);
+    }
+
+    /// Plans what the pending pieces change.
+    pub(super) fn flush(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        self.pending_rows = 0;
+        let mut tasks = self.plan_pending(pending);
+        if self.presence == Presence::PerKey {
+            for side in [LEFT, RIGHT] {
+                tasks.push(Task::FlipSlots(Flip::new(side)));
+            }
+        }
+        self.do_first(tasks);
+    }
+
+    /// Everything of the epoch is done.
+    pub(super) fn end(&mut self, epoch: Epoch) {
+        if self.active != [false; 2] {
+            self.waiting = self.active == [true; 2];
+            self.active = [false; 2];
+        }
+        self.state.finish(epoch);
     }
 
     /// Rows with NULL in their key match nothing: emits them if they appear alone, and gives back the others.
-    fn split_null_keys(&mut self, port: usize, delta: Delta, out: &mut Output) -> Option<Delta> {
+    pub(super) fn split_null_keys(
+        &mut self,
+        port: usize,
+        delta: Delta,
+        out: &mut Output,
+    ) -> Option<Delta> {
         if self.null_equals_null {
             return Some(delta);
         }
@@ -335,21 +341,23 @@ impl Operator for JoinOperator {
         self.active[port] |= !delta.is_empty();
         for start in (0..delta.len()).step_by(PIECE_ROWS.min(BLOCK_ROWS)) {
             let rows = PIECE_ROWS.min(delta.len() - start);
-            self.step(port, delta.slice(start, rows), out);
+            let piece = delta.slice(start, rows);
+            self.tasks.push_back(Task::Take(port, piece));
         }
+        self.run_tasks(out);
     }
 
     fn finish(&mut self, epoch: Epoch, out: &mut Output) {
-        self.flush(out);
-        if self.presence == Presence::PerRow {
-            self.flip_rows(LEFT, out);
-            self.flip_rows(RIGHT, out);
-        }
-        if self.active != [false; 2] {
-            self.waiting = self.active == [true; 2];
-            self.active = [false; 2];
-        }
-        self.state.finish(epoch);
+        self.plan_end(epoch);
+        self.run_tasks(out);
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.tasks.is_empty()
+    }
+
+    fn go_on(&mut self, out: &mut Output) {
+        self.run_tasks(out);
     }
 
     fn state_bytes(&self) -> usize {

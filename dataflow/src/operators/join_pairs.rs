@@ -13,6 +13,7 @@ use tidemill_zset::{Delta, Diffs};
 use super::culprit::row_text;
 use super::join::{JoinOperator, LEFT, PIECE_ROWS, Presence, RIGHT};
 use super::join_rows::{NIL, batch_of};
+use super::join_weights::{Weights, product};
 use crate::operator::{Output, error_delta};
 use crate::plan::RowError;
 
@@ -47,52 +48,127 @@ pub(super) enum Rows<'a> {
     Stored(&'a [u32]),
 }
 
-impl JoinOperator {
-    /// Pairs of the pushed rows with the rows of the other side: emits them and counts matches.
-    pub(super) fn meet(
-        &mut self,
+/// A pushed piece that meets the rows of the other side, and how far it has come.
+pub(super) struct Meeting {
+    pub port: usize,
+    pub delta: Delta,
+    /// The slot of each row.
+    pub slots: Vec<u32>,
+    /// The matches of each row, where they are counted.
+    pub own: Vec<i64>,
+    /// The stored columns and hashes, if the rows are to be indexed afterwards.
+    pub unindexed: Option<(RecordBatch, Vec<u64>)>,
+    place: Place,
+}
+
+/// The next pair to be looked at.
+enum Place {
+    Start,
+    /// This row of the piece with this one of its key's list.
+    Lists {
+        row: usize,
+        node: u32,
+    },
+    /// All rows of the piece with a piece of these, in rounds.
+    All {
+        stored: Vec<u32>,
+        from: usize,
+        round: usize,
+    },
+}
+
+impl Meeting {
+    /// `own`: for how many rows matches are counted.
+    pub fn new(
         port: usize,
-        delta: &Delta,
-        slots: &[u32],
-        own: &mut [i64],
-        out: &mut Output,
-    ) {
+        delta: Delta,
+        slots: Vec<u32>,
+        own: usize,
+        unindexed: Option<(RecordBatch, Vec<u64>)>,
+    ) -> Self {
+        Meeting {
+            port,
+            delta,
+            slots,
+            own: vec![0; own],
+            unindexed,
+            place: Place::Start,
+        }
+    }
+}
+
+impl JoinOperator {
+    /// Pairs of the pushed rows with the rows of the other side: emits them and counts matches. False if the allowance didn't
+    /// suffice for all of them.
+    pub(super) fn meet(&mut self, meeting: &mut Meeting, out: &mut Output) -> bool {
         if !self.emits_pairs() && self.presence != Presence::PerRow {
-            return;
+            return true;
         }
-        let other = 1 - port;
-        let keyless = self.stored[LEFT].key_columns == 0;
-        if keyless && self.filter.is_some() {
-            return self.meet_all(port, delta, slots, own, out);
-        }
-        let mut pairs = std::mem::take(&mut self.pairs);
-        let (mut row, mut node) = (0, NIL);
-        if let Some(slot) = slots.first() {
-            node = self.state.keys.slot(*slot).heads[other];
-        }
-        loop {
-            let store = &self.state.sides[other].store;
-            while row < slots.len() {
-                while node != NIL && pairs.probe.len() < PIECE_ROWS {
-                    pairs.probe.push(row as u32);
-                    pairs.build.push(node);
-                    node = store.next(node);
+        if let Place::Start = meeting.place {
+            let other = 1 - meeting.port;
+            let head = |slot: &u32| self.state.keys.slot(*slot).heads[other];
+            let node = meeting.slots.first().map_or(NIL, head);
+            let keyless = self.stored[LEFT].key_columns == 0;
+            meeting.place = if keyless && self.filter.is_some() {
+                let mut stored = Vec::new();
+                self.state.sides[other].store.collect(node, &mut stored);
+                let (from, round) = (0, 0);
+                Place::All {
+                    stored,
+                    from,
+                    round,
                 }
-                if pairs.probe.len() == PIECE_ROWS && node != NIL {
+            } else {
+                Place::Lists { row: 0, node }
+            };
+        }
+        match meeting.place {
+            Place::All { .. } => self.meet_all(meeting, out),
+            _ => self.meet_lists(meeting, out),
+        }
+    }
+
+    /// Pairs of each pushed row with the list of its key.
+    fn meet_lists(&mut self, meeting: &mut Meeting, out: &mut Output) -> bool {
+        let Meeting {
+            port,
+            delta,
+            slots,
+            own,
+            place: Place::Lists { row, node },
+            ..
+        } = meeting
+        else {
+            unreachable!("the caller has looked")
+        };
+        let (port, other) = (*port, 1 - *port);
+        let mut pairs = std::mem::take(&mut self.pairs);
+        let mut done = false;
+        while !done && !out.is_spent() {
+            let store = &self.state.sides[other].store;
+            while *row < slots.len() {
+                while *node != NIL && pairs.probe.len() < PIECE_ROWS {
+                    pairs.probe.push(*row as u32);
+                    pairs.build.push(*node);
+                    *node = store.next(*node);
+                }
+                if *node != NIL {
                     break;
                 }
-                row += 1;
-                if let Some(slot) = slots.get(row) {
-                    node = self.state.keys.slot(*slot).heads[other];
+                *row += 1;
+                if let Some(slot) = slots.get(*row) {
+                    *node = self.state.keys.slot(*slot).heads[other];
                 }
             }
-            if pairs.probe.is_empty() {
-                break;
+            done = *row == slots.len();
+            out.spend(pairs.probe.len());
+            if !pairs.probe.is_empty() {
+                self.apply_filter(port, Some(delta), &mut pairs, out);
+                self.accept(port, delta, &mut pairs, own, out);
             }
-            self.apply_filter(port, Some(delta), &mut pairs, out);
-            self.accept(port, delta, &mut pairs, own, out);
         }
         self.pairs = pairs;
+        done
     }
 
     /// Keeps the pairs that pass the filter; those that fail become errors, unless their pushed rows are only
@@ -115,7 +191,10 @@ impl JoinOperator {
             let store = &self.state.sides[1 - port].store;
             let pair = |(at, error)| {
                 let (probe, build): (u32, u32) = (pairs.probe[at], pairs.build[at]);
-                let diff = delta.diffs.get(probe as usize) * store.diff(build);
+                let diff = delta
+                    .diffs
+                    .get(probe as usize)
+                    .wrapping_mul(store.diff(build));
                 (probe, build, diff, error)
             };
             let failed = failed.into_iter().map(pair).collect();
@@ -153,25 +232,29 @@ impl JoinOperator {
     }
 
     /// Pairs of all pushed rows with all rows of the other side, under a condition.
-    fn meet_all(
-        &mut self,
-        port: usize,
-        delta: &Delta,
-        slots: &[u32],
-        own: &mut [i64],
-        out: &mut Output,
-    ) {
-        let other = 1 - port;
-        let mut stored = Vec::new();
-        if let Some(slot) = slots.first() {
-            let head = self.state.keys.slot(*slot).heads[other];
-            self.state.sides[other].store.collect(head, &mut stored);
-        }
+    fn meet_all(&mut self, meeting: &mut Meeting, out: &mut Output) -> bool {
+        let Meeting {
+            port,
+            delta,
+            own,
+            place:
+                Place::All {
+                    stored,
+                    from,
+                    round,
+                },
+            ..
+        } = meeting
+        else {
+            unreachable!("the caller has looked")
+        };
+        let (port, other) = (*port, 1 - *port);
         let filter = self.filter.take().expect("the caller has looked");
         let mut pairs = std::mem::take(&mut self.pairs);
         let mut failed = Vec::new();
-        for stored in stored.chunks(PIECE_ROWS) {
-            let all: Vec<u32> = (0..delta.len() as u32).collect();
+        let all: Vec<u32> = (0..delta.len() as u32).collect();
+        while *from < stored.len() && !out.is_spent() {
+            let stored = &stored[*from..stored.len().min(*from + PIECE_ROWS)];
             let sides = [
                 self.all_arrays(port, LEFT, delta, &all, stored, &filter.columns),
                 self.all_arrays(port, RIGHT, delta, &all, stored, &filter.columns),
@@ -186,8 +269,9 @@ impl JoinOperator {
                 true => (delta.len(), stored.len()),
                 false => (stored.len(), delta.len()),
             };
-            for round in 0..rounds {
-                let at = UInt32Array::from(vec![round as u32; rows]);
+            while *round < rounds && !out.is_spent() {
+                out.spend(rows);
+                let at = UInt32Array::from(vec![*round as u32; rows]);
                 let repeat = |c: &ArrayRef| take(c, &at, None).expect("a row of the side");
                 let columns = [LEFT, RIGHT].iter().flat_map(|side| {
                     let columns = sides[*side].iter();
@@ -202,19 +286,20 @@ impl JoinOperator {
                 let mut failures = Vec::new();
                 let mask = filter.mask(columns.collect(), rows, &mut failures);
                 let pair = |at: usize| match repeated == port {
-                    true => (round as u32, stored[at]),
-                    false => (at as u32, stored[round]),
+                    true => (*round as u32, stored[at]),
+                    false => (at as u32, stored[*round]),
                 };
                 for (at, error) in failures {
                     let (probe, build) = pair(at);
                     let theirs = self.state.sides[other].store.diff(build);
-                    let diff = delta.diffs.get(probe as usize) * theirs;
+                    let diff = delta.diffs.get(probe as usize).wrapping_mul(theirs);
                     failed.push((probe, build, diff, error));
                 }
                 for (probe, build) in mask.set_indices().map(pair) {
                     pairs.probe.push(probe);
                     pairs.build.push(build);
                 }
+                *round += 1;
                 if pairs.probe.len() >= PIECE_ROWS {
                     self.accept(port, delta, &mut pairs, own, out);
                 }
@@ -222,11 +307,15 @@ impl JoinOperator {
                     self.report_failed(port, Some(delta), std::mem::take(&mut failed), out);
                 }
             }
+            if *round == rounds {
+                (*from, *round) = (*from + PIECE_ROWS, 0);
+            }
         }
         self.accept(port, delta, &mut pairs, own, out);
         self.report_failed(port, Some(delta), failed, out);
         self.pairs = pairs;
         self.filter = Some(filter);
+        *from >= stored.len()
     }
 
     /// The columns that the filter needs of `side`: of the rows `all` of the pushed piece, or of the rows `stored`.
@@ -358,12 +447,29 @@ impl JoinOperator {
         }
     }
 
-    pub(super) fn pair_diffs(
-        &self,
+    fn emit_pairs(
+        &mut self,
         port: usize,
         delta: &Delta,
         probe: &[u32],
         build: &[u32],
+        out: &mut Output,
+    ) {
+        let all: Vec<usize> = (0..self.widths[LEFT] + self.widths[RIGHT]).collect();
+        let arrays = self.pair_arrays(port, Some(delta), probe, build, &all);
+        let rows = batch_of(&self.output_schema, arrays, probe.len());
+        let diffs = self.pair_diffs(port, delta, (probe, build), &rows, out);
+        out.rows.push(Delta::new(rows, diffs));
+    }
+
+    /// The diffs of pairs, which are `rows`.
+    fn pair_diffs(
+        &self,
+        port: usize,
+        delta: &Delta,
+        (probe, build): (&[u32], &[u32]),
+        rows: &RecordBatch,
+        out: &mut Output,
     ) -> Diffs {
         let store = &self.state.sides[1 - port].store;
         match (&delta.diffs, store.all_ones()) {
@@ -373,26 +479,14 @@ impl JoinOperator {
                 Diffs::Each(probe.iter().map(of).collect::<Vec<_>>().into())
             }
             _ => {
-                let pairs = probe.iter().zip(build);
-                let product = pairs.map(|(p, b)| delta.diffs.get(*p as usize) * store.diff(*b));
-                Diffs::Each(product.collect::<Vec<_>>().into())
+                let mut weights = Weights::default();
+                for (p, b) in probe.iter().zip(build) {
+                    weights.push(product(delta.diffs.get(*p as usize), store.diff(*b)));
+                }
+                weights.report(rows, out);
+                Diffs::Each(weights.each.into())
             }
         }
-    }
-
-    fn emit_pairs(
-        &mut self,
-        port: usize,
-        delta: &Delta,
-        probe: &[u32],
-        build: &[u32],
-        out: &mut Output,
-    ) {
-        let diffs = self.pair_diffs(port, delta, probe, build);
-        let all: Vec<usize> = (0..self.widths[LEFT] + self.widths[RIGHT]).collect();
-        let arrays = self.pair_arrays(port, Some(delta), probe, build, &all);
-        let rows = batch_of(&self.output_schema, arrays, probe.len());
-        out.rows.push(Delta::new(rows, diffs));
     }
 }
 

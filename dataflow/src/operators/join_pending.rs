@@ -8,12 +8,17 @@
 //!
 //! Invariant: a pending row is in its list already; *before* it counts nothing.
 
+use std::ops::Range;
+use std::rc::Rc;
+
 use arrow::array::UInt32Array;
 use tidemill_zset::{Delta, Diffs};
 
 use super::join::{JoinOperator, LEFT, PIECE_ROWS, Presence, RIGHT};
-use super::join_pairs::{Pairs, retain};
+use super::join_pairs::{Meeting, Pairs, retain};
 use super::join_rows::{Groups, NIL, RowStore, SHORT_LIST, batch_of};
+use super::join_tasks::Task;
+use super::join_weights::{Weights, product};
 use crate::operator::Output;
 
 /// Slot flag: changed on the left.
@@ -70,25 +75,67 @@ impl Entries {
 #[derive(Default)]
 struct WeightedPairs {
     pairs: Pairs,
-    weights: Vec<i64>,
+    weights: Weights,
+}
+
+/// Some keys that change on both sides, and how far their pairs have been gone through.
+pub(super) struct Joint {
+    slots: Vec<u32>,
+    /// Numbers of the pending rows of each side.
+    pending: Rc<[Vec<Range<u32>>; 2]>,
+    /// The rows of the keys, once begun.
+    sides: Option<[Entries; 2]>,
+    /// The next pair: which of the keys, which of its left rows, which of that one's partners.
+    at: usize,
+    left: usize,
+    right: usize,
+}
+
+impl Joint {
+    fn new(slots: Vec<u32>, pending: Rc<[Vec<Range<u32>>; 2]>) -> Self {
+        Joint {
+            slots,
+            pending,
+            sides: None,
+            at: 0,
+            left: 0,
+            right: 0,
+        }
+    }
 }
 
 impl JoinOperator {
-    /// Emits what the pending pieces change. Presence on keys of one changed side is left to `flip_slots`.
-    pub(super) fn emit_pending(&mut self, pending: &[Vec<Piece>; 2], out: &mut Output) {
-        let joint = self.find_joint(pending);
-        for port in [LEFT, RIGHT] {
-            for piece in &pending[port] {
-                match joint.is_empty() {
-                    true => self.emit_plain(port, &piece.delta, &piece.slots, out),
-                    false => self.emit_unless_joint(port, piece, out),
-                }
+    /// What it takes to emit what the pending pieces change. Presence on keys of one changed side is left to `flip_slots`.
+    pub(super) fn plan_pending(&mut self, pending: [Vec<Piece>; 2]) -> Vec<Task> {
+        let joint = self.find_joint(&pending);
+        let range = |p: &Piece| p.first..p.first + p.slots.len() as u32;
+        let ranges = pending
+            .each_ref()
+            .map(|side| side.iter().map(range).collect());
+        let ranges: Rc<[Vec<Range<u32>>; 2]> = Rc::new(ranges);
+        let mut tasks = Vec::new();
+        for (port, pieces) in pending.into_iter().enumerate() {
+            for piece in pieces {
+                let Some((delta, slots)) = self.without_joint(piece) else {
+                    continue;
+                };
+                let meeting = Meeting::new(port, delta, slots, 0, None);
+                tasks.push(Task::Meet(Box::new(meeting)));
             }
         }
         for slots in joint.chunks(JOINT_SLOTS) {
-            self.emit_joint(slots, pending, out);
+            let joint = Joint::new(slots.to_vec(), ranges.clone());
+            tasks.push(Task::Joint(Box::new(joint)));
         }
-        for slot in joint {
+        if !joint.is_empty() {
+            tasks.push(Task::EndJoint(joint));
+        }
+        tasks
+    }
+
+    /// The keys are no longer joint.
+    pub(super) fn end_joint(&mut self, slots: Vec<u32>) {
+        for slot in slots {
             let flags = &mut self.state.keys.slot_mut(slot).flags;
             *flags &= !(JOINT | RETRACTED[LEFT] | RETRACTED[RIGHT]);
         }
@@ -132,70 +179,83 @@ impl JoinOperator {
         joint
     }
 
-    /// Emits what rows of keys change that haven't changed on the other side.
-    fn emit_plain(&mut self, port: usize, delta: &Delta, slots: &[u32], out: &mut Output) {
-        self.meet(port, delta, slots, &mut [], out);
-        self.show_pushed(port, delta, slots, NIL, &[], out);
-        self.state.note_retractions(port, &delta.diffs, slots);
-    }
-
-    fn emit_unless_joint(&mut self, port: usize, piece: &Piece, out: &mut Output) {
+    /// The rows of a piece whose keys haven't changed on the other side.
+    fn without_joint(&self, piece: Piece) -> Option<(Delta, Vec<u32>)> {
         let joint = |slot: &u32| self.state.keys.slot(*slot).flags & JOINT != 0;
         let rows = (0..piece.slots.len()).filter(|row| !joint(&piece.slots[*row]));
         let rows: Vec<u32> = rows.map(|row| row as u32).collect();
         if rows.len() == piece.slots.len() {
-            return self.emit_plain(port, &piece.delta, &piece.slots, out);
+            return Some((piece.delta, piece.slots));
         }
         if rows.is_empty() {
-            return;
+            return None;
         }
         let slots: Vec<u32> = rows.iter().map(|r| piece.slots[*r as usize]).collect();
         let rows = UInt32Array::from(rows);
         let delta = piece.delta.take(&rows).expect("rows of the piece");
-        self.emit_plain(port, &delta, &slots, out);
+        Some((delta, slots))
     }
 
-    /// Emits what changes for keys that change on both sides, and adds up their rows.
-    fn emit_joint(&mut self, slots: &[u32], pending: &[Vec<Piece>; 2], out: &mut Output) {
-        let sides = [
-            self.entries(LEFT, slots, &pending[LEFT]),
-            self.entries(RIGHT, slots, &pending[RIGHT]),
-        ];
-        if self.emits_pairs() {
-            self.joint_pairs(slots, &sides, out);
+    /// Emits what changes for keys that change on both sides, and adds up their rows. False if the allowance didn't suffice.
+    pub(super) fn emit_joint(&mut self, joint: &mut Joint, out: &mut Output) -> bool {
+        let sides = match joint.sides.take() {
+            Some(sides) => sides,
+            None => [LEFT, RIGHT].map(|side| {
+                let entries = self.entries(side, &joint.slots, &joint.pending[side]);
+                out.spend(entries.entries.len());
+                entries
+            }),
+        };
+        if self.emits_pairs() && !self.joint_pairs(joint, &sides, out) {
+            joint.sides = Some(sides);
+            return false;
         }
         if self.presence == Presence::PerKey {
-            self.joint_singles(slots, &sides, out);
+            self.joint_singles(&joint.slots, &sides, out);
         }
         for (side, entries) in sides.iter().enumerate() {
             self.state.merge(side, &entries.grouped, &entries.groups);
         }
+        true
     }
 
-    fn joint_pairs(&mut self, slots: &[u32], sides: &[Entries; 2], out: &mut Output) {
+    /// The pairs from the place on that `joint` remembers.
+    fn joint_pairs(&mut self, joint: &mut Joint, sides: &[Entries; 2], out: &mut Output) -> bool {
         let mut made = WeightedPairs::default();
         let mut changed = Vec::new();
-        for at in 0..slots.len() {
-            let (left, right) = (sides[LEFT].of(at), sides[RIGHT].of(at));
+        while joint.at < joint.slots.len() {
+            let (left, right) = (sides[LEFT].of(joint.at), sides[RIGHT].of(joint.at));
             changed.clear();
             changed.extend(right.iter().copied().filter(Entry::changed));
-            for l in left {
+            while let Some(l) = left.get(joint.left) {
                 let partners = if l.changed() { right } else { &changed };
-                for r in partners {
-                    let weight = l.after * r.after - l.before * r.before;
+                let rest = &partners[joint.right..];
+                let looked_at = rest.len().min(out.allowance);
+                for r in &rest[..looked_at] {
+                    let weight = product(l.after, r.after) - product(l.before, r.before);
                     if weight == 0 {
                         continue;
                     }
                     made.pairs.probe.push(l.row);
                     made.pairs.build.push(r.row);
                     made.weights.push(weight);
-                    if made.weights.len() == PIECE_ROWS {
+                    if made.weights.each.len() == PIECE_ROWS {
                         self.emit_joint_pairs(&mut made, out);
                     }
                 }
+                if looked_at < rest.len() {
+                    joint.right += looked_at;
+                    out.spend(looked_at);
+                    self.emit_joint_pairs(&mut made, out);
+                    return false;
+                }
+                out.spend(looked_at + 1);
+                (joint.left, joint.right) = (joint.left + 1, 0);
             }
+            (joint.at, joint.left) = (joint.at + 1, 0);
         }
         self.emit_joint_pairs(&mut made, out);
+        true
     }
 
     /// Emits those pairs that pass the filter, and empties the list.
@@ -205,24 +265,23 @@ impl JoinOperator {
             let (probe, build) = (&pairs.probe, &pairs.build);
             let columns = self.pair_arrays(LEFT, None, probe, build, &filter.columns);
             let mut failed = Vec::new();
-            let mask = filter.mask(columns, weights.len(), &mut failed);
-            let pair = |(at, error)| (probe[at], build[at], weights[at], error);
+            let mask = filter.mask(columns, weights.each.len(), &mut failed);
+            let pair = |(at, error)| (probe[at], build[at], weights.each[at], error);
             let failed = failed.into_iter().map(pair).collect();
             self.report_failed(LEFT, None, failed, out);
             retain(&mut pairs.probe, &mask);
             retain(&mut pairs.build, &mask);
-            retain(weights, &mask);
+            weights.retain(&mask);
             self.filter = Some(filter);
         }
-        if !weights.is_empty() {
+        if !pairs.probe.is_empty() {
             let all: Vec<usize> = (0..self.widths[LEFT] + self.widths[RIGHT]).collect();
             let arrays = self.pair_arrays(LEFT, None, &pairs.probe, &pairs.build, &all);
-            let rows = batch_of(&self.output_schema, arrays, weights.len());
-            out.rows.push(Delta::new(rows, weights.clone()));
+            let rows = batch_of(&self.output_schema, arrays, pairs.probe.len());
+            weights.report(&rows, out);
+            out.rows.push(Delta::new(rows, weights.each.clone()));
         }
-        pairs.probe.clear();
-        pairs.build.clear();
-        weights.clear();
+        *made = WeightedPairs::default();
     }
 
     /// Rows that appear alone: what they counted before under the presence before, and what they count now.
@@ -247,7 +306,7 @@ impl JoinOperator {
     }
 
     /// The rows of `slots` with their diffs before and after the pending pieces.
-    fn entries(&mut self, side: usize, slots: &[u32], pending: &[Piece]) -> Entries {
+    fn entries(&mut self, side: usize, slots: &[u32], pending: &[Range<u32>]) -> Entries {
         let keys = &self.state.keys;
         let store = &self.state.sides[side].store;
         let retracted = |slot: &u32| keys.slot(*slot).flags & RETRACTED[side] != 0;
@@ -273,7 +332,7 @@ impl JoinOperator {
         &self,
         side: usize,
         slots: &[u32],
-        pending: &[Piece],
+        pending: &[Range<u32>],
         grouped: &[u32],
         groups: &Groups,
     ) -> (Vec<Entry>, Vec<usize>) {
@@ -324,10 +383,7 @@ fn is_short(store: &RowStore, head: u32) -> bool {
 }
 
 /// True if `row` belongs to one of the pieces, which are ascending.
-fn is_pending(pending: &[Piece], row: u32) -> bool {
-    let after = pending.partition_point(|p| p.first <= row);
-    after > 0 && {
-        let piece = &pending[after - 1];
-        row - piece.first < piece.slots.len() as u32
-    }
+fn is_pending(pending: &[Range<u32>], row: u32) -> bool {
+    let after = pending.partition_point(|p| p.start <= row);
+    after > 0 && pending[after - 1].contains(&row)
 }

@@ -1,5 +1,7 @@
 //! Rows of outer, semi and anti joins that depend on the presence of matches.
 
+use std::ops::Range;
+
 use arrow::array::{ArrayRef, UInt32Array};
 use tidemill_zset::{Delta, Diffs};
 
@@ -8,6 +10,43 @@ use super::join_pairs::{Pairs, Rows};
 use super::join_rows::batch_of;
 use crate::operator::Output;
 use crate::plan::JoinKind;
+
+/// Fetched keys whose matches are counted, and how far that is.
+pub(super) struct Restore {
+    slots: Range<u32>,
+    /// The next pair of the first of them.
+    pair: u64,
+}
+
+impl Restore {
+    pub fn new(slots: Range<u32>) -> Self {
+        Restore { slots, pair: 0 }
+    }
+}
+
+/// Slots or rows of one side whose shown flags are made true.
+pub(super) struct Flip {
+    side: usize,
+    begun: bool,
+    numbers: std::vec::IntoIter<u32>,
+}
+
+impl Flip {
+    pub fn new(side: usize) -> Self {
+        Flip {
+            side,
+            begun: false,
+            numbers: Vec::new().into_iter(),
+        }
+    }
+
+    /// Takes the list, once.
+    fn begin(&mut self, dirty: &mut Vec<u32>) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.numbers = std::mem::take(dirty).into_iter();
+        }
+    }
+}
 
 impl JoinOperator {
     /// With a count of matches per row: adds the pairs to those of the pushed and of the other side's rows.
@@ -121,58 +160,74 @@ impl JoinOperator {
         out.rows.push(Delta::new(rows, diffs));
     }
 
-    /// Sets the presence of keys that have just been fetched: the output already stands for it.
-    pub(super) fn restore_presence(&mut self, fetched: std::ops::Range<u32>, out: &mut Output) {
-        match self.presence {
-            Presence::None => {}
-            Presence::PerKey => {
-                let counts = self.state.counts.as_ref().expect("kept for this join");
-                for slot in fetched {
-                    let flags = &mut self.state.keys.slot_mut(slot).flags;
-                    for side in [LEFT, RIGHT] {
-                        if counts[slot as usize][1 - side] > 0 {
-                            *flags |= SHOWN[side];
-                        }
-                    }
-                }
-            }
-            Presence::PerRow => {
-                for slot in fetched {
-                    self.restore_matches(slot, out);
+    /// Sets the presence of keys that have just been fetched: the output already stands for it. Per row that is
+    /// [`JoinOperator::restore_matches`].
+    pub(super) fn restore_presence(&mut self, fetched: Range<u32>) {
+        if self.presence != Presence::PerKey {
+            return;
+        }
+        let counts = self.state.counts.as_ref().expect("kept for this join");
+        for slot in fetched {
+            let flags = &mut self.state.keys.slot_mut(slot).flags;
+            for side in [LEFT, RIGHT] {
+                if counts[slot as usize][1 - side] > 0 {
+                    *flags |= SHOWN[side];
                 }
             }
         }
     }
 
-    /// Recomputes the matches of all rows of a fetched key.
-    pub(super) fn restore_matches(&mut self, slot: u32, out: &mut Output) {
-        let heads = self.state.keys.slot(slot).heads;
-        let (mut left, mut right) = (Vec::new(), Vec::new());
-        self.state.sides[LEFT].store.collect(heads[LEFT], &mut left);
-        self.state.sides[RIGHT]
-            .store
-            .collect(heads[RIGHT], &mut right);
-        let mut pairs = Pairs::default();
-        for (i, l) in left.iter().enumerate() {
-            for (j, r) in right.iter().enumerate() {
-                pairs.probe.push(*l);
-                pairs.build.push(*r);
-                let last = i + 1 == left.len() && j + 1 == right.len();
-                if pairs.probe.len() == PIECE_ROWS || last {
-                    self.apply_filter(LEFT, None, &mut pairs, out);
-                    self.add_matches(&pairs);
-                    pairs.probe.clear();
-                    pairs.build.clear();
+    /// Recomputes the matches of all rows of fetched keys. False if the allowance didn't suffice.
+    pub(super) fn restore_matches(&mut self, restore: &mut Restore, out: &mut Output) -> bool {
+        while let Some(slot) = restore.slots.clone().next() {
+            let heads = self.state.keys.slot(slot).heads;
+            let of = |side: usize| {
+                let mut rows = Vec::new();
+                self.state.sides[side].store.collect(heads[side], &mut rows);
+                rows
+            };
+            let rows = [of(LEFT), of(RIGHT)];
+            if !self.restore_pairs(restore, &rows, out) {
+                return false;
+            }
+            for (side, rows) in rows.into_iter().enumerate() {
+                if let Some(m) = &mut self.state.sides[side].store.matching {
+                    for row in rows {
+                        m.shown[row as usize] = m.matches[row as usize] > 0;
+                    }
                 }
             }
+            (restore.slots.start, restore.pair) = (slot + 1, 0);
         }
-        for (side, rows) in [(LEFT, left), (RIGHT, right)] {
-            if let Some(m) = &mut self.state.sides[side].store.matching {
-                for row in rows {
-                    m.shown[row as usize] = m.matches[row as usize] > 0;
-                }
+        true
+    }
+
+    /// Counts the matches among the pairs of one key.
+    fn restore_pairs(
+        &mut self,
+        restore: &mut Restore,
+        [left, right]: &[Vec<u32>; 2],
+        out: &mut Output,
+    ) -> bool {
+        let count = left.len() as u64 * right.len() as u64;
+        while restore.pair < count {
+            if out.is_spent() {
+                return false;
             }
+            let end = count.min(restore.pair + PIECE_ROWS as u64);
+            let mut pairs = Pairs::default();
+            for pair in restore.pair..end {
+                pairs.probe.push(left[(pair / right.len() as u64) as usize]);
+                pairs
+                    .build
+                    .push(right[(pair % right.len() as u64) as usize]);
+            }
+            out.spend(pairs.probe.len());
+            self.apply_filter(LEFT, None, &mut pairs, out);
+            self.add_matches(&pairs);
+            restore.pair = end;
         }
+        true
     }
 
     pub(super) fn add_matches(&mut self, pairs: &Pairs) {
@@ -187,26 +242,33 @@ impl JoinOperator {
         }
     }
 
-    /// Makes the shown flags of keys true, and emits or retracts their rows.
-    pub(super) fn flip_slots(&mut self, side: usize, out: &mut Output) {
+    /// Makes the shown flags of keys true, and emits or retracts their rows. False if the allowance didn't suffice.
+    pub(super) fn flip_slots(&mut self, flip: &mut Flip, out: &mut Output) -> bool {
+        let side = flip.side;
+        flip.begin(&mut self.dirty_slots[side]);
         let mut numbers = Vec::new();
         let mut weights = Vec::new();
-        for slot in std::mem::take(&mut self.dirty_slots[side]) {
+        for slot in flip.numbers.by_ref() {
             self.state.keys.slot_mut(slot).flags &= !DIRTY[side];
             let (before, after) = self.flip(slot, side);
-            if before == after {
-                continue;
+            out.spend(1);
+            if before != after {
+                let head = self.state.keys.slot(slot).heads[side];
+                let store = &self.state.sides[side].store;
+                store.collect(head, &mut numbers);
+                let new = &numbers[weights.len()..];
+                out.spend(new.len());
+                weights.extend(new.iter().map(|row| store.diff(*row) * (after - before)));
             }
-            let head = self.state.keys.slot(slot).heads[side];
-            let store = &self.state.sides[side].store;
-            store.collect(head, &mut numbers);
-            let new = &numbers[weights.len()..];
-            weights.extend(new.iter().map(|row| store.diff(*row) * (after - before)));
             if numbers.len() >= PIECE_ROWS {
                 self.emit_weighted(side, &mut numbers, &mut weights, out);
             }
+            if out.is_spent() {
+                break;
+            }
         }
         self.emit_weighted(side, &mut numbers, &mut weights, out);
+        flip.numbers.len() == 0
     }
 
     /// Makes one shown flag true. Returns whether (1 or 0) the rows of the key appeared before, and appear now.
@@ -222,14 +284,17 @@ impl JoinOperator {
         (i64::from(shown == when), i64::from(present == when))
     }
 
-    /// Makes the shown flags of rows true, and emits or retracts the rows.
-    pub(super) fn flip_rows(&mut self, side: usize, out: &mut Output) {
+    /// Makes the shown flags of rows true, and emits or retracts the rows. False if the allowance didn't suffice.
+    pub(super) fn flip_rows(&mut self, flip: &mut Flip, out: &mut Output) -> bool {
+        let side = flip.side;
+        flip.begin(&mut self.dirty_rows[side]);
         let mut numbers = Vec::new();
         let mut weights = Vec::new();
         let when = self.single_when();
-        let dirty = std::mem::take(&mut self.dirty_rows[side]);
         let store = &mut self.state.sides[side].store;
-        for row in dirty {
+        let turn = flip.numbers.len().min(out.allowance);
+        out.spend(turn);
+        for row in flip.numbers.by_ref().take(turn) {
             let diff = store.diff(row);
             let m = store.matching.as_mut().expect("kept for this side");
             let at = row as usize;
@@ -242,6 +307,7 @@ impl JoinOperator {
             }
         }
         self.emit_weighted(side, &mut numbers, &mut weights, out);
+        flip.numbers.len() == 0
     }
 
     /// Emits indexed rows of one side with the given diffs, and empties the lists.

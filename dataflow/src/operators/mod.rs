@@ -13,6 +13,8 @@ pub mod join_plan;
 mod join_presence;
 mod join_rows;
 mod join_state;
+mod join_tasks;
+mod join_weights;
 pub mod map;
 pub mod output;
 pub mod recompute;

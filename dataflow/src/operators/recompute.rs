@@ -5,11 +5,14 @@
 //! Invariant: after every epoch the stored output and errors are those of the program run on the stored rows, key by
 //! key. A key without rows has neither. Without key columns there is one key that is always there.
 //!
+//! A program that may take long runs on a thread of its own ([`Aside`]), so that the worker has time for others.
+//!
 //! The program sees all touched keys at once. If it fails, the keys are bisected, so that an error costs nobody but its own
 //! key: that key has no output, and one error, until its rows change such that it succeeds.
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, UInt32Array};
 use arrow::buffer::BooleanBuffer;
@@ -26,12 +29,15 @@ use super::join_keys::KeyTable;
 use super::join_plan::StoredColumns;
 use super::join_rows::{BLOCK_ROWS, batch_of, nullable};
 use super::join_state::{KeyedState, StateSide};
+use crate::aside::Aside;
 use crate::operator::{BuildContext, Operator, Output, error_schema};
 use crate::plan::{BatchProgram, Node, Op, RowError};
 use crate::state::StateHandle;
 
 /// Rows per piece of output and of the program's input.
 const PIECE_ROWS: usize = BLOCK_ROWS;
+/// A program with more rows as input runs aside.
+const ROWS_HERE_MAX: usize = 1 << 16;
 
 /// Builds the operator of `node`.
 pub fn build(node: &Node, states: Vec<StateHandle>, context: &BuildContext) -> Box<dyn Operator> {
@@ -63,7 +69,23 @@ pub struct RecomputeOperator {
     touched: KeyTable<1>,
     /// The next `finish` runs the program even if nothing has changed.
     run_anyway: bool,
+    running: Option<Run>,
 }
+
+/// A recomputation of the touched keys under way.
+struct Run {
+    epoch: Epoch,
+    /// The touched keys.
+    keys: Vec<RecordBatch>,
+    gathered: Vec<Gathered>,
+    /// Keys that the program hasn't been run on; the last ones come first.
+    todo: Vec<Range<u32>>,
+    aside: Option<(Range<u32>, Aside<Ran>)>,
+    results: Vec<RecordBatch>,
+    failures: Vec<(u32, RowError)>,
+}
+
+type Ran = Result<Vec<RecordBatch>, RowError>;
 
 /// One input with its stored rows.
 struct Input {
@@ -121,6 +143,7 @@ impl RecomputeOperator {
             touched: KeyTable::new(key_schema.clone(), true),
             key_schema,
             run_anyway: run_first,
+            running: None,
         }
     }
 
@@ -139,20 +162,82 @@ impl RecomputeOperator {
         store(&mut input.state, delta, hashes, out);
     }
 
-    /// Recomputes the touched keys.
-    fn recompute(&mut self, out: &mut Output) {
-        let count = self.touched.len();
+    /// Begins to recompute the touched keys.
+    fn begin(&mut self, epoch: Epoch) -> Run {
+        let count = self.touched.len() as u32;
         let mut keys = Vec::new();
-        for start in (0..count as u32).step_by(BLOCK_ROWS) {
-            let slots: Vec<u32> = (start..(count as u32).min(start + BLOCK_ROWS as u32)).collect();
+        for start in (0..count).step_by(BLOCK_ROWS) {
+            let slots: Vec<u32> = (start..count.min(start + BLOCK_ROWS as u32)).collect();
             let columns = self.touched.key_columns(&slots);
             keys.push(batch_of(&self.key_schema, columns, slots.len()));
         }
-        let gathered: Vec<Gathered> = self.inputs.iter_mut().map(|i| gather(i, &keys)).collect();
-        let mut results = Vec::new();
-        let mut failures = Vec::new();
-        self.run(0..count as u32, &gathered, &mut results, &mut failures);
+        let mut gathered = Vec::new();
+        if count > 0 {
+            gathered.extend(self.inputs.iter_mut().map(|i| gather(i, &keys)));
+            self.touched = KeyTable::new(self.key_schema.clone(), true);
+        }
+        Run {
+            epoch,
+            keys,
+            gathered,
+            todo: if count > 0 { vec![0..count] } else { vec![] },
+            aside: None,
+            results: Vec::new(),
+            failures: Vec::new(),
+        }
+    }
 
+    /// Runs the program on all keys, or on parts of them where it fails. False if it takes longer than a turn.
+    fn run_program(&self, run: &mut Run, out: &Output) -> bool {
+        loop {
+            let (range, ran) = if let Some((range, aside)) = run.aside.take() {
+                match aside.wait(out.allowance == usize::MAX) {
+                    Some(ran) => (range, ran),
+                    None => {
+                        run.aside = Some((range, aside));
+                        return false;
+                    }
+                }
+            } else {
+                let Some(range) = run.todo.pop() else {
+                    return true;
+                };
+                let inputs = run.inputs(&range);
+                let rows: usize = inputs.iter().map(RecordBatch::num_rows).sum();
+                if self.key_columns > 0 && rows == 0 {
+                    continue;
+                }
+                let inputs: Vec<_> = inputs.iter().map(pieces).collect();
+                if rows > ROWS_HERE_MAX || self.program.multiplies() {
+                    let program = self.program.clone();
+                    let aside = Aside::start(move |stop| program.run(inputs, stop));
+                    run.aside = Some((range, aside));
+                    continue;
+                }
+                let ran = self.program.run(inputs, &AtomicBool::new(false));
+                (range, ran)
+            };
+            match ran {
+                Ok(batches) => run
+                    .results
+                    .extend(batches.into_iter().filter(|b| b.num_rows() > 0)),
+                Err(error) if range.len() == 1 => run.failures.push((range.start, error)),
+                Err(_) => {
+                    let middle = range.start + range.len() as u32 / 2;
+                    run.todo.extend([middle..range.end, range.start..middle]);
+                }
+            }
+        }
+    }
+
+    /// Puts the results in place of the old ones.
+    fn replace_output(&mut self, run: Run, out: &mut Output) {
+        let Run {
+            keys,
+            results,
+            failures,
+            ..
+        } = run;
         let schema = self.output.sides[0].handle.desc.schema.clone();
         let new = results.into_iter().map(|rows| {
             let columns = rows.columns().to_vec();
@@ -173,39 +258,6 @@ impl RecomputeOperator {
         }
     }
 
-    /// Runs the program on the keys of `range`, or on parts of them if it fails.
-    fn run(
-        &self,
-        range: Range<u32>,
-        gathered: &[Gathered],
-        results: &mut Vec<RecordBatch>,
-        failures: &mut Vec<(u32, RowError)>,
-    ) {
-        let whole = range.len() == self.touched.len();
-        let inputs: Vec<RecordBatch> = gathered
-            .iter()
-            .map(|g| {
-                if whole {
-                    g.rows.clone()
-                } else {
-                    g.part(&range)
-                }
-            })
-            .collect();
-        if self.key_columns > 0 && inputs.iter().all(|rows| rows.num_rows() == 0) {
-            return;
-        }
-        match self.program.run(inputs.iter().map(pieces).collect()) {
-            Ok(batches) => results.extend(batches.into_iter().filter(|b| b.num_rows() > 0)),
-            Err(error) if range.len() == 1 => failures.push((range.start, error)),
-            Err(_) => {
-                let middle = range.start + range.len() as u32 / 2;
-                self.run(range.start..middle, gathered, results, failures);
-                self.run(middle..range.end, gathered, results, failures);
-            }
-        }
-    }
-
     /// The rows of the arrangement of failed keys.
     fn failed_rows(&self, keys: &[RecordBatch], failures: Vec<(u32, RowError)>) -> Vec<Delta> {
         let schema = &self.failed.sides[0].handle.desc.schema;
@@ -222,6 +274,19 @@ impl RecomputeOperator {
             Delta::insert(batch_of(schema, columns, 1))
         });
         rows.collect()
+    }
+}
+
+impl Run {
+    /// The program's inputs for the keys in `range`.
+    fn inputs(&self, range: &Range<u32>) -> Vec<RecordBatch> {
+        let count: usize = self.keys.iter().map(RecordBatch::num_rows).sum();
+        let whole = range.len() == count;
+        let part = |g: &Gathered| match whole {
+            true => g.rows.clone(),
+            false => g.part(range),
+        };
+        self.gathered.iter().map(part).collect()
     }
 }
 
@@ -367,9 +432,25 @@ impl Operator for RecomputeOperator {
             let (mut slots, mut fresh) = (Vec::new(), Vec::new());
             self.touched.resolve(&[], &[0], 0, &mut slots, &mut fresh);
         }
-        if self.touched.len() > 0 {
-            self.recompute(out);
-            self.touched = KeyTable::new(self.key_schema.clone(), true);
+        self.running = Some(self.begin(epoch));
+        self.go_on(out);
+    }
+
+    fn is_busy(&self) -> bool {
+        self.running.is_some()
+    }
+
+    fn go_on(&mut self, out: &mut Output) {
+        let Some(mut run) = self.running.take() else {
+            return;
+        };
+        if !self.run_program(&mut run, out) {
+            self.running = Some(run);
+            return;
+        }
+        let epoch = run.epoch;
+        if !run.keys.is_empty() {
+            self.replace_output(run, out);
         }
         for input in &mut self.inputs {
             input.state.finish(epoch);

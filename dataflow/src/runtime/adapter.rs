@@ -1,6 +1,9 @@
 //! Adapts an [`Operator`] to timely: orders its input by step, calls `finish` when a step's input is
 //! complete on all workers, and sends what it makes.
 //!
+//! An operator works for [`ALLOWANCE`] at a time. With more to do it keeps its capability and asks to be scheduled again,
+//! so that what it made goes on, other dataflows have their turns, and the worker hears its commands.
+//!
 //! Timely's times are **steps**: the n-th `Finish` of a dataflow ends step n. Every worker sees the same
 //! commands, so a step means the same epoch everywhere; [`Journal`] knows which.
 
@@ -21,6 +24,9 @@ use timely::progress::frontier::MutableAntichain;
 
 use super::batch::{Batch, Split};
 use crate::operator::{Exchange, Operator, Output};
+
+/// Rows taken or pairs looked at in one turn: some milliseconds.
+const ALLOWANCE: usize = 1 << 16;
 
 /// A dataflow's step, counted from 0.
 pub type Step = u64;
@@ -101,31 +107,84 @@ struct Driver {
     journal: Rc<RefCell<Journal>>,
     /// The step that is open.
     step: Step,
+    /// Input of the open step that the operator hasn't been given yet.
+    input: VecDeque<(usize, Delta)>,
     /// Input of later steps: another worker may be one ahead.
     early: Vec<(Step, usize, Delta)>,
+    /// The operator has been told that the open step ends.
+    finishing: bool,
+}
+
+/// How far a driver has come.
+enum Progress {
+    /// The allowance is spent, and there is more to do.
+    Busy,
+    /// The open step is complete.
+    Ended,
+    /// More input must come first.
+    Waits,
 }
 
 impl Driver {
-    fn receive(&mut self, port: usize, step: Step, delta: Delta, out: &mut Output) {
+    fn new(operator: Box<dyn Operator>, journal: Rc<RefCell<Journal>>) -> Self {
+        Driver {
+            operator,
+            journal,
+            step: 0,
+            input: VecDeque::new(),
+            early: Vec::new(),
+            finishing: false,
+        }
+    }
+
+    fn receive(&mut self, port: usize, step: Step, delta: Delta) {
         if step == self.step {
-            self.operator.push(port, delta, out);
+            self.input.push_back((port, delta));
         } else {
             assert!(step > self.step, "input for a step that is complete");
             self.early.push((step, port, delta));
         }
     }
 
-    /// True if the open step's input is complete, given the first step that may still come.
+    /// Works on the open step, given the first step of which input may still come.
+    fn advance(&mut self, frontier: Option<Step>, out: &mut Output) -> Progress {
+        loop {
+            if self.operator.is_busy() {
+                self.operator.go_on(out);
+                if self.operator.is_busy() {
+                    return Progress::Busy;
+                }
+            }
+            if std::mem::take(&mut self.finishing) {
+                return Progress::Ended;
+            }
+            if out.is_spent() && !self.input.is_empty() {
+                return Progress::Busy;
+            }
+            if let Some((port, delta)) = self.input.pop_front() {
+                out.spend(delta.len());
+                self.operator.push(port, delta, out);
+                continue;
+            }
+            let Some(epoch) = self.finishes(frontier) else {
+                return Progress::Waits;
+            };
+            self.operator.finish(epoch, out);
+            self.finishing = true;
+        }
+    }
+
+    /// True if the open step's input is complete.
     fn finishes(&self, frontier: Option<Step>) -> Option<Epoch> {
         let epoch = self.journal.borrow().epoch(self.step)?;
         frontier.is_none_or(|f| f > self.step).then_some(epoch)
     }
 
     /// Opens the next step and takes in what came early for it.
-    fn next(&mut self, out: &mut Output) {
+    fn next(&mut self) {
         self.step += 1;
         for (step, port, delta) in std::mem::take(&mut self.early) {
-            self.receive(port, step, delta, out);
+            self.receive(port, step, delta);
         }
     }
 
@@ -180,37 +239,33 @@ pub fn operator<'scope>(
     let mut ports = connect(&mut builder, inputs, workers, partitions);
     let (output, stream) = builder.new_output::<Batch>();
     let mut output = OutputBuilder::<Step, NoopBuilder<Batch>>::from(output);
-    let mut driver = Driver {
-        operator,
-        journal,
-        step: 0,
-        early: Vec::new(),
-    };
+    let mut driver = Driver::new(operator, journal);
+    let again = scope.activator_for(builder.operator_info().address);
     builder.build(move |mut capabilities| {
         let mut capability = capabilities.pop();
         move |frontiers| {
-            let mut session = output.activate();
-            let mut out = Output::default();
             for (port, input) in ports.iter_mut().enumerate() {
-                input.for_each(|step, delta| driver.receive(port, step, delta, &mut out));
+                input.for_each(|step, delta| driver.receive(port, step, delta));
             }
             let Some(at) = &mut capability else { return };
             let frontier = least(frontiers);
+            let mut session = output.activate();
+            let mut out = Output::with_allowance(ALLOWANCE);
             loop {
-                let finishes = driver.finishes(frontier);
-                if let Some(epoch) = finishes {
-                    driver.operator.finish(epoch, &mut out);
-                }
+                let progress = driver.advance(frontier, &mut out);
                 let mut session = session.session_with_builder(&*at);
                 for delta in driver.record(&mut out) {
                     session.give_container(&mut Batch(vec![delta]));
                 }
                 drop(session);
-                if finishes.is_none() {
-                    break;
+                match progress {
+                    Progress::Busy => return again.activate(),
+                    Progress::Waits => break,
+                    Progress::Ended => {
+                        driver.next();
+                        at.downgrade(&driver.step);
+                    }
                 }
-                at.downgrade(&(driver.step + 1));
-                driver.next(&mut out);
             }
             if frontier.is_none() {
                 capability = None;
@@ -229,19 +284,13 @@ pub fn output<'scope>(
 ) {
     let mut builder = OperatorBuilder::new("Output".to_string(), scope);
     let mut ports = connect(&mut builder, vec![(input, Exchange::Local)], 1, 1);
-    let mut driver = Driver {
-        operator,
-        journal,
-        step: 0,
-        early: Vec::new(),
-    };
+    let mut driver = Driver::new(operator, journal);
     builder.build(move |_| {
         move |frontiers| {
-            let mut out = Output::default();
-            ports[0].for_each(|step, delta| driver.receive(0, step, delta, &mut out));
+            ports[0].for_each(|step, delta| driver.receive(0, step, delta));
             let frontier = least(frontiers);
-            while let Some(epoch) = driver.finishes(frontier) {
-                driver.operator.finish(epoch, &mut out);
+            let mut out = Output::default();
+            while let Progress::Ended = driver.advance(frontier, &mut out) {
                 let rows = driver.record(&mut out);
                 let mut journal = driver.journal.borrow_mut();
                 if !rows.is_empty() {
@@ -249,7 +298,7 @@ pub fn output<'scope>(
                 }
                 journal.complete = driver.step + 1;
                 drop(journal);
-                driver.next(&mut out);
+                driver.next();
             }
             let rows = driver.record(&mut out);
             assert!(

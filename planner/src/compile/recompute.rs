@@ -2,6 +2,7 @@
 //! it, and makes it a batch program over those inputs, per key where the plan has one.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -347,7 +348,8 @@ fn window_program(
 fn constant(fragment: LogicalPlan, schema: SchemaRef) -> Result<Piece> {
     let run = || {
         let bounded = LogicalPlanBuilder::from(fragment).limit(0, Some(CONSTANT_ROWS_MAX + 1))?;
-        Program::try_new(bounded.build()?, vec![], schema.clone())?.execute(vec![])
+        Program::try_new(bounded.build()?, vec![], schema.clone())?
+            .execute(vec![], &AtomicBool::new(false))
     };
     let batches = run().map_err(|e| from_datafusion(&e))?;
     let rows = concat_batches(&schema, &batches).map_err(|e| SqlError::internal(e.to_string()))?;

@@ -1,0 +1,209 @@
+//! Views whose computation takes very long: nobody else waits for it, it ends when it is cancelled, and the server ends within
+//! its limit whatever is under way.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use futures::SinkExt;
+use tidemill_tests::load::{quiet, uses_cpu};
+use tidemill_tests::{Options, Server, Sql, run};
+use tokio_postgres::NoTls;
+
+/// The longest that an orderly end may take; those who ask for one kill after ten seconds.
+const STOP_MAX: Duration = Duration::from_secs(9);
+
+/// Joins that look at far more pairs than anybody can wait for: without a key, on a key that all rows share, and with
+/// pairs that are all kept in between.
+const LONG: [&str; 4] = [
+    "SELECT count(*) AS n FROM big a JOIN big b ON a.v < b.v",
+    "SELECT count(*) AS n FROM big a JOIN big b ON a.k = b.k WHERE a.v + b.v < 0",
+    "SELECT a.v FROM big a LEFT JOIN big b ON a.v + b.v < 0",
+    "SELECT count(*) AS n FROM big a CROSS JOIN big b",
+];
+
+async fn with_big(server: &Server) -> Result<Sql> {
+    let sql = server.connect().await?;
+    sql.run("CREATE TABLE big (k bigint, v bigint)").await?;
+    sql.run("INSERT INTO big SELECT 1, g FROM generate_series(1, 200000) AS s (g)")
+        .await?;
+    sql.run("CREATE TABLE t (x bigint)").await?;
+    sql.run("CREATE MATERIALIZED VIEW s AS SELECT sum(x) AS s FROM t")
+        .await?;
+    Ok(sql)
+}
+
+#[test]
+fn a_build_disturbs_nobody_and_ends_when_it_is_cancelled() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::workers(2))?;
+        let sql = with_big(&server).await?;
+        for (i, query) in LONG.into_iter().enumerate() {
+            let building = sql.another().await?;
+            let cancel = building.client().cancel_token();
+            let create = tokio::spawn(async move {
+                let create = format!("CREATE MATERIALIZED VIEW w AS {query}");
+                building.try_rows(&create).await
+            });
+            uses_cpu(&server, "the build is at work", |cores| cores > 0.2).await?;
+            // Writes, their views, and DDL go on.
+            let started = Instant::now();
+            for x in 1..=20 {
+                sql.run(&format!("INSERT INTO t VALUES ({x})")).await?;
+            }
+            let sum = 210 * (i as i64 + 1);
+            ensure!(sql.number("SELECT s FROM s").await? == sum);
+            sql.run("CREATE MATERIALIZED VIEW other AS SELECT count(*) AS n FROM t")
+                .await?;
+            sql.run("DROP MATERIALIZED VIEW other").await?;
+            let took = started.elapsed();
+            ensure!(
+                took < Duration::from_secs(20),
+                "{query}: others took {took:?}"
+            );
+            ensure!(
+                !create.is_finished(),
+                "{query} is done: {:?}",
+                create.await?
+            );
+            let cancelled = Instant::now();
+            cancel.cancel_query(NoTls).await?;
+            let failure = create.await?.expect_err("it was cancelled");
+            ensure!(failure.sqlstate == "57014", "{failure}");
+            quiet(&server).await?;
+            let took = cancelled.elapsed();
+            ensure!(
+                took < Duration::from_secs(5),
+                "{query}: its end took {took:?}"
+            );
+            // Its name is free, and nothing of it is left.
+            sql.run("CREATE MATERIALIZED VIEW w AS SELECT count(*) AS n FROM big")
+                .await?;
+            ensure!(sql.number("SELECT n FROM w").await? == 200_000);
+            sql.run("DROP MATERIALIZED VIEW w").await?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_long_epoch_leaves_reads_alone_and_can_be_ended() {
+    run(|scratch| async move {
+        let mut server = Server::start(&scratch.data(), &Options::workers(2))?;
+        let sql = with_big(&server).await?;
+        sql.run("INSERT INTO t VALUES (1)").await?;
+        sql.run("CREATE TABLE few (v bigint)").await?;
+        sql.run(
+            "CREATE MATERIALIZED VIEW w AS SELECT count(*) AS n FROM few a JOIN big b ON a.v < b.v",
+        )
+        .await?;
+        let writing = sql.another().await?;
+        let write = tokio::spawn(async move {
+            writing
+                .try_rows("INSERT INTO few SELECT g FROM generate_series(1, 200000) AS s (g)")
+                .await
+        });
+        uses_cpu(&server, "the epoch is computed", |cores| cores > 0.2).await?;
+        for _ in 0..20 {
+            ensure!(sql.number("SELECT s FROM s").await? == 1);
+            ensure!(sql.number("SELECT n FROM w").await? == 0);
+        }
+        ensure!(
+            !write.is_finished(),
+            "the write is done: {:?}",
+            write.await?
+        );
+        let started = Instant::now();
+        server.terminate()?;
+        let took = started.elapsed();
+        ensure!(took < STOP_MAX, "the end took {took:?}");
+        ensure!(write.await?.is_err(), "the write was not acknowledged");
+        // What was acknowledged is there; what was not is not.
+        let server = Server::start(&scratch.data(), &Options::workers(1))?;
+        let sql = server.connect().await?;
+        ensure!(sql.number("SELECT s FROM s").await? == 1);
+        ensure!(sql.number("SELECT count(*) FROM few").await? == 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn an_orderly_end_takes_no_longer_than_it_may() {
+    run(|scratch| async move {
+        let mut server = Server::start(&scratch.data(), &Options::workers(2))?;
+        let sql = with_big(&server).await?;
+        sql.run("CREATE TABLE wide (x bigint, text text)").await?;
+        // A subscriber that never reads, with more to come than sockets hold.
+        let mut idle = startup(server.port())?;
+        let subscribe = "COPY (SUBSCRIBE TO wide WITH (PROGRESS)) TO STDOUT";
+        message(&mut idle, b'Q', subscribe.as_bytes())?;
+        // A COPY whose rows have come, but not its end.
+        let copying = sql.another().await?;
+        let sink = copying.client().copy_in("COPY t FROM STDIN").await?;
+        let mut sink = std::pin::pin!(sink);
+        sink.send(bytes::Bytes::from_static(b"1\n2\n")).await?;
+        sink.flush().await?;
+        // A transaction, a query that computes for ever, and a build.
+        let open = sql.another().await?;
+        open.run("BEGIN; INSERT INTO t VALUES (7)").await?;
+        for _ in 0..3 {
+            sql.run("INSERT INTO wide SELECT g, repeat('x', 1000) FROM generate_series(1, 20000) AS s (g)")
+                .await?;
+        }
+        let (reading, building) = (sql.another().await?, sql.another().await?);
+        let read = tokio::spawn(async move {
+            let endless = "SELECT count(*) FROM big a, big b, big c WHERE a.v + b.v + c.v < 0";
+            reading.try_rows(endless).await
+        });
+        let create = tokio::spawn(async move {
+            let create = format!("CREATE MATERIALIZED VIEW w AS {}", LONG[0]);
+            building.try_rows(&create).await
+        });
+        uses_cpu(&server, "they are at work", |cores| cores > 0.2).await?;
+        let started = Instant::now();
+        let status = server.terminate()?;
+        let took = started.elapsed();
+        ensure!(took < STOP_MAX, "the end took {took:?}");
+        ensure!(status.success(), "it ended with {status}");
+        for ended in [read, create] {
+            ensure!(ended.await?.is_err(), "nothing was completed");
+        }
+        drop(idle);
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        ensure!(sql.number("SELECT count(*) FROM t").await? == 0);
+        ensure!(sql.number("SELECT count(*) FROM wide").await? == 60_000);
+        sql.fails("42P01", "SELECT * FROM w").await?;
+        Ok(())
+    });
+}
+
+/// A connection by hand, so that nothing reads from it.
+fn startup(port: u16) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    let body = b"\0\x03\0\0user\0tidemill\0database\0tidemill\0\0";
+    stream.write_all(&(body.len() as u32 + 4).to_be_bytes())?;
+    stream.write_all(body)?;
+    // Up to ReadyForQuery.
+    loop {
+        let mut head = [0; 5];
+        stream.read_exact(&mut head)?;
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+        let mut body = vec![0; length as usize - 4];
+        stream.read_exact(&mut body)?;
+        match head[0] {
+            b'Z' => return Ok(stream),
+            b'E' => bail!("refused: {}", String::from_utf8_lossy(&body)),
+            _ => {}
+        }
+    }
+}
+
+fn message(stream: &mut TcpStream, kind: u8, text: &[u8]) -> Result<()> {
+    stream.write_all(&[kind])?;
+    stream.write_all(&(text.len() as u32 + 5).to_be_bytes())?;
+    stream.write_all(text)?;
+    stream.write_all(b"\0")?;
+    Ok(())
+}
