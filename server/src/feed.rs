@@ -2,20 +2,21 @@
 //!
 //! It starts from a snapshot or from a time in the store's history, goes on from the changes in memory, and
 //! falls back to history when it was too slow for them. It knows when the collection's view is in error.
+//! Contents and history are read in parts ([`Backlog`]): what a feed holds doesn't grow with how far it is behind.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use tidemill_planner::SqlError;
-use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{CollectionId, Delta, Epoch};
 use tokio::sync::watch;
 
+use crate::backlog::Backlog;
 use crate::catalog::{Catalog, Detail, Rows};
-use crate::changes::{Changes, EpochChanges, Follower, retractions_first};
+use crate::changes::{Changes, EpochChanges, Follower};
 use crate::coordinator::{Env, Following};
 use crate::published::Published;
-use crate::reader::{Snapshot, row_error};
+use crate::reader::{DeltaIterator, Snapshot, row_error};
 
 /// One step of a feed.
 pub enum FeedItem {
@@ -32,12 +33,21 @@ pub enum FeedItem {
     Error(Epoch, SqlError),
     /// From this epoch on it no longer is. Comes before the changes of the epoch.
     Healed(Epoch),
+    /// All pieces of the snapshot as of this epoch have been given out, and there were some.
+    Complete(Epoch),
 }
 
 enum Start {
     Snapshot(Epoch),
     History(Epoch),
     Now,
+}
+
+/// The contents that a feed starts with, as they are read.
+struct SnapshotParts {
+    at: Epoch,
+    pieces: DeltaIterator,
+    any: bool,
 }
 
 /// See the module's documentation.
@@ -51,6 +61,8 @@ pub struct ChangeFeed {
     unique: bool,
     pinned: Option<Arc<Published>>,
     start: Start,
+    contents: Option<SnapshotParts>,
+    backlog: Option<Backlog>,
     rows: Option<Follower>,
     errors: Vec<Follower>,
     /// Open errors: the sum of diffs per (collection, row text).
@@ -115,6 +127,8 @@ impl ChangeFeed {
             upper: env.publisher.watch(),
             pinned: Some(following.published),
             start: Start::Now,
+            contents: None,
+            backlog: None,
             queue: VecDeque::new(),
         }
     }
@@ -153,8 +167,8 @@ impl ChangeFeed {
         self.position
     }
 
-    /// The view is in error at the last item that was given out.
-    pub fn in_error(&self) -> bool {
+    /// The view is in error, as far as its error relations have been read.
+    fn in_error(&self) -> bool {
         self.open.values().any(|n| *n > 0)
     }
 
@@ -169,20 +183,26 @@ impl ChangeFeed {
     pub fn is_in_memory(&self) -> bool {
         let rows = self.rows.as_ref();
         let mut all = rows.into_iter().chain(&self.errors);
-        self.pinned.is_none() && all.all(Follower::is_in_memory)
+        let stored = self.pinned.is_some() || self.contents.is_some() || self.backlog.is_some();
+        !stored && all.all(Follower::is_in_memory)
     }
 
-    /// Everything that is ready, in order. Reads the store at the start and where it was too slow, which may take long.
+    /// What is ready, in order; nothing if that is all. Reads the store at the start and where it was too slow, which may take long:
+    /// a part at a time.
     pub fn ready(&mut self) -> Result<Vec<FeedItem>, SqlError> {
         if let Some(pinned) = self.pinned.take() {
-            self.first(&pinned)?;
-            if !self.queue.is_empty() {
-                return Ok(self.queue.drain(..).collect());
-            }
+            self.begin(&pinned)?;
+        }
+        if self.queue.is_empty() {
+            self.read_contents()?;
+        }
+        if self.queue.is_empty() {
+            self.read_backlog()?;
         }
         let upper = *self.upper.borrow_and_update();
-        if upper > self.position {
+        if self.queue.is_empty() && upper > self.position {
             self.advance(upper)?;
+            self.read_backlog()?;
         }
         if self.in_catalog && self.queue.is_empty() {
             let published = self.env.publisher.pin();
@@ -203,78 +223,153 @@ impl ChangeFeed {
         }
     }
 
-    fn first(&mut self, pinned: &Arc<Published>) -> Result<(), SqlError> {
-        let now = pinned.now();
+    /// Prepares what comes before the changes from now on.
+    fn begin(&mut self, pinned: &Arc<Published>) -> Result<(), SqlError> {
         let after = match self.start {
             Start::Now => return Ok(()),
-            Start::Snapshot(at) => {
-                let reader = self.snapshot(pinned, at);
-                for piece in reader.deltas(self.collection)? {
-                    let delta = piece?;
-                    self.queue.push_back(FeedItem::Changes {
-                        epoch: at,
-                        delta,
-                        snapshot: true,
-                    });
-                }
-                at
-            }
+            Start::Snapshot(at) => at,
             Start::History(after) => after,
         };
-        if after < now {
-            self.past(pinned, after, now)?;
-        }
-        Ok(())
-    }
-
-    /// The stored history after `after` up to `now`. What came and went while the view was in error is left out: its net
-    /// change comes when it has healed.
-    fn past(&mut self, pinned: &Arc<Published>, after: Epoch, now: Epoch) -> Result<(), SqlError> {
-        let reader = self.snapshot(pinned, now);
-        let changes = stored(reader.history(self.collection, after, now)?);
         let mut errors = Vec::new();
         for follower in &self.errors {
             let collection = follower.collection();
+            let reader = Snapshot::of(&self.env, pinned);
             let kept = reader.since(collection)?.max(after);
             for piece in self.snapshot(pinned, kept).deltas(collection)? {
                 errors.push((kept, collection.0, Arc::new(Changes::new(vec![piece?]))));
             }
-            let history = stored(reader.history(collection, kept, now)?);
+            let history = stored(reader.history(collection, kept, pinned.now())?);
             errors.extend(history.into_iter().map(|(e, d)| (e, collection.0, d)));
         }
-        let snapshot = self.queue.len();
-        self.enqueue(changes, errors);
-        let past = self.queue.split_off(snapshot);
-        self.queue.extend(without_healed_errors(past));
+        self.position = after + 1;
+        if let Start::Snapshot(at) = self.start {
+            self.position = at;
+            let pieces = self.snapshot(pinned, at).deltas_in_error(self.collection)?;
+            let any = false;
+            self.contents = Some(SnapshotParts { at, pieces, any });
+            // What was in error then is told before the contents.
+            let then;
+            (then, errors) = errors.into_iter().partition(|(epoch, ..)| *epoch <= at);
+            let marks = self.error_marks(then);
+            self.queue.extend(marks);
+        }
+        self.start_backlog(pinned, after, errors)
+    }
+
+    /// Goes on with the stored changes after `after` up to `pinned`.
+    fn start_backlog(
+        &mut self,
+        pinned: &Arc<Published>,
+        after: Epoch,
+        errors: Vec<ErrorChanges>,
+    ) -> Result<(), SqlError> {
+        let marks = self.error_marks(errors);
+        if after >= pinned.now() {
+            self.queue.extend(marks);
+            return Ok(());
+        }
+        let reader = Snapshot::of(&self.env, pinned);
+        self.backlog = Some(Backlog::new(reader, self.collection, after, marks)?);
         Ok(())
     }
 
+    /// Reads a part of the contents that it starts with, if there is one left.
+    fn read_contents(&mut self) -> Result<(), SqlError> {
+        let Some(contents) = &mut self.contents else {
+            return Ok(());
+        };
+        let at = contents.at;
+        if let Some(piece) = contents.pieces.next() {
+            contents.any = true;
+            self.queue.push_back(FeedItem::Changes {
+                epoch: at,
+                delta: piece?,
+                snapshot: true,
+            });
+            return Ok(());
+        }
+        if contents.any {
+            self.queue.push_back(FeedItem::Complete(at));
+        }
+        self.contents = None;
+        self.position = at + 1;
+        Ok(())
+    }
+
+    /// Reads parts of the backlog until one gives something.
+    fn read_backlog(&mut self) -> Result<(), SqlError> {
+        while let (true, Some(backlog)) = (self.queue.is_empty(), &mut self.backlog) {
+            self.queue.extend(backlog.next_part()?);
+            self.position = backlog.after() + 1;
+            if backlog.is_done() {
+                self.backlog = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the changes below `upper` from memory; where that has forgotten some, they become a backlog.
     fn advance(&mut self, upper: Epoch) -> Result<(), SqlError> {
         let Some(rows) = &self.rows else {
             return Ok(());
         };
-        let changes = self.changes_of(rows, upper)?;
-        let mut errors: Vec<ErrorChanges> = Vec::new();
+        let changes = rows.read(upper);
+        let mut errors: Option<Vec<ErrorChanges>> = Some(Vec::new());
         for follower in &self.errors {
             let collection = follower.collection().0;
-            let read = self.changes_of(follower, upper)?;
-            errors.extend(read.into_iter().map(|(e, d)| (e, collection, d)));
+            match (follower.read(upper), &mut errors) {
+                (Some(read), Some(errors)) => {
+                    errors.extend(read.into_iter().map(|(e, d)| (e, collection, d)));
+                }
+                _ => errors = None,
+            }
         }
-        self.enqueue(changes, errors);
-        self.position = upper;
+        if let (Some(changes), Some(errors)) = (changes, errors) {
+            self.enqueue(changes, errors);
+            self.position = upper;
+            return Ok(());
+        }
+        self.fall_back(upper)
+    }
+
+    /// Goes on from the stored history, having been too slow for the changes in memory.
+    fn fall_back(&mut self, upper: Epoch) -> Result<(), SqlError> {
+        let position = self.position;
+        if !self.in_catalog {
+            return Err(SqlError::new(
+                "53400",
+                "the subscription was too slow: changes of a query are kept in memory only, and not all of them fit",
+            )
+            .detail(format!("Everything below time {position} has been sent."))
+            .hint("Resume with AS OF and SNAPSHOT = false, or subscribe to a materialized view of the query."));
+        }
+        let published = self.env.publisher.pin();
+        let upper = published.upper.max(upper);
+        let reader = Snapshot::of(&self.env, &published);
+        let mut errors = Vec::new();
+        for follower in &self.errors {
+            let collection = follower.collection();
+            let history = stored(reader.history(collection, position - 1, upper - 1)?);
+            errors.extend(history.into_iter().map(|(e, d)| (e, collection.0, d)));
+        }
+        self.start_backlog(&published, position - 1, errors)?;
+        for follower in self.rows.iter().chain(&self.errors) {
+            follower.skip(upper);
+        }
         Ok(())
     }
 
     /// Puts changes of the collection and of its errors into one order.
     fn enqueue(&mut self, changes: Vec<EpochChanges>, errors: Vec<ErrorChanges>) {
-        let mut errors_of: BTreeMap<Epoch, Vec<ErrorChanges>> = BTreeMap::new();
-        for change in errors {
-            errors_of.entry(change.0).or_default().push(change);
-        }
+        let mut marks = VecDeque::from(self.error_marks(errors));
+        let up_to = |marks: &mut VecDeque<FeedItem>, epoch: Epoch| {
+            marks.pop_front_if(|mark| {
+                matches!(mark, FeedItem::Error(at, _) | FeedItem::Healed(at) if *at <= epoch)
+            })
+        };
         for (epoch, deltas) in changes {
-            let later = errors_of.split_off(&(epoch + 1));
-            for (at, errors) in std::mem::replace(&mut errors_of, later) {
-                self.note_errors(at, &errors);
+            while let Some(mark) = up_to(&mut marks, epoch) {
+                self.queue.push_back(mark);
             }
             let delta = deltas.sum(self.unique).clone();
             if !delta.is_empty() {
@@ -285,37 +380,23 @@ impl ChangeFeed {
                 });
             }
         }
-        for (at, errors) in errors_of {
-            self.note_errors(at, &errors);
-        }
+        self.queue.extend(marks);
     }
 
-    /// A follower's changes below `upper`, from memory or, where that has forgotten some, from the stored history.
-    fn changes_of(&self, follower: &Follower, upper: Epoch) -> Result<Vec<EpochChanges>, SqlError> {
-        if let Some(changes) = follower.read(upper) {
-            return Ok(changes);
+    /// When the view begins and ceases to be in error by these changes of error relations.
+    fn error_marks(&mut self, errors: Vec<ErrorChanges>) -> Vec<FeedItem> {
+        let mut by_epoch: BTreeMap<Epoch, Vec<ErrorChanges>> = BTreeMap::new();
+        for change in errors {
+            by_epoch.entry(change.0).or_default().push(change);
         }
-        let position = follower.position();
-        if !self.in_catalog {
-            return Err(SqlError::new(
-                "53400",
-                "the subscription was too slow: changes of a query are kept in memory only, and not all of them fit",
-            )
-            .detail(format!("Everything below time {position} has been sent."))
-            .hint("Resume with AS OF and SNAPSHOT = false, or subscribe to a materialized view of the query."));
-        }
-        let published = self.env.publisher.pin();
-        let history = self.snapshot(&published, upper - 1).history(
-            follower.collection(),
-            position - 1,
-            upper - 1,
-        )?;
-        follower.skip(upper);
-        Ok(stored(history))
+        let by_epoch = by_epoch.into_iter();
+        by_epoch
+            .filter_map(|(at, errors)| self.note_errors(at, &errors))
+            .collect()
     }
 
     /// Notes the changes of error relations in one epoch.
-    fn note_errors(&mut self, epoch: Epoch, changes: &[ErrorChanges]) {
+    fn note_errors(&mut self, epoch: Epoch, changes: &[ErrorChanges]) -> Option<FeedItem> {
         let before = self.in_error();
         let mut first = None;
         for (_, owner, deltas) in changes {
@@ -333,12 +414,9 @@ impl ChangeFeed {
         }
         self.open.retain(|_, n| *n != 0);
         match (before, self.in_error(), first) {
-            (false, true, Some(line)) => {
-                let error = row_error(&self.name, &line);
-                self.queue.push_back(FeedItem::Error(epoch, error));
-            }
-            (true, false, _) => self.queue.push_back(FeedItem::Healed(epoch)),
-            _ => {}
+            (false, true, Some(line)) => Some(FeedItem::Error(epoch, row_error(&self.name, &line))),
+            (true, false, _) => Some(FeedItem::Healed(epoch)),
+            _ => None,
         }
     }
 }
@@ -351,53 +429,4 @@ fn stored(history: Vec<(Epoch, Delta)>) -> Vec<EpochChanges> {
     history
         .map(|(epoch, delta)| (epoch, Arc::new(Changes::new(vec![delta]))))
         .collect()
-}
-
-/// The same with one net change in place of each time in error that has ended.
-fn without_healed_errors(items: VecDeque<FeedItem>) -> Vec<FeedItem> {
-    let mut out: Vec<FeedItem> = Vec::new();
-    let mut error_at = None;
-    let mut healed: Option<(Epoch, Vec<Delta>)> = None;
-    for item in items {
-        if let Some((epoch, mut held)) = healed.take() {
-            let of_same = matches!(&item, FeedItem::Changes { epoch: e, .. } if *e == epoch);
-            match item {
-                FeedItem::Changes { delta, .. } if of_same => {
-                    held.push(delta);
-                    out.extend(net(epoch, held));
-                    continue;
-                }
-                _ => out.extend(net(epoch, held)),
-            }
-        }
-        match item {
-            FeedItem::Error(..) => {
-                error_at = Some(out.len());
-                out.push(item);
-            }
-            FeedItem::Healed(epoch) => {
-                let since = error_at.take().unwrap_or(out.len());
-                let held = out.drain(since..).filter_map(|item| match item {
-                    FeedItem::Changes { delta, .. } => Some(delta),
-                    _ => None,
-                });
-                healed = Some((epoch, held.collect()));
-            }
-            changes => out.push(changes),
-        }
-    }
-    if let Some((epoch, held)) = healed {
-        out.extend(net(epoch, held));
-    }
-    out
-}
-
-fn net(epoch: Epoch, changes: Vec<Delta>) -> Option<FeedItem> {
-    let schema = changes.first()?.schema();
-    let delta = retractions_first(consolidate(&schema, &changes));
-    (!delta.is_empty()).then_some(FeedItem::Changes {
-        epoch,
-        delta,
-        snapshot: false,
-    })
 }

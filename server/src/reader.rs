@@ -306,6 +306,22 @@ impl Snapshot {
         }
     }
 
+    /// Where [`Snapshot::history`] from `after` up to now may be cut: the last epoch of each part of about `bytes_max` bytes.
+    pub fn history_cuts(
+        &self,
+        collection: CollectionId,
+        after: Epoch,
+        bytes_max: usize,
+    ) -> Result<Vec<Epoch>, SqlError> {
+        let Contents::Stored(stored) = contents(&self.published.catalog, collection)? else {
+            return Ok(vec![self.at]);
+        };
+        match self.arrangement(stored.arrangement, after)? {
+            None => Ok(vec![self.at]),
+            Some(version) => version.cuts(after, self.at, bytes_max).map_err(store_error),
+        }
+    }
+
     /// The oldest epoch at which `collection` can be read.
     pub fn since(&self, collection: CollectionId) -> Result<Epoch, SqlError> {
         match contents(&self.published.catalog, collection)? {

@@ -3,7 +3,7 @@
 //! Invariant: a version names every run that its contents need and keeps them alive; nothing that
 //! happens later changes what it answers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -274,6 +274,48 @@ impl ArrangementVersion {
             return Err(self.too_old(after));
         }
         crate::changes::changes(self, after, until)
+    }
+
+    /// The same cut into parts, for readers that mustn't hold all of it: the last epoch of each part. No part has more than about
+    /// `bytes_max` bytes as they are stored uncompressed, unless one epoch has.
+    pub fn cuts(&self, after: Epoch, until: Epoch, bytes_max: usize) -> Result<Vec<Epoch>> {
+        if after < self.since {
+            return Err(self.too_old(after));
+        }
+        let mut bytes_of: BTreeMap<Epoch, usize> = BTreeMap::new();
+        for run in self.from(after) {
+            if run.meta.max_epoch <= after || run.meta.min_epoch > until {
+                continue;
+            }
+            for (i, b) in run.index()?.iter().enumerate() {
+                if b.max_epoch <= after || b.min_epoch > until {
+                    continue;
+                }
+                let bytes = b.raw.max(b.stored) as usize;
+                if b.min_epoch == b.max_epoch {
+                    *bytes_of.entry(b.min_epoch).or_default() += bytes;
+                    continue;
+                }
+                let row_bytes = bytes / (b.rows as usize).max(1) + 1;
+                let block = run.block(i)?;
+                let epochs = (0..block.rows).map(|row| block.epoch(row));
+                for epoch in epochs.filter(|e| *e > after && *e <= until) {
+                    *bytes_of.entry(epoch).or_default() += row_bytes;
+                }
+            }
+        }
+        let (mut cuts, mut part, mut last) = (Vec::new(), 0, after);
+        for (epoch, bytes) in bytes_of {
+            if part > 0 && part + bytes > bytes_max {
+                cuts.push(last);
+                part = 0;
+            }
+            (part, last) = (part + bytes, epoch);
+        }
+        if cuts.last() != Some(&until) && until > after {
+            cuts.push(until);
+        }
+        Ok(cuts)
     }
 
     /// Blocks that may hold entries with an epoch in (`after`, `until`], by run.

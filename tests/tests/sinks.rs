@@ -118,3 +118,54 @@ fn a_stalled_sink_holds_history_for_a_limited_time() {
         sql.run("DROP SINK out").await
     });
 }
+
+/// A view in error is no fault of its sinks: they are paused, also after a restart, whether or not they have written before.
+#[test]
+fn a_sink_of_a_view_in_error_is_paused_after_a_restart() {
+    run(|scratch| async move {
+        for (name, first) in [
+            ("fresh", None),
+            ("written", Some("INSERT INTO t VALUES (1, 4)")),
+        ] {
+            let scratch = scratch.sub(name);
+            let path = scratch.path("m.jsonl");
+            let mut server = Server::start(&scratch.data(), &Options::default())?;
+            let sql = server.connect().await?;
+            sql.run("CREATE TABLE t (id bigint PRIMARY KEY, v bigint)")
+                .await?;
+            sql.run("CREATE MATERIALIZED VIEW m AS SELECT id, 12 / v AS q FROM t")
+                .await?;
+            let sink = path.display();
+            sql.run(&format!(
+                "CREATE SINK out FROM m WITH (connector = 'files', path = '{sink}', format = 'jsonl')"
+            ))
+            .await?;
+            if let Some(insert) = first {
+                sql.run(insert).await?;
+                holds_the_view(&sql, &path).await?;
+            }
+            sql.run("INSERT INTO t VALUES (2, 0)").await?;
+            becomes(&sql, "paused").await?;
+            sql.run("INSERT INTO t VALUES (3, 3)").await?;
+            for kill in [false, true] {
+                match kill {
+                    true => server.kill(),
+                    false => drop(server.terminate()?),
+                }
+                server.restart(&Options::default())?;
+                let sql = server.connect().await?;
+                let reason = becomes(&sql, "paused").await?;
+                ensure!(reason.contains("division by zero"), "{reason}");
+                let id = 10 + i64::from(kill);
+                sql.run(&format!("INSERT INTO t VALUES ({id}, {id})"))
+                    .await?;
+                ensure!(becomes(&sql, "paused").await? == reason);
+            }
+            let sql = server.connect().await?;
+            sql.run("DELETE FROM t WHERE v = 0").await?;
+            becomes(&sql, "running").await?;
+            holds_the_view(&sql, &path).await?;
+        }
+        Ok(())
+    });
+}

@@ -390,6 +390,75 @@ fn followers_that_fall_behind_go_on_from_history() {
 }
 
 #[test]
+fn a_follower_far_behind_reads_its_history_in_parts() {
+    run(|scratch| async move {
+        let mut options = Options::workers(2);
+        let log = "tidemill_server::backlog=debug".to_string();
+        options.env.push(("RUST_LOG".into(), log));
+        let mut server = Server::start(&scratch.data(), &options)?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (k bigint, v bigint)").await?;
+        sql.run("CREATE MATERIALIZED VIEW m WITH (retain_history = '1 hour') AS SELECT k, 100 / v AS q, repeat(md5(k::text), 20) AS text FROM t")
+            .await?;
+        sql.run("INSERT INTO t VALUES (-1, 1)").await?;
+        let first = sql.number("SELECT last_time FROM tidemill.commits").await?;
+        let insert = |epoch: i64| {
+            let first = epoch * 2_000;
+            format!(
+                "INSERT INTO t SELECT g, 1 + g % 9 FROM generate_series({first}, {first} + 1999) AS s (g)"
+            )
+        };
+        for epoch in 0..10 {
+            sql.run(&insert(epoch)).await?;
+        }
+        // A time in error that is over is no reason to stop, however many parts it takes.
+        sql.run("INSERT INTO t VALUES (-2, 0)").await?;
+        for epoch in 10..20 {
+            sql.run(&insert(epoch)).await?;
+        }
+        sql.run("DELETE FROM t WHERE v = 0").await?;
+        for epoch in 20..25 {
+            sql.run(&insert(epoch)).await?;
+        }
+        let upper = sql.number("SELECT last_time FROM tidemill.commits").await? + 1;
+        for restarted in [false, true] {
+            if restarted {
+                server.restart(&options)?;
+            }
+            let sql = server.connect().await?;
+            let from = server.log_text().matches("a part of a backlog").count();
+            for (snapshot, missing) in [(true, 0), (false, 1)] {
+                let subscribe = format!(
+                    "SUBSCRIBE TO m WITH (SNAPSHOT = {snapshot}, PROGRESS) AS OF {first} UP TO {upper}"
+                );
+                let mut subscription = Subscription::with(&sql, &subscribe).await?;
+                let (mut times, mut rows) = (Vec::new(), std::collections::BTreeSet::new());
+                while let Some(event) = subscription.next().await? {
+                    match event {
+                        Event::Progress(time) => {
+                            ensure!(times.last().is_none_or(|last| *last < time));
+                            times.push(time);
+                        }
+                        Event::Change(change) => {
+                            ensure!(change.diff == 1, "{change:?}");
+                            ensure!(
+                                times.last().is_none_or(|last| *last <= change.time),
+                                "a change below progress"
+                            );
+                            ensure!(rows.insert(change.row[0].clone()), "{change:?} twice");
+                        }
+                    }
+                }
+                ensure!(rows.len() == 50_001 - missing, "{} rows", rows.len());
+            }
+            let parts = server.log_text().matches("a part of a backlog").count() - from;
+            ensure!(parts >= 2 * 3, "{parts} parts");
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn queries_and_drops() {
     run(|scratch| async move {
         let server = Server::start(&scratch.data(), &Options::default())?;

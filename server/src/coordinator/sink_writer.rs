@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::sinks::{Signals, open_file};
 use super::{Following, Handle, Message};
+use crate::backlog::hold;
 use crate::catalog::Object;
 use crate::catalog::record::SinkProgress;
 use crate::changes::retractions_first;
@@ -24,8 +25,6 @@ use crate::reader::is_history_gone;
 
 /// How long a stalled sink waits before it tries again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Deltas that a paused sink keeps before it adds them up.
-const PAUSED_MAX: usize = 256;
 
 /// What a writer starts with; without a file it opens its own.
 pub(super) struct Opened {
@@ -198,6 +197,14 @@ impl Writer {
         for item in items {
             match item {
                 FeedItem::Changes { delta, .. } if work.in_error => hold(&mut work.paused, delta),
+                // Of a snapshot nothing is reported before it is there as a whole.
+                FeedItem::Changes {
+                    epoch,
+                    delta,
+                    snapshot: true,
+                } => self.write_epoch(work, epoch, &delta)?,
+                FeedItem::Complete(_) if work.in_error => {}
+                FeedItem::Complete(epoch) => last = Some(epoch),
                 FeedItem::Changes { epoch, delta, .. } => {
                     if work.healed.is_some_and(|healed| healed < epoch) {
                         self.write_paused(work)?;
@@ -248,15 +255,6 @@ impl Writer {
         self.progress = Some(progress.clone());
         self.handle.send(Message::SinkProgress(self.id, progress));
         Ok(())
-    }
-}
-
-/// Keeps the changes of a view in error, added up now and then, so that they take no more space than what they amount to.
-fn hold(paused: &mut Vec<Delta>, delta: Delta) {
-    paused.push(delta);
-    if paused.len() >= PAUSED_MAX {
-        let whole = sum(paused);
-        paused.push(whole);
     }
 }
 

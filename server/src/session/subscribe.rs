@@ -370,7 +370,7 @@ impl ChangeStream {
                     self.error = Some(e);
                     return Ok(());
                 }
-                FeedItem::Healed(_) => {}
+                FeedItem::Healed(_) | FeedItem::Complete(_) => {}
             }
         }
         let position = self.feed.position();

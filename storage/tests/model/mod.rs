@@ -550,6 +550,19 @@ fn assert_changes(
         );
         found.insert(epoch, sum([delta]));
     }
+    // In parts it is the same, and a limit of nothing makes every epoch a part.
+    let bytes_max = [0, 200, 1 << 20][rng.random_range(0..3)];
+    let mut from = after;
+    let mut of_parts = BTreeMap::new();
+    for cut in stored.cuts(after, until, bytes_max).unwrap() {
+        assert!(cut > from && cut <= until);
+        let part = stored.changes(from, cut).unwrap();
+        assert!(bytes_max > 0 || part.len() <= 1);
+        of_parts.extend(part.into_iter().map(|(epoch, d)| (epoch, sum([d]))));
+        from = cut;
+    }
+    assert_eq!(from, until);
+    assert_eq!(of_parts, found);
     let mut expected = a.changes(after, until);
     found.retain(|_, rows| {
         rows.retain(|_, d| *d != 0);
