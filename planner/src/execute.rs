@@ -30,6 +30,7 @@ use crate::compile::decorrelate;
 use crate::compile::join_rules::careful;
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::functions::external;
+use crate::pieces::PiecesExec;
 use crate::query::{ResultStream, SnapshotReader};
 
 /// Rows of a batch.
@@ -238,9 +239,12 @@ pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
 }
 
 /// The plan with a chance to stop at every batch of operators that make many rows of few. DataFusion has its scans
-/// yield from time to time; a cross join would go on for hours without asking one for more.
+/// yield from time to time; a cross join would go on for hours without asking one for more. Lists are made in pieces of bounded size.
 pub(crate) fn yielding(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>> {
     plan.transform_up(|node| {
+        if let Some(pieces) = PiecesExec::instead_of(&node) {
+            return Ok(Transformed::yes(pieces));
+        }
         let multiplies = node.is::<CrossJoinExec>()
             || node.is::<NestedLoopJoinExec>()
             || node.is::<HashJoinExec>()

@@ -128,3 +128,39 @@ fn endless_input_keeps_nobody_from_declaring() {
         Ok(())
     })
 }
+
+/// Most memory that a server may have taken so far, in MB.
+fn peak_mb(server: &Server) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kb = line.and_then(|l| l.trim().strip_suffix(" kB"));
+    Ok(kb.map_or(Ok(0), str::parse::<u64>)? / 1024)
+}
+
+#[test]
+fn few_rows_that_stand_for_very_many_take_little_memory() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::workers(1))?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (n bigint)").await?;
+        sql.run("INSERT INTO t SELECT 200000 FROM generate_series(1, 800) AS g")
+            .await?;
+        for (i, from) in [
+            "t, generate_series(1, t.n) AS s (g)",
+            "t, generate_series(1, 200000) AS s (g)",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let select = format!("SELECT count(*) AS n, sum(g) AS s FROM {from}");
+            let want = ["160000000|16000080000000"];
+            ensure!(sql.lines(&select).await? == want, "{select}");
+            sql.run(&format!("CREATE MATERIALIZED VIEW m{i} AS {select}"))
+                .await?;
+            ensure!(sql.lines(&format!("SELECT * FROM m{i}")).await? == want);
+        }
+        let peak = peak_mb(&server)?;
+        ensure!(peak < 700, "{peak} MB");
+        Ok(())
+    });
+}

@@ -1,11 +1,11 @@
 //! Filter, then project. A row's result is what a batch of that row alone gives: when the evaluation of a
 //! batch fails, the batch is bisected to the failing rows, which become error deltas; all others go on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion_common::DataFusionError;
 use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_expr::Operator as BinaryOperator;
@@ -29,7 +29,19 @@ pub struct Map {
     kept: Option<Vec<usize>>,
     schema: Option<SchemaRef>,
     mapper: ErrorMapper,
+    /// It makes lists, whose elements may be very many.
+    makes_lists: bool,
+    /// Rows that wait, and how many of them to take next; only where lists are made.
+    todo: VecDeque<Delta>,
+    rows: usize,
 }
+
+/// Elements of lists to make at once, where a row has no more.
+const ELEMENTS: usize = 1 << 16;
+/// Rows to take at once where lists are made.
+const ROWS_MAX: usize = 8192;
+/// SQLSTATE of a function that would make too much of a batch, but not of each of its rows.
+const TOO_MUCH_AT_ONCE: &str = "53200";
 
 impl Map {
     /// A map that keeps rows for which `predicate` is true and computes `projection`.
@@ -58,11 +70,19 @@ impl Map {
             kept,
             schema: None,
             mapper,
+            makes_lists: false,
+            todo: VecDeque::new(),
+            rows: 1,
         }
     }
 
     /// Gives the output columns the names and types of `schema`. Otherwise they are those of the expressions.
     pub fn with_schema(mut self, schema: SchemaRef) -> Self {
+        let exprs = self.projection.iter().flatten();
+        self.makes_lists = exprs.zip(schema.fields()).any(|(e, f)| {
+            let list = matches!(f.data_type(), DataType::List(_));
+            list && !e.is::<Column>()
+        });
         self.schema = Some(schema);
         self
     }
@@ -180,8 +200,55 @@ impl Map {
     }
 }
 
+impl Map {
+    /// Maps waiting rows, as many at once as make lists of moderate size.
+    fn make_lists(&mut self, out: &mut Output) {
+        while !out.is_spent()
+            && let Some(delta) = self.todo.pop_front()
+        {
+            let rows = self.rows.min(delta.len());
+            let piece = delta.slice(0, rows);
+            let mapped = match self.evaluate(&piece, &self.output_schema(&piece)) {
+                Ok(mapped) => mapped,
+                // Fewer rows do.
+                Err(e) if rows > 1 && (self.mapper)(&e).sqlstate == TOO_MUCH_AT_ONCE => {
+                    self.rows = rows / 2;
+                    self.todo.push_front(delta);
+                    continue;
+                }
+                Err(_) => self.apply(&piece, &mut out.errors),
+            };
+            let elements: usize = mapped.rows.columns().iter().map(elements).sum();
+            self.rows = (rows * ELEMENTS / elements.max(1)).clamp(1, ROWS_MAX);
+            out.spend(rows.max(elements));
+            if !mapped.is_empty() {
+                out.rows.push(mapped);
+            }
+            if rows < delta.len() {
+                self.todo.push_front(delta.slice(rows, delta.len() - rows));
+            }
+        }
+    }
+}
+
+/// Elements of the lists of a column.
+fn elements(column: &ArrayRef) -> usize {
+    column.as_list_opt::<i32>().map_or(0, |list| {
+        let offsets = list.value_offsets();
+        let ends = offsets.last().zip(offsets.first());
+        ends.map_or(0, |(to, from)| (to - from) as usize)
+    })
+}
+
 impl Operator for Map {
     fn push(&mut self, _port: usize, delta: Delta, out: &mut Output) {
+        if self.makes_lists {
+            if !delta.is_empty() {
+                self.todo.push_back(delta);
+                self.make_lists(out);
+            }
+            return;
+        }
         let rows = self.apply(&delta, &mut out.errors);
         if !rows.is_empty() {
             out.rows.push(rows);
@@ -189,6 +256,14 @@ impl Operator for Map {
     }
 
     fn finish(&mut self, _epoch: Epoch, _out: &mut Output) {}
+
+    fn is_busy(&self) -> bool {
+        !self.todo.is_empty()
+    }
+
+    fn go_on(&mut self, out: &mut Output) {
+        self.make_lists(out);
+    }
 }
 
 /// `expr` over rows of which only the columns `kept` are left.

@@ -16,6 +16,8 @@ use crate::error::SqlError;
 
 /// Rows of one generate_series call.
 const SERIES_MAX: usize = 10_000_000;
+/// Numbers of all calls for one batch of rows, unless it is a single row; the callers try again with fewer rows.
+const SERIES_BATCH_MAX: usize = 1 << 24;
 
 /// Builds a column of `text[]`.
 #[derive(Default)]
@@ -188,6 +190,10 @@ fn too_long() -> SqlError {
     )
 }
 
+fn too_many() -> SqlError {
+    SqlError::new("53200", "generate_series gives too many rows at once")
+}
+
 fn integers(start: i64, stop: i64, step: i64) -> crate::error::Result<Vec<i64>> {
     if step == 0 {
         return Err(series_error());
@@ -231,6 +237,9 @@ fn integer_series(t: &CallTypes) -> Kernel {
             let part = integers(get(0, row), get(1, row), step).map_err(external)?;
             lengths.push(part.len());
             all.extend(part);
+            if all.len() > SERIES_BATCH_MAX && a.rows > 1 {
+                return Err(external(too_many()));
+            }
         }
         let values: ArrayRef = if small {
             Arc::new(all.into_iter().map(|v| v as i32).collect::<Int32Array>())
