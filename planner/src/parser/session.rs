@@ -488,7 +488,7 @@ impl P<'_> {
             for (k, v) in self.option_list()? {
                 copy_option(&mut o, &k, &v)?;
             }
-            return Ok(o);
+            return check_copy_options(o);
         }
         loop {
             if self.take("csv") {
@@ -508,10 +508,38 @@ impl P<'_> {
                 let v = self.string()?;
                 copy_option(&mut o, "encoding", &v)?;
             } else {
-                return Ok(o);
+                return check_copy_options(o);
             }
         }
     }
+}
+
+/// What the options must be together.
+fn check_copy_options(o: CopyOptions) -> Result<CopyOptions> {
+    let invalid = |message: String| Err(SqlError::new("22023", message));
+    let line_end = |b: u8| matches!(b, b'\n' | b'\r');
+    let null = o.null.as_deref().unwrap_or_default();
+    if null.bytes().any(line_end) {
+        return invalid("COPY null representation cannot use newline or carriage return".into());
+    }
+    let Some(delimiter) = o.delimiter else {
+        return Ok(o);
+    };
+    if line_end(delimiter) {
+        return invalid("COPY delimiter cannot be newline or carriage return".into());
+    }
+    let meaning = matches!(delimiter, b'\\' | b'.' | b'a'..=b'z' | b'0'..=b'9');
+    if !o.csv && meaning {
+        let delimiter = char::from(delimiter);
+        return invalid(format!("COPY delimiter cannot be \"{delimiter}\""));
+    }
+    if o.csv && delimiter == b'"' {
+        return invalid("COPY delimiter and quote must be different".into());
+    }
+    if null.bytes().any(|b| b == delimiter) {
+        return invalid("COPY delimiter must not appear in the NULL specification".into());
+    }
+    Ok(o)
 }
 
 fn copy_option(o: &mut CopyOptions, name: &str, value: &str) -> Result<()> {

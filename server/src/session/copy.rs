@@ -97,6 +97,10 @@ impl SqlSession {
             };
             columns.iter().map(index).collect::<Result<_, _>>()?
         };
+        if let Some(i) = (0..given.len()).find(|i| given[..*i].contains(&given[*i])) {
+            let message = format!("column \"{}\" specified more than once", columns[i]);
+            return Err(SqlError::new("42701", message));
+        }
         let fields: Vec<Field> = given
             .iter()
             .map(|c| all.field(*c).as_ref().clone().with_nullable(true))
@@ -211,23 +215,23 @@ impl TextRows {
             for ((column, text), (name, type_name)) in
                 self.columns.iter_mut().zip(&record.fields).zip(&self.names)
             {
-                if text
-                    .as_ref()
-                    .is_some_and(|t| std::str::from_utf8(t).is_err())
-                {
-                    return Err(SqlError::new(
-                        "22021",
-                        "invalid byte sequence for encoding \"UTF8\"",
-                    )
-                    .detail(place(format!(", column {name}"))));
+                if let Some(bytes) = text.as_deref().and_then(no_text) {
+                    let message = format!("invalid byte sequence for encoding \"UTF8\": {bytes}");
+                    return Err(
+                        SqlError::new("22021", message).detail(place(format!(", column {name}")))
+                    );
                 }
                 if let Err(e) = column.push(text.as_deref(), false) {
                     let shown = text.as_deref().map_or("".into(), String::from_utf8_lossy);
                     let message = e.message(type_name, text.as_deref().unwrap_or_default());
-                    let sqlstate = if message.contains("out of range") {
-                        "22003"
-                    } else {
-                        "22P02"
+                    let sqlstate = match &message {
+                        m if m.starts_with("date/time field value out of range") => "22008",
+                        m if m.contains("out of range")
+                            || m.starts_with("numeric field overflow") =>
+                        {
+                            "22003"
+                        }
+                        _ => "22P02",
                     };
                     return Err(SqlError::new(sqlstate, message)
                         .detail(place(format!(", column {name}: \"{shown}\""))));
@@ -237,6 +241,17 @@ impl TextRows {
         }
         Ok(())
     }
+}
+
+/// The bytes that keep `text` from being text: no UTF-8, or a zero.
+fn no_text(text: &[u8]) -> Option<String> {
+    let valid = match std::str::from_utf8(text) {
+        Ok(_) => text.len(),
+        Err(e) => e.valid_up_to(),
+    };
+    let at = text[..valid].iter().position(|b| *b == 0);
+    let at = at.or((valid < text.len()).then_some(valid))?;
+    Some(format!("0x{:02x}", text[at]))
 }
 
 /// Reads the data of one format.
