@@ -184,7 +184,7 @@ fn reference(program: &Numbered, inputs: &[Rows; 2]) -> (Rows, Vec<Option<i64>>)
 fn random_run(keyed: bool, key: DataType, state_bytes_max: usize, seed: u64) {
     println!("seed {seed}, keyed {keyed}, key {key}, {state_bytes_max} bytes");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let (node, program) = node(keyed, key, seed % 3 == 0);
+    let (node, program) = node(keyed, key, seed.is_multiple_of(3));
     let states: Vec<_> = operators::arrangements(&node)
         .iter()
         .enumerate()
@@ -220,7 +220,7 @@ fn random_run(keyed: bool, key: DataType, state_bytes_max: usize, seed: u64) {
             }
             operator.push(port, delta(&node.inputs[port].schema, &rows), &mut out);
         }
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             out.allowance = 1;
         }
         operator.finish(epoch, &mut out);

@@ -180,7 +180,7 @@ impl RecomputeOperator {
             epoch,
             keys,
             gathered,
-            todo: if count > 0 { vec![0..count] } else { vec![] },
+            todo: Vec::from_iter((count > 0).then_some(0..count)),
             aside: None,
             results: Vec::new(),
             failures: Vec::new(),
