@@ -194,13 +194,21 @@ pub fn rescale(v: i256, from: i32, to: i32) -> Option<i256> {
 
 /// Checks a value's digits against a precision.
 pub fn fits(v: i256, precision: u8, scale: i8) -> Result<i128> {
-    let limit = pow10(precision as u32);
-    if v >= limit || v <= limit.wrapping_neg() {
-        return Err(numeric_overflow(precision, scale));
-    }
     v.to_i128()
+        .filter(|v| v.unsigned_abs() < POWERS[precision.min(38) as usize])
         .ok_or_else(|| numeric_overflow(precision, scale))
 }
+
+/// Powers of ten.
+const POWERS: [u128; 39] = {
+    let mut powers = [1; 39];
+    let mut n = 1;
+    while n < 39 {
+        powers[n] = powers[n - 1] * 10;
+        n += 1;
+    }
+    powers
+};
 
 /// numeric(p,s)
 pub fn numeric(text: &str, precision: u8, scale: i8) -> Result<i128> {
