@@ -213,6 +213,11 @@ pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
             .options_mut()
             .optimizer
             .enable_round_robin_repartition = false;
+        // Nullability and the names of SQL types in the fields' metadata may differ below unions and joins.
+        config
+            .options_mut()
+            .execution
+            .skip_physical_aggregate_schema_check = true;
         // That rule adds up sums of sums, whose types differ here.
         let rules = datafusion::optimizer::Optimizer::new()
             .rules
@@ -223,6 +228,7 @@ pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
         SessionStateBuilder::new()
             .with_config(config)
             .with_optimizer_rules(rules)
+            .with_physical_optimizer_rules(crate::physical::rules())
             .build()
     });
     static SNAPSHOTS: LazyLock<SessionState> = LazyLock::new(|| {

@@ -22,6 +22,7 @@ mod execute;
 pub mod functions;
 pub mod names;
 mod parser;
+mod physical;
 mod pieces;
 pub mod program;
 pub mod query;

@@ -127,6 +127,7 @@ fn state() -> &'static SessionState {
             .with_information_schema(false);
         let options = config.options_mut();
         options.execution.collect_statistics = false;
+        options.execution.skip_physical_aggregate_schema_check = true;
         // Filters that grow while a plan runs are state that a plan planned once must not have.
         options.optimizer.enable_dynamic_filter_pushdown = false;
         options.optimizer.enable_topk_dynamic_filter_pushdown = false;
@@ -135,6 +136,7 @@ fn state() -> &'static SessionState {
         SessionStateBuilder::new()
             .with_config(config)
             .with_default_features()
+            .with_physical_optimizer_rules(crate::physical::rules())
             .build()
     });
     &STATE

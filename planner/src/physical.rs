@@ -1,0 +1,207 @@
+//! DataFusion's physical optimiser, with two repairs.
+//!
+//! * Its rule that pushes projections down takes a projection above a filter that already chooses columns for one above the
+//!   filter's input: columns of the same name are then mistaken for each other. So filters don't choose columns when it begins.
+//! * A sort that it pushes below a union is lost where a column is another constant in each part, or when joins are in between.
+//!   So a union is a node that it doesn't know, which gives one part after the other.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::config::ConfigOptions;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::physical_plan::execution_plan::{
+    Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
+};
+use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::union::UnionExec;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
+};
+use datafusion_common::Result;
+use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::expressions::Column;
+use futures::{StreamExt, TryStreamExt};
+
+type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
+
+/// The rules for all plans.
+pub(crate) fn rules() -> Vec<Rule> {
+    let rules = PhysicalOptimizer::new().rules.into_iter();
+    let rules = rules.map(|rule| match rule.name() {
+        "ProjectionPushdown" => Arc::new(ProjectionsDown(rule)) as Rule,
+        _ => rule,
+    });
+    std::iter::once(Arc::new(Unions) as Rule)
+        .chain(rules)
+        .collect()
+}
+
+#[derive(Debug)]
+struct ProjectionsDown(Rule);
+
+impl PhysicalOptimizerRule for ProjectionsDown {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        config: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = plan.transform_up(apart)?.data;
+        self.0.optimize(plan, config)
+    }
+
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn schema_check(&self) -> bool {
+        self.0.schema_check()
+    }
+}
+
+/// A filter that chooses columns as a filter, and a choice of columns above it.
+fn apart(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    let Some(filter) = plan.downcast_ref::<FilterExec>() else {
+        return Ok(Transformed::no(plan));
+    };
+    let Some(chosen) = filter.projection() else {
+        return Ok(Transformed::no(plan));
+    };
+    let schema = filter.input().schema();
+    let columns = chosen.iter().map(|i| {
+        let name = schema.field(*i).name().clone();
+        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(&name, *i));
+        (column, name)
+    });
+    let columns: Vec<_> = columns.collect();
+    let whole = FilterExecBuilder::new(filter.predicate().clone(), filter.input().clone())
+        .with_default_selectivity(filter.default_selectivity())
+        .with_batch_size(filter.batch_size())
+        .with_fetch(filter.fetch())
+        .build()?;
+    let above = ProjectionExec::try_new(columns, Arc::new(whole))?;
+    Ok(Transformed::yes(Arc::new(above)))
+}
+
+/// Takes our own node for each union.
+#[derive(Debug)]
+struct Unions;
+
+impl PhysicalOptimizerRule for Unions {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = plan.transform_up(|node| {
+            Ok(match node.is::<UnionExec>() {
+                true => {
+                    let inputs = node.children().into_iter().cloned().collect();
+                    Transformed::yes(Arc::new(ConcatExec::new(inputs, node.schema())) as _)
+                }
+                false => Transformed::no(node),
+            })
+        })?;
+        Ok(plan.data)
+    }
+
+    fn name(&self) -> &str {
+        "Unions"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// The rows of its inputs, one input after the other.
+#[derive(Debug)]
+struct ConcatExec {
+    inputs: Vec<Arc<dyn ExecutionPlan>>,
+    properties: Arc<PlanProperties>,
+}
+
+impl ConcatExec {
+    fn new(inputs: Vec<Arc<dyn ExecutionPlan>>, schema: SchemaRef) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(schema),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        ConcatExec {
+            inputs,
+            properties: Arc::new(properties),
+        }
+    }
+}
+
+impl DisplayAs for ConcatExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ConcatExec")
+    }
+}
+
+impl ExecutionPlan for ConcatExec {
+    fn name(&self) -> &str {
+        "ConcatExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        self.inputs.iter().collect()
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false; self.inputs.len()]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(ConcatExec::new(children, self.schema())))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(
+            children,
+            ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
+        )
+    }
+
+    fn execute(&self, _: usize, task: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let mut parts = Vec::new();
+        for input in &self.inputs {
+            let partitions = input.properties().partitioning.partition_count();
+            parts.extend((0..partitions).map(|n| (input.clone(), n)));
+        }
+        // An input begins when the ones before it have ended.
+        let rows = futures::stream::iter(parts)
+            .map(move |(input, n)| input.execute(n, task.clone()))
+            .try_flatten()
+            .boxed();
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
+    }
+}
