@@ -34,6 +34,17 @@ pub struct ColumnDef {
     pub default: Option<String>,
 }
 
+/// A CHECK of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Its name, if it was given one.
+    pub name: Option<String>,
+    /// The condition's text.
+    pub condition: String,
+    /// Columns that the condition names, each once.
+    pub columns: Vec<String>,
+}
+
 /// A name with an optional schema, after folding.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name {
@@ -182,6 +193,7 @@ pub enum Statement {
         if_not_exists: bool,
         columns: Vec<ColumnDef>,
         primary_key: Vec<String>,
+        checks: Vec<Check>,
         options: Options,
     },
     /// CREATE TABLE name [(columns)] AS query [WITH [NO] DATA]
@@ -232,6 +244,8 @@ pub enum Statement {
         cascade: bool,
         purge: bool,
     },
+    /// REFRESH MATERIALIZED VIEW
+    Refresh { name: Name },
     /// ALTER kind name RENAME TO new
     Rename {
         kind: ObjectKind,

@@ -161,16 +161,17 @@ pub(super) struct P<'a> {
     /// Index of the token ON of `ON CONFLICT` outside parentheses.
     on_conflict: Option<usize>,
     /// `IS [NOT] DISTINCT` occurs.
-    is_distinct: bool,
+    misread: bool,
 }
 
 impl<'a> P<'a> {
     fn new(tokens: Vec<TokenWithSpan>, end: usize, text: &'a str) -> Self {
         let as_of = pair_outside_parentheses(&tokens, "as", "of");
         let on_conflict = pair_outside_parentheses(&tokens, "on", "conflict");
-        let is_distinct = tokens.windows(2).any(|t| {
+        let misread = tokens.windows(2).any(|t| {
             let is = |t: &TokenWithSpan, word: &str| matches!(&t.token, Token::Word(w) if w.value.eq_ignore_ascii_case(word));
             (is(&t[0], "is") || is(&t[0], "not")) && is(&t[1], "distinct")
+                || t[0].token == Token::Caret
         });
         let p = Parser::new(&DIALECT)
             .with_recursion_limit(DEPTH_MAX)
@@ -181,7 +182,7 @@ impl<'a> P<'a> {
             text,
             as_of,
             on_conflict,
-            is_distinct,
+            misread,
         }
     }
 
@@ -341,7 +342,7 @@ impl<'a> P<'a> {
 
     /// Repairs what sqlparser reads otherwise than PostgreSQL.
     fn repair(&self, node: &mut impl sqlparser::ast::VisitMut) {
-        if self.is_distinct {
+        if self.misread {
             precedence::repair(node);
         }
     }
@@ -508,7 +509,7 @@ impl<'a> P<'a> {
         }
     }
 
-    /// A query; with `AS OF t` at its end. `WITH … INSERT` is the INSERT of a query with that WITH,
+    /// A query; with `AS OF t` at its end. `SELECT … INTO t` is CREATE TABLE AS. `WITH … INSERT` is the INSERT of a query with that WITH,
     /// and UPDATE and DELETE are changes whose queries have it.
     fn select(&mut self) -> Result<Statement> {
         let Some(cut) = self.find_as_of() else {
@@ -536,6 +537,20 @@ impl<'a> P<'a> {
                     }
                     _ => {}
                 }
+            }
+            if let sqlparser::ast::SetExpr::Select(select) = query.body.as_mut()
+                && let Some(into) = select.into.take()
+            {
+                if into.temporary {
+                    return Err(SqlError::unsupported("temporary objects are not supported"));
+                }
+                return Ok(Statement::CreateTableAs {
+                    name: relation_name(&into.name)?,
+                    if_not_exists: false,
+                    columns: vec![],
+                    query,
+                    with_data: true,
+                });
             }
             return Ok(Statement::Query { query, as_of: None });
         };

@@ -150,7 +150,7 @@ impl Planner {
         })
     }
 
-    /// Rows to update: all old columns of `table`, then all new ones.
+    /// Rows to update: all old columns of `table`, then all new ones; with RETURNING then those of the other relations.
     pub fn plan_update(
         &self,
         catalog: &dyn CatalogView,
@@ -165,7 +165,7 @@ impl Planner {
         })
     }
 
-    /// Rows to delete: all columns of `table`.
+    /// Rows to delete: all columns of `table`; with RETURNING then those of the other relations.
     pub fn plan_delete(
         &self,
         catalog: &dyn CatalogView,
@@ -198,18 +198,30 @@ impl Planner {
         })
     }
 
-    /// RETURNING, from the collection [`WRITTEN`] with the columns of `table`.
+    /// RETURNING, from the collection [`WRITTEN`] with the columns of `table` and those that the write's plan gives beside them:
+    /// of the relations in `from` but the first.
     pub fn plan_returning(
         &self,
         catalog: &dyn CatalogView,
         session: &SessionContextInfo,
         (items, alias): (&[ast::SelectItem], Option<&str>),
+        from: &[ast::TableWithJoins],
         table: &Relation,
         param_types: &[Option<Field>],
     ) -> Result<QueryPlan> {
         self.plan(catalog, session, param_types, |b| {
-            b.returning(items, table, alias)
+            b.returning(items, table, alias, from)
         })
+    }
+
+    /// The conditions of CHECKs, from the collection [`WRITTEN`] with the columns of `table`: a column of truth values for each.
+    pub fn plan_checks(
+        &self,
+        session: &SessionContextInfo,
+        conditions: &[String],
+        table: &Relation,
+    ) -> Result<QueryPlan> {
+        self.plan(&NoRelations, session, &[], |b| b.checks(conditions, table))
     }
 
     fn plan(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{ColumnDef, Name, Options, Query, Statement};
+use tidemill_planner::ast::{Check, ColumnDef, Name, Options, Query, Statement};
 use tidemill_planner::catalog::{CatalogView, Relation};
 use tidemill_planner::definition::{qualify, with_query};
 use tidemill_planner::query::{Planner, QueryPlan, SessionContextInfo};
@@ -67,9 +67,10 @@ impl Definer<'_> {
                 name,
                 columns,
                 primary_key,
+                checks,
                 options,
                 ..
-            } => self.table(name, columns, primary_key, options, sql),
+            } => self.table(name, columns, (primary_key, checks), options, sql),
             Statement::CreateSource {
                 name,
                 columns,
@@ -121,7 +122,7 @@ impl Definer<'_> {
         &self,
         name: &Name,
         columns: &[ColumnDef],
-        primary_key: &[String],
+        (primary_key, checks): (&[String], &[Check]),
         options: &Options,
         sql: &str,
     ) -> Result<Object, SqlError> {
@@ -166,6 +167,7 @@ impl Definer<'_> {
             detail: Detail::Table {
                 primary_key: key,
                 defaults,
+                checks: named(checks, &name.name)?,
             },
         })
     }
@@ -366,4 +368,31 @@ impl Definer<'_> {
             },
         })
     }
+}
+
+/// Names and conditions of a table's CHECKs, in the order of their names. One without a name is called after the table and
+/// its column, if it is about one.
+fn named(checks: &[Check], table: &str) -> Result<Vec<(String, String)>, SqlError> {
+    let mut out: Vec<(String, String)> = vec![];
+    for check in checks.iter().filter(|c| c.name.is_some()) {
+        let name = check.name.clone().unwrap_or_default();
+        if out.iter().any(|(other, _)| *other == name) {
+            let message = format!("constraint \"{name}\" for relation \"{table}\" already exists");
+            return Err(SqlError::new("42710", message));
+        }
+        out.push((name, check.condition.clone()));
+    }
+    for check in checks.iter().filter(|c| c.name.is_none()) {
+        let stem = match check.columns.as_slice() {
+            [column] => format!("{table}_{column}_check"),
+            _ => format!("{table}_check"),
+        };
+        let numbered = (1..).map(|n| format!("{stem}{n}"));
+        let name = std::iter::once(stem.clone())
+            .chain(numbered)
+            .find(|name| out.iter().all(|(other, _)| other != name));
+        out.push((name.unwrap_or(stem), check.condition.clone()));
+    }
+    out.sort();
+    Ok(out)
 }

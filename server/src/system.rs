@@ -430,6 +430,7 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
         Detail::Table {
             defaults,
             primary_key,
+            ..
         } => (defaults.clone(), primary_key.clone()),
         _ => (vec![], vec![]),
     };

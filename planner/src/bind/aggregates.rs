@@ -76,6 +76,11 @@ fn is_ordered_set(name: &str) -> bool {
     matches!(name, "percentile_cont" | "percentile_disc" | "mode")
 }
 
+/// Names of window functions that with WITHIN GROUP are aggregates.
+fn is_hypothetical(name: &str) -> bool {
+    matches!(name, "rank" | "dense_rank" | "percent_rank" | "cume_dist")
+}
+
 /// A resolved aggregate: the function, its arguments, the type it gives, and what is done with its result.
 pub(super) struct Resolved {
     pub(super) function: Arc<AggregateUDF>,
@@ -98,7 +103,7 @@ fn over_array(value: Typed, function: &'static str, ty: SqlType) -> Resolved {
     }
 }
 
-fn not_here(c: Ctx) -> SqlError {
+pub(super) fn not_here(c: Ctx) -> SqlError {
     let message = match c.clause {
         "aggregate" => "aggregate function calls cannot be nested".to_string(),
         clause => format!("aggregate functions are not allowed in {clause}"),
@@ -107,7 +112,7 @@ fn not_here(c: Ctx) -> SqlError {
 }
 
 /// The call's place in the list.
-fn note(calls: &RefCell<Calls>, call: Expr, ty: &SqlType) -> usize {
+pub(super) fn note(calls: &RefCell<Calls>, call: Expr, ty: &SqlType) -> usize {
     let mut calls = calls.borrow_mut();
     match calls.aggregates.iter().position(|(e, _)| *e == call) {
         Some(n) => n,
@@ -127,6 +132,9 @@ impl Binder<'_> {
     ) -> Result<Typed> {
         if f.over.is_some() {
             return self.window_call(c, name, f);
+        }
+        if is_hypothetical(name) && !f.within_group.is_empty() {
+            return self.hypothetical(c, name, f);
         }
         if is_window(name) {
             return Err(SqlError::new(
@@ -542,6 +550,17 @@ impl Binder<'_> {
                     self.implicit(&v, &SqlType::Text).map_err(|_| none())?,
                     self.implicit(&s, &SqlType::Text)?,
                 ];
+                if !matches!(args[1], Expr::Literal(..)) {
+                    // Each value brings the separator before it.
+                    let typed = |e: Expr| Typed::new(e, SqlType::Text);
+                    let both = args.into_iter().map(typed).collect();
+                    let pair = self.function("separated", both, None)?;
+                    let joined = over_array(pair, "join_separated", SqlType::Text);
+                    return Ok(Resolved {
+                        ordered: true,
+                        ..joined
+                    });
+                }
                 Ok(Resolved {
                     function: agg::string_agg::string_agg_udaf(),
                     args,
@@ -662,7 +681,7 @@ impl Binder<'_> {
         }
         let asc = o.asc.unwrap_or(true);
         Ok(Sort::new(
-            self.order_key(t)?.expr,
+            self.sort_key(t)?.expr,
             asc,
             o.nulls_first.unwrap_or(!asc),
         ))

@@ -126,6 +126,16 @@ impl Binder<'_> {
                 Ok(self.text(&t.type_name()))
             }
             "row" => self.row_of(args),
+            "age" if args.len() == 1 => {
+                let midnight = self.cast(
+                    self.clock("current_date")?,
+                    &SqlType::Timestamp,
+                    Context::Explicit,
+                )?;
+                let mut both = vec![Typed::new(midnight, SqlType::Timestamp)];
+                both.extend(args);
+                self.function(name, both, None)
+            }
             // The padding of char(n) counts here.
             "octet_length" if matches!(args.as_slice(), [a] if !a.unknown && matches!(a.ty, SqlType::Char(_))) =>
             {
@@ -201,6 +211,15 @@ impl Binder<'_> {
         args.iter()
             .map(|a| match a {
                 FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) => self.expr(c, e),
+                // A whole row.
+                FunctionArg::Unnamed(FunctionArgExpr::QualifiedWildcard(name)) => {
+                    let names = name.0.iter().filter_map(|p| p.as_ident()).cloned();
+                    let names: Vec<ast::Ident> = names.collect();
+                    match names.as_slice() {
+                        [table] => self.expr(c, &ast::Expr::Identifier(table.clone())),
+                        _ => self.expr(c, &ast::Expr::CompoundIdentifier(names)),
+                    }
+                }
                 FunctionArg::Named { .. } | FunctionArg::ExprNamed { .. } => {
                     Err(SqlError::unsupported("named arguments are not supported"))
                 }
@@ -395,6 +414,20 @@ impl Binder<'_> {
                     SqlType::Array(of) if !t.unknown => Ok((t.expr, of.as_ref().clone())),
                     _ => Err(no_function("unnest", &[t.type_name()])),
                 };
+            }
+            "generate_series"
+                if matches!(args.len(), 2 | 3)
+                    && args.iter().all(|a| a.unknown || is_number(&a.ty))
+                    && args
+                        .iter()
+                        .any(|a| !a.unknown && matches!(a.ty, SqlType::Numeric(..))) =>
+            {
+                let (exprs, of) = self.unify(args, "generate_series")?;
+                if !matches!(of, SqlType::Numeric(..)) {
+                    return Err(no_function(name, &vec![of.to_string(); exprs.len()]));
+                }
+                let list = crate::functions::array::numeric_series(exprs, &of);
+                return Ok((list, of));
             }
             _ => {
                 let t = self

@@ -209,10 +209,13 @@ impl Binder<'_> {
         let target = &scope.tables[0];
         let old: Vec<Expr> = target.cols.iter().map(|c| c.expr.clone()).collect();
         let new = self.assignments(&u.assignments, &scope, &ctes, table, defaults, &old)?;
-        let width = old.len();
-        let mut rel = old_and_new(plan, table, old, new)?;
+        let beside = match u.returning {
+            Some(_) => beside(&scope),
+            None => vec![],
+        };
+        let mut rel = old_and_new(plan, table, old, new, beside)?;
         if joined {
-            rel.plan = once_per_row(rel.plan, table, width)?;
+            rel.plan = once_per_row(rel.plan, table)?;
         }
         Ok(rel)
     }
@@ -297,14 +300,15 @@ impl Binder<'_> {
             plan = self.where_clause(plan, &scope, &ctes, w)?;
         }
         let target = &scope.tables[0];
-        let exprs = target
-            .cols
-            .iter()
-            .map(|c| c.expr.clone().alias(&c.name))
-            .collect();
-        plan = project(plan, exprs)?;
+        let beside = match d.returning {
+            Some(_) => beside(&scope),
+            None => vec![],
+        };
+        let own = target.cols.iter().map(|c| c.expr.clone().alias(&c.name));
+        let others = beside.iter().map(|c| c.value.expr.clone().alias(&c.name));
+        plan = project(plan, own.chain(others).collect())?;
         if joined {
-            plan = once_per_row(plan, table, target.cols.len())?;
+            plan = once_per_row(plan, table)?;
         }
         let cols = table
             .columns
@@ -316,9 +320,38 @@ impl Binder<'_> {
                 unknown: false,
                 column: datafusion_common::Column::new_unqualified(f.name()),
             })
+            .chain(beside.iter().map(Beside::column))
             .collect();
         Ok(Rel { plan, cols })
     }
+}
+
+/// A column of another relation in UPDATE … FROM or DELETE … USING, for RETURNING.
+pub(super) struct Beside {
+    name: String,
+    value: Typed,
+}
+
+impl Beside {
+    fn column(&self) -> RelCol {
+        RelCol {
+            name: self.name.clone(),
+            ty: self.value.ty.clone(),
+            unknown: false,
+            column: datafusion_common::Column::new_unqualified(&self.name),
+        }
+    }
+}
+
+/// The columns of all relations but the first.
+fn beside(scope: &Scope) -> Vec<Beside> {
+    let cols = scope.tables[1..].iter().flat_map(|t| &t.cols);
+    cols.enumerate()
+        .map(|(i, c)| Beside {
+            name: super::written::beside_name(i),
+            value: Typed::new(c.expr.clone(), c.ty.clone()),
+        })
+        .collect()
 }
 
 /// The columns of a subquery's one row, each as a subquery.
@@ -342,12 +375,13 @@ fn row_columns(q: &ast::Query, width: usize) -> Result<Vec<E>> {
         .collect()
 }
 
-/// All old columns of a row, then all new ones.
+/// All old columns of a row, then all new ones, then those of other relations.
 pub(super) fn old_and_new(
     plan: LogicalPlan,
     table: &Relation,
     old: Vec<Expr>,
     new: Vec<Expr>,
+    beside: Vec<Beside>,
 ) -> Result<Rel> {
     let fields = table.columns.fields();
     let names: Vec<String> = fields.iter().map(|f| f.name().clone()).collect();
@@ -363,6 +397,10 @@ pub(super) fn old_and_new(
             column: datafusion_common::Column::new_unqualified(name),
         });
     }
+    for c in beside {
+        cols.push(c.column());
+        exprs.push(c.value.expr.alias(c.name));
+    }
     Ok(Rel {
         plan: project(plan, exprs)?,
         cols,
@@ -370,7 +408,7 @@ pub(super) fn old_and_new(
 }
 
 /// A row that joins with several others is changed once. Needs a key to tell rows apart.
-fn once_per_row(plan: LogicalPlan, table: &Relation, _width: usize) -> Result<LogicalPlan> {
+fn once_per_row(plan: LogicalPlan, table: &Relation) -> Result<LogicalPlan> {
     let Some(pk) = &table.primary_key else {
         return Err(SqlError::unsupported(format!(
             "UPDATE … FROM and DELETE … USING need a primary key on table \"{}\"",

@@ -17,6 +17,21 @@ use crate::error::{Result, SqlError};
 use crate::parser::{fold, parts, position};
 use crate::query::CollectionTable;
 
+/// An inner join with ON, or a cross join.
+fn is_plain_inner(join: &ast::Join) -> bool {
+    matches!(
+        join.join_operator,
+        JoinOperator::Join(JoinConstraint::On(_))
+            | JoinOperator::Inner(JoinConstraint::On(_))
+            | JoinOperator::CrossJoin(_)
+    )
+}
+
+/// The condition `true`.
+fn is_true(e: &ast::Expr) -> bool {
+    matches!(super::expr::strip(e), ast::Expr::Value(v) if v.value == ast::Value::Boolean(true))
+}
+
 /// What has been joined so far.
 pub(super) struct Joined<'o> {
     pub(super) plan: Option<LogicalPlan>,
@@ -45,12 +60,15 @@ impl Binder<'_> {
         ctes: &Ctes,
         outer: Outer<'o>,
     ) -> Result<(LogicalPlan, Scope<'o>)> {
+        let on_base = base.is_some();
         let mut j = Joined {
             plan: base,
             scope: Scope::new(outer),
         };
         for t in from {
-            if t.joins.is_empty() || j.plan.is_none() || is_lateral(&t.relation) {
+            // Conditions of inner joins may name columns of `base` alone.
+            let inner = on_base && t.joins.iter().all(is_plain_inner);
+            if t.joins.is_empty() || j.plan.is_none() || is_lateral(&t.relation) || inner {
                 j = self.join(j, &t.relation, JoinType::Inner, &JoinConstraint::None, ctes)?;
                 for k in &t.joins {
                     j = self.join_step(j, k, ctes)?;
@@ -111,6 +129,15 @@ impl Binder<'_> {
         ctes: &Ctes,
     ) -> Result<Joined<'o>> {
         if let Some((name, args, alias, ordinality)) = table_function(factor) {
+            let loops = left.plan.is_none()
+                || match (kind, constraint) {
+                    (JoinType::Inner, JoinConstraint::None | JoinConstraint::On(_)) => true,
+                    (JoinType::Left, JoinConstraint::On(e)) => is_true(e),
+                    _ => false,
+                };
+            if !loops {
+                return self.join_function_apart(left, factor, kind, constraint, ctes);
+            }
             return self.join_function(
                 left, &name, &args, alias, ordinality, kind, constraint, ctes,
             );
@@ -144,10 +171,12 @@ impl Binder<'_> {
                 let (rel, pk) = self
                     .relation(n.schema.as_deref(), &n.name, alias.as_ref(), ctes)
                     .map_err(|e| super::expr::at(e, at))?;
-                let schema = if alias.is_some() {
-                    None
-                } else {
-                    n.schema.clone()
+                let is_cte = n.schema.is_none() && ctes.iter().any(|(c, _)| *c == n.name);
+                let schema = match alias.is_some() || is_cte {
+                    true => None,
+                    false => self
+                        .find_relation(n.schema.as_deref(), &n.name)
+                        .map(|r| r.schema),
                 };
                 let mut t = rel.table(
                     &alias.as_ref().map_or(n.name.clone(), |a| fold(&a.name)),

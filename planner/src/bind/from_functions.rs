@@ -20,7 +20,7 @@ use crate::parser::{fold, parts};
 type Lists = (Vec<String>, Vec<(Expr, SqlType)>);
 
 impl Binder<'_> {
-    /// A set-returning function in FROM: it may use what stands to its left.
+    /// A set-returning function in FROM: it may use what stands to its left. An inner join, or a left join with every row.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn join_function<'o>(
         &self,
@@ -33,11 +33,6 @@ impl Binder<'_> {
         constraint: &JoinConstraint,
         ctes: &Ctes,
     ) -> Result<Joined<'o>> {
-        if matches!(kind, JoinType::Right | JoinType::Full) {
-            return Err(SqlError::unsupported(
-                "RIGHT and FULL JOIN with a function are not supported",
-            ));
-        }
         let base = left.plan.unwrap_or_else(one_row);
         let record = record_function(name);
         let (mut names, mut lists) = {
@@ -106,29 +101,46 @@ impl Binder<'_> {
             cols,
             primary_key: None,
         })?;
-        if let JoinConstraint::On(e) = constraint {
-            let trivial = matches!(super::expr::strip(e), ast::Expr::Value(v) if v.value == ast::Value::Boolean(true));
-            if !trivial {
-                if kind == JoinType::Left {
-                    return Err(SqlError::unsupported(
-                        "LEFT JOIN of a function is only supported with ON true",
-                    ));
-                }
-                plan = self.where_clause(plan, &scope, ctes, e)?;
-            }
-        } else if matches!(
-            constraint,
-            JoinConstraint::Using(_) | JoinConstraint::Natural
-        ) {
-            return Err(SqlError::unsupported(
-                "USING with a function is not supported",
-            ));
+        if let JoinConstraint::On(e) = constraint
+            && kind == JoinType::Inner
+        {
+            plan = self.where_clause(plan, &scope, ctes, e)?;
         }
         Ok(Joined {
             plan: Some(plan),
             scope,
         })
     }
+
+    /// A function in a join that is more than a loop over the rows to its left: a relation of its own or, where it uses what
+    /// stands to its left, a LATERAL subquery.
+    pub(super) fn join_function_apart<'o>(
+        &self,
+        left: Joined<'o>,
+        factor: &TableFactor,
+        kind: JoinType,
+        constraint: &JoinConstraint,
+        ctes: &Ctes,
+    ) -> Result<Joined<'o>> {
+        let Some((name, args, alias, ordinality)) = table_function(factor) else {
+            return Err(SqlError::internal("not a function in FROM"));
+        };
+        let alone = Joined {
+            plan: None,
+            scope: Scope::new(left.scope.outer),
+        };
+        let inner = JoinType::Inner;
+        let none = &JoinConstraint::None;
+        match self.join_function(alone, &name, &args, alias, ordinality, inner, none, ctes) {
+            Err(e) if kind == JoinType::Left && matches!(e.sqlstate, "42P01" | "42703") => {
+                let Some(alias) = alias else { return Err(e) };
+                let rows = crate::parser::parse_query(&format!("SELECT * FROM {factor}"))?;
+                self.join_lateral(left, &rows, Some(alias), kind, constraint, ctes)
+            }
+            right => self.combine(left, right?, kind, constraint, ctes),
+        }
+    }
+
     /// The columns that a function in FROM gives, as lists side by side.
     fn function_columns(&self, name: &str, args: Vec<Typed>) -> Result<Lists> {
         if is_each(name) {

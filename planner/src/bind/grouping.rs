@@ -17,6 +17,7 @@ use super::{Binder, Typed, builder, columns_of, df, fit, project};
 use crate::compile::decorrelate::names::{replace_outer, subquery_of, with_subquery};
 use crate::error::{Result, SqlError};
 use crate::parser::fold;
+use crate::parser::spelling::DISTINCT_SETS;
 use crate::walk;
 
 use super::select::Item;
@@ -39,6 +40,11 @@ impl Binder<'_> {
                 "GROUP BY modifiers are not supported",
             ));
         }
+        let marked = |e: &E| matches!(e, E::Identifier(i) if i.value == DISTINCT_SETS);
+        let (distinct, exprs) = match exprs.split_first() {
+            Some((mark, rest)) if marked(mark) => (true, rest),
+            _ => (false, exprs.as_slice()),
+        };
         let c = Ctx {
             aggregates: false,
             windows: false,
@@ -89,6 +95,17 @@ impl Binder<'_> {
             plain = false;
             sets = product(sets, &element)?;
         }
+        if distinct {
+            let all = std::mem::take(&mut sets);
+            for set in all {
+                let alike = |s: &Vec<Expr>| {
+                    s.iter().all(|e| set.contains(e)) && set.iter().all(|e| s.contains(e))
+                };
+                if !sets.iter().any(alike) {
+                    sets.push(set);
+                }
+            }
+        }
         let sets = GroupingSet::GroupingSets(sets);
         Ok(Groups {
             keys,
@@ -124,6 +141,11 @@ impl Binder<'_> {
             if c.scope.column(&name)?.is_none()
                 && let Some(n) = items.iter().position(|i| i.name == name)
             {
+                let mut others = items[n + 1..].iter().filter(|i| i.name == name);
+                if others.any(|o| o.value.expr != items[n].value.expr) {
+                    let message = format!("GROUP BY \"{name}\" is ambiguous");
+                    return Err(SqlError::new("42702", message));
+                }
                 return from_item(n);
             }
         }

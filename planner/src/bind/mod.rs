@@ -14,6 +14,7 @@ pub(crate) mod expr;
 pub(crate) mod from;
 mod from_functions;
 pub(crate) mod grouping;
+mod hypothetical;
 pub(crate) mod lateral;
 pub(crate) mod names;
 pub(crate) mod operators;

@@ -1,5 +1,6 @@
 //! Operators: which one two types select.
 
+use arrow::datatypes::DataType;
 use datafusion_common::ScalarValue;
 use datafusion_expr::expr::Like;
 use datafusion_expr::{BinaryExpr, Expr, Operator};
@@ -176,6 +177,17 @@ impl Binder<'_> {
             SqlType::Interval => self.function("interval_key", vec![t], None),
             SqlType::Jsonb => self.function("jsonb_key", vec![t], None),
             _ => Ok(t),
+        }
+    }
+
+    /// What ORDER BY sorts by.
+    pub(crate) fn sort_key(&self, t: Typed) -> Result<Typed> {
+        match &t.ty {
+            SqlType::Other(of @ DataType::Struct(_)) => {
+                let key = crate::functions::rows::key(t.expr, of);
+                Ok(Typed::new(key, SqlType::Bytea))
+            }
+            _ => self.order_key(t),
         }
     }
 

@@ -275,7 +275,7 @@ impl Binder<'_> {
                 }
                 Key::Beside(i, _) if distinct => {
                     let column = Expr::Column(outputs[*i].clone());
-                    self.order_key(Typed::new(column, types[*i].clone()))?.expr
+                    self.sort_key(Typed::new(column, types[*i].clone()))?.expr
                 }
                 Key::Hidden(e) | Key::Beside(_, e) => {
                     // DISTINCT ON and ORDER BY may mean the same.
@@ -305,7 +305,7 @@ impl Binder<'_> {
         if !on.is_empty() {
             plan = self.distinct_on(plan, on, &sorts, &outputs)?;
         }
-        plan = self.sort_and_limit(plan, sorts, &outputs, tail, ctes)?;
+        plan = self.sort_and_limit(plan, sorts, (&outputs, &types), tail, ctes)?;
         if plan.schema().fields().len() > outputs.len() {
             plan = project(plan, outputs.into_iter().map(Expr::Column).collect())?;
         }

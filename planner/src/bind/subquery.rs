@@ -18,6 +18,7 @@ use super::expr::{Ctx, Truth, strip};
 use super::scope::Outer;
 use super::{Binder, Rel, RelCol, Typed, builder, df, literal, null_of, project, truth};
 use crate::error::{Result, SqlError};
+use crate::functions::single::nullable;
 
 impl Binder<'_> {
     /// A query inside an expression; `f` may add to its plan.
@@ -51,7 +52,14 @@ impl Binder<'_> {
     pub(crate) fn scalar_subquery(&self, c: Ctx, q: &ast::Query) -> Result<Typed> {
         let (s, cols) = self.subquery(c, q, |_, r| Ok(r))?;
         let col = Self::one_column(&cols)?;
-        Ok(Typed::new(Expr::ScalarSubquery(s), col.ty.clone()))
+        let never_null = !s.subquery.schema().field(0).is_nullable();
+        let value = Expr::ScalarSubquery(s);
+        let value = match never_null {
+            // Without a row it is NULL.
+            true => nullable(value, &col.ty),
+            false => value,
+        };
+        Ok(Typed::new(value, col.ty.clone()))
     }
 
     /// The fields of the one row that a subquery gives, each as a subquery.

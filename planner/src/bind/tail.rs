@@ -1,5 +1,6 @@
 //! The end of a query: ORDER BY, LIMIT, OFFSET and FETCH.
 
+use datafusion_common::tree_node::TreeNode;
 use datafusion_common::{Column, ScalarValue};
 use datafusion_expr::expr::{Sort, WindowFunction};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator};
@@ -12,6 +13,7 @@ use super::select::Item;
 use super::{Binder, Ctes, Rel, Typed, builder, columns_of, df, filter, literal, project};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
+use crate::functions::single::{Clause, number_of_rows};
 use crate::parser::{fold, position};
 
 /// ORDER BY, LIMIT and OFFSET of the query around a SELECT.
@@ -36,7 +38,7 @@ impl Tail<'_> {
 pub(super) enum Key {
     Output(usize),
     Hidden(Expr),
-    /// What orders the values of an output column (`Binder::order_key`), as an expression beside it.
+    /// What orders the values of an output column (`Binder::sort_key`), as an expression beside it.
     Beside(usize, Expr),
 }
 
@@ -63,7 +65,8 @@ impl Binder<'_> {
             sorts.push(self.sort(t, &o.options)?);
         }
         let cols: Vec<Column> = rel.cols.iter().map(|c| c.column.clone()).collect();
-        let plan = self.sort_and_limit(rel.plan, sorts, &cols, tail, ctes)?;
+        let types: Vec<SqlType> = rel.cols.iter().map(|c| c.ty.clone()).collect();
+        let plan = self.sort_and_limit(rel.plan, sorts, (&cols, &types), tail, ctes)?;
         Ok(Rel {
             plan,
             cols: rel.cols,
@@ -100,8 +103,12 @@ impl Binder<'_> {
         let output = |i: usize| -> Result<(Key, ast::OrderByOptions)> {
             let v = &items[i].value;
             match v.ty {
-                SqlType::Interval | SqlType::Jsonb if !v.unknown => {
-                    Ok((Key::Beside(i, self.order_key(v.clone())?.expr), none))
+                SqlType::Interval
+                | SqlType::Jsonb
+                | SqlType::Other(arrow::datatypes::DataType::Struct(_))
+                    if !v.unknown =>
+                {
+                    Ok((Key::Beside(i, self.sort_key(v.clone())?.expr), none))
                 }
                 SqlType::Json => Err(SqlError::new(
                     "42883",
@@ -131,7 +138,7 @@ impl Binder<'_> {
         if let Some(n) = items.iter().position(|i| i.value.expr == t.expr) {
             return output(n);
         }
-        Ok((Key::Hidden(self.order_key(t)?.expr), none))
+        Ok((Key::Hidden(self.sort_key(t)?.expr), none))
     }
 
     /// Sorts and cuts. A cut makes the order total, so that it can't depend on how rows arrive.
@@ -139,15 +146,19 @@ impl Binder<'_> {
         &self,
         plan: LogicalPlan,
         mut sorts: Vec<Sort>,
-        outputs: &[Column],
+        (outputs, types): (&[Column], &[SqlType]),
         tail: &Tail,
         ctes: &Ctes,
     ) -> Result<LogicalPlan> {
         let cut = tail.limit.is_some() || tail.offset.is_some() || tail.one;
         let chosen = sorts.clone();
         if cut {
-            for c in outputs {
+            for (c, ty) in outputs.iter().zip(types) {
                 let e = Expr::Column(c.clone());
+                let e = match crate::functions::rows::is_row(ty) {
+                    true => self.sort_key(Typed::new(e, ty.clone()))?.expr,
+                    false => e,
+                };
                 if !sorts.iter().any(|s| s.expr == e) {
                     sorts.push(Sort::new(e, true, false));
                 }
@@ -163,7 +174,16 @@ impl Binder<'_> {
             false => count(tail.limit, "LIMIT")?,
         };
         if tail.ties {
-            return with_ties(plan, chosen, sorts, limit, offset);
+            if chosen.is_empty() {
+                return Err(SqlError::new(
+                    "42601",
+                    "WITH TIES cannot be specified without ORDER BY clause",
+                ));
+            }
+            return by_number(plan, Some(chosen), sorts, limit, offset);
+        }
+        if limit.iter().chain(&offset).any(needs_a_run) {
+            return by_number(plan, None, sorts, limit, offset);
         }
         let mut b = builder(plan);
         if !sorts.is_empty() {
@@ -197,20 +217,26 @@ impl Binder<'_> {
     }
 }
 
-/// The first rows and those that `chosen` leaves equal to the last of them; `total` orders all rows.
-fn with_ties(
+/// Whether the number is only known when the query runs. A parameter is known before.
+fn needs_a_run(number: &Expr) -> bool {
+    super::select::has_subquery(number) || number.is_volatile() || {
+        let stable = |e: &Expr| {
+            matches!(e, Expr::ScalarFunction(f)
+                if f.func.signature().volatility != datafusion_expr::Volatility::Immutable)
+        };
+        number.exists(|e| Ok(stable(e))).unwrap_or(true)
+    }
+}
+
+/// The rows whose numbers in the order `total` are after `offset` and within `limit`. `ties`: and those that this order leaves
+/// equal to the last of them.
+fn by_number(
     plan: LogicalPlan,
-    chosen: Vec<Sort>,
+    ties: Option<Vec<Sort>>,
     total: Vec<Sort>,
     limit: Option<Expr>,
     offset: Option<Expr>,
 ) -> Result<LogicalPlan> {
-    if chosen.is_empty() {
-        return Err(SqlError::new(
-            "42601",
-            "WITH TIES cannot be specified without ORDER BY clause",
-        ));
-    }
     let columns = columns_of(&plan).into_iter().map(Expr::Column).collect();
     let numbered = |function, order: &[Sort]| {
         Expr::WindowFunction(Box::new(WindowFunction {
@@ -226,11 +252,16 @@ fn with_ties(
             },
         }))
     };
-    let rank = numbered(datafusion::functions_window::rank::rank_udwf(), &chosen);
     let number = numbered(
         datafusion::functions_window::row_number::row_number_udwf(),
         &total,
     );
+    let mut calls = vec![number.clone()];
+    let mut last = number.clone();
+    if let Some(chosen) = ties {
+        last = numbered(datafusion::functions_window::rank::rank_udwf(), &chosen);
+        calls.push(last.clone());
+    }
     let value = |call: &Expr| {
         let column = Expr::Column(Column::new_unqualified(call.schema_name().to_string()));
         Expr::Cast(datafusion_expr::Cast::new(
@@ -238,19 +269,25 @@ fn with_ties(
             arrow::datatypes::DataType::Int64,
         ))
     };
-    let skipped = offset.unwrap_or_else(|| literal(ScalarValue::Int64(Some(0))));
+    let skipped = match offset {
+        Some(offset) => number_of_rows(offset, Clause::Offset),
+        None => literal(ScalarValue::Int64(Some(0))),
+    };
     let mut taken = value(&number).gt(skipped.clone());
     if let Some(limit) = limit {
-        let last = Expr::BinaryExpr(datafusion_expr::BinaryExpr::new(
+        let place = Expr::BinaryExpr(datafusion_expr::BinaryExpr::new(
+            Box::new(value(&last)),
+            Operator::Minus,
             Box::new(skipped),
-            Operator::Plus,
-            Box::new(limit),
         ));
-        taken = taken.and(value(&rank).lt_eq(last));
+        taken = taken.and(place.lt_eq(number_of_rows(limit, Clause::Limit)));
     }
-    let plan = df(LogicalPlanBuilder::window_plan(plan, vec![rank, number]))?;
+    let plan = df(LogicalPlanBuilder::window_plan(plan, calls))?;
     let plan = project(filter(plan, taken)?, columns)?;
-    df(builder(plan).sort(total).and_then(|b| b.build()))
+    match total.is_empty() {
+        true => Ok(plan),
+        false => df(builder(plan).sort(total).and_then(|b| b.build())),
+    }
 }
 
 /// A number that stands for an output column, from 0.

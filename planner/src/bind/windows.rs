@@ -18,7 +18,9 @@ use super::types::{is_integer, is_number};
 use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
+use crate::functions::windows::{Exclude, Of, over_frame, shifted};
 use crate::parser::fold;
+use crate::parser::spelling::EXCLUDED;
 
 /// Names of functions that need OVER.
 pub(crate) fn is_window(name: &str) -> bool {
@@ -38,6 +40,22 @@ pub(crate) fn is_window(name: &str) -> bool {
     )
 }
 
+/// What the window's frame leaves out, whose mark is taken out of PARTITION BY (`parser::spelling`).
+fn excluded(spec: &mut ast::WindowSpec) -> Exclude {
+    let Some(ast::Expr::Identifier(mark)) = spec.partition_by.first() else {
+        return Exclude::Nothing;
+    };
+    let all = [Exclude::CurrentRow, Exclude::Group, Exclude::Ties];
+    let mut marks = EXCLUDED.iter().zip(all);
+    match marks.find(|((name, _), _)| *name == mark.value) {
+        Some((_, exclude)) => {
+            spec.partition_by.remove(0);
+            exclude
+        }
+        None => Exclude::Nothing,
+    }
+}
+
 impl Binder<'_> {
     pub(super) fn window_call(&self, c: Ctx, name: &str, f: &ast::Function) -> Result<Typed> {
         let Some(calls) = c.calls.filter(|_| c.windows) else {
@@ -55,7 +73,8 @@ impl Binder<'_> {
             clause: "window",
             ..c
         };
-        let spec = self.window_spec(c, f.over.as_ref())?;
+        let mut spec = self.window_spec(c, f.over.as_ref())?;
+        let exclude = excluded(&mut spec);
         let partition_by = self
             .exprs(inner, &spec.partition_by)?
             .into_iter()
@@ -66,16 +85,10 @@ impl Binder<'_> {
             Some(w) => self.frame(inner, w, &spec.order_by, &mut order_by)?,
             None => WindowFrame::new((!order_by.is_empty()).then_some(false)),
         };
-        let (fun, args, ty, resolved, filter, distinct) = if is_window(name) {
-            let (udwf, args, ty) = self.window_function(inner, name, f)?;
-            (
-                WindowFunctionDefinition::WindowUDF(udwf),
-                args,
-                ty,
-                None,
-                None,
-                false,
-            )
+        let (fun, args, ty, resolved, filter) = if is_window(name) {
+            let (udwf, args, ty) = self.window_function(inner, name, f, exclude, &order_by)?;
+            let fun = WindowFunctionDefinition::WindowUDF(udwf);
+            (fun, args, ty, None, None)
         } else if is_aggregate(name) {
             let (r, distinct, filter, _) = self.aggregate_parts(inner, name, f)?;
             if distinct {
@@ -83,8 +96,19 @@ impl Binder<'_> {
                     "DISTINCT is not implemented for window functions",
                 ));
             }
-            let def = WindowFunctionDefinition::AggregateUDF(r.function.clone());
-            (def, r.args.clone(), r.ty.clone(), Some(r), filter, distinct)
+            let (mut args, ty) = (r.args.clone(), r.ty.clone());
+            if exclude == Exclude::Nothing {
+                let def = WindowFunctionDefinition::AggregateUDF(r.function.clone());
+                (def, args, ty, Some(r), filter)
+            } else {
+                let of = Of::Aggregate(r.function.clone());
+                let keys = order_by.len();
+                let over = over_frame(of, exclude, args.len(), filter.is_some(), keys);
+                args.extend(filter.map(|f| *f));
+                args.extend(order_by.iter().map(|s| s.expr.clone()));
+                let def = WindowFunctionDefinition::WindowUDF(over);
+                (def, args, ty, Some(r), None)
+            }
         } else {
             return Err(SqlError::new(
                 "42809",
@@ -102,7 +126,7 @@ impl Binder<'_> {
                 window_frame,
                 filter,
                 null_treatment: None,
-                distinct,
+                distinct: false,
             },
         }));
         let mut calls = calls.borrow_mut();
@@ -126,21 +150,14 @@ impl Binder<'_> {
         c: Ctx,
         name: &str,
         f: &ast::Function,
+        exclude: Exclude,
+        order_by: &[Sort],
     ) -> Result<(Arc<datafusion_expr::WindowUDF>, Vec<Expr>, SqlType)> {
         let args = match &f.args {
             FunctionArguments::List(l) => self.function_args(c, &l.args)?,
             _ => Vec::new(),
         };
         let none = || no_function(name, &args.iter().map(Typed::type_name).collect::<Vec<_>>());
-        let integer = |t: &Typed| -> Result<Expr> {
-            let e = self.implicit(t, &SqlType::Int8)?;
-            match super::dml::fold_constant(&e) {
-                Some(v @ ScalarValue::Int64(_)) => Ok(literal(v)),
-                _ => Err(SqlError::unsupported(format!(
-                    "the offset of {name} must be a constant"
-                ))),
-            }
-        };
         if matches!(
             name,
             "row_number" | "rank" | "dense_rank" | "percent_rank" | "cume_dist"
@@ -155,42 +172,106 @@ impl Binder<'_> {
             "percent_rank" => (win::rank::percent_rank_udwf(), vec![], SqlType::Float8),
             "cume_dist" => (win::cume_dist::cume_dist_udwf(), vec![], SqlType::Float8),
             "ntile" => {
-                let n = integer(args.first().ok_or_else(none)?)?;
-                (win::ntile::ntile_udwf(), vec![n], SqlType::Int4)
-            }
-            "lag" | "lead" => {
-                let v = self.known(args.first().ok_or_else(none)?.clone())?;
-                let mut out = vec![v.expr];
-                if let Some(n) = args.get(1) {
-                    out.push(integer(n)?);
-                }
-                if let Some(d) = args.get(2) {
-                    let e = self.cast(d.clone(), &v.ty, Context::Explicit)?;
-                    match super::dml::fold_constant(&e) {
-                        Some(s) => out.push(literal(s)),
-                        None => {
-                            return Err(SqlError::unsupported(format!(
-                                "the default of {name} must be a constant"
-                            )));
-                        }
+                let [n] = args.as_slice() else {
+                    return Err(none());
+                };
+                let n = self.implicit(n, &SqlType::Int8).map_err(|_| none())?;
+                match super::dml::fold_constant(&n) {
+                    Some(ScalarValue::Int64(None)) => {
+                        let nothing = super::null_of(&SqlType::Int4);
+                        (
+                            shifted(true),
+                            vec![nothing.clone(), n, nothing],
+                            SqlType::Int4,
+                        )
+                    }
+                    Some(n @ ScalarValue::Int64(_)) => {
+                        (win::ntile::ntile_udwf(), vec![literal(n)], SqlType::Int4)
+                    }
+                    _ => {
+                        return Err(SqlError::unsupported(
+                            "the number of ntile must be a constant",
+                        ));
                     }
                 }
-                let f = if name == "lag" {
-                    win::lead_lag::lag_udwf()
-                } else {
-                    win::lead_lag::lead_udwf()
+            }
+            "lag" | "lead" => {
+                if args.len() > 3 {
+                    return Err(none());
+                }
+                let v = self.known(args.first().ok_or_else(none)?.clone())?;
+                // The value and what stands for it are of one type.
+                let (v, default) = match args.get(2) {
+                    None => (v, None),
+                    Some(d) => {
+                        let both = [(&v.ty, args[0].unknown), (&d.ty, d.unknown)];
+                        let ty = self
+                            .unify_types(both.into_iter(), name)
+                            .map_err(|_| none())?;
+                        let ty = match ty == v.ty {
+                            true => ty,
+                            false => super::coerce::own_scales(ty, both.into_iter()),
+                        };
+                        let value = self.implicit(&args[0], &ty)?;
+                        (Typed::new(value, ty.clone()), Some(self.implicit(d, &ty)?))
+                    }
                 };
-                (f, out, v.ty)
+                let one = literal(ScalarValue::Int64(Some(1)));
+                let n = match args.get(1) {
+                    Some(n) if n.unknown => self.implicit(n, &SqlType::Int8)?,
+                    Some(n) => self.implicit(n, &SqlType::Int8).map_err(|_| none())?,
+                    None => one,
+                };
+                let constant = |e: &Expr| super::dml::fold_constant(e);
+                match (constant(&n), default.as_ref().map(constant)) {
+                    (Some(n @ ScalarValue::Int64(Some(_))), None | Some(Some(_))) => {
+                        let mut out = vec![v.expr, literal(n)];
+                        out.extend(default.as_ref().and_then(constant).map(literal));
+                        let f = match name {
+                            "lag" => win::lead_lag::lag_udwf(),
+                            _ => win::lead_lag::lead_udwf(),
+                        };
+                        (f, out, v.ty)
+                    }
+                    _ => {
+                        let default = default.unwrap_or_else(|| super::null_of(&v.ty));
+                        (shifted(name == "lag"), vec![v.expr, n, default], v.ty)
+                    }
+                }
             }
             _ => {
                 let v = self.known(args.first().ok_or_else(none)?.clone())?;
+                let nth = name == "nth_value";
+                if args.len() != 1 + usize::from(nth) {
+                    return Err(none());
+                }
                 let mut out = vec![v.expr];
-                let f = match name {
-                    "first_value" => win::nth_value::first_value_udwf(),
-                    "last_value" => win::nth_value::last_value_udwf(),
-                    _ => {
-                        out.push(integer(args.get(1).ok_or_else(none)?)?);
-                        win::nth_value::nth_value_udwf()
+                let mut plain = exclude == Exclude::Nothing;
+                if nth {
+                    let n = self
+                        .implicit(&args[1], &SqlType::Int8)
+                        .map_err(|_| none())?;
+                    match super::dml::fold_constant(&n) {
+                        Some(n @ ScalarValue::Int64(Some(1..))) => out.push(literal(n)),
+                        _ => {
+                            plain = false;
+                            out.push(n);
+                        }
+                    }
+                }
+                let f = match (plain, name) {
+                    (true, "first_value") => win::nth_value::first_value_udwf(),
+                    (true, "last_value") => win::nth_value::last_value_udwf(),
+                    (true, _) => win::nth_value::nth_value_udwf(),
+                    (false, name) => {
+                        let of = match name {
+                            "first_value" => Of::First,
+                            "last_value" => Of::Last,
+                            _ => Of::Nth,
+                        };
+                        let over = over_frame(of, exclude, out.len(), false, order_by.len());
+                        out.extend(order_by.iter().map(|s| s.expr.clone()));
+                        over
                     }
                 };
                 (f, out, v.ty)

@@ -7,6 +7,7 @@ use datafusion::datasource::provider_as_source;
 use datafusion_common::Column;
 use datafusion_expr::{Expr, LogicalPlanBuilder};
 use sqlparser::ast::{self, SetExpr};
+use tidemill_zset::schema::SqlType;
 
 use super::scope::Outer;
 use super::{Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, project, unique_names};
@@ -62,7 +63,7 @@ impl Binder<'_> {
             ));
         }
         let start = self.set_expr(left, ctes, outer)?;
-        let start = renamed(self.settled(start)?, Some(&c.alias))?;
+        let mut start = renamed(self.settled(start)?, Some(&c.alias))?;
         let names = unique_names(
             &start
                 .cols
@@ -70,61 +71,37 @@ impl Binder<'_> {
                 .map(|c| c.name.clone())
                 .collect::<Vec<_>>(),
         );
+        let internal = self.qualifier(name);
+        let mut step = self.step(name, &internal, &start, &names, right, (ctes, outer))?;
+        if let Some(types) = open_numerics(&start, &step) {
+            start = self.recast(start, &types)?;
+            step = self.step(name, &internal, &start, &names, right, (ctes, outer))?;
+        }
         let exprs = start
             .cols
             .iter()
             .zip(&names)
-            .map(|(c, n)| Expr::Column(c.column.clone()).alias(n))
+            .map(|(c, n)| open(Expr::Column(c.column.clone()), &c.ty).alias(n))
             .collect();
         let first = project(start.plan, exprs)?;
-        let internal = self.qualifier(name);
-        let fields: Vec<arrow::datatypes::Field> = start
-            .cols
-            .iter()
-            .zip(&names)
-            .map(|(c, n)| arrow::datatypes::Field::new(n, c.ty.arrow(), true))
-            .collect();
-        let table = Arc::new(CteWorkTable::new(
-            &internal,
-            Arc::new(arrow::datatypes::Schema::new(fields)),
-        ));
-        let scan = df(
-            LogicalPlanBuilder::scan(internal.clone(), provider_as_source(table), None)
-                .and_then(|b| b.build()),
-        )?;
-        let cols: Vec<RelCol> = start
-            .cols
-            .iter()
-            .zip(&names)
-            .map(|(c, n)| RelCol {
-                column: Column::new(Some(internal.clone()), n),
-                ..c.clone()
-            })
-            .collect();
-        let mut inner = ctes.clone();
-        inner.push((name.to_string(), Rel { plan: scan, cols }));
-        let step = self.set_expr(right, &inner, outer)?;
-        if step.cols.len() != start.cols.len() {
-            return Err(SqlError::new(
-                "42601",
-                "each UNION query must have the same number of columns",
-            ));
-        }
         let exprs = step
             .cols
             .iter()
             .zip(&start.cols)
             .zip(&names)
-            .map(|((s, f), n)| {
+            .enumerate()
+            .map(|(i, ((s, f), n))| {
                 let t = Typed { expr: Expr::Column(s.column.clone()), ty: s.ty.clone(), unknown: false };
                 let wide = super::types::common(&f.ty, &s.ty);
-                if !s.unknown && wide.as_ref() != Some(&f.ty) {
+                let numerics = matches!((&f.ty, &s.ty), (SqlType::Numeric(..), SqlType::Numeric(..)));
+                if !s.unknown && !numerics && wide.as_ref() != Some(&f.ty) {
                     return Err(SqlError::new("42804", format!(
                         "recursive query \"{name}\" column {} has type {} in non-recursive term but type {} overall",
-                        1, super::types::plain_name(&f.ty), super::types::plain_name(&s.ty)
+                        i + 1, super::types::plain_name(&f.ty), super::types::plain_name(&s.ty)
                     )).hint("Cast the output of the non-recursive term to the correct type."));
                 }
-                Ok(self.cast(t, &f.ty, crate::functions::cast::Context::Explicit)?.alias(n))
+                let value = self.cast(t, &f.ty, crate::functions::cast::Context::Explicit)?;
+                Ok(open(value, &f.ty).alias(n))
             })
             .collect::<Result<Vec<_>>>()?;
         let step = project(step.plan, exprs)?;
@@ -141,6 +118,98 @@ impl Binder<'_> {
             .collect();
         Ok(Rel { plan, cols })
     }
+}
+
+impl Binder<'_> {
+    /// The recursive term over a table of the non-recursive one's columns.
+    fn step(
+        &self,
+        name: &str,
+        internal: &str,
+        start: &Rel,
+        names: &[String],
+        term: &SetExpr,
+        (ctes, outer): (&Ctes, Outer),
+    ) -> Result<Rel> {
+        let fields: Vec<arrow::datatypes::Field> = start
+            .cols
+            .iter()
+            .zip(names)
+            .map(|(c, n)| arrow::datatypes::Field::new(n, c.ty.arrow(), true))
+            .collect();
+        let table = Arc::new(CteWorkTable::new(
+            internal,
+            Arc::new(arrow::datatypes::Schema::new(fields)),
+        ));
+        let scan =
+            df(
+                LogicalPlanBuilder::scan(internal.to_string(), provider_as_source(table), None)
+                    .and_then(|b| b.build()),
+            )?;
+        let cols: Vec<RelCol> = start
+            .cols
+            .iter()
+            .zip(names)
+            .map(|(c, n)| RelCol {
+                column: Column::new(Some(internal.to_string()), n),
+                ..c.clone()
+            })
+            .collect();
+        let mut inner = ctes.clone();
+        inner.push((name.to_string(), Rel { plan: scan, cols }));
+        let step = self.set_expr(term, &inner, outer)?;
+        if step.cols.len() != start.cols.len() {
+            return Err(SqlError::new(
+                "42601",
+                "each UNION query must have the same number of columns",
+            ));
+        }
+        Ok(step)
+    }
+
+    /// The relation with its columns as these types.
+    fn recast(&self, rel: Rel, types: &[SqlType]) -> Result<Rel> {
+        let (mut exprs, mut cols) = (vec![], vec![]);
+        for (c, ty) in rel.cols.into_iter().zip(types) {
+            let value = Typed::new(Expr::Column(c.column), c.ty);
+            let name = self.fresh(&c.name);
+            let context = crate::functions::cast::Context::Explicit;
+            exprs.push(self.cast(value, ty, context)?.alias(&name));
+            cols.push(RelCol {
+                name: c.name,
+                ty: ty.clone(),
+                unknown: c.unknown,
+                column: Column::new_unqualified(name),
+            });
+        }
+        let plan = project(rel.plan, exprs)?;
+        Ok(Rel { plan, cols })
+    }
+}
+
+/// A numeric without a scale of its own says so in its field; both terms must.
+fn open(value: Expr, ty: &SqlType) -> Expr {
+    match ty {
+        SqlType::Numeric(0, _) => crate::functions::single::nullable(value, ty),
+        _ => value,
+    }
+}
+
+/// Types of the columns where numerics of the recursive term have other digits than those that it starts from: the values of
+/// each round may need more.
+fn open_numerics(start: &Rel, step: &Rel) -> Option<Vec<SqlType>> {
+    let types = start.cols.iter().zip(&step.cols);
+    let types: Vec<SqlType> = types
+        .map(|(f, s)| match (&f.ty, &s.ty) {
+            (SqlType::Numeric(_, a), SqlType::Numeric(_, b)) if a == b => SqlType::Numeric(38, *a),
+            (SqlType::Numeric(_, a), SqlType::Numeric(_, b)) => {
+                SqlType::Numeric(0, super::types::SCALE_DEFAULT.max(*a).max(*b))
+            }
+            (of, _) => of.clone(),
+        })
+        .collect();
+    let same = types.iter().zip(&start.cols).all(|(t, c)| *t == c.ty);
+    (!same).then_some(types)
 }
 
 /// True if the query reads a relation of that name.

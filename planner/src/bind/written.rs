@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema};
 use sqlparser::ast::{self, OnConflict, OnConflictAction, OnInsert, SelectItem};
 use tidemill_zset::CollectionId;
+use tidemill_zset::schema::SqlType;
 
 use super::expr::Ctx;
 use super::scope::{Outer, Scope, ScopeCol, ScopeTable};
@@ -102,18 +103,40 @@ fn written(table: &Relation, fields: Vec<Field>) -> Relation {
 }
 
 impl Binder<'_> {
-    /// RETURNING: `items` over rows of the table's columns.
+    /// RETURNING: `items` over rows of the table's columns and then, where there are several relations in `from`, those of the
+    /// others.
     pub(crate) fn returning(
         &self,
         items: &[SelectItem],
         table: &Relation,
         alias: Option<&str>,
+        from: &[ast::TableWithJoins],
     ) -> Result<Rel> {
-        let fields = table.columns.fields().iter().map(|f| f.as_ref().clone());
-        let rel = self.scan(&written(table, fields.collect()), "written")?;
-        let mut scope = Scope::new(Outer::None);
-        scope.add(scope_table(&rel.cols, alias.unwrap_or(&table.name), table))?;
         let ctes = Ctes::new();
+        let alone = from.len() < 2 && from.iter().all(|t| t.joins.is_empty());
+        let others = match alone {
+            true => vec![],
+            false => self
+                .relations(from, &ctes, Outer::None)?
+                .1
+                .tables
+                .split_off(1),
+        };
+        let own = table.columns.fields().iter().map(|f| f.as_ref().clone());
+        let all = others.iter().flat_map(|t| &t.cols).enumerate();
+        let more = all.map(|(i, c)| c.ty.field(&beside_name(i), true));
+        let rel = self.scan(&written(table, own.chain(more).collect()), "written")?;
+        let (own, mut more) = rel.cols.split_at(table.columns.fields().len());
+        let mut scope = Scope::new(Outer::None);
+        scope.add(scope_table(own, alias.unwrap_or(&table.name), table))?;
+        for mut other in others {
+            let given;
+            (given, more) = more.split_at(other.cols.len());
+            for (c, g) in other.cols.iter_mut().zip(given) {
+                c.expr = datafusion_expr::Expr::Column(g.column.clone());
+            }
+            scope.add(other)?;
+        }
         let ctx = Ctx {
             clause: "RETURNING",
             ..Ctx::plain(&scope, &ctes, "RETURNING")
@@ -129,6 +152,38 @@ impl Binder<'_> {
                 ty: value.ty,
                 unknown: false,
                 column: datafusion_common::Column::new_unqualified(name),
+            });
+        }
+        Ok(Rel {
+            plan: project(rel.plan, exprs)?,
+            cols,
+        })
+    }
+
+    /// The conditions of a table's CHECKs over rows of its columns.
+    pub(crate) fn checks(&self, conditions: &[String], table: &Relation) -> Result<Rel> {
+        let fields = table.columns.fields().iter().map(|f| f.as_ref().clone());
+        let rel = self.scan(&written(table, fields.collect()), "written")?;
+        let mut scope = Scope::new(Outer::None);
+        scope.add(scope_table(&rel.cols, &table.name, table))?;
+        let ctes = Ctes::new();
+        let ctx = Ctx::plain(&scope, &ctes, "check constraints");
+        let (mut exprs, mut cols) = (Vec::new(), Vec::new());
+        for (i, condition) in conditions.iter().enumerate() {
+            let condition = crate::parser::parse_expr(condition)?;
+            if has_query(&condition) {
+                return Err(SqlError::unsupported(
+                    "cannot use subquery in check constraint",
+                ));
+            }
+            let value = self.expr(ctx, &condition)?;
+            let name = format!("check#{i}");
+            exprs.push(self.boolean(value, "CHECK")?.alias(&name));
+            cols.push(RelCol {
+                column: datafusion_common::Column::new_unqualified(&name),
+                name,
+                ty: SqlType::Bool,
+                unknown: false,
             });
         }
         Ok(Rel {
@@ -195,8 +250,22 @@ impl Binder<'_> {
             .map(|c| c.expr.clone())
             .collect();
         let new = self.assignments(&update.assignments, &scope, &ctes, table, defaults, &old)?;
-        super::dml::old_and_new(plan, table, old, new)
+        super::dml::old_and_new(plan, table, old, new, vec![])
     }
+}
+
+/// The name of the column `i` of the relations beside the one that is written to.
+pub(super) fn beside_name(i: usize) -> String {
+    format!("from#{i}")
+}
+
+fn has_query(e: &ast::Expr) -> bool {
+    crate::walk::any_expr(e, |e| {
+        matches!(
+            e,
+            ast::Expr::Subquery(_) | ast::Expr::Exists { .. } | ast::Expr::InSubquery { .. }
+        )
+    })
 }
 
 fn scope_table(cols: &[RelCol], alias: &str, table: &Relation) -> ScopeTable {

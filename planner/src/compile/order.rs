@@ -7,10 +7,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::{Optimizer, OptimizerContext};
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
-use datafusion_common::{Column, Result};
+use datafusion_common::{Column, DFSchema, Result};
 use datafusion_expr::expr::Sort as SortExpr;
 use datafusion_expr::logical_plan::{Limit, Sort, SubqueryAlias, Window};
 use datafusion_expr::{
@@ -19,6 +20,8 @@ use datafusion_expr::{
 use datafusion_expr::{DistinctOn, WindowFrameBound, WindowFunctionDefinition};
 
 use super::expr::unalias;
+use crate::functions::rows;
+use crate::functions::windows::OVER_FRAME;
 
 /// Aggregates whose result depends on the order of their input.
 const ORDERED_AGGREGATES: [&str; 10] = [
@@ -94,7 +97,8 @@ fn total(plan: LogicalPlan) -> Result<LogicalPlan> {
             let used = on.select_expr.iter().flat_map(|e| e.column_refs());
             let columns: Vec<Column> = on.input.schema().columns();
             let used: HashSet<Column> = used.cloned().collect();
-            break_ties(&mut sort, columns.into_iter().filter(|c| used.contains(c)));
+            let ties = columns.into_iter().filter(|c| used.contains(c));
+            break_ties(&mut sort, ties.map(Expr::Column));
             Ok(Transformed::yes(LogicalPlan::Distinct(Distinct::On(
                 DistinctOn {
                     sort_expr: Some(sort),
@@ -127,10 +131,22 @@ fn ascending(e: Expr) -> SortExpr {
     SortExpr::new(e, true, false)
 }
 
+/// Columns of the schema, by which rows are told apart.
+fn told_apart(schema: &DFSchema) -> Vec<Expr> {
+    let columns = schema.columns().into_iter().map(Expr::Column);
+    let fields = schema.fields().iter();
+    columns
+        .zip(fields)
+        .map(|(column, field)| match field.data_type() {
+            of @ DataType::Struct(_) => rows::key(column, of),
+            _ => column,
+        })
+        .collect()
+}
+
 /// Appends those of `columns` that `sort` doesn't name.
-fn break_ties(sort: &mut Vec<SortExpr>, columns: impl IntoIterator<Item = Column>) {
+fn break_ties(sort: &mut Vec<SortExpr>, columns: impl IntoIterator<Item = Expr>) {
     for column in columns {
-        let column = Expr::Column(column);
         if !sort.iter().any(|s| unalias(&s.expr) == &column) {
             sort.push(ascending(column));
         }
@@ -141,7 +157,7 @@ fn break_ties(sort: &mut Vec<SortExpr>, columns: impl IntoIterator<Item = Column
 fn sorted(plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(match plan {
         LogicalPlan::Sort(mut sort) => {
-            break_ties(&mut sort.expr, sort.input.schema().columns());
+            break_ties(&mut sort.expr, told_apart(sort.input.schema()));
             LogicalPlan::Sort(sort)
         }
         LogicalPlan::Projection(p) if is_sorted(&p.input) => {
@@ -154,7 +170,7 @@ fn sorted(plan: LogicalPlan) -> Result<LogicalPlan> {
         }
         input => {
             let mut expr = vec![];
-            break_ties(&mut expr, input.schema().columns());
+            break_ties(&mut expr, told_apart(input.schema()));
             match expr.is_empty() {
                 true => input,
                 false => LogicalPlan::Sort(Sort {
@@ -174,7 +190,7 @@ fn ordered_window(window: Window) -> Result<LogicalPlan> {
     let (by_row, by_peers): (Vec<Expr>, Vec<Expr>) =
         window.window_expr.into_iter().partition(is_ordered_window);
     let mixed = !by_peers.is_empty();
-    let ties = window.input.schema().columns();
+    let ties = told_apart(window.input.schema());
     let input = match mixed {
         true => Arc::new(LogicalPlan::Window(Window::try_new(
             by_peers,
@@ -197,18 +213,14 @@ fn ordered_window(window: Window) -> Result<LogicalPlan> {
     )?))
 }
 
-fn ordered_window_function(e: Expr, ties: &[Column]) -> Expr {
+fn ordered_window_function(e: Expr, ties: &[Expr]) -> Expr {
     let name = e.schema_name().to_string();
     let Expr::WindowFunction(w) = unalias(&e) else {
         return e;
     };
     let mut w = w.clone();
     let partition = w.params.partition_by.clone();
-    let ties = ties.iter().filter(|c| {
-        !partition
-            .iter()
-            .any(|p| matches!(p, Expr::Column(p) if p == *c))
-    });
+    let ties = ties.iter().filter(|tie| !partition.contains(tie));
     break_ties(&mut w.params.order_by, ties.cloned());
     Expr::WindowFunction(w).alias(name)
 }
@@ -227,7 +239,7 @@ fn is_ordered_window(e: &Expr) -> bool {
         "row_number" | "ntile" | "lag" | "lead" => true,
         "first_value" => rows || from_start,
         "last_value" | "nth_value" => rows || from_start && to_end,
-        name if ORDERED_AGGREGATES.contains(&name) => rows,
+        name if ORDERED_AGGREGATES.contains(&name) || name.starts_with(OVER_FRAME) => rows,
         _ => {
             rows && !(from_start && to_end)
                 && matches!(w.fun, WindowFunctionDefinition::AggregateUDF(_))

@@ -37,6 +37,12 @@ impl Compiler<'_> {
         let mut cut = Cut::default();
         let mut fragment = self.cut(plan, false, &mut cut)?;
         let width = plan.schema().fields().len();
+        if width > 0 && fragment.schema().fields().len() != width {
+            // What stands for an input without columns has some.
+            let own = plan.schema().columns().into_iter().map(Expr::Column);
+            let chosen = Projection::try_new(own.collect(), Arc::new(fragment));
+            fragment = LogicalPlan::Projection(chosen.map_err(|e| from_datafusion(&e))?);
+        }
         if width == 0 {
             // Only the number of rows matters, but a stored row has a column.
             let row = datafusion_expr::lit(true).alias("row");

@@ -194,7 +194,7 @@ fn too_many() -> SqlError {
     SqlError::new("53200", "generate_series gives too many rows at once")
 }
 
-fn integers(start: i64, stop: i64, step: i64) -> crate::error::Result<Vec<i64>> {
+fn integers(start: i128, stop: i128, step: i128) -> crate::error::Result<Vec<i128>> {
     if step == 0 {
         return Err(series_error());
     }
@@ -213,16 +213,63 @@ fn integers(start: i64, stop: i64, step: i64) -> crate::error::Result<Vec<i64>> 
     Ok(out)
 }
 
+/// The list of generate_series over numerics, all of the type `of`.
+pub(crate) fn numeric_series(
+    args: Vec<datafusion_expr::Expr>,
+    of: &SqlType,
+) -> datafusion_expr::Expr {
+    let ret = SqlType::Array(Box::new(of.clone()));
+    let (list, element) = (ret.clone(), of.clone());
+    let scale = crate::bind::types::as_numeric(of).1;
+    let kernel: Kernel = Arc::new(move |a: &Args| {
+        let get = |i: usize, row: usize| {
+            a.arrays[i]
+                .as_primitive::<Decimal128Type>()
+                .value(a.at(i, row))
+        };
+        let (mut all, mut lengths, mut valid) = (Vec::new(), Vec::new(), Vec::new());
+        for row in 0..a.rows {
+            let null = (0..a.arrays.len()).any(|i| a.is_null(i, row));
+            valid.push(!null);
+            if null {
+                lengths.push(0);
+                continue;
+            }
+            let step = match a.arrays.len() {
+                3 => get(2, row),
+                _ => 10i128.pow(scale.max(0) as u32),
+            };
+            let part = integers(get(0, row), get(1, row), step).map_err(external)?;
+            lengths.push(part.len());
+            if all.len() > SERIES_BATCH_MAX && a.rows > 1 {
+                return Err(external(too_many()));
+            }
+            all.extend(part);
+        }
+        let values = Decimal128Array::from(all).with_data_type(element.arrow());
+        super::cast::list_array(Arc::new(values), lengths, valid, &list)
+    });
+    super::call(
+        "generate_series",
+        format!("generate_series({of})"),
+        kernel,
+        datafusion_expr::Volatility::Immutable,
+        true,
+        args,
+        &ret,
+    )
+}
+
 fn integer_series(t: &CallTypes) -> Kernel {
     let ret = t.ret.clone();
     let small = matches!(&ret, SqlType::Array(of) if **of == SqlType::Int4);
     Arc::new(move |a: &Args| {
-        let get = |i: usize, row: usize| -> i64 {
+        let get = |i: usize, row: usize| -> i128 {
             let at = a.at(i, row);
             if small {
-                a.arrays[i].as_primitive::<Int32Type>().value(at) as i64
+                a.arrays[i].as_primitive::<Int32Type>().value(at).into()
             } else {
-                a.arrays[i].as_primitive::<Int64Type>().value(at)
+                a.arrays[i].as_primitive::<Int64Type>().value(at).into()
             }
         };
         let (mut all, mut lengths, mut valid) = (Vec::new(), Vec::new(), Vec::new());
@@ -244,7 +291,7 @@ fn integer_series(t: &CallTypes) -> Kernel {
         let values: ArrayRef = if small {
             Arc::new(all.into_iter().map(|v| v as i32).collect::<Int32Array>())
         } else {
-            Arc::new(Int64Array::from(all))
+            Arc::new(all.into_iter().map(|v| v as i64).collect::<Int64Array>())
         };
         super::cast::list_array(values, lengths, valid, &ret)
     })

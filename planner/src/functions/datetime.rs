@@ -76,15 +76,35 @@ fn difference(a: i64, b: i64) -> Result<Option<IntervalMonthDayNano>> {
 }
 
 fn scale(i: IntervalMonthDayNano, f: f64) -> Result<Option<IntervalMonthDayNano>> {
-    let months = i.months as f64 * f;
-    let days = i.days as f64 * f + ((months - months.trunc()) * 30.0 * 1e6).round() / 1e6;
-    let us = (i.nanoseconds / 1000) as f64 * f + ((days - days.trunc()) * DAY_US as f64).round();
+    scale_by(i, |x| x * f)
+}
+
+fn divide(i: IntervalMonthDayNano, f: f64) -> Result<Option<IntervalMonthDayNano>> {
+    if f == 0.0 {
+        return Err(super::arith::division_by_zero());
+    }
+    scale_by(i, |x| x / f)
+}
+
+/// Each unit is scaled by itself; what is left of months becomes days, and what is left of days time.
+fn scale_by(
+    i: IntervalMonthDayNano,
+    scaled: impl Fn(f64) -> f64,
+) -> Result<Option<IntervalMonthDayNano>> {
+    let to_micros = |x: f64| (x * 1e6).round_ties_even() / 1e6;
+    let (months, days) = (scaled(i.months as f64), scaled(i.days as f64));
+    let more_days = to_micros((months - months.trunc()) * 30.0);
+    let part = days - days.trunc() + more_days - more_days.trunc();
+    let seconds = to_micros(part * 86_400.0);
+    let whole_days = (seconds / 86_400.0).trunc();
+    let seconds = seconds - whole_days * 86_400.0;
+    let us = scaled((i.nanoseconds / 1000) as f64) + seconds * 1e6;
     if !us.is_finite() || us.abs() > 9e15 {
         return Err(SqlError::new("22008", "interval out of range"));
     }
     interval(
         months.trunc() as i64,
-        days.trunc() as i64,
+        (days.trunc() + more_days.trunc() + whole_days) as i64,
         us.round_ties_even() as i64,
     )
 }
@@ -113,6 +133,11 @@ fn local_time([year, month, day, hour, minute]: [i32; 5], seconds: f64) -> Resul
     Ok(days(date) as i64 * DAY_US
         + (hour as i64 * 3600 + minute as i64 * 60) * 1_000_000
         + (seconds * 1e6).round() as i64)
+}
+
+/// An interval divided as PostgreSQL does it.
+pub fn divide_interval(i: IntervalMonthDayNano, by: f64) -> Result<IntervalMonthDayNano> {
+    divide(i, by)?.ok_or_else(|| SqlError::internal("an interval has parts"))
 }
 
 /// A multiple of an interval; fractions of months and days become days and time.
@@ -480,13 +505,7 @@ pub fn register(r: &mut Registry) {
     );
     r.add_fallible(
         "interval_div(interval, float8) interval",
-        kernel!(|i: interval, f: float8| -> interval {
-            if f == 0.0 {
-                Err(super::arith::division_by_zero())
-            } else {
-                scale(i, 1.0 / f)
-            }
-        }),
+        kernel!(|i: interval, f: float8| -> interval divide(i, f)),
     );
     r.add_fallible(
         "age(timestamp, timestamp) interval",

@@ -6,6 +6,7 @@
 //!   [`json_change`]: new documents from old ones. [`json_order`]: comparing jsonb.
 //! * [`registry`]: functions callable by name, with their argument types.
 //! * [`aggregate`]: sum and avg. [`moments`]: variances and the like. [`ordered`]: percentiles, mode, sums of intervals.
+//! * `windows`: frames with EXCLUDE, lag and lead by numbers that differ from row to row.
 //!
 //! A kernel gets arrays, of one element where the argument is constant, and never sees types other than
 //! those it was resolved for: the binder has put in the casts.
@@ -31,10 +32,12 @@ pub mod parse;
 pub mod regexps;
 pub mod registry;
 pub mod rows;
+mod separated;
 pub(crate) mod single;
 pub mod strings;
 pub mod system;
 pub mod to_char;
+pub(crate) mod windows;
 mod zones;
 
 use std::hash::{Hash, Hasher};

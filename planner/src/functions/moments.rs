@@ -278,16 +278,24 @@ impl Sums {
             .checked_mul(squares)?
             .checked_sub(sum.checked_mul(sum)?)?;
         let below = int(self.n).checked_mul(int(divisor))?;
+        // PostgreSQL's digits: of the variance as many as a quotient has, and of its root the same.
+        let digits = quotient_digits(above, 2 * of, below).clamp(0, 30);
+        let variance = arith::divide(above, below, digits - 2 * of)?;
         if !self.moment.is_deviation() {
-            return arith::divide(above, below, scale - 2 * of);
+            return parse::rescale(variance, digits, scale);
         }
-        // The root has half the digits; as many as fit.
-        let mut digits = 2 * scale + 2;
-        loop {
-            match arith::divide(above, below, digits - 2 * of) {
-                Some(v) => return parse::rescale(root(v), digits / 2, scale),
-                None if digits > 2 => digits -= 2,
-                None => return None,
+        match variance.checked_mul(parse::pow10(digits as u32)) {
+            Some(square) => parse::rescale(nearest_root(square), digits, scale),
+            None => {
+                // As many digits as fit.
+                let mut digits = 2 * scale + 2;
+                loop {
+                    match arith::divide(above, below, digits - 2 * of) {
+                        Some(v) => return parse::rescale(root(v), digits / 2, scale),
+                        None if digits > 2 => digits -= 2,
+                        None => return None,
+                    }
+                }
             }
         }
     }
@@ -347,6 +355,41 @@ impl Sums {
             Moment::Syy => syy(),
             Moment::Sxy => sxy(),
         })
+    }
+}
+
+/// Decimals of a quotient in PostgreSQL: at least 16 significant digits, in groups of four. `above` has `scale` decimals.
+fn quotient_digits(above: i256, scale: i32, below: i256) -> i32 {
+    // The first group of four digits, and its place: 0 for the one before the point.
+    let first = |v: i256, scale: i32| -> (i32, i32) {
+        let digits = v.to_string();
+        let digits = digits.trim_start_matches('-');
+        if digits == "0" {
+            return (0, 0);
+        }
+        let before = digits.len() as i32 - scale;
+        let place = (before + 3).div_euclid(4) - 1;
+        let own = (before - 4 * place) as usize;
+        let group: String = digits.chars().chain("0000".chars()).take(own).collect();
+        (place, group.parse().unwrap_or(0))
+    };
+    let ((above_place, above_first), (below_place, below_first)) =
+        (first(above, scale), first(below, 0));
+    let mut place = above_place - below_place;
+    if above_first <= below_first {
+        place -= 1;
+    }
+    (16 - 4 * place).max(scale)
+}
+
+/// The root, rounded.
+fn nearest_root(v: i256) -> i256 {
+    let low = root(v);
+    let one = i256::from_i128(1);
+    // v is nearer to (low + 1)² if it is above low² + low + 1/4.
+    match low.checked_mul(low).and_then(|s| s.checked_add(low)) {
+        Some(middle) if v > middle => low.wrapping_add(one),
+        _ => low,
     }
 }
 

@@ -12,7 +12,7 @@ use arrow::datatypes::IntervalMonthDayNano;
 use datafusion_common::Result as DfResult;
 use tidemill_zset::schema::SqlType;
 
-use super::datetime::{add_intervals, interval_key, scale_interval};
+use super::datetime::{add_intervals, divide_interval, interval_key, scale_interval};
 use super::registry::{CallTypes, Registry};
 use super::{Args, Kernel, external, kernel};
 use crate::error::{Result, SqlError};
@@ -260,7 +260,7 @@ pub fn register(r: &mut Registry) {
     r.add_fallible(
         "interval_avg_of(interval[]) interval",
         kernel!(|l: list| -> interval match total(&l)? {
-            Some((sum, n)) => scale_interval(sum, 1.0 / n as f64).map(Some),
+            Some((sum, n)) => divide_interval(sum, n as f64).map(Some),
             None => Ok(None),
         }),
     );

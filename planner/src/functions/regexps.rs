@@ -9,7 +9,7 @@ use tidemill_zset::schema::SqlType;
 
 use super::array::TextListBuilder;
 use super::registry::Registry;
-use super::strings::with_regex;
+use super::strings::{replacement, with_regex};
 use super::{Args, Kernel, external, kernel};
 use crate::error::{Result, SqlError};
 
@@ -114,8 +114,61 @@ fn count(text: &str, pattern: &str, flags: &str, start: i32) -> Result<Option<i3
     )
 }
 
+/// regexp_replace from character `start` on, of the match `n` or, where it is 0, of all.
+fn regexp_replace_from(
+    (s, p, r): (&str, &str, &str),
+    start: i32,
+    n: i32,
+    flags: &str,
+) -> Result<Option<String>> {
+    for (name, value, least) in [("start", start, 1), ("n", n, 0)] {
+        if value < least {
+            return Err(SqlError::new(
+                "22023",
+                format!("invalid value for parameter \"{name}\": {value}"),
+            ));
+        }
+    }
+    let mut places = s.char_indices().map(|(i, _)| i);
+    let from = places.nth(start as usize - 1).unwrap_or(s.len());
+    let r = replacement(r);
+    with_regex(p, flags, |re| {
+        let mut seen = 0;
+        let changed = re.replace_all(&s[from..], |c: &regex::Captures| {
+            seen += 1;
+            let mut out = String::new();
+            match n == 0 || seen == n {
+                true => c.expand(&r, &mut out),
+                false => out.push_str(&c[0]),
+            }
+            out
+        });
+        Some(format!("{}{changed}", &s[..from]))
+    })
+}
+
 /// Registers the functions of this file.
 pub fn register(r: &mut Registry) {
+    r.add_fallible(
+        "regexp_replace(text, text, text, int4) text",
+        kernel!(|s: text, p: text, t: text, start: int4| -> text {
+            regexp_replace_from((s, p, t), start, 1, "")
+        }),
+    );
+    r.add_fallible(
+        "regexp_replace(text, text, text, int4, int4) text",
+        kernel!(|s: text, p: text, t: text, start: int4, n: int4| -> text {
+            regexp_replace_from((s, p, t), start, n, "")
+        }),
+    );
+    r.add_fallible(
+        "regexp_replace(text, text, text, int4, int4, text) text",
+        kernel!(
+            |s: text, p: text, t: text, start: int4, n: int4, f: text| -> text {
+                regexp_replace_from((s, p, t), start, n, f)
+            }
+        ),
+    );
     r.add_typed("regexp_matches_list(text, text) text[][]", |_| {
         all_matches(false)
     });

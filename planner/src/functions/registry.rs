@@ -221,6 +221,7 @@ pub fn overloads(name: &str) -> &'static [Overload] {
         super::math::register(&mut r);
         super::ordered::register(&mut r);
         super::regexps::register(&mut r);
+        super::separated::register(&mut r);
         system::register(&mut r);
         to_char::register(&mut r);
         r

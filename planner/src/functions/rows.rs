@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
-use arrow::array::{Array, ArrayRef, BooleanArray, StructArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, BinaryArray, BooleanArray, StructArray, UInt32Array};
 use arrow::buffer::NullBuffer;
+use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Fields};
+use arrow::row::{RowConverter, SortField};
 use datafusion_expr::{Expr, Volatility};
 use tidemill_zset::schema::SqlType;
 
@@ -80,6 +82,34 @@ pub fn text(array: &ArrayRef, row: usize, zone: &str) -> Result<String> {
 /// Whether values of this type are rows.
 pub(crate) fn is_row(ty: &SqlType) -> bool {
     matches!(ty, SqlType::Other(DataType::Struct(_)))
+}
+
+/// What orders rows: field after field, NULL last. Arrow sorts by no column of rows.
+pub(crate) fn key(row: Expr, ty: &DataType) -> Expr {
+    let kernel: Kernel = Arc::new(|a: &Args| {
+        let rows = a.arrays[0].as_struct();
+        let last = SortOptions {
+            descending: false,
+            nulls_first: false,
+        };
+        let fields = rows.columns().iter();
+        let fields = fields.map(|c| SortField::new_with_options(c.data_type().clone(), last));
+        let bytes = RowConverter::new(fields.collect())?.convert_columns(rows.columns())?;
+        let keys = (0..rows.len()).map(|i| rows.is_valid(i).then(|| bytes.row(i).owned()));
+        let keys: BinaryArray = keys.map(|k| k.map(|k| k.as_ref().to_vec())).collect();
+        Ok(Arc::new(keys) as ArrayRef)
+    });
+    let of = SqlType::Bytea;
+    let key = format!("row_key {ty:?}");
+    call(
+        "row_key",
+        key,
+        kernel,
+        Volatility::Immutable,
+        false,
+        vec![row],
+        &of,
+    )
 }
 
 /// `row IS NULL`: all of its fields are; `row IS NOT NULL`: none is. Both are false for others.

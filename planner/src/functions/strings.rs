@@ -149,7 +149,7 @@ pub(super) fn with_regex<T>(pattern: &str, flags: &str, f: impl FnOnce(&Regex) -
 }
 
 /// `\1` and `\&` in a replacement.
-fn replacement(r: &str) -> String {
+pub(super) fn replacement(r: &str) -> String {
     let mut out = String::new();
     let mut chars = r.chars();
     while let Some(c) = chars.next() {
@@ -192,7 +192,17 @@ fn regexp_match(s: &str, p: &str, flags: &str) -> Result<Option<Vec<Option<Strin
 
 fn regexp_split(s: &str, p: &str, flags: &str) -> Result<Option<Vec<Option<String>>>> {
     with_regex(p, flags, |re| {
-        Some(re.split(s).map(|t| Some(t.to_string())).collect())
+        let (mut parts, mut from) = (vec![], 0);
+        for m in re.find_iter(s) {
+            // Nothing is found at the ends, nor right behind what was.
+            if m.is_empty() && (m.start() == from || m.end() == s.len()) {
+                continue;
+            }
+            parts.push(Some(s[from..m.start()].to_string()));
+            from = m.end();
+        }
+        parts.push(Some(s[from..].to_string()));
+        Some(parts)
     })
 }
 
@@ -397,13 +407,28 @@ fn format_text(template: &str, value: impl Fn(usize) -> Result<Option<String>>) 
     Ok(out)
 }
 
+/// Words that are no names without quotes.
+const KEYWORDS: &str = "\
+    all analyse analyze and any array as asc asymmetric authorization between bigint binary bit boolean both case \
+    cast char character check coalesce collate collation column concurrently constraint create cross current_catalog \
+    current_date current_role current_schema current_time current_timestamp current_user dec decimal default \
+    deferrable desc distinct do else end except exists extract false fetch float for foreign freeze from full grant \
+    greatest group grouping having ilike in initially inner inout int integer intersect interval into is isnull join \
+    lateral leading least left like limit localtime localtimestamp national natural nchar none normalize not notnull \
+    null nullif numeric offset on only or order out outer overlaps overlay placing position precision primary real \
+    references returning right row select session_user setof similar smallint some substring symmetric table \
+    tablesample then time timestamp to trailing treat trim true union unique user using values varchar variadic \
+    verbose when where window with xmlattributes xmlconcat xmlelement xmlexists xmlforest xmlnamespaces xmlparse \
+    xmlpi xmlroot xmlserialize xmltable";
+
 /// An identifier, quoted where it must be.
 pub fn quote_ident(s: &str) -> String {
     let plain = s
         .chars()
         .enumerate()
         .all(|(i, c)| c == '_' || c.is_ascii_lowercase() || (i > 0 && c.is_ascii_digit()));
-    if plain && !s.is_empty() {
+    let keyword = KEYWORDS.split_ascii_whitespace().any(|w| w == s);
+    if plain && !s.is_empty() && !keyword {
         s.to_string()
     } else {
         format!("\"{}\"", s.replace('"', "\"\""))

@@ -299,7 +299,7 @@ fn json_functions(r: &mut Registry) {
     r.add_typed("json_pair(any, any) text", |t| {
         json_of(t, |a, row, types, zone, out| {
             let key = plain_text(a, 0, row, types, zone)?.ok_or_else(|| {
-                crate::error::SqlError::new("22004", "field name must not be null")
+                crate::error::SqlError::new("22023", "field name must not be null")
             })?;
             json::string_into(&key, out);
             out.push_str(" : ");

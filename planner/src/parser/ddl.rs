@@ -4,7 +4,7 @@ use sqlparser::ast::{self as sql, ColumnOption, TableConstraint};
 use sqlparser::tokenizer::Token;
 
 use super::{P, fold};
-use crate::ast::{ColumnDef, Name, ObjectKind, Statement};
+use crate::ast::{Check, ColumnDef, Name, ObjectKind, Statement};
 use crate::bind::types::sql_type;
 use crate::error::{Result, SqlError};
 
@@ -14,6 +14,10 @@ impl P<'_> {
         let or_replace = self.take("or replace");
         if self.peek_is(0, "temp") || self.peek_is(0, "temporary") {
             return Err(SqlError::unsupported("temporary objects are not supported"));
+        }
+        // Every table is durable.
+        if self.peek_is(0, "unlogged") && self.peek_is(1, "table") {
+            self.take("unlogged");
         }
         let unique = self.peek_is(0, "unique");
         let kind = self.kind()?;
@@ -133,15 +137,16 @@ impl P<'_> {
             });
         }
         let (mut columns, mut primary_key) = (Vec::new(), Vec::new());
+        let mut checks = Vec::new();
         if self.p.peek_token().token == Token::LParen {
             let r = self.p.parse_columns();
             let (cols, constraints) = self.convert(r)?;
             columns = cols
                 .iter()
-                .map(|c| column(c, &mut primary_key))
+                .map(|c| column(c, &mut primary_key, &mut checks))
                 .collect::<Result<Vec<_>>>()?;
             for c in &constraints {
-                table_constraint(c, &mut primary_key)?;
+                table_constraint(c, &mut primary_key, &mut checks)?;
             }
         }
         let options = self.with_options()?;
@@ -168,6 +173,7 @@ impl P<'_> {
                 if_not_exists,
                 columns,
                 primary_key,
+                checks,
                 options,
             });
         }
@@ -175,6 +181,9 @@ impl P<'_> {
             return Err(SqlError::unsupported(
                 "PRIMARY KEY is not supported for sources",
             ));
+        }
+        if !checks.is_empty() {
+            return Err(SqlError::unsupported("CHECK is not supported for sources"));
         }
         Ok(Statement::CreateSource {
             name,
@@ -305,7 +314,11 @@ impl P<'_> {
     }
 }
 
-fn column(c: &sql::ColumnDef, primary_key: &mut Vec<String>) -> Result<ColumnDef> {
+fn column(
+    c: &sql::ColumnDef,
+    primary_key: &mut Vec<String>,
+    checks: &mut Vec<Check>,
+) -> Result<ColumnDef> {
     let name = fold(&c.name);
     let mut out = ColumnDef {
         data_type: sql_type(&c.data_type).map_err(|mut e| {
@@ -320,6 +333,7 @@ fn column(c: &sql::ColumnDef, primary_key: &mut Vec<String>) -> Result<ColumnDef
         match &o.option {
             ColumnOption::Null => out.nullable = true,
             ColumnOption::NotNull => out.nullable = false,
+            ColumnOption::Check(c) => checks.push(check(c, o.name.as_ref())),
             ColumnOption::Default(e) => out.default = Some(e.to_string()),
             ColumnOption::PrimaryKey(_) => {
                 if !primary_key.is_empty() {
@@ -337,9 +351,37 @@ fn column(c: &sql::ColumnDef, primary_key: &mut Vec<String>) -> Result<ColumnDef
     Ok(out)
 }
 
-fn table_constraint(c: &TableConstraint, primary_key: &mut Vec<String>) -> Result<()> {
-    let TableConstraint::PrimaryKey(key) = c else {
-        return Err(refused(&c.to_string()));
+/// A CHECK, and the columns in it. `name`: what stands before it, where it belongs to a column.
+fn check(c: &sql::CheckConstraint, name: Option<&sql::Ident>) -> Check {
+    let mut columns: Vec<String> = Vec::new();
+    crate::walk::any_expr(c.expr.as_ref(), |e| {
+        let column = match e {
+            sql::Expr::Identifier(i) => Some(fold(i)),
+            sql::Expr::CompoundIdentifier(parts) => parts.last().map(fold),
+            _ => None,
+        };
+        columns.extend(column.filter(|c| !columns.contains(c)));
+        false
+    });
+    Check {
+        name: c.name.as_ref().or(name).map(fold),
+        condition: c.expr.to_string(),
+        columns,
+    }
+}
+
+fn table_constraint(
+    c: &TableConstraint,
+    primary_key: &mut Vec<String>,
+    checks: &mut Vec<Check>,
+) -> Result<()> {
+    let key = match c {
+        TableConstraint::PrimaryKey(key) => key,
+        TableConstraint::Check(c) => {
+            checks.push(check(c, None));
+            return Ok(());
+        }
+        other => return Err(refused(&other.to_string())),
     };
     if !primary_key.is_empty() {
         return Err(SqlError::new(
@@ -365,5 +407,5 @@ fn refused(what: &str) -> SqlError {
     SqlError::unsupported(format!(
         "column or table constraint is not supported: {what}"
     ))
-    .hint("Supported are NOT NULL, DEFAULT and PRIMARY KEY.")
+    .hint("Supported are NOT NULL, DEFAULT, CHECK and PRIMARY KEY.")
 }

@@ -1,5 +1,5 @@
 //! `a IS DISTINCT FROM b AND c`: sqlparser takes all of `b AND c` for the right operand. Here such chains are put together
-//! again by the precedence of NOT, AND and OR.
+//! again by the precedence of NOT, AND and OR. And a sign binds before `^`.
 
 use std::ops::ControlFlow;
 
@@ -23,8 +23,40 @@ impl VisitorMut for Repair {
             chain.take(whole);
             *e = chain.tree();
         }
+        if signs_a_power(e) {
+            sign_first(e);
+        }
         ControlFlow::Continue(())
     }
+}
+
+/// `-a ^ b`, which sqlparser takes for `-(a ^ b)`.
+fn signs_a_power(e: &Expr) -> bool {
+    matches!(e, Expr::UnaryOp { op: UnaryOperator::Minus | UnaryOperator::Plus, expr }
+        if matches!(expr.as_ref(), Expr::BinaryOp { op: BinaryOperator::PGExp, .. }))
+}
+
+/// Gives the sign to the first of the powers' operands.
+fn sign_first(e: &mut Expr) {
+    let nothing = || Expr::Identifier(Ident::new(""));
+    let Expr::UnaryOp { op, expr } = std::mem::replace(e, nothing()) else {
+        return;
+    };
+    *e = *expr;
+    let mut first = e;
+    while let Expr::BinaryOp {
+        left,
+        op: BinaryOperator::PGExp,
+        ..
+    } = first
+    {
+        first = left;
+    }
+    let operand = std::mem::replace(first, nothing());
+    *first = Expr::UnaryOp {
+        op,
+        expr: Box::new(operand),
+    };
 }
 
 /// Whether the last operand of the chain that `e` is has taken what comes after it.

@@ -73,6 +73,16 @@ impl P<'_> {
                 };
                 Ok(Statement::Deallocate { name })
             }
+            "refresh" => {
+                self.need("refresh materialized view")?;
+                self.take("concurrently");
+                let name = self.name()?;
+                if self.take("with no data") {
+                    return Err(SqlError::unsupported("WITH NO DATA is not supported"));
+                }
+                self.take("with data");
+                Ok(Statement::Refresh { name })
+            }
             "discard" => {
                 self.p.next_token();
                 for what in ["plans", "sequences", "temporary", "temp"] {
@@ -85,8 +95,8 @@ impl P<'_> {
                 Ok(Statement::Discard)
             }
             "flush" | "wait" | "listen" | "unlisten" | "notify" | "vacuum" | "analyze" | "lock"
-            | "checkpoint" | "reindex" | "cluster" | "grant" | "revoke" | "refresh" | "load"
-            | "call" | "do" | "security" | "reassign" | "import" => {
+            | "checkpoint" | "reindex" | "cluster" | "grant" | "revoke" | "load" | "call"
+            | "do" | "security" | "reassign" | "import" => {
                 let verb = verb.to_string();
                 self.rest();
                 Ok(Statement::Other { verb })

@@ -31,7 +31,8 @@ const RESPELLED: &[(&str, Respell)] = &[
     ("rows", rows_from),
     ("symmetric", symmetric),
     ("asymmetric", symmetric),
-    ("exclude", exclude_nothing),
+    ("exclude", exclude),
+    ("group", group_by),
     ("values", values_query),
 ];
 
@@ -250,7 +251,7 @@ fn values_query(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
 
 /// Whether tokens end with a parenthesis that opens an operand of an expression.
 fn is_operand(before: &[TokenWithSpan]) -> bool {
-    let [.., earlier, first, paren] = before else {
+    let [rest @ .., first, paren] = before else {
         return false;
     };
     let operators = [
@@ -271,26 +272,111 @@ fn is_operand(before: &[TokenWithSpan]) -> bool {
         "in", "any", "some", "exists", "array", "select", "where", "and", "or", "not", "when",
         "then", "else", "on", "having",
     ];
-    let set = is_one_of(earlier, &["union", "except", "intersect"]);
+    let set = rest
+        .last()
+        .is_some_and(|t| is_one_of(t, &["union", "except", "intersect"]));
     paren.token == Token::LParen
         && (is_one_of(first, &words)
             || operators.contains(&first.token)
             || is(first, "all") && !set)
 }
 
-/// A frame without `EXCLUDE NO OTHERS`, which says nothing.
-fn exclude_nothing(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    let clause = ["exclude", "no", "others"];
+/// What stands first in GROUP BY DISTINCT.
+pub(crate) const DISTINCT_SETS: &str = "#distinct";
+
+/// `GROUP BY DISTINCT a` as `GROUP BY mark, a`; in `GROUP BY ALL a`, ALL says nothing.
+fn group_by(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let mut at = 0;
-    while at + clause.len() < tokens.len() {
-        let found = &tokens[at..at + clause.len()];
-        let whole = found.iter().zip(clause).all(|(t, word)| is(t, word));
-        if whole && tokens[at + clause.len()].token == Token::RParen {
-            tokens.drain(at..at + clause.len());
+    while at + 3 < tokens.len() {
+        if is(&tokens[at], "group") && is(&tokens[at + 1], "by") {
+            let word = tokens[at + 2].clone();
+            let ends = [
+                "having", "order", "limit", "offset", "fetch", "window", "union",
+            ];
+            let more = match &tokens[at + 3].token {
+                Token::Word(_) => !is_one_of(&tokens[at + 3], &ends),
+                Token::LParen | Token::Number(..) => true,
+                _ => false,
+            };
+            if is(&word, "distinct") {
+                let mark = like(&word, Token::make_word(DISTINCT_SETS, Some('"')));
+                let comma = like(&word, Token::Comma);
+                tokens.splice(at + 2..at + 3, [mark, comma]);
+            } else if is(&word, "all") && more {
+                tokens.remove(at + 2);
+            }
         }
         at += 1;
     }
     tokens
+}
+
+/// What stands first in PARTITION BY of a window whose frame has EXCLUDE.
+pub(crate) const EXCLUDED: [(&str, &[&str]); 3] = [
+    ("#exclude_current_row", &["current", "row"]),
+    ("#exclude_group", &["group"]),
+    ("#exclude_ties", &["ties"]),
+];
+
+/// `(… ROWS … EXCLUDE GROUP)` as a window with a mark in PARTITION BY; EXCLUDE NO OTHERS means nothing.
+fn exclude(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let says = |tokens: &[TokenWithSpan], at: usize, words: &[&str]| {
+        let end = at + words.len();
+        end < tokens.len()
+            && tokens[at..end].iter().zip(words).all(|(t, w)| is(t, w))
+            && tokens[end].token == Token::RParen
+    };
+    let mut at = 0;
+    while at < tokens.len() {
+        let window = match is(&tokens[at], "exclude") {
+            true => framed(&tokens[..at]),
+            false => None,
+        };
+        let Some(open) = window else {
+            at += 1;
+            continue;
+        };
+        if says(&tokens, at + 1, &["no", "others"]) {
+            tokens.drain(at..at + 3);
+        } else if let Some((mark, words)) = EXCLUDED
+            .iter()
+            .find(|(_, words)| says(&tokens, at + 1, words))
+        {
+            tokens.drain(at..at + 1 + words.len());
+            let mut place = open + 1;
+            if !is_one_of(
+                &tokens[place],
+                &["partition", "order", "rows", "range", "groups"],
+            ) {
+                place += 1; // the name of another window
+            }
+            let here = tokens[place].clone();
+            let mark = like(&here, Token::make_word(mark, Some('"')));
+            if is(&here, "partition") {
+                let comma = like(&here, Token::Comma);
+                tokens.splice(place + 2..place + 2, [mark, comma]);
+            } else {
+                let words = ["PARTITION", "BY"].map(|w| like(&here, Token::make_keyword(w)));
+                tokens.splice(place..place, words.into_iter().chain([mark]));
+            }
+        }
+        at += 1;
+    }
+    tokens
+}
+
+/// Where the parenthesis around the end of `tokens` opens, if there is a frame in it.
+fn framed(tokens: &[TokenWithSpan]) -> Option<usize> {
+    let (mut depth, mut frame) = (0, false);
+    for (i, t) in tokens.iter().enumerate().rev() {
+        match t.token {
+            Token::RParen => depth += 1,
+            Token::LParen if depth == 0 => return frame.then_some(i),
+            Token::LParen => depth -= 1,
+            _ => frame |= depth == 0 && is_one_of(t, &["rows", "range", "groups"]),
+        }
+    }
+    None
 }
 
 fn is(t: &TokenWithSpan, word: &str) -> bool {

@@ -31,6 +31,8 @@ pub enum Detail {
         primary_key: Vec<usize>,
         /// DEFAULT expressions by column.
         defaults: Vec<Option<String>>,
+        /// CHECKs: their names and conditions, by name.
+        checks: Vec<(String, String)>,
     },
     /// A source.
     Source {

@@ -19,10 +19,12 @@ use super::copy_binary::BinaryRows;
 use super::copy_text::{RecordFormat, Records};
 use super::query::Given;
 use super::sql::SqlSession;
+use super::write::Checks;
 use super::{CopySink, Response};
 use crate::catalog::Object;
 use crate::coordinator::tables::{WriteRequest, check_not_null};
 use crate::coordinator::{Handle, Message};
+use crate::reader::Snapshot;
 
 /// Rows that COPY FROM has read for a transaction, until the session takes them.
 pub type Copied = Arc<Mutex<Vec<(CollectionId, Delta)>>>;
@@ -135,6 +137,9 @@ impl SqlSession {
             },
             given,
             defaults,
+            checks: self
+                .checks_of(&target.object)?
+                .map(|checks| (checks, self.snapshot(&published))),
         };
         Ok(Response::CopyIn {
             schema,
@@ -304,6 +309,8 @@ struct TableSink {
     given: Vec<usize>,
     /// The others, with their values.
     defaults: Vec<(usize, ArrayRef)>,
+    /// The table's CHECKs, and what they are evaluated on besides the rows: nothing.
+    checks: Option<(Checks, Snapshot)>,
 }
 
 impl TableSink {
@@ -351,6 +358,9 @@ impl CopySink for TableSink {
             return Ok(0);
         }
         let delta = self.delta(read)?;
+        if let Some((checks, snapshot)) = &self.checks {
+            checks.of(&delta.rows, snapshot).await?;
+        }
         match &self.copied {
             Some(copied) => copied.lock().push((self.collection, delta)),
             None => {

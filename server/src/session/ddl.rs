@@ -140,6 +140,7 @@ impl SqlSession {
                         planner.check_default(&context, field, default)?;
                     }
                 }
+                self.check_checks(&object)?;
                 create(object, *if_not_exists, false, None)
             }
             Statement::CreateSource { if_not_exists, .. } => {

@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow::datatypes::{Field, SchemaRef};
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{CursorSource, Parsed, Statement, Subscribe, parse};
+use tidemill_planner::ast::{CursorSource, Name, Parsed, Statement, Subscribe, parse};
+use tidemill_planner::catalog::{CatalogView, RelationKind};
 use tidemill_planner::query::SessionContextInfo;
 
 use super::backends::{Backend, Backends};
@@ -280,6 +281,7 @@ impl SqlSession {
                 self.settings.reset_all();
                 tag("DISCARD ALL")
             }
+            Statement::Refresh { name } => self.refresh(name),
             Statement::Other { verb } => {
                 if matches!(verb.as_str(), "flush" | "wait") {
                     let hint = "Reads see every acknowledged write.";
@@ -287,6 +289,24 @@ impl SqlSession {
                 }
                 other(verb)
             }
+        }
+    }
+
+    /// REFRESH MATERIALIZED VIEW: there is nothing to do, as views follow every change.
+    fn refresh(&mut self, name: &Name) -> Result<Response, SqlError> {
+        let published = self.pin();
+        let found = self
+            .names(&published)
+            .resolve(name.schema.as_deref(), &name.name);
+        match found.map(|relation| relation.kind) {
+            None => Err(self.no_relation(&published, &name.name)),
+            Some(RelationKind::MaterializedView) => {
+                Ok(Response::Tag("REFRESH MATERIALIZED VIEW".into()))
+            }
+            Some(_) => Err(SqlError::unsupported(format!(
+                "\"{}\" is not a materialized view",
+                name.name
+            ))),
         }
     }
 

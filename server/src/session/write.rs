@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, UInt32Array};
+use arrow::array::{AsArray, RecordBatch, UInt32Array};
 use arrow::datatypes::{Field, SchemaRef};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use futures::TryStreamExt;
@@ -36,11 +36,12 @@ pub struct Target {
 }
 
 /// A RETURNING clause.
-#[derive(Clone, Copy)]
 struct Returning<'a> {
     items: &'a [sqlparser_ast::SelectItem],
     /// The table's alias in the statement.
     alias: Option<&'a sqlparser_ast::Ident>,
+    /// The relations that the statement reads, the table itself first; of an INSERT none.
+    from: Vec<sqlparser_ast::TableWithJoins>,
 }
 
 fn returning(statement: &Statement) -> Option<Returning<'_>> {
@@ -50,27 +51,38 @@ fn returning(statement: &Statement) -> Option<Returning<'_>> {
             _ => None,
         }
     }
-    let (items, alias) = match statement {
+    let (items, alias, from) = match statement {
         Statement::Insert(insert) => (
             insert.returning.as_ref()?,
             insert.table_alias.as_ref().map(|a| &a.alias),
+            vec![],
         ),
         Statement::Update(update) => match update.as_ref() {
-            sqlparser_ast::Statement::Update(update) => (
-                update.returning.as_ref()?,
-                alias(std::slice::from_ref(&update.table)),
-            ),
+            sqlparser_ast::Statement::Update(update) => {
+                use sqlparser_ast::UpdateTableFromKind::{AfterSet, BeforeSet};
+                let mut from = vec![update.table.clone()];
+                if let Some(AfterSet(more) | BeforeSet(more)) = &update.from {
+                    from.extend(more.iter().cloned());
+                }
+                (
+                    update.returning.as_ref()?,
+                    alias(std::slice::from_ref(&update.table)),
+                    from,
+                )
+            }
             _ => return None,
         },
         Statement::Delete(delete) => match &delete.from {
             sqlparser_ast::FromTable::WithFromKeyword(tables)
             | sqlparser_ast::FromTable::WithoutKeyword(tables) => {
-                (delete.returning.as_ref()?, alias(tables))
+                let mut from = tables.clone();
+                from.extend(delete.using.iter().flatten().cloned());
+                (delete.returning.as_ref()?, alias(tables), from)
             }
         },
         _ => return None,
     };
-    Some(Returning { items, alias })
+    Some(Returning { items, alias, from })
 }
 
 /// The parts of CREATE TABLE AS.
@@ -87,6 +99,42 @@ struct Written {
     delta: Delta,
     /// Rows that it counts: as they are now, or as they were before DELETE.
     rows: RecordBatch,
+}
+
+/// CHECKs of a table.
+pub(super) struct Checks {
+    table: String,
+    names: Vec<String>,
+    plan: QueryPlan,
+}
+
+impl Checks {
+    /// Fails if one of them is false of one of the rows.
+    pub(super) async fn of(&self, rows: &RecordBatch, snapshot: &Snapshot) -> Result<(), SqlError> {
+        let reader = WithRows {
+            inner: snapshot.clone(),
+            rows: rows.clone(),
+        };
+        let found = execution::collect(self.plan.clone(), Arc::new(reader)).await?;
+        let mut before = 0;
+        for batch in &found {
+            for (truths, name) in batch.columns().iter().zip(&self.names) {
+                let Some(row) = truths.as_boolean().iter().position(|t| t == Some(false)) else {
+                    continue;
+                };
+                let message = format!(
+                    "new row for relation \"{}\" violates check constraint \"{name}\"",
+                    self.table
+                );
+                return Err(SqlError::new("23514", message).detail(format!(
+                    "The failing row is number {} of the statement.",
+                    before + row + 1
+                )));
+            }
+            before += batch.num_rows();
+        }
+        Ok(())
+    }
 }
 
 /// A snapshot, and the rows that a write has at hand.
@@ -288,6 +336,7 @@ impl SqlSession {
             &self.names(published),
             &self.context(),
             (returning.items, alias.as_deref()),
+            &returning.from,
             &target.relation,
             types,
         )
@@ -361,6 +410,11 @@ impl SqlSession {
         let rows = self.rows(query, params, snapshot.clone())?;
         let batches: Vec<RecordBatch> = rows.try_collect().await?;
         let mut written = written_by(statement, &target.object, &batches)?;
+        if !matches!(statement, Statement::Delete(_)) {
+            self.check_rows(&target.object, &written.rows, &snapshot)
+                .await?;
+        }
+        written.rows = with_others(statement, written.rows, &batches, &query.plan.columns)?;
         if let Statement::Insert(insert) = statement {
             let conflict = self.conflict(insert, target)?;
             if conflict != Conflict::Fail {
@@ -375,6 +429,8 @@ impl SqlSession {
                 };
                 written = self
                     .merge(&published, target, written.rows, update.as_ref(), &snapshot)
+                    .await?;
+                self.check_rows(&target.object, &written.rows, &snapshot)
                     .await?;
             }
         }
@@ -415,6 +471,50 @@ impl SqlSession {
                 live: false,
             },
         })
+    }
+
+    /// Refuses CHECKs that can't be evaluated, when the table is made.
+    pub(super) fn check_checks(&self, object: &Object) -> Result<(), SqlError> {
+        self.checks_of(object).map(|_| ())
+    }
+
+    /// The plan of a table's CHECKs, if it has any.
+    pub(super) fn checks_of(&self, object: &Object) -> Result<Option<Checks>, SqlError> {
+        let Detail::Table { checks, .. } = &object.detail else {
+            return Ok(None);
+        };
+        if checks.is_empty() {
+            return Ok(None);
+        }
+        let conditions: Vec<String> = checks.iter().map(|(_, c)| c.clone()).collect();
+        let table = Relation {
+            id: WRITTEN,
+            schema: object.record.schema.clone(),
+            name: object.record.name.clone(),
+            kind: RelationKind::Table,
+            columns: object.columns.clone(),
+            primary_key: None,
+            unique: None,
+            append_only: false,
+        };
+        let planner = &self.handle.env.planner;
+        Ok(Some(Checks {
+            table: object.record.name.clone(),
+            names: checks.iter().map(|(name, _)| name.clone()).collect(),
+            plan: planner.plan_checks(&self.context(), &conditions, &table)?,
+        }))
+    }
+
+    async fn check_rows(
+        &self,
+        object: &Object,
+        rows: &RecordBatch,
+        snapshot: &Snapshot,
+    ) -> Result<(), SqlError> {
+        match self.checks_of(object)? {
+            Some(checks) => checks.of(rows, snapshot).await,
+            None => Ok(()),
+        }
     }
 
     /// CREATE TABLE AS: the query's rows are read, then the table is created and the rows are inserted. The catalog keeps
@@ -698,6 +798,36 @@ fn changes(object: &Object, batches: &[RecordBatch]) -> Result<(Delta, RecordBat
     }
     let delta = tidemill_zset::consolidate::consolidate(&object.columns, &deltas);
     Ok((delta, concat(object, &rows)?))
+}
+
+/// `rows` with what the plan, of which these are the `columns`, gives beside the table's: columns of other relations.
+fn with_others(
+    statement: &Statement,
+    rows: RecordBatch,
+    batches: &[RecordBatch],
+    columns: &SchemaRef,
+) -> Result<RecordBatch, SqlError> {
+    let own = rows.num_columns();
+    let first = match statement {
+        Statement::Update(_) => 2 * own,
+        _ => own,
+    };
+    if columns.fields().len() <= first {
+        return Ok(rows);
+    }
+    let mut fields: Vec<_> = rows.schema().fields().to_vec();
+    let mut all = rows.columns().to_vec();
+    for (i, field) in columns.fields().iter().enumerate().skip(first) {
+        let parts: Vec<&dyn arrow::array::Array> =
+            batches.iter().map(|b| b.column(i).as_ref()).collect();
+        all.push(match parts.is_empty() {
+            true => arrow::array::new_empty_array(field.data_type()),
+            false => arrow::compute::concat(&parts).map_err(internal)?,
+        });
+        fields.push(field.clone());
+    }
+    let schema = arrow::datatypes::Schema::new(fields);
+    RecordBatch::try_new(Arc::new(schema), all).map_err(internal)
 }
 
 /// The change that a write's rows mean.
