@@ -53,7 +53,7 @@ fn with_causes(error: &anyhow::Error) -> String {
 const PURGE_DELAY_MS: std::ffi::c_long = 50;
 
 /// Keeps resident memory close to what is in use. Batches come and go, and each of a dozen threads has a heap of its own: pages of
-/// 2 MiB made a server that does nothing take 43 MB more, and word count's peak 85 MB more, for no less CPU.
+/// 2 MiB made a server that does nothing take 40 MB more, and word count's peak 85 MB more, for no less CPU.
 fn keep_memory_small() {
     use libmimalloc_sys::{mi_option_set_default, mi_option_t};
     /// `mi_option_purge_delay`, which the bindings don't name.
