@@ -143,6 +143,18 @@ fn refusals() {
     });
 }
 
+/// Pages of 2 MiB would more than double what a server takes.
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_is_taken_in_small_pages() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()))?;
+        ensure!(status.contains("\nTHP_enabled:\t0\n"), "{status}");
+        Ok(())
+    });
+}
+
 #[test]
 fn init_is_idempotent_and_names_differences() {
     run(|scratch| async move {

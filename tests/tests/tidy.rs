@@ -172,6 +172,26 @@ fn files_are_short() {
     );
 }
 
+/// Each further type of visitor compiles sqlparser's walk anew.
+#[test]
+fn syntax_trees_are_walked_in_one_place() {
+    let walks =
+        Regex::new(r"\.visit\(|\bVisit(Mut)?::visit\b|\bvisit_(expressions|relations|statements)")
+            .expect("a regex");
+    let mut offences = Vec::new();
+    for (path, text) in files("rs") {
+        let ours = path.starts_with("planner/src") || path.starts_with("server/src");
+        if ours && path != "planner/src/walk.rs" {
+            let found = text.lines().enumerate().filter(|(_, l)| walks.is_match(l));
+            offences.extend(found.map(|(n, l)| format!("{path}:{}: {}", n + 1, l.trim())));
+        }
+    }
+    none(
+        "walks over syntax trees outside planner/src/walk.rs",
+        offences,
+    );
+}
+
 #[test]
 fn nothing_unfinished() {
     let words = [

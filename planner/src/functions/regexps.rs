@@ -1,17 +1,137 @@
-//! Regular expressions: all matches, counting, positions, parts.
+//! Regular expressions: patterns, matches, replacing, splitting, counting, positions, parts.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use arrow::array::ListArray;
 use arrow::array::cast::AsArray;
 use arrow::buffer::OffsetBuffer;
+use regex::Regex;
 use tidemill_zset::schema::SqlType;
 
 use super::array::TextListBuilder;
 use super::registry::Registry;
-use super::strings::{replacement, with_regex};
 use super::{Args, Kernel, external, kernel};
 use crate::error::{Result, SqlError};
+
+/// PostgreSQL's escapes that the regex crate spells differently.
+fn translate_regex(p: &str) -> String {
+    let mut out = String::with_capacity(p.len());
+    let mut chars = p.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            out.push(c);
+            continue;
+        }
+        match chars.next() {
+            Some('m') => out.push_str(r"\b{start}"),
+            Some('M') => out.push_str(r"\b{end}"),
+            Some('y') => out.push_str(r"\b"),
+            Some('Y') => out.push_str(r"\B"),
+            Some('Z') => out.push_str(r"\z"),
+            Some(c) => {
+                out.push('\\');
+                out.push(c);
+            }
+            None => out.push('\\'),
+        }
+    }
+    out
+}
+
+thread_local! {
+    /// The pattern compiled last: patterns are mostly constant.
+    static LAST: RefCell<Option<(String, Regex)>> = const { RefCell::new(None) };
+}
+
+pub(super) fn with_regex<T>(pattern: &str, flags: &str, f: impl FnOnce(&Regex) -> T) -> Result<T> {
+    let key = format!("{flags}/{pattern}");
+    LAST.with(|last| {
+        let mut last = last.borrow_mut();
+        if last.as_ref().is_none_or(|(k, _)| *k != key) {
+            let r = regex::RegexBuilder::new(&translate_regex(pattern))
+                .case_insensitive(flags.contains('i'))
+                .dot_matches_new_line(!flags.contains('n') && !flags.contains('p'))
+                .multi_line(flags.contains('n') || flags.contains('m') || flags.contains('w'))
+                .ignore_whitespace(flags.contains('x'))
+                .size_limit(1 << 22)
+                .build()
+                .map_err(|e| {
+                    let text = e.to_string();
+                    let text = text
+                        .lines()
+                        .last()
+                        .unwrap_or_default()
+                        .trim_start_matches("error: ")
+                        .to_string();
+                    SqlError::new("2201B", format!("invalid regular expression: {text}"))
+                })?;
+            *last = Some((key, r));
+        }
+        match last.as_ref() {
+            Some((_, r)) => Ok(f(r)),
+            None => Err(SqlError::internal("no regex")),
+        }
+    })
+}
+
+/// `\1` and `\&` in a replacement.
+fn replacement(r: &str) -> String {
+    let mut out = String::new();
+    let mut chars = r.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '$' => out.push_str("$$"),
+            '\\' => match chars.next() {
+                Some('&') => out.push_str("${0}"),
+                Some(d) if d.is_ascii_digit() => out.push_str(&format!("${{{d}}}")),
+                Some(c) => out.push(c),
+                None => out.push('\\'),
+            },
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn regexp_replace(s: &str, p: &str, r: &str, flags: &str) -> Result<Option<String>> {
+    let n = if flags.contains('g') { 0 } else { 1 };
+    with_regex(p, flags, |re| {
+        Some(re.replacen(s, n, replacement(r).as_str()).into_owned())
+    })
+}
+
+/// The first match's groups, or the whole of it.
+pub(super) fn regexp_match(s: &str, p: &str, flags: &str) -> Result<Option<Vec<Option<String>>>> {
+    with_regex(p, flags, |re| {
+        re.captures(s).map(|c| {
+            if c.len() == 1 {
+                vec![c.get(0).map(|m| m.as_str().to_string())]
+            } else {
+                c.iter()
+                    .skip(1)
+                    .map(|m| m.map(|m| m.as_str().to_string()))
+                    .collect()
+            }
+        })
+    })
+}
+
+fn regexp_split(s: &str, p: &str, flags: &str) -> Result<Option<Vec<Option<String>>>> {
+    with_regex(p, flags, |re| {
+        let (mut parts, mut from) = (vec![], 0);
+        for m in re.find_iter(s) {
+            // Nothing is found at the ends, nor right behind what was.
+            if m.is_empty() && (m.start() == from || m.end() == s.len()) {
+                continue;
+            }
+            parts.push(Some(s[from..m.start()].to_string()));
+            from = m.end();
+        }
+        parts.push(Some(s[from..].to_string()));
+        Some(parts)
+    })
+}
 
 /// The groups of each match, or the whole of it; only the first match without the flag `g`.
 fn matches(text: &str, pattern: &str, flags: &str) -> Result<Vec<Vec<Option<String>>>> {
@@ -149,6 +269,43 @@ fn regexp_replace_from(
 
 /// Registers the functions of this file.
 pub fn register(r: &mut Registry) {
+    r.add_fallible(
+        "textregexeq(text, text) bool",
+        kernel!(|s: text, p: text| -> bool with_regex(p, "", |r| Some(r.is_match(s)))),
+    );
+    r.add_fallible(
+        "texticregexeq(text, text) bool",
+        kernel!(|s: text, p: text| -> bool with_regex(p, "i", |r| Some(r.is_match(s)))),
+    );
+    r.add_fallible(
+        "regexp_like(text, text) bool",
+        kernel!(|s: text, p: text| -> bool with_regex(p, "", |r| Some(r.is_match(s)))),
+    );
+    r.add_fallible(
+        "regexp_replace(text, text, text) text",
+        kernel!(|s: text, p: text, t: text| -> text regexp_replace(s, p, t, "")),
+    );
+    r.add_fallible(
+        "regexp_replace(text, text, text, text) text",
+        kernel!(|s: text, p: text, t: text, f: text| -> text regexp_replace(s, p, t, f)),
+    );
+    r.add_fallible(
+        "regexp_match(text, text) text[]",
+        kernel!(|s: text, p: text| -> text_list regexp_match(s, p, "")),
+    );
+    r.add_fallible(
+        "regexp_match(text, text, text) text[]",
+        kernel!(|s: text, p: text, f: text| -> text_list regexp_match(s, p, f)),
+    );
+    r.add_fallible(
+        "regexp_split_to_array(text, text) text[]",
+        kernel!(|s: text, p: text| -> text_list regexp_split(s, p, "")),
+    );
+    r.add_fallible(
+        "regexp_split_to_table_list(text, text) text[]",
+        kernel!(|s: text, p: text| -> text_list regexp_split(s, p, "")),
+    );
+    r.add_fallible("regexp_count(text, text) int4", kernel!(|s: text, p: text| -> int4 with_regex(p, "", |r| Some(r.find_iter(s).count() as i32))));
     r.add_fallible(
         "regexp_replace(text, text, text, int4) text",
         kernel!(|s: text, p: text, t: text, start: int4| -> text {

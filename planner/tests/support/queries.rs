@@ -92,6 +92,8 @@ pub const QUERIES: &[(&str, &str, &str)] = &[
     ("joined_aggregates", "agg_distinct_sides", "SELECT a.k, b.k AS l FROM (SELECT DISTINCT product AS k FROM orders) a FULL JOIN (SELECT DISTINCT method AS k FROM payments) b ON a.k = b.k"),
     ("joined_aggregates", "agg_aggregated_again", "SELECT n, count(*) AS c, sum(m) AS s FROM (SELECT a.n, c.n AS m FROM (SELECT customer AS k, count(*) AS n, sum(quantity) AS s FROM orders GROUP BY customer) a FULL JOIN (SELECT id AS k, count(*) AS n, max(credit) AS m FROM customers GROUP BY id) c ON a.k = c.k) j GROUP BY n"),
     ("joined_aggregates", "agg_general_side", "SELECT a.k, a.n, b.q FROM (SELECT product AS k, count(*) AS n FROM orders GROUP BY product) a LEFT JOIN (SELECT product AS k, array_agg(quantity) AS q FROM orders GROUP BY product) b ON a.k = b.k"),
+    // Both filters over the elements of an array, and all their members in one scan.
+    ("joined_aggregates", "agg_of_elements", "WITH x AS (SELECT (e->>'amount')::int AS k, length(e->>'note') AS a, e->>'account' AS account FROM (SELECT jsonb_array_elements(CASE WHEN jsonb_typeof(payload) = 'array' THEN payload ELSE '[]' END) AS e FROM events) AS y) SELECT c.k, c.s, d.k AS l, d.s AS t FROM (SELECT k, count(a) + count(*) AS s FROM x WHERE account = 'a' GROUP BY k) c FULL JOIN (SELECT k, count(a) + count(*) AS s FROM x WHERE account = 'b' GROUP BY k) d ON c.k = d.k"),
     // Joins.
     ("joins", "inner", "SELECT o.id, c.name FROM orders o JOIN customers c ON o.customer = c.id"),
     ("joins", "inner_filter", "SELECT o.id, c.name FROM orders o JOIN customers c ON o.customer = c.id AND o.price > c.credit"),
