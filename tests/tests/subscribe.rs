@@ -205,6 +205,19 @@ fn queries_have_history_too() {
                     from.next().await? == Some(Event::Progress(time)),
                     "progress at AS OF comes first"
                 );
+                // Whoever is cut off among later changes can resume: the snapshot's end is told before them.
+                loop {
+                    match from.next().await? {
+                        Some(Event::Change(c)) => {
+                            ensure!(c.time == time, "{c:?} before the progress of the snapshot")
+                        }
+                        Some(Event::Progress(p)) => {
+                            ensure!(p == time + 1, "{p} after a snapshot at {time}");
+                            break;
+                        }
+                        None => anyhow::bail!("the stream ended"),
+                    }
+                }
                 from.until_rows(&last).await?;
                 ensure!(from.states() == states[i..], "from {time} on");
                 let mut resumed = Subscription::resume(sql, query, time + 1).await?;

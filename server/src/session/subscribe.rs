@@ -298,7 +298,10 @@ struct ChangeStream {
     queue: VecDeque<RecordBatch>,
     started: bool,
     progressed: Instant,
+    /// The newest progress row's time.
     progress: Epoch,
+    /// That of the first one, which precedes the contents that a stream starts with.
+    first: Epoch,
     ended: bool,
     error: Option<SqlError>,
 }
@@ -318,6 +321,7 @@ fn change_stream(
         started: false,
         progressed: Instant::now(),
         progress: 0,
+        first: 0,
         ended: false,
         error: None,
     };
@@ -342,9 +346,9 @@ impl ChangeStream {
             }
             if !self.started {
                 self.started = true;
-                let first = self.options.as_of.unwrap_or(self.feed.position() - 1);
+                self.first = self.options.as_of.unwrap_or(self.feed.position() - 1);
                 if self.options.progress {
-                    self.push_progress(first);
+                    self.push_progress(self.first);
                     continue;
                 }
             }
@@ -364,7 +368,17 @@ impl ChangeStream {
             match item {
                 FeedItem::Changes { epoch, .. }
                     if self.options.up_to.is_some_and(|t| epoch >= t) => {}
-                FeedItem::Changes { epoch, delta, .. } => self.push_changes(epoch, delta)?,
+                FeedItem::Changes {
+                    epoch,
+                    delta,
+                    snapshot,
+                } => {
+                    // Who is cut off among these changes resumes from here: the snapshot was whole.
+                    if self.options.progress && !snapshot && self.progress == self.first {
+                        self.push_progress(self.first + 1);
+                    }
+                    self.push_changes(epoch, delta)?;
+                }
                 FeedItem::Error(epoch, _) if self.options.up_to.is_some_and(|t| epoch >= t) => {}
                 FeedItem::Error(_, e) => {
                     self.error = Some(e);
