@@ -25,6 +25,9 @@ mod worker;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DataflowId(pub u64);
 
+/// A smaller share of input isn't worth another worker, in rows.
+const SHARE_ROWS_MIN: usize = 1024;
+
 /// Which dataflows a command concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
@@ -64,7 +67,7 @@ pub enum Command {
     Install(Arc<Install>),
     /// Take a dataflow down.
     Drop(DataflowId),
-    /// A piece of a collection's delta for the next epoch of `scope`; given to one worker.
+    /// A piece of a collection's delta for the next epoch of `scope`; each worker gets a share of its rows.
     Feed {
         /// Which dataflows.
         scope: Scope,
@@ -201,16 +204,29 @@ impl Runtime {
         })
     }
 
-    /// Gives a command to the workers: [`Command::Feed`] to one of them in turn, anything else to all.
+    /// Gives a command to the workers: [`Command::Feed`] is shared out among them, anything else goes to all.
     /// Never blocks.
     pub fn send(&self, command: Command) {
-        if let Command::Feed { .. } = command {
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            self.workers[turn % self.workers.len()].send(command);
-        } else {
+        let Command::Feed {
+            scope,
+            collection,
+            delta,
+        } = command
+        else {
             for worker in &self.workers {
                 worker.send(command.clone());
             }
+            return;
+        };
+        let rows = delta.len();
+        let share = rows.div_ceil(self.workers.len()).max(SHARE_ROWS_MIN);
+        for from in (0..rows).step_by(share) {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+            self.workers[turn % self.workers.len()].send(Command::Feed {
+                scope,
+                collection,
+                delta: delta.slice(from, share.min(rows - from)),
+            });
         }
     }
 
