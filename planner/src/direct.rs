@@ -15,7 +15,7 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::physical_plan::filter::batch_filter;
-use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Column, DFSchema, ScalarValue};
 use datafusion_expr::{Expr, FetchType, LogicalPlan, SkipType};
 use datafusion_physical_expr::PhysicalExpr;
@@ -28,6 +28,7 @@ use crate::compile::expr::{has_subquery, physical};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::execute::relabel;
 use crate::query::{QueryPlan, ResultStream, SnapshotReader, scan_collection};
+use crate::tree::{PlanTree, Tree};
 
 /// A compiled expression over the columns of its input, followed by the parameters.
 #[derive(Clone, Debug)]
@@ -50,7 +51,7 @@ impl Template {
             .map(|(i, f)| (None, Arc::new(f.clone().with_name(param_name(i)))));
         let all = DFSchema::new_with_metadata(columns.chain(params).collect(), Default::default());
         let mut has_params = false;
-        let expr = expr.clone().transform_up(|e| {
+        let expr = expr.clone().change_up(&mut |e| {
             Ok(match &e {
                 Expr::Placeholder(p) => {
                     has_params = true;
@@ -73,7 +74,7 @@ impl Template {
         if !self.has_params {
             return Ok(Arc::clone(&self.expr));
         }
-        let bound = Arc::clone(&self.expr).transform_up(|e| {
+        let bound = Arc::clone(&self.expr).change_up(&mut |e| {
             let Some(column) = e.downcast_ref::<expressions::Column>() else {
                 return Ok(Transformed::no(e));
             };
@@ -434,7 +435,7 @@ fn yielding(
 /// Nothing but steps over one scan. Looked at before the plan is optimised, which takes its time.
 fn is_chain(plan: &LogicalPlan) -> bool {
     let mut chain = true;
-    let walked = plan.apply_with_subqueries(|node| {
+    let walked = plan.walk_all(&mut |node| {
         chain &= matches!(
             node,
             LogicalPlan::TableScan(_)

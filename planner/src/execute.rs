@@ -17,7 +17,7 @@ use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJo
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::unnest::UnnestExec;
-use datafusion_common::tree_node::{Transformed, TreeNode};
+use datafusion_common::tree_node::Transformed;
 use datafusion_common::{Result as DfResult, ScalarValue};
 use datafusion_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType};
 use futures::{StreamExt, TryStreamExt};
@@ -32,6 +32,7 @@ use crate::error::{Result, SqlError, from_datafusion};
 use crate::functions::external;
 use crate::pieces::PiecesExec;
 use crate::query::{ResultStream, SnapshotReader};
+use crate::tree::{PlanTree, Tree};
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
@@ -247,7 +248,7 @@ pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
 /// The plan with a chance to stop at every batch of operators that make many rows of few. DataFusion has its scans
 /// yield from time to time; a cross join would go on for hours without asking one for more. Lists are made in pieces of bounded size.
 pub(crate) fn yielding(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>> {
-    plan.transform_up(|node| {
+    plan.change_up(&mut |node| {
         if let Some(pieces) = PiecesExec::instead_of(&node) {
             return Ok(Transformed::yes(pieces));
         }
@@ -292,7 +293,7 @@ pub(crate) fn run(
 
 /// The expression with `now()` replaced.
 pub(crate) fn with_now(e: Expr, now: &ScalarValue) -> Result<Expr> {
-    e.transform_up(|e| {
+    e.change_up(&mut |e| {
         Ok(match &e {
             Expr::ScalarFunction(f) if f.func.name() == "now" => {
                 Transformed::yes(Expr::Literal(now.clone(), None))
@@ -317,7 +318,7 @@ pub(crate) fn with_params(
     types: &[Field],
 ) -> Result<LogicalPlan> {
     map_exprs(plan, &|e| {
-        e.transform_up(|e| {
+        e.change_up(&mut |e| {
             let Expr::Placeholder(p) = &e else {
                 return Ok(Transformed::no(e));
             };
@@ -344,9 +345,9 @@ pub(crate) fn with_params(
 /// Rewrites all expressions of a plan and of its subqueries. Names of output columns stay.
 fn map_exprs(plan: LogicalPlan, f: &dyn Fn(Expr) -> Result<Expr>) -> Result<LogicalPlan> {
     use datafusion_expr::expr_rewriter::NamePreserver;
-    plan.transform_up_with_subqueries(|p| {
+    plan.change_all_up(&mut |p| {
         let preserver = NamePreserver::new(&p);
-        p.map_expressions(|e| {
+        p.change_exprs(&mut |e| {
             let name = preserver.save(&e);
             let new = f(e.clone()).map_err(external)?;
             Ok(if new == e {

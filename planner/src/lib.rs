@@ -26,6 +26,7 @@ mod physical;
 mod pieces;
 pub mod program;
 pub mod query;
+mod tree;
 mod walk;
 
 pub use error::SqlError;

@@ -25,10 +25,12 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
 };
 use datafusion_common::Result;
-use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::Column;
 use futures::{StreamExt, TryStreamExt};
+
+use crate::tree::Tree;
 
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
@@ -53,7 +55,7 @@ impl PhysicalOptimizerRule for ProjectionsDown {
         plan: Arc<dyn ExecutionPlan>,
         config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let plan = plan.transform_up(apart)?.data;
+        let plan = plan.change_up(&mut apart)?.data;
         self.0.optimize(plan, config)
     }
 
@@ -100,7 +102,7 @@ impl PhysicalOptimizerRule for Unions {
         plan: Arc<dyn ExecutionPlan>,
         _: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let plan = plan.transform_up(|node| {
+        let plan = plan.change_up(&mut |node| {
             Ok(match node.is::<UnionExec>() {
                 true => {
                     let inputs = node.children().into_iter().cloned().collect();

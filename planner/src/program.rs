@@ -35,6 +35,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::error::row_error;
 use crate::execute::yielding;
+use crate::tree::PlanTree;
 
 /// A batch plan with open leaves ([`InputTable`]).
 pub struct Program {
@@ -62,7 +63,7 @@ impl Program {
         output: SchemaRef,
     ) -> Result<Self> {
         let (mut replan, mut multiplies) = (false, false);
-        logical.apply_with_subqueries(|node| {
+        logical.walk_all(&mut |node| {
             replan |= matches!(node, LogicalPlan::RecursiveQuery(_));
             multiplies |= matches!(
                 node,

@@ -1,21 +1,22 @@
-//! Walks over sqlparser's trees with one type of visitor for those that read and one for those that change.
+//! Walks over sqlparser's trees with one type of visitor.
 //!
 //! sqlparser's walk is generic over the visitor: each further type compiles the walk over all four hundred types of node
-//! once more, which made up half of this crate's compile time.
+//! once more, which made up half of this crate's compile time. So reading walks over a copy.
 
 use std::ops::ControlFlow;
 
-use sqlparser::ast::{
-    Expr, ObjectName, Query, Statement, TableFactor, Visit, VisitMut, Visitor, VisitorMut,
-};
+use sqlparser::ast::{Expr, ObjectName, Query, Statement, TableFactor, VisitMut, VisitorMut};
 
 /// True if `found` is true of any expression in `node`, subqueries included.
-pub fn any_expr(node: &impl Visit, mut found: impl FnMut(&Expr) -> bool) -> bool {
+pub fn any_expr(node: &(impl VisitMut + Clone), mut found: impl FnMut(&Expr) -> bool) -> bool {
     any(node, &mut |n| matches!(n, Node::Expr(e) if found(e)))
 }
 
 /// True if `found` is true of the name of any relation in `node`, subqueries included.
-pub fn any_relation(node: &impl Visit, mut found: impl FnMut(&ObjectName) -> bool) -> bool {
+pub fn any_relation(
+    node: &(impl VisitMut + Clone),
+    mut found: impl FnMut(&ObjectName) -> bool,
+) -> bool {
     any(node, &mut |n| matches!(n, Node::Relation(r) if found(r)))
 }
 
@@ -24,8 +25,9 @@ enum Node<'n> {
     Relation(&'n ObjectName),
 }
 
-fn any(node: &impl Visit, found: &mut dyn FnMut(Node) -> bool) -> bool {
-    node.visit(&mut Reader(found)).is_break()
+fn any(node: &(impl VisitMut + Clone), found: &mut dyn FnMut(Node) -> bool) -> bool {
+    let mut reader = Reader(found);
+    node.clone().visit(&mut Changer(&mut reader)).is_break()
 }
 
 struct Reader<'v>(&'v mut dyn FnMut(Node) -> bool);
@@ -39,14 +41,14 @@ impl Reader<'_> {
     }
 }
 
-impl Visitor for Reader<'_> {
+impl VisitorMut for Reader<'_> {
     type Break = ();
 
-    fn pre_visit_expr(&mut self, e: &Expr) -> ControlFlow<()> {
+    fn pre_visit_expr(&mut self, e: &mut Expr) -> ControlFlow<()> {
         self.look(Node::Expr(e))
     }
 
-    fn pre_visit_relation(&mut self, r: &ObjectName) -> ControlFlow<()> {
+    fn pre_visit_relation(&mut self, r: &mut ObjectName) -> ControlFlow<()> {
         self.look(Node::Relation(r))
     }
 }

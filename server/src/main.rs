@@ -2,7 +2,8 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tidemill_server::serve::{ServeOptions, serve};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -67,18 +68,33 @@ fn keep_memory_small() {
     }
 }
 
+/// Logs what RUST_LOG asks for, as `target=level,…`.
+fn start_log(format: LogFormat) {
+    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
+    let (filter, mistake) = match wanted.parse::<Targets>() {
+        Ok(filter) if !wanted.is_empty() => (filter, None),
+        parsed => {
+            let usual = Targets::new()
+                .with_default(LevelFilter::WARN)
+                .with_target("tidemill_server", LevelFilter::INFO);
+            (usual, parsed.err())
+        }
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = tracing_subscriber::registry();
+    match format {
+        LogFormat::Text => log.with(lines.with_filter(filter)).init(),
+        LogFormat::Json => log.with(lines.json().with_filter(filter)).init(),
+    }
+    if let Some(mistake) = mistake {
+        tracing::warn!("RUST_LOG={wanted} is ignored: {mistake}");
+    }
+}
+
 fn main() {
     keep_memory_small();
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("warn,tidemill_server=info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match cli.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
+    start_log(cli.log_format);
     let result = match cli.command {
         Command::Serve(options) => serve(options),
         Command::Repair(options) => tidemill_server::repair::run(options),

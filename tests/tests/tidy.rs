@@ -172,24 +172,26 @@ fn files_are_short() {
     );
 }
 
-/// Each further type of visitor compiles sqlparser's walk anew.
+/// Each further type of visitor or closure compiles a library's walk anew.
 #[test]
-fn syntax_trees_are_walked_in_one_place() {
-    let walks =
-        Regex::new(r"\.visit\(|\bVisit(Mut)?::visit\b|\bvisit_(expressions|relations|statements)")
-            .expect("a regex");
-    let mut offences = Vec::new();
-    for (path, text) in files("rs") {
-        let ours = path.starts_with("planner/src") || path.starts_with("server/src");
-        if ours && path != "planner/src/walk.rs" {
-            let found = text.lines().enumerate().filter(|(_, l)| walks.is_match(l));
-            offences.extend(found.map(|(n, l)| format!("{path}:{}: {}", n + 1, l.trim())));
+fn trees_are_walked_in_one_place() {
+    let sqlparsers = r"\.visit\(|\bVisit(Mut)?::visit\b|\bvisit_(expressions|relations|statements)";
+    let datafusions = r"\bTreeNode\b|_with_subqueries\(|\.map_expressions\(|\.map_subqueries\(";
+    for (home, walks) in [
+        ("planner/src/walk.rs", sqlparsers),
+        ("planner/src/tree.rs", datafusions),
+    ] {
+        let walks = Regex::new(walks).expect("a regex");
+        let mut offences = Vec::new();
+        for (path, text) in files("rs") {
+            let ours = path.starts_with("planner/src") || path.starts_with("server/src");
+            if ours && path != home {
+                let found = text.lines().enumerate().filter(|(_, l)| walks.is_match(l));
+                offences.extend(found.map(|(n, l)| format!("{path}:{}: {}", n + 1, l.trim())));
+            }
         }
+        none(&format!("walks over trees outside {home}"), offences);
     }
-    none(
-        "walks over syntax trees outside planner/src/walk.rs",
-        offences,
-    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::functions_aggregate as agg;
-use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Column, ScalarValue};
 use datafusion_expr::expr::{AggregateFunction, Sort};
 use datafusion_expr::{AggregateUDF, Expr};
@@ -24,6 +24,7 @@ use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
 use crate::functions::aggregate as own;
 use crate::functions::moments;
+use crate::tree::Tree;
 
 /// Names of aggregate functions.
 pub(crate) fn is_aggregate(name: &str) -> bool {
@@ -188,7 +189,7 @@ impl Binder<'_> {
             return Ok(None);
         };
         let (mut own, mut outer) = (false, Vec::new());
-        let _ = call.apply(|e| {
+        let _ = call.walk(&mut |e| {
             match e {
                 Expr::Column(_) => own = true,
                 Expr::OuterReferenceColumn(_, c) => outer.push(c.clone()),
@@ -214,7 +215,7 @@ impl Binder<'_> {
                 "aggregate functions are not allowed in this clause of the query around",
             )
         })?;
-        let call = call.clone().transform(|e| {
+        let call = call.clone().change_up(&mut |e| {
             Ok(match e {
                 Expr::OuterReferenceColumn(_, c) if nearest(&c) => {
                     Transformed::yes(Expr::Column(c))

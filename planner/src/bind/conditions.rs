@@ -8,12 +8,13 @@ use datafusion_expr::{BinaryExpr, Expr, Operator};
 
 use super::{literal, truth};
 use crate::functions::Function;
+use crate::tree::Tree;
 
 /// True if evaluating the expression can fail for some input.
 pub(crate) fn is_fallible(e: &Expr) -> bool {
-    use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
+    use datafusion_common::tree_node::TreeNodeRecursion;
     let mut found = false;
-    let _ = e.apply(|e| {
+    let _ = e.walk(&mut |e| {
         if let Expr::ScalarFunction(ScalarFunction { func, .. }) = e {
             let inner: &dyn std::any::Any = func.inner().as_ref();
             found |= inner.downcast_ref::<Function>().is_none_or(|f| f.fallible);

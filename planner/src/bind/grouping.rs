@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Column, DFSchemaRef, ExprSchema, ScalarValue};
 use datafusion_expr::expr::GroupingSet;
 use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
@@ -18,6 +18,7 @@ use crate::compile::decorrelate::names::{replace_outer, subquery_of, with_subque
 use crate::error::{Result, SqlError};
 use crate::parser::fold;
 use crate::parser::spelling::DISTINCT_SETS;
+use crate::tree::Tree;
 use crate::walk;
 
 use super::select::Item;
@@ -229,7 +230,7 @@ impl Binder<'_> {
         let group_exprs: Vec<Expr> = match sets {
             None => keys.iter().map(|(_, c)| c.clone()).collect(),
             Some(set) => vec![
-                set.transform_down(|e| {
+                set.change_down(&mut |e| {
                     Ok(match keys.iter().find(|(k, _)| *k == e) {
                         Some((_, c)) => Transformed::new(c.clone(), true, TreeNodeRecursion::Jump),
                         None => Transformed::no(e),
@@ -358,7 +359,7 @@ fn same_item(key: &E, s: &ast::Select) -> Option<usize> {
 pub(super) fn add_dependent(groups: &mut Vec<Expr>, scope: &Scope, above: &[&Expr]) {
     let mut used: Vec<Column> = Vec::new();
     for e in above {
-        let _ = e.apply(|e| {
+        let _ = e.walk(&mut |e| {
             match e {
                 Expr::Column(c) => used.push(c.clone()),
                 e => {
@@ -526,7 +527,7 @@ impl Lift<'_> {
     pub(super) fn apply(&self, e: Expr) -> Result<Expr> {
         let mut ungrouped = None;
         let out = e
-            .transform_down(|e| {
+            .change_down(&mut |e| {
                 if let Expr::ScalarFunction(f) = &e
                     && f.func.name() == GROUPING
                 {
@@ -626,7 +627,7 @@ impl Lift<'_> {
             return Ok(Some(Expr::OuterReferenceColumn(field, c.clone())));
         }
         let mut own = false;
-        let here = e.clone().transform(|e| {
+        let here = e.clone().change_up(&mut |e| {
             Ok(match &e {
                 Expr::OuterReferenceColumn(_, c) if self.is_ours(c) => {
                     own = true;
@@ -697,7 +698,7 @@ impl Lift<'_> {
 
 pub(super) fn uses_marker(e: &Expr) -> bool {
     let mut found = false;
-    let _ = e.apply(|e| {
+    let _ = e.walk(&mut |e| {
         if let Expr::Column(Column {
             relation: Some(r), ..
         }) = e

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use datafusion_common::tree_node::{Transformed, TreeNode};
+use datafusion_common::tree_node::Transformed;
 use datafusion_common::{Column, ScalarValue, UnnestOptions};
 use datafusion_expr::expr::{Sort, WindowFunction};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator};
@@ -21,6 +21,7 @@ use super::{
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::parser::{fold, parts, position};
+use crate::tree::Tree;
 
 /// An item of the select list.
 pub(super) struct Item {
@@ -562,7 +563,7 @@ fn replace(e: Expr, with: &[(String, Vec<Expr>)]) -> Result<Expr> {
     if with.is_empty() {
         return Ok(e);
     }
-    let t = e.transform_up(|e| {
+    let t = e.change_up(&mut |e| {
         if let Expr::Column(c) = &e
             && let Some(r) = &c.relation
             && let Some((_, found)) = with.iter().find(|(q, _)| q == r.table())
@@ -584,7 +585,7 @@ fn relations(e: &Expr) -> std::collections::BTreeSet<String> {
 }
 
 pub(super) fn has_subquery(e: &Expr) -> bool {
-    e.exists(|e| {
+    e.any(&mut |e| {
         Ok(matches!(
             e,
             Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_)

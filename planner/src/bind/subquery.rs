@@ -19,6 +19,7 @@ use super::scope::Outer;
 use super::{Binder, Rel, RelCol, Typed, builder, df, literal, null_of, project, truth};
 use crate::error::{Result, SqlError};
 use crate::functions::single::nullable;
+use crate::tree::Tree;
 
 impl Binder<'_> {
     /// A query inside an expression; `f` may add to its plan.
@@ -516,10 +517,10 @@ fn in_order(plan: LogicalPlan, column: &Column) -> (LogicalPlan, Expr, Vec<Sort>
 
 /// An expression of the outer query as a subquery refers to it; what it uses is added to `used`.
 fn outer(x: &Typed, used: &mut Vec<Expr>) -> Expr {
-    use datafusion_common::tree_node::{Transformed, TreeNode};
+    use datafusion_common::tree_node::Transformed;
     // Only the type of a bare column is known here; it is all that decorrelation looks at.
     let ty = x.ty.arrow();
-    let out = x.expr.clone().transform(|e| {
+    let out = x.expr.clone().change_up(&mut |e| {
         Ok(match e {
             Expr::Column(c) => {
                 let o = Expr::OuterReferenceColumn(

@@ -1,6 +1,6 @@
 //! The end of a query: ORDER BY, LIMIT, OFFSET and FETCH.
 
-use datafusion_common::tree_node::TreeNode;
+use crate::tree::Tree;
 use datafusion_common::{Column, ScalarValue};
 use datafusion_expr::expr::{Sort, WindowFunction};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator};
@@ -224,7 +224,7 @@ fn needs_a_run(number: &Expr) -> bool {
             matches!(e, Expr::ScalarFunction(f)
                 if f.func.signature().volatility != datafusion_expr::Volatility::Immutable)
         };
-        number.exists(|e| Ok(stable(e))).unwrap_or(true)
+        number.any(&mut |e| Ok(stable(e))).unwrap_or(true)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema};
-use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{DFSchema, Result};
 use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::{Expr, Operator};
@@ -11,6 +11,7 @@ use datafusion_physical_expr::expressions::{BinaryExpr, Column, Literal, cast};
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 
 use crate::functions::json_members;
+use crate::tree::Tree;
 
 /// A compiled expression.
 pub(crate) type Physical = Arc<dyn PhysicalExpr>;
@@ -54,7 +55,7 @@ pub(super) fn and(a: Option<Physical>, b: Option<Physical>) -> Option<Physical> 
 /// `expr` with every column `i` replaced by `by[i]`.
 pub(super) fn substitute(expr: &Physical, by: &[Physical]) -> Physical {
     Arc::clone(expr)
-        .transform_up(|e| {
+        .change_up(&mut |e| {
             Ok(match as_column(&e) {
                 Some(i) => Transformed::yes(Arc::clone(&by[i])),
                 None => Transformed::no(e),
@@ -66,7 +67,7 @@ pub(super) fn substitute(expr: &Physical, by: &[Physical]) -> Physical {
 
 /// Adds one to `counts[i]` for every place where `expr` names column `i`.
 pub(super) fn count_columns(expr: &Physical, counts: &mut [usize]) {
-    expr.apply(|e| {
+    expr.walk(&mut |e| {
         if let Some(i) = as_column(e) {
             counts[i] += 1;
         }
@@ -85,7 +86,7 @@ pub(super) fn is_trivial(expr: &Physical) -> bool {
 
 /// True if there is a subquery, or a reference to the row of an outer query, in `expr`.
 pub(crate) fn has_subquery(expr: &Expr) -> bool {
-    expr.exists(|e| {
+    expr.any(&mut |e| {
         Ok(matches!(
             e,
             Expr::ScalarSubquery(_)

@@ -3,10 +3,11 @@
 //! Such a join treats all of its keys so. A rule that adds `a = b` to its keys, or that puts its keys together with those of
 //! other joins, would match NULL with NULL, or lose matches.
 
+use crate::tree::Tree;
 use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
 use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
-use datafusion_common::tree_node::{Transformed, TreeNode};
+use datafusion_common::tree_node::Transformed;
 use datafusion_common::{NullEquality, Result};
 use datafusion_expr::LogicalPlan;
 use std::sync::Arc;
@@ -74,7 +75,7 @@ impl OptimizerRule for CrossJoins {
         plan: LogicalPlan,
         config: &dyn OptimizerConfig,
     ) -> Result<Transformed<LogicalPlan>> {
-        match plan.exists(|node| Ok(nulls_are_equal(node)))? {
+        match plan.any(&mut |node| Ok(nulls_are_equal(node)))? {
             true => Ok(Transformed::no(plan)),
             false => self.0.rewrite(plan, config),
         }

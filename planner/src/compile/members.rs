@@ -11,13 +11,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_physical_expr::expressions::Column;
 use tidemill_dataflow::plan::{DERIVED_KEY, Node, Op, fingerprint};
 
 use super::expr::{self, Physical};
 use super::node;
 use crate::functions::json_members::{self, Access, Wanted};
+use crate::tree::Tree;
 
 /// Members taken of one column.
 #[derive(Clone, Default)]
@@ -67,7 +68,7 @@ fn map_exprs(node: &Node) -> impl Iterator<Item = &Physical> {
 
 /// Calls `f` with every place where `expr` takes a member of a column.
 fn each_access(expr: &Physical, f: &mut dyn FnMut(usize, Access<'_>)) {
-    expr.apply(|e| {
+    expr.walk(&mut |e| {
         if let Some((column, access)) = of_column(e) {
             f(column, access);
         }
@@ -190,7 +191,7 @@ fn filtered_first(node: Node) -> Node {
 /// `expr` with what `f` gives in place of its parts, outermost first.
 fn replaced(expr: &Physical, f: &mut dyn FnMut(&Physical) -> Option<Physical>) -> Physical {
     Arc::clone(expr)
-        .transform_down(|e| {
+        .change_down(&mut |e| {
             Ok(match f(&e) {
                 Some(other) => Transformed::new(other, true, TreeNodeRecursion::Jump),
                 None => Transformed::no(e),

@@ -22,6 +22,7 @@ use datafusion_expr::{DistinctOn, WindowFrameBound, WindowFunctionDefinition};
 use super::expr::unalias;
 use crate::functions::rows;
 use crate::functions::windows::OVER_FRAME;
+use crate::tree::PlanTree;
 
 /// Aggregates whose result depends on the order of their input.
 const ORDERED_AGGREGATES: [&str; 10] = [
@@ -51,7 +52,7 @@ pub fn canonical(plan: LogicalPlan) -> Result<LogicalPlan> {
 /// Whether there is any place where order decides.
 fn has_order(plan: &LogicalPlan) -> Result<bool> {
     let mut found = false;
-    plan.apply_with_subqueries(|node| {
+    plan.walk_all(&mut |node| {
         found |= match node {
             LogicalPlan::Limit(_) | LogicalPlan::Distinct(Distinct::On(_)) => true,
             LogicalPlan::Window(w) => w.window_expr.iter().any(is_ordered_window),
@@ -67,7 +68,7 @@ fn has_order(plan: &LogicalPlan) -> Result<bool> {
 }
 
 fn total(plan: LogicalPlan) -> Result<LogicalPlan> {
-    plan.transform_up_with_subqueries(|node| match node {
+    plan.change_all_up(&mut |node| match node {
         LogicalPlan::Limit(limit) if !limits_nothing(&limit) => {
             let input = Arc::unwrap_or_clone(limit.input);
             let input = Arc::new(sorted(input)?);

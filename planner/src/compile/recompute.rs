@@ -9,7 +9,7 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::provider_as_source;
 use datafusion_common::Column;
-use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_expr::logical_plan::{Filter, Projection, Window};
 use datafusion_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, TableScanBuilder};
 use tidemill_dataflow::plan::{Node, Op};
@@ -18,6 +18,7 @@ use super::expr::{has_subquery, unalias};
 use super::{Compiler, Piece, node, order, rows, rules, schema_of};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::program::{InputTable, Program};
+use crate::tree::{PlanTree, Tree};
 
 /// Rows of a subtree without inputs, e.g. a table function: they are held in the plan.
 const CONSTANT_ROWS_MAX: usize = 1_000_000;
@@ -195,9 +196,9 @@ impl Compiler<'_> {
             };
         let rebuilt = plan
             .clone()
-            .map_children(|child| replace(child, wants_order))
+            .change_children(&mut |child| replace(child, wants_order))
             .and_then(|t| {
-                t.data.map_subqueries(|subquery| match subquery {
+                t.data.change_subqueries(&mut |subquery| match subquery {
                     LogicalPlan::Subquery(s) => {
                         let inner = replace(s.subquery.as_ref().clone(), false)?;
                         Ok(Transformed::yes(LogicalPlan::Subquery(
@@ -226,7 +227,7 @@ impl Compiler<'_> {
         let mut collections = 0;
         let mut free = true;
         child
-            .apply_with_subqueries(|node| {
+            .walk_all(&mut |node| {
                 if let LogicalPlan::TableScan(scan) = node {
                     match (self.resolve)(scan) {
                         Some(_) => collections += 1,

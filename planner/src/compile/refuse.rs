@@ -1,11 +1,12 @@
 //! What can't be maintained: queries whose answer isn't a function of their input alone.
 
-use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_expr::{Expr, LogicalPlan, Volatility, WindowFunctionDefinition};
 
 use super::Resolve;
 use crate::catalog::RelationKind;
 use crate::error::{Result, SqlError, from_datafusion};
+use crate::tree::{PlanTree, Tree};
 
 /// Functions of the statement's time. Stable functions besides these depend on the session.
 const CLOCK: [&str; 11] = [
@@ -25,7 +26,7 @@ const CLOCK: [&str; 11] = [
 /// Refuses plans that can't be maintained, with the reason and a hint.
 pub(super) fn check(plan: &LogicalPlan, resolve: Resolve<'_>) -> Result<()> {
     let mut refused = None;
-    plan.apply_with_subqueries(|node| {
+    plan.walk_all(&mut |node| {
         refused = refuse_node(node, resolve)?;
         Ok(match refused {
             Some(_) => TreeNodeRecursion::Stop,
@@ -54,7 +55,7 @@ fn refuse_node(
     }
     let mut refused = None;
     for expr in node.expressions() {
-        expr.apply(|e| {
+        expr.walk(&mut |e| {
             refused = refuse_expr(e);
             Ok(match refused {
                 Some(_) => TreeNodeRecursion::Stop,

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::tree::{PlanTree, Tree};
 use chrono::{DateTime, Utc};
 use datafusion::functions_aggregate::first_last::first_value_udaf;
 use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
@@ -27,7 +28,7 @@ use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerContext, OptimizerRule};
 use datafusion_common::alias::AliasGenerator;
 use datafusion_common::config::ConfigOptions;
-use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Column, JoinType, Result};
 use datafusion_expr::registry::{FunctionRegistry, MemoryFunctionRegistry};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
@@ -134,7 +135,7 @@ pub(super) fn replace_subqueries(
     plan: LogicalPlan,
     join: &mut dyn FnMut(&LogicalPlan, &LogicalPlan, &Expr) -> Result<Joined>,
 ) -> Result<LogicalPlan> {
-    plan.transform_up_with_subqueries(|node| {
+    plan.change_all_up(&mut |node| {
         let input = match &node {
             LogicalPlan::Filter(f) => &f.input,
             LogicalPlan::Projection(p) => &p.input,
@@ -144,7 +145,7 @@ pub(super) fn replace_subqueries(
         let mut found: Vec<(Expr, Expr)> = vec![];
         let mut exprs = vec![];
         for e in node.expressions() {
-            let replaced = e.transform_up(|e| {
+            let replaced = e.change_up(&mut |e| {
                 if decorrelate::subquery_of(&e).is_none() {
                     return Ok(Transformed::no(e));
                 }
@@ -196,9 +197,9 @@ fn unqualified(e: Expr) -> Expr {
 /// Whether a row of an outer query is named anywhere in `plan`.
 pub(super) fn has_outer_reference(plan: &LogicalPlan) -> Result<bool> {
     let mut found = false;
-    plan.apply_with_subqueries(|node| {
+    plan.walk_all(&mut |node| {
         found |= node.expressions().iter().any(|e| {
-            e.exists(|e| Ok(matches!(e, Expr::OuterReferenceColumn(..))))
+            e.any(&mut |e| Ok(matches!(e, Expr::OuterReferenceColumn(..))))
                 .unwrap_or(true)
         });
         Ok(if found {

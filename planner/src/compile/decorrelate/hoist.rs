@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use datafusion_common::tree_node::{Transformed, TreeNode};
+use crate::tree::{PlanTree, Tree};
+use datafusion_common::tree_node::Transformed;
 use datafusion_common::{Column, JoinType, Result};
 use datafusion_expr::expr_rewriter::NamePreserver;
 use datafusion_expr::{Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection};
@@ -14,7 +15,7 @@ use super::names::{free_in_expr, subquery_of};
 /// See the module.
 pub(in crate::compile) fn hoist(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut count = 0;
-    plan.transform_up_with_subqueries(|node| match node {
+    plan.change_all_up(&mut |node| match node {
         LogicalPlan::Join(join)
             if join.filter.as_ref().is_some_and(has_subquery)
                 || join
@@ -47,7 +48,7 @@ impl Found {
         wanted: &dyn Fn(&Expr) -> Result<bool>,
     ) -> Result<Expr> {
         // From the top: a subquery's other operand goes with it.
-        let taken = e.transform_down(|e| {
+        let taken = e.change_down(&mut |e| {
             if subquery_of(&e).is_none() || !wanted(&e)? {
                 return Ok(Transformed::no(e));
             }

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::tree::PlanTree;
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{Column, DFSchema, Result};
 use datafusion_expr::{Aggregate, Distinct, Expr, LogicalPlan, Projection};
@@ -19,7 +20,7 @@ use super::names::named;
 pub(super) fn honest(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut count = 0;
     // What a node says of its columns it takes from its inputs, so each is made anew, and DISTINCT is an aggregate already.
-    plan.transform_up_with_subqueries(|node| match node.recompute_schema()? {
+    plan.change_all_up(&mut |node| match node.recompute_schema()? {
         LogicalPlan::Aggregate(a) if misleads(a.input.schema(), &a.group_expr) => {
             count += 1;
             Ok(Transformed::yes(renamed(a, count)?))

@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use datafusion::functions_aggregate::count::count_udaf;
 use datafusion::functions_aggregate::first_last::first_value_udaf;
 use datafusion::functions_aggregate::min_max::max_udaf;
-use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{Column, JoinType, NullEquality, Result};
 use datafusion_expr::logical_plan::Subquery;
 use datafusion_expr::{
@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use super::rules::{Joined, has_outer_reference, replace_subqueries};
 use crate::functions::single::single;
+use crate::tree::Tree;
 use domain::{Domain, Keyed};
 pub(super) use hoist::hoist;
 pub(super) use names::subquery_of;
@@ -189,7 +190,7 @@ fn has_subquery_that_reaches_out(node: &LogicalPlan) -> Result<bool> {
     let own = |c: &Column| inputs.iter().any(|i| i.schema().has_column(c));
     let mut found = false;
     for e in node.expressions() {
-        e.apply(|e| {
+        e.walk(&mut |e| {
             if let Some(s) = subquery_of(e) {
                 found |= free_columns(&s.subquery)?.iter().any(|c| !own(c));
             }
@@ -337,5 +338,5 @@ fn at_most_one(plan: &LogicalPlan) -> Result<(bool, bool)> {
 
 /// True if there is a subquery in `e`.
 fn has_subquery(e: &Expr) -> bool {
-    e.exists(|e| Ok(subquery_of(e).is_some())).unwrap_or(true)
+    e.any(&mut |e| Ok(subquery_of(e).is_some())).unwrap_or(true)
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use crate::tree::{PlanTree, Tree};
+use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Column, Result};
 use datafusion_expr::expr::{Exists, InSubquery, SetComparison};
 use datafusion_expr::expr_rewriter::NamePreserver;
@@ -45,7 +46,7 @@ pub(crate) fn with_subquery(e: Expr, f: impl FnOnce(Subquery) -> Result<Subquery
 /// The columns that `plan` names and that none of its own nodes has, in order of their names.
 pub(super) fn free_columns(plan: &LogicalPlan) -> Result<BTreeSet<Column>> {
     let mut out = BTreeSet::new();
-    plan.apply(|node| {
+    plan.walk(&mut |node| {
         for e in node.expressions() {
             let inputs = node.inputs();
             free_in_expr(
@@ -65,7 +66,7 @@ pub(super) fn free_in_expr(
     own: &dyn Fn(&Column) -> bool,
     out: &mut BTreeSet<Column>,
 ) -> Result<()> {
-    e.apply(|e| {
+    e.walk(&mut |e| {
         if let Expr::OuterReferenceColumn(_, c) = e {
             out.insert(c.clone());
         }
@@ -80,7 +81,7 @@ pub(super) fn free_in_expr(
 /// `e` with the outer columns `outer` replaced by the columns `keys` of its row.
 pub(super) fn rebind(e: Expr, outer: &[Column], keys: &[Column]) -> Result<Expr> {
     let place = |c: &Column| outer.iter().position(|o| o == c);
-    let bound = e.transform_up(|e| {
+    let bound = e.change_up(&mut |e| {
         Ok(match e {
             Expr::OuterReferenceColumn(_, ref c) if place(c).is_some() => {
                 let i = place(c).unwrap_or_default();
@@ -112,25 +113,25 @@ pub(crate) fn replace_outer(
     f: &dyn Fn(&Expr) -> Result<Option<Expr>>,
 ) -> Result<Subquery> {
     let rename = |e: Expr| {
-        e.transform_down(|e| {
+        e.change_down(&mut |e| {
             Ok(match f(&e)? {
                 Some(new) => Transformed::new(new, true, TreeNodeRecursion::Jump),
                 None => Transformed::no(e),
             })
         })
     };
-    let plan = Arc::unwrap_or_clone(s.subquery).transform_up_with_subqueries(|node| {
+    let plan = Arc::unwrap_or_clone(s.subquery).change_all_up(&mut |node| {
         let names = NamePreserver::new(&node);
-        node.map_expressions(|e| {
+        node.change_exprs(&mut |e| {
             let name = names.save(&e);
             Ok(rename(e)?.update_data(|e| name.restore(e)))
         })
     })?;
     let free = free_columns(&plan.data)?;
     let mut outer_ref_columns: Vec<Expr> = vec![];
-    plan.data.apply_with_subqueries(|node| {
+    plan.data.walk_all(&mut |node| {
         for e in node.expressions() {
-            e.apply(|e| {
+            e.walk(&mut |e| {
                 if let Expr::OuterReferenceColumn(_, c) = e
                     && free.contains(c)
                     && !outer_ref_columns.contains(e)
