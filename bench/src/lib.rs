@@ -12,6 +12,7 @@
 //! * [`report`]: tables for people and for `bench/RESULTS.md`.
 //! * [`restart`]: time to the first answers after kill -9.
 //! * [`shapes`]: wide rows, a hot key.
+//! * [`workers`]: one worker and two.
 //! * [`stepped`], [`tables`]: a query's operators by themselves, and rows for them, for `bench/benches/`.
 //!
 //! The program `workloads` runs them: `cargo run --release -p tidemill-bench --bin workloads -- --help`.
@@ -30,6 +31,7 @@ pub mod restart;
 pub mod shapes;
 pub mod stepped;
 pub mod tables;
+pub mod workers;
 
 use std::path::PathBuf;
 

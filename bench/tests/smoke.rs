@@ -51,3 +51,8 @@ fn load() {
 fn nexmark() {
     smoke("nexmark");
 }
+
+#[test]
+fn workers() {
+    smoke("workers");
+}

@@ -5,18 +5,18 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Parser;
 use tidemill_bench::generate::Scale;
-use tidemill_bench::{Setting, batch, latency, load, nexmark, point, restart, shapes};
+use tidemill_bench::{Setting, batch, latency, load, nexmark, point, restart, shapes, workers};
 
 /// Benchmarks of the real server: durable, over the wire, beside its neighbours where they are installed.
 #[derive(Parser)]
 struct Args {
-    /// wordcount, bank, orders, latency, point, restart, subscribers, views, updates, wide, skew, nexmark, or all
+    /// wordcount, bank, orders, latency, point, restart, subscribers, views, updates, wide, skew, nexmark, workers, or all
     #[arg(required = true)]
     workloads: Vec<String>,
     /// Fraction of the full data (10 million words, 1 million transfers, 2 million orders and events)
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
-    /// Worker threads of the server
+    /// Worker threads of the server, but for the workload `workers`
     #[arg(long, default_value_t = 1)]
     workers: usize,
     /// Tiny data, no peers, nothing written to the results: only checks that the workloads run
@@ -27,7 +27,7 @@ struct Args {
     dir: PathBuf,
 }
 
-const ALL: [&str; 12] = [
+const ALL: [&str; 13] = [
     "wordcount",
     "bank",
     "orders",
@@ -40,6 +40,7 @@ const ALL: [&str; 12] = [
     "wide",
     "skew",
     "nexmark",
+    "workers",
 ];
 
 #[tokio::main]
@@ -74,6 +75,7 @@ async fn main() -> Result<()> {
             "wide" => shapes::wide(&setting).await,
             "skew" => shapes::skew(&setting).await,
             "nexmark" => nexmark::nexmark(&setting).await,
+            "workers" => workers::workers(&setting).await,
             other => bail!("there is no workload {other}: {}", ALL.join(", ")),
         };
         match outcome {
