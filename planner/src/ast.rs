@@ -45,6 +45,26 @@ pub struct Check {
     pub columns: Vec<String>,
 }
 
+/// What a unique index makes of NULLs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nulls {
+    /// Two of them are no duplicates.
+    Distinct,
+    /// Two of them are.
+    NotDistinct,
+}
+
+/// A UNIQUE of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unique {
+    /// Its name, if it was given one.
+    pub name: Option<String>,
+    /// Its columns.
+    pub columns: Vec<String>,
+    /// What it makes of NULLs.
+    pub nulls: Nulls,
+}
+
 /// A name with an optional schema, after folding.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name {
@@ -193,6 +213,7 @@ pub enum Statement {
         if_not_exists: bool,
         columns: Vec<ColumnDef>,
         primary_key: Vec<String>,
+        uniques: Vec<Unique>,
         checks: Vec<Check>,
         options: Options,
     },
@@ -229,12 +250,13 @@ pub enum Statement {
     },
     /// CREATE SCHEMA
     CreateSchema { name: String, if_not_exists: bool },
-    /// CREATE INDEX [name] ON relation (columns)
+    /// CREATE [UNIQUE] INDEX [name] ON relation (columns) [NULLS NOT DISTINCT]
     CreateIndex {
         name: Option<String>,
         if_not_exists: bool,
         on: Name,
         columns: Vec<String>,
+        unique: Option<Nulls>,
     },
     /// DROP kind names [CASCADE] [PURGE]
     Drop {

@@ -7,12 +7,33 @@ use std::ops::ControlFlow;
 
 use sqlparser::ast::{self, Ident, ObjectName, ObjectNamePart, TableAlias, TableFactor};
 
-use crate::ast::{Query, Statement, parse};
+use crate::ast::{Nulls, Query, Statement, parse};
 use crate::error::{Result, SqlError};
 use crate::names::name_of;
 
 /// The schema of names without one.
 pub const DEFAULT_SCHEMA: &str = "public";
+
+/// The text of a CREATE INDEX.
+pub fn index_sql(
+    name: Option<&str>,
+    (schema, on): (&str, &str),
+    columns: &[String],
+    unique: Option<Nulls>,
+) -> String {
+    let name = name.map_or_else(String::new, |name| quoted(None, name) + " ");
+    let columns: Vec<String> = columns.iter().map(|c| quoted(None, c)).collect();
+    let (kind, nulls) = match unique {
+        None => ("", ""),
+        Some(Nulls::Distinct) => ("UNIQUE ", ""),
+        Some(Nulls::NotDistinct) => ("UNIQUE ", " NULLS NOT DISTINCT"),
+    };
+    format!(
+        "CREATE {kind}INDEX {name}ON {} ({}){nulls}",
+        quoted(Some(schema), on),
+        columns.join(", ")
+    )
+}
 
 /// The text of a CREATE statement or query in which relation `schema.from` is now called `to`, and its error relation
 /// accordingly. Names are replaced where they name a relation, not where they qualify a column: a relation without an alias
@@ -67,15 +88,12 @@ pub fn rename_relation(sql: &str, schema: &str, from: &str, to: &str) -> Result<
                 options.join(", ")
             ))
         }
-        Some(Statement::CreateIndex { name, columns, .. }) => {
-            let name = name.map_or_else(String::new, |name| quoted(None, &name) + " ");
-            let columns: Vec<String> = columns.iter().map(|c| quoted(None, c)).collect();
-            Ok(format!(
-                "CREATE INDEX {name}ON {} ({})",
-                quoted(Some(schema), to),
-                columns.join(", ")
-            ))
-        }
+        Some(Statement::CreateIndex {
+            name,
+            columns,
+            unique,
+            ..
+        }) => Ok(index_sql(name.as_deref(), (schema, to), &columns, unique)),
         _ => Ok(sql.to_string()),
     }
 }

@@ -20,7 +20,7 @@ use tidemill_zset::schema::{SqlType, UTC};
 use crate::bind::dml::evaluate;
 use crate::bind::expr::Ctx;
 use crate::bind::scope::{Outer, Scope};
-pub use crate::bind::written::{Conflict, WRITTEN};
+pub use crate::bind::written::{Conflict, Key, WRITTEN};
 use crate::bind::{Binder, Rel, project, unique_names, written};
 
 pub use crate::access::Condition;
@@ -177,9 +177,14 @@ impl Planner {
         self.plan(catalog, session, param_types, |b| b.delete(delete, table))
     }
 
-    /// What INSERT does with rows whose key is there already.
-    pub fn conflict(&self, insert: &ast::Insert, table: &Relation) -> Result<Conflict> {
-        written::conflict(insert, table)
+    /// What INSERT does with rows that have a key which is there already, and which of `keys` count, by their numbers.
+    pub fn conflict(
+        &self,
+        insert: &ast::Insert,
+        table: &Relation,
+        keys: &[Key],
+    ) -> Result<(Conflict, Vec<usize>)> {
+        written::conflict(insert, table, keys)
     }
 
     /// ON CONFLICT DO UPDATE: all old columns of `table`, then all new ones, from the collection [`WRITTEN`] with all columns

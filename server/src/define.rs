@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{Check, ColumnDef, Name, Options, Query, Statement};
+use tidemill_planner::ast::{Check, ColumnDef, Name, Options, Query, Statement, Unique};
 use tidemill_planner::catalog::{CatalogView, Relation};
 use tidemill_planner::definition::{qualify, with_query};
 use tidemill_planner::query::{Planner, QueryPlan, SessionContextInfo};
@@ -67,10 +67,11 @@ impl Definer<'_> {
                 name,
                 columns,
                 primary_key,
+                uniques,
                 checks,
                 options,
                 ..
-            } => self.table(name, columns, (primary_key, checks), options, sql),
+            } => self.table(name, columns, (primary_key, uniques, checks), options, sql),
             Statement::CreateSource {
                 name,
                 columns,
@@ -97,8 +98,12 @@ impl Definer<'_> {
                 ..
             } => self.sink(name, from, options, sql),
             Statement::CreateIndex {
-                name, on, columns, ..
-            } => self.index(name.as_deref(), on, columns, sql),
+                name,
+                on,
+                columns,
+                unique,
+                ..
+            } => self.index(name.as_deref(), on, columns, *unique, sql),
             _ => Err(SqlError::internal("not a CREATE statement of an object")),
         }
     }
@@ -114,6 +119,7 @@ impl Definer<'_> {
             comment: None,
             column_comments: Default::default(),
             depends,
+            constraint: false,
             ids: Ids::default(),
         }
     }
@@ -122,7 +128,7 @@ impl Definer<'_> {
         &self,
         name: &Name,
         columns: &[ColumnDef],
-        (primary_key, checks): (&[String], &[Check]),
+        (primary_key, uniques, checks): (&[String], &[Unique], &[Check]),
         options: &Options,
         sql: &str,
     ) -> Result<Object, SqlError> {
@@ -144,6 +150,7 @@ impl Definer<'_> {
             }
             key.push(index);
         }
+        let uniques = crate::index::uniques(uniques, primary_key, &schema)?;
         for column in columns {
             if let Some(text) = &column.default {
                 self.check_default(column, text)?;
@@ -167,6 +174,7 @@ impl Definer<'_> {
             detail: Detail::Table {
                 primary_key: key,
                 defaults,
+                uniques,
                 checks: named(checks, &name.name)?,
             },
         })

@@ -1,4 +1,4 @@
-//! What CREATE INDEX means: an ordered arrangement of all columns of a table, recorded source or materialized view,
+//! What CREATE INDEX and UNIQUE mean: an ordered arrangement of all columns of a table, recorded source or materialized view,
 //! the index's columns first, kept up to date by a dataflow that only hands the changes on.
 
 use std::sync::Arc;
@@ -6,12 +6,13 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, SchemaRef};
 use tidemill_dataflow::plan::{DataflowPlan, Node, Op};
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::Name;
+use tidemill_planner::ast::{Name, Nulls, Unique};
+use tidemill_planner::definition::index_sql;
 use tidemill_zset::delta::schema_of;
 use tidemill_zset::order_code::has_rank;
 use tidemill_zset::schema::SqlType;
 
-use crate::catalog::record::Kind;
+use crate::catalog::record::{Ids, Kind, Record};
 use crate::catalog::{Catalog, Detail, Object};
 use crate::coordinator::ddl::find_any;
 use crate::define::Definer;
@@ -29,29 +30,22 @@ impl Definer<'_> {
         name: Option<&str>,
         on: &Name,
         columns: &[String],
+        unique: Option<Nulls>,
         sql: &str,
     ) -> Result<Object, SqlError> {
         let relation = find_any(&self.catalog, on)?;
         check_relation(relation)?;
-        let collection = relation.record.ids.collection;
-        let collection =
-            collection.ok_or_else(|| SqlError::internal("a stored relation is a collection"))?;
-        let keys = key_columns(columns, &relation.columns)?;
-        let order = key_first(&keys, relation.columns.fields().len());
-        let schema = relation.columns.project(&order);
-        let schema = Arc::new(schema.map_err(|e| SqlError::internal(e.to_string()))?);
-        let root = Node {
-            op: Op::Input {
-                collection,
-                columns: order,
-            },
-            inputs: vec![],
-            schema,
-            append_only: false,
-        };
+        if unique.is_some() && relation.record.kind != Kind::Table {
+            return Err(SqlError::unsupported(format!(
+                "a unique index on {} {} is not supported",
+                relation.record.kind.words(),
+                relation.display_name()
+            ))
+            .hint("Only the rows of tables can be kept unique."));
+        }
         let name = match name {
             Some(name) => name.to_string(),
-            None => free_name(&self.catalog, relation, columns),
+            None => free_name(&self.catalog, relation, columns, "idx"),
         };
         let name = Name {
             schema: Some(relation.record.schema.clone()),
@@ -60,13 +54,107 @@ impl Definer<'_> {
         Ok(Object {
             record: self.record(Kind::Index, &name, sql, vec![relation.record.id]),
             columns: schema_of(vec![]),
-            detail: Detail::Index {
-                on: relation.record.id,
-                columns: keys,
-                plan: Arc::new(DataflowPlan { root }),
-            },
+            detail: detail(relation, columns, unique)?,
         })
     }
+}
+
+/// The index of a UNIQUE of `table`, without ids.
+pub(crate) fn of_constraint(
+    catalog: &Catalog,
+    table: &Object,
+    unique: &Unique,
+) -> Result<Object, SqlError> {
+    let record = &table.record;
+    let name = match &unique.name {
+        Some(name) => name.clone(),
+        None => free_name(catalog, table, &unique.columns, "key"),
+    };
+    let sql = index_sql(
+        Some(&name),
+        (&record.schema, &record.name),
+        &unique.columns,
+        Some(unique.nulls),
+    );
+    Ok(Object {
+        record: Record {
+            id: 0,
+            kind: Kind::Index,
+            schema: record.schema.clone(),
+            name,
+            sql,
+            settings: record.settings.clone(),
+            comment: None,
+            column_comments: Default::default(),
+            depends: vec![record.id],
+            constraint: true,
+            ids: Ids::default(),
+        },
+        columns: schema_of(vec![]),
+        detail: detail(table, &unique.columns, Some(unique.nulls))?,
+    })
+}
+
+fn detail(
+    relation: &Object,
+    columns: &[String],
+    unique: Option<Nulls>,
+) -> Result<Detail, SqlError> {
+    let collection = relation.record.ids.collection;
+    let collection =
+        collection.ok_or_else(|| SqlError::internal("a stored relation is a collection"))?;
+    let keys = key_columns(columns, &relation.columns)?;
+    let order = key_first(&keys, relation.columns.fields().len());
+    let schema = relation.columns.project(&order);
+    let schema = Arc::new(schema.map_err(|e| SqlError::internal(e.to_string()))?);
+    let root = Node {
+        op: Op::Input {
+            collection,
+            columns: order,
+        },
+        inputs: vec![],
+        schema,
+        append_only: false,
+    };
+    Ok(Detail::Index {
+        on: relation.record.id,
+        columns: keys,
+        unique,
+        plan: Arc::new(DataflowPlan { root }),
+    })
+}
+
+/// The UNIQUEs of a table for which an index is made: those with the columns of the PRIMARY KEY or of an earlier one say
+/// nothing new.
+pub(crate) fn uniques(
+    given: &[Unique],
+    primary_key: &[String],
+    schema: &SchemaRef,
+) -> Result<Vec<Unique>, SqlError> {
+    let mut kept: Vec<Unique> = vec![];
+    for unique in given {
+        for (i, column) in unique.columns.iter().enumerate() {
+            if schema.column_with_name(column).is_none() {
+                let message = format!("column \"{column}\" named in key does not exist");
+                return Err(SqlError::new("42703", message));
+            }
+            if unique.columns[..i].contains(column) {
+                let message = format!("column \"{column}\" appears twice in unique constraint");
+                return Err(SqlError::new("42701", message));
+            }
+        }
+        key_columns(&unique.columns, schema)?;
+        if unique.columns == primary_key && unique.nulls == Nulls::Distinct {
+            continue;
+        }
+        let same = |o: &&mut Unique| o.columns == unique.columns && o.nulls == unique.nulls;
+        match kept.iter_mut().find(same) {
+            Some(earlier) if earlier.name.is_none() => earlier.name = unique.name.clone(),
+            Some(_) => {}
+            None => kept.push(unique.clone()),
+        }
+    }
+    Ok(kept)
 }
 
 fn check_relation(relation: &Object) -> Result<(), SqlError> {
@@ -147,15 +235,15 @@ fn check_type(field: &Field) -> Result<(), SqlError> {
     Ok(())
 }
 
-/// `table_column_idx`, with a number if that is taken.
-fn free_name(catalog: &Catalog, relation: &Object, columns: &[String]) -> String {
+/// `table_column_idx` or `table_column_key`, with a number if that is taken.
+fn free_name(catalog: &Catalog, relation: &Object, columns: &[String], label: &str) -> String {
     let schema = relation.record.schema.as_str();
     let base = format!("{}_{}", relation.record.name, columns.join("_"));
     (0u64..)
         .map(|n| {
             let end = match n {
-                0 => "_idx".to_string(),
-                n => format!("_idx{n}"),
+                0 => format!("_{label}"),
+                n => format!("_{label}{n}"),
             };
             let mut cut = base.len().min(NAME_BYTES_MAX - end.len());
             while !base.is_char_boundary(cut) {

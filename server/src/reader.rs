@@ -150,6 +150,8 @@ pub struct ReadSet {
     pub collections: HashSet<CollectionId>,
     /// Single keys of tables: (collection, hash of the key).
     pub keys: HashSet<(CollectionId, u64)>,
+    /// Single keys of unique indexes: (the table, the index's rows, code of the key).
+    pub uniques: HashSet<(CollectionId, ArrangementId, u64)>,
 }
 
 /// A published version at one epoch, with a transaction's own writes on top.

@@ -7,6 +7,7 @@ use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringViewAr
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use tidemill_connectors::queue::SourceState;
 use tidemill_planner::SqlError;
+use tidemill_planner::ast::Nulls;
 use tidemill_planner::catalog::{Relation, RelationKind};
 use tidemill_storage::Store;
 use tidemill_zset::CollectionId;
@@ -468,14 +469,22 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
 
 /// An index, with the oid of its relation.
 fn index_info(object: &Arc<Object>) -> Option<(u32, pg_catalog::IndexInfo)> {
-    let Detail::Index { on, columns, .. } = &object.detail else {
+    let Detail::Index {
+        on,
+        columns,
+        unique,
+        ..
+    } = &object.detail
+    else {
         return None;
     };
     let index = pg_catalog::IndexInfo {
         oid: pg_catalog::FIRST_USER_OID + object.record.id as u32,
         name: object.record.name.clone(),
         columns: columns.clone(),
-        unique: false,
+        unique: unique.is_some(),
+        nulls_not_distinct: *unique == Some(Nulls::NotDistinct),
+        constraint: object.record.constraint,
         comment: object.record.comment.clone(),
     };
     Some((pg_catalog::FIRST_USER_OID + *on as u32, index))

@@ -86,6 +86,8 @@ fn snapshot() -> CatalogSnapshot {
         oid: 16_390,
         name: "tv".into(),
         columns: vec![2],
+        nulls_not_distinct: false,
+        constraint: false,
         unique: false,
         comment: None,
     }];

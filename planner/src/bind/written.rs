@@ -30,61 +30,78 @@ pub enum Conflict {
     Update,
 }
 
-/// What INSERT says of conflicts; the target must be the table's key.
-pub(crate) fn conflict(insert: &ast::Insert, table: &Relation) -> Result<Conflict> {
+/// What is unique of a table: its PRIMARY KEY or a unique index.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: String,
+    /// Columns of the table.
+    pub columns: Vec<usize>,
+    /// A constraint, which ON CONFLICT ON CONSTRAINT can name.
+    pub constraint: bool,
+}
+
+/// What INSERT says of conflicts, and with which of `keys`, by their numbers.
+pub(crate) fn conflict(
+    insert: &ast::Insert,
+    table: &Relation,
+    keys: &[Key],
+) -> Result<(Conflict, Vec<usize>)> {
     let on = match &insert.on {
-        None => return Ok(Conflict::Fail),
+        None => return Ok((Conflict::Fail, vec![])),
         Some(OnInsert::OnConflict(on)) => on,
         Some(other) => return Err(SqlError::unsupported(format!("{other} is not supported"))),
     };
-    let fields = table.columns.fields();
-    let key: Option<Vec<&str>> = table
-        .primary_key
-        .as_ref()
-        .map(|k| k.iter().map(|i| fields[*i].name().as_str()).collect());
-    let matches = match (&on.conflict_target, &key) {
-        (None, _) => matches!(on.action, OnConflictAction::DoNothing),
-        (Some(ast::ConflictTarget::Columns(names)), Some(key)) => {
-            let names: Vec<String> = names.iter().map(fold).collect();
-            if let Some(n) = names.iter().find(|n| fields.find(n).is_none()) {
-                return Err(SqlError::new(
-                    "42703",
-                    format!("column \"{n}\" does not exist"),
-                ));
-            }
-            names.len() == key.len() && names.iter().all(|n| key.contains(&n.as_str()))
+    let skips = matches!(on.action, OnConflictAction::DoNothing);
+    let chosen: Vec<usize> = match &on.conflict_target {
+        None if skips => (0..keys.len()).collect(),
+        None => {
+            return Err(SqlError::new(
+                "42601",
+                "ON CONFLICT DO UPDATE requires inference specification or constraint name",
+            )
+            .hint("For example, ON CONFLICT (column_name)."));
         }
-        (Some(ast::ConflictTarget::OnConstraint(name)), Some(_)) => {
+        Some(ast::ConflictTarget::Columns(names)) => inferred(names, table, keys)?,
+        Some(ast::ConflictTarget::OnConstraint(name)) => {
             let name = crate::parser::parts(name).pop().unwrap_or_default();
-            let own = format!("{}_pkey", table.name);
-            if name != own {
-                return Err(SqlError::new(
-                    "42704",
-                    format!(
-                        "constraint \"{name}\" for table \"{}\" does not exist",
-                        table.name
-                    ),
-                ));
-            }
-            true
+            let Some(key) = keys.iter().position(|k| k.constraint && k.name == name) else {
+                let table = &table.name;
+                let message = format!("constraint \"{name}\" for table \"{table}\" does not exist");
+                return Err(SqlError::new("42704", message));
+            };
+            vec![key]
         }
-        (Some(_), None) => false,
     };
-    match &on.action {
-        _ if !matches && on.conflict_target.is_none() => Err(SqlError::new(
-            "42601",
-            "ON CONFLICT DO UPDATE requires inference specification or constraint name",
-        )
-        .hint("For example, ON CONFLICT (column_name).")),
-        _ if !matches => Err(SqlError::new(
+    Ok(match skips {
+        // A table without a key has no conflicts.
+        true if chosen.is_empty() => (Conflict::Fail, chosen),
+        true => (Conflict::Skip, chosen),
+        false => (Conflict::Update, chosen),
+    })
+}
+
+/// The keys that have these columns.
+fn inferred(names: &[ast::Ident], table: &Relation, keys: &[Key]) -> Result<Vec<usize>> {
+    let mut columns = Vec::with_capacity(names.len());
+    for name in names.iter().map(fold) {
+        let Some((column, _)) = table.columns.column_with_name(&name) else {
+            let message = format!("column \"{name}\" does not exist");
+            return Err(SqlError::new("42703", message));
+        };
+        columns.push(column);
+    }
+    let same = |key: &Key| {
+        key.columns.iter().all(|c| columns.contains(c))
+            && columns.iter().all(|c| key.columns.contains(c))
+    };
+    let chosen: Vec<usize> = (0..keys.len()).filter(|k| same(&keys[*k])).collect();
+    match chosen.is_empty() {
+        false => Ok(chosen),
+        true => Err(SqlError::new(
             "42P10",
             "there is no unique or exclusion constraint matching the ON CONFLICT specification",
-        )
-        .hint("Only the PRIMARY KEY of a table is unique.")),
-        // A table without a key has no conflicts.
-        OnConflictAction::DoNothing if key.is_none() => Ok(Conflict::Fail),
-        OnConflictAction::DoNothing => Ok(Conflict::Skip),
-        OnConflictAction::DoUpdate(_) => Ok(Conflict::Update),
+        )),
     }
 }
 

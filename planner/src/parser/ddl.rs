@@ -4,7 +4,7 @@ use sqlparser::ast::{self as sql, ColumnOption, TableConstraint};
 use sqlparser::tokenizer::Token;
 
 use super::{P, fold};
-use crate::ast::{Check, ColumnDef, Name, ObjectKind, Statement};
+use crate::ast::{Check, ColumnDef, Name, Nulls, ObjectKind, Statement, Unique};
 use crate::bind::types::sql_type;
 use crate::error::{Result, SqlError};
 
@@ -136,19 +136,23 @@ impl P<'_> {
                 with_data,
             });
         }
-        let (mut columns, mut primary_key) = (Vec::new(), Vec::new());
-        let mut checks = Vec::new();
+        let (mut columns, mut constraints) = (Vec::new(), Constraints::default());
         if self.p.peek_token().token == Token::LParen {
             let r = self.p.parse_columns();
-            let (cols, constraints) = self.convert(r)?;
+            let (cols, of_table) = self.convert(r)?;
             columns = cols
                 .iter()
-                .map(|c| column(c, &mut primary_key, &mut checks))
+                .map(|c| column(c, &mut constraints))
                 .collect::<Result<Vec<_>>>()?;
-            for c in &constraints {
-                table_constraint(c, &mut primary_key, &mut checks)?;
+            for c in &of_table {
+                constraints.of_table(c)?;
             }
         }
+        let Constraints {
+            primary_key,
+            uniques,
+            checks,
+        } = constraints;
         let options = self.with_options()?;
         for (i, c) in columns.iter().enumerate() {
             if columns[..i].iter().any(|o| o.name == c.name) {
@@ -173,6 +177,7 @@ impl P<'_> {
                 if_not_exists,
                 columns,
                 primary_key,
+                uniques,
                 checks,
                 options,
             });
@@ -184,6 +189,9 @@ impl P<'_> {
         }
         if !checks.is_empty() {
             return Err(SqlError::unsupported("CHECK is not supported for sources"));
+        }
+        if !uniques.is_empty() {
+            return Err(SqlError::unsupported("UNIQUE is not supported for sources"));
         }
         Ok(Statement::CreateSource {
             name,
@@ -314,11 +322,15 @@ impl P<'_> {
     }
 }
 
-fn column(
-    c: &sql::ColumnDef,
-    primary_key: &mut Vec<String>,
-    checks: &mut Vec<Check>,
-) -> Result<ColumnDef> {
+/// The constraints of a relation, in the order in which they stand.
+#[derive(Default)]
+struct Constraints {
+    primary_key: Vec<String>,
+    uniques: Vec<Unique>,
+    checks: Vec<Check>,
+}
+
+fn column(c: &sql::ColumnDef, constraints: &mut Constraints) -> Result<ColumnDef> {
     let name = fold(&c.name);
     let mut out = ColumnDef {
         data_type: sql_type(&c.data_type).map_err(|mut e| {
@@ -333,16 +345,19 @@ fn column(
         match &o.option {
             ColumnOption::Null => out.nullable = true,
             ColumnOption::NotNull => out.nullable = false,
-            ColumnOption::Check(c) => checks.push(check(c, o.name.as_ref())),
+            ColumnOption::Check(c) => constraints.checks.push(check(c, o.name.as_ref())),
             ColumnOption::Default(e) => out.default = Some(e.to_string()),
-            ColumnOption::PrimaryKey(_) => {
-                if !primary_key.is_empty() {
-                    return Err(SqlError::new(
-                        "42P16",
-                        "multiple primary keys for table are not allowed",
-                    ));
-                }
-                primary_key.push(out.name.clone());
+            ColumnOption::PrimaryKey(key) => {
+                check_timing(key.characteristics.as_ref())?;
+                constraints.set_primary_key(vec![out.name.clone()])?;
+            }
+            ColumnOption::Unique(unique) => {
+                check_timing(unique.characteristics.as_ref())?;
+                constraints.uniques.push(Unique {
+                    name: o.name.as_ref().map(fold),
+                    columns: vec![out.name.clone()],
+                    nulls: nulls_of(unique),
+                });
             }
             ColumnOption::Collation(_) | ColumnOption::Comment(_) => {}
             other => return Err(refused(&other.to_string())),
@@ -370,42 +385,76 @@ fn check(c: &sql::CheckConstraint, name: Option<&sql::Ident>) -> Check {
     }
 }
 
-fn table_constraint(
-    c: &TableConstraint,
-    primary_key: &mut Vec<String>,
-    checks: &mut Vec<Check>,
-) -> Result<()> {
-    let key = match c {
-        TableConstraint::PrimaryKey(key) => key,
-        TableConstraint::Check(c) => {
-            checks.push(check(c, None));
-            return Ok(());
+impl Constraints {
+    fn set_primary_key(&mut self, columns: Vec<String>) -> Result<()> {
+        if !self.primary_key.is_empty() {
+            return Err(SqlError::new(
+                "42P16",
+                "multiple primary keys for table are not allowed",
+            ));
         }
-        other => return Err(refused(&other.to_string())),
-    };
-    if !primary_key.is_empty() {
-        return Err(SqlError::new(
-            "42P16",
-            "multiple primary keys for table are not allowed",
-        ));
+        self.primary_key = columns;
+        Ok(())
     }
-    for k in &key.columns {
-        match &k.column.expr {
-            sql::Expr::Identifier(i) => primary_key.push(fold(i)),
-            e => {
-                return Err(SqlError::new(
-                    "42601",
-                    format!("syntax error at or near \"{e}\""),
-                ));
+
+    /// Adds one that stands beside the columns.
+    fn of_table(&mut self, c: &TableConstraint) -> Result<()> {
+        match c {
+            TableConstraint::PrimaryKey(key) => {
+                check_timing(key.characteristics.as_ref())?;
+                self.set_primary_key(constrained(&key.columns)?)
             }
+            TableConstraint::Unique(unique) => {
+                check_timing(unique.characteristics.as_ref())?;
+                self.uniques.push(Unique {
+                    name: unique.name.as_ref().map(fold),
+                    columns: constrained(&unique.columns)?,
+                    nulls: nulls_of(unique),
+                });
+                Ok(())
+            }
+            TableConstraint::Check(c) => {
+                self.checks.push(check(c, None));
+                Ok(())
+            }
+            other => Err(refused(&other.to_string())),
         }
     }
-    Ok(())
+}
+
+/// The columns of a PRIMARY KEY or UNIQUE.
+fn constrained(columns: &[sql::IndexColumn]) -> Result<Vec<String>> {
+    let name = |k: &sql::IndexColumn| match &k.column.expr {
+        sql::Expr::Identifier(i) => Ok(fold(i)),
+        e => Err(SqlError::new(
+            "42601",
+            format!("syntax error at or near \"{e}\""),
+        )),
+    };
+    columns.iter().map(name).collect()
+}
+
+fn nulls_of(unique: &sql::UniqueConstraint) -> Nulls {
+    match unique.nulls_distinct {
+        sql::NullsDistinctOption::NotDistinct => Nulls::NotDistinct,
+        _ => Nulls::Distinct,
+    }
+}
+
+/// Keys are checked at the end of each statement, as those of PostgreSQL that are DEFERRABLE INITIALLY IMMEDIATE.
+fn check_timing(given: Option<&sql::ConstraintCharacteristics>) -> Result<()> {
+    match given.and_then(|g| g.initially.as_ref()) {
+        Some(sql::DeferrableInitial::Deferred) => {
+            Err(SqlError::unsupported("INITIALLY DEFERRED is not supported")
+                .hint("Constraints are checked at the end of each statement."))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn refused(what: &str) -> SqlError {
     SqlError::unsupported(format!(
         "column or table constraint is not supported: {what}"
     ))
-    .hint("Supported are NOT NULL, DEFAULT, CHECK and PRIMARY KEY.")
+    .hint("Supported are NOT NULL, DEFAULT, CHECK, PRIMARY KEY and UNIQUE.")
 }

@@ -3,19 +3,12 @@
 use sqlparser::tokenizer::Token;
 
 use super::P;
-use crate::ast::Statement;
+use crate::ast::{Nulls, Statement};
 use crate::error::{Result, SqlError};
 
 impl P<'_> {
     /// After CREATE [UNIQUE] INDEX [IF NOT EXISTS].
     pub(super) fn create_index(&mut self, unique: bool, if_not_exists: bool) -> Result<Statement> {
-        if unique {
-            return Err(
-                SqlError::unsupported("unique indexes are not supported").hint(
-                    "A PRIMARY KEY in CREATE TABLE keeps rows unique; CREATE INDEX finds them.",
-                ),
-            );
-        }
         self.take("concurrently");
         let if_not_exists = if_not_exists || self.take("if not exists");
         let name = match self.peek_is(0, "on") {
@@ -53,6 +46,12 @@ impl P<'_> {
         if self.take("include") {
             self.column_list()?;
         }
+        let nulls = if self.take("nulls not distinct") {
+            Nulls::NotDistinct
+        } else {
+            self.take("nulls distinct");
+            Nulls::Distinct
+        };
         if self.peek_is(0, "where") {
             return Err(SqlError::unsupported("partial indexes are not supported")
                 .hint("Create a materialized view with that condition and an index on it."));
@@ -67,6 +66,7 @@ impl P<'_> {
             if_not_exists,
             on,
             columns,
+            unique: unique.then_some(nulls),
         })
     }
 

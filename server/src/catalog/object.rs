@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, SchemaRef};
 use tidemill_dataflow::plan::{DataflowPlan, OutputStorage};
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{ColumnDef, Options, Query};
+use tidemill_planner::ast::{ColumnDef, Nulls, Options, Query, Unique};
 use tidemill_zset::delta::schema_of;
 
 use super::record::{Kind, Record};
@@ -31,6 +31,8 @@ pub enum Detail {
         primary_key: Vec<usize>,
         /// DEFAULT expressions by column.
         defaults: Vec<Option<String>>,
+        /// UNIQUEs, for which indexes are made with the table.
+        uniques: Vec<Unique>,
         /// CHECKs: their names and conditions, by name.
         checks: Vec<(String, String)>,
     },
@@ -76,6 +78,8 @@ pub enum Detail {
         on: u64,
         /// Its columns.
         columns: Vec<usize>,
+        /// Set if it keeps them unique.
+        unique: Option<Nulls>,
         /// What the workers run: the object's changes, the index's columns first.
         plan: Arc<DataflowPlan>,
     },

@@ -66,6 +66,9 @@ pub struct Record {
     /// Objects it reads or stands on.
     #[serde(default)]
     pub depends: Vec<u64>,
+    /// An index that is there because of a constraint of its table.
+    #[serde(default)]
+    pub constraint: bool,
     /// Ids of what is stored for it.
     #[serde(default)]
     pub ids: Ids,

@@ -15,6 +15,7 @@ use tidemill_storage::{ArrangementChange, ArrangementDesc, StagedRun};
 use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 
+use super::duplicates::Duplicates;
 use super::{Handle, Message, SharedRuntime};
 use crate::changes::Follower;
 use crate::published::Published;
@@ -78,6 +79,8 @@ pub struct BuildThread {
     pub descs: HashMap<ArrangementId, ArrangementDesc>,
     /// A view.
     pub durable: bool,
+    /// Of a unique index.
+    pub duplicates: Option<Duplicates>,
     /// Number of the last hidden epoch. They count from 1, far below any epoch of the clock.
     pub step: Epoch,
     pub built: Built,
@@ -96,7 +99,7 @@ impl BuildThread {
             for piece in self.contents(collection)? {
                 let piece = piece?;
                 rows += piece.len();
-                self.feed(collection, piece);
+                self.feed(collection, piece)?;
                 if rows >= CHUNK_ROWS_MAX {
                     rows = 0;
                     self.step()?;
@@ -117,13 +120,25 @@ impl BuildThread {
                 break;
             }
         }
+        self.check_unique()?;
         self.handle.send(Message::BuildReady(self.id));
         let published = finish.recv().map_err(|_| super::shutting_down())?;
         self.catch_up(published)?;
+        self.check_unique()?;
         if !self.exact && !self.durable {
             self.built.rows = vec![consolidate(&self.output, &self.built.rows)];
         }
         Ok(())
+    }
+
+    /// Fails if what has been taken in has duplicates that a unique index mustn't have.
+    fn check_unique(&mut self) -> Result<(), SqlError> {
+        let (Some(duplicates), [table]) = (&mut self.duplicates, self.inputs.as_slice()) else {
+            return Ok(());
+        };
+        let table = *table;
+        let snapshot = self.snapshot.clone();
+        duplicates.check(|| snapshot.deltas(table))
     }
 
     fn contents(&self, collection: CollectionId) -> Result<DeltaIterator, SqlError> {
@@ -194,7 +209,7 @@ impl BuildThread {
         for delta in newer.changes_since(&self.snapshot.published, collection)? {
             let delta = delta?;
             (fed, open) = (fed + delta.len(), open + delta.len());
-            self.feed(collection, delta);
+            self.feed(collection, delta)?;
             if open >= CHUNK_ROWS_MAX {
                 open = 0;
                 self.step()?;
@@ -215,7 +230,7 @@ impl BuildThread {
         let mut changes = changes.into_iter().peekable();
         while let Some((epoch, collection, delta)) = changes.next() {
             rows += delta.len();
-            self.feed(collection, delta);
+            self.feed(collection, delta)?;
             let last = changes
                 .peek()
                 .is_none_or(|(e, ..)| self.exact && *e != epoch);
@@ -234,7 +249,10 @@ impl BuildThread {
         Ok(rows)
     }
 
-    fn feed(&self, collection: CollectionId, delta: Delta) {
+    fn feed(&mut self, collection: CollectionId, delta: Delta) -> Result<(), SqlError> {
+        if let Some(duplicates) = &mut self.duplicates {
+            duplicates.note(&delta)?;
+        }
         if !delta.is_empty() {
             self.runtime.send(Command::Feed {
                 scope: Scope::Hidden(self.id),
@@ -242,6 +260,7 @@ impl BuildThread {
                 delta,
             });
         }
+        Ok(())
     }
 
     /// Ends a hidden epoch, waits for all workers, and stages what it changed.

@@ -21,7 +21,9 @@ use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 use tokio::sync::oneshot;
 
 use super::backfill::{BuildThread, Built, Report};
+use super::duplicates::Duplicates;
 use super::rename::check_seen;
+use super::unique::UniqueIndex;
 use super::{Coordinator, Following, Owner};
 use crate::catalog::record::{Ids, Kind, NEXT_ID_KEY, Output, State, object_key, put};
 use crate::catalog::{Catalog, Detail, Object};
@@ -352,6 +354,10 @@ impl Coordinator {
             BuildTarget::Query { as_of, schema } => (*as_of, schema.clone()),
             BuildTarget::View(view) => (None, view.columns.clone()),
         };
+        let duplicates = match &request.target {
+            BuildTarget::View(view) => self.duplicates(view, &ids),
+            BuildTarget::Query { .. } => None,
+        };
         let thread = BuildThread {
             id,
             handle: self.handle.clone(),
@@ -375,6 +381,7 @@ impl Coordinator {
             },
             durable,
             step: 0,
+            duplicates,
             built: Built::default(),
         };
         let name = format!("build {}", id.0);
@@ -411,6 +418,17 @@ impl Coordinator {
             depends: request.depends,
         };
         self.builds.insert(id, build);
+    }
+
+    /// What finds duplicates, if a unique index is built.
+    fn duplicates(&self, index: &Object, ids: &Ids) -> Option<Duplicates> {
+        let Detail::Index { on, .. } = &index.detail else {
+            return None;
+        };
+        let mut index = index.clone();
+        index.record.ids = ids.clone();
+        let unique = UniqueIndex::of(&index, self.catalog.get(*on)?)?;
+        Some(Duplicates::new(unique))
     }
 
     /// The build has caught up; nothing is under way and nothing will be until it has joined.
@@ -550,10 +568,12 @@ impl Coordinator {
         let mut work_catalog = vec![put(object_key(view.record.id), &view.record)];
         work_catalog.push(put(NEXT_ID_KEY.into(), &catalog.next_id()));
         let errors = view.record.ids.errors;
+        let is_unique = matches!(&view.detail, Detail::Index { unique, .. } if unique.is_some());
         catalog.put(Arc::new(view));
         self.recount_inputs();
         let mut work = self.begin_epoch();
         work.catalog = Some(self.catalog.clone());
+        work.has_writes = is_unique;
         work.commit.catalog.extend(work_catalog);
         // What was built carries epochs of its own, so nothing before the joining epoch can be read.
         work.commit.since = create.iter().map(|d| (d.id, work.epoch)).collect();

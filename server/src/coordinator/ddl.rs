@@ -14,7 +14,7 @@ use tidemill_zset::schema::SqlType;
 use tidemill_zset::{ArrangementId, CollectionId};
 use tokio::sync::oneshot;
 
-use super::build::output_desc;
+use super::build::{output_desc, stored_desc};
 use super::cut::origin_schema;
 use super::rename::check_seen;
 use super::{AfterPublish, Coordinator, Owner};
@@ -98,6 +98,8 @@ pub(super) struct Effects {
     create: Vec<ArrangementDesc>,
     drop: Vec<ArrangementId>,
     offsets: Vec<OffsetChange>,
+    /// Indexes that come with a new table, whose dataflows begin.
+    indexes: Vec<Arc<Object>>,
     after: Vec<AfterPublish>,
     pub(super) notices: Vec<Notice>,
 }
@@ -119,6 +121,10 @@ impl Coordinator {
             .changes
             .push(put(NEXT_ID_KEY.into(), &next.next_id()));
         self.catalog = Arc::new(next);
+        if !effects.indexes.is_empty() {
+            effects.indexes.iter().for_each(|i| self.resume_view(i));
+            self.recount_inputs();
+        }
         let mut work = self.begin_epoch();
         work.catalog = Some(self.catalog.clone());
         work.commit.catalog.extend(effects.changes);
@@ -227,6 +233,12 @@ impl Coordinator {
         let object = Arc::new(object);
         next.put(object.clone());
         match &object.detail {
+            Detail::Table { uniques, .. } => {
+                for unique in uniques {
+                    let index = crate::index::of_constraint(next, &object, unique)?;
+                    self.create_index_of(index, next, effects)?;
+                }
+            }
             Detail::Source { .. } => effects.after.push(Box::new(move |c, _| {
                 if let Err(e) = c.start_source(&object) {
                     c.failure = Some(e);
@@ -237,6 +249,32 @@ impl Coordinator {
             })),
             _ => {}
         }
+        Ok(())
+    }
+
+    /// The index of a constraint of a table that is made in the same step: there is nothing to take in.
+    fn create_index_of(
+        &mut self,
+        mut index: Object,
+        next: &mut Catalog,
+        effects: &mut Effects,
+    ) -> Result<(), SqlError> {
+        let name = Name {
+            schema: Some(index.record.schema.clone()),
+            name: index.record.name.clone(),
+        };
+        next.free_name(&name)?;
+        self.check_unreserved(&name)?;
+        index.record.id = next.allocate();
+        let rows = ArrangementId(next.allocate());
+        index.record.ids.rows = Some(rows);
+        effects.create.push(stored_desc(rows, &index));
+        effects
+            .changes
+            .push(put(object_key(index.record.id), &index.record));
+        let index = Arc::new(index);
+        next.put(index.clone());
+        effects.indexes.push(index);
         Ok(())
     }
 
@@ -254,6 +292,9 @@ impl Coordinator {
         let mut ids = Vec::new();
         for name in names {
             match find(next, kind, name) {
+                Ok(object) if object.record.constraint => {
+                    return Err(required_by_constraint(object, next));
+                }
                 Ok(object) => ids.push(object.record.id),
                 Err(e) if if_exists && e.sqlstate == "42P01" => {
                     let message =
@@ -456,6 +497,21 @@ impl Coordinator {
         effects.changes.push((schema_key(name), None));
         Ok(())
     }
+}
+
+/// The index of a constraint goes with its table alone.
+fn required_by_constraint(index: &Object, catalog: &Catalog) -> SqlError {
+    let name = &index.record.name;
+    let table = match &index.detail {
+        Detail::Index { on, .. } => catalog.get(*on),
+        _ => None,
+    };
+    let table = table.map_or_else(String::new, |t| t.display_name());
+    let message = format!(
+        "cannot drop index {} because constraint {name} on table {table} requires it",
+        index.display_name()
+    );
+    SqlError::new("2BP01", message).hint(format!("The constraint goes with the table {table}."))
 }
 
 fn create_schema(

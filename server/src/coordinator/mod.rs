@@ -6,8 +6,8 @@
 //! ```
 //! At most one epoch computes while the one before it commits. Everything that reaches the coordinator is a
 //! [`Message`]; the files beside this one each hold one concern:
-//! `cut` (input → epoch), `publish` (epoch → readers), `tables` (constraints and conflicts of writes), `ddl`
-//! (objects come and go), `build` and `backfill` (a view or query
+//! `cut` (input → epoch), `publish` (epoch → readers), `tables` (constraints and conflicts of writes), `unique`, `ddl`
+//! (objects come and go), `build`, `backfill` and `duplicates` (a view or query
 //! joins), `sources`, `sinks`, `sink_writer`, `recover`
 //! (start), `stale` and `upgrade` (views that this version computes differently), `rename`.
 
@@ -16,6 +16,7 @@ pub mod build;
 pub mod clock;
 mod cut;
 pub mod ddl;
+mod duplicates;
 mod publish;
 pub mod recover;
 mod rename;
@@ -24,6 +25,7 @@ pub mod sinks;
 pub mod sources;
 mod stale;
 pub mod tables;
+pub mod unique;
 pub mod upgrade;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -186,6 +188,7 @@ struct EpochWork {
     remaining: usize,
     /// The catalog from this epoch on, if it changes.
     catalog: Option<Arc<Catalog>>,
+    /// Writes wait until it is committed: it has some, or an index that those to come are checked with.
     has_writes: bool,
     after: Vec<AfterPublish>,
 }

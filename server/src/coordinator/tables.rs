@@ -6,16 +6,16 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute;
-use datafusion_common::ScalarValue;
 use tidemill_planner::SqlError;
 use tidemill_storage::{ArrangementChange, StoreVersion};
 use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::hash::hash_columns;
-use tidemill_zset::{CollectionId, Delta, Epoch};
+use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 use tokio::sync::oneshot;
 
+use super::unique::{Keys, UniqueIndex, UniqueState, duplicate};
 use super::{Coordinator, EpochWork};
-use crate::catalog::{Detail, Object};
+use crate::catalog::{Catalog, Detail, Object};
 use crate::reader::{ReadSet, key_first, store_error};
 
 /// Keys whose last change is remembered one by one; older transactions are checked by table.
@@ -38,6 +38,7 @@ pub struct WriteRequest {
 pub struct WriteLog {
     tables: HashMap<CollectionId, Epoch>,
     keys: HashMap<(CollectionId, u64), Epoch>,
+    uniques: HashMap<(ArrangementId, u64), Epoch>,
     /// Keys changed at or before this epoch may have been forgotten.
     forgotten: Epoch,
 }
@@ -45,12 +46,23 @@ pub struct WriteLog {
 impl WriteLog {
     fn note(&mut self, table: CollectionId, hashes: &[u64], epoch: Epoch) {
         self.tables.insert(table, epoch);
-        if self.keys.len() + hashes.len() > KEYS_REMEMBERED_MAX {
-            self.keys.clear();
-            self.forgotten = epoch - 1;
-        }
+        self.make_room(hashes.len(), epoch);
         self.keys
             .extend(hashes.iter().map(|h| ((table, *h), epoch)));
+    }
+
+    fn note_unique(&mut self, index: ArrangementId, codes: &[u64], epoch: Epoch) {
+        self.make_room(codes.len(), epoch);
+        self.uniques
+            .extend(codes.iter().map(|c| ((index, *c), epoch)));
+    }
+
+    fn make_room(&mut self, more: usize, epoch: Epoch) {
+        if self.keys.len() + self.uniques.len() + more > KEYS_REMEMBERED_MAX {
+            self.keys.clear();
+            self.uniques.clear();
+            self.forgotten = epoch - 1;
+        }
     }
 
     fn conflicts(
@@ -77,7 +89,13 @@ impl WriteLog {
                             .is_some_and(|e| *e > request.read_at))
             })
         });
-        whole || keys
+        let uniques = request.reads.uniques.iter().any(|(table, index, code)| {
+            let newer = |e: &Epoch| *e > request.read_at;
+            changed(table)
+                && (request.read_at <= self.forgotten
+                    || self.uniques.get(&(*index, *code)).is_some_and(newer))
+        });
+        whole || keys || uniques
     }
 }
 
@@ -91,6 +109,15 @@ struct TableState {
     accepted: Vec<Delta>,
     /// Hashes that `accepted` touches, to find out cheaply when it needn't be looked at.
     touched: HashSet<u64>,
+    uniques: Vec<UniqueState>,
+}
+
+/// What is to be accepted of a transaction's changes of a table.
+struct Checked {
+    stored: Delta,
+    hashes: Vec<u64>,
+    /// By unique index.
+    keys: Vec<Keys>,
 }
 
 impl Coordinator {
@@ -140,19 +167,19 @@ impl Coordinator {
                 };
                 states.insert(
                     *collection,
-                    TableState::new(object.clone(), self.env.store.version()),
+                    TableState::new(&catalog, object.clone(), self.env.store.version()),
                 );
             }
-            let state = &states[collection];
-            let (stored, hashes) = state.stored_form(delta)?;
-            state.check(&stored, &hashes)?;
-            checked.push((*collection, stored, hashes));
+            checked.push((*collection, states[collection].check(delta)?));
         }
-        for (collection, stored, hashes) in checked {
-            self.write_log.note(collection, &hashes, epoch);
+        for (collection, checked) in checked {
+            self.write_log.note(collection, &checked.hashes, epoch);
             let state = states.get_mut(&collection).expect("just made");
-            state.touched.extend(&hashes);
-            state.accepted.push(stored);
+            for (unique, keys) in state.uniques.iter().zip(&checked.keys) {
+                self.write_log
+                    .note_unique(unique.index.rows, &keys.codes, epoch);
+            }
+            state.accept(checked);
         }
         Ok(())
     }
@@ -221,13 +248,15 @@ impl Coordinator {
 }
 
 impl TableState {
-    fn new(object: Arc<Object>, version: StoreVersion) -> Self {
+    fn new(catalog: &Catalog, object: Arc<Object>, version: StoreVersion) -> Self {
         let primary_key = match &object.detail {
             Detail::Table { primary_key, .. } => primary_key.clone(),
             _ => vec![],
         };
         let order = key_first(&primary_key, object.columns.fields().len());
+        let uniques = UniqueIndex::all_on(catalog, &object);
         TableState {
+            uniques: uniques.into_iter().map(UniqueState::new).collect(),
             object,
             version,
             order,
@@ -260,7 +289,46 @@ impl TableState {
     }
 
     /// Checks that after `delta` no row has a negative count (somebody else changed it: conflict) and no key has two rows.
-    fn check(&self, delta: &Delta, hashes: &[u64]) -> Result<(), SqlError> {
+    fn check(&self, delta: &Delta) -> Result<Checked, SqlError> {
+        let (stored, hashes) = self.stored_form(delta)?;
+        self.check_rows(&stored, &hashes)?;
+        let mut keys = Vec::with_capacity(self.uniques.len());
+        for unique in &self.uniques {
+            let changed = unique.index.changed(delta)?;
+            unique.check(&self.version, &changed)?;
+            keys.push(changed);
+        }
+        Ok(Checked {
+            stored,
+            hashes,
+            keys,
+        })
+    }
+
+    fn accept(&mut self, checked: Checked) {
+        self.touched.extend(&checked.hashes);
+        self.accepted.push(checked.stored);
+        for (unique, keys) in self.uniques.iter_mut().zip(checked.keys) {
+            unique.accept(keys);
+        }
+    }
+
+    /// Takes in changes without checking them.
+    fn accept_own(&mut self, own: &[Delta]) -> Result<(), SqlError> {
+        for delta in own {
+            let (stored, hashes) = self.stored_form(delta)?;
+            let keys = self.uniques.iter().map(|u| u.index.changed(delta));
+            let keys = keys.collect::<Result<Vec<_>, _>>()?;
+            self.accept(Checked {
+                stored,
+                hashes,
+                keys,
+            });
+        }
+        Ok(())
+    }
+
+    fn check_rows(&self, delta: &Delta, hashes: &[u64]) -> Result<(), SqlError> {
         let only_inserts = (0..delta.len()).all(|r| delta.diffs.get(r) > 0);
         if only_inserts && self.key_columns == 0 {
             return Ok(());
@@ -283,7 +351,8 @@ impl TableState {
             };
             let counted = consolidate(&keys.schema(), &[keys]);
             if let Some(row) = (0..counted.len()).find(|r| counted.diffs.get(*r) > 1) {
-                return Err(self.duplicate(&counted.rows, row));
+                let constraint = format!("{}_pkey", self.object.record.name);
+                return Err(duplicate(&constraint, &counted.rows, row));
             }
         }
         Ok(())
@@ -322,36 +391,10 @@ impl TableState {
         }
         Ok(out)
     }
-
-    fn duplicate(&self, keys: &RecordBatch, row: usize) -> SqlError {
-        let names: Vec<&str> = keys
-            .schema_ref()
-            .fields()
-            .iter()
-            .map(|f| f.name().as_str())
-            .collect();
-        let values: Vec<String> = keys
-            .columns()
-            .iter()
-            .map(|c| {
-                ScalarValue::try_from_array(c, row).map_or_else(|_| "?".into(), |v| v.to_string())
-            })
-            .collect();
-        let name = &self.object.record.name;
-        SqlError::new(
-            "23505",
-            format!("duplicate key value violates unique constraint \"{name}_pkey\""),
-        )
-        .detail(format!(
-            "Key ({})=({}) already exists.",
-            names.join(", "),
-            values.join(", ")
-        ))
-    }
 }
 
 /// The tables that a collection's contents depend on; for a table, itself.
-fn tables_below(catalog: &crate::catalog::Catalog, collection: CollectionId) -> Vec<CollectionId> {
+fn tables_below(catalog: &Catalog, collection: CollectionId) -> Vec<CollectionId> {
     let Some((object, _)) = catalog.by_collection(collection) else {
         return vec![];
     };
@@ -379,26 +422,22 @@ pub fn conflict() -> SqlError {
     .hint("Run the transaction again.")
 }
 
-fn arrow_error(e: arrow::error::ArrowError) -> SqlError {
+pub(super) fn arrow_error(e: arrow::error::ArrowError) -> SqlError {
     SqlError::internal(e.to_string())
 }
 
 /// Checks the key of a table for a statement within a transaction, against what the transaction sees; what others
 /// commit meanwhile is checked at COMMIT.
 pub fn check_in_transaction(
+    catalog: &Catalog,
     object: &Arc<Object>,
     version: &StoreVersion,
     own: &[Delta],
     delta: &Delta,
 ) -> Result<(), SqlError> {
-    let mut state = TableState::new(object.clone(), version.clone());
-    for earlier in own {
-        let (stored, hashes) = state.stored_form(earlier)?;
-        state.touched.extend(hashes);
-        state.accepted.push(stored);
-    }
-    let (stored, hashes) = state.stored_form(delta)?;
-    state.check(&stored, &hashes)
+    let mut state = TableState::new(catalog, object.clone(), version.clone());
+    state.accept_own(own)?;
+    state.check(delta).map(drop)
 }
 
 /// The rows of a table that have keys of `rows`, as a transaction with the writes `own` sees them, and the hashes of the
@@ -409,12 +448,8 @@ pub fn existing(
     own: &[Delta],
     rows: &RecordBatch,
 ) -> Result<(RecordBatch, Vec<u64>), SqlError> {
-    let mut state = TableState::new(object.clone(), version.clone());
-    for earlier in own {
-        let (stored, hashes) = state.stored_form(earlier)?;
-        state.touched.extend(hashes);
-        state.accepted.push(stored);
-    }
+    let mut state = TableState::new(&Catalog::default(), object.clone(), version.clone());
+    state.accept_own(own)?;
     let (stored, hashes) = state.stored_form(&Delta::insert(rows.clone()))?;
     let found = state.current(&hashes, &stored.rows)?;
     let found = consolidate(&stored.schema(), &found);

@@ -233,6 +233,7 @@ impl Coordinator {
                 .collect(),
             durable: true,
             step: 0,
+            duplicates: None,
             built: Built::default(),
         };
         std::thread::Builder::new()

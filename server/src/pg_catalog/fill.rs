@@ -70,8 +70,29 @@ pub struct Index<'a> {
     pub columns: &'a [usize],
     /// UNIQUE
     pub unique: bool,
+    /// Two NULLs are duplicates.
+    pub nulls_not_distinct: bool,
     /// PRIMARY KEY
     pub primary: bool,
+    /// It is there because of a PRIMARY KEY or UNIQUE constraint.
+    pub constraint: bool,
+}
+
+impl Index<'_> {
+    /// Oid of its constraint.
+    fn constraint_oid(&self, relation: &RelationInfo) -> i64 {
+        match self.primary {
+            true => CONSTRAINT_BASE + i64::from(relation.oid),
+            false => CONSTRAINT_BASE + self.oid,
+        }
+    }
+
+    fn nulls(&self) -> &'static str {
+        match self.nulls_not_distinct {
+            true => " NULLS NOT DISTINCT",
+            false => "",
+        }
+    }
 }
 
 /// The indexes of a relation.
@@ -83,7 +104,9 @@ pub fn indexes(relation: &RelationInfo) -> Vec<Index<'_>> {
             name: format!("{}_pkey", relation.name),
             columns: &relation.primary_key,
             unique: true,
+            nulls_not_distinct: false,
             primary: true,
+            constraint: true,
         });
     }
     all.extend(relation.indexes.iter().map(|index| Index {
@@ -91,7 +114,9 @@ pub fn indexes(relation: &RelationInfo) -> Vec<Index<'_>> {
         name: index.name.clone(),
         columns: &index.columns,
         unique: index.unique,
+        nulls_not_distinct: index.nulls_not_distinct,
         primary: false,
+        constraint: index.constraint,
     }));
     all
 }
@@ -132,25 +157,31 @@ pub fn index_definition(snapshot: &CatalogSnapshot, oid: i64, column: i64) -> Va
         ));
     }
     Value::text(format!(
-        "CREATE {}INDEX {} ON {}.{} USING btree ({})",
+        "CREATE {}INDEX {} ON {}.{} USING btree ({}){}",
         if index.unique { "UNIQUE " } else { "" },
         quote_ident(&index.name),
         quote_ident(&relation.schema),
         quote_ident(&relation.name),
-        column_names(relation, index.columns)
+        column_names(relation, index.columns),
+        index.nulls()
     ))
 }
 
 /// `pg_get_constraintdef`
 pub fn constraint_definition(snapshot: &CatalogSnapshot, oid: i64) -> Value {
-    let relation = snapshot
-        .relations
-        .iter()
-        .find(|r| !r.primary_key.is_empty() && CONSTRAINT_BASE + i64::from(r.oid) == oid);
-    relation.map_or(Value::Null, |relation| {
-        let names = column_names(relation, &relation.primary_key);
-        Value::text(format!("PRIMARY KEY ({names})"))
-    })
+    for relation in &snapshot.relations {
+        let mut indexes = indexes(relation).into_iter();
+        let Some(index) = indexes.find(|i| i.constraint && i.constraint_oid(relation) == oid)
+        else {
+            continue;
+        };
+        let names = column_names(relation, index.columns);
+        return Value::text(match index.primary {
+            true => format!("PRIMARY KEY ({names})"),
+            false => format!("UNIQUE{} ({names})", index.nulls()),
+        });
+    }
+    Value::Null
 }
 
 /// `pg_get_viewdef`
@@ -568,6 +599,7 @@ fn pg_index(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
         "indnatts",
         "indnkeyatts",
         "indisunique",
+        "indnullsnotdistinct",
         "indisprimary",
         "indimmediate",
         "indisvalid",
@@ -587,6 +619,7 @@ fn pg_index(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                 count.clone(),
                 count,
                 Value::Bool(index.unique),
+                Value::Bool(index.nulls_not_distinct),
                 Value::Bool(index.primary),
                 yes(),
                 yes(),
@@ -616,12 +649,12 @@ fn constraints(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> 
     let mut rows = Rows::of(definition, &given);
     let yes = || Value::Bool(true);
     for relation in &snapshot.relations {
-        for index in indexes(relation).into_iter().filter(|index| index.primary) {
+        for index in indexes(relation).into_iter().filter(|i| i.constraint) {
             rows.push([
-                int(CONSTRAINT_BASE + i64::from(relation.oid)),
+                int(index.constraint_oid(relation)),
                 text(&index.name),
                 schema_oid(snapshot, &relation.schema),
-                text("p"),
+                text(if index.primary { "p" } else { "u" }),
                 yes(),
                 int(relation.oid),
                 int(index.oid),

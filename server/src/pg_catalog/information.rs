@@ -5,7 +5,7 @@
 use arrow::datatypes::{DataType, Field};
 use tidemill_zset::schema::SqlType;
 
-use super::fill::{indexes, schemas, view_definition};
+use super::fill::{Index, indexes, schemas, view_definition};
 use super::relations::{Definition, Row, Rows};
 use super::value::Value;
 use super::{CatalogSnapshot, RelationInfo, RelationType};
@@ -104,16 +104,16 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                 "enforced",
             ];
             let mut rows = Rows::of(definition, &given);
-            for (relation, name) in keys(snapshot) {
+            for (relation, key) in keys(snapshot) {
                 let schema = || text(&relation.schema);
                 rows.push([
                     database(),
                     schema(),
-                    text(name),
+                    text(&key.name),
                     database(),
                     schema(),
                     text(&relation.name),
-                    text("PRIMARY KEY"),
+                    text(if key.primary { "PRIMARY KEY" } else { "UNIQUE" }),
                     yes_or_no(false),
                     yes_or_no(false),
                     yes_or_no(true),
@@ -136,15 +136,15 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                 given.push("ordinal_position");
             }
             let mut rows = Rows::of(definition, &given);
-            for (relation, name) in keys(snapshot) {
-                for (position, column) in relation.primary_key.iter().enumerate() {
+            for (relation, key) in keys(snapshot) {
+                for (position, column) in key.columns.iter().enumerate() {
                     let schema = || text(&relation.schema);
                     let column = relation.columns.fields().get(*column);
                     let column = column.map_or("", |field| field.name());
                     rows.push([
                         database(),
                         schema(),
-                        text(&name),
+                        text(&key.name),
                         database(),
                         schema(),
                         text(&relation.name),
@@ -204,11 +204,11 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
     }
 }
 
-/// Relations with a primary key, and its constraint's name.
-fn keys(snapshot: &CatalogSnapshot) -> impl Iterator<Item = (&RelationInfo, String)> {
-    snapshot.relations.iter().filter_map(|relation| {
-        let index = indexes(relation).into_iter().find(|index| index.primary)?;
-        Some((relation, index.name))
+/// PRIMARY KEY and UNIQUE constraints.
+fn keys(snapshot: &CatalogSnapshot) -> impl Iterator<Item = (&RelationInfo, Index<'_>)> {
+    snapshot.relations.iter().flat_map(|relation| {
+        let constraints = indexes(relation).into_iter().filter(|i| i.constraint);
+        constraints.map(move |index| (relation, index))
     })
 }
 

@@ -154,6 +154,10 @@ pub struct IndexInfo {
     pub columns: Vec<usize>,
     /// True if the columns are unique.
     pub unique: bool,
+    /// Two NULLs are duplicates.
+    pub nulls_not_distinct: bool,
+    /// It is there because of a UNIQUE constraint.
+    pub constraint: bool,
     /// COMMENT ON the index.
     pub comment: Option<String>,
 }

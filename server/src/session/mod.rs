@@ -17,6 +17,7 @@ pub mod sql;
 mod subscribe;
 mod times;
 mod transaction;
+mod unique;
 mod write;
 
 use std::sync::Arc;

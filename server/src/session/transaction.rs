@@ -64,7 +64,10 @@ impl Transaction {
     /// Nothing was read or written.
     pub fn is_untouched(&self) -> bool {
         let reads = self.reads.lock();
-        self.writes.is_empty() && reads.collections.is_empty() && reads.keys.is_empty()
+        self.writes.is_empty()
+            && reads.collections.is_empty()
+            && reads.keys.is_empty()
+            && reads.uniques.is_empty()
     }
 }
 

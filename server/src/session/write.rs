@@ -1,11 +1,9 @@
 //! INSERT, UPDATE, DELETE and TRUNCATE, with ON CONFLICT and RETURNING; CREATE TABLE AS.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch, UInt32Array};
 use arrow::datatypes::{Field, SchemaRef};
-use arrow::row::{OwnedRow, RowConverter, SortField};
 use futures::TryStreamExt;
 use parking_lot::Mutex;
 use tidemill_planner::SqlError;
@@ -19,9 +17,10 @@ use tidemill_zset::{CollectionId, Delta, Diffs};
 use super::plans::{self, PlanSlot, Planned};
 use super::query::{Given, bind, param_types};
 use super::sql::SqlSession;
+use super::unique::{Other, Unique, conflict_of};
 use super::{ParamValue, Response, execution};
 use crate::catalog::{Detail, Object};
-use crate::coordinator::tables::{check_in_transaction, check_not_null, existing};
+use crate::coordinator::tables::{check_in_transaction, check_not_null};
 use crate::published::Published;
 use crate::reader::{ReadSet, RowIterator, Snapshot};
 
@@ -33,6 +32,8 @@ pub struct Target {
     pub relation: Relation,
     pub object: Arc<Object>,
     pub defaults: Vec<Option<String>>,
+    /// What is unique of it: the PRIMARY KEY first.
+    pub keys: Vec<Unique>,
 }
 
 /// A RETURNING clause.
@@ -198,6 +199,7 @@ impl SqlSession {
             _ => vec![],
         };
         Ok(Target {
+            keys: Unique::all_of(&published.catalog, &object),
             relation,
             object,
             defaults,
@@ -223,7 +225,7 @@ impl SqlSession {
             more.push(plan.params);
         }
         if let Statement::Insert(insert) = statement
-            && let Conflict::Update = self.conflict(insert, target)?
+            && let (Conflict::Update, _) = self.conflict(insert, target)?
         {
             more.push(
                 self.plan_do_update(&published, insert, target, types)?
@@ -303,8 +305,10 @@ impl SqlSession {
         &self,
         insert: &sqlparser_ast::Insert,
         target: &Target,
-    ) -> Result<Conflict, SqlError> {
-        self.handle.env.planner.conflict(insert, &target.relation)
+    ) -> Result<(Conflict, Vec<usize>), SqlError> {
+        let keys: Vec<_> = target.keys.iter().map(|k| k.key(&target.object)).collect();
+        let planner = &self.handle.env.planner;
+        planner.conflict(insert, &target.relation, &keys)
     }
 
     fn plan_do_update(
@@ -416,7 +420,7 @@ impl SqlSession {
         }
         written.rows = with_others(statement, written.rows, &batches, &query.plan.columns)?;
         if let Statement::Insert(insert) = statement {
-            let conflict = self.conflict(insert, target)?;
+            let (conflict, keys) = self.conflict(insert, target)?;
             if conflict != Conflict::Fail {
                 let update = match conflict {
                     Conflict::Update => {
@@ -428,7 +432,13 @@ impl SqlSession {
                     _ => None,
                 };
                 written = self
-                    .merge(&published, target, written.rows, update.as_ref(), &snapshot)
+                    .merge(
+                        &published,
+                        (target, &keys),
+                        written.rows,
+                        update.as_ref(),
+                        &snapshot,
+                    )
                     .await?;
                 self.check_rows(&target.object, &written.rows, &snapshot)
                     .await?;
@@ -452,7 +462,13 @@ impl SqlSession {
                 .writes
                 .get(&target.relation.id)
                 .map_or(&[][..], Vec::as_slice);
-            check_in_transaction(&target.object, &published.store, own, &written.delta)?;
+            check_in_transaction(
+                &published.catalog,
+                &target.object,
+                &published.store,
+                own,
+                &written.delta,
+            )?;
         }
         self.write(target.relation.id, written.delta, published.now(), reads)
             .await?;
@@ -602,50 +618,51 @@ impl SqlSession {
         Ok(Response::Tag(format!("SELECT {count}")))
     }
 
-    /// INSERT … ON CONFLICT: `rows` whose keys are free are inserted; of the others `update` makes new rows, or they are
+    /// INSERT … ON CONFLICT: `rows` of which all `keys` are free are inserted; of the others `update` makes new rows, or they are
     /// passed over.
     async fn merge(
         &self,
         published: &Arc<Published>,
-        target: &Target,
+        (target, keys): (&Target, &[usize]),
         rows: RecordBatch,
         update: Option<&QueryPlan>,
         snapshot: &Snapshot,
     ) -> Result<Written, SqlError> {
         let object = &target.object;
-        let key = target.relation.primary_key.clone().unwrap_or_default();
         let own = snapshot
             .own_writes
             .get(&target.relation.id)
             .map_or(&[][..], Vec::as_slice);
-        let (there, hashes) = existing(object, &published.store, own, &rows)?;
-        if let Some(reads) = &snapshot.reads {
-            let id = target.relation.id;
-            reads.lock().keys.extend(hashes.iter().map(|h| (id, *h)));
+        let mut there = Vec::with_capacity(keys.len());
+        for key in keys {
+            let key = &target.keys[*key];
+            there.push(key.there(
+                target,
+                &published.store,
+                own,
+                &rows,
+                snapshot.reads.as_ref(),
+            )?);
         }
-        let keys = Keys::new(&rows, &key)?;
-        let there_by_key: HashMap<OwnedRow, u32> = keys.of(&there)?.into_iter().zip(0..).collect();
-        let mut seen = HashMap::new();
         let (mut free, mut old, mut excluded) = (vec![], vec![], vec![]);
-        for (row, key) in keys.of(&rows)?.into_iter().enumerate() {
-            let at = there_by_key.get(&key).copied();
-            if seen.insert(key, ()).is_some() {
-                if update.is_none() {
-                    continue;
-                }
-                return Err(SqlError::new(
-                    "21000",
-                    "ON CONFLICT DO UPDATE command cannot affect row a second time",
-                )
-                .hint("Ensure that no rows proposed for insertion within the same command have duplicate constrained values."));
-            }
-            match at {
+        for row in 0..rows.num_rows() {
+            match conflict_of(&there, row) {
                 None => free.push(row as u32),
-                Some(at) => {
-                    old.push(at);
+                Some(_) if update.is_none() => continue,
+                Some(Other::Stored(key, at)) => {
+                    old.push((key, at));
                     excluded.push(row as u32);
                 }
+                Some(Other::Given) => {
+                    return Err(SqlError::new(
+                        "21000",
+                        "ON CONFLICT DO UPDATE command cannot affect row a second time",
+                    )
+                    .hint("Ensure that no rows proposed for insertion within the same command have duplicate constrained values."));
+                }
             }
+            // A row that is passed over takes no key.
+            there.iter_mut().for_each(|key| key.take(row));
         }
         let take = |from: &RecordBatch, rows: Vec<u32>| {
             arrow::compute::take_record_batch(from, &UInt32Array::from(rows)).map_err(internal)
@@ -657,7 +674,9 @@ impl SqlSession {
                 rows: inserted,
             });
         };
-        let (old, excluded) = (take(&there, old)?, take(&rows, excluded)?);
+        let stored: Vec<&RecordBatch> = there.iter().map(|key| &key.rows).collect();
+        let old = arrow::compute::interleave_record_batch(&stored, &old).map_err(internal)?;
+        let excluded = take(&rows, excluded)?;
         let pairs = side_by_side(&old, &excluded)?;
         let reader = WithRows {
             inner: snapshot.clone(),
@@ -719,35 +738,6 @@ impl SqlSession {
             }
         }
         Ok(Response::Tag("TRUNCATE TABLE".into()))
-    }
-}
-
-/// Keys of rows as values that can be looked up.
-struct Keys {
-    converter: RowConverter,
-    columns: Vec<usize>,
-}
-
-impl Keys {
-    fn new(like: &RecordBatch, columns: &[usize]) -> Result<Self, SqlError> {
-        let fields = columns
-            .iter()
-            .map(|c| SortField::new(like.column(*c).data_type().clone()))
-            .collect();
-        Ok(Keys {
-            converter: RowConverter::new(fields).map_err(internal)?,
-            columns: columns.to_vec(),
-        })
-    }
-
-    fn of(&self, rows: &RecordBatch) -> Result<Vec<OwnedRow>, SqlError> {
-        let columns: Vec<_> = self
-            .columns
-            .iter()
-            .map(|c| rows.column(*c).clone())
-            .collect();
-        let rows = self.converter.convert_columns(&columns).map_err(internal)?;
-        Ok(rows.iter().map(|r| r.owned()).collect())
     }
 }
 
