@@ -6,6 +6,7 @@
 
 mod ddl;
 mod index;
+mod numbering;
 mod precedence;
 mod session;
 pub(crate) mod spelling;
@@ -496,9 +497,13 @@ impl<'a> P<'a> {
                 self.p.next_token();
                 self.take("table");
                 let names = self.names()?;
-                let _ = self.take("restart identity") || self.take("continue identity");
+                let restart_identity = self.take("restart identity");
+                let _ = restart_identity || self.take("continue identity");
                 let _ = self.take("restrict") || self.take("cascade");
-                Ok(Statement::Truncate { names })
+                Ok(Statement::Truncate {
+                    names,
+                    restart_identity,
+                })
             }
             "subscribe" => Ok(Statement::Subscribe(Box::new(self.subscribe()?))),
             "copy" => self.copy(),

@@ -24,6 +24,7 @@ pub use crate::bind::written::{Conflict, Key, WRITTEN};
 use crate::bind::{Binder, Rel, project, unique_names, written};
 
 pub use crate::access::Condition;
+use crate::ast::ColumnDefault;
 use crate::catalog::{CatalogView, Relation};
 use crate::compile::{decorrelate, order};
 use crate::error::{Result, SqlError, from_datafusion};
@@ -135,14 +136,15 @@ impl Planner {
     }
 
     /// Rows to insert into `table`: all its columns, in order, coerced by assignment, defaults filled in.
-    /// `defaults`: the text of each column's DEFAULT expression.
+    /// `defaults`: what each column holds where the INSERT doesn't say. Then, of each column that numbers rows, whether the row is to
+    /// have the next number.
     pub fn plan_insert(
         &self,
         catalog: &dyn CatalogView,
         session: &SessionContextInfo,
         insert: &ast::Insert,
         table: &Relation,
-        defaults: &[Option<String>],
+        defaults: &[Option<ColumnDefault>],
         param_types: &[Option<Field>],
     ) -> Result<QueryPlan> {
         self.plan(catalog, session, param_types, |b| {
@@ -157,7 +159,7 @@ impl Planner {
         session: &SessionContextInfo,
         update: &ast::Statement,
         table: &Relation,
-        defaults: &[Option<String>],
+        defaults: &[Option<ColumnDefault>],
         param_types: &[Option<Field>],
     ) -> Result<QueryPlan> {
         self.plan(catalog, session, param_types, |b| {
@@ -195,7 +197,7 @@ impl Planner {
         session: &SessionContextInfo,
         insert: &ast::Insert,
         table: &Relation,
-        defaults: &[Option<String>],
+        defaults: &[Option<ColumnDefault>],
         param_types: &[Option<Field>],
     ) -> Result<QueryPlan> {
         self.plan(catalog, session, param_types, |b| {

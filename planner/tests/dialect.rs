@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Schema};
 use datafusion_common::ScalarValue;
 use futures::StreamExt;
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{self, Statement};
+use tidemill_planner::ast::{self, ColumnDefault, Statement};
 use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
 use tidemill_planner::direct::Direct;
 use tidemill_planner::functions::format;
@@ -27,7 +27,7 @@ struct Db(Arc<Mutex<Contents>>);
 #[derive(Default)]
 struct Contents {
     relations: Vec<Relation>,
-    defaults: BTreeMap<u64, Vec<Option<String>>>,
+    defaults: BTreeMap<u64, Vec<Option<ColumnDefault>>>,
     rows: BTreeMap<u64, Vec<RecordBatch>>,
     next: u64,
 }
@@ -170,7 +170,7 @@ impl Db {
         Ok(out)
     }
 
-    fn target(&self, name: &str) -> Result<(Relation, Vec<Option<String>>), SqlError> {
+    fn target(&self, name: &str) -> Result<(Relation, Vec<Option<ColumnDefault>>), SqlError> {
         let r = self
             .resolve(None, name)
             .ok_or_else(|| SqlError::new("42P01", format!("relation \"{name}\" does not exist")))?;
@@ -336,7 +336,7 @@ impl Db {
         kind: RelationKind,
         fields: Vec<arrow::datatypes::Field>,
         primary_key: Option<Vec<usize>>,
-        defaults: Vec<Option<String>>,
+        defaults: Vec<Option<ColumnDefault>>,
     ) {
         let mut c = self.0.lock().expect("one thread");
         c.next += 1;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{Check, ColumnDef, Name, Options, Query, Statement, Unique};
+use tidemill_planner::ast::{
+    Check, ColumnDef, ColumnDefault, Name, Options, Query, Statement, Unique,
+};
 use tidemill_planner::catalog::{CatalogView, Relation};
 use tidemill_planner::definition::{qualify, with_query};
 use tidemill_planner::query::{Planner, QueryPlan, SessionContextInfo};
@@ -152,7 +154,7 @@ impl Definer<'_> {
         }
         let uniques = crate::index::uniques(uniques, primary_key, &schema)?;
         for column in columns {
-            if let Some(text) = &column.default {
+            if let Some(ColumnDefault::Expression(text)) = &column.default {
                 self.check_default(column, text)?;
             }
         }

@@ -19,6 +19,7 @@ pub mod feed;
 mod find;
 mod index;
 pub mod init;
+pub mod numbers;
 pub mod offsets;
 pub mod pg;
 pub mod pg_catalog;

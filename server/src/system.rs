@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringViewAr
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use tidemill_connectors::queue::SourceState;
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::Nulls;
+use tidemill_planner::ast::{ColumnDefault, Nulls, Numbering, NumberingKind};
 use tidemill_planner::catalog::{Relation, RelationKind};
 use tidemill_storage::Store;
 use tidemill_zset::CollectionId;
@@ -15,6 +15,7 @@ use tidemill_zset::delta::schema_of;
 
 use crate::catalog::{Catalog, Detail, Object};
 use crate::coordinator::sources::state_words;
+use crate::numbers::{numbered, shown_default};
 use crate::pg_catalog;
 use crate::published::Published;
 use crate::session::backends::Backends;
@@ -387,6 +388,7 @@ impl SystemRelations {
                 kind: pg_catalog::RelationType::View,
                 columns: relation.columns.clone(),
                 defaults: vec![],
+                identities: vec![],
                 primary_key: vec![],
                 indexes: vec![],
                 definition: None,
@@ -432,7 +434,7 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
             defaults,
             primary_key,
             ..
-        } => (defaults.clone(), primary_key.clone()),
+        } => (shown_defaults(object, defaults), primary_key.clone()),
         _ => (vec![], vec![]),
     };
     let options = match &object.detail {
@@ -450,6 +452,7 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
         kind,
         columns: object.columns.clone(),
         defaults,
+        identities: identities(object),
         primary_key,
         indexes: vec![],
         definition,
@@ -465,6 +468,26 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
         rows: None,
         bytes: None,
     })
+}
+
+/// DEFAULTs as PostgreSQL shows them.
+fn shown_defaults(table: &Object, defaults: &[Option<ColumnDefault>]) -> Vec<Option<String>> {
+    let shown = defaults.iter().enumerate().map(|(n, d)| match d.as_ref()? {
+        ColumnDefault::Expression(text) => Some(text.clone()),
+        ColumnDefault::Numbering(numbering) => shown_default(table, n, numbering),
+    });
+    shown.collect()
+}
+
+fn identities(object: &Object) -> Vec<(usize, char)> {
+    let kind = |n: &Numbering| match n.kind {
+        NumberingKind::Serial => None,
+        NumberingKind::Always => Some('a'),
+        NumberingKind::ByDefault => Some('d'),
+    };
+    numbered(object)
+        .filter_map(|(n, numbering)| Some((n, kind(numbering)?)))
+        .collect()
 }
 
 /// An index, with the oid of its relation.

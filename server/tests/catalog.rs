@@ -51,6 +51,7 @@ fn relation(
         name: name.into(),
         kind,
         columns: Arc::new(Schema::new(fields)),
+        identities: vec![],
         defaults: Vec::new(),
         primary_key: Vec::new(),
         indexes: Vec::new(),

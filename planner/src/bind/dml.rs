@@ -10,9 +10,11 @@ use tidemill_zset::schema::SqlType;
 use super::expr::Ctx;
 use super::scope::{Outer, Scope};
 use super::{Binder, Ctes, Rel, RelCol, Typed, columns_of, df, project, unique_names};
+use crate::ast::{ColumnDefault, Numbering, NumberingKind};
 use crate::catalog::Relation;
 use crate::error::{Result, SqlError};
 use crate::parser::parts;
+use crate::parser::spelling::Overriding;
 
 /// The value of an expression that has no columns; `None` if it isn't constant or fails.
 pub(crate) fn fold_constant(e: &Expr) -> Option<ScalarValue> {
@@ -44,10 +46,11 @@ pub(crate) fn evaluate(e: &Expr) -> Result<ScalarValue> {
 }
 
 impl Binder<'_> {
-    fn default_of(&self, text: Option<&String>) -> Result<Typed> {
-        match text {
-            None => Ok(super::expr::null()),
-            Some(t) => {
+    fn default_of(&self, default: Option<&ColumnDefault>) -> Result<Typed> {
+        match default {
+            // The number is put there when the row is written.
+            None | Some(ColumnDefault::Numbering(_)) => Ok(super::expr::null()),
+            Some(ColumnDefault::Expression(t)) => {
                 let e = crate::parser::parse_expr(t)?;
                 let scope = Scope::new(Outer::None);
                 self.expr(Ctx::plain(&scope, &Vec::new(), "DEFAULT"), &e)
@@ -59,7 +62,7 @@ impl Binder<'_> {
         &self,
         i: &ast::Insert,
         table: &Relation,
-        defaults: &[Option<String>],
+        defaults: &[Option<ColumnDefault>],
     ) -> Result<Rel> {
         let fields = table.columns.fields();
         let targets: Vec<usize> = if i.columns.is_empty() {
@@ -80,9 +83,10 @@ impl Binder<'_> {
             out
         };
         let given = !i.columns.is_empty();
-        let rel = match &i.source {
-            None => self.values_of(vec![vec![]])?,
-            Some(q) => self.insert_source(q, table, &targets, defaults)?,
+        let overriding = Overriding::of(i);
+        let (rel, asked) = match &i.source {
+            None => (self.values_of(vec![vec![]])?, vec![]),
+            Some(q) => self.insert_source((q, overriding), table, &targets, defaults)?,
         };
         if rel.cols.len() > targets.len() {
             return Err(SqlError::new(
@@ -127,6 +131,27 @@ impl Binder<'_> {
                 column: datafusion_common::Column::new_unqualified(f.name()),
             });
         }
+        for (n, numbering) in numbered(defaults) {
+            let given = targets
+                .iter()
+                .position(|t| *t == n)
+                .is_some_and(|i| i < rel.cols.len());
+            let passed_over =
+                overriding == Some(Overriding::User) && numbering.kind != NumberingKind::Serial;
+            let ask = match asked.iter().find(|(column, _)| *column == n) {
+                _ if !given || passed_over => super::literal(ScalarValue::Boolean(Some(true))),
+                Some((_, ask)) => Expr::Column(ask.column.clone()),
+                None => super::literal(ScalarValue::Boolean(Some(false))),
+            };
+            let name = format!("number#{n}");
+            exprs.push(ask.alias(&name));
+            cols.push(RelCol {
+                column: datafusion_common::Column::new_unqualified(&name),
+                name,
+                ty: SqlType::Bool,
+                unknown: false,
+            });
+        }
         let plan = if rel.cols.is_empty() {
             project(LogicalPlanBuilder::empty(true).plan().clone(), exprs)?
         } else {
@@ -135,25 +160,41 @@ impl Binder<'_> {
         Ok(Rel { plan, cols })
     }
 
-    /// The rows of INSERT. In VALUES each literal takes its column's type, and DEFAULT may stand for a value.
+    /// The rows of INSERT. In VALUES each literal takes its column's type, and DEFAULT may stand for a value; of columns that
+    /// number rows, a truth value for each row says whether it does.
     fn insert_source(
         &self,
-        q: &ast::Query,
+        (q, overriding): (&ast::Query, Option<Overriding>),
         table: &Relation,
         targets: &[usize],
-        defaults: &[Option<String>],
-    ) -> Result<Rel> {
-        let SetExpr::Values(v) = q.body.as_ref() else {
-            return self.query(q, &Vec::new(), Outer::None);
+        defaults: &[Option<ColumnDefault>],
+    ) -> Result<(Rel, Vec<(usize, RelCol)>)> {
+        let is_always = |column: usize| {
+            let number = numbered(defaults).find(|(n, _)| *n == column);
+            overriding.is_none() && number.is_some_and(|(_, n)| n.kind == NumberingKind::Always)
         };
-        if q.order_by.is_some() || q.limit_clause.is_some() || q.with.is_some() {
-            return self.query(q, &Vec::new(), Outer::None);
-        }
+        let values = match q.body.as_ref() {
+            SetExpr::Values(v)
+                if q.order_by.is_none() && q.limit_clause.is_none() && q.with.is_none() =>
+            {
+                v
+            }
+            _ => {
+                let rel = self.query(q, &Vec::new(), Outer::None)?;
+                let given = targets.iter().take(rel.cols.len());
+                return match given.copied().find(|c| is_always(*c)) {
+                    Some(column) => Err(given_always(table, column)),
+                    None => Ok((rel, vec![])),
+                };
+            }
+        };
+        let numbers: Vec<usize> = numbered(defaults).map(|(n, _)| n).collect();
+        let mut asked: Vec<usize> = vec![];
         let scope = Scope::new(Outer::None);
         let ctes = Ctes::new();
         let ctx = Ctx::plain(&scope, &ctes, "VALUES");
         let mut rows = Vec::new();
-        for r in &v.rows {
+        for r in &values.rows {
             let mut row = Vec::new();
             if r.len() > targets.len() {
                 return Err(SqlError::new(
@@ -166,6 +207,8 @@ impl Binder<'_> {
                 let ty = SqlType::of(f);
                 let t = if is_default(e) {
                     self.default_of(defaults.get(targets[i]).and_then(Option::as_ref))?
+                } else if is_always(targets[i]) {
+                    return Err(given_always(table, targets[i]));
                 } else {
                     self.expr(ctx, e)?
                 };
@@ -179,16 +222,27 @@ impl Binder<'_> {
                     ty,
                 ));
             }
+            let asks = targets
+                .iter()
+                .zip(r.iter())
+                .filter(|(t, _)| numbers.contains(t));
+            asked = asks.clone().map(|(t, _)| *t).collect();
+            row.extend(asks.map(|(_, e)| {
+                let ask = ScalarValue::Boolean(Some(is_default(e)));
+                Typed::new(super::literal(ask), SqlType::Bool)
+            }));
             rows.push(row);
         }
-        self.values_of(rows)
+        let mut rel = self.values_of(rows)?;
+        let asks = rel.cols.split_off(rel.cols.len() - asked.len());
+        Ok((rel, asked.into_iter().zip(asks).collect()))
     }
 
     pub(crate) fn update(
         &self,
         s: &ast::Statement,
         table: &Relation,
-        defaults: &[Option<String>],
+        defaults: &[Option<ColumnDefault>],
     ) -> Result<Rel> {
         let ast::Statement::Update(u) = s else {
             return Err(SqlError::internal("not an UPDATE"));
@@ -227,7 +281,7 @@ impl Binder<'_> {
         scope: &Scope,
         ctes: &Ctes,
         table: &Relation,
-        defaults: &[Option<String>],
+        defaults: &[Option<ColumnDefault>],
         old: &[Expr],
     ) -> Result<Vec<Expr>> {
         let mut new = old.to_vec();
@@ -277,10 +331,21 @@ impl Binder<'_> {
                         format!("multiple assignments to same column \"{name}\""),
                     ));
                 }
-                let t = if is_default(value) {
-                    self.default_of(defaults.get(n).and_then(Option::as_ref))?
-                } else {
-                    self.expr(Ctx::plain(scope, ctes, "UPDATE"), value)?
+                let number = numbered(defaults).find(|(column, _)| *column == n);
+                let t = match (is_default(value), number) {
+                    (true, Some(_)) => {
+                        let message = format!(
+                            "setting column \"{name}\" to DEFAULT in an UPDATE is not supported"
+                        );
+                        return Err(SqlError::unsupported(message)
+                            .detail("The column numbers rows when they are inserted."));
+                    }
+                    (true, None) => self.default_of(defaults.get(n).and_then(Option::as_ref))?,
+                    (false, Some((_, numbering))) if numbering.kind == NumberingKind::Always => {
+                        let message = format!("column \"{name}\" can only be updated to DEFAULT");
+                        return Err(SqlError::new("428C9", message).detail(defined_always(&name)));
+                    }
+                    _ => self.expr(Ctx::plain(scope, ctes, "UPDATE"), value)?,
                 };
                 new[n] = self.assign(t, &SqlType::of(table.columns.field(n)), &name)?;
             }
@@ -436,6 +501,26 @@ fn once_per_row(plan: LogicalPlan, table: &Relation) -> Result<LogicalPlan> {
         super::filter(plan, first)?,
         columns.into_iter().map(Expr::Column).collect(),
     )
+}
+
+/// The columns that number rows.
+fn numbered(defaults: &[Option<ColumnDefault>]) -> impl Iterator<Item = (usize, &Numbering)> {
+    defaults.iter().enumerate().filter_map(|(n, d)| match d {
+        Some(ColumnDefault::Numbering(numbering)) => Some((n, numbering)),
+        _ => None,
+    })
+}
+
+fn given_always(table: &Relation, column: usize) -> SqlError {
+    let name = table.columns.field(column).name();
+    let message = format!("cannot insert a non-DEFAULT value into column \"{name}\"");
+    SqlError::new("428C9", message)
+        .detail(defined_always(name))
+        .hint("Use OVERRIDING SYSTEM VALUE to override.")
+}
+
+fn defined_always(name: &str) -> String {
+    format!("Column \"{name}\" is an identity column defined as GENERATED ALWAYS.")
 }
 
 fn is_default(e: &E) -> bool {

@@ -12,6 +12,7 @@ use tidemill_zset::schema::SqlType;
 use super::expr::Ctx;
 use super::scope::{Outer, Scope, ScopeCol, ScopeTable};
 use super::{Binder, Ctes, Rel, RelCol, project, unique_names};
+use crate::ast::ColumnDefault;
 use crate::catalog::{Relation, RelationKind};
 use crate::error::{Result, SqlError};
 use crate::parser::fold;
@@ -215,7 +216,7 @@ impl Binder<'_> {
         &self,
         insert: &ast::Insert,
         table: &Relation,
-        defaults: &[Option<String>],
+        defaults: &[Option<ColumnDefault>],
     ) -> Result<Rel> {
         let Some(OnInsert::OnConflict(OnConflict {
             action: OnConflictAction::DoUpdate(update),

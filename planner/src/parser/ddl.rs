@@ -3,8 +3,10 @@
 use sqlparser::ast::{self as sql, ColumnOption, TableConstraint};
 use sqlparser::tokenizer::Token;
 
-use super::{P, fold};
-use crate::ast::{Check, ColumnDef, Name, Nulls, ObjectKind, Statement, Unique};
+use super::{P, fold, numbering};
+use crate::ast::{
+    Check, ColumnDef, ColumnDefault, Name, Nulls, NumberingKind, ObjectKind, Statement, Unique,
+};
 use crate::bind::types::sql_type;
 use crate::error::{Result, SqlError};
 
@@ -142,7 +144,7 @@ impl P<'_> {
             let (cols, of_table) = self.convert(r)?;
             columns = cols
                 .iter()
-                .map(|c| column(c, &mut constraints))
+                .map(|c| column(c, &name.name, &mut constraints))
                 .collect::<Result<Vec<_>>>()?;
             for c in &of_table {
                 constraints.of_table(c)?;
@@ -330,23 +332,54 @@ struct Constraints {
     checks: Vec<Check>,
 }
 
-fn column(c: &sql::ColumnDef, constraints: &mut Constraints) -> Result<ColumnDef> {
+fn column(c: &sql::ColumnDef, table: &str, constraints: &mut Constraints) -> Result<ColumnDef> {
     let name = fold(&c.name);
-    let mut out = ColumnDef {
-        data_type: sql_type(&c.data_type).map_err(|mut e| {
+    let serial = numbering::serial(&c.data_type);
+    let data_type = match &serial {
+        Some(data_type) => data_type.clone(),
+        None => sql_type(&c.data_type).map_err(|mut e| {
             e.position = e.position.or(super::position(c.name.span));
             e
         })?,
+    };
+    let mut out = ColumnDef {
+        nullable: serial.is_none(),
+        default: match serial {
+            Some(_) => Some(numbering::of(
+                &name,
+                &data_type,
+                NumberingKind::Serial,
+                &[],
+            )?),
+            None => None,
+        },
+        data_type,
         name,
-        nullable: true,
-        default: None,
     };
     for o in &c.options {
         match &o.option {
             ColumnOption::Null => out.nullable = true,
             ColumnOption::NotNull => out.nullable = false,
             ColumnOption::Check(c) => constraints.checks.push(check(c, o.name.as_ref())),
-            ColumnOption::Default(e) => out.default = Some(e.to_string()),
+            ColumnOption::Default(e) => {
+                numbering::check_alone(&out, table, false)?;
+                out.default = Some(ColumnDefault::Expression(e.to_string()));
+            }
+            ColumnOption::Generated {
+                generated_as,
+                sequence_options,
+                generation_expr: None,
+                ..
+            } => {
+                let kind = match generated_as {
+                    sql::GeneratedAs::ByDefault => NumberingKind::ByDefault,
+                    _ => NumberingKind::Always,
+                };
+                numbering::check_alone(&out, table, true)?;
+                let options = sequence_options.as_deref().unwrap_or(&[]);
+                let numbering = numbering::of(&out.name, &out.data_type, kind, options)?;
+                (out.default, out.nullable) = (Some(numbering), false);
+            }
             ColumnOption::PrimaryKey(key) => {
                 check_timing(key.characteristics.as_ref())?;
                 constraints.set_primary_key(vec![out.name.clone()])?;

@@ -11,6 +11,11 @@ pub(crate) const SYMMETRIC: &str = "#symmetric";
 /// Name of the call that stands for ROWS FROM.
 pub(crate) const ROWS_FROM: &str = "#rows_from";
 
+/// Name of what stands for OVERRIDING SYSTEM VALUE.
+const OVERRIDING_SYSTEM: &str = "#overriding_system";
+/// Name of what stands for OVERRIDING USER VALUE.
+const OVERRIDING_USER: &str = "#overriding_user";
+
 /// A statement's tokens without what lies between them, respelled.
 pub(super) fn respelled(tokens: &[TokenWithSpan]) -> Result<Vec<TokenWithSpan>> {
     let mut tokens = significant(tokens)?;
@@ -34,7 +39,109 @@ const RESPELLED: &[(&str, Respell)] = &[
     ("exclude", exclude),
     ("group", group_by),
     ("values", values_query),
+    ("overriding", overriding),
+    ("identity", identity_options),
 ];
+
+/// `AS IDENTITY (START WITH 10 INCREMENT BY 5)` with its options in the one order in which sqlparser takes them.
+fn identity_options(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    const ORDER: [&str; 6] = [
+        "increment",
+        "minvalue",
+        "maxvalue",
+        "start",
+        "cache",
+        "cycle",
+    ];
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    let mut rest = tokens.into_iter().peekable();
+    while let Some(t) = rest.next() {
+        let opens = is(&t, "identity") && out.last().is_some_and(|before| is(before, "as"));
+        out.push(t);
+        let Some(open) = opens
+            .then(|| rest.next_if(|t| t.token == Token::LParen))
+            .flatten()
+        else {
+            continue;
+        };
+        out.push(open);
+        let mut options: Vec<(usize, Vec<TokenWithSpan>)> = vec![];
+        while let Some(t) = rest.next_if(|t| t.token != Token::RParen) {
+            let place = ORDER.iter().position(|word| is(&t, word));
+            let after_no = options
+                .last()
+                .is_some_and(|(_, o)| o.len() == 1 && is(&o[0], "no"));
+            match (place, options.last_mut()) {
+                (Some(place), Some(last)) if after_no => {
+                    last.0 = place;
+                    last.1.push(t);
+                }
+                (Some(place), _) => options.push((place, vec![t])),
+                (None, _) if is(&t, "no") => options.push((ORDER.len(), vec![t])),
+                (None, Some(last)) => last.1.push(t),
+                (None, None) => options.push((ORDER.len(), vec![t])),
+            }
+        }
+        options.sort_by_key(|(place, _)| *place);
+        out.extend(options.into_iter().flat_map(|(_, option)| option));
+    }
+    out
+}
+
+/// Which values an INSERT is to use for IDENTITY columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overriding {
+    /// Those that are given.
+    System,
+    /// Always the next number.
+    User,
+}
+
+impl Overriding {
+    /// What the INSERT says.
+    pub(crate) fn of(insert: &sqlparser::ast::Insert) -> Option<Overriding> {
+        let [sqlparser::ast::Expr::Identifier(name)] = insert.partitioned.as_deref()? else {
+            return None;
+        };
+        match name.value.as_str() {
+            OVERRIDING_SYSTEM => Some(Overriding::System),
+            OVERRIDING_USER => Some(Overriding::User),
+            _ => None,
+        }
+    }
+}
+
+/// `OVERRIDING SYSTEM VALUE` as `PARTITION ("#overriding_system")`, which stands at the same place of an INSERT.
+fn overriding(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len() + 1);
+    let mut rest = tokens.into_iter().peekable();
+    while let Some(t) = rest.next() {
+        let after_columns = out
+            .last()
+            .is_some_and(|b| matches!(b.token, Token::RParen | Token::Word(_)));
+        if !is(&t, "overriding") || !after_columns {
+            out.push(t);
+            continue;
+        }
+        let Some(whose) = rest.next_if(|t| is(t, "system") || is(t, "user")) else {
+            out.push(t);
+            continue;
+        };
+        if rest.next_if(|t| is(t, "value")).is_none() {
+            out.extend([t, whose]);
+            continue;
+        }
+        let name = match is(&whose, "system") {
+            true => OVERRIDING_SYSTEM,
+            false => OVERRIDING_USER,
+        };
+        out.push(like(&t, Token::make_keyword("PARTITION")));
+        out.push(like(&t, Token::LParen));
+        out.push(like(&whose, Token::make_word(name, Some('"'))));
+        out.push(like(&whose, Token::RParen));
+    }
+    out
+}
 
 /// Tokens without blanks and comments. Strings that stand on lines of their own are one string.
 fn significant(tokens: &[TokenWithSpan]) -> Result<Vec<TokenWithSpan>> {

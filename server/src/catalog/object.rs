@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, SchemaRef};
 use tidemill_dataflow::plan::{DataflowPlan, OutputStorage};
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{ColumnDef, Nulls, Options, Query, Unique};
+use tidemill_planner::ast::{ColumnDef, ColumnDefault, Nulls, Options, Query, Unique};
 use tidemill_zset::delta::schema_of;
 
 use super::record::{Kind, Record};
@@ -29,8 +29,8 @@ pub enum Detail {
     Table {
         /// Columns of the key; empty: none, rows may repeat.
         primary_key: Vec<usize>,
-        /// DEFAULT expressions by column.
-        defaults: Vec<Option<String>>,
+        /// What columns hold where an INSERT doesn't say.
+        defaults: Vec<Option<ColumnDefault>>,
         /// UNIQUEs, for which indexes are made with the table.
         uniques: Vec<Unique>,
         /// CHECKs: their names and conditions, by name.

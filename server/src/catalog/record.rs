@@ -212,6 +212,11 @@ pub fn sink_key(id: u64) -> String {
     format!("sink/{id:020}")
 }
 
+/// Key of the counter of a column that numbers rows: its next number, or null if there is none.
+pub fn number_key(table: u64, column: usize) -> String {
+    format!("number/{table:020}/{column}")
+}
+
 /// Key of a note of the arrangements that the rebuilding of a view has made and that don't belong to it yet.
 pub fn rebuild_key(id: u64) -> String {
     format!("rebuild/{id:020}")

@@ -19,10 +19,11 @@ use super::cut::origin_schema;
 use super::rename::check_seen;
 use super::{AfterPublish, Coordinator, Owner};
 use crate::catalog::record::{
-    Ids, Kind, NEXT_ID_KEY, PersistentRecord, SchemaRecord, object_key, persistent_key, put,
-    schema_key, sink_key,
+    Ids, Kind, NEXT_ID_KEY, PersistentRecord, SchemaRecord, number_key, object_key, persistent_key,
+    put, schema_key, sink_key,
 };
 use crate::catalog::{Catalog, Change, DEFAULT_SCHEMA, Detail, Object, SYSTEM_SCHEMAS};
+use crate::numbers::numbered;
 use crate::reader::key_first;
 use crate::session::Notice;
 
@@ -425,7 +426,14 @@ impl Coordinator {
                     c.env.status.sink_gone(id);
                 }));
             }
-            Detail::Table { .. } => effects.drop.extend(ids.rows),
+            Detail::Table { .. } => {
+                effects.drop.extend(ids.rows);
+                let columns = numbered(object).map(|(n, _)| (number_key(id, n), None));
+                effects.changes.extend(columns);
+                effects
+                    .after
+                    .push(Box::new(move |c, _| c.env.numbers.forget(id)));
+            }
             Detail::View { .. } => {}
         }
     }

@@ -43,6 +43,7 @@ use tokio::sync::oneshot;
 
 use crate::catalog::{Catalog, Change};
 use crate::changes::{ChangeLog, Follower};
+use crate::numbers::Numbers;
 use crate::published::{Published, Publisher};
 use crate::status::Status;
 use crate::system::SystemRelations;
@@ -72,6 +73,8 @@ pub struct Env {
     pub planner: Planner,
     /// Relations of the system.
     pub system: Arc<SystemRelations>,
+    /// Counters of columns that number rows.
+    pub numbers: Numbers,
     /// What is going on, for system relations.
     pub status: Arc<Status>,
     /// Where tests kill the process.

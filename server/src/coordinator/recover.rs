@@ -27,6 +27,7 @@ use crate::catalog::record::{
 use crate::catalog::{Catalog, Detail, Object};
 use crate::changes::ChangeLog;
 use crate::define::Definer;
+use crate::numbers::Numbers;
 use crate::offsets::SourceOffsets;
 use crate::published::{Published, Publisher};
 use crate::status::Status;
@@ -89,6 +90,7 @@ struct Stored {
     catalog: Catalog,
     records: Vec<Record>,
     sinks: BTreeMap<u64, SinkProgress>,
+    numbers: Numbers,
     left_behind: (Vec<ArrangementId>, Vec<Change>),
 }
 
@@ -127,6 +129,7 @@ pub fn recover(
         changes: Arc::new(ChangeLog::new(options.changes_bytes_max)),
         planner,
         system,
+        numbers: stored.numbers,
         status,
         fail: options.fail.clone(),
         tokio,
@@ -214,6 +217,7 @@ fn read_catalog(store: &Store) -> Result<Stored, RecoverError> {
         catalog: Catalog::new(),
         records: vec![],
         sinks: BTreeMap::new(),
+        numbers: Numbers::default(),
         left_behind: Default::default(),
     };
     for (key, value) in store.catalog()? {
@@ -240,6 +244,19 @@ fn read_catalog(store: &Store) -> Result<Stored, RecoverError> {
                     reason: "no number".into(),
                 })?;
                 stored.sinks.insert(id, progress);
+            }
+            Some(("number", column)) => {
+                let next: Option<i64> = serde_json::from_value(value).map_err(row)?;
+                let parsed = column
+                    .split_once('/')
+                    .and_then(|(table, n)| Some((table.parse().ok()?, n.parse().ok()?)));
+                let Some((table, number)) = parsed else {
+                    return Err(RecoverError::Row {
+                        key: key.clone(),
+                        reason: "no column".into(),
+                    });
+                };
+                stored.numbers.load(table, number, next);
             }
             Some(("rebuild", _)) => {
                 let made: Vec<ArrangementId> = serde_json::from_value(value).map_err(row)?;

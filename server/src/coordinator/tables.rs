@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use super::unique::{Keys, UniqueIndex, UniqueState, duplicate};
 use super::{Coordinator, EpochWork};
 use crate::catalog::{Catalog, Detail, Object};
+use crate::numbers::Numbered;
 use crate::reader::{ReadSet, key_first, store_error};
 
 /// Keys whose last change is remembered one by one; older transactions are checked by table.
@@ -29,6 +30,10 @@ pub struct WriteRequest {
     pub read_at: Epoch,
     /// What it read.
     pub reads: ReadSet,
+    /// Numbers that its rows have.
+    pub numbered: Vec<Numbered>,
+    /// The table whose numbers begin anew.
+    pub restart: Option<u64>,
     /// Gets the epoch once it is published.
     pub reply: oneshot::Sender<Result<Epoch, SqlError>>,
 }
@@ -142,6 +147,8 @@ impl Coordinator {
             }
         }
         for (collection, state) in states {
+            let counters = self.env.numbers.changed(state.object.record.id);
+            work.commit.catalog.extend(counters);
             if let Err(e) = self.apply_table(collection, state, work) {
                 self.failure = Some(format!("accepted writes can't be applied: {e}"));
             }
@@ -156,7 +163,10 @@ impl Coordinator {
     ) -> Result<(), SqlError> {
         let catalog = self.catalog.clone();
         let below = |collection: CollectionId| tables_below(&catalog, collection);
-        if self.write_log.conflicts(request, below) {
+        let numbers = &self.env.numbers;
+        if self.write_log.conflicts(request, below)
+            || !request.numbered.iter().all(|n| numbers.holds(n))
+        {
             return Err(conflict());
         }
         let mut checked = Vec::with_capacity(request.writes.len());
@@ -180,6 +190,9 @@ impl Coordinator {
                     .note_unique(unique.index.rows, &keys.codes, epoch);
             }
             state.accept(checked);
+        }
+        if let Some(table) = request.restart.and_then(|id| catalog.get(id)) {
+            self.env.numbers.restart(table);
         }
         Ok(())
     }

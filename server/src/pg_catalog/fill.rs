@@ -524,39 +524,44 @@ fn attributes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
         "attalign",
         "attnotnull",
         "atthasdef",
+        "attidentity",
         "attislocal",
         "attcollation",
     ];
     let mut rows = Rows::of(definition, &given);
-    let mut push =
-        |relation: i64, number: usize, name: &str, a: Attribute, required: bool, default: bool| {
-            let storage = if a.size < 0 { "x" } else { "p" };
-            rows.push([
-                int(relation),
-                text(name),
-                int(a.oid),
-                int(-1),
-                int(a.size),
-                int(number as i64 + 1),
-                int(a.dimensions),
-                int(-1),
-                int(a.modifier),
-                Value::Bool((0..=8).contains(&a.size)),
-                text(storage),
-                text("i"),
-                Value::Bool(required),
-                Value::Bool(default),
-                Value::Bool(true),
-                int(a.collation),
-            ]);
-        };
+    let mut push = |relation: i64,
+                    number: usize,
+                    name: &str,
+                    a: Attribute,
+                    (required, default, identity): (bool, bool, Option<char>)| {
+        let storage = if a.size < 0 { "x" } else { "p" };
+        rows.push([
+            int(relation),
+            text(name),
+            int(a.oid),
+            int(-1),
+            int(a.size),
+            int(number as i64 + 1),
+            int(a.dimensions),
+            int(-1),
+            int(a.modifier),
+            Value::Bool((0..=8).contains(&a.size)),
+            text(storage),
+            text("i"),
+            Value::Bool(required),
+            Value::Bool(default),
+            text(identity.map_or(String::new(), String::from)),
+            Value::Bool(true),
+            int(a.collation),
+        ]);
+    };
     for system in DEFINITIONS.iter() {
         for (number, (name, ty)) in system.columns.iter().enumerate() {
             let mut a = attribute(&ty.field(name));
             if let Some(oid) = catalog_type(*ty) {
                 (a.oid, a.collation) = (oid, 0);
             }
-            push(i64::from(system.oid), number, name, a, false, false);
+            push(i64::from(system.oid), number, name, a, (false, false, None));
         }
     }
     for relation in &snapshot.relations {
@@ -565,13 +570,16 @@ fn attributes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
             let required =
                 required && matches!(relation.kind, RelationType::Table | RelationType::Source);
             let default = relation.defaults.get(number).is_some_and(Option::is_some);
+            let mut identities = relation.identities.iter();
+            let identity = identities
+                .find(|(n, _)| *n == number)
+                .map(|(_, kind)| *kind);
             push(
                 i64::from(relation.oid),
                 number,
                 field.name(),
                 attribute(field),
-                required,
-                default,
+                (required, default, identity),
             );
         }
         for index in indexes(relation) {
@@ -582,8 +590,7 @@ fn attributes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                         number,
                         field.name(),
                         attribute(field),
-                        false,
-                        false,
+                        (false, false, None),
                     );
                 }
             }

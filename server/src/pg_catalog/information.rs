@@ -246,6 +246,7 @@ fn columns(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
         "dtd_identifier",
         "is_self_referencing",
         "is_identity",
+        "identity_generation",
         "is_generated",
         "is_updatable",
     ];
@@ -276,6 +277,12 @@ fn columns(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                 _ => None,
             };
             let default = relation.defaults.get(position).and_then(Option::as_deref);
+            let mut identities = relation.identities.iter();
+            let generation = identities.find(|(n, _)| *n == position);
+            let generation = generation.map(|(_, kind)| match kind {
+                'a' => "ALWAYS",
+                _ => "BY DEFAULT",
+            });
             let nullable = field.is_nullable() && !relation.primary_key.contains(&position);
             let database = || text(&snapshot.database);
             rows.push([
@@ -297,7 +304,8 @@ fn columns(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                 text(internal_name(field)),
                 text((position + 1).to_string()),
                 yes_or_no(false),
-                yes_or_no(false),
+                yes_or_no(generation.is_some()),
+                Value::maybe(generation),
                 text("NEVER"),
                 yes_or_no(relation.kind == RelationType::Table),
             ]);

@@ -123,6 +123,8 @@ pub struct RelationInfo {
     pub columns: SchemaRef,
     /// Text of DEFAULT per column; may be shorter than `columns`.
     pub defaults: Vec<Option<String>>,
+    /// How IDENTITY columns are declared, by column: `a`lways or by `d`efault.
+    pub identities: Vec<(usize, char)>,
     /// Column numbers of the PRIMARY KEY, from 0.
     pub primary_key: Vec<usize>,
     /// Indexes, without the primary key's.

@@ -10,13 +10,14 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use tidemill_connectors::decode::column::{Column, supports};
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{CopyOptions, CopySource, Name};
+use tidemill_planner::ast::{ColumnDefault, CopyOptions, CopySource, Name};
 use tidemill_planner::names::parse_query;
 use tidemill_zset::schema::SqlType;
 use tidemill_zset::{CollectionId, Delta};
 
 use super::copy_binary::BinaryRows;
 use super::copy_text::{RecordFormat, Records};
+use super::numbering::column_of;
 use super::query::Given;
 use super::sql::SqlSession;
 use super::write::Checks;
@@ -24,10 +25,11 @@ use super::{CopySink, Response};
 use crate::catalog::Object;
 use crate::coordinator::tables::{WriteRequest, check_not_null};
 use crate::coordinator::{Handle, Message};
+use crate::numbers::Numbered;
 use crate::reader::Snapshot;
 
 /// Rows that COPY FROM has read for a transaction, until the session takes them.
-pub type Copied = Arc<Mutex<Vec<(CollectionId, Delta)>>>;
+pub type Copied = Arc<Mutex<Vec<(CollectionId, Delta, Option<Numbered>)>>>;
 
 impl SqlSession {
     pub(super) async fn copy_to(
@@ -79,7 +81,10 @@ impl SqlSession {
         columns: &[String],
         options: &CopyOptions,
     ) -> Result<Response, SqlError> {
-        self.check_writable(&tidemill_planner::ast::Statement::Truncate { names: vec![] })?;
+        self.check_writable(&tidemill_planner::ast::Statement::Truncate {
+            names: vec![],
+            restart_identity: false,
+        })?;
         let published = self.pin();
         let target = self.target(&published, table.schema.as_deref(), &table.name)?;
         let all = &target.object.columns;
@@ -114,8 +119,15 @@ impl SqlSession {
             )));
         }
         let missing = (0..all.fields().len()).filter(|c| !given.contains(c));
-        let defaults =
-            missing.map(|c| Ok((c, self.default_value(&target.defaults, c, all.field(c))?)));
+        let defaults = missing.map(|c| {
+            Ok(match target.defaults.get(c) {
+                Some(Some(ColumnDefault::Numbering(_))) => (c, Missing::Number),
+                _ => (
+                    c,
+                    Missing::Value(self.default_value(&target.defaults, c, all.field(c))?),
+                ),
+            })
+        });
         let defaults = defaults.collect::<Result<Vec<_>, SqlError>>()?;
         let schema = tidemill_zset::delta::schema_of(fields.clone());
         let sink = TableSink {
@@ -151,11 +163,11 @@ impl SqlSession {
     /// The value of a column that COPY doesn't give, as an array of one.
     fn default_value(
         &self,
-        defaults: &[Option<String>],
+        defaults: &[Option<ColumnDefault>],
         column: usize,
         field: &Field,
     ) -> Result<ArrayRef, SqlError> {
-        let Some(Some(text)) = defaults.get(column) else {
+        let Some(Some(ColumnDefault::Expression(text))) = defaults.get(column) else {
             return Ok(arrow::array::new_null_array(field.data_type(), 1));
         };
         let expr = match parse_query(&format!("SELECT {text}"))?.body.as_ref() {
@@ -183,8 +195,9 @@ impl SqlSession {
     pub(super) fn take_copied(&mut self) {
         let copied = std::mem::take(&mut *self.copied.lock());
         if let Some(transaction) = &mut self.transaction {
-            for (table, delta) in copied {
+            for (table, delta, numbered) in copied {
                 transaction.writes.entry(table).or_default().push(delta);
+                transaction.numbered.extend(numbered);
             }
         }
     }
@@ -297,6 +310,14 @@ impl Reader {
     }
 }
 
+/// What stands in a column that the data doesn't give.
+enum Missing {
+    /// This value, an array of one.
+    Value(ArrayRef),
+    /// The next number.
+    Number,
+}
+
 /// Reads rows for a table.
 struct TableSink {
     handle: Handle,
@@ -307,20 +328,32 @@ struct TableSink {
     reader: Reader,
     /// Columns of the table that the data gives.
     given: Vec<usize>,
-    /// The others, with their values.
-    defaults: Vec<(usize, ArrayRef)>,
+    /// The others.
+    defaults: Vec<(usize, Missing)>,
     /// The table's CHECKs, and what they are evaluated on besides the rows: nothing.
     checks: Option<(Checks, Snapshot)>,
 }
 
 impl TableSink {
-    fn delta(&self, read: Vec<ArrayRef>) -> Result<Delta, SqlError> {
+    fn delta(&self, read: Vec<ArrayRef>) -> Result<(Delta, Option<Numbered>), SqlError> {
         let rows = self.reader.rows() as usize;
         let mut arrays: Vec<Option<ArrayRef>> = vec![None; self.object.columns.fields().len()];
         for (array, at) in read.into_iter().zip(&self.given) {
             arrays[*at] = Some(array);
         }
-        for (at, value) in &self.defaults {
+        let mut numbered = None;
+        for (at, missing) in &self.defaults {
+            let value = match missing {
+                Missing::Value(value) => value,
+                Missing::Number => {
+                    let numbers = &self.handle.env.numbers;
+                    if let Some((array, when)) = column_of(numbers, &self.object, *at, rows)? {
+                        arrays[*at] = Some(array);
+                        numbered = numbered.or(Some(when));
+                    }
+                    continue;
+                }
+            };
             let repeat = arrow::array::UInt32Array::from(vec![0; rows]);
             let array = arrow::compute::take(value, &repeat, None)
                 .map_err(|e| SqlError::internal(e.to_string()))?;
@@ -341,7 +374,7 @@ impl TableSink {
         check_not_null(&self.object, &batch)?;
         let batch = RecordBatch::try_new(self.object.columns.clone(), batch.columns().to_vec())
             .map_err(internal)?;
-        Ok(Delta::insert(batch))
+        Ok((Delta::insert(batch), numbered))
     }
 }
 
@@ -357,12 +390,12 @@ impl CopySink for TableSink {
         if rows == 0 {
             return Ok(0);
         }
-        let delta = self.delta(read)?;
+        let (delta, numbered) = self.delta(read)?;
         if let Some((checks, snapshot)) = &self.checks {
             checks.of(&delta.rows, snapshot).await?;
         }
         match &self.copied {
-            Some(copied) => copied.lock().push((self.collection, delta)),
+            Some(copied) => copied.lock().push((self.collection, delta, numbered)),
             None => {
                 let writes = vec![(self.collection, delta)];
                 let request = |reply| {
@@ -370,6 +403,8 @@ impl CopySink for TableSink {
                         writes,
                         read_at: i64::MAX,
                         reads: Default::default(),
+                        numbered: numbered.into_iter().collect(),
+                        restart: None,
                         reply,
                     })
                 };

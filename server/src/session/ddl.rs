@@ -2,7 +2,7 @@
 
 use tidemill_connectors::sink::FileSink;
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{Name, Parsed, Statement};
+use tidemill_planner::ast::{ColumnDefault, Name, Parsed, Statement};
 
 use super::sql::SqlSession;
 use super::{Notice, Response};
@@ -135,7 +135,7 @@ impl SqlSession {
                 let object = self.definer(published, &context).object(statement, sql)?;
                 // Not for tables that are there already, which have to open again.
                 for (column, field) in columns.iter().zip(object.columns.fields()) {
-                    if let Some(default) = &column.default {
+                    if let Some(ColumnDefault::Expression(default)) = &column.default {
                         let planner = &self.handle.env.planner;
                         planner.check_default(&context, field, default)?;
                     }

@@ -9,6 +9,7 @@ mod copy_text;
 mod cursor;
 mod ddl;
 mod execution;
+mod numbering;
 mod plans;
 mod query;
 pub mod settings;

@@ -230,7 +230,10 @@ impl SqlSession {
                 };
                 self.create_table_as(from, given.params).await
             }
-            Statement::Truncate { names } => self.truncate(names).await,
+            Statement::Truncate {
+                names,
+                restart_identity,
+            } => self.truncate(names, *restart_identity).await,
             Statement::CopyFrom {
                 table,
                 columns,

@@ -15,6 +15,7 @@ use super::sql::SqlSession;
 use crate::catalog::{Catalog, Detail};
 use crate::coordinator::Message;
 use crate::coordinator::tables::WriteRequest;
+use crate::numbers::Numbered;
 use crate::published::Published;
 use crate::reader::{ReadSet, Snapshot};
 
@@ -29,10 +30,36 @@ pub struct Transaction {
     pub published: Option<Arc<Published>>,
     /// Changes by table.
     pub writes: HashMap<CollectionId, Vec<Delta>>,
+    /// Numbers that its rows have.
+    pub numbered: Vec<Numbered>,
     /// What it has read.
     pub reads: Arc<Mutex<ReadSet>>,
     /// Savepoints, in the order in which they were made.
     pub savepoints: Vec<Savepoint>,
+}
+
+/// A change of a table.
+pub struct Written {
+    /// The table's rows.
+    pub table: CollectionId,
+    /// How they change.
+    pub delta: Delta,
+    /// Numbers that new rows have.
+    pub numbered: Option<Numbered>,
+    /// The table whose numbers begin anew.
+    pub restart: Option<u64>,
+}
+
+impl Written {
+    /// A change without numbers.
+    pub fn of(table: CollectionId, delta: Delta) -> Self {
+        Written {
+            table,
+            delta,
+            numbered: None,
+            restart: None,
+        }
+    }
 }
 
 /// What ROLLBACK TO goes back to.
@@ -56,6 +83,7 @@ impl Transaction {
             failed: false,
             published: None,
             writes: HashMap::new(),
+            numbered: vec![],
             reads: Default::default(),
             savepoints: vec![],
         }
@@ -159,42 +187,44 @@ impl SqlSession {
     /// the changes were computed from.
     pub(super) async fn write(
         &mut self,
-        table: CollectionId,
-        delta: Delta,
+        change: Written,
         read_at: Epoch,
         reads: ReadSet,
     ) -> Result<(), SqlError> {
-        if delta.is_empty() {
+        let Written {
+            table,
+            delta,
+            numbered,
+            restart,
+        } = change;
+        if delta.is_empty() && restart.is_none() {
             return Ok(());
         }
-        match &mut self.transaction {
-            Some(transaction) => {
-                transaction.writes.entry(table).or_default().push(delta);
-                Ok(())
+        if let Some(transaction) = &mut self.transaction {
+            if restart.is_some() {
+                return Err(SqlError::unsupported(
+                    "RESTART IDENTITY is not supported in a transaction block",
+                )
+                .hint("Truncate the table before BEGIN."));
             }
-            None => self
-                .commit_writes(vec![(table, delta)], read_at, reads)
-                .await
-                .map(drop),
+            transaction.writes.entry(table).or_default().push(delta);
+            transaction.numbered.extend(numbered);
+            return Ok(());
         }
-    }
-
-    async fn commit_writes(
-        &self,
-        writes: Vec<(CollectionId, Delta)>,
-        read_at: Epoch,
-        reads: ReadSet,
-    ) -> Result<Epoch, SqlError> {
+        let numbered = numbered.into_iter().collect();
         self.handle
             .ask(|reply| {
                 Message::Write(WriteRequest {
-                    writes,
+                    writes: vec![(table, delta)],
                     read_at,
                     reads,
+                    numbered,
+                    restart,
                     reply,
                 })
             })
             .await
+            .map(drop)
     }
 
     /// Ends the transaction: its writes become one epoch, or nothing.
@@ -233,7 +263,18 @@ impl SqlSession {
             .as_ref()
             .map_or(Epoch::MAX, |p| p.now());
         let reads = transaction.reads.lock().clone();
-        self.commit_writes(writes, read_at, reads).await?;
+        self.handle
+            .ask(|reply| {
+                Message::Write(WriteRequest {
+                    writes,
+                    read_at,
+                    reads,
+                    numbered: transaction.numbered,
+                    restart: None,
+                    reply,
+                })
+            })
+            .await?;
         Ok(true)
     }
 }

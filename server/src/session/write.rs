@@ -7,7 +7,7 @@ use arrow::datatypes::{Field, SchemaRef};
 use futures::TryStreamExt;
 use parking_lot::Mutex;
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{Name, Parsed, Query, Statement};
+use tidemill_planner::ast::{ColumnDefault, Name, Parsed, Query, Statement};
 use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
 use tidemill_planner::names::sqlparser_ast;
 use tidemill_planner::query::{Condition, Conflict, QueryPlan, SnapshotReader, WRITTEN};
@@ -17,10 +17,12 @@ use tidemill_zset::{CollectionId, Delta, Diffs};
 use super::plans::{self, PlanSlot, Planned};
 use super::query::{Given, bind, param_types};
 use super::sql::SqlSession;
+use super::transaction;
 use super::unique::{Other, Unique, conflict_of};
 use super::{ParamValue, Response, execution};
 use crate::catalog::{Detail, Object};
 use crate::coordinator::tables::{check_in_transaction, check_not_null};
+use crate::numbers;
 use crate::published::Published;
 use crate::reader::{ReadSet, RowIterator, Snapshot};
 
@@ -31,7 +33,7 @@ const RETRIES_MAX: usize = 100;
 pub struct Target {
     pub relation: Relation,
     pub object: Arc<Object>,
-    pub defaults: Vec<Option<String>>,
+    pub defaults: Vec<Option<ColumnDefault>>,
     /// What is unique of it: the PRIMARY KEY first.
     pub keys: Vec<Unique>,
 }
@@ -412,7 +414,11 @@ impl SqlSession {
             .get_or_insert_with(|| Arc::new(Mutex::new(ReadSet::default())))
             .clone();
         let rows = self.rows(query, params, snapshot.clone())?;
-        let batches: Vec<RecordBatch> = rows.try_collect().await?;
+        let mut batches: Vec<RecordBatch> = rows.try_collect().await?;
+        let mut numbered = None;
+        if let Statement::Insert(_) = statement {
+            (batches, numbered) = self.numbered_rows(&target.object, batches)?;
+        }
         let mut written = written_by(statement, &target.object, &batches)?;
         if !matches!(statement, Statement::Delete(_)) {
             self.check_rows(&target.object, &written.rows, &snapshot)
@@ -470,8 +476,11 @@ impl SqlSession {
                 &written.delta,
             )?;
         }
-        self.write(target.relation.id, written.delta, published.now(), reads)
-            .await?;
+        let change = transaction::Written {
+            numbered,
+            ..transaction::Written::of(target.relation.id, written.delta)
+        };
+        self.write(change, published.now(), reads).await?;
         let verb = match statement {
             Statement::Insert(_) => "INSERT 0",
             Statement::Update(_) => "UPDATE",
@@ -608,13 +617,9 @@ impl SqlSession {
         let rows = concat(&target.object, &parts)?;
         let count = rows.num_rows();
         let delta = Delta::insert(rows);
-        self.write(
-            target.relation.id,
-            delta,
-            published.now(),
-            ReadSet::default(),
-        )
-        .await?;
+        let change = transaction::Written::of(target.relation.id, delta);
+        self.write(change, published.now(), ReadSet::default())
+            .await?;
         Ok(Response::Tag(format!("SELECT {count}")))
     }
 
@@ -692,8 +697,15 @@ impl SqlSession {
         Ok(Written { delta, rows })
     }
 
-    pub(super) async fn truncate(&mut self, names: &[Name]) -> Result<Response, SqlError> {
-        self.check_writable(&Statement::Truncate { names: vec![] })?;
+    pub(super) async fn truncate(
+        &mut self,
+        names: &[Name],
+        restart_identity: bool,
+    ) -> Result<Response, SqlError> {
+        self.check_writable(&Statement::Truncate {
+            names: vec![],
+            restart_identity,
+        })?;
         for name in names {
             for attempt in 0..=RETRIES_MAX {
                 let published = self.pin();
@@ -721,10 +733,13 @@ impl SqlSession {
                         .collections
                         .insert(target.relation.id);
                 }
-                match self
-                    .write(target.relation.id, all, published.now(), reads)
-                    .await
-                {
+                let numbers =
+                    restart_identity && numbers::numbered(&target.object).next().is_some();
+                let change = transaction::Written {
+                    restart: numbers.then_some(target.object.record.id),
+                    ..transaction::Written::of(target.relation.id, all)
+                };
+                match self.write(change, published.now(), reads).await {
                     Err(e)
                         if e.sqlstate == "40001"
                             && self.transaction.is_none()
@@ -800,6 +815,8 @@ fn with_others(
     let own = rows.num_columns();
     let first = match statement {
         Statement::Update(_) => 2 * own,
+        // An INSERT reads nothing that RETURNING sees.
+        Statement::Insert(_) => columns.fields().len(),
         _ => own,
     };
     if columns.fields().len() <= first {
