@@ -31,7 +31,7 @@ struct Counter {
 }
 
 /// That a transaction has numbers of a table: they mean nothing once the counters have begun anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Numbered {
     /// The table's object.
     pub table: u64,

@@ -439,18 +439,50 @@ pub(super) fn arrow_error(e: arrow::error::ArrowError) -> SqlError {
     SqlError::internal(e.to_string())
 }
 
-/// Checks the key of a table for a statement within a transaction, against what the transaction sees; what others
-/// commit meanwhile is checked at COMMIT.
-pub fn check_in_transaction(
-    catalog: &Catalog,
-    object: &Arc<Object>,
-    version: &StoreVersion,
-    own: &[Delta],
-    delta: &Delta,
-) -> Result<(), SqlError> {
-    let mut state = TableState::new(catalog, object.clone(), version.clone());
-    state.accept_own(own)?;
-    state.check(delta).map(drop)
+/// The keys of what a transaction has written, for its later statements: each change is taken in once.
+#[derive(Default)]
+pub struct OwnKeys(HashMap<CollectionId, OwnTable>);
+
+struct OwnTable {
+    state: TableState,
+    /// Number of the transaction's changes that are in it.
+    taken: usize,
+    /// The version that it stands on.
+    epoch: Epoch,
+}
+
+impl OwnKeys {
+    /// Checks the keys of a table for a statement, against what the transaction with the writes `own` sees; what others commit
+    /// meanwhile is checked at COMMIT.
+    pub fn check(
+        &mut self,
+        catalog: &Catalog,
+        (collection, object): (CollectionId, &Arc<Object>),
+        version: &StoreVersion,
+        own: &[Delta],
+        delta: &Delta,
+    ) -> Result<(), SqlError> {
+        let epoch = version.epoch();
+        let usable = |t: &OwnTable| t.taken <= own.len() && t.epoch == epoch;
+        if !self.0.get(&collection).is_some_and(usable) {
+            let state = TableState::new(catalog, object.clone(), version.clone());
+            let table = OwnTable {
+                state,
+                taken: 0,
+                epoch,
+            };
+            self.0.insert(collection, table);
+        }
+        let table = self.0.get_mut(&collection).expect("just made");
+        table.state.accept_own(&own[table.taken..])?;
+        table.taken = own.len();
+        table.state.check(delta).map(drop)
+    }
+
+    /// Some of the writes were undone.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
 }
 
 /// The rows of a table that have keys of `rows`, as a transaction with the writes `own` sees them, and the hashes of the

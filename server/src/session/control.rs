@@ -149,6 +149,7 @@ impl SqlSession {
         transaction.savepoints.truncate(place + 1);
         let savepoint = transaction.savepoints[place].clone();
         transaction.failed = false;
+        transaction.own_keys.clear();
         transaction.writes.retain(|table, deltas| {
             deltas.truncate(savepoint.writes.get(table).copied().unwrap_or(0));
             !deltas.is_empty()

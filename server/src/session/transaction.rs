@@ -1,6 +1,6 @@
 //! Transactions: one version to read, own writes on top, one check at COMMIT.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -14,13 +14,12 @@ use super::settings::Values;
 use super::sql::SqlSession;
 use crate::catalog::{Catalog, Detail};
 use crate::coordinator::Message;
-use crate::coordinator::tables::WriteRequest;
+use crate::coordinator::tables::{OwnKeys, WriteRequest};
 use crate::numbers::Numbered;
 use crate::published::Published;
 use crate::reader::{ReadSet, Snapshot};
 
 /// A transaction, explicit or of one query string.
-#[derive(Clone)]
 pub struct Transaction {
     /// BEGIN was said; otherwise it ends with the query string.
     pub explicit: bool,
@@ -30,8 +29,10 @@ pub struct Transaction {
     pub published: Option<Arc<Published>>,
     /// Changes by table.
     pub writes: HashMap<CollectionId, Vec<Delta>>,
+    /// The keys of `writes`.
+    pub own_keys: OwnKeys,
     /// Numbers that its rows have.
-    pub numbered: Vec<Numbered>,
+    pub numbered: HashSet<Numbered>,
     /// What it has read.
     pub reads: Arc<Mutex<ReadSet>>,
     /// Savepoints, in the order in which they were made.
@@ -83,7 +84,8 @@ impl Transaction {
             failed: false,
             published: None,
             writes: HashMap::new(),
-            numbered: vec![],
+            own_keys: OwnKeys::default(),
+            numbered: HashSet::new(),
             reads: Default::default(),
             savepoints: vec![],
         }
@@ -269,7 +271,7 @@ impl SqlSession {
                     writes,
                     read_at,
                     reads,
-                    numbered: transaction.numbered,
+                    numbered: transaction.numbered.into_iter().collect(),
                     restart: None,
                     reply,
                 })

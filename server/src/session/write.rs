@@ -21,7 +21,7 @@ use super::transaction;
 use super::unique::{Other, Unique, conflict_of};
 use super::{ParamValue, Response, execution};
 use crate::catalog::{Detail, Object};
-use crate::coordinator::tables::{check_in_transaction, check_not_null};
+use crate::coordinator::tables::check_not_null;
 use crate::numbers;
 use crate::published::Published;
 use crate::reader::{ReadSet, RowIterator, Snapshot};
@@ -463,14 +463,14 @@ impl SqlSession {
         };
         let count = written.rows.num_rows();
         let reads = reads.lock().clone();
-        if let Some(transaction) = &self.transaction {
+        if let Some(transaction) = &mut self.transaction {
             let own = transaction
                 .writes
                 .get(&target.relation.id)
                 .map_or(&[][..], Vec::as_slice);
-            check_in_transaction(
+            transaction.own_keys.check(
                 &published.catalog,
-                &target.object,
+                (target.relation.id, &target.object),
                 &published.store,
                 own,
                 &written.delta,
