@@ -537,8 +537,11 @@ pub fn timestamptz(text: &str, session_zone: &str) -> Result<i64> {
     if t.special.is_some() {
         return Ok(local);
     }
-    let zone = t.zone.as_deref().unwrap_or(session_zone);
-    super::zones::to_utc(local, zone).map_err(|e| {
+    let utc = match &t.zone {
+        Some(zone) => super::zones::literal_to_utc(local, zone),
+        None => super::zones::to_utc(local, session_zone),
+    };
+    utc.map_err(|e| {
         if t.zone.is_some() && e.sqlstate == "22023" && e.message.starts_with("time zone") {
             e
         } else if t.zone.is_some() {

@@ -34,11 +34,18 @@ const DAYS: [&str; 7] = [
     "Saturday",
 ];
 
+const ROMAN_MONTHS: [&str; 12] = [
+    "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII",
+];
+
 /// Template patterns, longer ones before their prefixes.
-const PATTERNS: [&str; 42] = [
+const PATTERNS: &[&str] = &[
     "YYYY", "IYYY", "Y,YYY", "YYY", "YY", "Y", "MONTH", "Month", "month", "MON", "Mon", "mon",
     "MM", "MI", "MS", "DDD", "DD", "DAY", "Day", "day", "DY", "Dy", "dy", "D", "HH24", "HH12",
-    "HH", "SSSS", "SS", "US", "AM", "PM", "am", "pm", "IW", "ID", "WW", "W", "Q", "CC", "J", "TZ",
+    "HH", "SSSSS", "SSSS", "SS", "US", "A.M.", "P.M.", "a.m.", "p.m.", "AM", "PM", "am", "pm",
+    "B.C.", "A.D.", "b.c.", "a.d.", "BC", "AD", "bc", "ad", "IYY", "IY", "IW", "ID", "I", "WW",
+    "W", "Q", "CC", "J", "RM", "rm", "TZH", "TZM", "TZ", "tz", "OF", "FF1", "FF2", "FF3", "FF4",
+    "FF5", "FF6",
 ];
 
 enum Part<'a> {
@@ -62,12 +69,12 @@ fn parts(template: &str) -> Vec<Part<'_>> {
             rest = r.get(end + 1..).unwrap_or("");
             continue;
         }
-        for p in PATTERNS {
+        for p in PATTERNS.iter().copied() {
             // Case matters for names only.
             let named = matches!(
                 p.to_ascii_lowercase().as_str(),
-                "month" | "mon" | "day" | "dy" | "am" | "pm"
-            );
+                "month" | "mon" | "day" | "dy" | "am" | "pm" | "bc" | "ad" | "tz" | "rm"
+            ) || p.ends_with('.');
             let same = rest.get(..p.len()).is_some_and(|r| {
                 if named {
                     r == p
@@ -108,8 +115,8 @@ fn cased(name: &str, pattern: &str, width: usize, fill: bool) -> String {
     }
 }
 
-/// Local microseconds by a template.
-fn time_text(us: i64, template: &str) -> Result<String> {
+/// Local microseconds by a template. `zone`: the zone's name and its seconds east, where there is one.
+fn time_text(us: i64, template: &str, zone: Option<(&str, i64)>) -> Result<String> {
     let t = datetime_of(us).ok_or_else(|| SqlError::new("22008", "timestamp out of range"))?;
     let time = us.rem_euclid(DAY_US);
     let (h, mi, s) = (
@@ -117,6 +124,12 @@ fn time_text(us: i64, template: &str) -> Result<String> {
         time / 60_000_000 % 60,
         time / 1_000_000 % 60,
     );
+    // Before the year 1 they count backwards.
+    let shown = |year: i32| match year as i64 {
+        y if y > 0 => y,
+        y => 1 - y,
+    };
+    let (year, iso_year) = (shown(t.year()), shown(t.iso_week().year()));
     let mut out = String::new();
     let mut last = 0i64;
     for p in parts(template) {
@@ -128,11 +141,14 @@ fn time_text(us: i64, template: &str) -> Result<String> {
             Part::Pattern(p, fill) => (p, fill),
         };
         let (n, width) = match p {
-            "YYYY" => (t.year() as i64, 4),
-            "IYYY" => (t.iso_week().year() as i64, 4),
-            "YYY" => (t.year() as i64 % 1000, 3),
-            "YY" => (t.year() as i64 % 100, 2),
-            "Y" => (t.year() as i64 % 10, 1),
+            "YYYY" => (year, 4),
+            "IYYY" => (iso_year, 4),
+            "IYY" => (iso_year % 1000, 3),
+            "IY" => (iso_year % 100, 2),
+            "I" => (iso_year % 10, 1),
+            "YYY" => (year % 1000, 3),
+            "YY" => (year % 100, 2),
+            "Y" => (year % 10, 1),
             "MM" => (t.month() as i64, 2),
             "DD" => (t.day() as i64, 2),
             "DDD" => (t.ordinal() as i64, 3),
@@ -144,15 +160,36 @@ fn time_text(us: i64, template: &str) -> Result<String> {
             "SS" => (s, 2),
             "MS" => (time / 1000 % 1000, 3),
             "US" => (time % 1_000_000, 6),
-            "SSSS" => (time / 1_000_000, 1),
+            "FF1" | "FF2" | "FF3" | "FF4" | "FF5" | "FF6" => {
+                let digits = p[2..].parse::<usize>().unwrap_or(6);
+                out.push_str(&format!("{:06}", time % 1_000_000)[..digits]);
+                continue;
+            }
+            "SSSSS" | "SSSS" => (time / 1_000_000, 1),
             "IW" => (t.iso_week().week() as i64, 2),
             "WW" => ((t.ordinal() as i64 - 1) / 7 + 1, 2),
             "W" => ((t.day() as i64 - 1) / 7 + 1, 1),
             "Q" => ((t.month() as i64 - 1) / 3 + 1, 1),
-            "CC" => ((t.year() as i64 + 99) / 100, 2),
+            "CC" if t.year() > 0 => ((year + 99) / 100, 2),
+            "CC" => {
+                out.push_str(&format!("{:03}", -((year + 99) / 100)));
+                continue;
+            }
+            "RM" | "rm" => {
+                let month = ROMAN_MONTHS[t.month0() as usize];
+                let month = match p {
+                    "rm" => month.to_lowercase(),
+                    _ => month.to_string(),
+                };
+                out.push_str(&match fill {
+                    true => format!("{month:<4}"),
+                    false => month,
+                });
+                continue;
+            }
             "J" => (us.div_euclid(DAY_US) + 2_440_588, 1),
             "Y,YYY" => {
-                out.push_str(&format!("{},{:03}", t.year() / 1000, t.year() % 1000));
+                out.push_str(&format!("{},{:03}", year / 1000, year % 1000));
                 continue;
             }
             "TH" => {
@@ -202,6 +239,45 @@ fn time_text(us: i64, template: &str) -> Result<String> {
             }
             "am" | "pm" => {
                 out.push_str(if h < 12 { "am" } else { "pm" });
+                continue;
+            }
+            "A.M." | "P.M." => {
+                out.push_str(if h < 12 { "A.M." } else { "P.M." });
+                continue;
+            }
+            "a.m." | "p.m." => {
+                out.push_str(if h < 12 { "a.m." } else { "p.m." });
+                continue;
+            }
+            "BC" | "AD" | "bc" | "ad" | "B.C." | "A.D." | "b.c." | "a.d." => {
+                let era = if t.year() > 0 { "ad" } else { "bc" };
+                let era = match p.contains('.') {
+                    true => format!("{}.{}.", &era[..1], &era[1..]),
+                    false => era.to_string(),
+                };
+                out.push_str(&match p.starts_with(|c: char| c.is_ascii_uppercase()) {
+                    true => era.to_uppercase(),
+                    false => era,
+                });
+                continue;
+            }
+            "TZ" => {
+                out.push_str(&zone.map_or(String::new(), |(name, _)| name.to_uppercase()));
+                continue;
+            }
+            "tz" => {
+                out.push_str(&zone.map_or(String::new(), |(name, _)| name.to_lowercase()));
+                continue;
+            }
+            "OF" | "TZH" | "TZM" => {
+                let east = zone.map_or(0, |(_, east)| east);
+                let (hours, minutes) = (east.abs() / 3600, east.abs() / 60 % 60);
+                let sign = if east < 0 { '-' } else { '+' };
+                out.push_str(&match p {
+                    "TZM" => format!("{minutes:02}"),
+                    "OF" if minutes > 0 => format!("{sign}{hours:02}:{minutes:02}"),
+                    _ => format!("{sign}{hours:02}"),
+                });
                 continue;
             }
             _ => {
@@ -279,7 +355,7 @@ fn time_from(text: &str, template: &str) -> Result<i64> {
     };
     let (mut y, mut mo, mut d, mut h, mut mi, mut s, mut us) =
         (1i64, 1i64, 1i64, 0i64, 0i64, 0i64, 0i64);
-    let (mut pm, mut doy) = (None, None);
+    let (mut pm, mut doy, mut bc) = (None, None, false);
     let mut rest = text;
     for p in parts(template) {
         let p = match p {
@@ -324,12 +400,21 @@ fn time_from(text: &str, template: &str) -> Result<i64> {
                 rest = &rest[n..];
                 continue;
             }
-            "AM" | "PM" | "am" | "pm" => {
+            "AM" | "PM" | "am" | "pm" | "A.M." | "P.M." | "a.m." | "p.m." => {
                 pm = Some(lower.starts_with('p'));
-                rest = rest.get(2..).unwrap_or("");
+                rest = rest.get(p.len()..).unwrap_or("");
                 continue;
             }
-            "TH" | "TZ" => {
+            "BC" | "AD" | "bc" | "ad" | "B.C." | "A.D." | "b.c." | "a.d." => {
+                bc = match lower.as_bytes().first() {
+                    Some(b'b') => true,
+                    Some(b'a') => false,
+                    _ => return Err(bad(p, rest)),
+                };
+                rest = rest.get(p.len()..).unwrap_or("");
+                continue;
+            }
+            "TH" | "TZ" | "tz" => {
                 rest = rest.get(2..).unwrap_or("");
                 continue;
             }
@@ -362,13 +447,16 @@ fn time_from(text: &str, template: &str) -> Result<i64> {
             "SS" => s = n,
             "MS" => us = n * 10i64.pow(6 - len as u32),
             "US" => us = n * 10i64.pow(6 - len as u32),
-            "SSSS" => s = n,
+            "SSSSS" | "SSSS" => s = n,
             _ => {
                 return Err(SqlError::unsupported(format!(
                     "pattern \"{p}\" is not supported here"
                 )));
             }
         }
+    }
+    if bc {
+        y = 1 - y;
     }
     if let Some(pm) = pm {
         h = h % 12 + if pm { 12 } else { 0 };
@@ -387,7 +475,6 @@ fn time_from(text: &str, template: &str) -> Result<i64> {
     Ok(day * DAY_US + (h * 3600 + mi * 60 + s) * 1_000_000 + us)
 }
 
-/// A number by a template of 9, 0, `.`, `,`, D, G, S, MI, PR, FM, `$`.
 /// A Roman numeral, of 1 to 3999.
 fn roman(v: &str) -> Option<String> {
     const DIGITS: [(i128, &str); 13] = [
@@ -420,6 +507,7 @@ fn roman(v: &str) -> Option<String> {
     Some(out)
 }
 
+/// A number by a template of 9, 0, `.`, `,`, D, G, L, S, MI, PL, PR, RN, TH, V, EEEE, FM.
 fn number_text(v: &str, template: &str) -> String {
     let upper = template.to_uppercase();
     let fill = upper.contains("FM");
@@ -436,7 +524,51 @@ fn number_text(v: &str, template: &str) -> String {
             format!("{numeral:>15}")
         };
     }
-    let t: String = upper.replace("FM", "").replace('D', ".").replace('G', ",");
+    let upper = match upper.find("TH") {
+        Some(at) => {
+            let small = template.get(at..at + 2) == Some("th");
+            return ordinal(
+                v,
+                &format!("{}{}", &template[..at], &template[at + 2..]),
+                small,
+            );
+        }
+        None => upper,
+    };
+    // Where a plus stands, a minus leaves a blank.
+    let bare = upper.replace("FM", "");
+    if bare.starts_with("PL") || bare.ends_with("PL") {
+        let (sign, fm) = match (v.starts_with('-'), fill) {
+            (false, true) => ("+", "FM"),
+            (false, false) => ("+", ""),
+            (true, true) => ("", "FM"),
+            (true, false) => (" ", ""),
+        };
+        return match bare.strip_prefix("PL") {
+            Some(rest) => format!("{sign}{}", number_text(v, &format!("{fm}{rest}"))),
+            None => {
+                let rest = &bare[..bare.len() - 2];
+                format!("{}{sign}", number_text(v, &format!("{fm}{rest}")))
+            }
+        };
+    }
+    if upper.contains("EEEE") {
+        return scientific(v, &upper, fill);
+    }
+    if let Some((whole, more)) = upper.split_once('V') {
+        let places = more.chars().filter(|c| matches!(c, '9' | '0')).count();
+        let shifted = super::parse::decimal_parts(v).and_then(|(n, scale)| {
+            let scale = scale - places as i32;
+            let n = super::parse::rescale(n, scale.min(0), 0)?.to_i128()?;
+            Some(super::format::numeric(n, scale.max(0) as i8))
+        });
+        return number_text(shifted.as_deref().unwrap_or(v), &format!("{whole}{more}"));
+    }
+    let t: String = upper
+        .replace("FM", "")
+        .replace('L', if fill { "" } else { " " })
+        .replace('D', ".")
+        .replace('G', ",");
     let (sign_s, minus, angle) = (t.contains('S'), t.contains("MI"), t.contains("PR"));
     let t = t.replace("MI", "").replace("PR", "").replace('S', "");
     let (whole, fraction) = t.split_once('.').unwrap_or((&t, ""));
@@ -530,15 +662,61 @@ fn number_text(v: &str, template: &str) -> String {
     }
 }
 
+/// A number with `th` or what else belongs to it, if it is whole and not negative.
+fn ordinal(v: &str, template: &str, small: bool) -> String {
+    let text = number_text(v, template);
+    let digits = text.trim();
+    if digits.starts_with(['-', '#']) || digits.contains('.') {
+        return text;
+    }
+    let n: u64 = digits
+        .chars()
+        .filter(char::is_ascii_digit)
+        .collect::<String>()[..]
+        .parse()
+        .unwrap_or(0);
+    let th = match (n % 100, n % 10) {
+        (11..=13, _) => "TH",
+        (_, 1) => "ST",
+        (_, 2) => "ND",
+        (_, 3) => "RD",
+        _ => "TH",
+    };
+    let th = if small {
+        th.to_lowercase()
+    } else {
+        th.to_string()
+    };
+    format!("{text}{th}")
+}
+
+/// `9.99EEEE`
+fn scientific(v: &str, upper: &str, fill: bool) -> String {
+    let fraction = upper.replace('D', ".");
+    let fraction = fraction.split_once('.').map_or("", |(_, f)| f);
+    let decimals = fraction.chars().filter(|c| matches!(c, '9' | '0')).count();
+    let number: f64 = v.parse().unwrap_or(0.0);
+    let text = format!("{number:.decimals$e}");
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let sign = if exponent < 0 { '-' } else { '+' };
+    let blank = if fill || number < 0.0 { "" } else { " " };
+    format!("{blank}{mantissa}e{sign}{:02}", exponent.abs())
+}
+
 /// Registers the functions of this file.
 pub fn register(r: &mut Registry) {
     r.add_fallible(
         "to_char(timestamp, text) text",
-        kernel!(|t: timestamp, f: text| -> text time_text(t, f).map(Some)),
+        kernel!(|t: timestamp, f: text| -> text time_text(t, f, None).map(Some)),
     );
     r.add_typed("to_char(timestamptz, text) text", |t| {
         let zone = t.zone.to_string();
-        kernel!(|t: timestamptz, f: text| -> text time_text(to_local(t, &zone)?, f).map(Some))
+        kernel!(|t: timestamptz, f: text| -> text {
+            let east = super::zones::offset_at(t, &zone)?;
+            let name = super::zones::abbreviation(t, &zone)?;
+            time_text(to_local(t, &zone)?, f, Some((&name, east))).map(Some)
+        })
     });
     r.add_fallible(
         "to_char(interval, text) text",

@@ -1,6 +1,7 @@
 //! Time zones: offsets, abbreviations and names, and local times in them.
 
 use chrono::{Offset, TimeZone};
+use chrono_tz::OffsetName;
 
 use super::parse::{datetime_of, micros};
 use crate::error::{Result, SqlError};
@@ -26,23 +27,23 @@ const ABBREVIATIONS: &str = "\
     WDT 540 WET 0 WETDST 60 WFT 720 WGST -120 WGT -180 XJT 360 YAKST 540 YAKT 540 YAPT 600 YEKST 360 \
     YEKT 300 Z 0 ZULU 0";
 
-/// A fixed offset such as `+02`, `-03:30`, `Z`, `PST`, in seconds east.
-fn fixed_offset(zone: &str) -> Option<i64> {
+/// The offset of an abbreviation such as `PST` or `Z`, in seconds east.
+fn abbreviated(zone: &str) -> Option<i64> {
     let word = zone.to_ascii_uppercase();
     let mut known = ABBREVIATIONS.split_ascii_whitespace();
-    if known.any(|w| w == word) && !word.starts_with(|c: char| !c.is_ascii_alphabetic()) {
-        return known
-            .next()?
-            .parse::<i64>()
-            .ok()
-            .map(|minutes| minutes * 60);
+    if !word.starts_with(|c: char| c.is_ascii_alphabetic()) || !known.any(|w| w == word) {
+        return None;
     }
-    let sign = match zone.as_bytes().first()? {
-        b'+' => 1,
-        b'-' => -1,
-        _ => return None,
-    };
-    let t = &zone[1..];
+    known
+        .next()?
+        .parse::<i64>()
+        .ok()
+        .map(|minutes| minutes * 60)
+}
+
+/// An offset as it stands in a literal, in seconds east: `+02`, `-03:30`, `+0330`.
+fn iso_offset(zone: &str) -> Option<i64> {
+    let (sign, t) = signed(zone)?;
     let digits: String = t.chars().filter(|c| *c != ':').collect();
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -62,6 +63,48 @@ fn fixed_offset(zone: &str) -> Option<i64> {
     (h <= 15 && m < 60 && s < 60).then_some(sign * (h * 3600 + m * 60 + s))
 }
 
+fn signed(text: &str) -> Option<(i64, &str)> {
+    match text.as_bytes().first()? {
+        b'+' => Some((1, &text[1..])),
+        b'-' => Some((-1, &text[1..])),
+        _ => None,
+    }
+}
+
+/// A zone as POSIX writes it, in seconds east: `UTC+3`, `<abc>-4`, `-03:30`. Its sign counts westwards.
+fn posix_offset(zone: &str) -> Option<i64> {
+    let after_name = match zone.strip_prefix('<') {
+        Some(named) => named.split_once('>')?.1,
+        None => zone.trim_start_matches(|c: char| c.is_ascii_alphabetic()),
+    };
+    let (sign, t) = signed(after_name).unwrap_or((1, after_name));
+    let mut parts = t.split(':');
+    let mut part = |digits: usize, max: i64| -> Option<i64> {
+        let Some(text) = parts.next() else {
+            return Some(0);
+        };
+        let fits = (1..=digits).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|n| fits && *n <= max)
+    };
+    let (h, m, s) = (part(3, 167)?, part(2, 59)?, part(2, 59)?);
+    let none_left = parts.next().is_none();
+    none_left.then_some(-sign * (h * 3600 + m * 60 + s))
+}
+
+/// What a zone's name stands for.
+enum Zone {
+    /// Seconds east.
+    Fixed(i64),
+    Named(chrono_tz::Tz),
+}
+
+fn zone(name: &str) -> Result<Zone> {
+    if let Some(east) = abbreviated(name).or_else(|| posix_offset(name)) {
+        return Ok(Zone::Fixed(east));
+    }
+    named_zone(name).map(Zone::Named)
+}
+
 fn named_zone(zone: &str) -> Result<chrono_tz::Tz> {
     zone.parse::<chrono_tz::Tz>()
         .ok()
@@ -74,12 +117,20 @@ fn named_zone(zone: &str) -> Result<chrono_tz::Tz> {
         .ok_or_else(|| SqlError::new("22023", format!("time zone \"{zone}\" not recognized")))
 }
 
-/// Local time in `zone` to UTC, both in microseconds.
-pub fn to_utc(local: i64, zone: &str) -> Result<i64> {
-    if let Some(offset) = fixed_offset(zone) {
-        return Ok(local - offset * 1_000_000);
+/// Local time in the zone of a literal to UTC, both in microseconds.
+pub fn literal_to_utc(local: i64, zone: &str) -> Result<i64> {
+    match iso_offset(zone) {
+        Some(east) => Ok(local - east * 1_000_000),
+        None => to_utc(local, zone),
     }
-    let tz = named_zone(zone)?;
+}
+
+/// Local time in the zone `name` to UTC, both in microseconds.
+pub fn to_utc(local: i64, name: &str) -> Result<i64> {
+    let tz = match zone(name)? {
+        Zone::Fixed(east) => return Ok(local - east * 1_000_000),
+        Zone::Named(tz) => tz,
+    };
     let t = datetime_of(local).ok_or_else(|| SqlError::new("22008", "timestamp out of range"))?;
     let utc = match tz.from_local_datetime(&t) {
         chrono::LocalResult::Single(v) => v,
@@ -94,17 +145,27 @@ pub fn to_utc(local: i64, zone: &str) -> Result<i64> {
     Ok(micros(utc.naive_utc()))
 }
 
-/// UTC to local time in `zone`, both in microseconds.
-pub fn to_local(utc: i64, zone: &str) -> Result<i64> {
-    Ok(utc + offset_at(utc, zone)? * 1_000_000)
+/// UTC to local time in the zone `name`, both in microseconds.
+pub fn to_local(utc: i64, name: &str) -> Result<i64> {
+    Ok(utc + offset_at(utc, name)? * 1_000_000)
 }
 
-/// Seconds east of UTC in `zone` at an instant.
-pub fn offset_at(utc: i64, zone: &str) -> Result<i64> {
-    if let Some(offset) = fixed_offset(zone) {
-        return Ok(offset);
-    }
-    let tz = named_zone(zone)?;
+/// What the zone `name` is called at an instant, for short.
+pub fn abbreviation(utc: i64, name: &str) -> Result<String> {
+    let Zone::Named(tz) = zone(name)? else {
+        return Ok(name.to_string());
+    };
+    let t = datetime_of(utc).ok_or_else(|| SqlError::new("22008", "timestamp out of range"))?;
+    let offset = tz.offset_from_utc_datetime(&t);
+    Ok(offset.abbreviation().unwrap_or(name).to_string())
+}
+
+/// Seconds east of UTC in the zone `name` at an instant.
+pub fn offset_at(utc: i64, name: &str) -> Result<i64> {
+    let tz = match zone(name)? {
+        Zone::Fixed(east) => return Ok(east),
+        Zone::Named(tz) => tz,
+    };
     let t = datetime_of(utc).ok_or_else(|| SqlError::new("22008", "timestamp out of range"))?;
     Ok(tz.offset_from_utc_datetime(&t).fix().local_minus_utc() as i64)
 }

@@ -529,15 +529,13 @@ fn check(name: &str, value: String) -> Result<String, SqlError> {
     };
     let lower = value.to_ascii_lowercase();
     match name {
-        "timezone"
-            if !matches!(
-                lower.as_str(),
-                "utc" | "gmt" | "default" | "local" | "etc/utc"
-            ) && value.parse::<chrono_tz::Tz>().is_err() =>
-        {
-            invalid("Write an IANA name such as 'Europe/Berlin', or 'UTC'.")
-        }
         "timezone" if matches!(lower.as_str(), "utc" | "default" | "local") => Ok("UTC".into()),
+        "timezone" => match time_zone(&value) {
+            Some(zone) => Ok(zone),
+            None => invalid(
+                "Write an IANA name such as 'Europe/Berlin', 'UTC', or a number of whole hours.",
+            ),
+        },
         "client_encoding"
             if !matches!(encoding(&lower).as_str(), "utf8" | "unicode" | "sqlascii") =>
         {
@@ -595,6 +593,29 @@ fn check(name: &str, value: String) -> Result<String, SqlError> {
         }
         _ => Ok(value),
     }
+}
+
+/// The IANA name of a zone. A number counts hours eastwards, an offset after a name westwards, as in PostgreSQL.
+fn time_zone(value: &str) -> Option<String> {
+    if let Some(zone) = chrono_tz::TZ_VARIANTS
+        .iter()
+        .find(|z| z.name().eq_ignore_ascii_case(value))
+    {
+        return Some(zone.name().to_string());
+    }
+    let west = match value.parse::<f64>() {
+        Ok(east) => -east,
+        Err(_) => {
+            let offset = value.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+            let hours = offset.strip_suffix(":00").unwrap_or(offset);
+            hours.parse::<f64>().ok()?
+        }
+    };
+    let zone = match west {
+        0.0 => "Etc/GMT".to_string(),
+        hours => format!("Etc/GMT{hours:+}"),
+    };
+    zone.parse::<chrono_tz::Tz>().ok().map(|_| zone)
 }
 
 /// An encoding's name as PostgreSQL compares it: letters and digits alone. (asyncpg sends `'utf-8'`, with the quotes.)
@@ -658,8 +679,21 @@ mod tests {
             settings.take_reported(),
             vec![("TimeZone".to_string(), "Europe/Berlin".to_string())]
         );
+        for (zone, shown) in [
+            ("europe/berlin", "Europe/Berlin"),
+            ("utc", "UTC"),
+            ("-5", "Etc/GMT+5"),
+            ("+3", "Etc/GMT-3"),
+            ("GMT-03:00", "Etc/GMT-3"),
+            ("UTC+0", "Etc/GMT"),
+        ] {
+            set(&mut settings, "timezone", zone).unwrap();
+            assert_eq!(settings.get("TimeZone").unwrap(), shown, "{zone}");
+        }
         let mut code = |name, value| set(&mut settings, name, value).unwrap_err().sqlstate;
-        assert_eq!(code("timezone", "Mars/Base"), "22023");
+        for zone in ["Mars/Base", "3.5", "+03:30", "99", "nan", ""] {
+            assert_eq!(code("timezone", zone), "22023", "{zone}");
+        }
         assert_eq!(code("no_such", "1"), "42704");
         assert_eq!(code("server_version", "1"), "55P02");
         assert_eq!(code("statement_timeout", "-1"), "22023");
