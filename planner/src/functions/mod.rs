@@ -27,6 +27,7 @@ mod json_scan;
 mod json_views;
 pub mod math;
 pub mod moments;
+mod number_templates;
 pub mod ordered;
 pub mod parse;
 pub mod regexps;
