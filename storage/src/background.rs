@@ -13,6 +13,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
@@ -237,6 +238,7 @@ fn merge(shared: &Shared, due: &Due) -> Result<Option<Merged>> {
         (to, shared.bundle_writer(&mut writer))
     };
     shared.env.disk.fail.pass("during_merge");
+    a.probes.store(0, Ordering::Relaxed);
     let kept_until = kept_until(due, shared.inline_bytes_max as u64);
     let what = Merge {
         desc: &a.desc,

@@ -3,10 +3,13 @@
 //! Policy: runs have a level, the logarithm of their size; when the newest runs up to some level hold
 //! [`FAN_IN`] of that level, they are all merged. Where merging removes rows, older runs that aren't larger than
 //! all of these come along, so that superseded rows don't pile up; else a row is written again once per level.
+//! There, fewer runs only make looking up cheaper, so that large ones wait until look-ups have cost what
+//! the merge will, or [`UNREAD_FAN_IN`] are there.
 
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tidemill_zset::ArrangementId;
 
@@ -17,6 +20,12 @@ use crate::store::Shared;
 
 /// Runs of one level that are merged together.
 const FAN_IN: usize = 16;
+/// The same for large runs in which merging removes nothing, until look-ups ask for it.
+const UNREAD_FAN_IN: usize = 64;
+/// Large is what has files of its own from this level on: 256 KiB.
+const UNREAD_LEVEL_MIN: u32 = 2;
+/// Looking for one hash in one run costs as much as merging so many rows.
+const PROBE_ROWS: u64 = 8;
 /// Runs of at most so many bytes are level 0; each level above is [`LEVEL_FACTOR`] times larger.
 const LEVEL_0_BYTES: u64 = 4 * 1024;
 const LEVEL_FACTOR: u64 = 8;
@@ -116,6 +125,10 @@ fn choose(a: &ArrangementVersion, shrinks: bool) -> Option<Range<usize>> {
         if full + rest < FAN_IN {
             continue;
         }
+        let unread = !shrinks && up_to >= UNREAD_LEVEL_MIN && full + rest < UNREAD_FAN_IN;
+        if unread && !looked_up(a, from) {
+            continue;
+        }
         let bytes: u64 = a.runs[from..].iter().map(|r| r.meta.bytes).sum();
         if a.desc.kind != ArrangementKind::Log {
             let from = if shrinks {
@@ -130,6 +143,12 @@ fn choose(a: &ArrangementVersion, shrinks: bool) -> Option<Range<usize>> {
         }
     }
     None
+}
+
+/// Whether look-ups since the last merge have cost what a merge of the runs from `from` on will. A log has none.
+fn looked_up(a: &ArrangementVersion, from: usize) -> bool {
+    let rows: u64 = a.runs[from..].iter().map(|r| r.meta.rows).sum();
+    a.probes.load(Ordering::Relaxed) * PROBE_ROWS >= rows
 }
 
 /// Where a merge of the runs from `from` on, `bytes` in all, begins so that older runs that aren't larger

@@ -273,14 +273,7 @@ fn recover(env: &Arc<Env>, db: &sled::Db, ledger: Ledger) -> Result<Recovered> {
                 what: format!("the manifest's description of arrangement {id}"),
                 detail,
             })?;
-        let version = ArrangementVersion {
-            desc: Arc::new(desc),
-            since: 0,
-            runs: Vec::new(),
-            history: Vec::new(),
-            replaced: Vec::new(),
-        };
-        arrangements.insert(id, version);
+        arrangements.insert(id, ArrangementVersion::new(desc));
     }
     let (bundles, next_order) = recover_bundles(env, db, &mut arrangements)?;
     env.disk.fail.pass("during_recovery");

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use arrow::array::RecordBatchOptions;
@@ -59,9 +60,22 @@ pub struct ArrangementVersion {
     pub(crate) history: Vec<Arc<Run>>,
     /// What merging has read and kept: reads as of an epoch before the run's `dead_from` need it instead of what was made of it.
     pub(crate) replaced: Vec<Arc<Run>>,
+    /// Hashes looked for since the last merge, counted once per run; all versions share it.
+    pub(crate) probes: Arc<AtomicU64>,
 }
 
 impl ArrangementVersion {
+    pub(crate) fn new(desc: ArrangementDesc) -> ArrangementVersion {
+        ArrangementVersion {
+            desc: Arc::new(desc),
+            since: 0,
+            runs: Vec::new(),
+            history: Vec::new(),
+            replaced: Vec::new(),
+            probes: Arc::default(),
+        }
+    }
+
     /// What it is.
     pub fn desc(&self) -> &ArrangementDesc {
         &self.desc
@@ -260,6 +274,8 @@ impl ArrangementVersion {
             entries: Vec::new(),
         };
         for run in runs {
+            self.probes
+                .fetch_add(hashes.len() as u64, Ordering::Relaxed);
             found.probe_run(run, hashes)?;
         }
         sort_by_hash(&mut found.entries);

@@ -402,13 +402,7 @@ impl Shared {
             manifest::put_desc(&desc, &mut value);
             let key = manifest::id_key(manifest::ARRANGEMENT, desc.id.0);
             put_long(&self.db, &mut step.batch, &key, Some(&value))?;
-            let version = ArrangementVersion {
-                since: 0,
-                runs: Vec::new(),
-                history: Vec::new(),
-                replaced: Vec::new(),
-                desc: Arc::new(desc),
-            };
+            let version = ArrangementVersion::new(desc);
             step.arrangements.insert(version.desc.id, Arc::new(version));
         }
         Ok(())

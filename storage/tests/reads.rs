@@ -152,6 +152,58 @@ fn a_key_that_changes_again_after_what_one_merge_takes() {
     assert_eq!(scanned, expected);
 }
 
+/// Large runs in which nothing vanishes are merged when look-ups have paid for it, or when they are very many.
+#[test]
+fn rows_that_only_come_are_merged_when_they_are_looked_up() {
+    const ROWS: i64 = 1000;
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(32 * 1024);
+    options.fail.hold_merges(true);
+    let store = Store::open(dir.path(), options).unwrap();
+    let sums = Arrangement::of(3);
+    let text = Some("x".repeat(400));
+    let rows = |epoch: i64| -> Vec<Row> {
+        (0..ROWS)
+            .map(|i| (epoch * ROWS + i, text.clone(), None))
+            .collect()
+    };
+    let commit = |epoch: i64| {
+        let rows = rows(epoch);
+        let commit = Commit {
+            epoch,
+            create: (epoch == 1).then(|| sums.desc(3)).into_iter().collect(),
+            changes: vec![ArrangementChange {
+                arrangement: ArrangementId(3),
+                hashes: sums.hashes(&rows),
+                delta: Delta::insert(batch(&rows)),
+            }],
+            ..Commit::default()
+        };
+        store.commit(commit).unwrap();
+        store.merge().unwrap();
+    };
+    let runs = || {
+        let a = store.version().arrangement(ArrangementId(3)).unwrap();
+        (a.runs(), a)
+    };
+    (1..=20).for_each(commit);
+    let (before, a) = runs();
+    assert_eq!(before, 20, "nobody has looked");
+    let mut wanted = sums.hashes(&rows(7));
+    wanted.sort_unstable();
+    let found: usize = (a.get_many(&wanted).unwrap().iter())
+        .map(|b| b.rows.num_rows())
+        .sum();
+    assert_eq!(found, ROWS as usize);
+    store.merge().unwrap();
+    assert_eq!(runs().0, 1, "looked for 1000 hashes in 20 runs");
+    (21..=120).for_each(commit);
+    let (after, a) = runs();
+    assert!(after < 64, "{after} runs");
+    let all: usize = a.scan(Epoch::MAX).map(|d| d.unwrap().len()).sum();
+    assert_eq!(all, 120 * ROWS as usize);
+}
+
 /// What newer values have replaced is put aside, is read as of the epochs that need it, and goes with them.
 #[test]
 fn history_is_put_aside_and_goes() {

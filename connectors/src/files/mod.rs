@@ -7,6 +7,7 @@
 //! Invariant: a row is handed over together with the offset entry that says it was read, so a restart
 //! from any committed offsets gives every row exactly once.
 
+pub mod chunks;
 pub mod entry;
 pub mod identity;
 pub mod input;

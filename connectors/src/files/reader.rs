@@ -8,6 +8,7 @@ use std::io;
 
 use arrow::buffer::Buffer;
 
+use super::chunks::{CHUNK_BYTES, Chunks};
 use super::entry::{FileEntry, Packing, Progress};
 use super::identity::Cover;
 use super::input::{BYTE_ORDER_MARK, Ending, FirstLine, Input, first_line};
@@ -17,8 +18,6 @@ use crate::decode::{Decoded, Decoder, End, FileContext};
 use crate::queue::Stopped;
 use crate::source::{ConnectorError, SourceSpec};
 
-/// Bytes read at a time: few enough for the second-level cache.
-const CHUNK_BYTES: usize = 1 << 20;
 /// Room behind the text of a small file, so that its end can be seen in one read.
 const SLACK_BYTES: usize = 64;
 
@@ -69,7 +68,7 @@ pub struct Reader {
     line_bytes_max: usize,
     batch_rows: usize,
     read_last_line: bool,
-    spare: Vec<u8>,
+    chunks: Chunks,
 }
 
 impl Reader {
@@ -81,8 +80,13 @@ impl Reader {
             line_bytes_max: options.line_bytes_max,
             batch_rows: options.batch_rows,
             read_last_line: options.read_last_line,
-            spare: Vec::new(),
+            chunks: Chunks::default(),
         })
+    }
+
+    /// Nothing is to be read for a while.
+    pub fn rest(&self) {
+        self.chunks.rest();
     }
 
     /// Reports something about a file as a whole, with the next batch.
@@ -226,7 +230,7 @@ impl Run<'_, '_, '_> {
                 Err(e) => {
                     // What was decoded is consumed: hand it over before the trouble is told.
                     if self.reader.decoder.pending() > 0 {
-                        self.flush(&Buffer::from_vec(buffer))?;
+                        self.flush(&self.reader.chunks.share(buffer))?;
                     }
                     return Err(e.into());
                 }
@@ -235,14 +239,14 @@ impl Run<'_, '_, '_> {
             if !matches!(ending, Ending::More) && len < buffer.len() / 2 {
                 // Rows may keep the chunk alive: don't let a few hold a whole one.
                 let exact = buffer[..len].to_vec();
-                self.reader.spare = std::mem::replace(&mut buffer, exact);
+                self.reader
+                    .chunks
+                    .give(std::mem::replace(&mut buffer, exact));
             }
-            let chunk = Buffer::from_vec(buffer);
+            let chunk = self.reader.chunks.share(buffer);
             let at = self.chunk(&chunk, len, &ending)?;
             if !matches!(ending, Ending::More) {
-                let left = self.end(&chunk, at, len, &ending)?;
-                self.recycle(chunk);
-                return Ok(left);
+                return self.end(&chunk, at, len, &ending);
             }
             if self.reader.decoder.uses_chunk() {
                 self.flush(&chunk)?;
@@ -254,7 +258,11 @@ impl Run<'_, '_, '_> {
             } else {
                 CHUNK_BYTES
             };
-            buffer = carry(chunk, at, len, wanted);
+            let rest = chunk[at..len].to_vec();
+            // If no batch looks into it, it is taken again at once, while it is in the cache.
+            drop(chunk);
+            buffer = self.reader.chunks.take(wanted.max(carried + 1));
+            buffer[..carried].copy_from_slice(&rest);
         }
     }
 
@@ -265,20 +273,7 @@ impl Run<'_, '_, '_> {
             _ => CHUNK_BYTES as u64,
         };
         let wanted = (left as usize).saturating_add(SLACK_BYTES).min(CHUNK_BYTES);
-        let spare = std::mem::take(&mut self.reader.spare);
-        if spare.len() >= wanted {
-            spare
-        } else {
-            vec![0; wanted]
-        }
-    }
-
-    fn recycle(&mut self, chunk: Buffer) {
-        if let Ok(vec) = chunk.into_vec::<u8>()
-            && (self.reader.spare.len()..=CHUNK_BYTES).contains(&vec.len())
-        {
-            self.reader.spare = vec;
-        }
+        self.reader.chunks.take(wanted)
     }
 
     /// Decodes what is complete in the chunk's first `len` bytes; returns where the rest begins.
@@ -440,26 +435,5 @@ impl Run<'_, '_, '_> {
             self.flush(chunk)?;
         }
         Ok(left)
-    }
-}
-
-/// A buffer of at least `wanted` bytes that begins with bytes `at..len` of `chunk`, which is given up.
-fn carry(chunk: Buffer, at: usize, len: usize, wanted: usize) -> Vec<u8> {
-    match chunk.into_vec::<u8>() {
-        Ok(mut vec) if vec.len() >= wanted && vec.len() <= wanted.max(CHUNK_BYTES) => {
-            vec.copy_within(at..len, 0);
-            vec
-        }
-        Ok(vec) => {
-            let mut next = vec![0; wanted.max(len - at + 1)];
-            next[..len - at].copy_from_slice(&vec[at..len]);
-            next
-        }
-        // A batch still looks into the chunk.
-        Err(chunk) => {
-            let mut next = vec![0; wanted.max(len - at + 1)];
-            next[..len - at].copy_from_slice(&chunk[at..len]);
-            next
-        }
     }
 }

@@ -104,6 +104,7 @@ impl Run {
             }
             self.look_at_due()?;
             self.show_waiting();
+            self.reader.rest();
             let next_due = self.due.values().min().copied();
             let deadline = next_due.map_or(self.rescan_at, |d| d.min(self.rescan_at));
             hints = bell.wait(deadline, || stop.is_stopped());
