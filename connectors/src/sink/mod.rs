@@ -128,12 +128,13 @@ pub struct FileSink {
     buffer: Vec<u8>,
     /// Bytes of the file, without the buffer.
     length: u64,
-    /// What stands before each value, and before the diff.
+    /// What stands before each value.
     prefixes: Vec<Prefix>,
+    before_diff: Vec<u8>,
 }
 
 /// Bytes of a prefix that are copied at once.
-const PREFIX_BYTES: usize = 32;
+const PREFIX_BYTES: usize = 48;
 
 /// Text that stands before every value of a column.
 struct Prefix {
@@ -203,8 +204,11 @@ impl FileSink {
                 .and_then(|d| d.sync_all())
                 .map_err(trouble)?;
         }
+        let mut prefixes = prefixes(&format, &schema);
+        let before_diff = prefixes.pop().unwrap_or_default();
         let mut sink = FileSink {
-            prefixes: prefixes(&format, &schema),
+            prefixes: prefixes.into_iter().map(Prefix::new).collect(),
+            before_diff,
             file,
             path: path.to_path_buf(),
             format,
@@ -225,23 +229,8 @@ impl FileSink {
             .map(|(array, field)| Cells::new(array, field))
             .collect::<Result<_, _>>()
             .map_err(|e| ConnectorError::Io(format!("sink {}: {e}", self.path.display())))?;
-        let mut end = Vec::new();
-        let before_diff = self.prefixes.last().expect("there is one for the diff");
-        match self.format.encoding {
-            SinkEncoding::Jsonl => {
-                end.push(b',');
-                json_string(self.format.time_column.as_bytes(), &mut end);
-                end.push(b':');
-                output::integer(epoch, &mut end);
-                end.extend_from_slice(b"}\n");
-            }
-            SinkEncoding::Csv => {
-                end.push(b',');
-                output::integer(epoch, &mut end);
-                end.push(b'\n');
-            }
-        }
-        let end = Prefix::new(end);
+        // Most rows come or go once.
+        let [comes, goes] = [1, -1].map(|diff| Prefix::new(self.row_end(epoch, diff)));
         for row in 0..delta.len() {
             match self.format.encoding {
                 SinkEncoding::Jsonl => {
@@ -257,9 +246,11 @@ impl FileSink {
                     }
                 }
             }
-            before_diff.write(&mut self.buffer);
-            output::integer(delta.diffs.get(row), &mut self.buffer);
-            end.write(&mut self.buffer);
+            match delta.diffs.get(row) {
+                1 => comes.write(&mut self.buffer),
+                -1 => goes.write(&mut self.buffer),
+                diff => self.buffer.extend(self.row_end(epoch, diff)),
+            }
             if self.buffer.len() >= BUFFER_BYTES {
                 flush(
                     &mut self.file,
@@ -270,6 +261,23 @@ impl FileSink {
             }
         }
         Ok(())
+    }
+
+    /// What stands behind a row's values: its diff, its time, and the end of the line.
+    fn row_end(&self, epoch: Epoch, diff: i64) -> Vec<u8> {
+        let mut end = self.before_diff.clone();
+        output::integer(diff, &mut end);
+        end.push(b',');
+        if self.format.encoding == SinkEncoding::Jsonl {
+            json_string(self.format.time_column.as_bytes(), &mut end);
+            end.push(b':');
+        }
+        output::integer(epoch, &mut end);
+        if self.format.encoding == SinkEncoding::Jsonl {
+            end.push(b'}');
+        }
+        end.push(b'\n');
+        end
     }
 
     /// Makes everything written durable and gives the file's length, to be committed with the epoch.
@@ -328,23 +336,21 @@ fn trouble(path: &Path, e: std::io::Error) -> ConnectorError {
     ConnectorError::Io(format!("{}: {e}", path.display()))
 }
 
-/// What stands before each column's value, and before the diff.
-fn prefixes(format: &SinkFormat, schema: &SchemaRef) -> Vec<Prefix> {
+/// What stands before each column's value, and last before the diff.
+fn prefixes(format: &SinkFormat, schema: &SchemaRef) -> Vec<Vec<u8>> {
     let names = schema.fields().iter().map(|f| f.name().as_str());
     names
         .chain([format.diff_column.as_str()])
         .enumerate()
-        .map(|(i, name)| {
-            Prefix::new(match (format.encoding, i) {
-                (SinkEncoding::Csv, 0) => Vec::new(),
-                (SinkEncoding::Csv, _) => b",".to_vec(),
-                (SinkEncoding::Jsonl, _) => {
-                    let mut prefix = vec![if i == 0 { b'{' } else { b',' }];
-                    json_string(name.as_bytes(), &mut prefix);
-                    prefix.push(b':');
-                    prefix
-                }
-            })
+        .map(|(i, name)| match (format.encoding, i) {
+            (SinkEncoding::Csv, 0) => Vec::new(),
+            (SinkEncoding::Csv, _) => b",".to_vec(),
+            (SinkEncoding::Jsonl, _) => {
+                let mut prefix = vec![if i == 0 { b'{' } else { b',' }];
+                json_string(name.as_bytes(), &mut prefix);
+                prefix.push(b':');
+                prefix
+            }
         })
         .collect()
 }

@@ -26,6 +26,8 @@ struct Taken {
     jsonb: bool,
     places: usize,
     wanted: BTreeSet<Wanted>,
+    /// The column is used as a whole too.
+    whole: bool,
 }
 
 /// Members taken of the rows of a node, by column.
@@ -66,15 +68,28 @@ fn map_exprs(node: &Node) -> impl Iterator<Item = &Physical> {
     predicate.into_iter().chain(projection.unwrap_or_default())
 }
 
-/// Calls `f` with every place where `expr` takes a member of a column.
-fn each_access(expr: &Physical, f: &mut dyn FnMut(usize, Access<'_>)) {
+/// Calls `f` with every place where `expr` uses a column: takes a member of it, or uses it as a whole.
+fn each_use(expr: &Physical, f: &mut dyn FnMut(usize, Option<Access<'_>>)) {
     expr.walk(&mut |e| {
         if let Some((column, access)) = of_column(e) {
-            f(column, access);
+            f(column, Some(access));
+            return Ok(TreeNodeRecursion::Jump);
+        }
+        if let Some(column) = expr::as_column(e) {
+            f(column, None);
         }
         Ok(TreeNodeRecursion::Continue)
     })
     .expect("looking can't fail");
+}
+
+/// Calls `f` with every place where `expr` takes a member of a column.
+fn each_access(expr: &Physical, f: &mut dyn FnMut(usize, Access<'_>)) {
+    each_use(expr, &mut |column, access| {
+        if let Some(access) = access {
+            f(column, access);
+        }
+    });
 }
 
 /// Maps of maps: a member taken above of a column that the map below only passes on is taken below.
@@ -121,29 +136,43 @@ fn lowered(node: Node) -> Node {
         Some(Arc::new(Column::new(fields[at].name(), at)))
     };
     let predicate = predicate.as_ref().map(|e| replaced(e, &mut lower_member));
-    let projection = projection
-        .as_ref()
-        .map(|all| all.iter().map(|e| replaced(e, &mut lower_member)).collect());
     // Without a projection the further columns would be seen above.
-    if fields.len() == width || projection.is_none() {
+    let Some(projection) = projection else {
+        return node;
+    };
+    let projection: Vec<Physical> = (projection.iter())
+        .map(|e| replaced(e, &mut lower_member))
+        .collect();
+    if fields.len() == width {
         return node;
     }
+    // What was passed on for its members only isn't any more.
+    let mut used = BTreeSet::new();
+    for e in predicate.iter().chain(&projection) {
+        each_use(e, &mut |column, _| {
+            used.insert(column);
+        });
+    }
+    let schema = Arc::new(Schema::new(pick(&fields, &used)));
+    let mut moved = |e: &Physical| -> Option<Physical> {
+        let at = used.range(..expr::as_column(e)?).count();
+        Some(expr::column(&schema, at))
+    };
+    node.op = Op::Map {
+        predicate: predicate.as_ref().map(|e| replaced(e, &mut moved)),
+        projection: Some(projection.iter().map(|e| replaced(e, &mut moved)).collect()),
+    };
     let op = Op::Map {
         predicate: lower_predicate.clone(),
-        projection: Some(lower),
+        projection: Some(pick(&lower, &used)),
     };
-    let below = super::node(
-        op,
-        below.inputs.clone(),
-        Arc::new(Schema::new(fields)),
-        below.append_only,
-    );
-    node.op = Op::Map {
-        predicate,
-        projection,
-    };
+    let below = super::node(op, below.inputs.clone(), schema.clone(), below.append_only);
     node.inputs = vec![lowered(below)];
     node
+}
+
+fn pick<T: Clone>(all: &[T], used: &BTreeSet<usize>) -> Vec<T> {
+    used.iter().map(|i| all[*i].clone()).collect()
 }
 
 /// A map that filters by something else than members and then takes several is made two: none are taken of rows that
@@ -240,8 +269,21 @@ fn is_element(input: &Node, column: usize) -> bool {
 fn collect(node: &Node, taken: &mut HashMap<String, Columns>) {
     node.inputs.iter().for_each(|n| collect(n, taken));
     let mut columns = Columns::new();
+    // A map without projection hands everything on.
+    let hands_on = matches!(
+        node.op,
+        Op::Map {
+            projection: None,
+            ..
+        }
+    );
+    let mut whole = BTreeSet::new();
     for e in map_exprs(node) {
-        each_access(e, &mut |column, access| {
+        each_use(e, &mut |column, access| {
+            let Some(access) = access else {
+                whole.insert(column);
+                return;
+            };
             let element = element_array(&node.inputs[0], column).is_some();
             let of = columns.entry(column).or_default();
             of.jsonb = access.jsonb;
@@ -259,6 +301,10 @@ fn collect(node: &Node, taken: &mut HashMap<String, Columns>) {
         of.jsonb = more.jsonb;
         of.places += more.places;
         of.wanted.extend(more.wanted);
+        of.whole |= hands_on;
+    }
+    for column in whole {
+        all.entry(column).or_default().whole = true;
     }
 }
 
@@ -293,7 +339,8 @@ fn rewritten(old: &Node, taken: &HashMap<String, Columns>) -> Node {
     let wide = widened(input, columns);
     let mut member = |e: &Physical| -> Option<Physical> {
         if let Some(column) = expr::as_column(e) {
-            return Some(expr::column(&wide.node.schema, wide.columns[column]));
+            let at = wide.columns[column].expect("what is used as a whole is kept");
+            return Some(expr::column(&wide.node.schema, at));
         }
         let (column, access) = of_column(e)?;
         let of = columns.get(&column)?;
@@ -324,8 +371,8 @@ fn rewritten(old: &Node, taken: &HashMap<String, Columns>) -> Node {
 /// Rows with columns for members.
 struct Wide {
     node: Node,
-    /// Where each column is that the rows had.
-    columns: Vec<usize>,
+    /// Where each column is that the rows had, unless only members of it are used.
+    columns: Vec<Option<usize>>,
     /// Where the members of a column begin.
     members: HashMap<usize, usize>,
 }
@@ -334,7 +381,7 @@ fn widened(input: &Node, taken: &Columns) -> Wide {
     let width = input.schema.fields().len();
     let mut wide = Wide {
         node: input.clone(),
-        columns: (0..width).collect(),
+        columns: (0..width).map(Some).collect(),
         members: HashMap::new(),
     };
     let mut rest = taken.clone();
@@ -355,7 +402,8 @@ fn widened(input: &Node, taken: &Columns) -> Wide {
     let structs: Vec<usize> = (0..rest.len()).map(|i| exprs.len() + i).collect();
     for (column, of) in &rest {
         let wanted: Vec<Wanted> = of.wanted.iter().cloned().collect();
-        let value = expr::column(&schema, wide.columns[*column]);
+        let at = wide.columns[*column].expect("only elements are left out");
+        let value = expr::column(&schema, at);
         let members = json_members::of_object(value, &wanted, of.jsonb);
         fields.push(field_of(&members, "members", &schema));
         exprs.push(members);
@@ -417,13 +465,17 @@ fn with_elements(input: &Node, taken: &Columns) -> Option<Wide> {
         members: HashMap::new(),
     };
     for (i, field) in input.schema.fields().iter().enumerate() {
-        wide.columns.push(spread.len());
-        spread.push(field.as_ref().clone());
-        let Some((_, array, jsonb)) = arrays.get(&i) else {
+        let array = arrays.get(&i);
+        let keeps = array.is_none() || taken[&i].whole;
+        wide.columns.push(keeps.then_some(spread.len()));
+        if keeps {
+            spread.push(field.as_ref().clone());
+        }
+        let Some((_, array, jsonb)) = array else {
             continue;
         };
         let wanted: Vec<Wanted> = taken[&i].wanted.iter().cloned().collect();
-        let lists = json_members::of_elements(Arc::clone(array), &wanted, *jsonb);
+        let lists = json_members::of_elements(Arc::clone(array), &wanted, *jsonb, keeps);
         fields[i] = field_of(&lists, field.name(), &below.inputs[0].schema);
         exprs[i] = lists;
         wide.members.insert(i, spread.len());

@@ -207,7 +207,7 @@ fn decimals(op: Op, a: &Args, s1: i32, s2: i32, p: u8, s: i8) -> DfResult<ArrayR
                 x.checked_sub(y)
             };
             if let Some(v) = v {
-                return parse::fits(i256::from_i128(v), p, s);
+                return parse::fits_narrow(v, p, s);
             }
         }
         decimal(op, i256::from_i128(x), i256::from_i128(y), s1, s2, scale)?

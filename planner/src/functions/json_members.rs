@@ -102,23 +102,28 @@ pub(crate) fn of_object(
     call(name, value, wanted, kernel, false, DataType::Struct(fields))
 }
 
-/// The list of the elements of `value`, each a struct of the element itself and its members `wanted`.
+/// The list of the elements of `value`, each a struct of the element itself, if it `keeps` that, and its members
+/// `wanted`.
 pub(crate) fn of_elements(
     value: Arc<dyn PhysicalExpr>,
     wanted: &[Wanted],
     jsonb: bool,
+    keeps: bool,
 ) -> Arc<dyn PhysicalExpr> {
-    let mut parts = vec![json_type(jsonb).field("element", true)];
-    parts.extend(fields(wanted, jsonb));
+    let element = keeps.then(|| json_type(jsonb).field("element", true));
+    let parts: Vec<Field> = element.into_iter().chain(fields(wanted, jsonb)).collect();
     let item = Arc::new(Field::new_list_field(DataType::Struct(parts.into()), true));
     let (parts, field) = (wanted.to_vec(), item.clone());
     let kernel: Kernel = Arc::new(move |a: &Args| {
-        let lists = element_lists(a.arrays[0].as_string_view(), &parts, jsonb, &field)?;
+        let values = a.arrays[0].as_string_view();
+        let lists = element_lists(values, &parts, jsonb, keeps, &field)?;
         Ok(Arc::new(lists))
     });
-    let name = match jsonb {
-        true => "jsonb_array_members",
-        false => "json_array_members",
+    let name = match (jsonb, keeps) {
+        (true, true) => "jsonb_array_members",
+        (false, true) => "json_array_members",
+        (true, false) => "jsonb_array_only_members",
+        (false, false) => "json_array_only_members",
     };
     call(name, value, wanted, kernel, true, DataType::List(item))
 }
@@ -198,15 +203,16 @@ pub(super) fn columns(
     out.into_iter().map(Slices::finish).collect()
 }
 
-/// The elements of each of `values` with their members `wanted`, as lists of `item`.
+/// The elements of each of `values`, if it `keeps` them, with their members `wanted`, as lists of `item`.
 fn element_lists(
     values: &StringViewArray,
     wanted: &[Wanted],
     jsonb: bool,
+    keeps: bool,
     item: &Arc<Field>,
 ) -> DfResult<ListArray> {
     let mut finder = Finder::new(wanted, jsonb);
-    let mut elements = Slices::new(values, values.len() * 2);
+    let mut elements = keeps.then(|| Slices::new(values, values.len() * 2));
     let mut members: Vec<Slices> = wanted
         .iter()
         .map(|_| Slices::new(values, values.len() * 2))
@@ -222,7 +228,9 @@ fn element_lists(
         let mut scan = json_scan::elements(text).ok_or_else(|| external(no_elements(text)))?;
         let mut n = 0;
         while let Some(element) = scan.next_by(|text, at| finder.value(text, at)) {
-            elements.push(place, element);
+            if let Some(elements) = &mut elements {
+                elements.push(place, element);
+            }
             finder.emit(place, &mut members);
             n += 1;
         }
@@ -231,7 +239,7 @@ fn element_lists(
     let DataType::Struct(fields) = item.data_type() else {
         return datafusion_common::internal_err!("elements with members are structs");
     };
-    let columns = std::iter::once(elements).chain(members);
+    let columns = elements.into_iter().chain(members);
     let columns = columns.map(|c| Arc::new(c.finish()) as ArrayRef).collect();
     let structs = StructArray::try_new(fields.clone(), columns, None)?;
     Ok(ListArray::try_new(

@@ -170,7 +170,7 @@ fn members_of_elements() {
         let mut parts = vec![json_type(jsonb).field("element", true)];
         parts.extend(fields(&wanted(), jsonb));
         let item = Arc::new(Field::new_list_field(DataType::Struct(parts.into()), true));
-        let lists = element_lists(&column, &wanted(), jsonb, &item).expect("all are arrays");
+        let lists = element_lists(&column, &wanted(), jsonb, true, &item).expect("all are arrays");
         assert!((0..column.len()).all(|r| lists.is_null(r) == column.is_null(r)));
         let want: Vec<&str> = column
             .iter()
@@ -189,6 +189,14 @@ fn members_of_elements() {
         for (i, w) in wanted().iter().enumerate() {
             check(structs.column(i + 1).as_string_view(), &want, w, jsonb);
         }
+        let item = Arc::new(Field::new_list_field(
+            DataType::Struct(fields(&wanted(), jsonb).into()),
+            true,
+        ));
+        let alone = element_lists(&column, &wanted(), jsonb, false, &item).expect("the same");
+        assert_eq!(alone.offsets(), lists.offsets());
+        let members = alone.values().as_struct().columns();
+        assert_eq!(members, &structs.columns()[1..]);
         count += want.len();
     }
     assert!(count > 1_000, "the test has elements: {count}");
@@ -205,7 +213,7 @@ fn elements_of_no_array_are_an_error() {
         (" 1", "cannot extract elements from a scalar"),
     ] {
         let column = StringViewArray::from_iter_values(["[]", text]);
-        let error = element_lists(&column, &[], true, &item).expect_err("no array");
+        let error = element_lists(&column, &[], true, true, &item).expect_err("no array");
         let error = crate::error::from_datafusion(&error);
         assert_eq!((error.sqlstate, error.message.as_str()), ("22023", message));
     }
@@ -235,7 +243,7 @@ fn damaged_text_does_no_harm() {
         for found in columns(&column, &wanted(), false) {
             found.to_data().validate_full().expect("views of texts");
         }
-        if let Ok(lists) = element_lists(&column.slice(0, 1), &wanted(), false, &item) {
+        if let Ok(lists) = element_lists(&column.slice(0, 1), &wanted(), false, true, &item) {
             lists.to_data().validate_full().expect("views of texts");
         }
     }

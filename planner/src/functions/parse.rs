@@ -194,9 +194,19 @@ pub fn rescale(v: i256, from: i32, to: i32) -> Option<i256> {
 
 /// Checks a value's digits against a precision.
 pub fn fits(v: i256, precision: u8, scale: i8) -> Result<i128> {
-    v.to_i128()
-        .filter(|v| v.unsigned_abs() < POWERS[precision.min(38) as usize])
-        .ok_or_else(|| numeric_overflow(precision, scale))
+    match v.to_i128() {
+        Some(v) => fits_narrow(v, precision, scale),
+        None => Err(numeric_overflow(precision, scale)),
+    }
+}
+
+/// [`fits`] of what fits 128 bits.
+#[inline]
+pub fn fits_narrow(v: i128, precision: u8, scale: i8) -> Result<i128> {
+    match v.unsigned_abs() < POWERS[precision.min(38) as usize] {
+        true => Ok(v),
+        false => Err(numeric_overflow(precision, scale)),
+    }
 }
 
 /// Powers of ten.
