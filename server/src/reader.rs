@@ -49,6 +49,19 @@ pub struct Stored {
     pub schema: SchemaRef,
 }
 
+impl Stored {
+    /// Only `columns` of the collection, to which no maps lead.
+    fn only(self, columns: &[usize]) -> Result<Stored, SqlError> {
+        let schema = self.schema.project(columns);
+        let schema = schema.map_err(|e| SqlError::internal(e.to_string()))?;
+        Ok(Stored {
+            columns: columns.iter().map(|c| self.columns[*c]).collect(),
+            schema: Arc::new(schema),
+            ..self
+        })
+    }
+}
+
 /// Finds where the rows of `collection` are.
 pub fn contents(catalog: &Catalog, collection: CollectionId) -> Result<Contents, SqlError> {
     if SystemRelations::is_system(collection) {
@@ -225,6 +238,23 @@ impl Snapshot {
         Ok(Box::new(changes.into_iter().map(|(_, delta)| Ok(delta))))
     }
 
+    /// The rows of `collection`, only `columns` of them where that saves reading the others; and which columns of what is
+    /// read are then left to be taken.
+    fn rows<'c>(
+        &self,
+        collection: CollectionId,
+        columns: Option<&'c [usize]>,
+    ) -> Result<(DeltaIterator, Option<&'c [usize]>), SqlError> {
+        if let (Some(wanted), Contents::Stored(stored)) =
+            (columns, contents(&self.published.catalog, collection)?)
+            && stored.maps.is_empty()
+        {
+            self.check_errors(collection)?;
+            return Ok((self.read(stored.only(wanted)?)?, None));
+        }
+        Ok((self.deltas(collection)?, columns))
+    }
+
     /// All rows of stored contents with multiplicities, as of `at`.
     pub fn read(&self, stored: Stored) -> Result<DeltaIterator, SqlError> {
         let Stored {
@@ -366,7 +396,9 @@ pub(crate) fn shape(piece: Delta, maps: &[Op], schema: &SchemaRef) -> Result<Del
     } else {
         tidemill_dataflow::plan::apply_maps(maps, piece, row_mapper).0
     };
-    let rows = RecordBatch::try_new(schema.clone(), piece.rows.columns().to_vec());
+    let count = RecordBatchOptions::new().with_row_count(Some(piece.rows.num_rows()));
+    let columns = piece.rows.columns().to_vec();
+    let rows = RecordBatch::try_new_with_options(schema.clone(), columns, &count);
     let rows = rows.map_err(|e| {
         SqlError::internal(format!("stored rows do not have the declared columns: {e}"))
     })?;
@@ -390,7 +422,8 @@ impl SnapshotReader for Snapshot {
             reads.lock().collections.insert(collection);
         }
         let Some(own) = self.own_writes.get(&collection) else {
-            return Ok(rows_of(self.deltas(collection)?, columns));
+            let (rows, left) = self.rows(collection, columns)?;
+            return Ok(rows_of(rows, left));
         };
         let mut all: Vec<Delta> = self.deltas(collection)?.collect::<Result<_, _>>()?;
         all.extend(own.iter().cloned());

@@ -12,12 +12,12 @@ use arrow::array::RecordBatchOptions;
 use tidemill_zset::{ArrangementId, Delta, Diffs, Epoch};
 
 use crate::api::{ArrangementDesc, ArrangementKind, Result, RunBatch, StoreError};
-use crate::block::Block;
+use crate::block::{Block, Numbers};
 use crate::log::LogScan;
 use crate::merge::HashMerge;
 use crate::options::SCAN_ROWS_MAX;
 use crate::order::{Entry, seek, sort_by_hash};
-use crate::resolve::{Mode, Sources};
+use crate::resolve::{Mode, Sources, damaged_rows};
 use crate::run::Run;
 
 /// Everything as of one committed epoch. Cheap to clone; keeps its files alive.
@@ -109,8 +109,13 @@ impl ArrangementVersion {
         self.scan_columns(at, &all)
     }
 
-    /// Like [`ArrangementVersion::scan`], but only the given column indexes are returned.
+    /// Like [`ArrangementVersion::scan`], but only the given column indexes are returned. Without any, rows
+    /// are summed up (not of `Last`): what there is are so many rows.
     pub fn scan_columns(self: &Arc<Self>, at: Epoch, columns: &[usize]) -> Scan {
+        if columns.is_empty() && at >= self.since && self.desc.kind != ArrangementKind::Last {
+            let counted = self.count(at).transpose();
+            return Scan(Box::new(counted.into_iter()));
+        }
         let batches = self.scan_batches(at, columns);
         Scan(Box::new(batches.map(|b| {
             b.map(|b| Delta {
@@ -118,6 +123,32 @@ impl ArrangementVersion {
                 diffs: diffs(&b.diffs),
             })
         })))
+    }
+
+    /// The number of rows as of `at`, as the diff of one row without columns; `None` if there are none. Diffs that cancel
+    /// each other needn't be brought together to be added up.
+    fn count(&self, at: Epoch) -> Result<Option<Delta>> {
+        let mut rows = 0;
+        for run in self.visible(at) {
+            for i in 0..run.index()?.len() {
+                let block = run.block(i)?;
+                rows += match (&block.diffs, block.newest <= at) {
+                    (Numbers::All(diff), true) => diff * block.rows as i64,
+                    (diffs, _) => (0..block.rows)
+                        .filter(|row| block.epoch(*row) <= at)
+                        .map(|row| diffs.get(row))
+                        .sum(),
+                };
+            }
+        }
+        if rows == 0 {
+            return Ok(None);
+        }
+        let one = RecordBatchOptions::new().with_row_count(Some(1));
+        let schema = Arc::new(arrow::datatypes::Schema::empty());
+        let row = RecordBatch::try_new_with_options(schema, Vec::new(), &one)
+            .map_err(|e| damaged_rows(&self.desc, &e))?;
+        Ok(Some(Delta::new(row, vec![rows])))
     }
 
     /// Like [`ArrangementVersion::scan`], but with key hashes, for rebuilding an index.

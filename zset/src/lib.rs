@@ -6,6 +6,7 @@
 pub mod codec;
 pub mod consolidate;
 pub mod delta;
+pub mod digits;
 pub mod float_sum;
 pub mod hash;
 pub mod ids;

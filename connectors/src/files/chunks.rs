@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 /// Bytes read at a time: few enough for the second-level cache. Larger buffers aren't kept.
 pub const CHUNK_BYTES: usize = 1 << 20;
-/// Buffers that wait to be used again, at most: about as many as batches that look into them are on their way.
-const SPARES_MAX: usize = 4;
+/// Buffers that wait to be used again, at most. There are no more than rows on their way have looked into.
+const SPARES_MAX: usize = 32;
 
 /// The buffers of one source.
 #[derive(Clone, Default)]

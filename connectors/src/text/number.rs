@@ -1,26 +1,16 @@
 //! Numbers: the integers, the floats, and `numeric` with a fixed scale.
 
+use tidemill_zset::digits::short_integer;
+
 use super::{ValueError, trim};
 
 /// A signed integer of 64 bits: the common form (a sign, up to 18 digits) at full speed, the rest apart.
 #[inline]
 pub fn parse_i64(text: &[u8]) -> Result<i64, ValueError> {
-    let (negative, digits) = match text.split_first() {
-        Some((b'-', rest)) => (true, rest),
-        _ => (false, text),
-    };
-    if digits.is_empty() || digits.len() > 18 {
-        return parse_i64_slow(text);
+    match short_integer(text) {
+        Some(value) => Ok(value),
+        None => parse_i64_slow(text),
     }
-    let mut value = 0i64;
-    for &b in digits {
-        let d = b.wrapping_sub(b'0');
-        if d > 9 {
-            return parse_i64_slow(text);
-        }
-        value = value * 10 + d as i64;
-    }
-    Ok(if negative { -value } else { value })
 }
 
 /// White space, `+`, 0x/0o/0b and underscores (as PostgreSQL 16), and values near the limits.

@@ -2,6 +2,7 @@
 
 use arrow::datatypes::{IntervalMonthDayNano, i256};
 use chrono::{Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
+use tidemill_zset::digits::short_integer;
 
 use crate::error::{Result, SqlError};
 
@@ -51,27 +52,6 @@ pub fn integer(text: &str, type_name: &str, min: i64, max: i64) -> Result<i64> {
         Some(v) if v >= min && v <= max => Ok(v),
         _ => any_integer(text, type_name, min, max),
     }
-}
-
-/// A sign or none and 1 to 18 digits, which is most of what there is and can't overflow; `None` for everything else.
-#[inline]
-fn short_integer(text: &[u8]) -> Option<i64> {
-    let (negative, digits) = match text {
-        [b'-', digits @ ..] => (true, digits),
-        digits => (false, digits),
-    };
-    if digits.is_empty() || digits.len() > 18 {
-        return None;
-    }
-    let mut v = 0i64;
-    for b in digits {
-        let digit = b.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        v = v * 10 + digit as i64;
-    }
-    Some(if negative { -v } else { v })
 }
 
 fn any_integer(text: &str, type_name: &str, min: i64, max: i64) -> Result<i64> {

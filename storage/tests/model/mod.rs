@@ -527,6 +527,13 @@ fn assert_projection(stored: &Arc<ArrangementVersion>, at: Epoch, expected: &BTr
     }
     projected.retain(|_, d| *d != 0);
     assert_eq!(found, projected);
+    let mut count = 0;
+    for d in stored.scan_columns(at, &[]) {
+        let d = d.unwrap();
+        assert_eq!(d.rows.num_columns(), 0);
+        count += (0..d.len()).map(|i| d.diffs.get(i)).sum::<i64>();
+    }
+    assert_eq!(count, expected.values().sum::<i64>());
 }
 
 fn assert_changes(
