@@ -38,11 +38,12 @@ fn padded(digits: &[u8]) -> u64 {
             u64::from(first) << missing | u64::from(last) << 32
         }
         _ => {
-            let mut word = 0;
-            for (i, b) in digits.iter().enumerate() {
-                word |= u64::from(*b) << (missing + 8 * i as u32);
-            }
-            word
+            // Of one to three digits: the first, the middle and the last.
+            let last = digits.len() - 1;
+            let middle = digits.len() / 2;
+            u64::from(digits[0]) << missing
+                | u64::from(digits[middle]) << (missing + 8 * middle as u32)
+                | u64::from(digits[last]) << 56
         }
     };
     word | ZEROS & ((1u128 << missing) - 1) as u64
