@@ -200,15 +200,14 @@ fn decimals(op: Op, a: &Args, s1: i32, s2: i32, p: u8, s: i8) -> DfResult<ArrayR
     let scale = s as i32;
     let array = zip::<Decimal128Type>(a, |x, y| {
         // The common case fits 128 bits.
-        if s1 == s2 && scale == s1 && matches!(op, Op::Add | Op::Sub) {
-            let v = if op == Op::Add {
-                x.checked_add(y)
-            } else {
-                x.checked_sub(y)
-            };
-            if let Some(v) = v {
-                return parse::fits_narrow(v, p, s);
-            }
+        let narrow = match op {
+            Op::Add if s1 == s2 && s1 == scale => x.checked_add(y),
+            Op::Sub if s1 == s2 && s1 == scale => x.checked_sub(y),
+            Op::Mul if s1 + s2 == scale => x.checked_mul(y),
+            _ => None,
+        };
+        if let Some(v) = narrow {
+            return parse::fits_narrow(v, p, s);
         }
         decimal(op, i256::from_i128(x), i256::from_i128(y), s1, s2, scale)?
             .ok_or_else(|| parse::numeric_overflow(p, s))
