@@ -130,7 +130,10 @@ fn names_with_one_home() {
     let homes: &[(&str, &[&str])] = &[
         (r"\bpgwire::", &["server/src/pg/", "server/src/pg_catalog"]),
         (r"\bsled::", &["storage/"]),
-        (r"\btimely::", &["dataflow/src/runtime/"]),
+        (
+            r"\btimely::",
+            &["dataflow/src/runtime/", "bench/peers/nexmark_rust/"],
+        ),
         (r"\bdatafusion::", &["planner/"]),
         (r"\bsqlparser::", &["planner/"]),
     ];
