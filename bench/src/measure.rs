@@ -1,5 +1,6 @@
 //! What a run costs: wall time, CPU time of the process and its children, peak memory, bytes written.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -67,12 +68,22 @@ const ORPHANS_MAX: Duration = Duration::from_secs(30);
 
 /// Runs a command to its end, and what it leaves behind (a JVM outlives the Python that started it).
 pub fn of_command(command: &mut Command) -> Result<Cost> {
+    of_command_to(command, Stdio::null())
+}
+
+/// The same, and what it printed, which goes through a file: a pipe would have to be read meanwhile.
+pub fn of_printing_command(command: &mut Command, file: &Path) -> Result<(Cost, String)> {
+    let cost = of_command_to(command, File::create(file)?.into())?;
+    Ok((cost, std::fs::read_to_string(file)?))
+}
+
+fn of_command_to(command: &mut Command, stdout: Stdio) -> Result<Cost> {
     // SAFETY: makes this process the parent of orphaned descendants; no memory is involved.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
     let start = Instant::now();
     let child = command
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(stdout)
         .stderr(Stdio::inherit())
         .spawn();
     let child = child.with_context(|| format!("{command:?}"))?;

@@ -1,50 +1,62 @@
-//! Nexmark: the queries that the dialect maintains, each over the events of the standard generator.
+//! Nexmark: the queries that the dialect maintains, each over the events of the standard generator, beside neighbouring systems.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use tidemill_tests::{Sql, eventually};
 
-use crate::measure::of_process;
+use crate::measure::{Cost, of_process};
 use crate::report::Report;
-use crate::{Setting, generate};
+use crate::{Setting, generate, peers};
 
-/// Name and query. Event times are milliseconds.
-const QUERIES: [(&str, &str); 8] = [
+/// Rows of a source in an epoch.
+const EPOCH_ROWS: usize = 100_000;
+
+/// Name, what it finds, and the query, which the programs in `bench/peers` have too. Event times are milliseconds.
+const QUERIES: [(&str, &str, &str); 8] = [
     (
-        "q0 (all bids)",
+        "q0",
+        "all bids",
         "SELECT auction, bidder, price, date_time FROM bid",
     ),
     (
-        "q1 (currency)",
+        "q1",
+        "currency",
         "SELECT auction, bidder, 0.908 * price AS price, date_time FROM bid",
     ),
     (
-        "q2 (some auctions)",
+        "q2",
+        "some auctions",
         "SELECT auction, price FROM bid WHERE auction % 123 = 0",
     ),
     (
-        "q3 (local sellers)",
+        "q3",
+        "local sellers",
         "SELECT p.name, p.city, p.state, a.id FROM auction AS a JOIN person AS p ON a.seller = p.id \
          WHERE a.category = 10 AND p.state IN ('or', 'id', 'ca')",
     ),
     (
-        "q4 (average of winning bids)",
+        "q4",
+        "average of winning bids",
         "SELECT category, avg(final) AS price FROM (SELECT a.id, a.category, max(b.price) AS final FROM auction AS a JOIN bid AS b \
          ON a.id = b.auction WHERE b.date_time BETWEEN a.date_time AND a.expires GROUP BY a.id, a.category) AS w GROUP BY category",
     ),
     (
-        "q7 (highest bid per window)",
+        "q7",
+        "highest bid per window",
         "SELECT b.auction, b.price, b.bidder, b.date_time FROM bid AS b JOIN (SELECT max(price) AS price, date_time / 10000 AS w \
          FROM bid GROUP BY date_time / 10000) AS m ON b.price = m.price AND b.date_time / 10000 = m.w",
     ),
     (
-        "q8 (new users who sell)",
+        "q8",
+        "new users who sell",
         "SELECT p.id, p.name, p.w FROM (SELECT id, name, date_time / 10000 AS w FROM person GROUP BY id, name, date_time / 10000) AS p \
          JOIN (SELECT seller, date_time / 10000 AS w FROM auction GROUP BY seller, date_time / 10000) AS a ON p.id = a.seller AND p.w = a.w",
     ),
     (
-        "q17 (bids per auction and day)",
+        "q17",
+        "bids per auction and day",
         "SELECT auction, date_time / 86400000 AS day, count(*) AS bids, min(price) AS lo, max(price) AS hi, sum(price) AS total FROM bid GROUP BY auction, date_time / 86400000",
     ),
 ];
@@ -70,41 +82,66 @@ async fn rows_read(sql: &Sql) -> Result<i64> {
         .await
 }
 
-/// Each query on a server of its own.
+/// A query on a server of its own: its costs, the rows of its sources, the rows of its answer.
+async fn tidemill(setting: &Setting, data: &Path, query: &str) -> Result<(Cost, i64, i64)> {
+    let start = Instant::now();
+    let (server, sql) = setting.started().await?;
+    let mut rows = 0;
+    for (source, columns) in SOURCES.iter().filter(|(s, _)| {
+        query.contains(&format!("FROM {s}")) || query.contains(&format!("JOIN {s}"))
+    }) {
+        let dir = data.join(source);
+        for file in std::fs::read_dir(&dir)?.flatten() {
+            let text = std::fs::read(file.path())?;
+            rows += text.iter().filter(|b| **b == b'\n').count() as i64 - 1;
+        }
+        let path = dir.display();
+        sql.run(&format!(
+            "CREATE SOURCE {source} ({columns}) WITH (connector = 'files', path = '{path}', format = 'csv', header = true, \
+             epoch_rows_max = {EPOCH_ROWS})"
+        ))
+        .await?;
+    }
+    sql.run(&format!("CREATE MATERIALIZED VIEW q AS {query}"))
+        .await?;
+    eventually("all events", async || {
+        Ok((rows_read(&sql).await? == rows).then_some(()))
+    })
+    .await?;
+    let answer = sql.number("SELECT count(*) FROM q").await?;
+    Ok((of_process(server.pid(), start)?, rows, answer))
+}
+
+/// Each query on Tidemill and, but for smoke runs, on its neighbours, which have to find as many rows.
 pub async fn nexmark(setting: &Setting) -> Result<Report> {
     let (data, events) = generate::nexmark(&setting.data, setting.scale)?;
     let mut report = Report::new(format!(
         "Nexmark, {events} events, {} worker(s)",
         setting.workers
     ));
-    for (name, query) in QUERIES {
-        let start = Instant::now();
-        let (server, sql) = setting.started().await?;
-        let mut rows = 0;
-        for (source, columns) in SOURCES.iter().filter(|(s, _)| {
-            query.contains(&format!("FROM {s}")) || query.contains(&format!("JOIN {s}"))
-        }) {
-            let dir = data.join(source);
-            for file in std::fs::read_dir(&dir)?.flatten() {
-                let text = std::fs::read(file.path())?;
-                rows += text.iter().filter(|b| **b == b'\n').count() as i64 - 1;
-            }
-            let path = dir.display();
-            sql.run(&format!(
-                "CREATE SOURCE {source} ({columns}) WITH (connector = 'files', path = '{path}', format = 'csv', header = true, epoch_rows_max = 100000)"
-            ))
-            .await?;
-        }
-        sql.run(&format!("CREATE MATERIALIZED VIEW q AS {query}"))
+    for (name, what, query) in QUERIES {
+        let (cost, rows, answer) = tidemill(setting, &data, query)
             .await
             .with_context(|| name.to_owned())?;
-        eventually("all events", async || {
-            Ok((rows_read(&sql).await? == rows).then_some(()))
-        })
-        .await?;
-        let answer = sql.number("SELECT count(*) FROM q").await?;
-        report.cost(name, of_process(server.pid(), start)?, rows as usize);
-        report.note(format!("{name}: {answer} rows."));
+        let input = rows as usize;
+        report.note(format!("{name} ({what}): {answer} rows."));
+        report.cost_beside(format!("{name}: Tidemill"), cost.clone(), input, &cost);
+        if setting.smoke {
+            continue;
+        }
+        let (scratch, workers) = (&setting.scratch, setting.workers);
+        for peer in peers::nexmark(name, &data, scratch, workers, EPOCH_ROWS) {
+            let line = format!("{name}: {}", peer.name);
+            match peer.outcome {
+                Ok((spent, found)) => {
+                    if found != answer {
+                        report.note(format!("**{line} gave {found} rows, not {answer}.**"));
+                    }
+                    report.cost_beside(line, spent, input, &cost);
+                }
+                Err(error) => report.note(format!("**{line}: not measured ({error:#}).**")),
+            }
+        }
     }
     Ok(report)
 }

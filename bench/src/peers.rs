@@ -4,13 +4,16 @@
 //! holds them, built and installed: programs `target/release/{dd,dbspref,limit}`, which take the arguments workload, data
 //! directory, output and rows per epoch, and Python environments `venv/{bytewax,pathway,flink}` with their programs
 //! in `programs/{bytewax,pathway,flink}/`. What isn't there isn't measured.
+//!
+//! Nexmark's programs are the project's own, in `bench/peers`: in Python, run by the same environments, and in Rust, as
+//! `target/release/{nexmark_dd,nexmark_dbsp}`. Each prints the number of its result's rows.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::measure::{Cost, of_command};
+use crate::measure::{Cost, of_command, of_printing_command};
 
 /// One peer's costs, or why there are none.
 pub struct PeerRun {
@@ -18,6 +21,14 @@ pub struct PeerRun {
     pub name: String,
     /// What it cost.
     pub cost: Result<Cost>,
+}
+
+/// One peer's costs of a query and the number of rows that it found, or why there are none.
+pub struct QueryRun {
+    /// Its name.
+    pub name: &'static str,
+    /// What it cost, and its rows.
+    pub outcome: Result<(Cost, i64)>,
 }
 
 /// The Python of an environment with DuckDB, made if missing.
@@ -156,4 +167,126 @@ fn commands(
         }
     }
     commands
+}
+
+/// Where the project's programs for its neighbours are.
+const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
+
+/// A peer's programs for a query.
+struct QueryPrograms {
+    name: &'static str,
+    /// Runs before, to read its and the data's files from disk. Its number of rows counts.
+    first: Option<Command>,
+    /// What is measured.
+    measured: Command,
+}
+
+impl QueryPrograms {
+    fn run(mut self, printed: &Path) -> Result<(Cost, i64)> {
+        let mut run = |command: &mut Command| of_printing_command(command, printed);
+        let first = self.first.as_mut().map(&mut run).transpose()?;
+        let (cost, text) = run(&mut self.measured)?;
+        let text = first.map_or(text, |(_, text)| text);
+        let rows = text.lines().last().unwrap_or_default().trim();
+        let rows = rows.parse().with_context(|| format!("rows: {rows}"))?;
+        Ok((cost, rows))
+    }
+}
+
+/// A Nexmark query on all peers that can run here.
+pub fn nexmark(
+    query: &str,
+    data: &Path,
+    out: &Path,
+    threads: usize,
+    epoch_rows: usize,
+) -> Vec<QueryRun> {
+    let printed = out.join("printed");
+    let threads = threads.to_string();
+    let duckdb = || {
+        let python = duckdb_python()?;
+        let command = || script(&python, "duckdb", query, data, &["-", &threads]);
+        let programs = QueryPrograms {
+            name: "DuckDB, batch",
+            first: Some(command()),
+            measured: command(),
+        };
+        programs.run(&printed)
+    };
+    let mut runs = vec![QueryRun {
+        name: "DuckDB, batch",
+        outcome: duckdb(),
+    }];
+    if let Some(base) = std::env::var_os("TIDEMILL_PEERS").map(PathBuf::from) {
+        for programs in nexmark_programs(&base, query, data, &threads, &epoch_rows.to_string()) {
+            let name = programs.name;
+            let outcome = programs.run(&printed);
+            runs.push(QueryRun { name, outcome });
+        }
+    }
+    runs
+}
+
+/// The program for a peer in Python.
+fn script(python: &Path, peer: &str, query: &str, data: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(python);
+    command.arg(Path::new(PROGRAMS).join(format!("nexmark_{peer}.py")));
+    command.arg(query).arg(data).args(more);
+    command
+}
+
+/// The programs of what is installed below `base`.
+fn nexmark_programs(
+    base: &Path,
+    query: &str,
+    data: &Path,
+    threads: &str,
+    epoch_rows: &str,
+) -> Vec<QueryPrograms> {
+    let mut programs = Vec::new();
+    let mut add = |name, first, measured| {
+        programs.push(QueryPrograms {
+            name,
+            first,
+            measured,
+        });
+    };
+    for (name, program) in [
+        ("differential-dataflow", "nexmark_dd"),
+        ("DBSP", "nexmark_dbsp"),
+    ] {
+        let program = base.join("target/release").join(program);
+        if program.exists() {
+            let mut command = Command::new(program);
+            command
+                .arg(query)
+                .arg(data)
+                .args(["-", epoch_rows, threads]);
+            add(name, None, command);
+        }
+    }
+    let python = |peer: &str| base.join("venv").join(peer).join("bin/python");
+    let bytewax = python("bytewax");
+    if bytewax.exists() {
+        let command = script(&bytewax, "bytewax", query, data, &["-", threads]);
+        add("Bytewax", None, command);
+    }
+    let pathway = python("pathway");
+    if pathway.exists() {
+        let mut command = script(&pathway, "pathway", query, data, &["-"]);
+        command.env("PATHWAY_THREADS", threads);
+        add("Pathway", None, command);
+    }
+    let flink = python("flink");
+    if flink.exists() {
+        for (name, mode) in [
+            ("Flink SQL, batch", "batch"),
+            ("Flink SQL, stream", "stream"),
+        ] {
+            // Counting is the other one's, because it costs seconds.
+            let command = |out| script(&flink, "flink", query, data, &[out, mode, threads]);
+            add(name, Some(command("count")), command("-"));
+        }
+    }
+    programs
 }

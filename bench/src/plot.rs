@@ -23,7 +23,7 @@ pub fn bars(title: &str, unit: &str, values: &[(String, f64)]) -> String {
     for (i, (name, value)) in values.iter().enumerate() {
         let y = HEAD + ROW * i as f64;
         let bar = (WIDTH - LABELS - 90.0) * value / longest;
-        let color = if name.starts_with("Tidemill") {
+        let color = if name.contains("Tidemill") {
             "#1f77b4"
         } else {
             "#999999"

@@ -9,11 +9,20 @@ use anyhow::Result;
 use crate::measure::{Cost, machine};
 use crate::plot::bars;
 
+/// What one system cost.
+struct Line {
+    name: String,
+    cost: Cost,
+    /// Millions of rows per CPU second.
+    rate: f64,
+    /// CPU seconds of what it is compared with.
+    reference: Option<f64>,
+}
+
 /// One workload's results.
 pub struct Report {
     title: String,
-    reference: Option<f64>,
-    costs: Vec<(String, Cost, String)>,
+    lines: Vec<Line>,
     notes: Vec<String>,
 }
 
@@ -22,25 +31,42 @@ impl Report {
     pub fn new(title: impl Into<String>) -> Report {
         Report {
             title: title.into(),
-            reference: None,
-            costs: Vec::new(),
+            lines: Vec::new(),
             notes: Vec::new(),
         }
     }
 
     /// Adds a line of costs; `rows` are what it processed.
     pub fn cost(&mut self, name: impl Into<String>, cost: Cost, rows: usize) {
-        let rate = format!("{:.2}", rows as f64 / 1e6 / cost.cpu_s.max(1e-9));
-        self.costs.push((name.into(), cost, rate));
+        self.lines.push(Line {
+            name: name.into(),
+            rate: rows as f64 / 1e6 / cost.cpu_s.max(1e-9),
+            cost,
+            reference: None,
+        });
     }
 
-    /// Makes the line of that name the reference of the ratios.
+    /// Adds a line of costs that is compared with a reference of its own.
+    pub fn cost_beside(
+        &mut self,
+        name: impl Into<String>,
+        cost: Cost,
+        rows: usize,
+        reference: &Cost,
+    ) {
+        self.cost(name, cost, rows);
+        if let Some(line) = self.lines.last_mut() {
+            line.reference = Some(reference.cpu_s);
+        }
+    }
+
+    /// Makes the line of that name the reference of all lines.
     pub fn compare_with(&mut self, name: &str) {
-        self.reference = self
-            .costs
-            .iter()
-            .find(|(n, _, _)| n == name)
-            .map(|(_, c, _)| c.cpu_s);
+        let reference = self.lines.iter().find(|l| l.name == name);
+        let reference = reference.map(|l| l.cost.cpu_s);
+        for line in &mut self.lines {
+            line.reference = reference;
+        }
     }
 
     /// Adds a sentence.
@@ -51,17 +77,22 @@ impl Report {
     /// The report as Markdown.
     pub fn markdown(&self) -> String {
         let mut text = format!("\n### {}\n\n", self.title);
-        if !self.costs.is_empty() {
+        if !self.lines.is_empty() {
             text.push_str("| | wall s | CPU s | M rows per CPU s | peak MB | written MB | CPU ratio |\n|---|---|---|---|---|---|---|\n");
         }
-        for (name, cost, rate) in &self.costs {
-            let ratio = self
+        for line in &self.lines {
+            let ratio = line
                 .reference
-                .map_or(String::new(), |r| format!("{:.2}", cost.cpu_s / r));
+                .map_or(String::new(), |r| format!("{:.2}", line.cost.cpu_s / r));
             let _ = writeln!(
                 text,
-                "| {name} | {:.2} | {:.2} | {rate} | {:.0} | {:.0} | {ratio} |",
-                cost.wall_s, cost.cpu_s, cost.peak_mb, cost.written_mb
+                "| {} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} | {ratio} |",
+                line.name,
+                line.cost.wall_s,
+                line.cost.cpu_s,
+                line.rate,
+                line.cost.peak_mb,
+                line.cost.written_mb
             );
         }
         for note in &self.notes {
@@ -78,11 +109,11 @@ impl Report {
             return Ok(());
         }
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        if self.costs.len() > 1 {
+        if self.lines.len() > 1 {
             let values: Vec<_> = self
-                .costs
+                .lines
                 .iter()
-                .map(|(name, cost, _)| (name.clone(), cost.cpu_s))
+                .map(|line| (line.name.clone(), line.cost.cpu_s))
                 .collect();
             let name: String = self
                 .title
