@@ -60,7 +60,7 @@ pub struct ArrangementVersion {
     pub(crate) history: Vec<Arc<Run>>,
     /// What merging has read and kept: reads as of an epoch before the run's `dead_from` need it instead of what was made of it.
     pub(crate) replaced: Vec<Arc<Run>>,
-    /// Hashes looked for since the last merge, counted once per run; all versions share it.
+    /// Hashes and ranges looked for since the last merge, counted once per run; all versions share it.
     pub(crate) probes: Arc<AtomicU64>,
 }
 
@@ -201,9 +201,11 @@ impl ArrangementVersion {
         if self.desc.kind == ArrangementKind::Log {
             return Err(self.no_key());
         }
+        let runs = self.runs_until(at);
+        self.probes.fetch_add(runs.len() as u64, Ordering::Relaxed);
         let merge = HashMerge::new(
             self.desc.clone(),
-            self.runs_until(at),
+            runs,
             Mode::Snapshot,
             at,
             (0..self.desc.schema.fields().len()).collect(),
