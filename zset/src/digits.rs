@@ -35,18 +35,18 @@ fn padded(digits: &[u8]) -> u64 {
         // Where both cover a digit they agree on it.
         (Some(first), Some(last)) => {
             let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
-            u64::from(first) << missing | u64::from(last) << 32
+            (u64::from(first) << missing) | (u64::from(last) << 32)
         }
         _ => {
             // Of one to three digits: the first, the middle and the last.
             let last = digits.len() - 1;
             let middle = digits.len() / 2;
-            u64::from(digits[0]) << missing
-                | u64::from(digits[middle]) << (missing + 8 * middle as u32)
-                | u64::from(digits[last]) << 56
+            (u64::from(digits[0]) << missing)
+                | (u64::from(digits[middle]) << (missing + 8 * middle as u32))
+                | (u64::from(digits[last]) << 56)
         }
     };
-    word | ZEROS & ((1u128 << missing) - 1) as u64
+    word | (ZEROS & ((1u128 << missing) - 1) as u64)
 }
 
 /// The number that eight digits are; `None` if one isn't a digit. The steps are from "Quickly parsing eight digits"
@@ -55,14 +55,13 @@ fn padded(digits: &[u8]) -> u64 {
 fn eight(word: u64) -> Option<i64> {
     let value = word ^ ZEROS;
     // A digit stays below 16 when 6 is added; what isn't one has high bits before or after.
-    if (value | (value & 0x0f0f_0f0f_0f0f_0f0f) + 0x0606_0606_0606_0606) & 0xf0f0_f0f0_f0f0_f0f0
-        != 0
-    {
+    let added = (value & 0x0f0f_0f0f_0f0f_0f0f) + 0x0606_0606_0606_0606;
+    if (value | added) & 0xf0f0_f0f0_f0f0_f0f0 != 0 {
         return None;
     }
     let pairs = value.wrapping_mul(10) + (value >> 8);
     let low = (pairs & 0x0000_00ff_0000_00ff).wrapping_mul(0x000f_4240_0000_0064);
-    let high = (pairs >> 16 & 0x0000_00ff_0000_00ff).wrapping_mul(0x0000_2710_0000_0001);
+    let high = ((pairs >> 16) & 0x0000_00ff_0000_00ff).wrapping_mul(0x0000_2710_0000_0001);
     Some((low.wrapping_add(high) >> 32) as i64)
 }
 

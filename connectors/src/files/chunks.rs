@@ -97,7 +97,8 @@ mod tests {
         assert_ne!(other.as_ptr(), place);
         assert_eq!(slice.as_slice(), b"bc");
         drop(slice);
-        assert_eq!(chunks.take(5).as_ptr(), place);
+        let again = chunks.take(5);
+        assert_eq!(again.as_ptr(), place);
     }
 
     #[test]
