@@ -40,6 +40,8 @@ use crate::store::{Shared, Step, Writer};
 const KEPT_FACTOR: u64 = 2;
 /// How long the result of a merge waits for a commit to ride in.
 const INSTALL_AFTER: Duration = Duration::from_secs(1);
+/// How often it is seen whether look-ups ask for a merge while no commits come.
+const LOOKUPS_AFTER: Duration = Duration::from_secs(1);
 /// After a failed merge (no space, say) the next is tried no sooner than this.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Merges of more rows than this try to compress their blocks.
@@ -151,6 +153,10 @@ pub(crate) fn run(shared: &Arc<Shared>) {
 
 /// Writes the copy of the manifest if it is due. Returns when to look again without a commit.
 fn idle_work(shared: &Shared) -> Option<Duration> {
+    let version = shared.version.read().clone();
+    let mut all = version.0.arrangements.values();
+    let waits = all.any(|a| due::waits_for_lookups(a, shared.background.shrinks(a)));
+    let lookups = waits.then_some(LOOKUPS_AFTER);
     let due_in = shared.writer.lock().copy.due_in();
     if due_in == Some(Duration::ZERO)
         && let Err(e) = crate::copy::write(shared)
@@ -158,10 +164,11 @@ fn idle_work(shared: &Shared) -> Option<Duration> {
         tracing::warn!(error = %e, "could not write the copy of the manifest");
     }
     let writer = shared.writer.lock();
-    match writer.merged.is_empty() {
+    let written = match writer.merged.is_empty() {
         true => writer.copy.due_in().map(|t| t.max(INSTALL_AFTER)),
         false => Some(INSTALL_AFTER),
-    }
+    };
+    [lookups, written].into_iter().flatten().min()
 }
 
 /// Merges whatever is due; the results wait in the writer.

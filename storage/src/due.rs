@@ -151,6 +151,12 @@ fn looked_up(a: &ArrangementVersion, from: usize) -> bool {
     a.probes.load(Ordering::Relaxed) * PROBE_ROWS >= rows
 }
 
+/// Whether look-ups alone, without a commit, may make a merge due.
+pub(crate) fn waits_for_lookups(a: &ArrangementVersion, shrinks: bool) -> bool {
+    let large = |r: &&Arc<Run>| level(r.meta.bytes) >= UNREAD_LEVEL_MIN;
+    !shrinks && a.desc.kind != ArrangementKind::Log && a.runs.iter().filter(large).count() >= FAN_IN
+}
+
 /// Where a merge of the runs from `from` on, `bytes` in all, begins so that older runs that aren't larger
 /// come along: otherwise a state that changes all over would be kept once per run of its own size.
 fn with_older(a: &ArrangementVersion, mut from: usize, mut bytes: u64) -> usize {

@@ -113,8 +113,9 @@ impl ArrangementVersion {
     /// are summed up (not of `Last`): what there is are so many rows.
     pub fn scan_columns(self: &Arc<Self>, at: Epoch, columns: &[usize]) -> Scan {
         if columns.is_empty() && at >= self.since && self.desc.kind != ArrangementKind::Last {
-            let counted = self.count(at).transpose();
-            return Scan(Box::new(counted.into_iter()));
+            let this = self.clone();
+            let counted = std::iter::once_with(move || this.count(at).transpose());
+            return Scan(Box::new(counted.flatten()));
         }
         let batches = self.scan_batches(at, columns);
         Scan(Box::new(batches.map(|b| {

@@ -204,6 +204,43 @@ fn rows_that_only_come_are_merged_when_they_are_looked_up() {
     assert_eq!(all, 120 * ROWS as usize);
 }
 
+/// The same in the background, when nothing is written any more.
+#[test]
+fn look_ups_without_commits_lead_to_a_merge() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options(32 * 1024)).unwrap();
+    let sums = Arrangement::of(3);
+    let rows = |epoch: i64| -> Vec<Row> {
+        (0..1000)
+            .map(|i| (epoch * 1000 + i, Some("x".repeat(400)), None))
+            .collect()
+    };
+    for epoch in 1..=20 {
+        let rows = rows(epoch);
+        let commit = Commit {
+            epoch,
+            create: (epoch == 1).then(|| sums.desc(3)).into_iter().collect(),
+            changes: vec![ArrangementChange {
+                arrangement: ArrangementId(3),
+                hashes: sums.hashes(&rows),
+                delta: Delta::insert(batch(&rows)),
+            }],
+            ..Commit::default()
+        };
+        store.commit(commit).unwrap();
+    }
+    let stored = || store.version().arrangement(ArrangementId(3)).unwrap();
+    assert_eq!(stored().runs(), 20);
+    let mut wanted = sums.hashes(&rows(7));
+    wanted.sort_unstable();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while stored().runs() > 1 {
+        assert!(std::time::Instant::now() < deadline, "it isn't merged");
+        stored().get_many(&wanted).unwrap();
+        std::thread::yield_now();
+    }
+}
+
 /// What newer values have replaced is put aside, is read as of the epochs that need it, and goes with them.
 #[test]
 fn history_is_put_aside_and_goes() {

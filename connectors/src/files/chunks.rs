@@ -28,13 +28,13 @@ struct State {
 impl Chunks {
     /// A buffer of at least `wanted` bytes, with anything in it.
     pub fn take(&self, wanted: usize) -> Vec<u8> {
-        let mut state = self.0.lock();
-        state.reading = true;
-        let fitting = state.spares.iter().position(|s| s.len() >= wanted);
-        match fitting {
-            Some(i) => state.spares.swap_remove(i),
-            None => vec![0; wanted.next_multiple_of(SIZE_STEP)],
-        }
+        let spare = {
+            let mut state = self.0.lock();
+            state.reading = true;
+            let fitting = state.spares.iter().position(|s| s.len() >= wanted);
+            fitting.map(|i| state.spares.swap_remove(i))
+        };
+        spare.unwrap_or_else(|| vec![0; wanted.next_multiple_of(SIZE_STEP)])
     }
 
     /// Takes a buffer back.

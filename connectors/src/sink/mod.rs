@@ -130,6 +130,7 @@ pub struct FileSink {
     length: u64,
     /// What stands before each value.
     prefixes: Vec<Prefix>,
+    /// What stands before the diff.
     before_diff: Vec<u8>,
 }
 
