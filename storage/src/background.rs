@@ -137,7 +137,7 @@ impl Background {
 
 /// The merge thread.
 pub(crate) fn run(shared: &Arc<Shared>) {
-    let mut timeout = None;
+    let mut timeout = idle_work(shared);
     while shared.background.wait(timeout.take()) {
         if shared.env.disk.fail.merges_held() {
             continue;
