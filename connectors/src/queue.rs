@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::source::SourceBatch;
+use crate::source::{SourceBatch, Wanted};
 
 /// Bytes that a batch counts for beyond its columns: queue entry, offsets.
 const BATCH_OVERHEAD_BYTES: usize = 256;
@@ -125,6 +125,9 @@ struct State {
     bytes: usize,
     rows: usize,
     closed: bool,
+    wanted: Option<Wanted>,
+    /// The source was told of columns that nobody wants.
+    left_out: bool,
     status: SourceStatus,
 }
 
@@ -158,6 +161,8 @@ pub fn channel(
             bytes: 0,
             rows: 0,
             closed: false,
+            wanted: None,
+            left_out: false,
             status: SourceStatus {
                 state: SourceState::Running,
                 bytes: 0,
@@ -220,6 +225,13 @@ impl BatchSender {
         }
         (self.shared.wake)();
         Ok(())
+    }
+
+    /// The columns that a batch begun now must have; `None`: all.
+    pub fn wanted(&self) -> Option<Wanted> {
+        let mut s = self.shared.state.lock();
+        s.left_out |= s.wanted.is_some();
+        s.wanted.clone()
     }
 
     /// Notes that everything there is has been read, and what is waited for.
@@ -313,6 +325,14 @@ impl BatchReceiver {
     pub fn set_rows_max(&self, rows_max: usize) {
         self.shared.state.lock().rows_max = rows_max;
         self.shared.room.notify_all();
+    }
+
+    /// Sets which columns batches begun from now on must have (`None`: all); the source may give more. False: batches that
+    /// have fewer may wait or come yet.
+    pub fn want(&self, wanted: Option<Wanted>) -> bool {
+        let mut s = self.shared.state.lock();
+        s.wanted = wanted;
+        !s.left_out
     }
 
     /// Bytes that wait.

@@ -1,6 +1,7 @@
 //! What every source gives and is given.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use tidemill_zset::Delta;
@@ -12,6 +13,9 @@ use crate::queue::{BatchSender, StopSignal};
 
 /// Offset entries as they were committed: key and value, both the connector's own encoding.
 pub type Offsets = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A flag per declared column: whether somebody reads it.
+pub type Wanted = Arc<[bool]>;
 
 /// A source that is ready to run.
 pub trait Source: Send {
@@ -72,6 +76,8 @@ pub fn reread(
 pub struct SourceBatch {
     /// Rows of the declared schema (metadata columns included).
     pub rows: Option<Delta>,
+    /// Which columns of `rows` hold what was read; the others have a placeholder in each row. `None`: all of them.
+    pub columns: Option<Wanted>,
     /// Rows of [`error_schema`].
     pub errors: Option<Delta>,
     /// Connector-defined number of the file (0: none) that `rows` and `errors` come from; recorded with them.

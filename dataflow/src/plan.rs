@@ -18,7 +18,7 @@ mod output;
 mod reuse;
 mod shared;
 
-pub use arrangements::ArrangementSpec;
+pub use arrangements::{ArrangementSpec, ColumnsRead};
 pub use explain::{fingerprint, salt_fingerprints};
 pub use output::{OutputStorage, apply_maps};
 pub use reuse::{Cut, Remainder};

@@ -200,6 +200,12 @@ impl Column {
         matches!(&self.values, Values::Text(views) if views.uses_chunk())
     }
 
+    /// Whether its values needn't be looked at for errors, `checked_json` as for [`append`](Self::append).
+    pub fn takes_any(&self, checked_json: bool) -> bool {
+        self.nullable
+            && matches!(&self.values, Values::Text(views) if views.takes_any(checked_json))
+    }
+
     /// Adds field `index` of every row of `block`. `checked_json`: JSON texts have been scanned, and what isn't compact
     /// is in the side buffer.
     pub fn append(

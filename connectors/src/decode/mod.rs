@@ -30,7 +30,7 @@ use errors::ErrorRows;
 use field::{BLOCK_ROWS, Block, Texts};
 use jsonl::{JsonlSplitter, Wants};
 
-use crate::source::ConnectorError;
+use crate::source::{ConnectorError, Wanted};
 
 /// Columns that say where a row comes from, with the types that they must have.
 pub const METADATA_COLUMNS: [(&str, SqlType); 4] = [
@@ -177,6 +177,8 @@ enum Slot {
 pub struct Decoded {
     /// Rows of the declared schema.
     pub rows: Option<RecordBatch>,
+    /// As [`SourceBatch::columns`](crate::SourceBatch::columns).
+    pub columns: Option<Wanted>,
     /// Rows of [`error_schema`](crate::error_schema).
     pub errors: Option<RecordBatch>,
 }
@@ -186,6 +188,12 @@ pub struct Decoder {
     schema: SchemaRef,
     slots: Vec<Slot>,
     columns: Vec<Column>,
+    /// Asked at the beginning of each batch, if there is anybody to ask.
+    wanted: Option<Box<dyn Fn() -> Option<Wanted> + Send>>,
+    /// Of the columns, those that the batch does without.
+    left_out: Vec<bool>,
+    /// Stands for them.
+    placeholder: ArrayRef,
     splitter: Splitter,
     rows: Rows,
     modified_us: i64,
@@ -218,6 +226,9 @@ impl Decoder {
             slots,
             splitter,
             rows: Rows::new(columns.len()),
+            left_out: vec![false; columns.len()],
+            placeholder: repeated("", 0),
+            wanted: None,
             columns,
             modified_us: 0,
             batch_rows: 0,
@@ -231,6 +242,13 @@ impl Decoder {
     /// Makes records longer than `bytes` error rows.
     pub fn with_line_bytes_max(mut self, bytes: usize) -> Self {
         self.rows.line_bytes_max = bytes;
+        self
+    }
+
+    /// Asks `wanted` at the beginning of each batch which columns it must have. What can't be a row's error is then passed
+    /// over in the others.
+    pub fn with_wanted(mut self, wanted: impl Fn() -> Option<Wanted> + Send + 'static) -> Self {
+        self.wanted = Some(Box::new(wanted));
         self
     }
 
@@ -304,8 +322,31 @@ impl Decoder {
         }
     }
 
+    /// Decides which columns the batch does without.
+    fn choose_columns(&mut self) {
+        let Some(wanted) = &self.wanted else { return };
+        let wanted = wanted();
+        let json = matches!(self.splitter, Splitter::Jsonl(_));
+        for (place, slot) in self.slots.iter().enumerate() {
+            if let Slot::Data(i) = slot {
+                let unread = wanted.as_ref().is_some_and(|wanted| !wanted[place]);
+                self.left_out[*i] = unread && self.columns[*i].takes_any(json);
+            }
+        }
+    }
+
+    /// The columns that the batch has, by place in the schema; `None`: all.
+    fn chosen_columns(&self) -> Option<Wanted> {
+        let has = |slot: &Slot| !matches!(slot, Slot::Data(i) if self.left_out[*i]);
+        let some_are_left_out = self.left_out.contains(&true);
+        some_are_left_out.then(|| self.slots.iter().map(has).collect())
+    }
+
     /// Converts the block's fields and empties it.
     fn convert(&mut self, bytes: &[u8]) {
+        if self.batch_rows == 0 {
+            self.choose_columns();
+        }
         let Rows {
             block,
             side,
@@ -319,6 +360,9 @@ impl Decoder {
         let first = self.batch_rows;
         let known_bad = self.bad.len();
         for (i, column) in self.columns.iter_mut().enumerate() {
+            if self.left_out[i] {
+                continue;
+            }
             column.append(block, i, texts, json, &mut |row, reason| {
                 if self.bad[known_bad..].contains(&(first + row)) {
                     return;
@@ -393,15 +437,24 @@ impl Decoder {
         let errors = self.rows.errors.finish();
         if self.batch_rows == 0 {
             self.rows.side.clear();
-            return Decoded { rows: None, errors };
+            return Decoded {
+                rows: None,
+                columns: None,
+                errors,
+            };
         }
         let side = Buffer::from_vec(std::mem::take(&mut self.rows.side));
         let rows = self.batch_rows;
-        let data: Vec<ArrayRef> = self
-            .columns
-            .iter_mut()
-            .map(|c| c.finish(chunk, &side))
-            .collect();
+        if self.placeholder.len() < rows && self.left_out.contains(&true) {
+            self.placeholder = repeated("", rows);
+        }
+        let mut data: Vec<ArrayRef> = Vec::with_capacity(self.columns.len());
+        for (column, left_out) in self.columns.iter_mut().zip(&self.left_out) {
+            data.push(match left_out {
+                true => self.placeholder.slice(0, rows),
+                false => column.finish(chunk, &side),
+            });
+        }
         let arrays = (self.slots.iter())
             .map(|slot| match slot {
                 Slot::Data(i) => data[*i].clone(),
@@ -425,12 +478,17 @@ impl Decoder {
         }
         self.batch_rows = 0;
         self.bad.clear();
+        let columns = self.chosen_columns();
         let rows = (batch.num_rows() > 0).then_some(batch);
         let rows = rows.map(|b| {
             RecordBatch::try_new(self.schema.clone(), b.columns().to_vec())
                 .expect("rows with a NULL where none may be were filtered out")
         });
-        Decoded { rows, errors }
+        Decoded {
+            rows,
+            columns,
+            errors,
+        }
     }
 }
 

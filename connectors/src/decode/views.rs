@@ -90,6 +90,15 @@ impl Views {
         matches!(self.kind, TextKind::Json | TextKind::Jsonb)
     }
 
+    /// Whether every text is one of the column as it stands. `checked_json`: JSON texts have been scanned.
+    pub fn takes_any(&self, checked_json: bool) -> bool {
+        match self.kind {
+            TextKind::Text => true,
+            TextKind::Json | TextKind::Jsonb => checked_json,
+            TextKind::Varchar(_) | TextKind::Char(_) | TextKind::Uuid => false,
+        }
+    }
+
     /// Whether a view points into the chunk.
     pub fn uses_chunk(&self) -> bool {
         self.uses_chunk
@@ -115,11 +124,7 @@ impl Views {
         checked_json: bool,
         fail: &mut dyn FnMut(usize, ValueError, &[u8]),
     ) {
-        let plain = match self.kind {
-            TextKind::Text => true,
-            TextKind::Json | TextKind::Jsonb => checked_json,
-            TextKind::Varchar(_) | TextKind::Char(_) | TextKind::Uuid => false,
-        };
+        let plain = self.takes_any(checked_json);
         self.views.reserve(block.len());
         let mut longest = [0usize; 2];
         for row in 0..block.len() {

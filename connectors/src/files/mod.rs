@@ -57,6 +57,8 @@ impl Source for FilesSource {
         let stop_bell = bell.clone();
         stop.on_stop(move || stop_bell.ring());
         let reader = Reader::new(&self.spec, &self.options)?;
+        let sender = out.clone();
+        let reader = reader.with_wanted(move || sender.wanted());
         let recorded = self.spec.recorded;
         let mut run = Run::new(self.options, recorded, self.table, reader, out);
         match run.run(&bell, &stop) {

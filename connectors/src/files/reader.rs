@@ -16,7 +16,7 @@ use super::options::FilesOptions;
 use crate::decode::errors::RAW_BYTES_MAX;
 use crate::decode::{Decoded, Decoder, End, FileContext};
 use crate::queue::Stopped;
-use crate::source::{ConnectorError, SourceSpec};
+use crate::source::{ConnectorError, SourceSpec, Wanted};
 
 /// Room behind the text of a small file, so that its end can be seen in one read.
 const SLACK_BYTES: usize = 64;
@@ -82,6 +82,12 @@ impl Reader {
             read_last_line: options.read_last_line,
             chunks: Chunks::default(),
         })
+    }
+
+    /// Asks `wanted` at the beginning of each batch which columns it must have.
+    pub fn with_wanted(mut self, wanted: impl Fn() -> Option<Wanted> + Send + 'static) -> Reader {
+        self.decoder = self.decoder.with_wanted(wanted);
+        self
     }
 
     /// Nothing is to be read for a while.

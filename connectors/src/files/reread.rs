@@ -111,6 +111,7 @@ fn again(
     reader.read(file, job, &mut |_, decoded, bytes| {
         out.send(SourceBatch {
             rows: decoded.rows.map(Delta::insert),
+            columns: decoded.columns,
             errors: decoded.errors.map(Delta::insert),
             origin: number,
             retract: Vec::new(),

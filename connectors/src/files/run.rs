@@ -490,6 +490,7 @@ impl Run {
                 out,
                 SourceBatch {
                     rows: decoded.rows.map(Delta::insert),
+                    columns: decoded.columns,
                     errors: decoded.errors.map(Delta::insert),
                     origin: number,
                     retract: std::mem::take(&mut prelude.retract),
@@ -554,6 +555,7 @@ impl Run {
             &self.out,
             SourceBatch {
                 rows: None,
+                columns: None,
                 errors: notes.errors.map(Delta::insert),
                 origin: number,
                 retract: prelude.retract,

@@ -211,6 +211,7 @@ impl Source for GeneratorSource {
             let sent = out.send(SourceBatch {
                 bytes: batch.get_array_memory_size() as u64,
                 rows: Some(Delta::insert(batch)),
+                columns: None,
                 errors: None,
                 origin: 0,
                 retract: Vec::new(),
@@ -242,6 +243,7 @@ pub fn reread(
         let sent = out.send(SourceBatch {
             bytes: batch.get_array_memory_size() as u64,
             rows: Some(Delta::insert(batch)),
+            columns: None,
             errors: None,
             origin: 0,
             retract: Vec::new(),

@@ -16,6 +16,7 @@ fn batch(rows: i64) -> SourceBatch {
     let rows = RecordBatch::try_new(schema(&[("n", SqlType::Int8)]), vec![Arc::new(column)]);
     SourceBatch {
         rows: Some(Delta::insert(rows.expect("one column"))),
+        columns: None,
         errors: None,
         origin: 0,
         retract: vec![],

@@ -1,6 +1,8 @@
 //! Which arrangements a plan needs: a pure function of the plan, in an order that never changes,
 //! so that ids given out at CREATE find their operators again at every start.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use arrow::datatypes::SchemaRef;
 use tidemill_storage::ArrangementKind;
 use tidemill_zset::CollectionId;
@@ -26,6 +28,9 @@ pub struct ArrangementSpec {
     pub input: Option<usize>,
 }
 
+/// Columns by collection.
+pub type ColumnsRead = BTreeMap<CollectionId, BTreeSet<usize>>;
+
 impl DataflowPlan {
     /// The arrangements of all operators, in post-order (inputs before the operator, first input first).
     pub fn arrangements(&self) -> Vec<ArrangementSpec> {
@@ -36,10 +41,13 @@ impl DataflowPlan {
 
     /// The collections that it reads, each once, in ascending order.
     pub fn inputs(&self) -> Vec<CollectionId> {
-        let mut out = Vec::new();
-        inputs(&self.root, &mut out);
-        out.sort();
-        out.dedup();
+        self.columns_read().into_keys().collect()
+    }
+
+    /// The columns that it reads of each collection.
+    pub fn columns_read(&self) -> ColumnsRead {
+        let mut out = BTreeMap::new();
+        columns_read(&self.root, &mut out);
         out
     }
 }
@@ -59,11 +67,15 @@ fn collect(node: &Node, out: &mut Vec<ArrangementSpec>) {
     }
 }
 
-fn inputs(node: &Node, out: &mut Vec<CollectionId>) {
-    if let Op::Input { collection, .. } = &node.op {
-        out.push(*collection);
+fn columns_read(node: &Node, out: &mut ColumnsRead) {
+    if let Op::Input {
+        collection,
+        columns,
+    } = &node.op
+    {
+        out.entry(*collection).or_default().extend(columns);
     }
     for input in &node.inputs {
-        inputs(input, out);
+        columns_read(input, out);
     }
 }

@@ -89,6 +89,8 @@ pub struct BuildThread {
 impl BuildThread {
     pub fn run(mut self) {
         let result = self.build();
+        // Who reads the inputs from now on is the dataflow.
+        self.followers.clear();
         let built = result.map(|()| self.built);
         self.handle.send(Message::BuildDone(self.id, built));
     }

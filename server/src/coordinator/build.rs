@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Sender;
-use tidemill_dataflow::plan::{DataflowPlan, OutputStorage};
+use tidemill_dataflow::plan::{ColumnsRead, DataflowPlan, OutputStorage};
 use tidemill_dataflow::runtime::{Command, DataflowId, DataflowResult, Install, Scope};
 use tidemill_dataflow::state::{StateHandle, StateReader};
 use tidemill_planner::SqlError;
@@ -77,8 +77,8 @@ pub struct Build {
     /// `None`: new state of a view that is there.
     pub(super) target: Option<BuildTarget>,
     reply: Option<BuildReply>,
-    /// Collections it reads.
-    pub inputs: Vec<CollectionId>,
+    /// What it reads.
+    pub(super) reads: ColumnsRead,
     reports: Sender<Report>,
     /// Where it waits to be told how far to go, if it does.
     finish: Option<Sender<Arc<Published>>>,
@@ -89,11 +89,11 @@ pub struct Build {
 
 impl Build {
     /// The rebuilding of a view, which nobody waits for and that doesn't wait for anybody.
-    pub(super) fn of_view(inputs: Vec<CollectionId>, reports: Sender<Report>) -> Self {
+    pub(super) fn of_view(reads: ColumnsRead, reports: Sender<Report>) -> Self {
         Build {
             target: None,
             reply: None,
-            inputs,
+            reads,
             reports,
             finish: None,
             create: vec![],
@@ -342,10 +342,11 @@ impl Coordinator {
         self.runtime.send(Command::Install(Arc::new(install)));
 
         let published = self.env.publisher.pin();
-        let inputs = request.plan.inputs();
+        let reads = request.plan.columns_read();
+        let inputs: Vec<CollectionId> = reads.keys().copied().collect();
         let followers = inputs
             .iter()
-            .map(|c| self.env.changes.follow(*c, published.upper))
+            .map(|c| self.follow(*c, published.upper))
             .collect();
         inputs.iter().for_each(|c| self.demand(*c));
         let (reports, reported) = crossbeam_channel::unbounded();
@@ -410,7 +411,7 @@ impl Coordinator {
         let build = Build {
             target: Some(target),
             reply: Some(reply),
-            inputs,
+            reads,
             reports,
             finish: Some(finish),
             create,

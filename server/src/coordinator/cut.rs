@@ -90,6 +90,8 @@ impl Coordinator {
         if self.last_since.elapsed() >= SINCE_INTERVAL {
             self.last_since = Instant::now();
             self.release_stalled_sinks();
+            // Followers go without a word.
+            self.tell_wanted_columns();
             let since = self.since_changes();
             work.commit.since.extend(since);
         }
@@ -149,6 +151,9 @@ impl Coordinator {
                 .source_progress(id, row_count, error_count, bytes)
         }));
         if let Some(rows) = batch.rows {
+            if let Some(columns) = &batch.columns {
+                self.check_columns(&object, columns);
+            }
             if let Some(log) = ids.rows {
                 work.commit
                     .changes
@@ -333,25 +338,29 @@ impl Coordinator {
         out
     }
 
-    /// Counts anew which collections live dataflows read from outside; sources among them begin.
+    /// Finds anew what live dataflows read from outside; sources among it begin.
     pub(super) fn recount_inputs(&mut self) {
         self.read_by_dataflows.clear();
         for (id, owner) in &self.dataflows {
-            let inputs = match owner {
-                Owner::Query { .. } => self.builds.get(id).map(|b| b.inputs.clone()),
+            let reads = match owner {
+                Owner::Query { .. } => self.builds.get(id).map(|b| b.reads.clone()),
                 Owner::View(object) => match self.catalog.get(*object).map(|o| &o.detail) {
                     Some(Detail::MaterializedView { plan, .. } | Detail::Index { plan, .. }) => {
-                        Some(plan.inputs())
+                        Some(plan.columns_read())
                     }
                     _ => None,
                 },
             };
-            for input in inputs.into_iter().flatten() {
-                *self.read_by_dataflows.entry(input).or_default() += 1;
+            for (input, columns) in reads.into_iter().flatten() {
+                self.read_by_dataflows
+                    .entry(input)
+                    .or_default()
+                    .extend(columns);
             }
         }
         let inputs: Vec<CollectionId> = self.read_by_dataflows.keys().copied().collect();
         inputs.into_iter().for_each(|c| self.begin_source_of(c));
+        self.tell_wanted_columns();
     }
 }
 

@@ -14,6 +14,7 @@
 pub mod backfill;
 pub mod build;
 pub mod clock;
+mod columns;
 mod cut;
 pub mod ddl;
 mod duplicates;
@@ -34,6 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use tidemill_dataflow::plan::ColumnsRead;
 use tidemill_dataflow::runtime::{Command, DataflowId, Event, Runtime, Scope};
 use tidemill_planner::SqlError;
 use tidemill_planner::query::Planner;
@@ -226,8 +228,8 @@ pub struct Coordinator {
     awaited: Vec<Awaited>,
     sinks: BTreeMap<u64, RunningSink>,
     dataflows: HashMap<DataflowId, Owner>,
-    /// Collections that live dataflows read from outside, with how many do.
-    read_by_dataflows: HashMap<CollectionId, usize>,
+    /// What live dataflows read from outside.
+    read_by_dataflows: ColumnsRead,
     next_dataflow: u64,
     builds: HashMap<DataflowId, Build>,
     /// The build that everything waits for while it takes its last step.
@@ -502,7 +504,7 @@ impl Coordinator {
         let published = self.env.publisher.pin();
         let followers: Vec<Follower> = collections
             .iter()
-            .map(|c| self.env.changes.follow(*c, published.upper))
+            .map(|c| self.follow(*c, published.upper))
             .collect();
         for collection in collections {
             self.demand(collection);

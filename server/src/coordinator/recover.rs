@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
+use tidemill_dataflow::plan::ColumnsRead;
 use tidemill_dataflow::runtime::{Command, DataflowId, Install, Runtime, RuntimeOptions, Scope};
 use tidemill_dataflow::state::{StateHandle, StateReader};
 use tidemill_planner::SqlError;
@@ -168,7 +169,7 @@ pub fn recover(
         awaited: vec![],
         sinks: BTreeMap::new(),
         dataflows: HashMap::new(),
-        read_by_dataflows: HashMap::new(),
+        read_by_dataflows: ColumnsRead::new(),
         next_dataflow: 1,
         builds: HashMap::new(),
         joining: None,

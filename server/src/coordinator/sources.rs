@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tidemill_connectors::queue::{BatchReceiver, SourceState, StopSignal, channel};
-use tidemill_connectors::source::{SourceBatch, SourceSpec, open_source};
+use tidemill_connectors::source::{SourceBatch, SourceSpec, Wanted, open_source};
 use tidemill_planner::SqlError;
 use tidemill_zset::CollectionId;
 use tokio::sync::oneshot;
@@ -149,6 +149,16 @@ impl RunningSource {
         out
     }
 
+    /// See [`BatchReceiver::want`].
+    pub fn want(&self, wanted: Option<Wanted>) -> bool {
+        self.receiver.want(wanted)
+    }
+
+    /// Epochs take its input.
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     /// Epochs take its input from now on.
     fn begin(&mut self) {
         if !self.begun {
@@ -270,7 +280,27 @@ impl Coordinator {
             published: false,
         };
         self.sources.insert(object.record.id, running);
+        self.tell_wanted_columns();
         Ok(())
+    }
+
+    /// Starts a source's reader again, where the last epoch ended. Nothing is under way.
+    pub(super) fn restart_source(&mut self, object: &Object) {
+        let id = object.record.id;
+        let Some(mut old) = self.sources.remove(&id) else {
+            return;
+        };
+        old.stop();
+        if let Err(e) = self.start_source(object) {
+            self.failure = Some(e);
+        }
+        if old.begun {
+            self.begin_source(id);
+        }
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.awaited = old.awaited;
+            source.published = old.published;
+        }
     }
 
     /// `collection` is being read; if it is a source's, rows or errors, the source begins.

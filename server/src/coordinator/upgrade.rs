@@ -198,7 +198,7 @@ impl Coordinator {
             scope: Scope::Hidden(id),
             demand: false,
         })));
-        let inputs = plan.inputs();
+        let reads = plan.columns_read();
         let stored: HashMap<CollectionId, Stored> = remainder
             .cuts
             .iter()
@@ -218,7 +218,7 @@ impl Coordinator {
             handle: self.handle.clone(),
             runtime: self.runtime.clone(),
             workers: self.workers,
-            inputs: inputs.clone(),
+            inputs: reads.keys().copied().collect(),
             snapshot: Snapshot::of(&self.env, published),
             stored,
             exact: false,
@@ -240,7 +240,7 @@ impl Coordinator {
             .name(format!("rebuild {}", object.display_name()))
             .spawn(move || thread.run())
             .map_err(|e| SqlError::new("53000", format!("no thread for a build: {e}")))?;
-        self.builds.insert(id, Build::of_view(inputs, reports));
+        self.builds.insert(id, Build::of_view(reads, reports));
         Ok(())
     }
 
