@@ -18,6 +18,6 @@ pub mod text;
 pub use queue::{BatchReceiver, BatchSender, SourceState, SourceStatus, StopSignal, channel};
 pub use sink::{FileSink, SinkFormat};
 pub use source::{
-    ConnectorError, Offsets, Source, SourceBatch, SourceSpec, default_columns, error_schema,
-    open_source, reread, validate_options,
+    ConnectorError, Offsets, Source, SourceBatch, SourceSpec, Wanted, default_columns,
+    error_schema, open_source, reread, validate_options,
 };

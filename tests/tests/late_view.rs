@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use rand::Rng;
+use rand::seq::SliceRandom;
 use tidemill_tests::files::append;
-use tidemill_tests::{Options, Server, Subscription, eventually, run};
+use tidemill_tests::seed::rounds;
+use tidemill_tests::{Options, Seed, Server, Subscription, eventually, run};
 
 fn source(name: &str, path: &std::path::Path, columns: &str, more: &str) -> String {
     let path = path.display();
@@ -313,6 +316,117 @@ fn a_source_is_read_at_the_epoch_of_its_views() {
             sql.run("COMMIT").await?;
             let together = "SELECT count(*) - (SELECT n FROM m) FROM s";
             ensure!(sql.number(together).await? == 0);
+        }
+        Ok(())
+    });
+}
+
+/// Readers of a source come and go while its reader, which passes over columns that none of them reads, is ahead of them.
+#[test]
+fn each_reader_has_its_columns() {
+    const READS: [&str; 4] = [
+        "SELECT k % 7 AS g, count(*) AS n FROM s GROUP BY k % 7",
+        "SELECT k % 7 AS g, count(*) AS n, sum(length(a)) AS l, max(a) AS m FROM s GROUP BY k % 7",
+        "SELECT max(b) AS m, min(b) AS l, count(DISTINCT b) AS d, count(c) AS c FROM s",
+        "SELECT s.k, s.c, o.a FROM s JOIN s AS o ON s.b = o.b AND s.k = o.k WHERE s.k % 1000 = 3",
+    ];
+    let seed = Seed::new("each_reader_has_its_columns");
+    run(|scratch| async move {
+        let input = scratch.dir("input");
+        let rows = |file: usize| -> String {
+            (0..2000)
+                .map(|i| {
+                    let k = file * 2000 + i;
+                    format!(
+                        "{k},some text of row {k},b {k} is longer than a view holds,{}\n",
+                        k % 13
+                    )
+                })
+                .collect()
+        };
+        let text = |file: usize| format!("k,a,b,c\n{}", rows(file));
+        let declared = |name: &str, more: &str| {
+            source(
+                name,
+                &input,
+                "k integer, a text, b text, c text",
+                &format!(", epoch_rows_max = 1000{more}"),
+            )
+        };
+        let mut files = 0;
+        while files < 40 {
+            append(&input.join(format!("{files}.csv")), text(files).as_bytes())?;
+            files += 1;
+        }
+        for round in 0..rounds(6) {
+            let mut rng = seed.rng(round as u64);
+            let mut server = Server::start(
+                &scratch.sub(&format!("round {round}")).data(),
+                &Options::workers(1 + round % 2),
+            )?;
+            let sql = server.connect().await?;
+            sql.run(&declared("s", "")).await?;
+            let mut order: Vec<usize> = (0..READS.len()).collect();
+            order.shuffle(&mut rng);
+            let killed = rng.random_range(0..order.len());
+            let mut subscription = None;
+            for (turn, read) in order.iter().enumerate() {
+                sql.run(&format!(
+                    "CREATE MATERIALIZED VIEW v{read} AS {}",
+                    READS[*read]
+                ))
+                .await?;
+                if turn == 1 && round % 3 != 0 {
+                    subscription = Some(Subscription::open(&sql.another().await?, "s").await?);
+                }
+                if turn == killed && subscription.is_none() {
+                    server.kill();
+                    server.restart(&Options::default())?;
+                    break;
+                }
+            }
+            let sql = server.connect().await?;
+            append(&input.join(format!("{files}.csv")), text(files).as_bytes())?;
+            files += 1;
+            for read in order {
+                sql.run(&format!(
+                    "CREATE MATERIALIZED VIEW IF NOT EXISTS v{read} AS {}",
+                    READS[read]
+                ))
+                .await?;
+            }
+            let all = files as i64 * 2000;
+            eventually("all rows", async || {
+                Ok((sql.number("SELECT sum(n)::bigint FROM v0").await? == all).then_some(()))
+            })
+            .await?;
+            sql.run(&declared("r", ", persistent_id = 'r'")).await?;
+            eventually("all rows recorded", async || {
+                Ok((sql.number("SELECT count(*) FROM r").await? == all).then_some(()))
+            })
+            .await?;
+            for (number, read) in READS.iter().enumerate() {
+                let read = read
+                    .replace("FROM s", "FROM r AS s")
+                    .replace("JOIN s", "JOIN r");
+                let want = sql
+                    .lines(&format!("SELECT * FROM ({read}) AS q ORDER BY 1"))
+                    .await?;
+                let got = sql
+                    .lines(&format!("SELECT * FROM v{number} ORDER BY 1"))
+                    .await?;
+                ensure!(
+                    got == want,
+                    "v{number}: {:?}, not {:?}",
+                    got.first(),
+                    want.first()
+                );
+            }
+            if let Some(mut subscription) = subscription {
+                let want = sql.lines("SELECT * FROM r").await?;
+                let want: Vec<&str> = want.iter().map(String::as_str).collect();
+                subscription.until_rows(&want).await?;
+            }
         }
         Ok(())
     });

@@ -5,6 +5,7 @@ mod edits;
 mod files;
 mod generators;
 mod harness;
+mod left_out;
 mod malformed;
 mod packed;
 mod queue;

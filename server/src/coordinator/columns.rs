@@ -34,7 +34,7 @@ impl Coordinator {
     /// Tells the readers of all sources which columns are read.
     pub(super) fn tell_wanted_columns(&self) {
         for (id, source) in &self.sources {
-            let object = self.catalog.get(*id).filter(|_| source.has_begun());
+            let object = self.catalog.get(*id).filter(|_| source.may_leave_out());
             if let Some(wanted) = object.and_then(|o| self.wanted_columns(o)) {
                 source.want(Some(wanted));
             }

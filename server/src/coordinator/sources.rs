@@ -26,6 +26,8 @@ pub const EPOCH_ROWS_MAX_DEFAULT: usize = 1_000_000;
 pub const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Full epochs of decoded input that wait per source. More would only take memory, and be in no cache when their turn comes.
 const EPOCHS_AHEAD_MAX: usize = 2;
+/// Nothing is left out of rows for so long after the reader had to start again for a new view: more views may follow.
+const WHOLE_AFTER_RESTART: Duration = Duration::from_secs(10);
 /// Bytes before a source begins.
 const UNREAD_BYTES_MAX: usize = 8 << 20;
 
@@ -83,6 +85,8 @@ pub struct RunningSource {
     in_flight: usize,
     /// Something of it has been published since it was started.
     published: bool,
+    /// Its rows are to be whole until then.
+    whole_until: Option<Instant>,
 }
 
 /// A reader that waits until all these sources have something to show, or nothing to give.
@@ -154,9 +158,9 @@ impl RunningSource {
         self.receiver.want(wanted)
     }
 
-    /// Epochs take its input.
-    pub fn has_begun(&self) -> bool {
-        self.begun
+    /// Whether columns that nobody reads now may be left out.
+    pub fn may_leave_out(&self) -> bool {
+        self.begun && self.whole_until.is_none_or(|t| t <= Instant::now())
     }
 
     /// Epochs take its input from now on.
@@ -278,9 +282,9 @@ impl Coordinator {
             awaited: false,
             in_flight: 0,
             published: false,
+            whole_until: None,
         };
         self.sources.insert(object.record.id, running);
-        self.tell_wanted_columns();
         Ok(())
     }
 
@@ -300,6 +304,7 @@ impl Coordinator {
         if let Some(source) = self.sources.get_mut(&id) {
             source.awaited = old.awaited;
             source.published = old.published;
+            source.whole_until = Some(Instant::now() + WHOLE_AFTER_RESTART);
         }
     }
 

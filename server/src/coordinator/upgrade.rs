@@ -407,6 +407,7 @@ impl Coordinator {
                 self.start_source(object)?;
             }
         }
+        self.tell_wanted_columns();
         Ok(())
     }
 }
