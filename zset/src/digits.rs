@@ -27,6 +27,40 @@ pub fn short_integer(text: &[u8]) -> Option<i64> {
     Some(if negative { -value } else { value })
 }
 
+/// [`short_integer`] of `bytes[start..start + len]`. One with up to 16 digits that isn't at the very beginning takes the same way
+/// whatever its length: what stands in front of it is read too, and masked.
+#[inline(always)]
+pub fn short_integer_in(bytes: &[u8], start: usize, len: usize) -> Option<i64> {
+    /// 16 bytes from `n` on: the last `n` are kept.
+    const KEPT: [u8; 32] = {
+        let mut kept = [0; 32];
+        let mut at = 16;
+        while at < 32 {
+            kept[at] = 0xff;
+            at += 1;
+        }
+        kept
+    };
+    let end = start + len;
+    let around = match end.checked_sub(16).and_then(|from| bytes.get(from..end)) {
+        Some(around) if (1..=16).contains(&len) => around,
+        _ => return short_integer(&bytes[start..end]),
+    };
+    let negative = bytes[start] == b'-';
+    let digits = len - usize::from(negative);
+    let kept = &KEPT[digits..digits + 16];
+    let half = |of: &[u8], from| Some(u64::from_le_bytes(*of[from..].first_chunk()?));
+    let value = |from| {
+        let kept = half(kept, from)?;
+        eight((half(around, from)? & kept) | (ZEROS & !kept))
+    };
+    let value = value(0)? * 100_000_000 + value(8)?;
+    if digits == 0 {
+        return None;
+    }
+    Some(if negative { -value } else { value })
+}
+
 /// 1 to 8 digits as eight, with zeros in front. The first digit is in the lowest byte.
 #[inline]
 fn padded(digits: &[u8]) -> u64 {
@@ -97,6 +131,11 @@ mod tests {
                 text[at] = rng.random();
             }
             assert_eq!(short_integer(&text), plain(&text), "{text:?}");
+            let before = rng.random_range(0..20);
+            let mut longer: Vec<u8> = (0..before).map(|_| rng.random()).collect();
+            longer.extend_from_slice(&text);
+            let got = short_integer_in(&longer, before, text.len());
+            assert_eq!(got, plain(&text), "{text:?} in {longer:?}");
             numbers += usize::from(plain(&text).is_some());
         }
         assert!(numbers > 100_000, "the test has numbers: {numbers}");
@@ -110,6 +149,9 @@ mod tests {
                     let mut text = vec![b'7'; len];
                     text[at] = byte;
                     assert_eq!(short_integer(&text), plain(&text), "{text:?}");
+                    let longer = [b"0123456789-+1234", text.as_slice()].concat();
+                    let got = short_integer_in(&longer, 16, len);
+                    assert_eq!(got, plain(&text), "{text:?}");
                 }
             }
         }

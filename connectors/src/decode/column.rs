@@ -226,19 +226,30 @@ impl Column {
             let reason = e.message(type_name, text);
             on_error(row, format!("column \"{name}\": {reason}"));
         };
-        macro_rules! fixed {
+        macro_rules! placed {
             ($column:expr, $parse:expr) => {
                 fixed($column, block, index, texts, *nullable, &mut fail, $parse)
             };
         }
+        macro_rules! fixed {
+            ($column:expr, $parse:expr) => {
+                placed!($column, |from: &[u8], start, len| $parse(
+                    &from[start..start + len]
+                ))
+            };
+        }
+        macro_rules! integer {
+            ($column:expr, $type:ty) => {
+                placed!($column, |from: &[u8], start, len| {
+                    let value = number::parse_i64_in(from, start, len)?;
+                    <$type>::try_from(value).map_err(|_| ValueError::Range)
+                })
+            };
+        }
         match values {
-            Values::Int8(c) => fixed!(c, number::parse_i64),
-            Values::Int4(c) => fixed!(c, |t: &[u8]| {
-                number::parse_i64(t).and_then(|v| i32::try_from(v).map_err(|_| ValueError::Range))
-            }),
-            Values::Int2(c) => fixed!(c, |t: &[u8]| {
-                number::parse_i64(t).and_then(|v| i16::try_from(v).map_err(|_| ValueError::Range))
-            }),
+            Values::Int8(c) => placed!(c, number::parse_i64_in),
+            Values::Int4(c) => integer!(c, i32),
+            Values::Int2(c) => integer!(c, i16),
             Values::Float4(c) => fixed!(c, number::parse_f32),
             Values::Float8(c) => fixed!(c, number::parse_f64),
             Values::Numeric(c, p, s) => {
@@ -349,7 +360,7 @@ fn null_in_not_null() -> ValueError {
     ValueError::Other("null value violates the not-null constraint".into())
 }
 
-/// The loop of all fixed-width types, one copy per parser.
+/// The loop of all fixed-width types, one copy per parser, which gets a buffer and where the text is in it.
 #[inline]
 fn fixed<T: ArrowPrimitiveType>(
     column: &mut Fixed<T>,
@@ -358,7 +369,7 @@ fn fixed<T: ArrowPrimitiveType>(
     texts: Texts<'_>,
     nullable: bool,
     fail: &mut dyn FnMut(usize, ValueError, &[u8]),
-    parse: impl Fn(&[u8]) -> Result<T::Native, ValueError>,
+    parse: impl Fn(&[u8], usize, usize) -> Result<T::Native, ValueError>,
 ) {
     column.values.reserve(block.len());
     for row in 0..block.len() {
@@ -370,12 +381,12 @@ fn fixed<T: ArrowPrimitiveType>(
             }
             continue;
         }
-        let text = texts.get(field);
-        match parse(text) {
+        let (from, start, len) = texts.place(field);
+        match parse(from, start, len) {
             Ok(v) => column.push(Some(v)),
             Err(e) => {
                 column.push(None);
-                fail(row, e, text);
+                fail(row, e, &from[start..start + len]);
             }
         }
     }

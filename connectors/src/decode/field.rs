@@ -3,8 +3,12 @@
 //! Decoding a block of rows has two steps: the format finds the fields, then each column converts
 //! its fields in a loop of its own. A [`Field`] is what they hand over.
 
-/// Rows that are split before their fields are converted: few enough that all of it stays in the cache.
+/// Rows that are split before their fields are converted, at most, and at least where they are long.
 pub const BLOCK_ROWS: usize = 1024;
+/// See [`BLOCK_ROWS`].
+pub const BLOCK_ROWS_MIN: usize = 32;
+/// Bytes of text that a block has, about: each column reads them again, from the first-level cache.
+pub const BLOCK_BYTES: usize = 16 << 10;
 
 const SIDE: u32 = 1 << 31;
 
@@ -70,9 +74,15 @@ impl<'a> Texts<'a> {
     /// The bytes of a field that isn't NULL.
     #[inline]
     pub fn get(self, field: Field) -> &'a [u8] {
-        let (buffer, start, len) = field.place();
-        let from = if buffer == 0 { self.main } else { self.side };
+        let (from, start, len) = self.place(field);
         &from[start..start + len]
+    }
+
+    /// The buffer that a field which isn't NULL lies in, its start there and its length.
+    #[inline]
+    pub fn place(self, field: Field) -> (&'a [u8], usize, usize) {
+        let (buffer, start, len) = field.place();
+        (if buffer == 0 { self.main } else { self.side }, start, len)
     }
 }
 

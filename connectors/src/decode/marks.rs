@@ -6,6 +6,8 @@
 const AHEAD: usize = 1024;
 /// Bytes looked at in one step.
 const STEP_BYTES: usize = 64;
+/// Positions of a step that are put down together.
+const AT_ONCE: usize = 4;
 
 /// A stream of positions over one chunk.
 pub struct Marks {
@@ -60,32 +62,89 @@ impl Marks {
     fn refill(&mut self, bytes: &[u8]) -> bool {
         self.len = 0;
         self.next = 0;
-        while self.len < AHEAD && self.scanned < bytes.len() {
-            let at = self.scanned;
-            match bytes.get(at..at + STEP_BYTES) {
-                Some(step) => {
-                    let step: &[u8; STEP_BYTES] = step.try_into().expect("its length");
-                    let mut mask = mask_of(step, self.wanted);
-                    while mask != 0 {
-                        self.positions[self.len] = at as u32 + mask.trailing_zeros();
-                        self.len += 1;
-                        mask &= mask - 1;
-                    }
-                    self.scanned += STEP_BYTES;
-                }
-                None => {
-                    for (i, b) in bytes[at..].iter().enumerate() {
-                        if self.wanted.contains(b) {
-                            self.positions[self.len] = (at + i) as u32;
-                            self.len += 1;
-                        }
-                    }
-                    self.scanned = bytes.len();
-                }
-            }
-        }
+        self.find(bytes);
         self.len > 0
     }
+
+    #[cfg(target_arch = "x86_64")]
+    fn find(&mut self, bytes: &[u8]) {
+        let wanted = self.wanted;
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("popcnt")
+        {
+            // SAFETY: the processor has what the function is compiled for.
+            unsafe { self.find_wide(bytes) }
+        } else {
+            self.find_with(bytes, |step| mask_of(step, wanted));
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn find(&mut self, bytes: &[u8]) {
+        let wanted = self.wanted;
+        self.find_with(bytes, |step| mask_of(step, wanted));
+    }
+
+    /// [`find_with`](Self::find_with) compiled for processors with these features, which nearly all have.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,popcnt")]
+    fn find_wide(&mut self, bytes: &[u8]) {
+        let wanted = self.wanted;
+        self.find_with(bytes, |step| wide_mask_of(step, wanted));
+    }
+
+    /// Fills `positions` from where the last call ended; bit i of `mask` says that byte i of a step is wanted.
+    #[inline(always)]
+    fn find_with(&mut self, bytes: &[u8], mask: impl Fn(&[u8; STEP_BYTES]) -> u64) {
+        while self.len < AHEAD && self.scanned < bytes.len() {
+            let at = self.scanned;
+            let rest = &bytes[at..];
+            let Some(step) = rest.first_chunk::<STEP_BYTES>() else {
+                for (i, b) in rest.iter().enumerate() {
+                    if self.wanted.contains(b) {
+                        self.positions[self.len] = (at + i) as u32;
+                        self.len += 1;
+                    }
+                }
+                self.scanned = bytes.len();
+                return;
+            };
+            let mut mask = mask(step);
+            let found = mask.count_ones() as usize;
+            let out = &mut self.positions[self.len..];
+            // Some too many cost less than a branch at each one.
+            let mut put = 0;
+            while put < found {
+                for place in &mut out[put..put + AT_ONCE] {
+                    *place = at as u32 + mask.trailing_zeros();
+                    mask &= mask.wrapping_sub(1);
+                }
+                put += AT_ONCE;
+            }
+            self.len += found;
+            self.scanned += STEP_BYTES;
+        }
+    }
+}
+
+/// Bit i: byte i is wanted.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+fn wide_mask_of(step: &[u8; STEP_BYTES], wanted: [u8; 3]) -> u64 {
+    use std::arch::x86_64::*;
+    let [a, b, c] = wanted.map(|byte| _mm256_set1_epi8(byte as i8));
+    let half = |from: usize| {
+        // SAFETY: an unaligned load of 32 bytes within `step`.
+        let v = unsafe { _mm256_loadu_si256(step[from..from + 32].as_ptr().cast()) };
+        let hit = _mm256_or_si256(
+            _mm256_or_si256(_mm256_cmpeq_epi8(v, a), _mm256_cmpeq_epi8(v, b)),
+            _mm256_cmpeq_epi8(v, c),
+        );
+        u64::from(_mm256_movemask_epi8(hit) as u32)
+    };
+    half(0) | half(32) << 32
 }
 
 /// Bit i: byte i is wanted.
@@ -148,6 +207,27 @@ mod tests {
             let rest: Vec<usize> = std::iter::from_fn(|| marks.next(&bytes)).collect();
             let want: Vec<usize> = want.into_iter().skip(1).filter(|p| *p >= len / 2).collect();
             assert_eq!(rest, want, "skipping, length {len}");
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn both_masks_are_the_same() {
+        if !is_x86_feature_detected!("avx2") {
+            return;
+        }
+        let wanted = [b'\n', b',', 0xff];
+        for byte in 0..=u8::MAX {
+            for at in 0..STEP_BYTES {
+                let mut step = [b'x'; STEP_BYTES];
+                step[at] = byte;
+                step[63 - at] = b',';
+                let plain = (0..STEP_BYTES).filter(|i| wanted.contains(&step[*i]));
+                let plain = plain.fold(0u64, |mask, i| mask | 1 << i);
+                assert_eq!(mask_of(&step, wanted), plain);
+                // SAFETY: the processor has AVX2.
+                assert_eq!(unsafe { wide_mask_of(&step, wanted) }, plain);
+            }
         }
     }
 }

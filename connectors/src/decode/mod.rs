@@ -27,7 +27,7 @@ use tidemill_zset::schema::{SqlType, UTC};
 use column::Column;
 use csv::{CsvFormat, CsvSplitter};
 use errors::ErrorRows;
-use field::{BLOCK_ROWS, Block, Texts};
+use field::{BLOCK_BYTES, BLOCK_ROWS, BLOCK_ROWS_MIN, Block, Texts};
 use jsonl::{JsonlSplitter, Wants};
 
 use crate::source::{ConnectorError, Wanted};
@@ -197,6 +197,8 @@ pub struct Decoder {
     splitter: Splitter,
     rows: Rows,
     modified_us: i64,
+    /// Rows of the next block, at most.
+    block_rows: usize,
     /// Rows of the batch so far, bad ones included, and which of them are bad.
     batch_rows: usize,
     bad: Vec<usize>,
@@ -231,6 +233,7 @@ impl Decoder {
             wanted: None,
             columns,
             modified_us: 0,
+            block_rows: BLOCK_ROWS_MIN,
             batch_rows: 0,
             bad: Vec::new(),
             offsets: has("_offset").then(Vec::new),
@@ -305,7 +308,9 @@ impl Decoder {
     /// where it stopped: behind a record.
     pub fn decode(&mut self, bytes: &[u8], mut at: usize, end: End, rows_max: usize) -> usize {
         loop {
-            self.rows.block_rows_max = BLOCK_ROWS.min(rows_max.saturating_sub(self.batch_rows));
+            self.rows.block_rows_max = self
+                .block_rows
+                .min(rows_max.saturating_sub(self.batch_rows));
             let stop = match &mut self.splitter {
                 Splitter::Csv(s) => s.fill(bytes, at, end, &mut self.rows),
                 Splitter::Jsonl(s) => s.fill(bytes, at, end, &mut self.rows),
@@ -386,6 +391,10 @@ impl Decoder {
             lines.extend_from_slice(&block.lines);
         }
         self.batch_rows += block.len();
+        if let (Some(start), Some(end)) = (block.starts.first(), block.ends.last()) {
+            let row_bytes = ((end - start) as usize / block.len()).max(1);
+            self.block_rows = (BLOCK_BYTES / row_bytes).clamp(BLOCK_ROWS_MIN, BLOCK_ROWS);
+        }
         block.clear();
     }
 

@@ -1,6 +1,6 @@
 //! Numbers: the integers, the floats, and `numeric` with a fixed scale.
 
-use tidemill_zset::digits::short_integer;
+use tidemill_zset::digits::{short_integer, short_integer_in};
 
 use super::{ValueError, trim};
 
@@ -10,6 +10,15 @@ pub fn parse_i64(text: &[u8]) -> Result<i64, ValueError> {
     match short_integer(text) {
         Some(value) => Ok(value),
         None => parse_i64_slow(text),
+    }
+}
+
+/// [`parse_i64`] of `bytes[start..start + len]`.
+#[inline(always)]
+pub fn parse_i64_in(bytes: &[u8], start: usize, len: usize) -> Result<i64, ValueError> {
+    match short_integer_in(bytes, start, len) {
+        Some(value) => Ok(value),
+        None => parse_i64_slow(&bytes[start..start + len]),
     }
 }
 
