@@ -23,6 +23,7 @@ use crate::api::{ArrangementDesc, ArrangementKind, Result, StoreError};
 use crate::block::{Block, BlockRows};
 use crate::disk::{Disk, NewFile, io_error};
 use crate::manifest;
+use crate::options::BLOCK_BYTES_TARGET;
 use crate::run::{ALIVE, ALWAYS, BlockMeta, RunMeta};
 use crate::wire::{Put, Wire};
 
@@ -30,8 +31,9 @@ const MAGIC: u64 = u64::from_le_bytes(*b"TIDESEG1");
 const HEADER_BYTES: usize = 16;
 const TRAILER_BYTES: usize = 24;
 const ALIGN: usize = 8;
-/// Bytes gathered before they are written to the file.
-const WRITE_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes gathered before they are written to the file: few enough for the second-level cache, in memory that isn't given back
+/// to the system between two commits.
+const WRITE_BYTES: usize = 256 * 1024;
 
 /// Weighs blocks for the cache.
 #[derive(Clone, Debug)]
@@ -290,7 +292,8 @@ impl BundleWriter {
 
     /// Makes room for about so many bytes, so that the buffer doesn't grow by copying.
     pub(crate) fn reserve(&mut self, bytes: usize) {
-        self.buffer.reserve(bytes.min(WRITE_BYTES));
+        self.buffer
+            .reserve(bytes.min(WRITE_BYTES + 2 * BLOCK_BYTES_TARGET));
     }
 
     fn position(&self) -> u64 {

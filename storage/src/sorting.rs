@@ -68,26 +68,24 @@ fn write_sorted(
     diffs: Numbers,
 ) -> Result<()> {
     let entries = sorted_entries(desc, changes, rows);
-    let indices: UInt32Array = entries.iter().map(|e| e.row).collect::<Vec<_>>().into();
-    let sorted = take_record_batch(rows, &indices).map_err(|e| mismatch(desc, &e.to_string()))?;
-    let diffs = match diffs {
-        Numbers::All(v) => Numbers::All(v),
-        Numbers::Each(d) => {
-            let each = entries.iter().map(|e| d[e.row as usize]);
-            Numbers::Each(each.collect::<Vec<_>>().into())
-        }
-    };
-    let hashes: ScalarBuffer<u64> = entries.iter().map(|e| e.hash).collect::<Vec<_>>().into();
-    let distinct = hashes.windows(2).all(|w| w[0] != w[1]);
+    let distinct = entries.windows(2).all(|w| w[0].hash != w[1].hash);
     to.reserve(rows.num_rows() * (row_bytes(rows) + ENTRY_BYTES));
     let mut run = to.run(desc.clone(), false);
-    let step = block_rows(rows);
-    for at in (0..entries.len()).step_by(step) {
-        let len = step.min(entries.len() - at);
+    // Block by block: what is gathered stays small, and its memory is used again for the next.
+    for block in entries.chunks(block_rows(rows)) {
+        let indices: UInt32Array = block.iter().map(|e| e.row).collect::<Vec<_>>().into();
+        let sorted =
+            take_record_batch(rows, &indices).map_err(|e| mismatch(desc, &e.to_string()))?;
         run.block(&BlockRows {
-            hashes: hashes.slice(at, len),
-            rows: &sorted.slice(at, len),
-            diffs: diffs.slice(at, len),
+            hashes: block.iter().map(|e| e.hash).collect::<Vec<_>>().into(),
+            rows: &sorted,
+            diffs: match &diffs {
+                Numbers::All(diff) => Numbers::All(*diff),
+                Numbers::Each(diffs) => {
+                    let each = block.iter().map(|e| diffs[e.row as usize]);
+                    Numbers::of(each.collect::<Vec<_>>().into())
+                }
+            },
             epochs: Numbers::All(epoch),
         })?;
     }
