@@ -27,34 +27,50 @@ pub fn short_integer(text: &[u8]) -> Option<i64> {
     Some(if negative { -value } else { value })
 }
 
+/// 16 bytes from `n` on: the last `n` are kept.
+const KEPT: [u8; 32] = {
+    let mut kept = [0; 32];
+    let mut at = 16;
+    while at < 32 {
+        kept[at] = 0xff;
+        at += 1;
+    }
+    kept
+};
+
 /// [`short_integer`] of `bytes[start..start + len]`. One with up to 16 digits that isn't at the very beginning takes the same way
 /// whatever its length: what stands in front of it is read too, and masked.
 #[inline(always)]
 pub fn short_integer_in(bytes: &[u8], start: usize, len: usize) -> Option<i64> {
-    /// 16 bytes from `n` on: the last `n` are kept.
-    const KEPT: [u8; 32] = {
-        let mut kept = [0; 32];
-        let mut at = 16;
-        while at < 32 {
-            kept[at] = 0xff;
-            at += 1;
-        }
-        kept
-    };
     let end = start + len;
-    let around = match end.checked_sub(16).and_then(|from| bytes.get(from..end)) {
-        Some(around) if (1..=16).contains(&len) => around,
-        _ => return short_integer(&bytes[start..end]),
-    };
-    let negative = bytes[start] == b'-';
+    match end.checked_sub(16).and_then(|from| bytes.get(from..end)) {
+        Some(around) if (1..=16).contains(&len) => {
+            let around = u128::from_le_bytes(*around.first_chunk()?);
+            last_digits(around, len, bytes[start] == b'-')
+        }
+        _ => short_integer(&bytes[start..end]),
+    }
+}
+
+/// [`short_integer`] of a text of 1 to 12 bytes that an Arrow string view holds itself; `None` for longer ones too.
+#[inline(always)]
+pub fn short_integer_inline(view: u128) -> Option<i64> {
+    let len = view as u32 as usize;
+    if !(1..=12).contains(&len) {
+        return None;
+    }
+    let text = view >> 32;
+    last_digits(text << (8 * (16 - len)), len, text as u8 == b'-')
+}
+
+/// The number that the last `len` of 16 bytes are, a sign among them if it is `negative`.
+#[inline(always)]
+fn last_digits(bytes: u128, len: usize, negative: bool) -> Option<i64> {
     let digits = len - usize::from(negative);
-    let kept = &KEPT[digits..digits + 16];
-    let half = |of: &[u8], from| Some(u64::from_le_bytes(*of[from..].first_chunk()?));
-    let value = |from| {
-        let kept = half(kept, from)?;
-        eight((half(around, from)? & kept) | (ZEROS & !kept))
-    };
-    let value = value(0)? * 100_000_000 + value(8)?;
+    let kept = u128::from_le_bytes(*KEPT[digits..].first_chunk()?);
+    let zeros = u128::from(ZEROS) << 64 | u128::from(ZEROS);
+    let word = (bytes & kept) | (zeros & !kept);
+    let value = eight(word as u64)? * 100_000_000 + eight((word >> 64) as u64)?;
     if digits == 0 {
         return None;
     }
@@ -114,6 +130,15 @@ mod tests {
         std::str::from_utf8(text).ok()?.parse().ok()
     }
 
+    /// As Arrow has it; of a longer text only the length is right.
+    fn view(text: &[u8]) -> u128 {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&(text.len() as u32).to_le_bytes());
+        let inline = text.len().min(12);
+        bytes[4..4 + inline].copy_from_slice(&text[..inline]);
+        u128::from_le_bytes(bytes)
+    }
+
     #[test]
     fn as_one_digit_after_the_other() {
         let seed = 5;
@@ -136,6 +161,9 @@ mod tests {
             longer.extend_from_slice(&text);
             let got = short_integer_in(&longer, before, text.len());
             assert_eq!(got, plain(&text), "{text:?} in {longer:?}");
+            if text.len() <= 12 {
+                assert_eq!(short_integer_inline(view(&text)), plain(&text), "{text:?}");
+            }
             numbers += usize::from(plain(&text).is_some());
         }
         assert!(numbers > 100_000, "the test has numbers: {numbers}");
@@ -152,6 +180,8 @@ mod tests {
                     let longer = [b"0123456789-+1234", text.as_slice()].concat();
                     let got = short_integer_in(&longer, 16, len);
                     assert_eq!(got, plain(&text), "{text:?}");
+                    let got = short_integer_inline(view(&text));
+                    assert_eq!(got, plain(&text).filter(|_| len <= 12), "{text:?}");
                 }
             }
         }

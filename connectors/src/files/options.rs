@@ -92,12 +92,16 @@ impl FilesOptions {
     }
 }
 
-/// The largest part of `epoch_rows_max` that a batch may be.
+/// Rows of a batch: of some that make `epoch_rows_max` together, exactly if there is such a number that isn't much smaller
+/// than it may be.
 pub fn batch_rows(epoch_rows_max: Option<&String>) -> usize {
-    match epoch_rows_max.and_then(|n| n.parse::<usize>().ok()) {
-        Some(n) if n > 0 => n.div_ceil(n.div_ceil(BATCH_ROWS_MAX)),
-        _ => BATCH_ROWS_MAX,
-    }
+    let epoch = epoch_rows_max.and_then(|n| n.parse::<usize>().ok());
+    let Some(epoch) = epoch.filter(|n| *n > 0) else {
+        return BATCH_ROWS_MAX;
+    };
+    let fewest = epoch.div_ceil(BATCH_ROWS_MAX);
+    let exact = (fewest..=2 * fewest).find(|batches| epoch.is_multiple_of(*batches));
+    epoch / exact.unwrap_or(fewest)
 }
 
 fn csv_format(spec: &SourceSpec) -> Result<CsvFormat, ConnectorError> {

@@ -23,40 +23,51 @@ pub fn put<const N: usize>(bytes: &[u8; N], len: usize, out: &mut Vec<u8>) {
     out.truncate(end);
 }
 
-/// Digits of the longest integer, with its sign.
-const INTEGER_BYTES: usize = 20;
-
 /// An integer.
 #[inline]
 pub fn integer(value: i64, out: &mut Vec<u8>) {
+    const EIGHT: u64 = 100_000_000;
     if (0..10).contains(&value) {
         out.push(b'0' + value as u8);
         return;
     }
-    // Digits end in the middle, so that a whole INTEGER_BYTES can be copied from wherever they begin.
-    let mut digits = [0u8; 2 * INTEGER_BYTES];
-    let mut at = INTEGER_BYTES;
-    let mut rest = value.unsigned_abs();
-    while rest >= 100 {
-        at -= 2;
-        digits[at..at + 2].copy_from_slice(&PAIRS[(rest % 100) as usize]);
-        rest /= 100;
-    }
-    if rest >= 10 {
-        at -= 2;
-        digits[at..at + 2].copy_from_slice(&PAIRS[rest as usize]);
-    } else {
-        at -= 1;
-        digits[at] = b'0' + rest as u8;
-    }
     if value < 0 {
-        at -= 1;
-        digits[at] = b'-';
+        out.push(b'-');
     }
-    let text: &[u8; INTEGER_BYTES] = digits[at..at + INTEGER_BYTES]
-        .try_into()
-        .expect("its length");
-    put(text, INTEGER_BYTES - at, out);
+    let rest = value.unsigned_abs();
+    if rest < EIGHT {
+        first_digits(rest, out);
+    } else if rest < EIGHT * EIGHT {
+        first_digits(rest / EIGHT, out);
+        out.extend_from_slice(&eight_digits(rest % EIGHT));
+    } else {
+        first_digits(rest / (EIGHT * EIGHT), out);
+        out.extend_from_slice(&eight_digits(rest / EIGHT % EIGHT));
+        out.extend_from_slice(&eight_digits(rest % EIGHT));
+    }
+}
+
+/// A number of up to eight digits that isn't 0.
+#[inline]
+fn first_digits(value: u64, out: &mut Vec<u8>) {
+    let digits = u64::from_le_bytes(eight_digits(value));
+    let zeros = (digits ^ ASCII_ZEROS).trailing_zeros() / 8;
+    let text = (digits >> (8 * zeros)).to_le_bytes();
+    put(&text, 8 - zeros as usize, out);
+}
+
+const ASCII_ZEROS: u64 = 0x3030_3030_3030_3030;
+
+/// The eight digits of a number below 10^8, without a loop or a branch. The steps are from "How to print integers really fast"
+/// (P. Khuong, 2017): halves of four digits, then of two, then of one, side by side in one word.
+#[inline]
+fn eight_digits(value: u64) -> [u8; 8] {
+    let fours = value / 10_000 | (value % 10_000) << 32;
+    let hundreds = ((fours * 10_486) >> 20) & 0x0000_007f_0000_007f;
+    let twos = ((fours - 100 * hundreds) << 16) + hundreds;
+    let tens = ((twos * 103) >> 10) & 0x000f_000f_000f_000f;
+    let ones = tens + ((twos - 10 * tens) << 8);
+    (ones | ASCII_ZEROS).to_le_bytes()
 }
 
 /// `numeric` of a scale, exactly.
@@ -294,6 +305,19 @@ mod tests {
     fn integers() {
         for v in [0, 7, 10, 99, 100, 12345, -1, -100, i64::MAX, i64::MIN] {
             assert_eq!(text(|o| integer(v, o)), v.to_string());
+        }
+        let mut power = 1i64;
+        while let Some(next) = power.checked_mul(10) {
+            for v in [power - 1, power, power + 1, 7 * (power / 10), -power] {
+                assert_eq!(text(|o| integer(v, o)), v.to_string());
+            }
+            power = next;
+        }
+        // The halves of eight digits don't depend on each other.
+        for half in 0..10_000u64 {
+            let digits = format!("{half:04}{:04}", 9_999 - half);
+            let value = half * 10_000 + 9_999 - half;
+            assert_eq!(&eight_digits(value), digits.as_bytes());
         }
     }
 

@@ -8,6 +8,7 @@ use arrow::array::*;
 use arrow::datatypes::i256;
 use datafusion_common::{Result as DfResult, ScalarValue};
 use datafusion_expr::{Expr, Volatility};
+use tidemill_zset::digits::short_integer_inline;
 use tidemill_zset::schema::{SqlType, UTC};
 
 use super::{Args, Kernel, call, external, format, json, parse};
@@ -224,6 +225,34 @@ fn limit(text: &ArrayRef, n: usize, to: &SqlType, context: Context) -> DfResult<
     Ok(Arc::new(b.finish()))
 }
 
+/// Texts as integers between `min` and `max`, those that a view holds itself without looking elsewhere.
+fn integers<O>(
+    texts: &StringViewArray,
+    type_name: &str,
+    min: O::Native,
+    max: O::Native,
+) -> DfResult<PrimitiveArray<O>>
+where
+    O: ArrowPrimitiveType,
+    O::Native: Into<i64> + TryFrom<i64>,
+{
+    let nulls = texts.nulls();
+    let mut values = Vec::with_capacity(texts.len());
+    for (i, view) in texts.views().iter().enumerate() {
+        let short = short_integer_inline(*view).and_then(|v| O::Native::try_from(v).ok());
+        values.push(match short {
+            Some(value) => value,
+            None if nulls.is_some_and(|n| n.is_null(i)) => O::default_value(),
+            None => {
+                let value = parse::integer(texts.value(i), type_name, min.into(), max.into());
+                let value = O::Native::try_from(value.map_err(external)?);
+                value.unwrap_or_else(|_| unreachable!("it is between min and max"))
+            }
+        });
+    }
+    Ok(PrimitiveArray::new(values.into(), nulls.cloned()))
+}
+
 fn from_text(array: &ArrayRef, to: &SqlType, context: Context, zone: &str) -> DfResult<ArrayRef> {
     let a = array.as_string_view();
     let get = |i: usize| a.value(i);
@@ -235,15 +264,9 @@ fn from_text(array: &ArrayRef, to: &SqlType, context: Context, zone: &str) -> Df
             }
             Arc::new(b.finish())
         }
-        SqlType::Int2 => Arc::new(each::<_, _, Int16Type>(a, get, |t| {
-            parse::integer(t, "smallint", i16::MIN as i64, i16::MAX as i64).map(|v| v as i16)
-        })?),
-        SqlType::Int4 => Arc::new(each::<_, _, Int32Type>(a, get, |t| {
-            parse::integer(t, "integer", i32::MIN as i64, i32::MAX as i64).map(|v| v as i32)
-        })?),
-        SqlType::Int8 => Arc::new(each::<_, _, Int64Type>(a, get, |t| {
-            parse::integer(t, "bigint", i64::MIN, i64::MAX)
-        })?),
+        SqlType::Int2 => Arc::new(integers::<Int16Type>(a, "smallint", i16::MIN, i16::MAX)?),
+        SqlType::Int4 => Arc::new(integers::<Int32Type>(a, "integer", i32::MIN, i32::MAX)?),
+        SqlType::Int8 => Arc::new(integers::<Int64Type>(a, "bigint", i64::MIN, i64::MAX)?),
         SqlType::Float4 => Arc::new(each::<_, _, Float32Type>(a, get, |t| {
             let v = parse::float(t, "real")?;
             let narrow = v as f32;
