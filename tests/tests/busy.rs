@@ -95,6 +95,25 @@ fn a_query_that_needs_too_much_memory_fails_alone() {
 }
 
 #[test]
+fn long_texts_of_many_rows_are_refused_before_they_take_all_memory() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        let select = |bytes: usize, rows: usize| {
+            format!(
+                "SELECT sum(length(repeat('x', {bytes} + n)))::bigint FROM generate_series(1, {rows}) AS g (n)"
+            )
+        };
+        let failure = sql.fails("53200", &select(10_000_000, 8000)).await?;
+        ensure!(failure.hint.is_some(), "{failure}");
+        ensure!(peak_mb(&server)? < 3000, "{} MB", peak_mb(&server)?);
+        // Rows that are computed apart don't add up.
+        ensure!(sql.number(&select(30_000, 100_000)).await? == 8_000_050_000);
+        Ok(())
+    });
+}
+
+#[test]
 fn endless_input_keeps_nobody_from_declaring() {
     run(|scratch| async move {
         let server = Server::start(&scratch.data(), &Options::default())?;

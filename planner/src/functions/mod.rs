@@ -210,7 +210,7 @@ pub fn call(
 }
 
 /// A kernel from typed rows: NULL where an argument is NULL, else what the body gives,
-/// `Result<Option<T>, SqlError>`.
+/// `Result<Option<T>, SqlError>`. `long_text` is text that may be much longer than the arguments.
 macro_rules! kernel {
     (|| -> $r:ident $body:expr) => {
         std::sync::Arc::new(move |args: &$crate::functions::Args| -> datafusion_common::Result<arrow::array::ArrayRef> {
@@ -236,6 +236,8 @@ macro_rules! kernel {
                 { i += 1; }
             )*
             let mut out = $crate::functions::builder!($r, args.rows);
+            #[allow(unused_mut, unused_variables)]
+            let mut bytes = 0usize;
             #[allow(unused_variables)]
             for row in 0..args.rows {
                 if false $(|| args.is_null($a.1, row))* {
@@ -248,7 +250,10 @@ macro_rules! kernel {
                     $body
                 })();
                 match result.map_err($crate::functions::external)? {
-                    Some(v) => out.append_value(v),
+                    Some(v) => {
+                        $crate::functions::count_bytes!($r, bytes, v);
+                        out.append_value(v)
+                    }
                     None => out.append_null(),
                 }
             }
@@ -257,6 +262,40 @@ macro_rules! kernel {
     };
 }
 pub(crate) use kernel;
+
+/// Bytes of one text, and of the results that are computed at once by a function that makes long texts of short ones: nothing else
+/// bounds them.
+pub(crate) const LONG_TEXT_BYTES_MAX: usize = 1 << 30;
+
+/// Adds the bytes of one more result to those of a batch.
+pub(crate) fn add_result_bytes(sum: &mut usize, more: usize) -> DfResult<()> {
+    *sum += more;
+    if *sum <= LONG_TEXT_BYTES_MAX {
+        return Ok(());
+    }
+    let error = SqlError::new("53200", "out of memory for the results of a function").detail(
+        format!("Those of the rows that are computed at once take more than {LONG_TEXT_BYTES_MAX} bytes."),
+    );
+    Err(external(
+        error.hint("Select fewer rows at a time, or shorter texts."),
+    ))
+}
+
+/// `Err` if a text of so many bytes, or more than there are numbers for, is too long.
+pub(crate) fn check_length(bytes: Option<usize>) -> crate::error::Result<()> {
+    match bytes {
+        Some(bytes) if bytes <= LONG_TEXT_BYTES_MAX => Ok(()),
+        _ => Err(SqlError::new("54000", "requested length too large")),
+    }
+}
+
+macro_rules! count_bytes {
+    (long_text, $sum:ident, $v:ident) => {
+        $crate::functions::add_result_bytes(&mut $sum, $v.len())?
+    };
+    ($other:ident, $sum:ident, $v:ident) => {};
+}
+pub(crate) use count_bytes;
 
 macro_rules! column {
     (text, $a:expr, $i:expr) => { arrow::array::cast::AsArray::as_string_view($a.arrays[$i].as_ref()) };
@@ -282,6 +321,9 @@ pub(crate) use column;
 
 macro_rules! builder {
     (text, $n:expr) => {
+        arrow::array::StringViewBuilder::with_capacity($n)
+    };
+    (long_text, $n:expr) => {
         arrow::array::StringViewBuilder::with_capacity($n)
     };
     (bool, $n:expr) => {

@@ -8,7 +8,7 @@ use datafusion_common::Result as DfResult;
 
 use super::regexps::{regexp_match, with_regex};
 use super::registry::Registry;
-use super::{Args, Kernel, external, kernel};
+use super::{Args, Kernel, check_length, external, kernel};
 use crate::error::{Result, SqlError};
 
 /// Characters from `start` (from 1, may be less) for `n`.
@@ -28,18 +28,31 @@ fn substring(s: &str, start: i64, n: Option<i64>) -> Result<Option<String>> {
     Ok(Some(s.chars().skip(skip).take(take).collect()))
 }
 
-fn pad(s: &str, n: i32, fill: &str, left: bool) -> String {
+fn pad(s: &str, n: i32, fill: &str, left: bool) -> Result<Option<String>> {
     let n = n.max(0) as usize;
     let length = s.chars().count();
     if length >= n || fill.is_empty() {
-        return s.chars().take(n).collect();
+        return Ok(Some(s.chars().take(n).collect()));
     }
+    let widest = fill.chars().map(char::len_utf8).max().unwrap_or(0);
+    check_length((n - length).checked_mul(widest))?;
     let padding: String = fill.chars().cycle().take(n - length).collect();
-    if left {
+    Ok(Some(if left {
         padding + s
     } else {
         s.to_string() + &padding
+    }))
+}
+
+fn replace(s: &str, a: &str, b: &str) -> Result<Option<String>> {
+    if a.is_empty() {
+        return Ok(Some(s.to_string()));
     }
+    if b.len() > a.len() {
+        let grown = s.matches(a).count().checked_mul(b.len() - a.len());
+        check_length(grown.and_then(|grown| grown.checked_add(s.len())))?;
+    }
+    Ok(Some(s.replace(a, b)))
 }
 
 fn trim(s: &str, set: &str, left: bool, right: bool) -> String {
@@ -495,21 +508,21 @@ pub fn register(r: &mut Registry) {
             Ok(Some(s.chars().skip(skip as usize).collect::<String>()))
         }),
     );
-    r.add(
+    r.add_fallible(
         "lpad(text, int4) text",
-        kernel!(|s: text, n: int4| -> text Ok(Some(pad(s, n, " ", true)))),
+        kernel!(|s: text, n: int4| -> long_text pad(s, n, " ", true)),
     );
-    r.add(
+    r.add_fallible(
         "lpad(text, int4, text) text",
-        kernel!(|s: text, n: int4, f: text| -> text Ok(Some(pad(s, n, f, true)))),
+        kernel!(|s: text, n: int4, f: text| -> long_text pad(s, n, f, true)),
     );
-    r.add(
+    r.add_fallible(
         "rpad(text, int4) text",
-        kernel!(|s: text, n: int4| -> text Ok(Some(pad(s, n, " ", false)))),
+        kernel!(|s: text, n: int4| -> long_text pad(s, n, " ", false)),
     );
-    r.add(
+    r.add_fallible(
         "rpad(text, int4, text) text",
-        kernel!(|s: text, n: int4, f: text| -> text Ok(Some(pad(s, n, f, false)))),
+        kernel!(|s: text, n: int4, f: text| -> long_text pad(s, n, f, false)),
     );
     r.add(
         "btrim(text) text",
@@ -568,15 +581,9 @@ pub fn register(r: &mut Registry) {
             ))
         }),
     );
-    r.add(
+    r.add_fallible(
         "replace(text, text, text) text",
-        kernel!(|s: text, a: text, b: text| -> text {
-            Ok(Some(if a.is_empty() {
-                s.to_string()
-            } else {
-                s.replace(a, b)
-            }))
-        }),
+        kernel!(|s: text, a: text, b: text| -> long_text replace(s, a, b)),
     );
     r.add(
         "translate(text, text, text) text",
@@ -598,11 +605,9 @@ pub fn register(r: &mut Registry) {
     );
     r.add_fallible(
         "repeat(text, int4) text",
-        kernel!(|s: text, n: int4| -> text {
+        kernel!(|s: text, n: int4| -> long_text {
             let n = n.max(0) as usize;
-            if s.len().saturating_mul(n) > 1 << 28 {
-                return Err(SqlError::new("54000", "requested length too large"));
-            }
+            check_length(s.len().checked_mul(n))?;
             Ok(Some(s.repeat(n)))
         }),
     );
