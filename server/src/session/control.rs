@@ -1,5 +1,7 @@
 //! BEGIN, COMMIT, ROLLBACK, savepoints, SET and RESET.
 
+use std::sync::Arc;
+
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::TransactionModes;
 
@@ -150,7 +152,7 @@ impl SqlSession {
         let savepoint = transaction.savepoints[place].clone();
         transaction.failed = false;
         transaction.own_keys.clear();
-        transaction.writes.retain(|table, deltas| {
+        Arc::make_mut(&mut transaction.writes).retain(|table, deltas| {
             deltas.truncate(savepoint.writes.get(table).copied().unwrap_or(0));
             !deltas.is_empty()
         });

@@ -196,7 +196,7 @@ impl SqlSession {
         let copied = std::mem::take(&mut *self.copied.lock());
         if let Some(transaction) = &mut self.transaction {
             for (table, delta, numbered) in copied {
-                transaction.writes.entry(table).or_default().push(delta);
+                transaction.add(table, delta);
                 transaction.numbered.extend(numbered);
             }
         }

@@ -27,8 +27,8 @@ pub struct Transaction {
     pub failed: bool,
     /// The version it reads, from its first statement on.
     pub published: Option<Arc<Published>>,
-    /// Changes by table.
-    pub writes: HashMap<CollectionId, Vec<Delta>>,
+    /// Changes by table; readers share them.
+    pub writes: Arc<HashMap<CollectionId, Vec<Delta>>>,
     /// The keys of `writes`.
     pub own_keys: OwnKeys,
     /// Numbers that its rows have.
@@ -83,12 +83,18 @@ impl Transaction {
             explicit,
             failed: false,
             published: None,
-            writes: HashMap::new(),
+            writes: Arc::default(),
             own_keys: OwnKeys::default(),
             numbered: HashSet::new(),
             reads: Default::default(),
             savepoints: vec![],
         }
+    }
+
+    /// Adds a change. It is copied with all others only if somebody reads them at the moment.
+    pub fn add(&mut self, table: CollectionId, delta: Delta) {
+        let writes = Arc::make_mut(&mut self.writes);
+        writes.entry(table).or_default().push(delta);
     }
 
     /// Nothing was read or written.
@@ -141,7 +147,7 @@ impl SqlSession {
     pub(super) fn snapshot(&self, published: &Arc<Published>) -> Snapshot {
         let mut snapshot = Snapshot::of(&self.handle.env, published);
         if let Some(transaction) = &self.transaction {
-            snapshot.own_writes = Arc::new(transaction.writes.clone());
+            snapshot.own_writes = transaction.writes.clone();
             snapshot.reads = Some(transaction.reads.clone());
         }
         snapshot
@@ -209,7 +215,7 @@ impl SqlSession {
                 )
                 .hint("Truncate the table before BEGIN."));
             }
-            transaction.writes.entry(table).or_default().push(delta);
+            transaction.add(table, delta);
             transaction.numbered.extend(numbered);
             return Ok(());
         }
@@ -250,10 +256,10 @@ impl SqlSession {
         }
         let writes: Vec<(CollectionId, Delta)> = transaction
             .writes
-            .into_iter()
+            .iter()
             .map(|(table, deltas)| {
                 let schema: SchemaRef = deltas[0].schema();
-                (table, consolidate(&schema, &deltas))
+                (*table, consolidate(&schema, deltas))
             })
             .filter(|(_, delta)| !delta.is_empty())
             .collect();

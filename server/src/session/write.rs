@@ -454,13 +454,15 @@ impl SqlSession {
             None => None,
             Some(plan) => {
                 let reader = WithRows {
-                    inner: snapshot,
+                    inner: snapshot.clone(),
                     rows: written.rows.clone(),
                 };
                 let rows = execution::collect(plan.clone(), Arc::new(reader)).await?;
                 Some((plan.columns.clone(), rows))
             }
         };
+        // The transaction's writes aren't read any more when one is added.
+        drop(snapshot);
         let count = written.rows.num_rows();
         let reads = reads.lock().clone();
         if let Some(transaction) = &mut self.transaction {
