@@ -1,6 +1,6 @@
-//! [`Direct`]: a query of one collection whose rows an index finds, run without planning it anew.
+//! [`Direct`]: a query of one collection whose rows an index finds, or of a few given rows, run without planning it anew.
 //!
-//! Filters, projections, a sort and a limit over one scan are kept as a list of steps with compiled expressions.
+//! Filters, projections, a sort and a limit over one scan or VALUES are kept as a list of steps with compiled expressions.
 //! An execution puts the parameters' values into them, asks the reader for the rows that the filter's conditions
 //! select, and takes the rows through the steps. Any other query, and one that no index serves, goes to DataFusion.
 //!
@@ -29,6 +29,9 @@ use crate::error::{Result, SqlError, from_datafusion};
 use crate::execute::relabel;
 use crate::query::{QueryPlan, ResultStream, SnapshotReader, scan_collection};
 use crate::tree::{PlanTree, Tree};
+
+/// Rows of VALUES, at most: they are computed at once, on the caller's thread.
+const GIVEN_ROWS_MAX: usize = 64;
 
 /// A compiled expression over the columns of its input, followed by the parameters.
 #[derive(Clone, Debug)]
@@ -197,6 +200,8 @@ pub struct Direct {
     /// Types of the collection's columns.
     types: SchemaRef,
     conditions: Vec<Condition<Template>>,
+    /// The rows, each with its columns, if it reads no collection.
+    given: Option<Vec<Vec<Template>>>,
     steps: Vec<Step<Template>>,
     output: SchemaRef,
     params: Vec<Field>,
@@ -215,13 +220,14 @@ impl Direct {
             scanned: Arc::new(Schema::empty()),
             types: Arc::new(Schema::empty()),
             conditions: vec![],
+            given: None,
             steps: vec![],
             output: plan.columns.clone(),
             params: plan.params.clone(),
         };
         direct.chain(&optimised)?;
         direct.written_conditions(&plan.logical);
-        (!direct.conditions.is_empty()).then_some(direct)
+        (!direct.conditions.is_empty() || direct.given.is_some()).then_some(direct)
     }
 
     /// Adds the steps of `plan`, those of its input first.
@@ -238,6 +244,16 @@ impl Direct {
                 self.columns.clone_from(&scan.projection);
                 self.types = relation.columns;
                 self.scanned = Arc::new(scan.projected_schema.as_arrow().clone());
+            }
+            LogicalPlan::EmptyRelation(one) if one.produce_one_row => {
+                self.given = Some(vec![vec![]]);
+            }
+            LogicalPlan::Values(values) if values.values.len() <= GIVEN_ROWS_MAX => {
+                let nothing = DFSchema::empty();
+                let template = |e: &Expr| Template::new(e, &nothing, &params);
+                let row = |row: &Vec<Expr>| row.iter().map(template).collect();
+                self.given = Some(values.values.iter().map(row).collect::<Option<_>>()?);
+                self.scanned = Arc::new(values.schema.as_arrow().clone());
             }
             LogicalPlan::SubqueryAlias(alias) => self.chain(&alias.input)?,
             LogicalPlan::Filter(filter) => {
@@ -327,6 +343,16 @@ impl Direct {
         let Some(values) = self.params_of(given) else {
             return Ok(None);
         };
+        if let Some(given) = &self.given {
+            // Where a value fails, the general path says how.
+            let Ok(batch) = self.rows_of(given, &values) else {
+                return Ok(None);
+            };
+            let steps = self.steps.iter().map(|step| step.bind(&values));
+            let steps = steps.collect::<Result<Vec<_>>>()?;
+            let rows = relabel(take(batch, steps.iter())?, &self.output)?;
+            return Ok(Some(futures::stream::iter([Ok(rows)]).boxed()));
+        }
         let mut conditions = Vec::with_capacity(self.conditions.len());
         for condition in &self.conditions {
             // Where a value fails, the general path says how.
@@ -382,6 +408,23 @@ impl Direct {
         ))
     }
 
+    /// The given rows, column by column.
+    fn rows_of(&self, given: &[Vec<Template>], values: &[ScalarValue]) -> Result<RecordBatch> {
+        let mut columns = Vec::with_capacity(self.scanned.fields().len());
+        for (column, field) in self.scanned.fields().iter().enumerate() {
+            let cells = given.iter().map(|row| row[column].value(values));
+            let cells = cells.collect::<Result<Vec<ScalarValue>>>()?;
+            let array = ScalarValue::iter_to_array(cells).map_err(|e| from_datafusion(&e))?;
+            let array = match array.data_type() == field.data_type() {
+                true => array,
+                false => arrow::compute::cast(&array, field.data_type()).map_err(internal)?,
+            };
+            columns.push(array);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(given.len()));
+        RecordBatch::try_new_with_options(self.scanned.clone(), columns, &options).map_err(internal)
+    }
+
     /// The parameters, each in the type that the plan gives it.
     fn params_of(&self, given: &[ScalarValue]) -> Option<Vec<ScalarValue>> {
         if given.len() < self.params.len() {
@@ -432,13 +475,15 @@ fn yielding(
     .boxed()
 }
 
-/// Nothing but steps over one scan. Looked at before the plan is optimised, which takes its time.
+/// Nothing but steps over one scan or given rows. Looked at before the plan is optimised, which takes its time.
 fn is_chain(plan: &LogicalPlan) -> bool {
     let mut chain = true;
     let walked = plan.walk_all(&mut |node| {
         chain &= matches!(
             node,
             LogicalPlan::TableScan(_)
+                | LogicalPlan::Values(_)
+                | LogicalPlan::EmptyRelation(_)
                 | LogicalPlan::SubqueryAlias(_)
                 | LogicalPlan::Filter(_)
                 | LogicalPlan::Projection(_)

@@ -445,7 +445,7 @@ pub struct OwnKeys(HashMap<CollectionId, OwnTable>);
 
 struct OwnTable {
     state: TableState,
-    /// Number of the transaction's changes that are in it.
+    /// Number of the transaction's changed rows that are in it.
     taken: usize,
     /// The version that it stands on.
     epoch: Epoch,
@@ -463,7 +463,8 @@ impl OwnKeys {
         delta: &Delta,
     ) -> Result<(), SqlError> {
         let epoch = version.epoch();
-        let usable = |t: &OwnTable| t.taken <= own.len() && t.epoch == epoch;
+        let rows = own.iter().map(Delta::len).sum();
+        let usable = |t: &OwnTable| t.taken <= rows && t.epoch == epoch;
         if !self.0.get(&collection).is_some_and(usable) {
             let state = TableState::new(catalog, object.clone(), version.clone());
             let table = OwnTable {
@@ -474,8 +475,17 @@ impl OwnKeys {
             self.0.insert(collection, table);
         }
         let table = self.0.get_mut(&collection).expect("just made");
-        table.state.accept_own(&own[table.taken..])?;
-        table.taken = own.len();
+        // The pieces may have been put together meanwhile, their rows are the same.
+        let mut known = table.taken;
+        for delta in own {
+            let skipped = known.min(delta.len());
+            known -= skipped;
+            if skipped < delta.len() {
+                let fresh = delta.slice(skipped, delta.len() - skipped);
+                table.state.accept_own(&[fresh])?;
+            }
+        }
+        table.taken = rows;
         table.state.check(delta).map(drop)
     }
 

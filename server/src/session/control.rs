@@ -1,7 +1,5 @@
 //! BEGIN, COMMIT, ROLLBACK, savepoints, SET and RESET.
 
-use std::sync::Arc;
-
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::TransactionModes;
 
@@ -127,10 +125,10 @@ impl SqlSession {
         let cursors = self.cursors.keys().cloned().collect();
         let settings = self.settings.values();
         let transaction = self.block("SAVEPOINT")?;
-        let writes = transaction.writes.iter();
+        let rows_written = transaction.rows_written();
         transaction.savepoints.push(Savepoint {
             name: name.into(),
-            writes: writes.map(|(table, all)| (*table, all.len())).collect(),
+            rows_written,
             cursors,
             settings,
         });
@@ -151,11 +149,7 @@ impl SqlSession {
         transaction.savepoints.truncate(place + 1);
         let savepoint = transaction.savepoints[place].clone();
         transaction.failed = false;
-        transaction.own_keys.clear();
-        Arc::make_mut(&mut transaction.writes).retain(|table, deltas| {
-            deltas.truncate(savepoint.writes.get(table).copied().unwrap_or(0));
-            !deltas.is_empty()
-        });
+        transaction.cut_back(&savepoint.rows_written);
         self.cursors
             .retain(|cursor, _| savepoint.cursors.contains(cursor));
         self.settings.replace(savepoint.settings);

@@ -68,8 +68,8 @@ impl Written {
 pub struct Savepoint {
     /// Its name; names may repeat, the newest counts.
     pub name: String,
-    /// Number of changes per table.
-    pub writes: HashMap<CollectionId, usize>,
+    /// Number of changed rows by table.
+    pub rows_written: HashMap<CollectionId, usize>,
     /// Cursors that were open.
     pub cursors: Vec<String>,
     /// Settings.
@@ -91,10 +91,32 @@ impl Transaction {
         }
     }
 
-    /// Adds a change. It is copied with all others only if somebody reads them at the moment.
+    /// Adds a change. All others are copied with it only if somebody reads them at the moment.
     pub fn add(&mut self, table: CollectionId, delta: Delta) {
         let writes = Arc::make_mut(&mut self.writes);
-        writes.entry(table).or_default().push(delta);
+        add_piece(writes.entry(table).or_default(), delta);
+    }
+
+    /// Number of changed rows by table.
+    pub fn rows_written(&self) -> HashMap<CollectionId, usize> {
+        let rows = |pieces: &Vec<Delta>| pieces.iter().map(Delta::len).sum();
+        let tables = self.writes.iter();
+        tables.map(|(table, all)| (*table, rows(all))).collect()
+    }
+
+    /// Takes back all but the first changes of each table.
+    pub fn cut_back(&mut self, rows: &HashMap<CollectionId, usize>) {
+        self.own_keys.clear();
+        Arc::make_mut(&mut self.writes).retain(|table, pieces| {
+            let mut left = rows.get(table).copied().unwrap_or(0);
+            for piece in pieces.iter_mut() {
+                let kept = piece.len().min(left);
+                *piece = piece.slice(0, kept);
+                left -= kept;
+            }
+            pieces.retain(|piece| !piece.is_empty());
+            !pieces.is_empty()
+        });
     }
 
     /// Nothing was read or written.
@@ -104,6 +126,22 @@ impl Transaction {
             && reads.collections.is_empty()
             && reads.keys.is_empty()
             && reads.uniques.is_empty()
+    }
+}
+
+/// Rows of a transaction's changes that are put together.
+const PIECE_ROWS_MAX: usize = 1 << 16;
+
+/// Adds a change of a table behind the others, those of few rows together: each statement looks through all pieces.
+fn add_piece(pieces: &mut Vec<Delta>, delta: Delta) {
+    pieces.push(delta);
+    while let [.., before, last] = pieces.as_slice()
+        && before.len() <= last.len()
+        && before.len() + last.len() <= PIECE_ROWS_MAX
+        && let Ok(both) = Delta::concat(&last.schema(), &pieces[pieces.len() - 2..])
+    {
+        pieces.truncate(pieces.len() - 2);
+        pieces.push(both);
     }
 }
 
@@ -302,4 +340,70 @@ fn unread_sources(
         .filter(|r| r.ids.rows.is_none() && r.ids.offsets.is_some_and(|o| !has_begun(o)))
         .map(|r| r.id)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, Int64Array, RecordBatch};
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    fn rows(from: i64, n: usize) -> Delta {
+        let schema = Schema::new(vec![Field::new("n", DataType::Int64, false)]);
+        let column = Int64Array::from_iter_values(from..from + n as i64);
+        let rows = RecordBatch::try_new(Arc::new(schema), vec![Arc::new(column)]);
+        Delta::insert(rows.expect("one column"))
+    }
+
+    fn written(transaction: &Transaction, table: CollectionId) -> Vec<i64> {
+        let pieces = transaction.writes.get(&table).into_iter().flatten();
+        let numbers = |d: &Delta| {
+            d.rows
+                .column(0)
+                .as_primitive::<Int64Type>()
+                .values()
+                .to_vec()
+        };
+        pieces.flat_map(numbers).collect()
+    }
+
+    #[test]
+    fn writes_keep_their_order_and_can_be_taken_back_from_any_row_on() {
+        let seed = 3;
+        println!("seed {seed}");
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let tables = [CollectionId(1), CollectionId(2)];
+        for _ in 0..50 {
+            let mut transaction = Transaction::new(true);
+            let mut model: HashMap<CollectionId, Vec<i64>> = HashMap::new();
+            let mut saved = vec![];
+            for n in 0..200 {
+                let table = tables[rng.random_range(0..2)];
+                let delta = rows(n * 10, rng.random_range(1..5));
+                model
+                    .entry(table)
+                    .or_default()
+                    .extend(n * 10..n * 10 + delta.len() as i64);
+                transaction.add(table, delta);
+                match rng.random_range(0..20) {
+                    0 => saved.push((transaction.rows_written(), model.clone())),
+                    1 if !saved.is_empty() => {
+                        saved.truncate(rng.random_range(1..=saved.len()));
+                        let (counts, before) = saved.last().expect("not empty");
+                        transaction.cut_back(counts);
+                        model = before.clone();
+                    }
+                    _ => {}
+                }
+                for table in tables {
+                    let want = model.get(&table).cloned().unwrap_or_default();
+                    assert_eq!(written(&transaction, table), want);
+                }
+            }
+            let pieces = |table| transaction.writes.get(table).map_or(0, Vec::len);
+            assert!(tables.iter().map(pieces).sum::<usize>() < 40, "few pieces");
+        }
+    }
 }
