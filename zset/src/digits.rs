@@ -38,18 +38,28 @@ const KEPT: [u8; 32] = {
     kept
 };
 
-/// [`short_integer`] of `bytes[start..start + len]`. One with up to 16 digits that isn't at the very beginning takes the same way
-/// whatever its length: what stands in front of it is read too, and masked.
+/// [`short_integer`] of `bytes[start..start + len]`. Those of up to 8 bytes that aren't at the very beginning take the same way
+/// whatever their length, and so do those of up to 16: what stands in front of one is read too, and masked.
 #[inline(always)]
 pub fn short_integer_in(bytes: &[u8], start: usize, len: usize) -> Option<i64> {
     let end = start + len;
-    match end.checked_sub(16).and_then(|from| bytes.get(from..end)) {
-        Some(around) if (1..=16).contains(&len) => {
-            let around = u128::from_le_bytes(*around.first_chunk()?);
-            last_digits(around, len, bytes[start] == b'-')
-        }
-        _ => short_integer(&bytes[start..end]),
+    let around = match end.checked_sub(16).and_then(|from| bytes.get(from..end)) {
+        Some(around) if (1..=16).contains(&len) => around,
+        _ => return short_integer(&bytes[start..end]),
+    };
+    let negative = bytes[start] == b'-';
+    if len > 8 {
+        let around = u128::from_le_bytes(*around.first_chunk()?);
+        return last_digits(around, len, negative);
     }
+    let digits = len - usize::from(negative);
+    let kept = u64::from_le_bytes(*KEPT[8 + digits..].first_chunk()?);
+    let around = u64::from_le_bytes(*around.last_chunk()?);
+    let value = eight((around & kept) | (ZEROS & !kept))?;
+    if digits == 0 {
+        return None;
+    }
+    Some(if negative { -value } else { value })
 }
 
 /// [`short_integer`] of a text of 1 to 12 bytes that an Arrow string view holds itself; `None` for longer ones too.
