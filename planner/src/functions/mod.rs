@@ -21,6 +21,7 @@ pub mod extremes;
 pub mod format;
 pub mod json;
 pub mod json_change;
+mod json_document;
 pub(crate) mod json_members;
 pub mod json_order;
 mod json_scan;
