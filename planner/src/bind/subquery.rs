@@ -17,6 +17,7 @@ use super::conditions::{not, when};
 use super::expr::{Ctx, Truth, strip};
 use super::scope::Outer;
 use super::{Binder, Rel, RelCol, Typed, builder, df, literal, null_of, project, truth};
+use crate::compile::decorrelate;
 use crate::error::{Result, SqlError};
 use crate::functions::single::nullable;
 use crate::tree::Tree;
@@ -53,12 +54,12 @@ impl Binder<'_> {
     pub(crate) fn scalar_subquery(&self, c: Ctx, q: &ast::Query) -> Result<Typed> {
         let (s, cols) = self.subquery(c, q, |_, r| Ok(r))?;
         let col = Self::one_column(&cols)?;
-        let never_null = !s.subquery.schema().field(0).is_nullable();
+        let always = decorrelate::always_one(&s.subquery);
         let value = Expr::ScalarSubquery(s);
-        let value = match never_null {
-            // Without a row it is NULL.
-            true => nullable(value, &col.ty),
-            false => value,
+        let value = match df(always)? {
+            true => value,
+            // Without a row it is NULL, also where its column never is, or turns out to be a constant.
+            false => nullable(value, &col.ty),
         };
         Ok(Typed::new(value, col.ty.clone()))
     }

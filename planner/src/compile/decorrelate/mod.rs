@@ -320,6 +320,11 @@ fn counted(rows: Keyed, value: Expr) -> Result<LogicalPlan> {
     )?))
 }
 
+/// Whether `plan` always gives one row.
+pub(crate) fn always_one(plan: &LogicalPlan) -> Result<bool> {
+    Ok(at_most_one(plan)?.1)
+}
+
 /// Whether `plan` gives at most one row for an outer row, and whether always one.
 fn at_most_one(plan: &LogicalPlan) -> Result<(bool, bool)> {
     Ok(match plan {
