@@ -139,9 +139,8 @@ impl Accumulator for Values {
     }
 
     fn size(&self) -> usize {
-        let entry = |(key, values): (&Box<[u8]>, &[ScalarValue; 2])| {
-            key.len() + values.iter().map(ScalarValue::size).sum::<usize>()
-        };
-        size_of_val(self) + self.keys.size() + self.values.iter().map(entry).sum::<usize>()
+        let keys = self.values.keys().map(|key| key.len()).sum::<usize>();
+        let values = self.values.values().flatten().map(ScalarValue::size);
+        size_of_val(self) + self.keys.size() + keys + values.sum::<usize>()
     }
 }

@@ -132,7 +132,7 @@ fn whole_rows(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     if !(0..tokens.len()).any(star) {
         return tokens;
     }
-    let kept = |i: &usize| !star(*i) && !(*i > 0 && star(*i - 1));
+    let kept = |i: &usize| !(star(*i) || *i > 0 && star(*i - 1));
     (0..tokens.len())
         .filter(kept)
         .map(|i| tokens[i].clone())
