@@ -12,7 +12,8 @@ use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{NullEquality, Result};
-use datafusion_expr::{Expr, LogicalPlan};
+use datafusion_expr::utils::split_conjunction;
+use datafusion_expr::{Expr, Filter, LogicalPlan};
 use std::sync::Arc;
 
 /// The rule that takes the place of `rule`, or it itself.
@@ -46,6 +47,25 @@ fn may_be_one_group(plan: &LogicalPlan) -> bool {
         LogicalPlan::Aggregate(a) => matches!(a.group_expr.as_slice(), [] | [Expr::GroupingSet(_)]),
         _ => false,
     }
+}
+
+/// A filter with the one below it, each condition once: an outer join adds what it infers again with each pass.
+fn merged(f: Filter) -> Result<Transformed<LogicalPlan>> {
+    let LogicalPlan::Filter(below) = f.input.as_ref() else {
+        return Ok(Transformed::no(LogicalPlan::Filter(f)));
+    };
+    let mut all: Vec<Expr> = vec![];
+    for e in split_conjunction(&below.predicate)
+        .into_iter()
+        .chain(split_conjunction(&f.predicate))
+    {
+        if !all.contains(e) {
+            all.push(e.clone());
+        }
+    }
+    let predicate = all.into_iter().reduce(Expr::and).unwrap_or(f.predicate);
+    let filter = Filter::try_new(predicate, Arc::clone(&below.input))?;
+    Ok(Transformed::yes(LogicalPlan::Filter(filter)))
 }
 
 fn nulls_are_equal(node: &LogicalPlan) -> bool {
@@ -117,9 +137,9 @@ impl OptimizerRule for FiltersDown {
         plan: LogicalPlan,
         config: &dyn OptimizerConfig,
     ) -> Result<Transformed<LogicalPlan>> {
-        match &plan {
-            LogicalPlan::Filter(f) if may_be_one_group(&f.input) => Ok(Transformed::no(plan)),
-            _ => self.0.rewrite(plan, config),
+        match plan {
+            LogicalPlan::Filter(f) if may_be_one_group(&f.input) => merged(f),
+            plan => self.0.rewrite(plan, config),
         }
     }
 }
