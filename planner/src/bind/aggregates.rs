@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use arrow::compute::SortOptions;
 use arrow::datatypes::DataType;
 use datafusion::functions_aggregate as agg;
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
@@ -23,6 +24,7 @@ use super::windows::is_window;
 use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
 use crate::functions::aggregate as own;
+use crate::functions::distinct_list::distinct_list;
 use crate::functions::moments;
 use crate::tree::Tree;
 
@@ -291,6 +293,17 @@ impl Binder<'_> {
         if let ("count", true, [value]) = (name, distinct, args.as_mut_slice()) {
             *value = self.order_key(self.known(value.clone())?)?;
         }
+        // What the first argument is compared by; json can't be compared.
+        let key = match args.first() {
+            Some(value) if distinct => {
+                let value = match name {
+                    "string_agg" => self.as_type(value, &SqlType::Text),
+                    _ => self.known(value.clone()),
+                };
+                value.and_then(|v| self.sort_key(v)).ok().map(|k| k.expr)
+            }
+            _ => None,
+        };
         let mut r = self.resolve_aggregate(name, args, star)?;
         let mut filter = filter;
         if let ("string_agg", None, [text, Expr::Literal(..)]) = (name, &f.over, r.args.as_slice())
@@ -310,12 +323,31 @@ impl Binder<'_> {
         }
         if distinct
             && r.args.first().is_some_and(|_| !order.is_empty())
-            && !order.iter().all(|s| r.args.contains(&s.expr))
+            && !order
+                .iter()
+                .all(|s| r.args.contains(&s.expr) || key.as_ref() == Some(&s.expr))
         {
             return Err(SqlError::new(
                 "42P10",
                 "in an aggregate with DISTINCT, ORDER BY expressions must appear in argument list",
             ));
+        }
+        if distinct && r.ordered && r.function.name() == "array_agg" && f.over.is_none() {
+            let (asc, nulls_first) = order
+                .first()
+                .map_or((true, false), |s| (s.asc, s.nulls_first));
+            let by_value = order.first().is_none_or(|s| key.as_ref() == Some(&s.expr));
+            let key = match key.filter(|_| by_value && !name.ends_with("object_agg")) {
+                Some(key) => key,
+                None => order.first().map_or(r.args[0].clone(), |s| s.expr.clone()),
+            };
+            r.function = distinct_list(SortOptions {
+                descending: !asc,
+                nulls_first,
+            });
+            r.args.truncate(1);
+            r.args.push(key);
+            return Ok((r, false, filter, vec![]));
         }
         if r.ordered && order.is_empty() {
             // Without an order the result would depend on chance.
@@ -681,11 +713,15 @@ impl Binder<'_> {
             .hint("Use an explicit ordering operator or modify the query."));
         }
         let asc = o.asc.unwrap_or(true);
-        Ok(Sort::new(
-            self.sort_key(t)?.expr,
-            asc,
-            o.nulls_first.unwrap_or(!asc),
-        ))
+        let nulls_first = o.nulls_first.unwrap_or(!asc);
+        let key = match &t.ty {
+            // Where NULL stands is no matter of NULL elements, as Arrow takes it.
+            SqlType::Array(_) if nulls_first == asc => {
+                crate::functions::rows::array_key(t.expr, &t.ty)
+            }
+            _ => self.sort_key(t)?.expr,
+        };
+        Ok(Sort::new(key, asc, nulls_first))
     }
 }
 

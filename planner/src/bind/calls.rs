@@ -45,7 +45,10 @@ impl Binder<'_> {
                 if name == "make_interval" {
                     return self.make_interval(c, &l.args);
                 }
-                self.function_args(c, &l.args)?
+                match name {
+                    "row" => self.fields_of(c, &l.args)?,
+                    _ => self.function_args(c, &l.args)?,
+                }
             }
         };
         if is_set_returning(name) {
@@ -95,9 +98,7 @@ impl Binder<'_> {
                 Ok(self.text(&self.session.user))
             }
             "current_database" | "current_catalog" => Ok(self.text(&self.session.database)),
-            "current_schema" => {
-                Ok(self.text(self.session.search_path.first().map_or("public", |s| s)))
-            }
+            "current_schema" => Ok(self.current_schema()),
             "current_schemas" => {
                 let mut all = vec!["pg_catalog".to_string()];
                 all.extend(self.session.search_path.iter().cloned());
@@ -228,6 +229,32 @@ impl Binder<'_> {
             .collect()
     }
 
+    /// What ROW is made of: `t.*` stands for as many fields as `t` has columns.
+    fn fields_of(&self, c: Ctx, args: &[FunctionArg]) -> Result<Vec<Typed>> {
+        let mut out = vec![];
+        for a in args {
+            let all = matches!(
+                a,
+                FunctionArg::Unnamed(FunctionArgExpr::QualifiedWildcard(_))
+            );
+            for t in self.function_args(c, std::slice::from_ref(a))? {
+                match &t.ty {
+                    SqlType::Other(arrow::datatypes::DataType::Struct(fields)) if all => {
+                        for f in fields {
+                            out.push(crate::functions::rows::field(t.clone(), f.name())?);
+                        }
+                    }
+                    _ => out.push(t),
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    pub(super) fn current_schema(&self) -> Typed {
+        self.text(self.session.search_path.first().map_or("public", |s| s))
+    }
+
     fn text(&self, s: &str) -> Typed {
         Typed::new(
             literal(ScalarValue::Utf8View(Some(s.to_string()))),
@@ -244,7 +271,7 @@ impl Binder<'_> {
                 "LEAST"
             },
         )?;
-        if !matches!(ty, SqlType::Interval) {
+        if !matches!(ty, SqlType::Interval | SqlType::Jsonb | SqlType::Array(_)) {
             let f = match name {
                 "greatest" => datafusion::functions::core::greatest(),
                 _ => datafusion::functions::core::least(),

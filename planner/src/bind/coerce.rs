@@ -5,7 +5,7 @@ use datafusion_expr::Expr;
 use tidemill_zset::schema::SqlType;
 
 use super::types::{
-    as_numeric, assignable, castable, common, implicit_cost, is_number, is_text, plain_name,
+    as_numeric, assignable, castable, common, implicit_cost, is_number, is_text, plain_name, united,
 };
 use super::{Binder, Typed, null_of};
 use crate::error::{Result, SqlError};
@@ -125,7 +125,7 @@ impl Binder<'_> {
             }
             out = Some(match out {
                 None => ty.clone(),
-                Some(o) => common(&o, ty).ok_or_else(|| {
+                Some(o) => united(&o, ty).ok_or_else(|| {
                     SqlError::new(
                         "42804",
                         format!(

@@ -78,6 +78,12 @@ impl Binder<'_> {
         };
         let c = Ctx { truth, ..c };
         match e {
+            // The parser knows the other functions that go without parentheses.
+            E::Identifier(i)
+                if i.quote_style.is_none() && i.value.eq_ignore_ascii_case("current_schema") =>
+            {
+                Ok(self.current_schema())
+            }
             E::Identifier(i) => self.column_ref(c.scope, std::slice::from_ref(i)),
             E::CompoundIdentifier(p) => self.column_ref(c.scope, p),
             E::Value(v) => self.value(&v.value),
@@ -127,10 +133,16 @@ impl Binder<'_> {
                 self.is_truth(c, e, "IS NOT UNKNOWN", |e| Expr::IsNotNull(Box::new(e)))
             }
             E::IsDistinctFrom(l, r) => {
+                if let Some(t) = self.rows_distinct(c, l, r)? {
+                    return Ok(t);
+                }
                 let (l, r) = (self.expr(c, l)?, self.expr(c, r)?);
                 self.compare(Operator::IsDistinctFrom, l, r)
             }
             E::IsNotDistinctFrom(l, r) => {
+                if let Some(t) = self.rows_distinct(c, l, r)? {
+                    return Ok(Typed::new(not(t.expr), SqlType::Bool));
+                }
                 let (l, r) = (self.expr(c, l)?, self.expr(c, r)?);
                 self.compare(Operator::IsNotDistinctFrom, l, r)
             }
@@ -329,7 +341,6 @@ impl Binder<'_> {
                 let args = vec![self.expr(c, time_zone)?, self.expr(c, timestamp)?];
                 self.function("timezone", args, None)
             }
-            E::Collate { expr, .. } => self.expr(c, expr),
             E::Array(a) => {
                 let items = a
                     .elem
@@ -594,10 +605,12 @@ impl Binder<'_> {
                 &b.type_name(),
             ));
         }
-        if matches!(
+        // One value is compared as by `=`, several are of one type with `e`.
+        let interval = matches!(
             items.iter().find(|t| !t.unknown).map(|t| &t.ty),
             Some(SqlType::Interval)
-        ) {
+        );
+        if interval || items.len() == 2 {
             let x = items.remove(0);
             let mut out: Option<Expr> = None;
             for i in items {

@@ -11,9 +11,12 @@ use tidemill_zset::schema::SqlType;
 use super::expr::Ctx;
 use super::from_functions::{is_lateral, table_function};
 use super::scope::{Outer, Scope, ScopeCol, ScopeTable, closest};
-use super::{Binder, Ctes, Rel, RelCol, Typed, builder, df, fit, project, unique_names};
+use super::{
+    Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, fit, project, unique_names,
+};
 use crate::catalog::{Relation, RelationKind};
 use crate::error::{Result, SqlError};
+use crate::parser::spelling::JOIN_ALIAS;
 use crate::parser::{fold, parts, position};
 use crate::query::CollectionTable;
 
@@ -273,11 +276,18 @@ impl Binder<'_> {
             JoinConstraint::None => {}
             JoinConstraint::On(e) => on = self.conjuncts(&scope, ctes, e, "JOIN/ON")?,
             JoinConstraint::Using(names) => {
-                let names = names
-                    .iter()
-                    .filter_map(|n| parts(n).pop())
-                    .collect::<Vec<_>>();
+                let mut names: Vec<String> = names.iter().filter_map(|n| parts(n).pop()).collect();
+                let alias = names
+                    .first()
+                    .and_then(|n| n.strip_prefix(JOIN_ALIAS))
+                    .map(str::to_string);
+                if alias.is_some() {
+                    names.remove(0);
+                }
                 (on, merged) = self.using(&mut scope, width, &names, kind)?;
+                if let (Some(merged), Some(alias)) = (&mut merged, alias) {
+                    merged.alias = alias;
+                }
             }
             JoinConstraint::Natural => {
                 let left: Vec<&ScopeCol> = scope.tables[..width]
@@ -307,14 +317,46 @@ impl Binder<'_> {
             }
             b.join_on(right_plan, kind, on)
         };
-        let plan = df(b.and_then(|b| b.build()))?;
+        let mut plan = df(b.and_then(|b| b.build()))?;
         if let Some(m) = merged {
-            scope.tables.insert(0, m);
+            plan = self.with_merged(plan, m, &mut scope)?;
         }
         Ok(Joined {
             plan: Some(plan),
             scope,
         })
+    }
+
+    /// Adds what USING merged to the scope, in front. A value that is made of both sides becomes a column of the plan, so that
+    /// subqueries can name it.
+    fn with_merged(
+        &self,
+        plan: LogicalPlan,
+        mut merged: ScopeTable,
+        scope: &mut Scope,
+    ) -> Result<LogicalPlan> {
+        let mut exprs: Vec<Expr> = columns_of(&plan).into_iter().map(Expr::Column).collect();
+        let width = exprs.len();
+        for c in &mut merged.cols {
+            if !matches!(c.expr, Expr::Column(_)) {
+                let name = self.fresh(&c.name);
+                exprs.push(c.expr.clone().alias(&name));
+                c.expr = Expr::Column(Column::new_unqualified(name));
+            }
+        }
+        let taken = scope.tables.iter();
+        if taken
+            .clone()
+            .any(|t| !t.alias.is_empty() && t.alias == merged.alias)
+        {
+            let message = format!("table name \"{}\" specified more than once", merged.alias);
+            return Err(SqlError::new("42712", message));
+        }
+        scope.tables.insert(0, merged);
+        match exprs.len() == width {
+            true => Ok(plan),
+            false => project(plan, exprs),
+        }
     }
 
     /// A condition's conjuncts, bound one by one.

@@ -2,7 +2,7 @@
 
 use datafusion_common::{Column, JoinType, NullEquality, ScalarValue};
 use datafusion_expr::expr::{Sort, WindowFunction, WindowFunctionParams};
-use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, WindowFrame};
+use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator};
 use sqlparser::ast::{self, JoinConstraint, SelectItem, SetExpr, TableAlias};
 use tidemill_zset::schema::SqlType;
 
@@ -133,7 +133,7 @@ impl Binder<'_> {
         let name = self.qualifier("#lateral").to_string();
         let plan = df(decorrelate::lateral(&base, &right, kind, on, name))?.ok_or_else(|| {
             SqlError::unsupported("this LATERAL subquery is not supported")
-                .detail("It groups by several sets of keys, is recursive, or has a LIMIT that isn't constant.")
+                .detail("It is recursive, or has a LIMIT that isn't constant.")
         })?;
         Ok(Joined {
             plan: Some(plan),
@@ -415,7 +415,6 @@ pub(super) fn has_aggregate(e: &ast::Expr) -> bool {
 }
 
 pub(crate) fn row_number(partition_by: Vec<Expr>, order_by: Vec<Sort>) -> Expr {
-    let framed = !order_by.is_empty();
     Expr::WindowFunction(Box::new(WindowFunction {
         fun: datafusion_expr::WindowFunctionDefinition::WindowUDF(
             datafusion::functions_window::row_number::row_number_udwf(),
@@ -424,7 +423,7 @@ pub(crate) fn row_number(partition_by: Vec<Expr>, order_by: Vec<Sort>) -> Expr {
             args: vec![],
             partition_by,
             order_by,
-            window_frame: WindowFrame::new(framed.then_some(false)),
+            window_frame: super::windows::numbering_frame(),
             filter: None,
             null_treatment: None,
             distinct: false,

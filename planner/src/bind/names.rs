@@ -15,7 +15,7 @@ fn name_of(e: &Expr) -> Option<String> {
     Some(match e {
         Expr::Identifier(i) => fold(i),
         Expr::CompoundIdentifier(p) => fold(p.last()?),
-        Expr::Nested(e) | Expr::Collate { expr: e, .. } => return name_of(e),
+        Expr::Nested(e) => return name_of(e),
         Expr::CompoundFieldAccess { root, access_chain } => match access_chain.last() {
             Some(AccessExpr::Dot(Expr::Identifier(i))) => fold(i),
             _ => return name_of(root),
@@ -55,10 +55,6 @@ fn name_of(e: &Expr) -> Option<String> {
         },
         Expr::AtTimeZone { .. } => "timezone".into(),
         Expr::Subquery(q) => return subquery_name(q),
-        Expr::Value(v) => match v.value {
-            sqlparser::ast::Value::Boolean(_) => "bool".into(),
-            _ => return None,
-        },
         Expr::Tuple(_) => "row".into(),
         Expr::BinaryOp {
             op: sqlparser::ast::BinaryOperator::Overlaps,
@@ -71,7 +67,7 @@ fn name_of(e: &Expr) -> Option<String> {
 /// True where a cast around the expression names the column after its own type.
 fn is_weak(e: &Expr) -> bool {
     match e {
-        Expr::Nested(e) | Expr::Collate { expr: e, .. } => is_weak(e),
+        Expr::Nested(e) => is_weak(e),
         Expr::Cast { expr, .. } => name_of(expr).is_none() || is_weak(expr),
         Expr::Case { .. } => name_of(e).as_deref() == Some("case"),
         Expr::TypedString(_) | Expr::Interval(_) | Expr::Value(_) => true,

@@ -198,7 +198,15 @@ impl Binder<'_> {
             o => o.to_string(),
         };
         let (l, r, ty) = self.same_type(&sign, l, r)?;
-        let key = |e| self.order_key(Typed::new(e, ty.clone())).map(|t| t.expr);
+        let ordered = matches!(
+            op,
+            Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq
+        );
+        let key = |e| match ty {
+            // Arrow has NULL elements before all others.
+            SqlType::Array(_) if ordered => Ok(crate::functions::rows::array_key(e, &ty)),
+            _ => self.order_key(Typed::new(e, ty.clone())).map(|t| t.expr),
+        };
         let (l, r) = (key(l)?, key(r)?);
         Ok(Typed::new(
             Expr::BinaryExpr(BinaryExpr::new(Box::new(l), op, Box::new(r))),

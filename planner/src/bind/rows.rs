@@ -34,6 +34,16 @@ pub(super) fn fields(e: &E) -> Option<Vec<E>> {
     }
 }
 
+fn same_width(l: &[E], r: &[E]) -> Result<()> {
+    match l.len() == r.len() {
+        true => Ok(()),
+        false => Err(SqlError::new(
+            "42601",
+            "unequal number of entries in row expressions",
+        )),
+    }
+}
+
 impl Binder<'_> {
     /// A comparison whose left side is written as a row and whose right side is one or a subquery.
     pub(super) fn rows_compared(
@@ -59,14 +69,22 @@ impl Binder<'_> {
         }
     }
 
+    /// `(a, b) IS DISTINCT FROM (c, d)`: a field is.
+    pub(super) fn rows_distinct(&self, c: Ctx, left: &E, right: &E) -> Result<Option<Typed>> {
+        let (Some(l), Some(r)) = (fields(left), fields(right)) else {
+            return Ok(None);
+        };
+        same_width(&l, &r)?;
+        let mut out = truth(false);
+        for (l, r) in self.exprs(c, &l)?.into_iter().zip(self.exprs(c, &r)?) {
+            out = or(out, self.compare(Operator::IsDistinctFrom, l, r)?.expr);
+        }
+        Ok(Some(Typed::new(out, SqlType::Bool)))
+    }
+
     /// `(a, b) = (c, d)` and the orders.
     pub(super) fn compare_rows(&self, c: Ctx, l: &[E], op: &B, r: &[E]) -> Result<Typed> {
-        if l.len() != r.len() {
-            return Err(SqlError::new(
-                "42601",
-                "unequal number of entries in row expressions",
-            ));
-        }
+        same_width(l, r)?;
         self.compare_pairs(
             op,
             self.exprs(c, l)?

@@ -373,7 +373,7 @@ impl Binder<'_> {
                 args: vec![],
                 partition_by: on,
                 order_by: order,
-                window_frame: datafusion_expr::WindowFrame::new(Some(false)),
+                window_frame: super::windows::numbering_frame(),
                 filter: None,
                 null_treatment: None,
                 distinct: false,

@@ -17,6 +17,7 @@ use super::conditions::{not, when};
 use super::expr::{Ctx, Truth, strip};
 use super::scope::Outer;
 use super::{Binder, Rel, RelCol, Typed, builder, df, literal, null_of, project, truth};
+use crate::compile::decorrelate;
 use crate::error::{Result, SqlError};
 use crate::functions::single::nullable;
 use crate::tree::Tree;
@@ -53,12 +54,12 @@ impl Binder<'_> {
     pub(crate) fn scalar_subquery(&self, c: Ctx, q: &ast::Query) -> Result<Typed> {
         let (s, cols) = self.subquery(c, q, |_, r| Ok(r))?;
         let col = Self::one_column(&cols)?;
-        let never_null = !s.subquery.schema().field(0).is_nullable();
+        let always = decorrelate::always_one(&s.subquery);
         let value = Expr::ScalarSubquery(s);
-        let value = match never_null {
-            // Without a row it is NULL.
-            true => nullable(value, &col.ty),
-            false => value,
+        let value = match df(always)? {
+            true => value,
+            // Without a row it is NULL, also where its column never is, or turns out to be a constant.
+            false => nullable(value, &col.ty),
         };
         Ok(Typed::new(value, col.ty.clone()))
     }
@@ -186,32 +187,46 @@ impl Binder<'_> {
         negated: bool,
     ) -> Result<Typed> {
         if let Some(items) = super::rows::fields(e) {
-            return self.row_in_subquery(c, &items, q, negated);
+            return self.row_in_subquery(c, &items, &B::Eq, q, negated);
         }
         let x = self.expr(c.value(), e)?;
         self.in_typed(c, x, q, negated)
     }
 
-    /// `(a, b) IN (SELECT …)`: whether a row of the subquery equals, or may equal.
-    fn row_in_subquery(&self, c: Ctx, items: &[E], q: &ast::Query, negated: bool) -> Result<Typed> {
+    /// `(a, b) op ANY (SELECT …)`: whether for a row of the subquery the comparison holds, or may hold. `negated`:
+    /// `(a, b) op ALL (SELECT …)`, where `op` is the opposite of what is written.
+    fn row_in_subquery(
+        &self,
+        c: Ctx,
+        items: &[E],
+        op: &B,
+        q: &ast::Query,
+        negated: bool,
+    ) -> Result<Typed> {
         let names: Vec<ast::Ident> = (1..=items.len())
             .map(|i| ast::Ident::with_quote('"', format!("in#{i}")))
             .collect();
-        let equal = items
-            .iter()
-            .zip(&names)
-            .map(|(e, n)| E::BinaryOp {
-                left: Box::new(e.clone()),
-                op: B::Eq,
-                right: Box::new(E::Identifier(n.clone())),
-            })
-            .reduce(|l, r| E::BinaryOp {
-                left: Box::new(l),
-                op: B::And,
-                right: Box::new(r),
-            })
-            .ok_or_else(|| SqlError::new("42601", "syntax error at or near \")\""))?;
-        let equal = Box::new(E::Nested(Box::new(equal)));
+        if items.is_empty() {
+            return Err(SqlError::new("42601", "syntax error at or near \")\""));
+        }
+        let binary = |left: E, op: B, right: E| E::BinaryOp {
+            left: Box::new(left),
+            op,
+            right: Box::new(right),
+        };
+        let fields = names.iter().cloned().map(E::Identifier);
+        let equal = match op {
+            B::Eq => items
+                .iter()
+                .zip(fields)
+                .map(|(e, field)| binary(e.clone(), B::Eq, field))
+                .reduce(|l, r| binary(l, B::And, r)),
+            op => {
+                let (l, r) = (items.to_vec(), fields.collect());
+                Some(binary(E::Tuple(l), op.clone(), E::Tuple(r)))
+            }
+        };
+        let equal = Box::new(E::Nested(Box::new(equal.unwrap_or(E::Tuple(vec![])))));
         let width = self.query(q, c.ctes, around(c, &RefCell::new(Vec::new())))?;
         if width.cols.len() != items.len() {
             return Err(wrong_width(width.cols.len(), items.len()));
@@ -324,13 +339,21 @@ impl Binder<'_> {
         any: bool,
     ) -> Result<Typed> {
         if let (Some(items), E::Subquery(q)) = (super::rows::fields(left), strip(right)) {
-            return match (op, any) {
-                (B::Eq, true) => self.row_in_subquery(c, &items, q, false),
-                (B::NotEq, false) => self.row_in_subquery(c, &items, q, true),
-                _ => Err(SqlError::unsupported(format!(
-                    "{op} with ANY or ALL, a row value and a subquery is not supported"
-                ))),
+            let op = match (op, any) {
+                (op, true) => op.clone(),
+                (B::Eq, _) => B::NotEq,
+                (B::NotEq, _) => B::Eq,
+                (B::Lt, _) => B::GtEq,
+                (B::LtEq, _) => B::Gt,
+                (B::Gt, _) => B::LtEq,
+                (B::GtEq, _) => B::Lt,
+                (op, _) => {
+                    return Err(SqlError::unsupported(format!(
+                        "{op} with ALL, a row value and a subquery is not supported"
+                    )));
+                }
             };
+            return self.row_in_subquery(c, &items, &op, q, !any);
         }
         let x = self.expr(c.value(), left)?;
         if let E::Subquery(q) = strip(right) {

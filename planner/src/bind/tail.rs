@@ -13,6 +13,7 @@ use super::select::Item;
 use super::{Binder, Ctes, Rel, Typed, builder, columns_of, df, filter, literal, project};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
+use crate::functions::rows;
 use crate::functions::single::{Clause, number_of_rows};
 use crate::parser::{fold, position};
 
@@ -84,7 +85,17 @@ impl Binder<'_> {
             .iter()
             .map(|o| {
                 let (k, _) = self.output_or_expr(ctx, &o.expr, items, "ORDER BY")?;
-                Ok((k, o.options))
+                let asc = o.options.asc.unwrap_or(true);
+                let array = |i: usize| matches!(items[i].value.ty, SqlType::Array(_));
+                let key = match k {
+                    // As of `Binder::sort`.
+                    Key::Output(i) if array(i) && o.options.nulls_first == Some(asc) => {
+                        let value = &items[i].value;
+                        Key::Beside(i, rows::array_key(value.expr.clone(), &value.ty))
+                    }
+                    k => k,
+                };
+                Ok((key, o.options))
             })
             .collect()
     }
@@ -245,7 +256,7 @@ fn by_number(
                 args: vec![],
                 partition_by: vec![],
                 order_by: order.to_vec(),
-                window_frame: datafusion_expr::WindowFrame::new(Some(false)),
+                window_frame: super::windows::numbering_frame(),
                 filter: None,
                 null_treatment: None,
                 distinct: false,

@@ -236,6 +236,19 @@ pub(crate) fn common(a: &SqlType, b: &SqlType) -> Option<SqlType> {
     }
 }
 
+/// The type of values side by side, as in COALESCE and UNION. Operators between real and other numbers take both as
+/// double precision; here they become real.
+pub(crate) fn united(a: &SqlType, b: &SqlType) -> Option<SqlType> {
+    match (a, b) {
+        (SqlType::Float4, other) | (other, SqlType::Float4)
+            if is_number(other) && !matches!(other, SqlType::Float8) =>
+        {
+            Some(SqlType::Float4)
+        }
+        _ => common(a, b),
+    }
+}
+
 fn common_number(a: &SqlType, b: &SqlType) -> SqlType {
     let top = if number_rank(a) >= number_rank(b) {
         a

@@ -13,12 +13,14 @@ use tidemill_zset::schema::SqlType;
 
 use super::aggregates::is_aggregate;
 use super::calls::no_function;
+use super::conditions::{and, when};
 use super::expr::{Ctx, WINDOW};
 use super::types::{is_integer, is_number};
 use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
-use crate::functions::windows::{Exclude, Of, over_frame, shifted};
+use crate::functions::datetime::interval_key;
+use crate::functions::windows::{Exclude, Of, over_frame, shifted, tiles};
 use crate::parser::fold;
 use crate::parser::spelling::EXCLUDED;
 
@@ -37,6 +39,39 @@ pub(crate) fn is_window(name: &str) -> bool {
             | "first_value"
             | "last_value"
             | "nth_value"
+    )
+}
+
+/// Whether a function looks at no frame.
+fn numbers(name: &str) -> bool {
+    is_window(name) && !matches!(name, "first_value" | "last_value" | "nth_value")
+}
+
+/// The frame of functions that look at none: one that goes with keys of any type.
+pub(super) fn numbering_frame() -> WindowFrame {
+    let start = WindowFrameBound::Preceding(ScalarValue::UInt64(None));
+    WindowFrame::new_bounds(WindowFrameUnits::Rows, start, WindowFrameBound::CurrentRow)
+}
+
+/// A frame by RANGE without offsets is one by GROUPS.
+fn by_groups(frame: WindowFrame) -> WindowFrame {
+    if frame.units != WindowFrameUnits::Range {
+        return frame;
+    }
+    let bound = |b: WindowFrameBound| match b {
+        WindowFrameBound::Preceding(_) => WindowFrameBound::Preceding(ScalarValue::UInt64(None)),
+        WindowFrameBound::Following(_) => WindowFrameBound::Following(ScalarValue::UInt64(None)),
+        WindowFrameBound::CurrentRow => WindowFrameBound::CurrentRow,
+    };
+    let (start, end) = (bound(frame.start_bound), bound(frame.end_bound));
+    WindowFrame::new_bounds(WindowFrameUnits::Groups, start, end)
+}
+
+/// Whether DataFusion's aggregate can forget rows that leave its frame.
+fn slides(aggregate: &str) -> bool {
+    !matches!(
+        aggregate,
+        "bool_and" | "bool_or" | "bit_and" | "bit_or" | "string_agg"
     )
 }
 
@@ -81,12 +116,24 @@ impl Binder<'_> {
             .map(|t| self.order_key(self.known(t)?).map(|t| t.expr))
             .collect::<Result<Vec<_>>>()?;
         let mut order_by = self.sorts(inner, &spec.order_by)?;
-        let window_frame = match &spec.window_frame {
+        let (window_frame, only) = match &spec.window_frame {
             Some(w) => self.frame(inner, w, &spec.order_by, &mut order_by)?,
-            None => WindowFrame::new((!order_by.is_empty()).then_some(false)),
+            None => {
+                let frame = WindowFrame::new((!order_by.is_empty()).then_some(false));
+                (frame, None)
+            }
+        };
+        let window_frame = match spec.order_by.first() {
+            _ if numbers(name) => numbering_frame(),
+            Some(by) if self.is_in_bytes(inner, &by.expr)? => by_groups(window_frame),
+            _ => window_frame,
         };
         let (fun, args, ty, resolved, filter) = if is_window(name) {
-            let (udwf, args, ty) = self.window_function(inner, name, f, exclude, &order_by)?;
+            let (udwf, mut args, ty) = self.window_function(inner, name, f, exclude, &order_by)?;
+            if let (Some(only), "first_value" | "last_value" | "nth_value") = (only, name) {
+                let value = args[0].clone();
+                args[0] = when(vec![(only, value)], super::null_of(&ty));
+            }
             let fun = WindowFunctionDefinition::WindowUDF(udwf);
             (fun, args, ty, None, None)
         } else if is_aggregate(name) {
@@ -96,8 +143,14 @@ impl Binder<'_> {
                     "DISTINCT is not implemented for window functions",
                 ));
             }
+            let filter = match (filter, only) {
+                (Some(filter), Some(only)) => Some(Box::new(and(only, *filter))),
+                (filter, only) => filter.or(only.map(Box::new)),
+            };
             let (mut args, ty) = (r.args.clone(), r.ty.clone());
-            if exclude == Exclude::Nothing {
+            let grows =
+                matches!(&window_frame.start_bound, WindowFrameBound::Preceding(n) if n.is_null());
+            if exclude == Exclude::Nothing && (grows || slides(r.function.name())) {
                 let def = WindowFunctionDefinition::AggregateUDF(r.function.clone());
                 (def, args, ty, Some(r), filter)
             } else {
@@ -145,6 +198,15 @@ impl Binder<'_> {
         }
     }
 
+    /// Whether a key is compared by bytes, over which DataFusion has no frames by RANGE.
+    fn is_in_bytes(&self, c: Ctx, key: &ast::Expr) -> Result<bool> {
+        let key = self.known(self.expr(c, key)?)?;
+        Ok(match key.ty {
+            SqlType::Bytea | SqlType::Jsonb | SqlType::Array(_) => true,
+            ty => crate::functions::rows::is_row(&ty),
+        })
+    }
+
     fn window_function(
         &self,
         c: Ctx,
@@ -177,22 +239,10 @@ impl Binder<'_> {
                 };
                 let n = self.implicit(n, &SqlType::Int8).map_err(|_| none())?;
                 match super::dml::fold_constant(&n) {
-                    Some(ScalarValue::Int64(None)) => {
-                        let nothing = super::null_of(&SqlType::Int4);
-                        (
-                            shifted(true),
-                            vec![nothing.clone(), n, nothing],
-                            SqlType::Int4,
-                        )
-                    }
-                    Some(n @ ScalarValue::Int64(_)) => {
+                    Some(n @ ScalarValue::Int64(Some(_))) => {
                         (win::ntile::ntile_udwf(), vec![literal(n)], SqlType::Int4)
                     }
-                    _ => {
-                        return Err(SqlError::unsupported(
-                            "the number of ntile must be a constant",
-                        ));
-                    }
+                    _ => (tiles(), vec![n], SqlType::Int4),
                 }
             }
             "lag" | "lead" => {
@@ -332,6 +382,24 @@ fn written(b: &ast::WindowFrameBound) -> Bound<'_> {
     }
 }
 
+/// Whether a frame ends before it begins, by its distances.
+fn is_backward(from: &WindowFrameBound, to: &WindowFrameBound) -> bool {
+    use WindowFrameBound::{Following, Preceding};
+    let less = |a: &ScalarValue, b: &ScalarValue| match (a, b) {
+        _ if a.is_null() || b.is_null() => false,
+        (
+            ScalarValue::IntervalMonthDayNano(Some(a)),
+            ScalarValue::IntervalMonthDayNano(Some(b)),
+        ) => interval_key(*a) < interval_key(*b),
+        _ => a < b,
+    };
+    match (from, to) {
+        (Preceding(from), Preceding(to)) => less(from, to),
+        (Following(from), Following(to)) => less(to, from),
+        _ => false,
+    }
+}
+
 /// Refuses frames that end before they begin.
 fn check_order((start, from): &Bound, (end, to): &Bound) -> Result<()> {
     let refused = match (start, end) {
@@ -349,14 +417,15 @@ fn check_order((start, from): &Bound, (end, to): &Bound) -> Result<()> {
 }
 
 impl Binder<'_> {
-    /// A frame. With RANGE and offsets the key in `order_by` becomes one of a type in which offsets are added to it.
+    /// A frame, and a condition on its rows if not all of them are in it. With RANGE and offsets the key in `order_by` becomes
+    /// one of a type in which offsets are added to it.
     fn frame(
         &self,
         c: Ctx,
         w: &ast::WindowFrame,
         by: &[ast::OrderByExpr],
         order_by: &mut [Sort],
-    ) -> Result<WindowFrame> {
+    ) -> Result<(WindowFrame, Option<Expr>)> {
         let units = match w.units {
             ast::WindowFrameUnits::Rows => WindowFrameUnits::Rows,
             ast::WindowFrameUnits::Range => WindowFrameUnits::Range,
@@ -404,7 +473,16 @@ impl Binder<'_> {
             bound(start.0, from, "starting")?,
             bound(end.0, to, "ending")?,
         );
-        Ok(WindowFrame::new_bounds(units, from, to))
+        if !is_backward(&from, &to) {
+            return Ok((WindowFrame::new_bounds(units, from, to), None));
+        }
+        // Such as 1 PRECEDING to 2 PRECEDING: no row is in it, but of the rows with NULL all are equally far away.
+        let only = match key {
+            Some(key) => Expr::IsNull(Box::new(key.expr)),
+            None => super::truth(false),
+        };
+        let here = || WindowFrameBound::CurrentRow;
+        Ok((WindowFrame::new_bounds(units, here(), here()), Some(only)))
     }
 
     /// A number of rows or groups.
@@ -491,9 +569,7 @@ impl Binder<'_> {
             ScalarValue::Int64(Some(v)) => *v < 0,
             ScalarValue::Float64(Some(v)) => *v < 0.0 || v.is_nan(),
             ScalarValue::Decimal128(Some(v), ..) => *v < 0,
-            ScalarValue::IntervalMonthDayNano(Some(v)) => {
-                crate::functions::datetime::interval_key(*v) < 0
-            }
+            ScalarValue::IntervalMonthDayNano(Some(v)) => interval_key(*v) < 0,
             _ => {
                 let message = "frame starting offset must not be null";
                 return Err(SqlError::new("22004", message));

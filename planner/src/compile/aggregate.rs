@@ -335,7 +335,7 @@ impl Compiler<'_> {
 }
 
 /// The sets of keys that are meant.
-fn each_set(sets: &GroupingSet) -> Vec<Vec<Expr>> {
+pub(super) fn each_set(sets: &GroupingSet) -> Vec<Vec<Expr>> {
     match sets {
         GroupingSet::GroupingSets(sets) => sets.clone(),
         GroupingSet::Rollup(exprs) => (0..=exprs.len())

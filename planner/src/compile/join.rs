@@ -304,8 +304,8 @@ fn with_keys(piece: Piece, keys: Vec<Physical>) -> Result<(Piece, Vec<usize>)> {
         }
     }
     if exprs.is_empty() {
-        // Rows without columns are nothing that an arrangement could hold.
-        fields.push(Field::new("row", DataType::Boolean, false));
+        // Rows without columns are nothing that an arrangement could hold. An outer join makes NULLs of it.
+        fields.push(Field::new("row", DataType::Boolean, true));
         exprs.push(Arc::new(Literal::new(ScalarValue::Boolean(Some(true)))));
     }
     if exprs.len() == before {

@@ -240,7 +240,9 @@ fn is_ordered_window(e: &Expr) -> bool {
         "row_number" | "ntile" | "lag" | "lead" => true,
         "first_value" => rows || from_start,
         "last_value" | "nth_value" => rows || from_start && to_end,
-        name if ORDERED_AGGREGATES.contains(&name) || name.starts_with(OVER_FRAME) => rows,
+        // What EXCLUDE leaves out is told by its own copy of the keys.
+        name if name.starts_with(OVER_FRAME) => rows || from_start && to_end,
+        name if ORDERED_AGGREGATES.contains(&name) => rows,
         _ => {
             rows && !(from_start && to_end)
                 && matches!(w.fun, WindowFunctionDefinition::AggregateUDF(_))

@@ -119,8 +119,17 @@ fn float(op: Op, x: f64, y: f64) -> Result<f64> {
     if v == 0.0 && matches!(op, Op::Mul | Op::Div) && x != 0.0 && y != 0.0 && y.is_finite() {
         return Err(SqlError::new("22003", "value out of range: underflow"));
     }
-    // No negative zero.
-    Ok(v + 0.0)
+    Ok(plain(v))
+}
+
+/// A float as it may be in a column: no negative zero, and no NaN with a sign, which processors make of `inf - inf` and which
+/// would be less than all numbers.
+#[inline]
+fn plain(v: f64) -> f64 {
+    match v.is_nan() {
+        true => f64::NAN,
+        false => v + 0.0,
+    }
 }
 
 /// Applies `f` where both are not NULL.
@@ -352,7 +361,7 @@ fn finite(v: f64, of: &[f64]) -> Result<Option<f64>> {
     if v.is_infinite() && of.iter().all(|x| x.is_finite()) {
         return Err(overflow());
     }
-    Ok(Some(v + 0.0))
+    Ok(Some(plain(v)))
 }
 
 /// Functions on numbers that need no type of their own.
@@ -451,7 +460,7 @@ pub fn register(r: &mut super::registry::Registry) {
                 "cannot take logarithm of a negative number",
             ));
         }
-        Ok(Some(v + 0.0))
+        Ok(Some(plain(v)))
     };
     r.add_fallible(
         "ln(float8) float8",

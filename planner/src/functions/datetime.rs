@@ -432,6 +432,16 @@ fn zoned_truncate(zone_of: Option<&str>) -> impl Fn(&str, i64, &str) -> Result<O
     }
 }
 
+/// `small` units as far as they make a `large` one of `each`, carried there; the rest gets the sign of the large ones.
+fn carried(large: i64, small: i64, each: i64) -> (i64, i64) {
+    let (large, small) = (large + small / each, small % each);
+    match (large.signum(), small.signum()) {
+        (1, -1) => (large - 1, small + each),
+        (-1, 1) => (large + 1, small - each),
+        _ => (large, small),
+    }
+}
+
 /// Registers the functions of this file.
 pub fn register(r: &mut Registry) {
     r.add(
@@ -626,12 +636,18 @@ pub fn register(r: &mut Registry) {
             Ok(Some((s * 1e6).round_ties_even() as i64))
         }),
     );
-    r.add("justify_days(interval) interval", kernel!(|i: interval| -> interval interval(i.months as i64 + i.days as i64 / 30, i.days as i64 % 30, i.nanoseconds / 1000)));
+    r.add(
+        "justify_days(interval) interval",
+        kernel!(|i: interval| -> interval {
+            let (months, days) = carried(i.months as i64, i.days as i64, 30);
+            interval(months, days, i.nanoseconds / 1000)
+        }),
+    );
     r.add(
         "justify_hours(interval) interval",
         kernel!(|i: interval| -> interval {
-            let us = i.nanoseconds / 1000;
-            interval(i.months as i64, i.days as i64 + us / DAY_US, us % DAY_US)
+            let (days, us) = carried(i.days as i64, i.nanoseconds / 1000, DAY_US);
+            interval(i.months as i64, days, us)
         }),
     );
     r.add(

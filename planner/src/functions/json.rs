@@ -10,6 +10,7 @@ use datafusion_common::Result as DfResult;
 use sonic_rs::{JsonValueTrait, LazyValue};
 use tidemill_zset::schema::SqlType;
 
+use super::json_document::Document;
 use super::json_members::{self, Wanted};
 use super::json_scan::{element, elements, member, members};
 use super::json_views::{Place, Slices};
@@ -31,7 +32,7 @@ pub(super) fn unescape_inner(inner: &str) -> String {
 }
 
 /// The text of a JSON string with its quotes.
-fn unescape(raw: &str) -> String {
+pub(super) fn unescape(raw: &str) -> String {
     sonic_rs::from_str::<String>(raw).unwrap_or_else(|_| raw.trim_matches('"').to_string())
 }
 
@@ -69,7 +70,7 @@ fn emit_found(out: &mut Slices, place: Place, raw: Option<&str>, as_text: bool, 
 }
 
 /// The slice of `json` that a value found in it covers.
-fn raw<'a>(json: &'a str, v: &LazyValue<'a>) -> &'a str {
+pub(super) fn raw<'a>(json: &'a str, v: &LazyValue<'a>) -> &'a str {
     let r = v.as_raw_str();
     let offset = (r.as_ptr() as usize).wrapping_sub(json.as_ptr() as usize);
     json.get(offset..offset + r.len()).unwrap_or_default()
@@ -114,7 +115,14 @@ pub fn by_index(a: &Args, as_text: bool, jsonb: bool) -> DfResult<ArrayRef> {
             continue;
         }
         let place = Place::new(json, j);
-        let found = element(place.text, index.value(i) as i64);
+        let n = index.value(i) as i64;
+        let found = match place.text.trim_start().as_bytes().first() {
+            // A jsonb scalar is an array of itself.
+            Some(b) if jsonb && !matches!(b, b'[' | b'{') => {
+                matches!(n, 0 | -1).then_some(place.text)
+            }
+            _ => element(place.text, n),
+        };
         emit_found(&mut out, place, found, as_text, jsonb);
     }
     Ok(Arc::new(out.finish()))
@@ -292,7 +300,7 @@ pub fn validate(array: &ArrayRef, jsonb: bool) -> DfResult<ArrayRef> {
     }
 }
 
-fn check(text: &str) -> Result<()> {
+pub(super) fn check(text: &str) -> Result<()> {
     serde_json::from_str::<serde::de::IgnoredAny>(text)
         .map(|_| ())
         .map_err(|e| json_error(&e))
@@ -462,7 +470,8 @@ pub fn value_into(
         return Ok(());
     }
     match t {
-        SqlType::Json | SqlType::Jsonb => out.push_str(array.as_string_view().value(row)),
+        SqlType::Json => out.push_str(array.as_string_view().value(row)),
+        SqlType::Jsonb => out.push_str(&spaced(array.as_string_view().value(row))),
         SqlType::Array(of) => {
             let list = array.as_list::<i32>().value(row);
             out.push('[');
@@ -512,15 +521,14 @@ pub fn value_into(
 }
 
 /// `a @> b`
-pub fn contains(a: &serde_json::Value, b: &serde_json::Value) -> bool {
-    use serde_json::Value as V;
+pub(super) fn contains(a: &Document, b: &Document) -> bool {
+    use Document as V;
     match (a, b) {
         (V::Object(a), V::Object(b)) => b
             .iter()
             .all(|(k, v)| a.get(k).is_some_and(|w| contains(w, v))),
         (V::Array(a), V::Array(b)) => b.iter().all(|v| a.iter().any(|w| contains(w, v))),
         (V::Array(a), b) if !b.is_object() => a.iter().any(|w| w == b),
-        (V::Number(a), V::Number(b)) => a.as_f64() == b.as_f64(),
         (a, b) => a == b,
     }
 }
@@ -530,8 +538,8 @@ pub fn is_null(text: &str) -> bool {
     sonic_rs::from_str::<sonic_rs::Value>(text).is_ok_and(|v| v.is_null())
 }
 
-pub(super) fn document(text: &str) -> Result<serde_json::Value> {
-    serde_json::from_str(text).map_err(|e| json_error(&e))
+pub(super) fn document(text: &str) -> Result<Document> {
+    Document::parse(text)
 }
 
 /// Registers the functions of this file.
@@ -574,7 +582,7 @@ pub fn register(r: &mut super::registry::Registry) {
     r.add_fallible(
         "jsonb_concat(jsonb, jsonb) jsonb",
         kernel!(|a: text, b: text| -> text {
-            use serde_json::Value as V;
+            use Document as V;
             let joined = match (document(a)?, document(b)?) {
                 (V::Object(mut a), V::Object(b)) => {
                     a.extend(b);
@@ -600,10 +608,10 @@ pub fn register(r: &mut super::registry::Registry) {
     r.add_fallible(
         "jsonb_delete(jsonb, text) jsonb",
         kernel!(|j: text, k: text| -> text {
-            use serde_json::Value as V;
+            use Document as V;
             let v = match document(j)? {
                 V::Object(mut o) => {
-                    o.shift_remove(k);
+                    o.retain(|have, _| have != k);
                     V::Object(o)
                 }
                 V::Array(a) => V::Array(a.into_iter().filter(|e| e.as_str() != Some(k)).collect()),
@@ -615,7 +623,7 @@ pub fn register(r: &mut super::registry::Registry) {
     r.add_fallible(
         "jsonb_delete(jsonb, int4) jsonb",
         kernel!(|j: text, i: int4| -> text {
-            use serde_json::Value as V;
+            use Document as V;
             let V::Array(mut a) = document(j)? else {
                 return Err(SqlError::new(
                     "22023",
@@ -636,13 +644,13 @@ pub fn register(r: &mut super::registry::Registry) {
     r.add_fallible(
         "jsonb_strip_nulls(jsonb) jsonb",
         kernel!(|j: text| -> text {
-            fn strip(v: &mut serde_json::Value) {
+            fn strip(v: &mut Document) {
                 match v {
-                    serde_json::Value::Object(o) => {
+                    Document::Object(o) => {
                         o.retain(|_, v| !v.is_null());
                         o.values_mut().for_each(strip);
                     }
-                    serde_json::Value::Array(a) => a.iter_mut().for_each(strip),
+                    Document::Array(a) => a.iter_mut().for_each(strip),
                     _ => {}
                 }
             }

@@ -2,9 +2,9 @@
 
 use arrow::array::ArrayRef;
 use arrow::array::cast::AsArray;
-use serde_json::Value as V;
 
 use super::json::{canonical, document, string_into};
+use super::json_document::Document as V;
 use super::kernel;
 use super::registry::Registry;
 use crate::error::{Result, SqlError};
@@ -73,7 +73,7 @@ fn change(target: &mut V, path: &[String], depth: usize, what: Change) -> Result
                 members.insert(step.clone(), value.clone());
             }
             Change::Delete => {
-                members.shift_remove(step);
+                members.retain(|k, _| k != step);
             }
         },
         V::Object(members) => {
@@ -121,7 +121,17 @@ fn changed(j: &str, steps: &ArrayRef, what: Change) -> Result<Option<String>> {
         };
         return Err(SqlError::new("22023", format!("cannot {verb} in scalar")));
     }
-    change(&mut target, &path(steps)?, 1, what)?;
+    let steps = path(steps)?;
+    let adds = !matches!(what, Change::Delete | Change::Set { create: false, .. });
+    let empty = match &target {
+        V::Array(items) => items.is_empty(),
+        V::Object(members) => members.len() == 0,
+        _ => false,
+    };
+    // In nothing there is nothing to be found, whatever the path is.
+    if adds || !empty {
+        change(&mut target, &steps, 1, what)?;
+    }
     canonical(&target.to_string()).map(Some)
 }
 
@@ -262,7 +272,7 @@ pub fn register(r: &mut Registry) {
             let keys: Vec<String> = texts(&keys).into_iter().flatten().collect();
             let left = match document(j)? {
                 V::Object(mut members) => {
-                    members.retain(|k, _| !keys.contains(k));
+                    members.retain(|k, _| !keys.iter().any(|key| key == k));
                     V::Object(members)
                 }
                 V::Array(mut items) => {

@@ -9,6 +9,7 @@ use arrow::array::cast::AsArray;
 use arrow::array::{Array, ArrayRef, BinaryBuilder};
 use datafusion_common::Result as DfResult;
 
+use super::json_document::Document as V;
 use super::registry::Registry;
 use super::{Args, Kernel, json};
 
@@ -19,7 +20,7 @@ fn text_key(text: &str, out: &mut Vec<u8>) {
 }
 
 /// Sign, exponent and digits, so that bytes compare as the numbers do.
-fn number_key(text: &str, out: &mut Vec<u8>) {
+pub(super) fn number_key(text: &str, out: &mut Vec<u8>) {
     let (negative, unsigned) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text),
@@ -57,8 +58,7 @@ fn number_key(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-fn key_into(value: &serde_json::Value, out: &mut Vec<u8>) {
-    use serde_json::Value as V;
+fn key_into(value: &V, out: &mut Vec<u8>) {
     match value {
         V::Null => out.push(1),
         V::String(s) => {
@@ -67,7 +67,7 @@ fn key_into(value: &serde_json::Value, out: &mut Vec<u8>) {
         }
         V::Number(n) => {
             out.push(3);
-            number_key(&n.to_string(), out);
+            number_key(n, out);
         }
         V::Bool(b) => out.push(4 + u8::from(*b)),
         V::Array(items) => {
@@ -79,7 +79,7 @@ fn key_into(value: &serde_json::Value, out: &mut Vec<u8>) {
             out.push(7);
             out.extend_from_slice(&(members.len() as u32).to_be_bytes());
             let mut members: Vec<_> = members.iter().collect();
-            members.sort_by(|a, b| (a.0.len(), a.0).cmp(&(b.0.len(), b.0)));
+            members.sort_by(|a, b| (a.0.len(), &a.0).cmp(&(b.0.len(), &b.0)));
             for (name, v) in members {
                 text_key(name, out);
                 key_into(v, out);
@@ -110,7 +110,7 @@ fn key() -> Kernel {
                 _ => {
                     let value = json::document(text).map_err(super::external)?;
                     match &value {
-                        serde_json::Value::Array(items) if items.is_empty() => bytes.push(0),
+                        V::Array(items) if items.is_empty() => bytes.push(0),
                         value => key_into(value, &mut bytes),
                     }
                 }

@@ -6,6 +6,7 @@
 //!   [`json_change`]: new documents from old ones. [`json_order`]: comparing jsonb.
 //! * [`registry`]: functions callable by name, with their argument types.
 //! * [`aggregate`]: sum and avg. [`moments`]: variances and the like. [`ordered`]: percentiles, mode, sums of intervals.
+//!   `distinct_list`: lists of values that differ.
 //! * `windows`: frames with EXCLUDE, lag and lead by numbers that differ from row to row.
 //!
 //! A kernel gets arrays, of one element where the argument is constant, and never sees types other than
@@ -17,10 +18,12 @@ pub mod array;
 pub mod bytes;
 pub mod cast;
 pub mod datetime;
+pub(crate) mod distinct_list;
 pub mod extremes;
 pub mod format;
 pub mod json;
 pub mod json_change;
+mod json_document;
 pub(crate) mod json_members;
 pub mod json_order;
 mod json_scan;

@@ -81,6 +81,35 @@ pub(super) fn number_text(v: &str, template: &str) -> String {
             }
         };
     }
+    // A sign where it stands, apart from the digits.
+    let anchored = [("MI", ' '), ("SG", '+'), ("S", '+')];
+    for (mark, plus) in anchored {
+        let parts = match (bare.strip_prefix(mark), bare.strip_suffix(mark)) {
+            (Some(rest), _) if mark != "S" => Some((rest, true)),
+            (_, Some(rest)) if mark != "MI" => Some((rest, false)),
+            _ => None,
+        };
+        let Some((rest, before)) = parts else {
+            continue;
+        };
+        let negative = v.starts_with('-');
+        let digits = number_text(
+            v.trim_start_matches('-'),
+            &format!("{}{rest}", if fill { "FM" } else { "" }),
+        );
+        // The blank for a sign.
+        let digits = digits.strip_prefix(' ').unwrap_or(&digits);
+        let sign = match (negative, plus) {
+            (true, _) => "-",
+            (false, '+') => "+",
+            _ if fill => "",
+            _ => " ",
+        };
+        return match before {
+            true => format!("{sign}{digits}"),
+            false => format!("{digits}{sign}"),
+        };
+    }
     if upper.contains("EEEE") {
         return scientific(v, &upper, fill);
     }

@@ -14,11 +14,29 @@ use super::registry::Registry;
 use super::{Args, Kernel, external, kernel};
 use crate::error::{Result, SqlError};
 
-/// PostgreSQL's escapes that the regex crate spells differently.
+/// Classes of characters that the regex crate has for ASCII only.
+const CLASSES: [(&str, &str); 5] = [
+    (":alpha:]", r"\p{Alphabetic}"),
+    (":alnum:]", r"\p{Alphabetic}\p{Nd}"),
+    (":upper:]", r"\p{Uppercase}"),
+    (":lower:]", r"\p{Lowercase}"),
+    (":space:]", r"\s"),
+];
+
+/// PostgreSQL's escapes and classes that the regex crate spells differently.
 fn translate_regex(p: &str) -> String {
     let mut out = String::with_capacity(p.len());
     let mut chars = p.chars();
     while let Some(c) = chars.next() {
+        let rest = chars.as_str();
+        if let Some((name, class)) = CLASSES
+            .iter()
+            .find(|(n, _)| c == '[' && rest.starts_with(n))
+        {
+            chars = rest[name.len()..].chars();
+            out.push_str(class);
+            continue;
+        }
         if c != '\\' {
             out.push(c);
             continue;

@@ -41,7 +41,8 @@ pub fn row(columns: Vec<(String, SqlType)>, args: Vec<Expr>, whole: bool) -> (Ex
             let there = (0..a.rows).map(|row| all.iter().any(|array| array.is_valid(row)));
             NullBuffer::from(there.collect::<Vec<bool>>())
         });
-        Ok(Arc::new(StructArray::try_new(fields.clone(), all, nulls)?))
+        let rows = StructArray::try_new_with_length(fields.clone(), all, nulls, a.rows)?;
+        Ok(Arc::new(rows))
     });
     let key = format!("row({}) {whole}", shown.join(","));
     let e = call("row", key, kernel, Volatility::Immutable, false, args, &ty);
@@ -109,6 +110,32 @@ pub(crate) fn key(row: Expr, ty: &DataType) -> Expr {
         false,
         vec![row],
         &of,
+    )
+}
+
+/// What orders arrays: element after element, NULL last.
+pub(crate) fn array_key(array: Expr, ty: &SqlType) -> Expr {
+    let kernel: Kernel = Arc::new(|a: &Args| {
+        let arrays = &a.arrays[0];
+        let last = SortOptions {
+            descending: false,
+            nulls_first: false,
+        };
+        let field = SortField::new_with_options(arrays.data_type().clone(), last);
+        let bytes =
+            RowConverter::new(vec![field])?.convert_columns(std::slice::from_ref(arrays))?;
+        let keys = (0..arrays.len()).map(|i| arrays.is_valid(i).then(|| bytes.row(i).owned()));
+        let keys: BinaryArray = keys.map(|k| k.map(|k| k.as_ref().to_vec())).collect();
+        Ok(Arc::new(keys) as ArrayRef)
+    });
+    call(
+        "array_key",
+        format!("array_key {ty}"),
+        kernel,
+        Volatility::Immutable,
+        false,
+        vec![array],
+        &SqlType::Bytea,
     )
 }
 

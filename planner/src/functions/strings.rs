@@ -331,7 +331,7 @@ pub fn quote_ident(s: &str) -> String {
 fn quote_literal(s: &str) -> String {
     let quoted = s.replace('\'', "''");
     if s.contains('\\') {
-        format!(" E'{}'", quoted.replace('\\', "\\\\"))
+        format!("E'{}'", quoted.replace('\\', "\\\\"))
     } else {
         format!("'{quoted}'")
     }

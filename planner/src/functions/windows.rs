@@ -1,11 +1,12 @@
-//! Window functions that DataFusion hasn't: over frames with EXCLUDE, and with numbers that differ from row to row.
+//! Window functions that DataFusion hasn't: over frames with EXCLUDE, aggregates that forget no rows over frames that do, and
+//! with numbers that differ from row to row.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int32Array};
 use arrow::compute::{filter, interleave, partition};
-use arrow::datatypes::{FieldRef, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema};
 use datafusion_common::{DataFusionError, Result, ScalarValue};
 use datafusion_expr::function::{PartitionEvaluatorArgs, WindowUDFFieldArgs};
 use datafusion_expr::{
@@ -303,6 +304,66 @@ impl PartitionEvaluator for Shifted {
             .collect();
         let sources = [values[0].as_ref(), values[2].as_ref(), nothing.as_ref()];
         Ok(interleave(&sources, &from)?)
+    }
+}
+
+/// `ntile` of a number of buckets that a row gives: the first that has one, with which counting begins.
+pub(crate) fn tiles() -> Arc<WindowUDF> {
+    Arc::new(WindowUDF::new_from_impl(Tiles {
+        signature: Signature::any(1, Volatility::Immutable),
+    }))
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Tiles {
+    signature: Signature,
+}
+
+impl WindowUDFImpl for Tiles {
+    fn name(&self) -> &str {
+        // As of lag and lead.
+        "ntile"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn partition_evaluator(
+        &self,
+        _: PartitionEvaluatorArgs,
+    ) -> Result<Box<dyn PartitionEvaluator>> {
+        Ok(Box::new(self.clone()))
+    }
+
+    fn field(&self, args: WindowUDFFieldArgs) -> Result<FieldRef> {
+        Ok(Arc::new(Field::new(args.name(), DataType::Int32, true)))
+    }
+}
+
+impl PartitionEvaluator for Tiles {
+    fn evaluate_all(&mut self, values: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
+        let given = (0..rows).find_map(|row| number(&values[0], row).map(|n| (row, n)));
+        let (start, buckets) = match given {
+            None => return Ok(arrow::array::new_null_array(&DataType::Int32, rows)),
+            Some((row, n)) if n > 0 => (row, n as u128),
+            Some(_) => {
+                let message = "argument of ntile must be greater than zero";
+                return Err(external(SqlError::new("22014", message)));
+            }
+        };
+        // The first buckets have a row more than the others.
+        let (size, longer) = (rows as u128 / buckets, rows as u128 % buckets);
+        let border = longer * (size + 1);
+        let bucket = |row: u128| match row < border {
+            true => row / (size + 1),
+            false => longer + (row - border) / size.max(1),
+        };
+        let numbers = (0..rows).map(|row| {
+            let row = row.checked_sub(start)?;
+            Some(bucket(row as u128) as i32 + 1)
+        });
+        Ok(Arc::new(numbers.collect::<Int32Array>()))
     }
 }
 

@@ -3,6 +3,7 @@
 use sqlparser::ast::{self as sql, ColumnOption, TableConstraint};
 use sqlparser::tokenizer::Token;
 
+use super::spelling::NULLS_NOT_DISTINCT;
 use super::{P, fold, numbering};
 use crate::ast::{
     Check, ColumnDef, ColumnDefault, Name, Nulls, NumberingKind, ObjectKind, Statement, Unique,
@@ -386,10 +387,21 @@ fn column(c: &sql::ColumnDef, table: &str, constraints: &mut Constraints) -> Res
             }
             ColumnOption::Unique(unique) => {
                 check_timing(unique.characteristics.as_ref())?;
+                let name = o.name.as_ref().map(fold);
+                let marked = name
+                    .as_deref()
+                    .and_then(|n| n.strip_prefix(NULLS_NOT_DISTINCT));
+                let (name, nulls) = match marked {
+                    Some(name) => (
+                        (!name.is_empty()).then(|| name.to_string()),
+                        Nulls::NotDistinct,
+                    ),
+                    None => (name, nulls_of(unique)),
+                };
                 constraints.uniques.push(Unique {
-                    name: o.name.as_ref().map(fold),
+                    name,
                     columns: vec![out.name.clone()],
-                    nulls: nulls_of(unique),
+                    nulls,
                 });
             }
             ColumnOption::Collation(_) | ColumnOption::Comment(_) => {}

@@ -18,7 +18,7 @@ const OVERRIDING_USER: &str = "#overriding_user";
 
 /// A statement's tokens without what lies between them, respelled.
 pub(super) fn respelled(tokens: &[TokenWithSpan]) -> Result<Vec<TokenWithSpan>> {
-    let mut tokens = significant(tokens)?;
+    let mut tokens = whole_rows(significant(tokens)?);
     for (word, respell) in RESPELLED {
         if tokens.iter().any(|t| is(t, word)) {
             tokens = respell(tokens);
@@ -39,9 +39,159 @@ const RESPELLED: &[(&str, Respell)] = &[
     ("exclude", exclude),
     ("group", group_by),
     ("values", values_query),
+    ("union", values_query),
+    ("except", values_query),
+    ("intersect", values_query),
     ("overriding", overriding),
     ("identity", identity_options),
+    ("collate", collate),
+    ("using", join_alias),
+    ("nulls", nulls_not_distinct),
 ];
+
+/// What the name of a UNIQUE of a column begins with if NULLs are equal for it.
+pub(super) const NULLS_NOT_DISTINCT: &str = "#nulls not distinct ";
+
+/// `a int CONSTRAINT u UNIQUE NULLS NOT DISTINCT` as `a int CONSTRAINT "#nulls not distinct u" UNIQUE`; of a constraint that
+/// stands alone the parser knows it.
+fn nulls_not_distinct(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    let mut rest = tokens.into_iter().peekable();
+    while let Some(t) = rest.next() {
+        let unique = out.last().is_some_and(|b| is(b, "unique"));
+        if !unique
+            || !is(&t, "nulls")
+            || !rest
+                .peek()
+                .is_some_and(|t| is_one_of(t, &["not", "distinct"]))
+        {
+            out.push(t);
+            continue;
+        }
+        let mut words = vec![t];
+        words.extend(rest.next_if(|t| is(t, "not")));
+        words.extend(rest.next_if(|t| is(t, "distinct")));
+        if rest.peek().is_some_and(|t| t.token == Token::LParen) {
+            out.extend(words);
+            continue;
+        }
+        if words.len() < 3 {
+            continue; // NULLS DISTINCT is how it is anyway.
+        }
+        let Some(unique) = out.pop() else { continue };
+        let named = out.len() > 1 && is(&out[out.len() - 2], "constraint");
+        let name = match (named, out.last().map(|t| &t.token)) {
+            (true, Some(Token::Word(w))) if w.quote_style.is_some() => w.value.clone(),
+            (true, Some(Token::Word(w))) => w.value.to_lowercase(),
+            _ => String::new(),
+        };
+        match named {
+            true => out.truncate(out.len() - 1),
+            false => out.push(like(&unique, Token::make_keyword("CONSTRAINT"))),
+        }
+        let name = format!("{NULLS_NOT_DISTINCT}{name}");
+        out.push(like(&unique, Token::make_word(&name, Some('"'))));
+        out.push(unique);
+    }
+    out
+}
+
+/// `t.*::text` as `t::text`, and `(t.*)` as `(t)`: the whole row, which the parser knows as an argument only.
+fn whole_rows(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let words = [
+        "select",
+        "where",
+        "and",
+        "or",
+        "not",
+        "on",
+        "having",
+        "when",
+        "then",
+        "else",
+        "by",
+        "in",
+        "distinct",
+        "returning",
+    ];
+    let star = |i: usize| {
+        let token = |i: usize| tokens.get(i).map(|t| &t.token);
+        if token(i) != Some(&Token::Period) || token(i + 1) != Some(&Token::Mul) {
+            return false;
+        }
+        let alone = i > 1
+            && token(i + 2) == Some(&Token::RParen)
+            && token(i - 2) == Some(&Token::LParen)
+            && (i == 2
+                || !matches!(tokens[i - 3].token, Token::Word(_))
+                || is_one_of(&tokens[i - 3], &words));
+        i > 0
+            && matches!(tokens[i - 1].token, Token::Word(_))
+            && (alone || token(i + 2) == Some(&Token::DoubleColon))
+    };
+    if !(0..tokens.len()).any(star) {
+        return tokens;
+    }
+    let kept = |i: &usize| !(star(*i) || *i > 0 && star(*i - 1));
+    (0..tokens.len())
+        .filter(kept)
+        .map(|i| tokens[i].clone())
+        .collect()
+}
+
+/// Text is compared by bytes, whatever `COLLATE name` says.
+fn collate(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    let mut rest = tokens.into_iter().peekable();
+    let is_word = |t: &TokenWithSpan| matches!(t.token, Token::Word(_));
+    while let Some(t) = rest.next() {
+        let after_operand = out.last().is_some_and(|b| b.token != Token::Period);
+        if !is(&t, "collate") || !after_operand || !rest.peek().is_some_and(is_word) {
+            out.push(t);
+            continue;
+        }
+        rest.next();
+        while rest.next_if(|t| t.token == Token::Period).is_some() {
+            rest.next();
+        }
+    }
+    out
+}
+
+/// What stands before the name of a join in its USING.
+pub(crate) const JOIN_ALIAS: &str = "#as ";
+
+/// `JOIN u USING (a, b) AS j` as `JOIN u USING ("#as j", a, b)`.
+fn join_alias(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut at = 0;
+    while at + 1 < tokens.len() {
+        at += 1;
+        if !is(&tokens[at - 1], "using") || tokens[at].token != Token::LParen {
+            continue;
+        }
+        let list = tokens[at + 1..].iter();
+        let plain = |t: &&TokenWithSpan| matches!(t.token, Token::Word(_) | Token::Comma);
+        let end = at + 1 + list.take_while(plain).count();
+        let [close, word, name, ..] = &tokens[end..] else {
+            continue;
+        };
+        let Token::Word(alias) = &name.token else {
+            continue;
+        };
+        if close.token != Token::RParen || !is(word, "as") {
+            continue;
+        }
+        let alias = match alias.quote_style {
+            Some(_) => alias.value.clone(),
+            None => alias.value.to_lowercase(),
+        };
+        let mark = Token::make_word(&format!("{JOIN_ALIAS}{alias}"), Some('"'));
+        let added = [mark, Token::Comma].map(|t| like(name, t));
+        tokens.drain(end + 1..end + 3);
+        tokens.splice(at + 1..at + 1, added);
+    }
+    tokens
+}
 
 /// `AS IDENTITY (START WITH 10 INCREMENT BY 5)` with its options in the one order in which sqlparser takes them.
 fn identity_options(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
@@ -316,9 +466,17 @@ fn symmetric(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     out
 }
 
-/// `(VALUES …)` as an operand, which the parser knows in FROM only, as `(SELECT * FROM (VALUES …))`.
+/// `(VALUES …)` as an operand, which the parser knows in FROM only, as `(SELECT * FROM (VALUES …))`. So is what begins with a
+/// query in parentheses, `((SELECT …) UNION …)`.
 fn values_query(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    let operand = |i: usize| i > 1 && is(&tokens[i], "values") && is_operand(&tokens[..i]);
+    let operand = |i: usize| {
+        let begins = match tokens[i].token {
+            // ARRAY takes the order of its query, which ends where it is read from.
+            Token::LParen => i > 1 && !is(&tokens[i - 2], "array") && is_combined(&tokens[i..]),
+            _ => is(&tokens[i], "values"),
+        };
+        begins && i > 1 && is_operand(&tokens[..i])
+    };
     if !(0..tokens.len()).any(operand) {
         return tokens;
     }
@@ -327,6 +485,17 @@ fn values_query(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let mut open: Vec<usize> = Vec::new();
     let mut depth = 0;
     for (i, t) in tokens.iter().enumerate() {
+        if operand(i) {
+            for token in [
+                Token::make_keyword("SELECT"),
+                Token::Mul,
+                Token::make_keyword("FROM"),
+                Token::LParen,
+            ] {
+                out.push(like(t, token));
+            }
+            open.push(depth);
+        }
         match t.token {
             Token::LParen => depth += 1,
             Token::RParen => {
@@ -338,22 +507,31 @@ fn values_query(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
                 }
                 depth = depth.saturating_sub(1);
             }
-            _ if operand(i) => {
-                for token in [
-                    Token::make_keyword("SELECT"),
-                    Token::Mul,
-                    Token::make_keyword("FROM"),
-                    Token::LParen,
-                ] {
-                    out.push(like(t, token));
-                }
-                open.push(depth);
-            }
             _ => {}
         }
         out.push(t.clone());
     }
     out
+}
+
+/// Whether tokens begin with a query in parentheses that UNION or its kin combines with another one.
+fn is_combined(tokens: &[TokenWithSpan]) -> bool {
+    let opens = |t: &TokenWithSpan| t.token == Token::LParen;
+    let first = tokens.iter().find(|t| !opens(t));
+    if !first.is_some_and(|t| is_one_of(t, &["select", "values", "with", "table"])) {
+        return false;
+    }
+    let mut depth = 0usize;
+    let end = tokens.iter().position(|t| {
+        match t.token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0
+    });
+    let next = end.and_then(|end| tokens.get(end + 1));
+    next.is_some_and(|t| is_one_of(t, &["union", "except", "intersect"]))
 }
 
 /// Whether tokens end with a parenthesis that opens an operand of an expression.

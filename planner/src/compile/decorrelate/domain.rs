@@ -8,8 +8,8 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use datafusion_common::{Column, JoinType, NullEquality, Result};
-use datafusion_expr::expr::AggregateFunction;
+use datafusion_common::{Column, JoinType, NullEquality, Result, ScalarValue};
+use datafusion_expr::expr::{AggregateFunction, GroupingSet};
 use datafusion_expr::logical_plan::{Limit, SubqueryAlias};
 use datafusion_expr::{
     Aggregate, Cast, Distinct, DistinctOn, Expr, FetchType, Filter, Join, LogicalPlan,
@@ -17,6 +17,7 @@ use datafusion_expr::{
     binary_expr, lit, when,
 };
 
+use super::super::aggregate::each_set;
 use super::super::expr::unalias;
 use super::names::{free_columns, named, rebind, requalified};
 use crate::bind::lateral::row_number;
@@ -217,11 +218,10 @@ impl Domain {
     }
 
     fn aggregate(&self, a: &Aggregate) -> Result<Option<Keyed>> {
-        if a.group_expr
-            .iter()
-            .any(|e| matches!(e, Expr::GroupingSet(_)))
-        {
-            return Ok(None);
+        match a.group_expr.as_slice() {
+            [Expr::GroupingSet(sets)] => return self.grouping_sets(a, sets),
+            keys if keys.iter().any(|e| matches!(e, Expr::GroupingSet(_))) => return Ok(None),
+            _ => {}
         }
         let Some(input) = self.all(&a.input)? else {
             return Ok(None);
@@ -241,6 +241,51 @@ impl Domain {
                 input, groups, bound,
             )?))
         })
+    }
+
+    /// One aggregate per set of keys, with NULL for the keys that it leaves out, and the set's number.
+    fn grouping_sets(&self, a: &Aggregate, sets: &GroupingSet) -> Result<Option<Keyed>> {
+        let all: Vec<Expr> = sets.distinct_expr().into_iter().cloned().collect();
+        let (keys, id) = a.schema.fields().split_at(all.len());
+        let Some(id) = id.first() else {
+            return Ok(None);
+        };
+        let mut parts = vec![];
+        for set in each_set(sets) {
+            let groups: Vec<Expr> = all.iter().filter(|e| set.contains(e)).cloned().collect();
+            let one = Aggregate::try_new(a.input.clone(), groups, a.aggr_expr.clone())?;
+            let given = one.schema.columns();
+            let Some(part) = self.aggregate(&one)? else {
+                return Ok(None);
+            };
+            let mut columns = given.into_iter().map(Expr::Column);
+            let mut exprs = vec![];
+            let mut missing = 0u64;
+            for (e, field) in all.iter().zip(keys) {
+                let there = set.contains(e);
+                missing = missing << 1 | u64::from(!there);
+                let column = if there { columns.next() } else { None };
+                exprs.push(match column {
+                    Some(column) => column,
+                    None => lit(ScalarValue::try_new_null(field.data_type())?),
+                });
+            }
+            exprs.push(lit(
+                ScalarValue::UInt64(Some(missing)).cast_to(id.data_type())?
+            ));
+            exprs.extend(columns);
+            let names = exprs
+                .iter()
+                .map(|_| Column::new_unqualified(self.fresh("set")));
+            let names = names.collect();
+            let listed = self.listed(&part.keys, &exprs, names)?;
+            let plan = Projection::try_new(listed, Arc::new(part.plan))?;
+            parts.push(Keyed {
+                plan: LogicalPlan::Projection(plan),
+                keys: part.keys,
+            });
+        }
+        self.unite(parts, a.schema.columns())
     }
 
     /// An aggregate without GROUP BY has a row for every value, also for those without input.

@@ -9,8 +9,11 @@ use datafusion_common::{Column, JoinType, Result};
 use datafusion_expr::expr_rewriter::NamePreserver;
 use datafusion_expr::{Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection};
 
+use tidemill_zset::schema::SqlType;
+
 use super::has_subquery;
 use super::names::{free_in_expr, subquery_of};
+use crate::functions::single::nullable;
 
 /// See the module.
 pub(in crate::compile) fn hoist(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -73,7 +76,17 @@ impl Found {
             return Ok(input);
         }
         let mut exprs = columns(&input);
-        exprs.extend(self.0.into_iter().map(|(e, c)| e.alias(c.name)));
+        exprs.extend(self.0.into_iter().map(|(e, c)| {
+            let e = match &e {
+                // As where it stood: NULL without a row.
+                Expr::ScalarSubquery(s) => {
+                    let ty = SqlType::of(s.subquery.schema().field(0));
+                    nullable(e, &ty)
+                }
+                _ => e,
+            };
+            e.alias(c.name)
+        }));
         let projection = Projection::try_new(exprs, input)?;
         Ok(Arc::new(LogicalPlan::Projection(projection)))
     }

@@ -167,7 +167,8 @@ fn filtered(plan: &LogicalPlan) -> Result<bool> {
     }
     Ok(match plan {
         LogicalPlan::Projection(p) => !is_correlated(plan)? && filtered(&p.input)?,
-        LogicalPlan::SubqueryAlias(a) => filtered(&a.input)?,
+        // Filters on both sides of a name: the rule would use those below by names that end there.
+        LogicalPlan::SubqueryAlias(_) => false,
         LogicalPlan::Filter(f) => !has_subquery_that_reaches_out(plan)? && filtered(&f.input)?,
         _ => false,
     })
@@ -317,6 +318,11 @@ fn counted(rows: Keyed, value: Expr) -> Result<LogicalPlan> {
         keys,
         calls,
     )?))
+}
+
+/// Whether `plan` always gives one row.
+pub(crate) fn always_one(plan: &LogicalPlan) -> Result<bool> {
+    Ok(at_most_one(plan)?.1)
 }
 
 /// Whether `plan` gives at most one row for an outer row, and whether always one.
