@@ -24,6 +24,7 @@ use futures::StreamExt;
 use tidemill_zset::CollectionId;
 
 use crate::access::{Condition, condition, conjuncts};
+use crate::bind::written::WRITTEN;
 use crate::compile::expr::{has_subquery, physical};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::execute::relabel;
@@ -227,7 +228,8 @@ impl Direct {
         };
         direct.chain(&optimised)?;
         direct.written_conditions(&plan.logical);
-        (!direct.conditions.is_empty() || direct.given.is_some()).then_some(direct)
+        let few = direct.given.is_some() || direct.collection == WRITTEN;
+        (few || !direct.conditions.is_empty()).then_some(direct)
     }
 
     /// Adds the steps of `plan`, those of its input first.

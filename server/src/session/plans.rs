@@ -27,15 +27,27 @@ pub enum Planned {
     Catalog,
     /// A plan.
     Query(Query),
-    /// The rows that a write changes, and where.
-    Write(Query, Arc<Target>),
+    /// What a write changes.
+    Write(Write),
+}
+
+/// The rows that a write changes, and where.
+pub struct Write {
+    /// The rows.
+    pub query: Query,
+    /// The table.
+    pub target: Arc<Target>,
+    /// What ON CONFLICT DO UPDATE makes of rows that are there.
+    pub update: Option<Query>,
+    /// What RETURNING gives.
+    pub returning: Option<Query>,
 }
 
 impl Planned {
-    /// The parts of a write.
-    pub fn write(&self) -> Result<(&Query, &Target), SqlError> {
+    /// The plan of a write.
+    pub fn write(&self) -> Result<&Write, SqlError> {
         match self {
-            Planned::Write(query, target) => Ok((query, target)),
+            Planned::Write(write) => Ok(write),
             _ => Err(SqlError::internal("a write has a plan")),
         }
     }

@@ -7,13 +7,12 @@ use datafusion_common::ScalarValue;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Expr, Query};
 use tidemill_planner::catalog::CatalogView;
-use tidemill_planner::query::QueryPlan;
+use tidemill_planner::query::{QueryPlan, SnapshotReader};
 
 use super::plans::{self, PlanSlot, Planned};
 use super::sql::{SqlSession, now_micros};
 use super::{BatchStream, ParamValue, Response, execution};
 use crate::published::Published;
-use crate::reader::Snapshot;
 
 /// What comes with a statement: values of its parameters, their types where it was prepared, a place for its plan.
 #[derive(Default)]
@@ -92,7 +91,7 @@ impl SqlSession {
             published = self.pin();
             planned = self.planned(&published, (query, as_of), &types, given.slot)?;
         }
-        let (Planned::Query(query) | Planned::Write(query, _)) = &*planned else {
+        let (Planned::Query(query) | Planned::Write(plans::Write { query, .. })) = &*planned else {
             return Err(SqlError::internal("a query has a plan"));
         };
         self.check_readable(&query.plan, &published.catalog)?;
@@ -121,11 +120,11 @@ impl SqlSession {
         &self,
         query: &plans::Query,
         params: &[ParamValue],
-        snapshot: Snapshot,
+        reader: impl SnapshotReader + 'static,
     ) -> Result<BatchStream, SqlError> {
         let values = values(&query.plan, params)?;
         if let Some(direct) = &query.direct
-            && let Some(rows) = direct.execute(&values, &snapshot)?
+            && let Some(rows) = direct.execute(&values, &reader)?
         {
             return Ok(rows);
         }
@@ -134,7 +133,7 @@ impl SqlSession {
             false => query.plan.bind_params(&values)?,
         };
         plan.session.now = now_micros();
-        Ok(execution::start(plan, Arc::new(snapshot)))
+        Ok(execution::start(plan, Arc::new(reader)))
     }
 
     /// The error for a relation that doesn't exist.

@@ -140,6 +140,9 @@ impl Checks {
     }
 }
 
+/// Rows that a write has at hand of which expressions are computed where it is, not on a thread of their own.
+const AT_ONCE_ROWS_MAX: usize = 1024;
+
 /// A snapshot, and the rows that a write has at hand.
 #[derive(Debug)]
 struct WithRows {
@@ -162,6 +165,21 @@ impl SnapshotReader for WithRows {
             None => Ok(self.rows.clone()),
         };
         Ok(Box::new(std::iter::once(rows)))
+    }
+
+    fn find(
+        &self,
+        collection: CollectionId,
+        columns: Option<&[usize]>,
+        conditions: &[Condition],
+    ) -> Result<Option<RowIterator>, SqlError> {
+        if collection != WRITTEN {
+            return self.inner.find(collection, columns, conditions);
+        }
+        match self.rows.num_rows() <= AT_ONCE_ROWS_MAX {
+            true => self.scan(collection, columns, conditions).map(Some),
+            false => Ok(None),
+        }
     }
 }
 
@@ -217,26 +235,13 @@ impl SqlSession {
     ) -> Result<(Vec<Field>, Option<SchemaRef>), SqlError> {
         let published = self.pin();
         let planned = self.planned_write(&published, statement, types, slot)?;
-        let (query, target) = planned.write()?;
-        let mut params = query.plan.params.clone();
-        let mut columns = None;
-        let mut more = Vec::new();
-        if let Some(returning) = returning(statement) {
-            let plan = self.plan_returning(&published, returning, target, types)?;
-            columns = Some(plan.columns.clone());
-            more.push(plan.params);
+        let write = planned.write()?;
+        let mut params = write.query.plan.params.clone();
+        for other in write.returning.iter().chain(&write.update) {
+            let more = other.plan.params.iter().skip(params.len()).cloned();
+            params.extend(more.collect::<Vec<_>>());
         }
-        if let Statement::Insert(insert) = statement
-            && let (Conflict::Update, _) = self.conflict(insert, target)?
-        {
-            more.push(
-                self.plan_do_update(&published, insert, target, types)?
-                    .params,
-            );
-        }
-        for other in more {
-            params.extend(other.into_iter().skip(params.len()));
-        }
+        let columns = write.returning.as_ref().map(|r| r.plan.columns.clone());
         Ok((params, columns))
     }
 
@@ -253,7 +258,26 @@ impl SqlSession {
             return Ok(planned);
         }
         let (target, plan) = self.plan_write(published, statement, types)?;
-        let planned = Arc::new(Planned::Write(plans::Query::new(plan), Arc::new(target)));
+        let update = match statement {
+            Statement::Insert(insert) if self.conflict(insert, &target)?.0 == Conflict::Update => {
+                let plan = self.plan_do_update(published, insert, &target, types)?;
+                Some(plans::Query::new(plan))
+            }
+            _ => None,
+        };
+        let returning = match returning(statement) {
+            Some(returning) => {
+                let plan = self.plan_returning(published, returning, &target, types)?;
+                Some(plans::Query::new(plan))
+            }
+            None => None,
+        };
+        let planned = Arc::new(Planned::Write(plans::Write {
+            query: plans::Query::new(plan),
+            target: Arc::new(target),
+            update,
+            returning,
+        }));
         if let Some(slot) = slot {
             slot.set(&published.catalog, version, &planned);
         }
@@ -390,23 +414,23 @@ impl SqlSession {
         let types = given.types();
         let mut planned = self.planned_write(&published, statement, &types, given.slot)?;
         if self
-            .begin_sources(&planned.write()?.0.plan, &published)
+            .begin_sources(&planned.write()?.query.plan, &published)
             .await?
         {
             published = self.pin();
             planned = self.planned_write(&published, statement, &types, given.slot)?;
         }
-        let (query, target) = planned.write()?;
-        let returning = returning(statement)
-            .map(|r| self.plan_returning(&published, r, target, &types))
-            .transpose()?
-            .map(|plan| bind(plan, params))
-            .transpose()?;
-        for plan in [Some(&query.plan), returning.as_ref()]
+        let plans::Write {
+            query,
+            target,
+            update,
+            returning,
+        } = planned.write()?;
+        for query in [Some(query), update.as_ref(), returning.as_ref()]
             .into_iter()
             .flatten()
         {
-            self.check_readable(plan, &published.catalog)?;
+            self.check_readable(&query.plan, &published.catalog)?;
         }
         let mut snapshot = self.snapshot(&published);
         let reads = snapshot
@@ -428,37 +452,24 @@ impl SqlSession {
         if let Statement::Insert(insert) = statement {
             let (conflict, keys) = self.conflict(insert, target)?;
             if conflict != Conflict::Fail {
-                let update = match conflict {
-                    Conflict::Update => {
-                        let plan = self.plan_do_update(&published, insert, target, &types)?;
-                        let plan = bind(plan, params)?;
-                        self.check_readable(&plan, &published.catalog)?;
-                        Some(plan)
-                    }
-                    _ => None,
-                };
+                let update = update.as_ref().map(|update| (update, params));
                 written = self
-                    .merge(
-                        &published,
-                        (target, &keys),
-                        written.rows,
-                        update.as_ref(),
-                        &snapshot,
-                    )
+                    .merge(&published, (target, &keys), written.rows, update, &snapshot)
                     .await?;
                 self.check_rows(&target.object, &written.rows, &snapshot)
                     .await?;
             }
         }
-        let result = match &returning {
+        let result = match returning {
             None => None,
-            Some(plan) => {
+            Some(query) => {
                 let reader = WithRows {
                     inner: snapshot.clone(),
                     rows: written.rows.clone(),
                 };
-                let rows = execution::collect(plan.clone(), Arc::new(reader)).await?;
-                Some((plan.columns.clone(), rows))
+                let rows = self.rows(query, params, reader)?;
+                let rows: Vec<RecordBatch> = rows.try_collect().await?;
+                Some((query.plan.columns.clone(), rows))
             }
         };
         // The transaction's writes aren't read any more when one is added.
@@ -632,7 +643,7 @@ impl SqlSession {
         published: &Arc<Published>,
         (target, keys): (&Target, &[usize]),
         rows: RecordBatch,
-        update: Option<&QueryPlan>,
+        update: Option<(&plans::Query, &[ParamValue])>,
         snapshot: &Snapshot,
     ) -> Result<Written, SqlError> {
         let object = &target.object;
@@ -675,7 +686,7 @@ impl SqlSession {
             arrow::compute::take_record_batch(from, &UInt32Array::from(rows)).map_err(internal)
         };
         let inserted = take(&rows, free)?;
-        let Some(update) = update else {
+        let Some((update, params)) = update.filter(|_| !old.is_empty()) else {
             return Ok(Written {
                 delta: Delta::insert(inserted.clone()),
                 rows: inserted,
@@ -689,7 +700,8 @@ impl SqlSession {
             inner: snapshot.clone(),
             rows: pairs,
         };
-        let batches = execution::collect(update.clone(), Arc::new(reader)).await?;
+        let batches = self.rows(update, params, reader)?;
+        let batches: Vec<RecordBatch> = batches.try_collect().await?;
         let (changes, updated) = changes(object, &batches)?;
         let rows = concat(object, &[inserted.clone(), updated])?;
         let delta = tidemill_zset::consolidate::consolidate(
