@@ -62,7 +62,7 @@ const ASCII_ZEROS: u64 = 0x3030_3030_3030_3030;
 /// (P. Khuong, 2017): halves of four digits, then of two, then of one, side by side in one word.
 #[inline]
 fn eight_digits(value: u64) -> [u8; 8] {
-    let fours = value / 10_000 | (value % 10_000) << 32;
+    let fours = (value / 10_000) | ((value % 10_000) << 32);
     let hundreds = ((fours * 10_486) >> 20) & 0x0000_007f_0000_007f;
     let twos = ((fours - 100 * hundreds) << 16) + hundreds;
     let tens = ((twos * 103) >> 10) & 0x000f_000f_000f_000f;

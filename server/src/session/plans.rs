@@ -28,7 +28,7 @@ pub enum Planned {
     /// A plan.
     Query(Query),
     /// What a write changes.
-    Write(Write),
+    Write(Box<Write>),
 }
 
 /// The rows that a write changes, and where.

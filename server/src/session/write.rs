@@ -272,12 +272,12 @@ impl SqlSession {
             }
             None => None,
         };
-        let planned = Arc::new(Planned::Write(plans::Write {
+        let planned = Arc::new(Planned::Write(Box::new(plans::Write {
             query: plans::Query::new(plan),
             target: Arc::new(target),
             update,
             returning,
-        }));
+        })));
         if let Some(slot) = slot {
             slot.set(&published.catalog, version, &planned);
         }
