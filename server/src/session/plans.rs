@@ -26,7 +26,7 @@ pub enum Planned {
     /// A query over the catalog alone, which has an evaluator of its own.
     Catalog,
     /// A plan.
-    Query(Query),
+    Query(Box<Query>),
     /// What a write changes.
     Write(Box<Write>),
 }

@@ -60,7 +60,9 @@ impl SqlSession {
         }
         let planned = match as_of.is_none() && self.catalog_shape(query, types).is_some() {
             true => Planned::Catalog,
-            false => Planned::Query(plans::Query::new(self.plan(published, query, types)?)),
+            false => Planned::Query(Box::new(plans::Query::new(
+                self.plan(published, query, types)?,
+            ))),
         };
         let planned = Arc::new(planned);
         if let Some(slot) = slot {
@@ -83,7 +85,7 @@ impl SqlSession {
                 return response;
             }
             let plan = self.plan(&published, query, &types)?;
-            planned = Arc::new(Planned::Query(plans::Query::new(plan)));
+            planned = Arc::new(Planned::Query(Box::new(plans::Query::new(plan))));
         }
         if let Planned::Query(first) = &*planned
             && self.begin_sources(&first.plan, &published).await?
@@ -91,8 +93,10 @@ impl SqlSession {
             published = self.pin();
             planned = self.planned(&published, (query, as_of), &types, given.slot)?;
         }
-        let (Planned::Query(query) | Planned::Write(plans::Write { query, .. })) = &*planned else {
-            return Err(SqlError::internal("a query has a plan"));
+        let query = match &*planned {
+            Planned::Query(query) => query,
+            Planned::Write(write) => &write.query,
+            Planned::Catalog => return Err(SqlError::internal("a query has a plan")),
         };
         self.check_readable(&query.plan, &published.catalog)?;
         let mut snapshot = self.snapshot(&published);
