@@ -288,13 +288,13 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Starts a source's reader again, where the last epoch ended. Nothing is under way.
+    /// Starts a source's reader again, where the last epoch ended. Nothing is under way. The old one isn't waited for, as it may be
+    /// waiting for a disk: it ends by itself, and nobody takes what it still reads.
     pub(super) fn restart_source(&mut self, object: &Object) {
         let id = object.record.id;
-        let Some(mut old) = self.sources.remove(&id) else {
+        let Some(old) = self.sources.remove(&id) else {
             return;
         };
-        old.stop();
         if let Err(e) = self.start_source(object) {
             self.failure = Some(e);
         }
