@@ -481,23 +481,30 @@ fn yielding(
 fn is_chain(plan: &LogicalPlan) -> bool {
     let mut chain = true;
     let walked = plan.walk_all(&mut |node| {
-        chain &= matches!(
-            node,
-            LogicalPlan::TableScan(_)
-                | LogicalPlan::Values(_)
-                | LogicalPlan::EmptyRelation(_)
-                | LogicalPlan::SubqueryAlias(_)
-                | LogicalPlan::Filter(_)
-                | LogicalPlan::Projection(_)
-                | LogicalPlan::Sort(_)
-                | LogicalPlan::Limit(_)
-        );
+        chain &= match node {
+            // More would be optimised here in vain.
+            LogicalPlan::Values(values) => values.values.len() <= GIVEN_ROWS_MAX,
+            node => is_step(node),
+        };
         Ok(match chain {
             true => TreeNodeRecursion::Continue,
             false => TreeNodeRecursion::Stop,
         })
     });
     chain && walked.is_ok()
+}
+
+fn is_step(node: &LogicalPlan) -> bool {
+    matches!(
+        node,
+        LogicalPlan::TableScan(_)
+            | LogicalPlan::EmptyRelation(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::Filter(_)
+            | LogicalPlan::Projection(_)
+            | LogicalPlan::Sort(_)
+            | LogicalPlan::Limit(_)
+    )
 }
 
 fn internal(e: arrow::error::ArrowError) -> SqlError {

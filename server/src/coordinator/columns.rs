@@ -10,7 +10,7 @@ use tidemill_connectors::source::Wanted;
 use tidemill_zset::{CollectionId, Epoch};
 
 use super::Coordinator;
-use crate::catalog::Object;
+use crate::catalog::{Object, Rows};
 use crate::changes::Follower;
 
 impl Coordinator {
@@ -21,10 +21,11 @@ impl Coordinator {
     }
 
     fn want_whole_rows(&mut self, collection: CollectionId) {
-        let object = self.catalog.by_collection(collection);
-        let Some(object) = object.map(|(object, _)| object.clone()) else {
+        // Rows in error are always whole.
+        let Some((object, Rows::Data)) = self.catalog.by_collection(collection) else {
             return;
         };
+        let object = object.clone();
         let source = self.sources.get(&object.record.id);
         if source.is_some_and(|source| !source.want(None)) {
             self.restart_source(&object);
@@ -54,7 +55,7 @@ impl Coordinator {
         wanted.contains(&false).then_some(wanted)
     }
 
-    /// Ends the process, before anything wrong is computed, if a batch of `source` lacks a column that is read.
+    /// Ends the process, before anything of the epoch is committed, if a batch of `source` lacks a column that is read.
     pub(super) fn check_columns(&mut self, source: &Object, columns: &Wanted) {
         let Some(wanted) = self.wanted_columns(source) else {
             self.failure = Some(format!("rows of {} aren't whole", source.display_name()));
