@@ -16,6 +16,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tidemill_dataflow::operator::{BuildContext, Operator, Output};
 use tidemill_dataflow::operators;
+use tidemill_dataflow::operators::join::{UnindexedLimits, build_with};
 use tidemill_dataflow::plan::{JoinKind, Node, Op};
 use tidemill_zset::CollectionId;
 
@@ -162,6 +163,7 @@ fn reference(case: &Case, left: &Rows, right: &Rows) -> (Rows, i64) {
 
 struct Test {
     case: Case,
+    limits: UnindexedLimits,
     node: Node,
     states: Vec<Arc<MemoryState>>,
     operator: Box<dyn Operator>,
@@ -174,6 +176,10 @@ struct Test {
 
 impl Test {
     fn new(case: Case) -> Self {
+        Test::with_limits(case, UnindexedLimits::default())
+    }
+
+    fn with_limits(case: Case, limits: UnindexedLimits) -> Self {
         let node = node(&case);
         let states: Vec<_> = operators::arrangements(&node)
             .iter()
@@ -181,9 +187,10 @@ impl Test {
             .inspect(|(_, spec)| assert!(!spec.schema.fields().is_empty(), "a row without columns"))
             .map(|(i, spec)| MemoryState::new(10 + i as u64, spec))
             .collect();
-        let operator = build(&node, &states, &case);
+        let operator = build(&node, &states, &case, limits);
         Test {
             case,
+            limits,
             node,
             states,
             operator,
@@ -252,11 +259,16 @@ impl Test {
 
     fn restart(&mut self) {
         self.commit(0);
-        self.operator = build(&self.node, &self.states, &self.case);
+        self.operator = build(&self.node, &self.states, &self.case, self.limits);
     }
 }
 
-fn build(node: &Node, states: &[Arc<MemoryState>], case: &Case) -> Box<dyn Operator> {
+fn build(
+    node: &Node,
+    states: &[Arc<MemoryState>],
+    case: &Case,
+    limits: UnindexedLimits,
+) -> Box<dyn Operator> {
     let context = BuildContext {
         worker: 0,
         workers: 1,
@@ -266,7 +278,8 @@ fn build(node: &Node, states: &[Arc<MemoryState>], case: &Case) -> Box<dyn Opera
         error_mapper: map_error,
         demand: Default::default(),
     };
-    operators::build(node, states.iter().map(|s| s.handle()).collect(), &context).unwrap()
+    let states = states.iter().map(|s| s.handle()).collect();
+    build_with(node, states, &context, limits)
 }
 
 /// Pushes of one epoch: insertions, deletions of what is there, updates, and changes that cancel each other.
@@ -486,6 +499,93 @@ fn large_batches_are_cut() {
         assert_eq!(rows, expected, "{kind:?}");
         assert!(out.rows.iter().all(|d| d.len() <= 8192));
     }
+}
+
+/// Changes of a large side, and of a small one that asks for few keys of the large one, for so long that each part of the
+/// hashes gets its turn.
+#[test]
+fn keys_that_are_asked_for_late_find_all_their_rows() {
+    const ROWS: usize = 3_000;
+    const KEYS: i64 = 2_000;
+    const EPOCHS: i64 = 200;
+    let cases = [
+        (JoinKind::Inner, 0, usize::MAX, usize::MAX),
+        (JoinKind::Inner, 1, usize::MAX, usize::MAX),
+        (JoinKind::Semi, 0, usize::MAX, usize::MAX),
+        (JoinKind::Inner, 0, ROWS + 500, usize::MAX),
+        (JoinKind::Semi, 0, usize::MAX, 200_000),
+        (JoinKind::Inner, 1, ROWS + 200, 200_000),
+    ];
+    for (seed, (kind, large, rows_max, state_bytes_max)) in cases.into_iter().enumerate() {
+        for (types, on) in [
+            ([DataType::Int64, DataType::Int64], vec![(0, 0)]),
+            (
+                [DataType::Utf8View, DataType::Float64],
+                vec![(0, 0), (2, 2)],
+            ),
+        ] {
+            println!(
+                "{kind:?}, {large}, at most {rows_max} rows and {state_bytes_max} bytes, {on:?}"
+            );
+            let case = Case {
+                kind,
+                on,
+                types: types.to_vec(),
+                null_equals_null: false,
+                filter: Filter::None,
+                state_bytes_max,
+                allowance: usize::MAX,
+            };
+            let mut rng = ChaCha8Rng::seed_from_u64(seed as u64);
+            let mut test = Test::with_limits(case, UnindexedLimits { rows_max });
+            let (mut sizes, mut kept): (Vec<usize>, Vec<Row>) = Default::default();
+            for epoch in 1..=EPOCHS {
+                let many = if epoch == 1 { ROWS } else { 12 };
+                let mut many: Vec<(Row, i64)> =
+                    (0..many).map(|_| (large_row(&mut rng, KEYS), 1)).collect();
+                kept.extend(many.iter().map(|m| m.0.clone()));
+                for _ in 0..if epoch == 1 { 0 } else { 12 } {
+                    let gone = rng.random_range(0..kept.len());
+                    many.push((kept.swap_remove(gone), -1));
+                }
+                let few = (0..rng.random_range(0..3)).map(|_| {
+                    let mut row = large_row(&mut rng, KEYS);
+                    row[3] = Some(0);
+                    let there = test.inputs[1 - large].get(&row).copied().unwrap_or(0);
+                    (row, if there > 0 { -there } else { 1 })
+                });
+                let mut few: Vec<(Row, i64)> = few.collect();
+                few.dedup_by(|a, b| a.0 == b.0);
+                let mut pushes = vec![(large, many), (1 - large, few)];
+                if rng.random_bool(0.3) {
+                    pushes.reverse();
+                }
+                test.epoch(epoch, pushes);
+                sizes.push(test.operator.state_bytes());
+                test.commit(epoch as usize % 2);
+                if state_bytes_max != usize::MAX && epoch % 100 == 99 {
+                    test.restart();
+                }
+            }
+            if (rows_max, state_bytes_max) == (usize::MAX, usize::MAX) {
+                let (first, last) = (sizes[0], sizes[sizes.len() - 1]);
+                assert!(
+                    first * 3 < last * 2,
+                    "nothing stayed unindexed: {first}, {last} bytes"
+                );
+            }
+        }
+    }
+}
+
+fn large_row(rng: &mut ChaCha8Rng, keys: i64) -> Row {
+    let key = rng.random_range(0..keys);
+    vec![
+        Some(key),
+        Some(0),
+        Some(key % 2),
+        Some(rng.random_range(1..4)),
+    ]
 }
 
 /// However many pairs a key, or no key, stands for: a turn is a bounded piece of them.

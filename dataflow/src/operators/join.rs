@@ -35,6 +35,7 @@ use super::join_presence::Flip;
 use super::join_rows::{BLOCK_ROWS, batch_of, nullable};
 use super::join_state::{KeyedState, StateSide};
 use super::join_tasks::{Arrival, Task};
+pub use super::join_unindexed::UnindexedLimits;
 use crate::operator::{BuildContext, Operator, Output};
 use crate::plan::{ErrorMapper, JoinKind, Node, Op};
 use crate::state::StateHandle;
@@ -55,6 +56,16 @@ pub(super) const DIRTY: [u8; 2] = [4, 8];
 
 /// Builds the operator of `node`.
 pub fn build(node: &Node, states: Vec<StateHandle>, context: &BuildContext) -> Box<dyn Operator> {
+    build_with(node, states, context, UnindexedLimits::default())
+}
+
+/// Like [`build`], with other limits.
+pub fn build_with(
+    node: &Node,
+    states: Vec<StateHandle>,
+    context: &BuildContext,
+    unindexed: UnindexedLimits,
+) -> Box<dyn Operator> {
     let Op::Join {
         kind,
         on,
@@ -78,6 +89,7 @@ pub fn build(node: &Node, states: Vec<StateHandle>, context: &BuildContext) -> B
         left,
         right,
         state_bytes_max: context.state_bytes_max,
+        unindexed,
         error_mapper: context.error_mapper,
     });
     Box::new(operator)
@@ -105,6 +117,8 @@ pub struct JoinConfig<'a> {
     pub right: StateHandle,
     /// Bytes of memory from which on untouched committed keys are dropped.
     pub state_bytes_max: usize,
+    /// Rows that may stay without an index.
+    pub unindexed: UnindexedLimits,
     /// How evaluation errors become SQLSTATE and message.
     pub error_mapper: ErrorMapper,
 }
@@ -208,8 +222,10 @@ impl JoinOperator {
             output_schema: config.output_schema,
             state: KeyedState::new(
                 [
-                    StateSide::new(config.left, per_row && single[LEFT], true),
-                    StateSide::new(config.right, per_row && single[RIGHT], !counted_only),
+                    StateSide::new(config.left, per_row && single[LEFT], true)
+                        .with_limits(config.unindexed),
+                    StateSide::new(config.right, per_row && single[RIGHT], !counted_only)
+                        .with_limits(config.unindexed),
                 ],
                 presence == Presence::PerKey,
                 config.null_equals_null,
@@ -263,6 +279,7 @@ impl JoinOperator {
             rows,
             hashes,
             slots,
+            reported,
         } = arrival;
         let first = self.state.add(port, &rows, &delta.diffs, &slots);
         self.pending_rows += delta.len();
@@ -274,7 +291,9 @@ impl JoinOperator {
         if !self.waiting || self.pending_rows >= PENDING_ROWS_MAX {
             self.tasks.push_front(Task::Flush);
         }
-        self.report_change(port, rows, hashes, delta, out);
+        if !reported {
+            self.report_change(port, rows, hashes, delta, out);
+        }
     }
 
     /// Plans what the pending pieces change.

@@ -96,6 +96,12 @@ impl<const N: usize> KeyTable<N> {
         self.slots.len() * size_of::<Slot<N>>() + self.buckets.slots.len() * 4 + keys
     }
 
+    /// True if a key with this hash has a slot.
+    #[inline]
+    pub fn has_hash(&self, hash: u64) -> bool {
+        self.buckets.find(hash, &self.slots).is_some()
+    }
+
     /// The slot of each row, made where there was none. `keys` are the key columns and `hashes` their
     /// hashes, at most [`BLOCK_ROWS`]. Numbers of slots whose *hash* is new are appended to `fresh`.
     pub fn resolve(
@@ -137,7 +143,7 @@ impl<const N: usize> KeyTable<N> {
         }
         fresh.extend(known as u32..self.slots.len() as u32);
         if self.keys.is_some() {
-            self.verify(keys, hashes, step, known, new_rows, slots);
+            self.verify(keys, hashes, step, new_rows, slots);
         }
     }
 
@@ -181,27 +187,37 @@ impl<const N: usize> KeyTable<N> {
         keys: &[ArrayRef],
         hashes: &[u64],
         step: u32,
-        known: usize,
         new_rows: Vec<u32>,
         slots: &mut [u32],
     ) {
         let (store, of) = self.keys.as_mut().expect("the caller has looked");
         let batch = batch_of(store.schema(), keys.to_vec(), hashes.len());
-        // A row that made its slot, and is alone in it, needs no comparison.
-        let all_new = new_rows.len() == hashes.len();
+        // A row that made its slot needs no comparison.
+        let found = rows_without(hashes.len(), &new_rows);
         add_keys(store, of, &batch, new_rows);
-        if all_new && known + hashes.len() == self.slots.len() {
+        if found.is_empty() {
             return;
         }
-        let kept: Vec<u32> = slots.iter().map(|s| of[*s as usize]).collect();
+        let kept: Vec<u32> = found
+            .iter()
+            .map(|r| of[slots[*r as usize] as usize])
+            .collect();
         let columns: Vec<usize> = (0..keys.len()).collect();
         let theirs = store.gather(&kept, &columns);
-        let equal = equal_keys(keys, &theirs);
-        if equal.count_set_bits() == slots.len() {
+        let ours = match found.len() == hashes.len() {
+            true => keys.to_vec(),
+            false => {
+                let found = UInt32Array::from(found.clone());
+                let rows = take_record_batch(&batch, &found).expect("rows of the batch");
+                rows.columns().to_vec()
+            }
+        };
+        let equal = equal_keys(&ours, &theirs);
+        if equal.count_set_bits() == found.len() {
             return;
         }
-        for row in 0..slots.len() {
-            if !equal.value(row) {
+        for (at, row) in found.into_iter().map(|row| row as usize).enumerate() {
+            if !equal.value(at) {
                 slots[row] = self.resolve_collision(&batch, row, hashes[row], step, slots[row]);
             }
         }
@@ -282,6 +298,22 @@ impl Buckets {
         self.slots[self.bucket(hash)]
     }
 
+    /// The slot with `hash`.
+    #[inline]
+    fn find<const N: usize>(&self, hash: u64, slots: &[Slot<N>]) -> Option<u32> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        let mut at = self.bucket(hash);
+        loop {
+            match self.slots[at] {
+                NIL => return None,
+                slot if slots[slot as usize].hash == hash => return Some(slot),
+                _ => at = (at + 1) & (self.slots.len() - 1),
+            }
+        }
+    }
+
     /// The slot with `hash`; if there is none, `new` becomes it.
     fn find_or_insert<const N: usize>(&mut self, hash: u64, new: u32, slots: &[Slot<N>]) -> u32 {
         let mut at = self.bucket(hash);
@@ -296,6 +328,17 @@ impl Buckets {
             }
         }
     }
+}
+
+/// The numbers below `len` that aren't among `left_out`, which ascend.
+fn rows_without(len: usize, left_out: &[u32]) -> Vec<u32> {
+    let mut rows = Vec::with_capacity(len - left_out.len());
+    let mut from = 0;
+    for row in left_out.iter().copied().chain([len as u32]) {
+        rows.extend(from..row);
+        from = row + 1;
+    }
+    rows
 }
 
 /// Keeps the keys of newly made slots.

@@ -145,7 +145,7 @@ impl RowStore {
             }
             self.bytes += n * 8;
         }
-        let rows = release_buffers(rows, BUFFER_WASTE_MAX);
+        let rows = without_waste(rows);
         self.bytes += memory_bytes(&rows);
         block.pieces.push((place as u32, rows));
         block.len += n;
@@ -487,6 +487,11 @@ fn column_bytes(column: &ArrayRef) -> usize {
         }
         _ => column.get_array_memory_size(),
     }
+}
+
+/// `rows`, which won't keep much more text alive than is theirs.
+pub fn without_waste(rows: &RecordBatch) -> RecordBatch {
+    release_buffers(rows, BUFFER_WASTE_MAX)
 }
 
 /// `rows`, with columns of views copied if their buffers are more than `waste_max` times what the views use: a few

@@ -5,19 +5,23 @@
 //!
 //! Invariants: a key that has a slot is *resident*: all its rows, of every side, are here; so are then all keys with the same
 //! hash. A side is
-//! *complete* as long as keys without a slot are known to have no rows, so that nothing is fetched. A slot is
+//! *complete* as long as keys without a slot are known to have no rows but those in [`Unindexed`], so that nothing is fetched.
+//! Rows are unindexed on one side at most, and only while all sides are complete. A slot is
 //! dropped only if all its changes are committed, or if it holds nothing and its sides are complete.
 
 use std::collections::VecDeque;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
-use tidemill_zset::{Diffs, Epoch};
+use tidemill_zset::{Delta, Diffs, Epoch};
 
 use super::join_keys::{KeyTable, Slot};
 use super::join_rows::{BLOCK_ROWS, Debts, Groups, NIL, RowStore};
+use super::join_unindexed::{Leaving, Unindexed, UnindexedLimits};
 use crate::state::{StateHandle, unreadable};
 
+/// Rows by which a piece is judged.
+const SAMPLE: usize = 64;
 /// Dropped rows, or empty keys, are left in memory until there are this many and they are the larger half.
 const GARBAGE_MIN: usize = 16 * 1024;
 
@@ -30,6 +34,7 @@ pub struct StateSide {
     keeps_rows: bool,
     complete: bool,
     debts: Debts,
+    unindexed: Unindexed,
 }
 
 impl StateSide {
@@ -37,13 +42,21 @@ impl StateSide {
     /// [`KeyedState::counts`] are wanted.
     pub fn new(handle: StateHandle, with_matching: bool, keeps_rows: bool) -> Self {
         let complete = handle.reader.as_ref().is_none_or(|r| r.is_empty());
+        let schema = handle.desc.schema.clone();
         StateSide {
-            store: RowStore::new(handle.desc.schema.clone(), with_matching),
+            unindexed: Unindexed::new(schema.clone(), UnindexedLimits::default()),
+            store: RowStore::new(schema, with_matching),
             handle,
             keeps_rows,
             complete,
             debts: Debts::default(),
         }
+    }
+
+    /// The same side, with other limits for rows that nobody has asked for.
+    pub fn with_limits(mut self, limits: UnindexedLimits) -> Self {
+        self.unindexed = Unindexed::new(self.handle.desc.schema.clone(), limits);
+        self
     }
 }
 
@@ -94,7 +107,8 @@ impl<const N: usize> KeyedState<N> {
     /// Approximate bytes of memory.
     pub fn bytes(&self) -> usize {
         let counts = self.counts.as_ref().map_or(0, |c| c.len() * 8 * N);
-        self.keys.bytes() + counts + self.sides.iter().map(|s| s.store.bytes()).sum::<usize>()
+        let side = |s: &StateSide| s.store.bytes() + s.unindexed.bytes();
+        self.keys.bytes() + counts + self.sides.iter().map(side).sum::<usize>()
     }
 
     /// The slot of each row, all of them resident afterwards. Returns the slots that had to be fetched, in full
@@ -110,11 +124,91 @@ impl<const N: usize> KeyedState<N> {
         self.keys
             .resolve(keys, hashes, self.step, slots, &mut fresh);
         self.grow_counts();
-        if fresh.is_empty() || self.sides.iter().all(|s| s.complete) {
+        if fresh.is_empty() {
+            return known..known;
+        }
+        if self.is_complete() {
+            self.index_found(&fresh);
             return known..known;
         }
         self.fetch(&fresh);
         known..self.keys.len() as u32
+    }
+
+    fn is_complete(&self) -> bool {
+        self.sides.iter().all(|s| s.complete)
+    }
+
+    /// Leaves those rows of a piece without an index for whose keys nobody has asked, if so many of them are worth it.
+    /// Gives back the numbers of the others, or `None` if all are to be indexed. [`KeyedState::counts`] doesn't count such rows.
+    pub fn leave_unindexed(
+        &mut self,
+        side: usize,
+        piece: &Delta,
+        hashes: &[u64],
+    ) -> Option<Vec<u32>> {
+        let asks = |other: usize| other != side && !self.sides[other].unindexed.is_empty();
+        if !self.is_complete() || self.sides[side].unindexed.is_closed() || (0..N).any(asks) {
+            return None;
+        }
+        let unindexed = &mut self.sides[side].unindexed;
+        let to_index = |hashes: &[u64]| unindexed.to_index(hashes, |hash| self.keys.has_hash(hash));
+        // Where most keys are known, looking all of them up twice would cost more than is won.
+        let sample = to_index(&hashes[..SAMPLE.min(hashes.len())]);
+        if sample.iter().filter(|i| **i).count() > sample.len() / 2 {
+            return None;
+        }
+        let index = to_index(hashes);
+        let rest: Vec<u32> = (0..index.len() as u32)
+            .filter(|row| index[*row as usize])
+            .collect();
+        if rest.len() > index.len() / 2 {
+            return None;
+        }
+        unindexed.push(piece.clone(), hashes.to_vec(), index, self.step);
+        if unindexed.is_full() {
+            let all = unindexed.close();
+            self.index(side, all);
+        }
+        Some(rest)
+    }
+
+    /// Indexes the rows that share a hash with new slots.
+    fn index_found(&mut self, fresh: &[u32]) {
+        for side in 0..N {
+            let hashes = fresh.iter().map(|slot| self.keys.slot(*slot).hash);
+            let found = self.sides[side].unindexed.search(hashes);
+            self.index(side, found);
+        }
+    }
+
+    /// Indexes rows that were unindexed so far. What retractions among them have made superfluous goes at once: nobody
+    /// has seen it.
+    fn index(&mut self, side: usize, leaving: Vec<Leaving>) {
+        let key_columns = self.sides[side].handle.desc.key_columns;
+        let (mut slots, mut fresh) = (Vec::new(), Vec::new());
+        let mut retracted = Vec::new();
+        for Leaving {
+            delta,
+            hashes,
+            step,
+        } in leaving
+        {
+            let keys = &delta.rows.columns()[..key_columns];
+            self.keys
+                .resolve(keys, &hashes, step, &mut slots, &mut fresh);
+            self.grow_counts();
+            self.add(side, &delta.rows, &delta.diffs, &slots);
+            let negative = |row: &usize| delta.diffs.get(*row) < 0;
+            if let Diffs::Each(_) = delta.diffs {
+                retracted.extend((0..slots.len()).filter(negative).map(|row| slots[row]));
+            }
+        }
+        retracted.sort_unstable();
+        retracted.dedup();
+        for slots in retracted.chunks(BLOCK_ROWS) {
+            self.consolidate(side, slots);
+        }
     }
 
     fn grow_counts(&mut self) {
@@ -275,6 +369,10 @@ impl<const N: usize> KeyedState<N> {
 
     /// Drops the longest untouched half of the keys whose changes are committed.
     fn evict(&mut self) {
+        for side in 0..N {
+            let unindexed = self.sides[side].unindexed.close();
+            self.index(side, unindexed);
+        }
         self.note_committed();
         self.keys.touch_together();
         let mut steps: Vec<u32> = self

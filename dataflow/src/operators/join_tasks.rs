@@ -4,7 +4,8 @@
 //! billions of pairs. So every loop over pairs is a task that remembers its place. Tasks are done strictly in order, and a
 //! task may put others in front: the result is that of doing everything at once.
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
 use tidemill_storage::ArrangementChange;
 use tidemill_zset::{Delta, Epoch};
 
@@ -14,6 +15,7 @@ use super::join_pending::Joint;
 use super::join_presence::{Flip, Restore};
 use super::join_rows::NIL;
 use crate::operator::Output;
+use crate::plan::JoinKind;
 
 /// Work that is left. See the module.
 pub(super) enum Task {
@@ -48,6 +50,8 @@ pub(super) struct Arrival {
     pub rows: RecordBatch,
     pub hashes: Vec<u64>,
     pub slots: Vec<u32>,
+    /// The change of the arrangement has been reported.
+    pub reported: bool,
 }
 
 impl JoinOperator {
@@ -106,7 +110,19 @@ impl JoinOperator {
         let Some(delta) = self.split_null_keys(port, delta, out) else {
             return;
         };
-        let (rows, hashes) = self.stored_rows(port, &delta);
+        let (mut rows, mut hashes) = self.stored_rows(port, &delta);
+        let (mut delta, mut reported) = (delta, false);
+        if let Some(rest) = self.leave_unindexed(port, &delta, &rows, &hashes) {
+            self.report_change(port, rows.clone(), hashes.clone(), delta.clone(), out);
+            reported = true;
+            if rest.is_empty() {
+                return;
+            }
+            hashes = rest.iter().map(|row| hashes[*row as usize]).collect();
+            let rest = UInt32Array::from(rest);
+            delta = delta.take(&rest).expect("rows of the piece");
+            rows = take_record_batch(&rows, &rest).expect("rows of the piece");
+        }
         let keys = &rows.columns()[..self.stored[port].key_columns];
         let mut slots = Vec::new();
         let fetched = self.state.resolve(keys, &hashes, &mut slots);
@@ -116,6 +132,7 @@ impl JoinOperator {
             rows,
             hashes,
             slots,
+            reported,
         };
         if self.presence == Presence::PerRow && !fetched.is_empty() {
             let restore = Restore::new(fetched);
@@ -123,6 +140,28 @@ impl JoinOperator {
         }
         self.restore_presence(fetched);
         self.arrive(arrival, out);
+    }
+
+    /// Leaves rows without an index that have no effect as long as their keys aren't on the other side. See
+    /// [`KeyedState::leave_unindexed`](super::join_state::KeyedState::leave_unindexed).
+    fn leave_unindexed(
+        &mut self,
+        port: usize,
+        delta: &Delta,
+        rows: &RecordBatch,
+        hashes: &[u64],
+    ) -> Option<Vec<u32>> {
+        let no_effect = match (self.kind, self.presence) {
+            (_, Presence::None) => true,
+            // They appear when a row of the right side comes, which looks at all rows of its key.
+            (JoinKind::Semi, Presence::PerKey) => port == LEFT,
+            _ => false,
+        };
+        if !no_effect || !self.waits() {
+            return None;
+        }
+        let piece = Delta::new(rows.clone(), delta.diffs.clone());
+        self.state.leave_unindexed(port, &piece, hashes)
     }
 
     fn arrive(&mut self, arrival: Arrival, out: &mut Output) {
@@ -135,6 +174,7 @@ impl JoinOperator {
             rows,
             hashes,
             slots,
+            ..
         } = arrival;
         let own = if self.single[port] { delta.len() } else { 0 };
         let meeting = Meeting::new(port, delta, slots, own, Some((rows, hashes)));

@@ -14,6 +14,7 @@ mod join_presence;
 mod join_rows;
 mod join_state;
 mod join_tasks;
+mod join_unindexed;
 mod join_weights;
 pub mod map;
 pub mod output;
