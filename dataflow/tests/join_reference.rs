@@ -437,6 +437,43 @@ fn many_updates_of_one_key_keep_the_state_small() {
     assert!(largest < 4_000_000, "{largest} bytes for two rows");
 }
 
+/// The same where the other side has no such key, so that nobody asks for the rows.
+#[test]
+fn many_updates_of_rows_without_a_match_keep_the_state_small() {
+    const ROWS: i64 = 100;
+    for (kind, port) in [
+        (JoinKind::Inner, 0),
+        (JoinKind::Inner, 1),
+        (JoinKind::Semi, 0),
+    ] {
+        let case = Case {
+            kind,
+            on: vec![(0, 0)],
+            types: vec![DataType::Int64, DataType::Int64],
+            null_equals_null: false,
+            filter: Filter::None,
+            state_bytes_max: usize::MAX,
+            allowance: usize::MAX,
+        };
+        let mut test = Test::new(case);
+        let rows = |v: i64, diff: i64| {
+            (0..ROWS).map(move |k| (vec![Some(k), Some(0), Some(0), Some(v)], diff))
+        };
+        test.epoch(1, vec![(port, rows(1, 1).collect())]);
+        let mut largest = 0;
+        for epoch in 2..1_000 {
+            let changes = rows(epoch - 1, -1).chain(rows(epoch, 1));
+            test.epoch(epoch, vec![(port, changes.collect())]);
+            test.commit(0);
+            largest = largest.max(test.operator.state_bytes());
+        }
+        assert!(
+            largest < 8_000_000,
+            "{largest} bytes for {ROWS} rows, {kind:?}"
+        );
+    }
+}
+
 /// A row that appears or changes on both sides at once gives the difference, not rows that come and go.
 #[test]
 fn changes_of_both_sides_are_taken_together() {

@@ -166,10 +166,11 @@ impl<const N: usize> KeyedState<N> {
             return None;
         }
         unindexed.push(piece.clone(), hashes.to_vec(), index, self.step);
-        if unindexed.is_full() {
-            let all = unindexed.close();
-            self.index(side, all);
-        }
+        let leaving = match unindexed.is_full() {
+            true => unindexed.close(),
+            false => unindexed.settle(),
+        };
+        self.index(side, leaving);
         Some(rest)
     }
 

@@ -25,6 +25,8 @@ const WANTED_SHARE: usize = 128;
 const FILTER_BITS: usize = 64;
 const FILTER_BITS_MIN: usize = 1 << 12;
 const FILTER_BITS_MAX: usize = 1 << 20;
+/// Retractions that are left here, and a quarter of the rows if that is more.
+const RETRACTIONS_MIN: usize = 16 * 1024;
 /// Blocks of fewer rows than this are put together.
 const SMALL_BLOCK: usize = 1024;
 
@@ -68,6 +70,8 @@ pub struct Unindexed {
     blocks: Vec<Block>,
     rows: usize,
     bytes: usize,
+    /// Rows that came with a negative diff, since the last time that none was here.
+    retractions: usize,
     /// Parts of the hashes that have been indexed.
     parts_done: u64,
 }
@@ -81,6 +85,7 @@ impl Unindexed {
             blocks: Vec::new(),
             rows: 0,
             bytes: 0,
+            retractions: 0,
             parts_done: 0,
         }
     }
@@ -115,6 +120,13 @@ impl Unindexed {
         let delta = Delta::new(without_waste(&delta.rows), delta.diffs);
         self.rows += rows;
         self.bytes += bytes_of(&delta);
+        if let Diffs::Each(diffs) = &delta.diffs {
+            let negative = diffs
+                .iter()
+                .zip(&gone)
+                .filter(|(d, gone)| **d < 0 && !**gone);
+            self.retractions += negative.count();
+        }
         self.blocks.push(Block {
             gone: if rows == hashes.len() {
                 Vec::new()
@@ -165,8 +177,16 @@ impl Unindexed {
         self.take_all()
     }
 
+    /// Takes out all rows if many of them take others back: the index adds up equal rows.
+    pub fn settle(&mut self) -> Vec<Leaving> {
+        match self.retractions > RETRACTIONS_MIN.max(self.rows / 4) {
+            true => self.take_all(),
+            false => Vec::new(),
+        }
+    }
+
     fn take_all(&mut self) -> Vec<Leaving> {
-        (self.rows, self.bytes) = (0, 0);
+        (self.rows, self.bytes, self.retractions) = (0, 0, 0);
         let whole = |block: Block| {
             if block.gone.is_empty() {
                 let Block {
