@@ -15,12 +15,12 @@ use tidemill_planner::names::parse_query;
 use tidemill_zset::schema::SqlType;
 use tidemill_zset::{CollectionId, Delta};
 
+use super::checks::Checks;
 use super::copy_binary::BinaryRows;
 use super::copy_text::{RecordFormat, Records};
 use super::numbering::column_of;
 use super::query::Given;
 use super::sql::SqlSession;
-use super::write::Checks;
 use super::{CopySink, Response};
 use crate::catalog::Object;
 use crate::coordinator::tables::{WriteRequest, check_not_null};

@@ -2,6 +2,7 @@
 
 pub mod backends;
 mod catalog_query;
+mod checks;
 mod control;
 mod copy;
 mod copy_binary;
@@ -20,6 +21,8 @@ mod times;
 mod transaction;
 mod unique;
 mod write;
+mod write_plan;
+mod write_rows;
 
 use std::sync::Arc;
 

@@ -13,7 +13,7 @@ use tidemill_planner::SqlError;
 use tidemill_planner::direct::Direct;
 use tidemill_planner::query::QueryPlan;
 
-use super::write::Target;
+use super::write_plan::Target;
 use crate::catalog::Catalog;
 
 /// Texts whose plans a session keeps.

@@ -11,7 +11,7 @@ use tidemill_planner::query::Key;
 use tidemill_storage::StoreVersion;
 use tidemill_zset::Delta;
 
-use super::write::Target;
+use super::write_plan::Target;
 use crate::catalog::{Catalog, Detail, Object};
 use crate::coordinator::tables::existing;
 use crate::coordinator::unique::UniqueIndex;

@@ -1,0 +1,96 @@
+//! CHECK constraints of tables.
+
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use tidemill_planner::SqlError;
+use tidemill_planner::catalog::{Relation, RelationKind};
+use tidemill_planner::query::{QueryPlan, WRITTEN};
+
+use super::execution;
+use super::sql::SqlSession;
+use super::write_rows::WithRows;
+use crate::catalog::{Detail, Object};
+use crate::reader::Snapshot;
+
+/// CHECKs of a table.
+pub(super) struct Checks {
+    table: String,
+    names: Vec<String>,
+    plan: QueryPlan,
+}
+
+impl Checks {
+    /// Fails if one of them is false of one of the rows.
+    pub(super) async fn of(&self, rows: &RecordBatch, snapshot: &Snapshot) -> Result<(), SqlError> {
+        let reader = WithRows {
+            inner: snapshot.clone(),
+            rows: rows.clone(),
+        };
+        let found = execution::collect(self.plan.clone(), Arc::new(reader)).await?;
+        let mut before = 0;
+        for batch in &found {
+            for (truths, name) in batch.columns().iter().zip(&self.names) {
+                let Some(row) = truths.as_boolean().iter().position(|t| t == Some(false)) else {
+                    continue;
+                };
+                let message = format!(
+                    "new row for relation \"{}\" violates check constraint \"{name}\"",
+                    self.table
+                );
+                return Err(SqlError::new("23514", message).detail(format!(
+                    "The failing row is number {} of the statement.",
+                    before + row + 1
+                )));
+            }
+            before += batch.num_rows();
+        }
+        Ok(())
+    }
+}
+
+impl SqlSession {
+    /// Refuses CHECKs that can't be evaluated, when the table is made.
+    pub(super) fn check_checks(&self, object: &Object) -> Result<(), SqlError> {
+        self.checks_of(object).map(|_| ())
+    }
+
+    /// The plan of a table's CHECKs, if it has any.
+    pub(super) fn checks_of(&self, object: &Object) -> Result<Option<Checks>, SqlError> {
+        let Detail::Table { checks, .. } = &object.detail else {
+            return Ok(None);
+        };
+        if checks.is_empty() {
+            return Ok(None);
+        }
+        let conditions: Vec<String> = checks.iter().map(|(_, c)| c.clone()).collect();
+        let table = Relation {
+            id: WRITTEN,
+            schema: object.record.schema.clone(),
+            name: object.record.name.clone(),
+            kind: RelationKind::Table,
+            columns: object.columns.clone(),
+            primary_key: None,
+            unique: None,
+            append_only: false,
+        };
+        let planner = &self.handle.env.planner;
+        Ok(Some(Checks {
+            table: object.record.name.clone(),
+            names: checks.iter().map(|(name, _)| name.clone()).collect(),
+            plan: planner.plan_checks(&self.context(), &conditions, &table)?,
+        }))
+    }
+
+    pub(super) async fn check_rows(
+        &self,
+        object: &Object,
+        rows: &RecordBatch,
+        snapshot: &Snapshot,
+    ) -> Result<(), SqlError> {
+        match self.checks_of(object)? {
+            Some(checks) => checks.of(rows, snapshot).await,
+            None => Ok(()),
+        }
+    }
+}
