@@ -4,27 +4,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
 use tidemill_connectors::sink::FileSink;
-use tidemill_dataflow::runtime::Command;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Name, ObjectKind, Options};
-use tidemill_storage::{ArrangementDesc, ArrangementKind, OffsetChange};
-use tidemill_zset::schema::SqlType;
-use tidemill_zset::{ArrangementId, CollectionId};
+use tidemill_storage::{ArrangementDesc, OffsetChange};
+use tidemill_zset::ArrangementId;
 use tokio::sync::oneshot;
 
-use super::build::{output_desc, stored_desc};
-use super::cut::origin_schema;
+use super::build::stored_desc;
+use super::ids::{source_ids, table_ids};
 use super::rename::check_seen;
-use super::{AfterPublish, Coordinator, Owner};
-use crate::catalog::record::{
-    Ids, Kind, NEXT_ID_KEY, PersistentRecord, SchemaRecord, number_key, object_key, persistent_key,
-    put, schema_key, sink_key,
-};
-use crate::catalog::{Catalog, Change, DEFAULT_SCHEMA, Detail, Object, SYSTEM_SCHEMAS};
-use crate::numbers::numbered;
-use crate::reader::key_first;
+use super::{AfterPublish, Coordinator};
+use crate::catalog::record::{Kind, NEXT_ID_KEY, SchemaRecord, object_key, put, schema_key};
+use crate::catalog::{Catalog, Change, Detail, Object, SYSTEM_SCHEMAS};
 use crate::session::Notice;
 
 /// History kept where `retain_history` doesn't say: one minute.
@@ -96,12 +88,12 @@ pub enum Ddl {
 #[derive(Default)]
 pub(super) struct Effects {
     pub(super) changes: Vec<Change>,
-    create: Vec<ArrangementDesc>,
-    drop: Vec<ArrangementId>,
-    offsets: Vec<OffsetChange>,
+    pub(super) create: Vec<ArrangementDesc>,
+    pub(super) drop: Vec<ArrangementId>,
+    pub(super) offsets: Vec<OffsetChange>,
     /// Indexes that come with a new table, whose dataflows begin.
-    indexes: Vec<Arc<Object>>,
-    after: Vec<AfterPublish>,
+    pub(super) indexes: Vec<Arc<Object>>,
+    pub(super) after: Vec<AfterPublish>,
     pub(super) notices: Vec<Notice>,
 }
 
@@ -278,248 +270,6 @@ impl Coordinator {
         effects.indexes.push(index);
         Ok(())
     }
-
-    #[allow(clippy::too_many_arguments)]
-    fn drop_objects(
-        &mut self,
-        kind: ObjectKind,
-        names: &[Name],
-        if_exists: bool,
-        cascade: bool,
-        purge: bool,
-        next: &mut Catalog,
-        effects: &mut Effects,
-    ) -> Result<(), SqlError> {
-        let mut ids = Vec::new();
-        for name in names {
-            match find(next, kind, name) {
-                Ok(object) if object.record.constraint => {
-                    return Err(required_by_constraint(object, next));
-                }
-                Ok(object) => ids.push(object.record.id),
-                Err(e) if if_exists && e.sqlstate == "42P01" => {
-                    let message =
-                        format!("{} \"{}\" does not exist, skipping", words(kind), name.name);
-                    effects.notices.push(notice("00000", message));
-                }
-                Err(e) if kind == ObjectKind::Index && e.sqlstate == "42P01" => {
-                    let message = format!("index \"{}\" does not exist", name.name);
-                    return Err(SqlError::new("42704", message));
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        self.drop_ids(ids, cascade, purge, next, effects)
-    }
-
-    fn drop_ids(
-        &mut self,
-        ids: Vec<u64>,
-        cascade: bool,
-        purge: bool,
-        next: &mut Catalog,
-        effects: &mut Effects,
-    ) -> Result<(), SqlError> {
-        let dependents = next.dependents_of_all(&ids);
-        // Indexes go with what they are on.
-        let (indexes, dependents): (Vec<_>, Vec<_>) = dependents
-            .into_iter()
-            .partition(|o| o.record.kind == Kind::Index);
-        if !dependents.is_empty() && !cascade {
-            let first = next.get(ids[0]).map_or_else(String::new, |o| {
-                format!("{} {}", o.record.kind.words(), o.display_name())
-            });
-            let list: Vec<String> = dependents
-                .iter()
-                .map(|o| {
-                    format!(
-                        "{} {} depends on it",
-                        o.record.kind.words(),
-                        o.display_name()
-                    )
-                })
-                .collect();
-            return Err(SqlError::new(
-                "2BP01",
-                format!("cannot drop {first} because other objects depend on it"),
-            )
-            .detail(list.join("\n"))
-            .hint("Use DROP ... CASCADE to drop the dependent objects too."));
-        }
-        for index in &indexes {
-            self.drop_one(index, purge, next, effects);
-        }
-        for object in dependents.iter().rev() {
-            effects.notices.push(notice(
-                "00000",
-                format!(
-                    "drop cascades to {} {}",
-                    object.record.kind.words(),
-                    object.display_name()
-                ),
-            ));
-            self.drop_one(object, purge, next, effects);
-        }
-        for id in ids {
-            if let Some(object) = next.get(id).cloned() {
-                self.drop_one(&object, purge, next, effects);
-            }
-        }
-        Ok(())
-    }
-
-    fn drop_one(
-        &mut self,
-        object: &Arc<Object>,
-        purge: bool,
-        next: &mut Catalog,
-        effects: &mut Effects,
-    ) {
-        let id = object.record.id;
-        let ids = object.record.ids.clone();
-        next.remove(id);
-        effects.changes.push((object_key(id), None));
-        match &object.detail {
-            Detail::Source { persistent_id, .. } => {
-                let forget = match persistent_id {
-                    Some(persistent) if purge => {
-                        next.persistent_mut().remove(persistent);
-                        effects.changes.push((persistent_key(persistent), None));
-                        true
-                    }
-                    Some(_) => false,
-                    None => true,
-                };
-                if forget {
-                    effects.drop.extend(ids.rows.into_iter().chain(ids.errors));
-                    self.forget_offsets(ids.offsets, effects);
-                }
-                effects.after.push(Box::new(move |c, _| c.stop_source(id)));
-            }
-            Detail::MaterializedView { .. } | Detail::Index { .. } => {
-                effects.drop.extend(
-                    ids.states
-                        .iter()
-                        .map(|s| s.id)
-                        .chain(ids.rows)
-                        .chain(ids.errors),
-                );
-                let dataflow = self
-                    .dataflows
-                    .iter()
-                    .find(|(_, o)| matches!(o, Owner::View(v) if *v == id))
-                    .map(|(d, _)| *d);
-                if let Some(dataflow) = dataflow {
-                    self.dataflows.remove(&dataflow);
-                    self.runtime.send(Command::Drop(dataflow));
-                    self.recount_inputs();
-                }
-            }
-            Detail::Sink { .. } => {
-                effects.changes.push((sink_key(id), None));
-                effects.after.push(Box::new(move |c, _| {
-                    if let Some(sink) = c.sinks.remove(&id) {
-                        sink.stop();
-                    }
-                    let key = sink_key(id);
-                    c.riding.retain(|(k, _)| *k != key);
-                    c.env.status.sink_gone(id);
-                }));
-            }
-            Detail::Table { .. } => {
-                effects.drop.extend(ids.rows);
-                let columns = numbered(object).map(|(n, _)| (number_key(id, n), None));
-                effects.changes.extend(columns);
-                effects
-                    .after
-                    .push(Box::new(move |c, _| c.env.numbers.forget(id)));
-            }
-            Detail::View { .. } => {}
-        }
-    }
-
-    fn forget_offsets(&mut self, offsets: Option<u64>, effects: &mut Effects) {
-        let Some(source) = offsets else { return };
-        match self.env.store.offsets(source) {
-            Ok(entries) => {
-                effects
-                    .offsets
-                    .extend(entries.into_iter().map(|(key, _)| OffsetChange {
-                        source,
-                        key,
-                        value: None,
-                    }))
-            }
-            Err(e) => self.failure = Some(format!("offsets can't be read: {e}")),
-        }
-    }
-
-    fn drop_schema(
-        &mut self,
-        name: &str,
-        if_exists: bool,
-        cascade: bool,
-        next: &mut Catalog,
-        effects: &mut Effects,
-    ) -> Result<(), SqlError> {
-        if SYSTEM_SCHEMAS.contains(&name) || name == DEFAULT_SCHEMA {
-            return Err(SqlError::new(
-                "42501",
-                format!("cannot drop schema {name} because it is required by the system"),
-            ));
-        }
-        if !next.schemas().contains_key(name) {
-            if if_exists {
-                effects.notices.push(notice(
-                    "00000",
-                    format!("schema \"{name}\" does not exist, skipping"),
-                ));
-                return Ok(());
-            }
-            return Err(SqlError::new(
-                "3F000",
-                format!("schema \"{name}\" does not exist"),
-            ));
-        }
-        if let Some((_, view)) = self.reserved.iter().find(|(schema, _)| schema == name) {
-            return Err(SqlError::new(
-                "55006",
-                format!("cannot drop schema {name} because view {view} is being created in it"),
-            )
-            .hint("Wait for its CREATE to return, or cancel that."));
-        }
-        let ids: Vec<u64> = next
-            .objects()
-            .filter(|o| o.record.schema == name)
-            .map(|o| o.record.id)
-            .collect();
-        if !ids.is_empty() && !cascade {
-            return Err(SqlError::new(
-                "2BP01",
-                format!("cannot drop schema {name} because other objects depend on it"),
-            )
-            .hint("Use DROP ... CASCADE to drop the dependent objects too."));
-        }
-        self.drop_ids(ids, cascade, false, next, effects)?;
-        next.schemas_mut().remove(name);
-        effects.changes.push((schema_key(name), None));
-        Ok(())
-    }
-}
-
-/// The index of a constraint goes with its table alone.
-fn required_by_constraint(index: &Object, catalog: &Catalog) -> SqlError {
-    let name = &index.record.name;
-    let table = match &index.detail {
-        Detail::Index { on, .. } => catalog.get(*on),
-        _ => None,
-    };
-    let table = table.map_or_else(String::new, |t| t.display_name());
-    let message = format!(
-        "cannot drop index {} because constraint {name} on table {table} requires it",
-        index.display_name()
-    );
-    SqlError::new("2BP01", message).hint(format!("The constraint goes with the table {table}."))
 }
 
 fn create_schema(
@@ -588,130 +338,6 @@ fn replace_view(
         .changes
         .push(put(object_key(new.record.id), &new.record));
     next.put(Arc::new(new));
-    Ok(())
-}
-
-fn table_ids(object: &mut Object, next: &mut Catalog, effects: &mut Effects) {
-    let Detail::Table { primary_key, .. } = &object.detail else {
-        return;
-    };
-    let rows = ArrangementId(next.allocate());
-    effects
-        .create
-        .push(table_desc(rows, &object.columns, primary_key));
-    object.record.ids = Ids {
-        collection: Some(CollectionId(next.allocate())),
-        rows: Some(rows),
-        ..Ids::default()
-    };
-}
-
-/// How a table's rows are stored: by key, or as a multiset of whole rows.
-pub fn table_desc(
-    id: ArrangementId,
-    columns: &SchemaRef,
-    primary_key: &[usize],
-) -> ArrangementDesc {
-    let width = columns.fields().len();
-    let order = key_first(primary_key, width);
-    let schema = Arc::new(
-        columns
-            .project(&order)
-            .expect("the order names each column once"),
-    );
-    if primary_key.is_empty() {
-        ArrangementDesc {
-            id,
-            kind: ArrangementKind::Add,
-            schema,
-            key_columns: width,
-        }
-    } else {
-        ArrangementDesc {
-            id,
-            kind: ArrangementKind::Last,
-            schema,
-            key_columns: primary_key.len(),
-        }
-    }
-}
-
-fn source_ids(
-    object: &mut Object,
-    next: &mut Catalog,
-    effects: &mut Effects,
-) -> Result<(), SqlError> {
-    let Detail::Source { persistent_id, .. } = &object.detail else {
-        return Ok(());
-    };
-    let columns: Vec<String> = object
-        .columns
-        .fields()
-        .iter()
-        .map(|f| format!("{} {}", f.name(), SqlType::of(f)))
-        .collect();
-    let mut record = match persistent_id
-        .as_ref()
-        .and_then(|id| next.persistent().get(id))
-    {
-        Some(known) => {
-            let persistent_id = persistent_id.as_deref().unwrap_or_default();
-            let user = next
-                .objects()
-                .find(|o| o.record.ids.rows == Some(known.rows));
-            if let Some(user) = user {
-                return Err(SqlError::new(
-                    "55006",
-                    format!(
-                        "persistent_id '{persistent_id}' is in use by source {}",
-                        user.display_name()
-                    ),
-                )
-                .hint("Each source needs a persistent_id of its own."));
-            }
-            if known.columns != columns {
-                return Err(SqlError::new("42P16", format!("persistent_id '{persistent_id}' was recorded with other columns"))
-                    .detail(format!("Recorded: ({}). Declared: ({}).", known.columns.join(", "), columns.join(", ")))
-                    .hint("Declare the recorded columns, choose another persistent_id, or forget the record with DROP SOURCE … PURGE."));
-            }
-            known.clone()
-        }
-        None => {
-            let record = PersistentRecord {
-                columns,
-                rows: ArrangementId(next.allocate()),
-                errors: ArrangementId(next.allocate()),
-                offsets: next.allocate(),
-            };
-            let log = |id, columns: &SchemaRef| ArrangementDesc {
-                id,
-                kind: ArrangementKind::Log,
-                schema: origin_schema(columns),
-                key_columns: 0,
-            };
-            let errors = object
-                .error_columns()
-                .expect("a source has an error relation");
-            effects.create.push(log(record.errors, &errors));
-            if persistent_id.is_some() {
-                effects.create.push(log(record.rows, &object.columns));
-            }
-            record
-        }
-    };
-    if let Some(id) = persistent_id {
-        record.columns.shrink_to_fit();
-        effects.changes.push(put(persistent_key(id), &record));
-        next.persistent_mut().insert(id.clone(), record.clone());
-    }
-    object.record.ids = Ids {
-        collection: Some(CollectionId(next.allocate())),
-        rows: persistent_id.is_some().then_some(record.rows),
-        errors_collection: Some(CollectionId(next.allocate())),
-        errors: Some(record.errors),
-        offsets: Some(record.offsets),
-        ..Ids::default()
-    };
     Ok(())
 }
 
@@ -845,9 +471,4 @@ pub fn retain_history_ms(options: &Options) -> Result<i64, SqlError> {
         None => Ok(RETAIN_HISTORY_MS_DEFAULT),
         Some(text) => crate::catalog::object::duration_ms("retain_history", text),
     }
-}
-
-/// The schema of an `Add` arrangement of errors.
-pub fn errors_desc(id: ArrangementId) -> ArrangementDesc {
-    output_desc(id, &tidemill_dataflow::operator::error_schema())
 }
