@@ -11,16 +11,18 @@ use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, Unbounded
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
+use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::unnest::UnnestExec;
-use datafusion_common::tree_node::Transformed;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_common::{Result as DfResult, ScalarValue};
 use datafusion_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType};
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use tidemill_zset::CollectionId;
 use tidemill_zset::schema::UTC;
 
@@ -31,7 +33,7 @@ use crate::compile::join_rules::careful;
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::functions::external;
 use crate::pieces::PiecesExec;
-use crate::query::{ResultStream, SnapshotReader};
+use crate::query::{ResultStream, Rows, SnapshotReader};
 use crate::tree::{PlanTree, Tree};
 
 /// Rows of a batch.
@@ -85,15 +87,11 @@ impl TableProvider for CollectionTable {
 
     async fn scan(
         &self,
-        session: &dyn Session,
+        _: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let reader = session
-            .config()
-            .get_extension::<Reader>()
-            .ok_or_else(|| external(SqlError::internal("a plan was executed without a reader")))?;
         let schema = match projection {
             Some(p) => Arc::new(self.relation.columns.project(p)?),
             None => self.relation.columns.clone(),
@@ -103,7 +101,6 @@ impl TableProvider for CollectionTable {
             .filter_map(|f| of_scan(f, &self.relation.columns))
             .collect();
         let scan = Scan {
-            reader: reader.0.clone(),
             collection: self.relation.id,
             columns: projection.cloned(),
             conditions,
@@ -122,7 +119,6 @@ impl TableProvider for CollectionTable {
 
 #[derive(Debug)]
 struct Scan {
-    reader: Arc<dyn SnapshotReader>,
     collection: CollectionId,
     columns: Option<Vec<usize>>,
     conditions: Vec<Condition>,
@@ -134,20 +130,26 @@ impl PartitionStream for Scan {
         &self.schema
     }
 
-    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+    fn execute(&self, task: Arc<TaskContext>) -> SendableRecordBatchStream {
         let schema = self.schema.clone();
-        let batches =
-            match self
-                .reader
-                .scan(self.collection, self.columns.as_deref(), &self.conditions)
-            {
-                Ok(it) => futures::stream::iter(
-                    it.map(move |b| b.and_then(|b| relabel(b, &schema)).map_err(external)),
-                )
-                .left_stream(),
-                Err(e) => futures::stream::iter([Err(external(e))]).right_stream(),
-            };
+        let batches = match self.scan(&task) {
+            Ok(it) => futures::stream::iter(
+                it.map(move |b| b.and_then(|b| relabel(b, &schema)).map_err(external)),
+            )
+            .left_stream(),
+            Err(e) => futures::stream::iter([Err(external(e))]).right_stream(),
+        };
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches))
+    }
+}
+
+impl Scan {
+    fn scan(&self, task: &TaskContext) -> Result<Rows> {
+        let reader = task.session_config().get_extension::<Reader>();
+        let reader =
+            reader.ok_or_else(|| SqlError::internal("a plan was executed without a reader"))?;
+        let columns = self.columns.as_deref();
+        reader.0.scan(self.collection, columns, &self.conditions)
     }
 }
 
@@ -214,6 +216,12 @@ pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
             .options_mut()
             .optimizer
             .enable_round_robin_repartition = false;
+        // Scans take no filters that become known while a query runs, and plans that hold some can't be run twice.
+        let optimizer = &mut config.options_mut().optimizer;
+        optimizer.enable_dynamic_filter_pushdown = false;
+        optimizer.enable_topk_dynamic_filter_pushdown = false;
+        optimizer.enable_join_dynamic_filter_pushdown = false;
+        optimizer.enable_aggregate_dynamic_filter_pushdown = false;
         // Nullability and the names of SQL types in the fields' metadata may differ below unions and joins.
         config
             .options_mut()
@@ -266,9 +274,35 @@ pub(crate) fn yielding(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn Executi
     .map(|t| t.data)
 }
 
-/// Runs a plan. DataFusion plans lazily, when the stream is first polled.
+/// A place for what DataFusion has made of a logical plan; clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kept(Arc<OnceLock<Arc<dyn ExecutionPlan>>>);
+
+impl Kept {
+    /// What has been kept.
+    pub fn get(&self) -> Option<Arc<dyn ExecutionPlan>> {
+        self.0.get().cloned()
+    }
+
+    /// Keeps `plan`, if it can be run again.
+    fn set(&self, plan: &Arc<dyn ExecutionPlan>) -> DfResult<()> {
+        let mut again = true;
+        plan.apply(|node| {
+            again &= !node.is::<RecursiveQueryExec>();
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        if again {
+            // Whoever was faster kept the same plan.
+            let _ = self.0.set(plan.clone());
+        }
+        Ok(())
+    }
+}
+
+/// Runs a plan, and leaves in `keep` what it was planned to. DataFusion plans lazily, when the stream is first polled.
 pub(crate) fn run(
     logical: LogicalPlan,
+    keep: Option<Kept>,
     columns: SchemaRef,
     reader: Arc<dyn SnapshotReader>,
 ) -> ResultStream {
@@ -280,10 +314,40 @@ pub(crate) fn run(
             .create_physical_plan(&optimised, &state)
             .await?;
         let physical = yielding(physical)?;
-        datafusion::physical_plan::execute_stream(physical, state.task_ctx())
+        match keep {
+            Some(keep) => {
+                keep.set(&physical)?;
+                execute_afresh(physical, &state)
+            }
+            None => execute_stream(physical, state.task_ctx()),
+        }
     };
-    futures::stream::once(start)
-        .try_flatten()
+    results(futures::stream::once(start).try_flatten(), columns)
+}
+
+/// Runs a plan that was kept.
+pub(crate) fn run_again(
+    physical: Arc<dyn ExecutionPlan>,
+    columns: SchemaRef,
+    reader: Arc<dyn SnapshotReader>,
+) -> ResultStream {
+    let start = async move { execute_afresh(physical, &state(Some(reader))) };
+    results(futures::stream::once(start).try_flatten(), columns)
+}
+
+/// Executes a copy: joins keep their built sides, and all nodes their metrics, in the plan.
+fn execute_afresh(
+    physical: Arc<dyn ExecutionPlan>,
+    state: &SessionState,
+) -> DfResult<SendableRecordBatchStream> {
+    execute_stream(reset_plan_states(physical)?, state.task_ctx())
+}
+
+fn results(
+    batches: impl Stream<Item = DfResult<RecordBatch>> + Send + 'static,
+    columns: SchemaRef,
+) -> ResultStream {
+    batches
         .map(move |b| {
             b.map_err(|e| from_datafusion(&e))
                 .and_then(|b| relabel(b, &columns))

@@ -110,6 +110,8 @@ pub struct QueryPlan {
     pub volatile: Option<String>,
     /// The session's part, constant for one execution.
     pub session: SessionContextInfo,
+    /// What DataFusion makes of it, from its first execution on, if nothing is put in at each.
+    pub(crate) kept: execute::Kept,
 }
 
 /// Rows of an executed query. Dropping it cancels.
@@ -265,6 +267,7 @@ impl Planner {
             uses_now: facts.uses_now,
             volatile: facts.volatile,
             session: session.clone(),
+            kept: execute::Kept::default(),
         })
     }
 
@@ -396,10 +399,14 @@ impl QueryPlan {
                 ),
             ));
         }
+        if self.params.is_empty() {
+            return Ok(self.clone());
+        }
         let logical = execute::with_params(self.logical.clone(), values, &self.params)?;
         Ok(QueryPlan {
             logical,
             params: vec![],
+            kept: execute::Kept::default(),
             ..self.clone()
         })
     }
@@ -409,8 +416,12 @@ impl QueryPlan {
         if !self.params.is_empty() {
             return Err(SqlError::new("42P02", "there is no parameter $1"));
         }
+        if let Some(physical) = self.kept.get() {
+            return Ok(execute::run_again(physical, self.columns.clone(), reader));
+        }
         let logical = execute::at_time(self.logical.clone(), self.session.now)?;
-        Ok(execute::run(logical, self.columns.clone(), reader))
+        let keep = (!self.uses_now && self.volatile.is_none()).then(|| self.kept.clone());
+        Ok(execute::run(logical, keep, self.columns.clone(), reader))
     }
 }
 

@@ -155,6 +155,27 @@ fn memory_is_taken_in_small_pages() {
     });
 }
 
+/// A log level that can't be read is no reason not to start, but one to say so.
+#[test]
+fn a_mistaken_log_filter_is_named() {
+    run(|scratch| async move {
+        for (filter, warned) in [
+            ("tidemill_server=loud", true),
+            ("tidemill_server=warn", false),
+        ] {
+            let mut options = Options::default();
+            options.env.push(("RUST_LOG".into(), filter.into()));
+            let mut server = Server::start(&scratch.path(filter), &options)?;
+            server.connect().await?.run("SELECT 1").await?;
+            server.terminate()?;
+            let log = server.log_text();
+            let warning = format!("RUST_LOG={filter} is ignored");
+            ensure!(log.contains(&warning) == warned, "{filter}:\n{log}");
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn init_is_idempotent_and_names_differences() {
     run(|scratch| async move {

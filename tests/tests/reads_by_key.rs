@@ -263,3 +263,84 @@ fn keys_and_indexes_answer_as_all_rows_do() {
         Ok(())
     });
 }
+
+/// What is computed in several ways: by joins, which keep a side in memory, sorts, sets, windows and subqueries.
+const SENT_AGAIN: [&str; 7] = [
+    "SELECT count(*), coalesce(sum(a), 0) FROM t",
+    "SELECT x.id, y.id FROM t AS x JOIN t AS y ON x.a = y.id ORDER BY 1, 2",
+    "SELECT x.id, y.b FROM t AS x, t AS y WHERE x.a < y.a ORDER BY 1, 2 LIMIT 7",
+    "SELECT id, sum(a) OVER (PARTITION BY b ORDER BY id) FROM t ORDER BY id DESC LIMIT 9",
+    "SELECT a FROM v UNION SELECT id FROM t EXCEPT SELECT n FROM v ORDER BY 1",
+    "SELECT id FROM t WHERE a > (SELECT avg(a) FROM t) AND EXISTS (SELECT FROM v WHERE v.a = t.a) ORDER BY id",
+    "WITH RECURSIVE r AS (SELECT min(id) AS id FROM t UNION SELECT t.id FROM r JOIN t ON t.a = r.id) SELECT * FROM r ORDER BY 1",
+];
+
+/// The plan of a text that a session sends again is used again; the rows are those of now, and of the session's transaction.
+#[test]
+fn statements_sent_again_read_what_is_new() {
+    run(|scratch: Scratch| async move {
+        let seed = Seed::new("sent_again");
+        let mut rng = seed.rng(0);
+        let server = Server::start(&scratch.data(), &Options::workers(2))?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (id integer PRIMARY KEY, a bigint, b text, c numeric(8,2))")
+            .await?;
+        sql.run("CREATE MATERIALIZED VIEW v AS SELECT a, count(*) AS n, sum(c) AS s, max(b) AS m FROM t GROUP BY a")
+            .await?;
+        let mut prepared = Vec::new();
+        for query in SENT_AGAIN {
+            prepared.push(sql.client().prepare(query).await?);
+        }
+        let mut different = std::collections::HashSet::new();
+        for _ in 0..rounds(20) {
+            for _ in 0..rng.random_range(1..6) {
+                sql.run(&write(&mut rng)).await?;
+            }
+            let fresh = sql.another().await?;
+            for (query, statement) in SENT_AGAIN.iter().zip(&prepared) {
+                let expected = fresh.lines(query).await?;
+                let again = sql.lines(query).await?;
+                ensure!(again == expected, "{query}: {again:?}, not {expected:?}");
+                let rows = sql.client().query(statement, &[]).await?.len();
+                ensure!(rows == expected.len(), "{query}: {rows} rows prepared");
+                different.insert(expected);
+            }
+            sql.run("BEGIN").await?;
+            let before = sql.lines(SENT_AGAIN[0]).await?;
+            sql.run("INSERT INTO t VALUES (-1, 5, 'mine', 1)").await?;
+            let within = sql.lines(SENT_AGAIN[0]).await?;
+            sql.run("ROLLBACK").await?;
+            ensure!(before != within, "own writes aren't seen: {within:?}");
+            let after = sql.lines(SENT_AGAIN[0]).await?;
+            ensure!(after == before, "{after:?}, not {before:?}");
+        }
+        ensure!(
+            different.len() > 2 * SENT_AGAIN.len(),
+            "hardly anything changed"
+        );
+        two_cursors(&sql).await
+    });
+}
+
+/// Two runs of one plan at a time.
+async fn two_cursors(sql: &Sql) -> Result<()> {
+    let query = SENT_AGAIN[1];
+    let expected = sql.lines(query).await?;
+    sql.run("BEGIN").await?;
+    for cursor in ["a", "b"] {
+        sql.run(&format!("DECLARE {cursor} CURSOR FOR {query}"))
+            .await?;
+    }
+    let mut got = [Vec::new(), Vec::new()];
+    for _ in 0..expected.len() {
+        for (cursor, got) in ["a", "b"].iter().zip(&mut got) {
+            got.extend(sql.lines(&format!("FETCH 1 FROM {cursor}")).await?);
+        }
+    }
+    sql.run("COMMIT").await?;
+    ensure!(
+        got[0] == expected && got[1] == expected,
+        "{got:?}, not {expected:?}"
+    );
+    Ok(())
+}
