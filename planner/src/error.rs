@@ -105,9 +105,10 @@ fn find_own(e: &DataFusionError) -> Option<SqlError> {
 
 /// The states that rows' errors can have, as constants.
 fn known_state(state: &str) -> &'static str {
-    const STATES: [&str; 16] = [
-        "22012", "22003", "22P02", "22007", "22008", "22023", "22001", "22015", "2201B", "21000",
-        "0A000", "22025", "22011", "42883", "2202E", "54000",
+    const STATES: &[&str] = &[
+        "0A000", "21000", "22001", "22003", "22004", "22007", "22008", "22009", "2200C", "22011",
+        "22012", "22014", "22015", "22016", "2201B", "2201E", "2201F", "2201G", "22021", "22023",
+        "22025", "2202E", "22P02", "42703", "42809", "42846", "42883", "53200", "54000",
     ];
     STATES
         .iter()
@@ -140,6 +141,7 @@ fn from_text(text: &str) -> SqlError {
         || has("unsupported")
         || has("physical plan does not support logical expression")
         || has("correlated scalar subquery can only be used in")
+        || has("correlated scalar subquery must be aggregated")
     {
         SqlError::new("0A000", "this query is not supported").detail(text)
     } else {

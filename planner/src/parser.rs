@@ -6,10 +6,12 @@
 
 mod ddl;
 mod index;
+mod nested_joins;
 mod numbering;
 mod precedence;
 mod session;
 pub(crate) mod spelling;
+mod substring;
 mod with_change;
 
 use sqlparser::ast::{Ident, ObjectName, ObjectNamePart};
@@ -32,9 +34,12 @@ pub(crate) fn parse(sql: &str) -> Result<Vec<Parsed>> {
     let mut out = Vec::new();
     for part in tokens.split(|t| t.token == Token::SemiColon) {
         let tokens = spelling::respelled(part)?;
-        let (Some(first), Some(last)) = (tokens.first(), tokens.last()) else {
+        // Of what was written: respelled tokens may stand in another order.
+        let mut written = (part.iter()).filter(|t| !matches!(t.token, Token::Whitespace(_)));
+        let Some(first) = written.next() else {
             continue;
         };
+        let last = written.next_back().unwrap_or(first);
         let start = first.span.start.column as usize - 1;
         let end = (last.span.end.column as usize - 1).min(chars.len());
         let text: String = chars[start..end.max(start)].iter().collect();

@@ -1,9 +1,11 @@
-//! DataFusion's physical optimiser, with two repairs.
+//! DataFusion's physical optimiser, with three repairs.
 //!
 //! * Its rule that pushes projections down takes a projection above a filter that already chooses columns for one above the
 //!   filter's input: columns of the same name are then mistaken for each other. So filters don't choose columns when it begins.
 //! * A sort that it pushes below a union is lost where a column is another constant in each part, or when joins are in between.
 //!   So a union is a node that it doesn't know, which gives one part after the other.
+//! * Conditions of a query and of a subquery in it end up in one filter, which computes them all. So those that can fail get
+//!   filters of their own above those that can't, in their order: `1/x = 2` isn't computed for rows that `x <> 0` drops.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,10 +28,11 @@ use datafusion::physical_plan::{
 };
 use datafusion_common::Result;
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
-use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::Column;
+use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr, conjunction, split_conjunction};
 use futures::{StreamExt, TryStreamExt};
 
+use crate::functions::Function;
 use crate::tree::Tree;
 
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
@@ -43,6 +46,7 @@ pub(crate) fn rules() -> Vec<Rule> {
     });
     std::iter::once(Arc::new(Unions) as Rule)
         .chain(rules)
+        .chain([Arc::new(FallibleLast) as Rule])
         .collect()
 }
 
@@ -90,6 +94,76 @@ fn apart(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPl
         .build()?;
     let above = ProjectionExec::try_new(columns, Arc::new(whole))?;
     Ok(Transformed::yes(Arc::new(above)))
+}
+
+/// Splits filters in which conditions that can fail stand beside others.
+#[derive(Debug)]
+struct FallibleLast;
+
+impl PhysicalOptimizerRule for FallibleLast {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(plan.change_up(&mut fallible_last)?.data)
+    }
+
+    fn name(&self) -> &str {
+        "FallibleLast"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+fn fallible_last(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    let Some(filter) = plan.downcast_ref::<FilterExec>() else {
+        return Ok(Transformed::no(plan));
+    };
+    let (mut safe, mut fallible) = (vec![], vec![]);
+    for condition in split_conjunction(filter.predicate()) {
+        match can_fail(condition)? {
+            true => fallible.push(Arc::clone(condition)),
+            false => safe.push(Arc::clone(condition)),
+        }
+    }
+    let Some(last) = fallible.pop() else {
+        return Ok(Transformed::no(plan));
+    };
+    if safe.is_empty() && fallible.is_empty() {
+        return Ok(Transformed::no(plan));
+    }
+    let node = |condition, input| {
+        FilterExecBuilder::new(condition, input)
+            .with_default_selectivity(filter.default_selectivity())
+            .with_batch_size(filter.batch_size())
+    };
+    let mut below = filter.input().clone();
+    if !safe.is_empty() {
+        below = Arc::new(node(conjunction(safe), below).build()?);
+    }
+    for condition in fallible {
+        below = Arc::new(node(condition, below).build()?);
+    }
+    let chosen = filter.projection().as_ref().map(|p| p.to_vec());
+    let above = node(last, below)
+        .apply_projection(chosen)?
+        .with_fetch(filter.fetch())
+        .build()?;
+    Ok(Transformed::yes(Arc::new(above)))
+}
+
+/// Whether a function in an expression can fail for some input.
+fn can_fail(e: &Arc<dyn PhysicalExpr>) -> Result<bool> {
+    e.any(&mut |e| {
+        let call = e.downcast_ref::<ScalarFunctionExpr>();
+        Ok(call.is_some_and(|call| {
+            let inner: &dyn std::any::Any = call.fun().inner().as_ref();
+            inner.downcast_ref::<Function>().is_none_or(|f| f.fallible)
+        }))
+    })
 }
 
 /// Takes our own node for each union.

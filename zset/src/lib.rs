@@ -10,6 +10,7 @@ pub mod digits;
 pub mod float_sum;
 pub mod hash;
 pub mod ids;
+pub mod interval;
 mod narrow;
 pub mod order_code;
 pub mod schema;

@@ -496,6 +496,26 @@ impl Binder<'_> {
                 })
                 .collect()
         };
+        let one = matches!(
+            name,
+            "count"
+                | "sum"
+                | "avg"
+                | "min"
+                | "max"
+                | "bool_and"
+                | "bool_or"
+                | "every"
+                | "array_agg"
+                | "json_agg"
+                | "jsonb_agg"
+                | "bit_and"
+                | "bit_or"
+                | "bit_xor"
+        );
+        if one && args.len() > 1 {
+            return Err(none());
+        }
         match name {
             "count" => {
                 let a = self.known(first)?;
@@ -566,6 +586,15 @@ impl Binder<'_> {
                 };
                 plain(f, vec![e], SqlType::Bool)
             }
+            "array_agg" if first.unknown => Err(SqlError::new(
+                "42725",
+                "function array_agg(unknown) is not unique",
+            )
+            .hint("Could not choose a best candidate function. You might need to add explicit type casts.")),
+            "json_agg" | "jsonb_agg" if first.unknown => Err(SqlError::new(
+                "42804",
+                "could not determine polymorphic type because input has type unknown",
+            )),
             "array_agg" => {
                 let a = self.known(first)?;
                 let ty = SqlType::Array(Box::new(a.ty));
@@ -579,10 +608,19 @@ impl Binder<'_> {
             }
             "string_agg" => {
                 let [v, s]: [Typed; 2] = args.clone().try_into().map_err(|_| none())?;
+                let is_bytes = |t: &Typed| t.ty == SqlType::Bytea && !t.unknown;
+                if is_bytes(&v) || is_bytes(&s) {
+                    return self.bytes_agg([v, s]).map_err(|_| none());
+                }
                 let args = vec![
                     self.implicit(&v, &SqlType::Text).map_err(|_| none())?,
                     self.implicit(&s, &SqlType::Text)?,
                 ];
+                let mut args = args;
+                if matches!(&args[1], Expr::Literal(s, _) if s.is_null()) {
+                    // Nothing separates.
+                    args[1] = literal(ScalarValue::Utf8View(Some(String::new())));
+                }
                 if !matches!(args[1], Expr::Literal(..)) {
                     // Each value brings the separator before it.
                     let typed = |e: Expr| Typed::new(e, SqlType::Text);
@@ -690,6 +728,22 @@ impl Binder<'_> {
                 plain(moments::aggregate(moment), two_floats()?, SqlType::Float8)
             }
         }
+    }
+
+    /// string_agg of bytes, by their hexadecimal digits.
+    fn bytes_agg(&self, args: [Typed; 2]) -> Result<Resolved> {
+        let digits = args.into_iter().map(|t| {
+            let bytes = self.as_type(&t, &SqlType::Bytea)?;
+            let format = literal(ScalarValue::Utf8View(Some("hex".into())));
+            let format = Typed::new(format, SqlType::Text);
+            self.function("encode", vec![bytes, format], None)
+        });
+        let pair = self.function("separated", digits.collect::<Result<_>>()?, None)?;
+        let joined = over_array(pair, "join_separated_bytes", SqlType::Bytea);
+        Ok(Resolved {
+            ordered: true,
+            ..joined
+        })
     }
 
     /// ORDER BY items as sort expressions; ascending puts NULLs last.

@@ -47,11 +47,12 @@ impl Binder<'_> {
                 }
                 match name {
                     "row" => self.fields_of(c, &l.args)?,
+                    "coalesce" => self.function_args(c.one_value("COALESCE"), &l.args)?,
                     _ => self.function_args(c, &l.args)?,
                 }
             }
         };
-        if is_set_returning(name) {
+        if is_set_returning(name) || is_each(name) {
             return self.set_call(c, name, args);
         }
         match name {
@@ -149,6 +150,13 @@ impl Binder<'_> {
                 self.function("octet_length", args, None)
             }
             "concat" | "concat_ws" => self.concat_call(name, args),
+            "quote_literal" | "quote_nullable" => {
+                let texts = args.into_iter().map(|a| {
+                    let text = self.any_text(a)?;
+                    Ok(Typed::new(text, SqlType::Text))
+                });
+                self.function(name, texts.collect::<Result<_>>()?, None)
+            }
             "to_regclass" => {
                 let found = args
                     .first()
@@ -327,8 +335,9 @@ impl Binder<'_> {
     }
 
     fn concat_call(&self, name: &str, args: Vec<Typed>) -> Result<Typed> {
-        if args.is_empty() {
-            return Err(arity(name));
+        if args.len() < 1 + usize::from(name == "concat_ws") {
+            let types: Vec<String> = args.iter().map(Typed::type_name).collect();
+            return Err(no_function(name, &types));
         }
         let args = args
             .into_iter()
@@ -401,18 +410,37 @@ impl Binder<'_> {
 
     /// A set-returning call in a select list.
     fn set_call(&self, c: Ctx, name: &str, args: Vec<Typed>) -> Result<Typed> {
-        let (list, element) = self.set_function(name, args)?;
         let Some(calls) = c.calls.filter(|_| c.sets) else {
             return Err(SqlError::unsupported(format!(
                 "set-returning functions are not allowed in {}",
                 c.clause
             )));
         };
-        let mut calls = calls.borrow_mut();
-        let n = calls.sets.len();
-        calls.sets.push((list, element.clone()));
-        let column = datafusion_common::Column::new(Some(SET), n.to_string());
-        Ok(Typed::new(Expr::Column(column), element))
+        let elements = |list: Expr, element: SqlType| {
+            let sets = &mut calls.borrow_mut().sets;
+            // The same call twice gives the same elements side by side.
+            let same = |(l, _): &(Expr, SqlType)| *l == list && !list.is_volatile();
+            if let Some(n) = sets.iter().position(same) {
+                return Expr::Column(datafusion_common::Column::new(Some(SET), n.to_string()));
+            }
+            let column = datafusion_common::Column::new(Some(SET), sets.len().to_string());
+            sets.push((list, element));
+            Expr::Column(column)
+        };
+        if is_each(name) {
+            let (mut columns, mut values) = (Vec::new(), Vec::new());
+            for (column, list, ty) in self.each_function(name, args)? {
+                values.push(elements(list, ty.clone()));
+                columns.push((column, ty));
+            }
+            // Beside a call with more elements there is no row.
+            let there = Expr::IsNotNull(Box::new(values[0].clone()));
+            let (row, ty) = crate::functions::rows::row(columns, values, false);
+            let none = super::null_of(&ty);
+            return Ok(Typed::new(when(vec![(there, row)], none), ty));
+        }
+        let (list, element) = self.set_function(name, args)?;
+        Ok(Typed::new(elements(list, element.clone()), element))
     }
 
     /// A set-returning function as an expression that gives a list, and the type of an element.
@@ -722,7 +750,7 @@ pub(crate) fn is_set_returning(name: &str) -> bool {
     )
 }
 
-/// Those with several columns, in FROM only.
+/// Those with several columns.
 pub(crate) fn is_each(name: &str) -> bool {
     matches!(
         name,

@@ -53,6 +53,15 @@ impl<'c> Ctx<'c> {
         }
     }
 
+    /// For what must be one value, though rows may become more around it.
+    pub(crate) fn one_value(self, clause: &'static str) -> Self {
+        Ctx {
+            sets: false,
+            clause: if self.sets { clause } else { self.clause },
+            ..self
+        }
+    }
+
     /// For an operand, whose value matters.
     pub(crate) fn value(self) -> Self {
         Ctx {

@@ -65,12 +65,17 @@ impl Binder<'_> {
         defaults: &[Option<ColumnDefault>],
     ) -> Result<Rel> {
         let fields = table.columns.fields();
+        if fields.is_empty() {
+            return Err(SqlError::unsupported(
+                "rows of a table without columns are not supported",
+            ));
+        }
         let targets: Vec<usize> = if i.columns.is_empty() {
             (0..fields.len()).collect()
         } else {
             let mut out = Vec::new();
             for c in &i.columns {
-                let name = parts(c).pop().unwrap_or_default();
+                let name = target(table, c)?;
                 let n = column_number(table, &name)?;
                 if out.contains(&n) {
                     return Err(SqlError::new(
@@ -303,14 +308,11 @@ impl Binder<'_> {
                 _ => vec![],
             };
             let pairs: Vec<(String, &E)> = match (&a.target, &a.value) {
-                (AssignmentTarget::Tuple(ns), E::Subquery(_)) => ns
-                    .iter()
-                    .map(|n| parts(n).pop().unwrap_or_default())
-                    .zip(&columns)
-                    .collect(),
-                (AssignmentTarget::ColumnName(n), v) => {
-                    vec![(parts(n).pop().unwrap_or_default(), v)]
+                (AssignmentTarget::Tuple(ns), E::Subquery(_)) => {
+                    let names = targets(table, ns)?;
+                    names.into_iter().zip(&columns).collect()
                 }
+                (AssignmentTarget::ColumnName(n), v) => vec![(target(table, n)?, v)],
                 (AssignmentTarget::Tuple(ns), _) => {
                     let values = row.iter().flatten();
                     if ns.len() != values.clone().count() {
@@ -319,8 +321,8 @@ impl Binder<'_> {
                             "number of columns does not match number of values",
                         ));
                     }
-                    let names = ns.iter().map(|n| parts(n).pop().unwrap_or_default());
-                    names.zip(values).collect()
+                    let names = targets(table, ns)?;
+                    names.into_iter().zip(values).collect()
                 }
             };
             for (name, value) in pairs {
@@ -389,6 +391,27 @@ impl Binder<'_> {
             .collect();
         Ok(Rel { plan, cols })
     }
+}
+
+/// The column that INSERT or UPDATE names: without its table, whose name would be a column's that has fields.
+fn target(table: &Relation, name: &ast::ObjectName) -> Result<String> {
+    let mut names = parts(name).into_iter();
+    let (first, field) = (names.next().unwrap_or_default(), names.next());
+    if let Some(field) = field {
+        let ty = SqlType::of(table.columns.field(column_number(table, &first)?));
+        return Err(SqlError::new(
+            "42804",
+            format!(
+                "cannot assign to field \"{field}\" of column \"{first}\" because its type {} is not a composite type",
+                super::types::plain_name(&ty)
+            ),
+        ));
+    }
+    Ok(first)
+}
+
+fn targets(table: &Relation, names: &[ast::ObjectName]) -> Result<Vec<String>> {
+    names.iter().map(|n| target(table, n)).collect()
 }
 
 /// A column of another relation in UPDATE … FROM or DELETE … USING, for RETURNING.

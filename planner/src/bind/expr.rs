@@ -10,6 +10,7 @@ use tidemill_zset::schema::SqlType;
 
 use super::conditions::{and, is_fallible, lazy, not, or, when};
 pub(crate) use super::context::{Ctx, Truth};
+use super::intervals::fields_of;
 use super::types::{is_number, sql_type};
 use super::{Binder, Typed, literal, truth};
 use crate::error::{Result, SqlError};
@@ -51,6 +52,33 @@ pub(crate) fn null() -> Typed {
         expr: literal(ScalarValue::Null),
         ty: SqlType::Text,
         unknown: true,
+    }
+}
+
+/// Operators that bind more than those which are only signs, such as `@`.
+fn is_arithmetic(op: &B) -> bool {
+    use B::*;
+    matches!(op, Plus | Minus | Multiply | Divide | Modulo | PGExp)
+}
+
+/// `@ a + b` is `@ (a + b)`, though it was read as `(@ a) + b`: the sign at the left end of a sum, and what it is of.
+fn prefixed(e: &E) -> Option<(UnaryOperator, E)> {
+    use UnaryOperator::{BitwiseNot, PGAbs, PGCubeRoot, PGSquareRoot};
+    match e {
+        E::UnaryOp {
+            op: op @ (BitwiseNot | PGAbs | PGCubeRoot | PGSquareRoot),
+            expr,
+        } => Some((*op, expr.as_ref().clone())),
+        E::BinaryOp { left, op, right } if is_arithmetic(op) => {
+            let (prefix, left) = prefixed(left)?;
+            let operand = E::BinaryOp {
+                left: Box::new(left),
+                op: op.clone(),
+                right: right.clone(),
+            };
+            Some((prefix, operand))
+        }
+        _ => None,
     }
 }
 
@@ -110,6 +138,11 @@ impl Binder<'_> {
                     }
                     _ => return Err(SqlError::new("42601", "a string must follow a type's name")),
                 };
+                if let Some(fields) = fields_of(&t.data_type) {
+                    return self
+                        .interval_of(text, fields)
+                        .map_err(|e| at(e, position(t.value.span)));
+                }
                 let ty = match (&ty, t.data_type.to_string().to_lowercase().as_str()) {
                     (SqlType::Numeric(..), "numeric" | "decimal") => self.open_numeric(&text, ty),
                     _ => ty,
@@ -119,7 +152,7 @@ impl Binder<'_> {
                     .map_err(|e| at(e, position(t.value.span)))?;
                 self.at_precision(Typed::new(expr, ty), &t.data_type)
             }
-            E::Interval(i) => self.interval(c, i),
+            E::Interval(i) => self.interval_literal(c, i),
             E::IsNull(e) => self.is_null(c, e, true),
             E::IsNotNull(e) => self.is_null(c, e, false),
             E::IsTrue(e) => self.is_truth(c, e, "IS TRUE", |e| Expr::IsTrue(Box::new(e))),
@@ -233,9 +266,12 @@ impl Binder<'_> {
                 negated,
                 expr,
                 pattern,
-                ..
+                escape_char,
             } => {
-                let args = vec![self.expr(c, expr)?, self.expr(c, pattern)?];
+                let mut args = vec![self.expr(c, expr)?, self.expr(c, pattern)?];
+                if let Some(escape) = escape_char {
+                    args.push(self.expr(c, &E::Value(escape.clone()))?);
+                }
                 let t = self.function("similar_to", args, None)?;
                 Ok(if *negated {
                     Typed::new(not(t.expr), SqlType::Bool)
@@ -398,7 +434,6 @@ impl Binder<'_> {
                     },
                 }
             }
-            Value::HexStringLiteral(h) => text_literal(h),
             other => {
                 return Err(SqlError::unsupported(format!(
                     "literal is not supported: {other}"
@@ -422,6 +457,9 @@ impl Binder<'_> {
         };
         if name.ends_with("regclass") {
             return self.regclass(t);
+        }
+        if let Some(fields) = fields_of(data_type) {
+            return self.interval_of(t, fields).map_err(|e| at(e, at_literal));
         }
         // numeric without a scale keeps that of the value.
         let to = match (&to, name.ends_with("numeric") || name.ends_with("decimal")) {
@@ -453,36 +491,6 @@ impl Binder<'_> {
         }
     }
 
-    fn interval(&self, c: Ctx, i: &ast::Interval) -> Result<Typed> {
-        let t = self.expr(c, &i.value)?;
-        let Expr::Literal(ScalarValue::Utf8View(Some(s)), _) = &t.expr else {
-            return Err(SqlError::new(
-                "42601",
-                "INTERVAL must be followed by a string",
-            ));
-        };
-        let text = match &i.leading_field {
-            Some(f) if i.last_field.is_none() && s.trim().parse::<f64>().is_ok() => {
-                format!("{s} {}", field_name(f))
-            }
-            // Without hours by the fields that are named.
-            Some(f)
-                if field_name(f) == "minute" && s.matches(':').count() == 1 && !s.contains('.') =>
-            {
-                match s.rsplit_once(char::is_whitespace) {
-                    Some((days, time)) => format!("{days} 0:{time}"),
-                    None => match s.strip_prefix('-') {
-                        Some(s) => format!("-0:{s}"),
-                        None => format!("0:{s}"),
-                    },
-                }
-            }
-            _ => s.clone(),
-        };
-        let expr = self.settle(&text_literal(&text), &SqlType::Interval, Context::Explicit)?;
-        Ok(Typed::new(expr, SqlType::Interval))
-    }
-
     fn is_truth(&self, c: Ctx, e: &E, what: &str, f: impl Fn(Expr) -> Expr) -> Result<Typed> {
         let t = self.expr(c, e)?;
         let e = self.boolean(t, what)?;
@@ -495,6 +503,14 @@ impl Binder<'_> {
         }
         if matches!(op, B::And | B::Or) {
             return self.logical(c, left, op, right);
+        }
+        if let Some((prefix, operand)) = is_arithmetic(op).then(|| prefixed(left)).flatten() {
+            let operand = E::BinaryOp {
+                left: Box::new(operand),
+                op: op.clone(),
+                right: Box::new(right.clone()),
+            };
+            return self.unary(c, &prefix, &operand);
         }
         let (l, r) = (self.expr(c, left)?, self.expr(c, right)?);
         let near = start(left);
@@ -528,10 +544,13 @@ impl Binder<'_> {
     }
 
     fn unary(&self, c: Ctx, op: &UnaryOperator, e: &E) -> Result<Typed> {
-        if let (UnaryOperator::Minus, E::Value(v)) = (op, e)
-            && let Value::Number(n, _) = &v.value
+        if matches!(op, UnaryOperator::Minus)
+            && let Some((negative, digits)) = signed_number(e)
         {
-            return number(&format!("-{n}"));
+            return match negative {
+                true => number(digits),
+                false => number(&format!("-{digits}")),
+            };
         }
         if let (
             UnaryOperator::Not,
@@ -638,6 +657,7 @@ impl Binder<'_> {
         conditions: &[ast::CaseWhen],
         otherwise: Option<&E>,
     ) -> Result<Typed> {
+        let c = c.one_value("CASE");
         let operand = operand.map(|o| self.expr(c, o)).transpose()?;
         let (mut conds, mut results) = (Vec::new(), Vec::new());
         for w in conditions {
@@ -809,7 +829,22 @@ pub(crate) fn number(n: &str) -> Result<Typed> {
     ))
 }
 
-fn field_name(f: &DateTimeField) -> String {
+/// A number with signs before it, and whether these make it negative.
+fn signed_number(e: &E) -> Option<(bool, &str)> {
+    match strip(e) {
+        E::Value(v) => match &v.value {
+            Value::Number(n, _) => Some((false, n.as_str())),
+            _ => None,
+        },
+        E::UnaryOp {
+            op: UnaryOperator::Minus,
+            expr,
+        } => signed_number(expr).map(|(negative, digits)| (!negative, digits)),
+        _ => None,
+    }
+}
+
+pub(super) fn field_name(f: &DateTimeField) -> String {
     f.to_string()
         .trim_matches(|c| c == '\'' || c == '"')
         .to_lowercase()

@@ -30,6 +30,31 @@ fn is_plain_inner(join: &ast::Join) -> bool {
     )
 }
 
+/// A join that gives its left side's rows only, with what belongs to them.
+fn keeps_left(join: &ast::Join) -> bool {
+    use JoinOperator::*;
+    matches!(
+        join.join_operator,
+        Join(JoinConstraint::On(_))
+            | Inner(JoinConstraint::On(_))
+            | Left(JoinConstraint::On(_))
+            | LeftOuter(JoinConstraint::On(_))
+            | CrossJoin(_)
+    )
+}
+
+/// An inner or left join with USING.
+fn is_using(join: &ast::Join) -> bool {
+    use JoinOperator::*;
+    matches!(
+        join.join_operator,
+        Join(JoinConstraint::Using(_))
+            | Inner(JoinConstraint::Using(_))
+            | Left(JoinConstraint::Using(_))
+            | LeftOuter(JoinConstraint::Using(_))
+    )
+}
+
 /// The condition `true`.
 fn is_true(e: &ast::Expr) -> bool {
     matches!(super::expr::strip(e), ast::Expr::Value(v) if v.value == ast::Value::Boolean(true))
@@ -71,31 +96,45 @@ impl Binder<'_> {
         for t in from {
             // Conditions of inner joins may name columns of `base` alone.
             let inner = on_base && t.joins.iter().all(is_plain_inner);
-            if t.joins.is_empty() || j.plan.is_none() || is_lateral(&t.relation) || inner {
-                j = self.join(j, &t.relation, JoinType::Inner, &JoinConstraint::None, ctes)?;
-                for k in &t.joins {
-                    j = self.join_step(j, k, ctes)?;
-                }
+            let follows = is_lateral(&t.relation) && t.joins.iter().all(keeps_left);
+            if t.joins.is_empty() || j.plan.is_none() || follows || inner {
+                j = self.join_chain(j, t, ctes)?;
                 continue;
             }
             // `a, b JOIN c`: the join on the right is made first.
-            let mut right = Joined {
+            let apart = Joined {
                 plan: None,
                 scope: Scope::new(outer),
             };
-            right = self.join(
-                right,
-                &t.relation,
-                JoinType::Inner,
-                &JoinConstraint::None,
-                ctes,
-            )?;
-            for k in &t.joins {
-                right = self.join_step(right, k, ctes)?;
-            }
-            j = self.combine(j, right, JoinType::Inner, &JoinConstraint::None, ctes)?;
+            let looks_left =
+                is_lateral(&t.relation) || t.joins.iter().any(|k| is_lateral(&k.relation));
+            j = match self.join_chain(apart, t, ctes) {
+                // But if something in it needs what stands to the left, it is joined to that step by step.
+                Err(e) if looks_left && matches!(e.sqlstate, "42P01" | "42703") => {
+                    if !t.joins.iter().all(|k| keeps_left(k) || is_using(k)) {
+                        return Err(e);
+                    }
+                    self.join_chain(j, t, ctes)?
+                }
+                right => self.combine(j, right?, JoinType::Inner, &JoinConstraint::None, ctes)?,
+            };
         }
         Ok((j.plan.unwrap_or_else(one_row), j.scope))
+    }
+
+    /// An item of FROM with its joins, joined to what stands to the left.
+    fn join_chain<'o>(
+        &self,
+        left: Joined<'o>,
+        t: &TableWithJoins,
+        ctes: &Ctes,
+    ) -> Result<Joined<'o>> {
+        let (inner, no_condition) = (JoinType::Inner, JoinConstraint::None);
+        let mut j = self.join(left, &t.relation, inner, &no_condition, ctes)?;
+        for k in &t.joins {
+            j = self.join_step(j, k, ctes)?;
+        }
+        Ok(j)
     }
 
     pub(super) fn join_step<'o>(
@@ -283,6 +322,13 @@ impl Binder<'_> {
                     .map(str::to_string);
                 if alias.is_some() {
                     names.remove(0);
+                }
+                let twice = (1..names.len()).find(|i| names[..*i].contains(&names[*i]));
+                if let Some(name) = twice.map(|i| &names[i]) {
+                    return Err(SqlError::new(
+                        "42701",
+                        format!("column name \"{name}\" appears more than once in USING clause"),
+                    ));
                 }
                 (on, merged) = self.using(&mut scope, width, &names, kind)?;
                 if let (Some(merged), Some(alias)) = (&mut merged, alias) {

@@ -49,7 +49,6 @@ impl Binder<'_> {
         let c = Ctx {
             aggregates: false,
             windows: false,
-            sets: false,
             clause: "GROUP BY",
             ..ctx
         };
@@ -125,11 +124,15 @@ impl Binder<'_> {
         let width = items.len();
         let from_item = |i: usize| -> Result<Typed> {
             let t = self.known(items[i].value.clone())?;
-            if uses_marker(&t.expr) {
-                return Err(SqlError::new(
-                    "42803",
-                    "aggregate functions are not allowed in GROUP BY",
-                ));
+            let refused = |state, what| {
+                let message = format!("{what} functions are not allowed in GROUP BY");
+                Err(SqlError::new(state, message))
+            };
+            if uses_marker(&t.expr, AGGREGATE) {
+                return refused("42803", "aggregate");
+            }
+            if uses_marker(&t.expr, WINDOW) {
+                return refused("42P20", "window");
             }
             Ok(t)
         };
@@ -493,6 +496,16 @@ pub(super) struct Groups {
     pub(super) shown: Vec<Shown>,
 }
 
+impl Groups {
+    pub(super) fn change(&mut self, f: impl Fn(&mut Expr) -> Result<()>) -> Result<()> {
+        let shown = (self.shown.iter_mut()).flat_map(|s| [&mut s.value.expr, &mut s.key]);
+        (self.keys.iter_mut())
+            .chain(&mut self.sets)
+            .chain(shown)
+            .try_for_each(f)
+    }
+}
+
 /// A value whose equality is that of another one, the key: `1 month` and `30 days` are one group.
 pub(super) struct Shown {
     value: Typed,
@@ -696,14 +709,15 @@ impl Lift<'_> {
     }
 }
 
-pub(super) fn uses_marker(e: &Expr) -> bool {
+/// Whether results of the calls that the marker stands for are in `e`.
+fn uses_marker(e: &Expr, marker: &str) -> bool {
     let mut found = false;
     let _ = e.walk(&mut |e| {
         if let Expr::Column(Column {
             relation: Some(r), ..
         }) = e
         {
-            found |= matches!(r.table(), AGGREGATE | WINDOW | SET);
+            found |= r.table() == marker;
         }
         Ok(TreeNodeRecursion::Continue)
     });

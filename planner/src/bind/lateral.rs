@@ -381,7 +381,10 @@ fn continues_join(q: &ast::Query) -> Option<&ast::Select> {
         walk::any_expr(e, |e| match e {
             ast::Expr::Function(f) => {
                 let name = parts(&f.name).pop();
-                f.over.is_some() || name.is_some_and(|n| super::calls::is_set_returning(&n))
+                f.over.is_some()
+                    || name.is_some_and(|n| {
+                        super::calls::is_set_returning(&n) || super::calls::is_each(&n)
+                    })
             }
             e => matches!(e, ast::Expr::Subquery(_)),
         })

@@ -15,6 +15,7 @@ pub(crate) mod from;
 mod from_functions;
 pub(crate) mod grouping;
 mod hypothetical;
+mod intervals;
 pub(crate) mod lateral;
 pub(crate) mod names;
 pub(crate) mod operators;

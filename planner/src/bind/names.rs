@@ -32,9 +32,7 @@ fn name_of(e: &Expr) -> Option<String> {
         Expr::TypedString(t) => type_label(&sql_type(&t.data_type).ok()?),
         Expr::Interval(_) => "interval".into(),
         Expr::Case { else_result, .. } => match else_result.as_deref() {
-            Some(e @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Function(_))) => {
-                name_of(e)?
-            }
+            Some(e) if !is_weak(e) => name_of(e).unwrap_or_else(|| "case".into()),
             _ => "case".into(),
         },
         Expr::Exists { negated: false, .. } => "exists".into(),
@@ -79,7 +77,7 @@ fn subquery_name(q: &Query) -> Option<String> {
     match q.body.as_ref() {
         SetExpr::Select(s) => match s.projection.first()? {
             SelectItem::ExprWithAlias { alias, .. } => Some(fold(alias)),
-            SelectItem::UnnamedExpr(e) => name_of(e),
+            SelectItem::UnnamedExpr(e) => Some(name_of(e).unwrap_or_else(|| "?column?".into())),
             _ => None,
         },
         SetExpr::Query(q) => subquery_name(q),

@@ -157,7 +157,6 @@ impl Binder<'_> {
         use ast::DataType as D;
         let digits = match to {
             D::Timestamp(p, _) | D::Time(p, _) => *p,
-            D::Interval { precision, .. } => *precision,
             _ => None,
         };
         let Some(digits) = digits.filter(|p| *p < 6) else {

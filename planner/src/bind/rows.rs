@@ -12,6 +12,7 @@ use super::conditions::{and, not, or, when};
 use super::expr::{Ctx, at, strip};
 use super::{Binder, Typed, literal, truth};
 use crate::error::{Result, SqlError};
+use crate::functions::cast::Context;
 use crate::functions::rows;
 use crate::parser::{fold, parts, position};
 
@@ -173,6 +174,14 @@ impl Binder<'_> {
                     if matches!(t.ty, SqlType::Jsonb) {
                         self.operator(&B::Arrow, t, i)?
                     } else {
+                        let number = !i.unknown && super::types::is_number(&i.ty);
+                        let i = match number && i.ty != SqlType::Int4 {
+                            true => {
+                                let to = SqlType::Int4;
+                                Typed::new(self.cast(i, &to, Context::Assignment)?, to)
+                            }
+                            false => i,
+                        };
                         self.function("array_subscript", vec![t, i], None)?
                     }
                 }

@@ -186,6 +186,26 @@ impl<'o> Scope<'o> {
             })
     }
 
+    /// The columns of a table of the queries around, where there is none of that name here.
+    pub(crate) fn columns_around(
+        &self,
+        schema: Option<&str>,
+        table: &str,
+    ) -> Result<Option<Vec<(String, Typed)>>> {
+        if schema.is_some() || self.table(None, table).is_some() {
+            return Ok(None);
+        }
+        let Some(t) = self.table_around(table) else {
+            return Ok(None);
+        };
+        let columns = t.cols.iter().filter(|c| !c.hidden).map(|c| {
+            let value = self.qualified(None, table, &c.name)?;
+            let value = value.ok_or_else(|| SqlError::internal("a table without its column"))?;
+            Ok((c.name.clone(), value))
+        });
+        columns.collect::<Result<_>>().map(Some)
+    }
+
     /// The same, also in the queries around.
     fn table_around(&self, table: &str) -> Option<&ScopeTable> {
         self.local_table(None, table).or_else(|| match self.outer {

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
+use crate::parser::spelling::ALL_FIELDS;
 use crate::parser::{fold, parts, position};
 use crate::tree::Tree;
 
@@ -32,6 +33,9 @@ pub(super) struct Item {
 impl Binder<'_> {
     /// A whole query with its WITH, ORDER BY and LIMIT.
     pub(crate) fn query(&self, q: &ast::Query, ctes: &Ctes, outer: Outer) -> Result<Rel> {
+        if let Some(q) = super::tail::without_parentheses(q)? {
+            return self.query(&q, ctes, outer);
+        }
         let mut ctes = ctes.clone();
         if let Some(w) = &q.with {
             self.with(w, &mut ctes, outer)?;
@@ -80,6 +84,7 @@ impl Binder<'_> {
 
     fn select(&self, s: &ast::Select, tail: &Tail, ctes: &Ctes, outer: Outer) -> Result<Rel> {
         refuse_foreign(s)?;
+        super::windows::check_names(&s.named_window)?;
         let (mut plan, scope) = self.relations(&s.from, ctes, outer)?;
         let scope = &scope;
         if let Some(w) = &s.selection {
@@ -131,7 +136,38 @@ impl Binder<'_> {
                 on.push(self.output_or_expr(ctx, e, &items, "DISTINCT ON")?);
             }
         }
-        let calls = calls.into_inner();
+        let mut calls = calls.into_inner();
+        let grouped_sets = sets_of(&groups.keys, &calls.sets);
+        if !grouped_sets.is_empty() {
+            // What GROUP BY names is there before the groups are.
+            let found;
+            (plan, found) = self.unnest_levels(plan, &calls.sets, grouped_sets.clone())?;
+            let mut kept = 0..;
+            let found =
+                found
+                    .into_iter()
+                    .enumerate()
+                    .map(|(n, column)| match grouped_sets.contains(&n) {
+                        true => column,
+                        false => set_marker(kept.next().unwrap_or(n)),
+                    });
+            let subst = [(SET.to_string(), found.collect())];
+            let put = |e: &mut Expr| -> Result<()> {
+                *e = replace(std::mem::take(e), &subst)?;
+                Ok(())
+            };
+            let mut n = 0..;
+            (calls.sets).retain(|_| n.next().is_none_or(|n| !grouped_sets.contains(&n)));
+            groups.change(put)?;
+            (items.iter_mut().map(|i| &mut i.value.expr))
+                .chain(calls.windows.iter_mut().map(|(e, _)| e))
+                .chain(calls.sets.iter_mut().map(|(e, _)| e))
+                .chain(keys.iter_mut().chain(&mut on).filter_map(|(k, _)| match k {
+                    Key::Hidden(e) | Key::Beside(_, e) => Some(e),
+                    Key::Output(_) => None,
+                }))
+                .try_for_each(put)?;
+        }
         // Everything above sees columns of what is below only; `lift` brings expressions up.
         let grouped = matches!(&s.group_by, ast::GroupByExpr::Expressions(e, _) if !e.is_empty());
         if !calls.aggregates.is_empty() || grouped || having.is_some() {
@@ -225,7 +261,8 @@ impl Binder<'_> {
             plan = filter(plan, replace(q, &subst)?)?;
         }
         if !sets.is_empty() {
-            let (p, found) = self.unnest(plan, sets, false)?;
+            let all = (0..sets.len()).collect();
+            let (p, found) = self.unnest_levels(plan, &sets, all)?;
             plan = p;
             subst.push((SET.to_string(), found));
         }
@@ -416,6 +453,42 @@ impl Binder<'_> {
         Ok((plan, found))
     }
 
+    /// Those of the set-returning calls `sets` that are in `rest`; ones that have others as arguments after these.
+    fn unnest_levels(
+        &self,
+        mut plan: LogicalPlan,
+        sets: &[(Expr, SqlType)],
+        mut rest: Vec<usize>,
+    ) -> Result<(LogicalPlan, Vec<Expr>)> {
+        // Until a call's elements are there, its marker stands for them.
+        let mut found: Vec<Expr> = (0..sets.len()).map(set_marker).collect();
+        while !rest.is_empty() {
+            let subst = [(SET.to_string(), found.clone())];
+            let (mut now, mut later, mut lists) = (vec![], vec![], vec![]);
+            for n in rest {
+                let list = replace(sets[n].0.clone(), &subst)?;
+                if relations(&list).contains(SET) {
+                    later.push(n);
+                } else {
+                    now.push(n);
+                    lists.push((list, sets[n].1.clone()));
+                }
+            }
+            if now.is_empty() {
+                return Err(SqlError::internal(
+                    "set-returning calls that need each other",
+                ));
+            }
+            let columns;
+            (plan, columns) = self.unnest(plan, lists, false)?;
+            for (n, column) in now.into_iter().zip(columns) {
+                found[n] = column;
+            }
+            rest = later;
+        }
+        Ok((plan, found))
+    }
+
     /// Unnests lists side by side; gives the columns of their elements. `outer`: a row without elements stays, with NULL.
     pub(crate) fn unnest(
         &self,
@@ -502,6 +575,9 @@ impl Binder<'_> {
         let mut out = Vec::new();
         for p in projection {
             match p {
+                SelectItem::UnnamedExpr(E::Function(f)) if parts(&f.name) == [ALL_FIELDS] => {
+                    out.extend(self.all_fields(ctx, f)?);
+                }
                 SelectItem::UnnamedExpr(e) => out.push(Item {
                     name: output_name(e),
                     value: self.expr(ctx, e)?,
@@ -533,6 +609,10 @@ impl Binder<'_> {
                         [t] => (None, t.as_str()),
                         [] => (None, ""),
                     };
+                    if let Some(cols) = ctx.scope.columns_around(schema, table)? {
+                        out.extend(cols.into_iter().map(|(name, value)| Item { name, value }));
+                        continue;
+                    }
                     let t = ctx.scope.table(schema, table).ok_or_else(|| {
                         let mut e = SqlError::new(
                             "42P01",
@@ -556,6 +636,64 @@ impl Binder<'_> {
             }
         }
         Ok(out)
+    }
+}
+
+impl Binder<'_> {
+    /// `(x).*`
+    fn all_fields(&self, ctx: Ctx, call: &ast::Function) -> Result<Vec<Item>> {
+        let ast::FunctionArguments::List(list) = &call.args else {
+            return Err(SqlError::internal("a mark without its value"));
+        };
+        let row = self.row_or_value(self.function_args(ctx, &list.args)?)?;
+        let SqlType::Other(arrow::datatypes::DataType::Struct(fields)) = &row.ty else {
+            return Err(SqlError::new(
+                "42809",
+                format!("type {} is not composite", row.type_name()),
+            ));
+        };
+        let items = fields.iter().map(|f| {
+            Ok(Item {
+                name: f.name().clone(),
+                value: crate::functions::rows::field(row.clone(), f.name())?,
+            })
+        });
+        items.collect()
+    }
+
+    /// A value in parentheses, which several are a row in.
+    fn row_or_value(&self, mut values: Vec<Typed>) -> Result<Typed> {
+        match (values.pop(), values.is_empty()) {
+            (Some(one), true) => Ok(one),
+            (last, _) => {
+                values.extend(last);
+                self.row_of(values)
+            }
+        }
+    }
+}
+
+fn set_marker(n: usize) -> Expr {
+    Expr::Column(Column::new(Some(SET), n.to_string()))
+}
+
+/// Which set-returning calls `keys` use, with those in the arguments of these.
+fn sets_of(keys: &[Expr], sets: &[(Expr, SqlType)]) -> Vec<usize> {
+    let uses = |n: usize, e: &Expr| {
+        e.column_refs()
+            .iter()
+            .any(|c| set_marker(n) == Expr::Column((*c).clone()))
+    };
+    let mut found: Vec<usize> = vec![];
+    loop {
+        let more = (0..sets.len()).find(|n| {
+            !found.contains(n)
+                && (keys.iter().any(|k| uses(*n, k)) || found.iter().any(|f| uses(*n, &sets[*f].0)))
+        });
+        match more {
+            Some(n) => found.push(n),
+            None => return found,
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use datafusion_common::tree_node::Transformed;
 use datafusion_common::{Column, ScalarValue, Spans};
 use datafusion_expr::expr::{Exists, InSubquery, Sort};
 use datafusion_expr::logical_plan::Subquery;
@@ -13,7 +14,7 @@ use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
 use sqlparser::ast::{self, BinaryOperator as B, Expr as E};
 use tidemill_zset::schema::SqlType;
 
-use super::conditions::{not, when};
+use super::conditions::{is_fallible, not, when};
 use super::expr::{Ctx, Truth, strip};
 use super::scope::Outer;
 use super::{Binder, Rel, RelCol, Typed, builder, df, literal, null_of, project, truth};
@@ -54,6 +55,9 @@ impl Binder<'_> {
     pub(crate) fn scalar_subquery(&self, c: Ctx, q: &ast::Query) -> Result<Typed> {
         let (s, cols) = self.subquery(c, q, |_, r| Ok(r))?;
         let col = Self::one_column(&cols)?;
+        if let Some(value) = self.computed_outside(&s)? {
+            return Ok(Typed::new(value, col.ty.clone()));
+        }
         let always = decorrelate::always_one(&s.subquery);
         let value = Expr::ScalarSubquery(s);
         let value = match df(always)? {
@@ -62,6 +66,43 @@ impl Binder<'_> {
             false => nullable(value, &col.ty),
         };
         Ok(Typed::new(value, col.ty.clone()))
+    }
+
+    /// `(SELECT 1 / count(*) …)` as `1 / (SELECT count(*) …)`: a subquery is computed for all rows around it, but what can fail
+    /// must not be where the branch of a CASE that it stands in isn't taken.
+    fn computed_outside(&self, s: &Subquery) -> Result<Option<Expr>> {
+        let LogicalPlan::Projection(p) = s.subquery.as_ref() else {
+            return Ok(None);
+        };
+        let [value] = p.expr.as_slice() else {
+            return Ok(None);
+        };
+        let value = value.clone().unalias();
+        let columns = value.column_refs();
+        let apart = columns.len() == 1
+            && !s.outer_ref_columns.is_empty()
+            && is_fallible(&value)
+            && !value.contains_outer()
+            && !super::select::has_subquery(&value)
+            && df(decorrelate::always_one(&p.input))?;
+        let Some(column) = columns.into_iter().next().filter(|_| apart).cloned() else {
+            return Ok(None);
+        };
+        let input = project(
+            p.input.as_ref().clone(),
+            vec![Expr::Column(column.clone()).alias(self.fresh("value"))],
+        )?;
+        let inner = Expr::ScalarSubquery(Subquery {
+            subquery: Arc::new(input),
+            ..s.clone()
+        });
+        let outside = value.change_up(&mut |e| {
+            Ok(match e {
+                Expr::Column(c) if c == column => Transformed::yes(inner.clone()),
+                e => Transformed::no(e),
+            })
+        });
+        Ok(Some(df(outside)?.data))
     }
 
     /// The fields of the one row that a subquery gives, each as a subquery.

@@ -321,12 +321,60 @@ pub(super) fn ordinal(e: &E, width: usize, clause: &str) -> Result<Option<usize>
                 format!("non-integer constant in {clause}"),
             )),
         },
-        ast::Value::SingleQuotedString(_) => Err(SqlError::new(
-            "42601",
-            format!("non-integer constant in {clause}"),
-        )),
+        ast::Value::SingleQuotedString(_) | ast::Value::Boolean(_) | ast::Value::Null => Err(
+            SqlError::new("42601", format!("non-integer constant in {clause}")),
+        ),
         _ => Ok(None),
     }
+}
+
+/// `(SELECT …) ORDER BY …`: the query in the parentheses with what is said after them; `None` if that is nothing.
+pub(super) fn without_parentheses(q: &ast::Query) -> Result<Option<ast::Query>> {
+    let ast::SetExpr::Query(inner) = q.body.as_ref() else {
+        return Ok(None);
+    };
+    let (outer, own) = (tail_of(q)?, tail_of(inner)?);
+    if outer.is_empty() && q.with.is_none() {
+        return Ok(None);
+    }
+    let twice = |what| {
+        let message = format!("multiple {what} clauses not allowed");
+        Err(SqlError::new("42601", message))
+    };
+    let limited = |t: &Tail| t.limit.is_some() || t.one;
+    if !outer.order_by.is_empty() && !own.order_by.is_empty() {
+        return twice("ORDER BY");
+    }
+    if outer.offset.is_some() && own.offset.is_some() {
+        return twice("OFFSET");
+    }
+    if limited(&outer) && limited(&own) {
+        return twice("LIMIT");
+    }
+    if q.with.is_some() && inner.with.is_some() {
+        return twice("WITH");
+    }
+    let mut one = inner.as_ref().clone();
+    one.with = one.with.or_else(|| q.with.clone());
+    one.order_by = one.order_by.or_else(|| q.order_by.clone());
+    one.fetch = one.fetch.or_else(|| q.fetch.clone());
+    one.locks.extend(q.locks.iter().cloned());
+    one.limit_clause = match (one.limit_clause, q.limit_clause.clone()) {
+        (
+            Some(ast::LimitClause::LimitOffset { limit, offset, .. }),
+            Some(ast::LimitClause::LimitOffset {
+                limit: limit_after,
+                offset: offset_after,
+                limit_by,
+            }),
+        ) => Some(ast::LimitClause::LimitOffset {
+            limit: limit.or(limit_after),
+            offset: offset.or(offset_after),
+            limit_by,
+        }),
+        (own, after) => own.or(after),
+    };
+    Ok(Some(one))
 }
 
 pub(crate) fn tail_of(q: &ast::Query) -> Result<Tail<'_>> {

@@ -91,6 +91,18 @@ fn excluded(spec: &mut ast::WindowSpec) -> Exclude {
     }
 }
 
+/// Refuses windows of one name.
+pub(super) fn check_names(windows: &[ast::NamedWindowDefinition]) -> Result<()> {
+    for (i, w) in windows.iter().enumerate() {
+        let name = fold(&w.0);
+        if windows[..i].iter().any(|o| fold(&o.0) == name) {
+            let message = format!("window \"{name}\" is already defined");
+            return Err(SqlError::new("42P20", message));
+        }
+    }
+    Ok(())
+}
+
 impl Binder<'_> {
     pub(super) fn window_call(&self, c: Ctx, name: &str, f: &ast::Function) -> Result<Typed> {
         let Some(calls) = c.calls.filter(|_| c.windows) else {
@@ -239,7 +251,7 @@ impl Binder<'_> {
                 };
                 let n = self.implicit(n, &SqlType::Int8).map_err(|_| none())?;
                 match super::dml::fold_constant(&n) {
-                    Some(n @ ScalarValue::Int64(Some(_))) => {
+                    Some(n @ ScalarValue::Int64(Some(1..))) => {
                         (win::ntile::ntile_udwf(), vec![literal(n)], SqlType::Int4)
                     }
                     _ => (tiles(), vec![n], SqlType::Int4),
@@ -352,10 +364,32 @@ impl Binder<'_> {
                 None => Ok(s.clone()),
                 Some(base) => {
                     let mut b = named(base)?;
-                    if !s.order_by.is_empty() {
-                        b.order_by = s.order_by.clone();
+                    let base = fold(base);
+                    let mut own = s.clone();
+                    let mark = own.partition_by.first().cloned();
+                    let mark = mark.filter(|_| excluded(&mut own) != Exclude::Nothing);
+                    let refused = |message: String| Err(SqlError::new("42P20", message));
+                    if !own.partition_by.is_empty() {
+                        return refused(format!(
+                            "cannot override PARTITION BY clause of window \"{base}\""
+                        ));
                     }
-                    b.window_frame = s.window_frame.clone();
+                    if !own.order_by.is_empty() && !b.order_by.is_empty() {
+                        return refused(format!(
+                            "cannot override ORDER BY clause of window \"{base}\""
+                        ));
+                    }
+                    if b.window_frame.is_some() {
+                        return refused(format!(
+                            "cannot copy window \"{base}\" because it has a frame clause"
+                        ))
+                        .map_err(|e| e.hint("Omit the parentheses in this OVER clause."));
+                    }
+                    if !own.order_by.is_empty() {
+                        b.order_by = own.order_by;
+                    }
+                    b.window_frame = own.window_frame;
+                    b.partition_by.splice(0..0, mark);
                     Ok(b)
                 }
             },

@@ -19,8 +19,17 @@ use super::from::renamed;
 impl Binder<'_> {
     /// WITH.
     pub(crate) fn with(&self, w: &ast::With, ctes: &mut Ctes, outer: Outer) -> Result<()> {
-        for c in &w.cte_tables {
+        for (i, c) in w.cte_tables.iter().enumerate() {
             let name = fold(&c.alias.name);
+            if w.cte_tables[..i]
+                .iter()
+                .any(|o| fold(&o.alias.name) == name)
+            {
+                return Err(SqlError::new(
+                    "42712",
+                    format!("WITH query name \"{name}\" specified more than once"),
+                ));
+            }
             let recursive = w.recursive
                 && matches!(
                     c.query.body.as_ref(),

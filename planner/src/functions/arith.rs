@@ -357,6 +357,14 @@ fn rounded(name: &str, v: i256, scale: i32, digits: i32) -> Option<(i256, i32)> 
     })
 }
 
+/// An angle, of which an infinite one has no sine.
+pub(super) fn angle(x: f64) -> Result<f64> {
+    match x.is_infinite() {
+        true => Err(SqlError::new("22003", "input is out of range")),
+        false => Ok(x),
+    }
+}
+
 fn finite(v: f64, of: &[f64]) -> Result<Option<f64>> {
     if v.is_infinite() && of.iter().all(|x| x.is_finite()) {
         return Err(overflow());
@@ -478,17 +486,17 @@ pub fn register(r: &mut super::registry::Registry) {
         "log(float8, float8) float8",
         kernel!(|b: float8, x: float8| -> float8 log(x, x.ln() / b.ln())),
     );
-    r.add(
+    r.add_fallible(
         "sin(float8) float8",
-        kernel!(|x: float8| -> float8 Ok(Some(x.sin()))),
+        kernel!(|x: float8| -> float8 angle(x).map(|x| Some(x.sin()))),
     );
-    r.add(
+    r.add_fallible(
         "cos(float8) float8",
-        kernel!(|x: float8| -> float8 Ok(Some(x.cos()))),
+        kernel!(|x: float8| -> float8 angle(x).map(|x| Some(x.cos()))),
     );
-    r.add(
+    r.add_fallible(
         "tan(float8) float8",
-        kernel!(|x: float8| -> float8 Ok(Some(x.tan()))),
+        kernel!(|x: float8| -> float8 angle(x).map(|x| Some(x.tan()))),
     );
     r.add(
         "atan(float8) float8",
@@ -561,16 +569,39 @@ pub fn register(r: &mut super::registry::Registry) {
         "bitshr(int8, int4) int8",
         kernel!(|a: int8, n: int4| -> int8 Ok(Some(a.wrapping_shr(n as u32)))),
     );
-    r.add(
+    r.add_fallible(
         "width_bucket(float8, float8, float8, int4) int4",
-        kernel!(|x: float8, lo: float8, hi: float8, n: int4| -> int4 {
-            Ok(Some(if x < lo {
-                0
-            } else if x >= hi {
-                n + 1
-            } else {
-                ((x - lo) / (hi - lo) * n as f64).floor() as i32 + 1
-            }))
-        }),
+        kernel!(|x: float8, lo: float8, hi: float8, n: int4| -> int4 bucket(x, lo, hi, n).map(Some)),
     );
+}
+
+/// Which of `n` equal parts from `lo` to `hi`, up or down, has `x`.
+fn bucket(x: f64, lo: f64, hi: f64, n: i32) -> Result<i32> {
+    let refused = |message| Err(SqlError::new("2201G", message));
+    if n <= 0 {
+        return refused("count must be greater than zero");
+    }
+    if x.is_nan() || lo.is_nan() || hi.is_nan() {
+        return refused("operand, lower bound, and upper bound cannot be NaN");
+    }
+    if lo.is_infinite() || hi.is_infinite() {
+        return refused("lower and upper bounds must be finite");
+    }
+    if lo == hi {
+        return refused("lower bound cannot equal upper bound");
+    }
+    let (before, after) = if lo < hi {
+        (x < lo, x >= hi)
+    } else {
+        (x > lo, x <= hi)
+    };
+    if before {
+        return Ok(0);
+    }
+    if after {
+        return n
+            .checked_add(1)
+            .ok_or_else(|| SqlError::new("22003", "integer out of range"));
+    }
+    Ok(((x - lo) / (hi - lo) * n as f64).floor() as i32 + 1)
 }

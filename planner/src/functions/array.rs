@@ -635,13 +635,27 @@ pub fn register(r: &mut Registry) {
         "generate_series_list(timestamptz, timestamptz, interval) timestamptz[]",
         time_series(true),
     );
-    r.add_typed("generate_subscripts_list(anyarray, int4) int4[]", |t| {
-        per_row(t.ret, |a, row| {
-            Ok(list_of(a, 0, row)?.map(|l| {
-                (1..=l.len() as i32)
-                    .map(|i| ScalarValue::Int32(Some(i)))
-                    .collect()
-            }))
-        })
-    });
+    for name in [
+        "generate_subscripts_list(anyarray, int4) int4[]",
+        "generate_subscripts_list(anyarray, int4, bool) int4[]",
+    ] {
+        r.add_typed(name, |t| {
+            per_row(t.ret, |a, row| {
+                let Some(l) = list_of(a, 0, row)? else {
+                    return Ok(None);
+                };
+                let dimension = a.arrays[1].as_primitive::<Int32Type>().value(a.at(1, row));
+                let backwards = a
+                    .arrays
+                    .get(2)
+                    .is_some_and(|b| b.as_boolean().value(a.at(2, row)));
+                let last = if dimension == 1 { l.len() as i32 } else { 0 };
+                let number = |i: i32| ScalarValue::Int32(Some(i));
+                Ok(Some(match backwards {
+                    true => (1..=last).rev().map(number).collect(),
+                    false => (1..=last).map(number).collect(),
+                }))
+            })
+        });
+    }
 }

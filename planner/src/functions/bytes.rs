@@ -52,6 +52,20 @@ fn slice(bytes: &[u8], from: i64, count: Option<i64>) -> Result<Option<Vec<u8>>>
     }))
 }
 
+/// `bytes` with `with` in the place of `count` of them from `from`, counted from 1.
+fn overlay(bytes: &[u8], with: &[u8], from: i32, count: i64) -> Result<Option<Vec<u8>>> {
+    let Ok(before) = usize::try_from(i64::from(from) - 1) else {
+        return Err(SqlError::new(
+            "22011",
+            "negative substring length not allowed",
+        ));
+    };
+    let after = (before as i64).saturating_add(count).max(0) as usize;
+    let head = &bytes[..before.min(bytes.len())];
+    let tail = &bytes[after.min(bytes.len())..];
+    Ok(Some([head, with, tail].concat()))
+}
+
 fn trimmed(bytes: &[u8], which: &[u8], left: bool, right: bool) -> Vec<u8> {
     let keep = |b: &u8| !which.contains(b);
     let from = if left {
@@ -135,6 +149,18 @@ pub fn register(r: &mut Registry) {
             out[byte] = out[byte] & !(1 << bit) | (v as u8) << bit;
             Ok(Some(out))
         }),
+    );
+    r.add(
+        "bit_length(bytea) int4",
+        kernel!(|b: bytea| -> int4 Ok(Some((b.len() * 8) as i32))),
+    );
+    r.add_fallible(
+        "overlay(bytea, bytea, int4) bytea",
+        kernel!(|b: bytea, w: bytea, i: int4| -> bytea overlay(b, w, i, w.len() as i64)),
+    );
+    r.add_fallible(
+        "overlay(bytea, bytea, int4, int4) bytea",
+        kernel!(|b: bytea, w: bytea, i: int4, n: int4| -> bytea overlay(b, w, i, i64::from(n))),
     );
     r.add(
         "bit_count(bytea) int8",

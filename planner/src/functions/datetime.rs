@@ -6,6 +6,7 @@ use arrow::array::cast::AsArray;
 use arrow::array::types::*;
 use arrow::datatypes::{Decimal128Type, IntervalMonthDayNano};
 use chrono::{Datelike, Months, NaiveDate};
+use tidemill_zset::interval::{Fields, Unit};
 
 use super::parse::{DAY_US, date_of, datetime_of, days, micros};
 use super::registry::Registry;
@@ -109,6 +110,32 @@ fn scale_by(
     )
 }
 
+/// The units that a type may name, by number.
+const UNITS: [Unit; 6] = [
+    Unit::Second,
+    Unit::Minute,
+    Unit::Hour,
+    Unit::Day,
+    Unit::Month,
+    Unit::Year,
+];
+
+/// The fields of an interval that count, as an argument: units from 1, and the precision from 1.
+pub fn fields_code(fields: Fields) -> i32 {
+    let number = |unit: Unit| UNITS.iter().position(|u| *u == unit).map_or(0, |n| n + 1);
+    let (from, to) = fields.range.map_or((0, 0), |(a, b)| (number(a), number(b)));
+    let precision = fields.precision.map_or(0, |p| usize::from(p) + 1);
+    (from * 100 + to * 10 + precision) as i32
+}
+
+fn fields_of(code: i32) -> Fields {
+    let unit = |n: i32| UNITS.get((n % 10 - 1) as usize).copied();
+    Fields {
+        range: unit(code / 100).zip(unit(code / 10)),
+        precision: u8::try_from(code % 10 - 1).ok(),
+    }
+}
+
 /// Microseconds rounded to a number of fractional digits of seconds, half away from zero.
 fn round_to(us: i64, digits: i32) -> i64 {
     let unit = 10i64.pow((6 - digits.clamp(0, 6)) as u32);
@@ -195,6 +222,69 @@ fn unit_error(unit: &str, of: &str) -> SqlError {
     )
 }
 
+/// The day of 4714-11-24 BC, PostgreSQL's first date.
+const FIRST_DAY: i32 = -2_440_588;
+
+/// The day of a date whose parts are given; years before 0 are those before Christ.
+fn made_date(year: i32, month: i32, day: i32) -> Result<i32> {
+    let historic = if year < 0 { year + 1 } else { year };
+    NaiveDate::from_ymd_opt(historic, month as u32, day as u32)
+        .filter(|d| year != 0 && days(*d) >= FIRST_DAY)
+        .map(days)
+        .ok_or_else(|| {
+            SqlError::new(
+                "22008",
+                format!("date field value out of range: {year}-{month:02}-{day:02}"),
+            )
+        })
+}
+
+/// Microseconds since midnight; the day's end may be said.
+fn made_time(hour: i32, minute: i32, second: f64) -> Result<i64> {
+    let fits = (0..=24).contains(&hour)
+        && (0..60).contains(&minute)
+        && (0.0..=60.0).contains(&second)
+        && (hour < 24 || (minute == 0 && second == 0.0));
+    if !fits {
+        return Err(SqlError::new(
+            "22008",
+            format!("time field value out of range: {hour}:{minute:02}:{second:02}"),
+        ));
+    }
+    Ok((hour as i64 * 3600 + minute as i64 * 60) * 1_000_000 + (second * 1e6).round() as i64)
+}
+
+/// A field that a type hasn't.
+fn field_error(field: &str, of: &str) -> SqlError {
+    const FIELDS: &[&str] = &[
+        "millennium",
+        "century",
+        "decade",
+        "year",
+        "isoyear",
+        "quarter",
+        "month",
+        "week",
+        "day",
+        "dow",
+        "isodow",
+        "doy",
+        "julian",
+        "hour",
+        "minute",
+        "second",
+        "milliseconds",
+        "microseconds",
+        "timezone",
+        "timezone_hour",
+        "timezone_minute",
+    ];
+    if FIELDS.contains(&unit(field).as_str()) {
+        return SqlError::unsupported(format!("unit \"{field}\" not supported for type {of}"));
+    }
+    unit_error(field, of)
+}
+
 /// A unit's name without plural and abbreviation.
 pub fn unit(u: &str) -> String {
     let l = u.to_ascii_lowercase();
@@ -233,7 +323,10 @@ fn truncate(u: &str, us: i64) -> Result<i64> {
     let y = d.year();
     let first = |y: i32, m: u32| NaiveDate::from_ymd_opt(y, m, 1).ok_or_else(range);
     let d = match name.as_str() {
-        "week" => d - chrono::TimeDelta::days(d.weekday().num_days_from_monday() as i64),
+        "week" => {
+            let after = chrono::Days::new(d.weekday().num_days_from_monday() as u64);
+            d.checked_sub_days(after).ok_or_else(range)?
+        }
         "month" => first(y, d.month())?,
         "quarter" => first(y, (d.month() - 1) / 3 * 3 + 1)?,
         "year" => first(y, 1)?,
@@ -259,6 +352,10 @@ fn truncate_interval(u: &str, i: IntervalMonthDayNano) -> Result<Option<Interval
         "month" => interval(m, 0, 0),
         "quarter" => interval(m / 3 * 3, 0, 0),
         "year" => interval(m / 12 * 12, 0, 0),
+        "decade" => interval(m / 120 * 120, 0, 0),
+        "century" => interval(m / 1200 * 1200, 0, 0),
+        "millennium" => interval(m / 12_000 * 12_000, 0, 0),
+        "week" => Err(field_error(u, "interval")),
         _ => Err(unit_error(u, "interval")),
     }
 }
@@ -307,7 +404,7 @@ fn field(u: &str, us: i64, of: &str) -> Result<i128> {
             }
         }
         "julian" => us.div_euclid(DAY_US) + 2_440_588,
-        _ => return Err(unit_error(u, of)),
+        _ => return Err(field_error(u, of)),
     })
 }
 
@@ -327,13 +424,14 @@ fn interval_field(u: &str, i: IntervalMonthDayNano) -> Result<i128> {
         "year" => (m / 12) as i128 * million,
         "decade" => (m / 120) as i128 * million,
         "century" => (m / 1200) as i128 * million,
+        "millennium" => (m / 12_000) as i128 * million,
         "epoch" => {
             // Years are 365.25 days here, months 30.
             let days = (m / 12) as i128 * 1461 * DAY_US as i128 / 4
                 + (m % 12 * 30 + i.days as i64) as i128 * DAY_US as i128;
             days + us as i128
         }
-        _ => return Err(unit_error(u, "interval")),
+        _ => return Err(field_error(u, "interval")),
     })
 }
 
@@ -363,6 +461,24 @@ fn extract(source: Source, zone: String, float: bool) -> Kernel {
             let us = || value.as_primitive::<TimestampMicrosecondType>().value(at);
             let v =
                 match source {
+                    Source::Date
+                        if !float
+                            && matches!(
+                                unit(u).as_str(),
+                                "hour"
+                                    | "minute"
+                                    | "second"
+                                    | "milliseconds"
+                                    | "microseconds"
+                                    | "timezone"
+                                    | "timezone_hour"
+                                    | "timezone_minute"
+                            ) =>
+                    {
+                        Err(SqlError::unsupported(format!(
+                            "unit \"{u}\" not supported for type date"
+                        )))
+                    }
                     Source::Date => field(
                         u,
                         value.as_primitive::<Date32Type>().value(at) as i64 * DAY_US,
@@ -375,7 +491,7 @@ fn extract(source: Source, zone: String, float: bool) -> Kernel {
                             value.as_primitive::<Time64MicrosecondType>().value(at),
                             "time",
                         ),
-                        _ => Err(unit_error(u, "time without time zone")),
+                        _ => Err(field_error(u, "time without time zone")),
                     },
                     Source::Timestamp => field(u, us(), "timestamp without time zone"),
                     Source::Timestamptz => match unit(u).as_str() {
@@ -590,42 +706,20 @@ pub fn register(r: &mut Registry) {
     );
     r.add_fallible(
         "make_date(int4, int4, int4) date",
-        kernel!(|y: int4, m: int4, d: int4| -> date {
-            NaiveDate::from_ymd_opt(y, m as u32, d as u32)
-                .map(|d| Some(days(d)))
-                .ok_or_else(|| {
-                    SqlError::new(
-                        "22008",
-                        format!("date field value out of range: {y}-{m:02}-{d:02}"),
-                    )
-                })
-        }),
+        kernel!(|y: int4, m: int4, d: int4| -> date made_date(y, m, d).map(Some)),
     );
     r.add_fallible(
         "make_timestamp(int4, int4, int4, int4, int4, float8) timestamp",
         kernel!(
             |y: int4, m: int4, d: int4, h: int4, n: int4, s: float8| -> timestamp {
-                let date = NaiveDate::from_ymd_opt(y, m as u32, d as u32).ok_or_else(|| {
-                    SqlError::new(
-                        "22008",
-                        format!("date field value out of range: {y}-{m:02}-{d:02}"),
-                    )
-                })?;
-                Ok(Some(
-                    days(date) as i64 * DAY_US
-                        + (h as i64 * 3600 + n as i64 * 60) * 1_000_000
-                        + (s * 1e6).round() as i64,
-                ))
+                let day = made_date(y, m, d)? as i64;
+                Ok(Some(day * DAY_US + made_time(h, n, s)?))
             }
         ),
     );
     r.add_fallible(
         "make_time(int4, int4, float8) time",
-        kernel!(|h: int4, n: int4, s: float8| -> time {
-            Ok(Some(
-                (h as i64 * 3600 + n as i64 * 60) * 1_000_000 + (s * 1e6).round() as i64,
-            ))
-        }),
+        kernel!(|h: int4, n: int4, s: float8| -> time made_time(h, n, s).map(Some)),
     );
     r.add_fallible(
         "to_timestamp(float8) timestamptz",
@@ -663,14 +757,8 @@ pub fn register(r: &mut Registry) {
         kernel!(|t: time, p: int4| -> time Ok(Some(round_to(t, p)))),
     );
     r.add(
-        "round_seconds(interval, int4) interval",
-        kernel!(|i: interval, p: int4| -> interval {
-            interval(
-                i.months as i64,
-                i.days as i64,
-                round_to(i.nanoseconds / 1000, p),
-            )
-        }),
+        "interval_fields(interval, int4) interval",
+        kernel!(|i: interval, f: int4| -> interval Ok(Some(fields_of(f).cut(i)))),
     );
     r.add(
         "justify_interval(interval) interval",

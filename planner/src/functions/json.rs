@@ -465,6 +465,17 @@ pub fn value_into(
     zone: &str,
     out: &mut String,
 ) -> Result<()> {
+    parted_into(array, row, t, (zone, ","), out)
+}
+
+/// The same, with what stands between its elements or fields.
+pub fn parted_into(
+    array: &ArrayRef,
+    row: usize,
+    t: &SqlType,
+    (zone, comma): (&str, &str),
+    out: &mut String,
+) -> Result<()> {
     if array.is_null(row) {
         out.push_str("null");
         return Ok(());
@@ -477,7 +488,7 @@ pub fn value_into(
             out.push('[');
             for i in 0..list.len() {
                 if i > 0 {
-                    out.push(',');
+                    out.push_str(comma);
                 }
                 value_into(&list, i, of, zone, out)?;
             }
@@ -488,7 +499,7 @@ pub fn value_into(
             out.push('{');
             for (i, (field, column)) in fields.iter().zip(columns).enumerate() {
                 if i > 0 {
-                    out.push(',');
+                    out.push_str(comma);
                 }
                 string_into(field.name(), out);
                 out.push(':');
@@ -540,6 +551,11 @@ pub fn is_null(text: &str) -> bool {
 
 pub(super) fn document(text: &str) -> Result<Document> {
     Document::parse(text)
+}
+
+/// Whether values of a type can be no keys of an object.
+pub fn is_composite(ty: &SqlType) -> bool {
+    matches!(ty, SqlType::Json | SqlType::Jsonb | SqlType::Array(_)) || super::rows::is_row(ty)
 }
 
 /// Registers the functions of this file.
@@ -643,22 +659,29 @@ pub fn register(r: &mut super::registry::Registry) {
     );
     r.add_fallible(
         "jsonb_strip_nulls(jsonb) jsonb",
-        kernel!(|j: text| -> text {
-            fn strip(v: &mut Document) {
-                match v {
-                    Document::Object(o) => {
-                        o.retain(|_, v| !v.is_null());
-                        o.values_mut().for_each(strip);
-                    }
-                    Document::Array(a) => a.iter_mut().for_each(strip),
-                    _ => {}
-                }
-            }
-            let mut v = document(j)?;
-            strip(&mut v);
-            canonical(&v.to_string()).map(Some)
-        }),
+        kernel!(|j: text| -> text canonical(&without_nulls(j)?).map(Some)),
     );
+    r.add_fallible(
+        "json_strip_nulls(json) json",
+        kernel!(|j: text| -> text without_nulls(j).map(Some)),
+    );
+}
+
+/// JSON without those fields of its objects that are null.
+fn without_nulls(text: &str) -> Result<String> {
+    fn strip(v: &mut Document) {
+        match v {
+            Document::Object(o) => {
+                o.retain(|_, v| !v.is_null());
+                o.values_mut().for_each(strip);
+            }
+            Document::Array(a) => a.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    let mut v = document(text)?;
+    strip(&mut v);
+    Ok(v.to_string())
 }
 
 /// json_extract_path(j, 'a', 'b')

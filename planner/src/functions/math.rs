@@ -155,7 +155,6 @@ pub fn register(r: &mut Registry) {
         };
     }
     plain!(
-        "cot": |x: f64| 1.0 / x.tan(),
         "sinh": f64::sinh,
         "cosh": f64::cosh,
         "tanh": f64::tanh,
@@ -168,6 +167,7 @@ pub fn register(r: &mut Registry) {
         };
     }
     checked!(
+        "cot": |x: f64| super::arith::angle(x).map(|x| 1.0 / x.tan()),
         "asin": |x: f64| within(x, -1.0, 1.0).map(|()| x.asin()),
         "acos": |x: f64| within(x, -1.0, 1.0).map(|()| x.acos()),
         "acosh": |x: f64| within(x, 1.0, f64::INFINITY).map(|()| x.acosh()),

@@ -37,6 +37,7 @@ pub mod regexps;
 pub mod registry;
 pub mod rows;
 mod separated;
+mod similar;
 pub(crate) mod single;
 pub mod strings;
 pub mod system;

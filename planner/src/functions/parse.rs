@@ -3,6 +3,7 @@
 use arrow::datatypes::{IntervalMonthDayNano, i256};
 use chrono::{Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
 use tidemill_zset::digits::short_integer;
+use tidemill_zset::interval::{Fields, IntervalError, parse_interval};
 
 use crate::error::{Result, SqlError};
 
@@ -544,160 +545,19 @@ pub fn timestamptz(text: &str, session_zone: &str) -> Result<i64> {
 
 /// interval
 pub fn interval(text: &str) -> Result<IntervalMonthDayNano> {
-    let bad = || {
-        SqlError::new(
-            "22007",
-            format!("invalid input syntax for type interval: \"{text}\""),
-        )
-    };
-    let t = text.trim();
-    if t.is_empty() {
-        return Err(bad());
-    }
-    let (mut months, mut days, mut us) = (0f64, 0f64, 0f64);
-    if let Some(iso) = t.strip_prefix('P') {
-        // The alternative form, PYYYY-MM-DDThh:mm:ss.
-        if iso.contains(['-', ':']) && !iso.contains(['Y', 'M', 'D', 'H', 'S', 'W']) {
-            let (date, time) = iso.split_once('T').unwrap_or((iso, ""));
-            let date: Vec<&str> = date.split('-').collect();
-            let words = match date.as_slice() {
-                [y, m, d] => format!("{y} years {m} months {d} days {time}"),
-                [y, m] => format!("{y} years {m} months {time}"),
-                _ => return Err(bad()),
-            };
-            return interval(words.trim()).map_err(|_| bad());
-        }
-        let mut in_time = false;
-        let mut number = String::new();
-        for c in iso.chars() {
-            match c {
-                'T' => in_time = true,
-                '0'..='9' | '.' | '-' | '+' => number.push(c),
-                _ => {
-                    let v: f64 = number.parse().map_err(|_| bad())?;
-                    number.clear();
-                    match (c, in_time) {
-                        ('Y', false) => months += v * 12.0,
-                        ('M', false) => months += v,
-                        ('W', false) => days += v * 7.0,
-                        ('D', false) => days += v,
-                        ('H', true) => us += v * 3.6e9,
-                        ('M', true) => us += v * 6e7,
-                        ('S', true) => us += v * 1e6,
-                        _ => return Err(bad()),
-                    }
-                }
-            }
-        }
-        if !number.is_empty() {
-            return Err(bad());
-        }
-        return finish_interval(months, days, us, text);
-    }
-    let spaced = split_units(t);
-    let mut words: Vec<&str> = spaced.split_whitespace().collect();
-    if words.first() == Some(&"@") {
-        words.remove(0);
-    }
-    let ago = words.last().is_some_and(|w| w.eq_ignore_ascii_case("ago"));
-    if ago {
-        words.pop();
-    }
-    let mut i = 0;
-    while i < words.len() {
-        let w = words[i];
-        i += 1;
-        if w.contains(':') {
-            let (sign, body) = match w.strip_prefix('-') {
-                Some(b) => (-1.0, b),
-                None => (1.0, w.strip_prefix('+').unwrap_or(w)),
-            };
-            let f: Vec<&str> = body.split(':').collect();
-            let n = |s: &str| s.parse::<f64>().map_err(|_| bad());
-            us += sign
-                * match f.as_slice() {
-                    [h, m] if !m.contains('.') => n(h)? * 3.6e9 + n(m)? * 6e7,
-                    [m, s] => n(m)? * 6e7 + n(s)? * 1e6,
-                    [h, m, s] => n(h)? * 3.6e9 + n(m)? * 6e7 + n(s)? * 1e6,
-                    _ => return Err(bad()),
-                };
-            continue;
-        }
-        if let Some((y, m)) = w.trim_start_matches(['+', '-']).split_once('-') {
-            let sign = if w.starts_with('-') { -1.0 } else { 1.0 };
-            let n = |s: &str| s.parse::<f64>().map_err(|_| bad());
-            months += sign * (n(y)? * 12.0 + n(m)?);
-            continue;
-        }
-        let v: f64 = w.parse().map_err(|_| bad())?;
-        match words.get(i) {
-            // A bare number is seconds, or days before a time.
-            None => us += v * 1e6,
-            Some(next) if next.contains(':') => days += v,
-            Some(unit) => {
-                i += 1;
-                add_unit(v, unit, &mut months, &mut days, &mut us).ok_or_else(bad)?;
-            }
-        }
-    }
-    let s = if ago { -1.0 } else { 1.0 };
-    finish_interval(s * months, s * days, s * us, text)
+    interval_of(text, Fields::ALL)
 }
 
-/// `1day2h` → `1 day 2 h`
-fn split_units(t: &str) -> String {
-    let mut out = String::with_capacity(t.len() + 4);
-    let mut last = ' ';
-    for c in t.chars() {
-        if (last.is_ascii_digit() || last == '.') && c.is_alphabetic()
-            || last.is_alphabetic() && (c.is_ascii_digit() || c == '-' || c == '+')
-        {
-            out.push(' ');
-        }
-        out.push(c);
-        last = c;
-    }
-    out
-}
-
-fn add_unit(v: f64, unit: &str, months: &mut f64, days: &mut f64, us: &mut f64) -> Option<()> {
-    match unit.to_ascii_lowercase().as_str() {
-        "y" | "yr" | "yrs" | "year" | "years" => *months += v * 12.0,
-        "mon" | "mons" | "month" | "months" => *months += v,
-        "w" | "week" | "weeks" => *days += v * 7.0,
-        "d" | "day" | "days" => *days += v,
-        "h" | "hr" | "hrs" | "hour" | "hours" => *us += v * 3.6e9,
-        "m" | "min" | "mins" | "minute" | "minutes" => *us += v * 6e7,
-        "s" | "sec" | "secs" | "second" | "seconds" => *us += v * 1e6,
-        "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" => *us += v * 1e3,
-        "us" | "usec" | "usecs" | "microsecond" | "microseconds" => *us += v,
-        "decade" | "decades" => *months += v * 120.0,
-        "century" | "centuries" | "c" => *months += v * 1200.0,
-        "millennium" | "millenniums" | "millennia" | "mil" => *months += v * 12_000.0,
-        _ => return None,
-    }
-    Some(())
-}
-
-/// Fractions flow down: of months to days (30 a month), of days to time.
-fn finish_interval(months: f64, days: f64, us: f64, text: &str) -> Result<IntervalMonthDayNano> {
-    let whole_months = months.trunc();
-    let more_days = ((months - whole_months) * 30.0 * 1e9).round() / 1e9;
-    let whole_days = days.trunc() + more_days.trunc();
-    let us = us + ((days - days.trunc()) + (more_days - more_days.trunc())) * DAY_US as f64;
-    let out = SqlError::new(
-        "22015",
-        format!("interval field value out of range: \"{text}\""),
-    );
-    if whole_months.abs() > i32::MAX as f64 || whole_days.abs() > i32::MAX as f64 {
-        return Err(out);
-    }
-    let ns = (us.round_ties_even() as i64).checked_mul(1000).ok_or(out)?;
-    Ok(IntervalMonthDayNano::new(
-        whole_months as i32,
-        whole_days as i32,
-        ns,
-    ))
+/// An interval of which a type names the fields, such as `interval day to second`.
+pub fn interval_of(text: &str, fields: Fields) -> Result<IntervalMonthDayNano> {
+    parse_interval(text, fields).map_err(|e| match e {
+        IntervalError::Syntax => invalid_date("interval", text),
+        IntervalError::Field => SqlError::new(
+            "22015",
+            format!("interval field value out of range: \"{text}\""),
+        ),
+        IntervalError::Range => SqlError::new("22008", "interval out of range"),
+    })
 }
 
 /// uuid: canonical text.

@@ -57,6 +57,47 @@ fn translate_regex(p: &str) -> String {
     out
 }
 
+/// What the letters of a flags argument say; of those about the same, the last one counts.
+#[derive(Default)]
+struct Options {
+    insensitive: bool,
+    /// `.` and negated classes don't match a line's end.
+    dot_stops: bool,
+    /// `^` and `$` match at lines.
+    lines: bool,
+    expanded: bool,
+    literal: bool,
+}
+
+impl Options {
+    fn of(flags: &str) -> Result<Options> {
+        let mut o = Options::default();
+        for flag in flags.chars() {
+            match flag {
+                'i' => o.insensitive = true,
+                'c' => o.insensitive = false,
+                'm' | 'n' => (o.dot_stops, o.lines) = (true, true),
+                's' => (o.dot_stops, o.lines) = (false, false),
+                'p' => (o.dot_stops, o.lines) = (true, false),
+                'w' => (o.dot_stops, o.lines) = (false, true),
+                'x' => o.expanded = true,
+                't' => o.expanded = false,
+                'q' => o.literal = true,
+                'b' | 'e' => o.literal = false,
+                // Said to the function, not to the pattern.
+                'g' => {}
+                other => {
+                    return Err(SqlError::new(
+                        "22023",
+                        format!("invalid regular expression option: \"{other}\""),
+                    ));
+                }
+            }
+        }
+        Ok(o)
+    }
+}
+
 thread_local! {
     /// The pattern compiled last: patterns are mostly constant.
     static LAST: RefCell<Option<(String, Regex)>> = const { RefCell::new(None) };
@@ -67,11 +108,16 @@ pub(super) fn with_regex<T>(pattern: &str, flags: &str, f: impl FnOnce(&Regex) -
     LAST.with(|last| {
         let mut last = last.borrow_mut();
         if last.as_ref().is_none_or(|(k, _)| *k != key) {
-            let r = regex::RegexBuilder::new(&translate_regex(pattern))
-                .case_insensitive(flags.contains('i'))
-                .dot_matches_new_line(!flags.contains('n') && !flags.contains('p'))
-                .multi_line(flags.contains('n') || flags.contains('m') || flags.contains('w'))
-                .ignore_whitespace(flags.contains('x'))
+            let options = Options::of(flags)?;
+            let translated = match options.literal {
+                true => regex::escape(pattern),
+                false => translate_regex(pattern),
+            };
+            let r = regex::RegexBuilder::new(&translated)
+                .case_insensitive(options.insensitive)
+                .dot_matches_new_line(!options.dot_stops)
+                .multi_line(options.lines)
+                .ignore_whitespace(options.expanded)
                 .size_limit(1 << 22)
                 .build()
                 .map_err(|e| {
@@ -313,7 +359,16 @@ pub fn register(r: &mut Registry) {
     );
     r.add_fallible(
         "regexp_match(text, text, text) text[]",
-        kernel!(|s: text, p: text, f: text| -> text_list regexp_match(s, p, f)),
+        kernel!(|s: text, p: text, f: text| -> text_list {
+            if f.contains('g') {
+                return Err(SqlError::new(
+                    "22023",
+                    "regexp_match() does not support the \"global\" option",
+                )
+                .hint("Use the regexp_matches function instead."));
+            }
+            regexp_match(s, p, f)
+        }),
     );
     r.add_fallible(
         "regexp_split_to_array(text, text) text[]",

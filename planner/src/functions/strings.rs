@@ -6,7 +6,7 @@ use arrow::array::cast::AsArray;
 use arrow::array::{Array, StringViewBuilder};
 use datafusion_common::Result as DfResult;
 
-use super::regexps::{regexp_match, with_regex};
+use super::regexps::regexp_match;
 use super::registry::Registry;
 use super::{Args, Kernel, check_length, external, kernel};
 use crate::error::{Result, SqlError};
@@ -163,28 +163,21 @@ fn like(s: &str, pattern: &str, escape: &str, insensitive: bool) -> Result<Optio
         .map_err(|e| SqlError::internal(e.to_string()))
 }
 
-/// SIMILAR TO's pattern as a regex.
-fn similar(s: &str, pattern: &str) -> Result<Option<bool>> {
-    let mut re = String::from("^(?:");
-    let mut chars = pattern.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '%' => re.push_str(".*"),
-            '_' => re.push('.'),
-            '.' | '^' | '$' => {
-                re.push('\\');
-                re.push(c);
-            }
-            '\\' => {
-                if let Some(c) = chars.next() {
-                    re.push_str(&regex::escape(&c.to_string()));
-                }
-            }
-            c => re.push(c),
-        }
-    }
-    re.push_str(")$");
-    with_regex(&re, "", |r| Some(r.is_match(s)))
+/// `s` with `with` in the place of `count` characters from the one at `from`, counted from 1.
+fn overlay(s: &str, with: &str, from: i32, count: i64) -> Result<Option<String>> {
+    let Ok(before) = usize::try_from(i64::from(from) - 1) else {
+        return Err(SqlError::new(
+            "22011",
+            "negative substring length not allowed",
+        ));
+    };
+    let after = (before as i64).saturating_add(count).max(0) as usize;
+    let head = s.chars().take(before);
+    Ok(Some(
+        head.chain(with.chars())
+            .chain(s.chars().skip(after))
+            .collect(),
+    ))
 }
 
 /// concat, concat_ws: NULLs are left out.
@@ -387,7 +380,16 @@ fn decode(s: &str, format: &str) -> Result<Option<Vec<u8>>> {
         "base64" => {
             let mut out = Vec::new();
             let (mut bits, mut n) = (0u32, 0);
-            for c in s.bytes().filter(|c| !c.is_ascii_whitespace() && *c != b'=') {
+            let (mut digits, mut pads) = (0, 0);
+            for c in s.bytes().filter(|c| !c.is_ascii_whitespace()) {
+                if c == b'=' {
+                    pads += 1;
+                    continue;
+                }
+                if pads > 0 {
+                    break;
+                }
+                digits += 1;
                 let v = BASE64.iter().position(|b| *b == c).ok_or_else(|| {
                     SqlError::new(
                         "22023",
@@ -404,6 +406,11 @@ fn decode(s: &str, format: &str) -> Result<Option<Vec<u8>>> {
                     out.push((bits >> n) as u8);
                     bits &= (1 << n) - 1;
                 }
+            }
+            if (digits + pads) % 4 != 0 || pads > 2 {
+                return Err(SqlError::new("22023", "invalid base64 end sequence").hint(
+                    "Input data is missing padding, is truncated, or is otherwise corrupted.",
+                ));
             }
             Ok(Some(out))
         }
@@ -556,30 +563,13 @@ pub fn register(r: &mut Registry) {
             ))
         }),
     );
-    r.add(
+    r.add_fallible(
         "overlay(text, text, int4) text",
-        kernel!(|s: text, t: text, i: int4| -> text {
-            let n = t.chars().count();
-            let head: String = s.chars().take((i.max(1) - 1) as usize).collect();
-            Ok(Some(
-                head + t
-                    + &s.chars()
-                        .skip((i.max(1) - 1) as usize + n)
-                        .collect::<String>(),
-            ))
-        }),
+        kernel!(|s: text, t: text, i: int4| -> text overlay(s, t, i, t.chars().count() as i64)),
     );
-    r.add(
+    r.add_fallible(
         "overlay(text, text, int4, int4) text",
-        kernel!(|s: text, t: text, i: int4, n: int4| -> text {
-            let head: String = s.chars().take((i.max(1) - 1) as usize).collect();
-            Ok(Some(
-                head + t
-                    + &s.chars()
-                        .skip((i.max(1) - 1 + n).max(0) as usize)
-                        .collect::<String>(),
-            ))
-        }),
+        kernel!(|s: text, t: text, i: int4, n: int4| -> text overlay(s, t, i, i64::from(n))),
     );
     r.add_fallible(
         "replace(text, text, text) text",
@@ -625,6 +615,7 @@ pub fn register(r: &mut Registry) {
             match u32::try_from(n).ok().and_then(char::from_u32) {
                 Some('\0') => Err(SqlError::new("54000", "null character not permitted")),
                 Some(c) => Ok(Some(c.to_string())),
+                None if n < 0 => Err(SqlError::new("22023", "character number must be positive")),
                 None => Err(SqlError::new(
                     "54000",
                     format!("requested character too large for encoding: {n}"),
@@ -691,10 +682,6 @@ pub fn register(r: &mut Registry) {
     r.add_fallible(
         "ilike_escape(text, text, text) bool",
         kernel!(|s: text, p: text, e: text| -> bool like(s, p, e, true)),
-    );
-    r.add_fallible(
-        "similar_to(text, text) bool",
-        kernel!(|s: text, p: text| -> bool similar(s, p)),
     );
     r.add("concat(text...) text", concat(false));
     r.add("concat_ws(text, text...) text", concat(true));

@@ -260,6 +260,25 @@ pub fn register(r: &mut Registry) {
     json_functions(r);
 }
 
+/// Argument `i`, whose text is `key`, as a field's name: times are written as they are in JSON.
+fn key_into(
+    key: &str,
+    a: &Args,
+    i: usize,
+    (row, types, zone): (usize, &[SqlType], &str),
+    out: &mut String,
+) -> crate::error::Result<()> {
+    match types[i] {
+        SqlType::Timestamp | SqlType::Timestamptz => {
+            json::value_into(&a.arrays[i], a.at(i, row), &types[i], zone, out)
+        }
+        _ => {
+            json::string_into(key, out);
+            Ok(())
+        }
+    }
+}
+
 fn json_functions(r: &mut Registry) {
     for name in [
         "to_json(any) json",
@@ -277,6 +296,22 @@ fn json_functions(r: &mut Registry) {
                     return Ok(keep_null);
                 }
                 json::value_into(&a.arrays[0], a.at(0, row), &types[0], zone, out).map(|()| true)
+            })
+        });
+    }
+    for name in [
+        "row_to_json(any, bool) json",
+        "array_to_json(any, bool) json",
+    ] {
+        r.add_typed(name, |t| {
+            json_of(t, |a, row, types, zone, out| {
+                if a.is_null(0, row) || a.is_null(1, row) {
+                    return Ok(false);
+                }
+                let pretty = a.arrays[1].as_boolean().value(a.at(1, row));
+                let comma = if pretty { ",\n " } else { "," };
+                json::parted_into(&a.arrays[0], a.at(0, row), &types[0], (zone, comma), out)
+                    .map(|()| true)
             })
         });
     }
@@ -301,7 +336,7 @@ fn json_functions(r: &mut Registry) {
             let key = plain_text(a, 0, row, types, zone)?.ok_or_else(|| {
                 crate::error::SqlError::new("22023", "field name must not be null")
             })?;
-            json::string_into(&key, out);
+            key_into(&key, a, 0, (row, types, zone), out)?;
             out.push_str(" : ");
             json::value_into(&a.arrays[1], a.at(1, row), &types[1], zone, out).map(|()| true)
         })
@@ -323,10 +358,16 @@ fn json_functions(r: &mut Registry) {
                     if i > 0 {
                         out.push_str(", ");
                     }
+                    if json::is_composite(&types[i]) {
+                        return Err(crate::error::SqlError::new(
+                            "22023",
+                            "key value must be scalar, not array, composite, or json",
+                        ));
+                    }
                     let key = plain_text(a, i, row, types, zone)?.ok_or_else(|| {
                         crate::error::SqlError::new("22023", "argument 1: key must not be null")
                     })?;
-                    json::string_into(&key, out);
+                    key_into(&key, a, i, (row, types, zone), out)?;
                     out.push_str(" : ");
                     json::value_into(&a.arrays[i + 1], a.at(i + 1, row), &types[i + 1], zone, out)?;
                 }

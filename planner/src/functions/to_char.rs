@@ -183,8 +183,8 @@ fn time_text(us: i64, template: &str, zone: Option<(&str, i64)>) -> Result<Strin
                     _ => month.to_string(),
                 };
                 out.push_str(&match fill {
-                    true => format!("{month:<4}"),
-                    false => month,
+                    true => month,
+                    false => format!("{month:<4}"),
                 });
                 continue;
             }
@@ -295,6 +295,30 @@ fn padded(n: i64, width: usize, fill: bool) -> String {
     }
 }
 
+/// The ISO year of an interval, its parts taken for those of a date.
+fn iso_year(months: i64, days: i64) -> i64 {
+    let julian = |year: i64, month: i64, day: i64| {
+        let (month, year) = match month > 2 {
+            true => (month + 1, year + 4800),
+            false => (month + 13, year + 4799),
+        };
+        let leap = year / 4 - year / 100 + year / 400;
+        year * 365 - 32_167 + leap + 7834 * month / 256 + day
+    };
+    // The Monday of the year's first week.
+    let start = |year: i64| {
+        let fourth = julian(year, 1, 4);
+        fourth - fourth.rem_euclid(7)
+    };
+    let (year, month) = (months / 12, months % 12);
+    let day = julian(year, month, days);
+    match day {
+        day if day < start(year) => year - 1,
+        day if day >= start(year + 1) => year + 1,
+        _ => year,
+    }
+}
+
 /// An interval by a template: its months, days and hours as they are, however many.
 fn interval_text(i: IntervalMonthDayNano, template: &str) -> Result<String> {
     let (months, days, us) = (i64::from(i.months), i64::from(i.days), i.nanoseconds / 1000);
@@ -310,11 +334,19 @@ fn interval_text(i: IntervalMonthDayNano, template: &str) -> Result<String> {
         };
         let (n, width) = match pattern {
             "YYYY" => (months / 12, 4),
+            "YYY" => (months / 12 % 1000, 3),
             "YY" => (months / 12 % 100, 2),
+            "Y" => (months / 12 % 10, 1),
+            // The year of a week that belongs to no date, as PostgreSQL has it.
+            "IYYY" => (iso_year(months, days), 4),
+            "IYY" => (iso_year(months, days) % 1000, 3),
+            "IY" => (iso_year(months, days) % 100, 2),
+            "I" => (iso_year(months, days) % 10, 1),
             "MM" => (months % 12, 2),
             "DD" => (days, 2),
             "HH24" => (hours, 2),
-            "HH12" | "HH" => ((hours + 11).rem_euclid(12) + 1, 2),
+            "HH12" | "HH" if hours % 12 == 0 => (12, 2 + usize::from(hours < 0)),
+            "HH12" | "HH" => (hours % 12, 2),
             "MI" => (us / 60_000_000 % 60, 2),
             "SS" => (us / 1_000_000 % 60, 2),
             "MS" => (us / 1000 % 1000, 3),
@@ -329,6 +361,14 @@ fn interval_text(i: IntervalMonthDayNano, template: &str) -> Result<String> {
                 out.push_str(&cased(half, pattern, 0, true));
                 continue;
             }
+            "MONTH" | "Month" | "month" | "MON" | "Mon" | "mon" | "DAY" | "Day" | "day" | "DY"
+            | "Dy" | "dy" | "BC" | "AD" | "bc" | "ad" | "TZ" | "tz" | "TZH" | "TZM" | "OF" => {
+                return Err(SqlError::new(
+                    "22007",
+                    "invalid format specification for an interval value",
+                )
+                .hint("Intervals are not tied to specific calendar dates."));
+            }
             _ => {
                 return Err(SqlError::unsupported(format!(
                     "to_char pattern \"{pattern}\" is not supported for intervals"
@@ -340,8 +380,8 @@ fn interval_text(i: IntervalMonthDayNano, template: &str) -> Result<String> {
     Ok(out)
 }
 
-/// Text by a template to local microseconds.
-fn time_from(text: &str, template: &str) -> Result<i64> {
+/// Text by a template to local microseconds, and how many minutes the zone that it names is east of UTC.
+fn time_from(text: &str, template: &str) -> Result<(i64, Option<i64>)> {
     let bad = |p: &str, rest: &str| {
         let shown: String = rest.chars().take(p.len().max(2)).collect();
         SqlError::new("22007", format!("invalid value \"{shown}\" for \"{p}\""))
@@ -349,6 +389,8 @@ fn time_from(text: &str, template: &str) -> Result<i64> {
     let (mut y, mut mo, mut d, mut h, mut mi, mut s, mut us) =
         (1i64, 1i64, 1i64, 0i64, 0i64, 0i64, 0i64);
     let (mut pm, mut doy, mut bc) = (None, None, false);
+    // Minutes east of UTC, and their sign.
+    let (mut zone, mut west) = (None, false);
     let mut rest = text;
     for p in parts(template) {
         let p = match p {
@@ -413,7 +455,12 @@ fn time_from(text: &str, template: &str) -> Result<i64> {
             }
             _ => {}
         }
+        if p == "TZH" {
+            west = rest.starts_with('-');
+            rest = rest.strip_prefix(['+', '-']).unwrap_or(rest);
+        }
         let width = match p {
+            "TZH" | "TZM" => 2,
             "HH24" | "HH12" | "HH" | "MM" | "DD" | "MI" | "SS" | "YY" | "IW" | "WW" | "CC" => 2,
             "YYYY" | "IYYY" => 4,
             "YYY" | "DDD" | "MS" => 3,
@@ -441,6 +488,10 @@ fn time_from(text: &str, template: &str) -> Result<i64> {
             "MS" => us = n * 10i64.pow(6 - len as u32),
             "US" => us = n * 10i64.pow(6 - len as u32),
             "SSSSS" | "SSSS" => s = n,
+            "TZH" | "TZM" => {
+                let of = if p == "TZH" { 60 } else { 1 };
+                zone = Some(zone.unwrap_or(0) + if west { -n * of } else { n * of });
+            }
             _ => {
                 return Err(SqlError::unsupported(format!(
                     "pattern \"{p}\" is not supported here"
@@ -465,7 +516,16 @@ fn time_from(text: &str, template: &str) -> Result<i64> {
     if h > 23 || mi > 59 || (s > 59 && !template.to_uppercase().contains("SSSS")) {
         return Err(range());
     }
-    Ok(day * DAY_US + (h * 3600 + mi * 60 + s) * 1_000_000 + us)
+    if zone.is_some_and(|z: i64| z.abs() >= 16 * 60) {
+        return Err(SqlError::new(
+            "22009",
+            format!("time zone displacement out of range: \"{text}\""),
+        ));
+    }
+    Ok((
+        day * DAY_US + (h * 3600 + mi * 60 + s) * 1_000_000 + us,
+        zone,
+    ))
 }
 
 /// Registers the functions of this file.
@@ -508,12 +568,17 @@ pub fn register(r: &mut Registry) {
     r.add_fallible(
         "to_date(text, text) date",
         kernel!(|s: text, f: text| -> date {
-            time_from(s, f).map(|us| Some(us.div_euclid(DAY_US) as i32))
+            time_from(s, f).map(|(us, _)| Some(us.div_euclid(DAY_US) as i32))
         }),
     );
     r.add_typed("to_timestamp(text, text) timestamptz", |t| {
         let zone = t.zone.to_string();
-        kernel!(|s: text, f: text| -> timestamptz to_utc(time_from(s, f)?, &zone).map(Some))
+        kernel!(|s: text, f: text| -> timestamptz {
+            match time_from(s, f)? {
+                (us, Some(east)) => Ok(Some(us - east * 60_000_000)),
+                (us, None) => to_utc(us, &zone).map(Some),
+            }
+        })
     });
     r.add_typed("to_number(text, text) numeric_open", |_| {
         std::sync::Arc::new(|a: &super::Args| {

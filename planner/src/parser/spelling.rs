@@ -4,6 +4,8 @@ use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace};
 
 use super::DIALECT;
+use super::nested_joins::nested_joins;
+use super::substring::substring;
 use crate::error::{Result, SqlError};
 
 /// Name of the call around the lower bound of BETWEEN SYMMETRIC.
@@ -18,7 +20,7 @@ const OVERRIDING_USER: &str = "#overriding_user";
 
 /// A statement's tokens without what lies between them, respelled.
 pub(super) fn respelled(tokens: &[TokenWithSpan]) -> Result<Vec<TokenWithSpan>> {
-    let mut tokens = whole_rows(significant(tokens)?);
+    let mut tokens = all_fields(whole_rows(significant(tokens)?));
     for (word, respell) in RESPELLED {
         if tokens.iter().any(|t| is(t, word)) {
             tokens = respell(tokens);
@@ -46,6 +48,10 @@ const RESPELLED: &[(&str, Respell)] = &[
     ("identity", identity_options),
     ("collate", collate),
     ("using", join_alias),
+    ("using", sort_operator),
+    ("join", nested_joins),
+    ("substring", substring),
+    ("interval", interval_precision),
     ("nulls", nulls_not_distinct),
 ];
 
@@ -96,7 +102,8 @@ fn nulls_not_distinct(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     out
 }
 
-/// `t.*::text` as `t::text`, and `(t.*)` as `(t)`: the whole row, which the parser knows as an argument only.
+/// `t.*::text` as `t::text`, `(t.*)` as `(t)`, and `ORDER BY t.*` as `ORDER BY t`: the whole row, which the parser
+/// knows as an argument only.
 fn whole_rows(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let words = [
         "select",
@@ -114,6 +121,7 @@ fn whole_rows(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         "distinct",
         "returning",
     ];
+    let by = in_by(&tokens);
     let star = |i: usize| {
         let token = |i: usize| tokens.get(i).map(|t| &t.token);
         if token(i) != Some(&Token::Period) || token(i + 1) != Some(&Token::Mul) {
@@ -127,7 +135,10 @@ fn whole_rows(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
                 || is_one_of(&tokens[i - 3], &words));
         i > 0
             && matches!(tokens[i - 1].token, Token::Word(_))
-            && (alone || token(i + 2) == Some(&Token::DoubleColon))
+            && (alone
+                || by[i]
+                || token(i + 2) == Some(&Token::DoubleColon)
+                || tokens.get(i + 2).is_some_and(|t| is(t, "is")))
     };
     if !(0..tokens.len()).any(star) {
         return tokens;
@@ -136,6 +147,121 @@ fn whole_rows(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     (0..tokens.len())
         .filter(kept)
         .map(|i| tokens[i].clone())
+        .collect()
+}
+
+/// `interval(3) '1.23456'` as `'1.23456'::interval(3)`.
+fn interval_precision(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out = Vec::with_capacity(tokens.len());
+    let mut i = 0;
+    while i < tokens.len() {
+        if is(&tokens[i], "interval")
+            && let Some([open, digits, close, text]) = tokens.get(i + 1..i + 5)
+            && open.token == Token::LParen
+            && matches!(digits.token, Token::Number(..))
+            && close.token == Token::RParen
+            && matches!(text.token, Token::SingleQuotedString(_))
+        {
+            out.extend([text.clone(), like(text, Token::DoubleColon)]);
+            out.extend_from_slice(&tokens[i..i + 4]);
+            i += 5;
+            continue;
+        }
+        out.push(tokens[i].clone());
+        i += 1;
+    }
+    out
+}
+
+/// Name of the call that stands for `(x).*`.
+pub(crate) const ALL_FIELDS: &str = "#all_fields";
+
+/// `(x).*` in a select list as `"#all_fields"(x)`.
+fn all_fields(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let star = |i: usize| {
+        let token = |n: usize| tokens.get(i + n).map(|t| &t.token);
+        token(0) == Some(&Token::RParen)
+            && token(1) == Some(&Token::Period)
+            && token(2) == Some(&Token::Mul)
+    };
+    if !(0..tokens.len()).any(star) {
+        return tokens;
+    }
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    // Where parentheses open in `out`.
+    let mut open = vec![];
+    let mut i = 0;
+    while i < tokens.len() {
+        let t = &tokens[i];
+        match t.token {
+            Token::LParen => open.push(out.len()),
+            Token::RParen => {
+                let from = open.pop();
+                let item = from.filter(|from| {
+                    let before = from.checked_sub(1).and_then(|b| out.get(b));
+                    before.is_some_and(|b| {
+                        b.token == Token::Comma
+                            || is_one_of(b, &["select", "distinct", "all", "returning"])
+                    })
+                });
+                if let (true, Some(from)) = (star(i), item) {
+                    let name = Token::make_word(ALL_FIELDS, Some('"'));
+                    out.insert(from, like(t, name));
+                    out.push(t.clone());
+                    i += 3;
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        out.push(t.clone());
+        i += 1;
+    }
+    out
+}
+
+/// Which tokens stand in the list of a GROUP BY, ORDER BY or PARTITION BY.
+fn in_by(tokens: &[TokenWithSpan]) -> Vec<bool> {
+    const ENDS: &[&str] = &[
+        "select",
+        "from",
+        "where",
+        "having",
+        "window",
+        "order",
+        "limit",
+        "offset",
+        "fetch",
+        "rows",
+        "range",
+        "groups",
+        "union",
+        "except",
+        "intersect",
+        "for",
+    ];
+    let set = |by: &mut Vec<bool>, to: bool| {
+        if let Some(last) = by.last_mut() {
+            *last = to;
+        }
+    };
+    // Per parenthesis that is open: those in such a list belong to it.
+    let mut by = vec![false];
+    tokens
+        .iter()
+        .map(|t| {
+            let here = by.last().copied().unwrap_or(false);
+            match t.token {
+                Token::LParen => by.push(here),
+                Token::RParen => {
+                    by.pop();
+                }
+                _ if is(t, "by") => set(&mut by, true),
+                _ if is_one_of(t, ENDS) => set(&mut by, false),
+                _ => {}
+            }
+            here
+        })
         .collect()
 }
 
@@ -153,6 +279,26 @@ fn collate(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         rest.next();
         while rest.next_if(|t| t.token == Token::Period).is_some() {
             rest.next();
+        }
+    }
+    out
+}
+
+/// `ORDER BY x USING >` as `ORDER BY x DESC`.
+fn sort_operator(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    for t in tokens {
+        let order = match t.token {
+            Token::Lt => "ASC",
+            Token::Gt => "DESC",
+            _ => "",
+        };
+        match out
+            .last_mut()
+            .filter(|b| !order.is_empty() && is(b, "using"))
+        {
+            Some(using) => using.token = Token::make_keyword(order),
+            None => out.push(t),
         }
     }
     out
@@ -664,16 +810,16 @@ fn framed(tokens: &[TokenWithSpan]) -> Option<usize> {
     None
 }
 
-fn is(t: &TokenWithSpan, word: &str) -> bool {
+pub(super) fn is(t: &TokenWithSpan, word: &str) -> bool {
     matches!(&t.token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word))
 }
 
-fn is_one_of(t: &TokenWithSpan, words: &[&str]) -> bool {
+pub(super) fn is_one_of(t: &TokenWithSpan, words: &[&str]) -> bool {
     words.iter().any(|w| is(t, w))
 }
 
 /// A token in the place of another.
-fn like(t: &TokenWithSpan, token: Token) -> TokenWithSpan {
+pub(super) fn like(t: &TokenWithSpan, token: Token) -> TokenWithSpan {
     TokenWithSpan {
         token,
         span: t.span,
