@@ -11,6 +11,7 @@ mod numbering;
 mod precedence;
 mod session;
 pub(crate) mod spelling;
+pub(crate) mod spelling_queries;
 mod substring;
 mod with_change;
 

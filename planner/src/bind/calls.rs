@@ -7,13 +7,14 @@ use sqlparser::ast::{self, DuplicateTreatment, FunctionArg, FunctionArgExpr, Fun
 use tidemill_zset::schema::SqlType;
 
 use super::conditions::{not, when};
-use super::expr::{Ctx, SET};
+use super::expr::Ctx;
+use super::sets::{is_each, is_set_returning};
 use super::types::{as_numeric, implicit_cost, is_integer, is_number, number_rank};
 use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::functions::registry::{self, Arg, Overload, Ret};
-use crate::functions::{call, json, registry::CallTypes};
+use crate::functions::{call, registry::CallTypes};
 use crate::parser::fold;
 
 impl Binder<'_> {
@@ -408,143 +409,6 @@ impl Binder<'_> {
         ))
     }
 
-    /// A set-returning call in a select list.
-    fn set_call(&self, c: Ctx, name: &str, args: Vec<Typed>) -> Result<Typed> {
-        let Some(calls) = c.calls.filter(|_| c.sets) else {
-            return Err(SqlError::unsupported(format!(
-                "set-returning functions are not allowed in {}",
-                c.clause
-            )));
-        };
-        let elements = |list: Expr, element: SqlType| {
-            let sets = &mut calls.borrow_mut().sets;
-            // The same call twice gives the same elements side by side.
-            let same = |(l, _): &(Expr, SqlType)| *l == list && !list.is_volatile();
-            if let Some(n) = sets.iter().position(same) {
-                return Expr::Column(datafusion_common::Column::new(Some(SET), n.to_string()));
-            }
-            let column = datafusion_common::Column::new(Some(SET), sets.len().to_string());
-            sets.push((list, element));
-            Expr::Column(column)
-        };
-        if is_each(name) {
-            let (mut columns, mut values) = (Vec::new(), Vec::new());
-            for (column, list, ty) in self.each_function(name, args)? {
-                values.push(elements(list, ty.clone()));
-                columns.push((column, ty));
-            }
-            // Beside a call with more elements there is no row.
-            let there = Expr::IsNotNull(Box::new(values[0].clone()));
-            let (row, ty) = crate::functions::rows::row(columns, values, false);
-            let none = super::null_of(&ty);
-            return Ok(Typed::new(when(vec![(there, row)], none), ty));
-        }
-        let (list, element) = self.set_function(name, args)?;
-        Ok(Typed::new(elements(list, element.clone()), element))
-    }
-
-    /// A set-returning function as an expression that gives a list, and the type of an element.
-    pub(crate) fn set_function(&self, name: &str, mut args: Vec<Typed>) -> Result<(Expr, SqlType)> {
-        let items = |kind| match kind {
-            "elements" => json::Items::Elements,
-            "elements_text" => json::Items::ElementsText,
-            "keys" => json::Items::Keys,
-            "values" => json::Items::Values,
-            _ => json::Items::ValuesText,
-        };
-        let jsonb = name.starts_with("jsonb");
-        let own = if jsonb { SqlType::Jsonb } else { SqlType::Json };
-        let kind = match name {
-            "json_array_elements" | "jsonb_array_elements" => ("elements", own.clone()),
-            "json_array_elements_text" | "jsonb_array_elements_text" => {
-                ("elements_text", SqlType::Text)
-            }
-            "json_object_keys" | "jsonb_object_keys" => ("keys", SqlType::Text),
-            "unnest" => {
-                let t = args
-                    .pop()
-                    .filter(|_| args.is_empty())
-                    .ok_or_else(|| arity("unnest"))?;
-                return match &t.ty {
-                    SqlType::Array(of) if !t.unknown => Ok((t.expr, of.as_ref().clone())),
-                    _ => Err(no_function("unnest", &[t.type_name()])),
-                };
-            }
-            "generate_series"
-                if matches!(args.len(), 2 | 3)
-                    && args.iter().all(|a| a.unknown || is_number(&a.ty))
-                    && args
-                        .iter()
-                        .any(|a| !a.unknown && matches!(a.ty, SqlType::Numeric(..))) =>
-            {
-                let (exprs, of) = self.unify(args, "generate_series")?;
-                if !matches!(of, SqlType::Numeric(..)) {
-                    return Err(no_function(name, &vec![of.to_string(); exprs.len()]));
-                }
-                let list = crate::functions::array::numeric_series(exprs, &of);
-                return Ok((list, of));
-            }
-            _ => {
-                let t = self
-                    .function(&format!("{name}_list"), args, None)
-                    .map_err(|mut e| {
-                        e.message = e
-                            .message
-                            .replace(&format!("{name}_list("), &format!("{name}("));
-                        e
-                    })?;
-                return match t.ty {
-                    SqlType::Array(of) => Ok((t.expr, *of)),
-                    _ => Err(SqlError::internal(
-                        "a set-returning function must give a list",
-                    )),
-                };
-            }
-        };
-        let arg = args
-            .pop()
-            .filter(|_| args.is_empty())
-            .ok_or_else(|| arity(name))?;
-        if !arg.unknown && arg.ty != own {
-            return Err(no_function(name, &[arg.type_name()]));
-        }
-        let arg = self.implicit(&arg, &own)?;
-        let (what, element) = (items(kind.0), kind.1);
-        Ok((json_items(name, arg, what, jsonb, &element), element))
-    }
-
-    /// Two parallel lists for `jsonb_each` and the like.
-    pub(crate) fn each_function(
-        &self,
-        name: &str,
-        args: Vec<Typed>,
-    ) -> Result<Vec<(String, Expr, SqlType)>> {
-        let jsonb = name.starts_with("jsonb");
-        let own = if jsonb { SqlType::Jsonb } else { SqlType::Json };
-        let [arg]: [Typed; 1] = args.try_into().map_err(|_| arity(name))?;
-        let arg = self.implicit(&arg, &own)?;
-        let text = name.ends_with("_text");
-        let (what, ty) = if text {
-            (json::Items::ValuesText, SqlType::Text)
-        } else {
-            (json::Items::Values, own)
-        };
-        Ok(vec![
-            (
-                "key".into(),
-                json_items(
-                    "object_keys",
-                    arg.clone(),
-                    json::Items::Keys,
-                    jsonb,
-                    &SqlType::Text,
-                ),
-                SqlType::Text,
-            ),
-            ("value".into(), json_items(name, arg, what, jsonb, &ty), ty),
-        ])
-    }
-
     /// A call of a registered function, its overload chosen by the arguments.
     pub(crate) fn function(&self, name: &str, args: Vec<Typed>, _: Option<()>) -> Result<Typed> {
         if let Some(t) = self.number_function(name, &args)? {
@@ -707,22 +571,6 @@ impl Binder<'_> {
     }
 }
 
-fn json_items(name: &str, arg: Expr, what: json::Items, jsonb: bool, element: &SqlType) -> Expr {
-    let ret = SqlType::Array(Box::new(element.clone()));
-    let list = ret.clone();
-    let kernel: crate::functions::Kernel =
-        std::sync::Arc::new(move |a| json::items(a, what, jsonb, &list));
-    call(
-        name,
-        format!("{name} {what:?} {jsonb}"),
-        kernel,
-        Volatility::Immutable,
-        true,
-        vec![arg],
-        &ret,
-    )
-}
-
 /// The text of a literal.
 pub(crate) fn text_of(t: &Typed) -> Option<String> {
     match &t.expr {
@@ -731,34 +579,7 @@ pub(crate) fn text_of(t: &Typed) -> Option<String> {
     }
 }
 
-/// Functions that give a set of rows.
-pub(crate) fn is_set_returning(name: &str) -> bool {
-    matches!(
-        name,
-        "unnest"
-            | "generate_series"
-            | "json_array_elements"
-            | "jsonb_array_elements"
-            | "json_array_elements_text"
-            | "jsonb_array_elements_text"
-            | "json_object_keys"
-            | "jsonb_object_keys"
-            | "regexp_split_to_table"
-            | "string_to_table"
-            | "generate_subscripts"
-            | "regexp_matches"
-    )
-}
-
-/// Those with several columns.
-pub(crate) fn is_each(name: &str) -> bool {
-    matches!(
-        name,
-        "json_each" | "jsonb_each" | "json_each_text" | "jsonb_each_text"
-    )
-}
-
-fn arity(name: &str) -> SqlError {
+pub(super) fn arity(name: &str) -> SqlError {
     SqlError::new(
         "42883",
         format!("function {name} does not exist with this number of arguments"),

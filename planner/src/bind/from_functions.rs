@@ -5,10 +5,10 @@ use datafusion_expr::{Expr, LogicalPlan};
 use sqlparser::ast::{self, BinaryOperator, FunctionArg, JoinConstraint, TableAlias, TableFactor};
 use tidemill_zset::schema::SqlType;
 
-use super::calls::{is_each, is_set_returning};
 use super::expr::{Ctx, null};
 use super::from::{Joined, one_row};
 use super::scope::{Outer, Scope, ScopeCol, ScopeTable};
+use super::sets::{is_each, is_set_returning};
 use super::types::sql_type;
 use super::{Binder, Ctes, Typed, columns_of, project};
 use crate::error::{Result, SqlError};

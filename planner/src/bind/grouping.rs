@@ -17,7 +17,7 @@ use super::{Binder, Typed, builder, columns_of, df, fit, project};
 use crate::compile::decorrelate::names::{replace_outer, subquery_of, with_subquery};
 use crate::error::{Result, SqlError};
 use crate::parser::fold;
-use crate::parser::spelling::DISTINCT_SETS;
+use crate::parser::spelling_queries::DISTINCT_SETS;
 use crate::tree::Tree;
 use crate::walk;
 

@@ -11,7 +11,7 @@ use super::expr::{Ctx, field_name};
 use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::{self, Context};
-use crate::functions::{datetime, parse};
+use crate::functions::{intervals, parse_dates};
 
 impl Binder<'_> {
     /// `INTERVAL '…' fields`
@@ -49,7 +49,7 @@ impl Binder<'_> {
     /// A value as an interval of which only `fields` count.
     pub(super) fn interval_of(&self, t: Typed, fields: Fields) -> Result<Typed> {
         if let (true, Expr::Literal(ScalarValue::Utf8View(Some(text)), _)) = (t.unknown, &t.expr) {
-            let value = parse::interval_of(text, fields)?;
+            let value = parse_dates::interval_of(text, fields)?;
             let value = ScalarValue::IntervalMonthDayNano(Some(value));
             let constant = cast::typed_constant(value, &SqlType::Interval);
             return Ok(Typed::new(constant, SqlType::Interval));
@@ -59,7 +59,7 @@ impl Binder<'_> {
         if fields == Fields::ALL {
             return Ok(t);
         }
-        let code = literal(ScalarValue::Int32(Some(datetime::fields_code(fields))));
+        let code = literal(ScalarValue::Int32(Some(intervals::fields_code(fields))));
         let code = Typed::new(code, SqlType::Int4);
         self.function("interval_fields", vec![t, code], None)
     }

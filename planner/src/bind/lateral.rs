@@ -383,7 +383,7 @@ fn continues_join(q: &ast::Query) -> Option<&ast::Select> {
                 let name = parts(&f.name).pop();
                 f.over.is_some()
                     || name.is_some_and(|n| {
-                        super::calls::is_set_returning(&n) || super::calls::is_each(&n)
+                        super::sets::is_set_returning(&n) || super::sets::is_each(&n)
                     })
             }
             e => matches!(e, ast::Expr::Subquery(_)),

@@ -23,6 +23,7 @@ mod rows;
 pub(crate) mod scope;
 pub(crate) mod select;
 pub(crate) mod setop;
+pub(crate) mod sets;
 pub(crate) mod subquery;
 pub(crate) mod tail;
 pub(crate) mod types;

@@ -19,10 +19,10 @@ use super::types::{is_integer, is_number};
 use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
-use crate::functions::datetime::interval_key;
+use crate::functions::intervals::interval_key;
 use crate::functions::windows::{Exclude, Of, over_frame, shifted, tiles};
 use crate::parser::fold;
-use crate::parser::spelling::EXCLUDED;
+use crate::parser::spelling_queries::EXCLUDED;
 
 /// Names of functions that need OVER.
 pub(crate) fn is_window(name: &str) -> bool {

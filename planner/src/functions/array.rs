@@ -312,7 +312,7 @@ fn time_series(zoned: bool) -> impl Fn(&CallTypes) -> Kernel + Send + Sync {
             let step: IntervalMonthDayNano = a.arrays[2]
                 .as_primitive::<IntervalMonthDayNanoType>()
                 .value(a.at(2, row));
-            let sign = super::datetime::interval_key(step).signum();
+            let sign = super::intervals::interval_key(step).signum();
             if sign == 0 {
                 return Err(external(series_error()));
             }
@@ -324,7 +324,7 @@ fn time_series(zoned: bool) -> impl Fn(&CallTypes) -> Kernel + Send + Sync {
                 if out.len() > SERIES_MAX {
                     return Err(external(too_long()));
                 }
-                v = super::datetime::add_interval(v, step, 1, zoned.then_some(zone.as_str()))
+                v = super::intervals::add_interval(v, step, 1, zoned.then_some(zone.as_str()))
                     .map_err(external)?;
             }
             Ok(Some(out))

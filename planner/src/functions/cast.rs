@@ -11,7 +11,7 @@ use datafusion_expr::{Expr, Volatility};
 use tidemill_zset::digits::short_integer_inline;
 use tidemill_zset::schema::{SqlType, UTC};
 
-use super::{Args, Kernel, call, external, format, json, parse};
+use super::{Args, Kernel, call, external, format, json, parse, parse_dates};
 use crate::bind::types::{as_numeric, is_integer, is_text, number_rank, plain_name};
 use crate::error::{Result, SqlError};
 
@@ -285,21 +285,25 @@ fn from_text(array: &ArrayRef, to: &SqlType, context: Context, zone: &str) -> Df
             each::<_, _, Decimal128Type>(a, get, |t| parse::numeric(t, SqlType::digits(*p), *s))?
                 .with_precision_and_scale(SqlType::digits(*p), *s)?,
         ),
-        SqlType::Date => Arc::new(each::<_, _, Date32Type>(a, get, parse::date)?),
-        SqlType::Time => Arc::new(each::<_, _, Time64MicrosecondType>(a, get, parse::time)?),
+        SqlType::Date => Arc::new(each::<_, _, Date32Type>(a, get, parse_dates::date)?),
+        SqlType::Time => Arc::new(each::<_, _, Time64MicrosecondType>(
+            a,
+            get,
+            parse_dates::time,
+        )?),
         SqlType::Timestamp => Arc::new(each::<_, _, TimestampMicrosecondType>(
             a,
             get,
-            parse::timestamp,
+            parse_dates::timestamp,
         )?),
         SqlType::Timestamptz => Arc::new(
-            each::<_, _, TimestampMicrosecondType>(a, get, |t| parse::timestamptz(t, zone))?
+            each::<_, _, TimestampMicrosecondType>(a, get, |t| parse_dates::timestamptz(t, zone))?
                 .with_timezone(UTC),
         ),
         SqlType::Interval => Arc::new(each::<_, _, IntervalMonthDayNanoType>(
             a,
             get,
-            parse::interval,
+            parse_dates::interval,
         )?),
         SqlType::Uuid => {
             let mut b = StringViewBuilder::with_capacity(a.len());
@@ -537,8 +541,8 @@ fn number(array: &ArrayRef, from: &SqlType, to: &SqlType) -> DfResult<ArrayRef> 
 }
 
 fn temporal(array: &ArrayRef, from: &SqlType, to: &SqlType, zone: &str) -> DfResult<ArrayRef> {
+    use super::parse_dates::DAY_US;
     use super::zones::{to_local, to_utc};
-    use parse::DAY_US;
     let us = || array.as_primitive::<TimestampMicrosecondType>();
     Ok(match (from, to) {
         (SqlType::Date, SqlType::Timestamptz) => {

@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, IntervalMonthDayNano};
 use chrono::{Datelike, Timelike};
 use tidemill_zset::schema::SqlType;
 
-use super::parse::{DAY_US, date_of, datetime_of};
+use super::parse_dates::{DAY_US, date_of, datetime_of};
 use super::zones::offset_at;
 use crate::error::{Result, SqlError};
 

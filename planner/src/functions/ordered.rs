@@ -12,7 +12,7 @@ use arrow::datatypes::IntervalMonthDayNano;
 use datafusion_common::Result as DfResult;
 use tidemill_zset::schema::SqlType;
 
-use super::datetime::{add_intervals, divide_interval, interval_key, scale_interval};
+use super::intervals::{add_intervals, divide_interval, interval_key, scale_interval};
 use super::registry::{CallTypes, Registry};
 use super::{Args, Kernel, external, kernel};
 use crate::error::{Result, SqlError};

@@ -6,7 +6,7 @@ use chrono::{Datelike, NaiveDate};
 
 use super::kernel;
 use super::number_templates::number_text;
-use super::parse::{DAY_US, datetime_of, days};
+use super::parse_dates::{DAY_US, datetime_of, days};
 use super::registry::Registry;
 use super::zones::{to_local, to_utc};
 use crate::error::{Result, SqlError};

@@ -3,7 +3,7 @@
 use chrono::{Offset, TimeZone};
 use chrono_tz::OffsetName;
 
-use super::parse::{datetime_of, micros};
+use super::parse_dates::{datetime_of, micros};
 use crate::error::{Result, SqlError};
 
 /// Abbreviations that stand for an offset, each with its minutes east; those of PostgreSQL's default set.

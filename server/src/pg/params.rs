@@ -18,7 +18,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, IntervalMonthDayNano};
 use bytes::Buf;
 use chrono_tz::Tz;
 use tidemill_planner::SqlError;
-use tidemill_planner::functions::parse;
+use tidemill_planner::functions::{parse, parse_dates};
 use tidemill_zset::schema::{SqlType, UTC};
 
 use super::binary;
@@ -70,19 +70,19 @@ fn read(field: &Field, text: &str, zone: Option<Tz>) -> Result<ArrayRef, SqlErro
         SqlType::Char(_) => string(text.trim_end_matches(' ')),
         SqlType::Uuid => string(&parse::uuid(text)?),
         SqlType::Bytea => Arc::new(BinaryArray::from(vec![parse::bytea(text)?.as_slice()])),
-        SqlType::Date => Arc::new(Date32Array::from(vec![parse::date(text)?])),
-        SqlType::Time => Arc::new(Time64MicrosecondArray::from(vec![parse::time(text)?])),
-        SqlType::Timestamp => Arc::new(TimestampMicrosecondArray::from(vec![parse::timestamp(
-            text,
-        )?])),
+        SqlType::Date => Arc::new(Date32Array::from(vec![parse_dates::date(text)?])),
+        SqlType::Time => Arc::new(Time64MicrosecondArray::from(vec![parse_dates::time(text)?])),
+        SqlType::Timestamp => Arc::new(TimestampMicrosecondArray::from(vec![
+            parse_dates::timestamp(text)?,
+        ])),
         SqlType::Timestamptz => {
             let zone = zone.map_or("UTC", |zone| zone.name());
-            let micros = parse::timestamptz(text, zone)?;
+            let micros = parse_dates::timestamptz(text, zone)?;
             Arc::new(TimestampMicrosecondArray::from(vec![micros]).with_timezone(UTC))
         }
-        SqlType::Interval => Arc::new(IntervalMonthDayNanoArray::from(vec![parse::interval(
-            text,
-        )?])),
+        SqlType::Interval => Arc::new(IntervalMonthDayNanoArray::from(vec![
+            parse_dates::interval(text)?,
+        ])),
         SqlType::Array(_) => {
             let item = item_of(field).ok_or_else(|| parse::invalid(&name, text))?;
             let elements = parse::array(text)?

@@ -1,4 +1,4 @@
-//! From the syntax tree of a query to a [`Plan`]: queries, FROM, select lists, ORDER BY.
+//! From the syntax tree of a query to a [`Plan`]: queries, select lists, ORDER BY.
 //!
 //! Invariant: a query that names anything but relations of the catalog is refused with
 //! [`NOT_OURS`], so that the caller can give it to the planner.
@@ -8,38 +8,9 @@ use std::cell::RefCell;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::syntax as ast;
 
-use super::plan::{
-    Aggregate, Body, Expr, JoinKind, Order, Plan, SLOTS, Select, SetOp, Source, Window,
-};
-use super::relations::find;
+use super::plan::{Aggregate, Body, Expr, Order, Plan, SLOTS, Select, SetOp, Window};
+use super::scope::{Scope, fold, name_of, not_ours};
 use super::value::Ty;
-
-/// SQLSTATE-like mark of what the planner must answer: never shown to users.
-pub const NOT_OURS: &str = "TM000";
-
-/// The refusal.
-pub fn not_ours(what: impl std::fmt::Display) -> SqlError {
-    SqlError::new(NOT_OURS, format!("not a catalog query: {what}"))
-}
-
-/// A name for a range of a row.
-struct Table {
-    /// Alias, or the relation's name.
-    name: String,
-    columns: Vec<(String, Ty)>,
-    at: usize,
-    /// Oid of the relation itself, for `tableoid`.
-    oid: Option<u32>,
-}
-
-/// Names that a query sees.
-#[derive(Default)]
-pub struct Scope<'a> {
-    tables: Vec<Table>,
-    /// Tables from here on are hidden from derived tables that aren't LATERAL.
-    hidden: bool,
-    parent: Option<&'a Scope<'a>>,
-}
 
 /// What binding a SELECT collects besides its expressions.
 #[derive(Default)]
@@ -53,20 +24,20 @@ pub struct Collected {
 type Ctes<'a> = Vec<(String, &'a ast::Cte, bool)>;
 
 /// A common table expression whose own name, inside it, means the rows of the round before.
-struct Step {
-    name: String,
-    columns: Vec<(String, Ty)>,
-    number: usize,
-    used: bool,
+pub(super) struct Step {
+    pub name: String,
+    pub columns: Vec<(String, Ty)>,
+    pub number: usize,
+    pub used: bool,
 }
 
 /// Binds one query and those inside it.
 pub struct Binder<'a> {
-    ctes: RefCell<Ctes<'a>>,
+    pub(super) ctes: RefCell<Ctes<'a>>,
     /// WITH RECURSIVE whose steps are being bound.
-    steps: RefCell<Vec<Step>>,
+    pub(super) steps: RefCell<Vec<Step>>,
     /// How many there are in all.
-    recursive: std::cell::Cell<usize>,
+    pub(super) recursive: std::cell::Cell<usize>,
     /// Types of `$1`, `$2`, … as far as they are known.
     pub(super) params: RefCell<Vec<Option<Ty>>>,
     /// True once a relation or function of the catalog is named.
@@ -81,76 +52,6 @@ pub struct Place<'a> {
     pub(super) collected: Option<&'a RefCell<Collected>>,
     /// Columns of FROM.
     pub(super) width: usize,
-}
-
-impl<'a> Scope<'a> {
-    /// The column of a name: expression and type.
-    pub(super) fn column(&self, table: Option<&str>, name: &str) -> Option<(Expr, Ty)> {
-        let mut scope = Some(self);
-        let mut depth = 0;
-        while let Some(current) = scope {
-            for entry in current.tables.iter().filter(|_| !current.hidden) {
-                if table.is_some_and(|wanted| wanted != entry.name) {
-                    continue;
-                }
-                if let Some(number) = entry.columns.iter().position(|(column, _)| column == name) {
-                    let index = entry.at + number;
-                    return Some((Expr::Column { depth, index }, entry.columns[number].1));
-                }
-                if let Some(oid) = entry.oid
-                    && let Some(value) = system_column(name, oid)
-                {
-                    return Some((Expr::Const(super::value::Value::Int(value)), Ty::Oid));
-                }
-            }
-            scope = current.parent;
-            depth += 1;
-        }
-        None
-    }
-
-    fn wildcard(&self, table: Option<&str>) -> Option<Vec<(String, Expr, Ty)>> {
-        let mut found = Vec::new();
-        let mut any = table.is_none();
-        for entry in &self.tables {
-            if table.is_none_or(|wanted| wanted == entry.name) {
-                any = true;
-                for (number, (name, ty)) in entry.columns.iter().enumerate() {
-                    let index = entry.at + number;
-                    found.push((name.clone(), Expr::Column { depth: 0, index }, *ty));
-                }
-            }
-        }
-        any.then_some(found)
-    }
-}
-
-/// Columns that every relation has without saying so.
-fn system_column(name: &str, oid: u32) -> Option<i64> {
-    match name {
-        "tableoid" => Some(i64::from(oid)),
-        "xmin" => Some(1),
-        _ => None,
-    }
-}
-
-/// The last part of a name, and the part before it.
-pub fn name_of(name: &ast::ObjectName) -> (Option<String>, String) {
-    let mut parts: Vec<String> = name
-        .0
-        .iter()
-        .filter_map(|part| part.as_ident().map(fold))
-        .collect();
-    let last = parts.pop().unwrap_or_default();
-    (parts.pop(), last)
-}
-
-/// An identifier after case folding.
-pub fn fold(ident: &ast::Ident) -> String {
-    match ident.quote_style {
-        Some(_) => ident.value.clone(),
-        None => ident.value.to_lowercase(),
-    }
 }
 
 impl<'a> Binder<'a> {
@@ -209,7 +110,7 @@ impl<'a> Binder<'a> {
         Ok(plan)
     }
 
-    fn body(
+    pub(super) fn body(
         &self,
         body: &'a ast::SetExpr,
         order: &'a [ast::OrderByExpr],
@@ -472,321 +373,6 @@ impl<'a> Binder<'a> {
             other => return Err(not_ours(other)),
         })
     }
-
-    fn joined(
-        &self,
-        tables: &'a ast::TableWithJoins,
-        scope: &mut Scope<'_>,
-        width: &mut usize,
-    ) -> Result<Source, SqlError> {
-        let at = *width;
-        let mut source = self.source(&tables.relation, scope, width)?;
-        for join in &tables.joins {
-            use ast::JoinOperator as J;
-            let (kind, constraint) = match &join.join_operator {
-                J::Join(c) | J::Inner(c) | J::CrossJoin(c) => (JoinKind::Inner, c),
-                J::Left(c) | J::LeftOuter(c) => (JoinKind::Left, c),
-                J::Right(c) | J::RightOuter(c) => (JoinKind::Right, c),
-                J::FullOuter(c) => (JoinKind::Full, c),
-                _ => return Err(not_ours("this kind of join")),
-            };
-            let middle = *width;
-            let right = self.source(&join.relation, scope, width)?;
-            let mut on = Vec::new();
-            match constraint {
-                ast::JoinConstraint::None => {}
-                ast::JoinConstraint::On(condition) => {
-                    let place = Place {
-                        scope,
-                        collected: None,
-                        width: *width,
-                    };
-                    self.expr(condition, place)?.0.conjuncts(&mut on);
-                }
-                ast::JoinConstraint::Using(names) => {
-                    for name in names {
-                        on.push(self.using(&name_of(name).1, scope, middle)?);
-                    }
-                }
-                ast::JoinConstraint::Natural => return Err(not_ours("NATURAL JOIN")),
-            }
-            let (left, right) = (Box::new(source), Box::new(right));
-            source = Source::Join {
-                left,
-                right,
-                kind,
-                on,
-                at,
-            };
-        }
-        Ok(source)
-    }
-
-    /// `left.name = right.name`, where the right side starts at column `middle`.
-    fn using(&self, name: &str, scope: &Scope<'_>, middle: usize) -> Result<Expr, SqlError> {
-        let column = |of_right: bool| {
-            scope
-                .tables
-                .iter()
-                .filter(|table| (table.at >= middle) == of_right)
-                .find_map(|table| {
-                    let number = table
-                        .columns
-                        .iter()
-                        .position(|(column, _)| column == name)?;
-                    Some(Expr::Column {
-                        depth: 0,
-                        index: table.at + number,
-                    })
-                })
-                .ok_or_else(|| SqlError::new("42703", format!("column \"{name}\" does not exist")))
-        };
-        Ok(Expr::Binary {
-            op: super::plan::Op::Eq,
-            left: Box::new(column(false)?),
-            right: Box::new(column(true)?),
-            alike: true,
-        })
-    }
-
-    fn source(
-        &self,
-        factor: &'a ast::TableFactor,
-        scope: &mut Scope<'_>,
-        width: &mut usize,
-    ) -> Result<Source, SqlError> {
-        let (source, alias, name, columns, oid) = match factor {
-            ast::TableFactor::Table {
-                name,
-                alias,
-                args: None,
-                ..
-            } => {
-                let (schema, table) = name_of(name);
-                let cte = match schema {
-                    None => self.ctes.borrow().iter().rposition(|(n, ..)| *n == table),
-                    Some(_) => None,
-                };
-                let of_step = match schema {
-                    None => self.of_step(&table),
-                    Some(_) => None,
-                };
-                if let Some((source, columns)) = of_step {
-                    (source, alias, table, columns, None)
-                } else if let Some(number) = cte {
-                    scope.hidden = true;
-                    let bound = self.cte_at(number, scope);
-                    scope.hidden = false;
-                    let (source, columns) = bound?;
-                    (source, alias, table, columns, None)
-                } else {
-                    let definition =
-                        find(schema.as_deref(), &table).ok_or_else(|| not_ours(name))?;
-                    self.ours.set(true);
-                    let columns = definition.columns.iter();
-                    let columns = columns.map(|(name, ty)| (name.to_string(), *ty)).collect();
-                    (
-                        Source::Relation(definition),
-                        alias,
-                        table,
-                        columns,
-                        Some(definition.oid),
-                    )
-                }
-            }
-            ast::TableFactor::Derived {
-                lateral,
-                subquery,
-                alias,
-                ..
-            } => {
-                scope.hidden = !lateral;
-                let plan = self.query(subquery, scope);
-                scope.hidden = false;
-                let plan = plan?;
-                let columns = plan.columns.clone();
-                let source = Source::Derived {
-                    plan: Box::new(plan),
-                    lateral: *lateral,
-                };
-                (source, alias, String::new(), columns, None)
-            }
-            ast::TableFactor::NestedJoin {
-                table_with_joins,
-                alias: None,
-            } => {
-                return self.joined(table_with_joins, scope, width);
-            }
-            other => return self.function_source(other, scope, width),
-        };
-        self.add(source, alias.as_ref(), name, columns, oid, scope, width)
-    }
-
-    /// The name of a WITH RECURSIVE inside its own step.
-    fn of_step(&self, name: &str) -> Option<(Source, Vec<(String, Ty)>)> {
-        let mut steps = self.steps.borrow_mut();
-        let step = steps.iter_mut().rfind(|step| step.name == name)?;
-        step.used = true;
-        let source = Source::Working {
-            number: step.number,
-            width: step.columns.len(),
-        };
-        Some((source, step.columns.clone()))
-    }
-
-    /// The common table expression of that number, where it is named. It sees those before it, and not itself: its name
-    /// means another relation there, but for the step of one that is recursive.
-    fn cte_at(
-        &self,
-        number: usize,
-        scope: &Scope<'_>,
-    ) -> Result<(Source, Vec<(String, Ty)>), SqlError> {
-        let later = self.ctes.borrow_mut().split_off(number);
-        let bound = match later.first() {
-            Some((_, cte, recursive)) => self.cte(cte, *recursive, scope),
-            None => Err(not_ours("a common table expression")),
-        };
-        self.ctes.borrow_mut().extend(later);
-        bound
-    }
-
-    fn cte(
-        &self,
-        cte: &'a ast::Cte,
-        recursive: bool,
-        scope: &Scope<'_>,
-    ) -> Result<(Source, Vec<(String, Ty)>), SqlError> {
-        if let ast::SetExpr::SetOperation {
-            op: ast::SetOperator::Union,
-            set_quantifier,
-            left,
-            right,
-        } = cte.query.body.as_ref()
-            && recursive
-        {
-            let base = self.body(left, &[], scope)?;
-            let mut columns = base.columns.clone();
-            rename(&mut columns, Some(&cte.alias));
-            let number = self.recursive.replace(self.recursive.get() + 1);
-            self.steps.borrow_mut().push(Step {
-                name: fold(&cte.alias.name),
-                columns: columns.clone(),
-                number,
-                used: false,
-            });
-            let step = self.body(right, &[], scope);
-            let used = self.steps.borrow_mut().pop().is_some_and(|s| s.used);
-            if used {
-                let source = Source::Recursive {
-                    base: Box::new(base),
-                    step: Box::new(step?),
-                    all: matches!(set_quantifier, ast::SetQuantifier::All),
-                    number,
-                };
-                return Ok((source, columns));
-            }
-        }
-        let plan = self.query(&cte.query, scope)?;
-        let mut columns = plan.columns.clone();
-        rename(&mut columns, Some(&cte.alias));
-        let source = Source::Derived {
-            plan: Box::new(plan),
-            lateral: false,
-        };
-        Ok((source, columns))
-    }
-
-    fn function_source(
-        &self,
-        factor: &'a ast::TableFactor,
-        scope: &mut Scope<'_>,
-        width: &mut usize,
-    ) -> Result<Source, SqlError> {
-        let place = Place {
-            scope,
-            collected: None,
-            width: *width,
-        };
-        let (name, args, ordinality, alias) = match factor {
-            ast::TableFactor::Table {
-                name,
-                args: Some(args),
-                alias,
-                with_ordinality,
-                ..
-            } => (
-                name_of(name).1,
-                self.args(&args.args, place)?,
-                *with_ordinality,
-                alias,
-            ),
-            ast::TableFactor::Function {
-                name,
-                args,
-                alias,
-                with_ordinality,
-                ..
-            } => (
-                name_of(name).1,
-                self.args(args, place)?,
-                *with_ordinality,
-                alias,
-            ),
-            ast::TableFactor::UNNEST {
-                alias,
-                array_exprs,
-                with_ordinality,
-                ..
-            } => {
-                let args = array_exprs.iter().map(|expr| self.expr(expr, place));
-                (
-                    "unnest".into(),
-                    args.collect::<Result<_, _>>()?,
-                    *with_ordinality,
-                    alias,
-                )
-            }
-            other => return Err(not_ours(other)),
-        };
-        let (expr, mut columns) = self.set_returning(&name, args)?;
-        let count = columns.len();
-        if let (Some(alias), [column]) = (alias, columns.as_mut_slice()) {
-            column.0 = fold(&alias.name);
-        }
-        if ordinality {
-            columns.push(("ordinality".into(), Ty::Int8));
-        }
-        let source = Source::Function {
-            expr,
-            columns: count,
-            ordinality,
-        };
-        self.add(source, alias.as_ref(), name, columns, None, scope, width)
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn add(
-        &self,
-        source: Source,
-        alias: Option<&ast::TableAlias>,
-        name: String,
-        mut columns: Vec<(String, Ty)>,
-        oid: Option<u32>,
-        scope: &mut Scope<'_>,
-        width: &mut usize,
-    ) -> Result<Source, SqlError> {
-        rename(&mut columns, alias);
-        let name = alias.map_or(name, |alias| fold(&alias.name));
-        let at = *width;
-        *width += columns.len();
-        scope.tables.push(Table {
-            name,
-            columns,
-            at,
-            oid,
-        });
-        Ok(source)
-    }
 }
 
 impl Collected {
@@ -796,14 +382,6 @@ impl Collected {
         match used < SLOTS {
             true => Ok(width + used),
             false => Err(not_ours("too many aggregates")),
-        }
-    }
-}
-
-fn rename(columns: &mut [(String, Ty)], alias: Option<&ast::TableAlias>) {
-    if let Some(alias) = alias {
-        for (column, given) in columns.iter_mut().zip(&alias.columns) {
-            column.0 = fold(&given.name);
         }
     }
 }

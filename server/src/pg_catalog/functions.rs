@@ -203,7 +203,7 @@ functions! {
     // Of a transaction; that of a time is the planner's.
     lenient "age" => INT, |a, _| match a {
         [Value::Int(_)] => Ok(Value::Int(0)),
-        _ => Err(super::bind::not_ours("age")),
+        _ => Err(super::scope::not_ours("age")),
     };
     lenient "current_setting" => TEXT, |a, c| setting(a, c);
     anyway "has_table_privilege" => BOOL, |_, _| Ok(Value::Bool(true));
@@ -522,7 +522,7 @@ fn setting(args: &[Value], context: &Context<'_>) -> Result<Value, SqlError> {
         None if name == "server_version" => Ok(Value::text(&context.snapshot.server_version)),
         None if name == "search_path" => Ok(Value::text(context.snapshot.search_path.join(", "))),
         None if arg(args, 1).bool() == Some(true) => Ok(Value::Null),
-        None => Err(super::bind::not_ours(format!("setting {name}"))),
+        None => Err(super::scope::not_ours(format!("setting {name}"))),
     }
 }
 

@@ -4,7 +4,9 @@
 //! Invariant: pure; nothing here reads the catalog, the clock or the network.
 
 mod bind;
+mod bind_call;
 mod bind_expr;
+mod bind_from;
 mod columns;
 mod context;
 mod eval;
@@ -14,6 +16,7 @@ mod information;
 mod plan;
 mod relations;
 mod run;
+mod scope;
 mod server_wide;
 mod value;
 
@@ -224,9 +227,9 @@ pub fn query_why(query: &Query, declared: &[Option<Field>]) -> Result<CatalogQue
         .map(|field| field.as_ref().map(declared_type))
         .collect();
     let binder = bind::Binder::new(declared);
-    let plan = binder.query(query, &bind::Scope::default())?;
+    let plan = binder.query(query, &scope::Scope::default())?;
     if !binder.ours.get() {
-        return Err(bind::not_ours("nothing of the catalog"));
+        return Err(scope::not_ours("nothing of the catalog"));
     }
     let params = binder.params.into_inner();
     let params = params
@@ -246,7 +249,7 @@ pub fn query_why(query: &Query, declared: &[Option<Field>]) -> Result<CatalogQue
 
 /// True for an error that says: the planner must answer this query.
 pub fn is_planners(error: &SqlError) -> bool {
-    error.sqlstate == bind::NOT_OURS
+    error.sqlstate == scope::NOT_OURS
 }
 
 impl CatalogQuery {

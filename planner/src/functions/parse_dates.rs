@@ -1,0 +1,349 @@
+//! Text to dates, times and intervals, as PostgreSQL's input functions read it; and what chrono's types are in Arrow.
+
+use arrow::datatypes::IntervalMonthDayNano;
+use chrono::{Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
+use tidemill_zset::interval::{Fields, IntervalError, parse_interval};
+
+use super::parse::invalid_date;
+use crate::error::{Result, SqlError};
+
+/// Microseconds of a day.
+pub const DAY_US: i64 = 86_400_000_000;
+
+fn month_name(t: &str) -> Option<u32> {
+    const NAMES: [&str; 12] = [
+        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+    ];
+    let lower = t.to_ascii_lowercase();
+    let n = NAMES.iter().position(|m| lower.starts_with(m))?;
+    Some(n as u32 + 1)
+}
+
+fn out_of_range_field(text: &str) -> SqlError {
+    SqlError::new(
+        "22008",
+        format!("date/time field value out of range: \"{text}\""),
+    )
+}
+
+/// What a date/time text says, before it is made a value.
+#[derive(Default, Debug)]
+struct DateTimeText {
+    date: Option<NaiveDate>,
+    /// Microseconds of the day; 24:00:00 is allowed.
+    time: Option<i64>,
+    zone: Option<String>,
+    /// infinity, -infinity
+    infinite: Option<bool>,
+    special: Option<&'static str>,
+    bc: bool,
+}
+
+fn date_word(t: &str, text: &str) -> Result<Option<NaiveDate>> {
+    let ymd = |y: i32, m: u32, d: u32| {
+        NaiveDate::from_ymd_opt(y, m, d)
+            .ok_or_else(|| out_of_range_field(text))
+            .map(Some)
+    };
+    let fields: Vec<&str> = t.split(['-', '/', '.']).collect();
+    match fields.as_slice() {
+        [y, m, d] if y.len() >= 3 && t.contains(['-', '/']) => {
+            let (Ok(y), Ok(d)) = (y.parse(), d.parse()) else {
+                return Ok(None);
+            };
+            let m = match m.parse() {
+                Ok(m) => m,
+                Err(_) => match month_name(m) {
+                    Some(m) => m,
+                    None => return Ok(None),
+                },
+            };
+            ymd(y, m, d)
+        }
+        // Month first, PostgreSQL's default DateStyle.
+        [m, d, y] if y.len() >= 2 => {
+            if let (Ok(d), Some(m), Ok(y)) = (m.parse(), month_name(d), y.parse()) {
+                return ymd(year(y, fields[2]), m, d);
+            }
+            let (Ok(m), Ok(d), Ok(y)) = (m.parse(), d.parse(), y.parse::<i32>()) else {
+                return Ok(None);
+            };
+            ymd(year(y, fields[2]), m, d)
+        }
+        [one] if one.len() == 8 && one.bytes().all(|b| b.is_ascii_digit()) => {
+            let n: u32 = one.parse().map_err(|_| out_of_range_field(text))?;
+            ymd((n / 10_000) as i32, n / 100 % 100, n % 100)
+        }
+        _ => Ok(None),
+    }
+}
+
+fn year(y: i32, text: &str) -> i32 {
+    match (text.len(), y) {
+        (1 | 2, 70..) => 1900 + y,
+        (1 | 2, _) => 2000 + y,
+        _ => y,
+    }
+}
+
+/// `hh:mm[:ss[.ffffff]]` to microseconds.
+fn time_word(t: &str, text: &str) -> Result<Option<i64>> {
+    if !t.contains(':') {
+        return Ok(None);
+    }
+    let mut fields = t.split(':');
+    let mut next = |max: u32| -> Option<u32> {
+        match fields.next() {
+            None => Some(0),
+            Some(f) => f.parse().ok().filter(|v| *v <= max.max(999)),
+        }
+    };
+    let (Some(h), Some(m)) = (next(24), next(59)) else {
+        return Ok(None);
+    };
+    let (seconds, fraction) = match fields.next() {
+        None => (0, 0.0),
+        Some(s) => {
+            let (w, f) = s.split_once('.').unwrap_or((s, ""));
+            let Ok(w) = w.parse::<u32>() else {
+                return Ok(None);
+            };
+            if !f.bytes().all(|b| b.is_ascii_digit()) {
+                return Ok(None);
+            }
+            let f: f64 = if f.is_empty() {
+                0.0
+            } else {
+                format!("0.{f}").parse().unwrap_or(0.0)
+            };
+            (w, f)
+        }
+    };
+    let us = (h as i64 * 3600 + m as i64 * 60 + seconds as i64) * 1_000_000
+        + (fraction * 1e6).round_ties_even() as i64;
+    if h > 24 || m > 59 || seconds > 60 || us > DAY_US {
+        return Err(out_of_range_field(text));
+    }
+    Ok(Some(us))
+}
+
+fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
+    let mut out = DateTimeText::default();
+    let bad = || invalid_date(type_name, text);
+    let spaced = text.trim().replace(',', " ");
+    let mut words: Vec<String> = Vec::new();
+    for w in spaced.split_whitespace() {
+        // 2020-01-01T10:00
+        match w.char_indices().find(|(i, c)| {
+            (*c == 'T' || *c == 't')
+                && *i > 0
+                && w.as_bytes()[i - 1].is_ascii_digit()
+                && w[i + 1..].contains(':')
+        }) {
+            Some((i, _)) => words.extend([w[..i].to_string(), w[i + 1..].to_string()]),
+            None => words.push(w.to_string()),
+        }
+    }
+    if words.is_empty() {
+        return Err(bad());
+    }
+    let mut loose: Vec<String> = Vec::new();
+    for w in &words {
+        let lower = w.to_ascii_lowercase();
+        match lower.as_str() {
+            "infinity" | "+infinity" => out.infinite = Some(true),
+            "-infinity" => out.infinite = Some(false),
+            "epoch" => out.special = Some("epoch"),
+            "now" | "today" | "tomorrow" | "yesterday" => {
+                return Err(SqlError::unsupported(format!(
+                    "the date/time input \"{w}\" is not supported"
+                ))
+                .hint("Use now() or current_date."));
+            }
+            "allballs" => out.time = Some(0),
+            "bc" => out.bc = true,
+            "ad" => {}
+            "am" | "pm" if out.time.is_some() => {
+                let t = out.time.unwrap_or(0);
+                let hour = t / 3_600_000_000;
+                if hour > 12 {
+                    return Err(out_of_range_field(text));
+                }
+                out.time = Some(match (lower.as_str(), hour) {
+                    ("am", 12) => t - 12 * 3_600_000_000,
+                    ("pm", h) if h < 12 => t + 12 * 3_600_000_000,
+                    _ => t,
+                });
+            }
+            _ if out.time.is_none() && w.contains(':') => {
+                let split = w
+                    .find(['+', 'Z', 'z'])
+                    .or_else(|| w.rfind('-'))
+                    .unwrap_or(w.len());
+                out.time = Some(time_word(&w[..split], text)?.ok_or_else(bad)?);
+                if split < w.len() {
+                    out.zone = Some(w[split..].to_string());
+                }
+            }
+            _ if out.date.is_none() && date_word(w, text)?.is_some() => {
+                out.date = date_word(w, text)?
+            }
+            _ if out.time.is_some() && out.zone.is_none() => out.zone = Some(w.clone()),
+            // 2020-01-01 +02, as JDBC sends dates.
+            _ if out.date.is_some() && out.zone.is_none() && is_offset(w) => {
+                out.zone = Some(w.clone());
+            }
+            _ => loose.push(w.clone()),
+        }
+    }
+    if !loose.is_empty() {
+        out.date = Some(loose_date(&loose, out.date, text)?.ok_or_else(bad)?);
+    }
+    if out.bc
+        && let Some(d) = out.date
+    {
+        out.date = d.with_year(1 - d.year());
+    }
+    Ok(out)
+}
+
+/// `+02`, `-05:30`
+fn is_offset(w: &str) -> bool {
+    let digits = w.strip_prefix(['+', '-']).unwrap_or_default();
+    digits.starts_with(|c: char| c.is_ascii_digit())
+        && digits.chars().all(|c| c.is_ascii_digit() || c == ':')
+}
+
+/// `Jan 5 2020`, `5 January 2020`, with weekday names ignored.
+fn loose_date(words: &[String], date: Option<NaiveDate>, text: &str) -> Result<Option<NaiveDate>> {
+    let weekday = |w: &str| {
+        let l = w.to_ascii_lowercase();
+        ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+            .iter()
+            .any(|d| l.starts_with(d))
+    };
+    let words: Vec<&String> = words.iter().filter(|w| !weekday(w)).collect();
+    if words.is_empty() {
+        return Ok(date);
+    }
+    if date.is_some() || words.len() != 3 {
+        return Ok(None);
+    }
+    let month = words
+        .iter()
+        .find_map(|w| month_name(w).filter(|_| w.parse::<i32>().is_err()));
+    let numbers: Vec<&&String> = words.iter().filter(|w| w.parse::<i32>().is_ok()).collect();
+    let (Some(m), [a, b]) = (month, numbers.as_slice()) else {
+        return Ok(None);
+    };
+    let (d, y) = if a.len() > 2 { (b, a) } else { (a, b) };
+    let (Ok(d), Ok(yv)) = (d.parse::<u32>(), y.parse::<i32>()) else {
+        return Ok(None);
+    };
+    NaiveDate::from_ymd_opt(year(yv, y), m, d)
+        .ok_or_else(|| out_of_range_field(text))
+        .map(Some)
+}
+
+/// Days since 1970-01-01.
+pub fn days(d: NaiveDate) -> i32 {
+    d.signed_duration_since(NaiveDate::default()).num_days() as i32
+}
+
+/// The date of a day number; `None` outside chrono's range.
+pub fn date_of(days: i32) -> Option<NaiveDate> {
+    NaiveDate::from_num_days_from_ce_opt(days.checked_add(719_163)?)
+}
+
+/// The date and time of microseconds since 1970; `None` outside chrono's range.
+pub fn datetime_of(us: i64) -> Option<NaiveDateTime> {
+    chrono::DateTime::from_timestamp_micros(us).map(|d| d.naive_utc())
+}
+
+/// Microseconds since 1970.
+pub fn micros(t: NaiveDateTime) -> i64 {
+    t.and_utc().timestamp_micros()
+}
+
+/// date
+pub fn date(text: &str) -> Result<i32> {
+    let t = date_time(text, "date")?;
+    if t.special.is_some() {
+        return Ok(0);
+    }
+    if t.infinite.is_some() {
+        return Err(SqlError::unsupported("infinite dates are not supported"));
+    }
+    t.date.map(days).ok_or_else(|| invalid_date("date", text))
+}
+
+/// time
+pub fn time(text: &str) -> Result<i64> {
+    date_time(text, "time")?
+        .time
+        .ok_or_else(|| invalid_date("time", text))
+}
+
+/// timestamp: a zone in the text is ignored.
+pub fn timestamp(text: &str) -> Result<i64> {
+    let t = date_time(text, "timestamp")?;
+    naive(&t, text, "timestamp")
+}
+
+fn naive(t: &DateTimeText, text: &str, type_name: &str) -> Result<i64> {
+    if t.special.is_some() {
+        return Ok(0);
+    }
+    if t.infinite.is_some() {
+        return Err(SqlError::unsupported(
+            "infinite timestamps are not supported",
+        ));
+    }
+    let d = t.date.ok_or_else(|| invalid_date(type_name, text))?;
+    Ok(days(d) as i64 * DAY_US + t.time.unwrap_or(0))
+}
+
+/// timestamptz, microseconds UTC; without a zone in the text `session_zone` is meant.
+pub fn timestamptz(text: &str, session_zone: &str) -> Result<i64> {
+    let name = "timestamp with time zone";
+    let t = date_time(text, name)?;
+    let local = naive(&t, text, name)?;
+    if t.special.is_some() {
+        return Ok(local);
+    }
+    let utc = match &t.zone {
+        Some(zone) => super::zones::literal_to_utc(local, zone),
+        None => super::zones::to_utc(local, session_zone),
+    };
+    utc.map_err(|e| {
+        if t.zone.is_some() && e.sqlstate == "22023" && e.message.starts_with("time zone") {
+            e
+        } else if t.zone.is_some() {
+            invalid_date(name, text)
+        } else {
+            e
+        }
+    })
+}
+
+/// interval
+pub fn interval(text: &str) -> Result<IntervalMonthDayNano> {
+    interval_of(text, Fields::ALL)
+}
+
+/// An interval of which a type names the fields, such as `interval day to second`.
+pub fn interval_of(text: &str, fields: Fields) -> Result<IntervalMonthDayNano> {
+    parse_interval(text, fields).map_err(|e| match e {
+        IntervalError::Syntax => invalid_date("interval", text),
+        IntervalError::Field => SqlError::new(
+            "22015",
+            format!("interval field value out of range: \"{text}\""),
+        ),
+        IntervalError::Range => SqlError::new("22008", "interval out of range"),
+    })
+}
+
+/// Microseconds of the day of a time.
+pub fn time_micros(t: NaiveTime) -> i64 {
+    t.num_seconds_from_midnight() as i64 * 1_000_000 + t.nanosecond() as i64 / 1000
+}

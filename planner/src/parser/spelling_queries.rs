@@ -1,0 +1,203 @@
+//! Spellings of whole queries and their clauses: VALUES as an operand, GROUP BY DISTINCT, EXCLUDE of frames.
+
+use sqlparser::tokenizer::{Token, TokenWithSpan};
+
+use super::spelling::{is, is_one_of, like};
+
+/// `(VALUES …)` as an operand, which the parser knows in FROM only, as `(SELECT * FROM (VALUES …))`. So is what begins with a
+/// query in parentheses, `((SELECT …) UNION …)`.
+pub(super) fn values_query(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let operand = |i: usize| {
+        let begins = match tokens[i].token {
+            // ARRAY takes the order of its query, which ends where it is read from.
+            Token::LParen => i > 1 && !is(&tokens[i - 2], "array") && is_combined(&tokens[i..]),
+            _ => is(&tokens[i], "values"),
+        };
+        begins && i > 1 && is_operand(&tokens[..i])
+    };
+    if !(0..tokens.len()).any(operand) {
+        return tokens;
+    }
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    // Depths at which such a query ends.
+    let mut open: Vec<usize> = Vec::new();
+    let mut depth = 0;
+    for (i, t) in tokens.iter().enumerate() {
+        if operand(i) {
+            for token in [
+                Token::make_keyword("SELECT"),
+                Token::Mul,
+                Token::make_keyword("FROM"),
+                Token::LParen,
+            ] {
+                out.push(like(t, token));
+            }
+            open.push(depth);
+        }
+        match t.token {
+            Token::LParen => depth += 1,
+            Token::RParen => {
+                if open.last() == Some(&depth) {
+                    open.pop();
+                    out.push(like(t, Token::RParen));
+                    out.push(like(t, Token::make_keyword("AS")));
+                    out.push(like(t, Token::make_word("#values", Some('"'))));
+                }
+                depth = depth.saturating_sub(1);
+            }
+            _ => {}
+        }
+        out.push(t.clone());
+    }
+    out
+}
+
+/// Whether tokens begin with a query in parentheses that UNION or its kin combines with another one.
+fn is_combined(tokens: &[TokenWithSpan]) -> bool {
+    let opens = |t: &TokenWithSpan| t.token == Token::LParen;
+    let first = tokens.iter().find(|t| !opens(t));
+    if !first.is_some_and(|t| is_one_of(t, &["select", "values", "with", "table"])) {
+        return false;
+    }
+    let mut depth = 0usize;
+    let end = tokens.iter().position(|t| {
+        match t.token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0
+    });
+    let next = end.and_then(|end| tokens.get(end + 1));
+    next.is_some_and(|t| is_one_of(t, &["union", "except", "intersect"]))
+}
+
+/// Whether tokens end with a parenthesis that opens an operand of an expression.
+fn is_operand(before: &[TokenWithSpan]) -> bool {
+    let [rest @ .., first, paren] = before else {
+        return false;
+    };
+    let operators = [
+        Token::Eq,
+        Token::Neq,
+        Token::Lt,
+        Token::Gt,
+        Token::LtEq,
+        Token::GtEq,
+        Token::Plus,
+        Token::Minus,
+        Token::Div,
+        Token::Mul,
+        Token::Comma,
+        Token::LParen,
+    ];
+    let words = [
+        "in", "any", "some", "exists", "array", "select", "where", "and", "or", "not", "when",
+        "then", "else", "on", "having",
+    ];
+    let set = rest
+        .last()
+        .is_some_and(|t| is_one_of(t, &["union", "except", "intersect"]));
+    paren.token == Token::LParen
+        && (is_one_of(first, &words)
+            || operators.contains(&first.token)
+            || is(first, "all") && !set)
+}
+
+/// What stands first in GROUP BY DISTINCT.
+pub(crate) const DISTINCT_SETS: &str = "#distinct";
+
+/// `GROUP BY DISTINCT a` as `GROUP BY mark, a`; in `GROUP BY ALL a`, ALL says nothing.
+pub(super) fn group_by(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut at = 0;
+    while at + 3 < tokens.len() {
+        if is(&tokens[at], "group") && is(&tokens[at + 1], "by") {
+            let word = tokens[at + 2].clone();
+            let ends = [
+                "having", "order", "limit", "offset", "fetch", "window", "union",
+            ];
+            let more = match &tokens[at + 3].token {
+                Token::Word(_) => !is_one_of(&tokens[at + 3], &ends),
+                Token::LParen | Token::Number(..) => true,
+                _ => false,
+            };
+            if is(&word, "distinct") {
+                let mark = like(&word, Token::make_word(DISTINCT_SETS, Some('"')));
+                let comma = like(&word, Token::Comma);
+                tokens.splice(at + 2..at + 3, [mark, comma]);
+            } else if is(&word, "all") && more {
+                tokens.remove(at + 2);
+            }
+        }
+        at += 1;
+    }
+    tokens
+}
+
+/// What stands first in PARTITION BY of a window whose frame has EXCLUDE.
+pub(crate) const EXCLUDED: [(&str, &[&str]); 3] = [
+    ("#exclude_current_row", &["current", "row"]),
+    ("#exclude_group", &["group"]),
+    ("#exclude_ties", &["ties"]),
+];
+
+/// `(… ROWS … EXCLUDE GROUP)` as a window with a mark in PARTITION BY; EXCLUDE NO OTHERS means nothing.
+pub(super) fn exclude(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let says = |tokens: &[TokenWithSpan], at: usize, words: &[&str]| {
+        let end = at + words.len();
+        end < tokens.len()
+            && tokens[at..end].iter().zip(words).all(|(t, w)| is(t, w))
+            && tokens[end].token == Token::RParen
+    };
+    let mut at = 0;
+    while at < tokens.len() {
+        let window = match is(&tokens[at], "exclude") {
+            true => framed(&tokens[..at]),
+            false => None,
+        };
+        let Some(open) = window else {
+            at += 1;
+            continue;
+        };
+        if says(&tokens, at + 1, &["no", "others"]) {
+            tokens.drain(at..at + 3);
+        } else if let Some((mark, words)) = EXCLUDED
+            .iter()
+            .find(|(_, words)| says(&tokens, at + 1, words))
+        {
+            tokens.drain(at..at + 1 + words.len());
+            let mut place = open + 1;
+            if !is_one_of(
+                &tokens[place],
+                &["partition", "order", "rows", "range", "groups"],
+            ) {
+                place += 1; // the name of another window
+            }
+            let here = tokens[place].clone();
+            let mark = like(&here, Token::make_word(mark, Some('"')));
+            if is(&here, "partition") {
+                let comma = like(&here, Token::Comma);
+                tokens.splice(place + 2..place + 2, [mark, comma]);
+            } else {
+                let words = ["PARTITION", "BY"].map(|w| like(&here, Token::make_keyword(w)));
+                tokens.splice(place..place, words.into_iter().chain([mark]));
+            }
+        }
+        at += 1;
+    }
+    tokens
+}
+
+/// Where the parenthesis around the end of `tokens` opens, if there is a frame in it.
+fn framed(tokens: &[TokenWithSpan]) -> Option<usize> {
+    let (mut depth, mut frame) = (0, false);
+    for (i, t) in tokens.iter().enumerate().rev() {
+        match t.token {
+            Token::RParen => depth += 1,
+            Token::LParen if depth == 0 => return frame.then_some(i),
+            Token::LParen => depth -= 1,
+            _ => frame |= depth == 0 && is_one_of(t, &["rows", "range", "groups"]),
+        }
+    }
+    None
+}
