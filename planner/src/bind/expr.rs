@@ -1,14 +1,13 @@
 //! Expressions.
 
 use datafusion_common::ScalarValue;
-use datafusion_expr::expr::InList;
 use datafusion_expr::{Expr, Operator};
 use sqlparser::ast::{
     self, BinaryOperator as B, DateTimeField, Expr as E, TrimWhereField, UnaryOperator, Value,
 };
 use tidemill_zset::schema::SqlType;
 
-use super::conditions::{and, is_fallible, lazy, not, or, when};
+use super::conditions::{and, not, or};
 pub(crate) use super::context::{Ctx, Truth};
 use super::intervals::fields_of;
 use super::types::{is_number, sql_type};
@@ -401,12 +400,6 @@ impl Binder<'_> {
         list.iter().map(|e| self.expr(c, e)).collect()
     }
 
-    /// A boolean expression.
-    pub(crate) fn condition(&self, c: Ctx, e: &E) -> Result<Expr> {
-        let t = self.expr(c, e)?;
-        self.boolean(t, c.clause).map_err(|err| at(err, start(e)))
-    }
-
     fn value(&self, v: &Value) -> Result<Typed> {
         Ok(match v {
             Value::Number(n, _) => number(n)?,
@@ -491,12 +484,6 @@ impl Binder<'_> {
         }
     }
 
-    fn is_truth(&self, c: Ctx, e: &E, what: &str, f: impl Fn(Expr) -> Expr) -> Result<Typed> {
-        let t = self.expr(c, e)?;
-        let e = self.boolean(t, what)?;
-        Ok(Typed::new(f(e), SqlType::Bool))
-    }
-
     fn binary(&self, c: Ctx, left: &E, op: &B, right: &E) -> Result<Typed> {
         if let Some(compared) = self.rows_compared(c, left, op, right)? {
             return Ok(compared);
@@ -515,32 +502,6 @@ impl Binder<'_> {
         let (l, r) = (self.expr(c, left)?, self.expr(c, right)?);
         let near = start(left);
         self.operator(op, l, r).map_err(|e| at(e, near))
-    }
-
-    /// AND and OR: a chain of one of them is bound from left to right, without recursion.
-    fn logical(&self, c: Ctx, left: &E, op: &B, right: &E) -> Result<Typed> {
-        let (name, operator) = match op {
-            B::And => ("AND", Operator::And),
-            _ => ("OR", Operator::Or),
-        };
-        let mut operands = vec![right];
-        let mut at = left;
-        while let E::BinaryOp { left, op: o, right } = at
-            && o == op
-        {
-            operands.push(right);
-            at = left;
-        }
-        operands.push(at);
-        let bound = operands
-            .into_iter()
-            .rev()
-            .map(|e| self.expr(c, e).and_then(|t| self.boolean(t, name)))
-            .collect::<Result<Vec<_>>>()?;
-        Ok(Typed::new(
-            super::conditions::chain(bound, operator),
-            SqlType::Bool,
-        ))
     }
 
     fn unary(&self, c: Ctx, op: &UnaryOperator, e: &E) -> Result<Typed> {
@@ -583,109 +544,6 @@ impl Binder<'_> {
             op => Err(SqlError::new("42883", format!("operator does not exist: {op} {}", t.type_name()))
                 .hint("No operator matches the given name and argument type. You might need to add an explicit type cast.")),
         }
-    }
-
-    fn in_list(&self, c: Ctx, e: &E, list: &[E], negated: bool) -> Result<Typed> {
-        if let Some(l) = super::rows::fields(e) {
-            let mut out: Option<Expr> = None;
-            for item in list {
-                let Some(r) = super::rows::fields(item) else {
-                    return Err(SqlError::new(
-                        "42601",
-                        "IN needs row values of the same length",
-                    ));
-                };
-                let one = self.compare_rows(c, &l, &B::Eq, &r)?.expr;
-                out = Some(match out {
-                    None => one,
-                    Some(o) => or(o, one),
-                });
-            }
-            let out = out.unwrap_or_else(|| truth(false));
-            return Ok(Typed::new(
-                if negated { not(out) } else { out },
-                SqlType::Bool,
-            ));
-        }
-        let x = self.expr(c, e)?;
-        let mut items = self.exprs(c, list)?;
-        items.insert(0, x);
-        let known = items.iter().find(|t| !t.unknown).map(|t| t.type_name());
-        let bad = items.iter().find(|t| {
-            !t.unknown
-                && known.is_some()
-                && super::types::common(&items.iter().find(|o| !o.unknown).unwrap_or(t).ty, &t.ty)
-                    .is_none()
-        });
-        if let Some(b) = bad {
-            return Err(super::operators::no_operator(
-                "=",
-                &known.unwrap_or_default(),
-                &b.type_name(),
-            ));
-        }
-        // One value is compared as by `=`, several are of one type with `e`.
-        let interval = matches!(
-            items.iter().find(|t| !t.unknown).map(|t| &t.ty),
-            Some(SqlType::Interval)
-        );
-        if interval || items.len() == 2 {
-            let x = items.remove(0);
-            let mut out: Option<Expr> = None;
-            for i in items {
-                let one = self.compare(Operator::Eq, x.clone(), i)?.expr;
-                out = Some(out.map_or(one.clone(), |o| or(o, one)));
-            }
-            let out = out.unwrap_or_else(|| truth(false));
-            return Ok(Typed::new(
-                if negated { not(out) } else { out },
-                SqlType::Bool,
-            ));
-        }
-        let (mut exprs, _) = self.unify(items, "IN")?;
-        let x = exprs.remove(0);
-        Ok(Typed::new(
-            Expr::InList(InList::new(Box::new(x), exprs, negated)),
-            SqlType::Bool,
-        ))
-    }
-
-    fn case(
-        &self,
-        c: Ctx,
-        operand: Option<&E>,
-        conditions: &[ast::CaseWhen],
-        otherwise: Option<&E>,
-    ) -> Result<Typed> {
-        let c = c.one_value("CASE");
-        let operand = operand.map(|o| self.expr(c, o)).transpose()?;
-        let (mut conds, mut results) = (Vec::new(), Vec::new());
-        for w in conditions {
-            let cond = self.expr(c, &w.condition)?;
-            conds.push(match &operand {
-                Some(o) => self.compare(Operator::Eq, o.clone(), cond)?.expr,
-                None => self.boolean(cond, "CASE/WHEN")?,
-            });
-            results.push(self.expr(c, &w.result)?);
-        }
-        results.push(match otherwise {
-            Some(e) => self.expr(c, e)?,
-            None => null(),
-        });
-        let (mut exprs, ty) = self.unify(results, "CASE")?;
-        let otherwise = exprs.pop().unwrap_or_else(|| super::null_of(&ty));
-        let fallible = conds
-            .iter()
-            .chain(&exprs)
-            .chain([&otherwise])
-            .any(is_fallible);
-        let branches = conds.into_iter().zip(exprs).collect();
-        let e = if fallible && matches!(ty, SqlType::Bool) {
-            lazy(branches, otherwise)
-        } else {
-            when(branches, otherwise)
-        };
-        Ok(Typed::new(e, ty))
     }
 
     /// A name or number as an oid.
@@ -742,7 +600,7 @@ pub(crate) fn at(mut e: SqlError, position: Option<usize>) -> SqlError {
 }
 
 /// Where an expression begins, if the parser kept it.
-fn start(e: &E) -> Option<usize> {
+pub(super) fn start(e: &E) -> Option<usize> {
     match e {
         E::Identifier(i) => position(i.span),
         E::CompoundIdentifier(p) => position(p.first()?.span),
