@@ -19,7 +19,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_common::tree_node::Transformed;
 use datafusion_common::{Result as DfResult, ScalarValue};
 use datafusion_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType};
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -286,12 +286,8 @@ impl Kept {
 
     /// Keeps `plan`, if it can be run again.
     fn set(&self, plan: &Arc<dyn ExecutionPlan>) -> DfResult<()> {
-        let mut again = true;
-        plan.apply(|node| {
-            again &= !node.is::<RecursiveQueryExec>();
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        if again {
+        let recursive = plan.any(&mut |node| Ok(node.is::<RecursiveQueryExec>()))?;
+        if !recursive {
             // Whoever was faster kept the same plan.
             let _ = self.0.set(plan.clone());
         }

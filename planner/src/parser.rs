@@ -5,6 +5,7 @@
 //! span of any part of the syntax tree is a position as the wire protocol counts it.
 
 mod ddl;
+mod dialect;
 mod index;
 mod nested_joins;
 mod numbering;
@@ -16,7 +17,6 @@ mod substring;
 mod with_change;
 
 use sqlparser::ast::{Ident, ObjectName, ObjectNamePart};
-use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, TokenizerError};
 
@@ -26,7 +26,7 @@ use crate::error::{Result, SqlError};
 /// Nesting of expressions and queries that is still parsed.
 const DEPTH_MAX: usize = 200;
 
-static DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
+static DIALECT: dialect::PlainNames = dialect::PlainNames;
 
 /// See [`crate::ast::parse`].
 pub(crate) fn parse(sql: &str) -> Result<Vec<Parsed>> {

@@ -504,6 +504,12 @@ fn long_chains_and_deep_nests() {
     );
     let deep = format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000));
     assert_eq!(db.statement(&deep).map_err(|e| e.sqlstate), Err("54001"));
+    // Read once each: what is read twice at each level would take hours.
+    let calls = format!("SELECT {}-1{}", "abs(".repeat(40), ")".repeat(40));
+    assert_eq!(
+        db.statement(&calls).map_err(|e| e.to_string()),
+        Ok(vec!["1".to_string()])
+    );
 }
 
 #[test]

@@ -32,6 +32,7 @@ mod rows;
 mod run;
 mod sorting;
 mod store;
+mod threads;
 mod wire;
 
 pub use api::*;

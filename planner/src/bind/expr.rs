@@ -63,22 +63,30 @@ fn is_arithmetic(op: &B) -> bool {
 /// `@ a + b` is `@ (a + b)`, though it was read as `(@ a) + b`: the sign at the left end of a sum, and what it is of.
 fn prefixed(e: &E) -> Option<(UnaryOperator, E)> {
     use UnaryOperator::{BitwiseNot, PGAbs, PGCubeRoot, PGSquareRoot};
-    match e {
-        E::UnaryOp {
-            op: op @ (BitwiseNot | PGAbs | PGCubeRoot | PGSquareRoot),
-            expr,
-        } => Some((*op, expr.as_ref().clone())),
-        E::BinaryOp { left, op, right } if is_arithmetic(op) => {
-            let (prefix, left) = prefixed(left)?;
-            let operand = E::BinaryOp {
-                left: Box::new(left),
-                op: op.clone(),
-                right: right.clone(),
-            };
-            Some((prefix, operand))
-        }
-        _ => None,
+    let (mut left_end, mut sum) = (e, Vec::new());
+    while let E::BinaryOp { left, op, right } = left_end
+        && is_arithmetic(op)
+    {
+        sum.push((op, right));
+        left_end = left;
     }
+    let E::UnaryOp {
+        op: prefix @ (BitwiseNot | PGAbs | PGCubeRoot | PGSquareRoot),
+        expr,
+    } = left_end
+    else {
+        return None;
+    };
+    let first = expr.as_ref().clone();
+    let operand = sum
+        .into_iter()
+        .rev()
+        .fold(first, |left, (op, right)| E::BinaryOp {
+            left: Box::new(left),
+            op: op.clone(),
+            right: right.clone(),
+        });
+    Some((*prefix, operand))
 }
 
 impl Binder<'_> {
