@@ -32,7 +32,6 @@ mod rows;
 mod run;
 mod sorting;
 mod store;
-mod threads;
 mod wire;
 
 pub use api::*;

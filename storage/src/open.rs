@@ -25,7 +25,6 @@ use crate::options::StoreOptions;
 use crate::read::{ArrangementVersion, StoreVersion, VersionInner};
 use crate::run::{ALIVE, Run};
 use crate::store::{Live, Shared, Writer};
-use crate::threads::uninterrupted;
 use crate::wire::Wire;
 
 /// Memory for sled's own cache of pages.
@@ -122,11 +121,11 @@ pub(crate) fn open_sled(disk: &Disk) -> Result<sled::Db> {
     let mut snapshots = true;
     loop {
         // Some kinds of damage make sled panic instead of giving an error.
-        let open = std::panic::AssertUnwindSafe(|| uninterrupted(|| config.open()));
-        let opened = std::panic::catch_unwind(open).map_err(|_| StoreError::Corrupt {
-            what: disk.sled_log().display().to_string(),
-            detail: "sled can't read it".into(),
-        })?;
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()))
+            .map_err(|_| StoreError::Corrupt {
+                what: disk.sled_log().display().to_string(),
+                detail: "sled can't read it".into(),
+            })?;
         match opened {
             Ok(db) => return Ok(db),
             Err(sled::Error::Io(e))
