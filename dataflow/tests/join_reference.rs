@@ -615,6 +615,29 @@ fn keys_that_are_asked_for_late_find_all_their_rows() {
     }
 }
 
+/// A key that finds rows of long ago has changed now: as long as that isn't committed, it must not be dropped.
+#[test]
+fn a_key_that_was_just_asked_for_stays_in_memory() {
+    let case = |state_bytes_max: usize| Case {
+        kind: JoinKind::Inner,
+        on: vec![(0, 0)],
+        types: vec![DataType::Int64, DataType::Int64],
+        null_equals_null: false,
+        filter: Filter::None,
+        state_bytes_max,
+        allowance: usize::MAX,
+    };
+    let row = |k: i64, v: i64| vec![Some(k), Some(0), Some(0), Some(v)];
+    let many = || (0, (0..3_000).map(|k| (row(k, 0), 1)).collect());
+    let mut unlimited = Test::new(case(usize::MAX));
+    unlimited.epoch(1, vec![many()]);
+    let mut test = Test::new(case(unlimited.operator.state_bytes()));
+    test.epoch(1, vec![many()]);
+    test.commit(0);
+    test.epoch(2, vec![(1, vec![(row(7, 1), 1)])]);
+    test.epoch(3, vec![(0, vec![(row(7, 2), 1)])]);
+}
+
 fn large_row(rng: &mut ChaCha8Rng, keys: i64) -> Row {
     let key = rng.random_range(0..keys);
     vec![

@@ -137,7 +137,9 @@ impl<const N: usize> KeyTable<N> {
                         });
                     }
                 }
-                self.slots[slot as usize].touched = step;
+                // Rows may have come in an earlier step than the key's last.
+                let touched = &mut self.slots[slot as usize].touched;
+                *touched = step.max(*touched);
                 slots.push(slot);
             }
         }
@@ -239,7 +241,8 @@ impl<const N: usize> KeyTable<N> {
         while let Some(next) = self.collisions.get(&last) {
             let theirs = store.gather(&[of[*next as usize]], &columns);
             if equal_keys(&key, &theirs).value(0) {
-                self.slots[*next as usize].touched = step;
+                let touched = &mut self.slots[*next as usize].touched;
+                *touched = step.max(*touched);
                 return *next;
             }
             last = *next;
