@@ -98,6 +98,7 @@ const OWN: &[(&str, &[(&str, DataType)])] = &[
         "commits",
         &[
             ("epochs", INT),
+            ("commits", INT),
             ("last_time", INT),
             ("upper", INT),
             ("bytes_written", INT),
@@ -338,6 +339,7 @@ impl SystemRelations {
         let (epochs, last) = self.status.epochs();
         let mut rows = Rows::default();
         rows.int(epochs as i64)
+            .int(stats.commits as i64)
             .int(last)
             .int(published.upper)
             .int(stats.bytes_written as i64);

@@ -153,10 +153,16 @@ impl Store {
     /// Commits one epoch; durable when it returns. After an error the process must end: a restart
     /// finds either all of it or nothing.
     pub fn commit(&self, commit: Commit) -> Result<StoreVersion> {
+        self.commit_group(vec![commit])
+    }
+
+    /// Commits epochs that follow each other, at least one, as one atomic step: a restart finds all of them or none. Each keeps
+    /// its own place in history. The version is that of the last.
+    pub fn commit_group(&self, group: Vec<Commit>) -> Result<StoreVersion> {
         let shared = &self.shared;
         let mut writer = shared.writer.lock();
         writer.check()?;
-        let result = shared.commit(&mut writer, commit);
+        let result = shared.commit(&mut writer, group);
         if let Err(e) = &result
             && !matches!(e, StoreError::Usage(_))
         {
@@ -288,6 +294,8 @@ impl Writer {
 /// Changes of the manifest in preparation: what the batch will do, and what memory must know after it.
 pub(crate) struct Step {
     pub batch: Writes,
+    /// Rows of sled by key, with the value that each has in the end; `None`: it goes. Values may be long.
+    pub rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     pub arrangements: HashMap<ArrangementId, Arc<ArrangementVersion>>,
     /// Records of bundles that are new or changed.
     pub records: BTreeMap<u64, BundleRecord>,
@@ -349,138 +357,98 @@ impl Shared {
     pub(crate) fn step(&self) -> Step {
         Step {
             batch: Writes::default(),
+            rows: BTreeMap::new(),
             arrangements: self.version.read().0.arrangements.clone(),
             records: BTreeMap::new(),
             added: Vec::new(),
         }
     }
 
-    fn commit(&self, writer: &mut Writer, mut c: Commit) -> Result<StoreVersion> {
-        if writer.clock.epoch.is_some_and(|e| c.epoch <= e) || c.epoch < 0 {
-            return Err(StoreError::Usage(format!(
-                "epoch {} doesn't follow {:?}",
-                c.epoch, writer.clock.epoch
-            )));
-        }
+    fn commit(&self, writer: &mut Writer, group: Vec<Commit>) -> Result<StoreVersion> {
+        let mut clock = writer.clock;
         let mut step = self.step();
-        self.create(&mut step, std::mem::take(&mut c.create))?;
-        for s in c.staged.drain(..) {
-            show_staged(writer, &mut step, &s)?;
+        let mut bundle = None;
+        for mut c in group {
+            if clock.epoch.is_some_and(|e| c.epoch <= e) || c.epoch < 0 {
+                return Err(StoreError::Usage(format!(
+                    "epoch {} doesn't follow {:?}",
+                    c.epoch, clock.epoch
+                )));
+            }
+            create(&mut step, std::mem::take(&mut c.create))?;
+            if !(c.staged.is_empty() && c.drop.is_empty()) {
+                // What was written of the epochs before comes before what is staged, and may be dropped.
+                self.finish_bundle(writer, &mut step, bundle.take())?;
+            }
+            for s in c.staged.drain(..) {
+                show_staged(writer, &mut step, &s)?;
+            }
+            let to = bundle.get_or_insert_with(|| self.bundle_writer(writer));
+            write_epoch(to, &step, c.epoch, std::mem::take(&mut c.changes))?;
+            for (id, since) in &c.since {
+                if let Some(a) = step.version(*id) {
+                    a.since = a.since.max(*since);
+                }
+            }
+            if !c.drop.is_empty() {
+                self.finish_bundle(writer, &mut step, bundle.take())?;
+                forget(writer, &mut step, &c.drop);
+            }
+            put_rows(&mut step, &c);
+            clock = Clock {
+                epoch: Some(c.epoch),
+                reserved_upper: (clock.reserved_upper)
+                    .max(c.reserved_upper)
+                    .max(c.epoch + 1),
+            };
         }
-        self.write_bundle(writer, &mut step, c.epoch, std::mem::take(&mut c.changes))?;
+        self.finish_bundle(writer, &mut step, bundle)?;
         for merged in std::mem::take(&mut writer.merged) {
             crate::background::install(writer, &mut step, merged);
         }
-        for (id, since) in &c.since {
-            if let Some(a) = step.version(*id) {
-                a.since = a.since.max(*since);
-            }
-        }
-        self.forget(writer, &mut step, &c.drop)?;
-        self.put_rows(&mut step.batch, &c)?;
-        let clock = Clock {
-            epoch: Some(c.epoch),
-            reserved_upper: writer
-                .clock
-                .reserved_upper
-                .max(c.reserved_upper)
-                .max(c.epoch + 1),
-        };
         let version = self.apply(writer, step, clock)?;
-        self.mark.write(c.epoch, &self.env.disk.fail)?;
+        self.mark.write(version.epoch(), &self.env.disk.fail)?;
         writer.commits += 1;
         Ok(version)
     }
 
-    fn create(&self, step: &mut Step, create: Vec<ArrangementDesc>) -> Result<()> {
-        for desc in create {
-            if step.arrangements.contains_key(&desc.id) {
-                let message = format!("arrangement {} exists already", desc.id);
-                return Err(StoreError::Usage(message));
-            }
-            let mut value = Vec::new();
-            manifest::put_desc(&desc, &mut value);
-            let key = manifest::id_key(manifest::ARRANGEMENT, desc.id.0);
-            put_long(&self.db, &mut step.batch, &key, Some(&value))?;
-            let version = ArrangementVersion::new(desc);
-            step.arrangements.insert(version.desc.id, Arc::new(version));
-        }
-        Ok(())
-    }
-
-    /// Sorts and writes the changes, and adds them as the newest runs.
-    fn write_bundle(
+    /// Makes what was written to a bundle the newest runs.
+    fn finish_bundle(
         &self,
         writer: &mut Writer,
         step: &mut Step,
-        epoch: Epoch,
-        changes: Vec<ArrangementChange>,
+        bundle: Option<BundleWriter>,
     ) -> Result<()> {
-        let mut by_arrangement: BTreeMap<ArrangementId, Vec<ArrangementChange>> = BTreeMap::new();
-        for c in changes {
-            by_arrangement.entry(c.arrangement).or_default().push(c);
-        }
-        let mut to = self.bundle_writer(writer);
-        for (id, changes) in &by_arrangement {
-            let Some(a) = step.arrangements.get(id) else {
-                let message = format!("a change names arrangement {id}, which doesn't exist");
-                return Err(StoreError::Usage(message));
-            };
-            write_changes(&mut to, &a.desc, epoch, changes)?;
-        }
-        match to.finish(self.inline_bytes_max)? {
+        let new = bundle.map(|to| to.finish(self.inline_bytes_max));
+        match new.transpose()?.flatten() {
             Some(new) => show_newest(writer, step, new),
             None => Ok(()),
         }
-    }
-
-    fn forget(&self, writer: &Writer, step: &mut Step, drop: &[ArrangementId]) -> Result<()> {
-        let gone: BTreeSet<ArrangementId> = drop.iter().copied().collect();
-        for id in gone {
-            let Some(a) = step.arrangements.remove(&id) else {
-                continue;
-            };
-            for run in a.all_runs() {
-                step.retire(writer, run);
-            }
-            let key = manifest::id_key(manifest::ARRANGEMENT, id.0);
-            put_long(&self.db, &mut step.batch, &key, None)?;
-        }
-        Ok(())
-    }
-
-    fn put_rows(&self, batch: &mut Writes, c: &Commit) -> Result<()> {
-        for (key, value) in &c.catalog {
-            let value = value.as_ref().map(|v| v.to_string().into_bytes());
-            let key = manifest::catalog_key(key);
-            put_long(&self.db, batch, &key, value.as_deref())?;
-        }
-        for o in &c.offsets {
-            let key = manifest::offset_key(o.source, &o.key);
-            put_long(&self.db, batch, &key, o.value.as_deref())?;
-        }
-        Ok(())
     }
 
     /// Makes a step durable, then visible.
     pub(crate) fn apply(
         &self,
         writer: &mut Writer,
-        mut step: Step,
+        step: Step,
         clock: Clock,
     ) -> Result<StoreVersion> {
-        step.batch.insert(manifest::CLOCK_KEY, clock.encode());
+        let mut batch = step.batch;
+        batch.insert(manifest::CLOCK_KEY, clock.encode());
+        for (key, value) in &step.rows {
+            put_long(&self.db, &mut batch, key, value.as_deref())?;
+        }
         for (id, record) in &step.records {
             let key = manifest::id_key(manifest::BUNDLE, *id);
             let gone = record.runs.is_empty();
             let value = (!gone).then(|| record.encode());
-            put_long(&self.db, &mut step.batch, &key, value.as_deref())?;
+            put_long(&self.db, &mut batch, &key, value.as_deref())?;
             if gone && record.inline {
                 if let Some(live) = writer.bundles.get(id) {
                     // Held versions may still want it.
                     live.bundle.inline_bytes()?;
                 }
-                manifest::remove_inline(&mut step.batch, *id, record.len as usize);
+                manifest::remove_inline(&mut batch, *id, record.len as usize);
             }
         }
         for bundle in &step.added {
@@ -491,10 +459,10 @@ impl Shared {
                     .get(&bundle.id)
                     .is_some_and(|r| !r.runs.is_empty())
             {
-                manifest::put_inline(&mut step.batch, bundle.id, bytes);
+                manifest::put_inline(&mut batch, bundle.id, bytes);
             }
         }
-        self.transaction(writer, step.batch)?;
+        self.transaction(writer, batch)?;
         writer.clock = clock;
         for bundle in step.added {
             let record = BundleRecord {
@@ -556,6 +524,69 @@ impl Shared {
         fail.pass("after_transaction");
         result
     }
+}
+
+fn create(step: &mut Step, create: Vec<ArrangementDesc>) -> Result<()> {
+    for desc in create {
+        if step.arrangements.contains_key(&desc.id) {
+            let message = format!("arrangement {} exists already", desc.id);
+            return Err(StoreError::Usage(message));
+        }
+        let mut value = Vec::new();
+        manifest::put_desc(&desc, &mut value);
+        let key = manifest::id_key(manifest::ARRANGEMENT, desc.id.0);
+        step.rows.insert(key.to_vec(), Some(value));
+        let version = ArrangementVersion::new(desc);
+        step.arrangements.insert(version.desc.id, Arc::new(version));
+    }
+    Ok(())
+}
+
+fn forget(writer: &Writer, step: &mut Step, drop: &[ArrangementId]) {
+    let gone: BTreeSet<ArrangementId> = drop.iter().copied().collect();
+    for id in gone {
+        let Some(a) = step.arrangements.remove(&id) else {
+            continue;
+        };
+        for run in a.all_runs() {
+            step.retire(writer, run);
+        }
+        let key = manifest::id_key(manifest::ARRANGEMENT, id.0);
+        step.rows.insert(key.to_vec(), None);
+    }
+}
+
+/// The rows of the catalog and the offsets of an epoch.
+fn put_rows(step: &mut Step, c: &Commit) {
+    for (key, value) in &c.catalog {
+        let value = value.as_ref().map(|v| v.to_string().into_bytes());
+        step.rows.insert(manifest::catalog_key(key), value);
+    }
+    for o in &c.offsets {
+        let key = manifest::offset_key(o.source, &o.key);
+        step.rows.insert(key, o.value.clone());
+    }
+}
+
+/// Sorts and writes the changes of an epoch.
+fn write_epoch(
+    to: &mut BundleWriter,
+    step: &Step,
+    epoch: Epoch,
+    changes: Vec<ArrangementChange>,
+) -> Result<()> {
+    let mut by_arrangement: BTreeMap<ArrangementId, Vec<ArrangementChange>> = BTreeMap::new();
+    for c in changes {
+        by_arrangement.entry(c.arrangement).or_default().push(c);
+    }
+    for (id, changes) in &by_arrangement {
+        let Some(a) = step.arrangements.get(id) else {
+            let message = format!("a change names arrangement {id}, which doesn't exist");
+            return Err(StoreError::Usage(message));
+        };
+        write_changes(to, &a.desc, epoch, changes)?;
+    }
+    Ok(())
 }
 
 /// Gives the runs of a new bundle the newest places.

@@ -1,5 +1,5 @@
 //! A store that fails at every N-th operation: after reopening it holds exactly the state of the last
-//! acknowledged epoch or of the one that was being committed, and goes on from there.
+//! acknowledged epochs or of those that were being committed, and goes on from there.
 
 mod model;
 
@@ -32,13 +32,11 @@ fn fails_at(seed: u64, fail_at: u64) -> bool {
         }
     };
     while done < COMMITS {
-        let plan = model.plan(&mut rng, 60);
-        let shapes = shapes(&model, &plan);
-        let mut after = model.clone();
-        after.apply(&plan);
-        let mut result = commit(&store, &plan, &shapes).map(|_| ());
+        let group = model.plan_group(&mut rng, 60);
+        let after = group.after.clone();
+        let mut result = commit(&store, &group).map(|_| ());
         let acknowledged = result.is_ok();
-        if acknowledged && plan.merge {
+        if acknowledged && group.merge {
             result = store.merge();
         }
         done += 1;

@@ -27,11 +27,10 @@ fn run(seed: u64, commits: usize, rows_max: usize, inline_bytes_max: usize, back
     let mut model = Model::default();
     let mut merges = 0;
     for _ in 0..commits {
-        let plan = model.plan(&mut rng, rows_max);
-        let shapes = shapes(&model, &plan);
-        commit(&store, &plan, &shapes).unwrap();
-        model.apply(&plan);
-        if plan.merge {
+        let group = model.plan_group(&mut rng, rows_max);
+        commit(&store, &group).unwrap();
+        model = group.after;
+        if group.merge {
             store.merge().unwrap();
         }
         if rng.random_bool(0.2) {

@@ -32,13 +32,12 @@ impl Coordinator {
     pub(super) fn should_cut(&self) -> bool {
         if self.sources.values().any(RunningSource::holds_retraction) {
             // It needs an epoch that is cut while nothing commits: others must not be squeezed in for ever.
-            return self.committing.is_none();
+            return self.all_is_committed();
         }
         // Writes are checked against the committed state, so one epoch with writes at a time.
-        let writes =
-            !self.writes.is_empty() && !self.committing.as_ref().is_some_and(|w| w.has_writes);
+        let writes = !self.writes.is_empty() && !self.writes_are_under_way();
         let riding =
-            self.riding_since.is_some_and(|t| t.elapsed() >= RIDE) && self.committing.is_none();
+            self.riding_since.is_some_and(|t| t.elapsed() >= RIDE) && self.all_is_committed();
         let now = Instant::now();
         writes
             || riding
@@ -53,7 +52,7 @@ impl Coordinator {
         self.input_turn = false;
         let mut work = self.begin_epoch();
         self.cut_sources(&mut work);
-        if !self.committing.as_ref().is_some_and(|w| w.has_writes) {
+        if !self.writes_are_under_way() {
             self.cut_writes(&mut work);
         }
         self.finish_cut(work);
@@ -75,6 +74,7 @@ impl Coordinator {
         EpochWork {
             epoch,
             cut_at: Instant::now(),
+            behind: false,
             commit,
             deltas: Vec::new(),
             offsets: Vec::new(),
@@ -103,7 +103,8 @@ impl Coordinator {
     }
 
     fn cut_sources(&mut self, work: &mut EpochWork) {
-        let may_retract = self.committing.is_none();
+        let may_retract = self.all_is_committed();
+        work.behind = self.sources.values().any(RunningSource::is_behind);
         for id in self.sources.keys().copied().collect::<Vec<_>>() {
             let Some(source) = self.sources.get_mut(&id) else {
                 continue;
@@ -281,19 +282,6 @@ impl Coordinator {
                 }
             }
         }
-    }
-
-    /// Hands a computed epoch to the committer.
-    pub(super) fn start_commit(&mut self, mut work: EpochWork) {
-        work.commit.reserved_upper = self.clock.commit_reservation(work.epoch);
-        // Before its creation a collection isn't empty, it isn't there.
-        let created = work.commit.create.iter().map(|desc| (desc.id, work.epoch));
-        work.commit.since.extend(created.collect::<Vec<_>>());
-        let commit = std::mem::take(&mut work.commit);
-        if self.commits.send(commit).is_err() {
-            self.failure = Some("the committer is gone".into());
-        }
-        self.committing = Some(work);
     }
 
     /// Where history may now be forgotten.

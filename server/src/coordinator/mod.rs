@@ -4,9 +4,9 @@
 //! ```text
 //! cut(E) → workers → Done(E) from each → commit(E) on its own thread → publish(E), replies
 //! ```
-//! At most one epoch computes while the one before it commits. Everything that reaches the coordinator is a
+//! One epoch computes while those before it commit. Everything that reaches the coordinator is a
 //! [`Message`]; the files beside this one each hold one concern:
-//! `cut` (input → epoch), `publish` (epoch → readers), `tables` (constraints and conflicts of writes), `unique`, `ddl`
+//! `cut` (input → epoch), `group` (epochs → commit), `publish` (epoch → readers), `tables` (constraints and conflicts of writes), `unique`, `ddl`
 //! (objects come and go), `build`, `backfill` and `duplicates` (a view or query
 //! joins), `sources`, `sinks`, `sink_writer`, `recover`
 //! (start), `stale` and `upgrade` (views that this version computes differently), `rename`.
@@ -19,6 +19,7 @@ mod cut;
 pub mod ddl;
 mod drop;
 mod duplicates;
+mod group;
 mod ids;
 mod publish;
 pub mod recover;
@@ -186,6 +187,8 @@ type AfterPublish = Box<dyn FnOnce(&mut Coordinator, &Arc<Published>) + Send>;
 struct EpochWork {
     epoch: Epoch,
     cut_at: Instant,
+    /// More input than fits into the epoch waited when it was cut.
+    behind: bool,
     commit: Commit,
     /// Deltas of followed collections.
     deltas: Vec<(CollectionId, Vec<Delta>)>,
@@ -219,7 +222,7 @@ pub struct Coordinator {
     workers: usize,
     messages: Receiver<Message>,
     events: Receiver<Event>,
-    commits: Sender<Commit>,
+    commits: Sender<Vec<Commit>>,
     clock: Clock,
     /// Including DDL of epochs on their way.
     catalog: Arc<Catalog>,
@@ -247,7 +250,10 @@ pub struct Coordinator {
     /// How long an epoch takes from its cut to its publication, smoothed.
     epoch_takes: Duration,
     computing: Option<EpochWork>,
-    committing: Option<EpochWork>,
+    /// Epochs that the workers have computed, for the next commit; in order.
+    computed: Vec<EpochWork>,
+    /// Epochs that one commit makes durable; in order.
+    committing: Vec<EpochWork>,
     last_since: Instant,
     /// Views that must be rebuilt before anything else happens.
     upgrade: Upgrade,
@@ -404,9 +410,10 @@ impl Coordinator {
     fn step(&mut self) {
         self.answer_awaited();
         self.abandon_unwanted_builds();
-        if self.committing.is_none() && self.computing.as_ref().is_some_and(|w| w.remaining == 0) {
-            let work = self.computing.take().expect("just seen");
-            self.start_commit(work);
+        self.computed
+            .extend(self.computing.take_if(|w| w.remaining == 0));
+        if self.should_commit() {
+            self.start_commit();
         }
         if self.is_quiet() && self.upgrade.is_under_way() {
             self.step_upgrade();
@@ -436,10 +443,11 @@ impl Coordinator {
     }
 
     /// The workers are free for an epoch, and nothing that must happen between two waits. Under load one epoch is always
-    /// cut while another commits and nothing would ever be quiet by itself: what waits for that gets it, then input has
+    /// cut while others commit and nothing would ever be quiet by itself: what waits for that gets it, then input has
     /// its turn.
     fn may_cut(&self) -> bool {
         self.computing.is_none()
+            && (self.computed.is_empty() || self.group_is_open())
             && self.joining.is_none()
             && !self.upgrade.is_under_way()
             && (self.quiet_work.is_empty() || self.input_turn)
@@ -447,16 +455,26 @@ impl Coordinator {
 
     /// No epoch is under way.
     fn is_quiet(&self) -> bool {
-        self.computing.is_none() && self.committing.is_none()
+        self.computing.is_none() && self.all_is_committed()
+    }
+
+    /// No epoch but the one that is being cut or computed is under way.
+    fn all_is_committed(&self) -> bool {
+        self.computed.is_empty() && self.committing.is_empty()
+    }
+
+    /// An epoch with writes, or with an index that they will be checked with, isn't committed yet.
+    fn writes_are_under_way(&self) -> bool {
+        let mut earlier = self.computed.iter().chain(&self.committing);
+        earlier.any(|w| w.has_writes)
     }
 
     /// How long the loop may sleep.
     fn patience(&self) -> Duration {
-        if !self.may_cut() {
-            return TICK;
-        }
         let takes = self.epoch_takes;
-        let due = self.sources.values().filter_map(|s| s.due(takes)).min();
+        let inputs = self.sources.values().filter(|_| self.may_cut());
+        let inputs = inputs.filter_map(|s| s.due(takes));
+        let due = inputs.chain(self.group_due()).min();
         due.map_or(TICK, |at| {
             at.saturating_duration_since(Instant::now()).min(TICK)
         })

@@ -1,4 +1,4 @@
-//! Publication: a committed epoch becomes visible to readers, followers and waiting writers, in that order.
+//! Publication: committed epochs become visible to readers, followers and waiting writers, in that order.
 
 use std::sync::Arc;
 
@@ -8,34 +8,36 @@ use super::Coordinator;
 use crate::published::Published;
 
 impl Coordinator {
-    /// The committer has made the epoch in `committing` durable.
+    /// The committer has made the epochs in `committing` durable.
     pub(super) fn publish(&mut self, version: StoreVersion) {
         self.env.fail.pass("before_publish");
-        let work = self
-            .committing
-            .take()
-            .expect("only a started commit finishes");
-        assert_eq!(version.epoch(), work.epoch, "commits finish in order");
-        for (collection, deltas) in work.deltas {
-            self.env.changes.push(collection, work.epoch, deltas);
-        }
+        let group = std::mem::take(&mut self.committing);
+        let last = group.last().expect("only a started commit finishes");
+        assert_eq!(version.epoch(), last.epoch, "commits finish in order");
+        let (epoch, cut_at) = (last.epoch, last.cut_at);
         let before = self.env.publisher.pin();
-        let mut offsets = before.offsets.clone();
-        if !work.offsets.is_empty() {
-            Arc::make_mut(&mut offsets).apply(work.offsets);
-        }
-        let published = Published {
-            upper: (work.epoch + 1).max(before.upper),
+        let mut published = Published {
+            upper: (epoch + 1).max(before.upper),
             store: version,
-            catalog: work.catalog.unwrap_or_else(|| before.catalog.clone()),
-            offsets,
+            ..before.as_ref().clone()
         };
+        let mut after = Vec::new();
+        for work in group {
+            for (collection, deltas) in work.deltas {
+                self.env.changes.push(collection, work.epoch, deltas);
+            }
+            if !work.offsets.is_empty() {
+                Arc::make_mut(&mut published.offsets).apply(work.offsets);
+            }
+            published.catalog = work.catalog.unwrap_or(published.catalog);
+            self.env.status.published(work.epoch);
+            after.extend(work.after);
+        }
         self.env.publisher.publish(published);
-        self.epoch_takes = (self.epoch_takes * 7 + work.cut_at.elapsed()) / 8;
+        self.epoch_takes = (self.epoch_takes * 7 + cut_at.elapsed()) / 8;
         self.upper_moved = std::time::Instant::now();
         let published: Arc<Published> = self.env.publisher.pin();
-        self.env.status.published(work.epoch);
-        for after in work.after {
+        for after in after {
             after(self, &published);
         }
     }

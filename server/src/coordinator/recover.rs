@@ -181,7 +181,8 @@ pub fn recover(
         riding_since: None,
         epoch_takes: Duration::ZERO,
         computing: None,
-        committing: None,
+        computed: vec![],
+        committing: vec![],
         last_since: Instant::now(),
         upgrade,
         left_behind: stored.left_behind,
@@ -196,13 +197,13 @@ pub fn recover(
 fn start_committer(
     store: Arc<Store>,
     replies: Sender<Message>,
-) -> Result<Sender<Commit>, RecoverError> {
-    let (commits, jobs) = crossbeam_channel::unbounded::<Commit>();
+) -> Result<Sender<Vec<Commit>>, RecoverError> {
+    let (commits, jobs) = crossbeam_channel::unbounded::<Vec<Commit>>();
     std::thread::Builder::new()
         .name("committer".into())
         .spawn(move || {
-            for commit in jobs {
-                let result = store.commit(commit);
+            for group in jobs {
+                let result = store.commit_group(group);
                 let failed = result.is_err();
                 if replies.send(Message::Committed(result)).is_err() || failed {
                     return;

@@ -112,14 +112,24 @@ impl RunningSource {
             let wait = self.pace.commit_interval.min(COMMIT_INTERVAL_DEFAULT);
             return Some(if all { oldest } else { oldest + wait });
         }
-        let full = self.receiver.pending_rows() >= self.pace.epoch_rows_max
-            || self.receiver.pending_bytes() >= QUEUE_BYTES_MAX / 2;
+        let full = self.is_full();
         let interval = self.pace.commit_interval;
         Some(if full {
             oldest
         } else {
             oldest + interval - epoch_takes.min(interval / 2)
         })
+    }
+
+    /// An epoch's worth of input waits.
+    fn is_full(&self) -> bool {
+        self.receiver.pending_rows() >= self.pace.epoch_rows_max
+            || self.receiver.pending_bytes() >= QUEUE_BYTES_MAX / 2
+    }
+
+    /// An epoch takes as much of it as it may, and more is likely to follow.
+    pub fn is_behind(&self) -> bool {
+        self.begun && self.is_full()
     }
 
     /// A batch of it waits for the end of the commit that is under way.

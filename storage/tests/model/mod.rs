@@ -352,8 +352,51 @@ fn random_changes(rng: &mut ChaCha8Rng, a: &Arrangement, n: usize) -> Vec<(Row, 
     }
 }
 
-/// Runs `plan` on the store; `shapes` knows the arrangements that it names.
-pub fn commit(store: &Store, plan: &Plan, shapes: &Model) -> Result<StoreVersion> {
+/// Epochs that are committed together.
+pub struct Group {
+    /// Each with the shapes of the arrangements that it names.
+    plans: Vec<(Plan, Model)>,
+    /// What there is after them.
+    pub after: Model,
+    /// Merge after them.
+    pub merge: bool,
+}
+
+impl Model {
+    /// Invents the next group.
+    pub fn plan_group(&mut self, rng: &mut ChaCha8Rng, rows_max: usize) -> Group {
+        let mut after = self.clone();
+        let epochs = match rng.random_bool(0.3) {
+            true => rng.random_range(2..5),
+            false => 1,
+        };
+        let mut plans = Vec::new();
+        for _ in 0..epochs {
+            let plan = after.plan(rng, rows_max);
+            let shapes = shapes(&after, &plan);
+            after.apply(&plan);
+            plans.push((plan, shapes));
+        }
+        let merge = plans.iter().any(|(plan, _)| plan.merge);
+        Group {
+            plans,
+            after,
+            merge,
+        }
+    }
+}
+
+/// Runs `group` on the store.
+pub fn commit(store: &Store, group: &Group) -> Result<StoreVersion> {
+    let mut commits = Vec::new();
+    for (plan, shapes) in &group.plans {
+        commits.push(prepare(store, plan, shapes)?);
+    }
+    store.commit_group(commits)
+}
+
+/// The commit that `plan` means; `shapes` knows the arrangements that it names.
+fn prepare(store: &Store, plan: &Plan, shapes: &Model) -> Result<Commit> {
     let mut c = Commit {
         epoch: plan.epoch,
         reserved_upper: plan.epoch + 10,
@@ -396,11 +439,11 @@ pub fn commit(store: &Store, plan: &Plan, shapes: &Model) -> Result<StoreVersion
             c.changes.extend(changes);
         }
     }
-    store.commit(c)
+    Ok(c)
 }
 
 /// The shapes of all arrangements that `plan` names: those of `model` and those it creates.
-pub fn shapes(model: &Model, plan: &Plan) -> Model {
+fn shapes(model: &Model, plan: &Plan) -> Model {
     let mut shapes = model.clone();
     for id in &plan.create {
         shapes.arrangements.insert(*id, Arrangement::of(*id));
