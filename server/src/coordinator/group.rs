@@ -6,11 +6,13 @@
 
 use std::time::{Duration, Instant};
 
+use tidemill_zset::Delta;
+
 use super::{Coordinator, EpochWork};
 
 /// Epochs in one commit.
 const GROUP_EPOCHS_MAX: usize = 16;
-/// Changed rows from which on a commit costs enough by itself that sharing it gains little.
+/// Changed rows, stored or on their way to followers, from which on sharing a commit gains little and takes much memory.
 const GROUP_ROWS_MAX: usize = 30_000;
 /// How long the first epoch of a group waits for those after it.
 const GROUP_WAIT_MAX: Duration = Duration::from_millis(25);
@@ -22,7 +24,9 @@ impl EpochWork {
     }
 
     fn changed_rows(&self) -> usize {
-        self.commit.changes.iter().map(|c| c.delta.len()).sum()
+        let stored = self.commit.changes.iter().map(|c| c.delta.len());
+        let followed = self.deltas.iter().flat_map(|(_, deltas)| deltas);
+        stored.chain(followed.map(Delta::len)).sum()
     }
 }
 
