@@ -32,7 +32,7 @@ use datafusion_physical_expr::expressions::Column;
 use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr, conjunction, split_conjunction};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::functions::Function;
+use crate::functions;
 use crate::tree::Tree;
 
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
@@ -159,10 +159,7 @@ fn fallible_last(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Exe
 fn can_fail(e: &Arc<dyn PhysicalExpr>) -> Result<bool> {
     e.any(&mut |e| {
         let call = e.downcast_ref::<ScalarFunctionExpr>();
-        Ok(call.is_some_and(|call| {
-            let inner: &dyn std::any::Any = call.fun().inner().as_ref();
-            inner.downcast_ref::<Function>().is_none_or(|f| f.fallible)
-        }))
+        Ok(call.is_some_and(|call| functions::can_fail(call.fun())))
     })
 }
 

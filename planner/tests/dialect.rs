@@ -512,6 +512,95 @@ fn long_chains_and_deep_nests() {
     );
 }
 
+/// What each level of these nests adds, and what PostgreSQL 15 gives for twelve of them over three rows (of BETWEEN SYMMETRIC for
+/// six, as it has no memory for more).
+const NESTS: &[(&str, &str, &str, [&str; 3])] = &[
+    ("coalesce(", "a", ", 2)", ["1", "2", "2"]),
+    ("coalesce(", "a", ", 1 / a, 2)", ["1", "2", "2"]),
+    ("nullif(", "a", ", 2)", ["1", "NULL", "NULL"]),
+    ("greatest(", "a", ", 2)", ["2", "2", "2"]),
+    (
+        "CASE WHEN (",
+        "a",
+        ") = 1 THEN 1 END",
+        ["1", "NULL", "NULL"],
+    ),
+    (
+        "CASE ",
+        "a",
+        " WHEN 2 THEN 2 WHEN 1 THEN 1 END",
+        ["1", "NULL", "2"],
+    ),
+    (
+        "CASE WHEN ",
+        "a",
+        " BETWEEN 1 AND 2 THEN 1 ELSE 2 END",
+        ["1", "1", "1"],
+    ),
+    (
+        "CASE WHEN ",
+        "a",
+        " BETWEEN SYMMETRIC 2 AND 1 THEN 1 ELSE 2 END",
+        ["1", "1", "1"],
+    ),
+    (
+        "CASE WHEN ",
+        "a",
+        " IN (1, 2, a) THEN 1 ELSE 2 END",
+        ["1", "1", "1"],
+    ),
+    ("(", "a", "::bigint::int)", ["1", "NULL", "2"]),
+    ("(", "a", " = 1 OR 1 / a = 2)::int", ["1", "NULL", "0"]),
+    ("(", "a", " = 1 AND 1 / a = 2)::int", ["0", "NULL", "0"]),
+    ("((", "a", ", 1) < (2, 1 / a))::int", ["1", "NULL", "1"]),
+    ("(", "a", " IN (SELECT a FROM t))::int", ["1", "NULL", "1"]),
+    (
+        "(",
+        "a",
+        " < ANY (SELECT a FROM t))::int",
+        ["1", "NULL", "NULL"],
+    ),
+    (
+        "(EXISTS (SELECT 1 WHERE ",
+        "a",
+        " = 1))::int",
+        ["1", "0", "0"],
+    ),
+];
+
+#[test]
+fn nests_grow_by_what_each_level_adds() {
+    let db = Db::default();
+    db.statement("CREATE TABLE t (id int, a int); INSERT INTO t VALUES (1, 1), (2, NULL), (3, 2)")
+        .expect("a table");
+    let session = SessionContextInfo::default();
+    for (before, inner, after, expected) in NESTS {
+        let query = |depth: usize| {
+            let (before, after) = (before.repeat(depth), after.repeat(depth));
+            format!("SELECT {before}{inner}{after} FROM t ORDER BY id")
+        };
+        let rows = db.statement(&query(12)).map_err(|e| e.to_string());
+        assert_eq!(
+            rows,
+            Ok(expected.map(String::from).to_vec()),
+            "{}",
+            query(1)
+        );
+        // Text that a copy at each level would make 64 times as long.
+        let length = |depth| {
+            let parsed = ast::parse(&query(depth)).expect("a query");
+            let Statement::Query { query, .. } = &parsed[0].statement else {
+                panic!("a query")
+            };
+            let plan = Planner::new().plan_query(&db, &session, query, &[]);
+            let text = plan.and_then(|plan| plan.explain_logical());
+            text.expect("planned").len()
+        };
+        let (six, twelve) = (length(6), length(12));
+        assert!(twelve < 8 * six, "{}: {six}, then {twelve}", query(1));
+    }
+}
+
 #[test]
 fn positions_count_characters_of_the_whole_string() {
     let at = |sql: &str| match Db::default().statement(sql) {

@@ -14,6 +14,7 @@ use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::functions::registry::{self, Arg, Overload, Ret};
+use crate::functions::shared::shared;
 use crate::functions::{call, registry::CallTypes};
 use crate::parser::fold;
 
@@ -63,9 +64,9 @@ impl Binder<'_> {
                 let last = it
                     .next()
                     .ok_or_else(|| SqlError::new("42601", "syntax error at or near \")\""))?;
-                let out = it.fold(last, |rest, e| {
-                    when(vec![(Expr::IsNotNull(Box::new(e.clone())), e)], rest)
-                });
+                let out = it.try_fold(last, |rest, e| {
+                    shared(e, &ty, |e| Ok(super::conditions::first(e, rest)))
+                })?;
                 Ok(Typed::new(out, ty))
             }
             "nullif" => {
@@ -75,16 +76,17 @@ impl Binder<'_> {
                 } else {
                     a
                 };
-                let eq = self.compare(Operator::Eq, a.clone(), b.clone())?;
-                let (a, ty) = if a.unknown {
-                    (self.implicit(&a, &b.ty)?, b.ty)
-                } else {
-                    (a.expr, a.ty)
-                };
-                Ok(Typed::new(
-                    when(vec![(eq.expr, super::null_of(&ty))], a),
-                    ty,
-                ))
+                let ty = if a.unknown { &b.ty } else { &a.ty }.clone();
+                let out = a.shared(&ty, |a| {
+                    let eq = self.compare(Operator::Eq, a.clone(), b)?;
+                    let a = if a.unknown {
+                        self.implicit(&a, &ty)?
+                    } else {
+                        a.expr
+                    };
+                    Ok(when(vec![(eq.expr, super::null_of(&ty))], a))
+                })?;
+                Ok(Typed::new(out, ty))
             }
             "greatest" | "least" => self.extreme(name, args),
             "now"
@@ -297,13 +299,15 @@ impl Binder<'_> {
         let mut out = first;
         for e in it {
             // NULLs are passed over.
-            let keep = self.compare(
-                op,
-                Typed::new(out.clone(), ty.clone()),
-                Typed::new(e.clone(), ty.clone()),
-            )?;
-            let keep = super::conditions::or(Expr::IsNull(Box::new(e.clone())), keep.expr);
-            out = when(vec![(keep, out)], e);
+            out = shared(out, &ty, |out| {
+                shared(e, &ty, |e| {
+                    let (l, r) = (out.clone(), e.clone());
+                    let keep =
+                        self.compare(op, Typed::new(l, ty.clone()), Typed::new(r, ty.clone()))?;
+                    let keep = super::conditions::or(Expr::IsNull(Box::new(e.clone())), keep.expr);
+                    Ok(when(vec![(keep, out)], e))
+                })
+            })?;
         }
         Ok(Typed::new(out, ty))
     }
@@ -347,14 +351,13 @@ impl Binder<'_> {
                 let e = if matches!(a.ty, SqlType::Bool) && !a.unknown {
                     let t = literal(ScalarValue::Utf8View(Some("t".into())));
                     let f = literal(ScalarValue::Utf8View(Some("f".into())));
-                    Expr::Case(Case::new(
-                        None,
-                        vec![
+                    a.shared(&SqlType::Text, |a| {
+                        let branches = vec![
                             (Box::new(a.expr.clone()), Box::new(t)),
                             (Box::new(not(a.expr)), Box::new(f)),
-                        ],
-                        None,
-                    ))
+                        ];
+                        Ok(Expr::Case(Case::new(None, branches, None)))
+                    })?
                 } else {
                     self.any_text(a)?
                 };

@@ -8,11 +8,13 @@ use datafusion_expr::{BinaryExpr, Expr, Operator};
 use sqlparser::ast::{self, BinaryOperator as B, Expr as E};
 use tidemill_zset::schema::SqlType;
 
-use super::expr::{Ctx, at, null, start};
+use super::expr::{Ctx, Truth, at, null, start};
 use super::{Binder, Typed, literal, truth};
+use crate::compile::decorrelate::names::subquery_of;
 use crate::error::{Result, SqlError};
 
-use crate::functions::Function;
+use crate::functions::can_fail;
+use crate::functions::shared::{is_small, shared};
 use crate::tree::Tree;
 
 impl Binder<'_> {
@@ -55,7 +57,7 @@ impl Binder<'_> {
             .map(|e| self.expr(c, e).and_then(|t| self.boolean(t, name)))
             .collect::<Result<Vec<_>>>()?;
         Ok(Typed::new(
-            super::conditions::chain(bound, operator),
+            chain_for(bound, operator, c.truth),
             SqlType::Bool,
         ))
     }
@@ -100,27 +102,48 @@ impl Binder<'_> {
             ));
         }
         // One value is compared as by `=`, several are of one type with `e`.
-        let interval = matches!(
+        let by_key = matches!(
             items.iter().find(|t| !t.unknown).map(|t| &t.ty),
-            Some(SqlType::Interval)
+            Some(SqlType::Interval | SqlType::Jsonb)
         );
-        if interval || items.len() == 2 {
+        if by_key || items.len() == 2 {
             let x = items.remove(0);
-            let mut out: Option<Expr> = None;
-            for i in items {
-                let one = self.compare(Operator::Eq, x.clone(), i)?.expr;
-                out = Some(out.map_or(one.clone(), |o| or(o, one)));
-            }
-            let out = out.unwrap_or_else(|| truth(false));
+            let out = x.shared(&SqlType::Bool, |x| {
+                let equal = items.into_iter();
+                let equal = equal.map(|i| Ok(self.compare(Operator::Eq, x.clone(), i)?.expr));
+                Ok(chain(equal.collect::<Result<_>>()?, Operator::Or))
+            })?;
             return Ok(Typed::new(
                 if negated { not(out) } else { out },
                 SqlType::Bool,
             ));
         }
-        let (mut exprs, _) = self.unify(items, "IN")?;
+        let (mut exprs, ty) = self.unify(items, "IN")?;
         let x = exprs.remove(0);
+        // As in PostgreSQL only constants form a list. DataFusion takes for a constant what gives one for no rows, as a CASE may.
+        let (varying, fixed): (Vec<_>, Vec<_>) = exprs.into_iter().partition(varies);
+        if varying.is_empty() {
+            return Ok(Typed::new(
+                Expr::InList(InList::new(Box::new(x), fixed, negated)),
+                SqlType::Bool,
+            ));
+        }
+        let found = shared(x, &SqlType::Bool, |x| {
+            let mut any = vec![];
+            if !fixed.is_empty() {
+                any.push(Expr::InList(InList::new(Box::new(x.clone()), fixed, false)));
+            }
+            for item in varying {
+                let (x, item) = (
+                    Typed::new(x.clone(), ty.clone()),
+                    Typed::new(item, ty.clone()),
+                );
+                any.push(self.compare(Operator::Eq, x, item)?.expr);
+            }
+            Ok(chain(any, Operator::Or))
+        })?;
         Ok(Typed::new(
-            Expr::InList(InList::new(Box::new(x), exprs, negated)),
+            if negated { not(found) } else { found },
             SqlType::Bool,
         ))
     }
@@ -136,11 +159,7 @@ impl Binder<'_> {
         let operand = operand.map(|o| self.expr(c, o)).transpose()?;
         let (mut conds, mut results) = (Vec::new(), Vec::new());
         for w in conditions {
-            let cond = self.expr(c, &w.condition)?;
-            conds.push(match &operand {
-                Some(o) => self.compare(Operator::Eq, o.clone(), cond)?.expr,
-                None => self.boolean(cond, "CASE/WHEN")?,
-            });
+            conds.push(self.expr(c, &w.condition)?);
             results.push(self.expr(c, &w.result)?);
         }
         results.push(match otherwise {
@@ -149,19 +168,54 @@ impl Binder<'_> {
         });
         let (mut exprs, ty) = self.unify(results, "CASE")?;
         let otherwise = exprs.pop().unwrap_or_else(|| super::null_of(&ty));
-        let fallible = conds
-            .iter()
-            .chain(&exprs)
-            .chain([&otherwise])
-            .any(is_fallible);
-        let branches = conds.into_iter().zip(exprs).collect();
-        let e = if fallible && matches!(ty, SqlType::Bool) {
-            lazy(branches, otherwise)
-        } else {
-            when(branches, otherwise)
+        let branches = |conds: Result<Vec<Expr>>| Ok(cases(conds?, exprs, otherwise, &ty));
+        let e = match operand {
+            None => {
+                let conds = conds.into_iter();
+                branches(conds.map(|t| self.boolean(t, "CASE/WHEN")).collect())
+            }
+            Some(o) => o.shared(&ty, |o| {
+                let conds = conds.into_iter();
+                let equal = conds.map(|t| self.compare(Operator::Eq, o.clone(), t));
+                branches(equal.map(|t| Ok(t?.expr)).collect())
+            }),
         };
-        Ok(Typed::new(e, ty))
+        Ok(Typed::new(e?, ty))
     }
+}
+
+/// A CASE that is evaluated as SQL does, whatever DataFusion would make of it.
+fn cases(conds: Vec<Expr>, results: Vec<Expr>, otherwise: Expr, ty: &SqlType) -> Expr {
+    let outcomes = || results.iter().chain([&otherwise]);
+    let constants = outcomes().all(|e| matches!(e, Expr::Literal(..)));
+    let boolean = matches!(ty, SqlType::Bool);
+    let fallible = conds.iter().chain(outcomes()).any(is_fallible);
+    // Of a CASE that gives truth values, or constants that are compared, it makes ANDs and ORs of all conditions, each several times.
+    let large = !conds.iter().all(is_small);
+    let whole = match constants {
+        true => large || conds.iter().skip(1).any(is_fallible),
+        false => large && boolean && !fallible,
+    };
+    let branches = conds.into_iter().zip(results).collect();
+    if whole {
+        case_of(truth(true), branches, otherwise)
+    } else if boolean && fallible {
+        lazy(branches, otherwise)
+    } else {
+        when(branches, otherwise)
+    }
+}
+
+/// Whether the value may be another one for another row.
+fn varies(e: &Expr) -> bool {
+    let varies = |e: &Expr| {
+        let leaf = matches!(
+            e,
+            Expr::Column(_) | Expr::OuterReferenceColumn(..) | Expr::AggregateFunction(_)
+        );
+        leaf || subquery_of(e).is_some()
+    };
+    e.any(&mut |e| Ok(varies(e))).unwrap_or(true)
 }
 
 /// True if evaluating the expression can fail for some input.
@@ -170,8 +224,7 @@ pub(crate) fn is_fallible(e: &Expr) -> bool {
     let mut found = false;
     let _ = e.walk(&mut |e| {
         if let Expr::ScalarFunction(ScalarFunction { func, .. }) = e {
-            let inner: &dyn std::any::Any = func.inner().as_ref();
-            found |= inner.downcast_ref::<Function>().is_none_or(|f| f.fallible);
+            found |= can_fail(func);
         }
         Ok(if found {
             TreeNodeRecursion::Stop
@@ -192,9 +245,32 @@ pub(crate) fn or(l: Expr, r: Expr) -> Expr {
     chain(vec![l, r], Operator::Or)
 }
 
-/// A chain of ANDs or ORs. Each operand occurs at most twice, however long the chain is.
+/// A chain of ANDs or ORs. Each operand occurs at most twice, however long the chain is, and once if it isn't small.
 pub(crate) fn chain(operands: Vec<Expr>, op: Operator) -> Expr {
+    chain_for(operands, op, Truth::Value)
+}
+
+/// A chain of which no more than `truth` matters.
+fn chain_for(mut operands: Vec<Expr>, op: Operator, truth: Truth) -> Expr {
     let lazily = operands.iter().skip(1).any(is_fallible);
+    let last = operands.len().saturating_sub(1);
+    if lazily && !operands[..last].iter().all(is_small) {
+        let right = operands.split_off(operands.len() / 2);
+        let (left, right) = (chain_for(operands, op, truth), chain_for(right, op, truth));
+        return match truth {
+            Truth::Value => {
+                let both = |left| Ok(chain_of_small(vec![left, right], op, true));
+                shared(left, &SqlType::Bool, both).expect("making a chain can't fail")
+            }
+            _ if op == Operator::And => lazy(vec![(left, right)], self::truth(false)),
+            _ => lazy(vec![(left, self::truth(true))], right),
+        };
+    }
+    chain_of_small(operands, op, lazily)
+}
+
+/// A chain in which each operand but the last occurs twice, if it must be evaluated `lazily`.
+fn chain_of_small(operands: Vec<Expr>, op: Operator, lazily: bool) -> Expr {
     let last = operands.len().saturating_sub(1);
     let branches = operands[..last]
         .iter()
@@ -225,8 +301,22 @@ pub(crate) fn balanced(mut operands: Vec<Expr>, op: Operator) -> Expr {
 
 /// CASE WHEN … ELSE … END
 pub(crate) fn when(branches: Vec<(Expr, Expr)>, otherwise: Expr) -> Expr {
+    case(None, branches, otherwise)
+}
+
+/// `e`, or `otherwise` where it is NULL.
+pub(crate) fn first(e: Expr, otherwise: Expr) -> Expr {
+    when(vec![(Expr::IsNotNull(Box::new(e.clone())), e)], otherwise)
+}
+
+/// CASE … WHEN … ELSE … END
+fn case_of(operand: Expr, branches: Vec<(Expr, Expr)>, otherwise: Expr) -> Expr {
+    case(Some(Box::new(operand)), branches, otherwise)
+}
+
+fn case(operand: Option<Box<Expr>>, branches: Vec<(Expr, Expr)>, otherwise: Expr) -> Expr {
     Expr::Case(Case::new(
-        None,
+        operand,
         branches
             .into_iter()
             .map(|(c, r)| (Box::new(c), Box::new(r)))

@@ -32,6 +32,11 @@ pub(crate) struct Calls {
 const STACK_LEFT: usize = 1 << 20;
 const STACK_MORE: usize = 4 << 20;
 
+/// Runs `f`, which may be many levels down, on enough stack.
+pub(super) fn deep<T>(f: impl FnOnce() -> T) -> T {
+    stacker::maybe_grow(STACK_LEFT, STACK_MORE, f)
+}
+
 /// Qualifiers of marker columns.
 pub(crate) const AGGREGATE: &str = "#aggregate";
 pub(crate) const WINDOW: &str = "#window";
@@ -92,7 +97,7 @@ fn prefixed(e: &E) -> Option<(UnaryOperator, E)> {
 impl Binder<'_> {
     pub(crate) fn expr(&self, c: Ctx, e: &E) -> Result<Typed> {
         let _level = self.deeper()?;
-        stacker::maybe_grow(STACK_LEFT, STACK_MORE, || self.expr_here(c, e))
+        deep(|| self.expr_here(c, e))
     }
 
     fn expr_here(&self, c: Ctx, e: &E) -> Result<Typed> {
@@ -198,15 +203,20 @@ impl Binder<'_> {
                     None => (low.as_ref(), false),
                 };
                 let (low, high) = (self.expr(c, low)?, self.expr(c, high)?);
-                let within = |low: &Typed, high: &Typed| -> Result<Expr> {
+                let within = |x: &Typed, low: &Typed, high: &Typed| -> Result<Expr> {
                     let ge = self.compare(Operator::GtEq, x.clone(), low.clone())?;
                     let le = self.compare(Operator::LtEq, x.clone(), high.clone())?;
                     Ok(and(ge.expr, le.expr))
                 };
-                let mut found = within(&low, &high)?;
-                if either_way {
-                    found = or(found, within(&high, &low)?);
-                }
+                let bool = &SqlType::Bool;
+                let found = x.shared(bool, |x| match either_way {
+                    false => within(&x, &low, &high),
+                    true => low.shared(bool, |low| {
+                        high.shared(bool, |high| {
+                            Ok(or(within(&x, &low, &high)?, within(&x, &high, &low)?))
+                        })
+                    }),
+                })?;
                 Ok(Typed::new(
                     if *negated { not(found) } else { found },
                     SqlType::Bool,

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::catalog::{Relation, RelationKind};
 use crate::error::{Result, SqlError};
+use crate::functions::shared::shared;
 use crate::parser::spelling::JOIN_ALIAS;
 use crate::parser::{fold, parts, position};
 use crate::query::CollectionTable;
@@ -484,10 +485,10 @@ impl Binder<'_> {
             )));
             let (expr, ty) = match kind {
                 JoinType::Right => (r.expr, r.ty),
-                JoinType::Full => (
-                    super::conditions::when(vec![(Expr::IsNotNull(Box::new(le.clone())), le)], re),
-                    ty,
-                ),
+                JoinType::Full => {
+                    let first = shared(le, &ty, |le| Ok(super::conditions::first(le, re)))?;
+                    (first, ty)
+                }
                 _ => (l.expr, l.ty),
             };
             cols.push(ScopeCol {

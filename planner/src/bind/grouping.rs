@@ -11,11 +11,12 @@ use sqlparser::ast::{self, Expr as E, GroupByExpr};
 use tidemill_zset::schema::SqlType;
 
 use super::aggregates::given_type;
-use super::expr::{AGGREGATE, Ctx, SET, WINDOW, strip};
+use super::expr::{AGGREGATE, Ctx, SET, WINDOW, deep, strip};
 use super::scope::Scope;
 use super::{Binder, Typed, builder, columns_of, df, fit, project};
 use crate::compile::decorrelate::names::{replace_outer, subquery_of, with_subquery};
 use crate::error::{Result, SqlError};
+use crate::functions::shared::{self, SHARED};
 use crate::parser::fold;
 use crate::parser::spelling_queries::DISTINCT_SETS;
 use crate::tree::Tree;
@@ -561,6 +562,12 @@ impl Lift<'_> {
                         TreeNodeRecursion::Jump,
                     ));
                 }
+                if let Some((value, place, body, ret)) = shared::opened(&e) {
+                    let lifted = |e| deep(|| self.apply(e)).map_err(crate::functions::external);
+                    let (value, body) = (lifted(value)?, lifted(body)?);
+                    let e = shared::closed(body, &place, value, ret);
+                    return Ok(Transformed::new(e, true, TreeNodeRecursion::Jump));
+                }
                 if subquery_of(&e).is_some() {
                     return Ok(Transformed::yes(with_subquery(e, |s| {
                         replace_outer(s, &|e| self.outer(e))
@@ -576,7 +583,7 @@ impl Lift<'_> {
                             TreeNodeRecursion::Jump,
                         ));
                     }
-                    if marker != Some(WINDOW) && marker != Some(SET) {
+                    if !matches!(marker, Some(WINDOW | SET | SHARED)) {
                         ungrouped.get_or_insert_with(|| c.clone());
                     }
                 }

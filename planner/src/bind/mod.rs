@@ -42,6 +42,7 @@ use tidemill_zset::schema::SqlType;
 
 use crate::catalog::CatalogView;
 use crate::error::{Result, SqlError, from_datafusion};
+use crate::functions::shared::shared;
 use crate::query::SessionContextInfo;
 
 /// An expression with its SQL type.
@@ -62,6 +63,22 @@ impl Typed {
             ty,
             unknown: false,
         }
+    }
+
+    /// What `f` makes of it, which may use it several times; see [`crate::functions::shared`]. `ty`: the type of the result.
+    pub(crate) fn shared(
+        self,
+        ty: &SqlType,
+        f: impl FnOnce(Typed) -> Result<Expr>,
+    ) -> Result<Expr> {
+        let (own, unknown) = (self.ty, self.unknown);
+        shared(self.expr, ty, |expr| {
+            f(Typed {
+                expr,
+                ty: own,
+                unknown,
+            })
+        })
     }
 
     /// PostgreSQL's name of the type, for messages.

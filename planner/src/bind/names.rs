@@ -11,29 +11,44 @@ pub(crate) fn output_name(e: &Expr) -> String {
     name_of(e).unwrap_or_else(|| "?column?".into())
 }
 
+/// What names a column.
+enum Named {
+    /// A column, a call and the like.
+    Well(String),
+    /// A type or CASE: a cast around it names the column after its own type.
+    Weakly(String),
+}
+
 fn name_of(e: &Expr) -> Option<String> {
-    Some(match e {
+    named(e).map(|(Named::Well(name) | Named::Weakly(name))| name)
+}
+
+fn named(e: &Expr) -> Option<Named> {
+    let well = match e {
         Expr::Identifier(i) => fold(i),
         Expr::CompoundIdentifier(p) => fold(p.last()?),
-        Expr::Nested(e) => return name_of(e),
+        Expr::Nested(e) => return named(e),
         Expr::CompoundFieldAccess { root, access_chain } => match access_chain.last() {
             Some(AccessExpr::Dot(Expr::Identifier(i))) => fold(i),
-            _ => return name_of(root),
+            _ => return named(root),
         },
         Expr::Function(f) => parts(&f.name).pop()?,
         Expr::Cast {
             expr, data_type, ..
-        } => {
-            if let Some(name) = name_of(expr).filter(|_| !is_weak(expr)) {
-                return Some(name);
+        } => match named(expr) {
+            Some(Named::Well(name)) => name,
+            _ => {
+                let ty = sql_type(data_type).ok()?;
+                return Some(Named::Weakly(type_label(&ty)));
             }
-            return sql_type(data_type).ok().map(|t| type_label(&t));
+        },
+        Expr::TypedString(t) => {
+            return Some(Named::Weakly(type_label(&sql_type(&t.data_type).ok()?)));
         }
-        Expr::TypedString(t) => type_label(&sql_type(&t.data_type).ok()?),
-        Expr::Interval(_) => "interval".into(),
-        Expr::Case { else_result, .. } => match else_result.as_deref() {
-            Some(e) if !is_weak(e) => name_of(e).unwrap_or_else(|| "case".into()),
-            _ => "case".into(),
+        Expr::Interval(_) => return Some(Named::Weakly("interval".into())),
+        Expr::Case { else_result, .. } => match else_result.as_deref().and_then(named) {
+            Some(Named::Well(name)) => name,
+            _ => return Some(Named::Weakly("case".into())),
         },
         Expr::Exists { negated: false, .. } => "exists".into(),
         Expr::Array(_) => "array".into(),
@@ -52,25 +67,15 @@ fn name_of(e: &Expr) -> Option<String> {
             _ => "btrim".into(),
         },
         Expr::AtTimeZone { .. } => "timezone".into(),
-        Expr::Subquery(q) => return subquery_name(q),
+        Expr::Subquery(q) => return subquery_name(q).map(Named::Well),
         Expr::Tuple(_) => "row".into(),
         Expr::BinaryOp {
             op: sqlparser::ast::BinaryOperator::Overlaps,
             ..
         } => "overlaps".into(),
         _ => return None,
-    })
-}
-
-/// True where a cast around the expression names the column after its own type.
-fn is_weak(e: &Expr) -> bool {
-    match e {
-        Expr::Nested(e) => is_weak(e),
-        Expr::Cast { expr, .. } => name_of(expr).is_none() || is_weak(expr),
-        Expr::Case { .. } => name_of(e).as_deref() == Some("case"),
-        Expr::TypedString(_) | Expr::Interval(_) | Expr::Value(_) => true,
-        _ => false,
-    }
+    };
+    Some(Named::Well(well))
 }
 
 fn subquery_name(q: &Query) -> Option<String> {

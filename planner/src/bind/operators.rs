@@ -10,7 +10,7 @@ use tidemill_zset::schema::SqlType;
 use super::conditions::not;
 use super::expr::{Ctx, strip};
 use super::types::{as_numeric, common, is_integer, is_number, is_text};
-use super::{Binder, Typed, truth};
+use super::{Binder, Typed};
 use crate::error::{Result, SqlError};
 use crate::functions::arith::{self, Op};
 use crate::functions::cast::Context;
@@ -404,7 +404,20 @@ impl Binder<'_> {
         negated: bool,
         insensitive: bool,
     ) -> Result<Typed> {
-        let (l, r) = (self.expr(c, e)?, self.expr(c, pattern)?);
+        let l = self.expr(c, e)?;
+        self.like_pattern(c, l, pattern, escape, negated, insensitive)
+    }
+
+    fn like_pattern(
+        &self,
+        c: Ctx,
+        l: Typed,
+        pattern: &E,
+        escape: &Option<ast::ValueWithSpan>,
+        negated: bool,
+        insensitive: bool,
+    ) -> Result<Typed> {
+        let r = self.expr(c, pattern)?;
         let escape = match escape.as_ref().map(|v| &v.value) {
             Some(Value::SingleQuotedString(s)) => Some(s.clone()),
             Some(_) => {
@@ -435,19 +448,18 @@ impl Binder<'_> {
                 "LIKE ANY and LIKE ALL are only supported with ARRAY[…] on their right side",
             ));
         };
-        let each = patterns
-            .elem
-            .iter()
-            .map(|p| Ok(self.like(c, e, p, escape, negated, insensitive)?.expr))
-            .collect::<Result<Vec<_>>>()?;
-        if each.is_empty() {
-            return Ok(Typed::new(truth(!any), SqlType::Bool));
-        }
         let operator = if any { Operator::Or } else { Operator::And };
-        Ok(Typed::new(
-            super::conditions::chain(each, operator),
-            SqlType::Bool,
-        ))
+        let found = self.expr(c, e)?.shared(&SqlType::Bool, |x| {
+            let each = patterns.elem.iter().map(|p| {
+                let one = self.like_pattern(c, x.clone(), p, escape, negated, insensitive);
+                Ok(one?.expr)
+            });
+            Ok(super::conditions::chain(
+                each.collect::<Result<_>>()?,
+                operator,
+            ))
+        })?;
+        Ok(Typed::new(found, SqlType::Bool))
     }
 
     pub(crate) fn like_typed(

@@ -121,10 +121,16 @@ impl Binder<'_> {
                     _ => strict,
                 };
                 let mut out: Option<Expr> = None;
-                for (i, p) in pairs.iter().enumerate().rev() {
+                let bool = &SqlType::Bool;
+                for p in pairs.into_iter().rev() {
                     out = Some(match out {
-                        None => eq(p, if i + 1 == pairs.len() { last } else { strict })?,
-                        Some(rest) => or(eq(p, strict)?, and(eq(p, Operator::Eq)?, rest)),
+                        None => eq(&p, last)?,
+                        Some(rest) => p.0.shared(bool, |a| {
+                            p.1.shared(bool, |b| {
+                                let p = (a, b);
+                                Ok(or(eq(&p, strict)?, and(eq(&p, Operator::Eq)?, rest)))
+                            })
+                        })?,
                     });
                 }
                 out.unwrap_or_else(|| truth(true))

@@ -11,17 +11,21 @@ use datafusion_common::{Column, ScalarValue, Spans};
 use datafusion_expr::expr::{Exists, InSubquery, Sort};
 use datafusion_expr::logical_plan::Subquery;
 use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
-use sqlparser::ast::{self, BinaryOperator as B, Expr as E};
+use sqlparser::ast::{self, BinaryOperator as B, Expr as E, SelectItem, TableFactor};
 use tidemill_zset::schema::SqlType;
 
-use super::conditions::{is_fallible, not, when};
+use super::conditions::{first, is_fallible, not, when};
 use super::expr::{Ctx, Truth, strip};
 use super::scope::Outer;
+use super::sets::{is_each, is_set_returning};
 use super::{Binder, Rel, RelCol, Typed, builder, df, literal, null_of, project, truth};
 use crate::compile::decorrelate;
 use crate::error::{Result, SqlError};
+use crate::functions::shared::shared;
 use crate::functions::single::nullable;
+use crate::parser::parts;
 use crate::tree::Tree;
+use crate::walk;
 
 impl Binder<'_> {
     /// A query inside an expression; `f` may add to its plan.
@@ -158,15 +162,11 @@ impl Binder<'_> {
                 }],
             })
         })?;
-        let list = Typed::new(Expr::ScalarSubquery(s), ty.clone());
         let empty = self.empty_array(&ty)?;
-        Ok(Typed::new(
-            when(
-                vec![(Expr::IsNotNull(Box::new(list.expr.clone())), list.expr)],
-                empty.expr,
-            ),
-            ty,
-        ))
+        let list = shared(Expr::ScalarSubquery(s), &ty, |list| {
+            Ok(first(list, empty.expr))
+        })?;
+        Ok(Typed::new(list, ty))
     }
 
     pub(crate) fn exists(&self, c: Ctx, q: &ast::Query, negated: bool) -> Result<Typed> {
@@ -217,7 +217,7 @@ impl Binder<'_> {
         })?;
         let n = Expr::ScalarSubquery(s);
         let zero = literal(ScalarValue::Int64(Some(0)));
-        Ok(when(vec![(Expr::IsNotNull(Box::new(n.clone())), n)], zero))
+        shared(n, &SqlType::Int8, |n| Ok(first(n, zero)))
     }
 
     pub(crate) fn in_subquery(
@@ -230,8 +230,31 @@ impl Binder<'_> {
         if let Some(items) = super::rows::fields(e) {
             return self.row_in_subquery(c, &items, &B::Eq, q, negated);
         }
+        if c.truth == Truth::Value && compares_with_rows(e) {
+            return self.value_first(c, e, |x| E::InSubquery {
+                expr: x,
+                subquery: Box::new(q.clone()),
+                negated,
+            });
+        }
         let x = self.expr(c.value(), e)?;
         self.in_typed(c, x, q, negated)
+    }
+
+    /// `f` of `e`, which is computed once, as the column of a subquery: what counts rows for a value of an expression has
+    /// copies of it.
+    fn value_first(&self, c: Ctx, e: &E, f: impl FnOnce(Box<E>) -> E) -> Result<Typed> {
+        let mut q = crate::parser::parse_query("SELECT 1 FROM (SELECT 1) AS \"in#\"(\"in#1\")")?;
+        if let ast::SetExpr::Select(outer) = q.body.as_mut()
+            && let Some(TableFactor::Derived { subquery, .. }) =
+                outer.from.first_mut().map(|t| &mut t.relation)
+            && let ast::SetExpr::Select(inner) = subquery.body.as_mut()
+        {
+            let column = E::Identifier(ast::Ident::with_quote('"', "in#1"));
+            inner.projection = vec![SelectItem::UnnamedExpr(e.clone())];
+            outer.projection = vec![SelectItem::UnnamedExpr(f(Box::new(column)))];
+        }
+        self.scalar_subquery(c.value(), &q)
     }
 
     /// `(a, b) op ANY (SELECT …)`: whether for a row of the subquery the comparison holds, or may hold. `negated`:
@@ -396,6 +419,25 @@ impl Binder<'_> {
             };
             return self.row_in_subquery(c, &items, &op, q, !any);
         }
+        if let E::Subquery(_) = strip(right)
+            && compares_with_rows(left)
+            && (c.truth == Truth::Value || !matches!((op, any), (B::Eq, true) | (B::NotEq, false)))
+        {
+            let (compare_op, right) = (op.clone(), Box::new(right.clone()));
+            return self.value_first(c, left, |left| match any {
+                true => E::AnyOp {
+                    left,
+                    compare_op,
+                    right,
+                    is_some: false,
+                },
+                false => E::AllOp {
+                    left,
+                    compare_op,
+                    right,
+                },
+            });
+        }
         let x = self.expr(c.value(), left)?;
         if let E::Subquery(q) = strip(right) {
             return match (op, any) {
@@ -529,8 +571,23 @@ impl Binder<'_> {
             spans: Spans::new(),
         });
         let zero = literal(ScalarValue::Int64(Some(0)));
-        Ok(when(vec![(Expr::IsNotNull(Box::new(n.clone())), n)], zero))
+        shared(n, &SqlType::Int8, |n| Ok(first(n, zero)))
     }
+}
+
+/// Whether a comparison of a value with the rows of a subquery is in `e`, and nothing that must stay in its query.
+fn compares_with_rows(e: &E) -> bool {
+    let bound_to_query = |e: &E| match e {
+        E::Function(f) => {
+            let name = parts(&f.name).pop().unwrap_or_default();
+            f.over.is_some() || is_set_returning(&name) || is_each(&name)
+        }
+        _ => false,
+    };
+    let compares = walk::any_expr(e, |e| {
+        matches!(e, E::InSubquery { .. } | E::AnyOp { .. } | E::AllOp { .. })
+    });
+    compares && !walk::any_expr(e, bound_to_query)
 }
 
 /// The query in which an expression stands, for the subqueries in it.

@@ -7,6 +7,7 @@
 //! * [`registry`]: functions callable by name, with their argument types.
 //! * [`aggregate`]: sum and avg. [`moments`]: variances and the like. [`ordered`]: percentiles, mode, sums of intervals.
 //!   `distinct_list`: lists of values that differ.
+//! * `shared`: values that an expression uses several times.
 //! * `windows`: frames with EXCLUDE, lag and lead by numbers that differ from row to row.
 //!
 //! A kernel gets arrays, of one element where the argument is constant, and never sees types other than
@@ -39,6 +40,7 @@ pub mod regexps;
 pub mod registry;
 pub mod rows;
 mod separated;
+pub(crate) mod shared;
 mod similar;
 pub(crate) mod single;
 pub mod strings;
@@ -103,6 +105,19 @@ pub struct Function {
     kernel: Kernel,
     /// Can fail on some input: it must not be evaluated where SQL doesn't.
     pub fallible: bool,
+}
+
+/// Whether a call of the function can fail for some input.
+pub(crate) fn can_fail(function: &ScalarUDF) -> bool {
+    let inner: &dyn std::any::Any = function.inner().as_ref();
+    match (
+        inner.downcast_ref::<Function>(),
+        inner.downcast_ref::<shared::Shared>(),
+    ) {
+        (Some(f), _) => f.fallible,
+        (_, Some(f)) => f.fallible,
+        _ => true,
+    }
 }
 
 impl std::fmt::Debug for Function {

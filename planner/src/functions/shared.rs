@@ -1,0 +1,331 @@
+//! A value that an expression uses several times, and that stands in the plan once.
+//!
+//! `coalesce(x, y)` is `CASE WHEN x IS NOT NULL THEN x ELSE y END`. With copies of `x`, each level of nesting doubles the expression. So an `x`
+//! that isn't small becomes the argument of a call, and what is made of it the call's body, in which columns stand for the
+//! arguments: the value, and after it whatever else of its row the body uses.
+//!
+//! Invariant: the arguments can be evaluated for every row, as SQL does with the value. What SQL evaluates for some rows
+//! only is in the body.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion_common::{Column, DFSchema, DataFusionError, Result as DfResult};
+use datafusion_expr::expr::ScalarFunction;
+use datafusion_expr::{
+    ColumnarValue, Expr, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, TypeSignature, Volatility,
+};
+use datafusion_physical_expr::PhysicalExpr;
+use tidemill_zset::schema::SqlType;
+
+use super::can_fail;
+use crate::compile::decorrelate::names::subquery_of;
+use crate::compile::expr::physical;
+use crate::error::Result;
+use crate::tree::Tree;
+
+/// Nodes of an expression that may be copied.
+const COPIED_NODES_MAX: usize = 32;
+/// Levels of subqueries in it.
+const COPIED_SUBQUERIES_MAX: usize = 2;
+
+/// Qualifier of the column that stands for the value while the body is made.
+pub(crate) const SHARED: &str = "#shared";
+
+/// What `body` makes of `value`, which may be used there any number of times. `ty`: the type of the result.
+pub(crate) fn shared(
+    value: Expr,
+    ty: &SqlType,
+    body: impl FnOnce(Expr) -> Result<Expr>,
+) -> Result<Expr> {
+    if is_small(&value) {
+        return body(value);
+    }
+    let marker = marker();
+    let made = body(Expr::Column(marker.clone()))?;
+    Ok(closed(made, &marker, value, Arc::new(ty.field("?", true))))
+}
+
+/// Whether copies of the expression cost little, also where each level of nesting makes some.
+pub(crate) fn is_small(e: &Expr) -> bool {
+    let mut nodes = 0;
+    e.any(&mut |e| {
+        nodes += 1;
+        Ok(nodes > COPIED_NODES_MAX || opened_call(e).is_some())
+    })
+    .is_ok_and(|large| !large && !has_nested(e, COPIED_SUBQUERIES_MAX))
+}
+
+/// Whether subqueries in `e` are nested more than so many levels deep.
+fn has_nested(e: &Expr, levels: usize) -> bool {
+    let deeper = |plan: &LogicalPlan| {
+        let mut exprs = plan.expressions().into_iter();
+        Ok(exprs.any(|e| has_nested(&e, levels - 1)))
+    };
+    e.any(&mut |e| match subquery_of(e) {
+        Some(s) => Ok(levels == 0 || s.subquery.any(&mut |plan| deeper(plan))?),
+        None => Ok(false),
+    })
+    .unwrap_or(true)
+}
+
+/// The call as its value, the column that stands for it in the body, and the body.
+pub(crate) fn opened(e: &Expr) -> Option<(Expr, Column, Expr, FieldRef)> {
+    let (call, args) = opened_call(e)?;
+    let marker = marker();
+    let body = call.body.clone().change_up(&mut |e| {
+        Ok(match &e {
+            Expr::Column(c) => match place(c) {
+                Some(0) => Transformed::yes(Expr::Column(marker.clone())),
+                Some(i) => Transformed::yes(args[i].clone()),
+                None => Transformed::no(e),
+            },
+            _ => Transformed::no(e),
+        })
+    });
+    let body = body.expect("replacing columns can't fail").data;
+    Some((args[0].clone(), marker, body, call.ret.clone()))
+}
+
+/// The opposite of [`opened`].
+pub(crate) fn closed(body: Expr, marker: &Column, value: Expr, ret: FieldRef) -> Expr {
+    let (mut uses, mut visible) = (0, false);
+    body.walk(&mut |e| {
+        match e {
+            Expr::Column(c) if c == marker => uses += 1,
+            // Subqueries become joins, and volatile functions are refused by name: both must be seen.
+            Expr::ScalarFunction(f) if f.func.signature().volatility != Volatility::Immutable => {
+                visible |= !is_now(e);
+            }
+            e => visible |= subquery_of(e).is_some(),
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })
+    .expect("looking can't fail");
+    if uses < 2 || visible || is_small(&value) {
+        let replaced = body.change_up(&mut |e| {
+            Ok(match &e {
+                Expr::Column(c) if c == marker => Transformed::yes(value.clone()),
+                _ => Transformed::no(e),
+            })
+        });
+        return replaced.expect("replacing columns can't fail").data;
+    }
+    let mut args = vec![value];
+    let mut places: HashMap<Expr, usize> = HashMap::from([(Expr::Column(marker.clone()), 0)]);
+    let body = body.change_down(&mut |e| {
+        if !is_of_row(&e) {
+            return Ok(Transformed::no(e));
+        }
+        let i = *places.entry(e).or_insert_with_key(|e| {
+            args.push(e.clone());
+            args.len() - 1
+        });
+        let column = Expr::Column(Column::new_unqualified(format!("${i}")));
+        Ok(Transformed::new(column, true, TreeNodeRecursion::Jump))
+    });
+    let body = body.expect("replacing columns can't fail").data;
+    let call = Shared {
+        name: format!("shared[{body}]"),
+        fallible: can_fail_anywhere(&body),
+        body,
+        ret,
+        signature: Signature::one_of(
+            vec![TypeSignature::VariadicAny, TypeSignature::Nullary],
+            Volatility::Immutable,
+        ),
+        compiled: OnceLock::new(),
+    };
+    let function = Arc::new(ScalarUDF::new_from_impl(call));
+    Expr::ScalarFunction(ScalarFunction::new_udf(function, args))
+}
+
+/// A column that stands for a value and is in no other expression.
+fn marker() -> Column {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    Column::new(Some(SHARED), n.to_string())
+}
+
+/// The argument that a column in a body stands for.
+fn place(c: &Column) -> Option<usize> {
+    let number = c.name.strip_prefix('$').filter(|_| c.relation.is_none())?;
+    number.parse().ok()
+}
+
+/// What a body can't have in itself: what is known of a row, or only when the statement runs. It costs nothing, or is
+/// computed whatever becomes of it.
+fn is_of_row(e: &Expr) -> bool {
+    let leaf = matches!(
+        e,
+        Expr::Column(_)
+            | Expr::OuterReferenceColumn(..)
+            | Expr::Placeholder(_)
+            | Expr::AggregateFunction(_)
+            | Expr::WindowFunction(_)
+    );
+    leaf || is_now(e)
+}
+
+fn is_now(e: &Expr) -> bool {
+    matches!(e, Expr::ScalarFunction(f) if f.func.name() == "now")
+}
+
+fn can_fail_anywhere(e: &Expr) -> bool {
+    let fails = |e: &Expr| matches!(e, Expr::ScalarFunction(f) if can_fail(&f.func));
+    e.any(&mut |e| Ok(fails(e))).unwrap_or(true)
+}
+
+fn opened_call(e: &Expr) -> Option<(&Shared, &[Expr])> {
+    let Expr::ScalarFunction(f) = e else {
+        return None;
+    };
+    let inner: &dyn std::any::Any = f.func.inner().as_ref();
+    Some((inner.downcast_ref::<Shared>()?, &f.args))
+}
+
+/// The function that is called.
+pub(super) struct Shared {
+    name: String,
+    /// Over the columns `$0`, `$1`, …, which are the arguments.
+    body: Expr,
+    ret: FieldRef,
+    /// The body can fail.
+    pub(super) fallible: bool,
+    signature: Signature,
+    /// The body over arguments of certain types, which are always the same.
+    compiled: OnceLock<(SchemaRef, Arc<dyn PhysicalExpr>)>,
+}
+
+impl Shared {
+    fn compiled(&self, schema: &SchemaRef) -> DfResult<Arc<dyn PhysicalExpr>> {
+        let compile = || physical(&self.body, &DFSchema::try_from(Arc::clone(schema))?);
+        if let Some((of, compiled)) = self.compiled.get() {
+            return match of == schema {
+                true => Ok(Arc::clone(compiled)),
+                false => compile(),
+            };
+        }
+        let compiled = compile()?;
+        // Whoever was faster compiled the same.
+        let _ = self
+            .compiled
+            .set((Arc::clone(schema), Arc::clone(&compiled)));
+        Ok(compiled)
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "shared[{:?}]", self.body)
+    }
+}
+
+impl PartialEq for Shared {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.ret == other.ret && self.body == other.body
+    }
+}
+
+impl Eq for Shared {}
+
+impl Hash for Shared {
+    fn hash<H: Hasher>(&self, h: &mut H) {
+        self.name.hash(h);
+    }
+}
+
+impl ScalarUDFImpl for Shared {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> DfResult<DataType> {
+        Ok(self.ret.data_type().clone())
+    }
+
+    fn return_field_from_args(&self, _: ReturnFieldArgs) -> DfResult<FieldRef> {
+        Ok(self.ret.clone())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        let rows = args.number_rows;
+        let columns = args.args.into_iter().map(|a| a.into_array(rows));
+        let columns = columns.collect::<DfResult<Vec<_>>>()?;
+        // As of other functions: the optimiser tries predicates on NULLs without a type.
+        if columns.iter().any(|a| a.data_type() == &DataType::Null) {
+            let message = "a shared value is not defined for a NULL without a type";
+            return Err(DataFusionError::Plan(message.into()));
+        }
+        let fields = columns.iter().enumerate();
+        let fields: Vec<Field> = fields
+            .map(|(i, a)| Field::new(format!("${i}"), a.data_type().clone(), true))
+            .collect();
+        let schema = Arc::new(Schema::new(fields));
+        let body = self.compiled(&schema)?;
+        let batch = RecordBatch::try_new(schema, columns)?;
+        let mut out = body.evaluate(&batch)?.into_array(rows)?;
+        if out.data_type() != self.ret.data_type() {
+            out = arrow::compute::cast(&out, self.ret.data_type())?;
+        }
+        Ok(ColumnarValue::Array(out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion_expr::{lit, when};
+
+    use super::*;
+
+    /// `coalesce` by a CASE, nested in its first argument.
+    fn nested(depth: usize) -> Expr {
+        (0..depth).fold(datafusion_expr::col("a"), |e, _| {
+            let or_two = |e: Expr| {
+                let otherwise = lit(2i32);
+                Ok(when(e.clone().is_not_null(), e)
+                    .otherwise(otherwise)
+                    .expect("a CASE"))
+            };
+            shared(e, &SqlType::Int4, or_two).expect("bound")
+        })
+    }
+
+    fn nodes(e: &Expr) -> usize {
+        let mut count = 0;
+        e.walk(&mut |e| {
+            count += 1;
+            if let Some((call, _)) = opened_call(e) {
+                count += nodes(&call.body);
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })
+        .expect("counted");
+        count
+    }
+
+    #[test]
+    fn nested_values_grow_by_what_each_level_adds() {
+        let (ten, twenty, thirty) = (nodes(&nested(10)), nodes(&nested(20)), nodes(&nested(30)));
+        assert_eq!(thirty - twenty, twenty - ten);
+        assert!(thirty < 400, "{thirty} nodes");
+    }
+
+    #[test]
+    fn an_opened_call_closes_to_itself() {
+        let e = nested(10);
+        let (value, marker, body, ret) = opened(&e).expect("a shared value");
+        assert!(body.column_refs().contains(&marker));
+        assert_eq!(closed(body, &marker, value, ret), e);
+    }
+}
