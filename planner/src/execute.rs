@@ -32,6 +32,7 @@ use crate::compile::decorrelate;
 use crate::compile::join_rules::careful;
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::functions::external;
+use crate::interrupt::Interruptible;
 use crate::pieces::PiecesExec;
 use crate::query::{ResultStream, Rows, SnapshotReader};
 use crate::tree::{PlanTree, Tree};
@@ -233,6 +234,7 @@ pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
             .into_iter()
             .filter(|r| r.name() != "single_distinct_aggregation_to_group_by")
             .map(careful)
+            .map(|rule| Arc::new(Interruptible(rule)) as _)
             .collect();
         SessionStateBuilder::new()
             .with_config(config)

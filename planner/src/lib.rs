@@ -8,6 +8,7 @@
 //! * [`direct`]: queries that an index answers, without DataFusion's planner.
 //! * [`functions`]: scalar functions, casts and aggregates with PostgreSQL's meaning.
 //! * [`compile`]: from a bound query to a dataflow that maintains it.
+//! * [`interrupt`]: planning that can be stopped.
 //! * [`program`]: batch plans for the dataflow's general operator.
 
 mod access;
@@ -20,6 +21,7 @@ pub mod direct;
 pub mod error;
 mod execute;
 pub mod functions;
+pub mod interrupt;
 pub mod names;
 mod parser;
 mod physical;

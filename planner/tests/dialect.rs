@@ -15,6 +15,7 @@ use tidemill_planner::ast::{self, ColumnDefault, Statement};
 use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
 use tidemill_planner::direct::Direct;
 use tidemill_planner::functions::format;
+use tidemill_planner::interrupt::{Ask, asking};
 use tidemill_planner::query::{
     Condition, Planner, QueryPlan, ResultStream, Rows, SessionContextInfo, SnapshotReader,
 };
@@ -599,6 +600,26 @@ fn nests_grow_by_what_each_level_adds() {
         let (six, twelve) = (length(6), length(12));
         assert!(twelve < 8 * six, "{}: {six}, then {twelve}", query(1));
     }
+}
+
+#[test]
+fn planning_stops_when_nobody_wants_the_plan() {
+    let db = Db::default();
+    db.statement("CREATE TABLE t (a int)").expect("a table");
+    let session = SessionContextInfo::default();
+    let items = vec!["a + 1"; 100].join(", ");
+    let parsed = ast::parse(&format!("SELECT {items} FROM t")).expect("a query");
+    let Statement::Query { query, .. } = &parsed[0].statement else {
+        panic!("a query")
+    };
+    let plan = || Planner::new().plan_query(&db, &session, query, &[]);
+    let bound = plan().expect("bound");
+    let stop: Ask = Arc::new(|| Some(SqlError::new("57014", "canceling statement")));
+    let stopped = asking(&stop, plan).expect_err("stopped while it is bound");
+    assert_eq!(stopped.sqlstate, "57014");
+    let stopped = asking(&stop, || bound.explain_logical()).expect_err("stopped by the optimiser");
+    assert_eq!(stopped.sqlstate, "57014");
+    bound.explain_logical().expect("nobody stops it any more");
 }
 
 #[test]

@@ -43,6 +43,7 @@ use tidemill_zset::schema::SqlType;
 use crate::catalog::CatalogView;
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::functions::shared::shared;
+use crate::interrupt;
 use crate::query::SessionContextInfo;
 
 /// An expression with its SQL type.
@@ -272,6 +273,7 @@ impl<'a> Binder<'a> {
 
     /// One level of nesting more, until the guard is dropped.
     pub(crate) fn deeper(&self) -> Result<Level<'_>> {
+        interrupt::check_level()?;
         let n = self.depth.get() + 1;
         if n > EXPR_DEPTH_MAX {
             return Err(SqlError::new("54001", "stack depth limit exceeded")

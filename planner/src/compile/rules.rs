@@ -34,6 +34,7 @@ use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 
 use super::join_rules::{CrossJoins, EquijoinKeys, FiltersDown};
 use super::{decorrelate, expr, order};
+use crate::interrupt::Interruptible;
 
 /// Optimises a bound plan for compilation.
 pub(super) fn optimise(plan: &LogicalPlan) -> Result<LogicalPlan> {
@@ -69,6 +70,10 @@ pub(super) fn optimise(plan: &LogicalPlan) -> Result<LogicalPlan> {
         inner: OptimizerContext::new_with_config_options(Arc::new(options)),
         functions,
     };
+    let rules = rules.into_iter();
+    let rules = rules
+        .map(|rule| Arc::new(Interruptible(rule)) as _)
+        .collect();
     let rules = Optimizer::with_rules(rules);
     decorrelate::optimise(plan, &|plan| rules.optimize(plan, &context, |_, _| {}))
 }

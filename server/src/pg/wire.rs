@@ -4,12 +4,14 @@
 //! returned, even when it failed; waiting for anything also watches for the client's end, a
 //! cancel request and the server's shutdown.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tidemill_planner::SqlError;
+use tidemill_planner::interrupt::{Ask, asking};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
@@ -80,10 +82,7 @@ pub enum Limit {
 impl Limit {
     fn stop(self) -> Stop {
         match self {
-            Limit::Statement => Stop::Failed(SqlError::new(
-                "57014",
-                "canceling statement due to statement timeout",
-            )),
+            Limit::Statement => Stop::Failed(out_of_time()),
             Limit::IdleInTransaction => Stop::Fatal(SqlError::new(
                 "25P03",
                 "terminating connection due to idle-in-transaction timeout",
@@ -128,6 +127,23 @@ impl Guard {
         self.cancels = self.signals.borrow().cancels;
     }
 
+    /// As `stopped`, for work that asks because it doesn't wait.
+    fn ask(&self) -> Ask {
+        let (signals, shutdown) = (self.signals.clone(), self.shutdown.clone());
+        let (limit, known) = (self.limit, self.cancels);
+        Arc::new(move || {
+            let asked = *signals.borrow();
+            let over = |(at, kind)| kind == Limit::Statement && at <= Instant::now();
+            if asked.terminate || *shutdown.borrow() {
+                Some(terminated())
+            } else if asked.cancels != known {
+                Some(cancelled())
+            } else {
+                limit.is_some_and(over).then(out_of_time)
+            }
+        })
+    }
+
     /// As `stopped`; an idle connection has nothing to cancel.
     async fn interrupted(&mut self, idle: bool) -> Stop {
         if idle {
@@ -152,14 +168,19 @@ impl Guard {
                 self.cancels = signals.cancels;
                 match signals.terminate {
                     true => Stop::Fatal(terminated()),
-                    false => Stop::Failed(SqlError::new(
-                        "57014",
-                        "canceling statement due to user request",
-                    )),
+                    false => Stop::Failed(cancelled()),
                 }
             }
         }
     }
+}
+
+fn cancelled() -> SqlError {
+    SqlError::new("57014", "canceling statement due to user request")
+}
+
+fn out_of_time() -> SqlError {
+    SqlError::new("57014", "canceling statement due to statement timeout")
 }
 
 /// What a client hears whose connection is ended from outside.
@@ -351,6 +372,9 @@ impl Wire {
         work: impl Future<Output = T>,
     ) -> Result<T, Stop> {
         let (mut reader, _) = self.stream.split();
+        let ask = guard.ask();
+        let mut work = std::pin::pin!(work);
+        let work = poll_fn(|context| asking(&ask, || work.as_mut().poll(context)));
         // Work that never waits uses up the budget that tokio gives a task; what stops it must not depend on that.
         tokio::select! {
             biased;

@@ -7,6 +7,7 @@ use arrow::array::RecordBatch;
 use futures::stream::unfold;
 use futures::{StreamExt, TryStreamExt};
 use tidemill_planner::SqlError;
+use tidemill_planner::interrupt::{Ask, asking};
 use tidemill_planner::query::{QueryPlan, ResultStream, SnapshotReader};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -25,14 +26,22 @@ pub(super) async fn collect(
     start(plan, reader).try_collect().await
 }
 
-/// Starts `plan` on what `reader` reads. When the stream is dropped, the query ends at its next batch, or where an operator of it yields.
+/// Starts `plan` on what `reader` reads. When the stream is dropped, the query ends at its next batch, or where an operator of it yields; while
+/// it is still planned, between two rules of the optimiser.
 pub(super) fn start(plan: QueryPlan, reader: Arc<dyn SnapshotReader>) -> ResultStream {
     let (sender, receiver) = mpsc::channel(BATCHES_AHEAD_MAX);
     let runtime = Handle::current();
-    let thread = runtime
-        .clone()
-        .spawn_blocking(move || runtime.block_on(run(plan, reader, sender)));
+    let wanted = sender.clone();
+    let ask: Ask = Arc::new(move || wanted.is_closed().then(cancelled));
+    let thread = runtime.clone().spawn_blocking(move || {
+        asking(&ask, || runtime.block_on(run(plan, reader, sender)));
+    });
     unfold((receiver, Some(thread)), next).boxed()
+}
+
+/// The end of a statement whose client doesn't wait for it any more.
+fn cancelled() -> SqlError {
+    SqlError::new("57014", "canceling statement due to user request")
 }
 
 async fn run(plan: QueryPlan, reader: Arc<dyn SnapshotReader>, sender: mpsc::Sender<Batch>) {

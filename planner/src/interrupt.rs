@@ -1,0 +1,98 @@
+//! Planning that can be stopped. Whoever plans says how to know that it is to stop, and the planner asks at the levels of
+//! expressions and between the optimiser's rules.
+//!
+//! What is asked belongs to the thread and not to the planner: it would have to pass through DataFusion's rules, which take nothing along.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
+use datafusion_common::tree_node::Transformed;
+use datafusion_expr::LogicalPlan;
+
+use crate::error::{Result, SqlError};
+use crate::functions::external;
+
+/// Gives the error to stop with, from when on the plan isn't wanted any more.
+pub type Ask = Arc<dyn Fn() -> Option<SqlError> + Send + Sync>;
+
+/// Levels of expressions for which is asked once.
+const LEVELS: u32 = 32;
+
+thread_local! {
+    static ASK: RefCell<Option<Ask>> = const { RefCell::new(None) };
+    static LEVEL: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Runs `work`, whose planning stops when `ask` says so.
+pub fn asking<T>(ask: &Ask, work: impl FnOnce() -> T) -> T {
+    struct Before(Option<Ask>);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            ASK.set(self.0.take());
+        }
+    }
+    let _before = Before(ASK.replace(Some(Arc::clone(ask))));
+    work()
+}
+
+/// Fails if planning is to stop.
+fn check() -> Result<()> {
+    let stop = ASK.with_borrow(|ask| ask.as_ref().and_then(|ask| ask()));
+    stop.map_or(Ok(()), Err)
+}
+
+/// As [`check`], at a level of an expression, of which there are many.
+pub(crate) fn check_level() -> Result<()> {
+    let level = LEVEL.get().wrapping_add(1);
+    LEVEL.set(level);
+    match level % LEVELS {
+        0 => check(),
+        _ => Ok(()),
+    }
+}
+
+/// The rule, which asks before it looks at a node.
+#[derive(Debug)]
+pub(crate) struct Interruptible(pub(crate) Arc<dyn OptimizerRule + Send + Sync>);
+
+impl OptimizerRule for Interruptible {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        self.0.apply_order()
+    }
+
+    fn rewrite(
+        &self,
+        plan: LogicalPlan,
+        config: &dyn OptimizerConfig,
+    ) -> datafusion_common::Result<Transformed<LogicalPlan>> {
+        check().map_err(external)?;
+        self.0.rewrite(plan, config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn planning_stops_when_told_to() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let counter = Arc::clone(&asked);
+        let ask: Ask = Arc::new(move || {
+            let third = counter.fetch_add(1, Ordering::Relaxed) == 2;
+            third.then(|| SqlError::new("57014", "canceling statement due to user request"))
+        });
+        let many = || (0..1_000).try_for_each(|_| check_level());
+        let stopped = asking(&ask, many).expect_err("told to stop");
+        assert_eq!(stopped.sqlstate, "57014");
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+        many().expect("nobody asks any more");
+    }
+}
