@@ -15,7 +15,7 @@ use super::backend::row_description;
 use super::extended::{Portal, Statement};
 use super::frontend::{Malformed, Message};
 use super::rows::{CopyForm, Cursor, Form};
-use super::wire::{Guard, Limit, Stop, Wire};
+use super::wire::{Guard, Limit, Stop, Wire, beside, run_beside};
 use crate::session::backends::Backend;
 use crate::session::{CopySink, Response, Session, TransactionStatus};
 
@@ -198,7 +198,7 @@ impl Connection {
     /// A simple query: all of its statements, up to the first error.
     async fn query(&mut self, sql: &str) -> Result<(), Stop> {
         self.backend.runs(sql);
-        let statements = self.session.parse(sql)?;
+        let statements = beside(sql, || self.session.parse(sql))?;
         if statements.is_empty() {
             return Ok(self.wire.empty_query()?);
         }
@@ -208,6 +208,7 @@ impl Connection {
                 Some(response) => response,
                 None => {
                     let work = self.session.execute_parsed(statement, implicit);
+                    let work = run_beside(sql, work);
                     self.wire.run(&mut self.guard, work).await??
                 }
             };

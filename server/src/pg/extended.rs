@@ -17,7 +17,7 @@ use super::frontend::{Bind, Message, Target};
 use super::params;
 use super::rows::{Cursor, Form};
 use super::types::{oid, type_of_oid, wire_type};
-use super::wire::Stop;
+use super::wire::{Stop, run_beside};
 use crate::session::{ParamValue, Prepared, Response};
 
 /// A prepared statement.
@@ -91,7 +91,7 @@ impl Connection {
             .iter()
             .map(|oid| declared(*oid))
             .collect::<Result<_, _>>()?;
-        let work = self.session.prepare(sql, types);
+        let work = run_beside(sql, self.session.prepare(sql, types));
         let prepared = self.wire.run(&mut self.guard, work).await??;
         let mut description = BytesMut::new();
         if let Some(schema) = &prepared.columns {
@@ -210,7 +210,9 @@ impl Connection {
                 let response = match self.deallocated(&statement.prepared.parsed) {
                     Some(response) => response,
                     None => {
-                        let work = self.session.execute(&statement.prepared, params, implicit);
+                        let prepared = &statement.prepared;
+                        let work = self.session.execute(prepared, params, implicit);
+                        let work = run_beside(&prepared.parsed.sql, work);
                         self.wire.run(&mut self.guard, work).await??
                     }
                 };

@@ -15,6 +15,7 @@ use tidemill_planner::interrupt::{Ask, asking};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 use tokio::task::unconstrained;
 use tokio::time::Instant;
@@ -383,6 +384,25 @@ impl Wire {
             stop = unconstrained(guard.stopped()) => Err(stop),
         }
     }
+}
+
+/// A statement's text from which on it may take long to be parsed and bound, in bytes.
+const LONG_TEXT_BYTES: usize = 4 << 10;
+
+/// Runs what computes without waiting, for as long as `text` is. A thread of the runtime would hold up whoever is next on it, and
+/// with the network all others: so it gives its place to another one first.
+pub fn beside<T>(text: &str, work: impl FnOnce() -> T) -> T {
+    let others = || Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
+    match text.len() > LONG_TEXT_BYTES && others() {
+        true => tokio::task::block_in_place(work),
+        false => work(),
+    }
+}
+
+/// As [`beside`], for the work of a session.
+pub async fn run_beside<T>(text: &str, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    poll_fn(|context| beside(text, || work.as_mut().poll(context))).await
 }
 
 /// Resolves when the client has closed its side. What it sends meanwhile is kept, up to a limit;
