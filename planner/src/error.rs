@@ -57,6 +57,11 @@ impl SqlError {
         SqlError::new("0A000", message)
     }
 
+    /// `57014`: somebody asked for the end of the statement, or nobody waits for it any more.
+    pub fn cancelled() -> Self {
+        SqlError::new("57014", "canceling statement due to user request")
+    }
+
     /// `XX000`: a broken invariant of ours.
     pub fn internal(message: impl Into<String>) -> Self {
         SqlError::new("XX000", message)

@@ -87,7 +87,7 @@ mod tests {
         let counter = Arc::clone(&asked);
         let ask: Ask = Arc::new(move || {
             let third = counter.fetch_add(1, Ordering::Relaxed) == 2;
-            third.then(|| SqlError::new("57014", "canceling statement due to user request"))
+            third.then(SqlError::cancelled)
         });
         let many = || (0..1_000).try_for_each(|_| check_level());
         let stopped = asking(&ask, many).expect_err("told to stop");

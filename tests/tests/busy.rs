@@ -49,6 +49,34 @@ fn endless_queries_disturb_nobody() {
     })
 }
 
+/// Binding never waits: on the threads that serve the network it would hold up everybody.
+#[test]
+fn statements_that_take_long_to_bind_disturb_nobody() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        let long = format!("SELECT {}", vec!["abs(-1)"; 30_000].join(", "));
+        let mut preparing = Vec::new();
+        for _ in 0..std::thread::available_parallelism()?.get() + 2 {
+            let (other, long) = (Sql::connect(server.port()).await?, long.clone());
+            preparing.push(tokio::spawn(async move {
+                other.client().prepare(&long).await.map(drop)
+            }));
+        }
+        for _ in 0..100 {
+            sql.run("SELECT 1").await?;
+        }
+        ensure!(
+            preparing.iter().all(|p| !p.is_finished()),
+            "a long statement was faster, or was waited for"
+        );
+        for prepared in preparing {
+            prepared.await??;
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn a_query_ends_with_its_client() {
     run(|scratch| async move {

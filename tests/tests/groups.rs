@@ -3,11 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use tidemill_tests::files::{drop_file, read_sink};
-use tidemill_tests::{DEADLINE, Options, Server, Sql, eventually, run};
+use tidemill_tests::{Options, Server, Sql, eventually, run};
 
 const EPOCHS: usize = 300;
 /// Of each epoch.
@@ -116,13 +115,10 @@ fn kills_between_shared_commits_lose_nothing() {
                     continue; // It came so far while it started.
                 };
                 server = running;
-                let start = Instant::now();
-                while server.is_running() {
-                    if start.elapsed() > DEADLINE {
-                        bail!("{name} was not passed {passes} times");
-                    }
-                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-                }
+                eventually(&format!("{name} is passed {passes} times"), async || {
+                    Ok((!server.is_running()).then_some(()))
+                })
+                .await?;
             }
             let server = Server::start(&scratch.data(), &Options::default())?;
             all_is_counted(&server.connect().await?).await?;

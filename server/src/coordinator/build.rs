@@ -462,10 +462,7 @@ impl Coordinator {
             .get(&id)
             .and_then(|b| b.depends.iter().find(|d| self.catalog.get(**d).is_none()));
         let result = match (result, gone, lost) {
-            (Ok(_), true, _) => Err(SqlError::new(
-                "57014",
-                "canceling statement due to user request",
-            )),
+            (Ok(_), true, _) => Err(SqlError::cancelled()),
             (Ok(_), _, Some(_)) => Err(SqlError::new(
                 "42P01",
                 "a relation that the query reads was dropped meanwhile",

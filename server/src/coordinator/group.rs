@@ -56,6 +56,7 @@ impl Coordinator {
         };
         let somebody_waits = !self.quiet_work.is_empty()
             || !self.writes.is_empty()
+            || !self.awaited.is_empty()
             || self.joining.is_some()
             || self.upgrade.is_under_way()
             || self.stopping.is_some()

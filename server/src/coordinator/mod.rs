@@ -187,7 +187,7 @@ type AfterPublish = Box<dyn FnOnce(&mut Coordinator, &Arc<Published>) + Send>;
 struct EpochWork {
     epoch: Epoch,
     cut_at: Instant,
-    /// More input than fits into the epoch waited when it was cut.
+    /// A source had at least as much input waiting, when it was cut, as an epoch takes.
     behind: bool,
     commit: Commit,
     /// Deltas of followed collections.
@@ -471,8 +471,8 @@ impl Coordinator {
 
     /// How long the loop may sleep.
     fn patience(&self) -> Duration {
-        let takes = self.epoch_takes;
-        let inputs = self.sources.values().filter(|_| self.may_cut());
+        let (takes, may_cut) = (self.epoch_takes, self.may_cut());
+        let inputs = self.sources.values().filter(|_| may_cut);
         let inputs = inputs.filter_map(|s| s.due(takes));
         let due = inputs.chain(self.group_due()).min();
         due.map_or(TICK, |at| {

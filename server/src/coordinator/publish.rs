@@ -22,6 +22,7 @@ impl Coordinator {
             ..before.as_ref().clone()
         };
         let mut after = Vec::new();
+        let epochs: Vec<_> = group.iter().map(|work| work.epoch).collect();
         for work in group {
             for (collection, deltas) in work.deltas {
                 self.env.changes.push(collection, work.epoch, deltas);
@@ -30,13 +31,15 @@ impl Coordinator {
                 Arc::make_mut(&mut published.offsets).apply(work.offsets);
             }
             published.catalog = work.catalog.unwrap_or(published.catalog);
-            self.env.status.published(work.epoch);
             after.extend(work.after);
         }
         self.env.publisher.publish(published);
         self.epoch_takes = (self.epoch_takes * 7 + cut_at.elapsed()) / 8;
         self.upper_moved = std::time::Instant::now();
         let published: Arc<Published> = self.env.publisher.pin();
+        for epoch in epochs {
+            self.env.status.published(epoch);
+        }
         for after in after {
             after(self, &published);
         }

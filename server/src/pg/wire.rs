@@ -138,7 +138,7 @@ impl Guard {
             if asked.terminate || *shutdown.borrow() {
                 Some(terminated())
             } else if asked.cancels != known {
-                Some(cancelled())
+                Some(SqlError::cancelled())
             } else {
                 limit.is_some_and(over).then(out_of_time)
             }
@@ -169,15 +169,11 @@ impl Guard {
                 self.cancels = signals.cancels;
                 match signals.terminate {
                     true => Stop::Fatal(terminated()),
-                    false => Stop::Failed(cancelled()),
+                    false => Stop::Failed(SqlError::cancelled()),
                 }
             }
         }
     }
-}
-
-fn cancelled() -> SqlError {
-    SqlError::new("57014", "canceling statement due to user request")
 }
 
 fn out_of_time() -> SqlError {

@@ -32,16 +32,11 @@ pub(super) fn start(plan: QueryPlan, reader: Arc<dyn SnapshotReader>) -> ResultS
     let (sender, receiver) = mpsc::channel(BATCHES_AHEAD_MAX);
     let runtime = Handle::current();
     let wanted = sender.clone();
-    let ask: Ask = Arc::new(move || wanted.is_closed().then(cancelled));
+    let ask: Ask = Arc::new(move || wanted.is_closed().then(SqlError::cancelled));
     let thread = runtime.clone().spawn_blocking(move || {
         asking(&ask, || runtime.block_on(run(plan, reader, sender)));
     });
     unfold((receiver, Some(thread)), next).boxed()
-}
-
-/// The end of a statement whose client doesn't wait for it any more.
-fn cancelled() -> SqlError {
-    SqlError::new("57014", "canceling statement due to user request")
 }
 
 async fn run(plan: QueryPlan, reader: Arc<dyn SnapshotReader>, sender: mpsc::Sender<Batch>) {
