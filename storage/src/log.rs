@@ -80,14 +80,18 @@ impl LogScan {
                 self.next_block = 0;
                 continue;
             }
-            let block = run.block(self.next_block)?;
+            let blocks = [run.block(self.next_block)?];
             self.next_block += 1;
-            let kept = self.visible(&block, retracted)?;
-            let blocks = [block];
             let sources = Sources {
                 desc: &self.desc,
                 blocks: &blocks,
             };
+            if retracted.is_empty()
+                && let Some(batch) = sources.whole(self.at, &self.columns, &self.schema)?
+            {
+                return Ok(Some(batch));
+            }
+            let kept = self.visible(&blocks[0], retracted)?;
             for piece in kept.chunks(SCAN_ROWS_MAX) {
                 self.ready
                     .push_back(sources.batch(piece, &self.columns, &self.schema)?);

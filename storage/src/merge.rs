@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use tidemill_zset::Epoch;
 
 use crate::api::{ArrangementDesc, Result, RunBatch};
-use crate::block::{Block, Numbers};
+use crate::block::Block;
 use crate::order::{Entry, seek, sort_by_hash};
 use crate::resolve::{Mode, Sources};
 use crate::run::Run;
@@ -150,27 +150,15 @@ impl HashMerge {
         if block.hashes.last().is_some_and(|last| *last > self.until) {
             return Ok(None);
         }
-        let Numbers::All(diff @ 1..) = block.diffs else {
-            return Ok(None);
-        };
-        if block.newest > self.at {
-            return Ok(None);
-        }
         let sources = Sources {
             desc: &self.desc,
             blocks: std::slice::from_ref(block),
         };
-        let batch = RunBatch {
-            hashes: block.hashes.clone(),
-            rows: sources.whole(&self.columns, &self.schema)?,
-            diffs: vec![diff; block.rows].into(),
-            epochs: match &block.epochs {
-                Numbers::All(epoch) => vec![*epoch; block.rows].into(),
-                Numbers::Each(each) => each.clone(),
-            },
-        };
-        c.loaded.pop_front();
-        Ok(Some(batch))
+        let whole = sources.whole(self.at, &self.columns, &self.schema)?;
+        if whole.is_some() {
+            c.loaded.pop_front();
+        }
+        Ok(whole)
     }
 
     /// Reads blocks so that all rows up to the returned hash are loaded. `None`: nothing is left.

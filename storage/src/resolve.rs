@@ -14,7 +14,7 @@ use tidemill_zset::hash::hash_columns;
 
 use crate::api::{ArrangementDesc, ArrangementKind, Result, RunBatch, StoreError};
 use crate::batches::batch_of;
-use crate::block::Block;
+use crate::block::{Block, Numbers};
 use crate::order::Entry;
 use crate::rows::{Place, RowEqual};
 
@@ -140,11 +140,31 @@ impl Sources<'_> {
         })
     }
 
-    /// The given columns of the only block.
-    pub(crate) fn whole(&self, columns: &[usize], schema: &SchemaRef) -> Result<RecordBatch> {
+    /// The given columns of the only block as they are, if all of its rows are there as of `at`.
+    pub(crate) fn whole(
+        &self,
+        at: Epoch,
+        columns: &[usize],
+        schema: &SchemaRef,
+    ) -> Result<Option<RunBatch>> {
+        let block = &self.blocks[0];
+        let Numbers::All(diff @ 1..) = block.diffs else {
+            return Ok(None);
+        };
+        if block.newest > at {
+            return Ok(None);
+        }
         let arrays = columns.iter().map(|c| self.column(0, *c).cloned());
         let arrays = arrays.collect::<Result<Vec<_>>>()?;
-        record_batch(self.desc, schema, arrays, self.blocks[0].rows)
+        Ok(Some(RunBatch {
+            hashes: block.hashes.clone(),
+            rows: record_batch(self.desc, schema, arrays, block.rows)?,
+            diffs: vec![diff; block.rows].into(),
+            epochs: match &block.epochs {
+                Numbers::All(epoch) => vec![*epoch; block.rows].into(),
+                Numbers::Each(each) => each.clone(),
+            },
+        }))
     }
 
     /// All columns at `rows`.

@@ -37,26 +37,51 @@ pub(crate) fn write_changes(
     if batches.is_empty() {
         return Ok(());
     }
-    let rows = concat_rows(&desc.schema, &conformed.iter().collect::<Vec<_>>())
-        .map_err(|e| mismatch(desc, &e.to_string()))?;
+    if !is_sorted(desc.kind) {
+        return write_log(to, desc, epoch, &batches, &conformed);
+    }
+    let rows = one_batch(desc, &conformed)?;
     let diffs = all_diffs(&batches, rows.num_rows());
-    if is_sorted(desc.kind) {
-        write_sorted(to, desc, epoch, &batches, &rows, diffs)
-    } else {
-        let mut run = to.run(desc.clone(), false);
-        let step = block_rows(&rows);
-        for at in (0..rows.num_rows()).step_by(step) {
-            let len = step.min(rows.num_rows() - at);
+    write_sorted(to, desc, epoch, &batches, &rows, diffs)
+}
+
+fn one_batch(desc: &ArrangementDesc, batches: &[RecordBatch]) -> Result<RecordBatch> {
+    concat_rows(&desc.schema, &batches.iter().collect::<Vec<_>>())
+        .map_err(|e| mismatch(desc, &e.to_string()))
+}
+
+/// Rows as they come. Batches too small for a block are put together, others aren't copied.
+fn write_log(
+    to: &mut BundleWriter,
+    desc: &Arc<ArrangementDesc>,
+    epoch: Epoch,
+    changes: &[&ArrangementChange],
+    batches: &[RecordBatch],
+) -> Result<()> {
+    let mut run = to.run(desc.clone(), false);
+    let mut from = 0;
+    for until in 1..=batches.len() {
+        let pending = &batches[from..until];
+        let rows: usize = pending.iter().map(RecordBatch::num_rows).sum();
+        if rows < block_rows(&batches[from]) && until < batches.len() {
+            continue;
+        }
+        let together = one_batch(desc, pending)?;
+        let diffs = all_diffs(&changes[from..until], rows);
+        let step = rows.div_ceil(rows.div_ceil(block_rows(&together)));
+        for at in (0..rows).step_by(step) {
+            let len = step.min(rows - at);
             run.block(&BlockRows {
                 hashes: Vec::new().into(),
-                rows: &rows.slice(at, len),
+                rows: &together.slice(at, len),
                 diffs: diffs.slice(at, len),
                 epochs: Numbers::All(epoch),
             })?;
         }
-        run.finish(RunEnd::of(0, true));
-        Ok(())
+        from = until;
     }
+    run.finish(RunEnd::of(0, true));
+    Ok(())
 }
 
 fn write_sorted(

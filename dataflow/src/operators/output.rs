@@ -14,7 +14,7 @@ use crate::operator::{Operator, Output};
 /// See the module. Emits only from `finish`.
 pub struct OutputRows {
     schema: SchemaRef,
-    /// Where the rows are stored as an `Add` arrangement keyed by the whole row.
+    /// Where the rows are stored: as a log, or in an `Add` arrangement keyed by the whole row.
     arrangement: Option<ArrangementId>,
     /// Whether somebody wants the rows.
     demand: Rc<Cell<bool>>,

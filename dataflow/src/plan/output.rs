@@ -19,7 +19,7 @@ pub enum OutputStorage {
         /// [`Op::Map`]s to apply to them, in order; see [`apply_maps`].
         maps: Vec<Op>,
     },
-    /// An `Add` arrangement of its own, keyed by the whole row.
+    /// An arrangement of its own: a log, or `Add`, keyed by the whole row.
     Own,
 }
 

@@ -175,9 +175,20 @@ pub fn output_desc(id: ArrangementId, schema: &arrow::datatypes::SchemaRef) -> A
     }
 }
 
-/// The arrangement of the output of a view or an index.
+/// The arrangement of the output of a view or an index. Rows that only come, and that nobody can look for by a key, are a
+/// log: they are written as they come.
 pub fn stored_desc(id: ArrangementId, object: &Object) -> ArrangementDesc {
     match &object.detail {
+        Detail::MaterializedView {
+            append_only: true,
+            unique: None,
+            ..
+        } => ArrangementDesc {
+            id,
+            kind: ArrangementKind::Log,
+            schema: object.columns.clone(),
+            key_columns: 0,
+        },
         Detail::Index { plan, columns, .. } => ArrangementDesc {
             id,
             kind: ArrangementKind::Ordered,

@@ -346,6 +346,14 @@ impl Coordinator {
         self.start_sources().map_err(RecoverError::Start)
     }
 
+    /// The arrangement of the output as it is, which an older version may have made as another kind.
+    fn as_stored(&self, rows: ArrangementId, object: &Object) -> ArrangementDesc {
+        match self.env.store.version().arrangement(rows) {
+            Some(stored) => stored.desc().clone(),
+            None => stored_desc(rows, object),
+        }
+    }
+
     /// Installs the dataflow of a view or an index over its stored state.
     pub(super) fn resume_view(&mut self, object: &Arc<Object>) {
         let (Detail::MaterializedView { plan, .. } | Detail::Index { plan, .. }) = &object.detail
@@ -369,7 +377,7 @@ impl Coordinator {
                 .map(handle)
                 .collect(),
             collection: ids.collection,
-            output_state: ids.rows.map(|rows| handle(stored_desc(rows, object))),
+            output_state: ids.rows.map(|rows| handle(self.as_stored(rows, object))),
             fresh: false,
             scope: Scope::Live,
             // After an upgrade sinks and subscriptions are there already.

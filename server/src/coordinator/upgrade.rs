@@ -21,7 +21,7 @@ use tidemill_zset::hash::{hash_columns, mix};
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 
 use super::backfill::{BuildThread, Built};
-use super::build::{Build, LiveReader, output_desc, state_descs};
+use super::build::{Build, LiveReader, state_descs, stored_desc};
 use super::stale::{Stale, parts};
 use super::{Coordinator, Message};
 use crate::catalog::record::{NEXT_ID_KEY, Output, State, object_key, put, rebuild_key};
@@ -147,7 +147,7 @@ impl Coordinator {
             .map(|i| states[*i].clone())
             .collect();
         let mut create = state_descs(&parts.remainder.plan, &fresh);
-        let output = rows.map(|rows| output_desc(rows, &object.columns));
+        let output = rows.map(|rows| stored_desc(rows, &object));
         self.launch_rebuild(
             &object,
             &parts.remainder,
