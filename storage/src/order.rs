@@ -17,59 +17,73 @@ const BUCKETS_MAX_BITS: u32 = 16;
 
 /// Sorts by hash, keeping the order of entries with equal hashes.
 pub(crate) fn sort_by_hash(entries: &mut Vec<Entry>) {
-    let n = entries.len();
-    if entries.windows(2).all(|w| w[0].hash <= w[1].hash) {
-        return;
-    }
-    if n <= SMALL {
-        entries.sort_by_key(|e| e.hash);
-        return;
-    }
-    let (mut low, mut high) = (u64::MAX, 0);
-    for e in entries.iter() {
-        low = low.min(e.hash);
-        high = high.max(e.hash);
-    }
-    let bits = (usize::BITS - n.leading_zeros()).clamp(4, BUCKETS_MAX_BITS);
-    let span_bits = u64::BITS - (high - low).leading_zeros();
-    let shift = span_bits.saturating_sub(bits);
-    let bucket = |hash: u64| ((hash - low) >> shift) as usize;
-    let mut starts = vec![0u32; (1usize << bits) + 1];
-    for e in entries.iter() {
-        starts[bucket(e.hash) + 1] += 1;
-    }
-    for i in 1..starts.len() {
-        starts[i] += starts[i - 1];
-    }
-    let mut out = vec![
-        Entry {
+    Sorter::default().sort(entries);
+}
+
+/// [`sort_by_hash`] with memory that is used again.
+#[derive(Default)]
+pub(crate) struct Sorter {
+    starts: Vec<u32>,
+    out: Vec<Entry>,
+}
+
+impl Sorter {
+    pub(crate) fn sort(&mut self, entries: &mut Vec<Entry>) {
+        let n = entries.len();
+        if entries.windows(2).all(|w| w[0].hash <= w[1].hash) {
+            return;
+        }
+        if n <= SMALL {
+            entries.sort_by_key(|e| e.hash);
+            return;
+        }
+        let (mut low, mut high) = (u64::MAX, 0);
+        for e in entries.iter() {
+            low = low.min(e.hash);
+            high = high.max(e.hash);
+        }
+        let bits = (usize::BITS - n.leading_zeros()).clamp(4, BUCKETS_MAX_BITS);
+        let span_bits = u64::BITS - (high - low).leading_zeros();
+        let shift = span_bits.saturating_sub(bits);
+        let bucket = |hash: u64| ((hash - low) >> shift) as usize;
+        let Sorter { starts, out } = self;
+        starts.clear();
+        starts.resize((1 << bits) + 1, 0);
+        for e in entries.iter() {
+            starts[bucket(e.hash) + 1] += 1;
+        }
+        for i in 1..starts.len() {
+            starts[i] += starts[i - 1];
+        }
+        // What was in it before is written over.
+        let nothing = Entry {
             hash: 0,
             source: 0,
-            row: 0
+            row: 0,
         };
-        n
-    ];
-    for e in entries.iter() {
-        let at = &mut starts[bucket(e.hash)];
-        out[*at as usize] = *e;
-        *at += 1;
-    }
-    // After the scatter `starts[b]` is the end of bucket `b`.
-    let mut from = 0usize;
-    for end in starts.iter().take(1usize << bits) {
-        let end = *end as usize;
-        match end - from {
-            0 | 1 => {}
-            2 => {
-                if out[from].hash > out[from + 1].hash {
-                    out.swap(from, from + 1);
-                }
-            }
-            _ => out[from..end].sort_by_key(|e| e.hash),
+        out.resize(n, nothing);
+        for e in entries.iter() {
+            let at = &mut starts[bucket(e.hash)];
+            out[*at as usize] = *e;
+            *at += 1;
         }
-        from = end;
+        // After the scatter `starts[b]` is the end of bucket `b`.
+        let mut from = 0usize;
+        for end in starts.iter().take(1 << bits) {
+            let end = *end as usize;
+            match end - from {
+                0 | 1 => {}
+                2 => {
+                    if out[from].hash > out[from + 1].hash {
+                        out.swap(from, from + 1);
+                    }
+                }
+                _ => out[from..end].sort_by_key(|e| e.hash),
+            }
+            from = end;
+        }
+        std::mem::swap(entries, out);
     }
-    *entries = out;
 }
 
 /// The first position at or after `from` in the ascending `hashes` whose hash is at least `hash`,
@@ -96,6 +110,7 @@ mod tests {
         let seed = 7;
         println!("seed {seed}");
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let mut sorter = Sorter::default();
         for round in 0..200 {
             let n = rng.random_range(0..3000);
             let spread: u64 = match round % 4 {
@@ -114,7 +129,7 @@ mod tests {
                 .collect();
             let mut expected = entries.clone();
             expected.sort_by_key(|e| e.hash);
-            sort_by_hash(&mut entries);
+            sorter.sort(&mut entries);
             assert_eq!(entries, expected);
         }
     }

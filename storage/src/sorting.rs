@@ -1,5 +1,6 @@
 //! From the unsorted changes of one arrangement in one epoch to a run in a bundle.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
@@ -14,10 +15,16 @@ use crate::batches::{concat_rows, conform};
 use crate::block::{BlockRows, Numbers};
 use crate::bundle::{BundleWriter, RunEnd, is_sorted};
 use crate::options::{BLOCK_BYTES_TARGET, BLOCK_ROWS_MAX};
-use crate::order::{Entry, sort_by_hash};
+use crate::order::{Entry, Sorter};
 
 /// What an entry takes beside its row: hash and diff, and its share of headers.
 const ENTRY_BYTES: usize = 18;
+
+/// A change that holds rows, which have the schema of the arrangement.
+struct Part<'a> {
+    change: &'a ArrangementChange,
+    rows: RecordBatch,
+}
 
 /// Writes `changes` as a run of `desc`. Writes nothing if they hold no row.
 pub(crate) fn write_changes(
@@ -26,28 +33,27 @@ pub(crate) fn write_changes(
     epoch: Epoch,
     changes: &[ArrangementChange],
 ) -> Result<()> {
-    let mut batches = Vec::with_capacity(changes.len());
-    let mut conformed = Vec::with_capacity(changes.len());
-    for c in changes.iter().filter(|c| !c.delta.is_empty()) {
-        check(desc, c)?;
-        let rows = conform(&desc.schema, &c.delta.rows);
-        conformed.push(rows.map_err(|e| mismatch(desc, &e.to_string()))?);
-        batches.push(c);
+    let mut parts = Vec::with_capacity(changes.len());
+    for change in changes.iter().filter(|c| !c.delta.is_empty()) {
+        check(desc, change)?;
+        let rows = conform(&desc.schema, &change.delta.rows);
+        let rows = rows.map_err(|e| mismatch(desc, &e.to_string()))?;
+        parts.push(Part { change, rows });
     }
-    if batches.is_empty() {
+    if parts.is_empty() {
         return Ok(());
     }
-    if !is_sorted(desc.kind) {
-        return write_log(to, desc, epoch, &batches, &conformed);
+    if is_sorted(desc.kind) {
+        SPACE.with_borrow_mut(|space| write_sorted(to, desc, epoch, &parts, space))
+    } else {
+        write_log(to, desc, epoch, &parts)
     }
-    let rows = one_batch(desc, &conformed)?;
-    let diffs = all_diffs(&batches, rows.num_rows());
-    write_sorted(to, desc, epoch, &batches, &rows, diffs)
 }
 
-fn one_batch(desc: &ArrangementDesc, batches: &[RecordBatch]) -> Result<RecordBatch> {
-    concat_rows(&desc.schema, &batches.iter().collect::<Vec<_>>())
-        .map_err(|e| mismatch(desc, &e.to_string()))
+/// The rows of all parts, one part after the other.
+fn together(desc: &ArrangementDesc, parts: &[Part<'_>]) -> Result<RecordBatch> {
+    let batches: Vec<&RecordBatch> = parts.iter().map(|p| &p.rows).collect();
+    concat_rows(&desc.schema, &batches).map_err(|e| mismatch(desc, &e.to_string()))
 }
 
 /// Rows as they come. Batches too small for a block are put together, others aren't copied.
@@ -55,19 +61,18 @@ fn write_log(
     to: &mut BundleWriter,
     desc: &Arc<ArrangementDesc>,
     epoch: Epoch,
-    changes: &[&ArrangementChange],
-    batches: &[RecordBatch],
+    parts: &[Part<'_>],
 ) -> Result<()> {
     let mut run = to.run(desc.clone(), false);
     let mut from = 0;
-    for until in 1..=batches.len() {
-        let pending = &batches[from..until];
-        let rows: usize = pending.iter().map(RecordBatch::num_rows).sum();
-        if rows < block_rows(&batches[from]) && until < batches.len() {
+    for until in 1..=parts.len() {
+        let pending = &parts[from..until];
+        let rows: usize = pending.iter().map(|p| p.rows.num_rows()).sum();
+        if rows < block_rows(&parts[from].rows) && until < parts.len() {
             continue;
         }
-        let together = one_batch(desc, pending)?;
-        let diffs = all_diffs(&changes[from..until], rows);
+        let together = together(desc, pending)?;
+        let diffs = all_diffs(pending, rows);
         let step = rows.div_ceil(rows.div_ceil(block_rows(&together)));
         for at in (0..rows).step_by(step) {
             let len = step.min(rows - at);
@@ -84,23 +89,41 @@ fn write_log(
     Ok(())
 }
 
+thread_local! {
+    /// What sorting takes, kept for the next epoch: fresh memory has to be cleared by the system first, page by page.
+    static SPACE: RefCell<Space> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Space {
+    entries: Vec<Entry>,
+    sorter: Sorter,
+}
+
+/// Entries for which space is kept, of 16 bytes each, twice.
+const SPACE_ENTRIES_MAX: usize = 128 * 1024;
+
 fn write_sorted(
     to: &mut BundleWriter,
     desc: &Arc<ArrangementDesc>,
     epoch: Epoch,
-    changes: &[&ArrangementChange],
-    rows: &RecordBatch,
-    diffs: Numbers,
+    parts: &[Part<'_>],
+    space: &mut Space,
 ) -> Result<()> {
-    let entries = sorted_entries(desc, changes, rows);
+    put_entries(desc, parts, &mut space.entries);
+    space.sorter.sort(&mut space.entries);
+    let entries = &space.entries;
     let distinct = entries.windows(2).all(|w| w[0].hash != w[1].hash);
-    to.reserve(rows.num_rows() * (row_bytes(rows) + ENTRY_BYTES));
+    // One batch first: gathering from many by turns takes twice as long.
+    let rows = together(desc, parts)?;
+    let diffs = all_diffs(parts, rows.num_rows());
+    to.reserve(batch_bytes(&rows) + entries.len() * ENTRY_BYTES);
     let mut run = to.run(desc.clone(), false);
     // Block by block: what is gathered stays small, and its memory is used again for the next.
-    for block in entries.chunks(block_rows(rows)) {
+    for block in entries.chunks(block_rows(&rows)) {
         let indices: UInt32Array = block.iter().map(|e| e.row).collect::<Vec<_>>().into();
         let sorted =
-            take_record_batch(rows, &indices).map_err(|e| mismatch(desc, &e.to_string()))?;
+            take_record_batch(&rows, &indices).map_err(|e| mismatch(desc, &e.to_string()))?;
         run.block(&BlockRows {
             hashes: block.iter().map(|e| e.hash).collect::<Vec<_>>().into(),
             rows: &sorted,
@@ -115,24 +138,25 @@ fn write_sorted(
         })?;
     }
     run.finish(RunEnd::of(0, distinct));
+    if space.entries.capacity() > SPACE_ENTRIES_MAX {
+        *space = Space::default();
+    }
     Ok(())
 }
 
-fn sorted_entries(
-    desc: &ArrangementDesc,
-    changes: &[&ArrangementChange],
-    rows: &RecordBatch,
-) -> Vec<Entry> {
-    let mut entries = Vec::with_capacity(rows.num_rows());
-    for c in changes {
+/// An entry for each row of `parts`, as if they were one batch.
+fn put_entries(desc: &ArrangementDesc, parts: &[Part<'_>], entries: &mut Vec<Entry>) {
+    entries.clear();
+    entries.reserve(parts.iter().map(|p| p.rows.num_rows()).sum());
+    for part in parts {
         let computed;
-        let hashes = match c.hashes.is_empty() {
+        let hashes = match part.change.hashes.is_empty() {
             true => {
-                let keys = &c.delta.rows.columns()[..desc.key_columns];
-                computed = desc.key_hashes(keys, c.delta.len());
+                let keys = &part.rows.columns()[..desc.key_columns];
+                computed = desc.key_hashes(keys, part.rows.num_rows());
                 &computed
             }
-            false => &c.hashes,
+            false => &part.change.hashes,
         };
         let base = entries.len();
         entries.extend(hashes.iter().enumerate().map(|(i, hash)| Entry {
@@ -141,18 +165,20 @@ fn sorted_entries(
             row: (base + i) as u32,
         }));
     }
-    sort_by_hash(&mut entries);
-    entries
 }
 
-fn all_diffs(changes: &[&ArrangementChange], rows: usize) -> Numbers {
-    if changes.iter().all(|c| matches!(c.delta.diffs, Diffs::Ones)) {
+fn is_ones(part: &Part<'_>) -> bool {
+    matches!(part.change.delta.diffs, Diffs::Ones)
+}
+
+fn all_diffs(parts: &[Part<'_>], rows: usize) -> Numbers {
+    if parts.iter().all(is_ones) {
         return Numbers::All(1);
     }
     let mut all = Vec::with_capacity(rows);
-    for c in changes {
-        match &c.delta.diffs {
-            Diffs::Ones => all.resize(all.len() + c.delta.len(), 1),
+    for delta in parts.iter().map(|p| &p.change.delta) {
+        match &delta.diffs {
+            Diffs::Ones => all.resize(all.len() + delta.len(), 1),
             Diffs::Each(each) => all.extend_from_slice(each),
         }
     }
@@ -186,13 +212,16 @@ fn check(desc: &ArrangementDesc, c: &ArrangementChange) -> Result<()> {
 
 /// How many rows make a block of about [`BLOCK_BYTES_TARGET`], judged by the average row.
 pub(crate) fn block_rows(rows: &RecordBatch) -> usize {
-    (BLOCK_BYTES_TARGET / row_bytes(rows).max(1)).clamp(1, BLOCK_ROWS_MAX)
+    let row_bytes = batch_bytes(rows).div_ceil(rows.num_rows().max(1));
+    (BLOCK_BYTES_TARGET / row_bytes.max(1)).clamp(1, BLOCK_ROWS_MAX)
 }
 
-/// Bytes of the average row.
-fn row_bytes(rows: &RecordBatch) -> usize {
-    let columns = rows.columns().iter().map(|c| column_bytes(c.as_ref()));
-    columns.sum::<usize>().div_ceil(rows.num_rows().max(1))
+/// About how many bytes the values of all rows take.
+fn batch_bytes(rows: &RecordBatch) -> usize {
+    rows.columns()
+        .iter()
+        .map(|c| column_bytes(c.as_ref()))
+        .sum()
 }
 
 /// About how many bytes the values of a column take, without what they share with others.

@@ -52,15 +52,23 @@ pub fn skip_space(bytes: &[u8], mut at: usize) -> usize {
 }
 
 /// Scans the value that begins at `at` (no space before it) and returns where it ends.
-pub fn skip_value(bytes: &[u8], mut at: usize, met: &mut Met) -> Result<usize, JsonError> {
+pub fn skip_value(bytes: &[u8], at: usize, met: &mut Met) -> Result<usize, JsonError> {
+    scan_value(bytes, at, met, &mut |_, _| {})
+}
+
+/// The same, and tells where each scalar in it begins and ends, which keys aren't.
+pub fn scan_value(
+    bytes: &[u8],
+    mut at: usize,
+    met: &mut Met,
+    scalar: &mut impl FnMut(usize, usize),
+) -> Result<usize, JsonError> {
     // Bit 0 is the innermost level: 1 an object, 0 an array.
     let mut levels = 0u128;
     let mut depth = 0u32;
     loop {
         // A value begins here.
         match bytes.get(at) {
-            None => return Err(JsonError::End),
-            Some(b'"') => at = skip_string(bytes, at, met)?,
             Some(open @ (b'{' | b'[')) => {
                 if depth == DEPTH_MAX {
                     return Err(JsonError::Depth);
@@ -82,11 +90,11 @@ pub fn skip_value(bytes: &[u8], mut at: usize, met: &mut Met) -> Result<usize, J
                     (_, false) => continue,
                 }
             }
-            Some(b'-' | b'0'..=b'9') => at = skip_number(bytes, at)?,
-            Some(b't') => at = skip_word(bytes, at, b"true")?,
-            Some(b'f') => at = skip_word(bytes, at, b"false")?,
-            Some(b'n') => at = skip_word(bytes, at, b"null")?,
-            Some(_) => return Err(JsonError::Token(at)),
+            _ => {
+                let end = skip_scalar(bytes, at, met)?;
+                scalar(at, end);
+                at = end;
+            }
         }
         // A value has ended here: what follows depends on what it was in.
         loop {
@@ -114,6 +122,20 @@ pub fn skip_value(bytes: &[u8], mut at: usize, met: &mut Met) -> Result<usize, J
                 _ => return Err(JsonError::Token(at)),
             }
         }
+    }
+}
+
+/// Scans the string, number or word at `at`.
+#[inline]
+pub fn skip_scalar(bytes: &[u8], at: usize, met: &mut Met) -> Result<usize, JsonError> {
+    match bytes.get(at) {
+        None => Err(JsonError::End),
+        Some(b'"') => skip_string(bytes, at, met),
+        Some(b'-' | b'0'..=b'9') => skip_number(bytes, at),
+        Some(b't') => skip_word(bytes, at, b"true"),
+        Some(b'f') => skip_word(bytes, at, b"false"),
+        Some(b'n') => skip_word(bytes, at, b"null"),
+        Some(_) => Err(JsonError::Token(at)),
     }
 }
 

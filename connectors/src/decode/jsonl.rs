@@ -8,6 +8,7 @@ use memchr::memchr;
 
 use super::field::Field;
 use super::json::{self, JsonError, Met};
+use super::shape::{Member, Shape};
 use super::{End, Rows};
 
 /// What a column does with a JSON value.
@@ -25,12 +26,20 @@ pub enum Wants {
 pub struct JsonlSplitter {
     names: Vec<String>,
     wants: Vec<Wants>,
+    shape: Shape,
+    /// The columns' values in the line at hand.
+    members: Vec<Member>,
 }
 
 impl JsonlSplitter {
     /// For objects whose keys `names` are wanted.
     pub fn new(names: Vec<String>, wants: Vec<Wants>) -> Self {
-        JsonlSplitter { names, wants }
+        JsonlSplitter {
+            names,
+            wants,
+            shape: Shape::default(),
+            members: Vec::new(),
+        }
     }
 
     /// Adds complete lines from `at` until `rows` is full; returns where it stopped.
@@ -48,7 +57,7 @@ impl JsonlSplitter {
         at
     }
 
-    fn line(&self, bytes: &[u8], at: usize, end: usize, rows: &mut Rows) {
+    fn line(&mut self, bytes: &[u8], at: usize, end: usize, rows: &mut Rows) {
         let line = &bytes[..end];
         let start = json::skip_space(line, at);
         if start == end || (rows.dirty && !rows.check_text(bytes, at, end)) {
@@ -60,7 +69,11 @@ impl JsonlSplitter {
         }
         let side = rows.side.len();
         rows.block.open_row().fill(Field::NULL);
-        match self.object(line, start, rows) {
+        let found = match self.shape.find(line, start, &mut self.members) {
+            true => Ok(()),
+            false => self.object(line, start),
+        };
+        match found.and_then(|()| self.fields(line, rows)) {
             Ok(()) => rows.block.close_row(at, end, rows.line),
             Err(e) => {
                 rows.side.truncate(side);
@@ -69,13 +82,23 @@ impl JsonlSplitter {
         }
     }
 
-    /// The object at `at`, which must be all there is on the line.
-    fn object(&self, line: &[u8], at: usize, rows: &mut Rows) -> Result<(), JsonError> {
+    /// The open row's fields.
+    #[inline]
+    fn fields(&self, line: &[u8], rows: &mut Rows) -> Result<(), JsonError> {
+        for m in &self.members {
+            rows.block.open_row()[m.column] = value(line, m, self.wants[m.column], &mut rows.side)?;
+        }
+        Ok(())
+    }
+
+    /// Finds the members of the object at `at`, which must be all there is on the line.
+    fn object(&mut self, line: &[u8], at: usize) -> Result<(), JsonError> {
         if line[at] != b'{' {
             // Whatever else it is, it isn't a row; but tell broken JSON from a wrong kind of value.
             let end = json::skip_value(line, at, &mut Met::default())?;
             return Err(JsonError::Token(if end == line.len() { at } else { end }));
         }
+        let begin = at;
         let mut at = json::skip_space(line, at + 1);
         let mut expected = 0;
         if line.get(at) == Some(&b'}') {
@@ -96,17 +119,27 @@ impl JsonlSplitter {
             let mut met = Met::default();
             at = json::skip_value(line, start, &mut met)?;
             if let Some(column) = column {
-                rows.block.open_row()[column] =
-                    value(line, start, at, met, self.wants[column], &mut rows.side)?;
+                let end = at;
+                self.members.push(Member {
+                    column,
+                    start,
+                    end,
+                    met,
+                });
                 expected = column + 1;
             }
             at = json::skip_space(line, at);
             match line.get(at) {
                 Some(b',') => at = json::skip_space(line, at + 1),
-                Some(b'}') => return only_space(line, at + 1),
+                Some(b'}') => break,
                 _ => return Err(unexpected(line, at)),
             }
         }
+        only_space(line, at + 1)?;
+        if self.shape.learns() {
+            self.shape.learn(line, begin, at + 1, &self.members);
+        }
+        Ok(())
     }
 
     /// The column of a key; most lines have their keys in the order of the columns.
@@ -133,16 +166,17 @@ impl JsonlSplitter {
     }
 }
 
-/// The field that a column gets from the value `start..end`.
+/// The field that a column gets from its value.
 #[inline]
 fn value(
     line: &[u8],
-    start: usize,
-    end: usize,
-    met: Met,
+    member: &Member,
     wants: Wants,
     side: &mut Vec<u8>,
 ) -> Result<Field, JsonError> {
+    let Member {
+        start, end, met, ..
+    } = *member;
     let text = &line[start..end];
     if text == b"null" {
         return Ok(Field::NULL);

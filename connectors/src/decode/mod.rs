@@ -11,6 +11,7 @@ pub mod field;
 pub mod json;
 pub mod jsonl;
 pub mod marks;
+mod shape;
 pub mod views;
 
 use std::sync::Arc;

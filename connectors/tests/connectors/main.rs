@@ -11,4 +11,5 @@ mod packed;
 mod queue;
 mod random;
 mod reading_again;
+mod shapes;
 mod sinks;
