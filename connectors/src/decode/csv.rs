@@ -125,6 +125,11 @@ impl CsvSplitter {
         let width = self.order.len();
         let plain_null = self.format.null.is_empty();
         'record: while !rows.is_full() {
+            if plain_null && let Some((field_end, next)) = self.plain(bytes, at, rows) {
+                self.close(bytes, at, field_end, width, 1, rows);
+                at = next;
+                continue;
+            }
             let (mut field, mut column) = (at, 0);
             loop {
                 let Some(mark) = self.marks.next(bytes) else {
@@ -172,6 +177,35 @@ impl CsvSplitter {
             }
         }
         at
+    }
+
+    /// The fields of a record without quotes that has as many as it should and whose line is complete: its end and where the
+    /// next one starts. `None`: it may be another kind, nothing is decided. Nothing in it but its length depends on a branch.
+    #[inline]
+    fn plain(&mut self, bytes: &[u8], at: usize, rows: &mut Rows) -> Option<(usize, usize)> {
+        let width = self.order.len();
+        let marks = self.marks.ahead(bytes, width);
+        let (line_end, delimiters) = marks.split_last().filter(|_| marks.len() == width)?;
+        let mut end = *line_end as usize;
+        let next = end + 1;
+        let (last, others) = self.order.split_last()?;
+        let row = rows.block.open_row();
+        let mut field = at as u32;
+        let mut plain = bytes[end] == b'\n';
+        for (column, mark) in others.iter().zip(delimiters) {
+            plain &= bytes[*mark as usize] == self.format.delimiter;
+            row[*column] = Field::of_text(field, *mark);
+            field = mark + 1;
+        }
+        if !plain {
+            return None;
+        }
+        if end > field as usize && bytes[end - 1] == b'\r' {
+            end -= 1;
+        }
+        row[*last] = Field::of_text(field, end as u32);
+        self.marks.pass(width);
+        Some((end, next))
     }
 
     /// The next call goes on at `at`: marks of an incomplete record will be needed again.

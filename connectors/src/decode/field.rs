@@ -35,6 +35,15 @@ impl Field {
         }
     }
 
+    /// Bytes `start..end` of the chunk; NULL if there are none.
+    #[inline]
+    pub fn of_text(start: u32, end: u32) -> Field {
+        Field {
+            start: if start == end { u32::MAX } else { start },
+            len: end - start,
+        }
+    }
+
     /// Bytes `start..end` of the side buffer.
     #[inline]
     pub fn side(start: usize, end: usize) -> Field {

@@ -59,6 +59,26 @@ impl Marks {
         Some(p as usize)
     }
 
+    /// The next `n` positions, fewer if there are no more or if `n` is more than are kept at once. They stay the next ones until
+    /// [`pass`](Self::pass) says otherwise. `bytes` as in [`next`](Self::next).
+    #[inline]
+    pub fn ahead(&mut self, bytes: &[u8], n: usize) -> &[u32] {
+        if self.len - self.next < n {
+            self.positions.copy_within(self.next..self.len, 0);
+            self.len -= self.next;
+            self.next = 0;
+            self.find(bytes);
+        }
+        let until = self.len.min(self.next + n);
+        &self.positions[self.next..until]
+    }
+
+    /// Passes over the next `n` positions, which [`ahead`](Self::ahead) gave.
+    #[inline]
+    pub fn pass(&mut self, n: usize) {
+        self.next += n;
+    }
+
     fn refill(&mut self, bytes: &[u8]) -> bool {
         self.len = 0;
         self.next = 0;
@@ -201,6 +221,20 @@ mod tests {
             marks.seek(0);
             let got: Vec<usize> = std::iter::from_fn(|| marks.next(&bytes)).collect();
             assert_eq!(got, want, "length {len}");
+            marks.seek(0);
+            let mut got: Vec<usize> = Vec::new();
+            loop {
+                let n = 1 + got.len() % 9;
+                let ahead = marks.ahead(&bytes, n).to_vec();
+                assert_eq!(ahead, marks.ahead(&bytes, n));
+                got.extend(ahead.iter().map(|p| *p as usize));
+                marks.pass(ahead.len());
+                if ahead.len() < n {
+                    break;
+                }
+                got.extend(marks.next(&bytes));
+            }
+            assert_eq!(got, want, "several at once, length {len}");
             marks.seek(0);
             marks.next(&bytes);
             marks.skip_to(len / 2);
