@@ -17,6 +17,9 @@ use super::join_rows::{BLOCK_ROWS, NIL, RowStore, batch_of, comparator};
 /// Hashes that are looked up together.
 const LOOKUPS: usize = 64;
 
+/// Buckets of small tables: few enough for the first-level cache, so many that a hash which isn't there mostly finds an empty one.
+const BUCKETS_MIN: usize = 4096;
+
 /// What is known of one key.
 #[derive(Clone, Debug)]
 pub struct Slot<const N: usize> {
@@ -272,6 +275,7 @@ impl Buckets {
     /// Makes room for [`LOOKUPS`] more than `slots`, at most half full.
     fn reserve<const N: usize>(&mut self, slots: &[Slot<N>]) {
         let wanted = (2 * (slots.len() + LOOKUPS)).next_power_of_two();
+        let wanted = wanted.max(BUCKETS_MIN);
         if wanted <= self.slots.len() {
             return;
         }
