@@ -1,5 +1,9 @@
-//! DataFusion's physical optimiser, with three repairs.
+//! DataFusion's physical optimiser, with repairs.
 //!
+//! * Its rule that pushes filters down finds their columns by name, and takes a column of a join's other side that is called the same.
+//!   The logical optimiser has brought them down already, so the rule is left out.
+//! * A column that is constant on the side of an outer join that can be NULL, or below grouping sets, isn't constant above; a sort
+//!   by it would be left out. So such an input is put behind a node that says nothing of its rows.
 //! * Its rule that pushes projections down takes a projection above a filter that already chooses columns for one above the
 //!   filter's input: columns of the same name are then mistaken for each other. So filters don't choose columns when it begins.
 //! * A sort that it pushes below a union is lost where a column is another constant in each part, or when joins are in between.
@@ -16,18 +20,20 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::execution_plan::{
     Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
 };
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
+use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
 };
-use datafusion_common::Result;
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion_common::{JoinType, Result};
 use datafusion_physical_expr::expressions::Column;
 use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr, conjunction, split_conjunction};
 use futures::{StreamExt, TryStreamExt};
@@ -40,11 +46,13 @@ type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 /// The rules for all plans.
 pub(crate) fn rules() -> Vec<Rule> {
     let rules = PhysicalOptimizer::new().rules.into_iter();
+    let rules = rules.filter(|rule| !rule.name().starts_with("FilterPushdown"));
     let rules = rules.map(|rule| match rule.name() {
         "ProjectionPushdown" => Arc::new(ProjectionsDown(rule)) as Rule,
         _ => rule,
     });
-    std::iter::once(Arc::new(Unions) as Rule)
+    [Arc::new(Unions) as Rule, Arc::new(Constants)]
+        .into_iter()
         .chain(rules)
         .chain([Arc::new(FallibleLast) as Rule])
         .collect()
@@ -192,6 +200,62 @@ impl PhysicalOptimizerRule for Unions {
     fn schema_check(&self) -> bool {
         true
     }
+}
+
+/// Hides what is known of rows from those above for whom it doesn't hold.
+#[derive(Debug)]
+struct Constants;
+
+impl PhysicalOptimizerRule for Constants {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = plan.change_up(&mut |node| {
+            let doubtful = doubtful_inputs(&node);
+            let mut inputs: Vec<_> = node.children().into_iter().cloned().collect();
+            let mut hidden = false;
+            for (input, doubtful) in inputs.iter_mut().zip(doubtful) {
+                let known = input.properties().eq_properties.eq_group();
+                if doubtful && known.iter().next().is_some() {
+                    *input = Arc::new(ConcatExec::new(vec![input.clone()], input.schema()));
+                    hidden = true;
+                }
+            }
+            Ok(match hidden {
+                true => {
+                    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+                    Transformed::yes(node.replace_children(inputs, options)?)
+                }
+                false => Transformed::no(node),
+            })
+        })?;
+        Ok(plan.data)
+    }
+
+    fn name(&self) -> &str {
+        "Constants"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// Of a node's inputs, those whose columns can be NULL above though they aren't below.
+fn doubtful_inputs(node: &Arc<dyn ExecutionPlan>) -> Vec<bool> {
+    let join = node.downcast_ref::<HashJoinExec>();
+    let join = join.map(|j| *j.join_type());
+    let loops = node.downcast_ref::<NestedLoopJoinExec>();
+    if let Some(kind) = join.or_else(|| loops.map(|j| *j.join_type())) {
+        let left = matches!(kind, JoinType::Right | JoinType::Full);
+        let right = matches!(kind, JoinType::Left | JoinType::Full);
+        return vec![left, right];
+    }
+    let sets = node.downcast_ref::<AggregateExec>();
+    let sets = sets.is_some_and(|a| !a.group_expr().is_single());
+    vec![sets; node.children().len()]
 }
 
 /// The rows of its inputs, one input after the other.

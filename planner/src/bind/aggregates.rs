@@ -8,7 +8,7 @@ use arrow::datatypes::DataType;
 use datafusion::functions_aggregate as agg;
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Column, ScalarValue};
-use datafusion_expr::expr::{AggregateFunction, Sort};
+use datafusion_expr::expr::{AggregateFunction, Case, Sort};
 use datafusion_expr::{AggregateUDF, Expr};
 use sqlparser::ast::{
     self, DuplicateTreatment, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
@@ -26,6 +26,7 @@ use crate::error::{Result, SqlError};
 use crate::functions::aggregate as own;
 use crate::functions::distinct_list::distinct_list;
 use crate::functions::moments;
+use crate::functions::shared::can_fail_anywhere;
 use crate::tree::Tree;
 
 /// Names of aggregate functions.
@@ -347,6 +348,7 @@ impl Binder<'_> {
             });
             r.args.truncate(1);
             r.args.push(key);
+            guard(&filter, r.args.iter_mut());
             return Ok((r, false, filter, vec![]));
         }
         if r.ordered && order.is_empty() {
@@ -366,6 +368,8 @@ impl Binder<'_> {
         }
         let distinct =
             distinct && !matches!(name, "min" | "max" | "bool_and" | "bool_or" | "every");
+        let keys = order.iter_mut().map(|s| &mut s.expr);
+        guard(&filter, r.args.iter_mut().chain(keys));
         Ok((r, distinct, filter, order))
     }
 
@@ -784,4 +788,13 @@ pub(crate) fn given_type(plan: &datafusion_expr::LogicalPlan, column: &Column) -
     let schema = plan.schema();
     let n = schema.maybe_index_of_column(column)?;
     Some(schema.field(n).data_type().clone())
+}
+
+/// What an aggregate computes of a row is computed before rows are filtered: where it can fail, only for those that pass.
+fn guard<'e>(filter: &Option<Box<Expr>>, computed: impl Iterator<Item = &'e mut Expr>) {
+    let Some(filter) = filter else { return };
+    for e in computed.filter(|e| can_fail_anywhere(e)) {
+        let passes = (filter.clone(), Box::new(e.clone()));
+        *e = Expr::Case(Case::new(None, vec![passes], None));
+    }
 }

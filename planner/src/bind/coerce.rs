@@ -5,7 +5,8 @@ use datafusion_expr::Expr;
 use tidemill_zset::schema::SqlType;
 
 use super::types::{
-    as_numeric, assignable, castable, common, implicit_cost, is_number, is_text, plain_name, united,
+    SCALE_DEFAULT, as_numeric, assignable, castable, common, implicit_cost, is_number, is_text,
+    plain_name, united,
 };
 use super::{Binder, Typed, null_of};
 use crate::error::{Result, SqlError};
@@ -23,6 +24,26 @@ pub(crate) fn own_scales<'t>(
             SqlType::Numeric(0, s)
         }
         ty => ty,
+    }
+}
+
+/// Digits behind the point of a number that is written as a literal of unknown type.
+fn scale_of_literal(t: &Typed) -> Option<i8> {
+    let Expr::Literal(ScalarValue::Utf8View(Some(text)), _) = &t.expr else {
+        return None;
+    };
+    let (_, fraction) = text.trim().split_once('.').unwrap_or((text, ""));
+    let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
+    (t.unknown && digits <= SCALE_DEFAULT as usize).then_some(digits as i8)
+}
+
+/// The type of any length that `ty` has the values of.
+fn without_length(ty: &SqlType) -> SqlType {
+    match ty {
+        SqlType::Varchar(Some(_)) => SqlType::Varchar(None),
+        SqlType::Char(_) => SqlType::Text,
+        SqlType::Array(of) => SqlType::Array(Box::new(without_length(of))),
+        ty => ty.clone(),
     }
 }
 
@@ -83,6 +104,14 @@ impl Binder<'_> {
     /// `t::to`, or (`Context::Assignment`) the value for a column of type `to`.
     pub(crate) fn cast(&self, t: Typed, to: &SqlType, context: Context) -> Result<Expr> {
         if t.unknown {
+            let base = without_length(to);
+            if base != *to
+                && let Expr::Placeholder(_) = &t.expr
+            {
+                // A parameter is what was sent; its length is checked, or cut, here.
+                let value = Typed::new(self.settle(&t, &base, context)?, base);
+                return self.cast(value, to, context);
+            }
             return self.settle(&t, to, context);
         }
         let possible = if context == Context::Assignment {
@@ -119,8 +148,10 @@ impl Binder<'_> {
         what: &str,
     ) -> Result<SqlType> {
         let mut out: Option<SqlType> = None;
+        let mut unknowns = false;
         for (ty, unknown) in items {
             if unknown {
+                unknowns = true;
                 continue;
             }
             out = Some(match out {
@@ -137,12 +168,19 @@ impl Binder<'_> {
                 })?,
             });
         }
-        Ok(out.unwrap_or(SqlType::Text))
+        Ok(match out {
+            // A literal's length is its own.
+            Some(ty) if unknowns => without_length(&ty),
+            Some(ty) => ty,
+            None => SqlType::Text,
+        })
     }
 
     /// All of `items` as one type.
     pub(crate) fn unify(&self, items: Vec<Typed>, what: &str) -> Result<(Vec<Expr>, SqlType)> {
-        let mut ty = self.unify_types(items.iter().map(|t| (&t.ty, t.unknown)), what)?;
+        let is_null = |t: &&Typed| matches!(&t.expr, Expr::Literal(v, _) if v.is_null());
+        let some = items.iter().filter(|t| !(t.unknown && is_null(t)));
+        let mut ty = self.unify_types(some.map(|t| (&t.ty, t.unknown)), what)?;
         if let SqlType::Numeric(p, s) = &mut ty {
             // Integers and constants of other scales are shown with their own digits each, where no computed numeric
             // among them sets the scale.
@@ -152,6 +190,9 @@ impl Binder<'_> {
             };
             if !known.clone().any(computed) && known.any(|t| as_numeric(&t.ty).1 != *s) {
                 *p = 0;
+            }
+            for digits in items.iter().filter_map(scale_of_literal) {
+                (*p, *s) = (0, digits.max(*s));
             }
         }
         let exprs = items

@@ -539,6 +539,13 @@ pub(super) struct Lift<'s> {
 
 impl Lift<'_> {
     pub(super) fn apply(&self, e: Expr) -> Result<Expr> {
+        // A constant stays one, but a whole item that is a key is NULL where a grouping set leaves it out.
+        if matches!(e, Expr::Literal(..))
+            && self.sets.is_some()
+            && let Some((_, c)) = self.keys.iter().find(|(k, _)| *k == e)
+        {
+            return Ok(c.clone());
+        }
         let mut ungrouped = None;
         let out = e
             .change_down(&mut |e| {

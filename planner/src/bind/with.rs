@@ -12,6 +12,7 @@ use tidemill_zset::schema::SqlType;
 use super::scope::Outer;
 use super::{Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, project, unique_names};
 use crate::error::{Result, SqlError};
+use crate::functions::single::nullable;
 use crate::parser::{fold, parts};
 
 use super::from::renamed;
@@ -86,11 +87,12 @@ impl Binder<'_> {
             start = self.recast(start, &types)?;
             step = self.step(name, &internal, &start, &names, right, (ctes, outer))?;
         }
+        // Both terms' fields must say the same of the type, and a cast that does nothing leaves a field as it was.
         let exprs = start
             .cols
             .iter()
             .zip(&names)
-            .map(|(c, n)| open(Expr::Column(c.column.clone()), &c.ty).alias(n))
+            .map(|(c, n)| nullable(Expr::Column(c.column.clone()), &c.ty).alias(n))
             .collect();
         let first = project(start.plan, exprs)?;
         let exprs = step
@@ -110,7 +112,7 @@ impl Binder<'_> {
                     )).hint("Cast the output of the non-recursive term to the correct type."));
                 }
                 let value = self.cast(t, &f.ty, crate::functions::cast::Context::Explicit)?;
-                Ok(open(value, &f.ty).alias(n))
+                Ok(nullable(value, &f.ty).alias(n))
             })
             .collect::<Result<Vec<_>>>()?;
         let step = project(step.plan, exprs)?;
@@ -144,7 +146,7 @@ impl Binder<'_> {
             .cols
             .iter()
             .zip(names)
-            .map(|(c, n)| arrow::datatypes::Field::new(n, c.ty.arrow(), true))
+            .map(|(c, n)| c.ty.field(n, true))
             .collect();
         let table = Arc::new(CteWorkTable::new(
             internal,
@@ -193,14 +195,6 @@ impl Binder<'_> {
         }
         let plan = project(rel.plan, exprs)?;
         Ok(Rel { plan, cols })
-    }
-}
-
-/// A numeric without a scale of its own says so in its field; both terms must.
-fn open(value: Expr, ty: &SqlType) -> Expr {
-    match ty {
-        SqlType::Numeric(0, _) => crate::functions::single::nullable(value, ty),
-        _ => value,
     }
 }
 

@@ -12,8 +12,8 @@ use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{NullEquality, Result};
-use datafusion_expr::utils::split_conjunction;
-use datafusion_expr::{Expr, Filter, LogicalPlan};
+use datafusion_expr::utils::{split_conjunction, split_conjunction_owned};
+use datafusion_expr::{BinaryExpr, Expr, Filter, LogicalPlan};
 use std::sync::Arc;
 
 /// The rule that takes the place of `rule`, or it itself.
@@ -66,6 +66,49 @@ fn merged(f: Filter) -> Result<Transformed<LogicalPlan>> {
     let predicate = all.into_iter().reduce(Expr::and).unwrap_or(f.predicate);
     let filter = Filter::try_new(predicate, Arc::clone(&below.input))?;
     Ok(Transformed::yes(LogicalPlan::Filter(filter)))
+}
+
+/// The filter, with those directly below it, or the join with comparisons to constants turned round so that the column comes
+/// first: the rule takes `2 = a AND a = 2`, of which it adds one half by itself, for a contradiction.
+fn columns_first(plan: LogicalPlan) -> LogicalPlan {
+    match plan {
+        LogicalPlan::Filter(mut f) => {
+            if let LogicalPlan::Filter(_) = f.input.as_ref() {
+                f.input = Arc::new(columns_first(Arc::unwrap_or_clone(f.input)));
+            }
+            f.predicate = column_first(f.predicate);
+            LogicalPlan::Filter(f)
+        }
+        LogicalPlan::Join(mut j) => {
+            j.filter = j.filter.map(column_first);
+            LogicalPlan::Join(j)
+        }
+        plan => plan,
+    }
+}
+
+fn column_first(predicate: Expr) -> Expr {
+    let is_reversed = |e: &Expr| {
+        matches!(e, Expr::BinaryExpr(b)
+            if matches!((b.left.as_ref(), b.right.as_ref()), (Expr::Literal(..), Expr::Column(_)))
+                && b.op.swap().is_some())
+    };
+    if !split_conjunction(&predicate).into_iter().any(is_reversed) {
+        return predicate;
+    }
+    let conditions = split_conjunction_owned(predicate).into_iter();
+    let turned = conditions.map(|e| match e {
+        Expr::BinaryExpr(b) if matches!(b.left.as_ref(), Expr::Literal(..)) => {
+            match (b.right.as_ref(), b.op.swap()) {
+                (Expr::Column(_), Some(op)) => {
+                    Expr::BinaryExpr(BinaryExpr::new(b.right, op, b.left))
+                }
+                _ => Expr::BinaryExpr(b),
+            }
+        }
+        e => e,
+    });
+    turned.reduce(Expr::and).expect("at least one condition")
 }
 
 fn nulls_are_equal(node: &LogicalPlan) -> bool {
@@ -139,7 +182,7 @@ impl OptimizerRule for FiltersDown {
     ) -> Result<Transformed<LogicalPlan>> {
         match plan {
             LogicalPlan::Filter(f) if may_be_one_group(&f.input) => merged(f),
-            plan => self.0.rewrite(plan, config),
+            plan => self.0.rewrite(columns_first(plan), config),
         }
     }
 }

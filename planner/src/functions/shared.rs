@@ -177,7 +177,8 @@ fn is_now(e: &Expr) -> bool {
     matches!(e, Expr::ScalarFunction(f) if f.func.name() == "now")
 }
 
-fn can_fail_anywhere(e: &Expr) -> bool {
+/// Whether evaluating the expression can fail.
+pub(crate) fn can_fail_anywhere(e: &Expr) -> bool {
     let fails = |e: &Expr| matches!(e, Expr::ScalarFunction(f) if can_fail(&f.func));
     e.any(&mut |e| Ok(fails(e))).unwrap_or(true)
 }
