@@ -8,7 +8,7 @@ use arrow::datatypes::DataType;
 use datafusion::functions_aggregate as agg;
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Column, ScalarValue};
-use datafusion_expr::expr::{AggregateFunction, Case, Sort};
+use datafusion_expr::expr::{AggregateFunction, Sort};
 use datafusion_expr::{AggregateUDF, Expr};
 use sqlparser::ast::{
     self, DuplicateTreatment, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
@@ -17,16 +17,16 @@ use sqlparser::ast::{
 use tidemill_zset::schema::SqlType;
 
 use super::calls::no_function;
+use super::conditions::guard;
 use super::expr::{AGGREGATE, Calls, Ctx};
 use super::scope::{Outer, Scope};
-use super::types::{is_integer, is_number, is_text};
+use super::types::{is_integer, is_number};
 use super::windows::is_window;
 use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
 use crate::functions::aggregate as own;
 use crate::functions::distinct_list::distinct_list;
 use crate::functions::moments;
-use crate::functions::shared::can_fail_anywhere;
 use crate::tree::Tree;
 
 /// Names of aggregate functions.
@@ -571,7 +571,10 @@ impl Binder<'_> {
                     };
                     return Ok(over_array(a, f, SqlType::Interval));
                 }
-                let ty = if is_text(&a.ty) { SqlType::Text } else { a.ty };
+                let ty = match a.ty {
+                    SqlType::Varchar(_) => SqlType::Text,
+                    ty => ty,
+                };
                 let float = matches!(ty, SqlType::Float4 | SqlType::Float8);
                 let f = match (name, float) {
                     ("min", false) => agg::min_max::min_udaf(),
@@ -788,13 +791,4 @@ pub(crate) fn given_type(plan: &datafusion_expr::LogicalPlan, column: &Column) -
     let schema = plan.schema();
     let n = schema.maybe_index_of_column(column)?;
     Some(schema.field(n).data_type().clone())
-}
-
-/// What an aggregate computes of a row is computed before rows are filtered: where it can fail, only for those that pass.
-fn guard<'e>(filter: &Option<Box<Expr>>, computed: impl Iterator<Item = &'e mut Expr>) {
-    let Some(filter) = filter else { return };
-    for e in computed.filter(|e| can_fail_anywhere(e)) {
-        let passes = (filter.clone(), Box::new(e.clone()));
-        *e = Expr::Case(Case::new(None, vec![passes], None));
-    }
 }

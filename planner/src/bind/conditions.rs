@@ -14,7 +14,7 @@ use crate::compile::decorrelate::names::subquery_of;
 use crate::error::{Result, SqlError};
 
 use crate::functions::can_fail;
-use crate::functions::shared::{is_small, shared};
+use crate::functions::shared::{can_fail_anywhere, is_small, shared};
 use crate::tree::Tree;
 
 impl Binder<'_> {
@@ -345,4 +345,13 @@ pub(crate) fn lazy(branches: Vec<(Expr, Expr)>, otherwise: Expr) -> Expr {
 /// NOT
 pub(crate) fn not(e: Expr) -> Expr {
     Expr::Not(Box::new(e))
+}
+
+/// What an aggregate computes of a row is computed before rows are filtered: where it can fail, only for those that pass.
+pub(super) fn guard<'e>(filter: &Option<Box<Expr>>, computed: impl Iterator<Item = &'e mut Expr>) {
+    let Some(filter) = filter else { return };
+    for e in computed.filter(|e| can_fail_anywhere(e)) {
+        let passes = (filter.clone(), Box::new(e.clone()));
+        *e = Expr::Case(Case::new(None, vec![passes], None));
+    }
 }

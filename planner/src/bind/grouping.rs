@@ -338,10 +338,14 @@ fn not_a_key() -> SqlError {
     )
 }
 
+/// An expression with a query of its own.
+pub(super) fn is_subquery(e: &E) -> bool {
+    matches!(e, E::Subquery(_) | E::Exists { .. } | E::InSubquery { .. })
+}
+
 /// The item of the select list that is written like a key with a subquery.
 fn same_item(key: &E, s: &ast::Select) -> Option<usize> {
-    let is_query = |e: &E| matches!(e, E::Subquery(_) | E::Exists { .. } | E::InSubquery { .. });
-    if !walk::any_expr(key, is_query) {
+    if !walk::any_expr(key, is_subquery) {
         return None;
     }
     for (n, item) in s.projection.iter().enumerate() {

@@ -7,6 +7,7 @@ use sqlparser::ast::{self, JoinConstraint, SelectItem, SetExpr, TableAlias};
 use tidemill_zset::schema::SqlType;
 
 use super::expr::{Calls, Ctx};
+use super::grouping::is_subquery;
 use super::scope::{Outer, Scope, ScopeCol, ScopeTable};
 use super::tail::Tail;
 use super::{Binder, Ctes, Typed, builder, columns_of, df, filter, literal, project};
@@ -120,8 +121,20 @@ impl Binder<'_> {
             c.name = fold(&n.name);
         }
         scope.add(t)?;
+        // A condition with a subquery can't be one of a join; above an inner join it means the same.
+        let mut above = None;
         let on = match constraint {
             JoinConstraint::None => None,
+            JoinConstraint::On(e) if walk::any_expr(e, is_subquery) => {
+                if kind != JoinType::Inner {
+                    return Err(SqlError::unsupported(
+                        "a subquery in the condition of this LATERAL join is not supported",
+                    )
+                    .hint("Write the condition in the WHERE of the LATERAL subquery."));
+                }
+                above = Some(e);
+                None
+            }
             JoinConstraint::On(e) => Some(self.condition(Ctx::plain(&scope, ctes, "ON"), e)?),
             _ => {
                 return Err(SqlError::unsupported(
@@ -135,6 +148,10 @@ impl Binder<'_> {
             SqlError::unsupported("this LATERAL subquery is not supported")
                 .detail("It is recursive, or has a LIMIT that isn't constant.")
         })?;
+        let plan = match above {
+            Some(e) => self.where_clause(plan, &scope, ctes, e)?,
+            None => plan,
+        };
         Ok(Joined {
             plan: Some(plan),
             scope,
