@@ -546,12 +546,10 @@ impl Binder<'_> {
                     .iter()
                     .all(|a| !a.unknown && (1..=4).contains(&number_rank(&a.ty))) =>
             {
-                let q = self.operator(
-                    &ast::BinaryOperator::Divide,
-                    self.numeric_of(&args[0])?,
-                    self.numeric_of(&args[1])?,
-                )?;
-                return self.function("trunc", vec![q], None).map(Some);
+                let (l, r) = (self.numeric_of(&args[0])?, self.numeric_of(&args[1])?);
+                let scales = (as_numeric(&l.ty).1, as_numeric(&r.ty).1);
+                let (e, ty) = crate::functions::arith::quotient(l.expr, r.expr, scales);
+                return Ok(Some(Typed::new(e, ty)));
             }
             _ => return Ok(None),
         };

@@ -306,11 +306,13 @@ impl Binder<'_> {
             E::Extract { field, expr, .. } => {
                 let x = self.expr(c, expr)?;
                 let name = field_name(field);
+                let whole_days = matches!(x.ty, SqlType::Date);
                 let t = self.function("extract", vec![text_literal(&name), x], None)?;
                 let scale = match crate::functions::datetime::unit(&name).as_str() {
                     "second" | "epoch" => return Ok(t),
-                    "milliseconds" => 3,
-                    _ => 0,
+                    "julian" if !whole_days => (0, 6),
+                    "milliseconds" => (38, 3),
+                    _ => (38, 0),
                 };
                 let to = SqlType::Numeric(38, scale);
                 Ok(Typed::new(self.cast(t, &to, Context::Explicit)?, to))
