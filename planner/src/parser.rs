@@ -628,7 +628,9 @@ impl<'a> P<'a> {
         }
         let mut tail = P::new(tokens, self.end, self.text);
         let r = tail.p.parse_statement();
-        let sqlparser::ast::Statement::Insert(rest) = tail.convert(r)? else {
+        let mut rest = tail.convert(r)?;
+        tail.repair(&mut rest);
+        let sqlparser::ast::Statement::Insert(rest) = rest else {
             return tail.unexpected();
         };
         tail.end()?;
