@@ -14,6 +14,7 @@ mod session;
 pub(crate) mod spelling;
 pub(crate) mod spelling_queries;
 mod substring;
+pub(crate) mod variadic;
 mod with_change;
 
 use sqlparser::ast::{Ident, ObjectName, ObjectNamePart};

@@ -47,6 +47,9 @@ impl Binder<'_> {
                 if name == "make_interval" {
                     return self.make_interval(c, &l.args);
                 }
+                if let Some(t) = self.variadic_call(c, name, &l.args)? {
+                    return Ok(t);
+                }
                 match name {
                     "row" => self.fields_of(c, &l.args)?,
                     "coalesce" => self.function_args(c.one_value("COALESCE"), &l.args)?,

@@ -45,6 +45,7 @@ mod separated;
 pub(crate) mod shared;
 mod similar;
 pub(crate) mod single;
+pub(crate) mod spread;
 pub mod strings;
 pub mod system;
 pub mod to_char;

@@ -7,6 +7,7 @@ use super::DIALECT;
 use super::nested_joins::nested_joins;
 use super::spelling_queries::{exclude, frame_bounds, group_by, values_query};
 use super::substring::substring;
+use super::variadic::variadic;
 use crate::error::{Result, SqlError};
 
 /// Name of the call around the lower bound of BETWEEN SYMMETRIC.
@@ -56,6 +57,7 @@ const RESPELLED: &[(&str, Respell)] = &[
     ("nulls", nulls_not_distinct),
     ("preceding", frame_bounds),
     ("following", frame_bounds),
+    ("variadic", variadic),
 ];
 
 /// What the name of a UNIQUE of a column begins with if NULLs are equal for it.
