@@ -291,6 +291,8 @@ pub enum Statement {
         if_not_exists: bool,
         on: Name,
         columns: Vec<String>,
+        /// The operator classes that are named, each with its column.
+        classes: Vec<(String, String)>,
         unique: Option<Nulls>,
     },
     /// DROP kind names [CASCADE] [PURGE]

@@ -14,6 +14,7 @@ mod session;
 pub(crate) mod spelling;
 pub(crate) mod spelling_queries;
 mod substring;
+pub(crate) mod variadic;
 mod with_change;
 
 use sqlparser::ast::{Ident, ObjectName, ObjectNamePart};
@@ -628,7 +629,9 @@ impl<'a> P<'a> {
         }
         let mut tail = P::new(tokens, self.end, self.text);
         let r = tail.p.parse_statement();
-        let sqlparser::ast::Statement::Insert(rest) = tail.convert(r)? else {
+        let mut rest = tail.convert(r)?;
+        tail.repair(&mut rest);
+        let sqlparser::ast::Statement::Insert(rest) = rest else {
             return tail.unexpected();
         };
         tail.end()?;

@@ -103,9 +103,10 @@ impl Definer<'_> {
                 name,
                 on,
                 columns,
+                classes,
                 unique,
                 ..
-            } => self.index(name.as_deref(), on, columns, *unique, sql),
+            } => self.index(name.as_deref(), on, (columns, classes), *unique, sql),
             _ => Err(SqlError::internal("not a CREATE statement of an object")),
         }
     }

@@ -29,7 +29,7 @@ impl Definer<'_> {
         &self,
         name: Option<&str>,
         on: &Name,
-        columns: &[String],
+        (columns, classes): (&[String], &[(String, String)]),
         unique: Option<Nulls>,
         sql: &str,
     ) -> Result<Object, SqlError> {
@@ -51,10 +51,16 @@ impl Definer<'_> {
             schema: Some(relation.record.schema.clone()),
             name,
         };
+        let detail = detail(relation, columns, unique)?;
+        for (column, class) in classes {
+            if let Some((_, field)) = relation.columns.column_with_name(column) {
+                check_class(class, &SqlType::of(field))?;
+            }
+        }
         Ok(Object {
             record: self.record(Kind::Index, &name, sql, vec![relation.record.id]),
             columns: schema_of(vec![]),
-            detail: detail(relation, columns, unique)?,
+            detail,
         })
     }
 }
@@ -214,6 +220,46 @@ fn key_columns(columns: &[String], schema: &SchemaRef) -> Result<Vec<usize>, Sql
         keys.push(number);
     }
     Ok(keys)
+}
+
+/// An operator class must be one for the column's type; it says nothing then, as a type has one order, which serves LIKE too.
+fn check_class(class: &str, ty: &SqlType) -> Result<(), SqlError> {
+    let fits = match class {
+        "text_ops" | "varchar_ops" | "text_pattern_ops" | "varchar_pattern_ops" => {
+            matches!(ty, SqlType::Text | SqlType::Varchar(_))
+        }
+        "bpchar_ops" | "bpchar_pattern_ops" => {
+            matches!(ty, SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_))
+        }
+        "bool_ops" => *ty == SqlType::Bool,
+        "int2_ops" => *ty == SqlType::Int2,
+        "int4_ops" => *ty == SqlType::Int4,
+        "int8_ops" => *ty == SqlType::Int8,
+        "float4_ops" => *ty == SqlType::Float4,
+        "float8_ops" => *ty == SqlType::Float8,
+        "numeric_ops" => matches!(ty, SqlType::Numeric(..)),
+        "bytea_ops" => *ty == SqlType::Bytea,
+        "date_ops" => *ty == SqlType::Date,
+        "time_ops" => *ty == SqlType::Time,
+        "timestamp_ops" => *ty == SqlType::Timestamp,
+        "timestamptz_ops" => *ty == SqlType::Timestamptz,
+        "interval_ops" => *ty == SqlType::Interval,
+        "uuid_ops" => *ty == SqlType::Uuid,
+        "array_ops" => matches!(ty, SqlType::Array(_)),
+        _ => {
+            return Err(SqlError::new(
+                "42704",
+                format!("operator class \"{class}\" does not exist for access method \"btree\""),
+            ));
+        }
+    };
+    match fits {
+        true => Ok(()),
+        false => Err(SqlError::new(
+            "42804",
+            format!("operator class \"{class}\" does not accept data type {ty}"),
+        )),
+    }
 }
 
 fn check_type(field: &Field) -> Result<(), SqlError> {

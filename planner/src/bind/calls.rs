@@ -47,6 +47,9 @@ impl Binder<'_> {
                 if name == "make_interval" {
                     return self.make_interval(c, &l.args);
                 }
+                if let Some(t) = self.variadic_call(c, name, &l.args)? {
+                    return Ok(t);
+                }
                 match name {
                     "row" => self.fields_of(c, &l.args)?,
                     "coalesce" => self.function_args(c.one_value("COALESCE"), &l.args)?,
@@ -549,12 +552,10 @@ impl Binder<'_> {
                     .iter()
                     .all(|a| !a.unknown && (1..=4).contains(&number_rank(&a.ty))) =>
             {
-                let q = self.operator(
-                    &ast::BinaryOperator::Divide,
-                    self.numeric_of(&args[0])?,
-                    self.numeric_of(&args[1])?,
-                )?;
-                return self.function("trunc", vec![q], None).map(Some);
+                let (l, r) = (self.numeric_of(&args[0])?, self.numeric_of(&args[1])?);
+                let scales = (as_numeric(&l.ty).1, as_numeric(&r.ty).1);
+                let (e, ty) = crate::functions::arith::quotient(l.expr, r.expr, scales);
+                return Ok(Some(Typed::new(e, ty)));
             }
             _ => return Ok(None),
         };

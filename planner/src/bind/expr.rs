@@ -306,13 +306,15 @@ impl Binder<'_> {
             E::Extract { field, expr, .. } => {
                 let x = self.expr(c, expr)?;
                 let name = field_name(field);
+                let whole_days = matches!(x.ty, SqlType::Date);
                 let t = self.function("extract", vec![text_literal(&name), x], None)?;
-                let scale = match crate::functions::datetime::unit(&name).as_str() {
+                let (precision, scale) = match crate::functions::datetime::unit(&name).as_str() {
                     "second" | "epoch" => return Ok(t),
-                    "milliseconds" => 3,
-                    _ => 0,
+                    "julian" if !whole_days => (0, 6),
+                    "milliseconds" => (38, 3),
+                    _ => (38, 0),
                 };
-                let to = SqlType::Numeric(38, scale);
+                let to = SqlType::Numeric(precision, scale);
                 Ok(Typed::new(self.cast(t, &to, Context::Explicit)?, to))
             }
             E::Ceil { expr, .. } => {
@@ -639,7 +641,7 @@ fn all_of(pattern: &E) -> Option<&E> {
 }
 
 /// The argument of a call of that name with one.
-fn argument_of<'e>(e: &'e E, name: &str) -> Option<&'e E> {
+pub(super) fn argument_of<'e>(e: &'e E, name: &str) -> Option<&'e E> {
     let E::Function(f) = e else { return None };
     let named = parts(&f.name).pop()?;
     match &f.args {

@@ -27,6 +27,7 @@ pub(crate) mod sets;
 pub(crate) mod subquery;
 pub(crate) mod tail;
 pub(crate) mod types;
+mod variadic;
 mod windows;
 pub(crate) mod with;
 pub mod written;

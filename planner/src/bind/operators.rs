@@ -355,10 +355,9 @@ impl Binder<'_> {
             };
             return self.function("array_cat_any", vec![l, r], None);
         }
-        if matches!(l.ty, SqlType::Jsonb)
-            && !l.unknown
-            && (r.unknown || matches!(r.ty, SqlType::Jsonb))
-        {
+        // And one beside jsonb is jsonb.
+        let is_jsonb = |t: &Typed| matches!(t.ty, SqlType::Jsonb) && !t.unknown;
+        if is_jsonb(&l) && (r.unknown || is_jsonb(&r)) || l.unknown && is_jsonb(&r) {
             return self.function("jsonb_concat", vec![l, r], None);
         }
         let texty = |t: &Typed| t.unknown || is_text(&t.ty);

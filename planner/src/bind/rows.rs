@@ -10,6 +10,7 @@ use tidemill_zset::schema::SqlType;
 
 use super::conditions::{and, not, or, when};
 use super::expr::{Ctx, at, strip};
+use super::types::is_text;
 use super::{Binder, Typed, literal, truth};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
@@ -172,13 +173,27 @@ impl Binder<'_> {
         Ok(t)
     }
 
+    /// `j['a']`, `j[0]`: a step of a path.
+    fn jsonb_subscript(&self, j: Typed, step: Typed) -> Result<Typed> {
+        let known = !step.unknown;
+        if known && !is_text(&step.ty) && !matches!(step.ty, SqlType::Int2 | SqlType::Int4) {
+            return Err(SqlError::new(
+                "42804",
+                format!("subscript type {} is not supported", step.type_name()),
+            )
+            .hint("jsonb subscript must be coercible to either integer or text."));
+        }
+        let step = Typed::new(self.any_text(step)?, SqlType::Text);
+        self.function("jsonb_extract_path", vec![j, step], None)
+    }
+
     fn access_typed(&self, c: Ctx, mut t: Typed, chain: &[AccessExpr]) -> Result<Typed> {
         for step in chain {
             t = match step {
                 AccessExpr::Subscript(Subscript::Index { index }) => {
                     let i = self.expr(c, index)?;
                     if matches!(t.ty, SqlType::Jsonb) {
-                        self.operator(&B::Arrow, t, i)?
+                        self.jsonb_subscript(t, i)?
                     } else {
                         let number = !i.unknown && super::types::is_number(&i.ty);
                         let i = match number && i.ty != SqlType::Int4 {
@@ -196,6 +211,10 @@ impl Binder<'_> {
                     upper_bound,
                     stride: None,
                 }) => {
+                    if matches!(t.ty, SqlType::Jsonb) {
+                        let message = "jsonb subscript does not support slices";
+                        return Err(SqlError::new("42804", message));
+                    }
                     let one = Typed::new(literal(ScalarValue::Int32(Some(1))), SqlType::Int4);
                     let most =
                         Typed::new(literal(ScalarValue::Int32(Some(i32::MAX))), SqlType::Int4);

@@ -270,6 +270,31 @@ pub fn divide(x: i256, y: i256, shift: i32) -> Option<i256> {
     }
 }
 
+/// div() of numerics with these scales: their quotient, cut off.
+pub fn quotient(l: Expr, r: Expr, (s1, s2): (i8, i8)) -> (Expr, SqlType) {
+    let ret = SqlType::Numeric(PRECISION_MAX, 0);
+    let kernel: Kernel = Arc::new(move |a: &Args| {
+        let array = zip::<Decimal128Type>(a, |x, y| {
+            if y == 0 {
+                return Err(division_by_zero());
+            }
+            let scale = s1.max(s2) as i32;
+            let x = parse::rescale(i256::from_i128(x), s1 as i32, scale);
+            let y = parse::rescale(i256::from_i128(y), s2 as i32, scale);
+            x.zip(y)
+                .and_then(|(x, y)| x.checked_div(y))
+                .ok_or_else(|| parse::numeric_overflow(PRECISION_MAX, 0))
+                .and_then(|q| parse::fits(q, PRECISION_MAX, 0))
+        })?;
+        let out = array.as_primitive::<Decimal128Type>().clone();
+        Ok(Arc::new(out.with_precision_and_scale(PRECISION_MAX, 0)?))
+    });
+    let key = format!("div {s1} {s2}");
+    let args = vec![l, r];
+    let e = call("div", key, kernel, Volatility::Immutable, true, args, &ret);
+    (e, ret)
+}
+
 /// `-x`
 pub fn negate(x: Expr, t: &SqlType) -> Expr {
     let zero = match t {
@@ -484,7 +509,13 @@ pub fn register(r: &mut super::registry::Registry) {
     );
     r.add_fallible(
         "log(float8, float8) float8",
-        kernel!(|b: float8, x: float8| -> float8 log(x, x.ln() / b.ln())),
+        kernel!(|b: float8, x: float8| -> float8 {
+            log(b, b.ln())?;
+            match log(x, x.ln() / b.ln()) {
+                Ok(_) if b == 1.0 => Err(division_by_zero()),
+                result => result,
+            }
+        }),
     );
     r.add_fallible(
         "sin(float8) float8",

@@ -10,9 +10,9 @@ use chrono::{Datelike, NaiveDate};
 use super::intervals::{
     add_interval, age, difference, divide, fields_of, interval, interval_key, round_to, scale,
 };
-use super::parse_dates::{DAY_US, date_of, datetime_of, days};
+use super::parse_dates::{DAY_US, JULIAN_1970, date_of, datetime_of, days};
 use super::registry::Registry;
-use super::zones::{offset_at, to_local, to_utc};
+use super::zones::{argument_to_utc, offset_at, to_local, to_utc};
 use super::{Args, Kernel, external, kernel};
 use crate::error::{Result, SqlError};
 
@@ -197,6 +197,11 @@ fn field(u: &str, us: i64, of: &str) -> Result<i128> {
         "minute" => return whole(time / 60_000_000 % 60),
         "hour" => return whole(time / 3_600_000_000),
         "epoch" => return Ok(us as i128),
+        "julian" => {
+            let day = JULIAN_1970 as i128 * million;
+            let millionths = us as i128 * million;
+            return Ok(day + (millionths + DAY_US as i128 / 2).div_euclid(DAY_US as i128));
+        }
         _ => {}
     }
     let d = datetime_of(us).ok_or_else(range)?.date();
@@ -208,7 +213,10 @@ fn field(u: &str, us: i64, of: &str) -> Result<i128> {
         "year" if y <= 0 => y - 1,
         "year" => y,
         "week" => d.iso_week().week() as i64,
-        "isoyear" => d.iso_week().year() as i64,
+        "isoyear" => match d.iso_week().year() as i64 {
+            y if y <= 0 => y - 1,
+            y => y,
+        },
         "dow" => d.weekday().num_days_from_sunday() as i64,
         "isodow" => d.weekday().number_from_monday() as i64,
         "doy" => d.ordinal() as i64,
@@ -227,7 +235,6 @@ fn field(u: &str, us: i64, of: &str) -> Result<i128> {
                 -((1000 - y) / 1000)
             }
         }
-        "julian" => us.div_euclid(DAY_US) + 2_440_588,
         _ => return Err(field_error(u, of)),
     })
 }
@@ -639,12 +646,11 @@ pub fn register(r: &mut Registry) {
                         .as_primitive::<Float64Type>()
                         .value(a.at(5, row));
                     let local = local_time([0, 1, 2, 3, 4].map(|i| int(i, row)), seconds);
-                    let zone = match a.arrays.get(6) {
-                        Some(z) => z.as_string_view().value(a.at(6, row)),
-                        None => own.as_str(),
-                    };
-                    let us = local.and_then(|us| to_utc(us, zone)).map_err(external)?;
-                    out.append_value(us);
+                    let us = local.and_then(|us| match a.arrays.get(6) {
+                        Some(z) => argument_to_utc(us, z.as_string_view().value(a.at(6, row))),
+                        None => to_utc(us, &own),
+                    });
+                    out.append_value(us.map_err(external)?);
                 }
                 Ok(Arc::new(
                     out.finish().with_timezone(tidemill_zset::schema::UTC),

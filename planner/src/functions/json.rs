@@ -532,14 +532,22 @@ pub fn parted_into(
 }
 
 /// `a @> b`
-pub(super) fn contains(a: &Document, b: &Document) -> bool {
+fn contains(a: &Document, b: &Document) -> bool {
+    match a {
+        // At the top only: an array holds a bare scalar.
+        Document::Array(items) if !b.is_object() && !b.is_array() => items.contains(b),
+        _ => covers(a, b),
+    }
+}
+
+/// Whether `a` has all that `b` has, level by level.
+fn covers(a: &Document, b: &Document) -> bool {
     use Document as V;
     match (a, b) {
         (V::Object(a), V::Object(b)) => b
             .iter()
-            .all(|(k, v)| a.get(k).is_some_and(|w| contains(w, v))),
-        (V::Array(a), V::Array(b)) => b.iter().all(|v| a.iter().any(|w| contains(w, v))),
-        (V::Array(a), b) if !b.is_object() => a.iter().any(|w| w == b),
+            .all(|(k, v)| a.get(k).is_some_and(|w| covers(w, v))),
+        (V::Array(a), V::Array(b)) => b.iter().all(|v| a.iter().any(|w| covers(w, v))),
         (a, b) => a == b,
     }
 }

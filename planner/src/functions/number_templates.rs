@@ -1,278 +1,222 @@
-//! Numbers by the templates of to_char.
+//! Templates of numbers, as to_char and to_number have them.
 
-/// More digits than a double has, and fewer than Rust refuses to write.
-const DECIMALS_MAX: usize = 1000;
+use crate::error::{Result, SqlError};
 
-/// A Roman numeral, of 1 to 3999.
-fn roman(v: &str) -> Option<String> {
-    const DIGITS: [(i128, &str); 13] = [
-        (1000, "M"),
-        (900, "CM"),
-        (500, "D"),
-        (400, "CD"),
-        (100, "C"),
-        (90, "XC"),
-        (50, "L"),
-        (40, "XL"),
-        (10, "X"),
-        (9, "IX"),
-        (5, "V"),
-        (4, "IV"),
-        (1, "I"),
-    ];
-    let (n, scale) = super::parse::decimal_parts(v)?;
-    let mut n = super::parse::rescale(n, scale, 0)?.to_i128()?;
-    if !(1..=3999).contains(&n) {
-        return None;
-    }
-    let mut out = String::new();
-    for (value, digit) in DIGITS {
-        while n >= value {
-            out.push_str(digit);
-            n -= value;
-        }
-    }
-    Some(out)
+/// What stands for something in a template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    Comma,
+    Point,
+    Zero,
+    Nine,
+    Exponent,
+    Fill,
+    Group,
+    Currency,
+    Minus,
+    Plus,
+    Angle,
+    /// In capitals or not.
+    Roman(bool),
+    Sign,
+    PlusMinus,
+    /// In capitals or not.
+    Ordinal(bool),
+    Shift,
+    Blank,
+    /// Known, and without effect.
+    Nothing,
 }
 
-/// A number by a template of 9, 0, `.`, `,`, D, G, L, S, MI, PL, PR, RN, TH, V, EEEE, FM.
-pub(super) fn number_text(v: &str, template: &str) -> String {
-    // Of the same length as the template, whatever stands in it.
-    let upper = template.to_ascii_uppercase();
-    let fill = upper.contains("FM");
-    if upper.contains("RN") {
-        let numeral = roman(v).unwrap_or_else(|| "#".repeat(15));
-        let numeral = if template.contains("rn") {
-            numeral.to_lowercase()
-        } else {
-            numeral
-        };
-        return if fill {
-            numeral
-        } else {
-            format!("{numeral:>15}")
-        };
-    }
-    let upper = match upper.find("TH") {
-        Some(at) => {
-            let small = template.get(at..at + 2) == Some("th");
-            return ordinal(
-                v,
-                &format!("{}{}", &template[..at], &template[at + 2..]),
-                small,
-            );
-        }
-        None => upper,
-    };
-    // Where a plus stands, a minus leaves a blank.
-    let bare = upper.replace("FM", "");
-    if bare.starts_with("PL") || bare.ends_with("PL") {
-        let (sign, fm) = match (v.starts_with('-'), fill) {
-            (false, true) => ("+", "FM"),
-            (false, false) => ("+", ""),
-            (true, true) => ("", "FM"),
-            (true, false) => (" ", ""),
-        };
-        return match bare.strip_prefix("PL") {
-            Some(rest) => format!("{sign}{}", number_text(v, &format!("{fm}{rest}"))),
-            None => {
-                let rest = &bare[..bare.len() - 2];
-                format!("{}{sign}", number_text(v, &format!("{fm}{rest}")))
+/// The marks as they are written, longer ones before their beginnings. Each also in small letters.
+const MARKS: [(&str, Mark); 20] = [
+    ("EEEE", Mark::Exponent),
+    ("FM", Mark::Fill),
+    ("MI", Mark::Minus),
+    ("PL", Mark::Plus),
+    ("PR", Mark::Angle),
+    ("RN", Mark::Roman(true)),
+    ("SG", Mark::PlusMinus),
+    ("SP", Mark::Nothing),
+    ("TH", Mark::Ordinal(true)),
+    (",", Mark::Comma),
+    (".", Mark::Point),
+    ("0", Mark::Zero),
+    ("9", Mark::Nine),
+    ("B", Mark::Blank),
+    ("C", Mark::Nothing),
+    ("D", Mark::Point),
+    ("G", Mark::Group),
+    ("L", Mark::Currency),
+    ("S", Mark::Sign),
+    ("V", Mark::Shift),
+];
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Node {
+    Mark(Mark),
+    /// Itself.
+    Text(char),
+}
+
+/// Where S puts the sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SignPlace {
+    Before,
+    After,
+}
+
+/// A template, and what its marks say together.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Template {
+    pub nodes: Vec<Node>,
+    /// Digits before the point.
+    pub pre: usize,
+    /// Digits behind it.
+    pub post: usize,
+    /// The digit, from 0, from which zeros are written, if there is a 0 before the point.
+    pub zero_start: Option<usize>,
+    /// Digits up to the last 0.
+    pub zero_end: usize,
+    /// Digits behind V.
+    pub shift_digits: usize,
+    /// S, and how many digits stand before it.
+    pub sign: Option<(SignPlace, usize)>,
+    pub decimal: bool,
+    pub fill: bool,
+    pub angle: bool,
+    pub minus: bool,
+    pub plus: bool,
+    pub roman: bool,
+    pub shift: bool,
+    pub exponent: bool,
+    pub blank: bool,
+}
+
+impl Template {
+    pub fn parse(text: &str) -> Result<Template> {
+        let mut out = Template::default();
+        let mut rest = text;
+        while let Some(c) = rest.chars().next() {
+            if let Some((len, mark)) = mark_at(rest) {
+                out.add(mark)?;
+                out.nodes.push(Node::Mark(mark));
+                rest = &rest[len..];
+                continue;
             }
-        };
+            rest = match c {
+                '"' => out.quoted(&rest[1..]),
+                '\\' if rest.starts_with("\\\"") => out.literal(&rest[1..]),
+                _ => out.literal(rest),
+            };
+        }
+        Ok(out)
     }
-    // A sign where it stands, apart from the digits.
-    let anchored = [("MI", ' '), ("SG", '+'), ("S", '+')];
-    for (mark, plus) in anchored {
-        let parts = match (bare.strip_prefix(mark), bare.strip_suffix(mark)) {
-            (Some(rest), _) if mark != "S" => Some((rest, true)),
-            (_, Some(rest)) if mark != "MI" => Some((rest, false)),
-            _ => None,
-        };
-        let Some((rest, before)) = parts else {
-            continue;
-        };
-        let negative = v.starts_with('-');
-        let digits = number_text(
-            v.trim_start_matches('-'),
-            &format!("{}{rest}", if fill { "FM" } else { "" }),
-        );
-        // The blank for a sign.
-        let digits = digits.strip_prefix(' ').unwrap_or(&digits);
-        let sign = match (negative, plus) {
-            (true, _) => "-",
-            (false, '+') => "+",
-            _ if fill => "",
-            _ => " ",
-        };
-        return match before {
-            true => format!("{sign}{digits}"),
-            false => format!("{digits}{sign}"),
-        };
+
+    /// Takes text up to a quote or the end; a backslash quotes what follows it.
+    fn quoted<'a>(&mut self, mut rest: &'a str) -> &'a str {
+        while !rest.is_empty() {
+            if let Some(after) = rest.strip_prefix('"') {
+                return after;
+            }
+            let plain = rest.strip_prefix('\\').filter(|after| !after.is_empty());
+            rest = self.literal(plain.unwrap_or(rest));
+        }
+        rest
     }
-    if upper.contains("EEEE") {
-        return scientific(v, &upper, fill);
+
+    /// Takes one character.
+    fn literal<'a>(&mut self, rest: &'a str) -> &'a str {
+        let mut chars = rest.chars();
+        self.nodes.extend(chars.next().map(Node::Text));
+        chars.as_str()
     }
-    if let Some((whole, more)) = upper.split_once('V') {
-        let places = more.chars().filter(|c| matches!(c, '9' | '0')).count();
-        let shifted = super::parse::decimal_parts(v).and_then(|(n, scale)| {
-            let scale = scale - places as i32;
-            let n = super::parse::rescale(n, scale.min(0), 0)?.to_i128()?;
-            Some(super::format::numeric(n, scale.max(0) as i8))
-        });
-        return number_text(shifted.as_deref().unwrap_or(v), &format!("{whole}{more}"));
-    }
-    let t: String = upper
-        .replace("FM", "")
-        .replace('L', if fill { "" } else { " " })
-        .replace('D', ".")
-        .replace('G', ",");
-    let (sign_s, minus, angle) = (t.contains('S'), t.contains("MI"), t.contains("PR"));
-    let t = t.replace("MI", "").replace("PR", "").replace('S', "");
-    let (whole, fraction) = t.split_once('.').unwrap_or((&t, ""));
-    let decimals = fraction.chars().filter(|c| matches!(c, '9' | '0')).count();
-    let negative = v.starts_with('-');
-    let rounded = super::parse::decimal_parts(v)
-        .and_then(|(n, s)| super::parse::rescale(n, s, decimals as i32))
-        .and_then(|n| n.to_i128())
-        .unwrap_or(0)
-        .unsigned_abs();
-    let digits = super::format::numeric(rounded as i128, decimals as i8);
-    let (w, f) = digits.split_once('.').unwrap_or((&digits, ""));
-    let w = if w == "0" && whole.contains('9') && !whole.contains('0') && decimals > 0 {
-        ""
-    } else {
-        w
-    };
-    let places = whole.chars().filter(|c| matches!(c, '9' | '0')).count();
-    let negative = negative && rounded != 0;
-    let mut out = String::new();
-    if w.len() > places {
-        out = whole
-            .chars()
-            .map(|c| if matches!(c, '9' | '0') { '#' } else { c })
-            .collect();
-    } else {
-        let mut source = format!("{w:>places$}")
-            .chars()
-            .collect::<Vec<_>>()
-            .into_iter();
-        let mut started = false;
-        let mut zero_from = false;
-        for c in whole.chars() {
-            match c {
-                '9' | '0' => {
-                    zero_from |= c == '0';
-                    let d = source.next().unwrap_or(' ');
-                    started |= d != ' ' || zero_from;
-                    match (d, zero_from) {
-                        (' ', true) => out.push('0'),
-                        (' ', false) if fill => {}
-                        (d, _) => out.push(d),
+
+    fn add(&mut self, mark: Mark) -> Result<()> {
+        let wrong = |message: &str| Err(SqlError::new("42601", message));
+        if self.exponent && mark != Mark::Exponent {
+            return wrong("\"EEEE\" must be the last pattern used");
+        }
+        let signed = self.plus || self.minus;
+        match mark {
+            Mark::Nine if self.angle => return wrong("\"9\" must be ahead of \"PR\""),
+            Mark::Nine if self.shift => self.shift_digits += 1,
+            Mark::Nine if self.decimal => self.post += 1,
+            Mark::Nine => self.pre += 1,
+            Mark::Zero if self.angle => return wrong("\"0\" must be ahead of \"PR\""),
+            Mark::Zero => {
+                match self.decimal {
+                    true => self.post += 1,
+                    false => {
+                        self.zero_start.get_or_insert(self.pre);
+                        self.pre += 1;
                     }
                 }
-                ',' if started => out.push(','),
-                ',' if fill => {}
-                ',' => out.push(' '),
-                c => out.push(c),
+                self.zero_end = self.pre + self.post;
             }
+            Mark::Blank => {
+                self.blank |= self.pre == 0 && self.post == 0 && self.zero_start.is_none()
+            }
+            Mark::Point if self.decimal => return wrong("multiple decimal points"),
+            Mark::Point | Mark::Shift if self.shift || self.decimal => {
+                if mark == Mark::Point || self.decimal {
+                    return wrong("cannot use \"V\" and decimal point together");
+                }
+            }
+            Mark::Point => self.decimal = true,
+            Mark::Shift => self.shift = true,
+            Mark::Fill => self.fill = true,
+            Mark::Sign if self.sign.is_some() => return wrong("cannot use \"S\" twice"),
+            Mark::Sign if signed || self.angle => {
+                return wrong("cannot use \"S\" and \"PL\"/\"MI\"/\"SG\"/\"PR\" together");
+            }
+            Mark::Sign if self.decimal => self.sign = Some((SignPlace::After, self.pre)),
+            Mark::Sign => self.sign = Some((SignPlace::Before, self.pre)),
+            Mark::Minus if self.sign.is_some() => {
+                return wrong("cannot use \"S\" and \"MI\" together");
+            }
+            Mark::Plus if self.sign.is_some() => {
+                return wrong("cannot use \"S\" and \"PL\" together");
+            }
+            Mark::PlusMinus if self.sign.is_some() => {
+                return wrong("cannot use \"S\" and \"SG\" together");
+            }
+            Mark::Minus => self.minus = true,
+            Mark::Plus => self.plus = true,
+            Mark::PlusMinus => (self.minus, self.plus) = (true, true),
+            Mark::Angle if signed || self.sign.is_some() => {
+                return wrong("cannot use \"PR\" and \"S\"/\"PL\"/\"MI\"/\"SG\" together");
+            }
+            Mark::Angle => self.angle = true,
+            Mark::Roman(_) => self.roman = true,
+            Mark::Exponent if self.exponent => return wrong("cannot use \"EEEE\" twice"),
+            Mark::Exponent => {
+                let others = self.blank || self.fill || self.angle || self.roman || self.shift;
+                if others || signed || self.sign.is_some() {
+                    let e = SqlError::new("42601", "\"EEEE\" is incompatible with other formats");
+                    return Err(e.detail(
+                        "\"EEEE\" may only be used together with digit and decimal point patterns.",
+                    ));
+                }
+                self.exponent = true;
+            }
+            Mark::Comma | Mark::Group | Mark::Currency | Mark::Ordinal(_) | Mark::Nothing => {}
         }
+        Ok(())
     }
-    if t.contains('.') {
-        out.push('.');
-        let kept: String = if fill {
-            let least = fraction.rfind('0').map_or(0, |i| i + 1);
-            let trimmed = f.trim_end_matches('0');
-            f[..trimmed.len().max(least).min(f.len())].to_string()
-        } else {
-            f.to_string()
+}
+
+/// The mark that text begins with, and its length.
+fn mark_at(text: &str) -> Option<(usize, Mark)> {
+    MARKS.iter().find_map(|(name, mark)| {
+        let small = name.to_ascii_lowercase();
+        let mark = match (text.starts_with(name), text.starts_with(&small), *mark) {
+            (true, _, mark) => mark,
+            (_, true, Mark::Roman(_)) => Mark::Roman(false),
+            (_, true, Mark::Ordinal(_)) => Mark::Ordinal(false),
+            (_, true, mark) => mark,
+            _ => return None,
         };
-        out.push_str(&kept);
-    }
-    let lead = out.len() - out.trim_start().len();
-    let body = out.trim_start().to_string();
-    let signed = match (sign_s, minus, angle, negative) {
-        (true, _, _, n) => format!("{}{body}", if n { '-' } else { '+' }),
-        (_, true, _, true) => format!("{body}-"),
-        (_, true, _, false) => {
-            if fill {
-                body
-            } else {
-                format!("{body} ")
-            }
-        }
-        (_, _, true, true) => format!("<{body}>"),
-        (_, _, true, false) => {
-            if fill {
-                body
-            } else {
-                format!(" {body} ")
-            }
-        }
-        (.., true) => format!("-{body}"),
-        _ if fill => body,
-        _ => format!(" {body}"),
-    };
-    if fill {
-        signed
-    } else {
-        format!("{}{signed}", " ".repeat(lead))
-    }
-}
-
-/// A number with `th` or what else belongs to it, if it is whole and not negative.
-fn ordinal(v: &str, template: &str, small: bool) -> String {
-    let text = number_text(v, template);
-    let digits = text.trim();
-    if digits.starts_with(['-', '#']) || digits.contains('.') {
-        return text;
-    }
-    let n: u64 = digits
-        .chars()
-        .filter(char::is_ascii_digit)
-        .collect::<String>()[..]
-        .parse()
-        .unwrap_or(0);
-    let th = match (n % 100, n % 10) {
-        (11..=13, _) => "TH",
-        (_, 1) => "ST",
-        (_, 2) => "ND",
-        (_, 3) => "RD",
-        _ => "TH",
-    };
-    let th = if small {
-        th.to_lowercase()
-    } else {
-        th.to_string()
-    };
-    format!("{text}{th}")
-}
-
-/// `9.99EEEE`
-fn scientific(v: &str, upper: &str, fill: bool) -> String {
-    let fraction = upper.replace('D', ".");
-    let fraction = fraction.split_once('.').map_or("", |(_, f)| f);
-    let decimals = fraction.chars().filter(|c| matches!(c, '9' | '0')).count();
-    let decimals = decimals.min(DECIMALS_MAX);
-    let number: f64 = v.parse().unwrap_or(0.0);
-    let text = format!("{number:.decimals$e}");
-    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    let sign = if exponent < 0 { '-' } else { '+' };
-    let blank = if fill || number < 0.0 { "" } else { " " };
-    format!("{blank}{mantissa}e{sign}{:02}", exponent.abs())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::number_text;
-
-    #[test]
-    fn templates_of_any_text() {
-        assert_eq!(number_text("11", "99th"), " 11th");
-        // Its upper case is longer than itself.
-        assert!(number_text("1", "\u{149}9th").ends_with("1st"));
-        let long = format!("9.{}EEEE", "9".repeat(70_000));
-        assert!(number_text("1234.5", &long).contains("1.2345"));
-    }
+        Some((name.len(), mark))
+    })
 }

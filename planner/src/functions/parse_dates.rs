@@ -26,6 +26,9 @@ fn out_of_range_field(text: &str) -> SqlError {
     )
 }
 
+/// Days of the Julian period before 1970.
+pub(super) const JULIAN_1970: i32 = 2_440_588;
+
 /// What a date/time text says, before it is made a value.
 #[derive(Default, Debug)]
 struct DateTimeText {
@@ -39,7 +42,7 @@ struct DateTimeText {
     bc: bool,
 }
 
-fn date_word(t: &str, text: &str) -> Result<Option<NaiveDate>> {
+fn date_word(t: &str, bc: bool, text: &str) -> Result<Option<NaiveDate>> {
     let ymd = |y: i32, m: u32, d: u32| {
         NaiveDate::from_ymd_opt(y, m, d)
             .ok_or_else(|| out_of_range_field(text))
@@ -63,12 +66,12 @@ fn date_word(t: &str, text: &str) -> Result<Option<NaiveDate>> {
         // Month first, PostgreSQL's default DateStyle.
         [m, d, y] if y.len() >= 2 => {
             if let (Ok(d), Some(m), Ok(y)) = (m.parse(), month_name(d), y.parse()) {
-                return ymd(year(y, fields[2]), m, d);
+                return ymd(year(y, fields[2], bc), m, d);
             }
             let (Ok(m), Ok(d), Ok(y)) = (m.parse(), d.parse(), y.parse::<i32>()) else {
                 return Ok(None);
             };
-            ymd(year(y, fields[2]), m, d)
+            ymd(year(y, fields[2], bc), m, d)
         }
         [one] if one.len() == 8 && one.bytes().all(|b| b.is_ascii_digit()) => {
             let n: u32 = one.parse().map_err(|_| out_of_range_field(text))?;
@@ -78,8 +81,10 @@ fn date_word(t: &str, text: &str) -> Result<Option<NaiveDate>> {
     }
 }
 
-fn year(y: i32, text: &str) -> i32 {
+/// A year of two digits is one near to 2000, unless it is one before Christ.
+fn year(y: i32, text: &str, bc: bool) -> i32 {
     match (text.len(), y) {
+        _ if bc => y,
         (1 | 2, 70..) => 1900 + y,
         (1 | 2, _) => 2000 + y,
         _ => y,
@@ -147,6 +152,7 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
     if words.is_empty() {
         return Err(bad());
     }
+    out.bc = words.iter().any(|w| w.eq_ignore_ascii_case("bc"));
     let mut loose: Vec<String> = Vec::new();
     for w in &words {
         let lower = w.to_ascii_lowercase();
@@ -161,8 +167,7 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
                 .hint("Use now() or current_date."));
             }
             "allballs" => out.time = Some(0),
-            "bc" => out.bc = true,
-            "ad" => {}
+            "bc" | "ad" => {}
             "am" | "pm" if out.time.is_some() => {
                 let t = out.time.unwrap_or(0);
                 let hour = t / 3_600_000_000;
@@ -185,8 +190,8 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
                     out.zone = Some(w[split..].to_string());
                 }
             }
-            _ if out.date.is_none() && date_word(w, text)?.is_some() => {
-                out.date = date_word(w, text)?
+            _ if out.date.is_none() && date_word(w, out.bc, text)?.is_some() => {
+                out.date = date_word(w, out.bc, text)?
             }
             _ if out.time.is_some() && out.zone.is_none() => out.zone = Some(w.clone()),
             // 2020-01-01 +02, as JDBC sends dates.
@@ -197,7 +202,7 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
         }
     }
     if !loose.is_empty() {
-        out.date = Some(loose_date(&loose, out.date, text)?.ok_or_else(bad)?);
+        out.date = Some(loose_date(&loose, &out, text)?.ok_or_else(bad)?);
     }
     if out.bc
         && let Some(d) = out.date
@@ -215,7 +220,7 @@ fn is_offset(w: &str) -> bool {
 }
 
 /// `Jan 5 2020`, `5 January 2020`, with weekday names ignored.
-fn loose_date(words: &[String], date: Option<NaiveDate>, text: &str) -> Result<Option<NaiveDate>> {
+fn loose_date(words: &[String], read: &DateTimeText, text: &str) -> Result<Option<NaiveDate>> {
     let weekday = |w: &str| {
         let l = w.to_ascii_lowercase();
         ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -224,9 +229,9 @@ fn loose_date(words: &[String], date: Option<NaiveDate>, text: &str) -> Result<O
     };
     let words: Vec<&String> = words.iter().filter(|w| !weekday(w)).collect();
     if words.is_empty() {
-        return Ok(date);
+        return Ok(read.date);
     }
-    if date.is_some() || words.len() != 3 {
+    if read.date.is_some() || words.len() != 3 {
         return Ok(None);
     }
     let month = words
@@ -240,7 +245,7 @@ fn loose_date(words: &[String], date: Option<NaiveDate>, text: &str) -> Result<O
     let (Ok(d), Ok(yv)) = (d.parse::<u32>(), y.parse::<i32>()) else {
         return Ok(None);
     };
-    NaiveDate::from_ymd_opt(year(yv, y), m, d)
+    NaiveDate::from_ymd_opt(year(yv, y, read.bc), m, d)
         .ok_or_else(|| out_of_range_field(text))
         .map(Some)
 }
@@ -274,7 +279,19 @@ pub fn date(text: &str) -> Result<i32> {
     if t.infinite.is_some() {
         return Err(SqlError::unsupported("infinite dates are not supported"));
     }
-    t.date.map(days).ok_or_else(|| invalid_date("date", text))
+    let days = t.date.map(days).ok_or_else(|| invalid_date("date", text))?;
+    in_range(days, "date", text)
+}
+
+/// The day, if it isn't before the first one of the Julian period.
+fn in_range(days: i32, what: &str, text: &str) -> Result<i32> {
+    match days >= -JULIAN_1970 {
+        true => Ok(days),
+        false => Err(SqlError::new(
+            "22008",
+            format!("{what} out of range: \"{text}\""),
+        )),
+    }
 }
 
 /// time
@@ -300,7 +317,8 @@ fn naive(t: &DateTimeText, text: &str, type_name: &str) -> Result<i64> {
         ));
     }
     let d = t.date.ok_or_else(|| invalid_date(type_name, text))?;
-    Ok(days(d) as i64 * DAY_US + t.time.unwrap_or(0))
+    let days = in_range(days(d), "timestamp", text)?;
+    Ok(days as i64 * DAY_US + t.time.unwrap_or(0))
 }
 
 /// timestamptz, microseconds UTC; without a zone in the text `session_zone` is meant.

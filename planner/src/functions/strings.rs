@@ -134,7 +134,11 @@ fn split() -> super::Kernel {
 
 /// LIKE with an escape character of its own, as a regex.
 fn like(s: &str, pattern: &str, escape: &str, insensitive: bool) -> Result<Option<bool>> {
-    let escape = escape.chars().next();
+    let mut chars = escape.chars();
+    let (escape, None) = (chars.next(), chars.next()) else {
+        return Err(SqlError::new("22025", "invalid escape string")
+            .hint("Escape string must be empty or one character."));
+    };
     let mut re = String::from("^");
     let mut chars = pattern.chars();
     while let Some(c) = chars.next() {

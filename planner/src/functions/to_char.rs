@@ -1,11 +1,12 @@
-//! to_char, to_date, to_timestamp and to_number: the templates in common use; those of numbers are in [`super::number_templates`].
+//! to_char, to_date, to_timestamp and to_number: the templates in common use; those of numbers are in `number_text` and
+//! `number_read`.
 
 use arrow::array::Array;
 use arrow::datatypes::IntervalMonthDayNano;
 use chrono::{Datelike, NaiveDate};
 
 use super::kernel;
-use super::number_templates::number_text;
+use super::number_text::{FLOAT4_DIGITS, FLOAT8_DIGITS, decimal_text, float_text};
 use super::parse_dates::{DAY_US, datetime_of, days};
 use super::registry::Registry;
 use super::zones::{to_local, to_utc};
@@ -465,7 +466,7 @@ fn time_from(text: &str, template: &str) -> Result<(i64, Option<i64>)> {
             "YYYY" | "IYYY" => 4,
             "YYY" | "DDD" | "MS" => 3,
             "US" => 6,
-            "SSSS" => 5,
+            "SSSSS" | "SSSS" => 5,
             "J" => 7,
             _ => 1,
         };
@@ -487,7 +488,7 @@ fn time_from(text: &str, template: &str) -> Result<(i64, Option<i64>)> {
             "SS" => s = n,
             "MS" => us = n * 10i64.pow(6 - len as u32),
             "US" => us = n * 10i64.pow(6 - len as u32),
-            "SSSSS" | "SSSS" => s = n,
+            "SSSSS" | "SSSS" => (h, mi, s) = (n / 3600, n / 60 % 60, n % 60),
             "TZH" | "TZM" => {
                 let of = if p == "TZH" { 60 } else { 1 };
                 zone = Some(zone.unwrap_or(0) + if west { -n * of } else { n * of });
@@ -513,7 +514,7 @@ fn time_from(text: &str, template: &str) -> Result<(i64, Option<i64>)> {
     };
     let date = NaiveDate::from_ymd_opt(y as i32, mo as u32, d as u32).ok_or_else(range)?;
     let day = days(date) as i64 + doy.map_or(0, |n| n - 1);
-    if h > 23 || mi > 59 || (s > 59 && !template.to_uppercase().contains("SSSS")) {
+    if h > 23 || mi > 59 || s > 59 {
         return Err(range());
     }
     if zone.is_some_and(|z: i64| z.abs() >= 16 * 60) {
@@ -546,24 +547,28 @@ pub fn register(r: &mut Registry) {
         "to_char(interval, text) text",
         kernel!(|i: interval, f: text| -> text interval_text(i, f).map(Some)),
     );
-    r.add(
+    r.add_fallible(
         "to_char(int4, text) text",
-        kernel!(|n: int4, f: text| -> text Ok(Some(number_text(&n.to_string(), f)))),
+        kernel!(|n: int4, f: text| -> text decimal_text(&n.to_string(), f).map(Some)),
     );
-    r.add(
+    r.add_fallible(
         "to_char(int8, text) text",
-        kernel!(|n: int8, f: text| -> text Ok(Some(number_text(&n.to_string(), f)))),
+        kernel!(|n: int8, f: text| -> text decimal_text(&n.to_string(), f).map(Some)),
     );
-    r.add(
+    r.add_fallible(
+        "to_char(float4, text) text",
+        kernel!(|n: float4, f: text| -> text float_text(n as f64, f, FLOAT4_DIGITS).map(Some)),
+    );
+    r.add_fallible(
         "to_char(float8, text) text",
-        kernel!(|n: float8, f: text| -> text Ok(Some(number_text(&format!("{n}"), f)))),
+        kernel!(|n: float8, f: text| -> text float_text(n, f, FLOAT8_DIGITS).map(Some)),
     );
     r.add_typed("to_char(numeric, text) text", |t| {
         let scale = match t.args[0] {
             tidemill_zset::schema::SqlType::Numeric(_, s) => s,
             _ => 0,
         };
-        kernel!(|n: numeric, f: text| -> text Ok(Some(number_text(&super::format::numeric(n, scale), f))))
+        kernel!(|n: numeric, f: text| -> text decimal_text(&super::format::numeric(n, scale), f).map(Some))
     });
     r.add_fallible(
         "to_date(text, text) date",
@@ -583,6 +588,7 @@ pub fn register(r: &mut Registry) {
     r.add_typed("to_number(text, text) numeric_open", |_| {
         std::sync::Arc::new(|a: &super::Args| {
             let s = arrow::array::cast::AsArray::as_string_view(a.arrays[0].as_ref());
+            let f = arrow::array::cast::AsArray::as_string_view(a.arrays[1].as_ref());
             let mut out = arrow::array::Decimal128Builder::with_capacity(a.rows);
             for row in 0..a.rows {
                 let i = a.at(0, row);
@@ -590,12 +596,9 @@ pub fn register(r: &mut Registry) {
                     out.append_null();
                     continue;
                 }
-                let clean: String = s
-                    .value(i)
-                    .chars()
-                    .filter(|c| c.is_ascii_digit() || matches!(c, '.' | '-'))
-                    .collect();
-                out.append_value(super::parse::numeric(&clean, 38, 6).map_err(super::external)?);
+                let template = f.value(a.at(1, row));
+                let read = super::number_read::number(s.value(i), template, 6);
+                out.append_value(read.map_err(super::external)?);
             }
             Ok(std::sync::Arc::new(
                 out.finish().with_precision_and_scale(38, 6)?,

@@ -125,6 +125,24 @@ pub fn literal_to_utc(local: i64, zone: &str) -> Result<i64> {
     }
 }
 
+/// Local time in the zone that make_timestamptz is given to UTC, both in microseconds. Numbers count eastwards there.
+pub fn argument_to_utc(local: i64, zone: &str) -> Result<i64> {
+    if zone.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(SqlError::new(
+            "22023",
+            format!("invalid input syntax for type numeric time zone: \"{zone}\""),
+        )
+        .hint("Numeric time zones must have \"-\" or \"+\" as first character."));
+    }
+    if signed(zone).is_some() && iso_offset(zone).is_none() {
+        return Err(SqlError::new(
+            "22023",
+            format!("numeric time zone \"{zone}\" out of range"),
+        ));
+    }
+    literal_to_utc(local, zone)
+}
+
 /// Local time in the zone `name` to UTC, both in microseconds.
 pub fn to_utc(local: i64, name: &str) -> Result<i64> {
     let tz = match zone(name)? {

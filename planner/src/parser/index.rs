@@ -33,10 +33,12 @@ impl P<'_> {
                 .hint("There is one kind of index: USING btree, which is the default."));
             }
         }
-        let mut columns = Vec::new();
+        let (mut columns, mut classes) = (Vec::new(), Vec::new());
         self.need_token(&Token::LParen)?;
         loop {
-            columns.push(self.index_column()?);
+            let (column, class) = self.index_column()?;
+            classes.extend(class.map(|class| (column.clone(), class)));
+            columns.push(column);
             if !self.token(&Token::Comma) {
                 break;
             }
@@ -66,12 +68,13 @@ impl P<'_> {
             if_not_exists,
             on,
             columns,
+            classes,
             unique: unique.then_some(nulls),
         })
     }
 
-    /// A column's name; the direction says nothing here, as an index is read both ways.
-    fn index_column(&mut self) -> Result<String> {
+    /// A column's name and operator class; the direction says nothing here, as an index is read both ways.
+    fn index_column(&mut self) -> Result<(String, Option<String>)> {
         let expression = || {
             SqlError::unsupported("indexes on expressions are not supported")
                 .hint("Create a materialized view that has the expression as a column, and an index on that.")
@@ -87,8 +90,13 @@ impl P<'_> {
         if self.take("collate") {
             self.name()?;
         }
+        let more = ["asc", "desc", "nulls"];
+        let class = match self.p.peek_token().token {
+            Token::Word(_) if !more.iter().any(|w| self.peek_is(0, w)) => Some(self.name()?.name),
+            _ => None,
+        };
         let _ = self.take("asc") || self.take("desc");
         let _ = self.take("nulls first") || self.take("nulls last");
-        Ok(column)
+        Ok((column, class))
     }
 }

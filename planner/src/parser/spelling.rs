@@ -5,8 +5,9 @@ use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace};
 
 use super::DIALECT;
 use super::nested_joins::nested_joins;
-use super::spelling_queries::{exclude, group_by, values_query};
+use super::spelling_queries::{exclude, frame_bounds, group_by, values_query};
 use super::substring::substring;
+use super::variadic::variadic;
 use crate::error::{Result, SqlError};
 
 /// Name of the call around the lower bound of BETWEEN SYMMETRIC.
@@ -54,6 +55,9 @@ const RESPELLED: &[(&str, Respell)] = &[
     ("substring", substring),
     ("interval", interval_precision),
     ("nulls", nulls_not_distinct),
+    ("preceding", frame_bounds),
+    ("following", frame_bounds),
+    ("variadic", variadic),
 ];
 
 /// What the name of a UNIQUE of a column begins with if NULLs are equal for it.
@@ -121,8 +125,15 @@ fn whole_rows(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         "in",
         "distinct",
         "returning",
+        "from",
     ];
     let by = in_by(&tokens);
+    // Beside IS DISTINCT FROM, `=` and the like: the row `t` of a `.` at `i`.
+    let compared = |i: usize| {
+        let distinct = i > 2 && is(&tokens[i - 2], "from") && is(&tokens[i - 3], "distinct");
+        let after = i > 1 && is_comparison(&tokens[i - 2]);
+        distinct || after || tokens.get(i + 2).is_some_and(is_comparison)
+    };
     let star = |i: usize| {
         let token = |i: usize| tokens.get(i).map(|t| &t.token);
         if token(i) != Some(&Token::Period) || token(i + 1) != Some(&Token::Mul) {
@@ -139,7 +150,8 @@ fn whole_rows(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
             && (alone
                 || by[i]
                 || token(i + 2) == Some(&Token::DoubleColon)
-                || tokens.get(i + 2).is_some_and(|t| is(t, "is")))
+                || tokens.get(i + 2).is_some_and(|t| is(t, "is"))
+                || compared(i))
     };
     if !(0..tokens.len()).any(star) {
         return tokens;
@@ -149,6 +161,18 @@ fn whole_rows(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         .filter(kept)
         .map(|i| tokens[i].clone())
         .collect()
+}
+
+fn is_comparison(t: &TokenWithSpan) -> bool {
+    let signs = [
+        Token::Eq,
+        Token::Neq,
+        Token::Lt,
+        Token::LtEq,
+        Token::Gt,
+        Token::GtEq,
+    ];
+    signs.contains(&t.token)
 }
 
 /// `interval(3) '1.23456'` as `'1.23456'::interval(3)`.

@@ -134,6 +134,41 @@ pub(super) fn group_by(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     tokens
 }
 
+/// `RANGE '1 day'::interval PRECEDING` as `RANGE ('1 day')::interval PRECEDING`: the parser takes text at the start of a bound
+/// for an interval without its first word.
+pub(super) fn frame_bounds(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    for (i, t) in tokens.iter().enumerate() {
+        let begins = out
+            .last()
+            .is_some_and(|t| is_one_of(t, &["range", "rows", "groups", "between", "and"]));
+        let text = matches!(t.token, Token::SingleQuotedString(_));
+        if begins && text && is_cast_bound(&tokens[i + 1..]) {
+            let (open, close) = (like(t, Token::LParen), like(t, Token::RParen));
+            out.extend([open, t.clone(), close]);
+        } else {
+            out.push(t.clone());
+        }
+    }
+    out
+}
+
+/// Whether tokens are the rest of a frame's bound that goes on with a cast.
+fn is_cast_bound(rest: &[TokenWithSpan]) -> bool {
+    let mut depth = 0usize;
+    let end = rest.iter().position(|t| {
+        match t.token {
+            Token::LParen => depth += 1,
+            Token::RParen if depth == 0 => return true,
+            Token::RParen => depth -= 1,
+            _ => {}
+        }
+        depth == 0 && is_one_of(t, &["preceding", "following", "and"])
+    });
+    let cast = rest.first().map(|t| &t.token) == Some(&Token::DoubleColon);
+    cast && end.is_some_and(|end| is_one_of(&rest[end], &["preceding", "following"]))
+}
+
 /// What stands first in PARTITION BY of a window whose frame has EXCLUDE.
 pub(crate) const EXCLUDED: [(&str, &[&str]); 3] = [
     ("#exclude_current_row", &["current", "row"]),

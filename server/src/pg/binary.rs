@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use bytes::{Buf, BufMut, BytesMut};
 
-use super::types::Column;
+use super::types::{Column, oid};
 
 /// First byte of a binary jsonb.
 pub const JSONB_VERSION: u8 = 1;
@@ -145,6 +145,32 @@ pub fn numeric_text(mut data: &[u8]) -> Option<String> {
         text.push_str(&fraction[..scale]);
     }
     Some(text)
+}
+
+/// An int2vector or oidvector, `1 2 3`: an array that is counted from 0.
+pub fn vector(text: &str, of: u32, out: &mut BytesMut) {
+    let items: Vec<i64> = text
+        .split(' ')
+        .filter_map(|item| item.parse().ok())
+        .collect();
+    out.put_i32(1);
+    out.put_i32(0);
+    let short = of == oid::INT2VECTOR;
+    out.put_u32(if short { oid::INT2 } else { oid::OID });
+    out.put_i32(items.len() as i32);
+    out.put_i32(0);
+    for item in items {
+        match short {
+            true => {
+                out.put_i32(2);
+                out.put_i16(item as i16);
+            }
+            false => {
+                out.put_i32(4);
+                out.put_u32(item as u32);
+            }
+        }
+    }
 }
 
 /// Levels of nesting that an array on the wire can have.

@@ -34,9 +34,11 @@ pub mod oid {
     pub const NAME: u32 = 19;
     pub const INT8: u32 = 20;
     pub const INT2: u32 = 21;
+    pub const INT2VECTOR: u32 = 22;
     pub const INT4: u32 = 23;
     pub const TEXT: u32 = 25;
     pub const OID: u32 = 26;
+    pub const OIDVECTOR: u32 = 30;
     pub const JSON: u32 = 114;
     pub const FLOAT4: u32 = 700;
     pub const FLOAT8: u32 = 701;
@@ -114,13 +116,15 @@ pub struct WireType {
     pub modifier: i32,
 }
 
-/// The Postgres type of a field. Fields tagged `oid`, `name` or `char` are those types of `pg_catalog`.
+/// The Postgres type of a field. Fields tagged `oid`, `name` and so on are those types of `pg_catalog`.
 pub fn wire_type(field: &Field) -> WireType {
     if let Some(tag) = field.metadata().get(TYPE_KEY) {
         let oid = match tag.as_str() {
             "oid" => Some(oid::OID),
             "name" => Some(oid::NAME),
             "char" => Some(oid::CHAR),
+            "int2vector" => Some(oid::INT2VECTOR),
+            "oidvector" => Some(oid::OIDVECTOR),
             _ => None,
         };
         if let Some(oid) = oid {
@@ -484,6 +488,7 @@ impl Column {
         match self.oid {
             oid::UUID => binary::uuid(value, out),
             oid::CHAR => out.put_u8(value.bytes().next().unwrap_or(0)),
+            oid::INT2VECTOR | oid::OIDVECTOR => binary::vector(value, self.oid, out),
             oid::JSONB => {
                 out.put_u8(binary::JSONB_VERSION);
                 text::jsonb(value, out);

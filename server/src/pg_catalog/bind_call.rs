@@ -87,6 +87,12 @@ impl<'a> Binder<'a> {
 
     /// A scalar function.
     pub(super) fn call(&self, name: &str, args: Vec<Bound>) -> Result<Bound, SqlError> {
+        let vector = args.first().is_some_and(|(_, ty)| ty.is_vector());
+        let name = match name {
+            "array_lower" if vector => "_vector_lower",
+            "array_upper" if vector => "_vector_upper",
+            name => name,
+        };
         let function = functions::find(name).ok_or_else(|| not_ours(format!("function {name}")))?;
         if function.catalog {
             self.ours.set(true);
@@ -157,7 +163,7 @@ impl<'a> Binder<'a> {
         };
         // Vectors, unlike arrays, are counted from 0.
         let name = match name {
-            "generate_subscripts" if of == Ty::Vector => "_vector_subscripts",
+            "generate_subscripts" if of.is_vector() => "_vector_subscripts",
             name => name,
         };
         Ok((self.call(name, args)?.0, columns))

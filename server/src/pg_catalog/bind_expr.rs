@@ -8,7 +8,7 @@ use tidemill_planner::ast::syntax as ast;
 
 use super::bind::{Binder, Place};
 use super::functions;
-use super::plan::{Expr, Op};
+use super::plan::{Expr, Op, Pattern};
 use super::scope::{fold, not_ours};
 use super::value::{Ty, Value};
 
@@ -77,17 +77,19 @@ impl<'a> Binder<'a> {
                 negated,
                 expr: value,
                 pattern,
+                escape_char,
                 ..
             }
             | E::ILike {
                 negated,
                 expr: value,
                 pattern,
+                escape_char,
                 ..
             } => {
                 let insensitive = matches!(expr, E::ILike { .. });
                 let op = Op::Match {
-                    like: true,
+                    pattern: Pattern::Like(escape(escape_char.as_ref())?),
                     insensitive,
                     negated: *negated,
                 };
@@ -351,7 +353,10 @@ impl<'a> Binder<'a> {
     ) -> Result<Bound, SqlError> {
         use ast::BinaryOperator as B;
         let matching = |like: bool, insensitive: bool, negated: bool| Op::Match {
-            like,
+            pattern: match like {
+                true => Pattern::Like(Some('\\')),
+                false => Pattern::Regex,
+            },
             insensitive,
             negated,
         };
@@ -539,7 +544,7 @@ impl<'a> Binder<'a> {
         for step in chain {
             let (index, base) = match step {
                 ast::AccessExpr::Subscript(ast::Subscript::Index { index }) => {
-                    (self.expr(index, place)?.0, i64::from(ty != Ty::Vector))
+                    (self.expr(index, place)?.0, i64::from(!ty.is_vector()))
                 }
                 // The fields of `_pg_expandarray`'s records.
                 ast::AccessExpr::Dot(ast::Expr::Identifier(ident)) => match fold(ident).as_str() {
@@ -557,6 +562,22 @@ impl<'a> Binder<'a> {
             ty = ty.element();
         }
         Ok((expr, ty))
+    }
+}
+
+/// What takes their meaning from `%` and `_` of LIKE: a backslash, unless ESCAPE says otherwise.
+fn escape(written: Option<&ast::ValueWithSpan>) -> Result<Option<char>, SqlError> {
+    let Some(written) = written else {
+        return Ok(Some('\\'));
+    };
+    let ast::Value::SingleQuotedString(text) = &written.value else {
+        return Err(not_ours("this kind of ESCAPE"));
+    };
+    let mut chars = text.chars();
+    match (chars.next(), chars.next()) {
+        (first, None) => Ok(first),
+        _ => Err(SqlError::new("22025", "invalid escape string")
+            .hint("Escape string must be empty or one character.")),
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use regex::Regex;
 use tidemill_planner::SqlError;
 
+use super::plan::Pattern;
 use super::relations::{DEFINITIONS, Definition, Row};
 use super::value::{RegKind, Value, invalid};
 use super::{CatalogSnapshot, RelationInfo, fill, server_wide};
@@ -41,7 +42,7 @@ pub struct Context<'a> {
     relations: HashMap<i64, (&'a str, Cow<'a, str>)>,
     oids: HashMap<(&'a str, Cow<'a, str>), i64>,
     rows: RefCell<HashMap<u32, Rc<Vec<Row>>>>,
-    patterns: RefCell<HashMap<(String, bool, bool), Rc<Regex>>>,
+    patterns: RefCell<HashMap<(String, Pattern, bool), Rc<Regex>>>,
     /// What functions ask the session to do.
     pub effects: RefCell<Effects>,
     /// Rows of the last round of each WITH RECURSIVE that is being evaluated.
@@ -195,16 +196,16 @@ impl<'a> Context<'a> {
         &self,
         text: &str,
         pattern: &str,
-        like: bool,
+        kind: Pattern,
         insensitive: bool,
     ) -> Result<bool, SqlError> {
-        let key = (pattern.to_string(), like, insensitive);
+        let key = (pattern.to_string(), kind, insensitive);
         if let Some(regex) = self.patterns.borrow().get(&key) {
             return Ok(regex.is_match(text));
         }
-        let source = match like {
-            true => like_regex(pattern),
-            false => pattern.to_string(),
+        let source = match kind {
+            Pattern::Like(escape) => like_regex(pattern, escape),
+            Pattern::Regex => pattern.to_string(),
         };
         let regex = regex::RegexBuilder::new(&source)
             .case_insensitive(insensitive)
@@ -218,14 +219,16 @@ impl<'a> Context<'a> {
     }
 }
 
-fn like_regex(pattern: &str) -> String {
+fn like_regex(pattern: &str, escape: Option<char>) -> String {
     let mut out = String::from("(?s)^");
     let mut chars = pattern.chars();
     while let Some(c) = chars.next() {
         match c {
+            c if Some(c) == escape => {
+                out.push_str(&regex::escape(&chars.next().unwrap_or(c).to_string()))
+            }
             '%' => out.push_str(".*"),
             '_' => out.push('.'),
-            '\\' => out.push_str(&regex::escape(&chars.next().unwrap_or('\\').to_string())),
             c => out.push_str(&regex::escape(&c.to_string())),
         }
     }

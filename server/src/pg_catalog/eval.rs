@@ -202,11 +202,11 @@ fn binary(op: Op, left: &Value, right: &Value, context: &Context<'_>) -> Result<
         Op::Gt => order(Ordering::is_gt),
         Op::Ge => order(Ordering::is_ge),
         Op::Match {
-            like,
+            pattern,
             insensitive,
             negated,
         } => {
-            let found = context.matches(&left.show(), &right.show(), like, insensitive)?;
+            let found = context.matches(&left.show(), &right.show(), pattern, insensitive)?;
             Value::Bool(found != negated)
         }
         _ => arithmetic(op, left, right)?,
@@ -301,7 +301,7 @@ fn cast(value: Value, ty: Ty, context: &Context<'_>) -> Result<Value, SqlError> 
             }
             other => return Err(invalid("array", &other.show())),
         },
-        Ty::Vector => match value {
+        Ty::Int2Vector | Ty::OidVector => match value {
             Value::Text(text) => Value::Array(text.split_whitespace().map(Value::text).collect()),
             other => other,
         },

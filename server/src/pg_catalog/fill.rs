@@ -499,7 +499,8 @@ fn attribute(field: &Field) -> Attribute {
 fn catalog_type(ty: Ty) -> Option<u32> {
     use super::value::RegKind;
     match ty {
-        Ty::Vector => Some(22),
+        Ty::Int2Vector => Some(type_oids::INT2VECTOR),
+        Ty::OidVector => Some(type_oids::OIDVECTOR),
         Ty::Reg(RegKind::Class) => Some(2205),
         Ty::Reg(RegKind::Type) => Some(2206),
         Ty::Reg(RegKind::Namespace) => Some(4089),

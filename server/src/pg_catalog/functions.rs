@@ -11,6 +11,7 @@ use super::context::{
     Context, OWNER_OID, format_type, quote_ident, quote_literal, split_name, type_oid,
 };
 use super::fill;
+use super::plan::Pattern;
 use super::server_wide;
 use super::value::{RegKind, Ty, Value};
 
@@ -343,6 +344,8 @@ functions! {
     plain "generate_subscripts" => Returns::Array(Ty::Int4), |a, _| {
         series(1, items(arg(a, 0)).len() as i64, 1)
     };
+    plain "_vector_lower" => INT, |_, _| Ok(Value::Int(0));
+    plain "_vector_upper" => INT, |a, _| Ok(Value::Int(items(arg(a, 0)).len() as i64 - 1));
     plain "_vector_subscripts" => Returns::Array(Ty::Int4), |a, _| {
         series(0, items(arg(a, 0)).len() as i64 - 1, 1)
     };
@@ -490,7 +493,7 @@ fn substring(args: &[Value], context: &Context<'_>) -> Result<Value, SqlError> {
     let whole = text(args, 0);
     if let Value::Text(pattern) = arg(args, 1) {
         // substring(text from pattern): only whether it matches is of use here.
-        let found = context.matches(&whole, pattern, false, false)?;
+        let found = context.matches(&whole, pattern, Pattern::Regex, false)?;
         return Ok(if found {
             Value::text(whole)
         } else {

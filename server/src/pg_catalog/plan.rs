@@ -83,6 +83,15 @@ pub enum Expr {
     },
 }
 
+/// How a pattern is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pattern {
+    /// POSIX's.
+    Regex,
+    /// LIKE's, with its escape if it has one.
+    Like(Option<char>),
+}
+
 /// Operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -102,7 +111,7 @@ pub enum Op {
     BitAnd,
     /// `~`, LIKE and their variants.
     Match {
-        like: bool,
+        pattern: Pattern,
         insensitive: bool,
         negated: bool,
     },

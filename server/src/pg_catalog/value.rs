@@ -62,8 +62,10 @@ pub enum Ty {
     Reg(RegKind),
     /// one-dimensional array
     Array(&'static Ty),
-    /// int2vector, oidvector: an array that is counted from 0 and shown as `1 2 3`
-    Vector,
+    /// int2vector: an array that is counted from 0 and shown as `1 2 3`
+    Int2Vector,
+    /// oidvector: likewise
+    OidVector,
 }
 
 /// Which names a `reg…` type shows.
@@ -101,7 +103,8 @@ impl Ty {
             "regnamespace" => Ty::Reg(RegKind::Namespace),
             "regproc" | "regprocedure" => Ty::Reg(RegKind::Proc),
             "regrole" => Ty::Reg(RegKind::Role),
-            "int2vector" | "oidvector" => Ty::Vector,
+            "int2vector" => Ty::Int2Vector,
+            "oidvector" => Ty::OidVector,
             _ => {
                 let element = name.strip_prefix('_').or_else(|| name.strip_suffix("[]"))?;
                 Ty::named(element)?.array()
@@ -128,9 +131,15 @@ impl Ty {
     pub fn element(self) -> Ty {
         match self {
             Ty::Array(of) => *of,
-            Ty::Vector => Ty::Int2,
+            Ty::Int2Vector => Ty::Int2,
+            Ty::OidVector => Ty::Oid,
             other => other,
         }
+    }
+
+    /// Whether it is counted from 0.
+    pub fn is_vector(self) -> bool {
+        matches!(self, Ty::Int2Vector | Ty::OidVector)
     }
 
     /// The field that carries it.
@@ -148,7 +157,9 @@ impl Ty {
             Ty::Name => tagged(SqlType::Text.field(name, true), "name"),
             Ty::Char => tagged(SqlType::Text.field(name, true), "char"),
             Ty::Timestamptz => SqlType::Timestamptz.field(name, true),
-            Ty::Text | Ty::Reg(_) | Ty::Vector => SqlType::Text.field(name, true),
+            Ty::Int2Vector => tagged(SqlType::Text.field(name, true), "int2vector"),
+            Ty::OidVector => tagged(SqlType::Text.field(name, true), "oidvector"),
+            Ty::Text | Ty::Reg(_) => SqlType::Text.field(name, true),
             Ty::Array(of) => Field::new(name, DataType::List(Arc::new(of.field("item"))), true),
         }
     }
@@ -174,10 +185,10 @@ impl Ty {
                 let micros = ints().collect::<TimestampMicrosecondArray>();
                 Arc::new(micros.with_timezone(UTC))
             }
-            Ty::Text | Ty::Name | Ty::Char | Ty::Reg(_) | Ty::Vector => {
+            Ty::Text | Ty::Name | Ty::Char | Ty::Reg(_) | Ty::Int2Vector | Ty::OidVector => {
                 let texts = values.iter().map(|value| match (self, value) {
                     (_, Value::Null) => None,
-                    (Ty::Vector, Value::Array(items)) => {
+                    (Ty::Int2Vector | Ty::OidVector, Value::Array(items)) => {
                         Some(items.iter().map(Value::show).collect::<Vec<_>>().join(" "))
                     }
                     (_, value) => Some(value.show()),

@@ -542,12 +542,24 @@ fn check(name: &str, value: String) -> Result<String, SqlError> {
             invalid("Tidemill speaks UTF8 only.")
         }
         "client_encoding" => Ok("UTF8".into()),
-        "datestyle"
-            if !lower.starts_with("iso") && !matches!(lower.as_str(), "mdy" | "default") =>
-        {
-            invalid("Only the style ISO, MDY is supported.")
+        "datestyle" => {
+            let mut words = lower.split(',').map(str::trim);
+            let is_ours =
+                |w: &str| matches!(w, "iso" | "mdy" | "us" | "default") || w.starts_with("noneuro");
+            let is_other = |w: &str| {
+                let orders = matches!(w, "dmy" | "ymd") || w.starts_with("euro");
+                orders || matches!(w, "sql" | "german") || w.starts_with("postgres")
+            };
+            let hint = "Only the style ISO, MDY is supported.";
+            if words.clone().all(is_ours) {
+                return Ok("ISO, MDY".into());
+            }
+            if words.all(|w| is_ours(w) || is_other(w)) {
+                let message = format!("DateStyle \"{value}\" is not supported");
+                return Err(SqlError::unsupported(message).hint(hint));
+            }
+            invalid(hint)
         }
-        "datestyle" => Ok("ISO, MDY".into()),
         "statement_timeout"
         | "lock_timeout"
         | "idle_in_transaction_session_timeout"
