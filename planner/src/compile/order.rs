@@ -69,7 +69,7 @@ fn has_order(plan: &LogicalPlan) -> Result<bool> {
 
 fn total(plan: LogicalPlan) -> Result<LogicalPlan> {
     plan.change_all_up(&mut |node| match node {
-        LogicalPlan::Limit(limit) if !limits_nothing(&limit) && !is_generated(&limit.input)? => {
+        LogicalPlan::Limit(limit) if !limits_nothing(&limit) => {
             let input = Arc::unwrap_or_clone(limit.input);
             let input = Arc::new(sorted(input)?);
             Ok(Transformed::yes(LogicalPlan::Limit(Limit {
@@ -125,26 +125,6 @@ pub(super) fn is_sorted(plan: &LogicalPlan) -> bool {
         LogicalPlan::Projection(p) => is_sorted(&p.input),
         LogicalPlan::SubqueryAlias(a) => is_sorted(&a.input),
         _ => false,
-    }
-}
-
-/// Whether the rows are those of a recursive query that reads nothing but itself: they come in the order in which it makes
-/// them, and there may be no end of them, so that sorting would wait for ever.
-fn is_generated(plan: &LogicalPlan) -> Result<bool> {
-    match plan {
-        LogicalPlan::Projection(p) => is_generated(&p.input),
-        LogicalPlan::SubqueryAlias(a) => is_generated(&a.input),
-        LogicalPlan::Filter(f) => is_generated(&f.input),
-        LogicalPlan::RecursiveQuery(q) => {
-            let mut reads = false;
-            plan.walk_all(&mut |node| {
-                reads |=
-                    matches!(node, LogicalPlan::TableScan(t) if t.table_name.table() != q.name);
-                Ok(TreeNodeRecursion::Continue)
-            })?;
-            Ok(!reads)
-        }
-        _ => Ok(false),
     }
 }
 
