@@ -131,7 +131,10 @@ impl<'a> Binder<'a> {
         let of = args.first().map_or(Ty::Text, |(_, ty)| *ty);
         let column = |name: &str, ty: Ty| (name.to_string(), ty);
         let columns = match name {
-            "unnest" => vec![column("unnest", of.element())],
+            "unnest" => args
+                .iter()
+                .map(|(_, ty)| column("unnest", ty.element()))
+                .collect(),
             "generate_series" | "generate_subscripts" => vec![column(name, Ty::Int4)],
             "_pg_expandarray" => vec![column("x", Ty::Int4), column("n", Ty::Int4)],
             "pg_options_to_table" => {
@@ -164,6 +167,7 @@ impl<'a> Binder<'a> {
         // Vectors, unlike arrays, are counted from 0.
         let name = match name {
             "generate_subscripts" if of.is_vector() => "_vector_subscripts",
+            "unnest" if args.len() > 1 => "_unnest_each",
             name => name,
         };
         Ok((self.call(name, args)?.0, columns))

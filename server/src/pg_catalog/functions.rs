@@ -337,6 +337,13 @@ functions! {
     };
     plain "abs" => Returns::First, |a, _| Ok(Value::Int(int(a, 0).abs()));
     plain "unnest" => Returns::First, |a, _| Ok(arg(a, 0).clone());
+    // Side by side: as many rows as the longest array has.
+    lenient "_unnest_each" => Returns::Array(Ty::Text), |a, _| {
+        let rows = a.iter().map(|array| items(array).len()).max().unwrap_or(0);
+        let cell = |array: &Value, row: usize| items(array).get(row).cloned().unwrap_or(Value::Null);
+        let row = |row| Value::Array(a.iter().map(|array| cell(array, row)).collect());
+        Ok(Value::Array((0..rows).map(row).collect()))
+    };
     plain "generate_series" => Returns::Array(Ty::Int4), |a, _| {
         let step = arg(a, 2).int().unwrap_or(1);
         series(int(a, 0), int(a, 1), step)
