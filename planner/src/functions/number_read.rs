@@ -98,10 +98,8 @@ impl Reader<'_> {
     fn mark(&mut self, mark: Mark) {
         match mark {
             Mark::Nine | Mark::Zero | Mark::Point => self.digit(mark),
-            Mark::Comma | Mark::Group => {
-                if !self.template.fill && self.rest.starts_with(',') {
-                    self.skip();
-                }
+            Mark::Comma | Mark::Group if !self.template.fill && self.rest.starts_with(',') => {
+                self.skip();
             }
             Mark::Currency => self.skip_foreign(1),
             Mark::Ordinal(_) => self.skip_foreign(2),
@@ -147,10 +145,12 @@ impl Reader<'_> {
                     self.take_sign(&['-', '+']);
                     return;
                 }
-            } else if !read && t.sign.is_none() && (t.plus || t.minus) {
-                if self.take_sign(&['-', '+']) {
-                    return;
-                }
+            } else if !read
+                && t.sign.is_none()
+                && (t.plus || t.minus)
+                && self.take_sign(&['-', '+'])
+            {
+                return;
             }
         }
         self.skip();

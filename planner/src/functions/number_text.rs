@@ -242,7 +242,7 @@ impl<'a> Writer<'a> {
             begun: false,
             sign_written,
             sign_place,
-            angle: template.angle && !(fill && !own_sign),
+            angle: template.angle && (own_sign || !fill),
             last,
             ended: false,
             out: String::new(),
