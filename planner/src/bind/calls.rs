@@ -9,7 +9,7 @@ use tidemill_zset::schema::SqlType;
 use super::conditions::{not, when};
 use super::expr::Ctx;
 use super::sets::{is_each, is_set_returning};
-use super::types::{as_numeric, common, implicit_cost, is_integer, is_number, number_rank};
+use super::types::{as_numeric, implicit_cost, is_integer, is_number, number_rank};
 use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
@@ -80,15 +80,12 @@ impl Binder<'_> {
                     a
                 };
                 let ty = if a.unknown { &b.ty } else { &a.ty }.clone();
-                let ty = match a.unknown || b.unknown {
-                    false => compared_as(ty, &b.ty),
-                    true => ty,
-                };
                 let out = a.shared(&ty, |a| {
                     let eq = self.compare(Operator::Eq, a.clone(), b)?;
-                    let a = match a.unknown || a.ty != ty {
-                        true => self.implicit(&a, &ty)?,
-                        false => a.expr,
+                    let a = if a.unknown {
+                        self.implicit(&a, &ty)?
+                    } else {
+                        a.expr
                     };
                     Ok(when(vec![(eq.expr, super::null_of(&ty))], a))
                 })?;
@@ -649,15 +646,4 @@ fn cost(o: &Overload, args: &[Typed]) -> Option<u32> {
         };
     }
     Some(total)
-}
-
-/// The type as which NULLIF compares its first argument with one of type `other`, and which it gives: an integer becomes a
-/// numeric beside one, and either becomes a double precision beside a float.
-fn compared_as(ty: SqlType, other: &SqlType) -> SqlType {
-    let is_float = |t: &SqlType| matches!(t, SqlType::Float4 | SqlType::Float8);
-    let beside_numeric = is_integer(&ty) && matches!(other, SqlType::Numeric(..));
-    if is_number(&ty) && is_number(other) && (beside_numeric || is_float(&ty) != is_float(other)) {
-        return common(&ty, other).unwrap_or(ty);
-    }
-    ty
 }
