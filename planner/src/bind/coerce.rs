@@ -191,8 +191,11 @@ impl Binder<'_> {
             if !known.clone().any(computed) && known.any(|t| as_numeric(&t.ty).1 != *s) {
                 *p = 0;
             }
+            // A literal that fits is shown like the others, one with more digits isn't cut to theirs.
             for digits in items.iter().filter_map(scale_of_literal) {
-                (*p, *s) = (0, digits.max(*s));
+                if digits > *s {
+                    (*p, *s) = (0, digits);
+                }
             }
         }
         let exprs = items
