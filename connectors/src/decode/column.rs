@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, BooleanBufferBuilder, ListArray, NullBufferBuilder,
-    PrimitiveArray,
+    Array, ArrayData, ArrayRef, BinaryArray, BooleanArray, BooleanBufferBuilder, ListArray,
+    NullBufferBuilder, PrimitiveArray, make_array, new_empty_array,
 };
-use arrow::buffer::{Buffer, OffsetBuffer};
+use arrow::buffer::{Buffer, MutableBuffer, OffsetBuffer};
 use arrow::datatypes::*;
 use tidemill_zset::schema::{SqlType, UTC};
 
@@ -200,7 +200,7 @@ impl Column {
         matches!(&self.values, Values::Text(views) if views.uses_chunk())
     }
 
-    /// Whether its values needn't be looked at for errors, `checked_json` as for [`append`](Self::append).
+    /// Whether no value can be in error, `checked_json` as for [`append`](Self::append).
     pub fn takes_any(&self, checked_json: bool) -> bool {
         self.nullable
             && matches!(&self.values, Values::Text(views) if views.takes_any(checked_json))
@@ -209,6 +209,41 @@ impl Column {
     /// Adds field `index` of every row of `block`. `checked_json`: JSON texts have been scanned, and what isn't compact
     /// is in the side buffer.
     pub fn append(
+        &mut self,
+        block: &Block,
+        index: usize,
+        texts: Texts<'_>,
+        checked_json: bool,
+        on_error: OnError<'_>,
+    ) {
+        self.convert::<true>(block, index, texts, checked_json, on_error);
+    }
+
+    /// Reports the errors that [`append`](Self::append) would, to a column that is empty and stays so.
+    pub fn check(
+        &mut self,
+        block: &Block,
+        index: usize,
+        texts: Texts<'_>,
+        checked_json: bool,
+        on_error: OnError<'_>,
+    ) {
+        if self.takes_any(checked_json) {
+            return;
+        }
+        self.convert::<false>(block, index, texts, checked_json, on_error);
+        match &mut self.values {
+            Values::Text(views) => views.forget(),
+            Values::Bool(..) | Values::Bytea(..) | Values::List(_) => {
+                let empty = Buffer::from_vec(Vec::<u8>::new());
+                self.finish(&empty, &empty);
+            }
+            _ => {}
+        }
+    }
+
+    /// Fixed-width values are kept if `KEEP`, all others always.
+    fn convert<const KEEP: bool>(
         &mut self,
         block: &Block,
         index: usize,
@@ -228,7 +263,7 @@ impl Column {
         };
         macro_rules! placed {
             ($column:expr, $parse:expr) => {
-                fixed($column, block, index, texts, *nullable, &mut fail, $parse)
+                fixed::<_, KEEP>($column, block, index, texts, *nullable, &mut fail, $parse)
             };
         }
         macro_rules! fixed {
@@ -356,13 +391,31 @@ impl Column {
     }
 }
 
+/// `rows` times the value whose bytes are all zero: what stands for a column that nobody reads.
+pub fn zeros(data_type: &DataType, rows: usize) -> ArrayRef {
+    let zeroed = |bytes| Buffer::from(MutableBuffer::from_len_zeroed(bytes));
+    let data = ArrayData::builder(data_type.clone()).len(rows);
+    let data = match data_type {
+        DataType::Boolean => data.add_buffer(zeroed(rows.div_ceil(8))),
+        DataType::Utf8View => data.add_buffer(zeroed(rows * size_of::<u128>())),
+        DataType::Binary => data
+            .add_buffer(zeroed((rows + 1) * size_of::<i32>()))
+            .add_buffer(zeroed(0)),
+        DataType::List(item) => data
+            .add_buffer(zeroed((rows + 1) * size_of::<i32>()))
+            .add_child_data(new_empty_array(item.data_type()).to_data()),
+        fixed => data.add_buffer(zeroed(rows * fixed.primitive_width().unwrap_or_default())),
+    };
+    make_array(data.build().expect("all other types have a fixed width"))
+}
+
 fn null_in_not_null() -> ValueError {
     ValueError::Other("null value violates the not-null constraint".into())
 }
 
 /// The loop of all fixed-width types, one copy per parser, which gets a buffer and where the text is in it.
 #[inline]
-fn fixed<T: ArrowPrimitiveType>(
+fn fixed<T: ArrowPrimitiveType, const KEEP: bool>(
     column: &mut Fixed<T>,
     block: &Block,
     index: usize,
@@ -371,11 +424,18 @@ fn fixed<T: ArrowPrimitiveType>(
     fail: &mut dyn FnMut(usize, ValueError, &[u8]),
     parse: impl Fn(&[u8], usize, usize) -> Result<T::Native, ValueError>,
 ) {
-    column.values.reserve(block.len());
+    if KEEP {
+        column.values.reserve(block.len());
+    }
+    let mut keep = |value| {
+        if KEEP {
+            column.push(value);
+        }
+    };
     for row in 0..block.len() {
         let field = block.fields[row * block.width + index];
         if field.is_null() {
-            column.push(None);
+            keep(None);
             if !nullable {
                 fail(row, null_in_not_null(), b"");
             }
@@ -383,9 +443,9 @@ fn fixed<T: ArrowPrimitiveType>(
         }
         let (from, start, len) = texts.place(field);
         match parse(from, start, len) {
-            Ok(v) => column.push(Some(v)),
+            Ok(v) => keep(Some(v)),
             Err(e) => {
-                column.push(None);
+                keep(None);
                 fail(row, e, &from[start..start + len]);
             }
         }

@@ -17,7 +17,8 @@ pub mod views;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray,
+    Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringViewArray,
+    TimestampMicrosecondArray, new_empty_array,
 };
 use arrow::buffer::Buffer;
 use arrow::compute::filter_record_batch;
@@ -193,8 +194,8 @@ pub struct Decoder {
     wanted: Option<Box<dyn Fn() -> Option<Wanted> + Send>>,
     /// Of the columns, those that the batch does without.
     left_out: Vec<bool>,
-    /// Stands for them.
-    placeholder: ArrayRef,
+    /// What stands for each of them, as long as the longest batch that needed it.
+    placeholders: Vec<ArrayRef>,
     splitter: Splitter,
     rows: Rows,
     modified_us: i64,
@@ -230,7 +231,10 @@ impl Decoder {
             splitter,
             rows: Rows::new(columns.len()),
             left_out: vec![false; columns.len()],
-            placeholder: repeated("", 0),
+            placeholders: data
+                .iter()
+                .map(|i| new_empty_array(schema.field(*i).data_type()))
+                .collect(),
             wanted: None,
             columns,
             modified_us: 0,
@@ -249,8 +253,7 @@ impl Decoder {
         self
     }
 
-    /// Asks `wanted` at the beginning of each batch which columns it must have. What can't be a row's error is then passed
-    /// over in the others.
+    /// Asks `wanted` at the beginning of each batch which columns it must have. Of the others only errors are found.
     pub fn with_wanted(mut self, wanted: impl Fn() -> Option<Wanted> + Send + 'static) -> Self {
         self.wanted = Some(Box::new(wanted));
         self
@@ -296,13 +299,7 @@ impl Decoder {
         if let Splitter::Csv(s) = &mut self.splitter {
             s.seek(from);
         }
-        let text = &chunk[from..];
-        let clean = match std::str::from_utf8(text) {
-            Ok(_) => true,
-            // The chunk's end may cut a character in two; that record isn't complete.
-            Err(e) => !last && e.error_len().is_none(),
-        };
-        self.rows.dirty = !clean || memchr(0, text).is_some();
+        self.rows.dirty = !is_clean(&chunk[from..], last);
     }
 
     /// Decodes complete records of the chunk from `at` on until the batch has `rows_max` rows. Returns
@@ -332,11 +329,9 @@ impl Decoder {
     fn choose_columns(&mut self) {
         let Some(wanted) = &self.wanted else { return };
         let wanted = wanted();
-        let json = matches!(self.splitter, Splitter::Jsonl(_));
         for (place, slot) in self.slots.iter().enumerate() {
             if let Slot::Data(i) = slot {
-                let unread = wanted.as_ref().is_some_and(|wanted| !wanted[place]);
-                self.left_out[*i] = unread && self.columns[*i].takes_any(json);
+                self.left_out[*i] = wanted.as_ref().is_some_and(|wanted| !wanted[place]);
             }
         }
     }
@@ -366,10 +361,7 @@ impl Decoder {
         let first = self.batch_rows;
         let known_bad = self.bad.len();
         for (i, column) in self.columns.iter_mut().enumerate() {
-            if self.left_out[i] {
-                continue;
-            }
-            column.append(block, i, texts, json, &mut |row, reason| {
+            let on_error = &mut |row: usize, reason: String| {
                 if self.bad[known_bad..].contains(&(first + row)) {
                     return;
                 }
@@ -382,7 +374,11 @@ impl Decoder {
                     Some(&bytes[start..end]),
                     &reason,
                 );
-            });
+            };
+            match self.left_out[i] {
+                true => column.check(block, i, texts, json, on_error),
+                false => column.append(block, i, texts, json, on_error),
+            }
         }
         if let Some(offsets) = &mut self.offsets {
             let base = *base as i64;
@@ -455,13 +451,10 @@ impl Decoder {
         }
         let side = Buffer::from_vec(std::mem::take(&mut self.rows.side));
         let rows = self.batch_rows;
-        if self.placeholder.len() < rows && self.left_out.contains(&true) {
-            self.placeholder = repeated("", rows);
-        }
         let mut data: Vec<ArrayRef> = Vec::with_capacity(self.columns.len());
-        for (column, left_out) in self.columns.iter_mut().zip(&self.left_out) {
-            data.push(match left_out {
-                true => self.placeholder.slice(0, rows),
+        for (i, column) in self.columns.iter_mut().enumerate() {
+            data.push(match self.left_out[i] {
+                true => placeholder(&mut self.placeholders[i], rows),
                 false => column.finish(chunk, &side),
             });
         }
@@ -488,8 +481,8 @@ impl Decoder {
         }
         self.batch_rows = 0;
         self.bad.clear();
-        let columns = self.chosen_columns();
         let rows = (batch.num_rows() > 0).then_some(batch);
+        let columns = rows.as_ref().and_then(|_| self.chosen_columns());
         let rows = rows.map(|b| {
             RecordBatch::try_new(self.schema.clone(), b.columns().to_vec())
                 .expect("rows with a NULL where none may be were filtered out")
@@ -500,6 +493,22 @@ impl Decoder {
             errors,
         }
     }
+}
+
+/// Whether `text` is UTF-8 without NUL. What isn't `last` may end within a character: that record isn't complete.
+fn is_clean(text: &[u8], last: bool) -> bool {
+    // Most chunks are ASCII, which is found out many bytes at a time.
+    let ascii = |bytes: &[u8]| bytes.iter().fold(true, |all, b| all & (*b as i8 > 0));
+    let start = text
+        .chunks(256)
+        .position(|bytes| !ascii(bytes))
+        .map_or(text.len(), |n| n * 256);
+    let rest = &text[start..];
+    let utf8 = match std::str::from_utf8(rest) {
+        Ok(_) => true,
+        Err(e) => !last && e.error_len().is_none(),
+    };
+    utf8 && memchr(0, rest).is_none()
 }
 
 /// Columns as a batch whose NOT NULL columns may still hold the placeholders of bad rows.
@@ -516,6 +525,14 @@ fn assemble(schema: &SchemaRef, arrays: Vec<ArrayRef>) -> RecordBatch {
 fn taken(values: &mut Option<Vec<i64>>) -> ArrayRef {
     let values = values.as_mut().map(std::mem::take).unwrap_or_default();
     Arc::new(Int64Array::from(values))
+}
+
+/// `rows` of `known`, which is made as long as it takes.
+fn placeholder(known: &mut ArrayRef, rows: usize) -> ArrayRef {
+    if known.len() < rows {
+        *known = column::zeros(known.data_type(), rows);
+    }
+    known.slice(0, rows)
 }
 
 /// A text column that has one value in all rows, stored once.

@@ -215,6 +215,15 @@ impl Views {
         Ok(())
     }
 
+    /// Makes the column an empty one.
+    pub fn forget(&mut self) {
+        self.views.clear();
+        self.nulls.finish();
+        self.own.clear();
+        self.uses_chunk = false;
+        self.uses_side = false;
+    }
+
     /// The array, with everything forgotten.
     pub fn finish(&mut self, chunk: &Buffer, side: &Buffer) -> ArrayRef {
         let capacity = self.views.len();

@@ -1,6 +1,6 @@
 //! Which columns of a source somebody reads.
 //!
-//! The reader of a source whose rows aren't recorded passes over texts that nobody reads. Live dataflows tell which columns
+//! The reader of a source whose rows aren't recorded leaves out what nobody reads. Live dataflows tell which columns
 //! they read; whoever follows a collection gets whole rows. That fewer columns are read holds for the batches begun from then
 //! on. That more are read can't wait for batches with fewer: the reader starts again where the last epoch ended.
 //!
