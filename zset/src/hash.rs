@@ -54,8 +54,12 @@ pub fn partition_of(hash: u64, partitions: u32) -> u32 {
 
 /// The key hash of each row of `columns` (all of the length `rows`). No columns: all zero.
 pub fn hash_columns(columns: &[ArrayRef], rows: usize) -> Vec<u64> {
-    let mut out = vec![0u64; rows];
+    if columns.is_empty() {
+        return vec![0; rows];
+    }
+    let mut out = Vec::with_capacity(rows);
     for c in columns {
+        assert_eq!(c.len(), rows);
         hash_into(c.as_ref(), &mut out);
     }
     out
@@ -67,10 +71,10 @@ macro_rules! prim {
     };
 }
 
-fn hash_into(array: &dyn Array, out: &mut [u64]) {
-    assert_eq!(array.len(), out.len());
+/// Folds the hashes of a column into `out`, which is empty if there is none before it.
+fn hash_into(array: &dyn Array, out: &mut Vec<u64>) {
     match array.data_type() {
-        DataType::Null => out.iter_mut().for_each(|h| *h = combine(*h, NULL_HASH)),
+        DataType::Null => fold(array.len(), out, |_| NULL_HASH),
         DataType::Boolean => {
             let a = array.as_boolean();
             each(array, out, |i| mix(a.value(i) as u64));
@@ -195,23 +199,30 @@ pub fn float_bits(v: f64) -> u64 {
 }
 
 #[inline]
-fn each(array: &dyn Array, out: &mut [u64], f: impl Fn(usize) -> u64) {
+fn each(array: &dyn Array, out: &mut Vec<u64>, f: impl Fn(usize) -> u64) {
     match array.nulls().filter(|n| n.null_count() > 0) {
-        None => out
-            .iter_mut()
-            .enumerate()
-            .for_each(|(i, h)| *h = combine(*h, f(i))),
-        Some(nulls) => out.iter_mut().enumerate().for_each(|(i, h)| {
-            let v = if nulls.is_null(i) { NULL_HASH } else { f(i) };
-            *h = combine(*h, v);
+        None => fold(array.len(), out, f),
+        Some(nulls) => fold(array.len(), out, |i| match nulls.is_null(i) {
+            true => NULL_HASH,
+            false => f(i),
         }),
+    }
+}
+
+/// The first column's hashes are written, not combined with zeros: zeroed memory that is read before it is written takes two
+/// page faults.
+#[inline]
+fn fold(rows: usize, out: &mut Vec<u64>, f: impl Fn(usize) -> u64) {
+    match out.is_empty() {
+        true => out.extend((0..rows).map(f)),
+        false => (out.iter_mut().enumerate()).for_each(|(i, h)| *h = combine(*h, f(i))),
     }
 }
 
 #[inline]
 fn hash_primitive<T: ArrowPrimitiveType>(
     array: &PrimitiveArray<T>,
-    out: &mut [u64],
+    out: &mut Vec<u64>,
     f: impl Fn(T::Native) -> u64,
 ) {
     let values = array.values();

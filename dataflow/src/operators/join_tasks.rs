@@ -113,11 +113,11 @@ impl JoinOperator {
         let (mut rows, mut hashes) = self.stored_rows(port, &delta);
         let (mut delta, mut reported) = (delta, false);
         if let Some(rest) = self.leave_unindexed(port, &delta, &rows, &hashes) {
+            if rest.is_empty() {
+                return self.report_change(port, rows, hashes, delta, out);
+            }
             self.report_change(port, rows.clone(), hashes.clone(), delta.clone(), out);
             reported = true;
-            if rest.is_empty() {
-                return;
-            }
             hashes = rest.iter().map(|row| hashes[*row as usize]).collect();
             let rest = UInt32Array::from(rest);
             delta = delta.take(&rest).expect("rows of the piece");
