@@ -261,18 +261,28 @@ impl Binder<'_> {
             }
         }
         let joined = from.len() > 1 || !u.table.joins.is_empty();
+        if joined {
+            number_copies(&mut from, table)?;
+        }
         let (mut plan, scope) = self.relations(&from, &ctes, Outer::None)?;
         if let Some(w) = &u.selection {
             plan = self.where_clause(plan, &scope, &ctes, w)?;
         }
-        let target = &scope.tables[0];
-        let old: Vec<Expr> = target.cols.iter().map(|c| c.expr.clone()).collect();
+        let own = scope.tables[0]
+            .cols
+            .iter()
+            .take(table.columns.fields().len());
+        let old: Vec<Expr> = own.map(|c| c.expr.clone()).collect();
         let new = self.assignments(&u.assignments, &scope, &ctes, table, defaults, &old)?;
-        let beside = match u.returning {
+        let mut beside = match u.returning {
             Some(_) => beside(&scope),
             None => vec![],
         };
+        let copy = copy_number(&scope, table);
+        let copies = usize::from(copy.is_some());
+        beside.extend(copy);
         let mut rel = old_and_new(plan, table, old, new, beside)?;
+        rel.cols.truncate(rel.cols.len() - copies);
         if joined {
             rel.plan = once_per_row(rel.plan, table)?;
         }
@@ -362,17 +372,25 @@ impl Binder<'_> {
         let using = d.using.clone().unwrap_or_default();
         let joined = !using.is_empty();
         from.extend(using);
+        if joined {
+            number_copies(&mut from, table)?;
+        }
         let (mut plan, scope) = self.relations(&from, &ctes, Outer::None)?;
         if let Some(w) = &d.selection {
             plan = self.where_clause(plan, &scope, &ctes, w)?;
         }
-        let target = &scope.tables[0];
         let beside = match d.returning {
             Some(_) => beside(&scope),
             None => vec![],
         };
-        let own = target.cols.iter().map(|c| c.expr.clone().alias(&c.name));
-        let others = beside.iter().map(|c| c.value.expr.clone().alias(&c.name));
+        let own = scope.tables[0]
+            .cols
+            .iter()
+            .take(table.columns.fields().len());
+        let own = own.map(|c| c.expr.clone().alias(&c.name));
+        let copy = copy_number(&scope, table);
+        let others = beside.iter().chain(&copy);
+        let others = others.map(|c| c.value.expr.clone().alias(&c.name));
         plan = project(plan, own.chain(others).collect())?;
         if joined {
             plan = once_per_row(plan, table)?;
@@ -495,18 +513,62 @@ pub(super) fn old_and_new(
     })
 }
 
-/// A row that joins with several others is changed once. Needs a key to tell rows apart.
-fn once_per_row(plan: LogicalPlan, table: &Relation) -> Result<LogicalPlan> {
-    let Some(pk) = &table.primary_key else {
-        return Err(SqlError::unsupported(format!(
-            "UPDATE … FROM and DELETE … USING need a primary key on table \"{}\"",
-            table.name
-        )));
+/// What tells equal rows of a table without a primary key apart, as a column.
+const COPY: &str = "copy#";
+
+/// Lets the first of the relations, which is `table`, have the column [`COPY`] behind its own, if it has no primary key.
+fn number_copies(from: &mut [TableWithJoins], table: &Relation) -> Result<()> {
+    let Some(ast::TableFactor::Table { name, alias, .. }) =
+        from.first_mut().map(|t| &mut t.relation)
+    else {
+        return Ok(());
     };
-    let columns = columns_of(&plan);
-    let on: Vec<Expr> = pk
-        .iter()
-        .map(|i| Expr::Column(columns[*i].clone()))
+    if table.primary_key.is_some() {
+        return Ok(());
+    }
+    let fields = table.columns.fields().iter();
+    let columns: Vec<String> = fields
+        .map(|f| ast::Ident::with_quote('"', f.name()).to_string())
+        .collect();
+    let by = match columns.is_empty() {
+        true => String::new(),
+        false => format!("PARTITION BY {}", columns.join(", ")),
+    };
+    let query = format!("SELECT *, row_number() OVER ({by}) AS \"{COPY}\" FROM {name}");
+    let known_as = parts(name).pop().unwrap_or_default();
+    let alias = alias.take().unwrap_or_else(|| ast::TableAlias {
+        explicit: true,
+        name: ast::Ident::with_quote('"', known_as),
+        columns: vec![],
+        at: None,
+    });
+    from[0].relation = ast::TableFactor::Derived {
+        lateral: false,
+        subquery: crate::parser::parse_query(&query)?,
+        alias: Some(alias),
+        sample: None,
+    };
+    Ok(())
+}
+
+/// The column that [`number_copies`] has made.
+fn copy_number(scope: &Scope, table: &Relation) -> Option<Beside> {
+    let column = scope.tables[0].cols.get(table.columns.fields().len())?;
+    Some(Beside {
+        name: COPY.into(),
+        value: Typed::new(column.expr.clone(), column.ty.clone()),
+    })
+}
+
+/// A row that joins with several others is changed once. Rows are told apart by their primary key, or by all of their columns
+/// and [`COPY`], which is the last one and goes.
+fn once_per_row(plan: LogicalPlan, table: &Relation) -> Result<LogicalPlan> {
+    let mut columns = columns_of(&plan);
+    let whole: Vec<usize> = (0..table.columns.fields().len()).collect();
+    let key = table.primary_key.as_ref().unwrap_or(&whole);
+    let copy = table.primary_key.is_none().then(|| columns.len() - 1);
+    let on: Vec<Expr> = (key.iter().copied().chain(copy))
+        .map(|i| Expr::Column(columns[i].clone()))
         .collect();
     let number = super::lateral::row_number(
         on,
@@ -520,6 +582,7 @@ fn once_per_row(plan: LogicalPlan, table: &Relation) -> Result<LogicalPlan> {
         number.schema_name().to_string(),
     ));
     let first = n.eq(super::literal(ScalarValue::UInt64(Some(1))));
+    columns.truncate(copy.unwrap_or(columns.len()));
     project(
         super::filter(plan, first)?,
         columns.into_iter().map(Expr::Column).collect(),
