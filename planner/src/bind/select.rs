@@ -497,6 +497,7 @@ impl Binder<'_> {
         outer: bool,
     ) -> Result<(LogicalPlan, Vec<Expr>)> {
         let mut exprs: Vec<Expr> = columns_of(&plan).into_iter().map(Expr::Column).collect();
+        let (plan, lists) = super::sets::bounds_as_columns(plan, lists)?;
         let mut columns = Vec::new();
         for (e, _) in lists {
             let name = self.fresh("element");

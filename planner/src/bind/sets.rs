@@ -1,15 +1,22 @@
 //! Calls of functions that give a set of rows.
 
-use datafusion_expr::{Expr, Volatility};
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema};
+use datafusion_common::tree_node::Transformed;
+use datafusion_common::{Column, DFSchema, Result as DfResult};
+use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, Values, Volatility};
 use tidemill_zset::schema::SqlType;
 
 use super::calls::{arity, no_function};
 use super::conditions::when;
 use super::expr::{Ctx, SET};
+use super::select::has_subquery;
 use super::types::is_number;
-use super::{Binder, Typed};
+use super::{Binder, Typed, df};
 use crate::error::{Result, SqlError};
 use crate::functions::{call, json};
+use crate::tree::Tree;
 
 impl Binder<'_> {
     /// A set-returning call in a select list.
@@ -25,9 +32,9 @@ impl Binder<'_> {
             // The same call twice gives the same elements side by side.
             let same = |(l, _): &(Expr, SqlType)| *l == list && !list.is_volatile();
             if let Some(n) = sets.iter().position(same) {
-                return Expr::Column(datafusion_common::Column::new(Some(SET), n.to_string()));
+                return Expr::Column(Column::new(Some(SET), n.to_string()));
             }
-            let column = datafusion_common::Column::new(Some(SET), sets.len().to_string());
+            let column = Column::new(Some(SET), sets.len().to_string());
             sets.push((list, element));
             Expr::Column(column)
         };
@@ -180,8 +187,7 @@ pub(crate) fn is_each(name: &str) -> bool {
 fn json_items(name: &str, arg: Expr, what: json::Items, jsonb: bool, element: &SqlType) -> Expr {
     let ret = SqlType::Array(Box::new(element.clone()));
     let list = ret.clone();
-    let kernel: crate::functions::Kernel =
-        std::sync::Arc::new(move |a| json::items(a, what, jsonb, &list));
+    let kernel: crate::functions::Kernel = Arc::new(move |a| json::items(a, what, jsonb, &list));
     call(
         name,
         format!("{name} {what:?} {jsonb}"),
@@ -191,4 +197,60 @@ fn json_items(name: &str, arg: Expr, what: json::Items, jsonb: bool, element: &S
         vec![arg],
         &ret,
     )
+}
+
+/// Lets series with constant bounds take them from the columns of a row of VALUES, if `plan` is one row without columns. The optimiser
+/// would make such a call a literal, of up to ten million values, that it hashes and prints a dozen times.
+pub(super) fn bounds_as_columns(
+    plan: LogicalPlan,
+    lists: Vec<(Expr, SqlType)>,
+) -> Result<(LogicalPlan, Vec<(Expr, SqlType)>)> {
+    if !matches!(&plan, LogicalPlan::EmptyRelation(row) if row.produce_one_row) {
+        return Ok((plan, lists));
+    }
+    let (mut bounds, mut fields) = (Vec::<Expr>::new(), Vec::new());
+    let mut column = |bound: Expr| -> DfResult<Expr> {
+        let n = match bounds.iter().position(|b| *b == bound) {
+            Some(n) => n,
+            None => {
+                let of = bound.get_type(&DFSchema::empty())?;
+                fields.push(Field::new(format!("bound#{}", bounds.len()), of, true));
+                bounds.push(bound);
+                bounds.len() - 1
+            }
+        };
+        Ok(Expr::Column(Column::new_unqualified(fields[n].name())))
+    };
+    let constant = |e: &Expr| {
+        !has_subquery(e)
+            && !e.is_volatile()
+            && e.column_refs().is_empty()
+            && e.get_type(&DFSchema::empty()).is_ok()
+    };
+    let lists = (lists.into_iter())
+        .map(|(list, of)| {
+            let list = df(list.change_up(&mut |e| match e {
+                Expr::ScalarFunction(mut f)
+                    if f.name().starts_with("generate_series") && f.args.iter().all(constant) =>
+                {
+                    f.args = f
+                        .args
+                        .into_iter()
+                        .map(&mut column)
+                        .collect::<DfResult<_>>()?;
+                    Ok(Transformed::yes(Expr::ScalarFunction(f)))
+                }
+                e => Ok(Transformed::no(e)),
+            }))?;
+            Ok((list.data, of))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if bounds.is_empty() {
+        return Ok((plan, lists));
+    }
+    let row = LogicalPlan::Values(Values {
+        schema: Arc::new(df(DFSchema::try_from(Schema::new(fields)))?),
+        values: vec![bounds],
+    });
+    Ok((row, lists))
 }
