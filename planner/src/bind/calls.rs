@@ -79,14 +79,13 @@ impl Binder<'_> {
                 } else {
                     a
                 };
-                let ty = if a.unknown { &b.ty } else { &a.ty }.clone();
+                let ty = super::types::left_of_equals(
+                    (!a.unknown).then_some(&a.ty),
+                    (!b.unknown).then_some(&b.ty),
+                );
                 let out = a.shared(&ty, |a| {
                     let eq = self.compare(Operator::Eq, a.clone(), b)?;
-                    let a = if a.unknown {
-                        self.implicit(&a, &ty)?
-                    } else {
-                        a.expr
-                    };
+                    let a = self.implicit(&a, &ty)?;
                     Ok(when(vec![(eq.expr, super::null_of(&ty))], a))
                 })?;
                 Ok(Typed::new(out, ty))
@@ -144,16 +143,9 @@ impl Binder<'_> {
                 both.extend(args);
                 self.function(name, both, None)
             }
-            // The padding of char(n) counts here.
-            "octet_length" if matches!(args.as_slice(), [a] if !a.unknown && matches!(a.ty, SqlType::Char(_))) =>
-            {
-                let mut args = args;
-                if let SqlType::Char(n) = args[0].ty {
-                    let n = literal(ScalarValue::Int32(i32::try_from(n).ok()));
-                    args.push(Typed::new(n, SqlType::Int4));
-                    args = vec![self.function("rpad", args, None)?];
-                }
-                self.function("octet_length", args, None)
+            "octet_length" | "format" => {
+                let args = args.into_iter().map(|a| self.padded(a));
+                self.function(name, args.collect::<Result<_>>()?, None)
             }
             "concat" | "concat_ws" => self.concat_call(name, args),
             "quote_literal" | "quote_nullable" => {
@@ -362,7 +354,7 @@ impl Binder<'_> {
                         Ok(Expr::Case(Case::new(None, branches, None)))
                     })?
                 } else {
-                    self.any_text(a)?
+                    self.any_text(self.padded(a)?)?
                 };
                 Ok(Typed::new(e, SqlType::Text))
             })

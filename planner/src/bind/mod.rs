@@ -19,6 +19,7 @@ mod intervals;
 pub(crate) mod lateral;
 pub(crate) mod names;
 pub(crate) mod operators;
+mod outer_aggregates;
 mod rows;
 pub(crate) mod scope;
 pub(crate) mod select;

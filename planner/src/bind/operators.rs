@@ -386,7 +386,7 @@ impl Binder<'_> {
         } else {
             "textregexeq"
         };
-        let t = self.function(name, vec![l, r], None)?;
+        let t = self.function(name, vec![self.padded(l)?, r], None)?;
         Ok(if negated {
             Typed::new(not(t.expr), SqlType::Bool)
         } else {
@@ -473,6 +473,7 @@ impl Binder<'_> {
         if !(l.unknown || is_text(&l.ty)) || !(r.unknown || is_text(&r.ty)) {
             return Err(no_operator(sign, &l.type_name(), &r.type_name()));
         }
+        let l = self.padded(l)?;
         if let Some(e) = escape.filter(|e| e != "\\") {
             let e = Typed::new(
                 super::literal(ScalarValue::Utf8View(Some(e))),

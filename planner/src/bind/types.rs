@@ -265,6 +265,26 @@ fn common_number(a: &SqlType, b: &SqlType) -> SqlType {
     }
 }
 
+/// What the left side of `a = b` becomes, of which NULLIF is. Without a type are literals.
+pub(crate) fn left_of_equals(a: Option<&SqlType>, b: Option<&SqlType>) -> SqlType {
+    let Some(ty) = a.or(b) else {
+        return SqlType::Text;
+    };
+    match (ty, b) {
+        (SqlType::Varchar(_), _) => SqlType::Text,
+        (SqlType::Char(_), Some(SqlType::Text | SqlType::Varchar(_))) => SqlType::Text,
+        // There are operators between integers, and between floats, of different widths, but no others.
+        (l, Some(SqlType::Float4 | SqlType::Float8)) if (1..=4).contains(&number_rank(l)) => {
+            SqlType::Float8
+        }
+        (l, Some(SqlType::Numeric(..))) if is_integer(l) => {
+            let (precision, scale) = as_numeric(l);
+            SqlType::Numeric(precision, scale)
+        }
+        (l, _) => l.clone(),
+    }
+}
+
 /// How far `from` is from `to` as an implicit cast; `None`: there is none.
 pub(crate) fn implicit_cost(from: &SqlType, to: &SqlType) -> Option<u32> {
     if from == to {
