@@ -9,7 +9,8 @@
 //! * A sort that it pushes below a union is lost where a column is another constant in each part, or when joins are in between.
 //!   So a union is a node that it doesn't know, which gives one part after the other.
 //! * It leaves out sorts whose order no node above asks for. Below a recursive query a sort is there for LIMIT, so a node that
-//!   does ask is put above it.
+//!   does ask is put above it. And it brings a sort below a limit of rows that have no order; so such a limit is put behind
+//!   a node that it doesn't know.
 //! * Conditions of a query and of a subquery in it end up in one filter, which computes them all. So those that can fail get
 //!   filters of their own above those that can't, in their order: `1/x = 2` isn't computed for rows that `x <> 0` drops.
 
@@ -29,12 +30,14 @@ use datafusion::physical_plan::execution_plan::{
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::limit::GlobalLimitExec;
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
+    PlanProperties,
 };
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{JoinType, Result};
@@ -277,6 +280,14 @@ impl PhysicalOptimizerRule for Rounds {
 }
 
 fn rounds_in_order(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    if let Some(limit) = plan.downcast_ref::<GlobalLimitExec>()
+        && limit.input().output_ordering().is_none()
+        && limit.input().any(&mut |node| Ok(node.is::<RecursiveQueryExec>()))?
+    {
+        let schema = plan.schema();
+        let limit = ConcatExec::new(vec![plan], schema);
+        return Ok(Transformed::yes(Arc::new(limit)));
+    }
     if !plan.is::<RecursiveQueryExec>() {
         return Ok(Transformed::no(plan));
     }

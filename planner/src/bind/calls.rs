@@ -602,7 +602,7 @@ fn element_of(o: &Overload, args: &[Typed]) -> Option<SqlType> {
         };
         out = match out {
             None => Some(t),
-            Some(o) => super::types::common(&o, &t),
+            Some(o) => super::types::united(&o, &t),
         };
     }
     out

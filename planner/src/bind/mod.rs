@@ -201,11 +201,16 @@ impl<'a> Binder<'a> {
         }
     }
 
-    /// A column name that nothing else in the statement has.
-    pub(crate) fn fresh(&self, stem: &str) -> String {
+    /// A number that nothing else in the statement has.
+    pub(crate) fn number(&self) -> usize {
         let mut f = self.found.borrow_mut();
         f.counter += 1;
-        format!("{stem}#{}", f.counter)
+        f.counter
+    }
+
+    /// A column name that nothing else in the statement has.
+    pub(crate) fn fresh(&self, stem: &str) -> String {
+        format!("{stem}#{}", self.number())
     }
 
     pub(crate) fn reads(&self, id: CollectionId) {

@@ -456,6 +456,13 @@ fn overriding(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
             true => OVERRIDING_SYSTEM,
             false => OVERRIDING_USER,
         };
+        // Behind a table's name alone PARTITION would be another name for it, so that comes first.
+        let named = out.len() > 1 && is(&out[out.len() - 2], "as");
+        if let Some(table) = out.last().filter(|b| !named && b.token != Token::RParen) {
+            let alias = table.token.clone();
+            out.push(like(&t, Token::make_keyword("AS")));
+            out.push(like(&t, alias));
+        }
         out.push(like(&t, Token::make_keyword("PARTITION")));
         out.push(like(&t, Token::LParen));
         out.push(like(&whose, Token::make_word(name, Some('"'))));

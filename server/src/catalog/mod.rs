@@ -15,7 +15,7 @@ use tidemill_planner::SqlError;
 use tidemill_planner::ast::Name;
 use tidemill_zset::CollectionId;
 
-pub use object::{Detail, Object};
+pub use object::{Detail, Object, TableCheck};
 pub use record::{Change, Kind, PersistentRecord, Record, SchemaRecord};
 pub use view::CatalogSnapshot;
 

@@ -9,6 +9,7 @@ use super::fill::{Index, indexes, schemas, view_definition};
 use super::relations::{Definition, Row, Rows};
 use super::value::Value;
 use super::{CatalogSnapshot, RelationInfo, RelationType};
+use crate::catalog::TableCheck;
 use crate::pg::types::{TYPES, wire_type};
 
 fn text(text: impl AsRef<str>) -> Value {
@@ -119,6 +120,39 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                     yes_or_no(true),
                 ]);
             }
+            for (relation, check) in checks(snapshot) {
+                let schema = || text(&relation.schema);
+                rows.push([
+                    database(),
+                    schema(),
+                    text(&check.name),
+                    database(),
+                    schema(),
+                    text(&relation.name),
+                    text("CHECK"),
+                    yes_or_no(false),
+                    yes_or_no(false),
+                    yes_or_no(true),
+                ]);
+            }
+            rows.done()
+        }
+        "check_constraints" => {
+            let given = [
+                "constraint_catalog",
+                "constraint_schema",
+                "constraint_name",
+                "check_clause",
+            ];
+            let mut rows = Rows::of(definition, &given);
+            for (relation, check) in checks(snapshot) {
+                rows.push([
+                    database(),
+                    text(&relation.schema),
+                    text(&check.name),
+                    text(&format!("(({}))", check.condition)),
+                ]);
+            }
             rows.done()
         }
         "key_column_usage" | "constraint_column_usage" => {
@@ -210,6 +244,11 @@ fn keys(snapshot: &CatalogSnapshot) -> impl Iterator<Item = (&RelationInfo, Inde
         let constraints = indexes(relation).into_iter().filter(|i| i.constraint);
         constraints.map(move |index| (relation, index))
     })
+}
+
+fn checks(snapshot: &CatalogSnapshot) -> impl Iterator<Item = (&RelationInfo, &TableCheck)> {
+    let relations = snapshot.relations.iter();
+    relations.flat_map(|relation| relation.checks.iter().map(move |check| (relation, check)))
 }
 
 /// `data_type`: without modifiers, arrays are `ARRAY`.
