@@ -258,7 +258,9 @@ impl Binder<'_> {
     }
 
     pub(super) fn current_schema(&self) -> Typed {
-        self.text(self.session.search_path.first().map_or("public", |s| s))
+        let mut path = self.session.search_path.iter();
+        let first = path.find(|schema| !schema.starts_with("pg_temp_"));
+        self.text(first.map_or("public", |s| s))
     }
 
     fn text(&self, s: &str) -> Typed {

@@ -1,6 +1,6 @@
 //! INSERT, UPDATE, DELETE as queries for the rows they write, and constants.
 
-use datafusion_common::ScalarValue;
+use datafusion_common::{Column, ScalarValue};
 use datafusion_expr::{ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder};
 use sqlparser::ast::{
     self, AssignmentTarget, Expr as E, FromTable, SetExpr, TableWithJoins, UpdateTableFromKind,
@@ -8,6 +8,7 @@ use sqlparser::ast::{
 use tidemill_zset::schema::SqlType;
 
 use super::expr::Ctx;
+use super::from::Joined;
 use super::scope::{Outer, Scope};
 use super::{Binder, Ctes, Rel, RelCol, Typed, columns_of, df, project, unique_names};
 use crate::ast::{ColumnDefault, Numbering, NumberingKind};
@@ -133,7 +134,7 @@ impl Binder<'_> {
                 name: f.name().clone(),
                 ty,
                 unknown: false,
-                column: datafusion_common::Column::new_unqualified(f.name()),
+                column: Column::new_unqualified(f.name()),
             });
         }
         for (n, numbering) in numbered(defaults) {
@@ -151,7 +152,7 @@ impl Binder<'_> {
             let name = format!("number#{n}");
             exprs.push(ask.alias(&name));
             cols.push(RelCol {
-                column: datafusion_common::Column::new_unqualified(&name),
+                column: Column::new_unqualified(&name),
                 name,
                 ty: SqlType::Bool,
                 unknown: false,
@@ -261,22 +262,64 @@ impl Binder<'_> {
             }
         }
         let joined = from.len() > 1 || !u.table.joins.is_empty();
-        let (mut plan, scope) = self.relations(&from, &ctes, Outer::None)?;
+        let (mut plan, scope, copy) = self.changed_relations(&from, table, joined)?;
         if let Some(w) = &u.selection {
             plan = self.where_clause(plan, &scope, &ctes, w)?;
         }
         let target = &scope.tables[0];
         let old: Vec<Expr> = target.cols.iter().map(|c| c.expr.clone()).collect();
         let new = self.assignments(&u.assignments, &scope, &ctes, table, defaults, &old)?;
-        let beside = match u.returning {
+        let mut beside = match u.returning {
             Some(_) => beside(&scope),
             None => vec![],
         };
+        let numbered = copy.is_some();
+        beside.extend(copy);
         let mut rel = old_and_new(plan, table, old, new, beside)?;
         if joined {
             rel.plan = once_per_row(rel.plan, table)?;
         }
+        if numbered {
+            rel.cols.pop();
+        }
         Ok(rel)
+    }
+
+    /// The relations of an UPDATE or DELETE, the table first. If others are joined to it and it has no key, its rows are
+    /// numbered, so that equal ones can be told apart; then the number, too.
+    fn changed_relations<'o>(
+        &self,
+        from: &[TableWithJoins],
+        table: &Relation,
+        joined: bool,
+    ) -> Result<(LogicalPlan, Scope<'o>, Option<Beside>)> {
+        let ctes = Ctes::new();
+        if !joined || table.primary_key.is_some() {
+            let (plan, scope) = self.relations(from, &ctes, Outer::None)?;
+            return Ok((plan, scope, None));
+        }
+        let (target, others) = from.split_at(1);
+        let (plan, scope) = self.relations(target, &ctes, Outer::None)?;
+        let number = super::lateral::row_number(vec![], vec![]);
+        let name = number.schema_name().to_string();
+        let plan = df(LogicalPlanBuilder::window_plan(plan, vec![number]))?;
+        let copy = self.fresh("copy");
+        let mut columns: Vec<Expr> = columns_of(&plan).into_iter().map(Expr::Column).collect();
+        columns.pop();
+        columns.push(Expr::Column(Column::new_unqualified(name)).alias(&copy));
+        let numbered = Joined {
+            plan: Some(project(plan, columns)?),
+            scope,
+        };
+        let (plan, scope) = self.relations_beside(numbered, others, &ctes, false)?;
+        let copy = Beside {
+            value: Typed::new(
+                Expr::Column(Column::new_unqualified(&copy)),
+                SqlType::Other(arrow::datatypes::DataType::UInt64),
+            ),
+            name: COPY.into(),
+        };
+        Ok((plan, scope, Some(copy)))
     }
 
     /// SET: the row's new columns.
@@ -362,7 +405,7 @@ impl Binder<'_> {
         let using = d.using.clone().unwrap_or_default();
         let joined = !using.is_empty();
         from.extend(using);
-        let (mut plan, scope) = self.relations(&from, &ctes, Outer::None)?;
+        let (mut plan, scope, copy) = self.changed_relations(&from, table, joined)?;
         if let Some(w) = &d.selection {
             plan = self.where_clause(plan, &scope, &ctes, w)?;
         }
@@ -372,7 +415,8 @@ impl Binder<'_> {
             None => vec![],
         };
         let own = target.cols.iter().map(|c| c.expr.clone().alias(&c.name));
-        let others = beside.iter().map(|c| c.value.expr.clone().alias(&c.name));
+        let others = beside.iter().chain(&copy);
+        let others = others.map(|c| c.value.expr.clone().alias(&c.name));
         plan = project(plan, own.chain(others).collect())?;
         if joined {
             plan = once_per_row(plan, table)?;
@@ -385,7 +429,7 @@ impl Binder<'_> {
                 name: f.name().clone(),
                 ty: SqlType::of(f),
                 unknown: false,
-                column: datafusion_common::Column::new_unqualified(f.name()),
+                column: Column::new_unqualified(f.name()),
             })
             .chain(beside.iter().map(Beside::column))
             .collect();
@@ -426,7 +470,7 @@ impl Beside {
             name: self.name.clone(),
             ty: self.value.ty.clone(),
             unknown: false,
-            column: datafusion_common::Column::new_unqualified(&self.name),
+            column: Column::new_unqualified(&self.name),
         }
     }
 }
@@ -482,7 +526,7 @@ pub(super) fn old_and_new(
             name: f.name().clone(),
             ty: SqlType::of(f),
             unknown: false,
-            column: datafusion_common::Column::new_unqualified(name),
+            column: Column::new_unqualified(name),
         });
     }
     for c in beside {
@@ -495,19 +539,20 @@ pub(super) fn old_and_new(
     })
 }
 
-/// A row that joins with several others is changed once. Needs a key to tell rows apart.
+/// The name of the number of a row of a table without a key.
+const COPY: &str = "#copy";
+
+/// A row that joins with several others is changed once: as the first of these says. A row's number doesn't come through.
 fn once_per_row(plan: LogicalPlan, table: &Relation) -> Result<LogicalPlan> {
-    let Some(pk) = &table.primary_key else {
-        return Err(SqlError::unsupported(format!(
-            "UPDATE … FROM and DELETE … USING need a primary key on table \"{}\"",
-            table.name
-        )));
+    let mut columns = columns_of(&plan);
+    let by_number = columns.pop_if(|c| c.name == COPY);
+    let on: Vec<Expr> = match (&table.primary_key, by_number) {
+        (Some(key), _) => key
+            .iter()
+            .map(|i| Expr::Column(columns[*i].clone()))
+            .collect(),
+        (None, number) => number.into_iter().map(Expr::Column).collect(),
     };
-    let columns = columns_of(&plan);
-    let on: Vec<Expr> = pk
-        .iter()
-        .map(|i| Expr::Column(columns[*i].clone()))
-        .collect();
     let number = super::lateral::row_number(
         on,
         columns
@@ -516,9 +561,7 @@ fn once_per_row(plan: LogicalPlan, table: &Relation) -> Result<LogicalPlan> {
             .collect(),
     );
     let plan = df(LogicalPlanBuilder::window_plan(plan, vec![number.clone()]))?;
-    let n = Expr::Column(datafusion_common::Column::new_unqualified(
-        number.schema_name().to_string(),
-    ));
+    let n = Expr::Column(Column::new_unqualified(number.schema_name().to_string()));
     let first = n.eq(super::literal(ScalarValue::UInt64(Some(1))));
     project(
         super::filter(plan, first)?,

@@ -22,6 +22,12 @@ pub use view::CatalogSnapshot;
 /// The schema that unqualified CREATEs go to.
 pub const DEFAULT_SCHEMA: &str = "public";
 
+/// The schema that a session's temporary objects are in, as it calls it.
+pub const TEMPORARY: &str = "pg_temp";
+
+/// What the names of these schemas begin with.
+pub const TEMPORARY_PREFIX: &str = "pg_temp_";
+
 /// Schemas that users can't change.
 pub const SYSTEM_SCHEMAS: [&str; 3] = ["pg_catalog", "information_schema", "tidemill"];
 

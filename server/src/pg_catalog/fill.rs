@@ -11,7 +11,7 @@ use super::relations::{DEFINITIONS, Definition, Row, Rows};
 use super::server_wide;
 use super::value::{Ty, Value};
 use super::{CatalogSnapshot, INFORMATION_SCHEMA_OID, PG_CATALOG_OID, RelationInfo, RelationType};
-use crate::catalog::TableCheck;
+use crate::catalog::{TEMPORARY_PREFIX, TableCheck};
 use crate::pg::types::{oid as type_oids, wire_type};
 
 /// `pg_encoding`'s number of UTF8.
@@ -441,6 +441,10 @@ fn classes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
         let schema = schema_oid(snapshot, &relation.schema);
         let indexes = indexes(relation);
         let am = if matches!(kind, "r" | "m") { HEAP } else { 0 };
+        let persistence = match relation.schema.starts_with(TEMPORARY_PREFIX) {
+            true => "t",
+            false => "p",
+        };
         let tuples = relation.rows.map_or(-1.0, |rows| rows as f64);
         rows.push([
             int(relation.oid),
@@ -451,7 +455,7 @@ fn classes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
             int(relation.oid),
             Value::Float(tuples),
             Value::Bool(!indexes.is_empty()),
-            text("p"),
+            text(persistence),
             text(kind),
             int(relation.columns.fields().len() as i64),
             int(relation.checks.len() as i64),

@@ -9,7 +9,7 @@ use super::fill::{Index, indexes, schemas, view_definition};
 use super::relations::{Definition, Row, Rows};
 use super::value::Value;
 use super::{CatalogSnapshot, RelationInfo, RelationType};
-use crate::catalog::TableCheck;
+use crate::catalog::{TEMPORARY_PREFIX, TableCheck};
 use crate::pg::types::{TYPES, wire_type};
 
 fn text(text: impl AsRef<str>) -> Value {
@@ -53,6 +53,9 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
             for relation in &snapshot.relations {
                 // PostgreSQL leaves materialized views out; clients that list tables need them.
                 let (kind, writable) = match relation.kind {
+                    RelationType::Table if relation.schema.starts_with(TEMPORARY_PREFIX) => {
+                        ("LOCAL TEMPORARY", true)
+                    }
                     RelationType::Table => ("BASE TABLE", true),
                     RelationType::Source => ("FOREIGN", false),
                     RelationType::View | RelationType::MaterializedView => ("VIEW", false),
