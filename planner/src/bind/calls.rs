@@ -50,7 +50,14 @@ impl Binder<'_> {
                 if let Some(t) = self.variadic_call(c, name, &l.args)? {
                     return Ok(t);
                 }
+                let placed = match name.starts_with("jsonb_path_") {
+                    true => path_arguments(&l.args),
+                    false => None,
+                };
                 match name {
+                    name if name.starts_with("jsonb_path_") => {
+                        self.function_args(c, placed.as_deref().unwrap_or(&l.args))?
+                    }
                     "row" => self.fields_of(c, &l.args)?,
                     "coalesce" => self.function_args(c.one_value("COALESCE"), &l.args)?,
                     _ => self.function_args(c, &l.args)?,
@@ -567,6 +574,37 @@ impl Binder<'_> {
         let (p, s) = as_numeric(&t.ty);
         self.as_type(t, &SqlType::Numeric(p, s))
     }
+}
+
+/// The arguments of `jsonb_path_query` and its kin in their places, if some are named.
+fn path_arguments(args: &[FunctionArg]) -> Option<Vec<FunctionArg>> {
+    const NAMES: [&str; 4] = ["target", "path", "vars", "silent"];
+    let mut placed: [Option<FunctionArg>; 4] = Default::default();
+    let mut any_named = false;
+    for (i, a) in args.iter().enumerate() {
+        let (place, arg) = match a {
+            FunctionArg::Unnamed(arg) => (Some(i), arg),
+            FunctionArg::Named { name, arg, .. }
+            | FunctionArg::ExprNamed {
+                name: ast::Expr::Identifier(name),
+                arg,
+                ..
+            } => {
+                any_named = true;
+                (NAMES.iter().position(|n| *n == fold(name)), arg)
+            }
+            FunctionArg::ExprNamed { .. } => return None,
+        };
+        let slot = placed.get_mut(place?)?;
+        if slot.replace(FunctionArg::Unnamed(arg.clone())).is_some() {
+            return None;
+        }
+    }
+    let [target, path, vars, silent] = placed;
+    let none = ast::Value::SingleQuotedString("{}".into());
+    let none = FunctionArgExpr::Expr(ast::Expr::Value(none.into()));
+    let vars = vars.or_else(|| silent.is_some().then(|| FunctionArg::Unnamed(none)));
+    any_named.then(|| [target, path, vars, silent].into_iter().flatten().collect())
 }
 
 /// The text of a literal.

@@ -85,7 +85,7 @@ fn elements(list: &ArrayRef) -> DfResult<Vec<ScalarValue>> {
 }
 
 /// A kernel over whole lists per row; NULL arguments are `None`.
-fn per_row(
+pub(super) fn per_row(
     ret: &SqlType,
     f: impl Fn(&Args, usize) -> DfResult<Option<Vec<ScalarValue>>> + Send + Sync + 'static,
 ) -> Kernel {

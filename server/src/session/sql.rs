@@ -307,6 +307,11 @@ impl SqlSession {
                     let hint = "Reads see every acknowledged write.";
                     self.inform("nothing to wait for".into(), Some(hint.into()));
                 }
+                if matches!(verb.as_str(), "grant" | "revoke") {
+                    let hint = "Every user may read and write everything.";
+                    let message = format!("{} has no effect", verb.to_uppercase());
+                    self.inform(message, Some(hint.into()));
+                }
                 other(verb)
             }
         }
@@ -511,7 +516,7 @@ fn other(verb: &str) -> Result<Response, SqlError> {
     match verb.to_ascii_uppercase().as_str() {
         // Nothing to do, and clients send them without need.
         word @ ("VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT" | "FLUSH" | "WAIT"
-        | "DISCARD PLANS" | "DISCARD SEQUENCES" | "DISCARD TEMP" | "DISCARD TEMPORARY") => {
+        | "GRANT" | "REVOKE" | "DISCARD PLANS" | "DISCARD SEQUENCES" | "DISCARD TEMP" | "DISCARD TEMPORARY") => {
             Ok(Response::Tag(word.replace("TEMPORARY", "TEMP")))
         }
         word => Err(SqlError::unsupported(format!("{word} is not supported"))),
