@@ -33,8 +33,8 @@ use crate::compile::join_rules::careful;
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::functions::external;
 use crate::interrupt::Interruptible;
-use crate::pieces::PiecesExec;
 use crate::once;
+use crate::pieces::PiecesExec;
 use crate::query::{ResultStream, Rows, SnapshotReader};
 use crate::tree::{PlanTree, Tree};
 

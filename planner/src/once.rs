@@ -81,11 +81,7 @@ impl UserDefinedLogicalNodeCore for Once {
         write!(f, "Once")
     }
 
-    fn with_exprs_and_inputs(
-        &self,
-        _: Vec<Expr>,
-        mut inputs: Vec<LogicalPlan>,
-    ) -> Result<Self> {
+    fn with_exprs_and_inputs(&self, _: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
         let (Some(input), true) = (inputs.pop(), inputs.is_empty()) else {
             return internal_err!("a common table expression has one plan");
         };

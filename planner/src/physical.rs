@@ -29,8 +29,8 @@ use datafusion::physical_plan::execution_plan::{
 };
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
-use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::limit::GlobalLimitExec;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -66,10 +66,10 @@ pub(crate) fn rules() -> Vec<Rule> {
         Arc::new(Constants),
         Arc::new(Rounds),
     ]
-        .into_iter()
-        .chain(rules)
-        .chain([Arc::new(FallibleLast) as Rule])
-        .collect()
+    .into_iter()
+    .chain(rules)
+    .chain([Arc::new(FallibleLast) as Rule])
+    .collect()
 }
 
 #[derive(Debug)]
@@ -282,7 +282,9 @@ impl PhysicalOptimizerRule for Rounds {
 fn rounds_in_order(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
     if let Some(limit) = plan.downcast_ref::<GlobalLimitExec>()
         && limit.input().output_ordering().is_none()
-        && limit.input().any(&mut |node| Ok(node.is::<RecursiveQueryExec>()))?
+        && limit
+            .input()
+            .any(&mut |node| Ok(node.is::<RecursiveQueryExec>()))?
     {
         let schema = plan.schema();
         let limit = ConcatExec::new(vec![plan], schema);

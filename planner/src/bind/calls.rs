@@ -603,7 +603,7 @@ fn path_arguments(args: &[FunctionArg]) -> Option<Vec<FunctionArg>> {
     let [target, path, vars, silent] = placed;
     let none = ast::Value::SingleQuotedString("{}".into());
     let none = FunctionArgExpr::Expr(ast::Expr::Value(none.into()));
-    let vars = vars.or_else(|| silent.is_some().then(|| FunctionArg::Unnamed(none)));
+    let vars = vars.or_else(|| silent.is_some().then_some(FunctionArg::Unnamed(none)));
     any_named.then(|| [target, path, vars, silent].into_iter().flatten().collect())
 }
 

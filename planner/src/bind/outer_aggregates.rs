@@ -18,7 +18,12 @@ use crate::tree::Tree;
 impl Binder<'_> {
     /// A call in a subquery over columns of queries around it alone is an aggregate of the nearest of these: gives what stands
     /// for its result in the subquery.
-    pub(super) fn aggregate_around(&self, scope: &Scope, call: &Expr, ty: &SqlType) -> Result<Option<Expr>> {
+    pub(super) fn aggregate_around(
+        &self,
+        scope: &Scope,
+        call: &Expr,
+        ty: &SqlType,
+    ) -> Result<Option<Expr>> {
         let (own, outer) = columns_named(scope, call);
         if own || outer.is_empty() {
             return Ok(None);
@@ -77,7 +82,11 @@ fn outer_marker(around: &Scope, n: usize) -> String {
 
 /// The place in the list of the call that a marker in a subquery stands for, if it is one of that query.
 pub(super) fn outer_call(around: &Scope, marker: &Column) -> Option<usize> {
-    if marker.relation.as_ref().is_none_or(|r| r.table() != AGGREGATE) {
+    if marker
+        .relation
+        .as_ref()
+        .is_none_or(|r| r.table() != AGGREGATE)
+    {
         return None;
     }
     let (depth, n) = marker.name.split_once('.')?;
@@ -93,7 +102,9 @@ fn columns_named(scope: &Scope, call: &Expr) -> (bool, Vec<Column>) {
             Expr::Column(_) => own = true,
             Expr::OuterReferenceColumn(_, c) => outer.push(c.clone()),
             e => {
-                let of_subquery = subquery_of(e).into_iter().flat_map(|s| &s.outer_ref_columns);
+                let of_subquery = subquery_of(e)
+                    .into_iter()
+                    .flat_map(|s| &s.outer_ref_columns);
                 for named in of_subquery {
                     if let Expr::OuterReferenceColumn(_, c) = named {
                         match scope.has(c) {

@@ -85,8 +85,10 @@ fn custom(name: &[String], modifiers: &[String], text: &str) -> Result<SqlType> 
         "bpchar" if !modifiers.is_empty() => {
             SqlType::Char(modifiers[0].parse().map_err(|_| unknown(text))?)
         }
-        "text" | "string" | "name" | "char" | "bpchar" | "jsonpath" | "regtype" | "regproc" | "regnamespace"
-        | "regrole" | "refcursor" | "cstring" | "pg_node_tree" | "unknown" => SqlType::Text,
+        "text" | "string" | "name" | "char" | "bpchar" | "jsonpath" | "regtype" | "regproc"
+        | "regnamespace" | "regrole" | "refcursor" | "cstring" | "pg_node_tree" | "unknown" => {
+            SqlType::Text
+        }
         "varchar" => SqlType::Varchar(modifiers.first().and_then(|n| n.parse().ok())),
         "bytea" => SqlType::Bytea,
         "date" => SqlType::Date,

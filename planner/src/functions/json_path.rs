@@ -275,7 +275,8 @@ impl<'t> Parser<'t> {
         };
         if let Some(other) = given.chars().find(|c| !"isqm".contains(*c)) {
             let message = "invalid input syntax for type jsonpath";
-            let detail = format!("Unrecognized flag character \"{other}\" in LIKE_REGEX predicate.");
+            let detail =
+                format!("Unrecognized flag character \"{other}\" in LIKE_REGEX predicate.");
             return Err(SqlError::new("42601", message).detail(detail));
         }
         if given.contains('q') {

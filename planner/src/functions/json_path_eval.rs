@@ -234,7 +234,9 @@ impl Run<'_> {
             true => digits.checked_div(super::parse::pow10(scale as u32)),
             false => rescale(digits, scale, 0),
         };
-        let place = whole.and_then(|n| n.to_i128()).and_then(|n| i32::try_from(n).ok());
+        let place = whole
+            .and_then(|n| n.to_i128())
+            .and_then(|n| i32::try_from(n).ok());
         place.map(i64::from).ok_or_else(|| {
             let message = "jsonpath array subscript is out of integer range";
             error("22033", message)
@@ -538,8 +540,9 @@ fn query(json: &str, path: &str, variables: &str, silent: bool) -> Result<Option
     let path = parsed(path)?;
     let (root, variables) = (document(json)?, document(variables)?);
     if !matches!(variables, V::Object(_)) {
-        return Err(error("22023", "\"vars\" argument is not an object")
-            .detail("Jsonpath parameters should be encoded as key-value pairs of \"vars\" object."));
+        return Err(error("22023", "\"vars\" argument is not an object").detail(
+            "Jsonpath parameters should be encoded as key-value pairs of \"vars\" object.",
+        ));
     }
     let run = Run {
         strict: path.strict,

@@ -153,7 +153,7 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                     database(),
                     text(&relation.schema),
                     text(&check.name),
-                    text(&format!("(({}))", check.condition)),
+                    text(format!("(({}))", check.condition)),
                 ]);
             }
             rows.done()

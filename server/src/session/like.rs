@@ -30,7 +30,10 @@ impl SqlSession {
         for (n, field) in found.columns.fields().iter().enumerate() {
             let ty = SqlType::of(field);
             if let SqlType::Other(_) = ty {
-                let message = format!("column \"{}\" has a type that a table can't have", field.name());
+                let message = format!(
+                    "column \"{}\" has a type that a table can't have",
+                    field.name()
+                );
                 return Err(SqlError::new("42P16", message));
             }
             let more = match &object {
@@ -75,7 +78,9 @@ fn qualified(name: &Name) -> String {
 }
 
 fn list(object: &Object, columns: &[usize]) -> String {
-    let names = columns.iter().map(|n| quoted(object.columns.field(*n).name()));
+    let names = columns
+        .iter()
+        .map(|n| quoted(object.columns.field(*n).name()));
     names.collect::<Vec<_>>().join(", ")
 }
 
@@ -122,7 +127,9 @@ fn constraints(object: &Object, including: Including) -> Vec<String> {
     let mut out = vec![];
     if including.constraints {
         let checks = checks.iter();
-        out.extend(checks.map(|c| format!("CONSTRAINT {} CHECK ({})", quoted(&c.name), c.condition)));
+        out.extend(
+            checks.map(|c| format!("CONSTRAINT {} CHECK ({})", quoted(&c.name), c.condition)),
+        );
     }
     if including.indexes {
         if !primary_key.is_empty() {

@@ -515,10 +515,9 @@ pub(super) fn now_micros() -> i64 {
 fn other(verb: &str) -> Result<Response, SqlError> {
     match verb.to_ascii_uppercase().as_str() {
         // Nothing to do, and clients send them without need.
-        word @ ("VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT" | "FLUSH" | "WAIT"
-        | "GRANT" | "REVOKE" | "DISCARD PLANS" | "DISCARD SEQUENCES" | "DISCARD TEMP" | "DISCARD TEMPORARY") => {
-            Ok(Response::Tag(word.replace("TEMPORARY", "TEMP")))
-        }
+        word @ ("VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT" | "FLUSH" | "WAIT" | "GRANT"
+        | "REVOKE" | "DISCARD PLANS" | "DISCARD SEQUENCES" | "DISCARD TEMP"
+        | "DISCARD TEMPORARY") => Ok(Response::Tag(word.replace("TEMPORARY", "TEMP"))),
         word => Err(SqlError::unsupported(format!("{word} is not supported"))),
     }
 }

@@ -45,7 +45,8 @@ impl SqlSession {
         if creates {
             self.make_temporary_schema().await?;
         }
-        let Some(own) = self.temporary.clone() else {
+        let own = self.temporary.clone();
+        let Some(own) = own.filter(|_| creates || changes_objects(&parsed.statement)) else {
             return Ok(Cow::Borrowed(parsed));
         };
         let published = self.pin();
@@ -65,9 +66,7 @@ impl SqlSession {
             name: name.clone(),
             if_not_exists: true,
         };
-        self.handle
-            .ask(|reply| Message::Ddl(create, reply))
-            .await?;
+        self.handle.ask(|reply| Message::Ddl(create, reply)).await?;
         self.temporary = Some(name);
         Ok(())
     }
@@ -100,7 +99,11 @@ impl SqlSession {
     }
 
     /// Refuses what stays and would read what goes.
-    pub(super) fn check_permanent(&self, object: &Object, catalog: &Catalog) -> Result<(), SqlError> {
+    pub(super) fn check_permanent(
+        &self,
+        object: &Object,
+        catalog: &Catalog,
+    ) -> Result<(), SqlError> {
         let is_temporary = |id: &u64| {
             let read = catalog.get(*id);
             read.is_some_and(|o| o.record.schema.starts_with(TEMPORARY_PREFIX))
@@ -139,10 +142,7 @@ pub async fn sweep(handle: &Handle) -> Result<(), SqlError> {
 }
 
 async fn drop_schema(handle: &Handle, schema: String) -> Result<(), SqlError> {
-    handle
-        .ask(|reply| dropping(schema, reply))
-        .await
-        .map(drop)
+    handle.ask(|reply| dropping(schema, reply)).await.map(drop)
 }
 
 fn dropping(schema: String, reply: DdlReply) -> Message {
@@ -157,6 +157,17 @@ fn dropping(schema: String, reply: DdlReply) -> Message {
         purge: false,
     };
     Message::Ddl(drop, reply)
+}
+
+/// Whether a statement changes objects that are there. Others find names along the search path.
+fn changes_objects(statement: &Statement) -> bool {
+    matches!(
+        statement,
+        Statement::CreateIndex { .. }
+            | Statement::Rename { .. }
+            | Statement::Comment { .. }
+            | Statement::Drop { .. }
+    )
 }
 
 /// The names in a statement that may be those of temporary objects. `creates`: also that of what it makes.
