@@ -80,6 +80,31 @@ pub struct Check {
     pub columns: Vec<String>,
 }
 
+/// What CREATE TABLE … (LIKE …) takes over besides columns, their types and NOT NULL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Including {
+    /// DEFAULT
+    pub defaults: bool,
+    /// CHECK
+    pub constraints: bool,
+    /// PRIMARY KEY, UNIQUE and indexes.
+    pub indexes: bool,
+    /// IDENTITY
+    pub identity: bool,
+}
+
+impl Including {
+    /// INCLUDING ALL or EXCLUDING ALL.
+    pub(crate) fn all(wanted: bool) -> Self {
+        Including {
+            defaults: wanted,
+            constraints: wanted,
+            indexes: wanted,
+            identity: wanted,
+        }
+    }
+}
+
 /// What a unique index makes of NULLs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nulls {
@@ -251,6 +276,17 @@ pub enum Statement {
         uniques: Vec<Unique>,
         checks: Vec<Check>,
         options: Options,
+    },
+    /// `CREATE TABLE name (LIKE of INCLUDING …)`
+    CreateTableLike {
+        /// The new table.
+        name: Name,
+        /// Not an error if it exists.
+        if_not_exists: bool,
+        /// The table that it is to be like.
+        of: Name,
+        /// What it takes over besides columns.
+        including: Including,
     },
     /// CREATE TABLE name [(columns)] AS query [WITH [NO] DATA]
     CreateTableAs {

@@ -33,6 +33,7 @@ use crate::compile::join_rules::careful;
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::functions::external;
 use crate::interrupt::Interruptible;
+use crate::once;
 use crate::pieces::PiecesExec;
 use crate::query::{ResultStream, Rows, SnapshotReader};
 use crate::tree::{PlanTree, Tree};
@@ -240,6 +241,7 @@ pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
             .with_config(config)
             .with_optimizer_rules(rules)
             .with_physical_optimizer_rules(crate::physical::rules())
+            .with_query_planner(Arc::new(once::Planner))
             .build()
     });
     static SNAPSHOTS: LazyLock<SessionState> = LazyLock::new(|| {
@@ -251,7 +253,9 @@ pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
         return BASE.clone();
     };
     let mut state = SNAPSHOTS.clone();
-    state.config_mut().set_extension(Arc::new(Reader(reader)));
+    let config = state.config_mut();
+    config.set_extension(Arc::new(Reader(reader)));
+    config.set_extension(Arc::new(once::Results::default()));
     state
 }
 

@@ -42,6 +42,12 @@ fn check() -> Result<()> {
     stop.map_or(Ok(()), Err)
 }
 
+/// What is asked on this thread, for work of the planner on others.
+pub(crate) fn asked() -> Ask {
+    ASK.with_borrow(|ask| ask.clone())
+        .unwrap_or_else(|| Arc::new(|| None))
+}
+
 /// As [`check`], at a level of an expression, of which there are many.
 pub(crate) fn check_level() -> Result<()> {
     let level = LEVEL.get().wrapping_add(1);

@@ -23,6 +23,7 @@ mod execute;
 pub mod functions;
 pub mod interrupt;
 pub mod names;
+mod once;
 mod parser;
 mod physical;
 mod pieces;

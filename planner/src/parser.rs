@@ -553,11 +553,12 @@ impl<'a> P<'a> {
             if let sqlparser::ast::SetExpr::Select(select) = query.body.as_mut()
                 && let Some(into) = select.into.take()
             {
-                if into.temporary {
-                    return Err(SqlError::unsupported("temporary objects are not supported"));
+                let mut name = relation_name(&into.name)?;
+                if into.temporary && name.schema.is_none() {
+                    name.schema = Some(ddl::TEMPORARY.into());
                 }
                 return Ok(Statement::CreateTableAs {
-                    name: relation_name(&into.name)?,
+                    name,
                     if_not_exists: false,
                     columns: vec![],
                     query,

@@ -8,6 +8,9 @@
 //!   filter's input: columns of the same name are then mistaken for each other. So filters don't choose columns when it begins.
 //! * A sort that it pushes below a union is lost where a column is another constant in each part, or when joins are in between.
 //!   So a union is a node that it doesn't know, which gives one part after the other.
+//! * It leaves out sorts whose order no node above asks for. Below a recursive query a sort is there for LIMIT, so a node that
+//!   does ask is put above it. And it brings a sort below a limit of rows that have no order; so such a limit is put behind
+//!   a node that it doesn't know.
 //! * Conditions of a query and of a subquery in it end up in one filter, which computes them all. So those that can fail get
 //!   filters of their own above those that can't, in their order: `1/x = 2` isn't computed for rows that `x <> 0` drops.
 
@@ -26,16 +29,23 @@ use datafusion::physical_plan::execution_plan::{
 };
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
+use datafusion::physical_plan::limit::GlobalLimitExec;
 use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
+    PlanProperties,
 };
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{JoinType, Result};
 use datafusion_physical_expr::expressions::Column;
-use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr, conjunction, split_conjunction};
+use datafusion_physical_expr::{
+    LexOrdering, OrderingRequirements, PhysicalExpr, ScalarFunctionExpr, conjunction,
+    split_conjunction,
+};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::functions;
@@ -51,11 +61,15 @@ pub(crate) fn rules() -> Vec<Rule> {
         "ProjectionPushdown" => Arc::new(ProjectionsDown(rule)) as Rule,
         _ => rule,
     });
-    [Arc::new(Unions) as Rule, Arc::new(Constants)]
-        .into_iter()
-        .chain(rules)
-        .chain([Arc::new(FallibleLast) as Rule])
-        .collect()
+    [
+        Arc::new(Unions) as Rule,
+        Arc::new(Constants),
+        Arc::new(Rounds),
+    ]
+    .into_iter()
+    .chain(rules)
+    .chain([Arc::new(FallibleLast) as Rule])
+    .collect()
 }
 
 #[derive(Debug)]
@@ -243,6 +257,54 @@ impl PhysicalOptimizerRule for Constants {
     }
 }
 
+/// Keeps the order of the rows within each round of a recursive query.
+#[derive(Debug)]
+struct Rounds;
+
+impl PhysicalOptimizerRule for Rounds {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(plan.change_up(&mut rounds_in_order)?.data)
+    }
+
+    fn name(&self) -> &str {
+        "Rounds"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+fn rounds_in_order(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    if let Some(limit) = plan.downcast_ref::<GlobalLimitExec>()
+        && limit.input().output_ordering().is_none()
+        && limit
+            .input()
+            .any(&mut |node| Ok(node.is::<RecursiveQueryExec>()))?
+    {
+        let schema = plan.schema();
+        let limit = ConcatExec::new(vec![plan], schema);
+        return Ok(Transformed::yes(Arc::new(limit)));
+    }
+    if !plan.is::<RecursiveQueryExec>() {
+        return Ok(Transformed::no(plan));
+    }
+    let kept = |term: &Arc<dyn ExecutionPlan>| match term.downcast_ref::<SortExec>() {
+        Some(sort) => Arc::new(ConcatExec {
+            order: Some(sort.expr().clone()),
+            ..ConcatExec::new(vec![term.clone()], term.schema())
+        }) as Arc<dyn ExecutionPlan>,
+        None => term.clone(),
+    };
+    let terms = plan.children().into_iter().map(kept).collect();
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    plan.replace_children(terms, options).map(Transformed::yes)
+}
+
 /// Of a node's inputs, those whose columns can be NULL above though they aren't below.
 fn doubtful_inputs(node: &Arc<dyn ExecutionPlan>) -> Vec<bool> {
     let join = node.downcast_ref::<HashJoinExec>();
@@ -262,6 +324,8 @@ fn doubtful_inputs(node: &Arc<dyn ExecutionPlan>) -> Vec<bool> {
 #[derive(Debug)]
 struct ConcatExec {
     inputs: Vec<Arc<dyn ExecutionPlan>>,
+    /// The order that its inputs must have.
+    order: Option<LexOrdering>,
     properties: Arc<PlanProperties>,
 }
 
@@ -275,6 +339,7 @@ impl ConcatExec {
         );
         ConcatExec {
             inputs,
+            order: None,
             properties: Arc::new(properties),
         }
     }
@@ -303,6 +368,11 @@ impl ExecutionPlan for ConcatExec {
         vec![false; self.inputs.len()]
     }
 
+    fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
+        let order = self.order.clone().map(OrderingRequirements::from);
+        vec![order; self.inputs.len()]
+    }
+
     fn apply_expressions(
         &self,
         _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
@@ -315,7 +385,11 @@ impl ExecutionPlan for ConcatExec {
         children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(ConcatExec::new(children, self.schema())))
+        let order = self.order.clone();
+        Ok(Arc::new(ConcatExec {
+            order,
+            ..ConcatExec::new(children, self.schema())
+        }))
     }
 
     fn with_new_children(

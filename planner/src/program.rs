@@ -33,8 +33,9 @@ use futures::StreamExt;
 use tidemill_dataflow::plan::{BatchProgram, RowError};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::error::row_error;
+use crate::error::{SqlError, row_error};
 use crate::execute::yielding;
+use crate::functions::external;
 use crate::tree::PlanTree;
 
 /// A batch plan with open leaves ([`InputTable`]).
@@ -82,11 +83,11 @@ impl Program {
         })
     }
 
-    /// Runs the plan; errors as DataFusion has them.
+    /// Runs the plan until `stop` gives an error; errors as DataFusion has them.
     pub fn execute(
         &self,
         inputs: Vec<Vec<RecordBatch>>,
-        stop: &AtomicBool,
+        stop: Stop<'_>,
     ) -> Result<Vec<RecordBatch>> {
         if inputs.len() != self.inputs.len() {
             return internal_err!(
@@ -149,16 +150,19 @@ fn plan(logical: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
     yielding(futures::executor::block_on(planned)?)
 }
 
-/// All batches of a stream, unless `stop` becomes true; that is looked at between batches, and where operators yield.
+/// Gives the error to stop with.
+pub(crate) type Stop<'s> = &'s (dyn Fn() -> Option<SqlError> + Send + Sync);
+
+/// All batches of a stream, unless `stop` gives an error; it is asked between batches, and where operators yield.
 async fn collect(
     mut stream: SendableRecordBatchStream,
-    stop: &AtomicBool,
+    stop: Stop<'_>,
 ) -> Result<Vec<RecordBatch>> {
     let mut batches = Vec::new();
     loop {
-        let next = poll_fn(|context| match stop.load(Ordering::Relaxed) {
-            true => Poll::Ready(Some(internal_err!("nobody wants the result any more"))),
-            false => stream.poll_next_unpin(context),
+        let next = poll_fn(|context| match stop() {
+            Some(e) => Poll::Ready(Some(Err(external(e)))),
+            None => stream.poll_next_unpin(context),
         });
         match next.await {
             None => return Ok(batches),
@@ -228,7 +232,11 @@ impl BatchProgram for Program {
         inputs: Vec<Vec<RecordBatch>>,
         stop: &AtomicBool,
     ) -> std::result::Result<Vec<RecordBatch>, RowError> {
-        self.execute(inputs, stop).map_err(|e| row_error(&e))
+        let stop = || {
+            let unwanted = stop.load(Ordering::Relaxed);
+            unwanted.then(|| SqlError::internal("nobody wants the result any more"))
+        };
+        self.execute(inputs, &stop).map_err(|e| row_error(&e))
     }
 
     fn multiplies(&self) -> bool {

@@ -15,7 +15,7 @@ use tidemill_planner::query::{Planner, QueryPlan, SessionContextInfo};
 
 use crate::catalog::object::{check_options, declared_schema, query_text, renamed};
 use crate::catalog::record::{Ids, Kind, Record, Settings};
-use crate::catalog::{Catalog, CatalogSnapshot, DEFAULT_SCHEMA, Detail, Object, Rows};
+use crate::catalog::{Catalog, CatalogSnapshot, DEFAULT_SCHEMA, Detail, Object, Rows, TableCheck};
 use crate::coordinator::ddl::retain_history_ms;
 use crate::coordinator::sinks::connector_error;
 use crate::coordinator::sources::{Pace, source_spec};
@@ -178,7 +178,7 @@ impl Definer<'_> {
                 primary_key: key,
                 defaults,
                 uniques,
-                checks: named(checks, &name.name)?,
+                checks: named(checks, &name.name, columns)?,
             },
         })
     }
@@ -381,17 +381,28 @@ impl Definer<'_> {
     }
 }
 
-/// Names and conditions of a table's CHECKs, in the order of their names. One without a name is called after the table and
-/// its column, if it is about one.
-fn named(checks: &[Check], table: &str) -> Result<Vec<(String, String)>, SqlError> {
-    let mut out: Vec<(String, String)> = vec![];
+/// A table's CHECKs in the order of their names. One without a name is called after the table and its column, if it is about
+/// one.
+fn named(
+    checks: &[Check],
+    table: &str,
+    columns: &[ColumnDef],
+) -> Result<Vec<TableCheck>, SqlError> {
+    let mut out: Vec<TableCheck> = vec![];
+    let of = |check: &Check, name: String| TableCheck {
+        name,
+        condition: check.condition.clone(),
+        columns: (0..columns.len())
+            .filter(|n| check.columns.contains(&columns[*n].name))
+            .collect(),
+    };
     for check in checks.iter().filter(|c| c.name.is_some()) {
         let name = check.name.clone().unwrap_or_default();
-        if out.iter().any(|(other, _)| *other == name) {
+        if out.iter().any(|other| other.name == name) {
             let message = format!("constraint \"{name}\" for relation \"{table}\" already exists");
             return Err(SqlError::new("42710", message));
         }
-        out.push((name, check.condition.clone()));
+        out.push(of(check, name));
     }
     for check in checks.iter().filter(|c| c.name.is_none()) {
         let stem = match check.columns.as_slice() {
@@ -401,9 +412,9 @@ fn named(checks: &[Check], table: &str) -> Result<Vec<(String, String)>, SqlErro
         let numbered = (1..).map(|n| format!("{stem}{n}"));
         let name = std::iter::once(stem.clone())
             .chain(numbered)
-            .find(|name| out.iter().all(|(other, _)| other != name));
-        out.push((name.unwrap_or(stem), check.condition.clone()));
+            .find(|name| out.iter().all(|other| other.name != *name));
+        out.push(of(check, name.unwrap_or(stem)));
     }
-    out.sort();
+    out.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(out)
 }

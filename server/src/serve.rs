@@ -131,6 +131,9 @@ async fn run(
         .await
         .with_context(|| format!("can't listen on {}", options.listen))?;
     let address = listener.local_addr()?;
+    crate::session::temporary::sweep(&handle)
+        .await
+        .context("can't drop temporary tables")?;
     if let Some(path) = &options.init {
         init::run(&handle, path).await?;
     }

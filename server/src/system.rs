@@ -392,6 +392,7 @@ impl SystemRelations {
                 defaults: vec![],
                 identities: vec![],
                 primary_key: vec![],
+                checks: vec![],
                 indexes: vec![],
                 definition: None,
                 connector: None,
@@ -456,6 +457,10 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
         defaults,
         identities: identities(object),
         primary_key,
+        checks: match &object.detail {
+            Detail::Table { checks, .. } => checks.clone(),
+            _ => vec![],
+        },
         indexes: vec![],
         definition,
         connector: match &object.detail {

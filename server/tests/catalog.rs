@@ -54,6 +54,7 @@ fn relation(
         identities: vec![],
         defaults: Vec::new(),
         primary_key: Vec::new(),
+        checks: vec![],
         indexes: Vec::new(),
         definition: None,
         connector: None,

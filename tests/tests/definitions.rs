@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use tidemill_tests::{Options, Server, Sql, run};
+use tidemill_tests::{Options, Server, Sql, eventually, run};
 
 async fn restarted(server: &mut Server) -> Result<Sql> {
     server.restart(&Options::default())?;
@@ -150,6 +150,47 @@ fn names_change_while_a_view_is_being_created() {
             }
         }
         ensure!(made > 0, "no view was made at all");
+        Ok(())
+    });
+}
+
+#[test]
+fn temporary_tables_go_with_their_session_and_with_the_server() {
+    run(|scratch| async move {
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (a integer)").await?;
+        sql.run("INSERT INTO t VALUES (1)").await?;
+        let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'pg_temp%'";
+        {
+            let first = server.connect().await?;
+            let second = server.connect().await?;
+            for (session, value) in [(&first, 2), (&second, 3)] {
+                session.run("CREATE TEMP TABLE t (a integer)").await?;
+                session
+                    .run(&format!("INSERT INTO t VALUES ({value})"))
+                    .await?;
+                session
+                    .run("CREATE VIEW v AS SELECT a * 10 AS a FROM t")
+                    .await?;
+            }
+            ensure!(first.number("SELECT a FROM t").await? == 2);
+            ensure!(second.number("SELECT a FROM v").await? == 30);
+            ensure!(sql.number("SELECT a FROM t").await? == 1);
+            ensure!(sql.lines("SELECT a FROM v").await.is_err());
+            ensure!(sql.number(schemas).await? == 2);
+        }
+        eventually("the sessions' schemas are dropped", async || {
+            Ok((sql.number(schemas).await? == 0).then_some(()))
+        })
+        .await?;
+        let left = server.connect().await?;
+        left.run("CREATE TEMP TABLE kept (a integer)").await?;
+        server.kill();
+        let sql = restarted(&mut server).await?;
+        ensure!(sql.number(schemas).await? == 0);
+        ensure!(sql.lines("SELECT * FROM kept").await.is_err());
+        ensure!(sql.number("SELECT a FROM t").await? == 1);
         Ok(())
     });
 }

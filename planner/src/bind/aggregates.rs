@@ -6,7 +6,6 @@ use std::sync::Arc;
 use arrow::compute::SortOptions;
 use arrow::datatypes::DataType;
 use datafusion::functions_aggregate as agg;
-use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Column, ScalarValue};
 use datafusion_expr::expr::{AggregateFunction, Sort};
 use datafusion_expr::{AggregateUDF, Expr};
@@ -19,7 +18,7 @@ use tidemill_zset::schema::SqlType;
 use super::calls::no_function;
 use super::conditions::guard;
 use super::expr::{AGGREGATE, Calls, Ctx};
-use super::scope::{Outer, Scope};
+use super::scope::Outer;
 use super::types::{is_integer, is_number};
 use super::windows::is_window;
 use super::{Binder, Typed, literal};
@@ -27,7 +26,6 @@ use crate::error::{Result, SqlError};
 use crate::functions::aggregate as own;
 use crate::functions::distinct_list::distinct_list;
 use crate::functions::moments;
-use crate::tree::Tree;
 
 /// Names of aggregate functions.
 pub(crate) fn is_aggregate(name: &str) -> bool {
@@ -183,57 +181,6 @@ impl Binder<'_> {
         let n = note(calls, call, &a.0.ty);
         let marker = Expr::Column(Column::new(Some(AGGREGATE), n.to_string()));
         self.finish_aggregate(marker, a.0)
-    }
-
-    /// A call in a subquery over columns of the query around it alone is an aggregate of that one: gives what stands for
-    /// its result in the subquery.
-    fn aggregate_around(&self, scope: &Scope, call: &Expr, ty: &SqlType) -> Result<Option<Expr>> {
-        let Outer::Query(around, used, calls) = scope.outer else {
-            return Ok(None);
-        };
-        let (mut own, mut outer) = (false, Vec::new());
-        let _ = call.walk(&mut |e| {
-            match e {
-                Expr::Column(_) => own = true,
-                Expr::OuterReferenceColumn(_, c) => outer.push(c.clone()),
-                _ => {}
-            }
-            Ok(TreeNodeRecursion::Continue)
-        });
-        if own || outer.is_empty() {
-            return Ok(None);
-        }
-        let nearest = |c: &Column| {
-            let mut columns = around.tables.iter().flat_map(|t| &t.cols);
-            columns.any(|s| matches!(&s.expr, Expr::Column(x) if x == c))
-        };
-        if !outer.iter().any(nearest) {
-            return Err(SqlError::unsupported(
-                "aggregates of a query further out than the one around are not supported",
-            ));
-        }
-        let calls = calls.ok_or_else(|| {
-            SqlError::new(
-                "42803",
-                "aggregate functions are not allowed in this clause of the query around",
-            )
-        })?;
-        let call = call.clone().change_up(&mut |e| {
-            Ok(match e {
-                Expr::OuterReferenceColumn(_, c) if nearest(&c) => {
-                    Transformed::yes(Expr::Column(c))
-                }
-                e => Transformed::no(e),
-            })
-        });
-        let n = note(calls, super::df(call)?.data, ty).to_string();
-        let field = Arc::new(arrow::datatypes::Field::new(&n, ty.arrow(), true));
-        let marker = Expr::OuterReferenceColumn(field, Column::new(Some(AGGREGATE), n));
-        let mut used = used.borrow_mut();
-        if !used.contains(&marker) {
-            used.push(marker.clone());
-        }
-        Ok(Some(marker))
     }
 
     pub(super) fn finish_aggregate(&self, marker: Expr, r: Resolved) -> Result<Typed> {

@@ -50,7 +50,14 @@ impl Binder<'_> {
                 if let Some(t) = self.variadic_call(c, name, &l.args)? {
                     return Ok(t);
                 }
+                let placed = match name.starts_with("jsonb_path_") {
+                    true => path_arguments(&l.args),
+                    false => None,
+                };
                 match name {
+                    name if name.starts_with("jsonb_path_") => {
+                        self.function_args(c, placed.as_deref().unwrap_or(&l.args))?
+                    }
                     "row" => self.fields_of(c, &l.args)?,
                     "coalesce" => self.function_args(c.one_value("COALESCE"), &l.args)?,
                     _ => self.function_args(c, &l.args)?,
@@ -79,14 +86,13 @@ impl Binder<'_> {
                 } else {
                     a
                 };
-                let ty = if a.unknown { &b.ty } else { &a.ty }.clone();
+                let ty = super::types::left_of_equals(
+                    (!a.unknown).then_some(&a.ty),
+                    (!b.unknown).then_some(&b.ty),
+                );
                 let out = a.shared(&ty, |a| {
                     let eq = self.compare(Operator::Eq, a.clone(), b)?;
-                    let a = if a.unknown {
-                        self.implicit(&a, &ty)?
-                    } else {
-                        a.expr
-                    };
+                    let a = self.implicit(&a, &ty)?;
                     Ok(when(vec![(eq.expr, super::null_of(&ty))], a))
                 })?;
                 Ok(Typed::new(out, ty))
@@ -144,16 +150,9 @@ impl Binder<'_> {
                 both.extend(args);
                 self.function(name, both, None)
             }
-            // The padding of char(n) counts here.
-            "octet_length" if matches!(args.as_slice(), [a] if !a.unknown && matches!(a.ty, SqlType::Char(_))) =>
-            {
-                let mut args = args;
-                if let SqlType::Char(n) = args[0].ty {
-                    let n = literal(ScalarValue::Int32(i32::try_from(n).ok()));
-                    args.push(Typed::new(n, SqlType::Int4));
-                    args = vec![self.function("rpad", args, None)?];
-                }
-                self.function("octet_length", args, None)
+            "octet_length" | "format" => {
+                let args = args.into_iter().map(|a| self.padded(a));
+                self.function(name, args.collect::<Result<_>>()?, None)
             }
             "concat" | "concat_ws" => self.concat_call(name, args),
             "quote_literal" | "quote_nullable" => {
@@ -266,7 +265,9 @@ impl Binder<'_> {
     }
 
     pub(super) fn current_schema(&self) -> Typed {
-        self.text(self.session.search_path.first().map_or("public", |s| s))
+        let mut path = self.session.search_path.iter();
+        let first = path.find(|schema| !schema.starts_with("pg_temp_"));
+        self.text(first.map_or("public", |s| s))
     }
 
     fn text(&self, s: &str) -> Typed {
@@ -362,7 +363,7 @@ impl Binder<'_> {
                         Ok(Expr::Case(Case::new(None, branches, None)))
                     })?
                 } else {
-                    self.any_text(a)?
+                    self.any_text(self.padded(a)?)?
                 };
                 Ok(Typed::new(e, SqlType::Text))
             })
@@ -575,6 +576,37 @@ impl Binder<'_> {
     }
 }
 
+/// The arguments of `jsonb_path_query` and its kin in their places, if some are named.
+fn path_arguments(args: &[FunctionArg]) -> Option<Vec<FunctionArg>> {
+    const NAMES: [&str; 4] = ["target", "path", "vars", "silent"];
+    let mut placed: [Option<FunctionArg>; 4] = Default::default();
+    let mut any_named = false;
+    for (i, a) in args.iter().enumerate() {
+        let (place, arg) = match a {
+            FunctionArg::Unnamed(arg) => (Some(i), arg),
+            FunctionArg::Named { name, arg, .. }
+            | FunctionArg::ExprNamed {
+                name: ast::Expr::Identifier(name),
+                arg,
+                ..
+            } => {
+                any_named = true;
+                (NAMES.iter().position(|n| *n == fold(name)), arg)
+            }
+            FunctionArg::ExprNamed { .. } => return None,
+        };
+        let slot = placed.get_mut(place?)?;
+        if slot.replace(FunctionArg::Unnamed(arg.clone())).is_some() {
+            return None;
+        }
+    }
+    let [target, path, vars, silent] = placed;
+    let none = ast::Value::SingleQuotedString("{}".into());
+    let none = FunctionArgExpr::Expr(ast::Expr::Value(none.into()));
+    let vars = vars.or_else(|| silent.is_some().then_some(FunctionArg::Unnamed(none)));
+    any_named.then(|| [target, path, vars, silent].into_iter().flatten().collect())
+}
+
 /// The text of a literal.
 pub(crate) fn text_of(t: &Typed) -> Option<String> {
     match &t.expr {
@@ -610,7 +642,7 @@ fn element_of(o: &Overload, args: &[Typed]) -> Option<SqlType> {
         };
         out = match out {
             None => Some(t),
-            Some(o) => super::types::common(&o, &t),
+            Some(o) => super::types::united(&o, &t),
         };
     }
     out

@@ -228,6 +228,18 @@ impl Binder<'_> {
         Ok(Typed::new(expr, SqlType::Text))
     }
 
+    /// A `char(n)` as text with the spaces that pad it, where they count.
+    pub(crate) fn padded(&self, t: Typed) -> Result<Typed> {
+        let SqlType::Char(n) = t.ty else {
+            return Ok(t);
+        };
+        if t.unknown {
+            return Ok(t);
+        }
+        let length = super::literal(ScalarValue::Int32(i32::try_from(n).ok()));
+        self.function("rpad", vec![t, Typed::new(length, SqlType::Int4)], None)
+    }
+
     /// As text, if the type has an implicit way to it (`||` and concat take anything).
     pub(crate) fn any_text(&self, t: Typed) -> Result<Expr> {
         if t.unknown || is_text(&t.ty) {

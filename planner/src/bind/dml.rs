@@ -1,6 +1,6 @@
 //! INSERT, UPDATE, DELETE as queries for the rows they write, and constants.
 
-use datafusion_common::ScalarValue;
+use datafusion_common::{Column, ScalarValue};
 use datafusion_expr::{ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder};
 use sqlparser::ast::{
     self, AssignmentTarget, Expr as E, FromTable, SetExpr, TableWithJoins, UpdateTableFromKind,
@@ -8,6 +8,7 @@ use sqlparser::ast::{
 use tidemill_zset::schema::SqlType;
 
 use super::expr::Ctx;
+use super::from::Joined;
 use super::scope::{Outer, Scope};
 use super::{Binder, Ctes, Rel, RelCol, Typed, columns_of, df, project, unique_names};
 use crate::ast::{ColumnDefault, Numbering, NumberingKind};
@@ -133,7 +134,7 @@ impl Binder<'_> {
                 name: f.name().clone(),
                 ty,
                 unknown: false,
-                column: datafusion_common::Column::new_unqualified(f.name()),
+                column: Column::new_unqualified(f.name()),
             });
         }
         for (n, numbering) in numbered(defaults) {
@@ -151,7 +152,7 @@ impl Binder<'_> {
             let name = format!("number#{n}");
             exprs.push(ask.alias(&name));
             cols.push(RelCol {
-                column: datafusion_common::Column::new_unqualified(&name),
+                column: Column::new_unqualified(&name),
                 name,
                 ty: SqlType::Bool,
                 unknown: false,
@@ -261,32 +262,64 @@ impl Binder<'_> {
             }
         }
         let joined = from.len() > 1 || !u.table.joins.is_empty();
-        if joined {
-            number_copies(&mut from, table)?;
-        }
-        let (mut plan, scope) = self.relations(&from, &ctes, Outer::None)?;
+        let (mut plan, scope, copy) = self.changed_relations(&from, table, joined)?;
         if let Some(w) = &u.selection {
             plan = self.where_clause(plan, &scope, &ctes, w)?;
         }
-        let own = scope.tables[0]
-            .cols
-            .iter()
-            .take(table.columns.fields().len());
-        let old: Vec<Expr> = own.map(|c| c.expr.clone()).collect();
+        let target = &scope.tables[0];
+        let old: Vec<Expr> = target.cols.iter().map(|c| c.expr.clone()).collect();
         let new = self.assignments(&u.assignments, &scope, &ctes, table, defaults, &old)?;
         let mut beside = match u.returning {
             Some(_) => beside(&scope),
             None => vec![],
         };
-        let copy = copy_number(&scope, table);
-        let copies = usize::from(copy.is_some());
+        let numbered = copy.is_some();
         beside.extend(copy);
         let mut rel = old_and_new(plan, table, old, new, beside)?;
-        rel.cols.truncate(rel.cols.len() - copies);
         if joined {
             rel.plan = once_per_row(rel.plan, table)?;
         }
+        if numbered {
+            rel.cols.pop();
+        }
         Ok(rel)
+    }
+
+    /// The relations of an UPDATE or DELETE, the table first. If others are joined to it and it has no key, its rows are
+    /// numbered, so that equal ones can be told apart; then the number, too.
+    fn changed_relations<'o>(
+        &self,
+        from: &[TableWithJoins],
+        table: &Relation,
+        joined: bool,
+    ) -> Result<(LogicalPlan, Scope<'o>, Option<Beside>)> {
+        let ctes = Ctes::new();
+        if !joined || table.primary_key.is_some() {
+            let (plan, scope) = self.relations(from, &ctes, Outer::None)?;
+            return Ok((plan, scope, None));
+        }
+        let (target, others) = from.split_at(1);
+        let (plan, scope) = self.relations(target, &ctes, Outer::None)?;
+        let number = super::lateral::row_number(vec![], vec![]);
+        let name = number.schema_name().to_string();
+        let plan = df(LogicalPlanBuilder::window_plan(plan, vec![number]))?;
+        let copy = self.fresh("copy");
+        let mut columns: Vec<Expr> = columns_of(&plan).into_iter().map(Expr::Column).collect();
+        columns.pop();
+        columns.push(Expr::Column(Column::new_unqualified(name)).alias(&copy));
+        let numbered = Joined {
+            plan: Some(project(plan, columns)?),
+            scope,
+        };
+        let (plan, scope) = self.relations_beside(numbered, others, &ctes, false)?;
+        let copy = Beside {
+            value: Typed::new(
+                Expr::Column(Column::new_unqualified(&copy)),
+                SqlType::Other(arrow::datatypes::DataType::UInt64),
+            ),
+            name: COPY.into(),
+        };
+        Ok((plan, scope, Some(copy)))
     }
 
     /// SET: the row's new columns.
@@ -372,23 +405,16 @@ impl Binder<'_> {
         let using = d.using.clone().unwrap_or_default();
         let joined = !using.is_empty();
         from.extend(using);
-        if joined {
-            number_copies(&mut from, table)?;
-        }
-        let (mut plan, scope) = self.relations(&from, &ctes, Outer::None)?;
+        let (mut plan, scope, copy) = self.changed_relations(&from, table, joined)?;
         if let Some(w) = &d.selection {
             plan = self.where_clause(plan, &scope, &ctes, w)?;
         }
+        let target = &scope.tables[0];
         let beside = match d.returning {
             Some(_) => beside(&scope),
             None => vec![],
         };
-        let own = scope.tables[0]
-            .cols
-            .iter()
-            .take(table.columns.fields().len());
-        let own = own.map(|c| c.expr.clone().alias(&c.name));
-        let copy = copy_number(&scope, table);
+        let own = target.cols.iter().map(|c| c.expr.clone().alias(&c.name));
         let others = beside.iter().chain(&copy);
         let others = others.map(|c| c.value.expr.clone().alias(&c.name));
         plan = project(plan, own.chain(others).collect())?;
@@ -403,7 +429,7 @@ impl Binder<'_> {
                 name: f.name().clone(),
                 ty: SqlType::of(f),
                 unknown: false,
-                column: datafusion_common::Column::new_unqualified(f.name()),
+                column: Column::new_unqualified(f.name()),
             })
             .chain(beside.iter().map(Beside::column))
             .collect();
@@ -444,7 +470,7 @@ impl Beside {
             name: self.name.clone(),
             ty: self.value.ty.clone(),
             unknown: false,
-            column: datafusion_common::Column::new_unqualified(&self.name),
+            column: Column::new_unqualified(&self.name),
         }
     }
 }
@@ -500,7 +526,7 @@ pub(super) fn old_and_new(
             name: f.name().clone(),
             ty: SqlType::of(f),
             unknown: false,
-            column: datafusion_common::Column::new_unqualified(name),
+            column: Column::new_unqualified(name),
         });
     }
     for c in beside {
@@ -513,63 +539,20 @@ pub(super) fn old_and_new(
     })
 }
 
-/// What tells equal rows of a table without a primary key apart, as a column.
-const COPY: &str = "copy#";
+/// The name of the number of a row of a table without a key.
+const COPY: &str = "#copy";
 
-/// Lets the first of the relations, which is `table`, have the column [`COPY`] behind its own, if it has no primary key.
-fn number_copies(from: &mut [TableWithJoins], table: &Relation) -> Result<()> {
-    let Some(ast::TableFactor::Table { name, alias, .. }) =
-        from.first_mut().map(|t| &mut t.relation)
-    else {
-        return Ok(());
-    };
-    if table.primary_key.is_some() {
-        return Ok(());
-    }
-    let fields = table.columns.fields().iter();
-    let columns: Vec<String> = fields
-        .map(|f| ast::Ident::with_quote('"', f.name()).to_string())
-        .collect();
-    let by = match columns.is_empty() {
-        true => String::new(),
-        false => format!("PARTITION BY {}", columns.join(", ")),
-    };
-    let query = format!("SELECT *, row_number() OVER ({by}) AS \"{COPY}\" FROM {name}");
-    let known_as = parts(name).pop().unwrap_or_default();
-    let alias = alias.take().unwrap_or_else(|| ast::TableAlias {
-        explicit: true,
-        name: ast::Ident::with_quote('"', known_as),
-        columns: vec![],
-        at: None,
-    });
-    from[0].relation = ast::TableFactor::Derived {
-        lateral: false,
-        subquery: crate::parser::parse_query(&query)?,
-        alias: Some(alias),
-        sample: None,
-    };
-    Ok(())
-}
-
-/// The column that [`number_copies`] has made.
-fn copy_number(scope: &Scope, table: &Relation) -> Option<Beside> {
-    let column = scope.tables[0].cols.get(table.columns.fields().len())?;
-    Some(Beside {
-        name: COPY.into(),
-        value: Typed::new(column.expr.clone(), column.ty.clone()),
-    })
-}
-
-/// A row that joins with several others is changed once. Rows are told apart by their primary key, or by all of their columns
-/// and [`COPY`], which is the last one and goes.
+/// A row that joins with several others is changed once: as the first of these says. A row's number doesn't come through.
 fn once_per_row(plan: LogicalPlan, table: &Relation) -> Result<LogicalPlan> {
     let mut columns = columns_of(&plan);
-    let whole: Vec<usize> = (0..table.columns.fields().len()).collect();
-    let key = table.primary_key.as_ref().unwrap_or(&whole);
-    let copy = table.primary_key.is_none().then(|| columns.len() - 1);
-    let on: Vec<Expr> = (key.iter().copied().chain(copy))
-        .map(|i| Expr::Column(columns[i].clone()))
-        .collect();
+    let by_number = columns.pop_if(|c| c.name == COPY);
+    let on: Vec<Expr> = match (&table.primary_key, by_number) {
+        (Some(key), _) => key
+            .iter()
+            .map(|i| Expr::Column(columns[*i].clone()))
+            .collect(),
+        (None, number) => number.into_iter().map(Expr::Column).collect(),
+    };
     let number = super::lateral::row_number(
         on,
         columns
@@ -578,11 +561,8 @@ fn once_per_row(plan: LogicalPlan, table: &Relation) -> Result<LogicalPlan> {
             .collect(),
     );
     let plan = df(LogicalPlanBuilder::window_plan(plan, vec![number.clone()]))?;
-    let n = Expr::Column(datafusion_common::Column::new_unqualified(
-        number.schema_name().to_string(),
-    ));
+    let n = Expr::Column(Column::new_unqualified(number.schema_name().to_string()));
     let first = n.eq(super::literal(ScalarValue::UInt64(Some(1))));
-    columns.truncate(copy.unwrap_or(columns.len()));
     project(
         super::filter(plan, first)?,
         columns.into_iter().map(Expr::Column).collect(),

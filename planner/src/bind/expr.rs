@@ -285,7 +285,8 @@ impl Binder<'_> {
                 pattern,
                 escape_char,
             } => {
-                let mut args = vec![self.expr(c, expr)?, self.expr(c, pattern)?];
+                let value = self.padded(self.expr(c, expr)?)?;
+                let mut args = vec![value, self.expr(c, pattern)?];
                 if let Some(escape) = escape_char {
                     args.push(self.expr(c, &E::Value(escape.clone()))?);
                 }

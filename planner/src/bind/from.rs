@@ -90,10 +90,22 @@ impl Binder<'_> {
         outer: Outer<'o>,
     ) -> Result<(LogicalPlan, Scope<'o>)> {
         let on_base = base.is_some();
-        let mut j = Joined {
+        let j = Joined {
             plan: base,
             scope: Scope::new(outer),
         };
+        self.relations_beside(j, from, ctes, on_base)
+    }
+
+    /// Items of FROM, joined to what there is already. `on_base`: that has no names of its own.
+    pub(super) fn relations_beside<'o>(
+        &self,
+        mut j: Joined<'o>,
+        from: &[TableWithJoins],
+        ctes: &Ctes,
+        on_base: bool,
+    ) -> Result<(LogicalPlan, Scope<'o>)> {
+        let outer = j.scope.outer;
         for t in from {
             // Conditions of inner joins may name columns of `base` alone.
             let inner = on_base && t.joins.iter().all(is_plain_inner);

@@ -12,6 +12,7 @@ use tidemill_zset::schema::SqlType;
 
 use super::aggregates::given_type;
 use super::expr::{AGGREGATE, Ctx, SET, WINDOW, deep, strip};
+use super::outer_aggregates::outer_call;
 use super::scope::Scope;
 use super::{Binder, Typed, builder, columns_of, df, fit, project};
 use crate::compile::decorrelate::names::{replace_outer, subquery_of, with_subquery};
@@ -646,10 +647,9 @@ impl Lift<'_> {
     /// What takes the place of an expression over this query's rows in a subquery above the aggregate: a key.
     fn outer(&self, e: &Expr) -> datafusion_common::Result<Option<Expr>> {
         if let Expr::OuterReferenceColumn(_, c) = e
-            && c.relation.as_ref().is_some_and(|r| r.table() == AGGREGATE)
+            && let Some(n) = outer_call(self.scope, c)
         {
-            let result = c.name.parse().ok().and_then(|n: usize| self.results.get(n));
-            let Some(Expr::Column(c)) = result else {
+            let Some(Expr::Column(c)) = self.results.get(n) else {
                 return Err(crate::functions::external(SqlError::unsupported(
                     "this aggregate of the query around a subquery is not supported",
                 )));
@@ -660,7 +660,7 @@ impl Lift<'_> {
         let mut own = false;
         let here = e.clone().change_up(&mut |e| {
             Ok(match &e {
-                Expr::OuterReferenceColumn(_, c) if self.is_ours(c) => {
+                Expr::OuterReferenceColumn(_, c) if self.scope.has(c) => {
                     own = true;
                     Transformed::yes(Expr::Column(c.clone()))
                 }
@@ -688,13 +688,6 @@ impl Lift<'_> {
             }
             _ => Ok(None),
         }
-    }
-
-    fn is_ours(&self, c: &Column) -> bool {
-        let columns = self.scope.tables.iter().flat_map(|t| &t.cols);
-        columns
-            .into_iter()
-            .any(|s| matches!(&s.expr, Expr::Column(x) if x == c))
     }
 
     /// A column as the user names it.

@@ -19,6 +19,7 @@ mod intervals;
 pub(crate) mod lateral;
 pub(crate) mod names;
 pub(crate) mod operators;
+mod outer_aggregates;
 mod rows;
 pub(crate) mod scope;
 pub(crate) mod select;
@@ -200,11 +201,16 @@ impl<'a> Binder<'a> {
         }
     }
 
-    /// A column name that nothing else in the statement has.
-    pub(crate) fn fresh(&self, stem: &str) -> String {
+    /// A number that nothing else in the statement has.
+    pub(crate) fn number(&self) -> usize {
         let mut f = self.found.borrow_mut();
         f.counter += 1;
-        format!("{stem}#{}", f.counter)
+        f.counter
+    }
+
+    /// A column name that nothing else in the statement has.
+    pub(crate) fn fresh(&self, stem: &str) -> String {
+        format!("{stem}#{}", self.number())
     }
 
     pub(crate) fn reads(&self, id: CollectionId) {

@@ -64,6 +64,8 @@ impl Binder<'_> {
             B::QuestionPipe => self.function("jsonb_exists_any", vec![l, r], None),
             B::QuestionAnd => self.function("jsonb_exists_all", vec![l, r], None),
             B::HashMinus => self.function("jsonb_delete_path", vec![l, r], None),
+            B::AtQuestion => self.path_operator("jsonb_path_exists", l, r),
+            B::AtAt => self.path_operator("jsonb_path_match", l, r),
             B::Question => self.function("jsonb_exists", vec![l, r], None),
             B::BitwiseAnd => self.function("bitand", vec![l, r], None),
             B::BitwiseOr => self.function("bitor", vec![l, r], None),
@@ -102,6 +104,14 @@ impl Binder<'_> {
                 &r.type_name(),
             )),
         }
+    }
+
+    /// `@?` and `@@`: a path's errors give NULL.
+    fn path_operator(&self, function: &str, l: Typed, r: Typed) -> Result<Typed> {
+        let none = super::literal(ScalarValue::Utf8View(Some("{}".into())));
+        let variables = Typed::new(none, SqlType::Jsonb);
+        let silent = Typed::new(super::truth(true), SqlType::Bool);
+        self.function(function, vec![l, r, variables, silent], None)
     }
 
     /// Both sides as one type, for a comparison.
@@ -386,7 +396,7 @@ impl Binder<'_> {
         } else {
             "textregexeq"
         };
-        let t = self.function(name, vec![l, r], None)?;
+        let t = self.function(name, vec![self.padded(l)?, r], None)?;
         Ok(if negated {
             Typed::new(not(t.expr), SqlType::Bool)
         } else {
@@ -473,6 +483,7 @@ impl Binder<'_> {
         if !(l.unknown || is_text(&l.ty)) || !(r.unknown || is_text(&r.ty)) {
             return Err(no_operator(sign, &l.type_name(), &r.type_name()));
         }
+        let l = self.padded(l)?;
         if let Some(e) = escape.filter(|e| e != "\\") {
             let e = Typed::new(
                 super::literal(ScalarValue::Utf8View(Some(e))),

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use arrow::datatypes::Field;
+use datafusion_common::Column;
 use datafusion_expr::Expr;
 use sqlparser::ast::Ident;
 use std::sync::Arc;
@@ -67,6 +68,21 @@ impl<'o> Scope<'o> {
             outer,
             prefer_first: false,
         }
+    }
+
+    /// How many queries are around this one.
+    pub(crate) fn depth(&self) -> usize {
+        match self.outer {
+            Outer::None => 0,
+            Outer::Lateral(s) => s.depth(),
+            Outer::Query(s, ..) => s.depth() + 1,
+        }
+    }
+
+    /// Whether the column is one of its relations'.
+    pub(crate) fn has(&self, column: &Column) -> bool {
+        let mut columns = self.tables.iter().flat_map(|t| &t.cols);
+        columns.any(|s| matches!(&s.expr, Expr::Column(c) if c == column))
     }
 
     /// All columns that `*` stands for.

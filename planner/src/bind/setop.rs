@@ -40,8 +40,13 @@ impl Binder<'_> {
                 ));
             }
         };
-        let l = self.set_expr(left, ctes, outer)?;
-        let r = self.set_expr(right, ctes, outer)?;
+        let mut l = self.set_expr(left, ctes, outer)?;
+        let mut r = self.set_expr(right, ctes, outer)?;
+        let bare = l.cols.is_empty() && r.cols.is_empty();
+        if bare {
+            // Rows without columns are equal, which a column says.
+            (l, r) = (marked(l)?, marked(r)?);
+        }
         if l.cols.len() != r.cols.len() {
             return Err(SqlError::new(
                 "42601",
@@ -80,6 +85,10 @@ impl Binder<'_> {
             (_, true) => self.numbered(l, r, JoinType::LeftAnti)?,
             (_, false) => df(LogicalPlanBuilder::except(l, r, false))?,
         };
+        if bare {
+            let plan = project(plan, vec![])?;
+            return Ok(Rel { plan, cols: vec![] });
+        }
         let cols = columns_of(&plan)
             .into_iter()
             .zip(titles)
@@ -220,6 +229,22 @@ impl Binder<'_> {
             .collect();
         Ok(Rel { plan, cols })
     }
+}
+
+/// Rows without columns, with one that is the same for all.
+fn marked(rel: Rel) -> Result<Rel> {
+    const ROW: &str = "#row";
+    let plan = project(rel.plan, vec![super::truth(true).alias(ROW)])?;
+    let column = RelCol {
+        name: ROW.into(),
+        ty: SqlType::Bool,
+        unknown: false,
+        column: Column::new_unqualified(ROW),
+    };
+    Ok(Rel {
+        plan,
+        cols: vec![column],
+    })
 }
 
 /// VALUES as a union of queries for one row each: DataFusion evaluates VALUES while it plans, when no subquery has run.

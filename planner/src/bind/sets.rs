@@ -173,6 +173,7 @@ pub(crate) fn is_set_returning(name: &str) -> bool {
             | "string_to_table"
             | "generate_subscripts"
             | "regexp_matches"
+            | "jsonb_path_query"
     )
 }
 

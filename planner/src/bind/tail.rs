@@ -11,6 +11,7 @@ use super::expr::{Ctx, strip};
 use super::scope::{Outer, Scope};
 use super::select::Item;
 use super::{Binder, Ctes, Rel, Typed, builder, columns_of, df, filter, literal, project};
+use crate::compile::order::by_rounds;
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::functions::rows;
@@ -163,7 +164,8 @@ impl Binder<'_> {
     ) -> Result<LogicalPlan> {
         let cut = tail.limit.is_some() || tail.offset.is_some() || tail.one;
         let chosen = sorts.clone();
-        if cut {
+        // Rows of a recursive query have an order: that in which they are found. It may have no end.
+        if cut && !(chosen.is_empty() && by_rounds(&plan)) {
             for (c, ty) in outputs.iter().zip(types) {
                 let e = Expr::Column(c.clone());
                 let e = match crate::functions::rows::is_row(ty) {

@@ -85,8 +85,10 @@ fn custom(name: &[String], modifiers: &[String], text: &str) -> Result<SqlType> 
         "bpchar" if !modifiers.is_empty() => {
             SqlType::Char(modifiers[0].parse().map_err(|_| unknown(text))?)
         }
-        "text" | "string" | "name" | "char" | "bpchar" | "regtype" | "regproc" | "regnamespace"
-        | "regrole" | "refcursor" | "cstring" | "pg_node_tree" | "unknown" => SqlType::Text,
+        "text" | "string" | "name" | "char" | "bpchar" | "jsonpath" | "regtype" | "regproc"
+        | "regnamespace" | "regrole" | "refcursor" | "cstring" | "pg_node_tree" | "unknown" => {
+            SqlType::Text
+        }
         "varchar" => SqlType::Varchar(modifiers.first().and_then(|n| n.parse().ok())),
         "bytea" => SqlType::Bytea,
         "date" => SqlType::Date,
@@ -262,6 +264,26 @@ fn common_number(a: &SqlType, b: &SqlType) -> SqlType {
         }
         SqlType::Float4 if a != b => SqlType::Float8,
         t => t.clone(),
+    }
+}
+
+/// What the left side of `a = b` becomes, of which NULLIF is. Without a type are literals.
+pub(crate) fn left_of_equals(a: Option<&SqlType>, b: Option<&SqlType>) -> SqlType {
+    let Some(ty) = a.or(b) else {
+        return SqlType::Text;
+    };
+    match (ty, b) {
+        (SqlType::Varchar(_), _) => SqlType::Text,
+        (SqlType::Char(_), Some(SqlType::Text | SqlType::Varchar(_))) => SqlType::Text,
+        // There are operators between integers, and between floats, of different widths, but no others.
+        (l, Some(SqlType::Float4 | SqlType::Float8)) if (1..=4).contains(&number_rank(l)) => {
+            SqlType::Float8
+        }
+        (l, Some(SqlType::Numeric(..))) if is_integer(l) => {
+            let (precision, scale) = as_numeric(l);
+            SqlType::Numeric(precision, scale)
+        }
+        (l, _) => l.clone(),
     }
 }
 

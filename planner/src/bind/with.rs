@@ -5,15 +5,19 @@ use std::sync::Arc;
 use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::datasource::provider_as_source;
 use datafusion_common::Column;
-use datafusion_expr::{Expr, LogicalPlanBuilder};
+use datafusion_common::tree_node::TreeNodeRecursion;
+use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use sqlparser::ast::{self, SetExpr};
 use tidemill_zset::schema::SqlType;
 
 use super::scope::Outer;
 use super::{Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, project, unique_names};
+use crate::compile::rules::has_outer_reference;
 use crate::error::{Result, SqlError};
 use crate::functions::single::nullable;
+use crate::once::Once;
 use crate::parser::{fold, parts};
+use crate::tree::{PlanTree, Tree};
 
 use super::from::renamed;
 
@@ -46,9 +50,18 @@ impl Binder<'_> {
                 let rel = self.query(&c.query, ctes, outer)?;
                 renamed(self.settled(rel)?, Some(&c.alias))?
             };
-            ctes.push((name, rel));
+            ctes.push((name, self.once(rel)?));
         }
         Ok(())
+    }
+
+    /// The rows of a query with volatile functions are the same wherever it is named.
+    fn once(&self, rel: Rel) -> Result<Rel> {
+        if !df(is_volatile(&rel.plan))? || df(has_outer_reference(&rel.plan))? {
+            return Ok(rel);
+        }
+        let plan = Once::plan(self.number(), rel.plan);
+        Ok(Rel { plan, ..rel })
     }
 
     pub(super) fn recursive(
@@ -70,6 +83,14 @@ impl Binder<'_> {
         if c.query.order_by.is_some() || c.query.limit_clause.is_some() {
             return Err(SqlError::unsupported(
                 "ORDER BY and LIMIT in a recursive query are not implemented",
+            ));
+        }
+        if crate::walk::any_relation(left, |r| parts(r).as_slice() == [name]) {
+            return Err(SqlError::new(
+                "42P19",
+                format!(
+                    "recursive reference to query \"{name}\" must not appear within its non-recursive term"
+                ),
             ));
         }
         let start = self.set_expr(left, ctes, outer)?;
@@ -169,6 +190,16 @@ impl Binder<'_> {
         let mut inner = ctes.clone();
         inner.push((name.to_string(), Rel { plan: scan, cols }));
         let step = self.set_expr(term, &inner, outer)?;
+        let aggregates = |node: &LogicalPlan| match node {
+            LogicalPlan::Aggregate(a) => !a.aggr_expr.is_empty() && reads(&a.input, internal, 1),
+            _ => false,
+        };
+        if df(step.plan.any(&mut |node| Ok(aggregates(node))))? {
+            return Err(SqlError::new(
+                "42P19",
+                "aggregate functions are not allowed in a recursive query's recursive term",
+            ));
+        }
         if step.cols.len() != start.cols.len() {
             return Err(SqlError::new(
                 "42601",
@@ -213,6 +244,35 @@ fn open_numerics(start: &Rel, step: &Rel) -> Option<Vec<SqlType>> {
         .collect();
     let same = types.iter().zip(&start.cols).all(|(t, c)| *t == c.ty);
     (!same).then_some(types)
+}
+
+/// Whether a function of the plan may give another value each time it is called.
+fn is_volatile(plan: &LogicalPlan) -> datafusion_common::Result<bool> {
+    let volatile = |e: &Expr| match e {
+        // The time of the statement is put in before it runs.
+        Expr::ScalarFunction(f) if f.name() == "now" => false,
+        e => e.is_volatile_node(),
+    };
+    let mut found = false;
+    plan.walk_all(&mut |node| {
+        for e in node.expressions() {
+            found |= e.any(&mut |e| Ok(volatile(e)))?;
+        }
+        Ok(match found {
+            true => TreeNodeRecursion::Stop,
+            false => TreeNodeRecursion::Continue,
+        })
+    })?;
+    Ok(found)
+}
+
+/// Whether FROM names the work table: it is below no more than so many aliases, of which a query in FROM has one of its own.
+fn reads(plan: &LogicalPlan, table: &str, aliases: usize) -> bool {
+    match plan {
+        LogicalPlan::TableScan(scan) => scan.table_name.table() == table,
+        LogicalPlan::SubqueryAlias(a) => aliases > 0 && reads(&a.input, table, aliases - 1),
+        plan => plan.inputs().iter().any(|p| reads(p, table, aliases)),
+    }
 }
 
 /// True if the query reads a relation of that name.

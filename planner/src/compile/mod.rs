@@ -30,7 +30,7 @@ pub mod order;
 mod recompute;
 mod refuse;
 mod rows;
-mod rules;
+pub(crate) mod rules;
 
 use std::sync::Arc;
 

@@ -22,7 +22,7 @@ use datafusion_expr::{DistinctOn, WindowFrameBound, WindowFunctionDefinition};
 use super::expr::unalias;
 use crate::functions::rows;
 use crate::functions::windows::OVER_FRAME;
-use crate::tree::PlanTree;
+use crate::tree::{PlanTree, Tree};
 
 /// Aggregates whose result depends on the order of their input.
 const ORDERED_AGGREGATES: [&str; 10] = [
@@ -154,9 +154,34 @@ fn break_ties(sort: &mut Vec<SortExpr>, columns: impl IntoIterator<Item = Expr>)
     }
 }
 
+/// Whether the rows of `plan` are those of a recursive query as it finds them, round by round. LIMIT takes the first of them,
+/// because there may be no last one.
+pub(crate) fn by_rounds(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::RecursiveQuery(_) => true,
+        LogicalPlan::Projection(p) => by_rounds(&p.input),
+        LogicalPlan::Filter(f) => by_rounds(&f.input),
+        LogicalPlan::SubqueryAlias(a) => by_rounds(&a.input),
+        _ => false,
+    }
+}
+
+/// The plan, of which [`by_rounds`] is true, with the rows of each round in order.
+fn rounds_sorted(plan: LogicalPlan) -> Result<LogicalPlan> {
+    if let LogicalPlan::RecursiveQuery(mut query) = plan {
+        let in_order = |term: Arc<LogicalPlan>| sorted(Arc::unwrap_or_clone(term)).map(Arc::new);
+        query.static_term = in_order(query.static_term)?;
+        query.recursive_term = in_order(query.recursive_term)?;
+        return Ok(LogicalPlan::RecursiveQuery(query));
+    }
+    plan.change_children(&mut |input| rounds_sorted(input).map(Transformed::yes))
+        .map(|t| t.data)
+}
+
 /// The sort under `plan` made total, or a new one.
 fn sorted(plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(match plan {
+        plan if by_rounds(&plan) => rounds_sorted(plan)?,
         LogicalPlan::Sort(mut sort) => {
             break_ties(&mut sort.expr, told_apart(sort.input.schema()));
             LogicalPlan::Sort(sort)

@@ -2,7 +2,6 @@
 //! it, and makes it a batch program over those inputs, per key where the plan has one.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -17,6 +16,7 @@ use tidemill_dataflow::plan::{Node, Op};
 use super::expr::{has_subquery, unalias};
 use super::{Compiler, Piece, node, order, rows, rules, schema_of};
 use crate::error::{Result, SqlError, from_datafusion};
+use crate::interrupt;
 use crate::program::{InputTable, Program};
 use crate::tree::{PlanTree, Tree};
 
@@ -181,10 +181,11 @@ impl Compiler<'_> {
         }
         let wants_order = matches!(plan, LogicalPlan::Limit(_))
             || ordered
-                && matches!(
-                    plan,
-                    LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_)
-                );
+                && (order::by_rounds(plan)
+                    || matches!(
+                        plan,
+                        LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_)
+                    ));
         let mut failed = None;
         let mut replace =
             |child: LogicalPlan, ordered: bool| match self.cut_child(&child, ordered, cut) {
@@ -243,7 +244,7 @@ impl Compiler<'_> {
         if collections == 0 {
             return Ok(child.clone());
         }
-        if outer || !free || ordered && order::is_sorted(child) {
+        if outer || !free || ordered && (order::is_sorted(child) || order::by_rounds(child)) {
             return self.cut(child, ordered, cut);
         }
         self.leaf(child, cut)
@@ -353,10 +354,10 @@ fn window_program(
 
 /// A program without inputs is run once, now.
 fn constant(fragment: LogicalPlan, schema: SchemaRef) -> Result<Piece> {
+    let stop = interrupt::asked();
     let run = || {
         let bounded = LogicalPlanBuilder::from(fragment).limit(0, Some(CONSTANT_ROWS_MAX + 1))?;
-        Program::try_new(bounded.build()?, vec![], schema.clone())?
-            .execute(vec![], &AtomicBool::new(false))
+        Program::try_new(bounded.build()?, vec![], schema.clone())?.execute(vec![], &*stop)
     };
     let batches = run().map_err(|e| from_datafusion(&e))?;
     let rows = concat_batches(&schema, &batches).map_err(|e| SqlError::internal(e.to_string()))?;

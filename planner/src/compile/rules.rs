@@ -199,7 +199,7 @@ fn unqualified(e: Expr) -> Expr {
 }
 
 /// Whether a row of an outer query is named anywhere in `plan`.
-pub(super) fn has_outer_reference(plan: &LogicalPlan) -> Result<bool> {
+pub(crate) fn has_outer_reference(plan: &LogicalPlan) -> Result<bool> {
     let mut found = false;
     plan.walk_all(&mut |node| {
         found |= node.expressions().iter().any(|e| {

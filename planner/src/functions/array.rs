@@ -85,7 +85,7 @@ fn elements(list: &ArrayRef) -> DfResult<Vec<ScalarValue>> {
 }
 
 /// A kernel over whole lists per row; NULL arguments are `None`.
-fn per_row(
+pub(super) fn per_row(
     ret: &SqlType,
     f: impl Fn(&Args, usize) -> DfResult<Option<Vec<ScalarValue>>> + Send + Sync + 'static,
 ) -> Kernel {
@@ -490,18 +490,12 @@ pub fn register(r: &mut Registry) {
             }
         })
     });
-    r.add(
+    for name in [
         "array_position(anyarray, anyelement) int4",
-        Arc::new(|a: &Args| {
-            let mut out = Int32Builder::with_capacity(a.rows);
-            for row in 0..a.rows {
-                let x = scalar(a, 1, row)?;
-                let found = list_of(a, 0, row)?.and_then(|l| l.iter().position(|e| *e == x));
-                out.append_option(found.map(|n| n as i32 + 1));
-            }
-            Ok(Arc::new(out.finish()))
-        }),
-    );
+        "array_position(anyarray, anyelement, int4) int4",
+    ] {
+        r.add(name, Arc::new(position));
+    }
     for (name, overlap) in [
         ("array_contains_all(anyarray, anyarray) bool", false),
         ("array_overlap(anyarray, anyarray) bool", true),
@@ -658,4 +652,27 @@ pub fn register(r: &mut Registry) {
             })
         });
     }
+}
+
+/// The first place of an element, from the place on that the third argument says.
+fn position(a: &Args) -> DfResult<ArrayRef> {
+    let mut out = Int32Builder::with_capacity(a.rows);
+    for row in 0..a.rows {
+        let from = match a.arrays.len() {
+            2 => 1,
+            _ if a.is_null(2, row) => {
+                let message = "initial position must not be null";
+                return Err(external(SqlError::new("22004", message)));
+            }
+            _ => a.arrays[2].as_primitive::<Int32Type>().value(a.at(2, row)),
+        };
+        let x = scalar(a, 1, row)?;
+        let found = list_of(a, 0, row)?.and_then(|l| {
+            let from = usize::try_from(from).unwrap_or(1).max(1) - 1;
+            let at = l.iter().skip(from).position(|e| *e == x)?;
+            i32::try_from(from + at + 1).ok()
+        });
+        out.append_option(found);
+    }
+    Ok(Arc::new(out.finish()))
 }

@@ -28,6 +28,8 @@ pub mod json_change;
 mod json_document;
 pub(crate) mod json_members;
 pub mod json_order;
+mod json_path;
+mod json_path_eval;
 mod json_scan;
 mod json_views;
 pub mod math;

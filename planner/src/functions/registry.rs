@@ -216,6 +216,7 @@ pub fn overloads(name: &str) -> &'static [Overload] {
         datetime::register(&mut r);
         super::json::register(&mut r);
         super::json_change::register(&mut r);
+        super::json_path_eval::register(&mut r);
         super::json_order::register(&mut r);
         super::bytes::register(&mut r);
         super::math::register(&mut r);

@@ -6,17 +6,23 @@ use sqlparser::tokenizer::Token;
 use super::spelling::NULLS_NOT_DISTINCT;
 use super::{P, fold, numbering};
 use crate::ast::{
-    Check, ColumnDef, ColumnDefault, Name, Nulls, NumberingKind, ObjectKind, Statement, Unique,
+    Check, ColumnDef, ColumnDefault, Including, Name, Nulls, NumberingKind, ObjectKind, Statement,
+    Unique,
 };
 use crate::bind::types::sql_type;
 use crate::error::{Result, SqlError};
+
+/// The schema of temporary objects, as each session calls its own.
+pub(super) const TEMPORARY: &str = "pg_temp";
 
 impl P<'_> {
     pub(super) fn create(&mut self) -> Result<Statement> {
         self.need("create")?;
         let or_replace = self.take("or replace");
-        if self.peek_is(0, "temp") || self.peek_is(0, "temporary") {
-            return Err(SqlError::unsupported("temporary objects are not supported"));
+        let _ = (self.peek_is(1, "temp") || self.peek_is(1, "temporary"))
+            && (self.take("local") || self.take("global"));
+        if self.take("temp") || self.take("temporary") {
+            return self.create_temporary(or_replace);
         }
         // Every table is durable.
         if self.peek_is(0, "unlogged") && self.peek_is(1, "table") {
@@ -61,6 +67,45 @@ impl P<'_> {
             ObjectKind::Index => self.create_index(unique, if_not_exists),
             ObjectKind::Column => self.unexpected(),
         }
+    }
+
+    /// A temporary table or view: one in the schema of the session's own.
+    fn create_temporary(&mut self, or_replace: bool) -> Result<Statement> {
+        let kind = self.kind()?;
+        let if_not_exists = self.take("if not exists");
+        let mut statement = match kind {
+            ObjectKind::Table if !or_replace => self.create_relation(kind, if_not_exists)?,
+            ObjectKind::View => self.create_view(kind, or_replace, if_not_exists)?,
+            _ => return self.unexpected(),
+        };
+        let (Statement::CreateTable { name, .. }
+        | Statement::CreateTableAs { name, .. }
+        | Statement::CreateTableLike { name, .. }
+        | Statement::CreateView { name, .. }) = &mut statement
+        else {
+            return Err(SqlError::internal("not a table or view"));
+        };
+        match name.schema.as_deref() {
+            None | Some(TEMPORARY) => name.schema = Some(TEMPORARY.into()),
+            Some(_) => {
+                return Err(SqlError::new(
+                    "42P16",
+                    "cannot create temporary relation in non-temporary schema",
+                ));
+            }
+        }
+        Ok(statement)
+    }
+
+    /// ON COMMIT PRESERVE ROWS, which is how it is anyway.
+    fn on_commit(&mut self) -> Result<()> {
+        if self.take("on commit") && !self.take("preserve rows") {
+            return Err(
+                SqlError::unsupported("ON COMMIT DROP and DELETE ROWS are not supported")
+                    .hint("A temporary table and its rows last as long as the session."),
+            );
+        }
+        Ok(())
     }
 
     /// SOURCE, TABLE, VIEW, MATERIALIZED VIEW, …
@@ -127,6 +172,7 @@ impl P<'_> {
         let name = self.name()?;
         if kind == ObjectKind::Table && self.is_table_as() {
             let columns = self.column_list()?;
+            self.on_commit()?;
             self.need("as")?;
             let query = self.query()?;
             let with_data = !self.take("with no data");
@@ -137,6 +183,17 @@ impl P<'_> {
                 columns,
                 query,
                 with_data,
+            });
+        }
+        if kind == ObjectKind::Table
+            && let Some(like) = self.like_table()?
+        {
+            let (of, including) = like;
+            return Ok(Statement::CreateTableLike {
+                name,
+                if_not_exists,
+                of,
+                including,
             });
         }
         let (mut columns, mut constraints) = (Vec::new(), Constraints::default());
@@ -157,6 +214,7 @@ impl P<'_> {
             checks,
         } = constraints;
         let options = self.with_options()?;
+        self.on_commit()?;
         for (i, c) in columns.iter().enumerate() {
             if columns[..i].iter().any(|o| o.name == c.name) {
                 return Err(SqlError::new(
@@ -204,10 +262,45 @@ impl P<'_> {
         })
     }
 
+    /// `(LIKE t INCLUDING …)`: the table, and what else than its columns is wanted.
+    fn like_table(&mut self) -> Result<Option<(Name, Including)>> {
+        if self.p.peek_token().token != Token::LParen || !self.peek_is(1, "like") {
+            return Ok(None);
+        }
+        self.p.next_token();
+        self.need("like")?;
+        let of = self.name()?;
+        let mut including = Including::default();
+        loop {
+            let wanted = match (self.take("including"), self.take("excluding")) {
+                (true, _) => true,
+                (_, true) => false,
+                _ => break,
+            };
+            match self.ident()?.as_str() {
+                "all" => including = Including::all(wanted),
+                "defaults" => including.defaults = wanted,
+                "constraints" => including.constraints = wanted,
+                "indexes" => including.indexes = wanted,
+                "identity" => including.identity = wanted,
+                // There is nothing of the kind to take over.
+                "comments" | "compression" | "generated" | "statistics" | "storage" => {}
+                _ => return self.unexpected(),
+            }
+        }
+        if self.p.peek_token().token == Token::Comma {
+            return Err(SqlError::unsupported(
+                "further columns and constraints beside LIKE are not supported",
+            ));
+        }
+        self.need_token(&Token::RParen)?;
+        Ok(Some((of, including)))
+    }
+
     /// True before `AS` and before `(a, b) AS`, names alone.
     fn is_table_as(&self) -> bool {
         if self.p.peek_token().token != Token::LParen {
-            return self.peek_is(0, "as");
+            return self.peek_is(0, "as") || self.peek_is(0, "on");
         }
         matches!(self.p.peek_nth_token(2).token, Token::Comma | Token::RParen)
     }

@@ -58,6 +58,7 @@ const RESPELLED: &[(&str, Respell)] = &[
     ("preceding", frame_bounds),
     ("following", frame_bounds),
     ("variadic", variadic),
+    ("array", array_types),
 ];
 
 /// What the name of a UNIQUE of a column begins with if NULLs are equal for it.
@@ -456,6 +457,13 @@ fn overriding(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
             true => OVERRIDING_SYSTEM,
             false => OVERRIDING_USER,
         };
+        // Behind a table's name alone PARTITION would be another name for it, so that comes first.
+        let named = out.len() > 1 && is(&out[out.len() - 2], "as");
+        if let Some(table) = out.last().filter(|b| !named && b.token != Token::RParen) {
+            let alias = table.token.clone();
+            out.push(like(&t, Token::make_keyword("AS")));
+            out.push(like(&t, alias));
+        }
         out.push(like(&t, Token::make_keyword("PARTITION")));
         out.push(like(&t, Token::LParen));
         out.push(like(&whose, Token::make_word(name, Some('"'))));
@@ -652,3 +660,59 @@ pub(super) fn like(t: &TokenWithSpan, token: Token) -> TokenWithSpan {
         span: t.span,
     }
 }
+
+/// `int ARRAY` and `int ARRAY[3]` as `int[]`: a type with ARRAY behind it. In an expression no name stands before ARRAY.
+fn array_types(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len() + 1);
+    let mut rest = tokens.into_iter().peekable();
+    while let Some(t) = rest.next() {
+        let after_type = match (out.last().map(|b| &b.token), out.len()) {
+            (Some(Token::Word(w)), _) if w.quote_style.is_none() => {
+                let word = w.value.to_lowercase();
+                ARRAY_ELEMENTS.contains(&word.as_str())
+            }
+            _ => false,
+        };
+        let literal = (rest.peek()).is_some_and(|t| t.token == Token::LParen);
+        out.push(t);
+        if !after_type || literal || !out.last().is_some_and(|t| is(t, "array")) {
+            continue;
+        }
+        let Some(array) = out.pop() else { continue };
+        out.push(like(&array, Token::LBracket));
+        if rest.next_if(|t| t.token == Token::LBracket).is_some() {
+            let mut inside = true;
+            while inside && let Some(t) = rest.next() {
+                inside = t.token != Token::RBracket;
+            }
+        }
+        out.push(like(&array, Token::RBracket));
+    }
+    out
+}
+
+/// Names of types before ARRAY.
+const ARRAY_ELEMENTS: [&str; 22] = [
+    "int",
+    "integer",
+    "smallint",
+    "bigint",
+    "int2",
+    "int4",
+    "int8",
+    "real",
+    "float",
+    "float4",
+    "float8",
+    "numeric",
+    "decimal",
+    "text",
+    "varchar",
+    "boolean",
+    "bool",
+    "date",
+    "timestamp",
+    "timestamptz",
+    "uuid",
+    "jsonb",
+];

@@ -15,12 +15,18 @@ use tidemill_planner::SqlError;
 use tidemill_planner::ast::Name;
 use tidemill_zset::CollectionId;
 
-pub use object::{Detail, Object};
+pub use object::{Detail, Object, TableCheck};
 pub use record::{Change, Kind, PersistentRecord, Record, SchemaRecord};
 pub use view::CatalogSnapshot;
 
 /// The schema that unqualified CREATEs go to.
 pub const DEFAULT_SCHEMA: &str = "public";
+
+/// The schema that a session's temporary objects are in, as it calls it.
+pub const TEMPORARY: &str = "pg_temp";
+
+/// What the names of these schemas begin with.
+pub const TEMPORARY_PREFIX: &str = "pg_temp_";
 
 /// Schemas that users can't change.
 pub const SYSTEM_SCHEMAS: [&str; 3] = ["pg_catalog", "information_schema", "tidemill"];

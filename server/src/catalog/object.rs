@@ -22,6 +22,17 @@ pub struct Object {
     pub detail: Detail,
 }
 
+/// A CHECK of a table.
+#[derive(Clone, Debug)]
+pub struct TableCheck {
+    /// Its name, given or made up.
+    pub name: String,
+    /// The condition's text.
+    pub condition: String,
+    /// Numbers of the columns that the condition names, from 0.
+    pub columns: Vec<usize>,
+}
+
 /// What the SQL of an object says.
 #[derive(Clone)]
 pub enum Detail {
@@ -33,8 +44,8 @@ pub enum Detail {
         defaults: Vec<Option<ColumnDefault>>,
         /// UNIQUEs, for which indexes are made with the table.
         uniques: Vec<Unique>,
-        /// CHECKs: their names and conditions, by name.
-        checks: Vec<(String, String)>,
+        /// CHECKs, by name.
+        checks: Vec<TableCheck>,
     },
     /// A source.
     Source {

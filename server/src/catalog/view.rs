@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
 use tidemill_zset::CollectionId;
 
-use super::{Catalog, Detail, Object};
+use super::{Catalog, Detail, Object, TEMPORARY, TEMPORARY_PREFIX};
 use crate::system::SystemRelations;
 
 /// A catalog with a session's search path.
@@ -45,6 +45,11 @@ impl CatalogSnapshot {
 impl CatalogView for CatalogSnapshot {
     fn resolve(&self, schema: Option<&str>, name: &str) -> Option<Relation> {
         match schema {
+            Some(TEMPORARY) => {
+                let own = self.search_path.iter();
+                let mut own = own.filter(|s| s.starts_with(TEMPORARY_PREFIX));
+                self.find(own.next()?, name)
+            }
             Some(schema) => self.find(schema, name),
             None => std::iter::once("pg_catalog")
                 .chain(self.search_path.iter().map(String::as_str))

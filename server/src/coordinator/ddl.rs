@@ -29,7 +29,7 @@ pub type DdlReply = oneshot::Sender<Result<Vec<Notice>, SqlError>>;
 pub enum Ddl {
     /// CREATE SCHEMA
     CreateSchema {
-        /// Its name.
+        /// Its name, which users may give, or that of a session's temporary objects.
         name: String,
         /// Not an error if it exists.
         if_not_exists: bool,
@@ -278,12 +278,6 @@ fn create_schema(
     next: &mut Catalog,
     effects: &mut Effects,
 ) -> Result<(), SqlError> {
-    if name.starts_with("pg_") {
-        return Err(
-            SqlError::new("42939", format!("unacceptable schema name \"{name}\""))
-                .detail("The prefix \"pg_\" is reserved for system schemas."),
-        );
-    }
     if next.schemas().contains_key(&name) || SYSTEM_SCHEMAS.contains(&name.as_str()) {
         let message = format!("schema \"{name}\" already exists");
         if if_not_exists {

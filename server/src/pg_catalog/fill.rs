@@ -11,6 +11,7 @@ use super::relations::{DEFINITIONS, Definition, Row, Rows};
 use super::server_wide;
 use super::value::{Ty, Value};
 use super::{CatalogSnapshot, INFORMATION_SCHEMA_OID, PG_CATALOG_OID, RelationInfo, RelationType};
+use crate::catalog::{TEMPORARY_PREFIX, TableCheck};
 use crate::pg::types::{oid as type_oids, wire_type};
 
 /// `pg_encoding`'s number of UTF8.
@@ -32,6 +33,9 @@ pub(super) const TABLESPACE: i64 = 1663;
 /// Oids of primary keys' indexes and constraints, of defaults and of servers start here.
 const INDEX_BASE: i64 = 1_000_000_000;
 const CONSTRAINT_BASE: i64 = 1_100_000_000;
+/// The oid of the first CHECK of the relation with oid 0, and how many a relation may have before they meet the next one's.
+const CHECK_BASE: i64 = 1_200_000_000;
+const CHECKS_PER_RELATION: i64 = 64;
 const DEFAULT_BASE: i64 = 1_200_000_000;
 const SERVER_BASE: i64 = 1_300_000_000;
 const WRAPPER_OID: i64 = 1_400_000_000;
@@ -167,9 +171,19 @@ pub fn index_definition(snapshot: &CatalogSnapshot, oid: i64, column: i64) -> Va
     ))
 }
 
+/// A table's CHECKs with their oids.
+fn checks(relation: &RelationInfo) -> impl Iterator<Item = (i64, &TableCheck)> {
+    let first = CHECK_BASE + i64::from(relation.oid) * CHECKS_PER_RELATION;
+    (first..).zip(&relation.checks)
+}
+
 /// `pg_get_constraintdef`
 pub fn constraint_definition(snapshot: &CatalogSnapshot, oid: i64) -> Value {
     for relation in &snapshot.relations {
+        let mut checks = checks(relation);
+        if let Some((_, check)) = checks.find(|(n, _)| *n == oid) {
+            return Value::text(format!("CHECK (({}))", check.condition));
+        }
         let mut indexes = indexes(relation).into_iter();
         let Some(index) = indexes.find(|i| i.constraint && i.constraint_oid(relation) == oid)
         else {
@@ -392,6 +406,7 @@ fn classes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
         "relpersistence",
         "relkind",
         "relnatts",
+        "relchecks",
         "relispopulated",
         "relreplident",
         "relhasrules",
@@ -415,6 +430,7 @@ fn classes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
             text("p"),
             text(kind),
             int(system.columns.len() as i64),
+            int(0),
             yes.clone(),
             text("n"),
             no.clone(),
@@ -425,6 +441,10 @@ fn classes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
         let schema = schema_oid(snapshot, &relation.schema);
         let indexes = indexes(relation);
         let am = if matches!(kind, "r" | "m") { HEAP } else { 0 };
+        let persistence = match relation.schema.starts_with(TEMPORARY_PREFIX) {
+            true => "t",
+            false => "p",
+        };
         let tuples = relation.rows.map_or(-1.0, |rows| rows as f64);
         rows.push([
             int(relation.oid),
@@ -435,9 +455,10 @@ fn classes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
             int(relation.oid),
             Value::Float(tuples),
             Value::Bool(!indexes.is_empty()),
-            text("p"),
+            text(persistence),
             text(kind),
             int(relation.columns.fields().len() as i64),
+            int(relation.checks.len() as i64),
             yes.clone(),
             text("d"),
             Value::Bool(kind == "v"),
@@ -669,6 +690,20 @@ fn constraints(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> 
                 yes(),
                 yes(),
                 Value::ints(index.columns.iter().map(|n| *n as i64 + 1)),
+            ]);
+        }
+        for (oid, check) in checks(relation) {
+            rows.push([
+                int(oid),
+                text(&check.name),
+                schema_oid(snapshot, &relation.schema),
+                text("c"),
+                yes(),
+                int(relation.oid),
+                int(0),
+                yes(),
+                Value::Bool(false),
+                Value::ints(check.columns.iter().map(|n| *n as i64 + 1)),
             ]);
         }
     }

@@ -14,6 +14,7 @@ use super::fill;
 use super::plan::Pattern;
 use super::server_wide;
 use super::value::{RegKind, Ty, Value};
+use crate::catalog::TEMPORARY_PREFIX;
 
 /// The type of a call.
 #[derive(Clone, Copy, Debug)]
@@ -141,12 +142,17 @@ functions! {
     catalog "getdatabaseencoding" => NAME, |_, _| Ok(Value::text("UTF8"));
     catalog "pg_client_encoding" => NAME, |_, _| Ok(Value::text("UTF8"));
     anyway "current_schema" => NAME, |_, c| {
-        Ok(Value::maybe(c.snapshot.search_path.first().map(String::as_str)))
+        let mut path = c.snapshot.search_path.iter().map(String::as_str);
+        Ok(Value::maybe(path.find(|schema| !schema.starts_with(TEMPORARY_PREFIX))))
     };
     catalog "current_schemas" => Returns::Array(Ty::Name), |a, c| {
-        let implicit = arg(a, 0).bool().unwrap_or(false).then_some("pg_catalog");
+        let implicit = arg(a, 0).bool().unwrap_or(false);
         let path = c.snapshot.search_path.iter().map(String::as_str);
-        Ok(Value::Array(implicit.into_iter().chain(path).map(Value::text).collect()))
+        let (own, path): (Vec<&str>, Vec<&str>) =
+            path.partition(|schema| schema.starts_with(TEMPORARY_PREFIX));
+        let before = implicit.then_some(own.into_iter().chain(["pg_catalog"]));
+        let all = before.into_iter().flatten().chain(path);
+        Ok(Value::Array(all.map(Value::text).collect()))
     };
     anyway "current_database" => NAME, |_, c| Ok(Value::text(&c.snapshot.database));
     anyway "current_catalog" => NAME, |_, c| Ok(Value::text(&c.snapshot.database));

@@ -9,6 +9,7 @@ use super::fill::{Index, indexes, schemas, view_definition};
 use super::relations::{Definition, Row, Rows};
 use super::value::Value;
 use super::{CatalogSnapshot, RelationInfo, RelationType};
+use crate::catalog::{TEMPORARY_PREFIX, TableCheck};
 use crate::pg::types::{TYPES, wire_type};
 
 fn text(text: impl AsRef<str>) -> Value {
@@ -52,6 +53,9 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
             for relation in &snapshot.relations {
                 // PostgreSQL leaves materialized views out; clients that list tables need them.
                 let (kind, writable) = match relation.kind {
+                    RelationType::Table if relation.schema.starts_with(TEMPORARY_PREFIX) => {
+                        ("LOCAL TEMPORARY", true)
+                    }
                     RelationType::Table => ("BASE TABLE", true),
                     RelationType::Source => ("FOREIGN", false),
                     RelationType::View | RelationType::MaterializedView => ("VIEW", false),
@@ -117,6 +121,39 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                     yes_or_no(false),
                     yes_or_no(false),
                     yes_or_no(true),
+                ]);
+            }
+            for (relation, check) in checks(snapshot) {
+                let schema = || text(&relation.schema);
+                rows.push([
+                    database(),
+                    schema(),
+                    text(&check.name),
+                    database(),
+                    schema(),
+                    text(&relation.name),
+                    text("CHECK"),
+                    yes_or_no(false),
+                    yes_or_no(false),
+                    yes_or_no(true),
+                ]);
+            }
+            rows.done()
+        }
+        "check_constraints" => {
+            let given = [
+                "constraint_catalog",
+                "constraint_schema",
+                "constraint_name",
+                "check_clause",
+            ];
+            let mut rows = Rows::of(definition, &given);
+            for (relation, check) in checks(snapshot) {
+                rows.push([
+                    database(),
+                    text(&relation.schema),
+                    text(&check.name),
+                    text(format!("(({}))", check.condition)),
                 ]);
             }
             rows.done()
@@ -210,6 +247,11 @@ fn keys(snapshot: &CatalogSnapshot) -> impl Iterator<Item = (&RelationInfo, Inde
         let constraints = indexes(relation).into_iter().filter(|i| i.constraint);
         constraints.map(move |index| (relation, index))
     })
+}
+
+fn checks(snapshot: &CatalogSnapshot) -> impl Iterator<Item = (&RelationInfo, &TableCheck)> {
+    let relations = snapshot.relations.iter();
+    relations.flat_map(|relation| relation.checks.iter().map(move |check| (relation, check)))
 }
 
 /// `data_type`: without modifiers, arrays are `ARRAY`.

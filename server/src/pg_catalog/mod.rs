@@ -31,6 +31,7 @@ use tidemill_zset::schema::SqlType;
 pub use self::context::Effects;
 use self::relations::DEFINITIONS;
 use self::value::{Ty, Value};
+use crate::catalog::TableCheck;
 use crate::pg::types::{oid, text_of, wire_type};
 use crate::session::backends::Activity;
 
@@ -130,6 +131,8 @@ pub struct RelationInfo {
     pub identities: Vec<(usize, char)>,
     /// Column numbers of the PRIMARY KEY, from 0.
     pub primary_key: Vec<usize>,
+    /// CHECKs of a table.
+    pub checks: Vec<TableCheck>,
     /// Indexes, without the primary key's.
     pub indexes: Vec<IndexInfo>,
     /// The query of a view or materialized view.

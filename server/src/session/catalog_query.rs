@@ -44,7 +44,7 @@ impl SqlSession {
         let published = self.pin();
         let mut snapshot = self.handle.env.system.pg_snapshot(&published);
         snapshot.user.clone_from(&self.user);
-        snapshot.search_path = self.settings.search_path();
+        snapshot.search_path = self.search_path();
         snapshot.backend_pid = self.backend_pid;
         for (name, value, _) in &mut snapshot.settings {
             if let Some(set) = self.settings.get(name) {

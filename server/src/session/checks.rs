@@ -63,7 +63,7 @@ impl SqlSession {
         if checks.is_empty() {
             return Ok(None);
         }
-        let conditions: Vec<String> = checks.iter().map(|(_, c)| c.clone()).collect();
+        let conditions: Vec<String> = checks.iter().map(|c| c.condition.clone()).collect();
         let table = Relation {
             id: WRITTEN,
             schema: object.record.schema.clone(),
@@ -77,7 +77,7 @@ impl SqlSession {
         let planner = &self.handle.env.planner;
         Ok(Some(Checks {
             table: object.record.name.clone(),
-            names: checks.iter().map(|(name, _)| name.clone()).collect(),
+            names: checks.iter().map(|c| c.name.clone()).collect(),
             plan: planner.plan_checks(&self.context(), &conditions, &table)?,
         }))
     }

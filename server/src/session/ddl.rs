@@ -120,6 +120,12 @@ impl SqlSession {
         };
         let context = self.context();
         Ok(match statement {
+            Statement::CreateSchema { name, .. } if name.starts_with("pg_") => {
+                return Err(
+                    SqlError::new("42939", format!("unacceptable schema name \"{name}\""))
+                        .detail("The prefix \"pg_\" is reserved for system schemas."),
+                );
+            }
             Statement::CreateSchema {
                 name,
                 if_not_exists,
@@ -167,12 +173,11 @@ impl SqlSession {
                 if_not_exists,
                 or_replace,
                 ..
-            } => create(
-                self.definer(published, &context).object(statement, sql)?,
-                *if_not_exists,
-                *or_replace,
-                None,
-            ),
+            } => {
+                let mut object = self.definer(published, &context).object(statement, sql)?;
+                self.place_view(&mut object)?;
+                create(object, *if_not_exists, *or_replace, None)
+            }
             Statement::CreateSink { if_not_exists, .. } => {
                 let object = self.definer(published, &context).object(statement, sql)?;
                 let Detail::Sink { from, options } = &object.detail else {
@@ -238,6 +243,7 @@ impl SqlSession {
         else {
             return Err(SqlError::internal("nothing to build"));
         };
+        self.check_permanent(&object, &published.catalog)?;
         let (plan, depends) = (plan.clone(), object.record.depends.clone());
         let request = Box::new(BuildRequest {
             target: BuildTarget::View(Box::new(object)),

@@ -506,7 +506,8 @@ fn canonical(name: &str) -> String {
     }
 }
 
-fn reported_name(name: &str) -> String {
+/// A setting's name as PostgreSQL writes it.
+pub(super) fn reported_name(name: &str) -> String {
     match name {
         "datestyle" => "DateStyle".into(),
         "intervalstyle" => "IntervalStyle".into(),

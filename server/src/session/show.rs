@@ -14,6 +14,7 @@ use tidemill_zset::schema::SqlType;
 
 use super::Response;
 use super::query::Given;
+use super::settings::reported_name;
 use super::sql::SqlSession;
 use crate::coordinator::ddl::find;
 
@@ -70,7 +71,7 @@ impl SqlSession {
             Show::Columns(_) => texts(&["name", "type", "nullable", "comment"]),
             Show::Create(..) => texts(&["name", "create_sql"]),
             Show::All => texts(&["name", "setting", "description"]),
-            Show::Variable(name) => texts(&[name]),
+            Show::Variable(name) => texts(&[&reported_name(name)]),
             _ => texts(&["name"]),
         }
     }

@@ -79,6 +79,8 @@ pub struct SqlSession {
     pub(super) copied: Copied,
     /// The connection's number; 0: none.
     pub(super) backend_pid: i32,
+    /// The schema of its temporary objects, if it has had any.
+    pub(super) temporary: Option<String>,
     prepared: HashMap<String, Prepared>,
     texts: Texts,
     notices: Vec<Notice>,
@@ -95,6 +97,7 @@ impl SqlSession {
             cursors: HashMap::new(),
             copied: Copied::default(),
             backend_pid: 0,
+            temporary: None,
             prepared: HashMap::new(),
             texts: Texts::default(),
             notices: vec![],
@@ -120,7 +123,7 @@ impl SqlSession {
         SessionContextInfo {
             user: self.user.clone(),
             database: super::DATABASE.into(),
-            search_path: self.settings.search_path(),
+            search_path: self.search_path(),
             time_zone: self
                 .settings
                 .get("timezone")
@@ -135,7 +138,7 @@ impl SqlSession {
         CatalogSnapshot::new(
             published.catalog.clone(),
             self.handle.env.system.clone(),
-            self.settings.search_path(),
+            self.search_path(),
         )
     }
 
@@ -197,6 +200,7 @@ impl SqlSession {
         self.take_copied();
         self.check_failed(&parsed.statement)?;
         self.begin_implicit(&parsed.statement, implicit);
+        let parsed = &*self.placed(parsed).await?;
         let tag = |text: &str| Ok(Response::Tag(text.into()));
         match &parsed.statement {
             Statement::Empty => Ok(Response::Empty),
@@ -229,6 +233,15 @@ impl SqlSession {
                     with_data: *with_data,
                 };
                 self.create_table_as(from, given.params).await
+            }
+            Statement::CreateTableLike {
+                name,
+                if_not_exists,
+                of,
+                including,
+            } => {
+                self.create_table_like(name, *if_not_exists, of, *including)
+                    .await
             }
             Statement::Truncate {
                 names,
@@ -282,13 +295,22 @@ impl SqlSession {
                 self.prepared.clear();
                 self.texts.clear();
                 self.settings.reset_all();
+                self.drop_temporary().await?;
                 tag("DISCARD ALL")
             }
             Statement::Refresh { name } => self.refresh(name),
             Statement::Other { verb } => {
+                if verb.starts_with("discard temp") {
+                    self.drop_temporary().await?;
+                }
                 if matches!(verb.as_str(), "flush" | "wait") {
                     let hint = "Reads see every acknowledged write.";
                     self.inform("nothing to wait for".into(), Some(hint.into()));
+                }
+                if matches!(verb.as_str(), "grant" | "revoke") {
+                    let hint = "Every user may read and write everything.";
+                    let message = format!("{} has no effect", verb.to_uppercase());
+                    self.inform(message, Some(hint.into()));
                 }
                 other(verb)
             }
@@ -493,11 +515,16 @@ pub(super) fn now_micros() -> i64 {
 fn other(verb: &str) -> Result<Response, SqlError> {
     match verb.to_ascii_uppercase().as_str() {
         // Nothing to do, and clients send them without need.
-        word @ ("VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT" | "FLUSH" | "WAIT"
-        | "DISCARD PLANS" | "DISCARD SEQUENCES" | "DISCARD TEMP" | "DISCARD TEMPORARY") => {
-            Ok(Response::Tag(word.replace("TEMPORARY", "TEMP")))
-        }
+        word @ ("VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT" | "FLUSH" | "WAIT" | "GRANT"
+        | "REVOKE" | "DISCARD PLANS" | "DISCARD SEQUENCES" | "DISCARD TEMP"
+        | "DISCARD TEMPORARY") => Ok(Response::Tag(word.replace("TEMPORARY", "TEMP"))),
         word => Err(SqlError::unsupported(format!("{word} is not supported"))),
+    }
+}
+
+impl Drop for SqlSession {
+    fn drop(&mut self) {
+        super::temporary::leave(&self.handle, self.temporary.take());
     }
 }
 

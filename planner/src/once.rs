@@ -1,0 +1,229 @@
+//! [`Once`]: a common table expression with volatile functions, whose rows are the same wherever it is named. Each place has a
+//! copy of its plan; in an execution the first one that is asked for rows computes them, for all.
+
+use std::any::Any;
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use datafusion::catalog::Session;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::execution::context::QueryPlanner;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PhysicalExpr,
+    PlanProperties,
+};
+use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
+use datafusion_common::{DFSchemaRef, DataFusionError, Result, internal_err};
+use datafusion_expr::logical_plan::Extension;
+use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion_expr::{Expr, LogicalPlan, UserDefinedLogicalNode, UserDefinedLogicalNodeCore};
+use futures::{TryStreamExt, stream};
+use tokio::sync::OnceCell;
+
+/// See the module.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Once {
+    /// Of the common table expression, in its statement.
+    number: usize,
+    input: LogicalPlan,
+}
+
+impl Once {
+    /// The plan as that of common table expression `number`.
+    pub fn plan(number: usize, input: LogicalPlan) -> LogicalPlan {
+        LogicalPlan::Extension(Extension {
+            node: Arc::new(Once { number, input }),
+        })
+    }
+}
+
+impl Hash for Once {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.number.hash(state);
+    }
+}
+
+impl PartialOrd for Once {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        match self.number.cmp(&other.number) {
+            Ordering::Equal => self.input.partial_cmp(&other.input),
+            other => Some(other),
+        }
+    }
+}
+
+impl UserDefinedLogicalNodeCore for Once {
+    fn name(&self) -> &str {
+        "Once"
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        self.input.schema()
+    }
+
+    fn expressions(&self) -> Vec<Expr> {
+        vec![]
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "Once")
+    }
+
+    fn with_exprs_and_inputs(&self, _: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
+        let (Some(input), true) = (inputs.pop(), inputs.is_empty()) else {
+            return internal_err!("a common table expression has one plan");
+        };
+        Ok(Once {
+            number: self.number,
+            input,
+        })
+    }
+}
+
+/// DataFusion's planner, which knows [`Once`].
+#[derive(Debug)]
+pub(crate) struct Planner;
+
+#[async_trait]
+impl QueryPlanner for Planner {
+    async fn create_physical_plan(
+        &self,
+        plan: &LogicalPlan,
+        session: &dyn Session,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(Planner)]);
+        planner.create_physical_plan(plan, session).await
+    }
+}
+
+#[async_trait]
+impl ExtensionPlanner for Planner {
+    async fn plan_extension(
+        &self,
+        _: &dyn PhysicalPlanner,
+        node: &dyn UserDefinedLogicalNode,
+        _: &[&LogicalPlan],
+        inputs: &[Arc<dyn ExecutionPlan>],
+        _: &dyn Session,
+        _: &PhysicalPlanningContext,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let node: &dyn Any = node.as_any();
+        let (Some(once), [input]) = (node.downcast_ref::<Once>(), inputs) else {
+            return Ok(None);
+        };
+        Ok(Some(Arc::new(OnceExec {
+            number: once.number,
+            input: input.clone(),
+        })))
+    }
+}
+
+type Computed = Arc<OnceCell<Vec<RecordBatch>>>;
+
+/// The rows of one execution, by number; a part of its settings.
+#[derive(Debug, Default)]
+pub(crate) struct Results(Mutex<HashMap<usize, Computed>>);
+
+impl Results {
+    fn of(&self, number: usize) -> Computed {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(number).or_default().clone()
+    }
+}
+
+#[derive(Debug)]
+struct OnceExec {
+    number: usize,
+    input: Arc<dyn ExecutionPlan>,
+}
+
+impl DisplayAs for OnceExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OnceExec")
+    }
+}
+
+impl ExecutionPlan for OnceExec {
+    fn name(&self) -> &str {
+        "OnceExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let (Some(input), true) = (children.pop(), children.is_empty()) else {
+            return internal_err!("a common table expression has one plan");
+        };
+        Ok(Arc::new(OnceExec {
+            number: self.number,
+            input,
+        }))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(
+            children,
+            ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
+        )
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        task: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let results = task.session_config().get_extension::<Results>();
+        let Some(results) = results else {
+            return internal_err!("a plan was executed without a place for its results");
+        };
+        let partitions = self.input.output_partitioning().partition_count();
+        if partitions != 1 {
+            return internal_err!("plans have one partition, not {partitions}");
+        }
+        let (input, cell) = (self.input.clone(), results.of(self.number));
+        let rows = stream::once(async move {
+            let compute = || async { input.execute(partition, task)?.try_collect().await };
+            let batches: &Vec<RecordBatch> = cell.get_or_try_init(compute).await?;
+            let batches = batches.clone().into_iter().map(Ok);
+            Ok::<_, DataFusionError>(stream::iter(batches))
+        });
+        let rows = rows.try_flatten();
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
+    }
+}

@@ -1,0 +1,167 @@
+//! CREATE TABLE … (LIKE …): the catalog keeps the CREATE TABLE that says the same with all columns written out.
+
+use tidemill_planner::SqlError;
+use tidemill_planner::ast::{
+    ColumnDefault, Including, Name, Nulls, Numbering, NumberingKind, parse,
+};
+use tidemill_planner::catalog::CatalogView;
+use tidemill_zset::schema::SqlType;
+
+use super::Response;
+use super::sql::SqlSession;
+use crate::catalog::{Detail, Object};
+
+impl SqlSession {
+    pub(super) async fn create_table_like(
+        &mut self,
+        name: &Name,
+        if_not_exists: bool,
+        of: &Name,
+        including: Including,
+    ) -> Result<Response, SqlError> {
+        let published = self.pin();
+        let found = self
+            .names(&published)
+            .resolve(of.schema.as_deref(), &of.name)
+            .ok_or_else(|| self.no_relation(&published, &of.name))?;
+        let object = published.catalog.by_collection(found.id);
+        let object = object.map(|(object, _)| object.clone());
+        let mut items = vec![];
+        for (n, field) in found.columns.fields().iter().enumerate() {
+            let ty = SqlType::of(field);
+            if let SqlType::Other(_) = ty {
+                let message = format!(
+                    "column \"{}\" has a type that a table can't have",
+                    field.name()
+                );
+                return Err(SqlError::new("42P16", message));
+            }
+            let more = match &object {
+                Some(object) => default_of(object, n, including)?,
+                None => String::new(),
+            };
+            let required = if field.is_nullable() { "" } else { " NOT NULL" };
+            items.push(format!("{} {ty}{more}{required}", quoted(field.name())));
+        }
+        let mut indexes = vec![];
+        if let Some(object) = &object {
+            items.extend(constraints(object, including));
+            if including.indexes {
+                let all = published.catalog.indexes_on(object.record.id);
+                indexes = all.filter_map(|i| plain_index(i, object, name)).collect();
+            }
+        }
+        let exists = if if_not_exists { "IF NOT EXISTS " } else { "" };
+        let table = format!(
+            "CREATE TABLE {exists}{} ({})",
+            qualified(name),
+            items.join(", ")
+        );
+        let mut created = None;
+        for sql in std::iter::once(table).chain(indexes) {
+            for parsed in parse(&sql)? {
+                let response = self.ddl(&parsed).await?;
+                created.get_or_insert(response);
+            }
+        }
+        created.ok_or_else(|| SqlError::internal("CREATE TABLE is a statement"))
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn qualified(name: &Name) -> String {
+    let schema = name.schema.as_deref().map(|s| quoted(s) + ".");
+    schema.unwrap_or_default() + &quoted(&name.name)
+}
+
+fn list(object: &Object, columns: &[usize]) -> String {
+    let names = columns
+        .iter()
+        .map(|n| quoted(object.columns.field(*n).name()));
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// What a column holds where an INSERT doesn't say.
+fn default_of(object: &Object, column: usize, including: Including) -> Result<String, SqlError> {
+    let Detail::Table { defaults, .. } = &object.detail else {
+        return Ok(String::new());
+    };
+    Ok(match defaults.get(column).and_then(Option::as_ref) {
+        Some(ColumnDefault::Expression(text)) if including.defaults => format!(" DEFAULT {text}"),
+        Some(ColumnDefault::Numbering(n)) => match n.kind {
+            NumberingKind::Serial if including.defaults => {
+                let name = object.columns.field(column).name();
+                return Err(SqlError::unsupported(format!(
+                    "two tables can't share the numbers of column \"{name}\""
+                ))
+                .hint("Leave out INCLUDING DEFAULTS, or write the columns out."));
+            }
+            NumberingKind::Always if including.identity => numbered("ALWAYS", n),
+            NumberingKind::ByDefault if including.identity => numbered("BY DEFAULT", n),
+            _ => String::new(),
+        },
+        _ => String::new(),
+    })
+}
+
+fn numbered(when: &str, n: &Numbering) -> String {
+    format!(
+        " GENERATED {when} AS IDENTITY (START WITH {} INCREMENT BY {} MINVALUE {} MAXVALUE {})",
+        n.start, n.increment, n.min, n.max
+    )
+}
+
+fn constraints(object: &Object, including: Including) -> Vec<String> {
+    let Detail::Table {
+        primary_key,
+        uniques,
+        checks,
+        ..
+    } = &object.detail
+    else {
+        return vec![];
+    };
+    let mut out = vec![];
+    if including.constraints {
+        let checks = checks.iter();
+        out.extend(
+            checks.map(|c| format!("CONSTRAINT {} CHECK ({})", quoted(&c.name), c.condition)),
+        );
+    }
+    if including.indexes {
+        if !primary_key.is_empty() {
+            out.push(format!("PRIMARY KEY ({})", list(object, primary_key)));
+        }
+        out.extend(uniques.iter().map(|u| {
+            let nulls = match u.nulls {
+                Nulls::Distinct => "",
+                Nulls::NotDistinct => " NULLS NOT DISTINCT",
+            };
+            let columns: Vec<String> = u.columns.iter().map(|c| quoted(c)).collect();
+            format!("UNIQUE{nulls} ({})", columns.join(", "))
+        }));
+    }
+    out
+}
+
+/// The CREATE INDEX of an index that isn't there because of a constraint.
+fn plain_index(index: &Object, object: &Object, on: &Name) -> Option<String> {
+    let Detail::Index {
+        columns, unique, ..
+    } = &index.detail
+    else {
+        return None;
+    };
+    if index.record.constraint {
+        return None;
+    }
+    let unique = if unique.is_some() { "UNIQUE " } else { "" };
+    Some(format!(
+        "CREATE {unique}INDEX ON {} ({})",
+        qualified(on),
+        list(object, columns)
+    ))
+}
