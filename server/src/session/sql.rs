@@ -307,10 +307,8 @@ impl SqlSession {
                     let hint = "Reads see every acknowledged write.";
                     self.inform("nothing to wait for".into(), Some(hint.into()));
                 }
-                if matches!(verb.as_str(), "grant" | "revoke") {
-                    let hint = "Every user may read and write everything.";
-                    let message = format!("{} has no effect", verb.to_uppercase());
-                    self.inform(message, Some(hint.into()));
+                if verb == "grant" {
+                    self.inform("GRANT has no effect".into(), Some(EVERYTHING.into()));
                 }
                 other(verb)
             }
@@ -512,12 +510,18 @@ pub(super) fn now_micros() -> i64 {
     since_1970.unwrap_or_default().as_micros() as i64
 }
 
+/// What there is instead of rights.
+const EVERYTHING: &str = "Every user may read and write everything.";
+
 fn other(verb: &str) -> Result<Response, SqlError> {
     match verb.to_ascii_uppercase().as_str() {
         // Nothing to do, and clients send them without need.
         word @ ("VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT" | "FLUSH" | "WAIT" | "GRANT"
-        | "REVOKE" | "DISCARD PLANS" | "DISCARD SEQUENCES" | "DISCARD TEMP"
-        | "DISCARD TEMPORARY") => Ok(Response::Tag(word.replace("TEMPORARY", "TEMP"))),
+        | "DISCARD PLANS" | "DISCARD SEQUENCES" | "DISCARD TEMP" | "DISCARD TEMPORARY") => {
+            Ok(Response::Tag(word.replace("TEMPORARY", "TEMP")))
+        }
+        // Not with a notice only: who takes a right away counts on it.
+        "REVOKE" => Err(SqlError::unsupported("REVOKE is not supported").hint(EVERYTHING)),
         word => Err(SqlError::unsupported(format!("{word} is not supported"))),
     }
 }
