@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute;
 use arrow::datatypes::SchemaRef;
 use hashbrown::HashTable;
@@ -79,6 +79,14 @@ pub(crate) struct Sources<'a> {
     pub blocks: &'a [Arc<Block>],
 }
 
+/// Rows to be gathered. Of many blocks only those are looked at that have some: a column of a wide row may be in thousands.
+struct Places {
+    /// Their numbers among the sources.
+    blocks: Vec<usize>,
+    /// Each row's place among `blocks`, and in its block.
+    rows: Vec<(usize, usize)>,
+}
+
 impl Sources<'_> {
     fn column(&self, block: usize, column: usize) -> Result<&ArrayRef> {
         let decoded = self.blocks[block].column(column, &self.desc.schema);
@@ -88,28 +96,25 @@ impl Sources<'_> {
         })
     }
 
-    /// The values of `column` at `rows` (source, row).
-    fn gather(&self, column: usize, rows: &[(usize, usize)]) -> Result<ArrayRef> {
+    /// The values of `column` at `rows`.
+    fn gather(&self, column: usize, rows: &Places) -> Result<ArrayRef> {
         let arrow_error = |e| damaged_rows(self.desc, &e);
-        if rows.is_empty() {
+        if rows.blocks.is_empty() {
             let data_type = self.desc.schema.field(column).data_type();
             return Ok(arrow::array::new_empty_array(data_type));
         }
-        if let Some(&(first, _)) = rows.first()
-            && rows.iter().all(|r| r.0 == first)
-        {
-            let source = self.column(first, column)?;
+        let arrays = rows.blocks.iter().map(|b| self.column(*b, column));
+        let arrays = arrays.collect::<Result<Vec<&ArrayRef>>>()?;
+        if let [source] = arrays[..] {
+            let rows = &rows.rows;
             if rows.len() == source.len() && rows.iter().enumerate().all(|(i, r)| r.1 == i) {
                 return Ok(source.clone());
             }
             let indices: UInt32Array = rows.iter().map(|r| r.1 as u32).collect::<Vec<_>>().into();
             return compute::take(source.as_ref(), &indices, None).map_err(arrow_error);
         }
-        let mut arrays = Vec::with_capacity(self.blocks.len());
-        for b in 0..self.blocks.len() {
-            arrays.push(self.column(b, column)?.as_ref());
-        }
-        compute::interleave(&arrays, rows).map_err(arrow_error)
+        let arrays: Vec<&dyn Array> = arrays.into_iter().map(AsRef::as_ref).collect();
+        compute::interleave(&arrays, &rows.rows).map_err(arrow_error)
     }
 
     /// The batch of the surviving entries; `columns` are the indexes wanted, `schema` theirs.
@@ -119,10 +124,10 @@ impl Sources<'_> {
         columns: &[usize],
         schema: &SchemaRef,
     ) -> Result<RunBatch> {
-        let rows: Vec<(usize, usize)> = kept
+        let rows = kept
             .iter()
-            .map(|k| (k.entry.source as usize, k.entry.row as usize))
-            .collect();
+            .map(|k| (k.entry.source as usize, k.entry.row as usize));
+        let rows = self.places(rows);
         let mut arrays = Vec::with_capacity(columns.len());
         for c in columns {
             arrays.push(self.gather(*c, &rows)?);
@@ -169,11 +174,31 @@ impl Sources<'_> {
 
     /// All columns at `rows`.
     pub(crate) fn gather_all(&self, rows: &[(usize, usize)]) -> Result<RecordBatch> {
+        let places = self.places(rows.iter().copied());
         let mut arrays = Vec::with_capacity(self.desc.schema.fields().len());
         for c in 0..self.desc.schema.fields().len() {
-            arrays.push(self.gather(c, rows)?);
+            arrays.push(self.gather(c, &places)?);
         }
         record_batch(self.desc, &self.desc.schema, arrays, rows.len())
+    }
+
+    /// Rows by the blocks that they are in.
+    fn places(&self, rows: impl Iterator<Item = (usize, usize)>) -> Places {
+        const UNUSED: usize = usize::MAX;
+        let mut numbers = vec![UNUSED; self.blocks.len()];
+        let mut blocks = Vec::new();
+        let rows = rows.map(|(block, row)| {
+            let number = &mut numbers[block];
+            if *number == UNUSED {
+                *number = blocks.len();
+                blocks.push(block);
+            }
+            (*number, row)
+        });
+        Places {
+            rows: rows.collect(),
+            blocks,
+        }
     }
 
     fn kept(&self, e: Entry) -> Kept {
@@ -315,12 +340,12 @@ impl Groups {
 
     /// Hashes of all compared columns, for a large group whose key hash covers only some.
     fn row_hashes(&self, sources: &Sources, group: &[Entry]) -> Result<Vec<u64>> {
-        let rows: Vec<Place> = group.iter().map(place).collect();
+        let places = sources.places(group.iter().map(place));
         let mut columns = Vec::with_capacity(self.compared);
         for c in 0..self.compared {
-            columns.push(sources.gather(c, &rows)?);
+            columns.push(sources.gather(c, &places)?);
         }
-        Ok(hash_columns(&columns, rows.len()))
+        Ok(hash_columns(&columns, group.len()))
     }
 }
 
