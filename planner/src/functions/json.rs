@@ -300,10 +300,41 @@ pub fn validate(array: &ArrayRef, jsonb: bool) -> DfResult<ArrayRef> {
     }
 }
 
+/// Arrays and objects within each other, at most: functions that go into them take stack for each level.
+const DEPTH_MAX: usize = 512;
+
 pub(super) fn check(text: &str) -> Result<()> {
-    serde_json::from_str::<serde::de::IgnoredAny>(text)
-        .map(|_| ())
-        .map_err(|e| json_error(&e))
+    serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|e| json_error(&e))?;
+    match depth(text) > DEPTH_MAX {
+        false => Ok(()),
+        true => Err(SqlError::new(
+            "54001",
+            format!("JSON is nested more than {DEPTH_MAX} levels deep"),
+        )),
+    }
+}
+
+/// How deep `text`, which is JSON, is nested; where that is at most [`DEPTH_MAX`], perhaps a higher number that is, too.
+fn depth(text: &str) -> usize {
+    let opens = text.bytes().filter(|b| matches!(b, b'[' | b'{')).count();
+    if opens <= DEPTH_MAX {
+        return opens;
+    }
+    let (mut depth, mut deepest, mut quoted, mut escaped) = (0usize, 0, false, false);
+    for byte in text.bytes() {
+        match (quoted, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => quoted = !quoted,
+            (false, b'[' | b'{') => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            (false, b']' | b'}') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 fn json_error(e: &serde_json::Error) -> SqlError {

@@ -75,14 +75,17 @@ pub(super) enum Method {
     Abs,
 }
 
-/// Nesting that is still parsed.
+/// Parentheses within parentheses that are still parsed.
 const DEPTH_MAX: usize = 100;
+/// Operators and steps of a path, at most: a chain of them is a tree as deep, whose levels take stack.
+const PARTS_MAX: usize = 250;
 
 pub(super) fn parse(text: &str) -> Result<Path> {
     let mut p = Parser {
         text,
         at: 0,
         depth: 0,
+        parts: 0,
     };
     if text.trim().is_empty() {
         return Err(super::parse::invalid("jsonpath", text));
@@ -103,6 +106,7 @@ struct Parser<'t> {
     text: &'t str,
     at: usize,
     depth: usize,
+    parts: usize,
 }
 
 impl<'t> Parser<'t> {
@@ -190,6 +194,18 @@ impl<'t> Parser<'t> {
         ))
     }
 
+    /// Counts an operator or a step.
+    fn part(&mut self) -> Result<()> {
+        self.parts += 1;
+        match self.parts > PARTS_MAX {
+            false => Ok(()),
+            true => Err(SqlError::new(
+                "54001",
+                format!("a jsonpath has more than {PARTS_MAX} operators and steps"),
+            )),
+        }
+    }
+
     fn or(&mut self) -> Result<Node> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
@@ -197,6 +213,7 @@ impl<'t> Parser<'t> {
         }
         let mut left = self.and()?;
         while self.sign("||") {
+            self.part()?;
             left = Node::Or(Box::new(left), Box::new(self.and()?));
         }
         self.depth -= 1;
@@ -206,6 +223,7 @@ impl<'t> Parser<'t> {
     fn and(&mut self) -> Result<Node> {
         let mut left = self.not()?;
         while self.sign("&&") {
+            self.part()?;
             left = Node::And(Box::new(left), Box::new(self.not()?));
         }
         Ok(left)
@@ -303,6 +321,7 @@ impl<'t> Parser<'t> {
                 (_, true) => '-',
                 _ => return Ok(left),
             };
+            self.part()?;
             left = Node::Arithmetic(Box::new(left), sign, Box::new(self.product()?));
         }
     }
@@ -315,6 +334,7 @@ impl<'t> Parser<'t> {
                 return Ok(left);
             };
             self.at += 1;
+            self.part()?;
             left = Node::Arithmetic(Box::new(left), sign, Box::new(self.signed()?));
         }
     }
@@ -332,6 +352,7 @@ impl<'t> Parser<'t> {
     fn accessed(&mut self) -> Result<Node> {
         let mut node = self.primary()?;
         while let Some(step) = self.step()? {
+            self.part()?;
             node = Node::Access(Box::new(node), step);
         }
         Ok(node)
