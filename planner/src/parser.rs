@@ -4,6 +4,7 @@
 //! Every token's location is replaced by (line 1, column = character of the whole string, from 1), so the
 //! span of any part of the syntax tree is a position as the wire protocol counts it.
 
+mod chains;
 mod ddl;
 mod dialect;
 mod index;
@@ -95,6 +96,7 @@ fn tokenize(sql: &str, chars: &[char]) -> Result<Vec<TokenWithSpan>> {
     let tokens = Tokenizer::new(&DIALECT, sql)
         .tokenize_with_location()
         .map_err(|e| tokenizer_error(e, place))?;
+    chains::check(&tokens)?;
     Ok(tokens
         .into_iter()
         .map(|t| TokenWithSpan {

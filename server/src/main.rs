@@ -102,14 +102,39 @@ fn start_log(format: LogFormat) {
     }
 }
 
-fn main() {
-    keep_memory_small();
-    let cli = Cli::parse();
-    start_log(cli.log_format);
-    let result = match cli.command {
+/// Bytes of stack of every thread, taken from the system as far as they are used: parsed expressions and plans are gone through
+/// level by level, and the parser takes chains of thousands of operators.
+const STACK_BYTES: usize = 64 << 20;
+
+/// Lets the standard library give all threads [`STACK_BYTES`], those that crates start among them.
+fn large_stacks() {
+    const VARIABLE: &str = "RUST_MIN_STACK";
+    if std::env::var_os(VARIABLE).is_none() {
+        // SAFETY: no other thread runs yet.
+        unsafe { std::env::set_var(VARIABLE, STACK_BYTES.to_string()) };
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Serve(options) => serve(options),
         Command::Repair(options) => tidemill_server::repair::run(options),
         Command::Demo(options) => tidemill_server::demo::demo(options),
+    }
+}
+
+fn main() {
+    keep_memory_small();
+    large_stacks();
+    let cli = Cli::parse();
+    start_log(cli.log_format);
+    // The first thread's stack is of the shell's choosing, and recovery plans all views.
+    let main = std::thread::Builder::new().name("main".into());
+    let result = match main.spawn(move || run(cli.command)) {
+        Ok(thread) => thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        Err(e) => Err(anyhow::Error::new(e).context("can't start a thread")),
     };
     if let Err(e) = result {
         eprintln!("tidemill: {}", with_causes(&e));

@@ -1,0 +1,54 @@
+//! How long chains of operators may be: `1 + 1 + …`, `a OR b OR …`, `… UNION ALL …`. The tree of a chain is as deep as the chain is long,
+//! and who goes through it takes stack for each level. Lists, which have commas, may be of any length.
+
+use sqlparser::tokenizer::{Token, TokenWithSpan};
+
+use crate::error::{Result, SqlError};
+
+/// Operators of one chain. The server's threads have stacks for twice as many.
+const CHAIN_MAX: usize = 5000;
+/// Relations and queries that JOIN, UNION and their kin put together: their plans are as deep.
+const RELATIONS_MAX: usize = 1500;
+
+/// The operators so far on one level of parentheses.
+#[derive(Default)]
+struct Level {
+    operators: usize,
+    relations: usize,
+}
+
+/// Refuses a statement whose chains are too long.
+pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<()> {
+    let mut outer: Vec<Level> = Vec::new();
+    let mut level = Level::default();
+    for token in tokens {
+        match &token.token {
+            Token::LParen | Token::LBracket => outer.push(std::mem::take(&mut level)),
+            // More may be closed than was opened, which the parser says.
+            Token::RParen | Token::RBracket => level = outer.pop().unwrap_or_default(),
+            Token::SemiColon => level = Level::default(),
+            Token::Comma => level.operators = 0,
+            Token::Word(word) if word.quote_style.is_none() => {
+                let is = |words: &[&str]| words.iter().any(|w| word.value.eq_ignore_ascii_case(w));
+                level.operators += usize::from(is(&["and", "or", "not", "collate", "when"]));
+                level.relations += usize::from(is(&["join", "union", "except", "intersect"]));
+            }
+            Token::Word(_)
+            | Token::Number(..)
+            | Token::SingleQuotedString(_)
+            | Token::Whitespace(_)
+            | Token::Period
+            | Token::Placeholder(_) => {}
+            _ => level.operators += 1,
+        }
+        if level.operators > CHAIN_MAX || level.relations > RELATIONS_MAX {
+            let message = "stack depth limit exceeded";
+            let detail = format!(
+                "An expression has at most {CHAIN_MAX} operators in a chain, a query at most {RELATIONS_MAX} JOINs, UNIONs and their kin."
+            );
+            let hint = "A list of values (IN, = ANY, VALUES) may be of any length.";
+            return Err(SqlError::new("54001", message).detail(detail).hint(hint));
+        }
+    }
+    Ok(())
+}
