@@ -13,7 +13,10 @@ const RELATIONS_MAX: usize = 1500;
 /// The operators so far on one level of parentheses.
 #[derive(Default)]
 struct Level {
+    /// Since the last connective: `a = 1 OR b = 2` has no chain of comparisons.
     operators: usize,
+    /// AND and OR.
+    connectives: usize,
     relations: usize,
 }
 
@@ -27,10 +30,14 @@ pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<()> {
             // More may be closed than was opened, which the parser says.
             Token::RParen | Token::RBracket => level = outer.pop().unwrap_or_default(),
             Token::SemiColon => level = Level::default(),
-            Token::Comma => level.operators = 0,
+            Token::Comma => (level.operators, level.connectives) = (0, 0),
             Token::Word(word) if word.quote_style.is_none() => {
                 let is = |words: &[&str]| words.iter().any(|w| word.value.eq_ignore_ascii_case(w));
-                level.operators += usize::from(is(&["and", "or", "not", "collate", "when"]));
+                if is(&["and", "or"]) {
+                    level.operators = 0;
+                    level.connectives += 1;
+                }
+                level.operators += usize::from(is(&["not", "collate"]));
                 level.relations += usize::from(is(&["join", "union", "except", "intersect"]));
             }
             Token::Word(_)
@@ -41,7 +48,7 @@ pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<()> {
             | Token::Placeholder(_) => {}
             _ => level.operators += 1,
         }
-        if level.operators > CHAIN_MAX || level.relations > RELATIONS_MAX {
+        if level.operators.max(level.connectives) > CHAIN_MAX || level.relations > RELATIONS_MAX {
             let message = "stack depth limit exceeded";
             let detail = format!(
                 "An expression has at most {CHAIN_MAX} operators in a chain, a query at most {RELATIONS_MAX} JOINs, UNIONs and their kin."
