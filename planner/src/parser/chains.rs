@@ -5,7 +5,7 @@ use sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use crate::error::{Result, SqlError};
 
-/// Operators of one chain. The server's threads have stacks for twice as many.
+/// Operators of one chain. The server's threads have stacks for twice as many (docs/design/0061).
 const CHAIN_MAX: usize = 5000;
 /// Relations and queries that JOIN, UNION and their kin put together: their plans are as deep.
 const RELATIONS_MAX: usize = 1500;
