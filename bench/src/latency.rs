@@ -1,6 +1,5 @@
 //! How long a change takes to be seen: from a file's rename, and from an INSERT, to the change stream.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -26,23 +25,22 @@ fn line(what: &str, mut waits: Vec<Duration>) -> String {
     )
 }
 
-/// Receives `n` changes of a counter-like view whose new value is in column `column`; gives when each value was seen.
-async fn watch(
-    mut subscription: Subscription,
-    column: usize,
-    n: usize,
-) -> Result<HashMap<String, Instant>> {
-    let mut seen = HashMap::new();
-    while seen.len() < n {
+/// A value of a key, that grows with every input, and when it was sent or seen.
+type Stamped = (String, u64, Instant);
+
+/// Receives changes of rows `(key, value)` until each of `last` has been seen.
+async fn watch(mut subscription: Subscription, last: Vec<(String, u64)>) -> Result<Vec<Stamped>> {
+    let mut seen: Vec<Stamped> = Vec::new();
+    while !last
+        .iter()
+        .all(|(key, value)| first_at_least(&seen, key, *value).is_some())
+    {
         match subscription.next().await?.context("the stream ended")? {
             Event::Change(change) if change.diff > 0 => {
-                let value = change
-                    .row
-                    .iter()
-                    .skip(column)
-                    .map(|v| v.clone().unwrap_or_default())
-                    .collect::<Vec<_>>();
-                seen.insert(value.join("|"), Instant::now());
+                let mut fields = change.row.into_iter().flatten();
+                let key = fields.next().context("no key")?;
+                let value = fields.next().context("no value")?.parse()?;
+                seen.push((key, value, Instant::now()));
             }
             _ => {}
         }
@@ -50,9 +48,23 @@ async fn watch(
     Ok(seen)
 }
 
+/// When an input was seen: two inputs of one epoch are one change, to the value of the later.
+fn first_at_least(seen: &[Stamped], key: &str, value: u64) -> Option<Instant> {
+    let mut at_least = seen.iter().filter(|(k, v, _)| k == key && *v >= value);
+    at_least.next().map(|(_, _, at)| *at)
+}
+
+fn waits(sent: &[Stamped], seen: &[Stamped]) -> Vec<Duration> {
+    sent.iter()
+        .filter_map(|(key, value, at)| {
+            Some(first_at_least(seen, key, *value)?.saturating_duration_since(*at))
+        })
+        .collect()
+}
+
 /// Files and INSERTs.
 pub async fn latency(setting: &Setting) -> Result<Report> {
-    let n = if setting.smoke { 10 } else { 200 };
+    let n: u64 = if setting.smoke { 10 } else { 200 };
     let mut report = Report::new("Latency");
     let (mut server, sql) = setting.started().await?;
     let input = setting.scratch.join("input");
@@ -69,26 +81,24 @@ pub async fn latency(setting: &Setting) -> Result<Report> {
     .await?;
     let subscription =
         Subscription::with(&sql, "SUBSCRIBE TO counts WITH (SNAPSHOT = false)").await?;
-    let watcher = tokio::spawn(watch(subscription, 0, n));
+    let words = ["hello", "world"];
+    let last = words.map(|word| (word.to_owned(), n / 2)).to_vec();
+    let watcher = tokio::spawn(watch(subscription, last));
     let (start, mut sent) = (Instant::now(), Vec::new());
     for i in 0..n {
         pace(start, i as u32, EVERY).await;
-        let word = ["hello", "world"][i % 2];
+        let word = words[i as usize % 2];
         drop_file(
             &input,
             &format!("part-{i:04}.csv"),
             format!("word\n{word}\n").as_bytes(),
         )?;
-        sent.push((format!("{word}|{}", i / 2 + 1), Instant::now()));
+        sent.push((word.to_owned(), i / 2 + 1, Instant::now()));
     }
     let seen = watcher.await??;
-    let waits = sent
-        .iter()
-        .filter_map(|(k, at)| seen.get(k).map(|s| s.saturating_duration_since(*at)))
-        .collect();
     report.note(line(
         "File renamed to change visible, commit_interval 10 ms, a file every 50 ms",
-        waits,
+        waits(&sent, &seen),
     ));
 
     sql.run("CREATE TABLE t (id bigint PRIMARY KEY, v bigint)")
@@ -96,21 +106,17 @@ pub async fn latency(setting: &Setting) -> Result<Report> {
     sql.run("CREATE MATERIALIZED VIEW m AS SELECT id, v FROM t WHERE v >= 0")
         .await?;
     let subscription = Subscription::with(&sql, "SUBSCRIBE TO m WITH (SNAPSHOT = false)").await?;
-    let watcher = tokio::spawn(watch(subscription, 0, n));
+    let watcher = tokio::spawn(watch(subscription, vec![((n - 1).to_string(), n - 1)]));
     let (start, mut sent, mut acknowledged) = (Instant::now(), Vec::new(), Vec::new());
     for i in 0..n {
         pace(start, i as u32, Duration::from_millis(20)).await;
         let at = Instant::now();
-        sent.push((format!("{i}|{i}"), at));
+        sent.push((i.to_string(), i, at));
         sql.run(&format!("INSERT INTO t VALUES ({i}, {i})")).await?;
         acknowledged.push(at.elapsed());
     }
     let seen = watcher.await??;
-    let waits = sent
-        .iter()
-        .filter_map(|(k, at)| seen.get(k).map(|s| s.saturating_duration_since(*at)))
-        .collect();
-    report.note(line("INSERT sent to change visible", waits));
+    report.note(line("INSERT sent to change visible", waits(&sent, &seen)));
     report.note(line(
         "INSERT sent to acknowledged (durable and published)",
         acknowledged,
