@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow, bail};
 use tidemill_dataflow::operator::{BuildContext, Operator, Output};
 use tidemill_dataflow::operators;
 use tidemill_dataflow::plan::{Node, Op, RowError};
-use tidemill_dataflow::state::{StateHandle, StateReader};
+use tidemill_dataflow::state::{Batches, StateHandle, StateReader};
 use tidemill_planner::ast::{self, Statement};
 use tidemill_planner::catalog::CatalogView;
 use tidemill_planner::query::{Planner, SessionContextInfo};
@@ -31,10 +31,11 @@ impl StateReader for Nothing {
         Ok(Vec::new())
     }
 
-    fn scan(
-        &self,
-    ) -> tidemill_storage::Result<Box<dyn Iterator<Item = tidemill_storage::Result<RunBatch>> + '_>>
-    {
+    fn rows_estimate(&self) -> u64 {
+        0
+    }
+
+    fn range(&self, _: (u64, u64)) -> tidemill_storage::Result<Batches> {
         Ok(Box::new(std::iter::empty()))
     }
 }

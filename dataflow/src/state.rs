@@ -9,6 +9,9 @@ use std::sync::Arc;
 use tidemill_storage::{ArrangementDesc, RunBatch, StoreError};
 use tidemill_zset::{ArrangementId, Epoch};
 
+/// What a [`StateReader`] reads, one batch after the other.
+pub type Batches = Box<dyn Iterator<Item = tidemill_storage::Result<RunBatch>>>;
+
 /// Reads one arrangement. Cheap to share between threads.
 pub trait StateReader: Send + Sync {
     /// The last committed epoch that a read sees.
@@ -20,10 +23,11 @@ pub trait StateReader: Send + Sync {
     /// Entries for the sorted, unique `hashes`; see `ArrangementVersion::get_many`.
     fn get_many(&self, hashes: &[u64]) -> tidemill_storage::Result<Vec<RunBatch>>;
 
-    /// Everything that lies in the partitions given by `mine` (`worker`, `workers`).
-    fn scan(
-        &self,
-    ) -> tidemill_storage::Result<Box<dyn Iterator<Item = tidemill_storage::Result<RunBatch>> + '_>>;
+    /// An upper bound of the number of entries.
+    fn rows_estimate(&self) -> u64;
+
+    /// Entries with a hash in `from..=until`, in order of their hashes; see `ArrangementVersion::range_batches`.
+    fn range(&self, hashes: (u64, u64)) -> tidemill_storage::Result<Batches>;
 }
 
 /// Ends the worker, and so the process, because committed state can't be read. The fault is the medium's, not ours: no

@@ -36,8 +36,9 @@ use super::join_rows::{BLOCK_ROWS, batch_of, nullable};
 use super::join_state::{KeyedState, StateSide};
 use super::join_tasks::{Arrival, Task};
 pub use super::join_unindexed::UnindexedLimits;
+use super::reload::Reload;
 use crate::operator::{BuildContext, Operator, Output};
-use crate::plan::{ErrorMapper, JoinKind, Node, Op};
+use crate::plan::{JoinKind, Node, Op};
 use crate::state::StateHandle;
 
 /// Rows per piece of output, and pairs looked at together.
@@ -88,9 +89,8 @@ pub fn build_with(
         output_schema: node.schema.clone(),
         left,
         right,
-        state_bytes_max: context.state_bytes_max,
+        context,
         unindexed,
-        error_mapper: context.error_mapper,
     });
     Box::new(operator)
 }
@@ -115,12 +115,10 @@ pub struct JoinConfig<'a> {
     pub left: StateHandle,
     /// State of the right input.
     pub right: StateHandle,
-    /// Bytes of memory from which on untouched committed keys are dropped.
-    pub state_bytes_max: usize,
+    /// Where it runs, with how much memory.
+    pub context: &'a BuildContext,
     /// Rows that may stay without an index.
     pub unindexed: UnindexedLimits,
-    /// How evaluation errors become SQLSTATE and message.
-    pub error_mapper: ErrorMapper,
 }
 
 /// How the presence of matches is kept.
@@ -196,6 +194,15 @@ impl JoinOperator {
         let pair_schema = nullable(&Arc::new(Schema::new(pair_fields.collect::<Vec<_>>())));
         let per_row = presence == Presence::PerRow;
         let counted_only = halves && presence == Presence::PerKey;
+        let bytes_max = config.context.state_bytes_max;
+        // Rows that count their matches would meet all others of their key. Without a key there is nothing else to read.
+        let reload = match per_row || stored[LEFT].key_columns == 0 {
+            true => None,
+            false => {
+                let states = [config.left.clone(), config.right.clone()];
+                Reload::new(&states, bytes_max, config.context)
+            }
+        };
         let nulls = [&config.left_schema, &config.right_schema].map(|schema| {
             let null = |f: &Arc<arrow::datatypes::Field>| new_null_array(f.data_type(), PIECE_ROWS);
             schema.fields().iter().map(null).collect()
@@ -207,7 +214,7 @@ impl JoinOperator {
             null_equals_null: config.null_equals_null,
             filter: config
                 .filter
-                .map(|f| PairFilter::new(f, &whole, config.error_mapper)),
+                .map(|f| PairFilter::new(f, &whole, config.context.error_mapper)),
             stored,
             widths,
             twins: [
@@ -229,8 +236,9 @@ impl JoinOperator {
                 ],
                 presence == Presence::PerKey,
                 config.null_equals_null,
-                config.state_bytes_max,
-            ),
+                bytes_max,
+            )
+            .with_reload(reload),
             dirty_slots: Default::default(),
             dirty_rows: Default::default(),
             nulls,

@@ -99,10 +99,10 @@ impl<const N: usize> KeyTable<N> {
         self.slots.len() * size_of::<Slot<N>>() + self.buckets.slots.len() * 4 + keys
     }
 
-    /// True if a key with this hash has a slot.
+    /// The first slot of a key with this hash, if one has.
     #[inline]
-    pub fn has_hash(&self, hash: u64) -> bool {
-        self.buckets.find(hash, &self.slots).is_some()
+    pub fn find_hash(&self, hash: u64) -> Option<u32> {
+        self.buckets.find(hash, &self.slots)
     }
 
     /// The slot of each row, made where there was none. `keys` are the key columns and `hashes` their

@@ -1,7 +1,7 @@
 //! [`KeyedState`]: the in-memory index of one or several arrangements that share a key.
 //!
-//! It is a cache: keys that it doesn't hold are fetched from the committed version, keys that haven't been
-//! touched for long are dropped again when memory is short.
+//! It is a cache: keys that it doesn't hold are fetched from the committed version, and others along with them ([`Reload`]);
+//! keys that haven't been touched for long are dropped again when memory is short.
 //!
 //! Invariants: a key that has a slot is *resident*: all its rows, of every side, are here; so are then all keys with the same
 //! hash. A side is
@@ -10,20 +10,27 @@
 //! dropped only if all its changes are committed, or if it holds nothing and its sides are complete.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Schema, SchemaRef};
+use tidemill_storage::{RunBatch, StoreError};
 use tidemill_zset::{Delta, Diffs, Epoch};
 
 use super::join_keys::{KeyTable, Slot};
 use super::join_rows::{BLOCK_ROWS, Debts, Groups, NIL, RowStore};
 use super::join_unindexed::{Leaving, Unindexed, UnindexedLimits};
-use crate::state::{StateHandle, unreadable};
+use super::reload::Reload;
+use crate::state::{StateHandle, StateReader, unreadable};
 
 /// Rows by which a piece is judged.
 const SAMPLE: usize = 64;
 /// Dropped rows, or empty keys, are left in memory until there are this many and they are the larger half.
 const GARBAGE_MIN: usize = 16 * 1024;
+
+/// The first step: keys that are read along count as touched then.
+const FIRST_STEP: u32 = 1;
 
 /// One arrangement in memory.
 pub struct StateSide {
@@ -80,6 +87,8 @@ pub struct KeyedState<const N: usize> {
     bytes_try: usize,
     /// Slots that became empty and are still there (an upper bound).
     emptied: usize,
+    /// While sides aren't complete: which hashes are, and which ones come next.
+    reload: Option<Reload>,
 }
 
 impl<const N: usize> KeyedState<N> {
@@ -88,20 +97,27 @@ impl<const N: usize> KeyedState<N> {
     pub fn new(sides: [StateSide; N], with_counts: bool, nulls: bool, bytes_max: usize) -> Self {
         let desc = &sides[0].handle.desc;
         let key_fields = desc.schema.fields()[..desc.key_columns].to_vec();
-        let key_schema = super::join_rows::nullable(&std::sync::Arc::new(Schema::new(key_fields)));
+        let key_schema = super::join_rows::nullable(&Arc::new(Schema::new(key_fields)));
         KeyedState {
             keys: KeyTable::new(key_schema.clone(), nulls),
             sides,
             counts: with_counts.then(Vec::new),
             key_schema,
             nulls,
-            step: 1,
+            step: FIRST_STEP,
             finished: VecDeque::new(),
             committed: 0,
             bytes_max,
             bytes_try: bytes_max,
             emptied: 0,
+            reload: None,
         }
+    }
+
+    /// The same state, which is to be read back.
+    pub fn with_reload(mut self, reload: Option<Reload>) -> Self {
+        self.reload = reload;
+        self
     }
 
     /// Approximate bytes of memory.
@@ -152,7 +168,8 @@ impl<const N: usize> KeyedState<N> {
             return None;
         }
         let unindexed = &mut self.sides[side].unindexed;
-        let to_index = |hashes: &[u64]| unindexed.to_index(hashes, |hash| self.keys.has_hash(hash));
+        let to_index =
+            |hashes: &[u64]| unindexed.to_index(hashes, |hash| self.keys.find_hash(hash).is_some());
         // Where most keys are known, looking all of them up twice would cost more than is won.
         let sample = to_index(&hashes[..SAMPLE.min(hashes.len())]);
         if sample.iter().filter(|i| **i).count() > sample.len() / 2 {
@@ -218,45 +235,93 @@ impl<const N: usize> KeyedState<N> {
         }
     }
 
-    /// Reads the committed rows of new slots. Keys that share their hash come along.
+    /// Reads the committed rows of new slots. Keys that share their hash come along, and others in the order of [`Reload`].
     fn fetch(&mut self, fresh: &[u32]) {
-        let mut hashes: Vec<u64> = fresh.iter().map(|s| self.keys.slot(*s).hash).collect();
+        let known = |hash: &u64| self.reload.as_ref().is_some_and(|r| r.has(*hash));
+        let hashes = fresh.iter().map(|s| self.keys.slot(*s).hash);
+        let mut hashes: Vec<u64> = hashes.filter(|hash| !known(hash)).collect();
+        if hashes.is_empty() {
+            return;
+        }
         hashes.sort_unstable();
-        let (mut slots, mut newer) = (Vec::new(), Vec::new());
         for side in 0..N {
-            if self.sides[side].complete {
-                continue;
-            }
-            let Some(reader) = self.sides[side].handle.reader.clone() else {
+            let Some(reader) = self.incomplete(side) else {
                 continue;
             };
-            let id = self.sides[side].handle.desc.id;
-            let batches = reader
-                .get_many(&hashes)
-                .unwrap_or_else(|e| unreadable(id, &e));
-            let key_columns = self.sides[side].handle.desc.key_columns;
+            let batches = reader.get_many(&hashes);
+            let batches = batches.unwrap_or_else(|e| self.unreadable(side, &e));
             for batch in batches {
-                for start in (0..batch.rows.num_rows()).step_by(BLOCK_ROWS) {
-                    let n = BLOCK_ROWS.min(batch.rows.num_rows() - start);
-                    let rows = batch.rows.slice(start, n);
-                    let diffs = Diffs::from(batch.diffs[start..start + n].to_vec());
-                    newer.clear();
-                    self.keys.resolve(
-                        &rows.columns()[..key_columns],
-                        &batch.hashes[start..start + n],
-                        self.step,
-                        &mut slots,
-                        &mut newer,
-                    );
-                    assert!(
-                        newer.is_empty(),
-                        "state of {id}: a hash that wasn't asked for"
-                    );
-                    self.grow_counts();
-                    self.add(side, &rows, &diffs, &slots);
-                }
+                let unasked = self.take_in(side, &batch, self.step);
+                assert_eq!(unasked, 0, "hashes that weren't asked for");
             }
         }
+        self.read_along(hashes.len());
+    }
+
+    fn incomplete(&self, side: usize) -> Option<Arc<dyn StateReader>> {
+        let side = &self.sides[side];
+        match side.complete {
+            true => None,
+            false => side.handle.reader.clone(),
+        }
+    }
+
+    fn unreadable(&self, side: usize, e: &StoreError) -> ! {
+        unreadable(self.sides[side].handle.desc.id, e)
+    }
+
+    /// Reads what may be read now that `keys` had to be fetched.
+    fn read_along(&mut self, keys: usize) {
+        let Some(mut reload) = self.reload.take() else {
+            return;
+        };
+        reload.earn(keys);
+        while let Some(hashes) = reload.next() {
+            self.load(hashes);
+        }
+        match reload.is_done() {
+            true => self.sides.iter_mut().for_each(|s| s.complete = true),
+            false => self.reload = Some(reload),
+        }
+    }
+
+    /// Reads all keys with a hash in a range. Those that have a slot are resident already.
+    fn load(&mut self, hashes: (u64, u64)) {
+        let known = self.keys.len() as u32;
+        for side in 0..N {
+            let Some(reader) = self.incomplete(side) else {
+                continue;
+            };
+            let batches = reader.range(hashes);
+            for batch in batches.unwrap_or_else(|e| self.unreadable(side, &e)) {
+                let mut batch = batch.unwrap_or_else(|e| self.unreadable(side, &e));
+                let resident = |hash: &u64| self.keys.find_hash(*hash).is_some_and(|s| s < known);
+                let wanted: Vec<bool> = batch.hashes.iter().map(|hash| !resident(hash)).collect();
+                if wanted.contains(&false) {
+                    batch = filtered(&batch, &wanted);
+                }
+                self.take_in(side, &batch, FIRST_STEP);
+            }
+        }
+    }
+
+    /// Adds committed rows of keys that aren't resident yet, or have been made so by the same reading. Gives the number of
+    /// hashes that had no slot.
+    fn take_in(&mut self, side: usize, batch: &RunBatch, step: u32) -> usize {
+        let key_columns = self.sides[side].handle.desc.key_columns;
+        let (mut slots, mut fresh) = (Vec::new(), Vec::new());
+        for start in (0..batch.rows.num_rows()).step_by(BLOCK_ROWS) {
+            let n = BLOCK_ROWS.min(batch.rows.num_rows() - start);
+            let rows = batch.rows.slice(start, n);
+            let diffs = Diffs::from(batch.diffs[start..start + n].to_vec());
+            let keys = &rows.columns()[..key_columns];
+            let hashes = &batch.hashes[start..start + n];
+            self.keys
+                .resolve(keys, hashes, step, &mut slots, &mut fresh);
+            self.grow_counts();
+            self.add(side, &rows, &diffs, &slots);
+        }
+        fresh.len()
     }
 
     /// Notes the retractions among rows that have been added, so that their lists are consolidated when it pays.
@@ -390,6 +455,8 @@ impl<const N: usize> KeyedState<N> {
             for side in &mut self.sides {
                 side.complete = false;
             }
+            // What doesn't fit needn't be read again as a whole.
+            self.reload = None;
             self.rebuild(cutoff);
         }
         // Without this, a state that can't shrink would be looked through in every epoch.
@@ -461,6 +528,21 @@ impl<const N: usize> KeyedState<N> {
             }
         }
         move_chunks(&mut old, store, &rows, &slots, side, &mut self.keys);
+    }
+}
+
+/// The rows of `batch` that are `wanted`.
+fn filtered(batch: &RunBatch, wanted: &[bool]) -> RunBatch {
+    fn of<T: Copy>(values: &[T], wanted: &[bool]) -> Vec<T> {
+        let both = values.iter().zip(wanted);
+        both.filter(|(_, w)| **w).map(|(v, _)| *v).collect()
+    }
+    let mask = BooleanArray::from(wanted.to_vec());
+    RunBatch {
+        hashes: of(&batch.hashes, wanted).into(),
+        rows: filter_record_batch(&batch.rows, &mask).expect("one flag per row"),
+        diffs: of(&batch.diffs, wanted).into(),
+        epochs: of(&batch.epochs, wanted).into(),
     }
 }
 

@@ -19,6 +19,7 @@ mod join_weights;
 pub mod map;
 pub mod output;
 pub mod recompute;
+mod reload;
 pub mod union;
 pub mod unnest;
 

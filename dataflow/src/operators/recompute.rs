@@ -29,6 +29,7 @@ use super::join_keys::KeyTable;
 use super::join_plan::StoredColumns;
 use super::join_rows::{BLOCK_ROWS, batch_of, nullable};
 use super::join_state::{KeyedState, StateSide};
+use super::reload::Reload;
 use crate::aside::Aside;
 use crate::operator::{BuildContext, Operator, Output, error_schema};
 use crate::plan::{BatchProgram, Node, Op, RowError};
@@ -52,8 +53,8 @@ pub fn build(node: &Node, states: Vec<StateHandle>, context: &BuildContext) -> B
         &inputs,
         node.schema.clone(),
         states,
-        context.state_bytes_max,
         keyless && context.fresh && context.owns(0),
+        context,
     ))
 }
 
@@ -109,21 +110,25 @@ impl RecomputeOperator {
         inputs: &[SchemaRef],
         output: SchemaRef,
         states: Vec<StateHandle>,
-        state_bytes_max: usize,
         run_first: bool,
+        context: &BuildContext,
     ) -> Self {
         assert_eq!(
             states.len(),
             inputs.len() + 2,
             "one state per input and two"
         );
-        let bytes_max = state_bytes_max / states.len();
+        let bytes_max = context.state_bytes_max / states.len();
         let key_columns = keys.first().map_or(0, Vec::len);
         let key_fields = output.fields()[..key_columns].to_vec();
         let key_schema = nullable(&Arc::new(arrow::datatypes::Schema::new(key_fields)));
         let mut states = states.into_iter().map(|handle| {
+            let reload = match key_columns {
+                0 => None,
+                _ => Reload::new(std::slice::from_ref(&handle), bytes_max, context),
+            };
             let side = StateSide::new(handle, false, true);
-            KeyedState::new([side], false, true, bytes_max)
+            KeyedState::new([side], false, true, bytes_max).with_reload(reload)
         });
         let mut next = || states.next().expect("counted above");
         let inputs = inputs.iter().enumerate().map(|(i, schema)| {

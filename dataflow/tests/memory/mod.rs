@@ -12,7 +12,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use tidemill_dataflow::plan::{ArrangementSpec, RowError};
-use tidemill_dataflow::state::{StateHandle, StateReader};
+use tidemill_dataflow::state::{Batches, StateHandle, StateReader};
 use tidemill_storage::{ArrangementChange, ArrangementDesc, RunBatch};
 use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{ArrangementId, Delta, Diffs, Epoch};
@@ -123,12 +123,16 @@ impl StateReader for MemoryState {
         Ok(out)
     }
 
-    fn scan(
-        &self,
-    ) -> tidemill_storage::Result<Box<dyn Iterator<Item = tidemill_storage::Result<RunBatch>> + '_>>
-    {
-        let hashes: std::collections::BTreeSet<u64> =
-            self.rows.lock().unwrap().keys().map(|k| k.0).collect();
+    fn rows_estimate(&self) -> u64 {
+        self.rows.lock().unwrap().len() as u64
+    }
+
+    fn range(&self, (from, until): (u64, u64)) -> tidemill_storage::Result<Batches> {
+        let hashes: std::collections::BTreeSet<u64> = {
+            let rows = self.rows.lock().unwrap();
+            let from = rows.range((from, String::new())..);
+            from.map(|(k, _)| k.0).take_while(|h| *h <= until).collect()
+        };
         let hashes: Vec<u64> = hashes.into_iter().collect();
         Ok(Box::new(self.get_many(&hashes)?.into_iter().map(Ok)))
     }

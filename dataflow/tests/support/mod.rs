@@ -8,7 +8,7 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use tidemill_dataflow::operators::culprit::row_text;
 use tidemill_dataflow::plan::{ArrangementSpec, RowError};
-use tidemill_dataflow::state::{StateHandle, StateReader};
+use tidemill_dataflow::state::{Batches, StateHandle, StateReader};
 use tidemill_storage::{ArrangementChange, ArrangementDesc, ArrangementKind, RunBatch};
 use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{ArrangementId, Delta, Epoch};
@@ -145,12 +145,16 @@ impl StateReader for MemoryState {
         }])
     }
 
-    fn scan(
-        &self,
-    ) -> tidemill_storage::Result<Box<dyn Iterator<Item = tidemill_storage::Result<RunBatch>> + '_>>
-    {
-        let hashes: std::collections::BTreeSet<u64> =
-            self.rows.lock().unwrap().keys().map(|k| k.0).collect();
+    fn rows_estimate(&self) -> u64 {
+        self.rows.lock().unwrap().len() as u64
+    }
+
+    fn range(&self, (from, until): (u64, u64)) -> tidemill_storage::Result<Batches> {
+        let hashes: std::collections::BTreeSet<u64> = {
+            let rows = self.rows.lock().unwrap();
+            let from = rows.range((from, String::new())..);
+            from.map(|(k, _)| k.0).take_while(|h| *h <= until).collect()
+        };
         let hashes: Vec<u64> = hashes.into_iter().collect();
         Ok(Box::new(self.get_many(&hashes)?.into_iter().map(Ok)))
     }

@@ -9,7 +9,7 @@ use tidemill_dataflow::plan::{DataflowPlan, OutputStorage, apply_maps};
 use tidemill_dataflow::runtime::{
     Command, DataflowId, Event, Install, Runtime, RuntimeOptions, Scope,
 };
-use tidemill_dataflow::state::{StateHandle, StateReader};
+use tidemill_dataflow::state::{Batches, StateHandle, StateReader};
 use tidemill_planner::error::row_error;
 use tidemill_storage::{
     ArrangementChange, ArrangementDesc, ArrangementKind, ArrangementVersion, Commit, RunBatch,
@@ -86,15 +86,15 @@ impl StateReader for Reader {
         self.version().map_or(Ok(vec![]), |v| v.get_many(hashes))
     }
 
-    fn scan(
-        &self,
-    ) -> tidemill_storage::Result<Box<dyn Iterator<Item = tidemill_storage::Result<RunBatch>> + '_>>
-    {
-        let Some(v) = self.version() else {
-            return Ok(Box::new(std::iter::empty()));
-        };
-        let columns: Vec<usize> = (0..v.desc().schema.fields().len()).collect();
-        Ok(Box::new(v.scan_batches(Epoch::MAX, &columns)))
+    fn rows_estimate(&self) -> u64 {
+        self.version().map_or(0, |v| v.rows_estimate())
+    }
+
+    fn range(&self, hashes: (u64, u64)) -> tidemill_storage::Result<Batches> {
+        match self.version() {
+            None => Ok(Box::new(std::iter::empty())),
+            Some(v) => Ok(v.range_batches(Epoch::MAX, hashes)?),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::Sender;
 use tidemill_dataflow::plan::{ColumnsRead, DataflowPlan, OutputStorage};
 use tidemill_dataflow::runtime::{Command, DataflowId, DataflowResult, Install, Scope};
-use tidemill_dataflow::state::{StateHandle, StateReader};
+use tidemill_dataflow::state::{Batches, StateHandle, StateReader};
 use tidemill_planner::SqlError;
 use tidemill_storage::{
     ArrangementChange, ArrangementDesc, ArrangementKind, RunBatch, Store, StoreError,
@@ -152,15 +152,14 @@ impl StateReader for LiveReader {
         self.version().map_or(Ok(vec![]), |v| v.get_many(hashes))
     }
 
-    fn scan(
-        &self,
-    ) -> Result<Box<dyn Iterator<Item = Result<RunBatch, StoreError>> + '_>, StoreError> {
+    fn rows_estimate(&self) -> u64 {
+        self.version().map_or(0, |v| v.rows_estimate())
+    }
+
+    fn range(&self, hashes: (u64, u64)) -> Result<Batches, StoreError> {
         match self.version() {
             None => Ok(Box::new(std::iter::empty())),
-            Some(v) => {
-                let columns: Vec<usize> = (0..v.desc().schema.fields().len()).collect();
-                Ok(Box::new(v.scan_batches(Epoch::MAX, &columns)))
-            }
+            Some(v) => Ok(v.range_batches(Epoch::MAX, hashes)?),
         }
     }
 }

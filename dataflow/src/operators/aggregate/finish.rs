@@ -12,6 +12,7 @@ use super::results::{Failure, evaluate, may_fail};
 use super::{Groups, counts_of};
 use crate::operator::{Output, error_delta};
 use crate::operators::map::conform;
+use crate::operators::reload::Reload;
 
 /// Groups that are looked at together: a retraction and an insertion each make 8,192 rows.
 const CHUNK_GROUPS: usize = 4_096;
@@ -50,6 +51,7 @@ impl Groups {
         self.columns.iter_mut().for_each(Column::forget);
         self.global |= self.is_global();
         self.loaded = self.index.len();
+        self.complete |= self.reload.as_ref().is_some_and(Reload::is_done);
         if self.states[0].reader.is_some() {
             self.pinned += touched.len();
             self.uncommitted.push_back((epoch, touched));

@@ -3,7 +3,7 @@
 //! Groups are slots of a [`KeyIndex`]; each cell of the [`Layout`] is a column over them. `push` updates the
 //! columns at once and puts aside, once per epoch and group, what a group had before; `finish`
 //! compares. After a restart memory holds nothing: what is stored of a group is added to what memory
-//! knows when the group is next touched, which works because cells are additive.
+//! knows when the group is next touched, which works because cells are additive. Other groups are read along ([`Reload`]).
 
 pub mod cells;
 pub mod extremes;
@@ -13,13 +13,20 @@ pub mod ordered;
 mod results;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use arrow::array::ArrayRef;
+use arrow::array::cast::AsArray;
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
+use arrow::buffer::ScalarBuffer;
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::Int64Type;
+use tidemill_storage::RunBatch;
 use tidemill_zset::{Delta, Epoch};
 
 use crate::keys::{KeyIndex, MISSING};
 use crate::operator::{BuildContext, Operator, Output};
 use crate::operators::culprit::row_text;
+use crate::operators::reload::Reload;
 use crate::plan::{ArrangementSpec, Node};
 use crate::state::{StateHandle, unreadable};
 use cells::Column;
@@ -60,6 +67,8 @@ struct Groups {
     loaded: usize,
     /// A key that isn't in memory doesn't exist.
     complete: bool,
+    /// While memory isn't complete: which hashes are, and which ones come next.
+    reload: Option<Reload>,
     /// Some group may have had an error, in memory or before the restart: what groups had must be looked at.
     may_have_failed: bool,
     /// The global group's row has been given out.
@@ -79,6 +88,10 @@ impl Groups {
         let types = layout.keys.iter().map(|k| input.field(*k).data_type());
         let columns = layout.cells.iter().map(|c| Column::new(c, &layout));
         let complete = states[0].reader.as_ref().is_none_or(|r| r.is_empty());
+        let reload = match layout.keys.is_empty() {
+            true => None,
+            false => Reload::new(&states, context.state_bytes_max, context),
+        };
         Groups {
             index: KeyIndex::new(types.cloned().collect()),
             columns: columns.collect(),
@@ -89,6 +102,7 @@ impl Groups {
             touched: Vec::new(),
             loaded: 0,
             complete,
+            reload,
             may_have_failed: !complete,
             global: false,
             uncommitted: VecDeque::new(),
@@ -129,73 +143,111 @@ impl Groups {
         if self.complete {
             return;
         }
-        let mut hashes = self.index.hashes()[self.loaded..].to_vec();
+        let known = |hash: &u64| self.reload.as_ref().is_some_and(|r| r.has(*hash));
+        let fresh = self.index.hashes()[self.loaded..].iter().copied();
+        let mut hashes: Vec<u64> = fresh.filter(|hash| !known(hash)).collect();
         hashes.sort_unstable();
         hashes.dedup();
+        let first = self.loaded;
         for hashes in hashes.chunks(LOAD_KEYS_MAX) {
-            self.load_groups(hashes);
-            self.load_values(hashes);
+            for batch in read(&self.states[0], hashes) {
+                self.load_groups(&batch.rows, first);
+            }
+            for (cell, n) in self.values() {
+                for batch in read(&self.states[1 + n], hashes) {
+                    self.load_values(cell, &batch, first);
+                }
+            }
         }
+        self.read_along(hashes.len());
     }
 
-    fn load_groups(&mut self, hashes: &[u64]) {
-        for run in read(&self.states[0], hashes) {
-            let (rows, slots) = self.select(&run.rows);
-            if slots.is_empty() {
-                continue;
+    /// Reads what may be read now that `keys` had to be looked for. Groups that memory doesn't have are touched and don't change.
+    fn read_along(&mut self, keys: usize) {
+        let Some(mut reload) = self.reload.take() else {
+            return;
+        };
+        reload.earn(keys);
+        while let Some(hashes) = reload.next() {
+            let first = self.index.len();
+            for batch in read_range(&self.states[0], hashes) {
+                let keys = &batch.rows.columns()[..self.layout.keys.len()];
+                self.index
+                    .find(keys, batch.rows.num_rows(), &mut self.slots);
+                let missing = self.slots.iter().map(|slot| Some(*slot == MISSING));
+                let missing: BooleanArray = missing.collect();
+                let rows = filter_record_batch(&batch.rows, &missing).expect("one flag per row");
+                self.touch(&rows.columns()[..self.layout.keys.len()], rows.num_rows());
+                self.load_groups(&rows, first);
             }
-            if self.is_global() {
-                self.global = true;
+            for (cell, n) in self.values() {
+                for batch in read_range(&self.states[1 + n], hashes) {
+                    self.load_values(cell, &batch, first);
+                }
             }
-            let marks = &self.marks;
-            let positions: Vec<u32> = slots.iter().map(|s| marks[*s as usize] - 1).collect();
-            for (cell, column) in self.columns.iter_mut().enumerate() {
-                let keys = self.layout.keys.len();
-                match self.layout.stored[cell] {
-                    Stored::Own(_) => {}
-                    Stored::Output(a) => column.load(&slots, &positions, rows.column(keys + a)),
-                    Stored::Hidden(h) => column.load(&slots, &positions, rows.column(h)),
-                    Stored::OutputOrHidden(a, h) => {
-                        // Where the sum fits the output, the hidden column is NULL, which counts as 0.
-                        column.load(&slots, &positions, rows.column(keys + a));
-                        column.load(&slots, &positions, rows.column(h));
-                    }
+        }
+        self.reload = Some(reload);
+    }
+
+    /// The cells that have arrangements of their own, and the numbers of these.
+    fn values(&self) -> Vec<(usize, usize)> {
+        let stored = self.layout.stored.iter().enumerate();
+        let own = stored.filter_map(|(cell, stored)| match stored {
+            Stored::Own(n) => Some((cell, *n)),
+            _ => None,
+        });
+        own.collect()
+    }
+
+    /// Adds stored groups to those that have slots from `first` on.
+    fn load_groups(&mut self, rows: &RecordBatch, first: usize) {
+        let (rows, slots) = self.select(rows, first);
+        if slots.is_empty() {
+            return;
+        }
+        if self.is_global() {
+            self.global = true;
+        }
+        let marks = &self.marks;
+        let positions: Vec<u32> = slots.iter().map(|s| marks[*s as usize] - 1).collect();
+        for (cell, column) in self.columns.iter_mut().enumerate() {
+            let keys = self.layout.keys.len();
+            match self.layout.stored[cell] {
+                Stored::Own(_) => {}
+                Stored::Output(a) => column.load(&slots, &positions, rows.column(keys + a)),
+                Stored::Hidden(h) => column.load(&slots, &positions, rows.column(h)),
+                Stored::OutputOrHidden(a, h) => {
+                    // Where the sum fits the output, the hidden column is NULL, which counts as 0.
+                    column.load(&slots, &positions, rows.column(keys + a));
+                    column.load(&slots, &positions, rows.column(h));
                 }
             }
         }
     }
 
-    fn load_values(&mut self, hashes: &[u64]) {
-        for cell in 0..self.columns.len() {
-            let Stored::Own(n) = self.layout.stored[cell] else {
-                continue;
-            };
-            for run in read(&self.states[1 + n], hashes) {
-                let with_counts = with_column(&run.rows, &run.diffs);
-                let (rows, slots) = self.select(&with_counts);
-                let last = rows.num_columns() - 1;
-                let counts = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(
-                    rows.column(last),
-                );
-                if let Column::Extremes(e) = &mut self.columns[cell] {
-                    e.load_values(&slots, rows.column(last - 1), counts.values());
-                }
-            }
+    /// Adds stored values of a cell to the groups that have slots from `first` on.
+    fn load_values(&mut self, cell: usize, batch: &RunBatch, first: usize) {
+        let with_counts = with_column(&batch.rows, &batch.diffs);
+        let (rows, slots) = self.select(&with_counts, first);
+        let last = rows.num_columns() - 1;
+        let counts = rows.column(last).as_primitive::<Int64Type>();
+        if let Column::Extremes(e) = &mut self.columns[cell] {
+            e.load_values(&slots, rows.column(last - 1), counts.values());
         }
     }
 
-    /// The stored rows that belong to groups that came up in this epoch, and these groups: a
-    /// stored key may only share the hash.
-    fn select(&self, rows: &arrow::array::RecordBatch) -> (arrow::array::RecordBatch, Vec<u32>) {
+    /// The stored rows that belong to groups with slots from `first` on, and these groups: a stored key may only share
+    /// the hash.
+    fn select(&self, rows: &RecordBatch, first: usize) -> (RecordBatch, Vec<u32>) {
         let keys = &rows.columns()[..self.layout.keys.len()];
         let mut slots = Vec::new();
         self.index.find(keys, rows.num_rows(), &mut slots);
-        let wanted = |s: &u32| *s != MISSING && *s as usize >= self.loaded;
+        let wanted = |s: &u32| *s != MISSING && *s as usize >= first;
         if slots.iter().all(wanted) {
             return (rows.clone(), slots);
         }
-        let mask: arrow::array::BooleanArray = slots.iter().map(|s| Some(wanted(s))).collect();
-        let rows = arrow::compute::filter_record_batch(rows, &mask).expect("one flag per row");
+        let mask: BooleanArray = slots.iter().map(|s| Some(wanted(s))).collect();
+        let rows = filter_record_batch(rows, &mask).expect("one flag per row");
         slots.retain(wanted);
         (rows, slots)
     }
@@ -249,7 +301,11 @@ impl Groups {
         }
         self.marks.truncate(self.index.len());
         self.loaded = self.index.len();
-        self.complete &= !everything;
+        if everything {
+            self.complete = false;
+            // What doesn't fit needn't be read again as a whole.
+            self.reload = None;
+        }
         let Column::Count(rows) = &self.columns[ROWS] else {
             unreachable!("the first cell counts rows")
         };
@@ -290,7 +346,7 @@ impl Operator for Groups {
 }
 
 /// Reads stored entries; a store that can't be read ends the process.
-fn read(state: &StateHandle, hashes: &[u64]) -> Vec<tidemill_storage::RunBatch> {
+fn read(state: &StateHandle, hashes: &[u64]) -> Vec<RunBatch> {
     let Some(reader) = &state.reader else {
         return Vec::new();
     };
@@ -299,23 +355,23 @@ fn read(state: &StateHandle, hashes: &[u64]) -> Vec<tidemill_storage::RunBatch> 
         .unwrap_or_else(|e| unreadable(state.desc.id, &e))
 }
 
+/// Reads the stored entries with a hash in a range.
+fn read_range(state: &StateHandle, hashes: (u64, u64)) -> impl Iterator<Item = RunBatch> + use<> {
+    let id = state.desc.id;
+    let batches = state.reader.as_ref().map(|r| r.range(hashes));
+    let batches = batches.map(|b| b.unwrap_or_else(|e| unreadable(id, &e)));
+    let batches = batches.into_iter().flatten();
+    batches.map(move |b| b.unwrap_or_else(|e| unreadable(id, &e)))
+}
+
 /// `rows` with one more column.
-fn with_column(
-    rows: &arrow::array::RecordBatch,
-    values: &arrow::buffer::ScalarBuffer<i64>,
-) -> arrow::array::RecordBatch {
+fn with_column(rows: &RecordBatch, values: &ScalarBuffer<i64>) -> RecordBatch {
     use arrow::datatypes::{DataType, Field, Schema};
     let mut fields = rows.schema().fields().to_vec();
-    fields.push(std::sync::Arc::new(Field::new(
-        "$count",
-        DataType::Int64,
-        false,
-    )));
+    fields.push(Arc::new(Field::new("$count", DataType::Int64, false)));
     let mut columns = rows.columns().to_vec();
-    let values = arrow::array::Int64Array::new(values.clone(), None);
-    columns.push(std::sync::Arc::new(values));
-    arrow::array::RecordBatch::try_new(std::sync::Arc::new(Schema::new(fields)), columns)
-        .expect("one count per row")
+    columns.push(Arc::new(Int64Array::new(values.clone(), None)));
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("one count per row")
 }
 
 /// Cells that count something: none may be negative when an epoch ends.
