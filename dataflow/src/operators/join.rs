@@ -117,7 +117,7 @@ pub struct JoinConfig<'a> {
     pub right: StateHandle,
     /// Where it runs, with how much memory.
     pub context: &'a BuildContext,
-    /// Rows that may stay without an index.
+    /// When rows without an index are moved.
     pub unindexed: UnindexedLimits,
 }
 

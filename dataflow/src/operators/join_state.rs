@@ -49,9 +49,9 @@ impl StateSide {
     /// [`KeyedState::counts`] are wanted.
     pub fn new(handle: StateHandle, with_matching: bool, keeps_rows: bool) -> Self {
         let complete = handle.reader.as_ref().is_none_or(|r| r.is_empty());
-        let schema = handle.desc.schema.clone();
+        let (schema, key_columns) = (handle.desc.schema.clone(), handle.desc.key_columns);
         StateSide {
-            unindexed: Unindexed::new(schema.clone(), UnindexedLimits::default()),
+            unindexed: Unindexed::new(schema.clone(), key_columns, UnindexedLimits::default()),
             store: RowStore::new(schema, with_matching),
             handle,
             keeps_rows,
@@ -62,7 +62,8 @@ impl StateSide {
 
     /// The same side, with other limits for rows that nobody has asked for.
     pub fn with_limits(mut self, limits: UnindexedLimits) -> Self {
-        self.unindexed = Unindexed::new(self.handle.desc.schema.clone(), limits);
+        let desc = &self.handle.desc;
+        self.unindexed = Unindexed::new(desc.schema.clone(), desc.key_columns, limits);
         self
     }
 }
@@ -182,7 +183,7 @@ impl<const N: usize> KeyedState<N> {
         if rest.len() > index.len() / 2 {
             return None;
         }
-        unindexed.push(piece.clone(), hashes.to_vec(), index, self.step);
+        unindexed.push(piece.clone(), hashes.to_vec(), &index, self.step);
         let leaving = match unindexed.is_full() {
             true => unindexed.close(),
             false => unindexed.settle(),
