@@ -132,6 +132,16 @@ pub(super) enum Presence {
     PerRow,
 }
 
+/// True if rows of a side have no effect as long as their keys aren't on the other side.
+pub(super) fn may_stay_unindexed(kind: JoinKind, presence: Presence, side: usize) -> bool {
+    match (kind, presence) {
+        (_, Presence::None) => true,
+        // They appear when a row of the right side comes, which looks at all rows of its key.
+        (JoinKind::Semi, Presence::PerKey) => side == LEFT,
+        _ => false,
+    }
+}
+
 /// See the module.
 pub struct JoinOperator {
     pub(super) kind: JoinKind,
@@ -238,7 +248,10 @@ impl JoinOperator {
                 config.null_equals_null,
                 bytes_max,
             )
-            .with_reload(reload),
+            .with_reload(
+                reload,
+                [LEFT, RIGHT].map(|side| may_stay_unindexed(config.kind, presence, side)),
+            ),
             dirty_slots: Default::default(),
             dirty_rows: Default::default(),
             nulls,

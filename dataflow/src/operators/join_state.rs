@@ -6,8 +6,8 @@
 //! Invariants: a key that has a slot is *resident*: all its rows, of every side, are here; so are then all keys with the same
 //! hash. A side is
 //! *complete* as long as keys without a slot are known to have no rows but those in [`Unindexed`], so that nothing is fetched.
-//! Rows are unindexed on one side at most, and only while all sides are complete. A slot is
-//! dropped only if all its changes are committed, or if it holds nothing and its sides are complete.
+//! Rows are unindexed on one side at most, and only of hashes of which memory knows everything. A slot is
+//! dropped only if all its changes are committed, or if it holds nothing and nothing is stored ever.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -90,6 +90,8 @@ pub struct KeyedState<const N: usize> {
     emptied: usize,
     /// While sides aren't complete: which hashes are, and which ones come next.
     reload: Option<Reload>,
+    /// The side whose rows stay unindexed when they are read back.
+    reloads_unindexed: Option<usize>,
 }
 
 impl<const N: usize> KeyedState<N> {
@@ -112,12 +114,18 @@ impl<const N: usize> KeyedState<N> {
             bytes_try: bytes_max,
             emptied: 0,
             reload: None,
+            reloads_unindexed: None,
         }
     }
 
-    /// The same state, which is to be read back.
-    pub fn with_reload(mut self, reload: Option<Reload>) -> Self {
+    /// The same state, which is to be read back; the larger one of the `unindexed` sides without an index.
+    pub fn with_reload(mut self, reload: Option<Reload>, unindexed: [bool; N]) -> Self {
         self.reload = reload;
+        let rows = |side: &usize| {
+            let reader = &self.sides[*side].handle.reader;
+            reader.as_ref().map_or(0, |r| r.rows_estimate())
+        };
+        self.reloads_unindexed = (0..N).filter(|side| unindexed[*side]).max_by_key(rows);
         self
     }
 
@@ -144,8 +152,8 @@ impl<const N: usize> KeyedState<N> {
         if fresh.is_empty() {
             return known..known;
         }
+        self.index_found(&fresh);
         if self.is_complete() {
-            self.index_found(&fresh);
             return known..known;
         }
         self.fetch(&fresh);
@@ -156,6 +164,12 @@ impl<const N: usize> KeyedState<N> {
         self.sides.iter().all(|s| s.complete)
     }
 
+    /// True if no row of the side with another index may stay without one.
+    fn must_index(&self, side: usize) -> bool {
+        let others = |other: usize| other != side && !self.sides[other].unindexed.is_empty();
+        self.sides[side].unindexed.is_closed() || (0..N).any(others)
+    }
+
     /// Leaves those rows of a piece without an index for whose keys nobody has asked, if so many of them are worth it.
     /// Gives back the numbers of the others, or `None` if all are to be indexed. [`KeyedState::counts`] doesn't count such rows.
     pub fn leave_unindexed(
@@ -164,38 +178,55 @@ impl<const N: usize> KeyedState<N> {
         piece: &Delta,
         hashes: &[u64],
     ) -> Option<Vec<u32>> {
-        let asks = |other: usize| other != side && !self.sides[other].unindexed.is_empty();
-        if !self.is_complete() || self.sides[side].unindexed.is_closed() || (0..N).any(asks) {
+        if self.must_index(side) || !self.is_complete() && self.reload.is_none() {
             return None;
         }
-        let unindexed = &mut self.sides[side].unindexed;
-        let to_index =
-            |hashes: &[u64]| unindexed.to_index(hashes, |hash| self.keys.find_hash(hash).is_some());
-        // Where most keys are known, looking all of them up twice would cost more than is won.
+        let is_here = |hash| self.reload.as_ref().is_none_or(|reload| reload.has(hash));
+        let asked_for = |hash| !is_here(hash) || self.keys.find_hash(hash).is_some();
+        let unindexed = &self.sides[side].unindexed;
+        let to_index = |hashes: &[u64]| unindexed.to_index(hashes, asked_for);
+        // Where most keys are known, looking all of them up twice would cost more than is won. While rows are read back, those of
+        // which memory knows the keys become more from piece to piece.
+        let always = self.reload.is_some();
         let sample = to_index(&hashes[..SAMPLE.min(hashes.len())]);
-        if sample.iter().filter(|i| **i).count() > sample.len() / 2 {
+        if !always && sample.iter().filter(|i| **i).count() > sample.len() / 2 {
             return None;
         }
         let index = to_index(hashes);
         let rest: Vec<u32> = (0..index.len() as u32)
             .filter(|row| index[*row as usize])
             .collect();
-        if rest.len() > index.len() / 2 {
+        if !always && rest.len() > index.len() / 2 {
             return None;
         }
-        unindexed.push(piece.clone(), hashes.to_vec(), &index, self.step);
+        self.push_unindexed(side, piece.clone(), hashes.to_vec(), &index, self.step);
+        Some(rest)
+    }
+
+    fn push_unindexed(
+        &mut self,
+        side: usize,
+        piece: Delta,
+        hashes: Vec<u64>,
+        to_index: &[bool],
+        step: u32,
+    ) {
+        let unindexed = &mut self.sides[side].unindexed;
+        unindexed.push(piece, hashes, to_index, step);
         let leaving = match unindexed.is_full() {
             true => unindexed.close(),
             false => unindexed.settle(),
         };
         self.index(side, leaving);
-        Some(rest)
     }
 
     /// Indexes the rows that share a hash with new slots.
     fn index_found(&mut self, fresh: &[u32]) {
         for side in 0..N {
             let hashes = fresh.iter().map(|slot| self.keys.slot(*slot).hash);
+            let reload = self.reload.as_ref();
+            // Rows of the others can't be here.
+            let hashes = hashes.filter(|hash| reload.is_none_or(|r| r.has(*hash)));
             let found = self.sides[side].unindexed.search(hashes);
             self.index(side, found);
         }
@@ -289,7 +320,8 @@ impl<const N: usize> KeyedState<N> {
     /// Reads all keys with a hash in a range. Those that have a slot are resident already.
     fn load(&mut self, hashes: (u64, u64)) {
         let known = self.keys.len() as u32;
-        for side in 0..N {
+        let last = self.reloads_unindexed.unwrap_or(N - 1);
+        for side in (0..N).filter(|side| *side != last).chain([last]) {
             let Some(reader) = self.incomplete(side) else {
                 continue;
             };
@@ -301,9 +333,33 @@ impl<const N: usize> KeyedState<N> {
                 if wanted.contains(&false) {
                     batch = filtered(&batch, &wanted);
                 }
+                if self.reloads_unindexed == Some(side) {
+                    batch = self.leave_read(side, batch);
+                }
                 self.take_in(side, &batch, FIRST_STEP);
             }
         }
+    }
+
+    /// Leaves those rows of a batch that was read without an index for whose keys nobody has asked, and gives back the others.
+    fn leave_read(&mut self, side: usize, batch: RunBatch) -> RunBatch {
+        let mut to_index = Vec::with_capacity(batch.hashes.len());
+        for start in (0..batch.hashes.len()).step_by(BLOCK_ROWS) {
+            let end = batch.hashes.len().min(start + BLOCK_ROWS);
+            let hashes = &batch.hashes[start..end];
+            // The piece before may have moved rows to the index.
+            if self.must_index(side) {
+                to_index.resize(end, true);
+                continue;
+            }
+            let asked_for = |hash| self.keys.find_hash(hash).is_some();
+            let index = self.sides[side].unindexed.to_index(hashes, asked_for);
+            let diffs = Diffs::from(batch.diffs[start..end].to_vec());
+            let piece = Delta::new(batch.rows.slice(start, end - start), diffs);
+            self.push_unindexed(side, piece, hashes.to_vec(), &index, FIRST_STEP);
+            to_index.extend(index);
+        }
+        filtered(&batch, &to_index)
     }
 
     /// Adds committed rows of keys that aren't resident yet, or have been made so by the same reading. Gives the number of
@@ -466,7 +522,7 @@ impl<const N: usize> KeyedState<N> {
 
     /// Moves everything to new tables, except slots touched last in step `drop_until` or before, and empty ones.
     fn rebuild(&mut self, drop_until: u32) {
-        let complete = self.sides.iter().all(|s| s.complete);
+        let durable = self.sides.iter().any(|s| s.handle.reader.is_some());
         let kept: Vec<u32> = (0..self.keys.len() as u32)
             .filter(|s| {
                 let slot = self.keys.slot(*s);
@@ -475,7 +531,8 @@ impl<const N: usize> KeyedState<N> {
                         .counts
                         .as_ref()
                         .is_none_or(|c| c[*s as usize] == [0; N]);
-                let droppable = complete || slot.touched <= self.committed;
+                // Even of complete sides: they may cease to be before what emptied it is committed.
+                let droppable = !durable || slot.touched <= self.committed;
                 slot.touched > drop_until && !(empty && droppable)
             })
             .collect();

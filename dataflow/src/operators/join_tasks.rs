@@ -9,13 +9,12 @@ use arrow::compute::take_record_batch;
 use tidemill_storage::ArrangementChange;
 use tidemill_zset::{Delta, Epoch};
 
-use super::join::{JoinOperator, LEFT, Presence, RIGHT};
+use super::join::{JoinOperator, LEFT, Presence, RIGHT, may_stay_unindexed};
 use super::join_pairs::Meeting;
 use super::join_pending::Joint;
 use super::join_presence::{Flip, Restore};
 use super::join_rows::NIL;
 use crate::operator::Output;
-use crate::plan::JoinKind;
 
 /// Work that is left. See the module.
 pub(super) enum Task {
@@ -151,13 +150,7 @@ impl JoinOperator {
         rows: &RecordBatch,
         hashes: &[u64],
     ) -> Option<Vec<u32>> {
-        let no_effect = match (self.kind, self.presence) {
-            (_, Presence::None) => true,
-            // They appear when a row of the right side comes, which looks at all rows of its key.
-            (JoinKind::Semi, Presence::PerKey) => port == LEFT,
-            _ => false,
-        };
-        if !no_effect || !self.waits() {
+        if !may_stay_unindexed(self.kind, self.presence, port) || !self.waits() {
             return None;
         }
         let piece = Delta::new(rows.clone(), delta.diffs.clone());

@@ -128,7 +128,7 @@ impl RecomputeOperator {
                 _ => Reload::new(std::slice::from_ref(&handle), bytes_max, context),
             };
             let side = StateSide::new(handle, false, true);
-            KeyedState::new([side], false, true, bytes_max).with_reload(reload)
+            KeyedState::new([side], false, true, bytes_max).with_reload(reload, [false])
         });
         let mut next = || states.next().expect("counted above");
         let inputs = inputs.iter().enumerate().map(|(i, schema)| {

@@ -17,8 +17,10 @@ use arrow::datatypes::{DataType, Schema};
 use crate::operator::{BuildContext, worker_of};
 use crate::state::StateHandle;
 
-/// Stored rows that are read per key that had to be looked for: what one costs in looking at a block of each run.
-const ROWS_PER_KEY: u64 = 32;
+/// Stored rows that are read per key that had to be looked for: what it costs to look at a block of a few runs.
+const ROWS_PER_KEY: u64 = 128;
+/// Of many keys, no more than this part of all rows: to look at every block costs that much less than to read all of it.
+const LOOK_SHARE: u64 = 32;
 /// Rows that are read together, if there are so many.
 const PART_ROWS: u64 = 16 * 1024;
 /// Parts of the hashes, at least.
@@ -36,7 +38,8 @@ pub struct Reload {
     /// Parts of equal size that the hashes are cut into, by their high bits: a power of two, and at least as many as there are
     /// partitions, so that a part is one worker's.
     parts: u64,
-    /// About how many rows a part has.
+    /// About how many rows there are, and in a part.
+    rows: u64,
     part_rows: u64,
     /// The parts before this one are in memory, or another worker's.
     done: u64,
@@ -65,6 +68,7 @@ impl Reload {
             workers: context.workers,
             partitions: context.partitions,
             parts,
+            rows,
             part_rows: (rows / parts).max(1),
             done: 0,
             credit: 0,
@@ -84,9 +88,10 @@ impl Reload {
         self.done == self.parts
     }
 
-    /// Notes that `keys` had to be looked for.
+    /// Notes that `keys` had to be looked for, together.
     pub fn earn(&mut self, keys: usize) {
-        self.credit += keys as u64 * ROWS_PER_KEY;
+        let blocks = keys as u64 * ROWS_PER_KEY;
+        self.credit += blocks.min((self.rows / LOOK_SHARE).max(1));
     }
 
     /// The first and the last hash of those whose rows are to be read now, if that has been earned. From then on [`Reload::has`]
@@ -134,6 +139,7 @@ mod tests {
             workers,
             partitions,
             parts,
+            rows: rows * parts,
             part_rows: rows,
             done: 0,
             credit: 0,
