@@ -505,6 +505,7 @@ impl<'a> P<'a> {
             "truncate" => {
                 self.p.next_token();
                 self.take("table");
+                self.take("only");
                 let names = self.names()?;
                 let restart_identity = self.take("restart identity");
                 let _ = restart_identity || self.take("continue identity");
