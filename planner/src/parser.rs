@@ -15,6 +15,7 @@ mod session;
 pub(crate) mod spelling;
 pub(crate) mod spelling_queries;
 mod substring;
+mod time_windows;
 pub(crate) mod variadic;
 mod with_change;
 

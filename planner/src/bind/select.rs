@@ -169,7 +169,7 @@ impl Binder<'_> {
                 .try_for_each(put)?;
         }
         // Everything above sees columns of what is below only; `lift` brings expressions up.
-        let grouped = matches!(&s.group_by, ast::GroupByExpr::Expressions(e, _) if !e.is_empty());
+        let grouped = !matches!(&s.group_by, ast::GroupByExpr::Expressions(e, _) if e.is_empty());
         if !calls.aggregates.is_empty() || grouped || having.is_some() {
             let mut above: Vec<&Expr> = items.iter().map(|i| &i.value.expr).collect();
             above.extend(having.iter().chain(&qualify));
