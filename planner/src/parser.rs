@@ -15,6 +15,7 @@ mod session;
 pub(crate) mod spelling;
 pub(crate) mod spelling_queries;
 mod substring;
+mod time_windows;
 pub(crate) mod variadic;
 mod with_change;
 
@@ -505,6 +506,7 @@ impl<'a> P<'a> {
             "truncate" => {
                 self.p.next_token();
                 self.take("table");
+                self.take("only");
                 let names = self.names()?;
                 let restart_identity = self.take("restart identity");
                 let _ = restart_identity || self.take("continue identity");

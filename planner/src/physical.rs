@@ -6,6 +6,8 @@
 //!   by it would be left out. So such an input is put behind a node that says nothing of its rows.
 //! * Its rule that pushes projections down takes a projection above a filter that already chooses columns for one above the
 //!   filter's input: columns of the same name are then mistaken for each other. So filters don't choose columns when it begins.
+//! * And it computes those parts of a join's condition that are about one side below the join, also for rows for which the condition
+//!   is decided without them. Where a part can fail it does no more than to leave out projections.
 //! * A sort that it pushes below a union is lost where a column is another constant in each part, or when joins are in between.
 //!   So a union is a node that it doesn't know, which gives one part after the other.
 //! * It leaves out sorts whose order no node above asks for. Below a recursive query a sort is there for LIMIT, so a node that
@@ -30,7 +32,7 @@ use datafusion::physical_plan::execution_plan::{
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::limit::GlobalLimitExec;
-use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::projection::{ProjectionExec, remove_unnecessary_projections};
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -82,7 +84,10 @@ impl PhysicalOptimizerRule for ProjectionsDown {
         config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let plan = plan.change_up(&mut apart)?.data;
-        self.0.optimize(plan, config)
+        match plan.any(&mut |node| joins_by_what_can_fail(node))? {
+            true => Ok(plan.change_down(&mut remove_unnecessary_projections)?.data),
+            false => self.0.optimize(plan, config),
+        }
     }
 
     fn name(&self) -> &str {
@@ -91,6 +96,14 @@ impl PhysicalOptimizerRule for ProjectionsDown {
 
     fn schema_check(&self) -> bool {
         self.0.schema_check()
+    }
+}
+
+fn joins_by_what_can_fail(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+    let join = plan.downcast_ref::<NestedLoopJoinExec>();
+    match join.and_then(NestedLoopJoinExec::filter) {
+        Some(filter) => can_fail(filter.expression()),
+        None => Ok(false),
     }
 }
 

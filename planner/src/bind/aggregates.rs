@@ -70,7 +70,21 @@ pub(crate) fn is_aggregate(name: &str) -> bool {
             | "percentile_disc"
             | "mode"
             | "grouping"
+            | "any_value"
+            | "approx_count_distinct"
     )
+}
+
+/// Names of window functions that without OVER, but with an ORDER BY of their own, are aggregates.
+fn is_first_or_last(name: &str) -> bool {
+    matches!(name, "first_value" | "last_value")
+}
+
+/// Whether the call, which has no OVER, is one of an aggregate.
+pub(super) fn is_aggregate_call(name: &str, f: &ast::Function) -> bool {
+    let is_order = |c: &FunctionArgumentClause| matches!(c, FunctionArgumentClause::OrderBy(_));
+    let has_order = matches!(&f.args, FunctionArguments::List(l) if l.clauses.iter().any(is_order));
+    is_aggregate(name) || is_first_or_last(name) && has_order
 }
 
 /// Names of aggregates that need WITHIN GROUP.
@@ -102,6 +116,15 @@ fn over_array(value: Typed, function: &'static str, ty: SqlType) -> Resolved {
         ty: SqlType::Array(Box::new(value.ty)),
         then: Some((function, ty, vec![])),
         ordered: false,
+    }
+}
+
+/// FILTER for the values that aren't NULL.
+fn unless_null(filter: Option<Box<Expr>>, value: &Expr) -> Expr {
+    let some = Expr::IsNotNull(Box::new(value.clone()));
+    match filter {
+        Some(f) => super::conditions::and(*f, some),
+        None => some,
     }
 }
 
@@ -138,11 +161,18 @@ impl Binder<'_> {
         if is_hypothetical(name) && !f.within_group.is_empty() {
             return self.hypothetical(c, name, f);
         }
-        if is_window(name) {
+        if is_window(name) && !is_aggregate_call(name, f) {
             return Err(SqlError::new(
                 "42809",
                 format!("window function {name} requires an OVER clause"),
             ));
+        }
+        if let ("approx_count_distinct", FunctionArguments::List(list)) = (name, &f.args) {
+            // The exact number is as near as can be.
+            let mut list = list.clone();
+            list.duplicate_treatment = Some(DuplicateTreatment::Distinct);
+            let args = FunctionArguments::List(list);
+            return self.aggregate_or_window(c, "count", &ast::Function { args, ..f.clone() });
         }
         let inner = Ctx {
             aggregates: false,
@@ -254,14 +284,18 @@ impl Binder<'_> {
         };
         let mut r = self.resolve_aggregate(name, args, star)?;
         let mut filter = filter;
+        if name == "last_value" {
+            for sort in &mut order {
+                (sort.asc, sort.nulls_first) = (!sort.asc, !sort.nulls_first);
+            }
+        }
+        if let ("any_value", [value]) = (name, r.args.as_slice()) {
+            filter = Some(Box::new(unless_null(filter, value)));
+        }
         if let ("string_agg", None, [text, Expr::Literal(..)]) = (name, &f.over, r.args.as_slice())
         {
             // As an array, of which DataFusion makes several in different orders.
-            let some = Expr::IsNotNull(Box::new(text.clone()));
-            filter = Some(Box::new(match filter {
-                Some(f) => super::conditions::and(*f, some),
-                None => some,
-            }));
+            filter = Some(Box::new(unless_null(filter, text)));
             let separator = Typed::new(r.args[1].clone(), SqlType::Text);
             r = Resolved {
                 then: Some(("array_to_string", SqlType::Text, vec![separator])),
@@ -458,6 +492,9 @@ impl Binder<'_> {
                 | "bool_or"
                 | "every"
                 | "array_agg"
+                | "first_value"
+                | "last_value"
+                | "any_value"
                 | "json_agg"
                 | "jsonb_agg"
                 | "bit_and"
@@ -558,6 +595,19 @@ impl Binder<'_> {
                     ty,
                     then: None,
                     ordered: true,
+                })
+            }
+            "first_value" | "last_value" | "any_value" => {
+                let a = self.known(first)?;
+                if matches!(a.ty, SqlType::Array(_)) {
+                    return Err(SqlError::unsupported("arrays of arrays are not supported"));
+                }
+                let one = Typed::new(literal(ScalarValue::Int32(Some(1))), SqlType::Int4);
+                let ty = a.ty.clone();
+                Ok(Resolved {
+                    then: Some(("array_subscript", ty.clone(), vec![one])),
+                    ordered: true,
+                    ..over_array(a, "", ty)
                 })
             }
             "string_agg" => {

@@ -21,6 +21,10 @@ use crate::parser::fold;
 impl Binder<'_> {
     /// A call as parsed, by its folded name.
     pub(crate) fn named_call(&self, c: Ctx, name: &str, f: &ast::Function) -> Result<Typed> {
+        if ignores_nulls(f) && (f.over.is_none() || !super::windows::is_window(name)) {
+            let message = format!("IGNORE NULLS specified, but {name} is not a window function");
+            return Err(SqlError::new("42809", message));
+        }
         if f.over.is_some()
             || super::aggregates::is_aggregate(name)
             || super::windows::is_window(name)
@@ -452,7 +456,12 @@ impl Binder<'_> {
                 Arg::Element => element.clone().unwrap_or(SqlType::Text),
                 Arg::Array => SqlType::Array(Box::new(element.clone().unwrap_or(SqlType::Text))),
             };
-            exprs.push(self.implicit(a, &to)?);
+            exprs.push(match (&a.ty, &to) {
+                (SqlType::Time, SqlType::Interval) if !a.unknown => {
+                    self.cast(a.clone(), &to, Context::Explicit)?
+                }
+                _ => self.implicit(a, &to)?,
+            });
             types.push(to);
         }
         let ret = match &o.ret {
@@ -648,22 +657,28 @@ fn element_of(o: &Overload, args: &[Typed]) -> Option<SqlType> {
     out
 }
 
+/// Whether the call has IGNORE NULLS.
+pub(super) fn ignores_nulls(f: &ast::Function) -> bool {
+    f.null_treatment == Some(ast::NullTreatment::IgnoreNulls)
+}
+
 /// How well an overload fits; less is better, `None` not at all.
-fn cost(o: &Overload, args: &[Typed]) -> Option<u32> {
+fn cost(o: &Overload, args: &[Typed]) -> Option<(u32, u32)> {
     if args.len() < o.least_args() || (!o.variadic && args.len() > o.args.len()) {
         return None;
     }
     let element = element_of(o, args);
-    let mut total = 0;
+    let (mut total, mut unlikely) = (0, 0);
     for (i, a) in args.iter().enumerate() {
         total += match o.try_arg(i)? {
-            Arg::Type(t) if a.unknown => {
-                if matches!(t, SqlType::Text) {
-                    0
-                } else {
-                    1
-                }
+            Arg::Type(SqlType::Text) if a.unknown => 0,
+            // Of types of one kind it is the one that PostgreSQL prefers; that decides between equals only.
+            Arg::Type(SqlType::Float8 | SqlType::Timestamptz) if a.unknown => 1,
+            Arg::Type(_) if a.unknown => {
+                unlikely += 1;
+                1
             }
+            Arg::Type(SqlType::Interval) if matches!(a.ty, SqlType::Time) => 2,
             Arg::Type(t) => implicit_cost(&a.ty, t)?,
             Arg::Numeric if a.unknown => 1,
             Arg::Numeric => implicit_cost(&a.ty, &SqlType::Numeric(38, 0))?,
@@ -677,5 +692,5 @@ fn cost(o: &Overload, args: &[Typed]) -> Option<u32> {
             Arg::Element => 1 + implicit_cost(&a.ty, element.as_ref()?)?,
         };
     }
-    Some(total)
+    Some((total, unlikely))
 }

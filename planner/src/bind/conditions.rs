@@ -4,7 +4,7 @@
 
 use datafusion_common::ScalarValue;
 use datafusion_expr::expr::{Case, InList, ScalarFunction};
-use datafusion_expr::{BinaryExpr, Expr, Operator};
+use datafusion_expr::{BinaryExpr, Expr, Operator, Volatility};
 use sqlparser::ast::{self, BinaryOperator as B, Expr as E};
 use tidemill_zset::schema::SqlType;
 
@@ -218,13 +218,18 @@ fn varies(e: &Expr) -> bool {
     e.any(&mut |e| Ok(varies(e))).unwrap_or(true)
 }
 
-/// True if evaluating the expression can fail for some input.
+/// True if evaluating the expression can fail for some input. A call of constants, such as `1 + 10`, is looked at by itself.
 pub(crate) fn is_fallible(e: &Expr) -> bool {
     use datafusion_common::tree_node::TreeNodeRecursion;
     let mut found = false;
     let _ = e.walk(&mut |e| {
-        if let Expr::ScalarFunction(ScalarFunction { func, .. }) = e {
-            found |= can_fail(func);
+        if let Expr::ScalarFunction(ScalarFunction { func, .. }) = e
+            && can_fail(func)
+        {
+            if is_constant(e) && super::dml::fold_constant(e).is_some() {
+                return Ok(TreeNodeRecursion::Jump);
+            }
+            found = true;
         }
         Ok(if found {
             TreeNodeRecursion::Stop
@@ -233,6 +238,16 @@ pub(crate) fn is_fallible(e: &Expr) -> bool {
         })
     });
     found
+}
+
+/// Whether the expression is made of constants and functions that always give the same of them.
+fn is_constant(e: &Expr) -> bool {
+    let varies = |e: &Expr| match e {
+        Expr::Literal(..) | Expr::Cast(_) => false,
+        Expr::ScalarFunction(f) => f.func.signature().volatility != Volatility::Immutable,
+        _ => true,
+    };
+    e.any(&mut |e| Ok(varies(e))).is_ok_and(|varies| !varies)
 }
 
 /// `l AND r`, where `r` isn't evaluated for rows in which `l` is false.

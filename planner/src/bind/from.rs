@@ -426,18 +426,9 @@ impl Binder<'_> {
         e: &ast::Expr,
         clause: &'static str,
     ) -> Result<Vec<Expr>> {
-        match super::expr::strip(e) {
-            ast::Expr::BinaryOp {
-                left,
-                op: ast::BinaryOperator::And,
-                right,
-            } => {
-                let mut out = self.conjuncts(scope, ctes, left, clause)?;
-                out.extend(self.conjuncts(scope, ctes, right, clause)?);
-                Ok(out)
-            }
-            e => Ok(vec![self.condition(Ctx::plain(scope, ctes, clause), e)?]),
-        }
+        let conjuncts = super::factors::conjuncts(e).into_iter();
+        let bound = conjuncts.map(|e| self.condition(Ctx::plain(scope, ctes, clause), &e));
+        Ok(super::select::guarded(bound.collect::<Result<_>>()?))
     }
 
     /// USING: equal columns, seen as one.

@@ -35,8 +35,13 @@ impl Binder<'_> {
         s: &ast::Select,
         items: &[Item],
     ) -> Result<Groups> {
-        let GroupByExpr::Expressions(exprs, modifiers) = g else {
-            return Err(SqlError::unsupported("GROUP BY ALL is not supported"));
+        let all;
+        let (exprs, modifiers) = match g {
+            GroupByExpr::Expressions(exprs, modifiers) => (exprs, modifiers),
+            GroupByExpr::All(modifiers) => {
+                all = without_aggregates(items);
+                (&all, modifiers)
+            }
         };
         if !modifiers.is_empty() {
             return Err(SqlError::unsupported(
@@ -342,6 +347,18 @@ fn not_a_key() -> SqlError {
 /// An expression with a query of its own.
 pub(super) fn is_subquery(e: &E) -> bool {
     matches!(e, E::Subquery(_) | E::Exists { .. } | E::InSubquery { .. })
+}
+
+/// The positions of items that use no aggregate and no window function, for GROUP BY ALL.
+fn without_aggregates(items: &[Item]) -> Vec<E> {
+    let plain = |i: &Item| {
+        let uses = |marker| uses_marker(&i.value.expr, marker);
+        !uses(AGGREGATE) && !uses(WINDOW)
+    };
+    let position = |n: usize| E::Value(ast::Value::Number((n + 1).to_string(), false).into());
+    let numbered = items.iter().enumerate();
+    let plain = numbered.filter(|(_, i)| plain(i));
+    plain.map(|(n, _)| position(n)).collect()
 }
 
 /// The item of the select list that is written like a key with a subquery.

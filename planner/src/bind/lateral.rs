@@ -428,7 +428,7 @@ pub(super) fn has_aggregate(e: &ast::Expr) -> bool {
     walk::any_expr(e, |e| match e {
         ast::Expr::Function(f) if f.over.is_none() => {
             let name = parts(&f.name).pop();
-            name.is_some_and(|n| super::aggregates::is_aggregate(&n))
+            name.is_some_and(|n| super::aggregates::is_aggregate_call(&n, f))
         }
         _ => false,
     })

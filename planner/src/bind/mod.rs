@@ -11,6 +11,7 @@ pub(crate) mod conditions;
 mod context;
 pub(crate) mod dml;
 pub(crate) mod expr;
+mod factors;
 pub(crate) mod from;
 mod from_functions;
 pub(crate) mod grouping;

@@ -317,7 +317,7 @@ impl Binder<'_> {
             (Op::Add, Time, Timestamp | Timestamptz) => {
                 return self.temporal_arithmetic(op, r, l);
             }
-            (Op::Sub, Timestamp | Timestamptz, Time) => {
+            (Op::Sub, Date | Timestamp | Timestamptz, Time) => {
                 let length = self.cast(r.clone(), &Interval, Context::Explicit)?;
                 return self.temporal_arithmetic(op, l, &Typed::new(length, Interval));
             }

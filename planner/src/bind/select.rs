@@ -169,7 +169,7 @@ impl Binder<'_> {
                 .try_for_each(put)?;
         }
         // Everything above sees columns of what is below only; `lift` brings expressions up.
-        let grouped = matches!(&s.group_by, ast::GroupByExpr::Expressions(e, _) if !e.is_empty());
+        let grouped = !matches!(&s.group_by, ast::GroupByExpr::Expressions(e, _) if e.is_empty());
         if !calls.aggregates.is_empty() || grouped || having.is_some() {
             let mut above: Vec<&Expr> = items.iter().map(|i| &i.value.expr).collect();
             above.extend(having.iter().chain(&qualify));
@@ -527,48 +527,16 @@ impl Binder<'_> {
         ctes: &Ctes,
         e: &E,
     ) -> Result<LogicalPlan> {
-        let mut conjuncts = Vec::new();
-        split(e, &mut conjuncts);
         let ctx = Ctx {
             truth: Truth::Decides,
             ..Ctx::plain(scope, ctes, "WHERE")
         };
-        let mut safe: Vec<Expr> = Vec::new();
-        let mut fallible: Vec<Expr> = Vec::new();
-        for c in conjuncts {
-            let e = self.condition(ctx, c)?;
-            if super::conditions::is_fallible(&e) {
-                fallible.push(e);
-            } else {
-                safe.push(e);
-            }
-        }
-        let all = |es: Vec<Expr>| {
-            (!es.is_empty()).then(|| super::conditions::balanced(es, Operator::And))
-        };
-        // What can fail sees only rows that passed what is written before it about the same relations.
-        let mut guarded = Vec::new();
-        for (i, f) in fallible.iter().enumerate() {
-            let mine = relations(f);
-            let before: Vec<Expr> = if mine.len() > 1 {
-                vec![]
-            } else {
-                safe.iter()
-                    .filter(|g| !has_subquery(g))
-                    .chain(&fallible[..i])
-                    .filter(|g| relations(g).is_subset(&mine) && !relations(g).is_empty())
-                    .cloned()
-                    .collect()
-            };
-            guarded.push(match all(before) {
-                Some(b) => super::conditions::lazy(vec![(b, f.clone())], super::truth(false)),
-                None => f.clone(),
-            });
-        }
-        safe.extend(guarded);
-        match all(safe) {
-            Some(p) => filter(plan, p),
-            None => Ok(plan),
+        let conjuncts = super::factors::conjuncts(e).into_iter();
+        let bound = conjuncts.map(|c| self.condition(ctx, &c));
+        let all = guarded(bound.collect::<Result<_>>()?);
+        match all.is_empty() {
+            true => Ok(plan),
+            false => filter(plan, super::conditions::balanced(all, Operator::And)),
         }
     }
 
@@ -723,6 +691,37 @@ fn relations(e: &Expr) -> std::collections::BTreeSet<String> {
         .collect()
 }
 
+/// The conjuncts of a condition, those that can fail last, which see only rows that passed what is written before them about the
+/// same relations.
+pub(super) fn guarded(conjuncts: Vec<Expr>) -> Vec<Expr> {
+    let (fallible, mut safe): (Vec<Expr>, Vec<Expr>) = conjuncts
+        .into_iter()
+        .partition(super::conditions::is_fallible);
+    let mut guarded = Vec::new();
+    for (i, f) in fallible.iter().enumerate() {
+        let mine = relations(f);
+        let before: Vec<Expr> = if mine.len() > 1 {
+            vec![]
+        } else {
+            safe.iter()
+                .filter(|g| !has_subquery(g))
+                .chain(&fallible[..i])
+                .filter(|g| relations(g).is_subset(&mine) && !relations(g).is_empty())
+                .cloned()
+                .collect()
+        };
+        guarded.push(match before.is_empty() {
+            true => f.clone(),
+            false => {
+                let passed = super::conditions::balanced(before, Operator::And);
+                super::conditions::lazy(vec![(passed, f.clone())], super::truth(false))
+            }
+        });
+    }
+    safe.extend(guarded);
+    safe
+}
+
 pub(super) fn has_subquery(e: &Expr) -> bool {
     e.any(&mut |e| {
         Ok(matches!(
@@ -731,21 +730,6 @@ pub(super) fn has_subquery(e: &Expr) -> bool {
         ))
     })
     .unwrap_or(true)
-}
-
-fn split<'e>(e: &'e E, out: &mut Vec<&'e E>) {
-    match e {
-        E::BinaryOp {
-            left,
-            op: ast::BinaryOperator::And,
-            right,
-        } => {
-            split(left, out);
-            split(right, out);
-        }
-        E::Nested(e) => split(e, out),
-        e => out.push(e),
-    }
 }
 
 fn refuse_foreign(s: &ast::Select) -> Result<()> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use datafusion::functions_window as win;
 use datafusion_common::{Column, ScalarValue};
-use datafusion_expr::expr::{Sort, WindowFunction, WindowFunctionParams};
+use datafusion_expr::expr::{NullTreatment, Sort, WindowFunction, WindowFunctionParams};
 use datafusion_expr::{
     Expr, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition,
 };
@@ -12,7 +12,7 @@ use sqlparser::ast::{self, FunctionArguments};
 use tidemill_zset::schema::SqlType;
 
 use super::aggregates::is_aggregate;
-use super::calls::no_function;
+use super::calls::{ignores_nulls, no_function};
 use super::conditions::{and, when};
 use super::expr::{Ctx, WINDOW};
 use super::types::{is_integer, is_number};
@@ -88,6 +88,16 @@ fn excluded(spec: &mut ast::WindowSpec) -> Exclude {
             exclude
         }
         None => Exclude::Nothing,
+    }
+}
+
+/// Refuses IGNORE NULLS where it takes a function of our own: only DataFusion's know it.
+fn refuse_ignored_nulls(f: &ast::Function) -> Result<()> {
+    match ignores_nulls(f) {
+        false => Ok(()),
+        true => Err(SqlError::unsupported(
+            "IGNORE NULLS is not supported with EXCLUDE, or with an offset that isn't constant",
+        )),
     }
 }
 
@@ -190,7 +200,7 @@ impl Binder<'_> {
                 order_by,
                 window_frame,
                 filter,
-                null_treatment: None,
+                null_treatment: ignores_nulls(f).then_some(NullTreatment::IgnoreNulls),
                 distinct: false,
             },
         }));
@@ -232,6 +242,11 @@ impl Binder<'_> {
             _ => Vec::new(),
         };
         let none = || no_function(name, &args.iter().map(Typed::type_name).collect::<Vec<_>>());
+        let looks_at_values = !numbers(name) || matches!(name, "lag" | "lead");
+        if ignores_nulls(f) && !looks_at_values {
+            let message = format!("function {name} does not accept IGNORE NULLS");
+            return Err(SqlError::new("42809", message));
+        }
         if matches!(
             name,
             "row_number" | "rank" | "dense_rank" | "percent_rank" | "cume_dist"
@@ -296,6 +311,7 @@ impl Binder<'_> {
                         (f, out, v.ty)
                     }
                     _ => {
+                        refuse_ignored_nulls(f)?;
                         let default = default.unwrap_or_else(|| super::null_of(&v.ty));
                         (shifted(name == "lag"), vec![v.expr, n, default], v.ty)
                     }
@@ -326,6 +342,7 @@ impl Binder<'_> {
                     (true, "last_value") => win::nth_value::last_value_udwf(),
                     (true, _) => win::nth_value::nth_value_udwf(),
                     (false, name) => {
+                        refuse_ignored_nulls(f)?;
                         let of = match name {
                             "first_value" => Of::First,
                             "last_value" => Of::Last,
@@ -411,9 +428,24 @@ enum Side {
 fn written(b: &ast::WindowFrameBound) -> Bound<'_> {
     match b {
         ast::WindowFrameBound::CurrentRow => (Side::Current, None),
-        ast::WindowFrameBound::Preceding(e) => (Side::Before, e.as_deref()),
-        ast::WindowFrameBound::Following(e) => (Side::After, e.as_deref()),
+        ast::WindowFrameBound::Preceding(e) => (Side::Before, e.as_deref().map(quoted)),
+        ast::WindowFrameBound::Following(e) => (Side::After, e.as_deref().map(quoted)),
     }
+}
+
+/// The parser takes a constant in quotes for an interval; a number is one of whatever type the frame needs.
+fn quoted(e: &ast::Expr) -> &ast::Expr {
+    match e {
+        ast::Expr::Interval(i) if i.leading_field.is_none() => match i.value.as_ref() {
+            ast::Expr::Value(v) if is_plain_number(&v.value) => &i.value,
+            _ => e,
+        },
+        e => e,
+    }
+}
+
+fn is_plain_number(v: &ast::Value) -> bool {
+    matches!(v, ast::Value::SingleQuotedString(s) if s.trim().parse::<f64>().is_ok())
 }
 
 /// Whether a frame ends before it begins, by its distances.
@@ -468,6 +500,14 @@ impl Binder<'_> {
         let start = written(&w.start_bound);
         let end = w.end_bound.as_ref().map_or((Side::Current, None), written);
         check_order(&start, &end)?;
+        // Spelled out, these are the frames of a window without one.
+        if units == WindowFrameUnits::Range && start.1.is_none() && end.1.is_none() {
+            let from_first = start.0 == Side::Before && end.0 == Side::Current;
+            if by.is_empty() || from_first {
+                let frame = WindowFrame::new((!by.is_empty()).then_some(false));
+                return Ok((frame, None));
+            }
+        }
         let offset = |e: Option<&ast::Expr>| e.map(|e| self.expr(c, e)).transpose();
         let (from, to) = (offset(start.1)?, offset(end.1)?);
         let ranged = units == WindowFrameUnits::Range && (from.is_some() || to.is_some());

@@ -66,7 +66,7 @@ fn any_integer(text: &str, type_name: &str, min: i64, max: i64) -> Result<i64> {
 pub fn float(text: &str, type_name: &str) -> Result<f64> {
     let t = text.trim();
     let v = match t.to_ascii_lowercase().as_str() {
-        "nan" => f64::NAN,
+        "nan" | "-nan" | "+nan" => f64::NAN,
         "inf" | "infinity" | "+inf" | "+infinity" => f64::INFINITY,
         "-inf" | "-infinity" => f64::NEG_INFINITY,
         lower => {

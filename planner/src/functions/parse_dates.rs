@@ -132,6 +132,15 @@ fn time_word(t: &str, text: &str) -> Result<Option<i64>> {
     Ok(Some(us))
 }
 
+/// `10:00PM` and `10:00EST` as two words.
+fn time_and_rest(w: &str) -> impl Iterator<Item = String> {
+    let is_time = w.contains(':') && w.starts_with(|c: char| c.is_ascii_digit());
+    let rest = w.find(|c: char| c.is_ascii_alphabetic());
+    let (time, rest) = w.split_at(rest.filter(|_| is_time).unwrap_or(w.len()));
+    let words = [time, rest].into_iter().filter(|w| !w.is_empty());
+    words.map(String::from).collect::<Vec<_>>().into_iter()
+}
+
 fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
     let mut out = DateTimeText::default();
     let bad = || invalid_date(type_name, text);
@@ -145,8 +154,11 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
                 && w.as_bytes()[i - 1].is_ascii_digit()
                 && w[i + 1..].contains(':')
         }) {
-            Some((i, _)) => words.extend([w[..i].to_string(), w[i + 1..].to_string()]),
-            None => words.push(w.to_string()),
+            Some((i, _)) => {
+                words.push(w[..i].to_string());
+                words.extend(time_and_rest(&w[i + 1..]));
+            }
+            None => words.extend(time_and_rest(w)),
         }
     }
     if words.is_empty() {
@@ -154,6 +166,7 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
     }
     out.bc = words.iter().any(|w| w.eq_ignore_ascii_case("bc"));
     let mut loose: Vec<String> = Vec::new();
+    let mut afternoon = None;
     for w in &words {
         let lower = w.to_ascii_lowercase();
         match lower.as_str() {
@@ -168,18 +181,7 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
             }
             "allballs" => out.time = Some(0),
             "bc" | "ad" => {}
-            "am" | "pm" if out.time.is_some() => {
-                let t = out.time.unwrap_or(0);
-                let hour = t / 3_600_000_000;
-                if hour > 12 {
-                    return Err(out_of_range_field(text));
-                }
-                out.time = Some(match (lower.as_str(), hour) {
-                    ("am", 12) => t - 12 * 3_600_000_000,
-                    ("pm", h) if h < 12 => t + 12 * 3_600_000_000,
-                    _ => t,
-                });
-            }
+            "am" | "pm" => afternoon = Some(lower == "pm"),
             _ if out.time.is_none() && w.contains(':') => {
                 let split = w
                     .find(['+', 'Z', 'z'])
@@ -200,6 +202,21 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
             }
             _ => loose.push(w.clone()),
         }
+    }
+    // With a date alone it says nothing.
+    if afternoon.is_some() && out.time.is_none() && out.date.is_none() && loose.is_empty() {
+        return Err(bad());
+    }
+    if let (Some(afternoon), Some(t)) = (afternoon, out.time) {
+        let hour = t / 3_600_000_000;
+        if hour > 12 {
+            return Err(out_of_range_field(text));
+        }
+        out.time = Some(match (afternoon, hour) {
+            (false, 12) => t - 12 * 3_600_000_000,
+            (true, h) if h < 12 => t + 12 * 3_600_000_000,
+            _ => t,
+        });
     }
     if !loose.is_empty() {
         out.date = Some(loose_date(&loose, &out, text)?.ok_or_else(bad)?);
@@ -296,14 +313,35 @@ fn in_range(days: i32, what: &str, text: &str) -> Result<i32> {
 
 /// time
 pub fn time(text: &str) -> Result<i64> {
-    date_time(text, "time")?
-        .time
-        .ok_or_else(|| invalid_date("time", text))
+    let t = date_time(text, "time")?;
+    check_zone(&t, text, "time")?;
+    t.time.ok_or_else(|| invalid_date("time", text))
+}
+
+/// A zone that is ignored must be one.
+fn check_zone(t: &DateTimeText, text: &str, type_name: &str) -> Result<()> {
+    match t.zone.as_deref() {
+        None | Some("Z" | "z") => Ok(()),
+        Some(zone) if zone.starts_with(['+', '-']) => Ok(()),
+        Some(zone) => super::zones::literal_to_utc(0, zone)
+            .map(|_| ())
+            .map_err(|e| zone_error(e, zone, text, type_name)),
+    }
+}
+
+/// Only with a slash is it the name of a zone; else it belongs to no date or time.
+fn zone_error(e: SqlError, zone: &str, text: &str, type_name: &str) -> SqlError {
+    let named = zone.contains('/');
+    match named && e.sqlstate == "22023" && e.message.starts_with("time zone") {
+        true => e,
+        false => invalid_date(type_name, text),
+    }
 }
 
 /// timestamp: a zone in the text is ignored.
 pub fn timestamp(text: &str) -> Result<i64> {
     let t = date_time(text, "timestamp")?;
+    check_zone(&t, text, "timestamp")?;
     naive(&t, text, "timestamp")
 }
 
@@ -333,14 +371,9 @@ pub fn timestamptz(text: &str, session_zone: &str) -> Result<i64> {
         Some(zone) => super::zones::literal_to_utc(local, zone),
         None => super::zones::to_utc(local, session_zone),
     };
-    utc.map_err(|e| {
-        if t.zone.is_some() && e.sqlstate == "22023" && e.message.starts_with("time zone") {
-            e
-        } else if t.zone.is_some() {
-            invalid_date(name, text)
-        } else {
-            e
-        }
+    utc.map_err(|e| match &t.zone {
+        Some(zone) => zone_error(e, zone, text, name),
+        None => e,
     })
 }
 

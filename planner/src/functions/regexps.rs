@@ -290,7 +290,11 @@ fn count(text: &str, pattern: &str, flags: &str, start: i32) -> Result<Option<i3
             format!("invalid value for parameter \"start\": {start}"),
         ));
     }
-    let rest: String = text.chars().skip(start as usize - 1).collect();
+    let before = start as usize - 1;
+    if before > text.chars().count() {
+        return Ok(Some(0));
+    }
+    let rest: String = text.chars().skip(before).collect();
     with_regex(
         pattern,
         flags,

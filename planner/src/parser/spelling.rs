@@ -7,6 +7,7 @@ use super::DIALECT;
 use super::nested_joins::nested_joins;
 use super::spelling_queries::{exclude, frame_bounds, group_by, values_query};
 use super::substring::substring;
+use super::time_windows::time_windows;
 use super::variadic::variadic;
 use crate::error::{Result, SqlError};
 
@@ -35,6 +36,8 @@ type Respell = fn(Vec<TokenWithSpan>) -> Vec<TokenWithSpan>;
 
 /// Words at which something is respelled, and how.
 const RESPELLED: &[(&str, Respell)] = &[
+    ("tumble", time_windows),
+    ("hop", time_windows),
     ("isnull", is_null),
     ("trim", trim),
     ("rows", rows_from),
