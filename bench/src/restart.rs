@@ -20,7 +20,7 @@ const GROUPS: [usize; 3] = [100_000, 1_000_000, 10_000_000];
 const ROUNDS: usize = 3;
 /// Rows of new groups that come after the restarts, as a share of the groups, and how often.
 const NEW_SHARE: usize = 10;
-const NEW_FILES: usize = 4;
+const NEW_FILES: usize = 6;
 /// Key of group i; so that keys come in no order.
 const STRIDE: usize = 7919;
 const KEYS: usize = 1_000_000_007;
@@ -69,7 +69,7 @@ pub async fn restart(setting: &Setting) -> Result<Report> {
         let all = File::create(input.join("all.csv"))?;
         write_groups(&mut BufWriter::with_capacity(1 << 20, all), 0..groups)?;
         sql.run(&format!(
-            "CREATE SOURCE s (k bigint, v bigint) WITH (connector = 'files', path = '{}', format = 'csv', header = true, commit_interval = '10ms')",
+            "CREATE SOURCE s (k bigint, v bigint) WITH (connector = 'files', path = '{}', format = 'csv', header = true, commit_interval = '10ms', epoch_rows_max = 100000)",
             input.display()
         ))
         .await?;
