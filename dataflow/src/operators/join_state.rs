@@ -92,6 +92,10 @@ pub struct KeyedState<const N: usize> {
     reload: Option<Reload>,
     /// The side whose rows stay unindexed when they are read back.
     reloads_unindexed: Option<usize>,
+    /// Rows that have been read along and aren't accounted for.
+    rows_read: usize,
+    /// The step after which tables were rebuilt last.
+    rebuilt: u32,
 }
 
 impl<const N: usize> KeyedState<N> {
@@ -115,6 +119,8 @@ impl<const N: usize> KeyedState<N> {
             emptied: 0,
             reload: None,
             reloads_unindexed: None,
+            rows_read: 0,
+            rebuilt: 0,
         }
     }
 
@@ -136,8 +142,8 @@ impl<const N: usize> KeyedState<N> {
         self.keys.bytes() + counts + self.sides.iter().map(side).sum::<usize>()
     }
 
-    /// The slot of each row, all of them resident afterwards. Returns the slots that had to be fetched, in full
-    /// (a range of numbers).
+    /// The slot of each row, all of them resident afterwards. Returns a range with all slots that were read from the store; others in
+    /// it are new too.
     pub fn resolve(
         &mut self,
         keys: &[ArrayRef],
@@ -185,18 +191,21 @@ impl<const N: usize> KeyedState<N> {
         let asked_for = |hash| !is_here(hash) || self.keys.find_hash(hash).is_some();
         let unindexed = &self.sides[side].unindexed;
         let to_index = |hashes: &[u64]| unindexed.to_index(hashes, asked_for);
-        // Where most keys are known, looking all of them up twice would cost more than is won. While rows are read back, those of
-        // which memory knows the keys become more from piece to piece.
-        let always = self.reload.is_some();
+        // Where most keys are known, looking all of them up twice would cost more than is won. While rows are read back, each row
+        // that is of the hashes of which memory knows everything must stay, or others would have to go with it.
+        let most = |rows: usize| match self.reload {
+            Some(_) => rows.saturating_sub(1),
+            None => rows / 2,
+        };
         let sample = to_index(&hashes[..SAMPLE.min(hashes.len())]);
-        if !always && sample.iter().filter(|i| **i).count() > sample.len() / 2 {
+        if sample.iter().filter(|i| **i).count() > most(sample.len()) {
             return None;
         }
         let index = to_index(hashes);
         let rest: Vec<u32> = (0..index.len() as u32)
             .filter(|row| index[*row as usize])
             .collect();
-        if !always && rest.len() > index.len() / 2 {
+        if rest.len() > most(index.len()) {
             return None;
         }
         self.push_unindexed(side, piece.clone(), hashes.to_vec(), &index, self.step);
@@ -308,8 +317,13 @@ impl<const N: usize> KeyedState<N> {
             return;
         };
         reload.earn(keys);
-        while let Some(hashes) = reload.next() {
-            self.load(hashes);
+        // Half of the memory is for what comes: the rows may be larger than they were taken for.
+        while self.bytes() < self.bytes_max / 2
+            && let Some(hashes) = reload.next()
+        {
+            let rows = self.load(hashes);
+            reload.read(rows);
+            self.rows_read += rows;
         }
         match reload.is_done() {
             true => self.sides.iter_mut().for_each(|s| s.complete = true),
@@ -317,8 +331,14 @@ impl<const N: usize> KeyedState<N> {
         }
     }
 
-    /// Reads all keys with a hash in a range. Those that have a slot are resident already.
-    fn load(&mut self, hashes: (u64, u64)) {
+    /// How many rows have been read along since this was asked last.
+    pub fn take_rows_read(&mut self) -> usize {
+        std::mem::take(&mut self.rows_read)
+    }
+
+    /// Reads all keys with a hash in a range, and gives their number of rows. Those that have a slot are resident already.
+    fn load(&mut self, hashes: (u64, u64)) -> usize {
+        let mut rows = 0;
         let known = self.keys.len() as u32;
         let last = self.reloads_unindexed.unwrap_or(N - 1);
         for side in (0..N).filter(|side| *side != last).chain([last]) {
@@ -328,6 +348,7 @@ impl<const N: usize> KeyedState<N> {
             let batches = reader.range(hashes);
             for batch in batches.unwrap_or_else(|e| self.unreadable(side, &e)) {
                 let mut batch = batch.unwrap_or_else(|e| self.unreadable(side, &e));
+                rows += batch.hashes.len();
                 let resident = |hash: &u64| self.keys.find_hash(*hash).is_some_and(|s| s < known);
                 let wanted: Vec<bool> = batch.hashes.iter().map(|hash| !resident(hash)).collect();
                 if wanted.contains(&false) {
@@ -339,6 +360,7 @@ impl<const N: usize> KeyedState<N> {
                 self.take_in(side, &batch, FIRST_STEP);
             }
         }
+        rows
     }
 
     /// Leaves those rows of a batch that was read without an index for whose keys nobody has asked, and gives back the others.
@@ -429,7 +451,11 @@ impl<const N: usize> KeyedState<N> {
         let garbage_keys = self.emptied > GARBAGE_MIN.max(self.keys.len() / 2);
         if garbage_rows || garbage_keys {
             self.note_committed();
-            self.rebuild(0);
+            // Keys that couldn't be dropped the last time can be now.
+            let committed = self.committed >= self.rebuilt || !self.is_durable();
+            if garbage_rows || committed {
+                self.rebuild(0);
+            }
         }
         if self.bytes() > self.bytes_try {
             self.evict();
@@ -522,7 +548,9 @@ impl<const N: usize> KeyedState<N> {
 
     /// Moves everything to new tables, except slots touched last in step `drop_until` or before, and empty ones.
     fn rebuild(&mut self, drop_until: u32) {
-        let durable = self.sides.iter().any(|s| s.handle.reader.is_some());
+        let durable = self.is_durable();
+        self.emptied = 0;
+        let emptied = &mut self.emptied;
         let kept: Vec<u32> = (0..self.keys.len() as u32)
             .filter(|s| {
                 let slot = self.keys.slot(*s);
@@ -533,9 +561,12 @@ impl<const N: usize> KeyedState<N> {
                         .is_none_or(|c| c[*s as usize] == [0; N]);
                 // Even of complete sides: they may cease to be before what emptied it is committed.
                 let droppable = !durable || slot.touched <= self.committed;
-                slot.touched > drop_until && !(empty && droppable)
+                let keep = slot.touched > drop_until && !(empty && droppable);
+                *emptied += usize::from(keep && empty);
+                keep
             })
             .collect();
+        self.rebuilt = self.step - 1;
         let old_keys = std::mem::replace(
             &mut self.keys,
             KeyTable::new(self.key_schema.clone(), self.nulls),
@@ -567,7 +598,11 @@ impl<const N: usize> KeyedState<N> {
         for side in 0..N {
             self.move_rows(side, &old_keys, &kept, &renumbered);
         }
-        self.emptied = 0;
+    }
+
+    /// True if what is changed here gets committed.
+    fn is_durable(&self) -> bool {
+        self.sides.iter().any(|s| s.handle.reader.is_some())
     }
 
     fn move_rows(&mut self, side: usize, old_keys: &KeyTable<N>, from: &[u32], to: &[u32]) {

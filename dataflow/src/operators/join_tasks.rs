@@ -125,6 +125,7 @@ impl JoinOperator {
         let keys = &rows.columns()[..self.stored[port].key_columns];
         let mut slots = Vec::new();
         let fetched = self.state.resolve(keys, &hashes, &mut slots);
+        out.spend(self.state.take_rows_read());
         let arrival = Arrival {
             port,
             delta,

@@ -27,8 +27,14 @@ const PARTS: usize = 256;
 const WANTED_SHARE: usize = 128;
 /// Comparisons that looking for one of several hashes at once stands for.
 const LOOKUP_COST: usize = 4;
-/// Retractions that are left here, and a quarter of the rows if that is more.
+/// Retractions that are left here, and a quarter of the rows if that is more; and the parts that are moved at a time when there
+/// are more, so that nobody waits for all of them.
 const RETRACTIONS_MIN: usize = 16 * 1024;
+const SETTLED_PARTS: usize = PARTS / 16;
+/// Rows that a part is paid for as at least: while few rows are here, nothing is known of what will be asked for.
+const PART_ROWS_MIN: usize = 64;
+/// Rows of blocks of which less than a quarter is here, from which on that is worth an index.
+const HELD_MIN: usize = 1 << 16;
 /// Waiting pieces of fewer rows than this are put together.
 const SMALL_PIECE: usize = 1024;
 /// Blocks that have numbers.
@@ -104,8 +110,12 @@ pub struct Unindexed {
     parts: Vec<Part>,
     rows: usize,
     bytes: usize,
-    /// Rows that came with a negative diff, since the last time that none was here.
+    /// Rows with a negative diff.
     retractions: usize,
+    /// The part that [`Unindexed::settle`] moves next.
+    settling: usize,
+    /// Rows of all blocks, those that have left too.
+    held: usize,
     /// Parts that have been indexed.
     parts_done: usize,
     /// Comparisons that no part has been indexed for.
@@ -126,6 +136,8 @@ impl Unindexed {
             rows: 0,
             bytes: 0,
             retractions: 0,
+            settling: 0,
+            held: 0,
             parts_done: 0,
             compared: 0,
         }
@@ -173,9 +185,7 @@ impl Unindexed {
         piece.delta = Delta::new(without_waste(&piece.delta.rows), piece.delta.diffs);
         self.rows += rows;
         self.bytes += bytes_of(&piece.delta);
-        if let Diffs::Each(diffs) = &piece.delta.diffs {
-            self.retractions += diffs.iter().filter(|d| **d < 0).count();
-        }
+        self.retractions += retractions(&piece.delta);
         if self.waiting_rows + rows > self.limits.waiting_rows_max {
             self.sort_waiting();
         }
@@ -241,6 +251,7 @@ impl Unindexed {
             part.tags.push(tag(*hash));
             part.rows.push(first + row as u32);
         }
+        self.held += hashes.len();
         self.blocks.push(Block {
             delta,
             step,
@@ -260,16 +271,35 @@ impl Unindexed {
         self.take_all()
     }
 
-    /// Takes out all rows if many of them take others back: the index adds up equal rows.
+    /// Takes out some rows if many of all take others back: the index adds up equal rows.
     pub fn settle(&mut self) -> Vec<Leaving> {
-        match self.retractions > RETRACTIONS_MIN.max(self.rows / 4) {
-            true => self.take_all(),
-            false => Vec::new(),
+        if self.retractions <= RETRACTIONS_MIN.max(self.rows / 4) {
+            return Vec::new();
         }
+        let settled = self.settling..self.settling + SETTLED_PARTS;
+        self.settling = settled.end % PARTS;
+        let parts = self.parts.get_mut(settled.clone()).unwrap_or_default();
+        let rows = parts.iter_mut().map(|part| std::mem::take(part).rows);
+        let rows: Vec<u32> = rows.flatten().collect();
+        let mut found = self.take_rows(rows);
+        found.extend(self.take_waiting(|hash| settled.contains(&part(hash))));
+        self.leave(found)
+    }
+
+    /// Notes what has been taken out, and everything else if that isn't worth its place any more.
+    fn leave(&mut self, mut found: Vec<Leaving>) -> Vec<Leaving> {
+        for Leaving { delta, .. } in &found {
+            self.rows -= delta.len();
+            self.retractions -= retractions(delta);
+        }
+        if self.rows == 0 || self.held > HELD_MIN && self.rows < self.held / 4 {
+            found.extend(self.take_all());
+        }
+        merged(&self.schema, found)
     }
 
     fn take_all(&mut self) -> Vec<Leaving> {
-        (self.rows, self.bytes, self.retractions) = (0, 0, 0);
+        (self.rows, self.bytes, self.retractions, self.held) = (0, 0, 0, 0);
         self.parts = Vec::new();
         let blocks = std::mem::take(&mut self.blocks);
         let blocks = blocks.into_iter().filter(|b| b.rows > 0);
@@ -294,6 +324,9 @@ impl Unindexed {
         if wanted.len() * WANTED_SHARE >= self.rows {
             return self.take_all();
         }
+        if self.waiting_rows >= SMALL_PIECE {
+            self.sort_waiting();
+        }
         wanted.sort_unstable_by_key(|hash| (part(*hash), *hash));
         wanted.dedup();
         let mut rows = Vec::new();
@@ -313,11 +346,7 @@ impl Unindexed {
         let due = done..self.parts_done;
         let leaves = |hash| due.contains(&part(hash)) || wanted.contains(&(part(hash), tag(hash)));
         found.extend(self.take_waiting(leaves));
-        self.rows -= found.iter().map(|p| p.hashes.len()).sum::<usize>();
-        if self.rows == 0 {
-            self.take_all();
-        }
-        merged(&self.schema, found)
+        self.leave(found)
     }
 
     /// Empties the parts that have been paid for, and appends the numbers of their rows.
@@ -325,7 +354,7 @@ impl Unindexed {
         while self.parts_done < PARTS {
             let waiting = self.waiting_rows / PARTS;
             let sorted = self.parts.get(self.parts_done).map_or(0, |p| p.rows.len());
-            let cost = (sorted + waiting).max(1) * self.limits.index_cost;
+            let cost = (sorted + waiting).max(PART_ROWS_MIN) * self.limits.index_cost;
             if self.compared < cost {
                 return;
             }
@@ -389,6 +418,13 @@ fn bytes_of(delta: &Delta) -> usize {
         Diffs::Each(_) => 8,
     };
     memory_bytes(&delta.rows) + delta.len() * (ROW_BYTES + diffs)
+}
+
+fn retractions(delta: &Delta) -> usize {
+    match &delta.diffs {
+        Diffs::Ones => 0,
+        Diffs::Each(diffs) => diffs.iter().filter(|d| **d < 0).count(),
+    }
 }
 
 fn taken(delta: &Delta, rows: &[u32]) -> Delta {

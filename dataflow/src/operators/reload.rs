@@ -8,7 +8,7 @@
 //!
 //! Reading key by key until that has cost as much as reading everything, and then everything, costs at most twice what the
 //! better of the two would have ("ski rental": Karlin, Manasse, Rudolph and Sleator, Competitive Snoopy Caching, 1988); bit by
-//! bit, no epoch waits for all of it. State that wouldn't fit into memory is left to be read key by key.
+//! bit, no lookup waits for all of it. State that wouldn't fit into memory is left to be read key by key.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::state::StateHandle;
 
 /// Stored rows that are read per key that had to be looked for: what it costs to look at a block of a few runs.
 const ROWS_PER_KEY: u64 = 128;
-/// Of many keys, no more than this part of all rows: to look at every block costs that much less than to read all of it.
+/// Of many keys, no more than this part of the worker's rows: to look at every block costs that much less than to read all of it.
 const LOOK_SHARE: u64 = 32;
 /// Rows that are read together, if there are so many.
 const PART_ROWS: u64 = 16 * 1024;
@@ -38,13 +38,15 @@ pub struct Reload {
     /// Parts of equal size that the hashes are cut into, by their high bits: a power of two, and at least as many as there are
     /// partitions, so that a part is one worker's.
     parts: u64,
-    /// About how many rows there are, and in a part.
-    rows: u64,
+    /// About how many rows a lookup of many keys earns, and how many a part has.
+    most: u64,
     part_rows: u64,
     /// The parts before this one are in memory, or another worker's.
     done: u64,
-    /// Rows that may be read.
-    credit: u64,
+    /// Rows that may be read; less than none if parts had more rows than others.
+    credit: i64,
+    /// Rows that were taken off for what is being read.
+    expected: u64,
 }
 
 impl Reload {
@@ -68,10 +70,11 @@ impl Reload {
             workers: context.workers,
             partitions: context.partitions,
             parts,
-            rows,
+            most: (rows / workers / LOOK_SHARE).max(1),
             part_rows: (rows / parts).max(1),
             done: 0,
             credit: 0,
+            expected: 0,
         };
         reload.pass_others();
         Some(reload)
@@ -90,22 +93,30 @@ impl Reload {
 
     /// Notes that `keys` had to be looked for, together.
     pub fn earn(&mut self, keys: usize) {
-        let blocks = keys as u64 * ROWS_PER_KEY;
-        self.credit += blocks.min((self.rows / LOOK_SHARE).max(1));
+        self.credit += (keys as u64 * ROWS_PER_KEY).min(self.most) as i64;
+        // What isn't read because memory is short isn't made up for at once.
+        self.credit = self.credit.min(2 * self.most.max(self.part_rows) as i64);
     }
 
     /// The first and the last hash of those whose rows are to be read now, if that has been earned. From then on [`Reload::has`]
-    /// counts them in: the caller reads them before it asks. To be repeated until there are none.
+    /// counts them in: the caller reads them before it asks. To be repeated until there are none, or memory is short.
     pub fn next(&mut self) -> Option<(u64, u64)> {
         let first = self.done;
-        while self.credit >= self.part_rows && !self.is_done() && self.owns(self.done) {
-            self.credit -= self.part_rows;
+        self.expected = 0;
+        while self.credit >= self.part_rows as i64 && !self.is_done() && self.owns(self.done) {
+            self.credit -= self.part_rows as i64;
+            self.expected += self.part_rows;
             self.done += 1;
         }
         let end = self.done;
         self.pass_others();
         let last = |part: u64| (part << self.shift()) | ((1 << self.shift()) - 1);
         (end > first).then(|| (first << self.shift(), last(end - 1)))
+    }
+
+    /// Notes how many rows there were.
+    pub fn read(&mut self, rows: usize) {
+        self.credit += self.expected as i64 - rows as i64;
     }
 
     fn pass_others(&mut self) {
@@ -139,10 +150,11 @@ mod tests {
             workers,
             partitions,
             parts,
-            rows: rows * parts,
+            most: rows,
             part_rows: rows,
             done: 0,
             credit: 0,
+            expected: 0,
         };
         reload.pass_others();
         reload

@@ -168,9 +168,13 @@ impl Groups {
             return;
         };
         reload.earn(keys);
-        while let Some(hashes) = reload.next() {
-            let first = self.index.len();
+        // Half of the memory is for what comes: the rows may be larger than they were taken for.
+        while self.state_bytes() < self.context.state_bytes_max / 2
+            && let Some(hashes) = reload.next()
+        {
+            let (first, mut read) = (self.index.len(), 0);
             for batch in read_range(&self.states[0], hashes) {
+                read += batch.rows.num_rows();
                 let keys = &batch.rows.columns()[..self.layout.keys.len()];
                 self.index
                     .find(keys, batch.rows.num_rows(), &mut self.slots);
@@ -182,9 +186,11 @@ impl Groups {
             }
             for (cell, n) in self.values() {
                 for batch in read_range(&self.states[1 + n], hashes) {
+                    read += batch.rows.num_rows();
                     self.load_values(cell, &batch, first);
                 }
             }
+            reload.read(read);
         }
         self.reload = Some(reload);
     }
