@@ -347,7 +347,8 @@ fn random_run(case: Case, seed: u64, epochs: i64) {
         match rng.random_range(0..10) {
             0 => test.restart(),
             1..6 => test.commit(0),
-            _ => test.commit(1),
+            6..9 => test.commit(1),
+            _ => test.commit(4),
         }
     }
 }
@@ -605,7 +606,7 @@ fn keys_that_are_asked_for_late_find_all_their_rows() {
                 }
                 test.epoch(epoch, pushes);
                 sizes.push(test.operator.state_bytes());
-                test.commit(epoch as usize % 2);
+                test.commit(epoch as usize % 4);
                 if state_bytes_max != usize::MAX && epoch % 100 == 99 {
                     test.restart();
                 }
