@@ -502,6 +502,38 @@ fn changes_of_both_sides_are_taken_together() {
     }
 }
 
+/// Joins of joins without a key, as many scalar subqueries make, would double the changes of an epoch each.
+#[test]
+fn changes_without_a_key_do_not_multiply() {
+    for kind in [JoinKind::Inner, JoinKind::Left, JoinKind::Full] {
+        let case = Case {
+            kind,
+            on: vec![],
+            types: vec![DataType::Int64, DataType::Int64],
+            null_equals_null: false,
+            filter: Filter::None,
+            state_bytes_max: usize::MAX,
+            allowance: usize::MAX,
+        };
+        let mut test = Test::new(case);
+        let row = |v: i64| vec![Some(v), Some(0), Some(0), Some(v)];
+        test.epoch(1, vec![(0, vec![(row(1), 1)]), (1, vec![(row(1), 1)])]);
+        let there_and_back = |v: i64| vec![(row(v + 10), 1), (row(v), -1), (row(v + 10), -1)];
+        let changes = |v: i64| [there_and_back(v), vec![(row(v + 1), 1)]].concat();
+        for epoch in 2..5 {
+            let changes = changes(epoch - 1);
+            let pushes = changes
+                .chunks(2)
+                .flat_map(|c| [(0, c.to_vec()), (1, c.to_vec())]);
+            let rows = test.epoch(epoch, pushes.collect());
+            assert!(
+                rows <= 8,
+                "{kind:?}: {rows} changes of one row on each side"
+            );
+        }
+    }
+}
+
 /// More rows than a piece on both sides of one key, and a batch larger than a piece.
 #[test]
 fn large_batches_are_cut() {

@@ -23,8 +23,9 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion_physical_expr::PhysicalExpr;
+use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::hash::hash_columns;
-use tidemill_zset::{Delta, Epoch};
+use tidemill_zset::{Delta, Diffs, Epoch};
 
 use super::join_filter::PairFilter;
 use super::join_keys::complete_keys;
@@ -166,6 +167,9 @@ pub struct JoinOperator {
     /// Pieces of both sides that are indexed but not emitted yet; only without [`Presence::PerRow`].
     pub(super) pending: [Vec<Piece>; 2],
     pending_rows: usize,
+    /// Rows of both sides that wait for the end of the epoch; only without a key.
+    held: [Vec<Delta>; 2],
+    held_rows: usize,
     /// Which sides have had rows in this epoch.
     active: [bool; 2],
     /// Pushed rows wait: both sides had rows in the last epoch that had any.
@@ -257,6 +261,8 @@ impl JoinOperator {
             nulls,
             pending: Default::default(),
             pending_rows: 0,
+            held: Default::default(),
+            held_rows: 0,
             active: [false; 2],
             waiting: true,
             pairs: Pairs::default(),
@@ -376,18 +382,49 @@ impl JoinOperator {
     }
 }
 
-impl Operator for JoinOperator {
-    fn push(&mut self, port: usize, delta: Delta, out: &mut Output) {
-        self.active[port] |= !delta.is_empty();
+impl JoinOperator {
+    /// Plans to take the rows.
+    fn plan_take(&mut self, port: usize, delta: &Delta) {
         for start in (0..delta.len()).step_by(PIECE_ROWS.min(BLOCK_ROWS)) {
             let rows = PIECE_ROWS.min(delta.len() - start);
             let piece = delta.slice(start, rows);
             self.tasks.push_back(Task::Take(port, piece));
         }
+    }
+
+    /// Plans to take the rows that are held, equal ones added up. One row on each side that changes gives, without a key,
+    /// four pairs, of which two are each other's opposite; a join of that join would give eight, and so on.
+    fn plan_held(&mut self) {
+        self.held_rows = 0;
+        for port in [LEFT, RIGHT] {
+            let mut held = std::mem::take(&mut self.held[port]);
+            if held.iter().any(|d| matches!(d.diffs, Diffs::Each(_))) {
+                held = vec![consolidate(&held[0].schema(), &held)];
+            }
+            for delta in held {
+                self.plan_take(port, &delta);
+            }
+        }
+    }
+}
+
+impl Operator for JoinOperator {
+    fn push(&mut self, port: usize, delta: Delta, out: &mut Output) {
+        self.active[port] |= !delta.is_empty();
+        if self.stored[LEFT].key_columns > 0 {
+            self.plan_take(port, &delta);
+        } else if !delta.is_empty() {
+            self.held_rows += delta.len();
+            self.held[port].push(delta);
+            if self.held_rows >= PENDING_ROWS_MAX {
+                self.plan_held();
+            }
+        }
         self.run_tasks(out);
     }
 
     fn finish(&mut self, epoch: Epoch, out: &mut Output) {
+        self.plan_held();
         self.plan_end(epoch);
         self.run_tasks(out);
     }
