@@ -167,7 +167,7 @@ pub struct JoinOperator {
     /// Pieces of both sides that are indexed but not emitted yet; only without [`Presence::PerRow`].
     pub(super) pending: [Vec<Piece>; 2],
     pending_rows: usize,
-    /// Rows of both sides that wait for the end of the epoch; only without a key.
+    /// Rows of both sides that wait for the end of the epoch; only where pieces that are indexed don't ([`JoinOperator::waits`]).
     held: [Vec<Delta>; 2],
     held_rows: usize,
     /// Which sides have had rows in this epoch.
@@ -392,7 +392,7 @@ impl JoinOperator {
         }
     }
 
-    /// Plans to take the rows that are held, equal ones added up. One row on each side that changes gives, without a key,
+    /// Plans to take the rows that are held, equal ones added up. One row on each side that changes gives
     /// four pairs, of which two are each other's opposite; a join of that join would give eight, and so on.
     fn plan_held(&mut self) {
         self.held_rows = 0;
@@ -411,7 +411,7 @@ impl JoinOperator {
 impl Operator for JoinOperator {
     fn push(&mut self, port: usize, delta: Delta, out: &mut Output) {
         self.active[port] |= !delta.is_empty();
-        if self.stored[LEFT].key_columns > 0 {
+        if self.waits() {
             self.plan_take(port, &delta);
         } else if !delta.is_empty() {
             self.held_rows += delta.len();
