@@ -191,8 +191,8 @@ impl<const N: usize> KeyedState<N> {
         let asked_for = |hash| !is_here(hash) || self.keys.find_hash(hash).is_some();
         let unindexed = &self.sides[side].unindexed;
         let to_index = |hashes: &[u64]| unindexed.to_index(hashes, asked_for);
-        // Where most keys are known, looking all of them up twice would cost more than is won. While rows are read back, each row
-        // that is of the hashes of which memory knows everything must stay, or others would have to go with it.
+        // Where most keys are known, looking all of them up twice would cost more than is won. While rows are read back, few
+        // can stay at first; those that don't would be looked for, which has rows of their parts indexed.
         let most = |rows: usize| match self.reload {
             Some(_) => rows.saturating_sub(1),
             None => rows / 2,
