@@ -1,7 +1,8 @@
 //! Joins against a naive join of the whole inputs, after every epoch of random changes, with restarts and
 //! eviction at random.
 
-mod memory;
+#[allow(dead_code)]
+mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,9 +12,10 @@ use datafusion_common::ScalarValue;
 use datafusion_expr::Operator as Binary;
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{BinaryExpr, Column, Literal};
-use memory::{MemoryState, Row, Rows, add, delta, map_error, rows_of};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use support::integers::{Row, Rows, add, delta, rows_of};
+use support::{MemoryState, map_error};
 use tidemill_dataflow::operator::{BuildContext, Operator, Output};
 use tidemill_dataflow::operators;
 use tidemill_dataflow::operators::join::{UnindexedLimits, build_with};

@@ -1,7 +1,8 @@
 //! The general operator against its program run on everything, after every epoch of random changes, with restarts and
 //! eviction at random.
 
-mod memory;
+#[allow(dead_code)]
+mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,9 +10,10 @@ use std::sync::atomic::AtomicBool;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use memory::{MemoryState, Row, Rows, add, batch, delta, map_error, rows_of};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use support::integers::{Row, Rows, add, batch, delta, rows_of};
+use support::{MemoryState, map_error};
 use tidemill_dataflow::operator::{BuildContext, Operator, Output};
 use tidemill_dataflow::operators;
 use tidemill_dataflow::plan::{BatchProgram, Node, Op, RowError};

@@ -1,5 +1,7 @@
 //! State in memory for tests: what was committed, of `Add` and `Last` arrangements, readable as the store gives it.
 
+pub mod integers;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -102,6 +104,11 @@ impl MemoryState {
         self.epoch.store(epoch, Ordering::SeqCst);
     }
 
+    /// Number of different rows.
+    pub fn len(&self) -> usize {
+        self.rows.lock().unwrap().len()
+    }
+
     /// What it holds, restricted to `columns`.
     pub fn contents(&self, columns: &[usize]) -> Multiset {
         let mut out = Multiset::new();
@@ -133,16 +140,15 @@ impl StateReader for MemoryState {
             let range = rows.range((*hash, String::new())..);
             found.extend(range.take_while(|(k, _)| k.0 == *hash));
         }
-        if found.is_empty() {
-            return Ok(Vec::new());
-        }
-        let batches = found.iter().map(|(_, v)| &v.0);
-        Ok(vec![RunBatch {
-            hashes: found.iter().map(|(k, _)| k.0).collect(),
-            rows: concat_batches(&self.desc.schema, batches).unwrap(),
-            diffs: found.iter().map(|(_, v)| v.1).collect(),
-            epochs: vec![0; found.len()].into(),
-        }])
+        // In several batches, as from a store with several blocks.
+        let several = found.chunk_by(|(a, _), (b, _)| a.0 == b.0 || a.0 % 3 != 0);
+        let batch = |rows: &[(&(u64, String), &(RecordBatch, i64))]| RunBatch {
+            hashes: rows.iter().map(|(k, _)| k.0).collect(),
+            rows: concat_batches(&self.desc.schema, rows.iter().map(|(_, v)| &v.0)).unwrap(),
+            diffs: rows.iter().map(|(_, v)| v.1).collect(),
+            epochs: vec![0; rows.len()].into(),
+        };
+        Ok(several.map(batch).collect())
     }
 
     fn rows_estimate(&self) -> u64 {
