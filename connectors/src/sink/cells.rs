@@ -8,6 +8,7 @@ use arrow::array::{
     Array, ArrayRef, BinaryArray, BooleanArray, ListArray, PrimitiveArray, StringViewArray,
     StructArray,
 };
+use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
 use arrow::error::ArrowError;
@@ -20,6 +21,8 @@ use crate::text::output;
 /// The values of a column, ready to be written.
 pub struct Cells {
     array: ArrayRef,
+    /// Of `array`, so that asking for a row's isn't a call through a table of methods.
+    nulls: Option<NullBuffer>,
     kind: Kind,
 }
 
@@ -118,13 +121,17 @@ impl Cells {
             DataType::Null => Kind::Null,
             _ => Kind::Other,
         };
-        Ok(Cells { array, kind })
+        let nulls = array.nulls().cloned();
+        Ok(Cells { array, nulls, kind })
     }
 
     /// Whether `row` is NULL.
     #[inline]
     pub fn is_null(&self, row: usize) -> bool {
-        matches!(self.kind, Kind::Null) || self.array.is_null(row)
+        match &self.nulls {
+            Some(nulls) => nulls.is_null(row),
+            None => matches!(self.kind, Kind::Null),
+        }
     }
 
     /// Appends the JSON value of `row`.
