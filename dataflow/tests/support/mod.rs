@@ -34,11 +34,13 @@ pub fn add(to: &mut Multiset, row: String, diff: i64) {
     }
 }
 
+/// A hash and a row (of `Last`: a key) as text.
+type Place = (u64, String);
+
 /// One committed arrangement.
 pub struct MemoryState {
     desc: ArrangementDesc,
-    /// By hash and the row (`Last`: the key) as text.
-    rows: Mutex<BTreeMap<(u64, String), (RecordBatch, i64)>>,
+    rows: Mutex<BTreeMap<Place, (RecordBatch, i64)>>,
     epoch: AtomicI64,
 }
 
@@ -142,7 +144,7 @@ impl StateReader for MemoryState {
         }
         // In several batches, as from a store with several blocks.
         let several = found.chunk_by(|(a, _), (b, _)| a.0 == b.0 || a.0 % 3 != 0);
-        let batch = |rows: &[(&(u64, String), &(RecordBatch, i64))]| RunBatch {
+        let batch = |rows: &[(&Place, &(RecordBatch, i64))]| RunBatch {
             hashes: rows.iter().map(|(k, _)| k.0).collect(),
             rows: concat_batches(&self.desc.schema, rows.iter().map(|(_, v)| &v.0)).unwrap(),
             diffs: rows.iter().map(|(_, v)| v.1).collect(),
