@@ -18,6 +18,7 @@ use crate::coordinator::sources::state_words;
 use crate::numbers::{numbered, shown_default};
 use crate::pg_catalog;
 use crate::published::Published;
+use crate::session::advisory::AdvisoryLocks;
 use crate::session::backends::Backends;
 use crate::status::Status;
 
@@ -31,6 +32,8 @@ pub struct SystemRelations {
     relations: Vec<Relation>,
     /// Who is connected.
     pub backends: Arc<Backends>,
+    /// What they have locked against each other.
+    pub advisory: Arc<AdvisoryLocks>,
 }
 
 const TEXT: DataType = DataType::Utf8View;
@@ -177,6 +180,7 @@ impl SystemRelations {
             status,
             relations,
             backends: Arc::default(),
+            advisory: Arc::default(),
         })
     }
 
@@ -416,6 +420,7 @@ impl SystemRelations {
             backends: self.backends.list(),
             signal: pg_catalog::Signal(Some(Arc::new(signal))),
             backend_pid: 0,
+            advisory: Arc::clone(&self.advisory),
         }
     }
 }

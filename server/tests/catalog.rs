@@ -122,6 +122,7 @@ fn snapshot() -> CatalogSnapshot {
         backends: Vec::new(),
         signal: Default::default(),
         backend_pid: 7,
+        advisory: Default::default(),
     }
 }
 

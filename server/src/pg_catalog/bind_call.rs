@@ -99,12 +99,18 @@ impl<'a> Binder<'a> {
         }
         // What a parameter is that stands alone as an argument.
         let wanted = match name {
+            name if name.contains("_advisory_") => Some(match args.len() {
+                2 => Ty::Int4,
+                _ => Ty::Int8,
+            }),
             "pg_cancel_backend" | "pg_terminate_backend" => Some(Ty::Int4),
             "pg_sleep" => Some(Ty::Float8),
             _ => None,
         };
-        if let (Some(ty), Some((Expr::Param(number), _))) = (wanted, args.first()) {
-            self.declare(*number, ty);
+        for (expr, _) in &args {
+            if let (Some(ty), Expr::Param(number)) = (wanted, expr) {
+                self.declare(*number, ty);
+            }
         }
         let first = args
             .iter()

@@ -16,6 +16,7 @@ use super::relations::{DEFINITIONS, Definition, Row};
 use super::value::{RegKind, Value, invalid};
 use super::{CatalogSnapshot, RelationInfo, fill, server_wide};
 use crate::pg::types::TYPES;
+use crate::session::advisory::Request;
 
 /// The input function of arrays.
 pub const ARRAY_IN: &str = "array_in";
@@ -31,6 +32,10 @@ pub struct Effects {
     pub settings: Vec<(String, Option<String>, bool)>,
     /// `pg_sleep`: seconds before the rows are given.
     pub sleep: f64,
+    /// Advisory locks to wait for.
+    pub locks: Vec<Request>,
+    /// Warnings.
+    pub warnings: Vec<String>,
 }
 
 /// A query's surroundings.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tidemill_planner::SqlError;
 
+use super::advisory;
 use super::context::{
     Context, OWNER_OID, format_type, quote_ident, quote_literal, split_name, type_oid,
 };
@@ -15,6 +16,8 @@ use super::plan::Pattern;
 use super::server_wide;
 use super::value::{RegKind, Ty, Value};
 use crate::catalog::TEMPORARY_PREFIX;
+use crate::session::advisory::Mode::{Exclusive, Shared};
+use crate::session::advisory::Until::{TransactionEnd, Unlocked};
 
 /// The type of a call.
 #[derive(Clone, Copy, Debug)]
@@ -195,6 +198,21 @@ functions! {
         c.effects.borrow_mut().sleep += seconds.max(0.0);
         Ok(Value::text(""))
     };
+    catalog "pg_advisory_lock" => TEXT, |a, c| advisory::lock(a, c, Exclusive, Unlocked);
+    catalog "pg_advisory_lock_shared" => TEXT, |a, c| advisory::lock(a, c, Shared, Unlocked);
+    catalog "pg_advisory_xact_lock" => TEXT, |a, c| advisory::lock(a, c, Exclusive, TransactionEnd);
+    catalog "pg_advisory_xact_lock_shared" => TEXT, |a, c| advisory::lock(a, c, Shared, TransactionEnd);
+    catalog "pg_try_advisory_lock" => BOOL, |a, c| advisory::try_lock(a, c, Exclusive, Unlocked);
+    catalog "pg_try_advisory_lock_shared" => BOOL, |a, c| advisory::try_lock(a, c, Shared, Unlocked);
+    catalog "pg_try_advisory_xact_lock" => BOOL, |a, c| {
+        advisory::try_lock(a, c, Exclusive, TransactionEnd)
+    };
+    catalog "pg_try_advisory_xact_lock_shared" => BOOL, |a, c| {
+        advisory::try_lock(a, c, Shared, TransactionEnd)
+    };
+    catalog "pg_advisory_unlock" => BOOL, |a, c| advisory::unlock(a, c, Exclusive);
+    catalog "pg_advisory_unlock_shared" => BOOL, |a, c| advisory::unlock(a, c, Shared);
+    catalog "pg_advisory_unlock_all" => TEXT, |_, c| Ok(advisory::unlock_all(c));
     catalog "parse_ident" => Returns::Array(Ty::Text), |a, _| {
         Ok(Value::Array(split_name(&text(a, 0)).iter().map(Value::text).collect()))
     };

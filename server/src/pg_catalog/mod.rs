@@ -3,6 +3,7 @@
 //!
 //! Invariant: pure; nothing here reads the catalog, the clock or the network.
 
+mod advisory;
 mod bind;
 mod bind_call;
 mod bind_expr;
@@ -33,6 +34,7 @@ use self::relations::DEFINITIONS;
 use self::value::{Ty, Value};
 use crate::catalog::TableCheck;
 use crate::pg::types::{oid, text_of, wire_type};
+use crate::session::advisory::AdvisoryLocks;
 use crate::session::backends::Activity;
 
 /// Parameters that a catalog query may have.
@@ -73,6 +75,8 @@ pub struct CatalogSnapshot {
     pub signal: Signal,
     /// The asking connection's number.
     pub backend_pid: i32,
+    /// Advisory locks of all connections.
+    pub advisory: Arc<AdvisoryLocks>,
 }
 
 /// What `pg_cancel_backend` and `pg_terminate_backend` do; by default nothing.

@@ -205,9 +205,43 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
             }
             rows.done()
         }
+        "pg_locks" => locks(definition, snapshot),
         // Nothing of the kind exists here.
         _ => Vec::new(),
     }
+}
+
+/// Advisory locks, the only ones that sessions wait for.
+fn locks(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
+    let given = [
+        "locktype",
+        "database",
+        "classid",
+        "objid",
+        "objsubid",
+        "virtualtransaction",
+        "pid",
+        "mode",
+        "granted",
+        "fastpath",
+    ];
+    let mut rows = Rows::of(definition, &given);
+    for lock in snapshot.advisory.list() {
+        let (class, object, sub) = lock.key.ids();
+        rows.push([
+            text("advisory"),
+            int(DATABASE_OID),
+            int(class),
+            int(object),
+            int(sub),
+            text(format!("{}/0", lock.pid)),
+            int(lock.pid),
+            text(lock.mode.to_string()),
+            Value::Bool(lock.granted),
+            Value::Bool(false),
+        ]);
+    }
+    rows.done()
 }
 
 /// Key words of PostgreSQL 15, one a line with its class; `as` where it is no bare label.

@@ -12,6 +12,7 @@ use futures::StreamExt;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::Query;
 
+use super::advisory::Request;
 use super::query::param_types;
 use super::sql::SqlSession;
 use super::{ParamValue, Response};
@@ -29,7 +30,7 @@ impl SqlSession {
     }
 
     /// The rows of a query over the catalog; `None`: it is none.
-    pub(super) fn catalog_rows(
+    pub(super) async fn catalog_rows(
         &mut self,
         query: &Query,
         params: &[ParamValue],
@@ -61,18 +62,38 @@ impl SqlSession {
         match bound.run(&snapshot, &values) {
             Err(error) if pg_catalog::is_planners(&error) => None,
             Err(error) => Some(Err(error)),
-            Ok((batch, effects)) => Some(self.catalog_answer(batch, effects)),
+            Ok((batch, effects)) => Some(self.catalog_answer(batch, effects).await),
         }
     }
 
+    /// Waits for advisory locks.
+    async fn wait_for(&mut self, locks: Vec<Request>) -> Result<(), SqlError> {
+        let advisory = Arc::clone(&self.handle.env.system.advisory);
+        for request in locks {
+            let limit = self.settings.timeouts().lock;
+            advisory.lock(self.backend_pid, request, limit).await?;
+        }
+        // What others committed before they let go is to be seen.
+        if let Some(transaction) = self.transaction.as_mut().filter(|t| t.is_untouched()) {
+            transaction.published = None;
+        }
+        Ok(())
+    }
+
     /// Does what functions such as `set_config` ask for, and gives the rows.
-    fn catalog_answer(
+    async fn catalog_answer(
         &mut self,
         batch: RecordBatch,
         effects: Effects,
     ) -> Result<Response, SqlError> {
         for (name, value, local) in effects.settings {
             self.settings.set(&name, value, local)?;
+        }
+        for warning in effects.warnings {
+            self.warn("01000", &warning);
+        }
+        if !effects.locks.is_empty() {
+            self.wait_for(effects.locks).await?;
         }
         let schema = batch.schema();
         let batches = futures::stream::iter([Ok(batch)]);

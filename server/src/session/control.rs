@@ -8,7 +8,7 @@ use super::transaction::{Savepoint, Transaction};
 use super::{Notice, Response};
 
 impl SqlSession {
-    fn warn(&mut self, sqlstate: &'static str, message: &str) {
+    pub(super) fn warn(&mut self, sqlstate: &'static str, message: &str) {
         self.notify(Notice {
             severity: "WARNING",
             sqlstate,
@@ -40,8 +40,7 @@ impl SqlSession {
         }
         if !commit {
             self.transaction = None;
-            self.end_cursors(false);
-            self.settings.end(false);
+            self.ended(false);
             return Ok(Response::Tag("ROLLBACK".into()));
         }
         let committed = self.commit().await?;
@@ -123,6 +122,7 @@ impl SqlSession {
 
     pub(super) fn savepoint(&mut self, name: &str) -> Result<Response, SqlError> {
         let cursors = self.cursors.keys().cloned().collect();
+        let advisory = self.handle.env.system.advisory.mark(self.backend_pid);
         let settings = self.settings.values();
         let transaction = self.block("SAVEPOINT")?;
         let rows_written = transaction.rows_written();
@@ -131,6 +131,7 @@ impl SqlSession {
             rows_written,
             cursors,
             settings,
+            advisory,
         });
         Ok(Response::Tag("SAVEPOINT".into()))
     }
@@ -153,6 +154,8 @@ impl SqlSession {
         self.cursors
             .retain(|cursor, _| savepoint.cursors.contains(cursor));
         self.settings.replace(savepoint.settings);
+        let advisory = &self.handle.env.system.advisory;
+        advisory.back_to(self.backend_pid, &savepoint.advisory);
         Ok(Response::Tag("ROLLBACK".into()))
     }
 }

@@ -81,7 +81,7 @@ impl SqlSession {
         let types = given.types();
         let mut planned = self.planned(&published, (query, as_of), &types, given.slot)?;
         if let Planned::Catalog = *planned {
-            if let Some(response) = self.catalog_rows(query, given.params) {
+            if let Some(response) = self.catalog_rows(query, given.params).await {
                 return response;
             }
             let plan = self.plan(&published, query, &types)?;

@@ -268,6 +268,8 @@ pub fn descriptions() -> Vec<(String, String, String)> {
 pub struct Timeouts {
     /// `statement_timeout`
     pub statement: Option<Duration>,
+    /// `lock_timeout`
+    pub lock: Option<Duration>,
     /// `idle_in_transaction_session_timeout`
     pub idle_in_transaction: Option<Duration>,
     /// `idle_session_timeout`
@@ -430,6 +432,7 @@ impl Settings {
         };
         self.timeouts = Timeouts {
             statement: limit("statement_timeout"),
+            lock: limit("lock_timeout"),
             idle_in_transaction: limit("idle_in_transaction_session_timeout"),
             idle: limit("idle_session_timeout"),
         };

@@ -295,6 +295,7 @@ impl SqlSession {
                 self.prepared.clear();
                 self.texts.clear();
                 self.settings.reset_all();
+                self.handle.env.system.advisory.unlock_all(self.backend_pid);
                 self.drop_temporary().await?;
                 tag("DISCARD ALL")
             }
@@ -529,6 +530,11 @@ fn other(verb: &str) -> Result<Response, SqlError> {
 impl Drop for SqlSession {
     fn drop(&mut self) {
         super::temporary::leave(&self.handle, self.temporary.take());
+        self.handle
+            .env
+            .system
+            .advisory
+            .end_session(self.backend_pid);
     }
 }
 
@@ -591,6 +597,9 @@ impl Session for SqlSession {
         if self.transaction.as_ref().is_some_and(|t| !t.explicit) {
             self.commit().await?;
         }
+        if self.transaction.is_none() {
+            self.unlock_transaction();
+        }
         Ok(())
     }
 
@@ -600,8 +609,7 @@ impl Session for SqlSession {
             _ => {
                 self.transaction = None;
                 // A COMMIT that was cancelled.
-                self.settings.end(false);
-                self.end_cursors(false);
+                self.ended(false);
             }
         }
     }

@@ -10,6 +10,7 @@ use tidemill_planner::query::QueryPlan;
 use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{CollectionId, Delta, Epoch};
 
+use super::advisory::Mark;
 use super::settings::Values;
 use super::sql::SqlSession;
 use crate::catalog::{Catalog, Detail};
@@ -74,6 +75,8 @@ pub struct Savepoint {
     pub cursors: Vec<String>,
     /// Settings.
     pub settings: Values,
+    /// Advisory locks that it held.
+    pub advisory: Mark,
 }
 
 impl Transaction {
@@ -283,9 +286,21 @@ impl SqlSession {
             true => Ok(false),
             false => self.commit_transaction(transaction).await,
         };
-        self.end_cursors(matches!(committed, Ok(true)));
-        self.settings.end(matches!(committed, Ok(true)));
+        self.ended(matches!(committed, Ok(true)));
         committed
+    }
+
+    /// What goes with a transaction, however it ended.
+    pub(super) fn ended(&mut self, committed: bool) {
+        self.end_cursors(committed);
+        self.settings.end(committed);
+        self.unlock_transaction();
+    }
+
+    /// Advisory locks of a transaction, or of a statement outside of one.
+    pub(super) fn unlock_transaction(&self) {
+        let advisory = &self.handle.env.system.advisory;
+        advisory.end_transaction(self.backend_pid);
     }
 
     async fn commit_transaction(&mut self, transaction: Transaction) -> Result<bool, SqlError> {

@@ -1,0 +1,145 @@
+//! Advisory locks between sessions, as migration tools and job queues use them.
+
+use anyhow::{Result, ensure};
+use tidemill_tests::{Options, Server, Sql, eventually, run};
+
+/// Runs a statement in a session of its own task.
+fn begin(sql: Sql, statement: &'static str) -> tokio::task::JoinHandle<(Sql, Result<()>)> {
+    tokio::spawn(async move {
+        let result = sql.run(statement).await;
+        (sql, result)
+    })
+}
+
+/// Waits until as many locks are waited for.
+async fn waiting(sql: &Sql, n: i64) -> Result<()> {
+    let query = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    eventually("sessions wait for locks", async || {
+        Ok((sql.number(query).await? == n).then_some(()))
+    })
+    .await
+}
+
+#[test]
+fn who_waits_for_a_lock_sees_what_was_committed_before() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let a = server.connect().await?;
+        let watch = server.connect().await?;
+        a.run("CREATE TABLE applied (version int PRIMARY KEY)")
+            .await?;
+        a.run("SELECT pg_advisory_lock(4711)").await?;
+        let b = server.connect().await?;
+        let b = begin(
+            b,
+            "BEGIN; SELECT pg_advisory_xact_lock(4711); \
+             INSERT INTO applied SELECT max(version) + 1 FROM applied; COMMIT",
+        );
+        waiting(&watch, 1).await?;
+        let shown = "SELECT locktype, classid, objid, objsubid, mode, granted FROM pg_locks ORDER BY granted";
+        let want = [
+            "advisory|0|4711|1|ExclusiveLock|f",
+            "advisory|0|4711|1|ExclusiveLock|t",
+        ];
+        ensure!(watch.lines(shown).await? == want);
+        a.run("INSERT INTO applied VALUES (1)").await?;
+        ensure!(a.value("SELECT pg_advisory_unlock(4711)").await? == "t");
+        ensure!(a.value("SELECT pg_advisory_unlock(4711)").await? == "f");
+        let (_b, result) = b.await?;
+        result?;
+        ensure!(
+            watch
+                .lines("SELECT version FROM applied ORDER BY 1")
+                .await?
+                == ["1", "2"]
+        );
+        ensure!(watch.number("SELECT count(*) FROM pg_locks").await? == 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn locks_end_with_their_session_transaction_savepoint_or_statement() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let a = server.connect().await?;
+        let watch = server.connect().await?;
+        let held = "SELECT objid, mode FROM pg_locks ORDER BY 1";
+        // Of a statement outside of a transaction.
+        ensure!(a.value("SELECT pg_try_advisory_xact_lock(1)").await? == "t");
+        ensure!(watch.lines(held).await?.is_empty());
+        a.run("BEGIN; SELECT pg_advisory_xact_lock(2); SAVEPOINT s; SELECT pg_advisory_xact_lock_shared(3)")
+            .await?;
+        ensure!(watch.lines(held).await? == ["2|ExclusiveLock", "3|ShareLock"]);
+        ensure!(watch.value("SELECT pg_try_advisory_xact_lock(3)").await? == "f");
+        ensure!(
+            watch
+                .value("SELECT pg_try_advisory_xact_lock_shared(3)")
+                .await?
+                == "t"
+        );
+        a.run("ROLLBACK TO s").await?;
+        ensure!(watch.lines(held).await? == ["2|ExclusiveLock"]);
+        a.fails("22012", "SELECT 1 / 0").await?;
+        a.run("ROLLBACK").await?;
+        ensure!(watch.lines(held).await?.is_empty());
+        // By the extended protocol, of two numbers; then the session ends.
+        let client = a.client();
+        let lock = "SELECT pg_try_advisory_lock($1, $2)";
+        let row = client.query_one(lock, &[&5i32, &-6i32]).await?;
+        ensure!(row.get::<_, bool>(0));
+        client
+            .execute("SELECT pg_advisory_lock($1)", &[&(-1i64)])
+            .await?;
+        let ids = "SELECT classid, objid, objsubid FROM pg_locks ORDER BY 3";
+        let want = ["4294967295|4294967295|1", "5|4294967290|2"];
+        ensure!(watch.lines(ids).await? == want);
+        drop(a);
+        eventually("the session's locks are gone", async || {
+            Ok(watch.lines(held).await?.is_empty().then_some(()))
+        })
+        .await?;
+        watch.run("SELECT pg_advisory_lock(8); DISCARD ALL").await?;
+        ensure!(watch.lines(held).await?.is_empty());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_wait_ends_by_a_circle_a_limit_or_a_cancel() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let (a, b) = (server.connect().await?, server.connect().await?);
+        let watch = server.connect().await?;
+        a.run("SELECT pg_advisory_lock(1)").await?;
+        b.run("SELECT pg_advisory_lock(2)").await?;
+        let b = begin(b, "SELECT pg_advisory_lock(1)");
+        waiting(&watch, 1).await?;
+        let failure = a.fails("40P01", "SELECT pg_advisory_lock(2)").await?;
+        ensure!(failure.message == "deadlock detected" && failure.hint.is_some());
+        watch.run("SET lock_timeout = '5ms'").await?;
+        watch.fails("55P03", "SELECT pg_advisory_lock(2)").await?;
+        watch
+            .run("SET lock_timeout = 0; SET statement_timeout = '5ms'")
+            .await?;
+        watch.fails("57014", "SELECT pg_advisory_lock(2)").await?;
+        watch.run("SET statement_timeout = 0").await?;
+        waiting(&watch, 1).await?;
+        a.run("SELECT pg_advisory_unlock_all()").await?;
+        let (b, result) = b.await?;
+        result?;
+        let cancel = a.client().cancel_token();
+        let a = begin(a, "SELECT pg_advisory_lock(1)");
+        waiting(&watch, 1).await?;
+        cancel.cancel_query(tokio_postgres::NoTls).await?;
+        let (_a, result) = a.await?;
+        ensure!(result.is_err());
+        waiting(&watch, 0).await?;
+        ensure!(watch.value("SELECT pg_try_advisory_lock(NULL)").await? == "NULL");
+        watch
+            .fails("22003", "SELECT pg_advisory_lock(1, 3000000000)")
+            .await?;
+        drop(b);
+        Ok(())
+    });
+}
