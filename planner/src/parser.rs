@@ -8,6 +8,7 @@ mod chains;
 mod ddl;
 mod dialect;
 mod index;
+mod locks;
 mod nested_joins;
 mod numbering;
 mod precedence;

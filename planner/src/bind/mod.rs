@@ -18,6 +18,7 @@ pub(crate) mod grouping;
 mod hypothetical;
 mod intervals;
 pub(crate) mod lateral;
+mod locks;
 pub(crate) mod names;
 pub(crate) mod operators;
 mod outer_aggregates;

@@ -40,11 +40,7 @@ impl Binder<'_> {
         if let Some(w) = &q.with {
             self.with(w, &mut ctes, outer)?;
         }
-        if !q.locks.is_empty() {
-            return Err(SqlError::unsupported(
-                "FOR UPDATE and FOR SHARE are not supported",
-            ));
-        }
+        self.check_locks(q, &ctes)?;
         let tail = tail_of(q)?;
         match q.body.as_ref() {
             SetExpr::Select(s) => self.select(s, &tail, &ctes, outer),

@@ -4,6 +4,7 @@ use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace};
 
 use super::DIALECT;
+use super::locks::locking_clauses;
 use super::nested_joins::nested_joins;
 use super::spelling_queries::{exclude, frame_bounds, group_by, values_query};
 use super::substring::substring;
@@ -62,6 +63,7 @@ const RESPELLED: &[(&str, Respell)] = &[
     ("following", frame_bounds),
     ("variadic", variadic),
     ("array", array_types),
+    ("for", locking_clauses),
 ];
 
 /// What the name of a UNIQUE of a column begins with if NULLs are equal for it.

@@ -1,4 +1,4 @@
-//! Advisory locks between sessions, as migration tools and job queues use them.
+//! Advisory locks between sessions, as migration tools and job queues use them, and SELECT FOR UPDATE.
 
 use anyhow::{Result, ensure};
 use tidemill_tests::{Options, Server, Sql, eventually, run};
@@ -140,6 +140,36 @@ fn a_wait_ends_by_a_circle_a_limit_or_a_cancel() {
             .fails("22003", "SELECT pg_advisory_lock(1, 3000000000)")
             .await?;
         drop(b);
+        Ok(())
+    });
+}
+
+/// What FOR UPDATE is for: the row that it gave is the one that COMMIT finds.
+#[test]
+fn rows_selected_for_update_are_unchanged_at_commit() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let (a, b) = (server.connect().await?, server.connect().await?);
+        a.run("CREATE TABLE seats (id int PRIMARY KEY, free int); INSERT INTO seats VALUES (1, 5), (2, 5)")
+            .await?;
+        a.run("CREATE TABLE sold (id int, n int)").await?;
+        for (other, conflicts) in [("id = 1", true), ("id = 2", false)] {
+            a.run("BEGIN").await?;
+            let seats = "SELECT free FROM seats AS s WHERE id = $1 FOR NO KEY UPDATE OF s NOWAIT";
+            let row = a.client().query_one(seats, &[&1i32]).await?;
+            a.run(&format!(
+                "INSERT INTO sold VALUES (1, {})",
+                row.get::<_, i32>(0)
+            ))
+            .await?;
+            b.run(&format!("UPDATE seats SET free = free - 1 WHERE {other}"))
+                .await?;
+            match conflicts {
+                true => drop(a.fails("40001", "COMMIT").await?),
+                false => a.run("COMMIT").await?,
+            }
+        }
+        ensure!(a.lines("SELECT * FROM sold").await? == ["1|4"]);
         Ok(())
     });
 }
