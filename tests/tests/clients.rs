@@ -100,6 +100,22 @@ fn psql_session() {
             "{}",
             text(&output.stderr)
         );
+        // What a transaction leaves although it is rolled back is said.
+        for (end, warned) in [
+            ("ROLLBACK", true),
+            ("SELECT 1/0; COMMIT", true),
+            ("COMMIT", false),
+        ] {
+            let script = format!(
+                "\\set ON_ERROR_STOP 0\nBEGIN;\nCREATE TABLE left_over (x int);\n{end};\nDROP TABLE left_over;\n"
+            );
+            let output = psql(server.port(), &script)?;
+            let said = text(&output.stderr);
+            ensure!(
+                said.contains("not undone by ROLLBACK: CREATE TABLE") == warned,
+                "{end}: {said}"
+            );
+        }
         // The command that the server printed works as it stands.
         let output = Command::new("bash")
             .args(["-c", &format!("{} -qAtc 'SELECT 1'", server.psql_command())])

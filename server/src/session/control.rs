@@ -17,6 +17,18 @@ impl SqlSession {
         });
     }
 
+    /// Says what a transaction leaves that doesn't commit.
+    pub(super) fn warn_of_ddl(&mut self, tags: &[String]) {
+        if !tags.is_empty() {
+            self.notify(Notice {
+                severity: "WARNING",
+                sqlstate: "01000",
+                message: format!("not undone by ROLLBACK: {}", tags.join(", ")),
+                hint: Some("DDL takes effect at once. DROP what is not wanted.".into()),
+            });
+        }
+    }
+
     pub(super) fn begin(&mut self, modes: &TransactionModes) -> Result<Response, SqlError> {
         match &mut self.transaction {
             Some(transaction) if transaction.explicit => {
@@ -39,7 +51,9 @@ impl SqlSession {
             self.warn("25P01", "there is no transaction in progress");
         }
         if !commit {
-            self.transaction = None;
+            if let Some(transaction) = self.transaction.take() {
+                self.warn_of_ddl(&transaction.ddl);
+            }
             self.ended(false);
             return Ok(Response::Tag("ROLLBACK".into()));
         }

@@ -31,7 +31,11 @@ impl SqlSession {
             }
         }
         self.leave_snapshot()?;
-        Ok(Response::Tag(tag(&parsed.statement)))
+        let tag = tag(&parsed.statement);
+        if let Some(transaction) = &mut self.transaction {
+            transaction.ddl.push(tag.clone());
+        }
+        Ok(Response::Tag(tag))
     }
 
     /// DDL takes effect at once, so it can't be part of a transaction that has read or written something.

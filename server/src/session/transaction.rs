@@ -36,6 +36,8 @@ pub struct Transaction {
     pub numbered: HashSet<Numbered>,
     /// What it has read.
     pub reads: Arc<Mutex<ReadSet>>,
+    /// Tags of DDL that took effect in it.
+    pub ddl: Vec<String>,
     /// Savepoints, in the order in which they were made.
     pub savepoints: Vec<Savepoint>,
 }
@@ -90,6 +92,7 @@ impl Transaction {
             own_keys: OwnKeys::default(),
             numbered: HashSet::new(),
             reads: Default::default(),
+            ddl: vec![],
             savepoints: vec![],
         }
     }
@@ -281,11 +284,15 @@ impl SqlSession {
         let Some(transaction) = self.transaction.take() else {
             return Ok(true);
         };
+        let ddl = transaction.ddl.clone();
         // Settings come back unless everything below succeeds.
         let committed = match transaction.failed {
             true => Ok(false),
             false => self.commit_transaction(transaction).await,
         };
+        if !matches!(committed, Ok(true)) {
+            self.warn_of_ddl(&ddl);
+        }
         self.ended(matches!(committed, Ok(true)));
         committed
     }
