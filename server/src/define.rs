@@ -121,6 +121,7 @@ impl Definer<'_> {
             settings: Settings::of(self.session),
             comment: None,
             column_comments: Default::default(),
+            planned_names: Default::default(),
             depends,
             constraint: false,
             ids: Ids::default(),
@@ -265,6 +266,17 @@ impl Definer<'_> {
         };
         let plan = self.planner.plan_query(&noting, self.session, query, &[])?;
         Ok((plan, noting.seen.into_inner().into_iter().collect()))
+    }
+
+    /// What a CREATE VIEW or CREATE MATERIALIZED VIEW computes, as text that is the same for the same.
+    pub(crate) fn shape(&self, statement: &Statement) -> Result<String, SqlError> {
+        let (Statement::CreateView { query, .. } | Statement::CreateMaterializedView { query, .. }) =
+            statement
+        else {
+            return Err(SqlError::internal("not a view"));
+        };
+        let plan = self.plan(query)?.0.optimised()?;
+        Ok(plan.display_indent().to_string())
     }
 
     /// A view's query and the text of its statement so that names mean the same under every search path.

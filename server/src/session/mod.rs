@@ -1,5 +1,6 @@
 //! One client's session: statements in, responses out. Knows nothing of the wire format.
 
+mod alter;
 pub mod backends;
 mod catalog_query;
 mod checks;

@@ -214,6 +214,7 @@ impl SqlSession {
             | Statement::CreateIndex { .. }
             | Statement::Drop { .. }
             | Statement::Rename { .. }
+            | Statement::Alter { .. }
             | Statement::Comment { .. } => self.ddl(parsed).await,
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
                 self.change(&parsed.statement, &given).await
