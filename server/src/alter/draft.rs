@@ -311,20 +311,24 @@ impl Draft {
         planner.check_transform(session, (name, using), to, &table)?;
         let column = &mut self.columns[n];
         match &column.default {
-            Some(ColumnDefault::Expression(default)) => {
+            Some(ColumnDefault::Expression(default)) if column.ty != *to => {
                 let field = to.field(name, true);
-                planner
-                    .check_default(session, &field, default)
-                    .map_err(|mut e| {
-                        if e.sqlstate == "42804" {
-                            let to = crate::alter::plain(to);
-                            e.message = format!(
-                                "default for column \"{name}\" cannot be cast automatically to type {to}"
-                            );
-                            e.hint = None;
-                        }
-                        e
-                    })?;
+                // It is of the type that the column had, also if it looks like a literal of any type.
+                let typed = format!("CAST({default} AS {})", column.ty);
+                let checked = planner.check_default(session, &field, &typed);
+                checked.map_err(|mut e| {
+                    if e.sqlstate == "42804" {
+                        let to = crate::alter::plain(to);
+                        e.message = format!(
+                            "default for column \"{name}\" cannot be cast automatically to type {to}"
+                        );
+                        e.hint = None;
+                    }
+                    e
+                })?;
+                if default.starts_with('\'') {
+                    column.default = Some(ColumnDefault::Expression(typed));
+                }
             }
             Some(ColumnDefault::Numbering(_))
                 if !matches!(to, SqlType::Int2 | SqlType::Int4 | SqlType::Int8) =>
@@ -427,15 +431,15 @@ impl Draft {
                     .hint("Drop the table, or add another column in the same statement."),
             );
         }
-        let sql = self.written(&self.uniques);
-        let mut object = definer.object(&statement(&sql)?, &sql)?;
-        for (column, field) in self.columns.iter().zip(object.columns.fields()) {
-            if let (true, Some(ColumnDefault::Expression(text))) = (column.given, &column.default) {
-                definer
-                    .planner
-                    .check_default(definer.session, field, text)?;
+        for column in self.columns.iter().filter(|c| c.given) {
+            if let Some(ColumnDefault::Expression(text)) = &column.default {
+                let field = column.ty.field(&column.name, column.nullable);
+                let planner = definer.planner;
+                planner.check_default(definer.session, &field, text)?;
             }
         }
+        let sql = self.written(&self.uniques);
+        let mut object = definer.object(&statement(&sql)?, &sql)?;
         object.record = crate::catalog::Record {
             sql,
             ..self.record.clone()

@@ -129,7 +129,7 @@ impl Coordinator {
         }
         let mut work = self.begin_epoch();
         self.tell_altered(effects.replaced, effects.told, &mut work);
-        work.has_writes = !effects.staged.is_empty();
+        work.has_writes = !effects.create.is_empty();
         work.commit.staged = effects.staged;
         work.catalog = Some(self.catalog.clone());
         work.commit.catalog.extend(effects.changes);

@@ -102,6 +102,7 @@ impl SqlSession {
             };
             altered = self.altered(&published, &now, statement, &held.ids)?;
             stored = self.store(&published, &altered).await?;
+            handle.env.fail.pass("while_altering");
         }
         if !altered.followed.stale.queue.is_empty() {
             let mut next = Catalog::clone(&published.catalog);
@@ -138,7 +139,12 @@ impl SqlSession {
         let definer = self.definer(published, &context);
         let kind = target.record.kind;
         let is_view = matches!(kind, Kind::View | Kind::MaterializedView);
+        let renames = matches!(statement.actions, [AlterAction::RenameColumn { .. }]);
         let fits = match statement.kind {
+            // As in PostgreSQL, which words for a relation are said doesn't matter to RENAME COLUMN.
+            ObjectKind::View | ObjectKind::MaterializedView if renames => {
+                kind == Kind::Table || is_view
+            }
             ObjectKind::Table => kind == Kind::Table || is_view,
             ObjectKind::View => kind == Kind::View,
             ObjectKind::MaterializedView => kind == Kind::MaterializedView,
