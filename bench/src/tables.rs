@@ -34,6 +34,7 @@ impl Default for Tables {
             name: name.into(),
             kind: RelationKind::Table,
             columns: schema_of(columns.iter().map(|(n, t)| t.field(n, true)).collect()),
+            planned: None,
             primary_key: None,
             unique: None,
             append_only: false,

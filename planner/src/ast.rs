@@ -125,6 +125,57 @@ pub struct Unique {
     pub nulls: Nulls,
 }
 
+/// What constraints a column or a table is declared with.
+#[derive(Clone, Debug, Default)]
+pub struct Constraints {
+    /// Columns of the PRIMARY KEY.
+    pub primary_key: Vec<String>,
+    /// UNIQUE
+    pub uniques: Vec<Unique>,
+    /// CHECK
+    pub checks: Vec<Check>,
+}
+
+/// One of the actions of ALTER TABLE.
+#[derive(Clone, Debug)]
+pub enum AlterAction {
+    /// ADD COLUMN
+    AddColumn {
+        column: ColumnDef,
+        constraints: Constraints,
+        if_not_exists: bool,
+    },
+    /// DROP COLUMN
+    DropColumn {
+        column: String,
+        if_exists: bool,
+        cascade: bool,
+    },
+    /// RENAME COLUMN
+    RenameColumn { from: String, to: String },
+    /// ALTER COLUMN … SET DEFAULT, DROP DEFAULT
+    SetDefault {
+        column: String,
+        default: Option<String>,
+    },
+    /// ALTER COLUMN … SET NOT NULL, DROP NOT NULL
+    SetNullable { column: String, nullable: bool },
+    /// ALTER COLUMN … TYPE … [USING …]
+    SetType {
+        column: String,
+        data_type: tidemill_zset::schema::SqlType,
+        using: Option<String>,
+    },
+    /// ADD [CONSTRAINT name] …
+    AddConstraint(Constraints),
+    /// DROP CONSTRAINT
+    DropConstraint {
+        name: String,
+        if_exists: bool,
+        cascade: bool,
+    },
+}
+
 /// A name with an optional schema, after folding.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name {
@@ -347,6 +398,13 @@ pub enum Statement {
         name: Name,
         if_exists: bool,
         to: String,
+    },
+    /// ALTER kind name action, …
+    Alter {
+        kind: ObjectKind,
+        name: Name,
+        if_exists: bool,
+        actions: Vec<AlterAction>,
     },
     /// COMMENT ON kind name [.column] IS 'text' | NULL
     Comment {

@@ -1,5 +1,7 @@
 //! What the planner asks of the catalog; the server implements it.
 
+use std::sync::Arc;
+
 use arrow::datatypes::SchemaRef;
 use tidemill_zset::CollectionId;
 
@@ -36,12 +38,24 @@ pub struct Relation {
     pub kind: RelationKind,
     /// Its columns; types as `tidemill_zset::schema` says.
     pub columns: SchemaRef,
+    /// What plans call its columns, where some have got other names since: plans stay the same.
+    pub planned: Option<Arc<Vec<String>>>,
     /// Column numbers of the PRIMARY KEY.
     pub primary_key: Option<Vec<usize>>,
     /// Columns whose combination is unique, e.g. a view's GROUP BY key.
     pub unique: Option<Vec<usize>>,
     /// True if rows are never retracted.
     pub append_only: bool,
+}
+
+impl Relation {
+    /// What plans call a column.
+    pub fn planned_name(&self, column: usize) -> &str {
+        match self.planned.as_ref().and_then(|names| names.get(column)) {
+            Some(name) => name,
+            None => self.columns.field(column).name(),
+        }
+    }
 }
 
 /// Name resolution at one moment.

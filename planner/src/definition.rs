@@ -3,13 +3,17 @@
 //! Invariant: in a stored definition a relation's name without a schema is one of the schema `public` or of the system, whatever
 //! the search path of the session that wrote it. What names a common table expression is no relation's name.
 
+mod columns;
+
 use std::ops::ControlFlow;
 
-use sqlparser::ast::{self, Ident, ObjectName, ObjectNamePart, TableAlias, TableFactor};
+use sqlparser::ast::{self, Ident, ObjectNamePart, TableAlias, TableFactor};
 
 use crate::ast::{Nulls, Query, Statement, parse};
 use crate::error::{Result, SqlError};
 use crate::names::name_of;
+
+pub use columns::{ChangedColumns, How, rename_column, view_sql};
 
 /// The schema of names without one.
 pub const DEFAULT_SCHEMA: &str = "public";
@@ -41,7 +45,10 @@ pub fn index_sql(
 pub fn rename_relation(sql: &str, schema: &str, from: &str, to: &str) -> Result<String> {
     let rewrite = |query: &Query| {
         let mut query = query.clone();
-        relations(&mut query, &mut |name, alias, expressions| {
+        relations(&mut query, &mut |factor, expressions| {
+            let TableFactor::Table { name, alias, .. } = factor else {
+                return;
+            };
             let Ok(found) = name_of(name) else { return };
             let new = if found.name == from {
                 to.to_string()
@@ -103,7 +110,10 @@ pub fn rename_relation(sql: &str, schema: &str, from: &str, to: &str) -> Result<
 pub fn qualify(query: &Query, schema_of: impl Fn(&str) -> Option<String>) -> Option<Query> {
     let mut qualified = query.clone();
     let mut changed = false;
-    relations(&mut qualified, &mut |name, _, _| {
+    relations(&mut qualified, &mut |factor, _| {
+        let TableFactor::Table { name, .. } = factor else {
+            return;
+        };
         let Ok(found) = name_of(name) else { return };
         if found.schema.is_some() {
             return;
@@ -136,20 +146,29 @@ fn quoted(schema: Option<&str>, name: &str) -> String {
     )
 }
 
-/// Calls `f` with the name and the alias of every relation that `query` names, and the names that are those of common table
-/// expressions there.
+/// Calls `f` with every relation that `query` names, and the names that are those of common table expressions there.
 fn relations(query: &mut Query, f: &mut OnRelation) {
+    relations_or(query, |_| false, f);
+}
+
+/// Like [`relations`], but where `whole` is true of what stands in FROM, calls `f` with that and not with what is in it.
+fn relations_or(query: &mut Query, whole: fn(&TableFactor) -> bool, f: &mut OnRelation) {
     let mut visitor = Relations {
         f,
+        whole,
+        within: 0,
         queries: Vec::new(),
     };
     crate::walk::change(query, &mut visitor);
 }
 
-type OnRelation<'f> = dyn FnMut(&mut ObjectName, &mut Option<TableAlias>, &[&str]) + 'f;
+type OnRelation<'f> = dyn FnMut(&mut TableFactor, &[&str]) + 'f;
 
 struct Relations<'f> {
     f: &'f mut OnRelation<'f>,
+    whole: fn(&TableFactor) -> bool,
+    /// How many of those that are taken whole the place of the visit is in.
+    within: usize,
     /// Those that the place of the visit is in, outermost first.
     queries: Vec<Scope>,
 }
@@ -212,19 +231,29 @@ impl ast::VisitorMut for Relations<'_> {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
-        if let TableFactor::Table {
-            name,
-            alias,
-            args: None,
-            ..
-        } = factor
-        {
-            let expressions = self.expressions();
-            let expressions: Vec<&str> = expressions.iter().map(String::as_str).collect();
-            let unqualified = name_of(name).ok().filter(|n| n.schema.is_none());
-            if !unqualified.is_some_and(|n| expressions.contains(&n.name.as_str())) {
-                (self.f)(name, alias, &expressions);
-            }
+        self.within += usize::from((self.whole)(factor));
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if (self.whole)(factor) {
+            self.within -= 1;
+        }
+        let name = match factor {
+            _ if self.within > 0 => return ControlFlow::Continue(()),
+            TableFactor::Table {
+                name, args: None, ..
+            } => Some(&*name),
+            _ if (self.whole)(factor) => None,
+            _ => return ControlFlow::Continue(()),
+        };
+        let unqualified = name
+            .and_then(|name| name_of(name).ok())
+            .filter(|n| n.schema.is_none());
+        let expressions = self.expressions();
+        let expressions: Vec<&str> = expressions.iter().map(String::as_str).collect();
+        if !unqualified.is_some_and(|n| expressions.contains(&n.name.as_str())) {
+            (self.f)(factor, &expressions);
         }
         ControlFlow::Continue(())
     }

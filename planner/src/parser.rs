@@ -4,6 +4,7 @@
 //! Every token's location is replaced by (line 1, column = character of the whole string, from 1), so the
 //! span of any part of the syntax tree is a position as the wire protocol counts it.
 
+mod alter;
 mod chains;
 mod ddl;
 mod dialect;

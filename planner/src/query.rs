@@ -233,6 +233,18 @@ impl Planner {
         self.plan(&NoRelations, session, &[], |b| b.checks(conditions, table))
     }
 
+    /// Refuses what ALTER COLUMN … TYPE can't make of a column's values.
+    pub fn check_transform(
+        &self,
+        session: &SessionContextInfo,
+        (column, using): (&str, Option<&str>),
+        to: &SqlType,
+        table: &Relation,
+    ) -> Result<()> {
+        let binder = Binder::new(&NoRelations, session, vec![]);
+        binder.transform((column, using), to, table)
+    }
+
     fn plan(
         &self,
         catalog: &dyn CatalogView,

@@ -353,6 +353,7 @@ impl Db {
             name,
             kind,
             columns: Arc::new(Schema::new(fields)),
+            planned: None,
             primary_key,
             unique: None,
             append_only: false,

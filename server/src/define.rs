@@ -121,6 +121,7 @@ impl Definer<'_> {
             settings: Settings::of(self.session),
             comment: None,
             column_comments: Default::default(),
+            planned_names: Default::default(),
             depends,
             constraint: false,
             ids: Ids::default(),
@@ -267,6 +268,17 @@ impl Definer<'_> {
         Ok((plan, noting.seen.into_inner().into_iter().collect()))
     }
 
+    /// What a CREATE VIEW or CREATE MATERIALIZED VIEW computes, as text that is the same for the same.
+    pub(crate) fn shape(&self, statement: &Statement) -> Result<String, SqlError> {
+        let (Statement::CreateView { query, .. } | Statement::CreateMaterializedView { query, .. }) =
+            statement
+        else {
+            return Err(SqlError::internal("not a view"));
+        };
+        let plan = self.plan(query)?.0.optimised()?;
+        Ok(renumbered(&plan.display_indent().to_string()))
+    }
+
     /// A view's query and the text of its statement so that names mean the same under every search path.
     fn qualified(&self, query: &Query, sql: &str) -> Result<(String, String), SqlError> {
         let names = CatalogSnapshot::new(
@@ -381,6 +393,33 @@ impl Definer<'_> {
     }
 }
 
+/// A plan's text with the names that the optimiser makes up, such as `__correlated_sq_17`, numbered anew: it goes on counting from plan to
+/// plan.
+fn renumbered(plan: &str) -> String {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut known: Vec<&str> = vec![];
+    let mut out = String::with_capacity(plan.len());
+    let mut rest = plan;
+    while let Some(at) = rest.find("__") {
+        let (before, from) = rest.split_at(at);
+        let end = from.find(|c| !is_name(c)).unwrap_or(from.len());
+        let (name, after) = from.split_at(end);
+        out.push_str(before);
+        let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
+        if before.ends_with(is_name) || stem.len() == name.len() {
+            out.push_str(name);
+        } else {
+            let number = known.iter().position(|k| *k == name).unwrap_or_else(|| {
+                known.push(name);
+                known.len() - 1
+            });
+            out.push_str(&format!("{stem}{number}"));
+        }
+        rest = after;
+    }
+    out + rest
+}
+
 /// A table's CHECKs in the order of their names. One without a name is called after the table and its column, if it is about
 /// one.
 fn named(
@@ -417,4 +456,20 @@ fn named(
     }
     out.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::renumbered;
+
+    #[test]
+    fn names_that_are_made_up_are_numbered_anew() {
+        let plan = |n: usize| format!("a__1 __in_{n}.x = __in_{}.y, __in_{n} __z", n + 4);
+        assert_eq!(
+            renumbered(&plan(17)),
+            "a__1 __in_0.x = __in_1.y, __in_0 __z"
+        );
+        assert_eq!(renumbered(&plan(3)), renumbered(&plan(1)));
+        assert_eq!(renumbered("nothing"), "nothing");
+    }
 }

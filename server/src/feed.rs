@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::backlog::Backlog;
 use crate::catalog::{Catalog, Detail, Rows};
 use crate::changes::{Changes, EpochChanges, Follower};
+use crate::coordinator::alter::altered;
 use crate::coordinator::{Env, Following};
 use crate::published::Published;
 use crate::reader::{DeltaIterator, Snapshot, row_error};
@@ -56,8 +57,10 @@ pub struct ChangeFeed {
     collection: CollectionId,
     /// The view's name, for errors.
     name: String,
-    /// It is an object of the catalog, which may be dropped.
+    /// It is a collection of the catalog, which may be dropped.
     in_catalog: bool,
+    /// The object that it is of.
+    object: Option<u64>,
     unique: bool,
     pinned: Option<Arc<Published>>,
     start: Start,
@@ -101,6 +104,7 @@ impl ChangeFeed {
         let mut followers = following.followers.into_iter();
         let object = following.published.catalog.by_collection(collection);
         let in_catalog = object.is_some();
+        let id = object.map(|(object, _)| object.record.id);
         let (name, unique) = match object {
             Some((object, rows)) => {
                 let unique = matches!(
@@ -119,6 +123,7 @@ impl ChangeFeed {
             collection,
             name,
             in_catalog,
+            object: id,
             unique,
             position: following.published.upper,
             rows: followers.next(),
@@ -207,10 +212,10 @@ impl ChangeFeed {
         if self.in_catalog && self.queue.is_empty() {
             let published = self.env.publisher.pin();
             if published.catalog.by_collection(self.collection).is_none() {
-                return Err(SqlError::new(
-                    "42P01",
-                    format!("\"{}\" was dropped", self.name),
-                ));
+                return Err(match self.object.and_then(|id| published.catalog.get(id)) {
+                    Some(_) => altered(&self.name),
+                    None => SqlError::new("42P01", format!("\"{}\" was dropped", self.name)),
+                });
             }
         }
         Ok(self.queue.drain(..).collect())

@@ -92,6 +92,7 @@ pub(crate) fn of_constraint(
             settings: record.settings.clone(),
             comment: None,
             column_comments: Default::default(),
+            planned_names: Default::default(),
             depends: vec![record.id],
             constraint: true,
             ids: Ids::default(),
@@ -101,7 +102,8 @@ pub(crate) fn of_constraint(
     })
 }
 
-fn detail(
+/// What an index on columns of `relation` is.
+pub(crate) fn detail(
     relation: &Object,
     columns: &[String],
     unique: Option<Nulls>,

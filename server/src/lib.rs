@@ -9,6 +9,7 @@
 //! * [`system`], [`pg_catalog`]: relations about the server itself.
 //! * [`serve`], [`demo`], [`repair`]: the commands of the binary.
 
+mod alter;
 mod backlog;
 pub mod catalog;
 pub mod changes;

@@ -128,6 +128,26 @@ impl Numbers {
         }
     }
 
+    /// The table's columns have other numbers now: `from` says of each which one it was. Counters of new columns are `fresh`. Gives what
+    /// the commit has to store.
+    pub fn renumber(&self, table: u64, from: &[Option<usize>], fresh: &Numbers) -> Vec<Change> {
+        let mut tables = self.0.lock();
+        let of_table = tables.entry(table).or_default();
+        let old = std::mem::take(&mut of_table.counters);
+        of_table.generation += 1;
+        let mut changes: Vec<Change> = old.keys().map(|n| (number_key(table, *n), None)).collect();
+        let mut fresh = fresh.0.lock().remove(&table).unwrap_or_default().counters;
+        let of_column = |(n, from): (usize, &Option<usize>)| match from {
+            Some(from) => Some((n, old.get(from)?.next)),
+            None => Some((n, fresh.remove(&n)?.next)),
+        };
+        for (n, next) in from.iter().enumerate().filter_map(of_column) {
+            changes.push(put(number_key(table, n), &next));
+            of_table.counters.insert(n, Counter { next, stored: true });
+        }
+        changes
+    }
+
     /// What a commit of a write to the table has to store.
     pub fn changed(&self, table: u64) -> Vec<Change> {
         let mut tables = self.0.lock();
@@ -178,6 +198,7 @@ mod tests {
                 settings: Default::default(),
                 comment: None,
                 column_comments: Default::default(),
+                planned_names: Default::default(),
                 depends: vec![],
                 constraint: false,
                 ids: Ids::default(),

@@ -170,6 +170,7 @@ impl SystemRelations {
                 name: name.into(),
                 kind: RelationKind::System,
                 columns,
+                planned: None,
                 primary_key: None,
                 unique: None,
                 append_only: false,

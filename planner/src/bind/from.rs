@@ -537,21 +537,15 @@ impl Binder<'_> {
                     self.query(&q, &Vec::new(), Outer::None)
                 })?;
                 let rel = self.settled(rel)?;
-                let cols = rel
-                    .cols
-                    .iter()
-                    .zip(
-                        r.columns
-                            .fields()
-                            .iter()
-                            .map(|f| f.name().clone())
-                            .chain(std::iter::repeat(String::new())),
-                    )
-                    .map(|(c, n)| RelCol {
-                        name: if n.is_empty() { c.name.clone() } else { n },
-                        ..c.clone()
-                    })
-                    .collect();
+                let named = r.columns.fields().len();
+                let cols = rel.cols.iter().enumerate().map(|(i, c)| RelCol {
+                    name: match i < named {
+                        true => r.planned_name(i).to_string(),
+                        false => c.name.clone(),
+                    },
+                    ..c.clone()
+                });
+                let cols = cols.collect();
                 Rel { cols, ..rel }
             }
             _ => self.scan(&r, &qualifier)?,
@@ -560,7 +554,11 @@ impl Binder<'_> {
         let rel = if scanned {
             renamed(rel, alias)?
         } else {
-            self.aliased(rel, &qualifier, alias)?
+            let mut rel = self.aliased(rel, &qualifier, None)?;
+            for (c, f) in rel.cols.iter_mut().zip(r.columns.fields()) {
+                c.name = f.name().clone();
+            }
+            renamed(rel, alias)?
         };
         Ok((rel, r.primary_key.clone()))
     }
@@ -586,18 +584,27 @@ impl Binder<'_> {
     pub(super) fn scan(&self, r: &Relation, name: &str) -> Result<Rel> {
         self.reads(r.id);
         let qualifier = self.qualifier(name);
-        let source = provider_as_source(Arc::new(CollectionTable::new(r.clone())));
+        let fields = r.columns.fields();
+        let planned = fields.iter().enumerate().map(|(i, f)| {
+            let name = r.planned_name(i);
+            f.as_ref().clone().with_name(name)
+        });
+        let planned = Relation {
+            columns: tidemill_zset::delta::schema_of(planned.collect()),
+            ..r.clone()
+        };
+        let source = provider_as_source(Arc::new(CollectionTable::new(planned)));
         let table = datafusion_common::TableReference::bare(qualifier.clone());
         let mut plan =
             df(LogicalPlanBuilder::scan(table.clone(), source, None).and_then(|b| b.build()))?;
-        let fields = r.columns.fields();
         let cols: Vec<RelCol> = fields
             .iter()
-            .map(|f| RelCol {
+            .enumerate()
+            .map(|(i, f)| RelCol {
                 name: f.name().clone(),
                 ty: SqlType::of(f),
                 unknown: false,
-                column: Column::new(Some(table.clone()), f.name()),
+                column: Column::new(Some(table.clone()), r.planned_name(i)),
             })
             .collect();
         // Types that expressions don't know, such as Utf8, become those they do.
@@ -613,7 +620,7 @@ impl Binder<'_> {
                     let column = Expr::Column(c.column.clone());
                     match fit(column.clone(), f.data_type(), &c.ty) {
                         e if e == column => e,
-                        e => e.alias_qualified(Some(table.clone()), f.name()),
+                        e => e.alias_qualified(Some(table.clone()), &c.column.name),
                     }
                 })
                 .collect();

@@ -114,6 +114,7 @@ fn written(table: &Relation, fields: Vec<Field>) -> Relation {
         name: "written".into(),
         kind: RelationKind::Table,
         columns: Arc::new(Schema::new(fields)),
+        planned: None,
         primary_key: None,
         unique: None,
         append_only: table.append_only,
@@ -207,6 +208,50 @@ impl Binder<'_> {
         Ok(Rel {
             plan: project(rel.plan, exprs)?,
             cols,
+        })
+    }
+
+    /// Refuses an expression of ALTER COLUMN … TYPE … USING that can't be evaluated over rows of the table; without one, the column
+    /// itself is taken.
+    pub(crate) fn transform(
+        &self,
+        (column, using): (&str, Option<&str>),
+        to: &SqlType,
+        table: &Relation,
+    ) -> Result<()> {
+        let fields = table.columns.fields().iter().map(|f| f.as_ref().clone());
+        let rel = self.scan(&written(table, fields.collect()), "written")?;
+        let mut scope = Scope::new(Outer::None);
+        scope.add(scope_table(&rel.cols, &table.name, table))?;
+        let ctes = Ctes::new();
+        let ctx = Ctx::plain(&scope, &ctes, "transform expressions");
+        let e = match using {
+            Some(using) => crate::parser::parse_expr(using)?,
+            None => ast::Expr::Identifier(ast::Ident::with_quote('"', column)),
+        };
+        if has_query(&e) {
+            return Err(SqlError::unsupported(
+                "cannot use subquery in transform expression",
+            ));
+        }
+        let value = self.expr(ctx, &e)?;
+        let name = crate::bind::types::plain_name(to);
+        self.assign(value, to, column).map(drop).map_err(|e| {
+            if e.sqlstate != "42804" {
+                return e;
+            }
+            match using {
+                None => SqlError::new(
+                    "42804",
+                    format!("column \"{column}\" cannot be cast automatically to type {name}"),
+                )
+                .hint(format!("You might need to specify \"USING {column}::{name}\".")),
+                Some(_) => SqlError::new(
+                    "42804",
+                    format!("result of USING clause for column \"{column}\" cannot be cast automatically to type {name}"),
+                )
+                .hint("You might need to add an explicit cast."),
+            }
         })
     }
 

@@ -6,8 +6,8 @@ use sqlparser::tokenizer::Token;
 use super::spelling::NULLS_NOT_DISTINCT;
 use super::{P, fold, numbering};
 use crate::ast::{
-    Check, ColumnDef, ColumnDefault, Including, Name, Nulls, NumberingKind, ObjectKind, Statement,
-    Unique,
+    Check, ColumnDef, ColumnDefault, Constraints, Including, Name, Nulls, NumberingKind,
+    ObjectKind, Statement, Unique,
 };
 use crate::bind::types::sql_type;
 use crate::error::{Result, SqlError};
@@ -371,24 +371,6 @@ impl P<'_> {
         })
     }
 
-    pub(super) fn alter(&mut self) -> Result<Statement> {
-        self.need("alter")?;
-        let kind = self.kind()?;
-        let if_exists = self.take("if exists");
-        let name = self.name()?;
-        if self.take("rename to") {
-            let to = self.ident()?;
-            return Ok(Statement::Rename {
-                kind,
-                name,
-                if_exists,
-                to,
-            });
-        }
-        Err(SqlError::unsupported("this form of ALTER is not supported")
-            .hint("Supported is ALTER … RENAME TO."))
-    }
-
     pub(super) fn comment(&mut self) -> Result<Statement> {
         self.need("comment on")?;
         let kind = self.kind()?;
@@ -418,15 +400,11 @@ impl P<'_> {
     }
 }
 
-/// The constraints of a relation, in the order in which they stand.
-#[derive(Default)]
-struct Constraints {
-    primary_key: Vec<String>,
-    uniques: Vec<Unique>,
-    checks: Vec<Check>,
-}
-
-fn column(c: &sql::ColumnDef, table: &str, constraints: &mut Constraints) -> Result<ColumnDef> {
+pub(super) fn column(
+    c: &sql::ColumnDef,
+    table: &str,
+    constraints: &mut Constraints,
+) -> Result<ColumnDef> {
     let name = fold(&c.name);
     let serial = numbering::serial(&c.data_type);
     let data_type = match &serial {
@@ -536,7 +514,7 @@ impl Constraints {
     }
 
     /// Adds one that stands beside the columns.
-    fn of_table(&mut self, c: &TableConstraint) -> Result<()> {
+    pub(super) fn of_table(&mut self, c: &TableConstraint) -> Result<()> {
         match c {
             TableConstraint::PrimaryKey(key) => {
                 check_timing(key.characteristics.as_ref())?;

@@ -73,6 +73,7 @@ impl Tables {
                 name: name.into(),
                 kind: RelationKind::Table,
                 columns: Arc::new(Schema::new(fields)),
+                planned: None,
                 primary_key: None,
                 unique: None,
                 append_only: false,

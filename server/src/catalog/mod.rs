@@ -6,6 +6,7 @@
 
 pub mod object;
 pub mod record;
+pub mod text;
 pub mod view;
 
 use std::collections::{BTreeMap, HashMap};

@@ -106,6 +106,14 @@ impl Object {
         }
     }
 
+    /// What plans call the columns, if not by their names.
+    pub fn planned_names(&self) -> Option<Arc<Vec<String>>> {
+        let names = &self.record.planned_names;
+        let of = |f: &Arc<Field>| names.get(f.name()).unwrap_or(f.name()).clone();
+        let all = || Arc::new(self.columns.fields().iter().map(of).collect());
+        (!names.is_empty()).then(all)
+    }
+
     /// `schema.name`, without the schema where it is the default one.
     pub fn display_name(&self) -> String {
         if self.record.schema == super::DEFAULT_SCHEMA {

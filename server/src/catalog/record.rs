@@ -63,6 +63,9 @@ pub struct Record {
     /// COMMENT ON COLUMN.
     #[serde(default)]
     pub column_comments: BTreeMap<String, String>,
+    /// What plans call columns that were renamed, by their names now.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub planned_names: BTreeMap<String, String>,
     /// Objects it reads or stands on.
     #[serde(default)]
     pub depends: Vec<u64>,

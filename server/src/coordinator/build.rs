@@ -102,6 +102,11 @@ impl Build {
         }
     }
 
+    /// Somebody waits for it.
+    pub(super) fn is_under_construction(&self) -> bool {
+        self.target.is_some() && self.reply.is_some()
+    }
+
     /// A worker has finished one of its hidden epochs.
     pub fn report(&self, worker: usize, epoch: Epoch, results: Vec<DataflowResult>) {
         // The thread is gone only if it has failed and said so.
@@ -498,7 +503,7 @@ impl Coordinator {
         }
     }
 
-    fn abandon_build(&mut self, id: DataflowId, e: SqlError) {
+    pub(super) fn abandon_build(&mut self, id: DataflowId, e: SqlError) {
         self.runtime.send(Command::Drop(id));
         self.dataflows.remove(&id);
         let Some(build) = self.builds.remove(&id) else {

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use tidemill_connectors::sink::FileSink;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Name, ObjectKind, Options};
-use tidemill_storage::{ArrangementDesc, OffsetChange};
-use tidemill_zset::ArrangementId;
+use tidemill_storage::{ArrangementDesc, OffsetChange, StagedRun};
+use tidemill_zset::{ArrangementId, CollectionId, Delta};
 use tokio::sync::oneshot;
 
+use super::alter::Alteration;
 use super::build::stored_desc;
 use super::ids::{source_ids, table_ids};
 use super::rename::check_seen;
@@ -71,6 +72,8 @@ pub enum Ddl {
         /// The new name.
         to: String,
     },
+    /// ALTER of columns and constraints.
+    Alter(Box<Alteration>),
     /// COMMENT ON
     Comment {
         /// What kind the statement says.
@@ -91,8 +94,14 @@ pub(super) struct Effects {
     pub(super) create: Vec<ArrangementDesc>,
     pub(super) drop: Vec<ArrangementId>,
     pub(super) offsets: Vec<OffsetChange>,
-    /// Indexes that come with a new table, whose dataflows begin.
-    pub(super) indexes: Vec<Arc<Object>>,
+    /// Indexes and views whose dataflows begin.
+    pub(super) begin: Vec<Arc<Object>>,
+    /// What is in new arrangements.
+    pub(super) staged: Vec<StagedRun>,
+    /// The collection of a table, and the one that takes its place.
+    pub(super) replaced: Option<(CollectionId, CollectionId)>,
+    /// Changes for followers alone.
+    pub(super) told: Vec<(CollectionId, Delta)>,
     pub(super) after: Vec<AfterPublish>,
     pub(super) notices: Vec<Notice>,
 }
@@ -114,11 +123,14 @@ impl Coordinator {
             .changes
             .push(put(NEXT_ID_KEY.into(), &next.next_id()));
         self.catalog = Arc::new(next);
-        if !effects.indexes.is_empty() {
-            effects.indexes.iter().for_each(|i| self.resume_view(i));
+        if !effects.begin.is_empty() {
+            effects.begin.iter().for_each(|o| self.resume_view(o));
             self.recount_inputs();
         }
         let mut work = self.begin_epoch();
+        self.tell_altered(effects.replaced, effects.told, &mut work);
+        work.has_writes = !effects.create.is_empty();
+        work.commit.staged = effects.staged;
         work.catalog = Some(self.catalog.clone());
         work.commit.catalog.extend(effects.changes);
         work.commit.since = effects.create.iter().map(|d| (d.id, work.epoch)).collect();
@@ -179,6 +191,7 @@ impl Coordinator {
                 if_exists,
                 to,
             } => self.rename(kind, &name, if_exists, to, next, effects),
+            Ddl::Alter(alteration) => self.alter(*alteration, next, effects),
             Ddl::Comment {
                 kind,
                 name,
@@ -267,7 +280,7 @@ impl Coordinator {
             .push(put(object_key(index.record.id), &index.record));
         let index = Arc::new(index);
         next.put(index.clone());
-        effects.indexes.push(index);
+        effects.begin.push(index);
         Ok(())
     }
 }

@@ -242,7 +242,7 @@ impl Coordinator {
     }
 }
 
-/// The index of a constraint goes with its table alone.
+/// The index of a constraint goes with the constraint alone.
 fn required_by_constraint(index: &Object, catalog: &Catalog) -> SqlError {
     let name = &index.record.name;
     let table = match &index.detail {
@@ -254,5 +254,6 @@ fn required_by_constraint(index: &Object, catalog: &Catalog) -> SqlError {
         "cannot drop index {} because constraint {name} on table {table} requires it",
         index.display_name()
     );
-    SqlError::new("2BP01", message).hint(format!("The constraint goes with the table {table}."))
+    let hint = format!("You can drop constraint {name} on table {table} instead.");
+    SqlError::new("2BP01", message).hint(hint)
 }

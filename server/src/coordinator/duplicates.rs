@@ -55,37 +55,48 @@ impl Duplicates {
             return Ok(());
         }
         let mut found = Vec::new();
-        let mut schema = None;
         for delta in rows()? {
-            let delta = delta?;
-            let (keys, _, rows) = self.index.keys(&delta.rows)?;
-            let hashes = hash_columns(keys.columns(), keys.num_rows());
-            let diffs: Vec<i64> = rows
-                .values()
-                .iter()
-                .map(|r| delta.diffs.get(*r as usize))
-                .collect();
-            let mask: BooleanArray = hashes.iter().map(|h| Some(suspects.contains(h))).collect();
-            schema.get_or_insert(keys.schema());
-            let keys = Delta::new(keys, diffs).filter(&mask).map_err(arrow_error)?;
-            found.push(keys);
+            found.push(self.among(&delta?, &suspects)?);
         }
-        let Some(schema) = schema else {
+        self.check_found(&found)
+    }
+
+    /// The keys of rows whose hashes are among `suspects`.
+    pub fn among(&self, delta: &Delta, suspects: &HashSet<u64>) -> Result<Delta, SqlError> {
+        let (keys, _, rows) = self.index.keys(&delta.rows)?;
+        let hashes = hash_columns(keys.columns(), keys.num_rows());
+        let diffs: Vec<i64> = rows
+            .values()
+            .iter()
+            .map(|r| delta.diffs.get(*r as usize))
+            .collect();
+        let mask: BooleanArray = hashes.iter().map(|h| Some(suspects.contains(h))).collect();
+        Delta::new(keys, diffs).filter(&mask).map_err(arrow_error)
+    }
+
+    /// Fails if some of the keys has two rows.
+    pub fn check_found(&self, found: &[Delta]) -> Result<(), SqlError> {
+        let Some(schema) = found.first().map(Delta::schema) else {
             return Ok(());
         };
-        let found = consolidate(&schema, &found);
+        let found = consolidate(&schema, found);
         match (0..found.len()).find(|r| found.diffs.get(*r) > 1) {
             None => Ok(()),
             Some(row) => {
-                let message = format!("could not create unique index \"{}\"", self.index.name);
                 let detail = format!("Key {} is duplicated.", shown(&found.rows, row));
-                Err(SqlError::new("23505", message).detail(detail))
+                Err(self.refused().detail(detail))
             }
         }
     }
 
+    /// The error of a duplicate.
+    pub fn refused(&self) -> SqlError {
+        let message = format!("could not create unique index \"{}\"", self.index.name);
+        SqlError::new("23505", message)
+    }
+
     /// Hashes that more than one row has.
-    fn suspects(&mut self) -> HashSet<u64> {
+    pub fn suspects(&mut self) -> HashSet<u64> {
         // A stable sort takes what is sorted already as it is.
         self.once.sort();
         let mut suspects = HashSet::new();

@@ -30,7 +30,7 @@ pub(super) fn table_ids(object: &mut Object, next: &mut Catalog, effects: &mut E
 }
 
 /// How a table's rows are stored: by key, or as a multiset of whole rows.
-pub(super) fn table_desc(
+pub fn table_desc(
     id: ArrangementId,
     columns: &SchemaRef,
     primary_key: &[usize],

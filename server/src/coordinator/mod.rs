@@ -7,10 +7,11 @@
 //! One epoch computes while those before it commit. Everything that reaches the coordinator is a
 //! [`Message`]; the files beside this one each hold one concern:
 //! `cut` (input → epoch), `group` (epochs → commit), `publish` (epoch → readers), `tables` (constraints and conflicts of writes), `unique`, `ddl`
-//! (objects come and go), `build`, `backfill` and `duplicates` (a view or query
+//! (objects come and go), `alter`, `build`, `backfill` and `duplicates` (a view or query
 //! joins), `sources`, `sinks`, `sink_writer`, `recover`
 //! (start), `stale` and `upgrade` (views that this version computes differently), `rename`.
 
+pub mod alter;
 pub mod backfill;
 pub mod build;
 pub mod clock;
@@ -18,16 +19,16 @@ mod columns;
 mod cut;
 pub mod ddl;
 mod drop;
-mod duplicates;
+pub mod duplicates;
 mod group;
-mod ids;
+pub mod ids;
 mod publish;
 pub mod recover;
 mod rename;
 mod sink_writer;
 pub mod sinks;
 pub mod sources;
-mod stale;
+pub mod stale;
 pub mod tables;
 pub mod unique;
 pub mod upgrade;
@@ -53,6 +54,7 @@ use crate::published::{Published, Publisher};
 use crate::status::Status;
 use crate::system::SystemRelations;
 
+use alter::{HeldTables, Hold};
 use build::{Build, BuildReply, BuildRequest};
 use clock::Clock;
 use ddl::{Ddl, DdlReply};
@@ -96,6 +98,10 @@ pub enum Message {
     Write(WriteRequest),
     /// A statement that changes the catalog.
     Ddl(Ddl, DdlReply),
+    /// Nobody else is to write to a table.
+    Hold(Hold),
+    /// Others may write to a table again.
+    Release(u64),
     /// A view or a query wants to join.
     Build(Box<BuildRequest>, BuildReply),
     /// Somebody wants the changes of collections from now on.
@@ -241,6 +247,7 @@ pub struct Coordinator {
     joining: Option<DataflowId>,
     write_log: WriteLog,
     writes: VecDeque<WriteRequest>,
+    held: HeldTables,
     quiet_work: VecDeque<QuietWork>,
     /// Something was done quietly since the last cut, so that input goes before more of it.
     input_turn: bool,
@@ -268,6 +275,7 @@ pub struct Coordinator {
 /// What must happen between two epochs, with nothing under way.
 enum QuietWork {
     Ddl(Ddl, DdlReply),
+    Hold(Hold),
     Build(Box<BuildRequest>, BuildReply),
     Follow(
         Vec<CollectionId>,
@@ -355,7 +363,9 @@ impl Coordinator {
     fn on_message(&mut self, message: Message) {
         match message {
             Message::Wake => self.handle.awake.store(false, Ordering::Release),
-            Message::Write(request) => self.writes.push_back(request),
+            Message::Write(request) => self.on_write(request),
+            Message::Hold(hold) => self.quiet_work.push_back(QuietWork::Hold(hold)),
+            Message::Release(table) => self.on_release(table),
             Message::Ddl(ddl, reply) => self.quiet_work.push_back(QuietWork::Ddl(ddl, reply)),
             Message::Build(request, reply) => {
                 self.quiet_work.push_back(QuietWork::Build(request, reply))
@@ -436,6 +446,7 @@ impl Coordinator {
     fn do_quietly(&mut self, work: QuietWork) {
         match work {
             QuietWork::Ddl(ddl, reply) => self.do_ddl(ddl, reply),
+            QuietWork::Hold(hold) => self.hold(hold),
             QuietWork::Build(request, reply) => self.start_build(*request, reply),
             QuietWork::Follow(collections, reply) => self.do_follow(collections, reply),
             QuietWork::Join(id) => self.start_join(id),

@@ -175,6 +175,7 @@ pub fn recover(
         joining: None,
         write_log: WriteLog::default(),
         writes: Default::default(),
+        held: Default::default(),
         quiet_work: Default::default(),
         input_turn: false,
         riding: vec![],

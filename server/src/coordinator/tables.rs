@@ -44,6 +44,8 @@ pub struct WriteLog {
     tables: HashMap<CollectionId, Epoch>,
     keys: HashMap<(CollectionId, u64), Epoch>,
     uniques: HashMap<(ArrangementId, u64), Epoch>,
+    /// Collections in whose place others are.
+    replaced: HashSet<CollectionId>,
     /// Keys changed at or before this epoch may have been forgotten.
     forgotten: Epoch,
 }
@@ -60,6 +62,29 @@ impl WriteLog {
         self.make_room(codes.len(), epoch);
         self.uniques
             .extend(codes.iter().map(|c| ((index, *c), epoch)));
+    }
+
+    /// A table's rows are in another collection from an epoch on.
+    pub(super) fn replace(&mut self, from: CollectionId, to: CollectionId, epoch: Epoch) {
+        self.replaced.insert(from);
+        self.tables.remove(&from);
+        // Who has read a view of the table before may have missed what was written to it.
+        self.tables.insert(to, epoch);
+    }
+
+    /// Something was read or is written that isn't there any more.
+    fn is_outdated(&self, request: &WriteRequest) -> bool {
+        let reads = &request.reads;
+        let keys = reads.keys.iter().map(|(c, _)| c);
+        let uniques = reads.uniques.iter().map(|(c, ..)| c);
+        let writes = request.writes.iter().map(|(c, _)| c);
+        let mut all = reads
+            .collections
+            .iter()
+            .chain(keys)
+            .chain(uniques)
+            .chain(writes);
+        !self.replaced.is_empty() && all.any(|c| self.replaced.contains(c))
     }
 
     fn make_room(&mut self, more: usize, epoch: Epoch) {
@@ -164,7 +189,8 @@ impl Coordinator {
         let catalog = self.catalog.clone();
         let below = |collection: CollectionId| tables_below(&catalog, collection);
         let numbers = &self.env.numbers;
-        if self.write_log.conflicts(request, below)
+        if self.write_log.is_outdated(request)
+            || self.write_log.conflicts(request, below)
             || !request.numbered.iter().all(|n| numbers.holds(n))
         {
             return Err(conflict());

@@ -65,6 +65,23 @@ impl UniqueIndex {
         })
     }
 
+    /// The PRIMARY KEY of a table, to find duplicates among its rows: they are stored by it, not in an index of their own.
+    pub fn of_primary_key(table: &Object) -> Option<UniqueIndex> {
+        let Detail::Table { primary_key, .. } = &table.detail else {
+            return None;
+        };
+        let key = table.columns.project(primary_key).ok()?;
+        Some(UniqueIndex {
+            name: format!("{}_pkey", table.record.name),
+            columns: primary_key.clone(),
+            constraint: true,
+            rows: table.record.ids.rows?,
+            nulls: Nulls::Distinct,
+            key: Arc::new(key),
+        })
+        .filter(|key| !key.columns.is_empty())
+    }
+
     /// The keys of rows of the table that can have duplicates, each with its code; and which rows these are.
     pub fn keys(
         &self,

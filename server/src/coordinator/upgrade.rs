@@ -35,7 +35,7 @@ const SINK_PATIENCE: Duration = Duration::from_secs(10);
 /// Views to rebuild, in the order of creation, and the one under way.
 #[derive(Default)]
 pub struct Upgrade {
-    pub(super) queue: VecDeque<Stale>,
+    pub(crate) queue: VecDeque<Stale>,
     current: Option<Rebuild>,
 }
 
@@ -403,7 +403,8 @@ impl Coordinator {
     pub(super) fn start_sources(&mut self) -> Result<(), String> {
         let catalog = self.catalog.clone();
         for object in catalog.objects() {
-            if let Detail::Source { .. } = object.detail {
+            let runs = self.sources.contains_key(&object.record.id);
+            if let (Detail::Source { .. }, false) = (&object.detail, runs) {
                 self.start_source(object)?;
             }
         }

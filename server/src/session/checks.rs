@@ -23,6 +23,41 @@ pub(super) struct Checks {
 impl Checks {
     /// Fails if one of them is false of one of the rows.
     pub(super) async fn of(&self, rows: &RecordBatch, snapshot: &Snapshot) -> Result<(), SqlError> {
+        let Some((name, row)) = self.violated(rows, snapshot).await? else {
+            return Ok(());
+        };
+        let message = format!(
+            "new row for relation \"{}\" violates check constraint \"{name}\"",
+            self.table
+        );
+        let detail = format!("The failing row is number {} of the statement.", row + 1);
+        Err(SqlError::new("23514", message).detail(detail))
+    }
+
+    /// Fails if one of them is false of one of the rows that are there already.
+    pub(super) async fn of_all(
+        &self,
+        rows: &RecordBatch,
+        snapshot: &Snapshot,
+    ) -> Result<(), SqlError> {
+        match self.violated(rows, snapshot).await? {
+            None => Ok(()),
+            Some((name, _)) => {
+                let table = &self.table;
+                let message = format!(
+                    "check constraint \"{name}\" of relation \"{table}\" is violated by some row"
+                );
+                Err(SqlError::new("23514", message))
+            }
+        }
+    }
+
+    /// One that is false, and the number of a row that it is false of.
+    async fn violated(
+        &self,
+        rows: &RecordBatch,
+        snapshot: &Snapshot,
+    ) -> Result<Option<(&str, usize)>, SqlError> {
         let reader = WithRows {
             inner: snapshot.clone(),
             rows: rows.clone(),
@@ -31,21 +66,14 @@ impl Checks {
         let mut before = 0;
         for batch in &found {
             for (truths, name) in batch.columns().iter().zip(&self.names) {
-                let Some(row) = truths.as_boolean().iter().position(|t| t == Some(false)) else {
-                    continue;
-                };
-                let message = format!(
-                    "new row for relation \"{}\" violates check constraint \"{name}\"",
-                    self.table
-                );
-                return Err(SqlError::new("23514", message).detail(format!(
-                    "The failing row is number {} of the statement.",
-                    before + row + 1
-                )));
+                let failing = truths.as_boolean().iter().position(|t| t == Some(false));
+                if let Some(row) = failing {
+                    return Ok(Some((name, before + row)));
+                }
             }
             before += batch.num_rows();
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -70,6 +98,7 @@ impl SqlSession {
             name: object.record.name.clone(),
             kind: RelationKind::Table,
             columns: object.columns.clone(),
+            planned: None,
             primary_key: None,
             unique: None,
             append_only: false,

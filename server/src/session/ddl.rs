@@ -4,6 +4,7 @@ use tidemill_connectors::sink::FileSink;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{ColumnDefault, Name, Parsed, Statement};
 
+use super::alter::Alter;
 use super::sql::SqlSession;
 use super::{Notice, Response};
 use crate::catalog::{Detail, Object};
@@ -23,6 +24,20 @@ impl SqlSession {
         match &parsed.statement {
             Statement::CreateMaterializedView { .. } | Statement::CreateIndex { .. } => {
                 self.build(&published, parsed).await?
+            }
+            Statement::Alter {
+                kind,
+                name,
+                if_exists,
+                actions,
+            } => {
+                let alter = Alter {
+                    kind: *kind,
+                    name,
+                    if_exists: *if_exists,
+                    actions,
+                };
+                self.alter(&alter).await?
             }
             statement => {
                 let ddl = self.prepare_ddl(&published, statement, &parsed.sql)?;
@@ -273,7 +288,9 @@ fn tag(statement: &Statement) -> String {
         Statement::CreateSink { .. } => "CREATE SINK".into(),
         Statement::CreateIndex { .. } => "CREATE INDEX".into(),
         Statement::Drop { kind, .. } => format!("DROP {}", words(*kind).to_uppercase()),
-        Statement::Rename { kind, .. } => format!("ALTER {}", words(*kind).to_uppercase()),
+        Statement::Rename { kind, .. } | Statement::Alter { kind, .. } => {
+            format!("ALTER {}", words(*kind).to_uppercase())
+        }
         _ => "COMMENT".into(),
     }
 }

@@ -1,14 +1,13 @@
 //! CREATE TABLE … (LIKE …): the catalog keeps the CREATE TABLE that says the same with all columns written out.
 
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{
-    ColumnDefault, Including, Name, Nulls, Numbering, NumberingKind, parse,
-};
+use tidemill_planner::ast::{ColumnDefault, Including, Name, NumberingKind, parse};
 use tidemill_planner::catalog::CatalogView;
 use tidemill_zset::schema::SqlType;
 
 use super::Response;
 use super::sql::SqlSession;
+use crate::catalog::text::{columns, numbered, quoted, unique};
 use crate::catalog::{Detail, Object};
 
 impl SqlSession {
@@ -68,20 +67,9 @@ impl SqlSession {
     }
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 fn qualified(name: &Name) -> String {
     let schema = name.schema.as_deref().map(|s| quoted(s) + ".");
     schema.unwrap_or_default() + &quoted(&name.name)
-}
-
-fn list(object: &Object, columns: &[usize]) -> String {
-    let names = columns
-        .iter()
-        .map(|n| quoted(object.columns.field(*n).name()));
-    names.collect::<Vec<_>>().join(", ")
 }
 
 /// What a column holds where an INSERT doesn't say.
@@ -99,19 +87,12 @@ fn default_of(object: &Object, column: usize, including: Including) -> Result<St
                 ))
                 .hint("Leave out INCLUDING DEFAULTS, or write the columns out."));
             }
-            NumberingKind::Always if including.identity => numbered("ALWAYS", n),
-            NumberingKind::ByDefault if including.identity => numbered("BY DEFAULT", n),
+            NumberingKind::Always if including.identity => numbered(n),
+            NumberingKind::ByDefault if including.identity => numbered(n),
             _ => String::new(),
         },
         _ => String::new(),
     })
-}
-
-fn numbered(when: &str, n: &Numbering) -> String {
-    format!(
-        " GENERATED {when} AS IDENTITY (START WITH {} INCREMENT BY {} MINVALUE {} MAXVALUE {})",
-        n.start, n.increment, n.min, n.max
-    )
 }
 
 fn constraints(object: &Object, including: Including) -> Vec<String> {
@@ -133,16 +114,9 @@ fn constraints(object: &Object, including: Including) -> Vec<String> {
     }
     if including.indexes {
         if !primary_key.is_empty() {
-            out.push(format!("PRIMARY KEY ({})", list(object, primary_key)));
+            out.push(format!("PRIMARY KEY ({})", columns(object, primary_key)));
         }
-        out.extend(uniques.iter().map(|u| {
-            let nulls = match u.nulls {
-                Nulls::Distinct => "",
-                Nulls::NotDistinct => " NULLS NOT DISTINCT",
-            };
-            let columns: Vec<String> = u.columns.iter().map(|c| quoted(c)).collect();
-            format!("UNIQUE{nulls} ({})", columns.join(", "))
-        }));
+        out.extend(uniques.iter().map(unique));
     }
     out
 }
@@ -150,7 +124,9 @@ fn constraints(object: &Object, including: Including) -> Vec<String> {
 /// The CREATE INDEX of an index that isn't there because of a constraint.
 fn plain_index(index: &Object, object: &Object, on: &Name) -> Option<String> {
     let Detail::Index {
-        columns, unique, ..
+        columns: keys,
+        unique,
+        ..
     } = &index.detail
     else {
         return None;
@@ -162,6 +138,6 @@ fn plain_index(index: &Object, object: &Object, on: &Name) -> Option<String> {
     Some(format!(
         "CREATE {unique}INDEX ON {} ({})",
         qualified(on),
-        list(object, columns)
+        columns(object, keys)
     ))
 }

@@ -1,6 +1,7 @@
 //! One client's session: statements in, responses out. Knows nothing of the wire format.
 
 pub mod advisory;
+mod alter;
 pub mod backends;
 mod catalog_query;
 mod checks;

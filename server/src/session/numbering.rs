@@ -19,34 +19,43 @@ impl SqlSession {
         table: &Object,
         batches: Vec<RecordBatch>,
     ) -> Result<(Vec<RecordBatch>, Option<Numbered>), SqlError> {
-        let width = table.columns.fields().len();
-        let mut held = None;
-        let mut out = Vec::with_capacity(batches.len());
-        for batch in batches {
-            let mut columns = batch.columns()[..width].to_vec();
-            for (i, column) in numbered(table).enumerate() {
-                let asks = batch.column(width + i).as_boolean();
-                let count = asks.true_count();
-                if count == 0 {
-                    continue;
-                }
-                let (given, when) = self.handle.env.numbers.give(table, column, count)?;
-                held = held.or(Some(when));
-                let (mut given, old) = (given.into_iter(), as_longs(&columns[column.0])?);
-                let numbers = (0..asks.len()).map(|row| match asks.value(row) {
-                    true => given.next(),
-                    false => old.is_valid(row).then(|| old.value(row)),
-                });
-                let numbers: ArrayRef = Arc::new(Int64Array::from_iter(numbers));
-                let to = columns[column.0].data_type();
-                columns[column.0] = compute::cast(&numbers, to).map_err(internal)?;
-            }
-            let schema = batch.schema().project(&(0..width).collect::<Vec<_>>());
-            let schema: SchemaRef = Arc::new(schema.map_err(internal)?);
-            out.push(RecordBatch::try_new(schema, columns).map_err(internal)?);
-        }
-        Ok((out, held))
+        number(&self.handle.env.numbers, table, batches)
     }
+}
+
+/// Like [`SqlSession::numbered_rows`], with numbers of `numbers`.
+pub(super) fn number(
+    numbers: &Numbers,
+    table: &Object,
+    batches: Vec<RecordBatch>,
+) -> Result<(Vec<RecordBatch>, Option<Numbered>), SqlError> {
+    let width = table.columns.fields().len();
+    let mut held = None;
+    let mut out = Vec::with_capacity(batches.len());
+    for batch in batches {
+        let mut columns = batch.columns()[..width].to_vec();
+        for (i, column) in numbered(table).enumerate() {
+            let asks = batch.column(width + i).as_boolean();
+            let count = asks.true_count();
+            if count == 0 {
+                continue;
+            }
+            let (given, when) = numbers.give(table, column, count)?;
+            held = held.or(Some(when));
+            let (mut given, old) = (given.into_iter(), as_longs(&columns[column.0])?);
+            let numbers = (0..asks.len()).map(|row| match asks.value(row) {
+                true => given.next(),
+                false => old.is_valid(row).then(|| old.value(row)),
+            });
+            let numbers: ArrayRef = Arc::new(Int64Array::from_iter(numbers));
+            let to = columns[column.0].data_type();
+            columns[column.0] = compute::cast(&numbers, to).map_err(internal)?;
+        }
+        let schema = batch.schema().project(&(0..width).collect::<Vec<_>>());
+        let schema: SchemaRef = Arc::new(schema.map_err(internal)?);
+        out.push(RecordBatch::try_new(schema, columns).map_err(internal)?);
+    }
+    Ok((out, held))
 }
 
 /// Numbers for `rows` rows of a column.

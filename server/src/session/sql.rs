@@ -214,6 +214,7 @@ impl SqlSession {
             | Statement::CreateIndex { .. }
             | Statement::Drop { .. }
             | Statement::Rename { .. }
+            | Statement::Alter { .. }
             | Statement::Comment { .. } => self.ddl(parsed).await,
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
                 self.change(&parsed.statement, &given).await
@@ -393,7 +394,24 @@ impl SqlSession {
                 .map_err(|e| SqlError::internal(e.to_string()))
         });
         let values = values.collect::<Result<Vec<_>, SqlError>>()?;
-        Box::pin(self.run(&prepared.parsed, prepared.given(&values), false)).await
+        let response = Box::pin(self.run(&prepared.parsed, prepared.given(&values), false)).await?;
+        let is_query = matches!(prepared.parsed.statement, Statement::Query { .. });
+        if let (true, Response::Rows { schema, .. }, Some(columns)) =
+            (is_query, &response, &prepared.columns)
+        {
+            let of = |s: &SchemaRef| -> Vec<_> {
+                let fields = s.fields().iter();
+                fields
+                    .map(|f| (f.name().clone(), f.data_type().clone()))
+                    .collect()
+            };
+            if of(schema) != of(columns) {
+                return Err(SqlError::unsupported(
+                    "cached plan must not change result type",
+                ));
+            }
+        }
+        Ok(response)
     }
 
     fn deallocate(&mut self, name: Option<&str>) -> Result<Response, SqlError> {

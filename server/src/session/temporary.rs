@@ -165,6 +165,7 @@ fn changes_objects(statement: &Statement) -> bool {
         statement,
         Statement::CreateIndex { .. }
             | Statement::Rename { .. }
+            | Statement::Alter { .. }
             | Statement::Comment { .. }
             | Statement::Drop { .. }
     )
@@ -183,6 +184,7 @@ fn names_of(statement: &mut Statement, creates: bool) -> Vec<&mut Name> {
         }
         Statement::CreateIndex { on: name, .. }
         | Statement::Rename { name, .. }
+        | Statement::Alter { name, .. }
         | Statement::Comment { name, .. } => vec![name],
         Statement::Drop { kind, names, .. } if *kind != ObjectKind::Schema => {
             names.iter_mut().collect()

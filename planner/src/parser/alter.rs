@@ -1,0 +1,172 @@
+//! ALTER.
+
+use sqlparser::tokenizer::Token;
+
+use super::P;
+use super::ddl::column;
+use crate::ast::{AlterAction, Constraints, ObjectKind, Statement};
+use crate::bind::types::sql_type;
+use crate::error::{Result, SqlError};
+
+impl P<'_> {
+    pub(super) fn alter(&mut self) -> Result<Statement> {
+        self.need("alter")?;
+        let kind = self.kind()?;
+        let if_exists = self.take("if exists");
+        if kind == ObjectKind::Table {
+            self.take("only");
+        }
+        let name = self.name()?;
+        if self.take("rename to") {
+            let to = self.ident()?;
+            return Ok(Statement::Rename {
+                kind,
+                name,
+                if_exists,
+                to,
+            });
+        }
+        let mut actions = vec![];
+        if self.peek_is(0, "rename") {
+            actions.push(self.rename_column()?);
+        } else {
+            actions.push(self.alter_action(kind, &name.name)?);
+            while self.token(&Token::Comma) {
+                actions.push(self.alter_action(kind, &name.name)?);
+            }
+        }
+        Ok(Statement::Alter {
+            kind,
+            name,
+            if_exists,
+            actions,
+        })
+    }
+
+    fn rename_column(&mut self) -> Result<AlterAction> {
+        self.need("rename")?;
+        if self.peek_is(0, "constraint") && !self.peek_is(1, "to") {
+            return Err(unsupported());
+        }
+        if !self.peek_is(1, "to") {
+            self.take("column");
+        }
+        let from = self.ident()?;
+        self.need("to")?;
+        let to = self.ident()?;
+        Ok(AlterAction::RenameColumn { from, to })
+    }
+
+    fn alter_action(&mut self, kind: ObjectKind, table: &str) -> Result<AlterAction> {
+        if self.take("add") {
+            return self.add(table);
+        }
+        if self.take("drop") {
+            let constraint = self.take("constraint");
+            if !constraint {
+                self.take("column");
+            }
+            let if_exists = self.take("if exists");
+            let name = self.ident()?;
+            let cascade = self.take("cascade");
+            self.take("restrict");
+            return Ok(match constraint {
+                true => AlterAction::DropConstraint {
+                    name,
+                    if_exists,
+                    cascade,
+                },
+                false => AlterAction::DropColumn {
+                    column: name,
+                    if_exists,
+                    cascade,
+                },
+            });
+        }
+        if !self.take("alter") || kind == ObjectKind::Index {
+            return match self.at_end() {
+                true => self.unexpected(),
+                false => Err(unsupported()),
+            };
+        }
+        self.take("column");
+        let column = self.ident()?;
+        if self.take("set default") {
+            let default = Some(self.expr()?.to_string());
+            return Ok(AlterAction::SetDefault { column, default });
+        }
+        if self.take("drop default") {
+            let default = None;
+            return Ok(AlterAction::SetDefault { column, default });
+        }
+        for (words, nullable) in [("set not null", false), ("drop not null", true)] {
+            if self.take(words) {
+                return Ok(AlterAction::SetNullable { column, nullable });
+            }
+        }
+        if self.take("set data type") || self.take("type") {
+            return self.set_type(column);
+        }
+        Err(unsupported())
+    }
+
+    fn set_type(&mut self, column: String) -> Result<AlterAction> {
+        let r = self.p.parse_data_type();
+        let data_type = sql_type(&self.convert(r)?)?;
+        if self.take("collate") {
+            self.object_name()?;
+        }
+        let using = match self.take("using") {
+            true => Some(self.expr()?.to_string()),
+            false => None,
+        };
+        Ok(AlterAction::SetType {
+            column,
+            data_type,
+            using,
+        })
+    }
+
+    fn add(&mut self, table: &str) -> Result<AlterAction> {
+        let words = [
+            "constraint",
+            "primary",
+            "unique",
+            "check",
+            "foreign",
+            "exclude",
+        ];
+        let mut constraints = Constraints::default();
+        if words.iter().any(|w| self.peek_is(0, w)) {
+            let r = self.p.parse_optional_table_constraint();
+            match self.convert(r)? {
+                Some(constraint) => constraints.of_table(&constraint)?,
+                None => return self.unexpected(),
+            }
+            if self.take("not valid") {
+                return Err(SqlError::unsupported("NOT VALID is not supported")
+                    .hint("Rows that are there already are checked."));
+            }
+            return Ok(AlterAction::AddConstraint(constraints));
+        }
+        self.take("column");
+        let if_not_exists = self.take("if not exists");
+        let r = self.p.parse_column_def();
+        let declared = self.convert(r)?;
+        let mut column = column(&declared, table, &mut constraints)?;
+        if !constraints.primary_key.is_empty() {
+            column.nullable = false;
+        }
+        Ok(AlterAction::AddColumn {
+            column,
+            constraints,
+            if_not_exists,
+        })
+    }
+}
+
+fn unsupported() -> SqlError {
+    SqlError::unsupported("this form of ALTER is not supported").hint(
+        "Supported are RENAME, ADD and DROP of columns and constraints, and ALTER COLUMN with TYPE, DEFAULT and NOT NULL.",
+    )
+}
