@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::ddl::Effects;
 use super::tables::WriteRequest;
 use super::upgrade::Upgrade;
-use super::{Coordinator, EpochWork, Message, Owner, QuietWork};
+use super::{Coordinator, EpochWork, Handle, Message, Owner, QuietWork};
 use crate::catalog::record::{object_key, put};
 use crate::catalog::{Catalog, Detail, Object};
 use crate::numbers::Numbers;
@@ -30,6 +30,20 @@ pub struct Held {
     pub published: Arc<Published>,
     /// Numbers for what is new.
     pub ids: Vec<u64>,
+    /// Lets it go.
+    pub hand: Hand,
+}
+
+/// Lets a table go when it is dropped, also if nobody is there any more to take the answer that it is in.
+pub struct Hand {
+    handle: Handle,
+    table: u64,
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        self.handle.send(Message::Release(self.table));
+    }
 }
 
 /// Answer to [`Message::Hold`].
@@ -85,11 +99,13 @@ impl Coordinator {
         let held = Held {
             ids: (0..hold.ids).map(|_| catalog.allocate()).collect(),
             published: self.env.publisher.pin(),
+            hand: Hand {
+                handle: self.handle.clone(),
+                table: hold.table,
+            },
         };
-        if hold.reply.send(Ok(held)).is_err() {
-            return;
-        }
         self.held.insert(hold.table, Waiting::default());
+        let _ = hold.reply.send(Ok(held));
         let writes = std::mem::take(&mut self.writes);
         writes.into_iter().for_each(|w| self.on_write(w));
     }

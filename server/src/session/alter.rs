@@ -42,18 +42,6 @@ pub(super) struct Alter<'a> {
     pub actions: &'a [AlterAction],
 }
 
-/// Lets a table go.
-struct Hand<'h> {
-    handle: &'h Handle,
-    table: u64,
-}
-
-impl Drop for Hand<'_> {
-    fn drop(&mut self) {
-        self.handle.send(Message::Release(self.table));
-    }
-}
-
 /// What has been stored of a table.
 #[derive(Default)]
 struct Stored {
@@ -91,10 +79,7 @@ impl SqlSession {
             let ids = 2 + 2 * altered.indexes.len();
             let hold = |reply| Message::Hold(Hold { table, ids, reply });
             let held = handle.ask(hold).await?;
-            hand = Some(Hand {
-                handle: &handle,
-                table,
-            });
+            hand = Some(held.hand);
             published = held.published;
             let now = published.catalog.get(table).cloned();
             let Some(now) = now.filter(|now| now.record.name == target.record.name) else {
