@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::measure::{Cost, machine};
 use crate::plot::bars;
@@ -24,6 +24,14 @@ pub struct Report {
     title: String,
     lines: Vec<Line>,
     notes: Vec<String>,
+}
+
+/// Results go to the sources that the program was built from, which may have been a clone that isn't there any more.
+fn gone(here: &Path) -> String {
+    format!(
+        "writing the results into {}, which this program was built from: build it again where they belong",
+        here.display()
+    )
 }
 
 impl Report {
@@ -120,7 +128,7 @@ impl Report {
                 .chars()
                 .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
                 .collect();
-            std::fs::create_dir_all(here.join("plots"))?;
+            std::fs::create_dir_all(here.join("plots")).with_context(|| gone(here))?;
             let path = here
                 .join("plots")
                 .join(format!("{}.svg", name.to_lowercase()));
@@ -134,7 +142,8 @@ impl Report {
         let mut file = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
-            .open(path)?;
+            .open(path)
+            .with_context(|| gone(here))?;
         write!(
             file,
             "{text}\n`workloads {}`; {}\n",

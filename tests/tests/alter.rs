@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 use rand::Rng;
 use tidemill_tests::changes::Subscription;
 use tidemill_tests::seed::rounds;
-use tidemill_tests::{Options, Scratch, Seed, Server, Sql, eventually, run};
+use tidemill_tests::{DEADLINE, Options, Scratch, Seed, Server, Sql, eventually, run};
 
 const SETUP: &str = "
     CREATE TABLE t (id integer PRIMARY KEY, a integer, b text UNIQUE, CHECK (a >= 0));
@@ -396,6 +396,54 @@ fn statements_that_were_planned_before_are_planned_again_or_refused() {
         one.fails("25001", "ALTER TABLE t ADD COLUMN d integer")
             .await?;
         one.run("ROLLBACK").await?;
+        Ok(())
+    });
+}
+
+/// A cancel ends an ALTER wherever it is, and whoever waits for its table goes on.
+#[test]
+fn a_cancelled_alter_lets_the_table_go() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let (alters, writes) = (server.connect().await?, server.connect().await?);
+        writes.run("CREATE TABLE t (id bigint)").await?;
+        writes
+            .run("INSERT INTO t SELECT g FROM generate_series(1, 300000) AS g")
+            .await?;
+        // Without it, a table that is never let go would be waited for without end.
+        let limit = DEADLINE.as_secs();
+        writes
+            .run(&format!("SET statement_timeout = '{limit}s'"))
+            .await?;
+        let held =
+            "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'ALTER%'";
+        let mut alters = alters;
+        for round in 0..6 {
+            let cancel = alters.client().cancel_token();
+            let running = tokio::spawn(async move {
+                let alter = "ALTER TABLE t ADD COLUMN c bigint DEFAULT 1";
+                let result = alters.try_rows(alter).await;
+                (alters, result)
+            });
+            // Half of them from their beginning on, half of them at once.
+            if round % 2 == 0 {
+                eventually("the ALTER runs", async || {
+                    Ok((writes.number(held).await? > 0).then_some(()))
+                })
+                .await?;
+            }
+            cancel.cancel_query(tokio_postgres::NoTls).await?;
+            let inserted = writes.try_rows("INSERT INTO t (id) VALUES (0)").await;
+            let (again, result) = running.await?;
+            alters = again;
+            ensure!(inserted.is_ok(), "{inserted:?} after {result:?}");
+            match result {
+                Err(e) => ensure!(e.sqlstate == "57014", "{e}"),
+                // The cancel came before or after it.
+                Ok(_) => alters.run("ALTER TABLE t DROP COLUMN c").await?,
+            }
+        }
+        ensure!(writes.number("SELECT count(*) FROM t").await? == 300_006);
         Ok(())
     });
 }

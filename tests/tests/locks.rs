@@ -36,10 +36,10 @@ fn who_waits_for_a_lock_sees_what_was_committed_before() {
              INSERT INTO applied SELECT max(version) + 1 FROM applied; COMMIT",
         );
         waiting(&watch, 1).await?;
-        let shown = "SELECT locktype, classid, objid, objsubid, mode, granted FROM pg_locks ORDER BY granted";
+        let shown = "SELECT locktype, relation, page, classid, objid, objsubid, mode, granted FROM pg_locks ORDER BY granted";
         let want = [
-            "advisory|0|4711|1|ExclusiveLock|f",
-            "advisory|0|4711|1|ExclusiveLock|t",
+            "advisory|NULL|NULL|0|4711|1|ExclusiveLock|f",
+            "advisory|NULL|NULL|0|4711|1|ExclusiveLock|t",
         ];
         ensure!(watch.lines(shown).await? == want);
         a.run("INSERT INTO applied VALUES (1)").await?;

@@ -585,14 +585,14 @@ impl Binder<'_> {
         self.reads(r.id);
         let qualifier = self.qualifier(name);
         let fields = r.columns.fields();
-        let planned = fields.iter().enumerate().map(|(i, f)| {
-            let name = r.planned_name(i);
-            f.as_ref().clone().with_name(name)
-        });
-        let planned = Relation {
-            columns: tidemill_zset::delta::schema_of(planned.collect()),
-            ..r.clone()
-        };
+        let mut planned = r.clone();
+        if r.planned.is_some() {
+            let named = fields
+                .iter()
+                .enumerate()
+                .map(|(i, f)| f.as_ref().clone().with_name(r.planned_name(i)));
+            planned.columns = tidemill_zset::delta::schema_of(named.collect());
+        }
         let source = provider_as_source(Arc::new(CollectionTable::new(planned)));
         let table = datafusion_common::TableReference::bare(qualifier.clone());
         let mut plan =

@@ -54,6 +54,8 @@ pub struct Draft {
     /// Columns that went, and whether CASCADE was said.
     gone: Vec<(usize, bool)>,
     pub notices: Vec<Notice>,
+    /// Something is other than it was.
+    pub touched: bool,
 }
 
 impl Draft {
@@ -109,6 +111,7 @@ impl Draft {
             uniques: vec![],
             gone: vec![],
             notices: vec![],
+            touched: false,
             old: old.clone(),
         })
     }
@@ -176,6 +179,7 @@ impl Draft {
                 .push(notice("42701", format!("{message}, skipping")));
             return Ok(());
         }
+        self.touched = true;
         let others: Vec<String> = self.columns.iter().map(|c| c.name.clone()).collect();
         distinct(&mut self.record.planned_names, others.iter(), &column.name);
         self.columns.push(Column {
@@ -203,6 +207,7 @@ impl Draft {
             }
             other => other?,
         };
+        self.touched = true;
         let gone = self.columns.remove(n);
         self.gone.extend(gone.from.column().map(|c| (c, cascade)));
         if self.primary_key.iter().any(|c| c == column) {
@@ -228,6 +233,7 @@ impl Draft {
         }
         let all: Vec<String> = self.columns.iter().map(|c| c.name.clone()).collect();
         renamed(&mut self.record.planned_names, from, to, &all);
+        self.touched = true;
         self.columns[n].name = to.to_string();
         let lists = self.indexes.iter_mut().map(|i| &mut i.columns);
         let lists = lists.chain(self.checks.iter_mut().map(|c| &mut c.columns));
@@ -248,6 +254,7 @@ impl Draft {
     fn set_default(&mut self, column: &str, default: Option<&str>) -> Result<(), SqlError> {
         let n = self.number(column)?;
         self.check_not_identity(n, default.is_none())?;
+        self.touched = true;
         let column = &mut self.columns[n];
         column.default = default.map(|text| ColumnDefault::Expression(text.into()));
         column.given = true;
@@ -280,6 +287,7 @@ impl Draft {
                 return Err(SqlError::new("42P16", message));
             }
         }
+        self.touched |= self.columns[n].nullable != nullable;
         self.columns[n].nullable = nullable;
         Ok(())
     }
@@ -343,12 +351,14 @@ impl Draft {
         }
         if column.ty != *to || using.is_some() {
             column.ty = to.clone();
+            self.touched = true;
             column.from = From::Converted(before, using.map(String::from));
         }
         Ok(())
     }
 
     fn add_constraints(&mut self, constraints: &Constraints) -> Result<(), SqlError> {
+        self.touched = true;
         let table = &self.old.record.name;
         if !constraints.primary_key.is_empty() {
             if !self.primary_key.is_empty() {
@@ -399,6 +409,7 @@ impl Draft {
         let table = &self.old.record.name;
         if !self.primary_key.is_empty() && name == format!("{table}_pkey") {
             self.primary_key.clear();
+            self.touched = true;
             return Ok(());
         }
         let index = self
@@ -407,11 +418,13 @@ impl Draft {
             .find(|i| i.object.record.constraint && i.object.record.name == name && !i.dropped);
         if let Some(index) = index {
             index.dropped = true;
+            self.touched = true;
             return Ok(());
         }
         let before = self.checks.len();
         self.checks.retain(|c| c.name.as_deref() != Some(name));
         if self.checks.len() < before {
+            self.touched = true;
             return Ok(());
         }
         let message = format!("constraint \"{name}\" of relation \"{table}\" does not exist");

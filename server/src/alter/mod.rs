@@ -51,6 +51,8 @@ pub struct Altered {
     pub new: Object,
     /// Of each of its columns.
     pub from: Vec<From>,
+    /// Something is other than it was.
+    pub touched: bool,
     /// Its rows are stored anew.
     pub rewritten: bool,
     /// CHECKs have to hold for the rows that are there.
@@ -73,14 +75,6 @@ impl Altered {
     /// The rows have to be read.
     pub fn reads_rows(&self) -> bool {
         self.rewritten || self.checked || self.key_checked || !self.indexes.is_empty()
-    }
-
-    /// Nothing changes.
-    pub fn is_nothing(&self) -> bool {
-        self.old.record.sql == self.new.record.sql
-            && !self.rewritten
-            && self.indexes.is_empty()
-            && self.dropped.is_empty()
     }
 }
 
@@ -158,6 +152,7 @@ pub fn alter(
     };
     Ok(Altered {
         old: old.clone(),
+        touched: draft.touched,
         checked: draft.has_unchecked(),
         key_checked,
         new,
@@ -219,6 +214,7 @@ pub fn rename_view_column(
         old: old.clone(),
         new,
         from,
+        touched: true,
         rewritten: false,
         checked: false,
         key_checked: false,

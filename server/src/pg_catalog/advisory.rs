@@ -26,7 +26,8 @@ fn key(args: &[Value]) -> Result<Key, SqlError> {
         _ => Err(SqlError::new(
             "42883",
             "advisory locks are of one bigint, or of two integers",
-        )),
+        )
+        .hint("Give the function one number or two.")),
     }
 }
 
@@ -41,6 +42,11 @@ fn check_pending(context: &Context<'_>, key: Key) -> Result<(), SqlError> {
     }
 }
 
+fn take(context: &Context<'_>, request: Request) -> Result<bool, SqlError> {
+    let snapshot = context.snapshot;
+    snapshot.advisory.try_lock(snapshot.backend_pid, request)
+}
+
 /// `pg_advisory_lock` and its kin: takes the lock, or has the statement wait for it.
 pub fn lock(
     args: &[Value],
@@ -50,8 +56,7 @@ pub fn lock(
 ) -> Result<Value, SqlError> {
     let key = key(args)?;
     let request = Request { key, mode, until };
-    let snapshot = context.snapshot;
-    if !snapshot.advisory.try_lock(snapshot.backend_pid, request)? {
+    if !take(context, request)? {
         context.effects.borrow_mut().locks.push(request);
     }
     Ok(Value::text(""))
@@ -66,10 +71,7 @@ pub fn try_lock(
 ) -> Result<Value, SqlError> {
     let key = key(args)?;
     check_pending(context, key)?;
-    let snapshot = context.snapshot;
-    let request = Request { key, mode, until };
-    let taken = snapshot.advisory.try_lock(snapshot.backend_pid, request)?;
-    Ok(Value::Bool(taken))
+    take(context, Request { key, mode, until }).map(Value::Bool)
 }
 
 /// `pg_advisory_unlock` and its kin.

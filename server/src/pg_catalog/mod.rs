@@ -1,7 +1,8 @@
 //! `pg_catalog` and `information_schema`: relations and functions that psql, drivers and tools ask
 //! for, computed from a [`CatalogSnapshot`] that the caller fills.
 //!
-//! Invariant: pure; nothing here reads the catalog, the clock or the network.
+//! Invariant: nothing here reads the catalog, the clock or the network. What functions do besides giving a value, they do to what
+//! the snapshot hands them (`signal`, `advisory`), or leave to the session ([`Effects`]).
 
 mod advisory;
 mod bind;

@@ -216,6 +216,10 @@ fn locks(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
     let given = [
         "locktype",
         "database",
+        "relation",
+        "page",
+        "tuple",
+        "transactionid",
         "classid",
         "objid",
         "objsubid",
@@ -231,6 +235,10 @@ fn locks(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
         rows.push([
             text("advisory"),
             int(DATABASE_OID),
+            Value::Null,
+            Value::Null,
+            Value::Null,
+            Value::Null,
             int(class),
             int(object),
             int(sub),

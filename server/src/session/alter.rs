@@ -103,7 +103,7 @@ impl SqlSession {
                 .map_err(|e| SqlError::new("55000", e.to_string()))?;
         }
         let notices = std::mem::take(&mut altered.notices);
-        if !altered.is_nothing() {
+        if altered.touched {
             let ddl = Ddl::Alter(Box::new(alteration(&published, altered, stored)));
             handle.ask(|reply| Message::Ddl(ddl, reply)).await?;
         }
