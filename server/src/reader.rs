@@ -167,6 +167,23 @@ pub struct ReadSet {
     pub uniques: HashSet<(CollectionId, ArrangementId, u64)>,
 }
 
+impl ReadSet {
+    /// Nothing was read.
+    pub fn is_empty(&self) -> bool {
+        self.collections.is_empty() && self.keys.is_empty() && self.uniques.is_empty()
+    }
+
+    /// What was read of one collection counts as all of another, which has its rows now.
+    pub fn follow(&mut self, from: CollectionId, to: CollectionId) {
+        let before = (self.keys.len(), self.uniques.len());
+        self.keys.retain(|(collection, _)| *collection != from);
+        self.uniques.retain(|(collection, ..)| *collection != from);
+        let read =
+            self.collections.remove(&from) || before != (self.keys.len(), self.uniques.len());
+        self.collections.extend(read.then_some(to));
+    }
+}
+
 /// A published version at one epoch, with a transaction's own writes on top.
 #[derive(Clone)]
 pub struct Snapshot {

@@ -2,9 +2,11 @@
 
 use std::any::TypeId;
 
+use sqlparser::ast::Expr;
 use sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
+use sqlparser::tokenizer::Token;
 
 /// PostgreSQL's, except that the name of a named argument is a name. As it might be any expression, sqlparser reads each
 /// argument as one first and then once more: `abs(abs(…))` twenty deep took five seconds.
@@ -64,6 +66,29 @@ impl Dialect for PlainNames {
         BASE.prec_value(prec)
     }
 
+    /// `x IN ((SELECT …), …)`: sqlparser takes what begins as a query for all that is in the parentheses.
+    fn parse_infix(
+        &self,
+        parser: &mut Parser,
+        expr: &Expr,
+        _precedence: u8,
+    ) -> Option<Result<Expr, ParserError>> {
+        let negated = is_keyword(parser, 0, Keyword::NOT);
+        let at = usize::from(negated);
+        if !is_keyword(parser, at, Keyword::IN) || !begins_list_with_query(parser, at + 1) {
+            return None;
+        }
+        (0..at + 2).for_each(|_| parser.advance_token());
+        let list = parser
+            .parse_comma_separated(Parser::parse_expr)
+            .and_then(|list| parser.expect_token(&Token::RParen).map(|_| list));
+        Some(list.map(|list| Expr::InList {
+            expr: Box::new(expr.clone()),
+            list,
+            negated,
+        }))
+    }
+
     as_base!(
         supports_unicode_string_literal,
         supports_filter_during_aggregation,
@@ -95,4 +120,45 @@ impl Dialect for PlainNames {
         supports_xml_expressions,
         supports_comment_optimizer_hint,
     );
+}
+
+fn is_keyword(parser: &Parser, n: usize, keyword: Keyword) -> bool {
+    matches!(&parser.peek_nth_token_ref(n).token, Token::Word(w) if w.keyword == keyword)
+}
+
+/// Whether the parentheses that open at the token `open` have parentheses in them that are followed by something which doesn't go on
+/// with a query.
+fn begins_list_with_query(parser: &Parser, open: usize) -> bool {
+    let token = |n| &parser.peek_nth_token_ref(n).token;
+    if *token(open) != Token::LParen || *token(open + 1) != Token::LParen {
+        return false;
+    }
+    let (mut depth, mut n) = (0, open + 1);
+    loop {
+        match token(n) {
+            Token::LParen => depth += 1,
+            Token::RParen => depth -= 1,
+            Token::EOF => return false,
+            _ => {}
+        }
+        n += 1;
+        if depth == 0 {
+            break;
+        }
+    }
+    match token(n) {
+        Token::RParen => false,
+        Token::Word(w) => !matches!(
+            w.keyword,
+            Keyword::UNION
+                | Keyword::EXCEPT
+                | Keyword::INTERSECT
+                | Keyword::ORDER
+                | Keyword::LIMIT
+                | Keyword::OFFSET
+                | Keyword::FETCH
+                | Keyword::FOR
+        ),
+        _ => true,
+    }
 }

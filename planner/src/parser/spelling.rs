@@ -33,6 +33,17 @@ pub(super) fn respelled(tokens: &[TokenWithSpan]) -> Result<Vec<TokenWithSpan>> 
     Ok(tokens)
 }
 
+/// `LIKE SOME` as `LIKE ANY`, which sqlparser knows.
+fn some(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    for at in 1..tokens.len() {
+        if is(&tokens[at], "some") && (is(&tokens[at - 1], "like") || is(&tokens[at - 1], "ilike"))
+        {
+            tokens[at] = like(&tokens[at], Token::make_keyword("ANY"));
+        }
+    }
+    tokens
+}
+
 type Respell = fn(Vec<TokenWithSpan>) -> Vec<TokenWithSpan>;
 
 /// Words at which something is respelled, and how.
@@ -40,6 +51,7 @@ const RESPELLED: &[(&str, Respell)] = &[
     ("tumble", time_windows),
     ("hop", time_windows),
     ("isnull", is_null),
+    ("some", some),
     ("trim", trim),
     ("rows", rows_from),
     ("symmetric", symmetric),
@@ -513,6 +525,10 @@ fn significant(tokens: &[TokenWithSpan]) -> Result<Vec<TokenWithSpan>> {
                     new_line = false;
                     continue;
                 }
+            }
+            Token::Word(w) if w.quote_style.is_some() && w.value.is_empty() => {
+                let message = "zero-length delimited identifier at or near \"\"\"\"";
+                return Err(SqlError::new("42601", message).at(t.span.start.column as usize));
             }
             _ => {}
         }

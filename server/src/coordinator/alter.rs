@@ -274,7 +274,7 @@ impl Coordinator {
             self.feed(errors, delta, work);
         }
         if let Some((from, to)) = replaced {
-            self.write_log.replace(from, to, work.epoch);
+            self.write_log.replace(from, to);
         }
     }
 }

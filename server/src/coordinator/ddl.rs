@@ -429,11 +429,12 @@ pub fn find<'a>(
     let real = object.record.kind.words();
     Err(SqlError::new(
         "42809",
-        format!("\"{}\" is not a {}", name.name, words(kind)),
+        format!("\"{}\" is not {}", name.name, with_article(words(kind))),
     )
     .hint(format!(
-        "Use DROP {} to remove a {real}.",
-        real.to_uppercase()
+        "Use DROP {} to remove {}.",
+        real.to_uppercase(),
+        with_article(real)
     )))
 }
 
@@ -459,6 +460,15 @@ pub fn words(kind: ObjectKind) -> &'static str {
         ObjectKind::Index => "index",
         ObjectKind::Column => "column",
     }
+}
+
+/// "a table", "an index".
+pub fn with_article(words: &str) -> String {
+    let article = match words.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        true => "an",
+        false => "a",
+    };
+    format!("{article} {words}")
 }
 
 /// A notice for the client.

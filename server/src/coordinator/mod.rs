@@ -96,6 +96,8 @@ pub enum Message {
     Wake,
     /// A transaction wants to commit its writes.
     Write(WriteRequest),
+    /// A transaction wants to know if what it read is still so; it writes nothing.
+    Check(WriteRequest),
     /// A statement that changes the catalog.
     Ddl(Ddl, DdlReply),
     /// Nobody else is to write to a table.
@@ -364,6 +366,7 @@ impl Coordinator {
         match message {
             Message::Wake => self.handle.awake.store(false, Ordering::Release),
             Message::Write(request) => self.on_write(request),
+            Message::Check(request) => self.check_reads(request),
             Message::Hold(hold) => self.quiet_work.push_back(QuietWork::Hold(hold)),
             Message::Release(table) => self.on_release(table),
             Message::Ddl(ddl, reply) => self.quiet_work.push_back(QuietWork::Ddl(ddl, reply)),

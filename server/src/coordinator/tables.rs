@@ -65,11 +65,11 @@ impl WriteLog {
     }
 
     /// A table's rows are in another collection from an epoch on.
-    pub(super) fn replace(&mut self, from: CollectionId, to: CollectionId, epoch: Epoch) {
+    pub(super) fn replace(&mut self, from: CollectionId, to: CollectionId) {
         self.replaced.insert(from);
-        self.tables.remove(&from);
-        // Who has read a view of the table before may have missed what was written to it.
-        self.tables.insert(to, epoch);
+        // Who has read a view of the table sees the same in it, but may have missed what was written to the table.
+        let last = self.tables.remove(&from);
+        self.tables.extend(last.map(|epoch| (to, epoch)));
     }
 
     /// Something was read or is written that isn't there any more.
@@ -178,6 +178,17 @@ impl Coordinator {
                 self.failure = Some(format!("accepted writes can't be applied: {e}"));
             }
         }
+    }
+
+    /// Answers a transaction that goes on from the newest version.
+    pub(super) fn check_reads(&self, request: WriteRequest) {
+        let below = |collection: CollectionId| tables_below(&self.catalog, collection);
+        let log = &self.write_log;
+        let answer = match log.is_outdated(&request) || log.conflicts(&request, below) {
+            true => Err(conflict()),
+            false => Ok(request.read_at),
+        };
+        let _ = request.reply.send(answer);
     }
 
     fn accept(

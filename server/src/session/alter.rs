@@ -20,7 +20,7 @@ use crate::catalog::record::Kind;
 use crate::catalog::{Catalog, Detail, Object, text};
 use crate::coordinator::alter::{Alteration, Hold};
 use crate::coordinator::build::stored_desc;
-use crate::coordinator::ddl::{Ddl, find_any, words};
+use crate::coordinator::ddl::{Ddl, find_any, with_article, words};
 use crate::coordinator::duplicates::Duplicates;
 use crate::coordinator::ids::table_desc;
 use crate::coordinator::unique::UniqueIndex;
@@ -71,6 +71,9 @@ impl SqlSession {
             other => other?.clone(),
         };
         let mut altered = self.altered(&published, &target, statement, &[])?;
+        if altered.reads_rows() {
+            self.check_unwritten(&target)?;
+        }
         let mut stored = Stored::default();
         let handle = self.handle.clone();
         let mut hand = None;
@@ -112,6 +115,24 @@ impl SqlSession {
         Ok(())
     }
 
+    /// Rows that the transaction has written are not committed, so that nothing would look at them.
+    fn check_unwritten(&self, table: &Object) -> Result<(), SqlError> {
+        let rows = table.record.ids.collection;
+        let transaction = self.transaction.as_ref();
+        match transaction.is_some_and(|t| rows.is_some_and(|rows| t.writes.contains_key(&rows))) {
+            false => Ok(()),
+            true => Err(SqlError::new(
+                "55006",
+                format!(
+                    "cannot alter table \"{}\" because this transaction has changed its rows",
+                    table.display_name()
+                ),
+            )
+            .detail("DDL takes effect at once, on the rows that are committed.")
+            .hint("COMMIT before ALTER TABLE.")),
+        }
+    }
+
     /// What the statement makes of `target`; without `ids` it is only tried.
     fn altered(
         &self,
@@ -139,9 +160,10 @@ impl SqlSession {
         if !fits {
             let name = &target.record.name;
             let (wanted, real) = (words(statement.kind), kind.words());
-            let message = format!("\"{name}\" is not a {wanted}");
+            let (wanted, real) = (with_article(wanted), with_article(real));
+            let message = format!("\"{name}\" is not {wanted}");
             return Err(SqlError::new("42809", message)
-                .hint(format!("It is a {real}: only the columns of tables can be altered, and those of views renamed.")));
+                .hint(format!("It is {real}: only the columns of tables can be altered, and those of views renamed.")));
         }
         if is_view && let [AlterAction::RenameColumn { from, to }] = statement.actions {
             return rename_view_column(&definer, target, (from, to));

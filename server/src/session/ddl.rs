@@ -15,8 +15,9 @@ use crate::coordinator::sinks::open_file;
 use crate::published::Published;
 
 impl SqlSession {
+    /// DDL takes effect at once. In a transaction, what was read before it must still hold after it, as if everything had begun then.
     pub(super) async fn ddl(&mut self, parsed: &Parsed) -> Result<Response, SqlError> {
-        self.leave_snapshot()?;
+        self.move_forward().await?;
         let published = self.pin();
         if self.skips_existing(&published, &parsed.statement) {
             return Ok(Response::Tag(tag(&parsed.statement)));
@@ -45,28 +46,14 @@ impl SqlSession {
                 notices.into_iter().for_each(|n| self.notify(n));
             }
         }
-        self.leave_snapshot()?;
         let tag = tag(&parsed.statement);
         if let Some(transaction) = &mut self.transaction {
             transaction.ddl.push(tag.clone());
+            let now = self.handle.env.publisher.pin();
+            transaction.follow(&parsed.statement, &published.catalog, &now.catalog);
         }
+        self.move_forward().await?;
         Ok(Response::Tag(tag))
-    }
-
-    /// DDL takes effect at once, so it can't be part of a transaction that has read or written something.
-    fn leave_snapshot(&mut self) -> Result<(), SqlError> {
-        let Some(transaction) = &mut self.transaction else {
-            return Ok(());
-        };
-        if !transaction.is_untouched() {
-            return Err(SqlError::new(
-                "25001",
-                "DDL cannot run in a transaction block that has read or written something",
-            )
-            .hint("COMMIT first; DDL takes effect at once and is not undone by ROLLBACK."));
-        }
-        transaction.published = None;
-        Ok(())
     }
 
     /// IF NOT EXISTS: an object that is there makes the rest of the statement irrelevant.

@@ -171,11 +171,10 @@ impl SqlSession {
             Statement::Subscribe(subscribe) => match &subscribe.target {
                 SubscribeTarget::Query(query) => query.as_ref().clone(),
                 SubscribeTarget::Relation(name) => {
-                    let schema = name
-                        .schema
-                        .as_deref()
-                        .unwrap_or(crate::catalog::DEFAULT_SCHEMA);
-                    parse_query(&format!("SELECT * FROM \"{schema}\".\"{}\"", name.name))?
+                    let quoted = crate::catalog::text::quoted;
+                    let schema = name.schema.as_deref().map(|s| quoted(s) + ".");
+                    let schema = schema.unwrap_or_default();
+                    parse_query(&format!("SELECT * FROM {schema}{}", quoted(&name.name)))?
                 }
             },
             _ => {

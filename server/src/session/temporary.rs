@@ -8,7 +8,7 @@ use tidemill_planner::ast::{Name, ObjectKind, Parsed, Statement};
 use tokio::sync::oneshot;
 
 use super::sql::SqlSession;
-use crate::catalog::{Catalog, Object, TEMPORARY, TEMPORARY_PREFIX};
+use crate::catalog::{Catalog, DEFAULT_SCHEMA, Object, TEMPORARY, TEMPORARY_PREFIX};
 use crate::coordinator::ddl::{Ddl, DdlReply};
 use crate::coordinator::{Handle, Message};
 
@@ -19,42 +19,59 @@ impl SqlSession {
         own.chain(self.settings.search_path()).collect()
     }
 
-    /// The statement with temporary objects under the name of their schema.
+    /// The statement with the schemas of the objects that it makes or changes, as the search path and temporary objects give them.
     pub(super) async fn placed<'p>(
         &mut self,
         parsed: &'p Parsed,
     ) -> Result<Cow<'p, Parsed>, SqlError> {
-        let is_temporary = |name: &Name| name.schema.as_deref() == Some(TEMPORARY);
-        let creates = match &parsed.statement {
-            Statement::CreateTable { name, .. }
-            | Statement::CreateTableAs { name, .. }
-            | Statement::CreateTableLike { name, .. }
-            | Statement::CreateView { name, .. } => is_temporary(name),
-            Statement::CreateMaterializedView { name, .. }
-            | Statement::CreateSource { name, .. }
-            | Statement::CreateSink { name, .. }
-                if is_temporary(name) =>
-            {
+        let made = name_of_new(&parsed.statement);
+        if made.is_some_and(|name| name.schema.as_deref() == Some(TEMPORARY)) {
+            if !matches!(
+                parsed.statement,
+                Statement::CreateTable { .. }
+                    | Statement::CreateTableAs { .. }
+                    | Statement::CreateTableLike { .. }
+                    | Statement::CreateView { .. }
+            ) {
                 return Err(SqlError::new(
                     "42P16",
                     "only tables and views can be temporary",
                 ));
             }
-            _ => false,
-        };
-        if creates {
             self.make_temporary_schema().await?;
         }
-        let own = self.temporary.clone();
-        let Some(own) = own.filter(|_| creates || changes_objects(&parsed.statement)) else {
+        let path = self.search_path();
+        if made.is_none() && !changes_objects(&parsed.statement) || path == [DEFAULT_SCHEMA] {
             return Ok(Cow::Borrowed(parsed));
-        };
+        }
         let published = self.pin();
+        let catalog = &published.catalog;
         let mut placed = parsed.clone();
-        for name in names_of(&mut placed.statement, creates) {
-            place(name, &own, &published.catalog);
+        for name in names_of(&mut placed.statement) {
+            match name.schema.as_deref() {
+                Some(TEMPORARY) => name.schema = self.temporary.clone().or(name.schema.take()),
+                Some(_) => {}
+                None if made.is_some() => name.schema = Some(self.creation_schema(catalog)?),
+                None => {
+                    let has = |schema: &&String| catalog.find(schema, &name.name).is_some();
+                    let known = |schema: &&String| catalog.schemas().contains_key(*schema);
+                    let found = path.iter().find(has);
+                    // What isn't found isn't there, even if another schema has it.
+                    name.schema = found.or(path.iter().find(known)).cloned();
+                }
+            }
         }
         Ok(Cow::Owned(placed))
+    }
+
+    /// The schema of the search path that new objects go to.
+    fn creation_schema(&self, catalog: &Catalog) -> Result<String, SqlError> {
+        let mut path = self.settings.search_path().into_iter();
+        path.find(|schema| catalog.schemas().contains_key(schema))
+            .ok_or_else(|| {
+                SqlError::new("3F000", "no schema has been selected to create in")
+                    .hint("SET search_path to a schema that exists, or write schema.name.")
+            })
     }
 
     async fn make_temporary_schema(&mut self) -> Result<(), SqlError> {
@@ -171,32 +188,37 @@ fn changes_objects(statement: &Statement) -> bool {
     )
 }
 
-/// The names in a statement that may be those of temporary objects. `creates`: also that of what it makes.
-fn names_of(statement: &mut Statement, creates: bool) -> Vec<&mut Name> {
+/// The name of what a statement makes.
+fn name_of_new(statement: &Statement) -> Option<&Name> {
     match statement {
         Statement::CreateTable { name, .. }
         | Statement::CreateTableAs { name, .. }
         | Statement::CreateTableLike { name, .. }
         | Statement::CreateView { name, .. }
-            if creates =>
-        {
-            vec![name]
-        }
-        Statement::CreateIndex { on: name, .. }
+        | Statement::CreateMaterializedView { name, .. }
+        | Statement::CreateSource { name, .. }
+        | Statement::CreateSink { name, .. } => Some(name),
+        _ => None,
+    }
+}
+
+/// The names of what a statement makes or changes.
+fn names_of(statement: &mut Statement) -> Vec<&mut Name> {
+    match statement {
+        Statement::CreateTable { name, .. }
+        | Statement::CreateTableAs { name, .. }
+        | Statement::CreateTableLike { name, .. }
+        | Statement::CreateView { name, .. }
+        | Statement::CreateMaterializedView { name, .. }
+        | Statement::CreateSource { name, .. }
+        | Statement::CreateSink { name, .. }
+        | Statement::CreateIndex { on: name, .. }
         | Statement::Rename { name, .. }
-        | Statement::Alter { name, .. }
-        | Statement::Comment { name, .. } => vec![name],
+        | Statement::Alter { name, .. } => vec![name],
+        Statement::Comment { kind, name, .. } if *kind != ObjectKind::Schema => vec![name],
         Statement::Drop { kind, names, .. } if *kind != ObjectKind::Schema => {
             names.iter_mut().collect()
         }
         _ => vec![],
-    }
-}
-
-/// A name as that of an object in the session's schema, if there is one, or if it says so.
-fn place(name: &mut Name, own: &str, catalog: &Catalog) {
-    let said = name.schema.as_deref() == Some(TEMPORARY);
-    if said || name.schema.is_none() && catalog.find(own, &name.name).is_some() {
-        name.schema = Some(own.to_string());
     }
 }

@@ -3,9 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use parking_lot::Mutex;
 use tidemill_planner::SqlError;
+use tidemill_planner::ast::Statement;
 use tidemill_planner::query::QueryPlan;
 use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{CollectionId, Delta, Epoch};
@@ -127,11 +129,36 @@ impl Transaction {
 
     /// Nothing was read or written.
     pub fn is_untouched(&self) -> bool {
-        let reads = self.reads.lock();
-        self.writes.is_empty()
-            && reads.collections.is_empty()
-            && reads.keys.is_empty()
-            && reads.uniques.is_empty()
+        self.writes.is_empty() && self.reads.lock().is_empty()
+    }
+
+    /// Takes in DDL of its own. What it has read of a table that was altered counts as all of the table from now on; what it has written
+    /// has the columns' names of now, and what it has written to tables that it dropped goes with them.
+    pub(super) fn follow(&mut self, statement: &Statement, before: &Catalog, now: &Catalog) {
+        let writes = Arc::make_mut(&mut self.writes);
+        match statement {
+            Statement::Drop { .. } => writes.retain(|table, _| now.by_collection(*table).is_some()),
+            Statement::Alter { name, .. } => {
+                let altered = before.lookup(name).map(|o| &o.record);
+                let Some((id, from)) = altered.and_then(|r| r.ids.collection.map(|c| (r.id, c)))
+                else {
+                    return;
+                };
+                let object = now.get(id);
+                if let Some(to) = object.and_then(|o| o.record.ids.collection) {
+                    self.reads.lock().follow(from, to);
+                }
+                for delta in writes.get_mut(&from).into_iter().flatten() {
+                    let columns = delta.rows.columns().to_vec();
+                    let renamed = object.map(|o| RecordBatch::try_new(o.columns.clone(), columns));
+                    if let Some(Ok(rows)) = renamed {
+                        delta.rows = rows;
+                    }
+                }
+            }
+            _ => return,
+        }
+        self.own_keys.clear();
     }
 }
 
@@ -159,6 +186,35 @@ impl SqlSession {
             Some(transaction) => transaction.published.get_or_insert(newest).clone(),
             None => newest,
         }
+    }
+
+    /// Goes on from the newest version, if what the transaction has read so far is the same there; otherwise it is error 40001.
+    pub(super) async fn move_forward(&mut self) -> Result<(), SqlError> {
+        let newest = self.handle.env.publisher.pin();
+        let Some(transaction) = &mut self.transaction else {
+            return Ok(());
+        };
+        let reads = transaction.reads.lock().clone();
+        if let Some(before) = &transaction.published
+            && !reads.is_empty()
+        {
+            let read_at = before.now();
+            let check = |reply| {
+                Message::Check(WriteRequest {
+                    writes: vec![],
+                    read_at,
+                    reads,
+                    numbered: vec![],
+                    restart: None,
+                    reply,
+                })
+            };
+            self.handle.ask(check).await?;
+        }
+        if let Some(transaction) = &mut self.transaction {
+            transaction.published = (!transaction.is_untouched()).then_some(newest);
+        }
+        Ok(())
     }
 
     /// Has the sources that `plan` reads begin, and waits until they have something to show. True: there is a newer
@@ -366,7 +422,7 @@ fn unread_sources(
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{AsArray, Int64Array, RecordBatch};
+    use arrow::array::{AsArray, Int64Array};
     use arrow::datatypes::{DataType, Field, Int64Type, Schema};
     use rand::{Rng, SeedableRng};
 

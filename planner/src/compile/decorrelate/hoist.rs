@@ -33,9 +33,50 @@ pub(in crate::compile) fn hoist(plan: LogicalPlan) -> Result<LogicalPlan> {
         {
             hoist_one(node, &mut count)
         }
+        LogicalPlan::Filter(_) | LogicalPlan::Projection(_)
+            if node.expressions().iter().any(looks_for_subqueries) =>
+        {
+            hoist_operands(node, &mut count)
+        }
         node => Ok(Transformed::no(node)),
     })
     .map(|t| t.data)
+}
+
+/// Whether a subquery is looked for among another one's rows in `e`.
+fn looks_for_subqueries(e: &Expr) -> bool {
+    let mut within = |e: &Expr| Ok(matches!(e, Expr::InSubquery(i) if has_subquery(&i.expr)));
+    e.any(&mut within).unwrap_or(true)
+}
+
+/// A filter or projection in which subqueries are looked for among others' rows: the rules would have them in a join's condition. Its own
+/// columns stay.
+fn hoist_operands(node: LogicalPlan, count: &mut usize) -> Result<Transformed<LogicalPlan>> {
+    let given = columns(&node);
+    let names = NamePreserver::new_for_projection();
+    let mut found = Found::default();
+    let mut exprs = vec![];
+    for e in node.expressions() {
+        let name = names.save(&e);
+        let taken = e.change_down(&mut |e| match e {
+            Expr::InSubquery(mut i) if has_subquery(&i.expr) => {
+                *i.expr = found.take(*i.expr, count, &|_| Ok(true))?;
+                Ok(Transformed::yes(Expr::InSubquery(i)))
+            }
+            e => Ok(Transformed::no(e)),
+        })?;
+        exprs.push(match node {
+            LogicalPlan::Filter(_) => taken.data,
+            _ => name.restore(taken.data),
+        });
+    }
+    let input = found.over(Arc::new(node.inputs()[0].clone()))?;
+    let plan = node.with_new_exprs(exprs, vec![Arc::unwrap_or_clone(input)])?;
+    if matches!(node, LogicalPlan::Projection(_)) {
+        return Ok(Transformed::yes(plan));
+    }
+    let plan = Projection::try_new(given, Arc::new(plan))?;
+    Ok(Transformed::yes(LogicalPlan::Projection(plan)))
 }
 
 /// Subqueries that became columns.

@@ -22,6 +22,7 @@ use datafusion::functions_aggregate::min_max::max_udaf;
 use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{Column, JoinType, NullEquality, Result};
 use datafusion_expr::logical_plan::Subquery;
+use datafusion_expr::utils::split_conjunction;
 use datafusion_expr::{
     Aggregate, Expr, FetchType, LogicalPlan, LogicalPlanBuilder, Operator, binary_expr, lit,
 };
@@ -140,12 +141,35 @@ fn decorrelate(plan: LogicalPlan, all: bool, count: &mut usize) -> Result<Logica
 
 /// Shapes that DataFusion's rules join correctly.
 fn is_simple(e: &Expr, subquery: &LogicalPlan) -> Result<bool> {
+    if names_clash(subquery)? {
+        return Ok(false);
+    }
     match e {
         Expr::Exists(_) => filtered(subquery),
         Expr::InSubquery(i) => Ok(!i.negated && filtered(subquery)?),
         Expr::ScalarSubquery(_) => one_aggregate(subquery),
         _ => Ok(false),
     }
+}
+
+/// Whether two columns of one name are compared with an outer row, or one that is with another that the subquery gives: the rules
+/// put the columns of such conditions under one alias and tell them apart by their names only.
+fn names_clash(subquery: &LogicalPlan) -> Result<bool> {
+    let mut compared = BTreeSet::new();
+    subquery.walk(&mut |node| {
+        let outer = |e: &Expr| e.any(&mut |e| Ok(matches!(e, Expr::OuterReferenceColumn(..))));
+        for e in node.expressions() {
+            for part in split_conjunction(&e) {
+                if outer(part)? {
+                    compared.extend(part.column_refs().into_iter().cloned());
+                }
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    let given = subquery.schema().columns();
+    let mut others = compared.iter().chain(&given);
+    Ok(others.any(|c| compared.iter().any(|o| o.name == c.name && o != c)))
 }
 
 /// An aggregate without keys over filtered rows, below projections.
@@ -185,20 +209,21 @@ fn is_correlated(node: &LogicalPlan) -> Result<bool> {
     Ok(!out.is_empty())
 }
 
-/// Whether a subquery of the node names a column of a query further out than the node's.
+/// Whether a condition of the node has a subquery and names a column of a query further out than the node's, there or beside it. The
+/// rules take such a condition out of the node, to where the subquery's own columns aren't.
 fn has_subquery_that_reaches_out(node: &LogicalPlan) -> Result<bool> {
     let inputs = node.inputs();
     let own = |c: &Column| inputs.iter().any(|i| i.schema().has_column(c));
-    let mut found = false;
+    let mut out = BTreeSet::new();
     for e in node.expressions() {
-        e.walk(&mut |e| {
-            if let Some(s) = subquery_of(e) {
-                found |= free_columns(&s.subquery)?.iter().any(|c| !own(c));
-            }
-            Ok(TreeNodeRecursion::Continue)
-        })?;
+        for part in split_conjunction(&e)
+            .into_iter()
+            .filter(|p| has_subquery(p))
+        {
+            free_in_expr(part, &own, &mut out)?;
+        }
     }
-    Ok(found)
+    Ok(!out.is_empty())
 }
 
 /// `input` with what the subquery gives as further columns, and the expression that takes the place of `e`. `base`: the
