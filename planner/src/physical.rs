@@ -37,6 +37,7 @@ use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
+use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
     PlanProperties,
@@ -245,7 +246,9 @@ impl PhysicalOptimizerRule for Constants {
             let mut hidden = false;
             for (input, doubtful) in inputs.iter_mut().zip(doubtful) {
                 let known = input.properties().eq_properties.eq_group();
-                if doubtful && known.iter().next().is_some() {
+                let known = known.iter().next().is_some();
+                // What becomes known only later of what a window is over can't be told yet.
+                if doubtful && (known || is_window(&node) && !is_window(input)) {
                     *input = Arc::new(ConcatExec::new(vec![input.clone()], input.schema()));
                     hidden = true;
                 }
@@ -328,9 +331,15 @@ fn doubtful_inputs(node: &Arc<dyn ExecutionPlan>) -> Vec<bool> {
         let right = matches!(kind, JoinType::Left | JoinType::Full);
         return vec![left, right];
     }
-    let sets = node.downcast_ref::<AggregateExec>();
-    let sets = sets.is_some_and(|a| !a.group_expr().is_single());
-    vec![sets; node.children().len()]
+    // Neither over windows nor for what is counted once does DataFusion keep what it knows of equal columns apart from what is left.
+    let aggregate = node.downcast_ref::<AggregateExec>().is_some_and(|a| {
+        !a.group_expr().is_single() || a.aggr_expr().iter().any(|e| e.is_distinct())
+    });
+    vec![is_window(node) || aggregate; node.children().len()]
+}
+
+fn is_window(node: &Arc<dyn ExecutionPlan>) -> bool {
+    node.is::<WindowAggExec>() || node.is::<BoundedWindowAggExec>()
 }
 
 /// The rows of its inputs, one input after the other.

@@ -17,10 +17,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
+use std::sync::Arc;
 
+use arrow::datatypes::{Field, Schema};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use tidemill_zset::ArrangementId;
+use tidemill_zset::schema::settled;
 
 use crate::api::{ArrangementDesc, ArrangementKind, Result, StoreError};
 use crate::ledger::Writes;
@@ -281,6 +284,8 @@ pub(crate) fn get_desc(
     let schema = w.bytes(len).ok_or_else(short)?;
     let reader = StreamReader::try_new(Cursor::new(schema), None).map_err(|e| e.to_string())?;
     let schema = reader.schema();
+    let fields: Vec<Field> = schema.fields().iter().map(|f| settled(f)).collect();
+    let schema = Arc::new(Schema::new(fields));
     if key_columns > schema.fields().len() {
         return Err(format!("{key_columns} key columns, but fewer columns"));
     }

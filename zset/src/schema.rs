@@ -85,7 +85,7 @@ impl SqlType {
             SqlType::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
             SqlType::Timestamptz => DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())),
             SqlType::Interval => DataType::Interval(IntervalUnit::MonthDayNano),
-            SqlType::Array(of) => DataType::List(Arc::new(of.field("item", true))),
+            SqlType::Array(of) => DataType::List(Arc::new(Field::new("item", of.arrow(), true))),
             SqlType::Other(t) => t.clone(),
         }
     }
@@ -113,6 +113,7 @@ impl SqlType {
             SqlType::Json => Some("json".into()),
             SqlType::Jsonb => Some("jsonb".into()),
             SqlType::Numeric(0, _) => Some("numeric".into()),
+            SqlType::Array(of) => of.tag().map(|tag| tag + ARRAY),
             _ => None,
         }
     }
@@ -146,6 +147,9 @@ impl SqlType {
                 }
             }
         }
+        if let Some(item) = item(field) {
+            return SqlType::Array(Box::new(SqlType::of(&item)));
+        }
         match field.data_type() {
             DataType::Boolean => SqlType::Bool,
             DataType::Int8 | DataType::UInt8 | DataType::Int16 => SqlType::Int2,
@@ -170,12 +174,38 @@ impl SqlType {
             DataType::Timestamp(_, None) => SqlType::Timestamp,
             DataType::Timestamp(_, Some(_)) => SqlType::Timestamptz,
             DataType::Interval(_) | DataType::Duration(_) => SqlType::Interval,
-            DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) => {
-                SqlType::Array(Box::new(SqlType::of(f)))
-            }
             DataType::Dictionary(_, v) => SqlType::of(&Field::new("", v.as_ref().clone(), true)),
             other => SqlType::Other(other.clone()),
         }
+    }
+}
+
+/// What a tag of an array's elements has behind it as one of the array. A list's own item has none, so that all lists of values that
+/// are carried alike have one Arrow type: much of DataFusion forgets what is said of items.
+const ARRAY: &str = "[]";
+
+/// The elements of a list as a column of the SQL type that they have. `None`: it is no list.
+pub fn item(list: &Field) -> Option<Field> {
+    let (DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _)) =
+        list.data_type()
+    else {
+        return None;
+    };
+    let mut item = item.as_ref().clone();
+    let tag = list.metadata().get(TYPE_KEY);
+    if let Some(tag) = tag.and_then(|tag| tag.strip_suffix(ARRAY)) {
+        item.set_metadata(HashMap::from([(TYPE_KEY.to_string(), tag.to_string())]));
+    }
+    Some(item)
+}
+
+/// The field with the tag of a list's elements where it is now: versions before had it on the item.
+pub fn settled(field: &Field) -> Field {
+    match (item(field), field.data_type()) {
+        (Some(item), DataType::List(_)) if item.metadata().contains_key(TYPE_KEY) => {
+            SqlType::Array(Box::new(SqlType::of(&item))).field(field.name(), field.is_nullable())
+        }
+        _ => field.clone(),
     }
 }
 

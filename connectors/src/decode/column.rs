@@ -168,10 +168,10 @@ impl Column {
             SqlType::Array(of) => {
                 let item = match field.data_type() {
                     DataType::List(item) => item.clone(),
-                    _ => Arc::new(of.field("item", true)),
+                    _ => Arc::new(Field::new("item", of.arrow(), true)),
                 };
                 Values::List(Box::new(ListColumn {
-                    elements: Column::new(&item),
+                    elements: Column::new(&of.field("item", true)),
                     field: item,
                     ends: vec![0],
                     nulls: NullBufferBuilder::new(0),

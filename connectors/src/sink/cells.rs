@@ -13,7 +13,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use tidemill_zset::schema::{SqlType, UTC};
+use tidemill_zset::schema::{self, SqlType, UTC};
 
 use crate::decode::json;
 use crate::text::output;
@@ -108,7 +108,8 @@ impl Cells {
             }
             DataType::List(item) => {
                 let list = array.as_list::<i32>();
-                let items = Cells::new(list.values(), item)?;
+                let item = schema::item(field).unwrap_or_else(|| item.as_ref().clone());
+                let items = Cells::new(list.values(), &item)?;
                 Kind::List(list.clone(), Box::new(items))
             }
             DataType::Struct(fields) => {

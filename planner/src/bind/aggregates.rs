@@ -426,6 +426,9 @@ impl Binder<'_> {
         } else {
             value.ty.clone()
         };
+        if matches!(value.ty, SqlType::Array(_)) {
+            return Err(SqlError::unsupported("arrays of arrays are not supported"));
+        }
         let function = match (name, many) {
             ("mode", _) => "mode_of_sorted",
             ("percentile_cont", false) => "percentile_cont_of_sorted",
@@ -588,6 +591,9 @@ impl Binder<'_> {
             )),
             "array_agg" => {
                 let a = self.known(first)?;
+                if matches!(a.ty, SqlType::Array(_)) {
+                    return Err(SqlError::unsupported("arrays of arrays are not supported"));
+                }
                 let ty = SqlType::Array(Box::new(a.ty));
                 Ok(Resolved {
                     function: agg::array_agg::array_agg_udaf(),
@@ -752,14 +758,16 @@ impl Binder<'_> {
 
     /// ORDER BY items as sort expressions; ascending puts NULLs last.
     pub(crate) fn sorts(&self, c: Ctx, items: &[ast::OrderByExpr]) -> Result<Vec<Sort>> {
-        items
-            .iter()
-            .map(|o| {
-                let t = self.expr(c, &o.expr)?;
-                let t = self.known(t)?;
-                self.sort(t, &o.options)
-            })
-            .collect()
+        let mut sorts: Vec<Sort> = Vec::with_capacity(items.len());
+        for o in items {
+            let t = self.known(self.expr(c, &o.expr)?)?;
+            let sort = self.sort(t, &o.options)?;
+            // A key that was there already decides nothing.
+            if sort.expr.is_volatile() || sorts.iter().all(|s| s.expr != sort.expr) {
+                sorts.push(sort);
+            }
+        }
+        Ok(sorts)
     }
 
     pub(crate) fn sort(&self, t: Typed, o: &ast::OrderByOptions) -> Result<Sort> {

@@ -59,7 +59,7 @@ impl Binder<'_> {
                     to => to,
                 };
                 let value = cast::constant(text, to, context, self.zone())?;
-                Ok(cast::typed_constant(value, to))
+                Ok(Expr::Literal(value, None))
             }
             Expr::Placeholder(p) => {
                 let n: usize = p.id.trim_start_matches('$').parse().unwrap_or(1);

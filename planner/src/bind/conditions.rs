@@ -104,7 +104,7 @@ impl Binder<'_> {
         // One value is compared as by `=`, several are of one type with `e`.
         let by_key = matches!(
             items.iter().find(|t| !t.unknown).map(|t| &t.ty),
-            Some(SqlType::Interval | SqlType::Jsonb)
+            Some(SqlType::Interval | SqlType::Jsonb | SqlType::Char(_))
         );
         if by_key || items.len() == 2 {
             let x = items.remove(0);

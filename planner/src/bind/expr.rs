@@ -197,11 +197,15 @@ impl Binder<'_> {
                 low,
                 high,
             } => {
-                let x = self.expr(c, expr)?;
                 let (low, either_way) = match symmetric_bound(low) {
                     Some(low) => (low, true),
                     None => (low.as_ref(), false),
                 };
+                if let Some(found) = self.row_between(c, expr, (low, high), either_way)? {
+                    let found = if *negated { not(found) } else { found };
+                    return Ok(Typed::new(found, SqlType::Bool));
+                }
+                let x = self.expr(c, expr)?;
                 let (low, high) = (self.expr(c, low)?, self.expr(c, high)?);
                 let within = |x: &Typed, low: &Typed, high: &Typed| -> Result<Expr> {
                     let ge = self.compare(Operator::GtEq, x.clone(), low.clone())?;

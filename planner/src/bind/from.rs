@@ -217,8 +217,20 @@ impl Binder<'_> {
             scope: Scope::new(outer),
         };
         match factor {
-            TableFactor::Table { name, alias, .. } => {
+            TableFactor::Table {
+                name,
+                alias,
+                with_ordinality,
+                ..
+            } => {
                 let n = crate::parser::relation_name(name)?;
+                if *with_ordinality {
+                    let message = "WITH ORDINALITY is for functions in FROM";
+                    return Err(SqlError::new("42601", message).hint(format!(
+                        "\"{}\" is a relation. row_number() numbers its rows.",
+                        n.name
+                    )));
+                }
                 let at = name.0.first().and_then(|p| match p {
                     ast::ObjectNamePart::Identifier(i) => position(i.span),
                     _ => None,

@@ -674,6 +674,20 @@ impl Lift<'_> {
             let field = Arc::clone(self.schema.field_from_column(c)?);
             return Ok(Some(Expr::OuterReferenceColumn(field, c.clone())));
         }
+        // An aggregate beside the subquery, which it is compared with.
+        if let Expr::OuterReferenceColumn(_, c) = e
+            && c.relation.as_ref().is_some_and(|r| r.table() == AGGREGATE)
+            && let Some(result) = c.name.parse().ok().and_then(|n: usize| self.results.get(n))
+        {
+            let above = result.clone().change_up(&mut |e| match e {
+                Expr::Column(c) => {
+                    let field = Arc::clone(self.schema.field_from_column(&c)?);
+                    Ok(Transformed::yes(Expr::OuterReferenceColumn(field, c)))
+                }
+                e => Ok(Transformed::no(e)),
+            })?;
+            return Ok(Some(above.data));
+        }
         let mut own = false;
         let here = e.clone().change_up(&mut |e| {
             Ok(match &e {

@@ -10,7 +10,7 @@ use tidemill_zset::schema::SqlType;
 use super::expr::{Ctx, field_name};
 use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
-use crate::functions::cast::{self, Context};
+use crate::functions::cast::Context;
 use crate::functions::{intervals, parse_dates};
 
 impl Binder<'_> {
@@ -51,7 +51,7 @@ impl Binder<'_> {
         if let (true, Expr::Literal(ScalarValue::Utf8View(Some(text)), _)) = (t.unknown, &t.expr) {
             let value = parse_dates::interval_of(text, fields)?;
             let value = ScalarValue::IntervalMonthDayNano(Some(value));
-            let constant = cast::typed_constant(value, &SqlType::Interval);
+            let constant = Expr::Literal(value, None);
             return Ok(Typed::new(constant, SqlType::Interval));
         }
         let expr = self.cast(t, &SqlType::Interval, Context::Explicit)?;

@@ -196,8 +196,21 @@ impl Binder<'_> {
                 let key = crate::functions::rows::key(t.expr, of);
                 Ok(Typed::new(key, SqlType::Bytea))
             }
+            SqlType::Array(_) if crate::functions::rows::has_key(&t.ty) => {
+                let key = crate::functions::rows::array_key(t.expr, &t.ty);
+                Ok(Typed::new(key, SqlType::Bytea))
+            }
             _ => self.order_key(t),
         }
+    }
+
+    /// Both sides of a comparison: beside char(n), blanks at the end of varchar don't count.
+    pub(super) fn without_blanks(&self, l: Typed, r: Typed) -> Result<(Typed, Typed)> {
+        Ok(match (&l.ty, &r.ty) {
+            (SqlType::Char(_), SqlType::Varchar(_)) => (l, self.function("rtrim", vec![r], None)?),
+            (SqlType::Varchar(_), SqlType::Char(_)) => (self.function("rtrim", vec![l], None)?, r),
+            _ => (l, r),
+        })
     }
 
     pub(crate) fn compare(&self, op: Operator, l: Typed, r: Typed) -> Result<Typed> {
@@ -206,14 +219,17 @@ impl Binder<'_> {
             Operator::IsDistinctFrom | Operator::IsNotDistinctFrom => "=".to_string(),
             o => o.to_string(),
         };
+        let (l, r) = self.without_blanks(l, r)?;
         let (l, r, ty) = self.same_type(&sign, l, r)?;
         let ordered = matches!(
             op,
             Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq
         );
-        let key = |e| match ty {
+        let by_key = crate::functions::rows::has_key(&ty);
+        let key = |e| match &ty {
             // Arrow has NULL elements before all others.
-            SqlType::Array(_) if ordered => Ok(crate::functions::rows::array_key(e, &ty)),
+            SqlType::Array(_) if ordered || by_key => Ok(crate::functions::rows::array_key(e, &ty)),
+            SqlType::Other(of) if by_key => Ok(crate::functions::rows::key(e, of)),
             _ => self.order_key(Typed::new(e, ty.clone())).map(|t| t.expr),
         };
         let (l, r) = (key(l)?, key(r)?);

@@ -85,6 +85,28 @@ impl Binder<'_> {
     }
 
     /// `(a, b) = (c, d)` and the orders.
+    /// `(a, b) BETWEEN (…) AND (…)`, field by field. `None`: no rows are compared.
+    pub(super) fn row_between(
+        &self,
+        c: Ctx,
+        x: &E,
+        (low, high): (&E, &E),
+        either_way: bool,
+    ) -> Result<Option<Expr>> {
+        let (Some(x), Some(low), Some(high)) = (fields(x), fields(low), fields(high)) else {
+            return Ok(None);
+        };
+        let within = |low: &[E], high: &[E]| -> Result<Expr> {
+            let ge = self.compare_rows(c, &x, &B::GtEq, low)?.expr;
+            Ok(and(ge, self.compare_rows(c, &x, &B::LtEq, high)?.expr))
+        };
+        let found = within(&low, &high)?;
+        Ok(Some(match either_way {
+            true => or(found, within(&high, &low)?),
+            false => found,
+        }))
+    }
+
     pub(super) fn compare_rows(&self, c: Ctx, l: &[E], op: &B, r: &[E]) -> Result<Typed> {
         same_width(l, r)?;
         self.compare_pairs(

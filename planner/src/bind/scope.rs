@@ -62,6 +62,17 @@ pub(crate) struct Scope<'o> {
 }
 
 impl<'o> Scope<'o> {
+    /// The type of a column of one of the relations, or of those to the left of them.
+    pub fn type_of(&self, column: &Column) -> Option<&SqlType> {
+        let mut cols = self.tables.iter().flat_map(|t| &t.cols);
+        let found = cols.find(|c| matches!(&c.expr, Expr::Column(own) if own == column));
+        match (found, self.outer) {
+            (Some(found), _) => Some(&found.ty),
+            (None, Outer::Lateral(left)) => left.type_of(column),
+            (None, _) => None,
+        }
+    }
+
     pub(crate) fn new(outer: Outer<'o>) -> Self {
         Scope {
             tables: Vec::new(),

@@ -16,7 +16,7 @@ use tidemill_zset::schema::SqlType;
 
 use super::conditions::{first, is_fallible, not, when};
 use super::expr::{Ctx, Truth, strip};
-use super::scope::Outer;
+use super::scope::{Outer, Scope};
 use super::sets::{is_each, is_set_returning};
 use super::{Binder, Rel, RelCol, Typed, builder, df, literal, null_of, project, truth};
 use crate::compile::decorrelate;
@@ -372,10 +372,13 @@ impl Binder<'_> {
             ty: col.ty.clone(),
             unknown: col.unknown,
         };
-        let (xe, ye, ty) = self.same_type("=", x.clone(), y)?;
+        let (x, y) = self.without_blanks(x.clone(), y)?;
+        let (xe, ye, ty) = self.same_type("=", x, y)?;
         let key = |e| self.order_key(Typed::new(e, ty.clone())).map(|t| t.expr);
         let (xe, ye) = (key(xe)?, key(ye)?);
-        let r = if matches!(&ye, Expr::Column(_)) {
+        // A rule that marks rows is at a loss with what isn't a projection.
+        let plain = matches!(&ye, Expr::Column(_)) && matches!(r.plan, LogicalPlan::Projection(_));
+        let r = if plain {
             r
         } else {
             let name = self.fresh("in");
@@ -555,7 +558,7 @@ impl Binder<'_> {
         let equal = Expr::BinaryExpr(BinaryExpr::new(
             Box::new(y),
             op,
-            Box::new(outer(&x, &mut used)),
+            Box::new(outer(&x, c.scope, &mut used)),
         ));
         let plan = super::filter(rel.plan, equal)?;
         let one = literal(ScalarValue::Int64(Some(1)));
@@ -637,17 +640,13 @@ fn in_order(plan: LogicalPlan, column: &Column) -> (LogicalPlan, Expr, Vec<Sort>
 }
 
 /// An expression of the outer query as a subquery refers to it; what it uses is added to `used`.
-fn outer(x: &Typed, used: &mut Vec<Expr>) -> Expr {
+fn outer(x: &Typed, scope: &Scope, used: &mut Vec<Expr>) -> Expr {
     use datafusion_common::tree_node::Transformed;
-    // Only the type of a bare column is known here; it is all that decorrelation looks at.
-    let ty = x.ty.arrow();
     let out = x.expr.clone().change_up(&mut |e| {
         Ok(match e {
             Expr::Column(c) => {
-                let o = Expr::OuterReferenceColumn(
-                    Arc::new(arrow::datatypes::Field::new(&c.name, ty.clone(), true)),
-                    c,
-                );
+                let ty = scope.type_of(&c).unwrap_or(&x.ty);
+                let o = Expr::OuterReferenceColumn(Arc::new(ty.field(&c.name, true)), c);
                 if !used.contains(&o) {
                     used.push(o.clone());
                 }

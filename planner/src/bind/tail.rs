@@ -88,9 +88,12 @@ impl Binder<'_> {
                 let (k, _) = self.output_or_expr(ctx, &o.expr, items, "ORDER BY")?;
                 let asc = o.options.asc.unwrap_or(true);
                 let array = |i: usize| matches!(items[i].value.ty, SqlType::Array(_));
+                let keyed = |i: usize| rows::has_key(&items[i].value.ty);
                 let key = match k {
                     // As of `Binder::sort`.
-                    Key::Output(i) if array(i) && o.options.nulls_first == Some(asc) => {
+                    Key::Output(i)
+                        if array(i) && (keyed(i) || o.options.nulls_first == Some(asc)) =>
+                    {
                         let value = &items[i].value;
                         Key::Beside(i, rows::array_key(value.expr.clone(), &value.ty))
                     }

@@ -67,6 +67,15 @@ fn by_groups(frame: WindowFrame) -> WindowFrame {
     WindowFrame::new_bounds(WindowFrameUnits::Groups, start, end)
 }
 
+/// Whether the frame's bounds are rows, groups, the current one, or the ends of the partition.
+fn has_no_offset(frame: &WindowFrame) -> bool {
+    let unbounded = |b: &WindowFrameBound| match b {
+        WindowFrameBound::Preceding(v) | WindowFrameBound::Following(v) => v.is_null(),
+        WindowFrameBound::CurrentRow => true,
+    };
+    unbounded(&frame.start_bound) && unbounded(&frame.end_bound)
+}
+
 /// Whether DataFusion's aggregate can forget rows that leave its frame.
 fn slides(aggregate: &str) -> bool {
     !matches!(
@@ -147,7 +156,9 @@ impl Binder<'_> {
         };
         let window_frame = match spec.order_by.first() {
             _ if numbers(name) => numbering_frame(),
-            Some(by) if self.is_in_bytes(inner, &by.expr)? => by_groups(window_frame),
+            Some(by) if has_no_offset(&window_frame) && self.has_no_ranges(inner, &by.expr)? => {
+                by_groups(window_frame)
+            }
             _ => window_frame,
         };
         let (fun, args, ty, resolved, filter) = if is_window(name) {
@@ -220,11 +231,11 @@ impl Binder<'_> {
         }
     }
 
-    /// Whether a key is compared by bytes, over which DataFusion has no frames by RANGE.
-    fn is_in_bytes(&self, c: Ctx, key: &ast::Expr) -> Result<bool> {
+    /// Whether DataFusion has no frames by RANGE over a key of this type.
+    fn has_no_ranges(&self, c: Ctx, key: &ast::Expr) -> Result<bool> {
         let key = self.known(self.expr(c, key)?)?;
         Ok(match key.ty {
-            SqlType::Bytea | SqlType::Jsonb | SqlType::Array(_) => true,
+            SqlType::Bytea | SqlType::Jsonb | SqlType::Array(_) | SqlType::Time => true,
             ty => crate::functions::rows::is_row(&ty),
         })
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::datasource::provider_as_source;
-use datafusion_common::Column;
 use datafusion_common::tree_node::TreeNodeRecursion;
+use datafusion_common::{Column, JoinType};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use sqlparser::ast::{self, SetExpr};
 use tidemill_zset::schema::SqlType;
@@ -200,6 +200,29 @@ impl Binder<'_> {
                 "aggregate functions are not allowed in a recursive query's recursive term",
             ));
         }
+        let within_outer = |node: &LogicalPlan| match node {
+            LogicalPlan::Join(j) => {
+                let (left, right) = (
+                    || reads(&j.left, internal, usize::MAX),
+                    || reads(&j.right, internal, usize::MAX),
+                );
+                match j.join_type {
+                    JoinType::Left => right(),
+                    JoinType::Right => left(),
+                    JoinType::Full => left() || right(),
+                    _ => false,
+                }
+            }
+            _ => false,
+        };
+        if df(step.plan.any(&mut |node| Ok(within_outer(node))))? {
+            return Err(SqlError::new(
+                "42P19",
+                format!(
+                    "recursive reference to query \"{name}\" must not appear within an outer join"
+                ),
+            ));
+        }
         if step.cols.len() != start.cols.len() {
             return Err(SqlError::new(
                 "42601",
@@ -235,7 +258,10 @@ fn open_numerics(start: &Rel, step: &Rel) -> Option<Vec<SqlType>> {
     let types = start.cols.iter().zip(&step.cols);
     let types: Vec<SqlType> = types
         .map(|(f, s)| match (&f.ty, &s.ty) {
-            (SqlType::Numeric(_, a), SqlType::Numeric(_, b)) if a == b => SqlType::Numeric(38, *a),
+            (SqlType::Numeric(p, a), SqlType::Numeric(q, b)) if a == b => {
+                let open = *p == 0 || *q == 0;
+                SqlType::Numeric(if open { 0 } else { 38 }, *a)
+            }
             (SqlType::Numeric(_, a), SqlType::Numeric(_, b)) => {
                 SqlType::Numeric(0, super::types::SCALE_DEFAULT.max(*a).max(*b))
             }

@@ -11,7 +11,7 @@ use datafusion_common::{Result as DfResult, ScalarValue};
 use tidemill_zset::schema::SqlType;
 
 use super::registry::{CallTypes, Registry};
-use super::{Args, Kernel, external, kernel};
+use super::{Args, Kernel, external, kernel, rows};
 use crate::error::SqlError;
 
 /// Rows of one generate_series call.
@@ -341,6 +341,9 @@ pub fn register(r: &mut Registry) {
             let Some(l) = list_of(a, 0, row)? else {
                 return Ok(None);
             };
+            if a.is_null(1, row) || a.is_null(2, row) {
+                return Ok(None);
+            }
             let n = |i: usize| a.arrays[i].as_primitive::<Int32Type>().value(a.at(i, row)) as i64;
             let (from, to) = (n(1).max(1), n(2).min(l.len() as i64));
             Ok(Some(if from > to {
@@ -431,20 +434,9 @@ pub fn register(r: &mut Registry) {
         "array_dims(anyarray) text",
         kernel!(|l: list| -> text Ok((!l.is_empty()).then(|| format!("[1:{}]", l.len())))),
     );
-    r.add(
-        "array_positions(anyarray, anyelement) int4[]",
-        per_row(&SqlType::Array(Box::new(SqlType::Int4)), |a, row| {
-            let x = scalar(a, 1, row)?;
-            let Some(l) = list_of(a, 0, row)? else {
-                return Ok(None);
-            };
-            let same = l.iter().enumerate().filter(|(_, e)| **e == x);
-            Ok(Some(
-                same.map(|(i, _)| ScalarValue::Int32(Some(i as i32 + 1)))
-                    .collect(),
-            ))
-        }),
-    );
+    r.add_typed("array_positions(anyarray, anyelement) int4[]", |t| {
+        rows::comparing(&t.args, positions())
+    });
     r.add_typed("trim_array(anyarray, int4) anyarray", |t| {
         per_row(t.ret, |a, row| {
             if a.is_null(1, row) {
@@ -494,32 +486,30 @@ pub fn register(r: &mut Registry) {
         "array_position(anyarray, anyelement) int4",
         "array_position(anyarray, anyelement, int4) int4",
     ] {
-        r.add(name, Arc::new(position));
+        r.add_typed(name, |t| rows::comparing(&t.args, Arc::new(position)));
     }
     for (name, overlap) in [
         ("array_contains_all(anyarray, anyarray) bool", false),
         ("array_overlap(anyarray, anyarray) bool", true),
     ] {
-        r.add(
-            name,
-            Arc::new(move |a: &Args| {
-                let mut out = BooleanBuilder::with_capacity(a.rows);
-                for row in 0..a.rows {
-                    match (list_of(a, 0, row)?, list_of(a, 1, row)?) {
-                        (Some(l), Some(m)) => {
-                            let has = |e: &ScalarValue| !e.is_null() && l.contains(e);
-                            out.append_value(if overlap {
-                                m.iter().any(has)
-                            } else {
-                                m.iter().all(has)
-                            });
-                        }
-                        _ => out.append_null(),
+        let kernel: Kernel = Arc::new(move |a: &Args| {
+            let mut out = BooleanBuilder::with_capacity(a.rows);
+            for row in 0..a.rows {
+                match (list_of(a, 0, row)?, list_of(a, 1, row)?) {
+                    (Some(l), Some(m)) => {
+                        let has = |e: &ScalarValue| !e.is_null() && l.contains(e);
+                        out.append_value(if overlap {
+                            m.iter().any(has)
+                        } else {
+                            m.iter().all(has)
+                        });
                     }
+                    _ => out.append_null(),
                 }
-                Ok(Arc::new(out.finish()))
-            }),
-        );
+            }
+            Ok(Arc::new(out.finish()))
+        });
+        r.add_typed(name, move |t| rows::comparing(&t.args, kernel.clone()));
     }
     use std::cmp::Ordering as O;
     type Test = (&'static str, &'static str, fn(O) -> bool);
@@ -556,8 +546,12 @@ pub fn register(r: &mut Registry) {
         ),
     ];
     for (any, all, test) in tests {
-        r.add(any, quantified(true, test));
-        r.add(all, quantified(false, test));
+        r.add_typed(any, move |t| {
+            rows::comparing(&t.args, quantified(true, test))
+        });
+        r.add_typed(all, move |t| {
+            rows::comparing(&t.args, quantified(false, test))
+        });
     }
     for name in [
         "array_to_string(anyarray, text) text",
@@ -655,6 +649,18 @@ pub fn register(r: &mut Registry) {
 }
 
 /// The first place of an element, from the place on that the third argument says.
+fn positions() -> Kernel {
+    per_row(&SqlType::Array(Box::new(SqlType::Int4)), |a, row| {
+        let x = scalar(a, 1, row)?;
+        let Some(l) = list_of(a, 0, row)? else {
+            return Ok(None);
+        };
+        let same = l.iter().enumerate().filter(|(_, e)| **e == x);
+        let numbers = same.map(|(i, _)| ScalarValue::Int32(Some(i as i32 + 1)));
+        Ok(Some(numbers.collect()))
+    })
+}
+
 fn position(a: &Args) -> DfResult<ArrayRef> {
     let mut out = Int32Builder::with_capacity(a.rows);
     for row in 0..a.rows {

@@ -96,25 +96,6 @@ pub fn constant(text: &str, to: &SqlType, context: Context, zone: &str) -> Resul
     ScalarValue::try_from_array(&out, 0).map_err(|e| crate::error::from_datafusion(&e))
 }
 
-/// A constant as an expression. The scalar of a list forgets the SQL type of its elements: a call gives it back.
-pub fn typed_constant(value: ScalarValue, ty: &SqlType) -> Expr {
-    let forgotten = value.data_type() != ty.arrow();
-    let e = Expr::Literal(value, None);
-    if !forgotten || !matches!(ty, SqlType::Array(_)) {
-        return e;
-    }
-    let kernel: Kernel = Arc::new(|a: &Args| Ok(a.arrays[0].clone()));
-    call(
-        "array",
-        format!("array of type {ty}"),
-        kernel,
-        Volatility::Immutable,
-        false,
-        vec![e],
-        ty,
-    )
-}
-
 /// Casts a column.
 pub fn cast_array(
     array: &ArrayRef,

@@ -375,7 +375,15 @@ fn zoned_truncate(zone_of: Option<&str>) -> impl Fn(&str, i64, &str) -> Result<O
     let fixed = zone_of.map(str::to_string);
     move |u, us, zone| {
         let z = fixed.as_deref().unwrap_or(zone);
-        to_utc(truncate(u, to_local(us, z)?)?, z).map(Some)
+        let local = to_local(us, z)?;
+        let cut = truncate(u, local)?;
+        // Within a day the zone's offset stays: an hour that occurs twice is cut to itself.
+        match unit(u).as_str() {
+            "hour" | "minute" | "second" | "milliseconds" | "microseconds" => {
+                Ok(Some(us - (local - cut)))
+            }
+            _ => to_utc(cut, z).map(Some),
+        }
     }
 }
 

@@ -344,9 +344,49 @@ fn json_error(e: &serde_json::Error) -> SqlError {
         .detail(format!("JSON parser: {text}."))
 }
 
+/// Fails on escapes of a text that is JSON which stand for no character that a text may have.
+fn check_escapes(text: &str) -> Result<()> {
+    let mut rest = text;
+    let mut high = false;
+    let invalid = |detail: &str| {
+        Err(SqlError::new("22P02", "invalid input syntax for type json").detail(detail))
+    };
+    const LONE: &str = "Unicode low surrogate must follow a high surrogate.";
+    while let Some(at) = rest.find('\\') {
+        if high && at > 0 {
+            return invalid(LONE);
+        }
+        let escape = &rest[at + 1..];
+        let code = escape.strip_prefix('u').and_then(|hex| hex.get(..4));
+        let code = code.and_then(|hex| u32::from_str_radix(hex, 16).ok());
+        match (code, high) {
+            (Some(0), _) => {
+                return Err(
+                    SqlError::new("22P05", "unsupported Unicode escape sequence")
+                        .detail("\\u0000 cannot be converted to text."),
+                );
+            }
+            (Some(0xD800..0xDC00), true) => {
+                return invalid("Unicode high surrogate must not follow a high surrogate.");
+            }
+            (Some(0xD800..0xDC00), false) => high = true,
+            (Some(0xDC00..0xE000), true) => high = false,
+            (Some(0xDC00..0xE000), false) | (_, true) => return invalid(LONE),
+            _ => {}
+        }
+        let length = if code.is_some() { 5 } else { 1 };
+        rest = escape.get(length..).unwrap_or_default();
+    }
+    match high {
+        true => invalid(LONE),
+        false => Ok(()),
+    }
+}
+
 /// jsonb's canonical text.
 pub fn canonical(text: &str) -> Result<String> {
     check(text)?;
+    check_escapes(text)?;
     let mut out = String::with_capacity(text.len());
     canonical_into(text, &mut out);
     Ok(out)

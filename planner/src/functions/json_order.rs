@@ -121,6 +121,14 @@ fn key() -> Kernel {
     })
 }
 
+/// What orders a column of jsonb.
+pub(super) fn keys(values: &ArrayRef) -> DfResult<ArrayRef> {
+    key()(&Args {
+        arrays: vec![values.clone()],
+        rows: values.len(),
+    })
+}
+
 /// Registers the functions of this file.
 pub fn register(r: &mut Registry) {
     r.add("jsonb_key(jsonb) bytea", key());

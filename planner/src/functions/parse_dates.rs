@@ -331,6 +331,10 @@ fn check_zone(t: &DateTimeText, text: &str, type_name: &str) -> Result<()> {
 
 /// Only with a slash is it the name of a zone; else it belongs to no date or time.
 fn zone_error(e: SqlError, zone: &str, text: &str, type_name: &str) -> SqlError {
+    if e.sqlstate == "22009" {
+        let message = format!("time zone displacement out of range: \"{text}\"");
+        return SqlError::new("22009", message);
+    }
     let named = zone.contains('/');
     match named && e.sqlstate == "22023" && e.message.starts_with("time zone") {
         true => e,

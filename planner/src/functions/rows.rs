@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
-use arrow::array::{Array, ArrayRef, BinaryArray, BooleanArray, StructArray, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, BinaryArray, BooleanArray, Int64Array, ListArray, StructArray, UInt32Array,
+};
 use arrow::buffer::NullBuffer;
 use arrow::compute::SortOptions;
-use arrow::datatypes::{DataType, Field, Fields};
+use arrow::datatypes::{DataType, Field, Fields, IntervalMonthDayNanoType};
 use arrow::row::{RowConverter, SortField};
+use datafusion_common::Result as DfResult;
 use datafusion_expr::{Expr, Volatility};
 use tidemill_zset::schema::SqlType;
 
-use super::{Args, Kernel, call, format};
+use super::intervals::interval_key;
+use super::{Args, Kernel, call, format, json_order};
 use crate::bind::Typed;
 use crate::error::{Result, SqlError};
 
@@ -85,10 +89,76 @@ pub(crate) fn is_row(ty: &SqlType) -> bool {
     matches!(ty, SqlType::Other(DataType::Struct(_)))
 }
 
+/// Whether values of this type are equal that look different, so that they are compared by a key.
+pub(crate) fn has_key(ty: &SqlType) -> bool {
+    match ty {
+        SqlType::Interval | SqlType::Jsonb => true,
+        SqlType::Array(of) => has_key(of),
+        SqlType::Other(DataType::Struct(fields)) => fields.iter().any(|f| has_key(&SqlType::of(f))),
+        _ => false,
+    }
+}
+
+/// The values of a column with keys in the place of what is compared by a key, within arrays and rows, too.
+pub(crate) fn comparable(array: &ArrayRef, ty: &SqlType) -> DfResult<ArrayRef> {
+    if !has_key(ty) {
+        return Ok(array.clone());
+    }
+    Ok(match ty {
+        SqlType::Interval => {
+            let values = array.as_primitive::<IntervalMonthDayNanoType>().iter();
+            Arc::new(values.map(|v| v.map(interval_key)).collect::<Int64Array>())
+        }
+        SqlType::Jsonb => json_order::keys(array)?,
+        SqlType::Array(of) => {
+            let list = array.as_list::<i32>();
+            let values = comparable(list.values(), of)?;
+            let item = Arc::new(Field::new("item", values.data_type().clone(), true));
+            let (offsets, nulls) = (list.offsets().clone(), list.nulls().cloned());
+            Arc::new(ListArray::try_new(item, offsets, values, nulls)?)
+        }
+        SqlType::Other(DataType::Struct(fields)) => {
+            let rows = array.as_struct();
+            let columns = fields.iter().zip(rows.columns());
+            let columns = columns.map(|(f, c)| comparable(c, &SqlType::of(f)));
+            let columns = columns.collect::<DfResult<Vec<_>>>()?;
+            let named = fields.iter().zip(&columns);
+            let named: Vec<Field> = named
+                .map(|(f, c)| Field::new(f.name(), c.data_type().clone(), true))
+                .collect();
+            let nulls = rows.nulls().cloned();
+            Arc::new(StructArray::try_new_with_length(
+                named.into(),
+                columns,
+                nulls,
+                rows.len(),
+            )?)
+        }
+        _ => array.clone(),
+    })
+}
+
+/// A kernel that compares its arguments, of these types.
+pub(crate) fn comparing(types: &[SqlType], kernel: Kernel) -> Kernel {
+    if !types.iter().any(has_key) {
+        return kernel;
+    }
+    let types = types.to_vec();
+    Arc::new(move |a: &Args| {
+        let arrays = a.arrays.iter().zip(&types).map(|(a, ty)| comparable(a, ty));
+        kernel(&Args {
+            arrays: arrays.collect::<DfResult<_>>()?,
+            rows: a.rows,
+        })
+    })
+}
+
 /// What orders rows: field after field, NULL last. Arrow sorts by no column of rows.
 pub(crate) fn key(row: Expr, ty: &DataType) -> Expr {
-    let kernel: Kernel = Arc::new(|a: &Args| {
-        let rows = a.arrays[0].as_struct();
+    let of = SqlType::Other(ty.clone());
+    let kernel: Kernel = Arc::new(move |a: &Args| {
+        let rows = comparable(&a.arrays[0], &of)?;
+        let rows = rows.as_struct();
         let last = SortOptions {
             descending: false,
             nulls_first: false,
@@ -115,8 +185,9 @@ pub(crate) fn key(row: Expr, ty: &DataType) -> Expr {
 
 /// What orders arrays: element after element, NULL last.
 pub(crate) fn array_key(array: Expr, ty: &SqlType) -> Expr {
-    let kernel: Kernel = Arc::new(|a: &Args| {
-        let arrays = &a.arrays[0];
+    let of = ty.clone();
+    let kernel: Kernel = Arc::new(move |a: &Args| {
+        let arrays = &comparable(&a.arrays[0], &of)?;
         let last = SortOptions {
             descending: false,
             nulls_first: false,

@@ -224,7 +224,12 @@ fn format_kernel(types: Vec<tidemill_zset::schema::SqlType>, zone: String) -> Ke
             }
             let value = |i: usize| -> Result<Option<String>> {
                 match a.arrays.get(i) {
-                    Some(v) => super::format::value(v, a.at(i, row), &types[i], &zone),
+                    Some(v) => {
+                        let text = super::format::value(v, a.at(i, row), &types[i], &zone)?;
+                        // As they are printed, not as a cast to text has them.
+                        let letter = matches!(types[i], tidemill_zset::schema::SqlType::Bool);
+                        Ok(text.map(|t| if letter { t[..1].to_string() } else { t }))
+                    }
                     None => Err(SqlError::new("22023", "too few arguments for format()")),
                 }
             };

@@ -52,6 +52,12 @@ fn iso_offset(zone: &str) -> Option<i64> {
         1 | 2 => (digits.parse().ok()?, 0, 0),
         3 => (digits[..1].parse().ok()?, digits[1..].parse().ok()?, 0),
         4 => (digits[..2].parse().ok()?, digits[2..].parse().ok()?, 0),
+        // +5:30:16
+        5 if t.contains(':') => (
+            digits[..1].parse().ok()?,
+            digits[1..3].parse().ok()?,
+            digits[3..].parse().ok()?,
+        ),
         6 => (
             digits[..2].parse().ok()?,
             digits[2..4].parse().ok()?,
@@ -121,6 +127,10 @@ fn named_zone(zone: &str) -> Result<chrono_tz::Tz> {
 pub fn literal_to_utc(local: i64, zone: &str) -> Result<i64> {
     match iso_offset(zone) {
         Some(east) => Ok(local - east * 1_000_000),
+        None if signed(zone).is_some_and(|(_, t)| t.bytes().all(|b| b.is_ascii_digit())) => {
+            let message = format!("time zone displacement out of range: \"{zone}\"");
+            Err(SqlError::new("22009", message))
+        }
         None => to_utc(local, zone),
     }
 }

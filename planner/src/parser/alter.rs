@@ -26,6 +26,11 @@ impl P<'_> {
                 to,
             });
         }
+        if self.take("owner to") {
+            self.p.next_token();
+            let verb = format!("alter {}", words_of(kind));
+            return Ok(Statement::Other { verb });
+        }
         let mut actions = vec![];
         if self.peek_is(0, "rename") {
             actions.push(self.rename_column()?);
@@ -162,6 +167,19 @@ impl P<'_> {
             constraints,
             if_not_exists,
         })
+    }
+}
+
+fn words_of(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Source => "source",
+        ObjectKind::Table => "table",
+        ObjectKind::View => "view",
+        ObjectKind::MaterializedView => "materialized view",
+        ObjectKind::Sink => "sink",
+        ObjectKind::Schema => "schema",
+        ObjectKind::Index => "index",
+        ObjectKind::Column => "column",
     }
 }
 

@@ -331,10 +331,8 @@ impl P<'_> {
                 query,
             });
         }
-        if self.take("with no data") {
-            return Err(SqlError::unsupported("WITH NO DATA is not supported"));
-        }
-        self.take("with data");
+        // It has its data from the beginning, as after REFRESH: dumps have both.
+        let _ = self.take("with no data") || self.take("with data");
         Ok(Statement::CreateMaterializedView {
             name,
             if_not_exists,

@@ -400,6 +400,11 @@ impl P<'_> {
                 modes,
             });
         }
+        if self.take("constraints") {
+            self.rest();
+            let verb = "set constraints".into();
+            return Ok(Statement::Other { verb });
+        }
         let local = self.take("local");
         if !local {
             self.take("session");

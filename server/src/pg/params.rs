@@ -14,12 +14,12 @@ use arrow::array::{
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::concat;
-use arrow::datatypes::{DataType, Field, FieldRef, IntervalMonthDayNano};
+use arrow::datatypes::{DataType, Field, IntervalMonthDayNano};
 use bytes::Buf;
 use chrono_tz::Tz;
 use tidemill_planner::SqlError;
 use tidemill_planner::functions::{parse, parse_dates};
-use tidemill_zset::schema::{SqlType, UTC};
+use tidemill_zset::schema::{self, SqlType, UTC};
 
 use super::binary;
 use super::types::{oid, wire_type};
@@ -84,14 +84,14 @@ fn read(field: &Field, text: &str, zone: Option<Tz>) -> Result<ArrayRef, SqlErro
             parse_dates::interval(text)?,
         ])),
         SqlType::Array(_) => {
-            let item = item_of(field).ok_or_else(|| parse::invalid(&name, text))?;
+            let item = schema::item(field).ok_or_else(|| parse::invalid(&name, text))?;
             let elements = parse::array(text)?
                 .into_iter()
                 .map(|element| match element {
-                    Some(text) => read(item, &text, zone),
+                    Some(text) => read(&item, &text, zone),
                     None => Ok(new_null_array(item.data_type(), 1)),
                 });
-            list(item, &elements.collect::<Result<Vec<_>, _>>()?)?
+            list(field, &elements.collect::<Result<Vec<_>, _>>()?)?
         }
         SqlType::Other(_) => string(text),
     })
@@ -105,20 +105,16 @@ fn decimal(text: &str, precision: u8, scale: i8) -> Result<ArrayRef, SqlError> {
     Ok(Arc::new(array))
 }
 
-fn item_of(field: &Field) -> Option<&FieldRef> {
-    match field.data_type() {
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            Some(item)
-        }
-        _ => None,
-    }
-}
-
 fn string(text: &str) -> ArrayRef {
     Arc::new(StringViewArray::from(vec![text]))
 }
 
-fn list(item: &FieldRef, elements: &[ArrayRef]) -> Result<ArrayRef, SqlError> {
+fn list(field: &Field, elements: &[ArrayRef]) -> Result<ArrayRef, SqlError> {
+    let (DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _)) =
+        field.data_type()
+    else {
+        return Err(SqlError::internal("an array type must be a list"));
+    };
     let refs: Vec<&dyn Array> = elements.iter().map(AsRef::as_ref).collect();
     let values = match refs.is_empty() {
         true => new_empty_array(item.data_type()),
@@ -201,7 +197,7 @@ pub fn from_binary(field: &Field, mut data: &[u8]) -> Result<ArrayRef, SqlError>
             Some((&binary::JSONB_VERSION, text)) => from_text(field, text, None)?,
             _ => return Err(wrong()),
         },
-        SqlType::Array(_) => binary_array(item_of(field).ok_or_else(wrong)?, data, wrong)?,
+        SqlType::Array(_) => binary_array(field, data, wrong)?,
         SqlType::Char(_) => from_text(field, data, None)?,
         SqlType::Text | SqlType::Varchar(_) | SqlType::Json | SqlType::Other(_) => {
             from_text(field, data, None)?
@@ -210,17 +206,18 @@ pub fn from_binary(field: &Field, mut data: &[u8]) -> Result<ArrayRef, SqlError>
 }
 
 fn binary_array(
-    item: &FieldRef,
+    field: &Field,
     mut data: &[u8],
     wrong: impl Fn() -> SqlError,
 ) -> Result<ArrayRef, SqlError> {
+    let item = schema::item(field).ok_or_else(&wrong)?;
     if data.len() < 12 {
         return Err(wrong());
     }
     let dimensions = data.get_i32();
     data.advance(8);
     if dimensions == 0 {
-        return list(item, &[]);
+        return list(field, &[]);
     }
     if dimensions != 1 {
         return Err(SqlError::unsupported(
@@ -246,9 +243,9 @@ fn binary_array(
             Ok(length) => {
                 let (element, rest) = data.split_at(length);
                 data = rest;
-                from_binary(item, element)?
+                from_binary(&item, element)?
             }
         });
     }
-    list(item, &elements)
+    list(field, &elements)
 }

@@ -21,7 +21,7 @@ use arrow::datatypes::{
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use bytes::{BufMut, BytesMut};
 use chrono_tz::Tz;
-use tidemill_zset::schema::{SqlType, TYPE_KEY};
+use tidemill_zset::schema::{self, SqlType, TYPE_KEY};
 
 use super::{binary, text};
 
@@ -135,8 +135,8 @@ pub fn wire_type(field: &Field) -> WireType {
             };
         }
     }
-    if let DataType::List(item) = field.data_type() {
-        let element = wire_type(item);
+    if let (DataType::List(_), Some(item)) = (field.data_type(), schema::item(field)) {
+        let element = wire_type(&item);
         return WireType {
             oid: array_of(element.oid),
             size: -1,
@@ -331,7 +331,8 @@ impl Column {
             }
             DataType::List(item) => {
                 let list = array.as_list::<i32>();
-                let items = Column::new(item, list.values(), zone);
+                let item = schema::item(field).unwrap_or_else(|| item.as_ref().clone());
+                let items = Column::new(&item, list.values(), zone);
                 Values::List(list.offsets().clone(), Box::new(items))
             }
             DataType::Struct(fields) => Values::Record(

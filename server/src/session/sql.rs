@@ -312,6 +312,9 @@ impl SqlSession {
                 if verb == "grant" {
                     self.inform("GRANT has no effect".into(), Some(EVERYTHING.into()));
                 }
+                if verb.starts_with("alter ") {
+                    self.inform("OWNER TO has no effect".into(), Some(EVERYTHING.into()));
+                }
                 other(verb)
             }
         }
@@ -534,6 +537,9 @@ const EVERYTHING: &str = "Every user may read and write everything.";
 
 fn other(verb: &str) -> Result<Response, SqlError> {
     match verb.to_ascii_uppercase().as_str() {
+        // Every key is checked when its statement has ended.
+        "SET CONSTRAINTS" => Ok(Response::Tag("SET CONSTRAINTS".into())),
+        word if word.starts_with("ALTER ") => Ok(Response::Tag(word.into())),
         // Nothing to do, and clients send them without need.
         word @ ("VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT" | "FLUSH" | "WAIT" | "GRANT"
         | "DISCARD PLANS" | "DISCARD SEQUENCES" | "DISCARD TEMP" | "DISCARD TEMPORARY") => {

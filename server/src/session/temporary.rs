@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Name, ObjectKind, Parsed, Statement};
+use tidemill_planner::definition::rename_relation;
 use tokio::sync::oneshot;
 
 use super::sql::SqlSession;
@@ -47,6 +48,14 @@ impl SqlSession {
         let published = self.pin();
         let catalog = &published.catalog;
         let mut placed = parsed.clone();
+        if let Statement::CreateSink { from, .. } = &mut placed.statement
+            && from.schema.is_none()
+        {
+            let mut path = path.iter();
+            from.schema = path
+                .find(|s| catalog.find(s, &from.name).is_some())
+                .cloned();
+        }
         for name in names_of(&mut placed.statement) {
             match name.schema.as_deref() {
                 Some(TEMPORARY) => name.schema = self.temporary.clone().or(name.schema.take()),
@@ -60,6 +69,13 @@ impl SqlSession {
                     name.schema = found.or(path.iter().find(known)).cloned();
                 }
             }
+        }
+        // What they stand on is found again by their text.
+        if let Statement::CreateIndex { on: name, .. } | Statement::CreateSink { from: name, .. } =
+            &placed.statement
+            && let Some(schema) = &name.schema
+        {
+            placed.sql = rename_relation(&parsed.sql, schema, &name.name, &name.name)?;
         }
         Ok(Cow::Owned(placed))
     }

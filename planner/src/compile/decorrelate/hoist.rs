@@ -96,19 +96,39 @@ impl Found {
             if subquery_of(&e).is_none() || !wanted(&e)? {
                 return Ok(Transformed::no(e));
             }
-            let known = self.0.iter().find(|(have, _)| *have == e);
-            let column = match known {
-                Some((_, column)) => column.clone(),
-                None => {
-                    *count += 1;
-                    let column = Column::new_unqualified(format!("__hoisted_{count}"));
-                    self.0.push((e, column.clone()));
-                    column
-                }
-            };
-            Ok(Transformed::yes(Expr::Column(column)))
+            Ok(Transformed::yes(self.column(e, count)))
         })?;
         Ok(taken.data)
+    }
+
+    /// A window function with the keys in which there are subqueries replaced by columns: DataFusion doesn't recognise an order by
+    /// expressions over what they become.
+    fn take_keys(&mut self, e: Expr, count: &mut usize) -> Result<Expr> {
+        let taken = e.change_down(&mut |e| {
+            let Expr::WindowFunction(mut window) = e else {
+                return Ok(Transformed::no(e));
+            };
+            let params = &mut window.params;
+            let order = params.order_by.iter_mut().map(|by| &mut by.expr);
+            for key in params.partition_by.iter_mut().chain(order) {
+                if has_subquery(key) {
+                    *key = self.column(key.clone(), count);
+                }
+            }
+            Ok(Transformed::yes(Expr::WindowFunction(window)))
+        })?;
+        Ok(taken.data)
+    }
+
+    /// The column that `e` becomes.
+    fn column(&mut self, e: Expr, count: &mut usize) -> Expr {
+        if let Some((_, column)) = self.0.iter().find(|(have, _)| *have == e) {
+            return Expr::Column(column.clone());
+        }
+        *count += 1;
+        let column = Column::new_unqualified(format!("__hoisted_{count}"));
+        self.0.push((e, column.clone()));
+        Expr::Column(column)
     }
 
     /// `input` with the columns behind its own.
@@ -154,6 +174,10 @@ fn hoist_one(node: LogicalPlan, count: &mut usize) -> Result<Transformed<Logical
             continue;
         }
         let name = names.save(&e);
+        let e = match node {
+            LogicalPlan::Window(_) => found.take_keys(e, count)?,
+            _ => e,
+        };
         let taken = found.take(e, count, &|_| Ok(true))?;
         exprs.push(match node {
             LogicalPlan::Sort(_) => taken,
