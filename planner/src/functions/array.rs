@@ -435,7 +435,7 @@ pub fn register(r: &mut Registry) {
         kernel!(|l: list| -> text Ok((!l.is_empty()).then(|| format!("[1:{}]", l.len())))),
     );
     r.add_typed("array_positions(anyarray, anyelement) int4[]", |t| {
-        rows::comparing(&t.args, positions())
+        rows::comparing(t.args, positions())
     });
     r.add_typed("trim_array(anyarray, int4) anyarray", |t| {
         per_row(t.ret, |a, row| {
@@ -486,7 +486,7 @@ pub fn register(r: &mut Registry) {
         "array_position(anyarray, anyelement) int4",
         "array_position(anyarray, anyelement, int4) int4",
     ] {
-        r.add_typed(name, |t| rows::comparing(&t.args, Arc::new(position)));
+        r.add_typed(name, |t| rows::comparing(t.args, Arc::new(position)));
     }
     for (name, overlap) in [
         ("array_contains_all(anyarray, anyarray) bool", false),
@@ -509,7 +509,7 @@ pub fn register(r: &mut Registry) {
             }
             Ok(Arc::new(out.finish()))
         });
-        r.add_typed(name, move |t| rows::comparing(&t.args, kernel.clone()));
+        r.add_typed(name, move |t| rows::comparing(t.args, kernel.clone()));
     }
     use std::cmp::Ordering as O;
     type Test = (&'static str, &'static str, fn(O) -> bool);
@@ -547,10 +547,10 @@ pub fn register(r: &mut Registry) {
     ];
     for (any, all, test) in tests {
         r.add_typed(any, move |t| {
-            rows::comparing(&t.args, quantified(true, test))
+            rows::comparing(t.args, quantified(true, test))
         });
         r.add_typed(all, move |t| {
-            rows::comparing(&t.args, quantified(false, test))
+            rows::comparing(t.args, quantified(false, test))
         });
     }
     for name in [
