@@ -324,7 +324,18 @@ impl Binder<'_> {
                 }
             })
         };
-        let on: Vec<Expr> = on.iter().map(|(k, _)| hidden(k)).collect::<Result<_>>()?;
+        // What it is sorted by, it is also told apart by.
+        let sorted_by = |on: &Key| match on {
+            Key::Output(i) => keys
+                .iter()
+                .map(|(k, _)| k)
+                .find(|k| matches!(k, Key::Beside(j, _) if j == i)),
+            _ => None,
+        };
+        let on: Vec<Expr> = on
+            .iter()
+            .map(|(k, _)| hidden(sorted_by(k).unwrap_or(k)))
+            .collect::<Result<_>>()?;
         let sorts = keys
             .iter()
             .map(|(k, o)| {

@@ -9,6 +9,7 @@
 //!
 //! SELECT and views use this alike.
 
+mod branches;
 mod domain;
 mod hoist;
 mod keys;
@@ -58,7 +59,8 @@ pub(crate) fn optimise(
     plan: LogicalPlan,
     rules: &dyn Fn(LogicalPlan) -> Result<LogicalPlan>,
 ) -> Result<LogicalPlan> {
-    let plan = keys::honest(hoist(plan)?)?;
+    let plan = branches::branches(hoist(plan)?)?;
+    let plan = keys::honest(plan)?;
     if !has_outer_reference(&plan)? {
         return rules(plan);
     }
