@@ -37,9 +37,9 @@ fn a_view_does_not_depend_on_the_session_that_reads_or_restores_it() {
         let check = async |sql: &Sql, rows: i64| -> Result<()> {
             for path in ["public", "s1, public", "s1"] {
                 sql.run(&format!("SET search_path = {path}")).await?;
-                ensure!(sql.number("SELECT count(*) FROM public.v").await? == rows);
+                ensure!(sql.number("SELECT count(*) FROM s1.v").await? == rows);
                 let rows = sql
-                    .lines("SELECT DISTINCT local, new_year AT TIME ZONE 'UTC' FROM public.m")
+                    .lines("SELECT DISTINCT local, new_year AT TIME ZONE 'UTC' FROM s1.m")
                     .await?;
                 let want = "2021-06-01 00:00:00-04|2020-01-01 05:00:00";
                 ensure!(rows == [want], "under {path}: {rows:?}");

@@ -225,6 +225,15 @@ impl Binder<'_> {
                             }
                             false => i,
                         };
+                        if !t.unknown && !matches!(t.ty, SqlType::Array(_)) {
+                            let of = t.type_name();
+                            return Err(SqlError::new(
+                                "42804",
+                                format!(
+                                    "cannot subscript type {of} because it does not support subscripting"
+                                ),
+                            ));
+                        }
                         self.function("array_subscript", vec![t, i], None)?
                     }
                 }

@@ -469,7 +469,20 @@ impl Binder<'_> {
                 )));
             }
         };
-        self.function(name, vec![x, list], None)
+        let types = (x.type_name(), list.type_name());
+        let of = match &list.ty {
+            SqlType::Array(of) => super::types::plain_name(of),
+            _ if list.unknown => types.1,
+            _ => {
+                let message = "op ANY/ALL (array) requires array on right side";
+                return Err(SqlError::new("42809", message));
+            }
+        };
+        let found = self.function(name, vec![x, list], None);
+        found.map_err(|e| match e.sqlstate {
+            "42883" => super::operators::no_operator(&op.to_string(), &types.0, &of),
+            _ => e,
+        })
     }
 
     /// ANY and ALL with SQL's three values: by the number of rows that decide, or by the extreme value.

@@ -33,6 +33,22 @@ pub(super) fn respelled(tokens: &[TokenWithSpan]) -> Result<Vec<TokenWithSpan>> 
     Ok(tokens)
 }
 
+/// Tables have no heirs: `FROM ONLY t` is `FROM t`.
+fn only(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut at = 0;
+    while at + 2 < tokens.len() {
+        at += 1;
+        let follows = is_one_of(
+            &tokens[at - 1],
+            &["from", "join", "update", "table", "truncate"],
+        );
+        if follows && is(&tokens[at], "only") && matches!(tokens[at + 1].token, Token::Word(_)) {
+            tokens.remove(at);
+        }
+    }
+    tokens
+}
+
 /// `LIKE SOME` as `LIKE ANY`, which sqlparser knows.
 fn some(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     for at in 1..tokens.len() {
@@ -51,6 +67,7 @@ const RESPELLED: &[(&str, Respell)] = &[
     ("tumble", time_windows),
     ("hop", time_windows),
     ("isnull", is_null),
+    ("only", only),
     ("some", some),
     ("trim", trim),
     ("rows", rows_from),

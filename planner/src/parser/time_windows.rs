@@ -15,12 +15,13 @@ const TUMBLE_LATER: &str = "(SELECT $1.*, \
      date_bin($3, ($2) - ($4), '1970-01-01 00:00:00+00') + ($4) AS window_start, \
      date_bin($3, ($2) - ($4), '1970-01-01 00:00:00+00') + ($4) + ($3) AS window_end FROM $1)";
 
-/// Windows that overlap: the last one that has begun, and those before it that aren't over.
+/// Windows that overlap: the last one that has begun, and those before it that aren't over. From the first of July on, with a leap day in
+/// the next February, months are as long as they get.
 const HOP: &str = "(SELECT \"#rows\".*, \"#start\" - \"#n\" * ($3) AS window_start, \
      \"#start\" - \"#n\" * ($3) + ($4) AS window_end \
      FROM $1 AS \"#rows\" \
      CROSS JOIN LATERAL (SELECT date_bin($3, $2, '1970-01-01 00:00:00+00')) AS \"#last\"(\"#start\") \
-     CROSS JOIN generate_series(0, CAST(ceil(extract(epoch FROM $4) / extract(epoch FROM $3)) AS int) - 1) AS \"#all\"(\"#n\") \
+     CROSS JOIN generate_series(0, CAST(ceil(extract(epoch FROM timestamp '1999-07-01' + ($4) - timestamp '1999-07-01') / extract(epoch FROM $3)) AS int) - 1) AS \"#all\"(\"#n\") \
      WHERE $2 < \"#start\" - \"#n\" * ($3) + ($4))";
 
 /// Respells the calls among the tokens.

@@ -137,7 +137,11 @@ impl Transaction {
     pub(super) fn follow(&mut self, statement: &Statement, before: &Catalog, now: &Catalog) {
         let writes = Arc::make_mut(&mut self.writes);
         match statement {
-            Statement::Drop { .. } => writes.retain(|table, _| now.by_collection(*table).is_some()),
+            Statement::Drop { .. } => writes.retain(|table, _| {
+                // One whose rows are elsewhere because somebody else altered it is there: COMMIT refuses to write what it was.
+                let owner = before.by_collection(*table);
+                owner.is_none_or(|(object, _)| now.get(object.record.id).is_some())
+            }),
             Statement::Alter { name, .. } => {
                 let altered = before.lookup(name).map(|o| &o.record);
                 let Some((id, from)) = altered.and_then(|r| r.ids.collection.map(|c| (r.id, c)))
