@@ -206,6 +206,22 @@ pub enum ObjectKind {
     Column,
 }
 
+impl ObjectKind {
+    /// Its words in SQL, lower case.
+    pub fn words(self) -> &'static str {
+        match self {
+            ObjectKind::Source => "source",
+            ObjectKind::Table => "table",
+            ObjectKind::View => "view",
+            ObjectKind::MaterializedView => "materialized view",
+            ObjectKind::Sink => "sink",
+            ObjectKind::Schema => "schema",
+            ObjectKind::Index => "index",
+            ObjectKind::Column => "column",
+        }
+    }
+}
+
 /// What SUBSCRIBE reads.
 #[derive(Clone, Debug)]
 pub enum SubscribeTarget {

@@ -238,3 +238,33 @@ impl std::fmt::Display for SqlType {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_of_all_types_that_are_carried_alike_have_one_arrow_type() {
+        let of = |ty: SqlType| SqlType::Array(Box::new(ty));
+        let carried_as_text = [
+            SqlType::Text,
+            SqlType::Uuid,
+            SqlType::Json,
+            SqlType::Jsonb,
+            SqlType::Varchar(Some(5)),
+            SqlType::Char(3),
+        ];
+        for ty in carried_as_text {
+            let field = of(ty.clone()).field("a", true);
+            assert_eq!(SqlType::of(&field), of(ty.clone()), "{ty} is known again");
+            assert_eq!(field.data_type(), &of(SqlType::Text).arrow());
+            assert_eq!(item(&field).map(|i| SqlType::of(&i)), Some(ty.clone()));
+            // As directories of earlier versions have it.
+            let before = DataType::List(Arc::new(ty.field("item", true)));
+            let before = Field::new("a", before, true);
+            assert_eq!(settled(&before), field);
+            assert_eq!(settled(&field), field);
+        }
+        assert_eq!(item(&SqlType::Uuid.field("u", true)), None);
+    }
+}

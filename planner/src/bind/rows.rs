@@ -84,7 +84,6 @@ impl Binder<'_> {
         Ok(Some(Typed::new(out, SqlType::Bool)))
     }
 
-    /// `(a, b) = (c, d)` and the orders.
     /// `(a, b) BETWEEN (…) AND (…)`, field by field. `None`: no rows are compared.
     pub(super) fn row_between(
         &self,
@@ -107,6 +106,7 @@ impl Binder<'_> {
         }))
     }
 
+    /// `(a, b) = (c, d)` and the orders.
     pub(super) fn compare_rows(&self, c: Ctx, l: &[E], op: &B, r: &[E]) -> Result<Typed> {
         same_width(l, r)?;
         self.compare_pairs(

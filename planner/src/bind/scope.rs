@@ -62,6 +62,14 @@ pub(crate) struct Scope<'o> {
 }
 
 impl<'o> Scope<'o> {
+    pub(crate) fn new(outer: Outer<'o>) -> Self {
+        Scope {
+            tables: Vec::new(),
+            outer,
+            prefer_first: false,
+        }
+    }
+
     /// The type of a column of one of the relations, or of those to the left of them.
     pub fn type_of(&self, column: &Column) -> Option<&SqlType> {
         let mut cols = self.tables.iter().flat_map(|t| &t.cols);
@@ -70,14 +78,6 @@ impl<'o> Scope<'o> {
             (Some(found), _) => Some(&found.ty),
             (None, Outer::Lateral(left)) => left.type_of(column),
             (None, _) => None,
-        }
-    }
-
-    pub(crate) fn new(outer: Outer<'o>) -> Self {
-        Scope {
-            tables: Vec::new(),
-            outer,
-            prefer_first: false,
         }
     }
 

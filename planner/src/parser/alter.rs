@@ -28,7 +28,7 @@ impl P<'_> {
         }
         if self.take("owner to") {
             self.p.next_token();
-            let verb = format!("alter {}", words_of(kind));
+            let verb = format!("alter {}", kind.words());
             return Ok(Statement::Other { verb });
         }
         let mut actions = vec![];
@@ -167,19 +167,6 @@ impl P<'_> {
             constraints,
             if_not_exists,
         })
-    }
-}
-
-fn words_of(kind: ObjectKind) -> &'static str {
-    match kind {
-        ObjectKind::Source => "source",
-        ObjectKind::Table => "table",
-        ObjectKind::View => "view",
-        ObjectKind::MaterializedView => "materialized view",
-        ObjectKind::Sink => "sink",
-        ObjectKind::Schema => "schema",
-        ObjectKind::Index => "index",
-        ObjectKind::Column => "column",
     }
 }
 

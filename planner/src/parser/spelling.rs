@@ -33,33 +33,6 @@ pub(super) fn respelled(tokens: &[TokenWithSpan]) -> Result<Vec<TokenWithSpan>> 
     Ok(tokens)
 }
 
-/// Tables have no heirs: `FROM ONLY t` is `FROM t`.
-fn only(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    let mut at = 0;
-    while at + 2 < tokens.len() {
-        at += 1;
-        let follows = is_one_of(
-            &tokens[at - 1],
-            &["from", "join", "update", "table", "truncate"],
-        );
-        if follows && is(&tokens[at], "only") && matches!(tokens[at + 1].token, Token::Word(_)) {
-            tokens.remove(at);
-        }
-    }
-    tokens
-}
-
-/// `LIKE SOME` as `LIKE ANY`, which sqlparser knows.
-fn some(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    for at in 1..tokens.len() {
-        if is(&tokens[at], "some") && (is(&tokens[at - 1], "like") || is(&tokens[at - 1], "ilike"))
-        {
-            tokens[at] = like(&tokens[at], Token::make_keyword("ANY"));
-        }
-    }
-    tokens
-}
-
 type Respell = fn(Vec<TokenWithSpan>) -> Vec<TokenWithSpan>;
 
 /// Words at which something is respelled, and how.
@@ -366,6 +339,33 @@ fn sort_operator(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
 
 /// What stands before the name of a join in its USING.
 pub(crate) const JOIN_ALIAS: &str = "#as ";
+
+/// Tables have no heirs: `FROM ONLY t` is `FROM t`.
+fn only(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut at = 0;
+    while at + 2 < tokens.len() {
+        at += 1;
+        let follows = is_one_of(
+            &tokens[at - 1],
+            &["from", "join", "update", "table", "truncate"],
+        );
+        if follows && is(&tokens[at], "only") && matches!(tokens[at + 1].token, Token::Word(_)) {
+            tokens.remove(at);
+        }
+    }
+    tokens
+}
+
+/// `LIKE SOME` as `LIKE ANY`, which sqlparser knows.
+fn some(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    for at in 1..tokens.len() {
+        if is(&tokens[at], "some") && (is(&tokens[at - 1], "like") || is(&tokens[at - 1], "ilike"))
+        {
+            tokens[at] = like(&tokens[at], Token::make_keyword("ANY"));
+        }
+    }
+    tokens
+}
 
 /// `JOIN u USING (a, b) AS j` as `JOIN u USING ("#as j", a, b)`.
 fn join_alias(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {

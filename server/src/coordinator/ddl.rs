@@ -429,7 +429,7 @@ pub fn find<'a>(
     let real = object.record.kind.words();
     Err(SqlError::new(
         "42809",
-        format!("\"{}\" is not {}", name.name, with_article(words(kind))),
+        format!("\"{}\" is not {}", name.name, with_article(kind.words())),
     )
     .hint(format!(
         "Use DROP {} to remove {}.",
@@ -446,20 +446,6 @@ pub fn find_any<'a>(catalog: &'a Catalog, name: &Name) -> Result<&'a Arc<Object>
             format!("relation \"{}\" does not exist", name.name),
         )
     })
-}
-
-/// The words of SQL for a kind, lower case.
-pub fn words(kind: ObjectKind) -> &'static str {
-    match kind {
-        ObjectKind::Source => "source",
-        ObjectKind::Table => "table",
-        ObjectKind::View => "view",
-        ObjectKind::MaterializedView => "materialized view",
-        ObjectKind::Sink => "sink",
-        ObjectKind::Schema => "schema",
-        ObjectKind::Index => "index",
-        ObjectKind::Column => "column",
-    }
 }
 
 /// "a table", "an index".

@@ -7,7 +7,7 @@ use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Name, ObjectKind};
 use tidemill_storage::OffsetChange;
 
-use super::ddl::{Effects, find, notice, words};
+use super::ddl::{Effects, find, notice};
 use super::{Coordinator, Owner};
 use crate::catalog::record::{Kind, number_key, object_key, persistent_key, schema_key, sink_key};
 use crate::catalog::{Catalog, DEFAULT_SCHEMA, Detail, Object, SYSTEM_SCHEMAS};
@@ -33,8 +33,11 @@ impl Coordinator {
                 }
                 Ok(object) => ids.push(object.record.id),
                 Err(e) if if_exists && e.sqlstate == "42P01" => {
-                    let message =
-                        format!("{} \"{}\" does not exist, skipping", words(kind), name.name);
+                    let message = format!(
+                        "{} \"{}\" does not exist, skipping",
+                        kind.words(),
+                        name.name
+                    );
                     effects.notices.push(notice("00000", message));
                 }
                 Err(e) if kind == ObjectKind::Index && e.sqlstate == "42P01" => {

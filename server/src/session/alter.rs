@@ -20,7 +20,7 @@ use crate::catalog::record::Kind;
 use crate::catalog::{Catalog, Detail, Object, text};
 use crate::coordinator::alter::{Alteration, Hold};
 use crate::coordinator::build::stored_desc;
-use crate::coordinator::ddl::{Ddl, find_any, with_article, words};
+use crate::coordinator::ddl::{Ddl, find_any, with_article};
 use crate::coordinator::duplicates::Duplicates;
 use crate::coordinator::ids::table_desc;
 use crate::coordinator::unique::UniqueIndex;
@@ -159,7 +159,7 @@ impl SqlSession {
         };
         if !fits {
             let name = &target.record.name;
-            let (wanted, real) = (words(statement.kind), kind.words());
+            let (wanted, real) = (statement.kind.words(), kind.words());
             let (wanted, real) = (with_article(wanted), with_article(real));
             let message = format!("\"{name}\" is not {wanted}");
             return Err(SqlError::new("42809", message)

@@ -10,7 +10,7 @@ use super::{Notice, Response};
 use crate::catalog::{Detail, Object};
 use crate::coordinator::Message;
 use crate::coordinator::build::{BuildRequest, BuildTarget};
-use crate::coordinator::ddl::{Ddl, words};
+use crate::coordinator::ddl::Ddl;
 use crate::coordinator::sinks::open_file;
 use crate::published::Published;
 
@@ -274,9 +274,9 @@ fn tag(statement: &Statement) -> String {
         Statement::CreateMaterializedView { .. } => "CREATE MATERIALIZED VIEW".into(),
         Statement::CreateSink { .. } => "CREATE SINK".into(),
         Statement::CreateIndex { .. } => "CREATE INDEX".into(),
-        Statement::Drop { kind, .. } => format!("DROP {}", words(*kind).to_uppercase()),
+        Statement::Drop { kind, .. } => format!("DROP {}", kind.words().to_uppercase()),
         Statement::Rename { kind, .. } | Statement::Alter { kind, .. } => {
-            format!("ALTER {}", words(*kind).to_uppercase())
+            format!("ALTER {}", kind.words().to_uppercase())
         }
         _ => "COMMENT".into(),
     }

@@ -14,6 +14,7 @@ mod ddl;
 mod execution;
 mod like;
 mod numbering;
+mod placing;
 mod plans;
 mod query;
 pub mod settings;

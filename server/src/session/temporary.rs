@@ -1,96 +1,17 @@
 //! Temporary tables and views: they stand in a schema of the session's own, which is found first and goes with the session. A
 //! schema that the server couldn't drop any more goes when it starts.
 
-use std::borrow::Cow;
-
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{Name, ObjectKind, Parsed, Statement};
-use tidemill_planner::definition::rename_relation;
+use tidemill_planner::ast::{Name, ObjectKind};
 use tokio::sync::oneshot;
 
 use super::sql::SqlSession;
-use crate::catalog::{Catalog, DEFAULT_SCHEMA, Object, TEMPORARY, TEMPORARY_PREFIX};
+use crate::catalog::{Catalog, Object, TEMPORARY_PREFIX};
 use crate::coordinator::ddl::{Ddl, DdlReply};
 use crate::coordinator::{Handle, Message};
 
 impl SqlSession {
-    /// Where names without a schema are looked for.
-    pub(super) fn search_path(&self) -> Vec<String> {
-        let own = self.temporary.iter().cloned();
-        own.chain(self.settings.search_path()).collect()
-    }
-
-    /// The statement with the schemas of the objects that it makes or changes, as the search path and temporary objects give them.
-    pub(super) async fn placed<'p>(
-        &mut self,
-        parsed: &'p Parsed,
-    ) -> Result<Cow<'p, Parsed>, SqlError> {
-        let made = name_of_new(&parsed.statement);
-        if made.is_some_and(|name| name.schema.as_deref() == Some(TEMPORARY)) {
-            if !matches!(
-                parsed.statement,
-                Statement::CreateTable { .. }
-                    | Statement::CreateTableAs { .. }
-                    | Statement::CreateTableLike { .. }
-                    | Statement::CreateView { .. }
-            ) {
-                return Err(SqlError::new(
-                    "42P16",
-                    "only tables and views can be temporary",
-                ));
-            }
-            self.make_temporary_schema().await?;
-        }
-        let path = self.search_path();
-        if made.is_none() && !changes_objects(&parsed.statement) || path == [DEFAULT_SCHEMA] {
-            return Ok(Cow::Borrowed(parsed));
-        }
-        let published = self.pin();
-        let catalog = &published.catalog;
-        let mut placed = parsed.clone();
-        if let Statement::CreateSink { from, .. } = &mut placed.statement
-            && from.schema.is_none()
-        {
-            let mut path = path.iter();
-            from.schema = path
-                .find(|s| catalog.find(s, &from.name).is_some())
-                .cloned();
-        }
-        for name in names_of(&mut placed.statement) {
-            match name.schema.as_deref() {
-                Some(TEMPORARY) => name.schema = self.temporary.clone().or(name.schema.take()),
-                Some(_) => {}
-                None if made.is_some() => name.schema = Some(self.creation_schema(catalog)?),
-                None => {
-                    let has = |schema: &&String| catalog.find(schema, &name.name).is_some();
-                    let known = |schema: &&String| catalog.schemas().contains_key(*schema);
-                    let found = path.iter().find(has);
-                    // What isn't found isn't there, even if another schema has it.
-                    name.schema = found.or(path.iter().find(known)).cloned();
-                }
-            }
-        }
-        // What they stand on is found again by their text.
-        if let Statement::CreateIndex { on: name, .. } | Statement::CreateSink { from: name, .. } =
-            &placed.statement
-            && let Some(schema) = &name.schema
-        {
-            placed.sql = rename_relation(&parsed.sql, schema, &name.name, &name.name)?;
-        }
-        Ok(Cow::Owned(placed))
-    }
-
-    /// The schema of the search path that new objects go to.
-    fn creation_schema(&self, catalog: &Catalog) -> Result<String, SqlError> {
-        let mut path = self.settings.search_path().into_iter();
-        path.find(|schema| catalog.schemas().contains_key(schema))
-            .ok_or_else(|| {
-                SqlError::new("3F000", "no schema has been selected to create in")
-                    .hint("SET search_path to a schema that exists, or write schema.name.")
-            })
-    }
-
-    async fn make_temporary_schema(&mut self) -> Result<(), SqlError> {
+    pub(super) async fn make_temporary_schema(&mut self) -> Result<(), SqlError> {
         if self.temporary.is_some() {
             return Ok(());
         }
@@ -190,51 +111,4 @@ fn dropping(schema: String, reply: DdlReply) -> Message {
         purge: false,
     };
     Message::Ddl(drop, reply)
-}
-
-/// Whether a statement changes objects that are there. Others find names along the search path.
-fn changes_objects(statement: &Statement) -> bool {
-    matches!(
-        statement,
-        Statement::CreateIndex { .. }
-            | Statement::Rename { .. }
-            | Statement::Alter { .. }
-            | Statement::Comment { .. }
-            | Statement::Drop { .. }
-    )
-}
-
-/// The name of what a statement makes.
-fn name_of_new(statement: &Statement) -> Option<&Name> {
-    match statement {
-        Statement::CreateTable { name, .. }
-        | Statement::CreateTableAs { name, .. }
-        | Statement::CreateTableLike { name, .. }
-        | Statement::CreateView { name, .. }
-        | Statement::CreateMaterializedView { name, .. }
-        | Statement::CreateSource { name, .. }
-        | Statement::CreateSink { name, .. } => Some(name),
-        _ => None,
-    }
-}
-
-/// The names of what a statement makes or changes.
-fn names_of(statement: &mut Statement) -> Vec<&mut Name> {
-    match statement {
-        Statement::CreateTable { name, .. }
-        | Statement::CreateTableAs { name, .. }
-        | Statement::CreateTableLike { name, .. }
-        | Statement::CreateView { name, .. }
-        | Statement::CreateMaterializedView { name, .. }
-        | Statement::CreateSource { name, .. }
-        | Statement::CreateSink { name, .. }
-        | Statement::CreateIndex { on: name, .. }
-        | Statement::Rename { name, .. }
-        | Statement::Alter { name, .. } => vec![name],
-        Statement::Comment { kind, name, .. } if *kind != ObjectKind::Schema => vec![name],
-        Statement::Drop { kind, names, .. } if *kind != ObjectKind::Schema => {
-            names.iter_mut().collect()
-        }
-        _ => vec![],
-    }
 }

@@ -135,6 +135,9 @@ impl Transaction {
     /// Takes in DDL of its own. What it has read of a table that was altered counts as all of the table from now on; what it has written
     /// has the columns' names of now, and what it has written to tables that it dropped goes with them.
     pub(super) fn follow(&mut self, statement: &Statement, before: &Catalog, now: &Catalog) {
+        if !matches!(statement, Statement::Drop { .. } | Statement::Alter { .. }) {
+            return;
+        }
         let writes = Arc::make_mut(&mut self.writes);
         match statement {
             Statement::Drop { .. } => writes.retain(|table, _| {
@@ -160,7 +163,7 @@ impl Transaction {
                     }
                 }
             }
-            _ => return,
+            _ => {}
         }
         self.own_keys.clear();
     }

@@ -5,7 +5,7 @@
 //! input). Those are joined here, before the rules see them: the subquery is computed for all values of the outer
 //! columns that it names, its [`domain`], and the result is joined back to the rows around it.
 //!
-//! [`hoist`] first moves subqueries out of nodes other than filters and projections.
+//! [`branches`] joins those that must not fail where their value isn't needed. [`hoist`] first moves subqueries out of nodes other than filters and projections.
 //!
 //! SELECT and views use this alike.
 
