@@ -131,7 +131,7 @@ impl Coordinator {
         }
         for request in waiting.writes {
             // Who was cancelled while waiting wants nothing written.
-            if !request.reply.is_closed() {
+            if !request.reply.is_given_up() {
                 self.handle.send(Message::Write(request));
             }
         }

@@ -18,11 +18,11 @@ use tidemill_storage::{
     ArrangementChange, ArrangementDesc, ArrangementKind, RunBatch, Store, StoreError,
 };
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
-use tokio::sync::oneshot;
 
 use super::backfill::{BuildThread, Built, Report};
 use super::duplicates::Duplicates;
 use super::rename::check_seen;
+use super::reply::Reply;
 use super::unique::UniqueIndex;
 use super::{Coordinator, Following, Owner};
 use crate::catalog::record::{Ids, Kind, NEXT_ID_KEY, Output, State, object_key, put};
@@ -56,7 +56,7 @@ pub enum BuildTarget {
 }
 
 /// Answer to a build.
-pub type BuildReply = oneshot::Sender<Result<Joined, SqlError>>;
+pub type BuildReply = Reply<Joined>;
 
 /// A build that has joined.
 pub struct Joined {
@@ -220,6 +220,9 @@ pub fn state_descs(plan: &DataflowPlan, ids: &[State]) -> Vec<ArrangementDesc> {
 impl Coordinator {
     /// Begins a build. Nothing is under way, so every later change of its inputs is seen by its followers.
     pub(super) fn start_build(&mut self, request: BuildRequest, reply: BuildReply) {
+        if reply.is_given_up() {
+            return;
+        }
         let checked = self.check_as_of(&request);
         match checked.and_then(|()| self.prepare_build(&request)) {
             Err(e) => {
@@ -471,7 +474,7 @@ impl Coordinator {
         let gone = self
             .builds
             .get(&id)
-            .is_none_or(|b| b.reply.as_ref().is_none_or(oneshot::Sender::is_closed));
+            .is_none_or(|b| b.reply.as_ref().is_none_or(|reply| !reply.begin()));
         let lost = self
             .builds
             .get(&id)
@@ -493,8 +496,8 @@ impl Coordinator {
     /// Ends builds whose client has cancelled them or is gone: their names become free at once.
     pub(super) fn abandon_unwanted_builds(&mut self) {
         let unwanted = |(id, build): (&DataflowId, &Build)| {
-            let closed = build.reply.as_ref().is_some_and(oneshot::Sender::is_closed);
-            (closed && self.joining != Some(*id)).then_some(*id)
+            let given_up = build.reply.as_ref().is_some_and(Reply::is_given_up);
+            (given_up && self.joining != Some(*id)).then_some(*id)
         };
         let unwanted: Vec<DataflowId> = self.builds.iter().filter_map(unwanted).collect();
         for id in unwanted {

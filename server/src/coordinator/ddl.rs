@@ -9,12 +9,12 @@ use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Name, ObjectKind, Options};
 use tidemill_storage::{ArrangementDesc, OffsetChange, StagedRun};
 use tidemill_zset::{ArrangementId, CollectionId, Delta};
-use tokio::sync::oneshot;
 
 use super::alter::Alteration;
 use super::build::stored_desc;
 use super::ids::{source_ids, table_ids};
 use super::rename::check_seen;
+use super::reply::Reply;
 use super::{AfterPublish, Coordinator};
 use crate::catalog::record::{Kind, NEXT_ID_KEY, SchemaRecord, object_key, put, schema_key};
 use crate::catalog::{Catalog, Change, Detail, Object, SYSTEM_SCHEMAS};
@@ -24,7 +24,7 @@ use crate::session::Notice;
 pub const RETAIN_HISTORY_MS_DEFAULT: i64 = 60_000;
 
 /// Answer to DDL: notices for the client.
-pub type DdlReply = oneshot::Sender<Result<Vec<Notice>, SqlError>>;
+pub type DdlReply = Reply<Vec<Notice>>;
 
 /// A statement that changes the catalog, checked by the session against the catalog it saw.
 pub enum Ddl {
@@ -108,6 +108,9 @@ pub(super) struct Effects {
 
 impl Coordinator {
     pub(super) fn do_ddl(&mut self, ddl: Ddl, reply: DdlReply) {
+        if !reply.begin() {
+            return;
+        }
         let mut next = Catalog::clone(&self.catalog);
         let mut effects = Effects::default();
         if let Err(e) = self.prepare(ddl, &mut next, &mut effects) {

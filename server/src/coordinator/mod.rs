@@ -25,6 +25,7 @@ pub mod ids;
 mod publish;
 pub mod recover;
 mod rename;
+pub mod reply;
 mod sink_writer;
 pub mod sinks;
 pub mod sources;

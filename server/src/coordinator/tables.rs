@@ -11,8 +11,8 @@ use tidemill_storage::{ArrangementChange, StoreVersion};
 use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
-use tokio::sync::oneshot;
 
+use super::reply::Reply;
 use super::unique::{Keys, UniqueIndex, UniqueState, duplicate};
 use super::{Coordinator, EpochWork};
 use crate::catalog::{Catalog, Detail, Object};
@@ -35,7 +35,7 @@ pub struct WriteRequest {
     /// The table whose numbers begin anew.
     pub restart: Option<u64>,
     /// Gets the epoch once it is published.
-    pub reply: oneshot::Sender<Result<Epoch, SqlError>>,
+    pub reply: Reply<Epoch>,
 }
 
 /// Which tables and keys changed when, since the server started.
@@ -158,6 +158,9 @@ impl Coordinator {
         }
         let mut states: HashMap<CollectionId, TableState> = HashMap::new();
         for request in std::mem::take(&mut self.writes) {
+            if !request.reply.begin() {
+                continue;
+            }
             match self.accept(&request, &mut states, work.epoch) {
                 Ok(()) => {
                     work.has_writes = true;

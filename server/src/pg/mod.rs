@@ -116,7 +116,7 @@ async fn connect(
         return last_words(&mut wire, Stop::Fatal(error)).await;
     }
     let backend = backends.register();
-    let guard = Guard::new(backend.signals(), shutdown);
+    let guard = Guard::new(&backend, shutdown);
     let opening = startup::open(&mut wire, request, factory.as_ref(), &backend);
     match AssertUnwindSafe(opening).catch_unwind().await {
         Ok(Ok(session)) => {

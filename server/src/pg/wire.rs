@@ -21,7 +21,8 @@ use tokio::task::unconstrained;
 use tokio::time::Instant;
 
 use super::frontend::{self, Message};
-use crate::session::backends::Signals;
+use crate::coordinator::reply::Underway;
+use crate::session::backends::{Backend, Signals};
 
 /// Largest message that a client may send, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
@@ -62,6 +63,8 @@ impl From<io::Error> for Stop {
 /// What can interrupt a connection's work from outside.
 pub struct Guard {
     signals: watch::Receiver<Signals>,
+    /// The change that the session waits for.
+    underway: Arc<Underway>,
     /// Cancel requests that are known.
     cancels: u64,
     shutdown: watch::Receiver<bool>,
@@ -97,10 +100,11 @@ impl Limit {
 }
 
 impl Guard {
-    /// `signals`: what others ask of this connection; `shutdown` holds true when the server stops.
-    pub fn new(signals: watch::Receiver<Signals>, shutdown: watch::Receiver<bool>) -> Guard {
+    /// Watches what others ask of a connection; `shutdown` holds true when the server stops.
+    pub fn new(backend: &Backend, shutdown: watch::Receiver<bool>) -> Guard {
         Guard {
-            signals,
+            signals: backend.signals(),
+            underway: Arc::clone(&backend.underway),
             cancels: 0,
             shutdown,
             limit: None,
@@ -151,12 +155,19 @@ impl Guard {
             // A statement's time doesn't run while its client is awaited.
             let limit = self.limit.filter(|(_, kind)| *kind != Limit::Statement);
             return tokio::select! {
-                () = stopping(&mut self.shutdown) => Stop::Shutdown,
+                stop = self.ended() => stop,
                 stop = expired(limit) => stop,
-                _ = until(&mut self.signals, |s| s.terminate) => Stop::Fatal(terminated()),
             };
         }
         self.stopped().await
+    }
+
+    /// Resolves when the connection has to end.
+    async fn ended(&mut self) -> Stop {
+        tokio::select! {
+            () = stopping(&mut self.shutdown) => Stop::Shutdown,
+            _ = until(&mut self.signals, |s| s.terminate) => Stop::Fatal(terminated()),
+        }
     }
 
     /// Resolves on a request to stop, at the limit of time, or at shutdown.
@@ -362,7 +373,8 @@ impl Wire {
         self.stream.shutdown().await
     }
 
-    /// Waits for some work, unless the client goes away, cancels it, or the server stops.
+    /// Waits for some work, unless the client goes away, cancels it, or the server stops. A change that is being made can't be
+    /// cancelled any more: the client hears how it ended.
     pub async fn run<T>(
         &mut self,
         guard: &mut Guard,
@@ -373,11 +385,21 @@ impl Wire {
         let mut work = std::pin::pin!(work);
         let work = poll_fn(|context| asking(&ask, || work.as_mut().poll(context)));
         // Work that never waits uses up the budget that tokio gives a task; what stops it must not depend on that.
+        let mut work = std::pin::pin!(work);
+        let stop = tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            () = unconstrained(gone(&mut reader, &mut self.input)) => Stop::Gone,
+            stop = unconstrained(guard.stopped()) => stop,
+        };
+        if !matches!(stop, Stop::Failed(_)) || guard.underway.give_up() {
+            return Err(stop);
+        }
         tokio::select! {
             biased;
             done = work => Ok(done),
             () = unconstrained(gone(&mut reader, &mut self.input)) => Err(Stop::Gone),
-            stop = unconstrained(guard.stopped()) => Err(stop),
+            stop = unconstrained(guard.ended()) => Err(stop),
         }
     }
 }

@@ -108,7 +108,8 @@ impl SqlSession {
         let notices = std::mem::take(&mut altered.notices);
         if altered.touched {
             let ddl = Ddl::Alter(Box::new(alteration(&published, altered, stored)));
-            handle.ask(|reply| Message::Ddl(ddl, reply)).await?;
+            let ddl = |reply| Message::Ddl(ddl, reply);
+            handle.change(&self.underway, ddl).await?;
         }
         drop(hand);
         notices.into_iter().for_each(|n| self.notify(n));

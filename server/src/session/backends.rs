@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 use rand::Rng;
 use tokio::sync::watch;
 
+use crate::coordinator::reply::Underway;
+
 /// Bytes of a statement's text that are kept for others to see.
 const QUERY_BYTES_MAX: usize = 1_024;
 
@@ -49,6 +51,8 @@ pub struct Backend {
     pub pid: i32,
     /// What a CancelRequest must bring.
     pub secret: i32,
+    /// The change that its session waits for.
+    pub underway: Arc<Underway>,
     signals: watch::Sender<Signals>,
     activity: Mutex<Activity>,
     all: Arc<Backends>,
@@ -127,6 +131,7 @@ impl Backends {
         let backend = Arc::new(Backend {
             pid: *next,
             secret: rand::rng().random(),
+            underway: Arc::default(),
             signals: watch::Sender::new(Signals::default()),
             activity: Mutex::new(Activity {
                 user: String::new(),

@@ -23,6 +23,7 @@ use super::query::Given;
 use super::sql::SqlSession;
 use super::{CopySink, Response};
 use crate::catalog::Object;
+use crate::coordinator::reply::Underway;
 use crate::coordinator::tables::{WriteRequest, check_not_null};
 use crate::coordinator::{Handle, Message};
 use crate::numbers::Numbered;
@@ -132,6 +133,7 @@ impl SqlSession {
         let schema = tidemill_zset::delta::schema_of(fields.clone());
         let sink = TableSink {
             handle: self.handle.clone(),
+            underway: Arc::clone(&self.underway),
             object: target.object.clone(),
             collection: target.relation.id,
             copied: self.transaction.as_ref().map(|_| self.copied.clone()),
@@ -321,6 +323,7 @@ enum Missing {
 /// Reads rows for a table.
 struct TableSink {
     handle: Handle,
+    underway: Arc<Underway>,
     object: Arc<Object>,
     collection: CollectionId,
     /// Set in a transaction: where the rows wait for it.
@@ -408,7 +411,7 @@ impl CopySink for TableSink {
                         reply,
                     })
                 };
-                self.handle.ask(request).await?;
+                self.handle.change(&self.underway, request).await?;
             }
         }
         Ok(rows)

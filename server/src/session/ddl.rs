@@ -42,7 +42,8 @@ impl SqlSession {
             }
             statement => {
                 let ddl = self.prepare_ddl(&published, statement, &parsed.sql)?;
-                let notices = self.handle.ask(|reply| Message::Ddl(ddl, reply)).await?;
+                let ddl = |reply| Message::Ddl(ddl, reply);
+                let notices = self.handle.change(&self.underway, ddl).await?;
                 notices.into_iter().for_each(|n| self.notify(n));
             }
         }
@@ -258,7 +259,7 @@ impl SqlSession {
             seen: published.catalog.clone(),
         });
         self.handle
-            .ask(|reply| Message::Build(request, reply))
+            .change(&self.underway, |reply| Message::Build(request, reply))
             .await
             .map(drop)
     }

@@ -22,6 +22,7 @@ use super::write::TableAs;
 use super::{Notice, ParamValue, Prepared, Response, Session, SessionFactory, TransactionStatus};
 use crate::catalog::CatalogSnapshot;
 use crate::coordinator::Handle;
+use crate::coordinator::reply::Underway;
 use crate::define::Definer;
 use crate::published::Published;
 
@@ -53,6 +54,7 @@ impl SessionFactory for Sessions {
         }
         let mut session = SqlSession::new(self.handle.clone(), user);
         session.backend_pid = backend.pid;
+        session.underway = Arc::clone(&backend.underway);
         for (name, value) in parameters {
             // As in PostgreSQL, what a client asks for at the start must be valid, but clients send names we don't have.
             match session.settings.set(&name, Some(value), false) {
@@ -79,6 +81,8 @@ pub struct SqlSession {
     pub(super) copied: Copied,
     /// The connection's number; 0: none.
     pub(super) backend_pid: i32,
+    /// The change that it waits for.
+    pub(super) underway: Arc<Underway>,
     /// The schema of its temporary objects, if it has had any.
     pub(super) temporary: Option<String>,
     prepared: HashMap<String, Prepared>,
@@ -97,6 +101,7 @@ impl SqlSession {
             cursors: HashMap::new(),
             copied: Copied::default(),
             backend_pid: 0,
+            underway: Arc::default(),
             temporary: None,
             prepared: HashMap::new(),
             texts: Texts::default(),

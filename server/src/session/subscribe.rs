@@ -227,7 +227,7 @@ impl SqlSession {
         });
         let joined = self
             .handle
-            .ask(|reply| Message::Build(request, reply))
+            .change(&self.underway, |reply| Message::Build(request, reply))
             .await?;
         let guard = QueryGuard {
             handle: self.handle.clone(),

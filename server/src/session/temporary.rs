@@ -3,11 +3,11 @@
 
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Name, ObjectKind};
-use tokio::sync::oneshot;
 
 use super::sql::SqlSession;
 use crate::catalog::{Catalog, Object, TEMPORARY_PREFIX};
 use crate::coordinator::ddl::{Ddl, DdlReply};
+use crate::coordinator::reply::{Reply, Underway};
 use crate::coordinator::{Handle, Message};
 
 impl SqlSession {
@@ -20,7 +20,8 @@ impl SqlSession {
             name: name.clone(),
             if_not_exists: true,
         };
-        self.handle.ask(|reply| Message::Ddl(create, reply)).await?;
+        let create = |reply| Message::Ddl(create, reply);
+        self.handle.change(&self.underway, create).await?;
         self.temporary = Some(name);
         Ok(())
     }
@@ -28,7 +29,7 @@ impl SqlSession {
     /// DISCARD TEMP.
     pub(super) async fn drop_temporary(&mut self) -> Result<(), SqlError> {
         match self.temporary.take() {
-            Some(schema) => drop_schema(&self.handle, schema).await,
+            Some(schema) => drop_schema(&self.handle, &self.underway, schema).await,
             None => Ok(()),
         }
     }
@@ -76,8 +77,7 @@ impl SqlSession {
 /// What a session leaves behind is dropped without anybody waiting for it.
 pub(super) fn leave(handle: &Handle, schema: Option<String>) {
     if let Some(schema) = schema {
-        let (reply, _) = oneshot::channel();
-        handle.send(dropping(schema, reply));
+        handle.send(dropping(schema, Reply::to_nobody()));
     }
 }
 
@@ -90,13 +90,14 @@ pub async fn sweep(handle: &Handle) -> Result<(), SqlError> {
         .cloned()
         .collect();
     for schema in left {
-        drop_schema(handle, schema).await?;
+        drop_schema(handle, &Underway::default(), schema).await?;
     }
     Ok(())
 }
 
-async fn drop_schema(handle: &Handle, schema: String) -> Result<(), SqlError> {
-    handle.ask(|reply| dropping(schema, reply)).await.map(drop)
+async fn drop_schema(handle: &Handle, underway: &Underway, schema: String) -> Result<(), SqlError> {
+    let drop_it = |reply| dropping(schema, reply);
+    handle.change(underway, drop_it).await.map(drop)
 }
 
 fn dropping(schema: String, reply: DdlReply) -> Message {

@@ -216,7 +216,7 @@ impl SqlSession {
                     reply,
                 })
             };
-            self.handle.ask(check).await?;
+            self.handle.change(&self.underway, check).await?;
         }
         if let Some(transaction) = &mut self.transaction {
             transaction.published = (!transaction.is_untouched()).then_some(newest);
@@ -328,7 +328,7 @@ impl SqlSession {
         }
         let numbered = numbered.into_iter().collect();
         self.handle
-            .ask(|reply| {
+            .change(&self.underway, |reply| {
                 Message::Write(WriteRequest {
                     writes: vec![(table, delta)],
                     read_at,
@@ -395,7 +395,7 @@ impl SqlSession {
             .map_or(Epoch::MAX, |p| p.now());
         let reads = transaction.reads.lock().clone();
         self.handle
-            .ask(|reply| {
+            .change(&self.underway, |reply| {
                 Message::Write(WriteRequest {
                     writes,
                     read_at,
