@@ -175,12 +175,24 @@ impl ReadSet {
 
     /// What was read of one collection counts as all of another, which has its rows now.
     pub fn follow(&mut self, from: CollectionId, to: CollectionId) {
-        let before = (self.keys.len(), self.uniques.len());
-        self.keys.retain(|(collection, _)| *collection != from);
-        self.uniques.retain(|(collection, ..)| *collection != from);
-        let read =
-            self.collections.remove(&from) || before != (self.keys.len(), self.uniques.len());
-        self.collections.extend(read.then_some(to));
+        let read = self.take_out(|c| *c == from);
+        self.collections.extend(read.into_iter().map(|_| to));
+    }
+
+    /// All collections of which something was read.
+    pub fn of(&self) -> impl Iterator<Item = &CollectionId> {
+        let keys = self.keys.iter().map(|(c, _)| c);
+        let uniques = self.uniques.iter().map(|(c, ..)| c);
+        self.collections.iter().chain(keys).chain(uniques)
+    }
+
+    /// Forgets what was read of some collections; gives those of which something was.
+    pub fn take_out(&mut self, of: impl Fn(&CollectionId) -> bool) -> HashSet<CollectionId> {
+        let out = self.of().copied().filter(&of).collect();
+        self.collections.retain(|c| !of(c));
+        self.keys.retain(|(c, _)| !of(c));
+        self.uniques.retain(|(c, ..)| !of(c));
+        out
     }
 }
 

@@ -1,31 +1,29 @@
 //! Aggregate function calls.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 
 use arrow::compute::SortOptions;
 use arrow::datatypes::DataType;
 use datafusion::functions_aggregate as agg;
-use datafusion_common::{Column, ScalarValue};
+use datafusion_common::Column;
+use datafusion_expr::Expr;
 use datafusion_expr::expr::{AggregateFunction, Sort};
-use datafusion_expr::{AggregateUDF, Expr};
 use sqlparser::ast::{
     self, DuplicateTreatment, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
     FunctionArguments,
 };
 use tidemill_zset::schema::SqlType;
 
+use super::aggregate_kinds::Resolved;
 use super::calls::no_function;
 use super::conditions::guard;
 use super::expr::{AGGREGATE, Calls, Ctx};
 use super::scope::Outer;
-use super::types::{is_integer, is_number};
+use super::types::is_number;
 use super::windows::is_window;
-use super::{Binder, Typed, literal};
+use super::{Binder, Typed};
 use crate::error::{Result, SqlError};
-use crate::functions::aggregate as own;
 use crate::functions::distinct_list::distinct_list;
-use crate::functions::moments;
 
 /// Names of aggregate functions.
 pub(crate) fn is_aggregate(name: &str) -> bool {
@@ -95,28 +93,6 @@ fn is_ordered_set(name: &str) -> bool {
 /// Names of window functions that with WITHIN GROUP are aggregates.
 fn is_hypothetical(name: &str) -> bool {
     matches!(name, "rank" | "dense_rank" | "percent_rank" | "cume_dist")
-}
-
-/// A resolved aggregate: the function, its arguments, the type it gives, and what is done with its result.
-pub(super) struct Resolved {
-    pub(super) function: Arc<AggregateUDF>,
-    pub(super) args: Vec<Expr>,
-    pub(super) ty: SqlType,
-    /// Applied to the result and further arguments, e.g. to make one JSON text of an array.
-    then: Option<(&'static str, SqlType, Vec<Typed>)>,
-    /// Order of the values where the call gives none.
-    ordered: bool,
-}
-
-/// A function of the array of the group's values.
-fn over_array(value: Typed, function: &'static str, ty: SqlType) -> Resolved {
-    Resolved {
-        function: agg::array_agg::array_agg_udaf(),
-        args: vec![value.expr],
-        ty: SqlType::Array(Box::new(value.ty)),
-        then: Some((function, ty, vec![])),
-        ordered: false,
-    }
 }
 
 /// FILTER for the values that aren't NULL.
@@ -299,7 +275,7 @@ impl Binder<'_> {
             let separator = Typed::new(r.args[1].clone(), SqlType::Text);
             r = Resolved {
                 then: Some(("array_to_string", SqlType::Text, vec![separator])),
-                ..over_array(Typed::new(text.clone(), SqlType::Text), "", SqlType::Text)
+                ..Resolved::over_array(Typed::new(text.clone(), SqlType::Text), "", SqlType::Text)
             };
             r.ordered = true;
         }
@@ -444,316 +420,6 @@ impl Binder<'_> {
             ordered: true,
         };
         Ok((resolved, false, Some(Box::new(filter)), vec![sort]))
-    }
-
-    fn resolve_aggregate(&self, name: &str, args: Vec<Typed>, star: bool) -> Result<Resolved> {
-        let none = || no_function(name, &args.iter().map(Typed::type_name).collect::<Vec<_>>());
-        let plain = |function, args, ty| {
-            Ok(Resolved {
-                function,
-                args,
-                ty,
-                then: None,
-                ordered: false,
-            })
-        };
-        if name == "count" && (star || args.is_empty()) {
-            if !star {
-                return Err(SqlError::new(
-                    "42809",
-                    "count(*) must be used to call a parameterless aggregate function",
-                ));
-            }
-            return plain(
-                agg::count::count_udaf(),
-                vec![literal(ScalarValue::Int64(Some(1)))],
-                SqlType::Int8,
-            );
-        }
-        let Some(first) = args.first().cloned() else {
-            return Err(none());
-        };
-        let two_floats = || -> Result<Vec<Expr>> {
-            args.iter()
-                .map(|a| {
-                    if a.unknown || is_number(&a.ty) {
-                        self.implicit(a, &SqlType::Float8)
-                    } else {
-                        Err(none())
-                    }
-                })
-                .collect()
-        };
-        let one = matches!(
-            name,
-            "count"
-                | "sum"
-                | "avg"
-                | "min"
-                | "max"
-                | "bool_and"
-                | "bool_or"
-                | "every"
-                | "array_agg"
-                | "first_value"
-                | "last_value"
-                | "any_value"
-                | "json_agg"
-                | "jsonb_agg"
-                | "bit_and"
-                | "bit_or"
-                | "bit_xor"
-        );
-        if one && args.len() > 1 {
-            return Err(none());
-        }
-        match name {
-            "count" => {
-                let a = self.known(first)?;
-                plain(agg::count::count_udaf(), vec![a.expr], SqlType::Int8)
-            }
-            "sum" | "avg" => {
-                let ty = match (&first.ty, first.unknown) {
-                    (_, true) => {
-                        return Err(SqlError::new(
-                            "42725",
-                            format!("function {name}(unknown) is not unique"),
-                        ));
-                    }
-                    (SqlType::Interval, _) => {
-                        let f = if name == "sum" {
-                            "interval_sum_of"
-                        } else {
-                            "interval_avg_of"
-                        };
-                        return Ok(over_array(first, f, SqlType::Interval));
-                    }
-                    (t, _) if !is_number(t) => return Err(none()),
-                    (t, _) => own::result_type(name, t),
-                };
-                plain(
-                    if name == "sum" {
-                        own::sum()
-                    } else {
-                        own::avg()
-                    },
-                    vec![first.expr],
-                    ty,
-                )
-            }
-            "min" | "max" => {
-                let a = self.known(first)?;
-                if matches!(
-                    a.ty,
-                    SqlType::Bool | SqlType::Json | SqlType::Jsonb | SqlType::Uuid
-                ) {
-                    return Err(none());
-                }
-                if matches!(a.ty, SqlType::Interval) {
-                    // Arrow's order of intervals isn't SQL's.
-                    let f = if name == "min" {
-                        "interval_min_of"
-                    } else {
-                        "interval_max_of"
-                    };
-                    return Ok(over_array(a, f, SqlType::Interval));
-                }
-                let ty = match a.ty {
-                    SqlType::Varchar(_) => SqlType::Text,
-                    ty => ty,
-                };
-                let float = matches!(ty, SqlType::Float4 | SqlType::Float8);
-                let f = match (name, float) {
-                    ("min", false) => agg::min_max::min_udaf(),
-                    (_, false) => agg::min_max::max_udaf(),
-                    ("min", true) => crate::functions::extremes::min(),
-                    (_, true) => crate::functions::extremes::max(),
-                };
-                plain(f, vec![a.expr], ty)
-            }
-            "bool_and" | "every" | "bool_or" => {
-                let e = self.implicit(&first, &SqlType::Bool).map_err(|_| none())?;
-                let f = if name == "bool_or" {
-                    agg::bool_and_or::bool_or_udaf()
-                } else {
-                    agg::bool_and_or::bool_and_udaf()
-                };
-                plain(f, vec![e], SqlType::Bool)
-            }
-            "array_agg" if first.unknown => Err(SqlError::new(
-                "42725",
-                "function array_agg(unknown) is not unique",
-            )
-            .hint("Could not choose a best candidate function. You might need to add explicit type casts.")),
-            "json_agg" | "jsonb_agg" if first.unknown => Err(SqlError::new(
-                "42804",
-                "could not determine polymorphic type because input has type unknown",
-            )),
-            "array_agg" => {
-                let a = self.known(first)?;
-                if matches!(a.ty, SqlType::Array(_)) {
-                    return Err(SqlError::unsupported("arrays of arrays are not supported"));
-                }
-                let ty = SqlType::Array(Box::new(a.ty));
-                Ok(Resolved {
-                    function: agg::array_agg::array_agg_udaf(),
-                    args: vec![a.expr],
-                    ty,
-                    then: None,
-                    ordered: true,
-                })
-            }
-            "first_value" | "last_value" | "any_value" => {
-                let a = self.known(first)?;
-                if matches!(a.ty, SqlType::Array(_)) {
-                    return Err(SqlError::unsupported("arrays of arrays are not supported"));
-                }
-                let one = Typed::new(literal(ScalarValue::Int32(Some(1))), SqlType::Int4);
-                let ty = a.ty.clone();
-                Ok(Resolved {
-                    then: Some(("array_subscript", ty.clone(), vec![one])),
-                    ordered: true,
-                    ..over_array(a, "", ty)
-                })
-            }
-            "string_agg" => {
-                let [v, s]: [Typed; 2] = args.clone().try_into().map_err(|_| none())?;
-                let is_bytes = |t: &Typed| t.ty == SqlType::Bytea && !t.unknown;
-                if is_bytes(&v) || is_bytes(&s) {
-                    return self.bytes_agg([v, s]).map_err(|_| none());
-                }
-                let args = vec![
-                    self.implicit(&v, &SqlType::Text).map_err(|_| none())?,
-                    self.implicit(&s, &SqlType::Text)?,
-                ];
-                let mut args = args;
-                if matches!(&args[1], Expr::Literal(s, _) if s.is_null()) {
-                    // Nothing separates.
-                    args[1] = literal(ScalarValue::Utf8View(Some(String::new())));
-                }
-                if !matches!(args[1], Expr::Literal(..)) {
-                    // Each value brings the separator before it.
-                    let typed = |e: Expr| Typed::new(e, SqlType::Text);
-                    let both = args.into_iter().map(typed).collect();
-                    let pair = self.function("separated", both, None)?;
-                    let joined = over_array(pair, "join_separated", SqlType::Text);
-                    return Ok(Resolved {
-                        ordered: true,
-                        ..joined
-                    });
-                }
-                Ok(Resolved {
-                    function: agg::string_agg::string_agg_udaf(),
-                    args,
-                    ty: SqlType::Text,
-                    then: None,
-                    ordered: true,
-                })
-            }
-            "json_agg" | "jsonb_agg" => {
-                let json = if name == "json_agg" {
-                    SqlType::Json
-                } else {
-                    SqlType::Jsonb
-                };
-                let a = self.known(first)?;
-                // Rows and arrays stand on lines of their own.
-                let lines =
-                    crate::functions::rows::is_row(&a.ty) || matches!(a.ty, SqlType::Array(_));
-                let text = self.function(
-                    if name == "json_agg" {
-                        "to_json_or_null"
-                    } else {
-                        "to_jsonb_or_null"
-                    },
-                    vec![a],
-                    None,
-                )?;
-                let ty = SqlType::Array(Box::new(SqlType::Text));
-                let then = Some((
-                    match name {
-                        "json_agg" if lines => "json_join_lines",
-                        "json_agg" => "json_join",
-                        _ => "jsonb_join",
-                    },
-                    json,
-                    vec![],
-                ));
-                Ok(Resolved {
-                    function: agg::array_agg::array_agg_udaf(),
-                    args: vec![text.expr],
-                    ty,
-                    then,
-                    ordered: true,
-                })
-            }
-            "json_object_agg" | "jsonb_object_agg" => {
-                let json = if name == "json_object_agg" {
-                    SqlType::Json
-                } else {
-                    SqlType::Jsonb
-                };
-                let pair = self.function("json_pair", args.clone(), None)?;
-                let ty = SqlType::Array(Box::new(SqlType::Text));
-                let then = Some((
-                    if name == "json_object_agg" {
-                        "json_join_object"
-                    } else {
-                        "jsonb_join_object"
-                    },
-                    json,
-                    vec![],
-                ));
-                Ok(Resolved {
-                    function: agg::array_agg::array_agg_udaf(),
-                    args: vec![pair.expr],
-                    ty,
-                    then,
-                    ordered: true,
-                })
-            }
-            "bit_and" | "bit_or" | "bit_xor" => {
-                if first.unknown || !is_integer(&first.ty) {
-                    return Err(none());
-                }
-                let f = match name {
-                    "bit_and" => agg::bit_and_or_xor::bit_and_udaf(),
-                    "bit_or" => agg::bit_and_or_xor::bit_or_udaf(),
-                    _ => agg::bit_and_or_xor::bit_xor_udaf(),
-                };
-                plain(f, vec![first.expr], first.ty)
-            }
-            "regr_count" => plain(agg::regr::regr_count_udaf(), two_floats()?, SqlType::Int8),
-            _ => {
-                let moment = moments::Moment::named(name).ok_or_else(none)?;
-                if args.len() != moment.arguments() {
-                    return Err(none());
-                }
-                let exact =
-                    !first.unknown && (1..=4).contains(&super::types::number_rank(&first.ty));
-                if moment.arguments() == 1 && exact {
-                    let ty = moments::result_type(&first.ty);
-                    return plain(moments::aggregate(moment), vec![first.expr], ty);
-                }
-                plain(moments::aggregate(moment), two_floats()?, SqlType::Float8)
-            }
-        }
-    }
-
-    /// string_agg of bytes, by their hexadecimal digits.
-    fn bytes_agg(&self, args: [Typed; 2]) -> Result<Resolved> {
-        let digits = args.into_iter().map(|t| {
-            let bytes = self.as_type(&t, &SqlType::Bytea)?;
-            let format = literal(ScalarValue::Utf8View(Some("hex".into())));
-            let format = Typed::new(format, SqlType::Text);
-            self.function("encode", vec![bytes, format], None)
-        });
-        let pair = self.function("separated", digits.collect::<Result<_>>()?, None)?;
-        let joined = over_array(pair, "join_separated_bytes", SqlType::Bytea);
-        Ok(Resolved {
-            ordered: true,
-            ..joined
-        })
     }
 
     /// ORDER BY items as sort expressions; ascending puts NULLs last.

@@ -4,6 +4,7 @@
 //! every expression it builds has operands of equal types, and every cast is explicit. Relations get qualifiers
 //! that are unique in the statement; names that users see are kept beside the plan, in [`Rel`].
 
+mod aggregate_kinds;
 pub(crate) mod aggregates;
 pub(crate) mod calls;
 pub(crate) mod coerce;

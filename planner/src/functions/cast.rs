@@ -11,7 +11,7 @@ use datafusion_expr::{Expr, Volatility};
 use tidemill_zset::digits::short_integer_inline;
 use tidemill_zset::schema::{SqlType, UTC};
 
-use super::{Args, Kernel, call, external, format, json, parse, parse_dates};
+use super::{Args, Kernel, call, external, format, json, json_text, parse, parse_dates};
 use crate::bind::types::{as_numeric, is_integer, is_text, number_rank, plain_name};
 use crate::error::{Result, SqlError};
 
@@ -132,7 +132,7 @@ pub fn cast_array(
             if matches!((from, to), (SqlType::Jsonb, SqlType::Json)) {
                 return to_text(array, from, zone);
             }
-            json::validate(array, matches!(to, SqlType::Jsonb))
+            json_text::validate(array, matches!(to, SqlType::Jsonb))
         }
         _ if is_text(to) => to_text(array, from, zone),
         _ if is_text(from) => from_text(array, to, context, zone),

@@ -228,7 +228,9 @@ pub fn value(array: &ArrayRef, row: usize, t: &SqlType, zone: &str) -> Result<Op
         (_, DataType::Decimal128(_, s)) => {
             numeric(a.as_primitive::<Decimal128Type>().value(row), *s)
         }
-        (SqlType::Jsonb, DataType::Utf8View) => super::json::spaced(a.as_string_view().value(row)),
+        (SqlType::Jsonb, DataType::Utf8View) => {
+            super::json_text::spaced(a.as_string_view().value(row))
+        }
         (_, DataType::Utf8View) => a.as_string_view().value(row).into(),
         (_, DataType::Utf8) => a.as_string::<i32>().value(row).into(),
         (_, DataType::LargeUtf8) => a.as_string::<i64>().value(row).into(),

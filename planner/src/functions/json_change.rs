@@ -3,8 +3,9 @@
 use arrow::array::ArrayRef;
 use arrow::array::cast::AsArray;
 
-use super::json::{canonical, document, string_into};
+use super::json::document;
 use super::json_document::Document as V;
+use super::json_text::{canonical, string_into};
 use super::kernel;
 use super::registry::Registry;
 use crate::error::{Result, SqlError};

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::json::{check, raw, string_into, unescape};
 use super::json_order::number_key;
+use super::json_text::{check, raw, string_into, unescape};
 use crate::error::Result;
 
 /// A JSON value.

@@ -18,8 +18,9 @@ use datafusion_physical_expr::expressions::Literal;
 use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use tidemill_zset::schema::SqlType;
 
-use super::json::{emit, no_elements, unescape_inner};
+use super::json::{emit, no_elements};
 use super::json_scan::{self, skip_space, string_end, value_end};
+use super::json_text::unescape_inner;
 use super::json_views::{Place, Slices};
 use super::{Args, Function, Kernel, external};
 

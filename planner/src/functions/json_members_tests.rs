@@ -4,8 +4,8 @@ use arrow::array::Array;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::super::json::spaced;
 use super::super::json_scan::{elements, member};
+use super::super::json_text::spaced;
 use super::*;
 
 /// What is asked for in all tests: keys that are there, twice in two forms, with escapes, long, and missing.

@@ -1,7 +1,7 @@
 //! SQL/JSON paths: from their text to a tree. [`super::json_path_eval`] runs them.
 
-use super::json::unescape;
 use super::json_document::Document;
+use super::json_text::unescape;
 use crate::error::{Result, SqlError};
 
 /// A path.

@@ -12,9 +12,10 @@ use arrow::datatypes::i256;
 use datafusion_common::ScalarValue;
 
 use super::array::per_row;
-use super::json::{canonical, document};
+use super::json::document;
 use super::json_document::Document as V;
 use super::json_path::{Comparison, Method, Node, Path, Step, parse};
+use super::json_text::canonical;
 use super::parse::{decimal_parts, rescale};
 use super::regexps::with_regex;
 use super::registry::Registry;

@@ -32,7 +32,7 @@ pub fn member<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     let mut found = None;
     for (name, escaped, value) in members(text)? {
         let same = if escaped {
-            super::json::unescape_inner(name) == key
+            super::json_text::unescape_inner(name) == key
         } else {
             name == key
         };

@@ -31,6 +31,7 @@ pub mod json_order;
 mod json_path;
 mod json_path_eval;
 mod json_scan;
+pub mod json_text;
 mod json_views;
 pub mod math;
 pub mod moments;

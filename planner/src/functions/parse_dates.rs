@@ -311,6 +311,31 @@ fn in_range(days: i32, what: &str, text: &str) -> Result<i32> {
     }
 }
 
+/// A day that was given as a number, if it is a date.
+pub fn day_of(days: i32) -> Result<i32> {
+    let of_the_era = days.checked_add(719_163);
+    match of_the_era.and_then(NaiveDate::from_num_days_from_ce_opt) {
+        Some(_) if days >= -JULIAN_1970 => Ok(days),
+        _ => Err(SqlError::new("22008", "date out of range")),
+    }
+}
+
+/// Microseconds that were given as a number, if they are a timestamp.
+pub fn timestamp_of(us: i64) -> Result<i64> {
+    match datetime_of(us) {
+        Some(_) if us.div_euclid(DAY_US) >= i64::from(-JULIAN_1970) => Ok(us),
+        _ => Err(SqlError::new("22008", "timestamp out of range")),
+    }
+}
+
+/// Microseconds that were given as a number, if they are a time of the day.
+pub fn time_of(us: i64) -> Result<i64> {
+    match (0..=DAY_US).contains(&us) {
+        true => Ok(us),
+        false => Err(SqlError::new("22008", "time out of range")),
+    }
+}
+
 /// time
 pub fn time(text: &str) -> Result<i64> {
     let t = date_time(text, "time")?;

@@ -8,7 +8,7 @@ use arrow::array::types::Int64Type;
 use tidemill_zset::schema::SqlType;
 
 use super::registry::{CallTypes, Registry};
-use super::{Args, Kernel, external, json, kernel};
+use super::{Args, Kernel, external, json, json_text, kernel};
 
 fn always(text: &'static str) -> Kernel {
     Arc::new(move |a: &Args| {
@@ -136,7 +136,7 @@ fn join(open: &'static str, separator: &'static str, close: &'static str) -> Ker
                 .collect();
             let text = format!("{open}{}{close}", parts.join(separator));
             out.append_value(if jsonb {
-                json::canonical(&text).map_err(external)?
+                json_text::canonical(&text).map_err(external)?
             } else {
                 text
             });
@@ -273,7 +273,7 @@ fn key_into(
             json::value_into(&a.arrays[i], a.at(i, row), &types[i], zone, out)
         }
         _ => {
-            json::string_into(key, out);
+            json_text::string_into(key, out);
             Ok(())
         }
     }
@@ -326,7 +326,7 @@ fn json_functions(r: &mut Registry) {
                     return Ok(keep_null);
                 }
                 json::value_into(&a.arrays[0], a.at(0, row), &types[0], zone, out)?;
-                *out = json::canonical(out)?;
+                *out = json_text::canonical(out)?;
                 Ok(true)
             })
         });
@@ -373,7 +373,7 @@ fn json_functions(r: &mut Registry) {
                 }
                 out.push('}');
                 if jsonb {
-                    *out = json::canonical(out)?;
+                    *out = json_text::canonical(out)?;
                 }
                 Ok(true)
             })
@@ -394,7 +394,7 @@ fn json_functions(r: &mut Registry) {
                 }
                 out.push(']');
                 if jsonb {
-                    *out = json::canonical(out)?;
+                    *out = json_text::canonical(out)?;
                 }
                 Ok(true)
             })

@@ -43,12 +43,15 @@ const ROMAN_MONTHS: [&str; 12] = [
 /// Template patterns, longer ones before their prefixes.
 const PATTERNS: &[&str] = &[
     "YYYY", "IYYY", "Y,YYY", "YYY", "YY", "Y", "MONTH", "Month", "month", "MON", "Mon", "mon",
-    "MM", "MI", "MS", "DDD", "DD", "DAY", "Day", "day", "DY", "Dy", "dy", "D", "HH24", "HH12",
-    "HH", "SSSSS", "SSSS", "SS", "US", "A.M.", "P.M.", "a.m.", "p.m.", "AM", "PM", "am", "pm",
-    "B.C.", "A.D.", "b.c.", "a.d.", "BC", "AD", "bc", "ad", "IYY", "IY", "IW", "ID", "I", "WW",
-    "W", "Q", "CC", "J", "RM", "rm", "TZH", "TZM", "TZ", "tz", "OF", "FF1", "FF2", "FF3", "FF4",
-    "FF5", "FF6",
+    "MM", "MI", "MS", "IDDD", "DDD", "DD", "DAY", "Day", "day", "DY", "Dy", "dy", "D", "HH24",
+    "HH12", "HH", "SSSSS", "SSSS", "SS", "US", "A.M.", "P.M.", "a.m.", "p.m.", "AM", "PM", "am",
+    "pm", "B.C.", "A.D.", "b.c.", "a.d.", "BC", "AD", "bc", "ad", "IYY", "IY", "IW", "ID", "I",
+    "WW", "W", "Q", "CC", "J", "RM", "rm", "TZH", "TZM", "TZ", "tz", "OF", "FF1", "FF2", "FF3",
+    "FF4", "FF5", "FF6",
 ];
+
+/// Patterns of names.
+const NAMES: [&str; 4] = ["MONTH", "MON", "DAY", "DY"];
 
 enum Part<'a> {
     Pattern(&'a str, bool),
@@ -65,10 +68,24 @@ fn parts(template: &str) -> Vec<Part<'_>> {
             rest = r;
             continue;
         }
+        if let Some(r) = rest.strip_prefix("TM").or_else(|| rest.strip_prefix("tm")) {
+            // In the language that there is. It leaves out the blanks of names, and means nothing to numbers.
+            fill |= NAMES.iter().any(|name| {
+                let start = r.get(..name.len());
+                start.is_some_and(|start| start.eq_ignore_ascii_case(name))
+            });
+            rest = r;
+            continue;
+        }
         if let Some(r) = rest.strip_prefix('"') {
-            let end = r.find('"').unwrap_or(r.len());
-            out.push(Part::Text(r[..end].to_string()));
-            rest = r.get(end + 1..).unwrap_or("");
+            let (text, after) = quoted(r);
+            out.push(Part::Text(text));
+            rest = after;
+            continue;
+        }
+        if let Some(r) = rest.strip_prefix("\\\"") {
+            out.push(Part::Text("\"".into()));
+            rest = r;
             continue;
         }
         for p in PATTERNS.iter().copied() {
@@ -100,6 +117,20 @@ fn parts(template: &str) -> Vec<Part<'_>> {
         rest = &rest[c.len_utf8()..];
     }
     out
+}
+
+/// What stands up to the closing quote, in which a backslash takes the meaning from what follows it, and what comes after.
+fn quoted(rest: &str) -> (String, &str) {
+    let mut text = String::new();
+    let mut chars = rest.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => break,
+            '\\' => text.push(chars.next().unwrap_or(c)),
+            c => text.push(c),
+        }
+    }
+    (text, chars.as_str())
 }
 
 fn cased(name: &str, pattern: &str, width: usize, fill: bool) -> String {
@@ -154,6 +185,10 @@ fn time_text(us: i64, template: &str, zone: Option<(&str, i64)>) -> Result<Strin
             "MM" => (t.month() as i64, 2),
             "DD" => (t.day() as i64, 2),
             "DDD" => (t.ordinal() as i64, 3),
+            "IDDD" => {
+                let week = t.iso_week().week0() as i64;
+                (week * 7 + t.weekday().number_from_monday() as i64, 3)
+            }
             "D" => (t.weekday().num_days_from_sunday() as i64 + 1, 1),
             "ID" => (t.weekday().number_from_monday() as i64, 1),
             "HH24" => (h, 2),

@@ -81,6 +81,8 @@ pub struct Alteration {
     pub dropped: Vec<u64>,
     /// Where the columns of a table come from, if its rows are stored anew; counters of new ones.
     pub renumbered: Option<(Vec<Option<usize>>, Numbers)>,
+    /// CHECKs came that its rows have been checked with.
+    pub checked: bool,
     /// New arrangements.
     pub create: Vec<ArrangementDesc>,
     /// What is in them.
@@ -206,6 +208,7 @@ impl Coordinator {
                 }
             }
         }
+        effects.checked = old.record.ids.collection.filter(|_| a.checked);
         effects.create.extend(a.create);
         effects.staged.extend(a.staged);
         if let Some((from, to)) = moved {
@@ -267,6 +270,7 @@ impl Coordinator {
     pub(super) fn tell_altered(
         &mut self,
         replaced: Option<(CollectionId, CollectionId)>,
+        checked: Option<CollectionId>,
         told: Vec<(CollectionId, Delta)>,
         work: &mut EpochWork,
     ) {
@@ -275,6 +279,9 @@ impl Coordinator {
         }
         if let Some((from, to)) = replaced {
             self.write_log.replace(from, to);
+        }
+        if let Some(table) = checked {
+            self.write_log.note_checks(table, work.epoch);
         }
     }
 }

@@ -100,6 +100,8 @@ pub(super) struct Effects {
     pub(super) staged: Vec<StagedRun>,
     /// The collection of a table, and the one that takes its place.
     pub(super) replaced: Option<(CollectionId, CollectionId)>,
+    /// A table to which nothing may be written that was checked before.
+    pub(super) checked: Option<CollectionId>,
     /// Changes for followers alone.
     pub(super) told: Vec<(CollectionId, Delta)>,
     pub(super) after: Vec<AfterPublish>,
@@ -131,7 +133,7 @@ impl Coordinator {
             self.recount_inputs();
         }
         let mut work = self.begin_epoch();
-        self.tell_altered(effects.replaced, effects.told, &mut work);
+        self.tell_altered(effects.replaced, effects.checked, effects.told, &mut work);
         work.has_writes = !effects.create.is_empty();
         work.commit.staged = effects.staged;
         work.catalog = Some(self.catalog.clone());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute;
 use tidemill_planner::SqlError;
+use tidemill_planner::query::WRITTEN;
 use tidemill_storage::{ArrangementChange, StoreVersion};
 use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::hash::hash_columns;
@@ -18,6 +19,7 @@ use super::{Coordinator, EpochWork};
 use crate::catalog::{Catalog, Detail, Object};
 use crate::numbers::Numbered;
 use crate::reader::{ReadSet, key_first, store_error};
+use crate::system::SystemRelations;
 
 /// Keys whose last change is remembered one by one; older transactions are checked by table.
 const KEYS_REMEMBERED_MAX: usize = 1 << 20;
@@ -32,8 +34,8 @@ pub struct WriteRequest {
     pub reads: ReadSet,
     /// Numbers that its rows have.
     pub numbered: Vec<Numbered>,
-    /// The table whose numbers begin anew.
-    pub restart: Option<u64>,
+    /// Tables whose numbers begin anew.
+    pub restart: Vec<u64>,
     /// Gets the epoch once it is published.
     pub reply: Reply<Epoch>,
 }
@@ -46,6 +48,8 @@ pub struct WriteLog {
     uniques: HashMap<(ArrangementId, u64), Epoch>,
     /// Collections in whose place others are.
     replaced: HashSet<CollectionId>,
+    /// Since when a table's rows are checked as they are, if that has changed.
+    checked: HashMap<CollectionId, Epoch>,
     /// Keys changed at or before this epoch may have been forgotten.
     forgotten: Epoch,
 }
@@ -72,19 +76,23 @@ impl WriteLog {
         self.tables.extend(last.map(|epoch| (to, epoch)));
     }
 
-    /// Something was read or is written that isn't there any more.
-    fn is_outdated(&self, request: &WriteRequest) -> bool {
-        let reads = &request.reads;
-        let keys = reads.keys.iter().map(|(c, _)| c);
-        let uniques = reads.uniques.iter().map(|(c, ..)| c);
-        let writes = request.writes.iter().map(|(c, _)| c);
-        let mut all = reads
-            .collections
-            .iter()
-            .chain(keys)
-            .chain(uniques)
-            .chain(writes);
-        !self.replaced.is_empty() && all.any(|c| self.replaced.contains(c))
+    /// Rows of a table are checked in another way from an epoch on.
+    pub(super) fn note_checks(&mut self, table: CollectionId, epoch: Epoch) {
+        self.checked.insert(table, epoch);
+    }
+
+    /// Something was read that isn't there any more, or is written that isn't, or that wasn't checked as it is now.
+    fn is_outdated(&self, request: &WriteRequest, catalog: &Catalog) -> bool {
+        // A table whose rows are elsewhere isn't there either, a relation of the system always.
+        let is_gone = |c: &CollectionId| {
+            *c != WRITTEN && !SystemRelations::is_system(*c) && catalog.by_collection(*c).is_none()
+        };
+        let unchecked = |(table, _): &(CollectionId, Delta)| {
+            let since = self.checked.get(table);
+            since.is_some_and(|epoch| request.read_at < *epoch)
+        };
+        let written = |(table, _): &(CollectionId, Delta)| self.replaced.contains(table);
+        request.reads.of().any(is_gone) || request.writes.iter().any(|w| written(w) || unchecked(w))
     }
 
     fn make_room(&mut self, more: usize, epoch: Epoch) {
@@ -187,10 +195,11 @@ impl Coordinator {
     pub(super) fn check_reads(&self, request: WriteRequest) {
         let below = |collection: CollectionId| tables_below(&self.catalog, collection);
         let log = &self.write_log;
-        let answer = match log.is_outdated(&request) || log.conflicts(&request, below) {
-            true => Err(conflict()),
-            false => Ok(request.read_at),
-        };
+        let answer =
+            match log.is_outdated(&request, &self.catalog) || log.conflicts(&request, below) {
+                true => Err(conflict()),
+                false => Ok(request.read_at),
+            };
         let _ = request.reply.send(answer);
     }
 
@@ -203,7 +212,7 @@ impl Coordinator {
         let catalog = self.catalog.clone();
         let below = |collection: CollectionId| tables_below(&catalog, collection);
         let numbers = &self.env.numbers;
-        if self.write_log.is_outdated(request)
+        if self.write_log.is_outdated(request, &catalog)
             || self.write_log.conflicts(request, below)
             || !request.numbered.iter().all(|n| numbers.holds(n))
         {
@@ -231,7 +240,7 @@ impl Coordinator {
             }
             state.accept(checked);
         }
-        if let Some(table) = request.restart.and_then(|id| catalog.get(id)) {
+        for table in request.restart.iter().filter_map(|id| catalog.get(*id)) {
             self.env.numbers.restart(table);
         }
         Ok(())
@@ -447,7 +456,7 @@ impl TableState {
 }
 
 /// The tables that a collection's contents depend on; for a table, itself.
-fn tables_below(catalog: &Catalog, collection: CollectionId) -> Vec<CollectionId> {
+pub fn tables_below(catalog: &Catalog, collection: CollectionId) -> Vec<CollectionId> {
     let Some((object, _)) = catalog.by_collection(collection) else {
         return vec![];
     };
@@ -557,6 +566,17 @@ pub fn existing(
     }
     let found = RecordBatch::try_new(object.columns.clone(), columns).map_err(arrow_error)?;
     Ok((found, hashes))
+}
+
+/// The hashes of rows of a table by which changes of them are noted.
+pub fn row_hashes(
+    object: &Arc<Object>,
+    version: &StoreVersion,
+    rows: &RecordBatch,
+) -> Result<Vec<u64>, SqlError> {
+    let state = TableState::new(&Catalog::default(), object.clone(), version.clone());
+    let (_, hashes) = state.stored_form(&Delta::insert(rows.clone()))?;
+    Ok(hashes)
 }
 
 /// Checks NOT NULL of a table's columns in rows to be written.

@@ -81,8 +81,8 @@ impl Connection {
             self.start_clock(&message);
             match message {
                 Message::Terminate => return Ok(()),
+                Message::Query(_) if self.skipping => {}
                 Message::Query(sql) => {
-                    self.skipping = false;
                     if let Err(error) = self.query(&sql).await {
                         self.failed(error)?;
                     }
@@ -246,11 +246,13 @@ impl Connection {
             } => {
                 self.wire.put(|out| row_description(&schema, &[], out))?;
                 self.untimed(live);
+                self.guard.settle(self.is_committed(verb));
                 let mut cursor = Cursor::new(schema, batches, live, self.zone);
                 let form = Form::Data(Vec::new());
-                cursor
-                    .send(&mut self.wire, &mut self.guard, &form, 0)
-                    .await?;
+                let sent = cursor.send(&mut self.wire, &mut self.guard, &form, 0);
+                let sent = sent.await;
+                self.guard.settle(false);
+                sent?;
                 self.notices()?;
                 Ok(self.wire.complete(tag(verb, counted, cursor.sent))?)
             }
@@ -263,6 +265,12 @@ impl Connection {
         if live {
             self.guard.lift();
         }
+    }
+
+    /// Whether rows tell of a change that is committed, not of one within a transaction.
+    pub(super) fn is_committed(&self, verb: &str) -> bool {
+        matches!(verb, "INSERT 0" | "UPDATE" | "DELETE")
+            && self.session.transaction_status() == TransactionStatus::Idle
     }
 
     /// Notices and parameters precede a response.

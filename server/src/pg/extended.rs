@@ -251,11 +251,13 @@ impl Connection {
         };
         let before = suspended.cursor.sent;
         let form = Form::Data(formats);
-        let ended = suspended
-            .cursor
-            .send(&mut self.wire, &mut self.guard, &form, u64::from(max_rows))
-            .await?;
-        if ended {
+        self.guard.settle(self.is_committed(suspended.verb));
+        let rows = u64::from(max_rows);
+        let cursor = &mut suspended.cursor;
+        let sent = cursor.send(&mut self.wire, &mut self.guard, &form, rows);
+        let sent = sent.await;
+        self.guard.settle(false);
+        if sent? {
             let rows = suspended.cursor.sent - before;
             return Ok(self
                 .wire
@@ -319,7 +321,7 @@ fn bound(prepared: &Prepared, bind: &Bind, zone: Option<Tz>) -> Result<Vec<Param
 }
 
 /// What was described must be what is sent.
-fn same_columns(described: Option<&Schema>, sent: &Schema) -> Result<(), SqlError> {
+pub fn same_columns(described: Option<&Schema>, sent: &Schema) -> Result<(), SqlError> {
     let same = described.is_some_and(|described| {
         std::ptr::eq(described, sent)
             || (described.fields().len() == sent.fields().len()

@@ -18,7 +18,7 @@ use arrow::datatypes::{DataType, Field, IntervalMonthDayNano};
 use bytes::Buf;
 use chrono_tz::Tz;
 use tidemill_planner::SqlError;
-use tidemill_planner::functions::{parse, parse_dates};
+use tidemill_planner::functions::{json_text, parse, parse_dates};
 use tidemill_zset::schema::{self, SqlType, UTC};
 
 use super::binary;
@@ -66,7 +66,12 @@ fn read(field: &Field, text: &str, zone: Option<Tz>) -> Result<ArrayRef, SqlErro
         }
         SqlType::Float8 => Arc::new(Float64Array::from(vec![parse::float(text, &name)?])),
         SqlType::Numeric(precision, scale) => decimal(text, SqlType::digits(*precision), *scale)?,
-        SqlType::Text | SqlType::Varchar(_) | SqlType::Json | SqlType::Jsonb => string(text),
+        SqlType::Text | SqlType::Varchar(_) => string(text),
+        SqlType::Json => {
+            json_text::check(text)?;
+            string(text)
+        }
+        SqlType::Jsonb => string(&json_text::canonical(text)?),
         SqlType::Char(_) => string(text.trim_end_matches(' ')),
         SqlType::Uuid => string(&parse::uuid(text)?),
         SqlType::Bytea => Arc::new(BinaryArray::from(vec![parse::bytea(text)?.as_slice()])),
@@ -168,12 +173,17 @@ pub fn from_binary(field: &Field, mut data: &[u8]) -> Result<ArrayRef, SqlError>
         SqlType::Bytea => Arc::new(BinaryArray::from(vec![data])),
         SqlType::Date => {
             let days = data.get_i32().checked_add(binary::EPOCH_DAYS);
-            Arc::new(Date32Array::from(vec![days.ok_or_else(wrong)?]))
+            let days = parse_dates::day_of(days.ok_or_else(wrong)?)?;
+            Arc::new(Date32Array::from(vec![days]))
         }
-        SqlType::Time => Arc::new(Time64MicrosecondArray::from(vec![data.get_i64()])),
+        SqlType::Time => {
+            let micros = parse_dates::time_of(data.get_i64())?;
+            Arc::new(Time64MicrosecondArray::from(vec![micros]))
+        }
         SqlType::Timestamp | SqlType::Timestamptz => {
             let micros = data.get_i64().checked_add(binary::EPOCH_US);
-            let array = TimestampMicrosecondArray::from(vec![micros.ok_or_else(wrong)?]);
+            let micros = parse_dates::timestamp_of(micros.ok_or_else(wrong)?)?;
+            let array = TimestampMicrosecondArray::from(vec![micros]);
             match sql {
                 SqlType::Timestamptz => Arc::new(array.with_timezone(UTC)),
                 _ => Arc::new(array),
@@ -237,8 +247,10 @@ fn binary_array(
         if data.len() < 4 {
             return Err(wrong());
         }
-        elements.push(match usize::try_from(data.get_i32()) {
-            Err(_) => new_null_array(item.data_type(), 1),
+        let length = data.get_i32();
+        elements.push(match usize::try_from(length) {
+            Err(_) if length == -1 => new_null_array(item.data_type(), 1),
+            Err(_) => return Err(wrong()),
             Ok(length) if length > data.len() => return Err(wrong()),
             Ok(length) => {
                 let (element, rest) = data.split_at(length);

@@ -68,6 +68,8 @@ pub struct Guard {
     /// Cancel requests that are known.
     cancels: u64,
     shutdown: watch::Receiver<bool>,
+    /// What goes on has happened already: only the end of the connection interrupts it.
+    settled: bool,
     /// When what goes on has taken too long, and what happens then.
     limit: Option<(Instant, Limit)>,
 }
@@ -106,6 +108,7 @@ impl Guard {
             signals: backend.signals(),
             underway: Arc::clone(&backend.underway),
             cancels: 0,
+            settled: false,
             shutdown,
             limit: None,
         }
@@ -125,6 +128,11 @@ impl Guard {
     /// What goes on may take for ever.
     pub fn lift(&mut self) {
         self.limit = None;
+    }
+
+    /// Whether what follows only tells of what has happened: to cancel that would say that it hasn't.
+    pub fn settle(&mut self, settled: bool) {
+        self.settled = settled;
     }
 
     /// Cancel requests so far were meant for what is over.
@@ -172,6 +180,9 @@ impl Guard {
 
     /// Resolves on a request to stop, at the limit of time, or at shutdown.
     async fn stopped(&mut self) -> Stop {
+        if self.settled {
+            return self.ended().await;
+        }
         let (limit, known) = (self.limit, self.cancels);
         tokio::select! {
             stop = expired(limit) => stop,

@@ -325,6 +325,7 @@ fn alteration(published: &Published, altered: Altered, stored: Stored) -> Altera
     let from = altered.from.iter().map(From::column).collect();
     let renumbered = altered.rewritten.then_some((from, stored.numbers));
     let target = altered.old.record.id;
+    let checked = altered.checked;
     let mut changed = vec![altered.new];
     changed.extend(altered.renamed_indexes);
     changed.extend(altered.indexes);
@@ -335,6 +336,7 @@ fn alteration(published: &Published, altered: Altered, stored: Stored) -> Altera
         changed,
         dropped: altered.dropped,
         renumbered,
+        checked,
         create: stored.create,
         staged: stored.staged,
         stale: altered.followed.stale,

@@ -1,5 +1,6 @@
 //! COPY … TO STDOUT and COPY … FROM STDIN, in PostgreSQL's text and binary formats and in CSV.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
@@ -24,10 +25,11 @@ use super::sql::SqlSession;
 use super::{CopySink, Response};
 use crate::catalog::Object;
 use crate::coordinator::reply::Underway;
-use crate::coordinator::tables::{WriteRequest, check_not_null};
+use crate::coordinator::tables::{OwnKeys, WriteRequest, check_not_null};
 use crate::coordinator::{Handle, Message};
 use crate::numbers::Numbered;
-use crate::reader::Snapshot;
+use crate::published::Published;
+use crate::reader::{ReadSet, Snapshot};
 
 /// Rows that COPY FROM has read for a transaction, until the session takes them.
 pub type Copied = Arc<Mutex<Vec<(CollectionId, Delta, Option<Numbered>)>>>;
@@ -136,7 +138,12 @@ impl SqlSession {
             underway: Arc::clone(&self.underway),
             object: target.object.clone(),
             collection: target.relation.id,
-            copied: self.transaction.as_ref().map(|_| self.copied.clone()),
+            published: Arc::clone(&published),
+            transaction: self.transaction.as_ref().map(|t| OfTransaction {
+                copied: self.copied.clone(),
+                writes: Arc::clone(&t.writes),
+                reads: Arc::clone(&t.reads),
+            }),
             reader: match options.binary {
                 true => Reader::Binary(BinaryRows::new(fields)),
                 false => Reader::Text(TextRows {
@@ -321,13 +328,41 @@ enum Missing {
 }
 
 /// Reads rows for a table.
+struct OfTransaction {
+    /// Where the rows wait for it.
+    copied: Copied,
+    /// What it had written before.
+    writes: Arc<HashMap<CollectionId, Vec<Delta>>>,
+    /// Where it notes what it reads.
+    reads: Arc<Mutex<ReadSet>>,
+}
+
+impl OfTransaction {
+    /// Checks the keys of rows for a table, as any statement's are at its end.
+    fn check(
+        &self,
+        published: &Published,
+        table: (CollectionId, &Arc<Object>),
+        rows: &Delta,
+    ) -> Result<(), SqlError> {
+        let own = self.writes.get(&table.0).map_or(&[][..], Vec::as_slice);
+        let checked =
+            OwnKeys::default().check(&published.catalog, table, &published.store, own, rows);
+        if checked.is_err() {
+            self.reads.lock().collections.insert(table.0);
+        }
+        checked
+    }
+}
+
 struct TableSink {
     handle: Handle,
     underway: Arc<Underway>,
     object: Arc<Object>,
     collection: CollectionId,
-    /// Set in a transaction: where the rows wait for it.
-    copied: Option<Copied>,
+    /// The version that the rows are checked against.
+    published: Arc<Published>,
+    transaction: Option<OfTransaction>,
     reader: Reader,
     /// Columns of the table that the data gives.
     given: Vec<usize>,
@@ -397,17 +432,22 @@ impl CopySink for TableSink {
         if let Some((checks, snapshot)) = &self.checks {
             checks.of(&delta.rows, snapshot).await?;
         }
-        match &self.copied {
-            Some(copied) => copied.lock().push((self.collection, delta, numbered)),
+        match &self.transaction {
+            Some(transaction) => {
+                let table = (self.collection, &self.object);
+                transaction.check(&self.published, table, &delta)?;
+                let copied = (self.collection, delta, numbered);
+                transaction.copied.lock().push(copied);
+            }
             None => {
                 let writes = vec![(self.collection, delta)];
                 let request = |reply| {
                     Message::Write(WriteRequest {
                         writes,
-                        read_at: i64::MAX,
+                        read_at: self.published.now(),
                         reads: Default::default(),
                         numbered: numbered.into_iter().collect(),
-                        restart: None,
+                        restart: vec![],
                         reply,
                     })
                 };

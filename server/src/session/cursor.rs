@@ -119,6 +119,7 @@ impl SqlSession {
             CursorSource::Query(query) => {
                 let given = Given {
                     params,
+                    lasting: true,
                     ..Given::default()
                 };
                 match self.select(query, None, &given).await? {

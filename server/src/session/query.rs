@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Field;
+use arrow::datatypes::{Field, SchemaRef};
 use datafusion_common::ScalarValue;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Expr, Query};
@@ -12,6 +12,7 @@ use tidemill_planner::query::{QueryPlan, SnapshotReader};
 use super::plans::{self, PlanSlot, Planned};
 use super::sql::{SqlSession, now_micros};
 use super::{BatchStream, ParamValue, Response, execution};
+use crate::pg::extended::same_columns;
 use crate::published::Published;
 
 /// What comes with a statement: values of its parameters, their types where it was prepared, a place for its plan.
@@ -20,6 +21,10 @@ pub(super) struct Given<'a> {
     pub params: &'a [ParamValue],
     pub declared: Option<&'a [Field]>,
     pub slot: Option<&'a PlanSlot>,
+    /// The columns of its rows that the client was told.
+    pub described: Option<&'a SchemaRef>,
+    /// Its rows are read while other statements run.
+    pub lasting: bool,
 }
 
 impl Given<'_> {
@@ -28,6 +33,14 @@ impl Given<'_> {
         match self.declared {
             Some(fields) => fields.iter().cloned().map(Some).collect(),
             None => param_types(self.params),
+        }
+    }
+
+    /// Fails if the rows have other columns now than the client was told. Before anything is changed.
+    pub(super) fn check_described(&self, columns: Option<&SchemaRef>) -> Result<(), SqlError> {
+        match (self.described, columns) {
+            (Some(described), Some(columns)) => same_columns(Some(described), columns),
+            _ => Ok(()),
         }
     }
 }
@@ -99,6 +112,11 @@ impl SqlSession {
             Planned::Catalog => return Err(SqlError::internal("a query has a plan")),
         };
         self.check_readable(&query.plan, &published.catalog)?;
+        if let Some(transaction) = self.transaction.as_ref().filter(|_| given.lasting) {
+            // DDL in between moves the transaction on: what is still to be read must be the same then.
+            let mut reads = transaction.reads.lock();
+            reads.collections.extend(query.plan.inputs.iter().copied());
+        }
         let mut snapshot = self.snapshot(&published);
         if let Some(expr) = as_of {
             snapshot.at = self.time("AS OF", expr, given.params)?;

@@ -390,9 +390,10 @@ impl Settings {
         });
     }
 
-    /// A transaction begins.
+    /// A transaction begins, or goes on as one that is explicit.
     pub fn begin(&mut self) {
-        self.before = Some(self.values.session.clone());
+        self.before
+            .get_or_insert_with(|| self.values.session.clone());
     }
 
     /// A transaction ends.

@@ -183,16 +183,21 @@ impl SqlSession {
 
     /// Statements of one string form an implicit transaction, unless they end or begin one themselves.
     fn begin_implicit(&mut self, statement: &Statement, implicit: bool) {
-        let writes = matches!(
+        let undone = matches!(
             statement,
             Statement::Insert(_)
                 | Statement::Update(_)
                 | Statement::Delete(_)
                 | Statement::Truncate { .. }
+                | Statement::CopyFrom { .. }
+                | Statement::Execute { .. }
+                | Statement::Set { .. }
+                | Statement::Reset { .. }
                 | Statement::Query { .. }
         );
-        if implicit && writes && self.transaction.is_none() {
+        if implicit && undone && self.transaction.is_none() {
             self.transaction = Some(Transaction::new(false));
+            self.settings.begin();
         }
     }
 
@@ -527,6 +532,8 @@ impl Prepared {
             params,
             declared: Some(&self.params),
             slot: Some(&self.plan),
+            described: self.columns.as_ref(),
+            lasting: false,
         }
     }
 }

@@ -17,7 +17,7 @@ use super::settings::Values;
 use super::sql::SqlSession;
 use crate::catalog::{Catalog, Detail};
 use crate::coordinator::Message;
-use crate::coordinator::tables::{OwnKeys, WriteRequest};
+use crate::coordinator::tables::{OwnKeys, WriteRequest, tables_below};
 use crate::numbers::Numbered;
 use crate::published::Published;
 use crate::reader::{ReadSet, Snapshot};
@@ -140,11 +140,18 @@ impl Transaction {
         }
         let writes = Arc::make_mut(&mut self.writes);
         match statement {
-            Statement::Drop { .. } => writes.retain(|table, _| {
+            Statement::Drop { .. } => {
                 // One whose rows are elsewhere because somebody else altered it is there: COMMIT refuses to write what it was.
-                let owner = before.by_collection(*table);
-                owner.is_none_or(|(object, _)| now.get(object.record.id).is_some())
-            }),
+                let is_there = |collection: &CollectionId| {
+                    let owner = before.by_collection(*collection);
+                    owner.is_none_or(|(object, _)| now.get(object.record.id).is_some())
+                };
+                writes.retain(|table, _| is_there(table));
+                // What it has read of a view is what the tables below had.
+                let below = self.reads.lock().take_out(|c| !is_there(c));
+                let below = below.into_iter().flat_map(|c| tables_below(before, c));
+                self.reads.lock().collections.extend(below.filter(is_there));
+            }
             Statement::Alter { name, .. } => {
                 let altered = before.lookup(name).map(|o| &o.record);
                 let Some((id, from)) = altered.and_then(|r| r.ids.collection.map(|c| (r.id, c)))
@@ -202,17 +209,22 @@ impl SqlSession {
             return Ok(());
         };
         let reads = transaction.reads.lock().clone();
+        // Of what it has written only that it may be written still.
+        let tables = transaction.writes.iter();
+        let tables =
+            tables.filter_map(|(table, pieces)| Some((*table, pieces.first()?.slice(0, 0))));
+        let writes: Vec<(CollectionId, Delta)> = tables.collect();
         if let Some(before) = &transaction.published
-            && !reads.is_empty()
+            && !(reads.is_empty() && writes.is_empty())
         {
             let read_at = before.now();
             let check = |reply| {
                 Message::Check(WriteRequest {
-                    writes: vec![],
+                    writes,
                     read_at,
                     reads,
                     numbered: vec![],
-                    restart: None,
+                    restart: vec![],
                     reply,
                 })
             };
@@ -302,35 +314,38 @@ impl SqlSession {
     /// the changes were computed from.
     pub(super) async fn write(
         &mut self,
-        change: Written,
+        changes: Vec<Written>,
         read_at: Epoch,
         reads: ReadSet,
     ) -> Result<(), SqlError> {
-        let Written {
-            table,
-            delta,
-            numbered,
-            restart,
-        } = change;
-        if delta.is_empty() && restart.is_none() {
-            return Ok(());
-        }
-        if let Some(transaction) = &mut self.transaction {
-            if restart.is_some() {
+        let (mut writes, mut numbered, mut restart) = (vec![], vec![], vec![]);
+        for change in changes {
+            if change.restart.is_some() && self.transaction.is_some() {
                 return Err(SqlError::unsupported(
                     "RESTART IDENTITY is not supported in a transaction block",
                 )
                 .hint("Truncate the table before BEGIN."));
             }
-            transaction.add(table, delta);
+            restart.extend(change.restart);
+            if !change.delta.is_empty() {
+                writes.push((change.table, change.delta));
+                numbered.extend(change.numbered);
+            }
+        }
+        if writes.is_empty() && restart.is_empty() {
+            return Ok(());
+        }
+        if let Some(transaction) = &mut self.transaction {
+            for (table, delta) in writes {
+                transaction.add(table, delta);
+            }
             transaction.numbered.extend(numbered);
             return Ok(());
         }
-        let numbered = numbered.into_iter().collect();
         self.handle
             .change(&self.underway, |reply| {
                 Message::Write(WriteRequest {
-                    writes: vec![(table, delta)],
+                    writes,
                     read_at,
                     reads,
                     numbered,
@@ -401,7 +416,7 @@ impl SqlSession {
                     read_at,
                     reads,
                     numbered: transaction.numbered.into_iter().collect(),
-                    restart: None,
+                    restart: vec![],
                     reply,
                 })
             })

@@ -13,7 +13,7 @@ use tidemill_zset::Delta;
 
 use super::write_plan::Target;
 use crate::catalog::{Catalog, Detail, Object};
-use crate::coordinator::tables::existing;
+use crate::coordinator::tables::{existing, row_hashes};
 use crate::coordinator::unique::UniqueIndex;
 use crate::reader::ReadSet;
 
@@ -55,14 +55,15 @@ impl Unique {
         }
     }
 
-    /// The stored rows, as a transaction with the writes `own` sees them, that have this key in common with one of `rows`.
+    /// The stored rows, as a transaction with the writes `own` sees them, that have this key in common with one of `rows`. `reads`:
+    /// where that is noted; true if more of the rows is read than their keys.
     pub fn there(
         &self,
         target: &Target,
         version: &StoreVersion,
         own: &[Delta],
         rows: &RecordBatch,
-        reads: Option<&Arc<Mutex<ReadSet>>>,
+        (reads, whole): (Option<&Arc<Mutex<ReadSet>>>, bool),
     ) -> Result<There, SqlError> {
         let id = target.relation.id;
         let (columns, there) = match self {
@@ -77,7 +78,12 @@ impl Unique {
                 let (there, codes) = index.existing(&target.object, version, own, rows)?;
                 if let Some(reads) = reads {
                     let codes = codes.iter().map(|c| (id, index.rows, *c));
-                    reads.lock().uniques.extend(codes);
+                    let mut reads = reads.lock();
+                    reads.uniques.extend(codes);
+                    if whole {
+                        let hashes = row_hashes(&target.object, version, &there)?;
+                        reads.keys.extend(hashes.into_iter().map(|h| (id, h)));
+                    }
                 }
                 (&index.columns, there)
             }

@@ -6,9 +6,10 @@ use arrow::array::{RecordBatch, UInt32Array};
 use futures::TryStreamExt;
 use parking_lot::Mutex;
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{Name, Parsed, Query, Statement};
+use tidemill_planner::ast::{Name, Query, Statement};
 use tidemill_planner::query::Conflict;
 use tidemill_zset::Delta;
+use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::schema::SqlType;
 
 use super::plans;
@@ -92,6 +93,7 @@ impl SqlSession {
             update,
             returning,
         } = planned.write()?;
+        given.check_described(returning.as_ref().map(|r| &r.plan.columns))?;
         for query in [Some(query), update.as_ref(), returning.as_ref()]
             .into_iter()
             .flatten()
@@ -147,19 +149,25 @@ impl SqlSession {
                 .writes
                 .get(&target.relation.id)
                 .map_or(&[][..], Vec::as_slice);
-            transaction.own_keys.check(
+            let checked = transaction.own_keys.check(
                 &published.catalog,
                 (target.relation.id, &target.object),
                 &published.store,
                 own,
                 &written.delta,
-            )?;
+            );
+            if checked.is_err() {
+                // Who goes on from a savepoint knows something of the table's rows.
+                let mut reads = transaction.reads.lock();
+                reads.collections.insert(target.relation.id);
+            }
+            checked?;
         }
         let change = transaction::Written {
             numbered,
             ..transaction::Written::of(target.relation.id, written.delta)
         };
-        self.write(change, published.now(), reads).await?;
+        self.write(vec![change], published.now(), reads).await?;
         let verb = match statement {
             Statement::Insert(_) => "INSERT 0",
             Statement::Update(_) => "UPDATE",
@@ -217,30 +225,36 @@ impl SqlSession {
             })
             .collect();
         let schema = from.name.schema.as_deref().map(|s| quoted(s) + ".");
-        let sql = format!(
-            "CREATE TABLE {}{}{} ({})",
-            if from.if_not_exists {
-                "IF NOT EXISTS "
-            } else {
-                ""
-            },
+        let table = format!(
+            "{}{} ({})",
             schema.unwrap_or_default(),
             quoted(&from.name.name),
             columns.join(", ")
         );
-        let there = published.catalog.lookup(from.name).is_some();
-        let batches = if from.with_data && !there {
-            let snapshot = Snapshot::of(&self.handle.env, &published);
+        let statement = |words: &str| {
+            let mut statements = tidemill_planner::ast::parse(&format!("{words} {table}"))?;
+            let made = statements.pop();
+            made.ok_or_else(|| SqlError::internal("CREATE TABLE AS makes one statement"))
+        };
+        let unless_there = statement("CREATE TABLE IF NOT EXISTS")?;
+        if from.if_not_exists && published.catalog.lookup(from.name).is_some() {
+            return self.ddl(&unless_there).await;
+        }
+        self.check_readable(&plan, &published.catalog)?;
+        let batches = if from.with_data {
+            let snapshot = self.snapshot(&published);
             execution::collect(plan.clone(), Arc::new(snapshot)).await?
         } else {
             vec![]
         };
-        let mut statements = tidemill_planner::ast::parse(&sql)?;
-        let Some(parsed @ Parsed { .. }) = statements.pop() else {
-            return Err(SqlError::internal("CREATE TABLE AS makes one statement"));
+        let created = match self.ddl(&statement("CREATE TABLE")?).await {
+            // Somebody else was first: the rows in it are theirs.
+            Err(e) if from.if_not_exists && e.sqlstate == "42P07" => {
+                return self.ddl(&unless_there).await;
+            }
+            created => created?,
         };
-        let created = self.ddl(&parsed).await?;
-        if there || !from.with_data {
+        if !from.with_data {
             return Ok(created);
         }
         let published = self.pin();
@@ -253,7 +267,7 @@ impl SqlSession {
         let count = rows.num_rows();
         let delta = Delta::insert(rows);
         let change = transaction::Written::of(target.relation.id, delta);
-        self.write(change, published.now(), ReadSet::default())
+        self.write(vec![change], published.now(), ReadSet::default())
             .await?;
         Ok(Response::Tag(format!("SELECT {count}")))
     }
@@ -281,7 +295,7 @@ impl SqlSession {
                 &published.store,
                 own,
                 &rows,
-                snapshot.reads.as_ref(),
+                (snapshot.reads.as_ref(), update.is_some()),
             )?);
         }
         let (mut free, mut old, mut excluded) = (vec![], vec![], vec![]);
@@ -326,10 +340,7 @@ impl SqlSession {
         let batches: Vec<RecordBatch> = batches.try_collect().await?;
         let (changes, updated) = changes(object, &batches)?;
         let rows = concat(object, &[inserted.clone(), updated])?;
-        let delta = tidemill_zset::consolidate::consolidate(
-            &object.columns,
-            &[Delta::insert(inserted), changes],
-        );
+        let delta = consolidate(&object.columns, &[Delta::insert(inserted), changes]);
         Ok(Written { delta, rows })
     }
 
@@ -342,52 +353,47 @@ impl SqlSession {
             names: vec![],
             restart_identity,
         })?;
-        for name in names {
-            for attempt in 0..=RETRIES_MAX {
-                let published = self.pin();
-                let target = self.target(&published, name.schema.as_deref(), &name.name)?;
-                let snapshot = self.snapshot(&published);
-                let mut deltas: Vec<Delta> = snapshot
-                    .deltas(target.relation.id)?
-                    .collect::<Result<_, _>>()?;
-                deltas.extend(
-                    snapshot
-                        .own_writes
-                        .get(&target.relation.id)
-                        .into_iter()
-                        .flatten()
-                        .cloned(),
-                );
-                let all = tidemill_zset::consolidate::consolidate(&target.object.columns, &deltas)
-                    .negate();
-                let mut reads = ReadSet::default();
-                reads.collections.insert(target.relation.id);
-                if let Some(transaction) = &self.transaction {
-                    transaction
-                        .reads
-                        .lock()
-                        .collections
-                        .insert(target.relation.id);
-                }
-                let numbers =
-                    restart_identity && numbers::numbered(&target.object).next().is_some();
-                let change = transaction::Written {
-                    restart: numbers.then_some(target.object.record.id),
-                    ..transaction::Written::of(target.relation.id, all)
-                };
-                match self.write(change, published.now(), reads).await {
-                    Err(e)
-                        if e.sqlstate == "40001"
-                            && self.transaction.is_none()
-                            && attempt < RETRIES_MAX =>
-                    {
-                        continue;
-                    }
-                    other => other?,
-                }
-                break;
+        for _ in 0..RETRIES_MAX {
+            match self.try_truncate(names, restart_identity).await {
+                Err(e) if e.sqlstate == "40001" && self.transaction.is_none() => continue,
+                other => return other,
             }
         }
+        self.try_truncate(names, restart_identity).await
+    }
+
+    /// All the tables at once, or none.
+    async fn try_truncate(
+        &mut self,
+        names: &[Name],
+        restart_identity: bool,
+    ) -> Result<Response, SqlError> {
+        let published = self.pin();
+        let snapshot = self.snapshot(&published);
+        let mut reads = ReadSet::default();
+        let mut all = Vec::with_capacity(names.len());
+        for name in names {
+            let target = self.target(&published, name.schema.as_deref(), &name.name)?;
+            let id = target.relation.id;
+            if !reads.collections.insert(id) {
+                // Named twice.
+                continue;
+            }
+            let mut deltas: Vec<Delta> = snapshot.deltas(id)?.collect::<Result<_, _>>()?;
+            deltas.extend(snapshot.own_writes.get(&id).into_iter().flatten().cloned());
+            let rows = consolidate(&target.object.columns, &deltas);
+            let numbers = restart_identity && numbers::numbered(&target.object).next().is_some();
+            all.push(transaction::Written {
+                restart: numbers.then_some(target.object.record.id),
+                ..transaction::Written::of(id, rows.negate())
+            });
+        }
+        drop(snapshot);
+        if let Some(transaction) = &self.transaction {
+            let mut noted = transaction.reads.lock();
+            noted.collections.extend(&reads.collections);
+        }
+        self.write(all, published.now(), reads).await?;
         Ok(Response::Tag("TRUNCATE TABLE".into()))
     }
 }

@@ -8,6 +8,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use datafusion::functions_aggregate::count::count_udaf;
 use datafusion_common::{Column, JoinType, NullEquality, Result, ScalarValue};
 use datafusion_expr::expr::{AggregateFunction, GroupingSet};
 use datafusion_expr::logical_plan::{Limit, SubqueryAlias};
@@ -253,12 +254,18 @@ impl Domain {
         let mut parts = vec![];
         for set in each_set(sets) {
             let groups: Vec<Expr> = all.iter().filter(|e| set.contains(e)).cloned().collect();
-            let one = Aggregate::try_new(a.input.clone(), groups, a.aggr_expr.clone())?;
+            let mut calls = a.aggr_expr.clone();
+            if groups.is_empty() && calls.is_empty() {
+                // There is no aggregate without either.
+                calls.push(count_udaf().call(vec![lit(1i64)]));
+            }
+            let width = groups.len() + a.aggr_expr.len();
+            let one = Aggregate::try_new(a.input.clone(), groups, calls)?;
             let given = one.schema.columns();
             let Some(part) = self.aggregate(&one)? else {
                 return Ok(None);
             };
-            let mut columns = given.into_iter().map(Expr::Column);
+            let mut columns = given.into_iter().take(width).map(Expr::Column);
             let mut exprs = vec![];
             let mut missing = 0u64;
             for (e, field) in all.iter().zip(keys) {

@@ -11,8 +11,8 @@ use datafusion_expr::{Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Proje
 
 use tidemill_zset::schema::SqlType;
 
-use super::has_subquery;
 use super::names::{free_in_expr, subquery_of};
+use super::{has_subquery, outer_join};
 use crate::functions::single::nullable;
 
 /// See the module.
@@ -193,7 +193,7 @@ fn hoist_one(node: LogicalPlan, count: &mut usize) -> Result<Transformed<Logical
     Ok(Transformed::yes(LogicalPlan::Projection(plan)))
 }
 
-/// A subquery goes to the side whose columns it names; if it names both, the condition of an inner join becomes a filter.
+/// A subquery goes to the side whose columns it names; if it names both, the condition becomes a filter.
 fn hoist_join(join: Join, count: &mut usize) -> Result<Transformed<LogicalPlan>> {
     let given = columns(&LogicalPlan::Join(join.clone()));
     let names_only = |side: &LogicalPlan, e: &Expr| -> Result<bool> {
@@ -226,7 +226,7 @@ fn hoist_join(join: Join, count: &mut usize) -> Result<Transformed<LogicalPlan>>
         true => (None, filter),
         false => (filter, None),
     };
-    let mut plan = LogicalPlan::Join(Join::try_new(
+    let placed = Join::try_new(
         left,
         right,
         on,
@@ -235,7 +235,13 @@ fn hoist_join(join: Join, count: &mut usize) -> Result<Transformed<LogicalPlan>>
         join.join_constraint,
         join.null_equality,
         join.null_aware,
-    )?);
+    )?;
+    let mut plan = match placed.join_type {
+        JoinType::Left | JoinType::Right | JoinType::Full if both_sides => {
+            outer_join::expand(&placed, count)?
+        }
+        _ => LogicalPlan::Join(placed),
+    };
     if let Some(predicate) = above {
         plan = LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(plan))?);
     }

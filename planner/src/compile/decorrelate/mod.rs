@@ -5,7 +5,8 @@
 //! input). Those are joined here, before the rules see them: the subquery is computed for all values of the outer
 //! columns that it names, its [`domain`], and the result is joined back to the rows around it.
 //!
-//! [`branches`] joins those that must not fail where their value isn't needed. [`hoist`] first moves subqueries out of nodes other than filters and projections.
+//! [`branches`] joins those that must not fail where their value isn't needed. [`hoist`] first moves subqueries out of
+//! nodes other than filters and projections; outer joins are [`outer_join`]'s where that isn't possible.
 //!
 //! SELECT and views use this alike.
 
@@ -14,6 +15,7 @@ mod domain;
 mod hoist;
 mod keys;
 pub(crate) mod names;
+mod outer_join;
 
 use std::collections::BTreeSet;
 

@@ -1,0 +1,371 @@
+//! A statement happens whole or not at all, and what it was checked with holds when it commits.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use futures::SinkExt;
+use tidemill_tests::{Options, Scratch, Server, Sql, run};
+use tokio_postgres::types::Type;
+
+/// Sends rows by COPY, without its end.
+async fn copy(
+    sql: &Sql,
+    statement: &str,
+    rows: &'static str,
+) -> Result<std::pin::Pin<Box<tokio_postgres::CopyInSink<bytes::Bytes>>>> {
+    let mut sink = Box::pin(sql.client().copy_in(statement).await?);
+    sink.send(bytes::Bytes::from_static(rows.as_bytes()))
+        .await?;
+    Ok(sink)
+}
+
+#[test]
+fn a_statement_is_whole() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE a (n bigint); CREATE TABLE b (n bigint)")
+            .await?;
+        sql.run("INSERT INTO a VALUES (1); INSERT INTO b VALUES (1)")
+            .await?;
+        // A table that isn't there keeps the others as they are.
+        sql.fails("42P01", "TRUNCATE a, c").await?;
+        ensure!(sql.number("SELECT count(*) FROM a").await? == 1);
+        sql.run("TRUNCATE a, b, a").await?;
+        ensure!(sql.number("SELECT count(*) FROM a, b").await? == 0);
+
+        // Statements of one string are one transaction, whatever they are.
+        sql.run("PREPARE p AS INSERT INTO a VALUES (7)").await?;
+        sql.fails("22012", "EXECUTE p; SELECT 1 / 0").await?;
+        sql.fails("22012", "SET TimeZone = 'Asia/Tokyo'; SELECT 1 / 0")
+            .await?;
+        ensure!(sql.value("SHOW TimeZone").await? == "UTC");
+        sql.run("SET TimeZone = 'Asia/Tokyo'; SELECT 1; EXECUTE p")
+            .await?;
+        ensure!(sql.value("SHOW TimeZone").await? == "Asia/Tokyo");
+        ensure!(sql.lines("SELECT n FROM a").await? == ["7"]);
+        // A transaction that begins among them is one with what came before.
+        sql.run("EXECUTE p; SET TimeZone = 'UTC'; BEGIN; EXECUTE p; ROLLBACK")
+            .await?;
+        ensure!(sql.value("SHOW TimeZone").await? == "Asia/Tokyo");
+        ensure!(sql.lines("SELECT n FROM a").await? == ["7"]);
+        Ok(())
+    });
+}
+
+#[test]
+fn rows_that_are_returned_have_the_columns_that_were_described() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let (sql, other) = (server.connect().await?, server.connect().await?);
+        sql.run("CREATE TABLE t (n bigint)").await?;
+        let insert = "INSERT INTO t VALUES ($1) RETURNING *";
+        let prepared = sql.client().prepare(insert).await?;
+        other.run("ALTER TABLE t ADD COLUMN b bigint").await?;
+        let refused = sql.client().query(&prepared, &[&1i64]).await;
+        let refused = refused.expect_err("the client can't read its rows");
+        ensure!(
+            refused.code().is_some_and(|c| c.code() == "0A000"),
+            "{refused}"
+        );
+        ensure!(sql.number("SELECT count(*) FROM t").await? == 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_commit_that_is_told_of_slowly_is_no_timeout() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (n bigint, x text)").await?;
+        let insert = "INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 60000) AS g RETURNING n";
+        let time = std::time::Instant::now();
+        sql.run(insert).await?;
+        sql.run("DELETE FROM t").await?;
+        // Its rows are more than fit between server and client, which doesn't read on while the time runs out.
+        let limit = time.elapsed() * 2 + Duration::from_millis(500);
+        sql.run(&format!("SET statement_timeout = {}", limit.as_millis()))
+            .await?;
+        let insert = insert.replace("RETURNING n", "RETURNING *");
+        let rows = sql.client().simple_query_raw(&insert).await?;
+        let mut rows = Box::pin(rows);
+        let mut read = 0;
+        use futures::TryStreamExt;
+        while let Some(message) = rows.try_next().await? {
+            if read == 1 {
+                tokio::time::sleep(limit * 2).await;
+            }
+            read += usize::from(matches!(
+                message,
+                tokio_postgres::SimpleQueryMessage::Row(_)
+            ));
+        }
+        ensure!(read == 60_000, "{read}");
+        Ok(())
+    });
+}
+
+#[test]
+fn create_table_as_reads_what_its_transaction_sees() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let (one, two) = (server.connect().await?, server.connect().await?);
+        one.run("CREATE TABLE t (n bigint); CREATE TABLE log (n bigint)")
+            .await?;
+        one.run("BEGIN; INSERT INTO t VALUES (1); CREATE TABLE u AS SELECT * FROM t; COMMIT")
+            .await?;
+        ensure!(two.lines("SELECT n FROM u").await? == ["1"]);
+        // What it read counts at COMMIT.
+        one.run("BEGIN; CREATE TABLE c AS SELECT count(*) FROM t")
+            .await?;
+        two.run("BEGIN; SELECT * FROM log; INSERT INTO t VALUES (2); COMMIT")
+            .await?;
+        one.run("INSERT INTO log VALUES (1)").await?;
+        one.fails("40001", "COMMIT").await?;
+        // One of several makes the table, and the rows in it are its own.
+        let mut sessions = vec![];
+        for n in 0..4 {
+            let sql = server.connect().await?;
+            sessions.push(tokio::spawn(async move {
+                sql.run(&format!(
+                    "CREATE TABLE IF NOT EXISTS one AS SELECT {n} AS n"
+                ))
+                .await
+            }));
+        }
+        for session in sessions {
+            session.await??;
+        }
+        ensure!(one.number("SELECT count(*) FROM one").await? == 1);
+        Ok(())
+    });
+}
+
+#[test]
+fn keys_of_a_copy_are_checked_at_its_end() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE k (n bigint PRIMARY KEY); INSERT INTO k VALUES (5)")
+            .await?;
+        for rows in ["1\n1\n", "5\n", "7\n"] {
+            sql.run("BEGIN; INSERT INTO k VALUES (7)").await?;
+            let mut sink = copy(&sql, "COPY k FROM STDIN", rows).await?;
+            let refused = sink
+                .as_mut()
+                .finish()
+                .await
+                .expect_err("a key is there twice");
+            ensure!(
+                refused.code().is_some_and(|c| c.code() == "23505"),
+                "{refused}"
+            );
+            sql.run("ROLLBACK").await?;
+        }
+        ensure!(sql.lines("SELECT n FROM k").await? == ["5"]);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_check_holds_for_writes_that_began_before_it() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let (one, two) = (server.connect().await?, server.connect().await?);
+        two.run("CREATE TABLE t (n bigint)").await?;
+        let add = "ALTER TABLE t ADD CONSTRAINT positive CHECK (n > 0)";
+        let drop = "ALTER TABLE t DROP CONSTRAINT positive";
+
+        one.run("BEGIN; INSERT INTO t VALUES (-5)").await?;
+        two.run(add).await?;
+        one.fails("40001", "COMMIT").await?;
+        two.run(drop).await?;
+        // DDL of its own in between doesn't hide it.
+        one.run("BEGIN; INSERT INTO t VALUES (-5)").await?;
+        two.run(add).await?;
+        one.fails("40001", "CREATE TABLE u ()").await?;
+        one.run("ROLLBACK").await?;
+        two.run(drop).await?;
+
+        let mut sink = copy(&one, "COPY t FROM STDIN", "-5\n").await?;
+        two.run(add).await?;
+        let refused = sink
+            .as_mut()
+            .finish()
+            .await
+            .expect_err("the CHECK is there");
+        ensure!(
+            refused.code().is_some_and(|c| c.code() == "40001"),
+            "{refused}"
+        );
+        two.run(drop).await?;
+
+        // Writes that wait for the ALTER are checked as if they came after it.
+        two.run("INSERT INTO t SELECT g FROM generate_series(1, 200000) AS g")
+            .await?;
+        for _ in 0..5 {
+            let insert = async {
+                loop {
+                    match one.try_rows("INSERT INTO t VALUES (-7)").await {
+                        Ok(_) => two_if_negative(&one).await?,
+                        Err(e) => {
+                            ensure!(e.sqlstate == "23514", "{e}");
+                            return Ok(());
+                        }
+                    }
+                }
+            };
+            let alter = async {
+                loop {
+                    match two.try_rows(add).await {
+                        Ok(_) => return Ok(()),
+                        Err(e) => ensure!(e.sqlstate == "23514", "{e}"),
+                    }
+                }
+            };
+            tokio::try_join!(insert, alter)?;
+            ensure!(two.number("SELECT count(*) FROM t WHERE n < 0").await? == 0);
+            two.run(drop).await?;
+        }
+        Ok(())
+    });
+}
+
+/// Makes room for the CHECK again.
+async fn two_if_negative(sql: &Sql) -> Result<()> {
+    sql.run("DELETE FROM t WHERE n < 0").await
+}
+
+/// Two transactions of which each reads what the other one changes: the second COMMIT fails, however the reading was done.
+#[test]
+fn reads_of_all_kinds_count_at_commit() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let (one, two) = (server.connect().await?, server.connect().await?);
+        one.run("CREATE TABLE t (pk int PRIMARY KEY, u int UNIQUE, x int, y int)")
+            .await?;
+        one.run("CREATE TABLE log (a text); CREATE TABLE wide (n int)")
+            .await?;
+        one.run("INSERT INTO wide SELECT g FROM generate_series(1, 200000) AS g")
+            .await?;
+        let cases = [
+            (
+                "the row in the way of an INSERT",
+                "INSERT INTO t VALUES (2, 1, 0, 0) ON CONFLICT (u) DO UPDATE SET y = 1 WHERE t.x = 5",
+                "UPDATE t SET x = 5 WHERE pk = 1",
+                "",
+            ),
+            (
+                "a key that is there",
+                "SAVEPOINT s; INSERT INTO t VALUES (1, 9, 0, 0)",
+                "DELETE FROM t WHERE pk = 1",
+                "ROLLBACK TO s",
+            ),
+            (
+                "a view that somebody drops",
+                "SELECT * FROM v",
+                "INSERT INTO t VALUES (3, 3, 0, 0); COMMIT; DROP MATERIALIZED VIEW v; BEGIN",
+                "",
+            ),
+            (
+                "the rest of a cursor",
+                "DECLARE c CURSOR FOR SELECT n FROM wide UNION ALL SELECT x FROM t; FETCH 1 FROM c",
+                "UPDATE t SET x = 6",
+                "CREATE TABLE own (); FETCH ALL FROM c",
+            ),
+        ];
+        for (what, read, change, after) in cases {
+            two.run("DELETE FROM t; DELETE FROM log; DROP TABLE IF EXISTS own")
+                .await?;
+            two.run("INSERT INTO t VALUES (1, 1, 0, 0)").await?;
+            two.run("CREATE MATERIALIZED VIEW IF NOT EXISTS v AS SELECT count(*) FROM t")
+                .await?;
+            one.run("BEGIN").await?;
+            let known = one.try_rows(read).await;
+            ensure!(
+                known.is_ok() || read.starts_with("SAVEPOINT"),
+                "{what}: {known:?}"
+            );
+            two.run("BEGIN; SELECT * FROM log").await?;
+            two.run(change).await?;
+            two.run("COMMIT").await?;
+            let rest = [after, "INSERT INTO log VALUES ('seen')", "COMMIT"];
+            let mut failed = None;
+            for statement in rest {
+                if let Err(e) = one.try_rows(statement).await {
+                    failed = Some(e.sqlstate);
+                    break;
+                }
+            }
+            one.run("ROLLBACK").await?;
+            ensure!(failed.as_deref() == Some("40001"), "{what}: {failed:?}");
+        }
+        // A transaction's own DROP of what it has read is no conflict.
+        two.run("CREATE MATERIALIZED VIEW IF NOT EXISTS v AS SELECT count(*) FROM t")
+            .await?;
+        one.run("BEGIN; SELECT * FROM v; DROP MATERIALIZED VIEW v; INSERT INTO log VALUES ('own'); COMMIT")
+            .await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn parameters_are_checked_as_literals_are() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE j (a jsonb, b json)").await?;
+        let texts = [Type::TEXT, Type::TEXT];
+        let insert = "INSERT INTO j VALUES ($1::text::jsonb, $2::text::json)";
+        let typed = sql.client().prepare_typed(insert, &texts).await?;
+        let refused = sql.client().execute(&typed, &[&"{bad", &"1"]).await;
+        ensure!(refused.is_err());
+        // As drivers send them: by the types of the columns.
+        let insert = sql
+            .client()
+            .prepare("INSERT INTO j VALUES ($1, $2)")
+            .await?;
+        for bad in ["{bad", "", "[1"] {
+            for row in [[bad, "1"], ["1", bad]] {
+                let [a, b] = row.map(Raw);
+                let refused = sql.client().execute(&insert, &[&a, &b]).await;
+                let refused = refused.expect_err("it isn't JSON");
+                ensure!(
+                    refused.code().is_some_and(|c| c.code() == "22P02"),
+                    "{bad}: {refused}"
+                );
+            }
+        }
+        let [a, b] = [r#"{"b":1,"a":1,"a":2}"#, r#"{"b":1,"a":1}"#].map(Raw);
+        sql.client().execute(&insert, &[&a, &b]).await?;
+        let kept = sql.lines("SELECT a, b FROM j").await?;
+        ensure!(kept == [r#"{"a": 2, "b": 1}|{"b":1,"a":1}"#], "{kept:?}");
+        Ok(())
+    });
+}
+
+/// A text for a parameter of json or jsonb, in their binary form.
+#[derive(Debug)]
+struct Raw(&'static str);
+
+impl tokio_postgres::types::ToSql for Raw {
+    fn to_sql(
+        &self,
+        ty: &Type,
+        out: &mut bytes::BytesMut,
+    ) -> std::result::Result<tokio_postgres::types::IsNull, Box<dyn std::error::Error + Sync + Send>>
+    {
+        if *ty == Type::JSONB {
+            out.extend_from_slice(&[1]);
+        }
+        out.extend_from_slice(self.0.as_bytes());
+        Ok(tokio_postgres::types::IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        matches!(*ty, Type::JSON | Type::JSONB)
+    }
+
+    tokio_postgres::types::to_sql_checked!();
+}
