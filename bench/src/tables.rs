@@ -29,6 +29,7 @@ pub struct Tables(Vec<Relation>);
 impl Default for Tables {
     fn default() -> Self {
         let relation = |id, name: &str, columns: &[(&str, SqlType)]| Relation {
+            oid: 0,
             id,
             schema: "public".into(),
             name: name.into(),

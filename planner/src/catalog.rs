@@ -28,6 +28,8 @@ pub enum RelationKind {
 /// A relation as the planner sees it.
 #[derive(Clone, Debug)]
 pub struct Relation {
+    /// Its oid in pg_class.
+    pub oid: u32,
     /// Its collection; for `View` unused.
     pub id: CollectionId,
     /// Its schema's name, e.g. `public`.

@@ -631,8 +631,16 @@ impl<'a> P<'a> {
             .into_iter()
             .filter(|t| !matches!(t.token, Token::Whitespace(_)))
             .collect();
+        // The predicate of a partial index says nothing: an index of all rows is unique among some of them, too.
+        let mut target_ends = false;
         while !self.at_end() {
-            tokens.push(self.p.next_token());
+            if target_ends && self.take("where") {
+                self.expr()?;
+            }
+            let token = self.p.next_token();
+            target_ends =
+                token.token == Token::RParen && tokens.iter().all(|t| !spelling::is(t, "do"));
+            tokens.push(token);
         }
         let mut tail = P::new(tokens, self.end, self.text);
         let r = tail.p.parse_statement();

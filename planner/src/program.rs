@@ -147,7 +147,11 @@ fn state() -> &'static SessionState {
 fn plan(logical: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
     let state = state();
     let planned = state.query_planner().create_physical_plan(logical, state);
-    yielding(futures::executor::block_on(planned)?)
+    // The planner waits for locks of its own, each at the cost of some of the budget that tokio gives a task: without any left it would
+    // wait for the task to be polled again, which is what it keeps from happening.
+    yielding(futures::executor::block_on(tokio::task::unconstrained(
+        planned,
+    ))?)
 }
 
 /// Gives the error to stop with.

@@ -353,6 +353,7 @@ impl Db {
             name,
             kind,
             columns: Arc::new(Schema::new(fields)),
+            oid: 0,
             planned: None,
             primary_key,
             unique: None,
@@ -655,10 +656,10 @@ fn parameters_take_their_types_from_where_they_stand() {
         .iter()
         .map(|f| SqlType::of(f).to_string())
         .collect();
-    assert_eq!(types, ["integer", "numeric(5,2)", "bigint"]);
+    assert_eq!(types, ["integer", "numeric", "bigint"]);
     let values = [
         ScalarValue::Int32(Some(1)),
-        ScalarValue::Decimal128(Some(200), 5, 2),
+        ScalarValue::Decimal128(Some(20_000_000_000), 38, 10),
         ScalarValue::Int64(Some(9)),
     ];
     let bound = plan.bind_params(&values).expect("values for all");

@@ -150,21 +150,23 @@ const OWN: &[(&str, &[(&str, DataType)])] = &[
 impl SystemRelations {
     /// All relations over this server's store and status.
     pub fn new(store: Arc<Store>, status: Arc<Status>) -> Arc<Self> {
-        let own = OWN.iter().map(|(name, columns)| {
+        let own = OWN.iter().enumerate().map(|(i, (name, columns))| {
             let fields = columns
                 .iter()
                 .map(|(n, t)| Field::new(*n, t.clone(), true))
                 .collect();
-            ("tidemill", *name, schema_of(fields))
+            let oid = pg_catalog::TIDEMILL_OID + 1 + i as u32;
+            (oid, "tidemill", *name, schema_of(fields))
         });
         let foreign = pg_catalog::relations();
         let foreign = foreign
             .iter()
-            .map(|r| (r.schema, r.name, r.columns.clone()));
+            .map(|r| (r.oid, r.schema, r.name, r.columns.clone()));
         let relations = own
             .chain(foreign)
             .enumerate()
-            .map(|(i, (schema, name, columns))| Relation {
+            .map(|(i, (oid, schema, name, columns))| Relation {
+                oid,
                 id: CollectionId(SYSTEM_BIT | i as u64),
                 schema: schema.into(),
                 name: name.into(),

@@ -369,3 +369,78 @@ impl tokio_postgres::types::ToSql for Raw {
 
     tokio_postgres::types::to_sql_checked!();
 }
+
+#[test]
+fn a_parameter_is_not_rounded_to_what_it_stands_beside() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (id int PRIMARY KEY, a numeric(10, 0), b numeric(8, 2))")
+            .await?;
+        sql.run("INSERT INTO t VALUES (1, 2, 1.56), (2, 3, 2.00)")
+            .await?;
+        let cases = [
+            ("b * $1 = 0.0234", "0.015", "1"),
+            ("b = $1", "1.555", ""),
+            ("a IN (7, $1)", "1.6", ""),
+            ("b BETWEEN $1 AND 1.9", "1.565", ""),
+            ("a / $1 = 5", "0.4", "1"),
+            ("coalesce(a, $1) > 0 AND greatest(a, $1) = 2.4", "2.4", "1"),
+            ("nullif(a, $1) IS NULL", "1.9", ""),
+            ("+ $1 = 6", "6", "1|2"),
+            ("substr('abc', $1) = 'bc'", "2", "1|2"),
+        ];
+        for (n, (condition, value, rows)) in cases.into_iter().enumerate() {
+            sql.run(&format!(
+                "PREPARE p{n} AS SELECT id FROM t WHERE {condition} ORDER BY id"
+            ))
+            .await?;
+            let found = sql.lines(&format!("EXECUTE p{n} ({value})")).await?;
+            ensure!(found.join("|") == rows, "{condition}: {found:?}");
+        }
+        sql.run("PREPARE u AS UPDATE t SET b = b * $1 WHERE id = 1; EXECUTE u (1.0825)")
+            .await?;
+        ensure!(sql.value("SELECT b FROM t WHERE id = 1").await? == "1.69");
+        sql.run("PREPARE d AS DELETE FROM t WHERE a = $1; EXECUTE d (2.6)")
+            .await?;
+        ensure!(sql.number("SELECT count(*) FROM t").await? == 2);
+        Ok(())
+    });
+}
+
+#[test]
+fn copied_texts_mean_what_they_mean_in_statements() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (n int, z timestamptz, j jsonb)")
+            .await?;
+        sql.run("SET TimeZone = 'America/New_York'").await?;
+        let rows = "1\t2024-07-01 12:00\t{\"b\": 1, \"a\": 1, \"a\": 2}\n2\t\\N\t\\N\n";
+        copy(&sql, "COPY t FROM STDIN", rows)
+            .await?
+            .as_mut()
+            .finish()
+            .await?;
+        let shown = sql.lines("SELECT * FROM t ORDER BY n").await?;
+        let wanted = [
+            r#"1|2024-07-01 12:00:00-04|{"a": 2, "b": 1}"#,
+            "2|NULL|NULL",
+        ];
+        ensure!(shown == wanted, "{shown:?}");
+        for (bad, place) in [
+            (
+                "1\t2024-07-01 12:00\t1\n2\t2024-07-01 99:00\t1\n",
+                "line 2, column z",
+            ),
+            ("1\t\\N\t{\n", "line 1, column j"),
+        ] {
+            let mut sink = copy(&sql, "COPY t FROM STDIN", bad).await?;
+            let refused = sink.as_mut().finish().await.expect_err("it has no meaning");
+            let detail = refused.as_db_error().and_then(|e| e.detail());
+            ensure!(detail.is_some_and(|d| d.contains(place)), "{refused:?}");
+        }
+        ensure!(sql.number("SELECT count(*) FROM t").await? == 2);
+        Ok(())
+    });
+}

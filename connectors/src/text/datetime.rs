@@ -86,10 +86,10 @@ pub fn parse_timestamptz(text: &[u8]) -> Result<i64, ValueError> {
             let naive = chrono::DateTime::from_timestamp(seconds, 0)
                 .ok_or(ValueError::Range)?
                 .naive_utc();
-            // A local time that a change of the clocks skips or repeats takes the offset before it.
+            // A local time that a change of the clocks skips takes the offset before it, one that it repeats that after it: as casts do.
             let offset = match tz.offset_from_local_datetime(&naive) {
                 chrono::LocalResult::Single(o) => o.fix(),
-                chrono::LocalResult::Ambiguous(o, _) => o.fix(),
+                chrono::LocalResult::Ambiguous(_, o) => o.fix(),
                 chrono::LocalResult::None => tz
                     .offset_from_utc_datetime(&(naive - chrono::Duration::hours(24)))
                     .fix(),

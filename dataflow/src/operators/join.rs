@@ -48,6 +48,10 @@ pub(super) const PIECE_ROWS: usize = 8192;
 /// Pushed rows that wait to be joined.
 const PENDING_ROWS_MAX: usize = 64 * 1024;
 
+/// The same where only one side has changed of late, as a large fact table does beside small ones: it needn't wait, but a few rows
+/// do, as in a chain of joins each would otherwise pass on twice as many changes once both sides change.
+const ALONE_ROWS_MAX: usize = 4 * 1024;
+
 pub(super) const LEFT: usize = 0;
 pub(super) const RIGHT: usize = 1;
 
@@ -172,7 +176,7 @@ pub struct JoinOperator {
     held_rows: usize,
     /// Which sides have had rows in this epoch.
     active: [bool; 2],
-    /// Pushed rows wait: both sides had rows in the last epoch that had any.
+    /// Pushed rows wait, however many: both sides had rows in the last epoch that had any.
     waiting: bool,
     pub(super) pairs: Pairs,
     /// What is to be done, in order.
@@ -315,7 +319,8 @@ impl JoinOperator {
             slots,
             first,
         });
-        if !self.waiting || self.pending_rows >= PENDING_ROWS_MAX {
+        let behind = !self.waiting && self.pending_rows >= ALONE_ROWS_MAX;
+        if behind || self.pending_rows >= PENDING_ROWS_MAX {
             self.tasks.push_front(Task::Flush);
         }
         if !reported {

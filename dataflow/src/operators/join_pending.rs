@@ -16,7 +16,7 @@ use tidemill_zset::{Delta, Diffs};
 
 use super::join::{JoinOperator, LEFT, PIECE_ROWS, Presence, RIGHT};
 use super::join_pairs::{Meeting, Pairs, retain};
-use super::join_rows::{Groups, NIL, RowStore, SHORT_LIST, batch_of};
+use super::join_rows::{Groups, NIL, RowStore, batch_of};
 use super::join_tasks::Task;
 use super::join_weights::{Weights, product};
 use crate::operator::Output;
@@ -29,6 +29,9 @@ const JOINT: u8 = 32;
 const RETRACTED: [u8; 2] = [64, 128];
 /// Keys that are taken together.
 const JOINT_SLOTS: usize = 1024;
+/// Rows of these keys, on a side, of which equal ones are put together. All of them meet what changes on the other side anyway, but
+/// this is one step.
+const JOINT_ROWS_MAX: usize = 1 << 18;
 
 /// Pushed rows that are indexed, but not joined yet.
 pub(super) struct Piece {
@@ -310,9 +313,11 @@ impl JoinOperator {
         let keys = &self.state.keys;
         let store = &self.state.sides[side].store;
         let retracted = |slot: &u32| keys.slot(*slot).flags & RETRACTED[side] != 0;
-        let short = |slot: &u32| is_short(store, keys.slot(*slot).heads[side]);
+        let mut room = JOINT_ROWS_MAX;
+        let fits = |slot: &u32| takes_room(store, keys.slot(*slot).heads[side], &mut room);
         let candidates = slots.iter().copied().filter(retracted);
-        let (grouped, long): (Vec<u32>, Vec<u32>) = candidates.partition(short);
+        // Otherwise a row and its retraction would each make pairs, and in a chain of joins twice as many at each.
+        let (grouped, long): (Vec<u32>, Vec<u32>) = candidates.partition(fits);
         let heads: Vec<u32> = grouped.iter().map(|s| keys.slot(*s).heads[side]).collect();
         let groups = self.state.sides[side].store.group(&heads);
         // Long lists are added up when enough has been retracted from them.
@@ -371,15 +376,17 @@ impl JoinOperator {
     }
 }
 
-fn is_short(store: &RowStore, head: u32) -> bool {
-    let mut row = head;
-    for _ in 0..SHORT_LIST {
-        if row == NIL {
-            return true;
+/// Whether a list has no more rows than there is room for, which it takes then.
+fn takes_room(store: &RowStore, head: u32, room: &mut usize) -> bool {
+    let (mut row, mut left) = (head, *room);
+    while row != NIL {
+        if left == 0 {
+            return false;
         }
-        row = store.next(row);
+        (row, left) = (store.next(row), left - 1);
     }
-    row == NIL
+    *room = left;
+    true
 }
 
 /// True if `row` belongs to one of the pieces, which are ascending.

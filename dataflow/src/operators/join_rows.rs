@@ -359,7 +359,7 @@ pub struct Debts {
 }
 
 /// Lists shorter than this are consolidated after every epoch that retracted from them.
-pub const SHORT_LIST: u32 = 16;
+const SHORT_LIST: u32 = 16;
 
 impl Debts {
     /// Notes a retraction from the list of `slot`.

@@ -172,7 +172,7 @@ impl Binder<'_> {
                     .and_then(text_of)
                     .and_then(|n| self.catalog.resolve(None, &n));
                 Ok(Typed::new(
-                    literal(ScalarValue::Int64(found.map(|r| r.id.0 as i64))),
+                    literal(ScalarValue::Int64(found.map(|r| i64::from(r.oid)))),
                     SqlType::Int8,
                 ))
             }
@@ -282,6 +282,9 @@ impl Binder<'_> {
     }
 
     pub(super) fn extreme(&self, name: &str, args: Vec<Typed>) -> Result<Typed> {
+        if args.is_empty() {
+            return Err(SqlError::new("42601", "syntax error at or near \")\""));
+        }
         let (exprs, ty) = self.unify(
             args,
             if name == "greatest" {

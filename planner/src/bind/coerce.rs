@@ -84,6 +84,25 @@ impl Binder<'_> {
         }
     }
 
+    /// A parameter without a type beside a numeric is a numeric of its own: it isn't rounded to the other's digits.
+    pub(crate) fn beside(&self, t: Typed, other: &Typed) -> Result<Typed> {
+        let numeric = !other.unknown && matches!(other.ty, SqlType::Numeric(..));
+        match (&t.expr, t.unknown && numeric) {
+            (Expr::Placeholder(_), true) => {
+                let ty = SqlType::Numeric(0, SCALE_DEFAULT);
+                Ok(Typed::new(self.settle(&t, &ty, Context::Explicit)?, ty))
+            }
+            _ => Ok(t),
+        }
+    }
+
+    /// Both of them so.
+    pub(crate) fn beside_each_other(&self, l: Typed, r: Typed) -> Result<(Typed, Typed)> {
+        let l = self.beside(l, &r)?;
+        let r = self.beside(r, &l)?;
+        Ok((l, r))
+    }
+
     /// `t` as `to` if there is an implicit cast.
     pub(crate) fn implicit(&self, t: &Typed, to: &SqlType) -> Result<Expr> {
         if t.unknown {
@@ -178,6 +197,14 @@ impl Binder<'_> {
 
     /// All of `items` as one type.
     pub(crate) fn unify(&self, items: Vec<Typed>, what: &str) -> Result<(Vec<Expr>, SqlType)> {
+        let numeric = |t: &&Typed| !t.unknown && matches!(t.ty, SqlType::Numeric(..));
+        let items = match items.iter().find(numeric).cloned() {
+            Some(numeric) => {
+                let items = items.into_iter().map(|t| self.beside(t, &numeric));
+                items.collect::<Result<Vec<_>>>()?
+            }
+            None => items,
+        };
         let is_null = |t: &&Typed| matches!(&t.expr, Expr::Literal(v, _) if v.is_null());
         let some = items.iter().filter(|t| !(t.unknown && is_null(t)));
         let mut ty = self.unify_types(some.map(|t| (&t.ty, t.unknown)), what)?;

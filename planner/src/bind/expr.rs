@@ -205,8 +205,16 @@ impl Binder<'_> {
                     let found = if *negated { not(found) } else { found };
                     return Ok(Typed::new(found, SqlType::Bool));
                 }
-                let x = self.expr(c, expr)?;
+                let mut x = self.expr(c, expr)?;
                 let (low, high) = (self.expr(c, low)?, self.expr(c, high)?);
+                let known = [&low, &high].into_iter().find(|bound| !bound.unknown);
+                if let (Expr::Placeholder(_), true, Some(known)) = (&x.expr, x.unknown, known) {
+                    // It has one type in both comparisons.
+                    x = self.beside(x, known)?;
+                    if x.unknown {
+                        x = Typed::new(self.implicit(&x, &known.ty)?, known.ty.clone());
+                    }
+                }
                 let within = |x: &Typed, low: &Typed, high: &Typed| -> Result<Expr> {
                     let ge = self.compare(Operator::GtEq, x.clone(), low.clone())?;
                     let le = self.compare(Operator::LtEq, x.clone(), high.clone())?;
@@ -338,6 +346,7 @@ impl Binder<'_> {
                 expr,
                 substring_from,
                 substring_for,
+                shorthand,
                 ..
             } => {
                 let mut args = vec![self.expr(c, expr)?];
@@ -357,7 +366,8 @@ impl Binder<'_> {
                     }
                     (None, None) => {}
                 }
-                self.function("substring", args, None)
+                let name = if *shorthand { "substr" } else { "substring" };
+                self.function(name, args, None)
             }
             E::Trim {
                 trim_where,
@@ -557,8 +567,12 @@ impl Binder<'_> {
             }
             UnaryOperator::Plus if is_number(&t.ty) && !t.unknown => Ok(t),
             UnaryOperator::Minus | UnaryOperator::Plus if t.unknown => {
-                let e = self.settle(&t, &SqlType::Float8, Context::Explicit)?;
-                Ok(Typed::new(arith::negate(e, &SqlType::Float8), SqlType::Float8))
+                let ty = SqlType::Float8;
+                let e = self.settle(&t, &ty, Context::Explicit)?;
+                Ok(match op {
+                    UnaryOperator::Plus => Typed::new(e, ty),
+                    _ => Typed::new(arith::negate(e, &ty), ty),
+                })
             }
             UnaryOperator::Minus if is_number(&t.ty) => Ok(Typed::new(arith::negate(t.expr, &t.ty), t.ty)),
             UnaryOperator::Minus if matches!(t.ty, SqlType::Interval) => self.function("interval_neg", vec![t], None),
@@ -589,7 +603,7 @@ impl Binder<'_> {
                 SqlError::new("42P01", format!("relation \"{s}\" does not exist"))
             })?;
             return Ok(Typed::new(
-                literal(ScalarValue::Int64(Some(r.id.0 as i64))),
+                literal(ScalarValue::Int64(Some(i64::from(r.oid)))),
                 SqlType::Int8,
             ));
         }

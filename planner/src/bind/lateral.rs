@@ -1,16 +1,14 @@
 //! Subqueries in FROM that use what stands to their left.
 
-use datafusion_common::{Column, JoinType, NullEquality, ScalarValue};
+use datafusion_common::{Column, JoinType};
 use datafusion_expr::expr::{Sort, WindowFunction, WindowFunctionParams};
-use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator};
+use datafusion_expr::{Expr, LogicalPlan};
 use sqlparser::ast::{self, JoinConstraint, SelectItem, SetExpr, TableAlias};
-use tidemill_zset::schema::SqlType;
 
 use super::expr::{Calls, Ctx};
 use super::grouping::is_subquery;
 use super::scope::{Outer, Scope, ScopeCol, ScopeTable};
-use super::tail::Tail;
-use super::{Binder, Ctes, Typed, builder, columns_of, df, filter, literal, project};
+use super::{Binder, Ctes, Typed, columns_of, df, project};
 use crate::compile::decorrelate;
 use crate::error::{Result, SqlError};
 use crate::parser::{fold, parts};
@@ -43,7 +41,7 @@ impl Binder<'_> {
             ));
         }
         let s = match continues_join(q) {
-            Some(s) if kind == JoinType::Inner || trivial => s,
+            Some(s) if kind == JoinType::Inner => s,
             _ => return self.lateral_query(left, q, alias, kind, constraint, ctes),
         };
         let base = left.plan.unwrap_or_else(one_row);
@@ -53,7 +51,7 @@ impl Binder<'_> {
         let (plan, cols) = if aggregates {
             self.lateral_aggregates(base, &scope, q, s, ctes)?
         } else {
-            self.lateral_rows(base, &scope, q, s, kind, ctes)?
+            self.lateral_rows(base, &scope, s, ctes)?
         };
         let mut t = ScopeTable {
             alias: name,
@@ -196,37 +194,15 @@ impl Binder<'_> {
         Ok((project(base, exprs)?, cols))
     }
 
-    /// Rows of a subquery without aggregates: its FROM continues the join. With LIMIT, rows are numbered per row to the left.
+    /// Rows of a subquery without aggregates: its FROM continues the join.
     pub(super) fn lateral_rows(
         &self,
         base: LogicalPlan,
         left: &Scope,
-        q: &ast::Query,
         s: &ast::Select,
-        kind: JoinType,
         ctes: &Ctes,
     ) -> Result<(LogicalPlan, Vec<ScopeCol>)> {
-        let keyed = kind == JoinType::Left || q.limit_clause.is_some() || q.fetch.is_some();
         let left_columns = columns_of(&base);
-        // Equal rows to the left are told apart by a number.
-        let (base, copy) = if keyed {
-            let number = row_number(
-                left_columns.iter().cloned().map(Expr::Column).collect(),
-                vec![],
-            );
-            let name = self.fresh("copy");
-            let b = df(LogicalPlanBuilder::window_plan(base, vec![number.clone()]))?;
-            let mut exprs: Vec<Expr> = left_columns.iter().cloned().map(Expr::Column).collect();
-            exprs.push(
-                Expr::Column(Column::new_unqualified(number.schema_name().to_string()))
-                    .alias(&name),
-            );
-            (project(b, exprs)?, Some(Column::new_unqualified(name)))
-        } else {
-            (base, None)
-        };
-        let keys: Vec<Column> = left_columns.iter().cloned().chain(copy).collect();
-        let original = base.clone();
         let (mut plan, inner) =
             self.relations_on(Some(base), &s.from, ctes, Outer::Lateral(left))?;
         if let Some(w) = &s.selection {
@@ -238,7 +214,7 @@ impl Binder<'_> {
             sets: false,
             ..Ctx::plain(&inner, ctes, "LATERAL")
         };
-        let mut exprs: Vec<Expr> = keys.iter().cloned().map(Expr::Column).collect();
+        let mut exprs: Vec<Expr> = left_columns.into_iter().map(Expr::Column).collect();
         let mut cols = Vec::new();
         let mut push = |name: String, t: Typed| -> Result<()> {
             let t = self.known(t)?;
@@ -272,112 +248,12 @@ impl Binder<'_> {
                 }
             }
         }
-        let tail = super::tail::tail_of(q)?;
-        let mut sorts = Vec::new();
-        for o in &tail.order_by {
-            let t = self.expr(ctx, &o.expr)?;
-            let sort = self.sort(self.known(t)?, &o.options)?;
-            let name = self.fresh("sort");
-            exprs.push(sort.expr.alias(&name));
-            sorts.push(Sort::new(
-                Expr::Column(Column::new_unqualified(name)),
-                sort.asc,
-                sort.nulls_first,
-            ));
-        }
-        plan = project(plan, exprs)?;
-        if tail.limit.is_some() || tail.offset.is_some() {
-            plan = self.first_rows(plan, &keys, sorts, &cols, &tail, ctes)?;
-        }
-        if kind == JoinType::Left {
-            plan = self.keep_left(original, plan, &keys, &mut cols)?;
-        }
-        Ok((plan, cols))
-    }
-
-    /// Per `keys`, the rows that LIMIT and OFFSET leave.
-    pub(super) fn first_rows(
-        &self,
-        plan: LogicalPlan,
-        keys: &[Column],
-        mut sorts: Vec<Sort>,
-        cols: &[ScopeCol],
-        tail: &Tail,
-        ctes: &Ctes,
-    ) -> Result<LogicalPlan> {
-        let columns = columns_of(&plan);
-        sorts.extend(cols.iter().map(|c| Sort::new(c.expr.clone(), true, false)));
-        let number = row_number(keys.iter().cloned().map(Expr::Column).collect(), sorts);
-        let plan = df(LogicalPlanBuilder::window_plan(plan, vec![number.clone()]))?;
-        let n = Expr::Cast(datafusion_expr::Cast::new(
-            Box::new(Expr::Column(Column::new_unqualified(
-                number.schema_name().to_string(),
-            ))),
-            arrow::datatypes::DataType::Int64,
-        ));
-        let constant = |e: Option<&ast::Expr>| -> Result<Option<i64>> {
-            let Some(e) = e else { return Ok(None) };
-            let scope = Scope::new(Outer::None);
-            let t = self.expr(Ctx::plain(&scope, ctes, "LIMIT"), e)?;
-            match super::dml::fold_constant(&self.implicit(&t, &SqlType::Int8)?) {
-                Some(ScalarValue::Int64(v)) => Ok(v),
-                _ => Err(SqlError::unsupported("LIMIT in LATERAL must be a constant")),
-            }
-        };
-        let (limit, offset) = (constant(tail.limit)?, constant(tail.offset)?.unwrap_or(0));
-        let compare = |op, v: i64| {
-            Expr::BinaryExpr(BinaryExpr::new(
-                Box::new(n.clone()),
-                op,
-                Box::new(literal(ScalarValue::Int64(Some(v)))),
-            ))
-        };
-        let mut plan = plan;
-        if let Some(l) = limit {
-            plan = filter(plan, compare(Operator::LtEq, l.saturating_add(offset)))?;
-        }
-        if offset > 0 {
-            plan = filter(plan, compare(Operator::Gt, offset))?;
-        }
-        project(plan, columns.into_iter().map(Expr::Column).collect())
-    }
-
-    /// LEFT JOIN of the numbered rows to the left with what LATERAL gave for them.
-    pub(super) fn keep_left(
-        &self,
-        left: LogicalPlan,
-        right: LogicalPlan,
-        keys: &[Column],
-        cols: &mut [ScopeCol],
-    ) -> Result<LogicalPlan> {
-        let mut exprs = Vec::new();
-        let mut on = (Vec::new(), Vec::new());
-        for k in keys {
-            let name = self.fresh("key");
-            exprs.push(Expr::Column(k.clone()).alias(&name));
-            on.0.push(k.clone());
-            on.1.push(Column::new_unqualified(name));
-        }
-        for c in cols.iter_mut() {
-            let name = self.fresh("lateral");
-            exprs.push(c.expr.clone().alias(&name));
-            c.expr = Expr::Column(Column::new_unqualified(name));
-        }
-        let right = project(right, exprs)?;
-        df(builder(left)
-            .join_detailed(
-                right,
-                JoinType::Left,
-                on,
-                None,
-                NullEquality::NullEqualsNull,
-            )
-            .and_then(|b| b.build()))
+        Ok((project(plan, exprs)?, cols))
     }
 }
 
 /// The SELECT of a query whose FROM can go on where the relations to its left end: no rows of it depend on all of its
-/// input but by aggregates or LIMIT.
+/// input but by aggregates.
 fn continues_join(q: &ast::Query) -> Option<&ast::Select> {
     let SetExpr::Select(s) = q.body.as_ref() else {
         return None;
@@ -417,6 +293,8 @@ fn continues_join(q: &ast::Query) -> Option<&ast::Select> {
         && plain_joins
         && items
         && q.with.is_none()
+        && q.limit_clause.is_none()
+        && q.fetch.is_none()
         && s.having.is_none()
         && s.distinct.is_none()
         && s.qualify.is_none()

@@ -14,6 +14,7 @@ use super::{Binder, Typed};
 use crate::error::{Result, SqlError};
 use crate::functions::arith::{self, Op};
 use crate::functions::cast::Context;
+use crate::functions::like::Each;
 
 /// PostgreSQL's greatest length of `char(n)`.
 const CHAR_MAX: u32 = 10_485_760;
@@ -220,6 +221,7 @@ impl Binder<'_> {
             o => o.to_string(),
         };
         let (l, r) = self.without_blanks(l, r)?;
+        let (l, r) = self.beside_each_other(l, r)?;
         let (l, r, ty) = self.same_type(&sign, l, r)?;
         let ordered = matches!(
             op,
@@ -240,6 +242,7 @@ impl Binder<'_> {
     }
 
     fn arithmetic(&self, op: Op, l: Typed, r: Typed) -> Result<Typed> {
+        let (l, r) = self.beside_each_other(l, r)?;
         let none = || no_operator(op.sign(), &l.type_name(), &r.type_name());
         if let Some(t) = self.temporal_arithmetic(op, &l, &r)? {
             return Ok(t);
@@ -469,9 +472,7 @@ impl Binder<'_> {
         any: bool,
     ) -> Result<Typed> {
         let E::Array(patterns) = strip(patterns) else {
-            return Err(SqlError::unsupported(
-                "LIKE ANY and LIKE ALL are only supported with ARRAY[…] on their right side",
-            ));
+            return self.like_array(c, e, patterns, escape, (negated, insensitive, any));
         };
         let operator = if any { Operator::Or } else { Operator::And };
         let found = self.expr(c, e)?.shared(&SqlType::Bool, |x| {
@@ -485,6 +486,40 @@ impl Binder<'_> {
             ))
         })?;
         Ok(Typed::new(found, SqlType::Bool))
+    }
+
+    /// The same with an array whose elements aren't written out.
+    fn like_array(
+        &self,
+        c: Ctx,
+        e: &E,
+        patterns: &E,
+        escape: &Option<ast::ValueWithSpan>,
+        (negated, insensitive, any): (bool, bool, bool),
+    ) -> Result<Typed> {
+        if let E::Subquery(_) = strip(patterns) {
+            return Err(SqlError::unsupported(
+                "LIKE ANY and LIKE ALL are not supported with a subquery",
+            )
+            .hint("Join it, or make an array of it."));
+        }
+        let value = self.padded(self.expr(c, e)?)?;
+        let array = SqlType::Array(Box::new(SqlType::Text));
+        let patterns = self.expr(c, patterns)?;
+        let patterns = Typed::new(self.implicit(&patterns, &array)?, array);
+        let escape = match escape.as_ref() {
+            Some(escape) => self.expr(c, &E::Value(escape.clone()))?,
+            None => Typed::new(
+                super::literal(ScalarValue::Utf8View(Some("\\".into()))),
+                SqlType::Text,
+            ),
+        };
+        let each = Each {
+            any,
+            insensitive,
+            negated,
+        };
+        self.function(each.function(), vec![value, patterns, escape], None)
     }
 
     pub(crate) fn like_typed(

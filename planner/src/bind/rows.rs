@@ -283,6 +283,19 @@ impl Binder<'_> {
                 "wrong number of parameters for OVERLAPS expression",
             )
         })?;
+        // What is said without a type is of that of the others.
+        let all = [&s1, &s2, &e1, &e2];
+        let known = all
+            .into_iter()
+            .find(|t| !t.unknown && t.ty != SqlType::Interval);
+        let ty = known.map_or(SqlType::Timestamptz, |t| t.ty.clone());
+        let typed = |t: Typed| -> Result<Typed> {
+            match t.unknown {
+                true => Ok(Typed::new(self.implicit(&t, &ty)?, ty.clone())),
+                false => Ok(t),
+            }
+        };
+        let (s1, s2, e1, e2) = (typed(s1)?, typed(s2)?, typed(e1)?, typed(e2)?);
         // Without an end there is only a moment.
         let period = |start: Typed, end: Typed| -> Result<(Typed, Typed)> {
             let end = match end.ty {

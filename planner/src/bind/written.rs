@@ -114,6 +114,7 @@ fn written(table: &Relation, fields: Vec<Field>) -> Relation {
         name: "written".into(),
         kind: RelationKind::Table,
         columns: Arc::new(Schema::new(fields)),
+        oid: 0,
         planned: None,
         primary_key: None,
         unique: None,

@@ -196,6 +196,12 @@ impl Adder {
             DataType::Decimal128(_, s) => s as i32,
             _ => 0,
         };
+        let narrow = self.output == DataType::Float32;
+        let sum = self.float.value();
+        if self.float.overflows() || (narrow && sum.is_finite() && (sum as f32).is_infinite()) {
+            let message = "value out of range: overflow";
+            return Err(external(SqlError::new("22003", message)));
+        }
         Ok(match &self.output {
             DataType::Int64 => ScalarValue::Int64(Some(
                 self.exact
@@ -216,9 +222,9 @@ impl Adder {
                 let v = v.ok_or_else(|| external(parse::numeric_overflow(*p, *s)))?;
                 ScalarValue::Decimal128(Some(parse::fits(v, *p, *s).map_err(external)?), *p, *s)
             }
-            DataType::Float32 => ScalarValue::Float32(Some(self.float.value() as f32)),
-            _ if self.avg => ScalarValue::Float64(Some(self.float.value() / self.count as f64)),
-            _ => ScalarValue::Float64(Some(self.float.value())),
+            DataType::Float32 => ScalarValue::Float32(Some(sum as f32)),
+            _ if self.avg => ScalarValue::Float64(Some(sum / self.count as f64)),
+            _ => ScalarValue::Float64(Some(sum)),
         })
     }
 }

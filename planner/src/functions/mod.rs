@@ -33,6 +33,7 @@ mod json_path_eval;
 mod json_scan;
 pub mod json_text;
 mod json_views;
+pub(crate) mod like;
 pub mod math;
 pub mod moments;
 mod number_read;

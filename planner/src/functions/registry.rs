@@ -223,6 +223,7 @@ pub fn overloads(name: &str) -> &'static [Overload] {
         super::ordered::register(&mut r);
         super::regexps::register(&mut r);
         super::separated::register(&mut r);
+        super::like::register(&mut r);
         super::similar::register(&mut r);
         system::register(&mut r);
         to_char::register(&mut r);

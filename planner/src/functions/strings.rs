@@ -132,41 +132,6 @@ fn split() -> super::Kernel {
     })
 }
 
-/// LIKE with an escape character of its own, as a regex.
-fn like(s: &str, pattern: &str, escape: &str, insensitive: bool) -> Result<Option<bool>> {
-    let mut chars = escape.chars();
-    let (escape, None) = (chars.next(), chars.next()) else {
-        return Err(SqlError::new("22025", "invalid escape string")
-            .hint("Escape string must be empty or one character."));
-    };
-    let mut re = String::from("^");
-    let mut chars = pattern.chars();
-    while let Some(c) = chars.next() {
-        if Some(c) == escape {
-            let Some(c) = chars.next() else {
-                return Err(SqlError::new(
-                    "22025",
-                    "LIKE pattern must not end with escape character",
-                ));
-            };
-            re.push_str(&regex::escape(&c.to_string()));
-        } else {
-            match c {
-                '%' => re.push_str(".*"),
-                '_' => re.push('.'),
-                c => re.push_str(&regex::escape(&c.to_string())),
-            }
-        }
-    }
-    re.push('$');
-    let r = regex::RegexBuilder::new(&re)
-        .case_insensitive(insensitive)
-        .dot_matches_new_line(true)
-        .build();
-    r.map(|r| Some(r.is_match(s)))
-        .map_err(|e| SqlError::internal(e.to_string()))
-}
-
 /// `s` with `with` in the place of `count` characters from the one at `from`, counted from 1.
 fn overlay(s: &str, with: &str, from: i32, count: i64) -> Result<Option<String>> {
     let Ok(before) = usize::try_from(i64::from(from) - 1) else {
@@ -684,14 +649,6 @@ pub fn register(r: &mut Registry) {
     ] {
         r.add(name, split());
     }
-    r.add_fallible(
-        "like_escape(text, text, text) bool",
-        kernel!(|s: text, p: text, e: text| -> bool like(s, p, e, false)),
-    );
-    r.add_fallible(
-        "ilike_escape(text, text, text) bool",
-        kernel!(|s: text, p: text, e: text| -> bool like(s, p, e, true)),
-    );
     r.add("concat(text...) text", concat(false));
     r.add("concat_ws(text, text...) text", concat(true));
     r.add_typed("format(text, any...) text", |t| {

@@ -6,7 +6,9 @@ use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace};
 use super::DIALECT;
 use super::locks::locking_clauses;
 use super::nested_joins::nested_joins;
-use super::spelling_queries::{exclude, frame_bounds, group_by, values_query};
+use super::spelling_queries::{
+    exclude, frame_bounds, group_by, grouping_elements, table_query, values_query,
+};
 use super::substring::substring;
 use super::time_windows::time_windows;
 use super::variadic::variadic;
@@ -48,6 +50,10 @@ const RESPELLED: &[(&str, Respell)] = &[
     ("asymmetric", symmetric),
     ("exclude", exclude),
     ("group", group_by),
+    ("rollup", grouping_elements),
+    ("cube", grouping_elements),
+    ("sets", grouping_elements),
+    ("table", table_query),
     ("values", values_query),
     ("union", values_query),
     ("except", values_query),

@@ -236,3 +236,78 @@ fn framed(tokens: &[TokenWithSpan]) -> Option<usize> {
     }
     None
 }
+
+/// `ROLLUP ((a) + 1)` as `ROLLUP (((a) + 1))`: the parser takes a parenthesis that begins an element for all of it.
+pub(super) fn grouping_elements(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut wrapped: Vec<(usize, Token)> = vec![];
+    for (i, t) in tokens.iter().enumerate() {
+        let sets = is(t, "sets") && i > 0 && is(&tokens[i - 1], "grouping");
+        if !(sets || is_one_of(t, &["rollup", "cube"])) || opening(&tokens, i + 1).is_none() {
+            continue;
+        }
+        let (mut depth, mut start, mut closed) = (0usize, i + 2, None);
+        for (at, t) in tokens.iter().enumerate().skip(i + 2) {
+            let ends = depth == 0 && matches!(t.token, Token::Comma | Token::RParen);
+            if ends {
+                let begins = opening(&tokens, start).is_some() && start < at;
+                // Where the parenthesis closes that the element begins with.
+                if begins && closed.is_some_and(|closed| closed + 1 < at) {
+                    wrapped.push((start, Token::LParen));
+                    wrapped.push((at, Token::RParen));
+                }
+                (start, closed) = (at + 1, None);
+            }
+            match t.token {
+                Token::LParen => depth += 1,
+                Token::RParen if depth == 0 => break,
+                Token::RParen => {
+                    depth -= 1;
+                    if depth == 0 && closed.is_none() {
+                        closed = Some(at);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    // Stable: what closes at a place comes before what opens there.
+    wrapped.sort_by_key(|(at, token)| (*at, *token == Token::LParen));
+    let mut out = Vec::with_capacity(tokens.len() + wrapped.len());
+    let mut wrapped = wrapped.into_iter().peekable();
+    for (i, t) in tokens.into_iter().enumerate() {
+        while let Some((_, token)) = wrapped.next_if(|(at, _)| *at == i) {
+            out.push(like(&t, token));
+        }
+        out.push(t);
+    }
+    out
+}
+
+fn opening(tokens: &[TokenWithSpan], at: usize) -> Option<&TokenWithSpan> {
+    tokens.get(at).filter(|t| t.token == Token::LParen)
+}
+
+/// `(TABLE t)`, and TABLE after WITH or as an operand of UNION and its kin, as `SELECT * FROM t`.
+pub(super) fn table_query(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let sets = ["union", "except", "intersect"];
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    for (i, t) in tokens.iter().enumerate() {
+        let named = matches!(tokens.get(i + 1).map(|t| &t.token), Some(Token::Word(_)));
+        let after = match &tokens[..i] {
+            [.., set, all] if is_one_of(all, &["all", "distinct"]) => is_one_of(set, &sets),
+            [.., t] => matches!(t.token, Token::LParen | Token::RParen) || is_one_of(t, &sets),
+            [] => false,
+        };
+        if !(is(t, "table") && named && after) {
+            out.push(t.clone());
+            continue;
+        }
+        let words = [
+            Token::make_keyword("SELECT"),
+            Token::Mul,
+            Token::make_keyword("FROM"),
+        ];
+        out.extend(words.map(|word| like(t, word)));
+    }
+    out
+}

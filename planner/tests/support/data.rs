@@ -73,6 +73,7 @@ impl Tables {
                 name: name.into(),
                 kind: RelationKind::Table,
                 columns: Arc::new(Schema::new(fields)),
+                oid: 0,
                 planned: None,
                 primary_key: None,
                 unique: None,

@@ -310,6 +310,7 @@ impl Draft {
             name: self.old.record.name.clone(),
             kind: RelationKind::Table,
             columns: self.old.columns.clone(),
+            oid: 0,
             planned: None,
             primary_key: None,
             unique: None,

@@ -6,6 +6,7 @@ use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
 use tidemill_zset::CollectionId;
 
 use super::{Catalog, Detail, Object, TEMPORARY, TEMPORARY_PREFIX};
+use crate::pg_catalog::FIRST_USER_OID;
 use crate::system::SystemRelations;
 
 /// A catalog with a session's search path.
@@ -91,6 +92,7 @@ pub fn data_relation(object: &Object) -> Option<Relation> {
         _ => (None, None, false),
     };
     Some(Relation {
+        oid: FIRST_USER_OID + object.record.id as u32,
         id: object
             .record
             .ids
@@ -110,6 +112,8 @@ pub fn data_relation(object: &Object) -> Option<Relation> {
 /// The error relation of an object that has one.
 pub fn error_relation(object: &Object) -> Option<Relation> {
     Some(Relation {
+        // pg_class doesn't have it.
+        oid: 0,
         id: object.record.ids.errors_collection?,
         schema: object.record.schema.clone(),
         name: format!("{}_errors", object.record.name),

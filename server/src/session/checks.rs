@@ -98,6 +98,7 @@ impl SqlSession {
             name: object.record.name.clone(),
             kind: RelationKind::Table,
             columns: object.columns.clone(),
+            oid: 0,
             planned: None,
             primary_key: None,
             unique: None,

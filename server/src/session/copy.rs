@@ -12,6 +12,8 @@ use parking_lot::Mutex;
 use tidemill_connectors::decode::column::{Column, supports};
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{ColumnDefault, CopyOptions, CopySource, Name};
+use tidemill_planner::error::from_datafusion;
+use tidemill_planner::functions::cast::{Context, cast_array};
 use tidemill_planner::names::parse_query;
 use tidemill_zset::schema::SqlType;
 use tidemill_zset::{CollectionId, Delta};
@@ -133,6 +135,7 @@ impl SqlSession {
         });
         let defaults = defaults.collect::<Result<Vec<_>, SqlError>>()?;
         let schema = tidemill_zset::delta::schema_of(fields.clone());
+        let zone = self.settings.get("timezone").unwrap_or_default();
         let sink = TableSink {
             handle: self.handle.clone(),
             underway: Arc::clone(&self.underway),
@@ -147,7 +150,9 @@ impl SqlSession {
             reader: match options.binary {
                 true => Reader::Binary(BinaryRows::new(fields)),
                 false => Reader::Text(TextRows {
-                    columns: fields.iter().map(Column::new).collect(),
+                    columns: fields.iter().map(|f| Read::new(f, &zone)).collect(),
+                    zone,
+                    lines: vec![],
                     names: fields
                         .iter()
                         .map(|f| (f.name().clone(), type_name(f)))
@@ -220,15 +225,73 @@ fn type_name(field: &Field) -> String {
 
 /// Reads rows of the text format or of CSV into columns.
 struct TextRows {
-    columns: Vec<Column>,
+    columns: Vec<Read>,
+    /// The session's time zone.
+    zone: String,
+    /// Of each row, if some columns are made of texts.
+    lines: Vec<u64>,
     /// Their names, and their types' names in messages.
     names: Vec<(String, String)>,
     records: Records,
     rows: u64,
 }
 
+/// A column that is read.
+struct Read {
+    column: Column,
+    /// What it is made of the texts at the end: what the reader of files doesn't know.
+    of_text: Option<SqlType>,
+}
+
+impl Read {
+    fn new(field: &Field, zone: &str) -> Self {
+        let ty = SqlType::of(field);
+        let known = match ty {
+            SqlType::Jsonb => false,
+            SqlType::Timestamptz => zone == "UTC",
+            _ => true,
+        };
+        match known {
+            true => Read {
+                column: Column::new(field),
+                of_text: None,
+            },
+            false => Read {
+                column: Column::new(&SqlType::Text.field(field.name(), true)),
+                of_text: Some(ty),
+            },
+        }
+    }
+}
+
 impl TextRows {
+    /// The columns, at the end of the data.
+    fn finish(&mut self, table: &str) -> Result<Vec<ArrayRef>, SqlError> {
+        self.take(true, table)?;
+        let empty = Buffer::from(Vec::<u8>::new());
+        let zone = &self.zone;
+        let of_text = |array: &ArrayRef, ty: &SqlType| {
+            cast_array(array, &SqlType::Text, ty, Context::Explicit, zone)
+        };
+        let mut out = Vec::with_capacity(self.columns.len());
+        for (read, (name, _)) in self.columns.iter_mut().zip(&self.names) {
+            let array = read.column.finish(&empty, &empty);
+            let Some(ty) = &read.of_text else {
+                out.push(array);
+                continue;
+            };
+            out.push(of_text(&array, ty).map_err(|e| {
+                let fails = |row: &usize| of_text(&array.slice(*row, 1), ty).is_err();
+                let row = (0..array.len()).find(fails).unwrap_or(0);
+                let line = self.lines.get(row).copied().unwrap_or_default();
+                from_datafusion(&e).detail(format!("COPY {table}, line {line}, column {name}"))
+            })?);
+        }
+        Ok(out)
+    }
+
     fn take(&mut self, end: bool, table: &str) -> Result<(), SqlError> {
+        let made_of_texts = self.columns.iter().any(|read| read.of_text.is_some());
         while let Some(record) = self.records.next(end)? {
             let line = record.line;
             let place = |detail: String| format!("COPY {table}, line {line}{detail}");
@@ -248,7 +311,7 @@ impl TextRows {
                         SqlError::new("22021", message).detail(place(format!(", column {name}")))
                     );
                 }
-                if let Err(e) = column.push(text.as_deref(), false) {
+                if let Err(e) = column.column.push(text.as_deref(), false) {
                     let shown = text.as_deref().map_or("".into(), String::from_utf8_lossy);
                     let message = e.message(type_name, text.as_deref().unwrap_or_default());
                     let sqlstate = match &message {
@@ -265,6 +328,9 @@ impl TextRows {
                 }
             }
             self.rows += 1;
+            if made_of_texts {
+                self.lines.push(line);
+            }
         }
         Ok(())
     }
@@ -308,12 +374,7 @@ impl Reader {
     /// The columns, at the end of the data.
     fn finish(&mut self, table: &str) -> Result<Vec<ArrayRef>, SqlError> {
         match self {
-            Reader::Text(text) => {
-                text.take(true, table)?;
-                let empty = Buffer::from(Vec::<u8>::new());
-                let columns = text.columns.iter_mut();
-                Ok(columns.map(|c| c.finish(&empty, &empty)).collect())
-            }
+            Reader::Text(text) => text.finish(table),
             Reader::Binary(binary) => binary.finish(),
         }
     }

@@ -17,6 +17,11 @@ use crate::published::Published;
 impl SqlSession {
     /// DDL takes effect at once. In a transaction, what was read before it must still hold after it, as if everything had begun then.
     pub(super) async fn ddl(&mut self, parsed: &Parsed) -> Result<Response, SqlError> {
+        if self.settings.is_on("transaction_read_only") {
+            let tag = tag(&parsed.statement);
+            let message = format!("cannot execute {tag} in a read-only transaction");
+            return Err(SqlError::new("25006", message));
+        }
         self.move_forward().await?;
         let published = self.pin();
         if self.skips_existing(&published, &parsed.statement) {
