@@ -92,7 +92,9 @@ fn random(sql: &SqlType, rng: &mut ChaCha8Rng) -> String {
             format!("\\x{}", bytes.concat())
         }
         SqlType::Uuid => uuid::Uuid::from_u128(rng.random()).to_string(),
-        SqlType::Json | SqlType::Jsonb => format!("{{\"a\": {}}}", rng.random::<i32>()),
+        SqlType::Json => format!("{{\"a\": {}}}", rng.random::<i32>()),
+        // Its values have no blanks where they are kept, and get them where they are shown.
+        SqlType::Jsonb => format!("[{}]", rng.random::<i32>()),
         _ => {
             let letters = [
                 "a", "b", " ", "\"", "\\", ",", "{", "}", "(", ")", "\n", "\t", "é", "日", "NULL",

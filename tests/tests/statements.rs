@@ -409,6 +409,35 @@ fn a_parameter_is_not_rounded_to_what_it_stands_beside() {
 }
 
 #[test]
+fn returned_rows_come_in_the_order_in_which_they_were_proposed() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (id int PRIMARY KEY, v int UNIQUE, w int)")
+            .await?;
+        sql.run("INSERT INTO t VALUES (3, 3, 0), (7, 7, 0)").await?;
+        let upsert = "INSERT INTO t VALUES (50, 50, 1), (3, 3, 1), (40, 40, 1), (7, 7, 1), (1, 1, 1) \
+                      ON CONFLICT (id) DO UPDATE SET w = t.w + 10 RETURNING id, w";
+        let rows = sql.lines(upsert).await?;
+        ensure!(rows == ["50|1", "3|10", "40|1", "7|10", "1|1"], "{rows:?}");
+        let some = "INSERT INTO t VALUES (60, 7, 2), (61, 3, 2), (62, 62, 2) \
+                    ON CONFLICT (v) DO UPDATE SET w = 5 WHERE t.id = 3 RETURNING id, w";
+        let rows = sql.lines(some).await?;
+        ensure!(rows == ["3|5", "62|2"], "{rows:?}");
+        // The same row again and again within a transaction.
+        sql.run("BEGIN").await?;
+        for _ in 0..200 {
+            sql.run("UPDATE t SET w = w + 1, v = v + 100 WHERE id = 3")
+                .await?;
+        }
+        sql.fails("23505", "INSERT INTO t VALUES (99, 20003, 0)")
+            .await?;
+        sql.run("ROLLBACK").await?;
+        Ok(())
+    });
+}
+
+#[test]
 fn copied_texts_mean_what_they_mean_in_statements() {
     run(|scratch: Scratch| async move {
         let server = Server::start(&scratch.data(), &Options::default())?;

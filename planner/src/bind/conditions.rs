@@ -274,24 +274,28 @@ fn chain_for(mut operands: Vec<Expr>, op: Operator, truth: Truth) -> Expr {
         let (left, right) = (chain_for(operands, op, truth), chain_for(right, op, truth));
         return match truth {
             Truth::Value => {
-                let both = |left| Ok(chain_of_small(vec![left, right], op, true));
+                let both = |left| Ok(chain_of_small(vec![left, right], op, truth, true));
                 shared(left, &SqlType::Bool, both).expect("making a chain can't fail")
             }
             _ if op == Operator::And => lazy(vec![(left, right)], self::truth(false)),
             _ => lazy(vec![(left, self::truth(true))], right),
         };
     }
-    chain_of_small(operands, op, lazily)
+    chain_of_small(operands, op, truth, lazily)
 }
 
 /// A chain in which each operand but the last occurs twice, if it must be evaluated `lazily`.
-fn chain_of_small(operands: Vec<Expr>, op: Operator, lazily: bool) -> Expr {
+fn chain_of_small(operands: Vec<Expr>, op: Operator, truth: Truth, lazily: bool) -> Expr {
     let last = operands.len().saturating_sub(1);
     let branches = operands[..last]
         .iter()
-        .map(|e| match op {
-            Operator::And => (Expr::IsFalse(Box::new(e.clone())), truth(false)),
-            _ => (Expr::IsTrue(Box::new(e.clone())), truth(true)),
+        .map(|e| match (op, truth) {
+            (Operator::And, Truth::Value) => {
+                (Expr::IsFalse(Box::new(e.clone())), self::truth(false))
+            }
+            // Where NULL is as good as false it decides as well.
+            (Operator::And, _) => (Expr::IsNotTrue(Box::new(e.clone())), self::truth(false)),
+            _ => (Expr::IsTrue(Box::new(e.clone())), self::truth(true)),
         })
         .collect::<Vec<_>>();
     let all = balanced(operands, op);

@@ -11,6 +11,7 @@ use super::expr::{Ctx, strip};
 use super::scope::{Outer, Scope};
 use super::select::Item;
 use super::{Binder, Ctes, Rel, Typed, builder, columns_of, df, filter, literal, project};
+use crate::compile::expr::unalias;
 use crate::compile::order::by_rounds;
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
@@ -169,6 +170,9 @@ impl Binder<'_> {
         let chosen = sorts.clone();
         // Rows of a recursive query have an order: that in which they are found. It may have no end.
         if cut && !(chosen.is_empty() && by_rounds(&plan)) {
+            if chosen.is_empty() {
+                sorts = order_below(&plan);
+            }
             for (c, ty) in outputs.iter().zip(types) {
                 let e = Expr::Column(c.clone());
                 let e = match crate::functions::rows::is_row(ty) {
@@ -230,6 +234,40 @@ impl Binder<'_> {
             Some(v) => Ok(Some(literal(v))),
             None => Ok(Some(e)),
         }
+    }
+}
+
+/// The order that the rows of a plan have from a subquery, as far as its columns show it.
+fn order_below(plan: &LogicalPlan) -> Vec<Sort> {
+    let through = |sorts: Vec<Sort>, place: &dyn Fn(&Column) -> Option<usize>| -> Vec<Sort> {
+        let columns = columns_of(plan);
+        let shown = sorts.into_iter().map_while(|sort| match &sort.expr {
+            Expr::Column(c) => {
+                let column = columns.get(place(c)?)?.clone();
+                Some(sort.with_expr(Expr::Column(column)))
+            }
+            _ => None,
+        });
+        shown.collect()
+    };
+    match plan {
+        LogicalPlan::Sort(sort) => sort.expr.clone(),
+        LogicalPlan::Limit(limit) => order_below(&limit.input),
+        LogicalPlan::Filter(filter) => order_below(&filter.input),
+        LogicalPlan::SubqueryAlias(alias) => {
+            let below = columns_of(&alias.input);
+            through(order_below(&alias.input), &|c| {
+                below.iter().position(|b| b == c)
+            })
+        }
+        LogicalPlan::Projection(p) => through(order_below(&p.input), &|c| {
+            let shows = |e: &Expr| match unalias(e) {
+                Expr::Column(shown) => shown == c,
+                _ => false,
+            };
+            p.expr.iter().position(shows)
+        }),
+        _ => vec![],
     }
 }
 

@@ -100,7 +100,7 @@ pub(crate) fn has_subquery(expr: &Expr) -> bool {
 }
 
 /// The expression under its aliases.
-pub(super) fn unalias(expr: &Expr) -> &Expr {
+pub(crate) fn unalias(expr: &Expr) -> &Expr {
     match expr {
         Expr::Alias(alias) => unalias(&alias.expr),
         e => e,

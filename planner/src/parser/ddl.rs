@@ -345,6 +345,8 @@ impl P<'_> {
     pub(super) fn drop(&mut self) -> Result<Statement> {
         self.need("drop")?;
         let kind = self.kind()?;
+        // Nobody waits for it anyway.
+        let _ = kind == ObjectKind::Index && self.take("concurrently");
         let if_exists = self.take("if exists");
         let names = self.names()?;
         let (mut cascade, mut purge) = (false, false);

@@ -375,6 +375,19 @@ impl TableState {
         }
     }
 
+    /// Adds up changes of like sizes, so that statement after statement on the same rows looks through few.
+    fn put_together(&mut self) {
+        let accepted = &mut self.accepted;
+        while let [.., before, last] = accepted.as_slice()
+            && are_put_together(before, last)
+        {
+            let both = consolidate(&last.schema(), &accepted[accepted.len() - 2..]);
+            accepted.truncate(accepted.len() - 2);
+            accepted.push(both);
+        }
+        self.uniques.iter_mut().for_each(UniqueState::put_together);
+    }
+
     /// Takes in changes without checking them.
     fn accept_own(&mut self, own: &[Delta]) -> Result<(), SqlError> {
         for delta in own {
@@ -474,6 +487,14 @@ pub fn tables_below(catalog: &Catalog, collection: CollectionId) -> Vec<Collecti
     out
 }
 
+/// Changed rows that are added up.
+const PUT_TOGETHER_ROWS_MAX: usize = 1 << 16;
+
+/// Whether the changes of a transaction's statements are added up with those before them: sizes double from the last to the first.
+pub(super) fn are_put_together(before: &Delta, last: &Delta) -> bool {
+    before.len() <= 2 * last.len() && before.len() + last.len() <= PUT_TOGETHER_ROWS_MAX
+}
+
 /// A transaction can't be placed after what others committed since it read.
 pub fn conflict() -> SqlError {
     SqlError::new(
@@ -535,6 +556,7 @@ impl OwnKeys {
             }
         }
         table.taken = rows;
+        table.state.put_together();
         table.state.check(delta).map(drop)
     }
 

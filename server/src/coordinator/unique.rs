@@ -17,7 +17,7 @@ use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::order_code::order_codes;
 use tidemill_zset::{ArrangementId, Delta, Diffs};
 
-use super::tables::arrow_error;
+use super::tables::{are_put_together, arrow_error};
 use crate::catalog::{Catalog, Detail, Object};
 use crate::pg::types::Column;
 use crate::reader::{key_first, store_error};
@@ -116,9 +116,14 @@ impl UniqueIndex {
             .iter()
             .map(|r| delta.diffs.get(*r as usize))
             .collect();
-        let net = consolidate(&self.key, &[Delta::new(keys, diffs)]);
+        Ok(self.net(&[Delta::new(keys, diffs)]))
+    }
+
+    /// Changes of keys, added up.
+    fn net(&self, changes: &[Delta]) -> Keys {
+        let net = consolidate(&self.key, changes);
         let codes = order_codes(net.rows.columns(), net.len());
-        Ok(Keys { net, codes })
+        Keys { net, codes }
     }
 
     /// Committed rows with one of the codes, as rows of the table.
@@ -216,6 +221,17 @@ impl UniqueState {
     pub fn accept(&mut self, changed: Keys) {
         self.touched.extend(&changed.codes);
         self.accepted.push(changed);
+    }
+
+    /// Adds up changes of like sizes.
+    pub fn put_together(&mut self) {
+        while let [.., before, last] = self.accepted.as_slice()
+            && are_put_together(&before.net, &last.net)
+        {
+            let both = self.index.net(&[before.net.clone(), last.net.clone()]);
+            self.accepted.truncate(self.accepted.len() - 2);
+            self.accepted.push(both);
+        }
     }
 
     /// Fails if a key would have two rows.

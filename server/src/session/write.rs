@@ -19,7 +19,8 @@ use super::transaction;
 use super::unique::{Other, conflict_of};
 use super::write_plan::Target;
 use super::write_rows::{
-    WithRows, Written, changes, concat, internal, part, side_by_side, with_others, written_by,
+    WithRows, Written, changes, concat, internal, part, side_by_side, which, with_others,
+    written_by,
 };
 use super::{ParamValue, Response, execution};
 use crate::numbers;
@@ -321,7 +322,7 @@ impl SqlSession {
         let take = |from: &RecordBatch, rows: Vec<u32>| {
             arrow::compute::take_record_batch(from, &UInt32Array::from(rows)).map_err(internal)
         };
-        let inserted = take(&rows, free)?;
+        let inserted = take(&rows, free.clone())?;
         let Some((update, params)) = update.filter(|_| !old.is_empty()) else {
             return Ok(Written {
                 delta: Delta::insert(inserted.clone()),
@@ -330,8 +331,7 @@ impl SqlSession {
         };
         let stored: Vec<&RecordBatch> = there.iter().map(|key| &key.rows).collect();
         let old = arrow::compute::interleave_record_batch(&stored, &old).map_err(internal)?;
-        let excluded = take(&rows, excluded)?;
-        let pairs = side_by_side(&old, &excluded)?;
+        let pairs = side_by_side(&old, &take(&rows, excluded.clone())?)?;
         let reader = WithRows {
             inner: snapshot.clone(),
             rows: pairs,
@@ -339,7 +339,16 @@ impl SqlSession {
         let batches = self.rows(update, params, reader)?;
         let batches: Vec<RecordBatch> = batches.try_collect().await?;
         let (changes, updated) = changes(object, &batches)?;
-        let rows = concat(object, &[inserted.clone(), updated])?;
+        // RETURNING has them in the order in which they were proposed.
+        let mut places = free;
+        places.extend(
+            which(&old, &batches)?
+                .into_iter()
+                .map(|pair| excluded[pair]),
+        );
+        let mut order: Vec<u32> = (0..places.len() as u32).collect();
+        order.sort_by_key(|row| places[*row as usize]);
+        let rows = take(&concat(object, &[inserted.clone(), updated])?, order)?;
         let delta = consolidate(&object.columns, &[Delta::insert(inserted), changes]);
         Ok(Written { delta, rows })
     }

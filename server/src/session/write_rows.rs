@@ -1,9 +1,11 @@
 //! The rows that a write has at hand: how plans read them, and the change that they mean.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use arrow::row::{RowConverter, SortField};
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::Statement;
 use tidemill_planner::query::{Condition, SnapshotReader, WRITTEN};
@@ -124,6 +126,29 @@ pub(super) fn changes(
     }
     let delta = tidemill_zset::consolidate::consolidate(&object.columns, &deltas);
     Ok((delta, concat(object, &rows)?))
+}
+
+/// Which of the rows `old` each row of the batches begins with.
+pub(super) fn which(old: &RecordBatch, batches: &[RecordBatch]) -> Result<Vec<usize>, SqlError> {
+    let given: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    if given == old.num_rows() && batches.len() == 1 {
+        return Ok((0..given).collect());
+    }
+    let fields = old.columns().iter();
+    let fields = fields.map(|c| SortField::new(c.data_type().clone()));
+    let converter = RowConverter::new(fields.collect()).map_err(internal)?;
+    let rows = converter.convert_columns(old.columns()).map_err(internal)?;
+    let places: HashMap<_, _> = rows.iter().zip(0..).collect();
+    let mut out = Vec::with_capacity(given);
+    for batch in batches {
+        let columns = &batch.columns()[..old.num_columns()];
+        let rows = converter.convert_columns(columns).map_err(internal)?;
+        out.extend(
+            rows.iter()
+                .map(|row| places.get(&row).copied().unwrap_or_default()),
+        );
+    }
+    Ok(out)
 }
 
 /// `rows` with what the plan, of which these are the `columns`, gives beside the table's: columns of other relations.

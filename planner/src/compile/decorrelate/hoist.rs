@@ -153,7 +153,8 @@ impl Found {
     }
 }
 
-fn columns(plan: &LogicalPlan) -> Vec<Expr> {
+/// The columns of a plan, as expressions.
+pub(super) fn columns(plan: &LogicalPlan) -> Vec<Expr> {
     plan.schema()
         .columns()
         .into_iter()

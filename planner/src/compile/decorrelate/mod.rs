@@ -5,13 +5,14 @@
 //! input). Those are joined here, before the rules see them: the subquery is computed for all values of the outer
 //! columns that it names, its [`domain`], and the result is joined back to the rows around it.
 //!
-//! [`branches`] joins those that must not fail where their value isn't needed. [`hoist`] first moves subqueries out of
+//! [`branches`] and [`guarded`] keep those from failing whose value isn't needed. [`hoist`] first moves subqueries out of
 //! nodes other than filters and projections; outer joins are [`outer_join`]'s where that isn't possible.
 //!
 //! SELECT and views use this alike.
 
 mod branches;
 mod domain;
+mod guarded;
 mod hoist;
 mod keys;
 pub(crate) mod names;
@@ -48,6 +49,10 @@ const OPTIMISED: usize = 1_000_000;
 /// Joins the subqueries of a bound plan that the rules can't be trusted with. Before anything else: rules check that outer
 /// columns are only where they know them.
 pub(crate) fn prepare(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let plan = match has_outer_reference(&plan)? {
+        true => guarded::guarded(plan)?,
+        false => plan,
+    };
     let plan = hoist(plan)?;
     match has_outer_reference(&plan)? {
         true => decorrelate(plan, false, &mut 0),
