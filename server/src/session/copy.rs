@@ -388,7 +388,7 @@ enum Missing {
     Number,
 }
 
-/// Reads rows for a table.
+/// The transaction that rows are copied in.
 struct OfTransaction {
     /// Where the rows wait for it.
     copied: Copied,
@@ -416,6 +416,7 @@ impl OfTransaction {
     }
 }
 
+/// Reads rows for a table.
 struct TableSink {
     handle: Handle,
     underway: Arc<Underway>,
