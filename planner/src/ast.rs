@@ -470,17 +470,22 @@ pub enum Statement {
     Move { cursor: String, count: Option<u64> },
     /// CLOSE c | ALL
     Close { cursor: Option<String> },
-    /// BEGIN, START TRANSACTION
-    Begin(TransactionModes),
+    /// BEGIN, or `start`: START TRANSACTION
+    Begin {
+        start: bool,
+        modes: TransactionModes,
+    },
+    /// SET ROLE and SET SESSION AUTHORIZATION; `name: None` = NONE, DEFAULT and RESET
+    SetRole { reset: bool, name: Option<String> },
     /// SET TRANSACTION; `session`: SET SESSION CHARACTERISTICS AS TRANSACTION
     SetTransaction {
         session: bool,
         modes: TransactionModes,
     },
-    /// COMMIT, END
-    Commit,
+    /// COMMIT, END; `chain`: and a transaction of the same modes begins
+    Commit { chain: bool },
     /// ROLLBACK, ABORT
-    Rollback,
+    Rollback { chain: bool },
     /// SAVEPOINT name
     Savepoint { name: String },
     /// RELEASE [SAVEPOINT] name

@@ -17,6 +17,23 @@ pub struct SqlError {
     pub hint: Option<String>,
     /// Where in the statement's text: characters, from 1.
     pub position: Option<usize>,
+    /// What it is about, for programs.
+    pub about: Option<Box<About>>,
+}
+
+/// Names that belong to an error, which clients look at rather than at its text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// Schema of the table.
+    pub schema: Option<String>,
+    /// Table whose rows it is about.
+    pub table: Option<String>,
+    /// Column of the table.
+    pub column: Option<String>,
+    /// Constraint that is violated; also a unique index.
+    pub constraint: Option<String>,
+    /// PostgreSQL's name of the place, where clients know an error by that.
+    pub routine: Option<&'static str>,
 }
 
 /// Result of this crate.
@@ -31,7 +48,20 @@ impl SqlError {
             detail: None,
             hint: None,
             position: None,
+            about: None,
         }
+    }
+
+    /// Changes what it is about.
+    pub fn about(mut self, change: impl FnOnce(&mut About)) -> Self {
+        change(self.about.get_or_insert_default());
+        self
+    }
+
+    /// `0A000`: a prepared statement would give other columns than it said. Drivers know it by its routine, and prepare it again.
+    pub fn outdated_plan() -> Self {
+        let e = SqlError::unsupported("cached plan must not change result type");
+        e.about(|a| a.routine = Some("RevalidateCachedQuery"))
     }
 
     /// Adds a detail.

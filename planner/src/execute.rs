@@ -31,10 +31,11 @@ use crate::catalog::Relation;
 use crate::compile::decorrelate;
 use crate::compile::join_rules::careful;
 use crate::error::{Result, SqlError, from_datafusion};
-use crate::functions::external;
+use crate::functions::{Time, external, time_of};
 use crate::interrupt::Interruptible;
 use crate::once;
 use crate::pieces::PiecesExec;
+use crate::query::SessionContextInfo;
 use crate::query::{ResultStream, Rows, SnapshotReader};
 use crate::tree::{PlanTree, Tree};
 
@@ -358,23 +359,25 @@ fn results(
 }
 
 /// The expression with `now()` replaced.
-pub(crate) fn with_now(e: Expr, now: &ScalarValue) -> Result<Expr> {
+pub(crate) fn with_times(e: Expr, session: &SessionContextInfo) -> Result<Expr> {
+    let literal = |at: i64| {
+        let at = ScalarValue::TimestampMicrosecond(Some(at), Some(UTC.into()));
+        Expr::Literal(at, None)
+    };
     e.change_up(&mut |e| {
-        Ok(match &e {
-            Expr::ScalarFunction(f) if f.func.name() == "now" => {
-                Transformed::yes(Expr::Literal(now.clone(), None))
-            }
-            _ => Transformed::no(e),
+        Ok(match time_of(&e) {
+            Some(Time::Transaction) => Transformed::yes(literal(session.now)),
+            Some(Time::Statement) => Transformed::yes(literal(session.statement)),
+            None => Transformed::no(e),
         })
     })
     .map(|t| t.data)
     .map_err(|e| from_datafusion(&e))
 }
 
-/// The plan at a time, microseconds since the Unix epoch.
-pub(crate) fn at_time(plan: LogicalPlan, now: i64) -> Result<LogicalPlan> {
-    let now = ScalarValue::TimestampMicrosecond(Some(now), Some(UTC.into()));
-    map_exprs(plan, &|e| with_now(e, &now))
+/// The plan at the session's times.
+pub(crate) fn at_time(plan: LogicalPlan, session: &SessionContextInfo) -> Result<LogicalPlan> {
+    map_exprs(plan, &|e| with_times(e, session))
 }
 
 /// The plan with values for its parameters.

@@ -24,6 +24,7 @@ pub mod functions;
 pub mod interrupt;
 pub mod names;
 mod once;
+pub mod origins;
 mod parser;
 mod physical;
 mod pieces;

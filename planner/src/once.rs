@@ -6,6 +6,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering as AtomicOrdering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -28,6 +29,11 @@ use datafusion_expr::{Expr, LogicalPlan, UserDefinedLogicalNode, UserDefinedLogi
 use futures::{TryStreamExt, stream};
 use tokio::sync::OnceCell;
 
+use crate::compile::decorrelate::names::subquery_of;
+use crate::compile::rules::has_outer_reference;
+use crate::functions::time_of;
+use crate::tree::{PlanTree, Tree};
+
 /// See the module.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Once {
@@ -43,6 +49,42 @@ impl Once {
             node: Arc::new(Once { number, input }),
         })
     }
+}
+
+/// `plan`, to be put into several places that must have the same rows.
+pub(crate) fn same_rows(plan: &LogicalPlan) -> Result<LogicalPlan> {
+    static NUMBERS: AtomicUsize = AtomicUsize::new(0);
+    if !is_volatile(plan)? || has_outer_reference(plan)? {
+        return Ok(plan.clone());
+    }
+    // Those of common table expressions count from the other end.
+    let number = usize::MAX - NUMBERS.fetch_add(1, AtomicOrdering::Relaxed);
+    Ok(Once::plan(number, plan.clone()))
+}
+
+/// Whether a function of the expression, or of a subquery in it, may give another value each time it is called.
+pub(crate) fn is_volatile_value(e: &Expr) -> Result<bool> {
+    e.any(&mut |e| match e {
+        // The time of the statement is put in before it runs.
+        e if time_of(e).is_some() => Ok(false),
+        e if e.is_volatile_node() => Ok(true),
+        e => subquery_of(e).map_or(Ok(false), |s| is_volatile(&s.subquery)),
+    })
+}
+
+/// The same of a plan.
+pub(crate) fn is_volatile(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.walk_all(&mut |node| {
+        for e in node.expressions() {
+            found |= is_volatile_value(&e)?;
+        }
+        Ok(match found {
+            true => TreeNodeRecursion::Stop,
+            false => TreeNodeRecursion::Continue,
+        })
+    })?;
+    Ok(found)
 }
 
 impl Hash for Once {

@@ -12,6 +12,7 @@ mod index;
 mod locks;
 mod nested_joins;
 mod numbering;
+mod options;
 mod precedence;
 mod session;
 pub(crate) mod spelling;
@@ -25,7 +26,7 @@ use sqlparser::ast::{Ident, ObjectName, ObjectNamePart};
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, TokenizerError};
 
-use crate::ast::{Name, Options, Parsed, Statement, Subscribe, SubscribeTarget};
+use crate::ast::{Name, Parsed, Statement, Subscribe, SubscribeTarget};
 use crate::error::{Result, SqlError};
 
 /// Nesting of expressions and queries that is still parsed.
@@ -374,82 +375,6 @@ impl<'a> P<'a> {
         }
     }
 
-    /// An option's value: a string, a number or words, as text.
-    fn option_value(&mut self) -> Result<String> {
-        let t = self.p.peek_token().token;
-        match t {
-            Token::SingleQuotedString(_)
-            | Token::EscapedStringLiteral(_)
-            | Token::DollarQuotedString(_) => self.string(),
-            Token::Minus | Token::Plus => {
-                self.p.next_token();
-                let rest = self.option_value()?;
-                Ok(if t == Token::Minus {
-                    format!("-{rest}")
-                } else {
-                    rest
-                })
-            }
-            Token::Number(n, _) => {
-                self.p.next_token();
-                Ok(n)
-            }
-            Token::Word(w) => {
-                self.p.next_token();
-                if w.quote_style.is_none() && w.value.eq_ignore_ascii_case("interval") {
-                    return self.string();
-                }
-                Ok(if w.quote_style.is_some() {
-                    w.value
-                } else {
-                    w.value.to_lowercase()
-                })
-            }
-            _ => self.unexpected(),
-        }
-    }
-
-    /// `WITH (a = 'x', b.c = 1, d)`, or nothing. The server judges names and values.
-    fn with_options(&mut self) -> Result<Options> {
-        if !(self.peek_is(0, "with") && self.p.peek_nth_token(1).token == Token::LParen) {
-            return Ok(Options::new());
-        }
-        self.p.next_token();
-        self.option_list()
-    }
-
-    fn option_list(&mut self) -> Result<Options> {
-        self.need_token(&Token::LParen)?;
-        let mut out = Options::new();
-        while !self.token(&Token::RParen) {
-            let mut key = match self.p.peek_token().token {
-                Token::SingleQuotedString(_) => self.string()?,
-                _ => self.ident()?,
-            };
-            while self.token(&Token::Period) {
-                key = format!("{key}.{}", self.ident()?);
-            }
-            let bare = matches!(self.p.peek_token().token, Token::Comma | Token::RParen);
-            let value = if bare {
-                "true".to_string()
-            } else {
-                self.token(&Token::Eq);
-                self.option_value()?
-            };
-            if out.insert(key.to_lowercase(), value).is_some() {
-                return Err(SqlError::new(
-                    "42601",
-                    format!("option \"{key}\" given more than once"),
-                ));
-            }
-            if !self.token(&Token::Comma) {
-                self.need_token(&Token::RParen)?;
-                break;
-            }
-        }
-        Ok(out)
-    }
-
     fn query(&mut self) -> Result<Box<sqlparser::ast::Query>> {
         if self.peek_is(0, "table") {
             return self.table_query();
@@ -527,26 +452,23 @@ impl<'a> P<'a> {
         }
     }
 
-    /// A query; with `AS OF t` at its end. `SELECT … INTO t` is CREATE TABLE AS. `WITH … INSERT` is the INSERT of a query with that WITH,
-    /// and UPDATE and DELETE are changes whose queries have it.
+    /// A query; with `AS OF t` at its end. `SELECT … INTO t` is CREATE TABLE AS. `WITH … INSERT`, UPDATE and DELETE are
+    /// changes whose queries have it.
     fn select(&mut self) -> Result<Statement> {
         let Some(cut) = self.find_as_of() else {
             let mut query = self.query()?;
-            if let sqlparser::ast::SetExpr::Insert(sqlparser::ast::Statement::Insert(insert)) =
-                query.body.as_mut()
-                && let Some(source) = &mut insert.source
-                && source.with.is_none()
-            {
-                source.with = query.with.take();
-                return Ok(Statement::Insert(Box::new(insert.clone())));
-            }
             if let (
                 Some(with),
-                sqlparser::ast::SetExpr::Update(change) | sqlparser::ast::SetExpr::Delete(change),
+                sqlparser::ast::SetExpr::Insert(change)
+                | sqlparser::ast::SetExpr::Update(change)
+                | sqlparser::ast::SetExpr::Delete(change),
             ) = (&query.with, query.body.as_mut())
             {
                 with_change::distribute(with, change);
                 match change {
+                    sqlparser::ast::Statement::Insert(insert) => {
+                        return Ok(Statement::Insert(Box::new(insert.clone())));
+                    }
                     s @ sqlparser::ast::Statement::Update(_) => {
                         return Ok(Statement::Update(Box::new(s.clone())));
                     }

@@ -15,7 +15,7 @@ use datafusion_expr::{Expr, LogicalPlan, TableScan};
 use futures::stream::BoxStream;
 use sqlparser::ast;
 use tidemill_zset::CollectionId;
-use tidemill_zset::schema::{SqlType, UTC};
+use tidemill_zset::schema::SqlType;
 
 use crate::bind::dml::evaluate;
 use crate::bind::expr::Ctx;
@@ -30,6 +30,7 @@ use crate::compile::{decorrelate, order};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::execute;
 pub use crate::execute::{CollectionTable, limit_query_memory};
+use crate::origins;
 use crate::walk;
 
 /// What a statement knows of the session that runs it.
@@ -43,8 +44,10 @@ pub struct SessionContextInfo {
     pub search_path: Vec<String>,
     /// `TimeZone`, an IANA name or `UTC`.
     pub time_zone: String,
-    /// `now()`: the statement's (transaction's) start, microseconds since the Unix epoch.
+    /// `now()`: the start of the transaction, or of a statement outside of one, microseconds since the Unix epoch.
     pub now: i64,
+    /// `statement_timestamp()`: the start of the statement.
+    pub statement: i64,
     /// Other settings by lower-case name, for `current_setting`.
     pub variables: std::collections::BTreeMap<String, String>,
 }
@@ -57,6 +60,7 @@ impl Default for SessionContextInfo {
             search_path: vec!["public".into()],
             time_zone: "UTC".into(),
             now: 0,
+            statement: 0,
             variables: Default::default(),
         }
     }
@@ -100,6 +104,8 @@ pub struct QueryPlan {
     pub logical: LogicalPlan,
     /// The output as users see it: names, types (see `tidemill_zset::schema`).
     pub columns: SchemaRef,
+    /// The same with what is known of where each column comes from (see [`crate::origins`]).
+    pub described: SchemaRef,
     /// Types of `$1`, `$2`, …
     pub params: Vec<Field>,
     /// Collections that are read, each once.
@@ -264,11 +270,15 @@ impl Planner {
             .iter()
             .map(|c| c.ty.field(&c.name, true))
             .collect::<Vec<_>>();
+        let columns: SchemaRef = Arc::new(Schema::new(columns));
+        let of: Vec<_> = rel.cols.iter().map(|c| c.column.clone()).collect();
+        let described = origins::described(&rel.plan, &of, &facts.origins, &columns);
         Ok(QueryPlan {
+            described,
             logical: decorrelate::prepare(output(rel)?)
                 .and_then(order::canonical)
                 .map_err(|e| from_datafusion(&e))?,
-            columns: Arc::new(Schema::new(columns)),
+            columns,
             params: facts
                 .params
                 .iter()
@@ -348,8 +358,7 @@ impl Planner {
                 (t.expr, t.ty)
             }
         };
-        let now = ScalarValue::TimestampMicrosecond(Some(session.now), Some(UTC.into()));
-        let value = evaluate(&execute::with_now(e, &now)?)?;
+        let value = evaluate(&execute::with_times(e, session)?)?;
         Ok((value, ty.field(to.map_or("", |f| f.name()), true)))
     }
 }
@@ -393,7 +402,7 @@ impl QueryPlan {
     /// The logical plan after DataFusion's optimiser. Scans keep pushed-down filters only as hints: the
     /// `Filter` nodes stay.
     pub fn optimised(&self) -> Result<LogicalPlan> {
-        let logical = execute::at_time(self.logical.clone(), self.session.now)?;
+        let logical = execute::at_time(self.logical.clone(), &self.session)?;
         let state = execute::state(None);
         decorrelate::optimise(logical, &|plan| state.optimize(&plan))
             .map_err(|e| from_datafusion(&e))
@@ -431,7 +440,7 @@ impl QueryPlan {
         if let Some(physical) = self.kept.get() {
             return Ok(execute::run_again(physical, self.columns.clone(), reader));
         }
-        let logical = execute::at_time(self.logical.clone(), self.session.now)?;
+        let logical = execute::at_time(self.logical.clone(), &self.session)?;
         let keep = (!self.uses_now && self.volatile.is_none()).then(|| self.kept.clone());
         Ok(execute::run(logical, keep, self.columns.clone(), reader))
     }

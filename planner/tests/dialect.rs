@@ -306,7 +306,7 @@ impl Db {
             }
             Statement::Set { .. }
             | Statement::Begin { .. }
-            | Statement::Commit
+            | Statement::Commit { .. }
             | Statement::Empty => Ok(vec![]),
             other => Err(SqlError::unsupported(format!(
                 "not in this test: {other:?}"

@@ -78,6 +78,10 @@ pub fn split_insert(sql: &str) -> Vec<String> {
     let Some(values) = upper.find("VALUES") else {
         return whole();
     };
+    // `(VALUES …)` is a query.
+    if upper[..values].trim_end().ends_with('(') {
+        return whole();
+    }
     let (head, tail) = sql.split_at(values + "VALUES".len());
     let (mut rows, mut depth, mut quoted, mut start) = (Vec::new(), 0, false, 0);
     for (at, c) in tail.char_indices() {
@@ -125,6 +129,7 @@ mod tests {
             "INSERT INTO t SELECT 1",
             "DELETE FROM t",
             "INSERT INTO t VALUES (1), (2) RETURNING a",
+            "INSERT INTO t (VALUES (1), (2))",
         ] {
             assert_eq!(split_insert(whole), [whole]);
         }

@@ -8,6 +8,8 @@ use arrow::compute;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
+use crate::buffers::concat_batches;
+
 /// The multiplicities of a delta's rows. `Ones` is the common case of pure insertion and
 /// costs nothing to store, to ship or to multiply.
 #[derive(Clone, Debug)]
@@ -154,7 +156,7 @@ impl Delta {
         if deltas.len() == 1 {
             return Ok(deltas[0].clone());
         }
-        let rows = compute::concat_batches(schema, deltas.iter().map(|d| &d.rows))?;
+        let rows = concat_batches(schema, deltas.iter().map(|d| &d.rows))?;
         let ones = deltas.iter().all(|d| matches!(d.diffs, Diffs::Ones));
         let diffs = if ones {
             Diffs::Ones

@@ -3,6 +3,7 @@
 //! Everything here is plain data and pure functions: no I/O, no threads, no clock.
 //! Read in this order: [`ids`], [`delta`], [`hash`], [`order_code`], [`consolidate`], [`codec`], [`schema`].
 
+pub mod buffers;
 pub mod codec;
 pub mod consolidate;
 pub mod delta;

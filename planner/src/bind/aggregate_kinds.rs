@@ -11,6 +11,7 @@ use super::calls::no_function;
 use super::types::{is_integer, is_number, number_rank};
 use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
+use crate::functions::cast::Context;
 use crate::functions::{aggregate as own, extremes, moments, rows};
 
 /// A resolved aggregate: the function, its arguments, the type it gives, and what is done with its result.
@@ -113,8 +114,20 @@ impl Binder<'_> {
                 let count = agg::count::count_udaf();
                 Ok(Resolved::new(count, vec![value], SqlType::Int8))
             }
-            "sum" => sum(name, first, own::sum(), "interval_sum_of"),
-            "avg" => sum(name, first, own::avg(), "interval_avg_of"),
+            "sum" | "avg" => {
+                // A time has an implicit cast to interval.
+                let first = match first.ty {
+                    SqlType::Time if !first.unknown => {
+                        let to = SqlType::Interval;
+                        Typed::new(self.cast(first, &to, Context::Explicit)?, to)
+                    }
+                    _ => first,
+                };
+                match name {
+                    "sum" => sum(name, first, own::sum(), "interval_sum_of"),
+                    _ => sum(name, first, own::avg(), "interval_avg_of"),
+                }
+            }
             "min" | "max" => self.min_or_max(name, first),
             "bool_and" | "every" | "bool_or" => {
                 let value = self.implicit(&first, &SqlType::Bool).map_err(|_| none())?;

@@ -308,15 +308,6 @@ impl Binder<'_> {
             guard(&filter, r.args.iter_mut());
             return Ok((r, false, filter, vec![]));
         }
-        if r.ordered && order.is_empty() {
-            // Without an order the result would depend on chance.
-            order = r
-                .args
-                .iter()
-                .take(1)
-                .map(|e| Sort::new(e.clone(), true, false))
-                .collect();
-        }
         if matches!(
             name,
             "sum" | "count" | "avg" | "min" | "max" | "bool_and" | "bool_or" | "every"

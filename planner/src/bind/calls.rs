@@ -15,7 +15,7 @@ use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::functions::registry::{self, Arg, Overload, Ret};
 use crate::functions::shared::shared;
-use crate::functions::{call, registry::CallTypes};
+use crate::functions::{Time, call, registry::CallTypes};
 use crate::parser::fold;
 
 impl Binder<'_> {
@@ -326,9 +326,13 @@ impl Binder<'_> {
     /// now() and its relatives: calls that the executor replaces by the statement's time.
     fn clock(&self, name: &str) -> Result<Typed> {
         self.uses_now();
+        let of = match name {
+            "statement_timestamp" | "clock_timestamp" => Time::Statement,
+            _ => Time::Transaction,
+        };
         let now = call(
-            "now",
-            "now".into(),
+            of.function(),
+            of.function().into(),
             std::sync::Arc::new(|_| {
                 Err(crate::functions::external(SqlError::unsupported(
                     "now() can't be evaluated here",
@@ -518,6 +522,34 @@ impl Binder<'_> {
 
     /// Functions whose result type depends on the digits of their arguments.
     fn number_function(&self, name: &str, args: &[Typed]) -> Result<Option<Typed>> {
+        // What has no type is a number, where there is no such function of anything else.
+        let unknown = match (name, args.len()) {
+            ("round" | "trunc", 2) | ("trim_scale", 1) => 1,
+            ("div", 2) => 2,
+            _ => 0,
+        };
+        let mut args = args.to_vec();
+        // Of a numeric these give a numeric in PostgreSQL, and double precision here.
+        let of_numeric = |a: &Typed| match &a.expr {
+            Expr::ScalarFunction(f) => {
+                matches!(
+                    f.name(),
+                    "sqrt" | "exp" | "ln" | "log" | "log10" | "power" | "pow"
+                )
+            }
+            _ => false,
+        };
+        if let (("round" | "trunc", 2), Some(a)) = ((name, args.len()), args.first_mut())
+            && a.ty == SqlType::Float8
+            && of_numeric(a)
+        {
+            let ty = SqlType::Numeric(0, super::types::SCALE_DEFAULT);
+            *a = Typed::new(self.cast(a.clone(), &ty, Context::Explicit)?, ty);
+        }
+        for a in args.iter_mut().take(unknown).filter(|a| a.unknown) {
+            let ty = self.open_numeric(a, SqlType::Numeric(0, super::types::SCALE_DEFAULT));
+            *a = Typed::new(self.settle(a, &ty, Context::Explicit)?, ty);
+        }
         let Some(first) = args.first() else {
             return Ok(None);
         };
@@ -662,7 +694,13 @@ fn element_of(o: &Overload, args: &[Typed]) -> Option<SqlType> {
 
 /// Whether the call has IGNORE NULLS.
 pub(super) fn ignores_nulls(f: &ast::Function) -> bool {
-    f.null_treatment == Some(ast::NullTreatment::IgnoreNulls)
+    let ignored = ast::NullTreatment::IgnoreNulls;
+    let within = |c: &ast::FunctionArgumentClause| match c {
+        ast::FunctionArgumentClause::IgnoreOrRespectNulls(n) => *n == ignored,
+        _ => false,
+    };
+    f.null_treatment == Some(ignored)
+        || matches!(&f.args, ast::FunctionArguments::List(l) if l.clauses.iter().any(within))
 }
 
 /// How well an overload fits; less is better, `None` not at all.

@@ -122,6 +122,7 @@ impl Binder<'_> {
 
     /// `t::to`, or (`Context::Assignment`) the value for a column of type `to`.
     pub(crate) fn cast(&self, t: Typed, to: &SqlType, context: Context) -> Result<Expr> {
+        let t = self.with_digits_of(t, to);
         if t.unknown {
             let base = without_length(to);
             if base != *to
@@ -142,6 +143,24 @@ impl Binder<'_> {
             return Err(cast::no_cast(&t.ty, to));
         }
         Ok(cast::cast(t.expr, &t.ty, to, context, self.zone()))
+    }
+
+    /// A parameter that was declared numeric, and has thus as many decimals as any, with those of `to`, which alone it is for.
+    fn with_digits_of(&self, t: Typed, to: &SqlType) -> Typed {
+        match (&t.expr, &t.ty, to) {
+            (Expr::Placeholder(p), SqlType::Numeric(0, SCALE_DEFAULT), SqlType::Numeric(_, s))
+                if !t.unknown && *s > SCALE_DEFAULT =>
+            {
+                let n: usize = p.id.trim_start_matches('$').parse().unwrap_or(0);
+                if !self.is_named_once(n) {
+                    return t;
+                }
+                let wide = SqlType::Numeric(0, *s);
+                self.set_param_type(n, &wide);
+                Typed::new(placeholder(n, &wide), wide)
+            }
+            _ => t,
+        }
     }
 
     /// The value for the column `name` of a table.

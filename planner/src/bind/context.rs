@@ -27,7 +27,7 @@ pub(crate) struct Ctx<'c> {
 }
 
 /// What of a condition's value matters.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Truth {
     /// True, false and NULL are three values.
     Value,

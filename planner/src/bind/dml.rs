@@ -65,6 +65,7 @@ impl Binder<'_> {
         table: &Relation,
         defaults: &[Option<ColumnDefault>],
     ) -> Result<Rel> {
+        super::foreign::insert(i)?;
         let fields = table.columns.fields();
         if fields.is_empty() {
             return Err(SqlError::unsupported(
@@ -253,6 +254,7 @@ impl Binder<'_> {
         let ast::Statement::Update(u) = s else {
             return Err(SqlError::internal("not an UPDATE"));
         };
+        super::foreign::update(u)?;
         let ctes = Ctes::new();
         let mut from = vec![u.table.clone()];
         match &u.from {
@@ -399,6 +401,7 @@ impl Binder<'_> {
     }
 
     pub(crate) fn delete(&self, d: &ast::Delete, table: &Relation) -> Result<Rel> {
+        super::foreign::delete(d)?;
         let ctes = Ctes::new();
         let (FromTable::WithFromKeyword(own) | FromTable::WithoutKeyword(own)) = &d.from;
         let mut from: Vec<TableWithJoins> = own.clone();

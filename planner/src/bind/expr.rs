@@ -18,6 +18,9 @@ use crate::functions::{arith, parse};
 use crate::parser::spelling::SYMMETRIC;
 use crate::parser::{parts, position};
 
+/// A subquery's text, what of its truth matters, and whether it is a condition of WHERE.
+pub(crate) type Written = (String, Truth, bool);
+
 /// Calls that are computed by a node of their own, gathered while expressions are bound. A call's place
 /// is taken by a marker column, whose qualifier says which list it is in.
 #[derive(Default)]
@@ -26,6 +29,8 @@ pub(crate) struct Calls {
     pub windows: Vec<(Expr, SqlType)>,
     /// Set-returning calls: an expression that gives a list, and the type of an element.
     pub sets: Vec<(Expr, SqlType)>,
+    /// Subqueries as they are written, and where, with what they became: one that is written again is the same value.
+    pub subqueries: Vec<(Written, Typed)>,
 }
 
 /// Bytes of stack below which more is taken, and how many.
@@ -239,13 +244,7 @@ impl Binder<'_> {
                 list,
                 negated,
             } => self.in_list(c, expr, list, *negated),
-            E::InSubquery {
-                expr,
-                subquery,
-                negated,
-            } => self.in_subquery(c, expr, subquery, *negated),
-            E::Exists { subquery, negated } => self.exists(c, subquery, *negated),
-            E::Subquery(q) => self.scalar_subquery(c, q),
+            E::InSubquery { .. } | E::Exists { .. } | E::Subquery(_) => self.subquery_once(c, e),
             E::AnyOp {
                 left,
                 compare_op,
@@ -330,11 +329,13 @@ impl Binder<'_> {
                 let to = SqlType::Numeric(precision, scale);
                 Ok(Typed::new(self.cast(t, &to, Context::Explicit)?, to))
             }
-            E::Ceil { expr, .. } => {
+            E::Ceil { expr, field } => {
+                super::foreign::rounded(field)?;
                 let x = self.expr(c, expr)?;
                 self.function("ceil", vec![x], None)
             }
-            E::Floor { expr, .. } => {
+            E::Floor { expr, field } => {
+                super::foreign::rounded(field)?;
                 let x = self.expr(c, expr)?;
                 self.function("floor", vec![x], None)
             }
@@ -383,7 +384,10 @@ impl Binder<'_> {
                 let mut args = vec![self.expr(c, expr)?];
                 if let Some(w) = trim_what {
                     args.push(self.expr(c, w)?);
-                } else if let Some([w]) = trim_characters.as_deref() {
+                } else if let Some(characters) = trim_characters.as_deref() {
+                    let [w] = characters else {
+                        return Err(super::calls::arity("trim"));
+                    };
                     args.push(self.expr(c, w)?);
                 }
                 self.function(name, args, None)
@@ -454,7 +458,10 @@ impl Binder<'_> {
                     SqlError::new("42601", format!("syntax error at or near \"{p}\""))
                 })?;
                 match self.param_type(n) {
-                    Some(ty) => Typed::new(super::coerce::placeholder(n, &ty), ty),
+                    Some(ty) => {
+                        self.name_param(n);
+                        Typed::new(super::coerce::placeholder(n, &ty), ty)
+                    }
                     None => Typed {
                         expr: super::coerce::placeholder(n, &SqlType::Text),
                         ty: SqlType::Text,
@@ -501,7 +508,7 @@ impl Binder<'_> {
     }
 
     /// `::numeric` of a value whose scale is known.
-    fn open_numeric(&self, t: &Typed, default: SqlType) -> SqlType {
+    pub(super) fn open_numeric(&self, t: &Typed, default: SqlType) -> SqlType {
         if t.unknown {
             if let Expr::Literal(ScalarValue::Utf8View(Some(s)), _) = &t.expr
                 && let Some((_, scale)) = parse::decimal_parts(s)

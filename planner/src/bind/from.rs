@@ -183,6 +183,7 @@ impl Binder<'_> {
         constraint: &JoinConstraint,
         ctes: &Ctes,
     ) -> Result<Joined<'o>> {
+        super::foreign::relation(factor)?;
         if let Some((name, args, alias, ordinality)) = table_function(factor) {
             let loops = left.plan.is_none()
                 || match (kind, constraint) {
@@ -567,6 +568,7 @@ impl Binder<'_> {
             renamed(rel, alias)?
         } else {
             let mut rel = self.aliased(rel, &qualifier, None)?;
+            self.are_columns_of(&r, &rel.cols);
             for (c, f) in rel.cols.iter_mut().zip(r.columns.fields()) {
                 c.name = f.name().clone();
             }
@@ -619,6 +621,7 @@ impl Binder<'_> {
                 column: Column::new(Some(table.clone()), r.planned_name(i)),
             })
             .collect();
+        self.are_columns_of(r, &cols);
         // Types that expressions don't know, such as Utf8, become those they do.
         if fields
             .iter()

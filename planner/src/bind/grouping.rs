@@ -16,6 +16,7 @@ use super::outer_aggregates::outer_call;
 use super::scope::Scope;
 use super::{Binder, Typed, builder, columns_of, df, fit, project};
 use crate::compile::decorrelate::names::{replace_outer, subquery_of, with_subquery};
+use crate::compile::own_order::ordered_aggregates;
 use crate::error::{Result, SqlError};
 use crate::functions::shared::{self, SHARED};
 use crate::parser::fold;
@@ -91,7 +92,7 @@ impl Binder<'_> {
                     all
                 }
                 E::Tuple(es) => {
-                    sets = product(sets, &each(std::slice::from_ref(es), &mut one)?)?;
+                    sets = product(sets, &each(&[flat(es)], &mut one)?)?;
                     continue;
                 }
                 e => {
@@ -210,6 +211,7 @@ impl Binder<'_> {
             })
             .collect();
         let mut functions = Vec::new();
+        let (mut plan, calls) = df(ordered_aggregates(plan, calls))?;
         for (call, ty) in &calls {
             let Expr::AggregateFunction(a) = call else {
                 return Err(SqlError::internal("not an aggregate"));
@@ -222,7 +224,6 @@ impl Binder<'_> {
             }
             functions.push((Expr::AggregateFunction(a), ty.clone()));
         }
-        let mut plan = plan;
         let constants: Vec<(Expr, Expr)> = keys
             .iter()
             .filter(|(g, _)| matches!(g, Expr::Literal(..)))
@@ -485,6 +486,15 @@ fn cube(groups: &[Vec<Expr>]) -> Result<Vec<Vec<Expr>>> {
                 .collect()
         })
         .collect())
+}
+
+/// The fields of a row, and of rows in it.
+fn flat(row: &[E]) -> Vec<E> {
+    let fields = row.iter().map(|e| match e {
+        E::Tuple(row) => flat(row),
+        e => vec![e.clone()],
+    });
+    fields.flatten().collect()
 }
 
 /// Every set of `a` with every set of `b`.

@@ -13,6 +13,7 @@ mod context;
 pub(crate) mod dml;
 pub(crate) mod expr;
 mod factors;
+mod foreign;
 pub(crate) mod from;
 mod from_functions;
 pub(crate) mod grouping;
@@ -45,10 +46,11 @@ use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection};
 use tidemill_zset::CollectionId;
 use tidemill_zset::schema::SqlType;
 
-use crate::catalog::CatalogView;
+use crate::catalog::{CatalogView, Relation};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::functions::shared::shared;
 use crate::interrupt;
+use crate::origins::{Origin, Origins};
 use crate::query::SessionContextInfo;
 
 /// An expression with its SQL type.
@@ -129,6 +131,9 @@ struct Found {
     qualifiers: HashMap<String, usize>,
     counter: usize,
     views: Vec<String>,
+    origins: Origins,
+    /// How often each parameter was named once its type was known.
+    named_params: HashMap<usize, usize>,
 }
 
 /// Binds one statement.
@@ -154,6 +159,8 @@ pub(crate) struct Facts {
     pub inputs: Vec<CollectionId>,
     pub uses_now: bool,
     pub volatile: Option<String>,
+    /// Of the columns of the relations that are named.
+    pub origins: Origins,
 }
 
 /// Nesting of expressions that is still bound.
@@ -189,6 +196,21 @@ impl<'a> Binder<'a> {
             inputs: f.inputs,
             uses_now: f.uses_now,
             volatile: f.volatile,
+            origins: f.origins,
+        }
+    }
+
+    /// Notes that `columns` are those of a relation, in order.
+    pub(crate) fn are_columns_of(&self, relation: &Relation, columns: &[RelCol]) {
+        if relation.oid == 0 {
+            return;
+        }
+        let mut found = self.found.borrow_mut();
+        for (c, number) in columns.iter().zip(1..) {
+            let oid = relation.oid;
+            found
+                .origins
+                .insert(c.column.clone(), Origin { oid, number });
         }
     }
 
@@ -281,6 +303,16 @@ impl<'a> Binder<'a> {
         self.found.borrow_mut().params[n - 1] = Some(t.clone());
     }
 
+    /// Notes that the parameter `n` is named with its type.
+    pub(crate) fn name_param(&self, n: usize) {
+        *self.found.borrow_mut().named_params.entry(n).or_default() += 1;
+    }
+
+    /// Whether the parameter `n` was named once only so far, so that its type may become another one.
+    pub(crate) fn is_named_once(&self, n: usize) -> bool {
+        self.found.borrow().named_params.get(&n) == Some(&1)
+    }
+
     /// One level of nesting more, until the guard is dropped.
     pub(crate) fn deeper(&self) -> Result<Level<'_>> {
         interrupt::check_level()?;
@@ -306,6 +338,14 @@ pub(crate) fn df<T>(r: datafusion_common::Result<T>) -> Result<T> {
 /// A projection. Columns keep their qualified names, other expressions must carry an alias.
 pub(crate) fn project(plan: LogicalPlan, exprs: Vec<Expr>) -> Result<LogicalPlan> {
     df(Projection::try_new(exprs, Arc::new(plan)).map(LogicalPlan::Projection))
+}
+
+/// `columns` of a plan that may have more.
+pub(crate) fn only(plan: LogicalPlan, columns: Vec<Column>) -> Result<LogicalPlan> {
+    match plan.schema().fields().len() == columns.len() {
+        true => Ok(plan),
+        false => project(plan, columns.into_iter().map(Expr::Column).collect()),
+    }
 }
 
 pub(crate) fn filter(plan: LogicalPlan, predicate: Expr) -> Result<LogicalPlan> {

@@ -503,23 +503,65 @@ impl Binder<'_> {
             )
             .hint("Join it, or make an array of it."));
         }
-        let value = self.padded(self.expr(c, e)?)?;
-        let array = SqlType::Array(Box::new(SqlType::Text));
+        let value = self.expr(c, e)?;
         let patterns = self.expr(c, patterns)?;
-        let patterns = Typed::new(self.implicit(&patterns, &array)?, array);
         let escape = match escape.as_ref() {
-            Some(escape) => self.expr(c, &E::Value(escape.clone()))?,
-            None => Typed::new(
-                super::literal(ScalarValue::Utf8View(Some("\\".into()))),
-                SqlType::Text,
-            ),
+            Some(escape) => Some(self.expr(c, &E::Value(escape.clone()))?),
+            None => None,
         };
         let each = Each {
             any,
             insensitive,
             negated,
+            regex: false,
         };
+        self.matches_each(each, value, patterns, escape)
+    }
+
+    /// A text beside an array of patterns.
+    fn matches_each(
+        &self,
+        each: Each,
+        value: Typed,
+        patterns: Typed,
+        escape: Option<Typed>,
+    ) -> Result<Typed> {
+        let value = self.padded(value)?;
+        let array = SqlType::Array(Box::new(SqlType::Text));
+        let patterns = Typed::new(self.implicit(&patterns, &array)?, array);
+        let escape = escape.unwrap_or_else(|| {
+            let backslash = super::literal(ScalarValue::Utf8View(Some("\\".into())));
+            Typed::new(backslash, SqlType::Text)
+        });
         self.function(each.function(), vec![value, patterns, escape], None)
+    }
+
+    /// `x ~ ANY (…)` and the like, with an array of patterns. `None`: the operator has no patterns.
+    pub(super) fn patterns_each(
+        &self,
+        op: &B,
+        any: bool,
+        value: &Typed,
+        patterns: &Typed,
+    ) -> Option<Result<Typed>> {
+        let (regex, insensitive, negated) = match op {
+            B::PGRegexMatch => (true, false, false),
+            B::PGRegexIMatch => (true, true, false),
+            B::PGRegexNotMatch => (true, false, true),
+            B::PGRegexNotIMatch => (true, true, true),
+            B::PGLikeMatch => (false, false, false),
+            B::PGILikeMatch => (false, true, false),
+            B::PGNotLikeMatch => (false, false, true),
+            B::PGNotILikeMatch => (false, true, true),
+            _ => return None,
+        };
+        let each = Each {
+            any,
+            insensitive,
+            negated,
+            regex,
+        };
+        Some(self.matches_each(each, value.clone(), patterns.clone(), None))
     }
 
     pub(crate) fn like_typed(

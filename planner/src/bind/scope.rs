@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 
-use arrow::datatypes::Field;
 use datafusion_common::Column;
+use datafusion_common::tree_node::Transformed;
 use datafusion_expr::Expr;
 use sqlparser::ast::Ident;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use super::expr::Calls;
 use super::{Binder, Rel, Typed};
 use crate::error::{Result, SqlError};
 use crate::parser::{fold, position};
+use crate::tree::Tree;
 
 /// A column that a name may stand for.
 #[derive(Clone, Debug)]
@@ -183,22 +184,7 @@ impl<'o> Scope<'o> {
             Outer::Lateral(s) => f(s),
             Outer::Query(s, used, _) => {
                 let Some(t) = f(s)? else { return Ok(None) };
-                let expr = match t.expr {
-                    Expr::Column(c) => Expr::OuterReferenceColumn(
-                        Arc::new(Field::new(&c.name, t.ty.arrow(), true)),
-                        c,
-                    ),
-                    e @ Expr::OuterReferenceColumn(..) => e,
-                    _ => {
-                        return Err(SqlError::unsupported(
-                            "a subquery can't refer to a column merged by FULL JOIN … USING",
-                        ));
-                    }
-                };
-                let mut used = used.borrow_mut();
-                if !used.contains(&expr) {
-                    used.push(expr.clone());
-                }
+                let expr = outer(&t, s, &mut used.borrow_mut());
                 Ok(Some(Typed::new(expr, t.ty)))
             }
         }
@@ -248,6 +234,31 @@ impl<'o> Scope<'o> {
             .flat_map(|t| t.cols.iter().map(|c| c.name.as_str()))
             .collect()
     }
+}
+
+/// An expression over the rows of `scope` as a subquery refers to it; what it uses is added to `used`.
+pub(super) fn outer(x: &Typed, scope: &Scope, used: &mut Vec<Expr>) -> Expr {
+    let mut note = |o: &Expr| {
+        if !used.contains(o) {
+            used.push(o.clone());
+        }
+    };
+    let out = x.expr.clone().change_up(&mut |e| {
+        Ok(match e {
+            Expr::Column(c) => {
+                let ty = scope.type_of(&c).unwrap_or(&x.ty);
+                let o = Expr::OuterReferenceColumn(Arc::new(ty.field(&c.name, true)), c);
+                note(&o);
+                Transformed::yes(o)
+            }
+            e @ Expr::OuterReferenceColumn(..) => {
+                note(&e);
+                Transformed::no(e)
+            }
+            e => Transformed::no(e),
+        })
+    });
+    out.map(|t| t.data).unwrap_or_else(|_| x.expr.clone())
 }
 
 impl Rel {

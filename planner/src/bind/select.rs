@@ -1,6 +1,7 @@
 //! SELECT: from the syntax tree to a plan, in the order in which its clauses take effect.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{Column, ScalarValue, UnnestOptions};
@@ -15,9 +16,11 @@ use super::names::output_name;
 use super::scope::{Outer, Scope};
 use super::tail::{Key, Tail, tail_of};
 use super::{
-    Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, filter, fit, literal, project,
+    Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, filter, fit, literal, only, project,
     unique_names,
 };
+use crate::compile::decorrelate::names::{replace_outer, subquery_of, with_subquery};
+use crate::compile::own_order::{ordered_windows, own_order};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::parser::spelling::ALL_FIELDS;
@@ -41,6 +44,7 @@ impl Binder<'_> {
             self.with(w, &mut ctes, outer)?;
         }
         self.check_locks(q, &ctes)?;
+        super::foreign::query(q)?;
         let tail = tail_of(q)?;
         match q.body.as_ref() {
             SetExpr::Select(s) => self.select(s, &tail, &ctes, outer),
@@ -79,7 +83,7 @@ impl Binder<'_> {
     }
 
     fn select(&self, s: &ast::Select, tail: &Tail, ctes: &Ctes, outer: Outer) -> Result<Rel> {
-        refuse_foreign(s)?;
+        super::foreign::select(s)?;
         super::windows::check_names(&s.named_window)?;
         let (mut plan, scope) = self.relations(&s.from, ctes, outer)?;
         let scope = &scope;
@@ -240,12 +244,14 @@ impl Binder<'_> {
         mut items: Vec<Item>,
         mut keys: Vec<(Key, ast::OrderByOptions)>,
         mut on: Vec<(Key, ast::OrderByOptions)>,
-        windows: Vec<(Expr, SqlType)>,
+        calls: Vec<(Expr, SqlType)>,
         mut sets: Vec<(Expr, SqlType)>,
         qualify: Option<Expr>,
     ) -> Result<Rel> {
         let mut subst: Vec<(String, Vec<Expr>)> = Vec::new();
-        if !windows.is_empty() {
+        if !calls.is_empty() {
+            let windows;
+            (plan, windows) = df(ordered_windows(plan, calls))?;
             let (p, found) = self.windows(plan, windows)?;
             plan = p;
             subst.push((WINDOW.to_string(), found));
@@ -351,9 +357,7 @@ impl Binder<'_> {
             plan = self.distinct_on(plan, on, &sorts, &outputs)?;
         }
         plan = self.sort_and_limit(plan, sorts, (&outputs, &types), tail, ctes)?;
-        if plan.schema().fields().len() > outputs.len() {
-            plan = project(plan, outputs.into_iter().map(Expr::Column).collect())?;
-        }
+        let plan = only(plan, outputs)?;
         Ok(Rel { plan, cols })
     }
 
@@ -403,12 +407,12 @@ impl Binder<'_> {
                 "SELECT DISTINCT ON expressions must match initial ORDER BY expressions",
             ));
         }
-        let mut order = sorts.to_vec();
-        order.extend(
-            outputs
-                .iter()
-                .map(|c| Sort::new(Expr::Column(c.clone()), true, false)),
-        );
+        let (plan, mut order) = match sorts {
+            [] => df(own_order(plan)).map(|o| (o.plan, o.by))?,
+            sorts => (plan, sorts.to_vec()),
+        };
+        let ties = outputs.iter().cloned().map(Expr::Column);
+        order.extend(ties.map(|c| Sort::new(c, true, false)));
         let first = Expr::WindowFunction(Box::new(WindowFunction {
             fun: datafusion_expr::WindowFunctionDefinition::WindowUDF(
                 datafusion::functions_window::row_number::row_number_udwf(),
@@ -677,13 +681,36 @@ fn replace(e: Expr, with: &[(String, Vec<Expr>)]) -> Result<Expr> {
     if with.is_empty() {
         return Ok(e);
     }
+    let found = |c: &Column| -> Option<&Expr> {
+        let relation = c.relation.as_ref()?.table();
+        let (_, found) = with.iter().find(|(q, _)| q == relation)?;
+        found.get(c.name.parse::<usize>().ok()?)
+    };
+    // What a subquery compares with its rows, computed beside it.
+    let around = |e: &Expr| -> datafusion_common::Result<Option<Expr>> {
+        let Expr::OuterReferenceColumn(field, c) = e else {
+            return Ok(None);
+        };
+        let outer = |e: &Expr| {
+            e.clone().change_up(&mut |e| match e {
+                Expr::Column(c) => Ok(Transformed::yes(Expr::OuterReferenceColumn(
+                    Arc::clone(field),
+                    c,
+                ))),
+                e => Ok(Transformed::no(e)),
+            })
+        };
+        found(c).map(|e| outer(e).map(|t| t.data)).transpose()
+    };
     let t = e.change_up(&mut |e| {
         if let Expr::Column(c) = &e
-            && let Some(r) = &c.relation
-            && let Some((_, found)) = with.iter().find(|(q, _)| q == r.table())
+            && let Some(found) = found(c)
         {
-            let n: usize = c.name.parse().unwrap_or(0);
-            return Ok(Transformed::yes(found[n].clone()));
+            return Ok(Transformed::yes(found.clone()));
+        }
+        if subquery_of(&e).is_some() {
+            let e = with_subquery(e, |s| replace_outer(s, &around))?;
+            return Ok(Transformed::yes(e));
         }
         Ok(Transformed::no(e))
     });
@@ -737,21 +764,4 @@ pub(super) fn has_subquery(e: &Expr) -> bool {
         ))
     })
     .unwrap_or(true)
-}
-
-fn refuse_foreign(s: &ast::Select) -> Result<()> {
-    if s.into.is_some() {
-        return Err(SqlError::unsupported("SELECT INTO is not supported"));
-    }
-    if s.top.is_some()
-        || !s.lateral_views.is_empty()
-        || !s.connect_by.is_empty()
-        || s.prewhere.is_some()
-    {
-        return Err(SqlError::new(
-            "42601",
-            "syntax error: this form of SELECT is not PostgreSQL's",
-        ));
-    }
-    Ok(())
 }

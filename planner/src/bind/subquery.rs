@@ -8,19 +8,22 @@ use std::sync::Arc;
 
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{Column, ScalarValue, Spans};
-use datafusion_expr::expr::{Exists, InSubquery, Sort};
+use datafusion_expr::expr::{Exists, InSubquery};
 use datafusion_expr::logical_plan::Subquery;
 use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
 use sqlparser::ast::{self, BinaryOperator as B, Expr as E, SelectItem, TableFactor};
 use tidemill_zset::schema::SqlType;
 
 use super::conditions::{first, is_fallible, not, when};
-use super::expr::{Ctx, Truth, strip};
-use super::scope::{Outer, Scope};
+use super::expr::{AGGREGATE, Calls, Ctx, SET, Truth, WINDOW, strip};
+use super::scope::{Outer, Scope, ScopeCol, ScopeTable, outer};
 use super::sets::{is_each, is_set_returning};
+use super::types::SCALE_DEFAULT;
 use super::{Binder, Rel, RelCol, Typed, builder, df, literal, null_of, project, truth};
 use crate::compile::decorrelate;
+use crate::compile::own_order::ordered_aggregates;
 use crate::error::{Result, SqlError};
+use crate::functions::cast::Context;
 use crate::functions::shared::shared;
 use crate::functions::single::nullable;
 use crate::parser::parts;
@@ -44,6 +47,35 @@ impl Binder<'_> {
             spans: Spans::new(),
         };
         Ok((s, rel.cols))
+    }
+
+    /// A subquery in an expression. Written twice in the select list, GROUP BY, ORDER BY and so on it is the same expression,
+    /// unless each has its own random numbers.
+    pub(super) fn subquery_once(&self, c: Ctx, e: &E) -> Result<Typed> {
+        let bind = || match e {
+            E::InSubquery {
+                expr,
+                subquery,
+                negated,
+            } => self.in_subquery(c, expr, subquery, *negated),
+            E::Exists { subquery, negated } => self.exists(c, subquery, *negated),
+            E::Subquery(q) => self.scalar_subquery(c, q),
+            _ => Err(SqlError::internal("not a subquery")),
+        };
+        let Some(calls) = c.calls else { return bind() };
+        let written = (e.to_string(), c.truth, c.clause == "WHERE");
+        let known = |calls: &Calls| {
+            let same = calls.subqueries.iter().find(|(s, _)| *s == written);
+            same.map(|(_, t)| t.clone())
+        };
+        if let Some(t) = known(&calls.borrow()) {
+            return Ok(t);
+        }
+        let t = bind()?;
+        if !df(crate::once::is_volatile_value(&t.expr))? {
+            calls.borrow_mut().subqueries.push((written, t.clone()));
+        }
+        Ok(t)
     }
 
     fn one_column(cols: &[RelCol]) -> Result<&RelCol> {
@@ -135,17 +167,19 @@ impl Binder<'_> {
         let (s, _) = self.subquery(c, q, |b, r| {
             let col = Self::one_column(&r.cols)?.clone();
             ty = SqlType::Array(Box::new(col.ty.clone()));
-            let (input, value, order) = in_order(r.plan, &col.column);
+            let value = Expr::Column(col.column.clone());
             let call = Expr::AggregateFunction(datafusion_expr::expr::AggregateFunction::new_udf(
                 datafusion::functions_aggregate::array_agg::array_agg_udaf(),
                 vec![value],
                 false,
                 None,
-                order,
+                vec![],
                 None,
             ));
+            let (input, call) = df(ordered_aggregates(r.plan, vec![(call, ())]))?;
+            let call: Vec<Expr> = call.into_iter().map(|(e, ())| e).collect();
             let plan = df(builder(input)
-                .aggregate(Vec::<Expr>::new(), vec![call])
+                .aggregate(Vec::<Expr>::new(), call)
                 .and_then(|b| b.build()))?;
             let given = plan.schema().columns().remove(0);
             let actual = plan.schema().field(0).data_type().clone();
@@ -207,8 +241,10 @@ impl Binder<'_> {
             let r = f(b, r)?;
             let one = literal(ScalarValue::Int64(Some(1)));
             let call = datafusion::functions_aggregate::count::count_udaf().call(vec![one]);
-            let plan = df(builder(r.plan)
-                .aggregate(Vec::<Expr>::new(), vec![call])
+            let (input, call) = df(ordered_aggregates(r.plan, vec![(call, ())]))?;
+            let call: Vec<Expr> = call.into_iter().map(|(e, ())| e).collect();
+            let plan = df(builder(input)
+                .aggregate(Vec::<Expr>::new(), call)
                 .and_then(|b| b.build()))?;
             let given = plan.schema().columns().remove(0);
             let name = b.fresh("count");
@@ -273,6 +309,8 @@ impl Binder<'_> {
         if items.is_empty() {
             return Err(SqlError::new("42601", "syntax error at or near \")\""));
         }
+        let (scope, items) = self.called_first(c, items)?;
+        let (c, items) = (Ctx { scope: &scope, ..c }, &items);
         let binary = |left: E, op: B, right: E| E::BinaryOp {
             left: Box::new(left),
             op,
@@ -334,6 +372,44 @@ impl Binder<'_> {
             (may_equal, null_of(&SqlType::Bool)),
         ];
         Ok(Typed::new(when(branches, truth(negated)), SqlType::Bool))
+    }
+
+    /// Fields of a row with aggregates or window functions, which belong to the query and not to the subquery that the row is
+    /// compared in, by names of a relation more in the query's scope.
+    fn called_first<'c>(&self, c: Ctx<'c>, items: &[E]) -> Result<(Scope<'c>, Vec<E>)> {
+        let (mut scope, mut items) = (c.scope.clone(), items.to_vec());
+        let mut called = ScopeTable {
+            alias: "in#row".into(),
+            schema: None,
+            cols: vec![],
+            primary_key: None,
+        };
+        for e in &mut items {
+            if walk::any_expr(e, |e| {
+                matches!(e, E::Subquery(_) | E::Exists { .. } | E::InSubquery { .. })
+            }) || !walk::any_expr(e, |e| matches!(e, E::Function(_)))
+            {
+                continue;
+            }
+            let t = self.expr(c.value(), e)?;
+            let mut columns = t.expr.column_refs().into_iter();
+            if columns.any(is_marker) {
+                let name = format!("call#{}", called.cols.len());
+                *e = E::CompoundIdentifier(vec![
+                    ast::Ident::with_quote('"', &called.alias),
+                    ast::Ident::with_quote('"', &name),
+                ]);
+                let t = self.known(t)?;
+                called.cols.push(ScopeCol {
+                    name,
+                    ty: t.ty,
+                    expr: t.expr,
+                    hidden: true,
+                });
+            }
+        }
+        scope.tables.push(called);
+        Ok((scope, items))
     }
 
     fn in_typed(&self, c: Ctx, x: Typed, q: &ast::Query, negated: bool) -> Result<Typed> {
@@ -449,7 +525,15 @@ impl Binder<'_> {
                 _ => self.quantified_counts(c, x, op, q, any),
             };
         }
-        let list = self.expr(c.value(), right)?;
+        let mut list = self.expr(c.value(), right)?;
+        if list.unknown && matches!(x.ty, SqlType::Numeric(..)) && !x.unknown {
+            // As a parameter beside a numeric.
+            let ty = SqlType::Array(Box::new(SqlType::Numeric(0, SCALE_DEFAULT)));
+            list = Typed::new(self.settle(&list, &ty, Context::Explicit)?, ty);
+        }
+        if let Some(matched) = self.patterns_each(op, any, &x, &list) {
+            return matched;
+        }
         let name = match (op, any) {
             (B::Eq, true) => "any_eq",
             (B::NotEq, true) => "any_ne",
@@ -600,10 +684,18 @@ fn compares_with_rows(e: &E) -> bool {
         }
         _ => false,
     };
-    let compares = walk::any_expr(e, |e| {
-        matches!(e, E::InSubquery { .. } | E::AnyOp { .. } | E::AllOp { .. })
+    let compares = walk::any_expr(e, |e| match e {
+        E::InSubquery { .. } => true,
+        E::AnyOp { right, .. } | E::AllOp { right, .. } => matches!(strip(right), E::Subquery(_)),
+        _ => false,
     });
     compares && !walk::any_expr(e, bound_to_query)
+}
+
+/// Whether a column stands for a call until it is known where that is computed.
+fn is_marker(column: &Column) -> bool {
+    let relation = column.relation.as_ref().map(|r| r.table());
+    matches!(relation, Some(AGGREGATE | WINDOW | SET))
 }
 
 /// The query in which an expression stands, for the subqueries in it.
@@ -614,61 +706,6 @@ fn around<'c>(c: Ctx<'c>, used: &'c RefCell<Vec<Expr>>) -> Outer<'c> {
 fn wrong_width(found: usize, wanted: usize) -> SqlError {
     let much = if found > wanted { "many" } else { "few" };
     SqlError::new("42601", format!("subquery has too {much} columns"))
-}
-
-/// The rows of a query, its column `column`, and the order in which the query gives them: an aggregate over the rows
-/// has to be told, because a plan's order ends where it is read.
-fn in_order(plan: LogicalPlan, column: &Column) -> (LogicalPlan, Expr, Vec<Sort>) {
-    let value = Expr::Column(column.clone());
-    match plan {
-        LogicalPlan::Sort(s) if s.fetch.is_none() => (Arc::unwrap_or_clone(s.input), value, s.expr),
-        LogicalPlan::Projection(p) => {
-            let at = p.schema.index_of_column(column).ok();
-            let sorted = match p.input.as_ref() {
-                LogicalPlan::Sort(_) => true,
-                LogicalPlan::Limit(l) => matches!(l.input.as_ref(), LogicalPlan::Sort(_)),
-                _ => false,
-            };
-            match (sorted, at.map(|i| p.expr[i].clone().unalias())) {
-                (true, Some(value)) => {
-                    let (input, _, order) = in_order(Arc::unwrap_or_clone(p.input), column);
-                    (input, value, order)
-                }
-                _ => (
-                    LogicalPlan::Projection(p),
-                    value.clone(),
-                    vec![Sort::new(value, true, false)],
-                ),
-            }
-        }
-        LogicalPlan::Limit(l) => {
-            let order = match l.input.as_ref() {
-                LogicalPlan::Sort(s) => s.expr.clone(),
-                _ => vec![Sort::new(value.clone(), true, false)],
-            };
-            (LogicalPlan::Limit(l), value, order)
-        }
-        plan => (plan, value.clone(), vec![Sort::new(value, true, false)]),
-    }
-}
-
-/// An expression of the outer query as a subquery refers to it; what it uses is added to `used`.
-fn outer(x: &Typed, scope: &Scope, used: &mut Vec<Expr>) -> Expr {
-    use datafusion_common::tree_node::Transformed;
-    let out = x.expr.clone().change_up(&mut |e| {
-        Ok(match e {
-            Expr::Column(c) => {
-                let ty = scope.type_of(&c).unwrap_or(&x.ty);
-                let o = Expr::OuterReferenceColumn(Arc::new(ty.field(&c.name, true)), c);
-                if !used.contains(&o) {
-                    used.push(o.clone());
-                }
-                Transformed::yes(o)
-            }
-            e => Transformed::no(e),
-        })
-    });
-    out.map(|t| t.data).unwrap_or_else(|_| x.expr.clone())
 }
 
 fn compare(l: Expr, op: Operator, n: i64) -> Expr {

@@ -10,9 +10,9 @@ use tidemill_zset::schema::SqlType;
 use super::expr::{Ctx, strip};
 use super::scope::{Outer, Scope};
 use super::select::Item;
-use super::{Binder, Ctes, Rel, Typed, builder, columns_of, df, filter, literal, project};
-use crate::compile::expr::unalias;
+use super::{Binder, Ctes, Rel, Typed, builder, columns_of, df, filter, literal, only, project};
 use crate::compile::order::by_rounds;
+use crate::compile::own_order::own_order;
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::functions::rows;
@@ -70,6 +70,7 @@ impl Binder<'_> {
         let cols: Vec<Column> = rel.cols.iter().map(|c| c.column.clone()).collect();
         let types: Vec<SqlType> = rel.cols.iter().map(|c| c.ty.clone()).collect();
         let plan = self.sort_and_limit(rel.plan, sorts, (&cols, &types), tail, ctes)?;
+        let plan = only(plan, cols)?;
         Ok(Rel {
             plan,
             cols: rel.cols,
@@ -160,7 +161,7 @@ impl Binder<'_> {
     /// Sorts and cuts. A cut makes the order total, so that it can't depend on how rows arrive.
     pub(super) fn sort_and_limit(
         &self,
-        plan: LogicalPlan,
+        mut plan: LogicalPlan,
         mut sorts: Vec<Sort>,
         (outputs, types): (&[Column], &[SqlType]),
         tail: &Tail,
@@ -171,7 +172,8 @@ impl Binder<'_> {
         // Rows of a recursive query have an order: that in which they are found. It may have no end.
         if cut && !(chosen.is_empty() && by_rounds(&plan)) {
             if chosen.is_empty() {
-                sorts = order_below(&plan);
+                let ordered = df(own_order(plan))?;
+                (plan, sorts) = (ordered.plan, ordered.by);
             }
             for (c, ty) in outputs.iter().zip(types) {
                 let e = Expr::Column(c.clone());
@@ -234,40 +236,6 @@ impl Binder<'_> {
             Some(v) => Ok(Some(literal(v))),
             None => Ok(Some(e)),
         }
-    }
-}
-
-/// The order that the rows of a plan have from a subquery, as far as its columns show it.
-fn order_below(plan: &LogicalPlan) -> Vec<Sort> {
-    let through = |sorts: Vec<Sort>, place: &dyn Fn(&Column) -> Option<usize>| -> Vec<Sort> {
-        let columns = columns_of(plan);
-        let shown = sorts.into_iter().map_while(|sort| match &sort.expr {
-            Expr::Column(c) => {
-                let column = columns.get(place(c)?)?.clone();
-                Some(sort.with_expr(Expr::Column(column)))
-            }
-            _ => None,
-        });
-        shown.collect()
-    };
-    match plan {
-        LogicalPlan::Sort(sort) => sort.expr.clone(),
-        LogicalPlan::Limit(limit) => order_below(&limit.input),
-        LogicalPlan::Filter(filter) => order_below(&filter.input),
-        LogicalPlan::SubqueryAlias(alias) => {
-            let below = columns_of(&alias.input);
-            through(order_below(&alias.input), &|c| {
-                below.iter().position(|b| b == c)
-            })
-        }
-        LogicalPlan::Projection(p) => through(order_below(&p.input), &|c| {
-            let shows = |e: &Expr| match unalias(e) {
-                Expr::Column(shown) => shown == c,
-                _ => false,
-            };
-            p.expr.iter().position(shows)
-        }),
-        _ => vec![],
     }
 }
 

@@ -124,6 +124,7 @@ pub(super) fn check_names(windows: &[ast::NamedWindowDefinition]) -> Result<()> 
 
 impl Binder<'_> {
     pub(super) fn window_call(&self, c: Ctx, name: &str, f: &ast::Function) -> Result<Typed> {
+        super::foreign::window(f, is_aggregate(name) && !is_window(name))?;
         let Some(calls) = c.calls.filter(|_| c.windows) else {
             return Err(SqlError::new(
                 "42P20",

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::datasource::provider_as_source;
-use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{Column, JoinType};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use sqlparser::ast::{self, SetExpr};
@@ -15,9 +14,9 @@ use super::{Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, project, 
 use crate::compile::rules::has_outer_reference;
 use crate::error::{Result, SqlError};
 use crate::functions::single::nullable;
-use crate::once::Once;
+use crate::once::{Once, is_volatile};
 use crate::parser::{fold, parts};
-use crate::tree::{PlanTree, Tree};
+use crate::tree::Tree;
 
 use super::from::renamed;
 
@@ -270,26 +269,6 @@ fn open_numerics(start: &Rel, step: &Rel) -> Option<Vec<SqlType>> {
         .collect();
     let same = types.iter().zip(&start.cols).all(|(t, c)| *t == c.ty);
     (!same).then_some(types)
-}
-
-/// Whether a function of the plan may give another value each time it is called.
-fn is_volatile(plan: &LogicalPlan) -> datafusion_common::Result<bool> {
-    let volatile = |e: &Expr| match e {
-        // The time of the statement is put in before it runs.
-        Expr::ScalarFunction(f) if f.name() == "now" => false,
-        e => e.is_volatile_node(),
-    };
-    let mut found = false;
-    plan.walk_all(&mut |node| {
-        for e in node.expressions() {
-            found |= e.any(&mut |e| Ok(volatile(e)))?;
-        }
-        Ok(match found {
-            true => TreeNodeRecursion::Stop,
-            false => TreeNodeRecursion::Continue,
-        })
-    })?;
-    Ok(found)
 }
 
 /// Whether FROM names the work table: it is below no more than so many aliases, of which a query in FROM has one of its own.

@@ -114,7 +114,7 @@ fn written(table: &Relation, fields: Vec<Field>) -> Relation {
         name: "written".into(),
         kind: RelationKind::Table,
         columns: Arc::new(Schema::new(fields)),
-        oid: 0,
+        oid: table.oid,
         planned: None,
         primary_key: None,
         unique: None,
@@ -335,7 +335,7 @@ fn has_query(e: &ast::Expr) -> bool {
 fn scope_table(cols: &[RelCol], alias: &str, table: &Relation) -> ScopeTable {
     ScopeTable {
         alias: alias.to_string(),
-        schema: None,
+        schema: (alias == table.name).then(|| table.schema.clone()),
         cols: cols
             .iter()
             .map(|c| ScopeCol {

@@ -27,6 +27,7 @@ mod join;
 pub(crate) mod join_rules;
 mod members;
 pub mod order;
+pub(crate) mod own_order;
 mod recompute;
 mod refuse;
 mod rows;

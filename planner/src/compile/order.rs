@@ -55,7 +55,7 @@ fn has_order(plan: &LogicalPlan) -> Result<bool> {
     plan.walk_all(&mut |node| {
         found |= match node {
             LogicalPlan::Limit(_) | LogicalPlan::Distinct(Distinct::On(_)) => true,
-            LogicalPlan::Window(w) => w.window_expr.iter().any(is_ordered_window),
+            LogicalPlan::Window(w) => w.window_expr.iter().any(looks_at_order),
             LogicalPlan::Aggregate(a) => a.aggr_expr.iter().any(is_ordered_aggregate),
             _ => false,
         };
@@ -77,17 +77,14 @@ fn total(plan: LogicalPlan) -> Result<LogicalPlan> {
                 ..limit
             })))
         }
-        LogicalPlan::Window(window) if window.window_expr.iter().any(is_ordered_window) => {
+        LogicalPlan::Window(window) if window.window_expr.iter().any(looks_at_order) => {
             Ok(Transformed::yes(ordered_window(window)?))
         }
         LogicalPlan::Aggregate(mut aggregate)
             if aggregate.aggr_expr.iter().any(is_ordered_aggregate) =>
         {
-            aggregate.aggr_expr = aggregate
-                .aggr_expr
-                .into_iter()
-                .map(ordered_aggregate)
-                .collect();
+            let calls = aggregate.aggr_expr.into_iter();
+            aggregate.aggr_expr = calls.map(ordered_aggregate).collect();
             Ok(Transformed::yes(LogicalPlan::Aggregate(aggregate)))
         }
         LogicalPlan::Distinct(Distinct::On(on)) => {
@@ -154,6 +151,15 @@ fn break_ties(sort: &mut Vec<SortExpr>, columns: impl IntoIterator<Item = Expr>)
     }
 }
 
+/// The same with an order.
+pub(super) fn add_ties(sort: &mut Vec<SortExpr>, ties: &[SortExpr]) {
+    for tie in ties {
+        if !sort.iter().any(|s| unalias(&s.expr) == &tie.expr) {
+            sort.push(tie.clone());
+        }
+    }
+}
+
 /// Whether the rows of `plan` are those of a recursive query as it finds them, round by round. LIMIT takes the first of them,
 /// because there may be no last one.
 pub(crate) fn by_rounds(plan: &LogicalPlan) -> bool {
@@ -210,50 +216,90 @@ fn sorted(plan: LogicalPlan) -> Result<LogicalPlan> {
 }
 
 /// Breaks ties in the ORDER BY of window functions that count rows. Those that look at peers stay as they are, in
-/// a node of their own, because all functions of a node share one order.
+/// a node of their own, because all functions of a node share one order; if what they give depends on the order among
+/// peers, their rows come to them in one.
 fn ordered_window(window: Window) -> Result<LogicalPlan> {
     let columns = window.schema.columns();
     let (by_row, by_peers): (Vec<Expr>, Vec<Expr>) =
         window.window_expr.into_iter().partition(is_ordered_window);
-    let mixed = !by_peers.is_empty();
-    let ties = told_apart(window.input.schema());
-    let input = match mixed {
-        true => Arc::new(LogicalPlan::Window(Window::try_new(
-            by_peers,
-            window.input,
-        )?)),
-        false => window.input,
-    };
-    let by_row = by_row
-        .into_iter()
-        .map(|e| ordered_window_function(e, &ties))
-        .collect();
-    let window = LogicalPlan::Window(Window::try_new(by_row, input)?);
-    if !mixed {
-        return Ok(window);
+    let mut plan = Arc::unwrap_or_clone(window.input);
+    if let LogicalPlan::Sort(sort) = plan {
+        // Of an earlier time, perhaps.
+        plan = Arc::unwrap_or_clone(sort.input);
     }
-    let columns = columns.into_iter().map(Expr::Column).collect();
-    Ok(LogicalPlan::Projection(Projection::try_new(
-        columns,
-        Arc::new(window),
-    )?))
+    let mut ties = vec![];
+    break_ties(&mut ties, told_apart(plan.schema()));
+    if let Some(call) = by_peers.iter().find(|e| is_ordered_among_peers(e)) {
+        plan = LogicalPlan::Sort(Sort {
+            expr: order_of(call, &ties),
+            input: Arc::new(plan),
+            // DataFusion takes a sort out that orders more than a window asks for, but none that takes the first rows.
+            fetch: Some(i64::MAX as usize),
+        });
+    }
+    if !by_peers.is_empty() {
+        plan = LogicalPlan::Window(Window::try_new(by_peers, Arc::new(plan))?);
+    }
+    if !by_row.is_empty() {
+        let by_row = by_row.into_iter();
+        let by_row = by_row.map(|e| ordered_window_function(e, &ties)).collect();
+        plan = LogicalPlan::Window(Window::try_new(by_row, Arc::new(plan))?);
+    }
+    let same = plan.schema().columns() == columns;
+    match same {
+        true => Ok(plan),
+        false => {
+            let columns = columns.into_iter().map(Expr::Column).collect();
+            let chosen = Projection::try_new(columns, Arc::new(plan))?;
+            Ok(LogicalPlan::Projection(chosen))
+        }
+    }
 }
 
-fn ordered_window_function(e: Expr, ties: &[Expr]) -> Expr {
+/// The order in which a window function gets its rows, and among its peers that of `ties`.
+fn order_of(call: &Expr, ties: &[SortExpr]) -> Vec<SortExpr> {
+    let mut order = vec![];
+    if let Expr::WindowFunction(w) = unalias(call) {
+        order.extend(w.params.partition_by.iter().cloned().map(ascending));
+        order.extend(w.params.order_by.clone());
+    }
+    add_ties(&mut order, ties);
+    order
+}
+
+fn ordered_window_function(e: Expr, ties: &[SortExpr]) -> Expr {
     let name = e.schema_name().to_string();
     let Expr::WindowFunction(w) = unalias(&e) else {
         return e;
     };
     let mut w = w.clone();
-    let partition = w.params.partition_by.clone();
-    let ties = ties.iter().filter(|tie| !partition.contains(tie));
-    break_ties(&mut w.params.order_by, ties.cloned());
+    let partition = &w.params.partition_by;
+    let apart = ties.iter().filter(|tie| !partition.contains(&tie.expr));
+    let apart: Vec<SortExpr> = apart.cloned().collect();
+    add_ties(&mut w.params.order_by, &apart);
     Expr::WindowFunction(w).alias(name)
+}
+
+/// Whether the order of rows that ORDER BY leaves equal matters.
+fn looks_at_order(e: &Expr) -> bool {
+    is_ordered_window(e) || is_ordered_among_peers(e)
+}
+
+/// True where it does and more ORDER BY columns would change which rows are peers.
+fn is_ordered_among_peers(e: &Expr) -> bool {
+    let Expr::WindowFunction(w) = unalias(e) else {
+        return false;
+    };
+    let name = w.fun.name();
+    let by_order = matches!(name, "first_value" | "last_value" | "nth_value")
+        || name.starts_with(OVER_FRAME)
+        || ORDERED_AGGREGATES.contains(&name);
+    by_order && !is_ordered_window(e)
 }
 
 /// True where the result depends on the order of equal rows and more ORDER BY columns change nothing else:
 /// the function numbers rows, or its frame is bounded by rows or by the partition.
-fn is_ordered_window(e: &Expr) -> bool {
+pub(super) fn is_ordered_window(e: &Expr) -> bool {
     let Expr::WindowFunction(w) = unalias(e) else {
         return false;
     };
@@ -275,7 +321,7 @@ fn is_ordered_window(e: &Expr) -> bool {
     }
 }
 
-fn is_ordered_aggregate(e: &Expr) -> bool {
+pub(super) fn is_ordered_aggregate(e: &Expr) -> bool {
     matches!(unalias(e), Expr::AggregateFunction(f) if ORDERED_AGGREGATES.contains(&f.func.name()))
 }
 

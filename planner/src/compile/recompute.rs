@@ -9,7 +9,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::datasource::provider_as_source;
 use datafusion_common::Column;
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
-use datafusion_expr::logical_plan::{Filter, Projection, Window};
+use datafusion_expr::logical_plan::{Filter, Projection, Sort, Window};
 use datafusion_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, TableScanBuilder};
 use tidemill_dataflow::plan::{Node, Op};
 
@@ -117,9 +117,20 @@ impl Compiler<'_> {
         above: &[&LogicalPlan],
         window: &Window,
     ) -> Result<Piece> {
-        let (input, keys) = with_columns(&window.input, &shared_partition(window))?;
+        let (input, order) = match window.input.as_ref() {
+            LogicalPlan::Sort(sort) => (&sort.input, Some(&sort.expr)),
+            _ => (&window.input, None),
+        };
+        let (input, keys) = with_columns(input, &shared_partition(window))?;
         let mut cut = Cut::default();
-        let leaf = self.leaf(&input, &mut cut)?;
+        let mut leaf = self.leaf(&input, &mut cut)?;
+        if let Some(expr) = order {
+            leaf = LogicalPlan::Sort(Sort {
+                expr: expr.clone(),
+                input: Arc::new(leaf),
+                fetch: None,
+            });
+        }
         let unique = self.last_unique.take();
         let at = keys.iter().map(|c| input.schema().index_of_column(c));
         let at = at
@@ -179,7 +190,7 @@ impl Compiler<'_> {
         if let LogicalPlan::RecursiveQuery(r) = plan {
             cut.work_tables.push(r.name.clone());
         }
-        let wants_order = matches!(plan, LogicalPlan::Limit(_))
+        let wants_order = matches!(plan, LogicalPlan::Limit(_) | LogicalPlan::Window(_))
             || ordered
                 && (order::by_rounds(plan)
                     || matches!(

@@ -35,6 +35,7 @@ use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use super::join_rules::{CrossJoins, EquijoinKeys, FiltersDown};
 use super::{decorrelate, expr, order};
 use crate::interrupt::Interruptible;
+use crate::once::same_rows;
 
 /// Optimises a bound plan for compilation.
 pub(super) fn optimise(plan: &LogicalPlan) -> Result<LogicalPlan> {
@@ -145,7 +146,12 @@ pub(super) fn replace_subqueries(
             LogicalPlan::Projection(p) => &p.input,
             _ => return Ok(Transformed::no(node)),
         };
-        let mut joined = input.as_ref().clone();
+        if !node.expressions().iter().any(decorrelate::has_subquery) {
+            return Ok(Transformed::no(node));
+        }
+        // It is asked for its rows once, and for the values that a subquery is computed for.
+        let input = &same_rows(input)?;
+        let mut joined = input.clone();
         let mut found: Vec<(Expr, Expr)> = vec![];
         let mut exprs = vec![];
         for e in node.expressions() {

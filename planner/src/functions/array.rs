@@ -6,8 +6,9 @@ use arrow::array::cast::AsArray;
 use arrow::array::types::*;
 use arrow::array::*;
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::IntervalMonthDayNano;
-use datafusion_common::{Result as DfResult, ScalarValue};
+use arrow::datatypes::{DataType, IntervalMonthDayNano};
+use datafusion_common::{Result as DfResult, ScalarValue, internal_err};
+use datafusion_expr::{Expr, Volatility};
 use tidemill_zset::schema::SqlType;
 
 use super::registry::{CallTypes, Registry};
@@ -96,6 +97,45 @@ pub(super) fn per_row(
             .collect::<DfResult<Vec<_>>>()?;
         lists(rows, &ret)
     })
+}
+
+/// 1, 2, … as far as the longest of the lists goes.
+fn numbers(ret: &SqlType) -> Kernel {
+    let DataType::List(element) = ret.arrow() else {
+        return Arc::new(|_| internal_err!("numbers are a list"));
+    };
+    Arc::new(move |a: &Args| {
+        let lists: Vec<_> = a.arrays.iter().map(|l| l.as_list_opt::<i32>()).collect();
+        let length = |row| {
+            let lengths = lists.iter().enumerate().map(|(i, list)| match list {
+                Some(list) if list.is_valid(a.at(i, row)) => list.value_length(a.at(i, row)),
+                _ => 0,
+            });
+            lengths.max().unwrap_or(0)
+        };
+        let lengths: Vec<usize> = (0..a.rows).map(|row| length(row) as usize).collect();
+        let numbers = lengths.iter().flat_map(|n| 1..=*n as i64);
+        let numbers = Int64Array::from_iter_values(numbers);
+        let offsets = OffsetBuffer::from_lengths(lengths);
+        let list = ListArray::try_new(Arc::clone(&element), offsets, Arc::new(numbers), None)?;
+        Ok(Arc::new(list))
+    })
+}
+
+/// The numbers of the elements of `lists`, which are side by side, as a list.
+pub(crate) fn ordinality(lists: Vec<Expr>) -> Expr {
+    let ret = SqlType::Array(Box::new(SqlType::Int8));
+    let name = "ordinality";
+    let kernel = numbers(&ret);
+    super::call(
+        name,
+        name.into(),
+        kernel,
+        Volatility::Immutable,
+        false,
+        lists,
+        &ret,
+    )
 }
 
 fn list_of(a: &Args, i: usize, row: usize) -> DfResult<Option<Vec<ScalarValue>>> {
@@ -591,20 +631,7 @@ pub fn register(r: &mut Registry) {
             })
         });
     }
-    // 1, 2, … as far as the longest of the lists goes.
-    r.add_typed("ordinality(any...) int8[]", |t| {
-        per_row(t.ret, |a, row| {
-            let lengths = a.arrays.iter().enumerate().map(|(i, list)| {
-                let at = a.at(i, row);
-                match list.as_list_opt::<i32>() {
-                    Some(list) if list.is_valid(at) => list.value_length(at) as i64,
-                    _ => 0,
-                }
-            });
-            let n = lengths.max().unwrap_or(0);
-            Ok(Some((1..=n).map(|i| ScalarValue::Int64(Some(i))).collect()))
-        })
-    });
+    r.add_typed("ordinality(any...) int8[]", |t| numbers(t.ret));
     r.add_typed("generate_series_list(int4, int4) int4[]", integer_series);
     r.add_typed(
         "generate_series_list(int4, int4, int4) int4[]",

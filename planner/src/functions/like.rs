@@ -1,4 +1,4 @@
-//! LIKE with an escape character of its own, and with an array of patterns.
+//! LIKE with an escape character of its own; LIKE and regular expressions with an array of patterns.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -8,6 +8,7 @@ use arrow::array::cast::AsArray;
 use arrow::array::{Array, BooleanBuilder};
 use regex::Regex;
 
+use super::regexps::with_regex;
 use super::registry::Registry;
 use super::{Args, Kernel, external, kernel};
 use crate::error::{Result, SqlError};
@@ -71,7 +72,14 @@ fn like_each(each: Each) -> Kernel {
         any,
         insensitive,
         negated,
+        regex,
     } = each;
+    let matches = move |text: &str, pattern: &str, escape: &str| match regex {
+        true => with_regex(pattern, if insensitive { "i" } else { "" }, |re| {
+            Some(re.is_match(text))
+        }),
+        false => like(text, pattern, escape, insensitive),
+    };
     Arc::new(move |a: &Args| {
         let (texts, lists) = (a.arrays[0].as_string_view(), a.arrays[1].as_list::<i32>());
         let escapes = a.arrays[2].as_string_view();
@@ -88,7 +96,7 @@ fn like_each(each: Each) -> Kernel {
             for pattern in patterns.as_string_view() {
                 let one = match pattern {
                     Some(pattern) if !texts.is_null(text) => {
-                        like(texts.value(text), pattern, escape, insensitive).map_err(external)?
+                        matches(texts.value(text), pattern, escape).map_err(external)?
                     }
                     _ => None,
                 };
@@ -132,48 +140,83 @@ pub(crate) struct Each {
     pub insensitive: bool,
     /// NOT LIKE
     pub negated: bool,
+    /// The patterns are regular expressions.
+    pub regex: bool,
 }
 
-const fn each(any: bool, insensitive: bool, negated: bool) -> Each {
+const fn each(regex: bool, any: bool, insensitive: bool, negated: bool) -> Each {
     Each {
         any,
         insensitive,
         negated,
+        regex,
     }
 }
 
-const EACH: [(&str, Each); 8] = [
+const EACH: [(&str, Each); 16] = [
     (
         "like_all(text, text[], text) bool",
-        each(false, false, false),
+        each(false, false, false, false),
     ),
     (
         "like_any(text, text[], text) bool",
-        each(true, false, false),
+        each(false, true, false, false),
     ),
     (
         "ilike_all(text, text[], text) bool",
-        each(false, true, false),
+        each(false, false, true, false),
     ),
     (
         "ilike_any(text, text[], text) bool",
-        each(true, true, false),
+        each(false, true, true, false),
     ),
     (
         "not_like_all(text, text[], text) bool",
-        each(false, false, true),
+        each(false, false, false, true),
     ),
     (
         "not_like_any(text, text[], text) bool",
-        each(true, false, true),
+        each(false, true, false, true),
     ),
     (
         "not_ilike_all(text, text[], text) bool",
-        each(false, true, true),
+        each(false, false, true, true),
     ),
     (
         "not_ilike_any(text, text[], text) bool",
-        each(true, true, true),
+        each(false, true, true, true),
+    ),
+    (
+        "match_all(text, text[], text) bool",
+        each(true, false, false, false),
+    ),
+    (
+        "match_any(text, text[], text) bool",
+        each(true, true, false, false),
+    ),
+    (
+        "imatch_all(text, text[], text) bool",
+        each(true, false, true, false),
+    ),
+    (
+        "imatch_any(text, text[], text) bool",
+        each(true, true, true, false),
+    ),
+    (
+        "not_match_all(text, text[], text) bool",
+        each(true, false, false, true),
+    ),
+    (
+        "not_match_any(text, text[], text) bool",
+        each(true, true, false, true),
+    ),
+    (
+        "not_imatch_all(text, text[], text) bool",
+        each(true, false, true, true),
+    ),
+    (
+        "not_imatch_any(text, text[], text) bool",
+        each(true, true, true, true),
     ),
 ];
 

@@ -291,9 +291,39 @@ macro_rules! kernel {
 }
 pub(crate) use kernel;
 
+/// Times that a plan has functions for until it is run: they are put in before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Time {
+    /// `now()`: the same for all statements of a transaction.
+    Transaction,
+    /// `statement_timestamp()`
+    Statement,
+}
+
+impl Time {
+    /// The function's name in plans.
+    pub(crate) fn function(self) -> &'static str {
+        match self {
+            Time::Transaction => "now",
+            Time::Statement => "statement_timestamp",
+        }
+    }
+}
+
+/// The time that an expression stands for.
+pub(crate) fn time_of(e: &Expr) -> Option<Time> {
+    let Expr::ScalarFunction(f) = e else {
+        return None;
+    };
+    let name = f.func.name();
+    [Time::Transaction, Time::Statement]
+        .into_iter()
+        .find(|t| t.function() == name)
+}
+
 /// Bytes of one text, and of the results that are computed at once by a function that makes long texts of short ones: nothing else
 /// bounds them.
-pub(crate) const LONG_TEXT_BYTES_MAX: usize = 1 << 30;
+pub(crate) const LONG_TEXT_BYTES_MAX: usize = 1 << 28;
 
 /// Adds the bytes of one more result to those of a batch.
 pub(crate) fn add_result_bytes(sum: &mut usize, more: usize) -> DfResult<()> {

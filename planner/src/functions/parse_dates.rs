@@ -12,10 +12,22 @@ pub const DAY_US: i64 = 86_400_000_000;
 
 fn month_name(t: &str) -> Option<u32> {
     const NAMES: [&str; 12] = [
-        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+        "january",
+        "february",
+        "march",
+        "april",
+        "may",
+        "june",
+        "july",
+        "august",
+        "september",
+        "october",
+        "november",
+        "december",
     ];
     let lower = t.to_ascii_lowercase();
-    let n = NAMES.iter().position(|m| lower.starts_with(m))?;
+    let is = |m: &str| m == lower || m[..3] == lower || lower == "sept" && m == "september";
+    let n = NAMES.iter().position(|m| is(m))?;
     Some(n as u32 + 1)
 }
 
@@ -43,14 +55,22 @@ struct DateTimeText {
 }
 
 fn date_word(t: &str, bc: bool, text: &str) -> Result<Option<NaiveDate>> {
-    let ymd = |y: i32, m: u32, d: u32| {
-        NaiveDate::from_ymd_opt(y, m, d)
-            .ok_or_else(|| out_of_range_field(text))
-            .map(Some)
+    let known = |date: Option<NaiveDate>| match date {
+        // There is no year 0.
+        Some(date) if date.year() != 0 => Ok(Some(date)),
+        _ => Err(out_of_range_field(text)),
     };
+    let ymd = |y: i32, m: u32, d: u32| known(NaiveDate::from_ymd_opt(y, m, d));
+    let digits = |t: &str| t.bytes().all(|b| b.is_ascii_digit());
     let fields: Vec<&str> = t.split(['-', '/', '.']).collect();
     match fields.as_slice() {
-        [y, m, d] if y.len() >= 3 && t.contains(['-', '/']) => {
+        [y, ..] if y.starts_with('+') => Ok(None),
+        // The number of the day in its year.
+        [y, d] if y.len() == 4 && d.len() == 3 && digits(y) && digits(d) => {
+            let (y, d) = (y.parse().unwrap_or_default(), d.parse().unwrap_or_default());
+            known(NaiveDate::from_yo_opt(y, d))
+        }
+        [y, m, d] if y.len() >= 3 && y.starts_with(|c: char| c.is_ascii_digit()) => {
             let (Ok(y), Ok(d)) = (y.parse(), d.parse()) else {
                 return Ok(None);
             };
@@ -64,8 +84,10 @@ fn date_word(t: &str, bc: bool, text: &str) -> Result<Option<NaiveDate>> {
             ymd(y, m, d)
         }
         // Month first, PostgreSQL's default DateStyle.
-        [m, d, y] if y.len() >= 2 => {
-            if let (Ok(d), Some(m), Ok(y)) = (m.parse(), month_name(d), y.parse()) {
+        [m, d, y] => {
+            let named = [(d, m), (m, d)].into_iter();
+            let mut named = named.filter_map(|(d, m)| Some((d.parse().ok()?, month_name(m)?)));
+            if let (Some((d, m)), Ok(y)) = (named.next(), y.parse()) {
                 return ymd(year(y, fields[2], bc), m, d);
             }
             let (Ok(m), Ok(d), Ok(y)) = (m.parse(), d.parse(), y.parse::<i32>()) else {
@@ -73,9 +95,18 @@ fn date_word(t: &str, bc: bool, text: &str) -> Result<Option<NaiveDate>> {
             };
             ymd(year(y, fields[2], bc), m, d)
         }
-        [one] if one.len() == 8 && one.bytes().all(|b| b.is_ascii_digit()) => {
+        [one] if matches!(one.len(), 6 | 8) && digits(one) => {
             let n: u32 = one.parse().map_err(|_| out_of_range_field(text))?;
-            ymd((n / 10_000) as i32, n / 100 % 100, n % 100)
+            let y = year((n / 10_000) as i32, &one[..one.len() - 4], bc);
+            ymd(y, n / 100 % 100, n % 100)
+        }
+        // A day of the Julian period.
+        [one] if one.len() > 1 && one.starts_with(['J', 'j']) && digits(&one[1..]) => {
+            let day = one[1..]
+                .parse()
+                .ok()
+                .and_then(|n: i32| n.checked_sub(JULIAN_1970));
+            known(day.and_then(date_of))
         }
         _ => Ok(None),
     }
@@ -132,6 +163,18 @@ fn time_word(t: &str, text: &str) -> Result<Option<i64>> {
     Ok(Some(us))
 }
 
+/// `hhmm`, `hhmmss` and `hhmmss.ffffff`, and what comes behind, as with colons.
+fn time_of_digits(t: &str) -> Option<String> {
+    let digits = t.bytes().take_while(u8::is_ascii_digit).count();
+    let (hours, rest) = t.split_at_checked(2).filter(|_| matches!(digits, 4 | 6))?;
+    let (minutes, rest) = rest.split_at(2);
+    match digits {
+        4 if rest.starts_with('.') => None,
+        4 => Some(format!("{hours}:{minutes}{rest}")),
+        _ => Some(format!("{hours}:{minutes}:{rest}")),
+    }
+}
+
 /// `10:00PM` and `10:00EST` as two words.
 fn time_and_rest(w: &str) -> impl Iterator<Item = String> {
     let is_time = w.contains(':') && w.starts_with(|c: char| c.is_ascii_digit());
@@ -147,16 +190,18 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
     let spaced = text.trim().replace(',', " ");
     let mut words: Vec<String> = Vec::new();
     for w in spaced.split_whitespace() {
-        // 2020-01-01T10:00
-        match w.char_indices().find(|(i, c)| {
-            (*c == 'T' || *c == 't')
-                && *i > 0
-                && w.as_bytes()[i - 1].is_ascii_digit()
-                && w[i + 1..].contains(':')
-        }) {
-            Some((i, _)) => {
-                words.push(w[..i].to_string());
-                words.extend(time_and_rest(&w[i + 1..]));
+        // 2020-01-01T10:00, T10:00
+        let t = w.find(['T', 't']).filter(|i| {
+            let date = w[..*i].ends_with(|c: char| c.is_ascii_digit()) || *i == 0;
+            date && w[i + 1..].starts_with(|c: char| c.is_ascii_digit())
+        });
+        match t.map(|i| (&w[..i], &w[i + 1..])) {
+            Some((date, time)) => {
+                words.extend((!date.is_empty()).then(|| date.to_string()));
+                match time_of_digits(time) {
+                    Some(time) => words.extend(time_and_rest(&time)),
+                    None => words.extend(time_and_rest(time)),
+                }
             }
             None => words.extend(time_and_rest(w)),
         }
@@ -167,7 +212,13 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
     out.bc = words.iter().any(|w| w.eq_ignore_ascii_case("bc"));
     let mut loose: Vec<String> = Vec::new();
     let mut afternoon = None;
-    for w in &words {
+    for w in words {
+        let alone = type_name == "time" || out.date.is_some();
+        let w = match time_of_digits(&w) {
+            Some(time) if alone && out.time.is_none() => time,
+            _ => w,
+        };
+        let digits = w.bytes().all(|b| b.is_ascii_digit());
         let lower = w.to_ascii_lowercase();
         match lower.as_str() {
             "infinity" | "+infinity" => out.infinite = Some(true),
@@ -192,15 +243,19 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
                     out.zone = Some(w[split..].to_string());
                 }
             }
-            _ if out.date.is_none() && date_word(w, out.bc, text)?.is_some() => {
-                out.date = date_word(w, out.bc, text)?
+            _ if out.date.is_none() && date_word(&w, out.bc, text)?.is_some() => {
+                out.date = date_word(&w, out.bc, text)?
             }
-            _ if out.time.is_some() && out.zone.is_none() => out.zone = Some(w.clone()),
+            _ if out.time.is_some()
+                && out.zone.is_none()
+                && !digits
+                && month_name(&w).is_none() =>
+            {
+                out.zone = Some(w)
+            }
             // 2020-01-01 +02, as JDBC sends dates.
-            _ if out.date.is_some() && out.zone.is_none() && is_offset(w) => {
-                out.zone = Some(w.clone());
-            }
-            _ => loose.push(w.clone()),
+            _ if out.date.is_some() && out.zone.is_none() && is_offset(&w) => out.zone = Some(w),
+            _ => loose.push(w),
         }
     }
     // With a date alone it says nothing.
@@ -347,7 +402,6 @@ pub fn time(text: &str) -> Result<i64> {
 fn check_zone(t: &DateTimeText, text: &str, type_name: &str) -> Result<()> {
     match t.zone.as_deref() {
         None | Some("Z" | "z") => Ok(()),
-        Some(zone) if zone.starts_with(['+', '-']) => Ok(()),
         Some(zone) => super::zones::literal_to_utc(0, zone)
             .map(|_| ())
             .map_err(|e| zone_error(e, zone, text, type_name)),

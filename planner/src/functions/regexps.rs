@@ -1,6 +1,7 @@
 //! Regular expressions: patterns, matches, replacing, splitting, counting, positions, parts.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::ListArray;
@@ -98,44 +99,46 @@ impl Options {
     }
 }
 
+/// Compiled patterns that a thread keeps: patterns are mostly constant, but there may be an array of them.
+const KEPT_MAX: usize = 64;
+
 thread_local! {
-    /// The pattern compiled last: patterns are mostly constant.
-    static LAST: RefCell<Option<(String, Regex)>> = const { RefCell::new(None) };
+    static KEPT: RefCell<HashMap<String, Regex>> = RefCell::default();
 }
 
 pub(super) fn with_regex<T>(pattern: &str, flags: &str, f: impl FnOnce(&Regex) -> T) -> Result<T> {
     let key = format!("{flags}/{pattern}");
-    LAST.with(|last| {
-        let mut last = last.borrow_mut();
-        if last.as_ref().is_none_or(|(k, _)| *k != key) {
-            let options = Options::of(flags)?;
-            let translated = match options.literal {
-                true => regex::escape(pattern),
-                false => translate_regex(pattern),
-            };
-            let r = regex::RegexBuilder::new(&translated)
-                .case_insensitive(options.insensitive)
-                .dot_matches_new_line(!options.dot_stops)
-                .multi_line(options.lines)
-                .ignore_whitespace(options.expanded)
-                .size_limit(1 << 22)
-                .build()
-                .map_err(|e| {
-                    let text = e.to_string();
-                    let text = text
-                        .lines()
-                        .last()
-                        .unwrap_or_default()
-                        .trim_start_matches("error: ")
-                        .to_string();
-                    SqlError::new("2201B", format!("invalid regular expression: {text}"))
-                })?;
-            *last = Some((key, r));
+    KEPT.with_borrow_mut(|kept| {
+        if let Some(re) = kept.get(&key) {
+            return Ok(f(re));
         }
-        match last.as_ref() {
-            Some((_, r)) => Ok(f(r)),
-            None => Err(SqlError::internal("no regex")),
+        let re = compiled(pattern, &Options::of(flags)?)?;
+        let found = f(&re);
+        if kept.len() >= KEPT_MAX {
+            kept.clear();
         }
+        kept.insert(key, re);
+        Ok(found)
+    })
+}
+
+fn compiled(pattern: &str, options: &Options) -> Result<Regex> {
+    let translated = match options.literal {
+        true => regex::escape(pattern),
+        false => translate_regex(pattern),
+    };
+    let built = regex::RegexBuilder::new(&translated)
+        .case_insensitive(options.insensitive)
+        .dot_matches_new_line(!options.dot_stops)
+        .multi_line(options.lines)
+        .ignore_whitespace(options.expanded)
+        .size_limit(1 << 22)
+        .build();
+    built.map_err(|e| {
+        let text = e.to_string();
+        let last = text.lines().last().unwrap_or_default();
+        let reason = last.trim_start_matches("error: ");
+        SqlError::new("2201B", format!("invalid regular expression: {reason}"))
     })
 }
 
@@ -335,6 +338,28 @@ fn regexp_replace_from(
     })
 }
 
+/// Flags of a function that looks for one match, or splits at all.
+fn not_global<'f>(function: &str, flags: &'f str) -> Result<&'f str> {
+    match flags.contains('g') {
+        false => Ok(flags),
+        true => Err(SqlError::new(
+            "22023",
+            format!("{function}() does not support the \"global\" option"),
+        )),
+    }
+}
+
+/// Where a match begins, or, where `end` is 1, ends.
+fn instr(text: &str, at: Option<(usize, usize)>, end: i32) -> Result<Option<i32>> {
+    match end {
+        0 | 1 => Ok(Some(position(text, at, end == 1))),
+        _ => Err(SqlError::new(
+            "22023",
+            format!("invalid value for parameter \"endoption\": {end}"),
+        )),
+    }
+}
+
 /// Registers the functions of this file.
 pub fn register(r: &mut Registry) {
     r.add_fallible(
@@ -364,13 +389,8 @@ pub fn register(r: &mut Registry) {
     r.add_fallible(
         "regexp_match(text, text, text) text[]",
         kernel!(|s: text, p: text, f: text| -> text_list {
-            if f.contains('g') {
-                return Err(SqlError::new(
-                    "22023",
-                    "regexp_match() does not support the \"global\" option",
-                )
-                .hint("Use the regexp_matches function instead."));
-            }
+            let f = not_global("regexp_match", f)
+                .map_err(|e| e.hint("Use the regexp_matches function instead."))?;
             regexp_match(s, p, f)
         }),
     );
@@ -379,8 +399,20 @@ pub fn register(r: &mut Registry) {
         kernel!(|s: text, p: text| -> text_list regexp_split(s, p, "")),
     );
     r.add_fallible(
+        "regexp_split_to_array(text, text, text) text[]",
+        kernel!(|s: text, p: text, f: text| -> text_list {
+            regexp_split(s, p, not_global("regexp_split_to_array", f)?)
+        }),
+    );
+    r.add_fallible(
         "regexp_split_to_table_list(text, text) text[]",
         kernel!(|s: text, p: text| -> text_list regexp_split(s, p, "")),
+    );
+    r.add_fallible(
+        "regexp_split_to_table_list(text, text, text) text[]",
+        kernel!(|s: text, p: text, f: text| -> text_list {
+            regexp_split(s, p, not_global("regexp_split_to_table", f)?)
+        }),
     );
     r.add_fallible("regexp_count(text, text) int4", kernel!(|s: text, p: text| -> int4 with_regex(p, "", |r| Some(r.find_iter(s).count() as i32))));
     r.add_fallible(
@@ -415,15 +447,15 @@ pub fn register(r: &mut Registry) {
     );
     r.add_fallible(
         "regexp_count(text, text, int4, text) int4",
-        kernel!(|s: text, p: text, n: int4, f: text| -> int4 count(s, p, f, n)),
-    );
-    r.add_fallible(
-        "regexp_like(text, text) bool",
-        kernel!(|s: text, p: text| -> bool with_regex(p, "", |re| Some(re.is_match(s)))),
+        kernel!(|s: text, p: text, n: int4, f: text| -> int4 {
+            count(s, p, not_global("regexp_count", f)?, n)
+        }),
     );
     r.add_fallible(
         "regexp_like(text, text, text) bool",
-        kernel!(|s: text, p: text, f: text| -> bool with_regex(p, f, |re| Some(re.is_match(s)))),
+        kernel!(|s: text, p: text, f: text| -> bool {
+            with_regex(p, not_global("regexp_like", f)?, |re| Some(re.is_match(s)))
+        }),
     );
     r.add_fallible(
         "regexp_substr(text, text) text",
@@ -446,8 +478,18 @@ pub fn register(r: &mut Registry) {
     r.add_fallible(
         "regexp_substr(text, text, int4, int4, text) text",
         kernel!(|s: text, p: text, start: int4, n: int4, f: text| -> text {
+            let f = not_global("regexp_substr", f)?;
             Ok(nth(s, p, f, start, n, 0)?.map(|(a, b)| s[a..b].to_string()))
         }),
+    );
+    r.add_fallible(
+        "regexp_substr(text, text, int4, int4, text, int4) text",
+        kernel!(
+            |s: text, p: text, start: int4, n: int4, f: text, g: int4| -> text {
+                let f = not_global("regexp_substr", f)?;
+                Ok(nth(s, p, f, start, n, g)?.map(|(a, b)| s[a..b].to_string()))
+            }
+        ),
     );
     r.add_fallible(
         "regexp_instr(text, text) int4",
@@ -469,7 +511,16 @@ pub fn register(r: &mut Registry) {
         "regexp_instr(text, text, int4, int4, int4) int4",
         kernel!(
             |s: text, p: text, start: int4, n: int4, end: int4| -> int4 {
-                Ok(Some(position(s, nth(s, p, "", start, n, 0)?, end == 1)))
+                instr(s, nth(s, p, "", start, n, 0)?, end)
+            }
+        ),
+    );
+    r.add_fallible(
+        "regexp_instr(text, text, int4, int4, int4, text) int4",
+        kernel!(
+            |s: text, p: text, start: int4, n: int4, end: int4, f: text| -> int4 {
+                let f = not_global("regexp_instr", f)?;
+                instr(s, nth(s, p, f, start, n, 0)?, end)
             }
         ),
     );
@@ -477,7 +528,8 @@ pub fn register(r: &mut Registry) {
         "regexp_instr(text, text, int4, int4, int4, text, int4) int4",
         kernel!(
             |s: text, p: text, start: int4, n: int4, end: int4, f: text, g: int4| -> int4 {
-                Ok(Some(position(s, nth(s, p, f, start, n, g)?, end == 1)))
+                let f = not_global("regexp_instr", f)?;
+                instr(s, nth(s, p, f, start, n, g)?, end)
             }
         ),
     );

@@ -28,6 +28,7 @@ use super::can_fail;
 use crate::compile::decorrelate::names::subquery_of;
 use crate::compile::expr::physical;
 use crate::error::Result;
+use crate::functions::time_of;
 use crate::tree::Tree;
 
 /// Nodes of an expression that may be copied.
@@ -101,7 +102,7 @@ pub(crate) fn closed(body: Expr, marker: &Column, value: Expr, ret: FieldRef) ->
             Expr::Column(c) if c == marker => uses += 1,
             // Subqueries become joins, and volatile functions are refused by name: both must be seen.
             Expr::ScalarFunction(f) if f.func.signature().volatility != Volatility::Immutable => {
-                visible |= !is_now(e);
+                visible |= time_of(e).is_none();
             }
             e => visible |= subquery_of(e).is_some(),
         }
@@ -170,11 +171,7 @@ fn is_of_row(e: &Expr) -> bool {
             | Expr::AggregateFunction(_)
             | Expr::WindowFunction(_)
     );
-    leaf || is_now(e)
-}
-
-fn is_now(e: &Expr) -> bool {
-    matches!(e, Expr::ScalarFunction(f) if f.func.name() == "now")
+    leaf || time_of(e).is_some()
 }
 
 /// Whether evaluating the expression can fail.

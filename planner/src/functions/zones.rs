@@ -123,11 +123,15 @@ fn named_zone(zone: &str) -> Result<chrono_tz::Tz> {
         .ok_or_else(|| SqlError::new("22023", format!("time zone \"{zone}\" not recognized")))
 }
 
+fn is_clock(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit() || b == b':')
+}
+
 /// Local time in the zone of a literal to UTC, both in microseconds.
 pub fn literal_to_utc(local: i64, zone: &str) -> Result<i64> {
     match iso_offset(zone) {
         Some(east) => Ok(local - east * 1_000_000),
-        None if signed(zone).is_some_and(|(_, t)| t.bytes().all(|b| b.is_ascii_digit())) => {
+        None if signed(zone).is_some_and(|(_, t)| is_clock(t)) => {
             let message = format!("time zone displacement out of range: \"{zone}\"");
             Err(SqlError::new("22009", message))
         }

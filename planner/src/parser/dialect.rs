@@ -34,6 +34,11 @@ impl Dialect for PlainNames {
         false
     }
 
+    /// `lag(a IGNORE NULLS) OVER …`, as DuckDB and others write it.
+    fn supports_window_function_null_treatment_arg(&self) -> bool {
+        true
+    }
+
     fn identifier_quote_style(&self, identifier: &str) -> Option<char> {
         BASE.identifier_quote_style(identifier)
     }

@@ -58,7 +58,8 @@ impl P<'_> {
             return Err(SqlError::unsupported("partial indexes are not supported")
                 .hint("Create a materialized view with that condition and an index on it."));
         }
-        if self.peek_is(0, "with") || self.peek_is(0, "tablespace") {
+        let unknown = !self.own_options()?.is_empty();
+        if unknown || self.peek_is(0, "with") || self.peek_is(0, "tablespace") {
             return Err(SqlError::unsupported(
                 "storage options of indexes are not supported",
             ));

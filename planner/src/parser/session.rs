@@ -19,7 +19,10 @@ impl P<'_> {
                 } else {
                     let _ = self.take("work") || self.take("transaction");
                 }
-                Ok(Statement::Begin(self.transaction_modes()?))
+                Ok(Statement::Begin {
+                    start: verb == "start",
+                    modes: self.transaction_modes()?,
+                })
             }
             "commit" | "end" | "rollback" | "abort" => self.end_of_transaction(verb),
             "savepoint" => {
@@ -53,6 +56,10 @@ impl P<'_> {
                 self.p.next_token();
                 if self.take("all") {
                     return Ok(Statement::Reset { name: None });
+                }
+                if self.take("role") || self.take("session authorization") {
+                    let (reset, name) = (true, None);
+                    return Ok(Statement::SetRole { reset, name });
                 }
                 let name = if self.take("time zone") {
                     "timezone".into()
@@ -131,14 +138,11 @@ impl P<'_> {
                 name: self.savepoint()?,
             });
         }
-        if self.take("and chain") {
-            return Err(SqlError::unsupported("AND CHAIN is not supported"));
-        }
+        let chain = self.take("and chain");
         self.take("and no chain");
-        Ok(if matches!(verb, "commit" | "end") {
-            Statement::Commit
-        } else {
-            Statement::Rollback
+        Ok(match verb {
+            "commit" | "end" => Statement::Commit { chain },
+            _ => Statement::Rollback { chain },
         })
     }
 
@@ -406,8 +410,15 @@ impl P<'_> {
             return Ok(Statement::Other { verb });
         }
         let local = self.take("local");
+        let authorization = self.take("session authorization");
+        if authorization || self.take("role") {
+            return self.role(authorization);
+        }
         if !local {
             self.take("session");
+        }
+        if self.take("role") {
+            return self.role(false);
         }
         if self.take("transaction") {
             let modes = self.transaction_modes()?;
@@ -415,6 +426,11 @@ impl P<'_> {
                 session: false,
                 modes,
             });
+        }
+        if self.take("schema") {
+            let value = Some(quoted(&self.option_value()?));
+            let name = "search_path".into();
+            return Ok(Statement::Set { local, name, value });
         }
         let name = if self.take("time zone") {
             "timezone".to_string()
@@ -434,9 +450,17 @@ impl P<'_> {
                 value: None,
             });
         }
-        let mut value = self.option_value()?;
+        if name == "timezone" && self.take("interval") {
+            let offset = self.string()?;
+            let _ = self.take("hour to minute") || self.take("hour");
+            let value = Some(zone_of(&offset));
+            return Ok(Statement::Set { local, name, value });
+        }
+        let path = name.eq_ignore_ascii_case("search_path");
+        let one = |value: String| if path { quoted(&value) } else { value };
+        let mut value = one(self.option_value()?);
         while self.token(&Token::Comma) {
-            value = format!("{value}, {}", self.option_value()?);
+            value = format!("{value}, {}", one(self.option_value()?));
         }
         // A unit or a second word, e.g. SET transaction_isolation TO repeatable read.
         while let Some(w) = self.peek_word(0) {
@@ -448,6 +472,21 @@ impl P<'_> {
             name,
             value: Some(value),
         })
+    }
+
+    /// What SET ROLE and SET SESSION AUTHORIZATION name.
+    fn role(&mut self, authorization: bool) -> Result<Statement> {
+        let none = if authorization { "default" } else { "none" };
+        let name = match (self.take(none), &self.p.peek_token().token) {
+            (true, _) => None,
+            (false, Token::SingleQuotedString(name)) => {
+                let name = name.clone();
+                self.p.next_token();
+                Some(name)
+            }
+            _ => Some(self.ident()?),
+        };
+        Ok(Statement::SetRole { reset: false, name })
     }
 
     pub(super) fn copy(&mut self) -> Result<Statement> {
@@ -606,4 +645,23 @@ fn copy_option(o: &mut CopyOptions, name: &str, value: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A name of the search path as it is shown, and read again.
+fn quoted(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    match !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(plain) {
+        true if !name.is_empty() => name.to_string(),
+        _ => format!("\"{name}\""),
+    }
+}
+
+/// An interval as a zone: `+02:00` is two hours east, which as a zone is a number. Others are left to whoever knows zones.
+fn zone_of(offset: &str) -> String {
+    let (hours, minutes) = offset.split_once(':').unwrap_or((offset, "0"));
+    match (hours.trim().parse::<i8>(), minutes.trim().parse::<i8>()) {
+        (Ok(0), Ok(0)) => "UTC".into(),
+        (Ok(hours), Ok(0)) => hours.to_string(),
+        _ => offset.to_string(),
+    }
 }

@@ -52,6 +52,55 @@ pub(super) fn values_query(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     out
 }
 
+/// `INSERT INTO t (VALUES …)`, `… ((SELECT …))` without the parentheses, which the parser takes for a list of columns.
+pub(super) fn insert_query(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let Some(into) =
+        (1..tokens.len()).find(|i| is(&tokens[i - 1], "insert") && is(&tokens[*i], "into"))
+    else {
+        return tokens;
+    };
+    let named = |t: &TokenWithSpan| matches!(t.token, Token::Word(_) | Token::Period);
+    let names = tokens[into + 1..].iter().take_while(|t| named(t)).count();
+    let at = into + 1 + names;
+    loop {
+        let query = match tokens.get(at + 1).map(|t| &t.token) {
+            Some(Token::LParen) => true,
+            Some(Token::Word(w)) if w.quote_style.is_none() => {
+                is(&tokens[at + 1], "with")
+                    || is(&tokens[at + 1], "values") && opening(&tokens, at + 2).is_some()
+            }
+            _ => false,
+        };
+        if !query || opening(&tokens, at).is_none() {
+            return tokens;
+        }
+        let mut depth = 0;
+        let closes = tokens[at..].iter().position(|t| {
+            match t.token {
+                Token::LParen => depth += 1,
+                Token::RParen => depth -= 1,
+                _ => {}
+            }
+            depth == 0
+        });
+        let Some(closes) = closes.map(|n| at + n) else {
+            return tokens;
+        };
+        let ends = match tokens.get(closes + 1) {
+            None => true,
+            Some(t) => {
+                matches!(t.token, Token::SemiColon | Token::EOF)
+                    || is_one_of(t, &["on", "returning"])
+            }
+        };
+        if !ends {
+            return tokens;
+        }
+        tokens.remove(closes);
+        tokens.remove(at);
+    }
+}
+
 /// Whether tokens begin with a query in parentheses that UNION or its kin combines with another one.
 fn is_combined(tokens: &[TokenWithSpan]) -> bool {
     let opens = |t: &TokenWithSpan| t.token == Token::LParen;

@@ -12,8 +12,8 @@ const TUMBLE: &str = "(SELECT $1.*, date_bin($3, $2, '1970-01-01 00:00:00+00') A
 
 /// Those that begin an offset later.
 const TUMBLE_LATER: &str = "(SELECT $1.*, \
-     date_bin($3, ($2) - ($4), '1970-01-01 00:00:00+00') + ($4) AS window_start, \
-     date_bin($3, ($2) - ($4), '1970-01-01 00:00:00+00') + ($4) + ($3) AS window_end FROM $1)";
+     date_bin($3, ($2) - CAST($4 AS interval), '1970-01-01 00:00:00+00') + CAST($4 AS interval) AS window_start, \
+     date_bin($3, ($2) - CAST($4 AS interval), '1970-01-01 00:00:00+00') + CAST($4 AS interval) + ($3) AS window_end FROM $1)";
 
 /// Windows that overlap: the last one that has begun, and those before it that aren't over. From the first of July on, with a leap day in
 /// the next February, months are as long as they get.
@@ -93,5 +93,40 @@ fn call(tokens: &[TokenWithSpan]) -> Option<(Vec<TokenWithSpan>, usize)> {
             _ => out.push(like(name, token)),
         }
     }
+    // Without an alias it is known by the name of the rows.
+    let ends = match after(0).map(|t| &t.token) {
+        Some(Token::Word(w)) => {
+            w.quote_style.is_none() && AFTER.contains(&&*w.value.to_lowercase())
+        }
+        _ => true,
+    };
+    if let (true, Some(t @ Token::Word(_))) = (ends, args[0].last().map(|t| &t.token)) {
+        out.push(like(name, Token::make_keyword("AS")));
+        out.push(like(name, t.clone()));
+    }
     Some((out, end))
 }
+
+/// Words that can follow a relation and aren't its alias.
+const AFTER: [&str; 20] = [
+    "where",
+    "group",
+    "order",
+    "join",
+    "left",
+    "right",
+    "inner",
+    "full",
+    "cross",
+    "natural",
+    "on",
+    "union",
+    "except",
+    "intersect",
+    "limit",
+    "having",
+    "window",
+    "offset",
+    "fetch",
+    "for",
+];

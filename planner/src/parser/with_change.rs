@@ -1,4 +1,4 @@
-//! `WITH … UPDATE` and `WITH … DELETE`: the common table expressions go to the queries within the statement, and a
+//! `WITH … INSERT`, `WITH … UPDATE` and `WITH … DELETE`: the common table expressions go to the queries within the statement, and a
 //! relation in FROM that is one of them becomes a query of it.
 
 use std::ops::ControlFlow;

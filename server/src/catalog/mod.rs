@@ -9,7 +9,7 @@ pub mod record;
 pub mod text;
 pub mod view;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tidemill_planner::SqlError;
@@ -158,14 +158,23 @@ impl Catalog {
 
     /// Objects that stand on any of `ids`, directly or not, without `ids` themselves; dependents last.
     pub fn dependents_of_all(&self, ids: &[u64]) -> Vec<Arc<Object>> {
-        let mut reached: Vec<u64> = ids.to_vec();
-        let mut out = Vec::new();
-        // Ids grow with creation, so one pass in id order reaches everything.
-        for (id, object) in &self.objects {
-            if !reached.contains(id) && object.record.depends.iter().any(|d| reached.contains(d)) {
-                reached.push(*id);
-                out.push(object.clone());
-            }
+        let mut reached: BTreeSet<u64> = ids.iter().copied().collect();
+        let mut todo: Vec<u64> = ids.to_vec();
+        while let Some(id) = todo.pop() {
+            let above = self.dependents(id).into_iter().map(|o| o.record.id);
+            todo.extend(above.filter(|id| reached.insert(*id)));
+        }
+        ids.iter().for_each(|id| {
+            reached.remove(id);
+        });
+        // A replaced view may stand on what was made after it, so that ids say nothing.
+        let mut out: Vec<Arc<Object>> = Vec::new();
+        while let Some(next) = reached.iter().copied().find(|id| {
+            let below = self.objects.get(id).map(|o| &o.record.depends);
+            below.is_none_or(|below| !below.iter().any(|d| d != id && reached.contains(d)))
+        }) {
+            reached.remove(&next);
+            out.extend(self.objects.get(&next).cloned());
         }
         out
     }

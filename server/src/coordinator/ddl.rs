@@ -335,21 +335,60 @@ fn replace_view(
         )
         .hint("Columns may only be added at the end. Drop the view and create it anew."));
     }
-    if !next.dependents(old.record.id).is_empty() {
-        return Err(SqlError::new(
-            "2BP01",
-            format!(
-                "cannot replace view {} because other objects depend on it",
-                old.display_name()
-            ),
-        )
-        .hint("What depends on it was built from the old query. Drop it first."));
-    }
+    check_replaceable(old, &new, next)?;
     new.record.id = old.record.id;
     effects
         .changes
         .push(put(object_key(new.record.id), &new.record));
     next.put(Arc::new(new));
+    Ok(())
+}
+
+/// Views over a view read its query when they are read themselves, so that it may be another one; what stores rows was
+/// built from the old one.
+fn check_replaceable(old: &Object, new: &Object, next: &Catalog) -> Result<(), SqlError> {
+    let mut above = vec![];
+    let mut todo = vec![old.record.id];
+    while let Some(id) = todo.pop() {
+        for object in next.dependents(id) {
+            if !above.contains(&object.record.id) {
+                above.push(object.record.id);
+                todo.push(object.record.id);
+            }
+            if object.record.kind != Kind::View {
+                return Err(SqlError::new(
+                    "2BP01",
+                    format!(
+                        "cannot replace view {} because other objects depend on it",
+                        old.display_name()
+                    ),
+                )
+                .detail(format!(
+                    "{} stores what it was built from.",
+                    object.display_name()
+                ))
+                .hint("Drop it first."));
+            }
+        }
+    }
+    if new
+        .record
+        .depends
+        .iter()
+        .any(|id| *id == old.record.id || above.contains(id))
+    {
+        let message = format!("infinite recursion detected in view {}", old.display_name());
+        return Err(SqlError::new("42P17", message));
+    }
+    if !above.is_empty() && new.columns.fields().len() > old.columns.fields().len() {
+        return Err(SqlError::new(
+            "2BP01",
+            format!(
+                "cannot add columns to view {} because other views depend on it",
+                old.display_name()
+            ),
+        ));
+    }
     Ok(())
 }
 

@@ -357,7 +357,8 @@ impl TableState {
         let mut keys = Vec::with_capacity(self.uniques.len());
         for unique in &self.uniques {
             let changed = unique.index.changed(delta)?;
-            unique.check(&self.version, &changed)?;
+            let checked = unique.check(&self.version, &changed);
+            checked.map_err(|e| of_table(e, &self.object))?;
             keys.push(changed);
         }
         Ok(Checked {
@@ -427,7 +428,8 @@ impl TableState {
             let counted = consolidate(&keys.schema(), &[keys]);
             if let Some(row) = (0..counted.len()).find(|r| counted.diffs.get(*r) > 1) {
                 let constraint = format!("{}_pkey", self.object.record.name);
-                return Err(duplicate(&constraint, &counted.rows, row));
+                let e = duplicate(&constraint, &counted.rows, row);
+                return Err(of_table(e, &self.object));
             }
         }
         Ok(())
@@ -601,6 +603,17 @@ pub fn row_hashes(
     Ok(hashes)
 }
 
+/// The error as one about rows of a table.
+pub fn of_table(e: SqlError, table: &Object) -> SqlError {
+    match e.sqlstate.starts_with("23") {
+        false => e,
+        true => e.about(|a| {
+            a.schema = Some(table.record.schema.clone());
+            a.table = Some(table.record.name.clone());
+        }),
+    }
+}
+
 /// Checks NOT NULL of a table's columns in rows to be written.
 pub fn check_not_null(object: &Object, rows: &RecordBatch) -> Result<(), SqlError> {
     for (column, field) in rows.columns().iter().zip(object.columns.fields()) {
@@ -617,9 +630,11 @@ pub fn check_not_null(object: &Object, rows: &RecordBatch) -> Result<(), SqlErro
             .iter()
             .position(|n| n == Some(true))
             .map_or(0, |row| row + 1);
-        return Err(SqlError::new("23502", message).detail(format!(
+        let e = SqlError::new("23502", message).detail(format!(
             "The failing row is number {failing} of the statement."
-        )));
+        ));
+        let e = e.about(|a| a.column = Some(field.name().clone()));
+        return Err(of_table(e, object));
     }
     Ok(())
 }

@@ -270,7 +270,9 @@ impl UniqueState {
 /// A row has a key that another one has already.
 pub fn duplicate(constraint: &str, keys: &RecordBatch, row: usize) -> SqlError {
     let message = format!("duplicate key value violates unique constraint \"{constraint}\"");
-    SqlError::new("23505", message).detail(format!("Key {} already exists.", shown(keys, row)))
+    SqlError::new("23505", message)
+        .detail(format!("Key {} already exists.", shown(keys, row)))
+        .about(|a| a.constraint = Some(constraint.into()))
 }
 
 /// `(columns)=(values)` of a key.

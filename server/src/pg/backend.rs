@@ -19,6 +19,7 @@ use pgwire::messages::startup::{
     Authentication, BackendKeyData, NegotiateProtocolVersion, ParameterStatus, SecretKey,
 };
 use tidemill_planner::SqlError;
+use tidemill_planner::origins::origin_of;
 
 use super::types::wire_type;
 use super::wire::Wire;
@@ -158,6 +159,19 @@ impl Wire {
         if let Some(position) = error.position {
             fields.push((b'P', position.to_string()));
         }
+        if let Some(about) = &error.about {
+            let named = [
+                (b's', &about.schema),
+                (b't', &about.table),
+                (b'c', &about.column),
+                (b'n', &about.constraint),
+                (b'R', &about.routine.map(String::from)),
+            ];
+            let known = named
+                .into_iter()
+                .filter_map(|(f, v)| Some((f, v.as_ref()?)));
+            fields.extend(known.map(|(f, v)| (f, clean(v))));
+        }
         self.send(PgWireBackendMessage::ErrorResponse(ErrorResponse::new(
             fields,
         )))
@@ -209,8 +223,9 @@ pub fn row_description(
     for (number, field) in schema.fields().iter().enumerate() {
         out.put_slice(clean(field.name()).as_bytes());
         out.put_u8(0);
-        out.put_i32(0); // oid of the table
-        out.put_i16(0); // number of its column
+        let origin = origin_of(field);
+        out.put_u32(origin.map_or(0, |o| o.oid));
+        out.put_i16(origin.map_or(0, |o| o.number));
         let wire = wire_type(field);
         out.put_u32(wire.oid);
         out.put_i16(wire.size);

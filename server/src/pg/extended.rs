@@ -23,6 +23,8 @@ use crate::session::{ParamValue, Prepared, Response};
 /// A prepared statement.
 pub struct Statement {
     prepared: Prepared,
+    /// Types of parameters as the client declared them; 0: it didn't.
+    declared: Vec<u32>,
     /// RowDescription with all columns in text format, ready to send.
     description: BytesMut,
 }
@@ -87,6 +89,7 @@ impl Connection {
                 format!("prepared statement \"{name}\" already exists"),
             )));
         }
+        let as_said = types.to_vec();
         let types = types
             .iter()
             .map(|oid| declared(*oid))
@@ -99,6 +102,7 @@ impl Connection {
         }
         let statement = Statement {
             prepared,
+            declared: as_said,
             description,
         };
         self.statements.insert(name, Arc::new(statement));
@@ -162,8 +166,19 @@ impl Connection {
 
     fn describe_statement(&mut self, name: &str) -> Result<(), Stop> {
         let statement = self.statement(name)?;
-        let oids = statement.prepared.params.iter().map(|f| wire_type(f).oid);
-        self.wire.parameter_description(oids.collect())?;
+        // A client is told what it said: drivers hold it for a mistake else.
+        let said = statement
+            .declared
+            .iter()
+            .copied()
+            .chain(std::iter::repeat(0));
+        let params = statement.prepared.params.iter().zip(said);
+        let oids = params.map(|(field, said)| match said {
+            0 | oid::UNKNOWN | VOID => wire_type(field).oid,
+            said => said,
+        });
+        let oids = oids.collect();
+        self.wire.parameter_description(oids)?;
         self.describe(&statement, &[])
     }
 
@@ -275,10 +290,13 @@ fn no_portal(name: &str) -> SqlError {
     SqlError::new("34000", format!("portal \"{name}\" does not exist"))
 }
 
+/// `void`, which JDBC declares for what a function that it calls gives.
+const VOID: u32 = 2278;
+
 /// The field of a parameter type that the client declared; `None`: infer it.
 fn declared(type_oid: u32) -> Result<Option<Field>, SqlError> {
     match type_oid {
-        0 | oid::UNKNOWN => Ok(None),
+        0 | oid::UNKNOWN | VOID => Ok(None),
         known => type_of_oid(known)
             .map(|sql| Some(sql.field("", true)))
             .ok_or_else(|| SqlError::new("42704", format!("type with oid {known} does not exist"))),
@@ -333,8 +351,6 @@ pub fn same_columns(described: Option<&Schema>, sent: &Schema) -> Result<(), Sql
     });
     match same {
         true => Ok(()),
-        false => Err(SqlError::unsupported(
-            "cached plan must not change result type",
-        )),
+        false => Err(SqlError::outdated_plan()),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tidemill_planner::SqlError;
 
+use super::RelationType;
 use super::advisory;
 use super::context::{
     Context, OWNER_OID, format_type, quote_ident, quote_literal, split_name, type_oid,
@@ -246,8 +247,9 @@ functions! {
     anyway "pg_has_role" => BOOL, |_, _| Ok(Value::Bool(true));
     anyway "row_security_active" => BOOL, |_, _| Ok(Value::Bool(false));
     anyway "pg_relation_is_publishable" => BOOL, |_, _| Ok(Value::Bool(false));
-    anyway "pg_relation_is_updatable" => INT, |_, _| Ok(Value::Int(0));
-    anyway "pg_column_is_updatable" => BOOL, |_, _| Ok(Value::Bool(false));
+    // Bits of what can be done: INSERT, UPDATE, DELETE.
+    catalog "pg_relation_is_updatable" => INT, |a, c| Ok(Value::Int(if is_table(a, c) { 28 } else { 0 }));
+    catalog "pg_column_is_updatable" => BOOL, |a, c| Ok(Value::Bool(is_table(a, c)));
     catalog "pg_relation_size" => BIGINT, |a, c| Ok(Value::Int(size(a, c)));
     catalog "pg_table_size" => BIGINT, |a, c| Ok(Value::Int(size(a, c)));
     catalog "pg_total_relation_size" => BIGINT, |a, c| Ok(Value::Int(size(a, c)));
@@ -541,6 +543,12 @@ fn substring(args: &[Value], context: &Context<'_>) -> Result<Value, SqlError> {
         .zip(1i64..)
         .filter(|(_, n)| (from..until).contains(n));
     Ok(Value::text(kept.map(|(c, _)| c).collect::<String>()))
+}
+
+fn is_table(args: &[Value], context: &Context<'_>) -> bool {
+    let oid = int(args, 0);
+    let mut relations = context.snapshot.relations.iter();
+    relations.any(|r| i64::from(r.oid) == oid && r.kind == RelationType::Table)
 }
 
 fn setting(args: &[Value], context: &Context<'_>) -> Result<Value, SqlError> {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::context::{ARRAY_IN, ARRAY_IN_OID, OWNER_OID};
+use super::context::{ARRAY_IN_OID, OWNER_OID};
 use super::fill::{BTREE, C_COLLATION, COLLATION, DATABASE_OID, HEAP, TABLESPACE, UTF8, int, text};
 use super::relations::{Definition, Row, Rows};
 use super::value::Value;
@@ -22,6 +22,7 @@ pub const EXTRA_TYPES: &[(u32, &str, i16, &str, u32)] = &[
     (869, "inet", -1, "I", 1041),
     (2205, "regclass", 4, "N", 2210),
     (2206, "regtype", 4, "N", 2211),
+    (2275, "cstring", -2, "P", 1263),
     (2276, "any", 4, "P", 0),
     (2277, "anyarray", -1, "P", 0),
     (2278, "void", 4, "P", 0),
@@ -32,6 +33,7 @@ pub const EXTRA_TYPES: &[(u32, &str, i16, &str, u32)] = &[
 pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
     let yes = || Value::Bool(true);
     match definition.name {
+        "pg_proc" => functions(definition),
         "pg_database" => {
             let given = [
                 "oid",
@@ -305,6 +307,9 @@ pub fn types(definition: &Definition) -> Vec<Row> {
         "typelem",
         "typarray",
         "typinput",
+        "typoutput",
+        "typreceive",
+        "typsend",
         "typalign",
         "typstorage",
         "typtypmod",
@@ -321,10 +326,10 @@ pub fn types(definition: &Definition) -> Vec<Row> {
             name,
             "bool" | "text" | "float8" | "timestamptz" | "interval" | "oid"
         );
-        let input = match element {
-            0 => Value::Reg(i64::from(oid), Arc::from(format!("{name}in"))),
-            _ => Value::Reg(ARRAY_IN_OID, Arc::from(ARRAY_IN)),
-        };
+        let [input, output, receive, send] = [0, 1, 2, 3].map(|job| {
+            let (oid, name) = conversion(oid, name, element > 0, job);
+            Value::Reg(oid, Arc::from(name))
+        });
         let kind = if category == "P" || category == "X" {
             "p"
         } else {
@@ -345,11 +350,54 @@ pub fn types(definition: &Definition) -> Vec<Row> {
             int(element),
             int(array),
             input,
+            output,
+            receive,
+            send,
             text("i"),
             text(if size < 0 { "x" } else { "p" }),
             int(-1),
             int(collation),
         ]);
+    };
+    for t in all_types() {
+        push(t.oid, &t.name, t.size, t.category, t.element, t.array);
+    }
+    rows.done()
+}
+
+/// A type as the catalog shows it.
+struct Shown {
+    oid: u32,
+    name: String,
+    size: i16,
+    category: &'static str,
+    /// Of an array: its elements' type.
+    element: u32,
+    /// Of another: the type of arrays of it.
+    array: u32,
+}
+
+fn all_types() -> Vec<Shown> {
+    let mut all = Vec::new();
+    let mut with_array = |oid, name: &str, size, category, array| {
+        all.push(Shown {
+            oid,
+            name: name.to_string(),
+            size,
+            category,
+            element: 0,
+            array,
+        });
+        if array > 0 {
+            all.push(Shown {
+                oid: array,
+                name: format!("_{name}"),
+                size: -1,
+                category: "A",
+                element: oid,
+                array: 0,
+            });
+        }
     };
     for known in TYPES {
         let category = match known.name {
@@ -362,20 +410,95 @@ pub fn types(definition: &Definition) -> Vec<Row> {
             "bytea" | "json" | "jsonb" | "uuid" => "U",
             _ => "N",
         };
-        push(known.oid, known.name, known.size, category, 0, known.array);
-        push(
-            known.array,
-            &format!("_{}", known.name),
-            -1,
-            "A",
-            known.oid,
-            0,
-        );
+        with_array(known.oid, known.name, known.size, category, known.array);
     }
     for (oid, name, size, category, array) in EXTRA_TYPES {
-        push(*oid, name, *size, category, 0, *array);
-        if *array > 0 {
-            push(*array, &format!("_{name}"), -1, "A", *oid, 0);
+        with_array(*oid, name, *size, category, *array);
+    }
+    all
+}
+
+/// The language of functions that are part of the server.
+const INTERNAL_LANGUAGE: i64 = 12;
+
+/// The first oid of functions that read and write values of types: four after each other of each type.
+const CONVERSIONS: i64 = 1_000_000;
+
+/// What a type's values are read and written by, as text (`job` 0 and 1) and as bytes (2 and 3): oid and name. Clients know arrays by
+/// those of arrays.
+fn conversion(oid: u32, name: &str, array: bool, job: usize) -> (i64, String) {
+    const JOBS: [&str; 4] = ["in", "out", "recv", "send"];
+    const OF_ARRAYS: [i64; 4] = [ARRAY_IN_OID, 751, 2400, 2401];
+    if array {
+        return (OF_ARRAYS[job], format!("array_{}", JOBS[job]));
+    }
+    let apart = matches!(
+        name,
+        "numeric"
+            | "date"
+            | "time"
+            | "timestamp"
+            | "timestamptz"
+            | "interval"
+            | "uuid"
+            | "json"
+            | "jsonb"
+            | "record"
+            | "inet"
+            | "pg_node_tree"
+    );
+    let apart = if apart { "_" } else { "" };
+    let at = CONVERSIONS + 4 * i64::from(oid) + job as i64;
+    (at, format!("{name}{apart}{}", JOBS[job]))
+}
+
+/// The functions of the catalog that have a place in it: those that types name.
+fn functions(definition: &Definition) -> Vec<Row> {
+    let given = [
+        "oid",
+        "proname",
+        "pronamespace",
+        "proowner",
+        "prolang",
+        "procost",
+        "prokind",
+        "proisstrict",
+        "provolatile",
+        "proparallel",
+        "pronargs",
+        "prorettype",
+        "prosrc",
+    ];
+    let mut rows = Rows::of(definition, &given);
+    let mut known = std::collections::BTreeSet::new();
+    for t in all_types() {
+        for job in 0..4 {
+            let (oid, name) = conversion(t.oid, &t.name, t.element > 0, job);
+            if !known.insert(oid) {
+                continue;
+            }
+            // As text, and as bytes.
+            let gives = match (job, t.element > 0) {
+                (0 | 2, true) => 2277,
+                (0 | 2, false) => t.oid,
+                (1, _) => 2275,
+                _ => 17,
+            };
+            rows.push([
+                int(oid),
+                text(&name),
+                int(PG_CATALOG_OID),
+                int(OWNER_OID),
+                int(INTERNAL_LANGUAGE),
+                Value::Float(1.0),
+                text("f"),
+                Value::Bool(true),
+                text("i"),
+                text("s"),
+                int(1),
+                int(gives),
+                text(&name),
+            ]);
         }
     }
     rows.done()

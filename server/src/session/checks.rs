@@ -15,6 +15,7 @@ use crate::reader::Snapshot;
 
 /// CHECKs of a table.
 pub(super) struct Checks {
+    schema: String,
     table: String,
     names: Vec<String>,
     plan: QueryPlan,
@@ -31,7 +32,7 @@ impl Checks {
             self.table
         );
         let detail = format!("The failing row is number {} of the statement.", row + 1);
-        Err(SqlError::new("23514", message).detail(detail))
+        Err(self.about(name, SqlError::new("23514", message).detail(detail)))
     }
 
     /// Fails if one of them is false of one of the rows that are there already.
@@ -47,9 +48,17 @@ impl Checks {
                 let message = format!(
                     "check constraint \"{name}\" of relation \"{table}\" is violated by some row"
                 );
-                Err(SqlError::new("23514", message))
+                Err(self.about(name, SqlError::new("23514", message)))
             }
         }
+    }
+
+    fn about(&self, constraint: &str, e: SqlError) -> SqlError {
+        e.about(|a| {
+            a.schema = Some(self.schema.clone());
+            a.table = Some(self.table.clone());
+            a.constraint = Some(constraint.into());
+        })
     }
 
     /// One that is false, and the number of a row that it is false of.
@@ -106,6 +115,7 @@ impl SqlSession {
         };
         let planner = &self.handle.env.planner;
         Ok(Some(Checks {
+            schema: object.record.schema.clone(),
             table: object.record.name.clone(),
             names: checks.iter().map(|c| c.name.clone()).collect(),
             plan: planner.plan_checks(&self.context(), &conditions, &table)?,

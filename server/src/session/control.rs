@@ -29,7 +29,11 @@ impl SqlSession {
         }
     }
 
-    pub(super) fn begin(&mut self, modes: &TransactionModes) -> Result<Response, SqlError> {
+    pub(super) fn begin(
+        &mut self,
+        start: bool,
+        modes: &TransactionModes,
+    ) -> Result<Response, SqlError> {
         match &mut self.transaction {
             Some(transaction) if transaction.explicit => {
                 self.warn("25001", "there is already a transaction in progress");
@@ -43,13 +47,48 @@ impl SqlSession {
             }
         }
         self.set_modes("transaction", modes, true)?;
-        Ok(Response::Tag("BEGIN".into()))
+        let tag = if start { "START TRANSACTION" } else { "BEGIN" };
+        Ok(Response::Tag(tag.into()))
     }
 
-    pub(super) async fn end(&mut self, commit: bool) -> Result<Response, SqlError> {
-        if !self.transaction.as_ref().is_some_and(|t| t.explicit) {
+    /// SET ROLE, SET SESSION AUTHORIZATION. Whoever is connected may do everything, and there is no other role.
+    pub(super) fn set_role(
+        &mut self,
+        reset: bool,
+        name: Option<&str>,
+    ) -> Result<Response, SqlError> {
+        match name.filter(|name| *name != self.user) {
+            None => Ok(Response::Tag(if reset { "RESET" } else { "SET" }.into())),
+            Some(other) => {
+                let message = format!("role \"{other}\" does not exist");
+                Err(SqlError::new("22023", message))
+            }
+        }
+    }
+
+    /// COMMIT and ROLLBACK. `chain`: then another one begins with its modes.
+    pub(super) async fn end(&mut self, commit: bool, chain: bool) -> Result<Response, SqlError> {
+        let explicit = self.transaction.as_ref().is_some_and(|t| t.explicit);
+        if chain && !explicit {
+            let verb = if commit { "COMMIT" } else { "ROLLBACK" };
+            let message = format!("{verb} AND CHAIN can only be used in transaction blocks");
+            return Err(SqlError::new("25P01", message));
+        }
+        if !explicit {
             self.warn("25P01", "there is no transaction in progress");
         }
+        let modes = TransactionModes {
+            isolation: self.settings.get("transaction_isolation"),
+            read_only: Some(self.settings.is_on("transaction_read_only")),
+        };
+        let ended = self.end_here(commit).await?;
+        if chain {
+            self.begin(false, &modes)?;
+        }
+        Ok(ended)
+    }
+
+    async fn end_here(&mut self, commit: bool) -> Result<Response, SqlError> {
         if !commit {
             if let Some(transaction) = self.transaction.take() {
                 self.warn_of_ddl(&transaction.ddl);
@@ -75,9 +114,26 @@ impl SqlSession {
                 let message = "SET TRANSACTION can only be used in transaction blocks";
                 self.warn("25P01", message);
             }
-            false => self.set_modes("transaction", modes, true)?,
+            false => {
+                self.check_read_write(modes.read_only == Some(false))?;
+                self.set_modes("transaction", modes, true)?
+            }
         }
         Ok(Response::Tag("SET".into()))
+    }
+
+    /// What a transaction was begun for can't be widened once it is under way.
+    fn check_read_write(&self, wanted: bool) -> Result<(), SqlError> {
+        let Some(transaction) = &self.transaction else {
+            return Ok(());
+        };
+        let message = match (transaction.savepoints.is_empty(), &transaction.published) {
+            _ if !wanted || !self.settings.is_on("transaction_read_only") => return Ok(()),
+            (false, _) => "cannot set transaction read-write mode inside a read-only transaction",
+            (true, Some(_)) => "transaction read-write mode must be set before any query",
+            (true, None) => return Ok(()),
+        };
+        Err(SqlError::new("25001", message))
     }
 
     fn set_modes(
@@ -105,6 +161,12 @@ impl SqlSession {
         name: &str,
         value: Option<String>,
     ) -> Result<Response, SqlError> {
+        if name == "transaction_read_only" {
+            let off = value
+                .as_deref()
+                .is_some_and(|v| matches!(v, "off" | "false" | "0" | "no"));
+            self.check_read_write(off)?;
+        }
         self.settings.set(name, value, local)?;
         if super::settings::is_without_effect(name) {
             self.inform(format!("parameter \"{name}\" has no effect here"), None);

@@ -17,6 +17,7 @@ mod numbering;
 mod placing;
 mod plans;
 mod query;
+mod setting_values;
 pub mod settings;
 mod show;
 pub mod sql;

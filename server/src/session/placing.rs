@@ -8,13 +8,19 @@ use tidemill_planner::ast::{Name, ObjectKind, Parsed, Statement};
 use tidemill_planner::definition::rename_relation;
 
 use super::sql::SqlSession;
-use crate::catalog::{Catalog, DEFAULT_SCHEMA, TEMPORARY};
+use crate::catalog::{Catalog, DEFAULT_SCHEMA, SYSTEM_SCHEMAS, TEMPORARY};
 
 impl SqlSession {
     /// Where names without a schema are looked for.
     pub(super) fn search_path(&self) -> Vec<String> {
         let own = self.temporary.iter().cloned();
-        own.chain(self.settings.search_path()).collect()
+        let published = self.handle.env.publisher.pin();
+        let schemas = published.catalog.schemas();
+        let named = self.settings.search_path().into_iter();
+        let there = |schema: &String| {
+            schemas.contains_key(schema) || SYSTEM_SCHEMAS.contains(&schema.as_str())
+        };
+        own.chain(named.filter(there)).collect()
     }
 
     /// The statement with the schemas of the objects that it makes or changes, as the search path and temporary objects give them.

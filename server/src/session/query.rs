@@ -129,7 +129,7 @@ impl SqlSession {
             }
         }
         Ok(Response::Rows {
-            schema: query.plan.columns.clone(),
+            schema: query.plan.described.clone(),
             batches: self.rows(query, given.params, snapshot)?,
             verb: "SELECT",
             counted: true,
@@ -154,7 +154,7 @@ impl SqlSession {
             true => query.plan.clone(),
             false => query.plan.bind_params(&values)?,
         };
-        plan.session.now = now_micros();
+        (plan.session.now, plan.session.statement) = (self.now(), now_micros());
         Ok(execution::start(plan, Arc::new(reader)))
     }
 

@@ -123,6 +123,13 @@ impl SqlSession {
         });
     }
 
+    /// `now()`, microseconds since the Unix epoch.
+    pub(super) fn now(&self) -> i64 {
+        self.transaction
+            .as_ref()
+            .map_or_else(now_micros, |t| t.began)
+    }
+
     /// What the planner may know of the session now.
     pub(super) fn context(&self) -> SessionContextInfo {
         SessionContextInfo {
@@ -133,7 +140,8 @@ impl SqlSession {
                 .settings
                 .get("timezone")
                 .unwrap_or_else(|| "UTC".into()),
-            now: now_micros(),
+            now: self.now(),
+            statement: now_micros(),
             variables: self.settings.variables(),
         }
     }
@@ -167,8 +175,8 @@ impl SqlSession {
         if failed
             && !matches!(
                 statement,
-                Statement::Commit
-                    | Statement::Rollback
+                Statement::Commit { .. }
+                    | Statement::Rollback { .. }
                     | Statement::RollbackTo { .. }
                     | Statement::Empty
             )
@@ -277,9 +285,10 @@ impl SqlSession {
             } => self.fetch(cursor, *count, *timeout_ms).await,
             Statement::Move { cursor, count } => self.move_on(cursor, *count).await,
             Statement::Close { cursor } => self.close(cursor.as_deref()),
-            Statement::Begin(modes) => self.begin(modes),
-            Statement::Commit => self.end(true).await,
-            Statement::Rollback => self.end(false).await,
+            Statement::Begin { start, modes } => self.begin(*start, modes),
+            Statement::SetRole { reset, name } => self.set_role(*reset, name.as_deref()),
+            Statement::Commit { chain } => self.end(true, *chain).await,
+            Statement::Rollback { chain } => self.end(false, *chain).await,
             Statement::Savepoint { name } => self.savepoint(name),
             Statement::Release { name } => self.release(name),
             Statement::RollbackTo { name } => self.rollback_to(name),
@@ -419,9 +428,7 @@ impl SqlSession {
                     .collect()
             };
             if of(schema) != of(columns) {
-                return Err(SqlError::unsupported(
-                    "cached plan must not change result type",
-                ));
+                return Err(SqlError::outdated_plan());
             }
         }
         Ok(response)
@@ -487,7 +494,7 @@ impl SqlSession {
                 };
                 let mut params = planned.plan.params.clone();
                 add_time_params(as_of.as_ref(), &mut params);
-                (params, Some(planned.plan.columns.clone()))
+                (params, Some(planned.plan.described.clone()))
             }
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
                 self.write_shape(statement, types, Some(slot))?

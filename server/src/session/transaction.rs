@@ -14,7 +14,7 @@ use tidemill_zset::{CollectionId, Delta, Epoch};
 
 use super::advisory::Mark;
 use super::settings::Values;
-use super::sql::SqlSession;
+use super::sql::{SqlSession, now_micros};
 use crate::catalog::{Catalog, Detail};
 use crate::coordinator::Message;
 use crate::coordinator::tables::{OwnKeys, WriteRequest, tables_below};
@@ -26,6 +26,8 @@ use crate::reader::{ReadSet, Snapshot};
 pub struct Transaction {
     /// BEGIN was said; otherwise it ends with the query string.
     pub explicit: bool,
+    /// When it began, microseconds since the Unix epoch: its `now()`.
+    pub began: i64,
     /// A statement failed; only ROLLBACK helps.
     pub failed: bool,
     /// The version it reads, from its first statement on.
@@ -88,6 +90,7 @@ impl Transaction {
     pub fn new(explicit: bool) -> Self {
         Transaction {
             explicit,
+            began: now_micros(),
             failed: false,
             published: None,
             writes: Arc::default(),

@@ -138,7 +138,7 @@ impl SqlSession {
                 };
                 let rows = self.rows(query, params, reader)?;
                 let rows: Vec<RecordBatch> = rows.try_collect().await?;
-                Some((query.plan.columns.clone(), rows))
+                Some((query.plan.described.clone(), rows))
             }
         };
         // The transaction's writes aren't read any more when one is added.

@@ -128,7 +128,7 @@ impl SqlSession {
             let more = other.plan.params.iter().skip(params.len()).cloned();
             params.extend(more.collect::<Vec<_>>());
         }
-        let columns = write.returning.as_ref().map(|r| r.plan.columns.clone());
+        let columns = write.returning.as_ref().map(|r| r.plan.described.clone());
         Ok((params, columns))
     }
 

@@ -89,7 +89,7 @@ pub(super) fn side_by_side(
 }
 
 pub(super) fn concat(object: &Object, batches: &[RecordBatch]) -> Result<RecordBatch, SqlError> {
-    arrow::compute::concat_batches(&object.columns, batches).map_err(internal)
+    tidemill_zset::buffers::concat_batches(&object.columns, batches).map_err(internal)
 }
 
 /// Columns `from..` of a batch as rows of the table.

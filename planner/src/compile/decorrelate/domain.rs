@@ -22,6 +22,7 @@ use super::super::aggregate::each_set;
 use super::super::expr::unalias;
 use super::names::{free_columns, named, rebind, requalified};
 use crate::bind::lateral::row_number;
+use crate::functions::single::{Clause, number_of_rows};
 
 /// A plan with keys.
 pub(super) struct Keyed {
@@ -431,11 +432,6 @@ impl Domain {
             }
             _ => {}
         }
-        let (FetchType::Literal(fetch), SkipType::Literal(skip)) =
-            (l.get_fetch_type()?, l.get_skip_type()?)
-        else {
-            return Ok(None);
-        };
         let (sort, input) = match l.input.as_ref() {
             LogicalPlan::Sort(Sort {
                 expr,
@@ -452,23 +448,35 @@ impl Domain {
         let Some(input) = self.all(input)? else {
             return Ok(None);
         };
+        let number = |e: &Option<Box<Expr>>, clause| -> Result<Option<Expr>> {
+            let Some(e) = e else { return Ok(None) };
+            let e = self.bind(e.as_ref().clone(), &input.keys)?;
+            Ok(Some(match e {
+                Expr::Literal(..) => e,
+                e => number_of_rows(e, clause),
+            }))
+        };
+        let skipped = number(&l.skip, Clause::Offset)?.unwrap_or_else(|| lit(0_i64));
+        let fetched = number(&l.fetch, Clause::Limit)?;
         let sort = self.bind_sort(&sort, &input.keys)?;
         let name = self.fresh("row");
         let number = row_number(input.key_exprs(), sort).alias(&name);
         let mut exprs = input.key_exprs();
         exprs.extend(columns.into_iter().map(Expr::Column));
-        let number_is = |operator, n: usize| {
-            let column = Expr::Column(Column::new_unqualified(&name));
-            let number = Expr::Cast(Cast::new(
-                Box::new(column),
-                arrow::datatypes::DataType::Int64,
-            ));
-            binary_expr(number, operator, lit(i64::try_from(n).unwrap_or(i64::MAX)))
-        };
-        let mut wanted = number_is(Operator::Gt, skip);
-        if let Some(fetch) = fetch {
-            let last = number_is(Operator::LtEq, skip.saturating_add(fetch));
-            wanted = wanted.and(last);
+        let column = Expr::Column(Column::new_unqualified(&name));
+        let number_of_row = Expr::Cast(Cast::new(
+            Box::new(column),
+            arrow::datatypes::DataType::Int64,
+        ));
+        let mut wanted = binary_expr(number_of_row.clone(), Operator::Gt, skipped.clone());
+        if let (FetchType::Literal(Some(fetch)), SkipType::Literal(skip)) =
+            (l.get_fetch_type()?, l.get_skip_type()?)
+        {
+            let last = lit(i64::try_from(skip.saturating_add(fetch)).unwrap_or(i64::MAX));
+            wanted = wanted.and(binary_expr(number_of_row, Operator::LtEq, last));
+        } else if let Some(fetched) = fetched {
+            let place = binary_expr(number_of_row, Operator::Minus, skipped);
+            wanted = wanted.and(binary_expr(place, Operator::LtEq, fetched));
         }
         self.over(input, |input| {
             let numbered = LogicalPlan::Window(Window::try_new(vec![number], input)?);

@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 use super::rules::{Joined, has_outer_reference, replace_subqueries};
 use crate::functions::single::single;
+use crate::once::same_rows;
 use crate::tree::Tree;
 use domain::{Domain, Keyed};
 pub(super) use hoist::hoist;
@@ -92,6 +93,7 @@ pub(crate) fn lateral(
 ) -> Result<Option<LogicalPlan>> {
     let outer = free_columns(right)?.into_iter();
     let outer: Vec<Column> = outer.filter(|c| left.schema().has_column(c)).collect();
+    let left = &same_rows(left)?;
     let mut exprs: Vec<Expr> = left
         .schema()
         .columns()
@@ -377,6 +379,6 @@ fn at_most_one(plan: &LogicalPlan) -> Result<(bool, bool)> {
 }
 
 /// True if there is a subquery in `e`.
-fn has_subquery(e: &Expr) -> bool {
+pub(super) fn has_subquery(e: &Expr) -> bool {
     e.any(&mut |e| Ok(subquery_of(e).is_some())).unwrap_or(true)
 }
