@@ -158,6 +158,8 @@ pub enum AlterAction {
         column: String,
         default: Option<String>,
     },
+    /// ALTER COLUMN … DROP IDENTITY
+    DropIdentity { column: String, if_exists: bool },
     /// ALTER COLUMN … SET NOT NULL, DROP NOT NULL
     SetNullable { column: String, nullable: bool },
     /// ALTER COLUMN … TYPE … [USING …]

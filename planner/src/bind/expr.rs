@@ -485,6 +485,19 @@ impl Binder<'_> {
         {
             return self.empty_array(&to);
         }
+        if let (E::Array(a), SqlType::Array(of)) = (strip(e), &to)
+            && a.elem
+                .iter()
+                .all(|e| matches!(e, E::Value(v) if matches!(v.value, Value::Placeholder(_))))
+        {
+            // Parameters without a type are of that of the elements.
+            for e in &a.elem {
+                let t = self.expr(c, e)?;
+                if t.unknown {
+                    self.settle(&t, of, Context::Explicit)?;
+                }
+            }
+        }
         let t = self.expr(c, e)?;
         let at_literal = match e {
             E::Value(v) => position(v.span),

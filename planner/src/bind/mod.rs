@@ -30,6 +30,7 @@ pub(crate) mod select;
 pub(crate) mod setop;
 pub(crate) mod sets;
 pub(crate) mod subquery;
+mod substitute;
 pub(crate) mod tail;
 pub(crate) mod types;
 mod variadic;

@@ -282,6 +282,9 @@ impl Rel {
     }
 }
 
+/// Columns that PostgreSQL's tables have besides their own.
+const SYSTEM_COLUMNS: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
+
 /// Edits that turn `a` into `b` (insert, delete, replace, each one).
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
@@ -358,6 +361,10 @@ impl Binder<'_> {
                 let e = SqlError::new("42703", format!("column \"{name}\" does not exist"));
                 if let Some(row) = self.whole_row(scope, name).map_err(locate)? {
                     return Ok(row);
+                }
+                if SYSTEM_COLUMNS.contains(name) {
+                    let e = SqlError::unsupported(format!("system column {name} is not supported"));
+                    return Err(locate(e.hint("Rows are told apart by a key of the table.")));
                 }
                 match closest(name, scope.names()) {
                     Some(c) => e.hint(format!(

@@ -1,9 +1,7 @@
 //! SELECT: from the syntax tree to a plan, in the order in which its clauses take effect.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 
-use datafusion_common::tree_node::Transformed;
 use datafusion_common::{Column, ScalarValue, UnnestOptions};
 use datafusion_expr::expr::{Sort, WindowFunction};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator};
@@ -14,12 +12,12 @@ use super::aggregates::given_type;
 use super::expr::{Calls, Ctx, SET, Truth, WINDOW};
 use super::names::output_name;
 use super::scope::{Outer, Scope};
+use super::substitute::{by_output_names, replace};
 use super::tail::{Key, Tail, tail_of};
 use super::{
     Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, filter, fit, literal, only, project,
     unique_names,
 };
-use crate::compile::decorrelate::names::{replace_outer, subquery_of, with_subquery};
 use crate::compile::own_order::{ordered_windows, own_order};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
@@ -117,7 +115,11 @@ impl Binder<'_> {
             )?),
             None => None,
         };
-        let qualify = match &s.qualify {
+        let qualified = s
+            .qualify
+            .as_ref()
+            .map(|q| by_output_names(q, &s.projection, scope));
+        let qualify = match &qualified {
             Some(q) => Some(self.condition(
                 Ctx {
                     sets: false,
@@ -675,46 +677,6 @@ fn sets_of(keys: &[Expr], sets: &[(Expr, SqlType)]) -> Vec<usize> {
             None => return found,
         }
     }
-}
-
-fn replace(e: Expr, with: &[(String, Vec<Expr>)]) -> Result<Expr> {
-    if with.is_empty() {
-        return Ok(e);
-    }
-    let found = |c: &Column| -> Option<&Expr> {
-        let relation = c.relation.as_ref()?.table();
-        let (_, found) = with.iter().find(|(q, _)| q == relation)?;
-        found.get(c.name.parse::<usize>().ok()?)
-    };
-    // What a subquery compares with its rows, computed beside it.
-    let around = |e: &Expr| -> datafusion_common::Result<Option<Expr>> {
-        let Expr::OuterReferenceColumn(field, c) = e else {
-            return Ok(None);
-        };
-        let outer = |e: &Expr| {
-            e.clone().change_up(&mut |e| match e {
-                Expr::Column(c) => Ok(Transformed::yes(Expr::OuterReferenceColumn(
-                    Arc::clone(field),
-                    c,
-                ))),
-                e => Ok(Transformed::no(e)),
-            })
-        };
-        found(c).map(|e| outer(e).map(|t| t.data)).transpose()
-    };
-    let t = e.change_up(&mut |e| {
-        if let Expr::Column(c) = &e
-            && let Some(found) = found(c)
-        {
-            return Ok(Transformed::yes(found.clone()));
-        }
-        if subquery_of(&e).is_some() {
-            let e = with_subquery(e, |s| replace_outer(s, &around))?;
-            return Ok(Transformed::yes(e));
-        }
-        Ok(Transformed::no(e))
-    });
-    df(t.map(|t| t.data))
 }
 
 /// The relations whose columns an expression uses.

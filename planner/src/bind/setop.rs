@@ -42,6 +42,11 @@ impl Binder<'_> {
         };
         let mut l = self.set_expr(left, ctes, outer)?;
         let mut r = self.set_expr(right, ctes, outer)?;
+        if self.types_of_params(left, &l, &r) {
+            l = self.set_expr(left, ctes, outer)?;
+        } else if self.types_of_params(right, &r, &l) {
+            r = self.set_expr(right, ctes, outer)?;
+        }
         let bare = l.cols.is_empty() && r.cols.is_empty();
         if bare {
             // Rows without columns are equal, which a column says.
@@ -102,6 +107,32 @@ impl Binder<'_> {
             })
             .collect();
         Ok(Rel { plan, cols })
+    }
+
+    /// Parameters without a type that are columns of `query` get those of the other query's columns; whether there are any.
+    fn types_of_params(&self, query: &SetExpr, rel: &Rel, other: &Rel) -> bool {
+        let SetExpr::Select(s) = query else {
+            return false;
+        };
+        let mut any = false;
+        for ((item, own), other) in s.projection.iter().zip(&rel.cols).zip(&other.cols) {
+            let (ast::SelectItem::UnnamedExpr(e) | ast::SelectItem::ExprWithAlias { expr: e, .. }) =
+                item
+            else {
+                return any;
+            };
+            if let ast::Expr::Value(v) = e
+                && let ast::Value::Placeholder(p) = &v.value
+                && let Ok(n) = p.trim_start_matches('$').parse::<usize>()
+                && own.unknown
+                && !other.unknown
+                && self.param_type(n) == Some(SqlType::Text)
+            {
+                self.set_param_type(n, &other.ty);
+                any = true;
+            }
+        }
+        any
     }
 
     /// The relation with these types and internal names.

@@ -241,6 +241,18 @@ impl Binder<'_> {
         })
     }
 
+    /// A number of rows; without a type it is an integer.
+    fn count_of(&self, n: &Typed) -> Result<Expr> {
+        let to = SqlType::Int4;
+        match n.unknown {
+            true => {
+                let n = Typed::new(self.implicit(n, &to)?, to);
+                self.implicit(&n, &SqlType::Int8)
+            }
+            false => self.implicit(n, &SqlType::Int8),
+        }
+    }
+
     fn window_function(
         &self,
         c: Ctx,
@@ -276,7 +288,7 @@ impl Binder<'_> {
                 let [n] = args.as_slice() else {
                     return Err(none());
                 };
-                let n = self.implicit(n, &SqlType::Int8).map_err(|_| none())?;
+                let n = self.count_of(n).map_err(|_| none())?;
                 match super::dml::fold_constant(&n) {
                     Some(n @ ScalarValue::Int64(Some(1..))) => {
                         (win::ntile::ntile_udwf(), vec![literal(n)], SqlType::Int4)
@@ -307,8 +319,8 @@ impl Binder<'_> {
                 };
                 let one = literal(ScalarValue::Int64(Some(1)));
                 let n = match args.get(1) {
-                    Some(n) if n.unknown => self.implicit(n, &SqlType::Int8)?,
-                    Some(n) => self.implicit(n, &SqlType::Int8).map_err(|_| none())?,
+                    Some(n) if n.unknown => self.count_of(n)?,
+                    Some(n) => self.count_of(n).map_err(|_| none())?,
                     None => one,
                 };
                 let constant = |e: &Expr| super::dml::fold_constant(e);

@@ -16,6 +16,17 @@ fn out_of_range(index: i64, length: usize) -> SqlError {
     )
 }
 
+/// A number that stays the same for a text: what `hashtextextended` gives.
+pub fn hashed(text: &str, seed: i64) -> i64 {
+    let hash = sha2::Sha256::new()
+        .chain_update(seed.to_be_bytes())
+        .chain_update(text)
+        .finalize();
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash[..8]);
+    i64::from_be_bytes(first)
+}
+
 fn byte_at(bytes: &[u8], index: i64) -> Result<usize> {
     usize::try_from(index)
         .ok()
@@ -115,6 +126,15 @@ pub fn register(r: &mut Registry) {
         };
     }
     hashes!("sha224": sha2::Sha224, "sha256": sha2::Sha256, "sha384": sha2::Sha384, "sha512": sha2::Sha512);
+    // For advisory locks by name, not PostgreSQL's numbers.
+    r.add(
+        "hashtext(text) int4",
+        kernel!(|s: text| -> int4 Ok(Some(hashed(s, 0) as i32))),
+    );
+    r.add(
+        "hashtextextended(text, int8) int8",
+        kernel!(|s: text, seed: int8| -> int8 Ok(Some(hashed(s, seed)))),
+    );
     r.add(
         "md5(bytea) text",
         kernel!(|b: bytea| -> text Ok(Some(super::strings::md5(b)))),

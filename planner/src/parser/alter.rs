@@ -104,6 +104,10 @@ impl P<'_> {
             let default = None;
             return Ok(AlterAction::SetDefault { column, default });
         }
+        if self.take("drop identity") {
+            let if_exists = self.take("if exists");
+            return Ok(AlterAction::DropIdentity { column, if_exists });
+        }
         for (words, nullable) in [("set not null", false), ("drop not null", true)] {
             if self.take(words) {
                 return Ok(AlterAction::SetNullable { column, nullable });

@@ -7,7 +7,8 @@ use super::DIALECT;
 use super::locks::locking_clauses;
 use super::nested_joins::nested_joins;
 use super::spelling_queries::{
-    exclude, frame_bounds, group_by, grouping_elements, insert_query, table_query, values_query,
+    exclude, fetch_count, frame_bounds, group_by, grouping_elements, insert_query, table_query,
+    values_query,
 };
 use super::substring::substring;
 use super::time_windows::time_windows;
@@ -55,6 +56,7 @@ const RESPELLED: &[(&str, Respell)] = &[
     ("sets", grouping_elements),
     ("table", table_query),
     ("insert", insert_query),
+    ("fetch", fetch_count),
     ("values", values_query),
     ("union", values_query),
     ("except", values_query),

@@ -101,6 +101,47 @@ pub(super) fn insert_query(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan>
     }
 }
 
+/// `FETCH FIRST (expression) ROWS ONLY` as `LIMIT (expression)`: after FETCH the parser knows constants only.
+pub(super) fn fetch_count(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    let mut at = 0;
+    while at < tokens.len() {
+        let fetch = is(&tokens[at], "fetch")
+            && tokens
+                .get(at + 1)
+                .is_some_and(|t| is_one_of(t, &["first", "next"]))
+            && opening(&tokens, at + 2).is_some();
+        let mut depth = 0;
+        let closes = tokens[at..].iter().skip(2).position(|t| {
+            match t.token {
+                Token::LParen => depth += 1,
+                Token::RParen => depth -= 1,
+                _ => {}
+            }
+            depth == 0
+        });
+        let closes = closes.map(|n| at + 2 + n).filter(|_| fetch);
+        let only = closes.filter(|closes| {
+            let word = |n: usize, words: &[&str]| {
+                tokens.get(closes + n).is_some_and(|t| is_one_of(t, words))
+            };
+            word(1, &["row", "rows"]) && word(2, &["only"])
+        });
+        match only {
+            Some(closes) => {
+                out.push(like(&tokens[at], Token::make_keyword("LIMIT")));
+                out.extend_from_slice(&tokens[at + 2..=closes]);
+                at = closes + 3;
+            }
+            None => {
+                out.push(tokens[at].clone());
+                at += 1;
+            }
+        }
+    }
+    out
+}
+
 /// Whether tokens begin with a query in parentheses that UNION or its kin combines with another one.
 fn is_combined(tokens: &[TokenWithSpan]) -> bool {
     let opens = |t: &TokenWithSpan| t.token == Token::LParen;

@@ -146,6 +146,9 @@ impl Draft {
                 AlterAction::SetNullable { column, nullable } => {
                     self.set_nullable(column, *nullable)?
                 }
+                AlterAction::DropIdentity { column, if_exists } => {
+                    self.drop_identity(column, *if_exists)?
+                }
                 AlterAction::RenameColumn { from, to } => self.rename_column(from, to)?,
             }
         }
@@ -270,12 +273,34 @@ impl Draft {
                     format!("column \"{name}\" of relation \"{table}\" is an identity column");
                 let e = SqlError::new("42601", message);
                 Err(match drops {
-                    true => e.hint("Drop the column and add one without IDENTITY."),
+                    true => e.hint("ALTER COLUMN … DROP IDENTITY does that."),
                     false => e,
                 })
             }
             _ => Ok(()),
         }
+    }
+
+    fn drop_identity(&mut self, column: &str, if_exists: bool) -> Result<(), SqlError> {
+        let n = self.number(column)?;
+        let identity = match &self.columns[n].default {
+            Some(ColumnDefault::Numbering(numbering)) => numbering.kind != NumberingKind::Serial,
+            _ => false,
+        };
+        if !identity {
+            let table = &self.old.record.name;
+            let message =
+                format!("column \"{column}\" of relation \"{table}\" is not an identity column");
+            if !if_exists {
+                return Err(SqlError::new("55000", message));
+            }
+            self.notices
+                .push(notice("00000", format!("{message}, skipping")));
+            return Ok(());
+        }
+        self.columns[n].default = None;
+        self.touched = true;
+        Ok(())
     }
 
     fn set_nullable(&mut self, column: &str, nullable: bool) -> Result<(), SqlError> {
@@ -564,6 +589,7 @@ fn pass(action: &AlterAction) -> u8 {
         AlterAction::DropColumn { .. }
         | AlterAction::DropConstraint { .. }
         | AlterAction::SetNullable { nullable: true, .. }
+        | AlterAction::DropIdentity { .. }
         | AlterAction::SetDefault { default: None, .. } => 0,
         AlterAction::SetType { .. } => 1,
         AlterAction::AddColumn { .. } => 2,

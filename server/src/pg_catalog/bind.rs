@@ -92,7 +92,13 @@ impl<'a> Binder<'a> {
             collected: None,
             width: 0,
         };
-        let count = |expr: &'a ast::Expr| self.expr(expr, place).map(|(expr, _)| expr);
+        let count = |expr: &'a ast::Expr| {
+            let (expr, _) = self.expr(expr, place)?;
+            if let Expr::Param(number) = expr {
+                self.declare(number, Ty::Int8);
+            }
+            Ok::<_, SqlError>(expr)
+        };
         match &query.limit_clause {
             None => {}
             Some(ast::LimitClause::LimitOffset { limit, offset, .. }) => {

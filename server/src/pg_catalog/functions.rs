@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use tidemill_planner::SqlError;
+use tidemill_planner::functions::bytes::hashed;
 
 use super::RelationType;
 use super::advisory;
@@ -247,6 +248,9 @@ functions! {
     anyway "pg_has_role" => BOOL, |_, _| Ok(Value::Bool(true));
     anyway "row_security_active" => BOOL, |_, _| Ok(Value::Bool(false));
     anyway "pg_relation_is_publishable" => BOOL, |_, _| Ok(Value::Bool(false));
+    // Names of advisory locks.
+    plain "hashtext" => INT, |a, _| Ok(Value::Int(i64::from(hashed(&text(a, 0), 0) as i32)));
+    plain "hashtextextended" => BIGINT, |a, _| Ok(Value::Int(hashed(&text(a, 0), int(a, 1))));
     // Bits of what can be done: INSERT, UPDATE, DELETE.
     catalog "pg_relation_is_updatable" => INT, |a, c| Ok(Value::Int(if is_table(a, c) { 28 } else { 0 }));
     catalog "pg_column_is_updatable" => BOOL, |a, c| Ok(Value::Bool(is_table(a, c)));
