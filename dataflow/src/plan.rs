@@ -166,13 +166,17 @@ pub enum AggregateFunction {
 /// Must be deterministic: equal multisets of rows give equal multisets of rows.
 pub trait BatchProgram: Debug + Send + Sync {
     /// Runs the plan on whole inputs (one batch list per input; every row stands for one row,
-    /// multiplicities are already expanded). Rows come in canonical order.
+    /// multiplicities are already expanded). Rows come in canonical order, if the program sees it.
     /// May take for ever; soon after `stop` has become true it ends, with any result.
     fn run(
         &self,
         inputs: Vec<Vec<RecordBatch>>,
         stop: &AtomicBool,
     ) -> Result<Vec<RecordBatch>, RowError>;
+    /// Whether the order of its inputs' rows may be seen in what it gives; otherwise they come in any.
+    fn sees_order(&self) -> bool {
+        true
+    }
     /// It may take far longer than reading and sorting its inputs: it joins them, or goes on as long as there is something new.
     fn multiplies(&self) -> bool;
     /// What it computes, in one line, without values that change from start to start.

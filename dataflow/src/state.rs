@@ -33,12 +33,22 @@ pub trait StateReader: Send + Sync {
 /// Ends the worker, and so the process, because committed state can't be read. The fault is the medium's, not ours: no
 /// panic handler reports it, only the message that the server ends with.
 pub(crate) fn unreadable(id: ArrangementId, e: &StoreError) -> ! {
-    let advice = match e {
-        StoreError::Corrupt { .. } => "; restore the data directory from a backup",
-        _ => "",
-    };
-    let message = format!("the state of arrangement {id} can't be read: {e}{advice}");
-    std::panic::resume_unwind(Box::new(message))
+    std::panic::resume_unwind(Box::new(Unreadable {
+        id,
+        damaged: matches!(e, StoreError::Corrupt { .. }),
+        message: format!("the state of arrangement {id} can't be read: {e}"),
+    }))
+}
+
+/// What a worker ends with whose state can't be read.
+#[derive(Clone, Debug)]
+pub struct Unreadable {
+    /// The arrangement.
+    pub id: ArrangementId,
+    /// Its rows are damaged; otherwise it may be readable at another time.
+    pub damaged: bool,
+    /// What happened.
+    pub message: String,
 }
 
 /// An arrangement that an operator owns: its description and how to read it.

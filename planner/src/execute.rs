@@ -30,7 +30,9 @@ use crate::access::{Condition, of_scan};
 use crate::catalog::Relation;
 use crate::compile::decorrelate;
 use crate::compile::join_rules::careful;
+use crate::counted::Counted;
 use crate::error::{Result, SqlError, from_datafusion};
+use crate::functions::one_of::as_in_list;
 use crate::functions::{Time, external, time_of};
 use crate::interrupt::Interruptible;
 use crate::once;
@@ -90,7 +92,7 @@ impl TableProvider for CollectionTable {
 
     async fn scan(
         &self,
-        _: &dyn Session,
+        session: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         limit: Option<usize>,
@@ -109,14 +111,16 @@ impl TableProvider for CollectionTable {
             conditions,
             schema: schema.clone(),
         };
-        Ok(Arc::new(StreamingTableExec::try_new(
-            schema,
-            vec![Arc::new(scan)],
-            None,
-            vec![],
-            false,
-            limit.filter(|_| filters.is_empty()),
-        )?))
+        let limit = limit.filter(|_| filters.is_empty());
+        let scan =
+            StreamingTableExec::try_new(schema, vec![Arc::new(scan)], None, vec![], false, limit)?;
+        let scan: Arc<dyn ExecutionPlan> = Arc::new(scan);
+        let reader = session.config().get_extension::<Reader>();
+        let rows = reader.and_then(|reader| reader.0.rows_estimate(self.relation.id));
+        Ok(match rows {
+            Some(rows) => Arc::new(Counted::new(scan, rows as usize)),
+            None => scan,
+        })
     }
 }
 
@@ -388,8 +392,11 @@ pub(crate) fn with_params(
 ) -> Result<LogicalPlan> {
     map_exprs(plan, &|e| {
         e.change_up(&mut |e| {
-            let Expr::Placeholder(p) = &e else {
-                return Ok(Transformed::no(e));
+            let p = match &e {
+                Expr::Placeholder(p) => p,
+                // Its list is known now.
+                Expr::ScalarFunction(_) => return Ok(Transformed::yes(as_in_list(e))),
+                _ => return Ok(Transformed::no(e)),
             };
             let n: usize = p.id.trim_start_matches('$').parse().unwrap_or(0);
             let (Some(v), Some(t)) = (values.get(n.wrapping_sub(1)), types.get(n.wrapping_sub(1)))

@@ -16,6 +16,7 @@ pub mod ast;
 mod bind;
 pub mod catalog;
 pub mod compile;
+mod counted;
 pub mod definition;
 pub mod direct;
 pub mod error;

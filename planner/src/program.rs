@@ -33,6 +33,7 @@ use futures::StreamExt;
 use tidemill_dataflow::plan::{BatchProgram, RowError};
 use tokio::runtime::{Builder, Handle, Runtime};
 
+use crate::bind::conditions::is_fallible;
 use crate::error::{SqlError, row_error};
 use crate::execute::yielding;
 use crate::functions::external;
@@ -50,6 +51,8 @@ pub struct Program {
     replan: bool,
     /// See [`BatchProgram::multiplies`].
     multiplies: bool,
+    /// See [`BatchProgram::sees_order`].
+    sees_order: bool,
 }
 
 /// The rows of one run, one list per input. Leaves find them in the task's settings.
@@ -63,8 +66,9 @@ impl Program {
         inputs: Vec<SchemaRef>,
         output: SchemaRef,
     ) -> Result<Self> {
-        let (mut replan, mut multiplies) = (false, false);
+        let (mut replan, mut multiplies, mut sees_order) = (false, false, false);
         logical.walk_all(&mut |node| {
+            sees_order |= sees_order_of(node);
             replan |= matches!(node, LogicalPlan::RecursiveQuery(_));
             multiplies |= matches!(
                 node,
@@ -80,6 +84,7 @@ impl Program {
             output,
             replan,
             multiplies,
+            sees_order,
         })
     }
 
@@ -119,6 +124,21 @@ impl Program {
             .map(|b| conform(b, &self.output))
             .collect()
     }
+}
+
+/// Whether what a node gives may depend on the order of its input's rows. Sorts are by all columns where order decides
+/// (`compile::order`); of several rows that fail, the first one's error is given.
+fn sees_order_of(node: &LogicalPlan) -> bool {
+    let known = matches!(
+        node,
+        LogicalPlan::TableScan(_)
+            | LogicalPlan::Projection(_)
+            | LogicalPlan::Filter(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::Sort(_)
+            | LogicalPlan::Limit(_)
+    );
+    !known || node.expressions().iter().any(is_fallible)
 }
 
 /// Settings and planner of all programs.
@@ -245,6 +265,10 @@ impl BatchProgram for Program {
 
     fn multiplies(&self) -> bool {
         self.multiplies
+    }
+
+    fn sees_order(&self) -> bool {
+        self.sees_order
     }
 
     fn describe(&self) -> String {

@@ -78,6 +78,11 @@ pub trait SnapshotReader: Send + Sync + Debug {
         conditions: &[Condition],
     ) -> Result<Rows>;
 
+    /// About how many rows the collection has; `None`: nobody knows.
+    fn rows_estimate(&self, _collection: CollectionId) -> Option<u64> {
+        None
+    }
+
     /// As [`SnapshotReader::scan`], if `conditions` select few rows by an index; `None`: they don't.
     fn find(
         &self,

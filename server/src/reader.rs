@@ -463,6 +463,16 @@ impl SnapshotReader for Snapshot {
         Ok(rows_of(Box::new(std::iter::once(Ok(sum))), columns))
     }
 
+    fn rows_estimate(&self, collection: CollectionId) -> Option<u64> {
+        let Ok(Contents::Stored(stored)) = contents(&self.published.catalog, collection) else {
+            return None;
+        };
+        let version = self.published.store.arrangement(stored.arrangement);
+        let own = self.own_writes.get(&collection).into_iter().flatten();
+        let own: usize = own.map(Delta::len).sum();
+        Some(version.map_or(0, |v| v.rows_estimate()) + own as u64)
+    }
+
     fn find(
         &self,
         collection: CollectionId,

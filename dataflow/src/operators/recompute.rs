@@ -178,7 +178,9 @@ impl RecomputeOperator {
         }
         let mut gathered = Vec::new();
         if count > 0 {
-            gathered.extend(self.inputs.iter_mut().map(|i| gather(i, &keys)));
+            let in_order = self.program.sees_order();
+            let inputs = self.inputs.iter_mut();
+            gathered.extend(inputs.map(|i| gather(i, &keys, in_order)));
             self.touched = KeyTable::new(self.key_schema.clone(), true);
         }
         Run {
@@ -363,8 +365,8 @@ fn rows_of_keys(state: &mut KeyedState<1>, keys: &[RecordBatch]) -> (Vec<u32>, V
     (numbers, owners)
 }
 
-/// The rows of `keys` as the program wants them: input columns, one row per row, in canonical order.
-fn gather(input: &mut Input, keys: &[RecordBatch]) -> Gathered {
+/// The rows of `keys` as the program wants them: input columns, one row per row, `in_order`: in canonical order.
+fn gather(input: &mut Input, keys: &[RecordBatch], in_order: bool) -> Gathered {
     let (numbers, owners) = rows_of_keys(&mut input.state, keys);
     let store = &mut input.state.sides[0].store;
     let (mut expanded, mut expanded_owners) = (Vec::new(), Vec::new());
@@ -379,6 +381,10 @@ fn gather(input: &mut Input, keys: &[RecordBatch]) -> Gathered {
     let columns: Vec<usize> = (0..width).map(position).collect();
     let arrays = store.gather(&expanded, &columns);
     let rows = batch_of(&nullable(&input.schema), arrays, expanded.len());
+    if !in_order {
+        let keys = expanded_owners;
+        return Gathered { rows, keys };
+    }
     let order = canonical_order(&rows);
     let keys = order.values().iter().map(|i| expanded_owners[*i as usize]);
     let keys = keys.collect();

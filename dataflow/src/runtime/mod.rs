@@ -10,11 +10,11 @@ use std::thread::Thread;
 
 use crossbeam_channel::Sender;
 use tidemill_storage::ArrangementChange;
-use tidemill_zset::{CollectionId, Delta, Epoch};
+use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 use timely::communication::WorkerGuards;
 
 use crate::plan::{DataflowPlan, ErrorMapper};
-use crate::state::StateHandle;
+use crate::state::{StateHandle, Unreadable};
 
 mod adapter;
 mod batch;
@@ -124,6 +124,8 @@ pub enum Event {
         worker: usize,
         /// What happened.
         message: String,
+        /// The state that is damaged.
+        damaged: Option<ArrangementId>,
     },
 }
 
@@ -177,10 +179,13 @@ impl Runtime {
             let run = std::panic::AssertUnwindSafe(|| worker.run());
             if let Err(panic) = std::panic::catch_unwind(run) {
                 let message = panic_message(panic.as_ref());
+                let damaged = panic.downcast_ref::<Unreadable>();
+                let damaged = damaged.filter(|u| u.damaged).map(|u| u.id);
                 // If nobody listens any more, the process is ending.
                 let _ = events.send(Event::Failed {
                     worker: index,
                     message,
+                    damaged,
                 });
                 // Timely would go on stepping the broken dataflows.
                 for dataflow in timely.installed_dataflows() {
@@ -258,6 +263,9 @@ impl Drop for Runtime {
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    if let Some(unreadable) = panic.downcast_ref::<Unreadable>() {
+        return unreadable.message.clone();
+    }
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(s), _) => s.to_string(),
         (_, Some(s)) => s.clone(),

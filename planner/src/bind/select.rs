@@ -444,8 +444,9 @@ impl Binder<'_> {
     fn windows(
         &self,
         plan: LogicalPlan,
-        windows: Vec<(Expr, SqlType)>,
+        mut windows: Vec<(Expr, SqlType)>,
     ) -> Result<(LogicalPlan, Vec<Expr>)> {
+        let plan = self.random_keys_first(plan, &mut windows)?;
         let mut distinct: Vec<Expr> = Vec::new();
         for (e, _) in &windows {
             if !distinct.contains(e) {
@@ -464,6 +465,32 @@ impl Binder<'_> {
             })
             .collect::<Result<Vec<_>>>()?;
         Ok((plan, found))
+    }
+
+    /// A key of its own for each row, such as `ORDER BY random()`, is a column below the window: there it has one value.
+    fn random_keys_first(
+        &self,
+        plan: LogicalPlan,
+        windows: &mut [(Expr, SqlType)],
+    ) -> Result<LogicalPlan> {
+        let mut exprs: Vec<Expr> = columns_of(&plan).into_iter().map(Expr::Column).collect();
+        let own = exprs.len();
+        for (e, _) in windows {
+            let Expr::WindowFunction(w) = e else { continue };
+            let keys = w.params.order_by.iter_mut().map(|s| &mut s.expr);
+            for key in keys
+                .chain(&mut w.params.partition_by)
+                .filter(|k| k.is_volatile())
+            {
+                let name = self.fresh("key");
+                let column = Expr::Column(Column::new_unqualified(&name));
+                exprs.push(std::mem::replace(key, column).alias(name));
+            }
+        }
+        match exprs.len() == own {
+            true => Ok(plan),
+            false => project(plan, exprs),
+        }
     }
 
     /// Those of the set-returning calls `sets` that are in `rest`; ones that have others as arguments after these.

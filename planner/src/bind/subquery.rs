@@ -24,6 +24,7 @@ use crate::compile::decorrelate;
 use crate::compile::own_order::ordered_aggregates;
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
+use crate::functions::one_of::as_in_list;
 use crate::functions::shared::shared;
 use crate::functions::single::nullable;
 use crate::parser::parts;
@@ -563,6 +564,10 @@ impl Binder<'_> {
             }
         };
         let found = self.function(name, vec![x, list], None);
+        let found = found.map(|t| Typed {
+            expr: as_in_list(t.expr),
+            ..t
+        });
         found.map_err(|e| match e.sqlstate {
             "42883" => super::operators::no_operator(&op.to_string(), &types.0, &of),
             _ => e,

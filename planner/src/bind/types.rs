@@ -123,18 +123,23 @@ pub(crate) fn regclass() -> SqlType {
     SqlType::Int8
 }
 
+/// Digits that a numeric may be declared with, as in PostgreSQL.
+const DECLARED_PRECISION_MAX: u64 = 1000;
+
 fn numeric(n: &ExactNumberInfo) -> Result<SqlType> {
     let (p, s) = match n {
         ExactNumberInfo::None => return Ok(SqlType::Numeric(0, SCALE_DEFAULT)),
         ExactNumberInfo::Precision(p) => (*p, 0),
         ExactNumberInfo::PrecisionAndScale(p, s) => (*p, *s),
     };
-    if p < 1 || p > PRECISION_MAX as u64 {
+    if !(1..=DECLARED_PRECISION_MAX).contains(&p) {
         return Err(SqlError::new(
             "22023",
-            format!("NUMERIC precision {p} must be between 1 and {PRECISION_MAX}"),
+            format!("NUMERIC precision {p} must be between 1 and {DECLARED_PRECISION_MAX}"),
         ));
     }
+    // What is more than there is room for is as much as there is.
+    let p = p.min(PRECISION_MAX as u64);
     if s < 0 || s > p as i64 {
         return Err(SqlError::new(
             "22023",

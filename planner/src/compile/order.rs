@@ -223,19 +223,14 @@ fn ordered_window(window: Window) -> Result<LogicalPlan> {
     let (by_row, by_peers): (Vec<Expr>, Vec<Expr>) =
         window.window_expr.into_iter().partition(is_ordered_window);
     let mut plan = Arc::unwrap_or_clone(window.input);
-    if let LogicalPlan::Sort(sort) = plan {
-        // Of an earlier time, perhaps.
-        plan = Arc::unwrap_or_clone(sort.input);
-    }
     let mut ties = vec![];
+    if let LogicalPlan::Sort(sort) = plan {
+        // The order that the rows have of their own, or what came of it at an earlier time.
+        (plan, ties) = (Arc::unwrap_or_clone(sort.input), sort.expr);
+    }
     break_ties(&mut ties, told_apart(plan.schema()));
     if let Some(call) = by_peers.iter().find(|e| is_ordered_among_peers(e)) {
-        plan = LogicalPlan::Sort(Sort {
-            expr: order_of(call, &ties),
-            input: Arc::new(plan),
-            // DataFusion takes a sort out that orders more than a window asks for, but none that takes the first rows.
-            fetch: Some(i64::MAX as usize),
-        });
+        plan = kept_sort(plan, order_of(call, &ties));
     }
     if !by_peers.is_empty() {
         plan = LogicalPlan::Window(Window::try_new(by_peers, Arc::new(plan))?);
@@ -254,6 +249,15 @@ fn ordered_window(window: Window) -> Result<LogicalPlan> {
             Ok(LogicalPlan::Projection(chosen))
         }
     }
+}
+
+/// A sort below a window. DataFusion takes one out that orders more than the window asks for, but none that takes the first rows.
+pub(super) fn kept_sort(plan: LogicalPlan, expr: Vec<SortExpr>) -> LogicalPlan {
+    LogicalPlan::Sort(Sort {
+        expr,
+        input: Arc::new(plan),
+        fetch: Some(i64::MAX as usize),
+    })
 }
 
 /// The order in which a window function gets its rows, and among its peers that of `ties`.
@@ -286,7 +290,7 @@ fn looks_at_order(e: &Expr) -> bool {
 }
 
 /// True where it does and more ORDER BY columns would change which rows are peers.
-fn is_ordered_among_peers(e: &Expr) -> bool {
+pub(super) fn is_ordered_among_peers(e: &Expr) -> bool {
     let Expr::WindowFunction(w) = unalias(e) else {
         return false;
     };

@@ -13,7 +13,9 @@ use datafusion_expr::logical_plan::{Filter, Limit, SubqueryAlias, Unnest, Values
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection};
 
 use super::expr::unalias;
-use super::order::{add_ties, is_ordered_aggregate, is_ordered_window};
+use super::order::{
+    add_ties, is_ordered_aggregate, is_ordered_among_peers, is_ordered_window, kept_sort,
+};
 use crate::functions::array::ordinality;
 
 /// Prefix of the names of columns that are there for the order alone.
@@ -221,42 +223,44 @@ fn through(by: Vec<SortExpr>, renamed: &dyn Fn(&Column) -> Option<Column>) -> Ve
 /// The rows of `plan` for aggregates, which get its order where theirs depends on one.
 pub(crate) fn ordered_aggregates<T>(
     plan: LogicalPlan,
-    calls: Vec<(Expr, T)>,
-) -> Result<(LogicalPlan, Vec<(Expr, T)>)> {
-    with_order(plan, calls, is_ordered_aggregate)
-}
-
-/// The same for window functions that count rows.
-pub(crate) fn ordered_windows<T>(
-    plan: LogicalPlan,
-    calls: Vec<(Expr, T)>,
-) -> Result<(LogicalPlan, Vec<(Expr, T)>)> {
-    with_order(plan, calls, is_ordered_window)
-}
-
-fn with_order<T>(
-    plan: LogicalPlan,
     mut calls: Vec<(Expr, T)>,
-    is_ordered: fn(&Expr) -> bool,
 ) -> Result<(LogicalPlan, Vec<(Expr, T)>)> {
-    if !calls.iter().any(|(e, _)| is_ordered(e)) {
+    if !calls.iter().any(|(e, _)| is_ordered_aggregate(e)) {
         return Ok((plan, calls));
     }
     let Ordered { plan, by } = own_order(plan)?;
-    for (call, _) in calls.iter_mut().filter(|(e, _)| is_ordered(e)) {
-        match call {
-            Expr::AggregateFunction(f) => {
-                if !f.params.distinct {
-                    add_ties(&mut f.params.order_by, &by);
-                }
-                // Without an order the result would depend on chance.
-                if let ([], Some(value)) = (&*f.params.order_by, f.params.args.first()) {
-                    f.params.order_by = vec![SortExpr::new(value.clone(), true, false)];
-                }
-            }
-            Expr::WindowFunction(w) => add_ties(&mut w.params.order_by, &by),
-            _ => {}
+    for (call, _) in calls.iter_mut().filter(|(e, _)| is_ordered_aggregate(e)) {
+        let Expr::AggregateFunction(f) = call else {
+            continue;
+        };
+        if !f.params.distinct {
+            add_ties(&mut f.params.order_by, &by);
+        }
+        // Without an order the result would depend on chance.
+        if let ([], Some(value)) = (&*f.params.order_by, f.params.args.first()) {
+            f.params.order_by = vec![SortExpr::new(value.clone(), true, false)];
         }
     }
     Ok((plan, calls))
+}
+
+/// The same for window functions. Those that look at peers get their rows in that order, instead of a longer one of their own.
+pub(crate) fn ordered_windows<T>(
+    plan: LogicalPlan,
+    mut calls: Vec<(Expr, T)>,
+) -> Result<(LogicalPlan, Vec<(Expr, T)>)> {
+    let among_peers = calls.iter().any(|(e, _)| is_ordered_among_peers(e));
+    if !among_peers && !calls.iter().any(|(e, _)| is_ordered_window(e)) {
+        return Ok((plan, calls));
+    }
+    let Ordered { plan, by } = own_order(plan)?;
+    for (call, _) in calls.iter_mut().filter(|(e, _)| is_ordered_window(e)) {
+        if let Expr::WindowFunction(w) = call {
+            add_ties(&mut w.params.order_by, &by);
+        }
+    }
+    match among_peers && !by.is_empty() {
+        true => Ok((kept_sort(plan, by), calls)),
+        false => Ok((plan, calls)),
+    }
 }

@@ -191,14 +191,20 @@ fn subscript() -> Kernel {
 fn quantified(any: bool, test: fn(std::cmp::Ordering) -> bool) -> Kernel {
     Arc::new(move |a: &Args| {
         let mut out = BooleanBuilder::with_capacity(a.rows);
+        // A list that many rows are compared with is taken apart once.
+        let mut taken: Option<(usize, Option<Vec<ScalarValue>>)> = None;
         for row in 0..a.rows {
-            let Some(list) = list_of(a, 1, row)? else {
+            let at = a.at(1, row);
+            if taken.as_ref().is_none_or(|(have, _)| *have != at) {
+                taken = Some((at, list_of(a, 1, row)?));
+            }
+            let Some((_, Some(list))) = &taken else {
                 out.append_null();
                 continue;
             };
             let x = scalar(a, 0, row)?;
             let (mut decided, mut unknown) = (false, false);
-            for e in &list {
+            for e in list {
                 let compared = if x.is_null() || e.is_null() {
                     None
                 } else {
@@ -207,6 +213,9 @@ fn quantified(any: bool, test: fn(std::cmp::Ordering) -> bool) -> Kernel {
                 match compared {
                     None => unknown = true,
                     Some(o) => decided |= test(o) == any,
+                }
+                if decided {
+                    break;
                 }
             }
             match (decided, unknown) {

@@ -39,6 +39,7 @@ pub mod moments;
 mod number_read;
 mod number_templates;
 mod number_text;
+pub(crate) mod one_of;
 pub mod ordered;
 pub mod parse;
 pub mod parse_dates;
@@ -112,6 +113,12 @@ pub struct Function {
     kernel: Kernel,
     /// Can fail on some input: it must not be evaluated where SQL doesn't.
     pub fallible: bool,
+}
+
+/// What tells a function of ours apart from all others: its name and types.
+pub(crate) fn key_of(function: &ScalarUDF) -> Option<&str> {
+    let own = function.inner().downcast_ref::<Function>();
+    own.map(|f| f.key.as_str())
 }
 
 /// Whether a call of the function can fail for some input.

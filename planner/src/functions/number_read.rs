@@ -6,7 +6,7 @@ use crate::error::{Result, SqlError};
 
 /// The number that `text` is by a template, with so many decimals.
 pub(super) fn number(text: &str, template: &str, scale: i8) -> Result<i128> {
-    let template = Template::parse(template)?;
+    let template = Template::of(template)?;
     for (wrong, mark) in [(template.exponent, "EEEE"), (template.roman, "RN")] {
         if wrong {
             return Err(SqlError::unsupported(format!(

@@ -1,5 +1,8 @@
 //! Templates of numbers, as to_char and to_number have them.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use crate::error::{Result, SqlError};
 
 /// What stands for something in a template.
@@ -93,8 +96,25 @@ pub(super) struct Template {
     pub blank: bool,
 }
 
+thread_local! {
+    /// The template that was read last.
+    static LAST: RefCell<Option<(String, Rc<Template>)>> = const { RefCell::new(None) };
+}
+
 impl Template {
-    pub fn parse(text: &str) -> Result<Template> {
+    /// The template of a text. It is read once where it is the same as the last one: it mostly is for all rows.
+    pub fn of(text: &str) -> Result<Rc<Template>> {
+        LAST.with_borrow_mut(|last| match last {
+            Some((have, template)) if have == text => Ok(Rc::clone(template)),
+            _ => {
+                let template = Rc::new(Template::parse(text)?);
+                *last = Some((text.to_string(), Rc::clone(&template)));
+                Ok(template)
+            }
+        })
+    }
+
+    fn parse(text: &str) -> Result<Template> {
         let mut out = Template::default();
         let mut rest = text;
         while let Some(c) = rest.chars().next() {

@@ -21,7 +21,7 @@ struct Digits {
 
 /// The decimal number `v` by a template.
 pub(super) fn decimal_text(v: &str, template: &str) -> Result<String> {
-    let template = Template::parse(template)?;
+    let template = Template::clone(&*Template::of(template)?);
     let (n, scale) = decimal_parts(v).unwrap_or((i256::ZERO, 0));
     if template.roman {
         return Ok(write(template, numeral(rescale(n, scale, 0))));
@@ -37,7 +37,7 @@ pub(super) fn decimal_text(v: &str, template: &str) -> Result<String> {
 
 /// A float by a template, with no more than `significant` digits.
 pub(super) fn float_text(v: f64, template: &str, significant: usize) -> Result<String> {
-    let mut template = Template::parse(template)?;
+    let mut template = Template::clone(&*Template::of(template)?);
     if template.roman {
         let whole = v.round_ties_even();
         let whole = (whole.abs() < 1e9).then(|| i256::from_i128(whole as i128));

@@ -1,6 +1,9 @@
 //! to_char, to_date, to_timestamp and to_number: the templates in common use; those of numbers are in `number_text` and
 //! `number_read`.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use arrow::array::Array;
 use arrow::datatypes::IntervalMonthDayNano;
 use chrono::{Datelike, NaiveDate};
@@ -53,12 +56,28 @@ const PATTERNS: &[&str] = &[
 /// Patterns of names.
 const NAMES: [&str; 4] = ["MONTH", "MON", "DAY", "DY"];
 
-enum Part<'a> {
-    Pattern(&'a str, bool),
+enum Part {
+    Pattern(&'static str, bool),
     Text(String),
 }
 
-fn parts(template: &str) -> Vec<Part<'_>> {
+thread_local! {
+    /// The template that was read last, with its parts: it is mostly the same for all rows.
+    static LAST: RefCell<Option<(String, Rc<[Part]>)>> = const { RefCell::new(None) };
+}
+
+fn parts(template: &str) -> Rc<[Part]> {
+    LAST.with_borrow_mut(|last| match last {
+        Some((have, parts)) if have == template => Rc::clone(parts),
+        _ => {
+            let parts: Rc<[Part]> = parts_of(template).into();
+            *last = Some((template.to_string(), Rc::clone(&parts)));
+            parts
+        }
+    })
+}
+
+fn parts_of(template: &str) -> Vec<Part> {
     let mut out = Vec::new();
     let mut rest = template;
     let mut fill = false;
@@ -165,13 +184,13 @@ fn time_text(us: i64, template: &str, zone: Option<(&str, i64)>) -> Result<Strin
     let (year, iso_year) = (shown(t.year()), shown(t.iso_week().year()));
     let mut out = String::new();
     let mut last = 0i64;
-    for p in parts(template) {
+    for p in parts(template).iter() {
         let (p, fill) = match p {
             Part::Text(t) => {
-                out.push_str(&t);
+                out.push_str(t);
                 continue;
             }
-            Part::Pattern(p, fill) => (p, fill),
+            Part::Pattern(p, fill) => (*p, *fill),
         };
         let (n, width) = match p {
             "YYYY" => (year, 4),
@@ -360,13 +379,13 @@ fn interval_text(i: IntervalMonthDayNano, template: &str) -> Result<String> {
     let (months, days, us) = (i64::from(i.months), i64::from(i.days), i.nanoseconds / 1000);
     let hours = us / 3_600_000_000;
     let mut out = String::new();
-    for part in parts(template) {
+    for part in parts(template).iter() {
         let (pattern, fill) = match part {
             Part::Text(text) => {
-                out.push_str(&text);
+                out.push_str(text);
                 continue;
             }
-            Part::Pattern(pattern, fill) => (pattern, fill),
+            Part::Pattern(pattern, fill) => (*pattern, *fill),
         };
         let (n, width) = match pattern {
             "YYYY" => (months / 12, 4),
@@ -428,7 +447,7 @@ fn time_from(text: &str, template: &str) -> Result<(i64, Option<i64>)> {
     // Minutes east of UTC, and their sign.
     let (mut zone, mut west) = (None, false);
     let mut rest = text;
-    for p in parts(template) {
+    for p in parts(template).iter() {
         let p = match p {
             Part::Text(t) => {
                 // Separators match any separators.
@@ -442,7 +461,7 @@ fn time_from(text: &str, template: &str) -> Result<(i64, Option<i64>)> {
                 }
                 continue;
             }
-            Part::Pattern(p, _) => p,
+            Part::Pattern(p, _) => *p,
         };
         rest = rest.trim_start();
         let lower = rest.to_lowercase();

@@ -1,5 +1,7 @@
 //! Time zones: offsets, abbreviations and names, and local times in them.
 
+use std::cell::RefCell;
+
 use chrono::{Offset, TimeZone};
 use chrono_tz::OffsetName;
 
@@ -98,13 +100,30 @@ fn posix_offset(zone: &str) -> Option<i64> {
 }
 
 /// What a zone's name stands for.
+#[derive(Clone, Copy)]
 enum Zone {
     /// Seconds east.
     Fixed(i64),
     Named(chrono_tz::Tz),
 }
 
+thread_local! {
+    /// The zone that was asked for last: it is mostly the same for all rows.
+    static LAST: RefCell<Option<(String, Zone)>> = const { RefCell::new(None) };
+}
+
 fn zone(name: &str) -> Result<Zone> {
+    LAST.with_borrow_mut(|last| match last {
+        Some((have, zone)) if have == name => Ok(*zone),
+        _ => {
+            let zone = zone_of(name)?;
+            *last = Some((name.to_string(), zone));
+            Ok(zone)
+        }
+    })
+}
+
+fn zone_of(name: &str) -> Result<Zone> {
     if let Some(east) = abbreviated(name).or_else(|| posix_offset(name)) {
         return Ok(Zone::Fixed(east));
     }

@@ -195,7 +195,9 @@ impl Running {
                     assert_eq!(done, epoch);
                     results
                 }
-                Event::Failed { worker, message } => {
+                Event::Failed {
+                    worker, message, ..
+                } => {
                     panic!("worker {worker} of {}: {message}", self.workers)
                 }
             };

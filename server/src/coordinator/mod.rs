@@ -414,9 +414,30 @@ impl Coordinator {
                     build.report(worker, epoch, results);
                 }
             }
-            Event::Failed { worker, message } => {
-                self.failure = Some(format!("worker {worker} failed: {message}"));
+            Event::Failed {
+                worker,
+                message,
+                damaged,
+            } => {
+                let advice = damaged.map_or(String::new(), |id| self.advice(id));
+                self.failure = Some(format!("worker {worker} failed: {message}{advice}"));
             }
+        }
+    }
+
+    /// What can be done about damaged state. A view's can be computed again.
+    fn advice(&self, state: ArrangementId) -> String {
+        let mut objects = self.catalog.objects();
+        let view = objects.find(|o| o.record.ids.states.iter().any(|s| s.id == state));
+        match view {
+            Some(view) => {
+                let name = view.display_name();
+                format!(
+                    "; it belongs to the materialized view {name}: after a restart DROP it before anything that it reads is written to, \
+                     and create it again, or restore the data directory from a backup"
+                )
+            }
+            None => "; restore the data directory from a backup".into(),
         }
     }
 
