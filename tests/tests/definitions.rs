@@ -194,3 +194,30 @@ fn temporary_tables_go_with_their_session_and_with_the_server() {
         Ok(())
     });
 }
+
+#[test]
+fn a_replaced_view_may_stand_on_what_was_made_after_it() {
+    run(|scratch| async move {
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let mut sql = server.connect().await?;
+        sql.run("CREATE VIEW first AS SELECT 1 AS a").await?;
+        sql.run("CREATE VIEW above AS SELECT a FROM first").await?;
+        sql.run("CREATE TABLE t (a integer)").await?;
+        sql.run("CREATE VIEW second AS SELECT a + 1 AS a FROM t")
+            .await?;
+        sql.run("CREATE OR REPLACE VIEW first AS SELECT a * 10 AS a FROM second")
+            .await?;
+        sql.run("CREATE MATERIALIZED VIEW kept AS SELECT sum(a) AS a FROM above")
+            .await?;
+        for round in 1..4 {
+            sql.run("INSERT INTO t VALUES (1)").await?;
+            for view in ["above", "kept"] {
+                let sum = format!("SELECT sum(a)::bigint FROM {view}");
+                ensure!(sql.number(&sum).await? == round * 20, "{view} in {round}");
+            }
+            server.kill();
+            sql = restarted(&mut server).await?;
+        }
+        Ok(())
+    });
+}

@@ -38,7 +38,7 @@ fn scale_of_literal(t: &Typed) -> Option<i8> {
 }
 
 /// The type of any length that `ty` has the values of.
-fn without_length(ty: &SqlType) -> SqlType {
+pub(super) fn without_length(ty: &SqlType) -> SqlType {
     match ty {
         SqlType::Varchar(Some(_)) => SqlType::Varchar(None),
         SqlType::Char(_) => SqlType::Text,

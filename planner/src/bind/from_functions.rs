@@ -168,6 +168,11 @@ impl Binder<'_> {
         }
         // A plain function gives one row.
         let t = match (name, args) {
+            ("now" | "current_schema" | "current_database", args) if args.is_empty() => {
+                let call = crate::parser::parse_expr(&format!("{name}()"))?;
+                let (scope, ctes) = (Scope::new(Outer::None), Ctes::new());
+                self.expr(Ctx::plain(&scope, &ctes, "functions in FROM"), &call)?
+            }
             (ONE_JSON | ONE_JSONB, args) if args.len() == 1 => {
                 let ty = match name {
                     ONE_JSON => SqlType::Json,

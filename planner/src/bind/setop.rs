@@ -9,9 +9,10 @@ use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, WindowFrame};
 use sqlparser::ast::{self, SetExpr, SetOperator, SetQuantifier};
 use tidemill_zset::schema::SqlType;
 
-use super::coerce::own_scales;
+use super::coerce::{own_scales, without_length};
 use super::expr::Ctx;
 use super::scope::{Outer, Scope};
+use super::types::SCALE_DEFAULT;
 use super::{Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, project, unique_names};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
@@ -128,7 +129,12 @@ impl Binder<'_> {
                 && !other.unknown
                 && self.param_type(n) == Some(SqlType::Text)
             {
-                self.set_param_type(n, &other.ty);
+                // What is sent isn't cut to the other's digits or length.
+                let ty = match &other.ty {
+                    SqlType::Numeric(..) => SqlType::Numeric(0, SCALE_DEFAULT),
+                    ty => without_length(ty),
+                };
+                self.set_param_type(n, &ty);
                 any = true;
             }
         }

@@ -454,7 +454,13 @@ impl Binder<'_> {
         let key = |e| self.order_key(Typed::new(e, ty.clone())).map(|t| t.expr);
         let (xe, ye) = (key(xe)?, key(ye)?);
         // A rule that marks rows is at a loss with what isn't a projection.
-        let plain = matches!(&ye, Expr::Column(_)) && matches!(r.plan, LogicalPlan::Projection(_));
+        // Nor with a choice of columns above a LIMIT.
+        let plain = match (&ye, &r.plan) {
+            (Expr::Column(_), LogicalPlan::Projection(p)) => {
+                !matches!(p.input.as_ref(), LogicalPlan::Limit(_))
+            }
+            _ => false,
+        };
         let r = if plain {
             r
         } else {

@@ -118,17 +118,17 @@ impl Compiler<'_> {
         window: &Window,
     ) -> Result<Piece> {
         let (input, order) = match window.input.as_ref() {
-            LogicalPlan::Sort(sort) => (&sort.input, Some(&sort.expr)),
+            LogicalPlan::Sort(sort) => (&sort.input, Some(sort)),
             _ => (&window.input, None),
         };
         let (input, keys) = with_columns(input, &shared_partition(window))?;
         let mut cut = Cut::default();
         let mut leaf = self.leaf(&input, &mut cut)?;
-        if let Some(expr) = order {
+        if let Some(sort) = order {
             leaf = LogicalPlan::Sort(Sort {
-                expr: expr.clone(),
+                expr: sort.expr.clone(),
                 input: Arc::new(leaf),
-                fetch: None,
+                fetch: sort.fetch,
             });
         }
         let unique = self.last_unique.take();

@@ -292,7 +292,7 @@ fn derive_objects(
     system: &Arc<SystemRelations>,
     upgrade: &mut Upgrade,
 ) -> Result<Catalog, RecoverError> {
-    for record in records {
+    for record in what_they_stand_on_first(records) {
         let failed = |e: SqlError| RecoverError::Object {
             kind: record.kind.words(),
             name: record.name.clone(),
@@ -317,6 +317,30 @@ fn derive_objects(
         catalog.put(Arc::new(object));
     }
     Ok(catalog)
+}
+
+/// A replaced view may stand on what was made after it, so that the order of the ids isn't enough.
+fn what_they_stand_on_first(records: Vec<Record>) -> Vec<Record> {
+    let mut waiting: BTreeMap<u64, Record> = records.into_iter().map(|r| (r.id, r)).collect();
+    let mut ordered = Vec::with_capacity(waiting.len());
+    // Each: what of it waits is looked for below it, as deep as that goes.
+    while let Some(first) = waiting.keys().next().copied() {
+        let mut path = vec![first];
+        while let Some(&id) = path.last() {
+            let below = waiting.get(&id).and_then(|record| {
+                let mut below = record.depends.iter();
+                below.find(|id| waiting.contains_key(id) && !path.contains(id))
+            });
+            match below {
+                Some(below) => path.push(*below),
+                None => {
+                    path.pop();
+                    ordered.extend(waiting.remove(&id));
+                }
+            }
+        }
+    }
+    ordered
 }
 
 impl Coordinator {

@@ -331,7 +331,13 @@ pub fn format_type(oid: i64, modifier: Option<i64>) -> String {
 
 /// The oid of a type's name.
 pub fn type_oid(name: &str) -> Option<i64> {
-    let name = name.trim().to_lowercase();
+    let mut name = name.trim().to_lowercase().replace('"', "");
+    // Of `varchar(50)` and `timestamp(3) with time zone`.
+    if let (Some(from), Some(to)) = (name.find('('), name.find(')'))
+        && from < to
+    {
+        name.replace_range(from..=to, "");
+    }
     let name = name.strip_prefix("pg_catalog.").unwrap_or(&name);
     if let Some(element) = name.strip_suffix("[]") {
         let element = type_oid(element)?;
@@ -342,7 +348,11 @@ pub fn type_oid(name: &str) -> Option<i64> {
         .iter()
         .find(|(_, sql)| *sql == name)
         .map_or(name, |(n, _)| n);
-    let name = if name == "int" { "int4" } else { name };
+    let name = match name {
+        "int" => "int4",
+        "decimal" | "dec" => "numeric",
+        name => name,
+    };
     let extra = server_wide::EXTRA_TYPES
         .iter()
         .map(|(oid, name, ..)| (*oid, *name));

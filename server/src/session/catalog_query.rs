@@ -59,7 +59,8 @@ impl SqlSession {
                 ParamValue::Value(array) => Some(Arc::clone(array)),
             })
             .collect();
-        match bound.run(&snapshot, &values) {
+        // Over a large catalog it may take long, and other sessions have to go on.
+        match tokio::task::block_in_place(|| bound.run(&snapshot, &values)) {
             Err(error) if pg_catalog::is_planners(&error) => None,
             Err(error) => Some(Err(error)),
             Ok((batch, effects)) => Some(self.catalog_answer(batch, effects).await),
@@ -87,7 +88,7 @@ impl SqlSession {
         effects: Effects,
     ) -> Result<Response, SqlError> {
         for (name, value, local) in effects.settings {
-            self.settings.set(&name, value, local)?;
+            self.set_value(&name, value, local)?;
         }
         for warning in effects.warnings {
             self.warn("01000", &warning);

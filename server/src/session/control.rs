@@ -161,13 +161,7 @@ impl SqlSession {
         name: &str,
         value: Option<String>,
     ) -> Result<Response, SqlError> {
-        if name == "transaction_read_only" {
-            let off = value
-                .as_deref()
-                .is_some_and(|v| matches!(v, "off" | "false" | "0" | "no"));
-            self.check_read_write(off)?;
-        }
-        self.settings.set(name, value, local)?;
+        self.set_value(name, value, local)?;
         if super::settings::is_without_effect(name) {
             self.inform(format!("parameter \"{name}\" has no effect here"), None);
         }
@@ -175,6 +169,25 @@ impl SqlSession {
             self.warn("25P01", "SET LOCAL can only be used in transaction blocks");
         }
         Ok(Response::Tag("SET".into()))
+    }
+
+    /// SET and `set_config`.
+    pub(super) fn set_value(
+        &mut self,
+        name: &str,
+        value: Option<String>,
+        local: bool,
+    ) -> Result<(), SqlError> {
+        let was_read_only = self.settings.is_on("transaction_read_only");
+        let before = self.settings.values();
+        self.settings.set(name, value, local)?;
+        if was_read_only && !self.settings.is_on("transaction_read_only") {
+            let after = self.settings.values();
+            self.settings.replace(before);
+            self.check_read_write(true)?;
+            self.settings.replace(after);
+        }
+        Ok(())
     }
 
     pub(super) fn reset(&mut self, name: Option<&str>) -> Result<Response, SqlError> {
