@@ -328,18 +328,20 @@ pub(crate) fn time_of(e: &Expr) -> Option<Time> {
         .find(|t| t.function() == name)
 }
 
-/// Bytes of one text, and of the results that are computed at once by a function that makes long texts of short ones: nothing else
-/// bounds them.
+/// Bytes of one text that a function makes of short ones: nothing else bounds it.
 pub(crate) const LONG_TEXT_BYTES_MAX: usize = 1 << 28;
+
+/// Bytes of the texts that such a function makes of the rows of one batch.
+const LONG_TEXTS_BYTES_MAX: usize = 1 << 30;
 
 /// Adds the bytes of one more result to those of a batch.
 pub(crate) fn add_result_bytes(sum: &mut usize, more: usize) -> DfResult<()> {
     *sum += more;
-    if *sum <= LONG_TEXT_BYTES_MAX {
+    if *sum <= LONG_TEXTS_BYTES_MAX {
         return Ok(());
     }
     let error = SqlError::new("53200", "out of memory for the results of a function").detail(
-        format!("Those of the rows that are computed at once take more than {LONG_TEXT_BYTES_MAX} bytes."),
+        format!("Those of the rows that are computed at once take more than {LONG_TEXTS_BYTES_MAX} bytes."),
     );
     Err(external(
         error.hint("Select fewer rows at a time, or shorter texts."),
