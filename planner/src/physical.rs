@@ -10,11 +10,11 @@
 //!   is decided without them. Where a part can fail it does no more than to leave out projections.
 //! * A sort that it pushes below a union is lost where a column is another constant in each part, or when joins are in between.
 //!   So a union is a node that it doesn't know, which gives one part after the other.
-//! * It leaves out sorts whose order no node above asks for. Below a recursive query a sort is there for LIMIT, so a node that
-//!   does ask is put above it. And it brings a sort below a limit of rows that have no order; so such a limit is put behind
-//!   a node that it doesn't know.
+//! * What it does to sorts and limits: see `limits`.
 //! * Conditions of a query and of a subquery in it end up in one filter, which computes them all. So those that can fail get
 //!   filters of their own above those that can't, in their order: `1/x = 2` isn't computed for rows that `x <> 0` drops.
+
+mod limits;
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,16 +31,12 @@ use datafusion::physical_plan::execution_plan::{
 };
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
-use datafusion::physical_plan::limit::GlobalLimitExec;
 use datafusion::physical_plan::projection::{ProjectionExec, remove_unnecessary_projections};
-use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
-use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
-    PlanProperties,
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
 };
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{JoinType, Result};
@@ -51,6 +47,7 @@ use datafusion_physical_expr::{
 };
 use futures::{StreamExt, TryStreamExt};
 
+use self::limits::{Limits, LongSorts};
 use crate::functions;
 use crate::tree::Tree;
 
@@ -67,11 +64,11 @@ pub(crate) fn rules() -> Vec<Rule> {
     [
         Arc::new(Unions) as Rule,
         Arc::new(Constants),
-        Arc::new(Rounds),
+        Arc::new(Limits),
     ]
     .into_iter()
     .chain(rules)
-    .chain([Arc::new(FallibleLast) as Rule])
+    .chain([Arc::new(FallibleLast) as Rule, Arc::new(LongSorts)])
     .collect()
 }
 
@@ -273,54 +270,6 @@ impl PhysicalOptimizerRule for Constants {
     }
 }
 
-/// Keeps the order of the rows within each round of a recursive query.
-#[derive(Debug)]
-struct Rounds;
-
-impl PhysicalOptimizerRule for Rounds {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(plan.change_up(&mut rounds_in_order)?.data)
-    }
-
-    fn name(&self) -> &str {
-        "Rounds"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
-
-fn rounds_in_order(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
-    if let Some(limit) = plan.downcast_ref::<GlobalLimitExec>()
-        && limit.input().output_ordering().is_none()
-        && limit
-            .input()
-            .any(&mut |node| Ok(node.is::<RecursiveQueryExec>()))?
-    {
-        let schema = plan.schema();
-        let limit = ConcatExec::new(vec![plan], schema);
-        return Ok(Transformed::yes(Arc::new(limit)));
-    }
-    if !plan.is::<RecursiveQueryExec>() {
-        return Ok(Transformed::no(plan));
-    }
-    let kept = |term: &Arc<dyn ExecutionPlan>| match term.downcast_ref::<SortExec>() {
-        Some(sort) => Arc::new(ConcatExec {
-            order: Some(sort.expr().clone()),
-            ..ConcatExec::new(vec![term.clone()], term.schema())
-        }) as Arc<dyn ExecutionPlan>,
-        None => term.clone(),
-    };
-    let terms = plan.children().into_iter().map(kept).collect();
-    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-    plan.replace_children(terms, options).map(Transformed::yes)
-}
-
 /// Of a node's inputs, those whose columns can be NULL above though they aren't below.
 fn doubtful_inputs(node: &Arc<dyn ExecutionPlan>) -> Vec<bool> {
     let join = node.downcast_ref::<HashJoinExec>();
@@ -352,6 +301,15 @@ struct ConcatExec {
 }
 
 impl ConcatExec {
+    /// The rows of an input that must come in `order`.
+    fn in_order(input: Arc<dyn ExecutionPlan>, order: LexOrdering) -> Self {
+        let schema = input.schema();
+        ConcatExec {
+            order: Some(order),
+            ..ConcatExec::new(vec![input], schema)
+        }
+    }
+
     fn new(inputs: Vec<Arc<dyn ExecutionPlan>>, schema: SchemaRef) -> Self {
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),

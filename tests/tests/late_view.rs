@@ -216,6 +216,74 @@ fn under_full_input_without_delaying_others() {
     });
 }
 
+/// What a build has computed is dropped from memory only when it is committed, which is an epoch after it has joined.
+#[test]
+fn under_writes_with_more_state_than_memory() {
+    const KEYS: i64 = 20_000;
+    const VIEWS: [&str; 3] = [
+        "SELECT k, count(*) AS n, sum(v) AS s, max(v) AS m FROM t GROUP BY k",
+        "SELECT t.k, t.v, u.w FROM t JOIN u ON t.k = u.k",
+        "SELECT k, count(DISTINCT v) AS d FROM t GROUP BY k",
+    ];
+    run(|scratch| async move {
+        let seed = Seed::new("under_writes_with_more_state_than_memory");
+        let options = Options {
+            args: vec!["--state-memory".into(), "2000000".into()],
+            ..Options::workers(1)
+        };
+        let server = Server::start(&scratch.data(), &options)?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (k bigint, v bigint)").await?;
+        sql.run("CREATE TABLE u (k bigint, w bigint)").await?;
+        let all = format!("SELECT i, i FROM generate_series(1, {KEYS}) AS i");
+        sql.run(&format!("INSERT INTO t {all}")).await?;
+        sql.run(&format!("INSERT INTO u {all}")).await?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut writers = vec![];
+        for stream in 0..4 {
+            let (client, stopped) = (server.connect().await?, stop.clone());
+            let mut random = seed.rng(stream);
+            writers.push(tokio::spawn(async move {
+                while !stopped.load(Ordering::Acquire) {
+                    let from = random.random_range(1..=KEYS);
+                    let range = format!("{from} AND {from} + 200");
+                    client
+                        .run(&format!(
+                            "INSERT INTO t SELECT k, k + {from} FROM u WHERE k BETWEEN {range}"
+                        ))
+                        .await?;
+                    if from % 2 == 0 {
+                        let delete = format!("DELETE FROM t WHERE k BETWEEN {range}");
+                        client.run(&delete).await?;
+                    }
+                }
+                anyhow::Ok(())
+            }));
+        }
+        for round in 0..rounds(2) {
+            for query in VIEWS {
+                sql.run(&format!("CREATE MATERIALIZED VIEW late AS {query}"))
+                    .await?;
+                let differ = format!(
+                    "SELECT count(*) FROM ((TABLE late EXCEPT ALL ({query})) UNION ALL (({query}) EXCEPT ALL TABLE late)) AS d"
+                );
+                // At once, and when what was put aside has been read again.
+                for _ in 0..5 {
+                    let differ = sql.number(&differ).await?;
+                    ensure!(differ == 0, "round {round}: {differ} rows of {query}");
+                    sql.run("INSERT INTO t VALUES (1, 1)").await?;
+                }
+                sql.run("DROP MATERIALIZED VIEW late").await?;
+            }
+        }
+        stop.store(true, Ordering::Release);
+        for writer in writers {
+            writer.await??;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn what_nobody_reads_waits_for_the_first_view() {
     run(|scratch| async move {

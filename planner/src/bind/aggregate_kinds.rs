@@ -12,7 +12,7 @@ use super::types::{is_integer, is_number, number_rank};
 use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
-use crate::functions::{aggregate as own, extremes, moments, rows};
+use crate::functions::{aggregate as own, extremes, lists, moments, rows};
 
 /// A resolved aggregate: the function, its arguments, the type it gives, and what is done with its result.
 pub(super) struct Resolved {
@@ -39,7 +39,7 @@ impl Resolved {
     /// A function of the array of the group's values.
     pub(super) fn over_array(value: Typed, function: &'static str, ty: SqlType) -> Self {
         let array = SqlType::Array(Box::new(value.ty));
-        let list = Resolved::new(agg::array_agg::array_agg_udaf(), vec![value.expr], array);
+        let list = Resolved::new(lists::array_agg(), vec![value.expr], array);
         Resolved {
             then: Some((function, ty, vec![])),
             ..list
@@ -212,7 +212,7 @@ impl Binder<'_> {
         let value = self.known(value)?;
         no_arrays_of_arrays(&value)?;
         let ty = SqlType::Array(Box::new(value.ty));
-        let function = agg::array_agg::array_agg_udaf();
+        let function = lists::array_agg();
         Ok(Resolved {
             ordered: true,
             ..Resolved::new(function, vec![value.expr], ty)

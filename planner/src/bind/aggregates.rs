@@ -23,7 +23,7 @@ use super::types::is_number;
 use super::windows::is_window;
 use super::{Binder, Typed};
 use crate::error::{Result, SqlError};
-use crate::functions::distinct_list::distinct_list;
+use crate::functions::lists;
 
 /// Names of aggregate functions.
 pub(crate) fn is_aggregate(name: &str) -> bool {
@@ -299,7 +299,7 @@ impl Binder<'_> {
                 Some(key) => key,
                 None => order.first().map_or(r.args[0].clone(), |s| s.expr.clone()),
             };
-            r.function = distinct_list(SortOptions {
+            r.function = lists::distinct_list(SortOptions {
                 descending: !asc,
                 nulls_first,
             });
@@ -307,6 +307,10 @@ impl Binder<'_> {
             r.args.push(key);
             guard(&filter, r.args.iter_mut());
             return Ok((r, false, filter, vec![]));
+        }
+        if r.function.name() == "array_agg" && f.over.is_some() {
+            // Frames drop values again.
+            r.function = agg::array_agg::array_agg_udaf();
         }
         if matches!(
             name,
@@ -404,7 +408,7 @@ impl Binder<'_> {
             (_, true) => "percentiles_disc_of_sorted",
         };
         let resolved = Resolved {
-            function: agg::array_agg::array_agg_udaf(),
+            function: lists::array_agg(),
             args: vec![value.expr],
             ty: SqlType::Array(Box::new(value.ty)),
             then: Some((function, result, fraction)),

@@ -170,7 +170,7 @@ impl Binder<'_> {
             ty = SqlType::Array(Box::new(col.ty.clone()));
             let value = Expr::Column(col.column.clone());
             let call = Expr::AggregateFunction(datafusion_expr::expr::AggregateFunction::new_udf(
-                datafusion::functions_aggregate::array_agg::array_agg_udaf(),
+                crate::functions::lists::array_agg(),
                 vec![value],
                 false,
                 None,

@@ -10,10 +10,13 @@ use arrow::array::{Array, ArrayRef, BinaryArray};
 use arrow::datatypes::{DataType, Field, FieldRef, i256};
 use datafusion_common::{Result as DfResult, ScalarValue};
 use datafusion_expr::function::{AccumulatorArgs, StateFieldsArgs};
-use datafusion_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility};
+use datafusion_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, Signature, Volatility,
+};
 use tidemill_zset::FloatSum;
 use tidemill_zset::schema::SqlType;
 
+use super::grouped_sums::GroupSums;
 use super::{arith, external, parse};
 use crate::bind::types::{PRECISION_MAX, SCALE_QUOTIENT};
 use crate::error::SqlError;
@@ -59,6 +62,14 @@ impl Sums {
             signature: Signature::any(1, Volatility::Immutable),
         }
     }
+
+    fn form(&self, args: &AccumulatorArgs) -> Form {
+        Form {
+            avg: self.name == "avg",
+            input: args.expr_fields[0].data_type().clone(),
+            output: args.return_field.data_type().clone(),
+        }
+    }
 }
 
 impl AggregateUDFImpl for Sums {
@@ -80,19 +91,29 @@ impl AggregateUDFImpl for Sums {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> DfResult<Box<dyn Accumulator>> {
-        let input = args.expr_fields[0].data_type().clone();
+        let form = self.form(&args);
+        let distinct = args.is_distinct.then(|| form.input.clone());
         let a = Adder {
-            avg: self.name == "avg",
-            input: input.clone(),
-            output: args.return_field.data_type().clone(),
+            form,
             count: 0,
             exact: i256::ZERO,
             float: FloatSum::new(),
         };
-        if args.is_distinct {
-            return Ok(Box::new(DistinctSum::new(a, &input)));
-        }
-        Ok(Box::new(a))
+        Ok(match distinct {
+            Some(of) => Box::new(DistinctSum::new(a, &of)),
+            None => Box::new(a),
+        })
+    }
+
+    fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
+        !args.is_distinct
+    }
+
+    fn create_groups_accumulator(
+        &self,
+        args: AccumulatorArgs,
+    ) -> DfResult<Box<dyn GroupsAccumulator>> {
+        Ok(Box::new(GroupSums::new(self.form(&args))))
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> DfResult<Vec<FieldRef>> {
@@ -120,18 +141,24 @@ impl AggregateUDFImpl for Sums {
     }
 }
 
+/// Which function it is, of what.
+#[derive(Debug, Clone)]
+pub(super) struct Form {
+    avg: bool,
+    pub(super) input: DataType,
+    pub(super) output: DataType,
+}
+
 /// A running sum and count.
 #[derive(Debug, Clone)]
 struct Adder {
-    avg: bool,
-    input: DataType,
-    output: DataType,
+    form: Form,
     count: i64,
     exact: i256,
     float: FloatSum,
 }
 
-fn overflow() -> datafusion_common::DataFusionError {
+pub(super) fn overflow() -> datafusion_common::DataFusionError {
     external(SqlError::new("22003", "bigint out of range"))
 }
 
@@ -154,7 +181,7 @@ impl Adder {
                 self.add_exact(part, sign)
             }};
         }
-        match &self.input {
+        match &self.form.input {
             DataType::Int16 => exact!(Int16Type),
             DataType::Int32 => exact!(Int32Type),
             DataType::Int64 => exact!(Int64Type),
@@ -187,9 +214,17 @@ impl Adder {
         self.exact = r.ok_or_else(overflow)?;
         Ok(())
     }
+}
 
-    fn result(&self) -> DfResult<ScalarValue> {
-        if self.count == 0 {
+impl Form {
+    /// The sum or average of `count` values, whose sum is `exact` or `float`.
+    pub(super) fn result(
+        &self,
+        count: i64,
+        exact: i256,
+        float: &FloatSum,
+    ) -> DfResult<ScalarValue> {
+        if count == 0 {
             return ScalarValue::try_from(&self.output);
         }
         let scale = match self.input {
@@ -197,33 +232,29 @@ impl Adder {
             _ => 0,
         };
         let narrow = self.output == DataType::Float32;
-        let sum = self.float.value();
-        if self.float.overflows() || (narrow && sum.is_finite() && (sum as f32).is_infinite()) {
+        let sum = float.value();
+        if float.overflows() || (narrow && sum.is_finite() && (sum as f32).is_infinite()) {
             let message = "value out of range: overflow";
             return Err(external(SqlError::new("22003", message)));
         }
         Ok(match &self.output {
             DataType::Int64 => ScalarValue::Int64(Some(
-                self.exact
+                exact
                     .to_i128()
                     .and_then(|v| i64::try_from(v).ok())
                     .ok_or_else(overflow)?,
             )),
             DataType::Decimal128(p, s) => {
                 let v = if self.avg {
-                    arith::divide(
-                        self.exact,
-                        i256::from_i128(self.count as i128),
-                        *s as i32 - scale,
-                    )
+                    arith::divide(exact, i256::from_i128(count as i128), *s as i32 - scale)
                 } else {
-                    parse::rescale(self.exact, scale, *s as i32)
+                    parse::rescale(exact, scale, *s as i32)
                 };
                 let v = v.ok_or_else(|| external(parse::numeric_overflow(*p, *s)))?;
                 ScalarValue::Decimal128(Some(parse::fits(v, *p, *s).map_err(external)?), *p, *s)
             }
             DataType::Float32 => ScalarValue::Float32(Some(sum as f32)),
-            _ if self.avg => ScalarValue::Float64(Some(sum / self.count as f64)),
+            _ if self.avg => ScalarValue::Float64(Some(sum / count as f64)),
             _ => ScalarValue::Float64(Some(sum)),
         })
     }
@@ -243,7 +274,7 @@ impl Accumulator for Adder {
     }
 
     fn evaluate(&mut self) -> DfResult<ScalarValue> {
-        self.result()
+        self.form.result(self.count, self.exact, &self.float)
     }
 
     fn size(&self) -> usize {
@@ -251,33 +282,40 @@ impl Accumulator for Adder {
     }
 
     fn state(&mut self) -> DfResult<Vec<ScalarValue>> {
-        let mut bytes = self.exact.to_le_bytes().to_vec();
-        bytes.extend(self.float.to_bytes());
+        let sum = to_bytes(self.exact, &self.float);
         Ok(vec![
             ScalarValue::Int64(Some(self.count)),
-            ScalarValue::Binary(Some(bytes)),
+            ScalarValue::Binary(Some(sum)),
         ])
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> DfResult<()> {
-        let counts = states[0].as_primitive::<Int64Type>();
-        let sums: &BinaryArray = states[1].as_binary::<i32>();
-        for i in 0..counts.len() {
-            if counts.is_null(i) || sums.is_null(i) {
-                continue;
-            }
-            let (exact, float) = sums.value(i).split_at(32);
-            let exact: [u8; 32] = exact.try_into().map_err(|_| overflow())?;
-            self.count += counts.value(i);
-            self.exact = self
-                .exact
-                .checked_add(i256::from_le_bytes(exact))
-                .ok_or_else(overflow)?;
-            self.float
-                .merge(&FloatSum::from_bytes(float).ok_or_else(overflow)?);
+        for (_, count, exact, float) in sums_of(states)? {
+            self.count += count;
+            self.exact = self.exact.checked_add(exact).ok_or_else(overflow)?;
+            self.float.merge(&float);
         }
         Ok(())
     }
+}
+
+pub(super) fn to_bytes(exact: i256, float: &FloatSum) -> Vec<u8> {
+    let mut bytes = exact.to_le_bytes().to_vec();
+    bytes.extend(float.to_bytes());
+    bytes
+}
+
+/// The rows of a state that have something: row, count, and sum.
+pub(super) fn sums_of(states: &[ArrayRef]) -> DfResult<Vec<(usize, i64, i256, FloatSum)>> {
+    let counts = states[0].as_primitive::<Int64Type>();
+    let sums: &BinaryArray = states[1].as_binary::<i32>();
+    let given = (0..counts.len()).filter(|i| counts.is_valid(*i) && sums.is_valid(*i));
+    let one = |i: usize| {
+        let (exact, float) = sums.value(i).split_at_checked(32)?;
+        let exact = i256::from_le_bytes(exact.try_into().ok()?);
+        Some((i, counts.value(i), exact, FloatSum::from_bytes(float)?))
+    };
+    given.map(|i| one(i).ok_or_else(overflow)).collect()
 }
 
 mod distinct {

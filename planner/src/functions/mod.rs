@@ -5,8 +5,8 @@
 //! * [`json`]: JSON over text, without building documents. `json_members`: several members in one scan.
 //!   [`json_change`]: new documents from old ones. [`json_order`]: comparing jsonb.
 //! * [`registry`]: functions callable by name, with their argument types.
-//! * [`aggregate`]: sum and avg. [`moments`]: variances and the like. [`ordered`]: percentiles, mode, sums of intervals.
-//!   `distinct_list`: lists of values that differ.
+//! * [`aggregate`]: sum and avg; `grouped_sums`: of many groups at once. [`moments`]: variances and the like. [`ordered`]: percentiles, mode, sums of intervals.
+//!   `lists`: array_agg, which most of the others are functions of.
 //! * `shared`: values that an expression uses several times.
 //! * `windows`: frames with EXCLUDE, lag and lead by numbers that differ from row to row.
 //!
@@ -19,9 +19,9 @@ pub mod array;
 pub mod bytes;
 pub mod cast;
 pub mod datetime;
-pub(crate) mod distinct_list;
 pub mod extremes;
 pub mod format;
+mod grouped_sums;
 pub mod intervals;
 pub mod json;
 pub mod json_change;
@@ -34,6 +34,7 @@ mod json_scan;
 pub mod json_text;
 mod json_views;
 pub(crate) mod like;
+pub(crate) mod lists;
 pub mod math;
 pub mod moments;
 mod number_read;

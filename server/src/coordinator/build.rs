@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Sender;
 use tidemill_dataflow::plan::{ColumnsRead, DataflowPlan, OutputStorage};
@@ -83,7 +82,6 @@ pub struct Build {
     /// Where it waits to be told how far to go, if it does.
     finish: Option<Sender<Arc<Published>>>,
     create: Vec<ArrangementDesc>,
-    readers: Vec<Arc<LiveReader>>,
     pub(super) depends: Vec<u64>,
 }
 
@@ -97,7 +95,6 @@ impl Build {
             reports,
             finish: None,
             create: vec![],
-            readers: vec![],
             depends: vec![],
         }
     }
@@ -114,38 +111,30 @@ impl Build {
     }
 }
 
-/// Reads an arrangement's newest committed version. While the arrangement is being built nothing of it is committed.
+/// Reads an arrangement's newest committed version. Until the commit that makes what was built of it visible, nothing of it
+/// is committed: whoever drops its changes before that would not find them.
 pub struct LiveReader {
     store: Arc<Store>,
     id: ArrangementId,
-    building: AtomicBool,
 }
 
 impl LiveReader {
     /// A reader of `id`.
-    pub fn new(store: Arc<Store>, id: ArrangementId, building: bool) -> Arc<Self> {
-        Arc::new(LiveReader {
-            store,
-            id,
-            building: AtomicBool::new(building),
-        })
+    pub fn new(store: Arc<Store>, id: ArrangementId) -> Arc<Self> {
+        Arc::new(LiveReader { store, id })
     }
 
     fn version(&self) -> Option<Arc<tidemill_storage::ArrangementVersion>> {
-        if self.building.load(Ordering::Acquire) {
-            None
-        } else {
-            self.store.version().arrangement(self.id)
-        }
+        self.store.version().arrangement(self.id)
     }
 }
 
 impl StateReader for LiveReader {
     fn epoch(&self) -> Epoch {
-        if self.building.load(Ordering::Acquire) {
-            -1
-        } else {
-            self.store.version().epoch()
+        let version = self.store.version();
+        match version.arrangement(self.id) {
+            Some(_) => version.epoch(),
+            None => -1,
         }
     }
 
@@ -319,19 +308,14 @@ impl Coordinator {
         self.next_dataflow += 1;
         let durable = matches!(request.target, BuildTarget::View(_));
         let mut create = state_descs(&request.plan, &ids.states);
-        let mut readers = Vec::new();
-        let mut handle_of = |desc: &ArrangementDesc| {
-            let reader = durable.then(|| {
-                let reader = LiveReader::new(self.env.store.clone(), desc.id, true);
-                readers.push(reader.clone());
-                reader as Arc<dyn StateReader>
-            });
+        let handle_of = |desc: &ArrangementDesc| {
+            let reader = || LiveReader::new(self.env.store.clone(), desc.id);
             StateHandle {
                 desc: desc.clone(),
-                reader,
+                reader: durable.then(|| reader() as Arc<dyn StateReader>),
             }
         };
-        let states = create.iter().map(&mut handle_of).collect();
+        let states = create.iter().map(handle_of).collect();
         let output_state = match &request.target {
             BuildTarget::View(view) => ids.rows.map(|rows| {
                 let desc = stored_desc(rows, view);
@@ -433,7 +417,6 @@ impl Coordinator {
             reports,
             finish: Some(finish),
             create,
-            readers,
             depends: request.depends,
         };
         self.builds.insert(id, build);
@@ -561,9 +544,6 @@ impl Coordinator {
                 self.reserved
                     .remove(&(view.record.schema.clone(), view.record.name.clone()));
                 self.dataflows.insert(id, Owner::View(view.record.id));
-                for reader in &build.readers {
-                    reader.building.store(false, Ordering::Release);
-                }
                 self.publish_view(id, *view, build.create, built, reply);
             }
         }

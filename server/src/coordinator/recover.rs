@@ -389,9 +389,7 @@ impl Coordinator {
         let id = DataflowId(self.next_dataflow);
         self.next_dataflow += 1;
         let handle = |desc: ArrangementDesc| StateHandle {
-            reader: Some(
-                LiveReader::new(self.env.store.clone(), desc.id, false) as Arc<dyn StateReader>
-            ),
+            reader: Some(LiveReader::new(self.env.store.clone(), desc.id) as Arc<dyn StateReader>),
             desc,
         };
         let install = Install {

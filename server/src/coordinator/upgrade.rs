@@ -181,7 +181,7 @@ impl Coordinator {
         let id = DataflowId(self.next_dataflow);
         self.next_dataflow += 1;
         let handle = |desc: &ArrangementDesc| {
-            let reader = LiveReader::new(self.env.store.clone(), desc.id, true);
+            let reader = LiveReader::new(self.env.store.clone(), desc.id);
             StateHandle {
                 desc: desc.clone(),
                 reader: Some(reader as Arc<dyn StateReader>),
