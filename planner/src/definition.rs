@@ -4,6 +4,7 @@
 //! the search path of the session that wrote it. What names a common table expression is no relation's name.
 
 mod columns;
+mod defaults;
 
 use std::ops::ControlFlow;
 
@@ -14,6 +15,7 @@ use crate::error::{Result, SqlError};
 use crate::names::name_of;
 
 pub use columns::{ChangedColumns, How, rename_column, view_sql};
+pub use defaults::shown_default;
 
 /// The schema of names without one.
 pub const DEFAULT_SCHEMA: &str = "public";

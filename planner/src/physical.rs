@@ -36,11 +36,13 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
+    DisplayAs, DisplayFormatType, ExecutionPlan, InputOrderMode, Partitioning, PlanProperties,
 };
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{JoinType, Result};
+use datafusion_expr::{WindowFrameBound, WindowFrameUnits};
 use datafusion_physical_expr::expressions::Column;
+use datafusion_physical_expr::window::WindowExpr;
 use datafusion_physical_expr::{
     LexOrdering, OrderingRequirements, PhysicalExpr, ScalarFunctionExpr, conjunction,
     split_conjunction,
@@ -68,7 +70,11 @@ pub(crate) fn rules() -> Vec<Rule> {
     ]
     .into_iter()
     .chain(rules)
-    .chain([Arc::new(FallibleLast) as Rule, Arc::new(LongSorts)])
+    .chain([
+        Arc::new(FallibleLast) as Rule,
+        Arc::new(LongSorts),
+        Arc::new(Ranges),
+    ])
     .collect()
 }
 
@@ -127,6 +133,46 @@ fn apart(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPl
         .build()?;
     let above = ProjectionExec::try_new(columns, Arc::new(whole))?;
     Ok(Transformed::yes(Arc::new(above)))
+}
+
+/// Computes frames whose end is by RANGE before the current row when the whole partition is there. DataFusion takes such an end for
+/// known when the row is, but where the key is NULL it is behind all rows with NULL.
+#[derive(Debug)]
+struct Ranges;
+
+impl PhysicalOptimizerRule for Ranges {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = plan.change_up(&mut |node| {
+            let window = node.downcast_ref::<BoundedWindowAggExec>();
+            let window = window.filter(|w| w.window_expr().iter().any(ends_before));
+            Ok(match window {
+                Some(w) if w.input_order_mode == InputOrderMode::Sorted => {
+                    let (exprs, input) = (w.window_expr().to_vec(), w.input().clone());
+                    Transformed::yes(Arc::new(WindowAggExec::try_new(exprs, input, false)?))
+                }
+                _ => Transformed::no(node),
+            })
+        })?;
+        Ok(plan.data)
+    }
+
+    fn name(&self) -> &str {
+        "Ranges"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+fn ends_before(e: &Arc<dyn WindowExpr>) -> bool {
+    let frame = e.get_window_frame();
+    frame.units == WindowFrameUnits::Range
+        && matches!(&frame.end_bound, WindowFrameBound::Preceding(n) if !n.is_null())
 }
 
 /// Splits filters in which conditions that can fail stand beside others.

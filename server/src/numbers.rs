@@ -62,7 +62,7 @@ pub fn sequence_name(table: &Object, column: usize) -> String {
 
 /// The DEFAULT that PostgreSQL shows of a serial column; IDENTITY columns have none.
 pub fn shown_default(table: &Object, column: usize, numbering: &Numbering) -> Option<String> {
-    let sequence = sequence_name(table, column);
+    let sequence = crate::pg_catalog::quote_ident(&sequence_name(table, column));
     (numbering.kind == NumberingKind::Serial).then(|| format!("nextval('{sequence}'::regclass)"))
 }
 

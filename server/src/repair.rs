@@ -88,6 +88,10 @@ pub fn explain(dir: &Path, e: StoreError) -> anyhow::Error {
     if !matches!(e, StoreError::Corrupt { .. } | StoreError::Sled { .. }) {
         return e.into();
     }
+    if e.is_out_of_space() {
+        let advice = "make room on the disk (or raise the limit of a file's size) and start again: nothing is damaged";
+        return anyhow::anyhow!("{e}\nhint: {advice}");
+    }
     let advice = match plan_repair(dir) {
         Ok(plan) if plan.missing.is_empty() && !matches!(plan.sled, SledState::Sound { .. }) => {
             format!(

@@ -56,6 +56,7 @@ pub struct ServeOptions {
 pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
     check_listen(options.listen)?;
     raise_open_files();
+    report_too_large_files();
     let started = Instant::now();
     let store = open_store(&options)?;
     let partitions = store.partitions() as usize;
@@ -257,6 +258,14 @@ fn raise_open_files() {
             limit.rlim_cur = limit.rlim_max;
             libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
         }
+    }
+}
+
+/// A file that would become larger than the process may make it is an error of the write, as a full disk is.
+fn report_too_large_files() {
+    // SAFETY: nothing of ours handles this signal.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
 }
 

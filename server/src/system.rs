@@ -488,7 +488,10 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
 /// DEFAULTs as PostgreSQL shows them.
 fn shown_defaults(table: &Object, defaults: &[Option<ColumnDefault>]) -> Vec<Option<String>> {
     let shown = defaults.iter().enumerate().map(|(n, d)| match d.as_ref()? {
-        ColumnDefault::Expression(text) => Some(text.clone()),
+        ColumnDefault::Expression(text) => {
+            let of = tidemill_zset::schema::SqlType::of(table.columns.field(n));
+            tidemill_planner::definition::shown_default(text, &of)
+        }
         ColumnDefault::Numbering(numbering) => shown_default(table, n, numbering),
     });
     shown.collect()

@@ -13,7 +13,7 @@ use bytes::{BufMut, BytesMut};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tidemill_server::pg::params;
-use tidemill_server::pg::types::{Column, text_of};
+use tidemill_server::pg::types::{Column, TextStyle, text_of};
 use tidemill_zset::schema::SqlType;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
@@ -159,7 +159,7 @@ fn list(of: &SqlType, elements: &[ArrayRef]) -> ArrayRef {
 
 fn binary(field: &Field, array: &ArrayRef, row: usize) -> Vec<u8> {
     let mut out = BytesMut::new();
-    Column::new(field, array, None).binary(row, &mut out);
+    Column::new(field, array, TextStyle::default()).binary(row, &mut out);
     out.to_vec()
 }
 

@@ -154,5 +154,21 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// The system had no room for what was to be written: nothing is damaged.
+    pub fn is_out_of_space(&self) -> bool {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        let error = match self {
+            StoreError::Io { source, .. } => source,
+            StoreError::Sled {
+                source: sled::Error::Io(source),
+                ..
+            } => source,
+            _ => return false,
+        };
+        matches!(error.kind(), StorageFull | FileTooLarge | QuotaExceeded)
+    }
+}
+
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, StoreError>;

@@ -48,10 +48,18 @@ impl quick_cache::Weighter<(u64, u64), Arc<Block>> for BlockWeight {
 /// Decoded blocks by (bundle id, position).
 pub(crate) type BlockCache = quick_cache::sync::Cache<(u64, u64), Arc<Block>, BlockWeight>;
 
+/// Segment files that are open to be read, by bundle id. As many as there are live segments would be too many: one comes with every
+/// large epoch, and stays as long as history does.
+pub(crate) type OpenFiles = quick_cache::sync::Cache<u64, Arc<File>>;
+
+/// Files that are kept open.
+pub(crate) const OPEN_FILES_MAX: usize = 256;
+
 /// What bundles need to be read and removed. Outlives the store while a version is held.
 pub(crate) struct Env {
     pub disk: Disk,
     pub cache: BlockCache,
+    pub files: OpenFiles,
     /// Where inline bundles are; taken away when the store closes.
     pub sled: RwLock<Option<sled::Db>>,
     pub blocks_read: AtomicU64,
@@ -69,7 +77,7 @@ impl std::fmt::Debug for Env {
 #[derive(Debug)]
 enum Location {
     Inline(OnceLock<Buffer>),
-    File(OnceLock<File>),
+    File,
 }
 
 /// Runs that were written together.
@@ -92,7 +100,7 @@ impl Bundle {
             len,
             location: match inline {
                 true => Location::Inline(OnceLock::new()),
-                false => Location::File(OnceLock::new()),
+                false => Location::File,
             },
             retired: AtomicBool::new(false),
         }
@@ -107,7 +115,7 @@ impl Bundle {
     pub(crate) fn name(&self) -> String {
         match self.location {
             Location::Inline(_) => format!("the inline bundle {:016x}", self.id),
-            Location::File(_) => self.env.disk.segment(self.id).display().to_string(),
+            Location::File => self.env.disk.segment(self.id).display().to_string(),
         }
     }
 
@@ -172,22 +180,18 @@ impl Bundle {
         }
     }
 
-    fn file(&self) -> Result<&File> {
-        let Location::File(file) = &self.location else {
-            unreachable!("inline bundles are read from sled");
-        };
-        if let Some(file) = file.get() {
-            return Ok(file);
-        }
-        let path = self.env.disk.segment(self.id);
-        let opened = File::open(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => StoreError::Corrupt {
-                what: path.display().to_string(),
-                detail: format!("the file is missing; expected {} bytes", self.len),
-            },
-            _ => io_error("opening", &path, e),
-        })?;
-        Ok(file.get_or_init(|| opened))
+    fn file(&self) -> Result<Arc<File>> {
+        self.env.files.get_or_insert_with(&self.id, || {
+            let path = self.env.disk.segment(self.id);
+            let opened = File::open(&path).map_err(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => StoreError::Corrupt {
+                    what: path.display().to_string(),
+                    detail: format!("the file is missing; expected {} bytes", self.len),
+                },
+                _ => io_error("opening", &path, e),
+            })?;
+            Ok(Arc::new(opened))
+        })
     }
 
     /// Checks at opening that the file is there and has its length.
@@ -215,7 +219,11 @@ impl Bundle {
 
 impl Drop for Bundle {
     fn drop(&mut self) {
-        if self.retired.load(Ordering::SeqCst) && !self.is_inline() {
+        if self.is_inline() {
+            return;
+        }
+        self.env.files.remove(&self.id);
+        if self.retired.load(Ordering::SeqCst) {
             self.env.disk.remove_segment(self.id);
         }
     }
@@ -353,7 +361,7 @@ impl BundleWriter {
                 let bytes = Buffer::from_vec(std::mem::take(&mut self.buffer));
                 Location::Inline(OnceLock::from(bytes))
             }
-            false => Location::File(OnceLock::new()),
+            false => Location::File,
         };
         let bundle = Bundle {
             id: self.id,

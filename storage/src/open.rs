@@ -78,6 +78,7 @@ pub(crate) fn open(root: &Path, options: &StoreOptions) -> Result<Arc<Shared>> {
     let blocks = options.cache_bytes / CACHED_BLOCK_BYTES;
     let env = Arc::new(Env {
         disk,
+        files: quick_cache::sync::Cache::new(crate::bundle::OPEN_FILES_MAX),
         cache: quick_cache::sync::Cache::with_weighter(
             blocks.max(16),
             options.cache_bytes as u64,

@@ -94,6 +94,7 @@ impl Binder<'_> {
                     (!a.unknown).then_some(&a.ty),
                     (!b.unknown).then_some(&b.ty),
                 );
+                let ty = super::coerce::with_digits(ty, [&a].into_iter());
                 let out = a.shared(&ty, |a| {
                     let eq = self.compare(Operator::Eq, a.clone(), b)?;
                     let a = self.implicit(&a, &ty)?;

@@ -12,6 +12,9 @@ use super::{Binder, Typed, null_of};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::{self, Context};
 
+/// PostgreSQL's greatest length of `char(n)`.
+pub(super) const CHAR_MAX: u32 = 10_485_760;
+
 /// Rows whose numerics have different scales are shown with the digits that each needs.
 pub(crate) fn own_scales<'t>(
     ty: SqlType,
@@ -28,7 +31,7 @@ pub(crate) fn own_scales<'t>(
 }
 
 /// Digits behind the point of a number that is written as a literal of unknown type.
-fn scale_of_literal(t: &Typed) -> Option<i8> {
+pub(super) fn scale_of_literal(t: &Typed) -> Option<i8> {
     let Expr::Literal(ScalarValue::Utf8View(Some(text)), _) = &t.expr else {
         return None;
     };
@@ -44,6 +47,27 @@ pub(super) fn without_length(ty: &SqlType) -> SqlType {
         SqlType::Char(_) => SqlType::Text,
         SqlType::Array(of) => SqlType::Array(Box::new(without_length(of))),
         ty => ty.clone(),
+    }
+}
+
+/// The same type without a limit of its length.
+fn of_any_length(ty: &SqlType) -> SqlType {
+    match ty {
+        SqlType::Varchar(_) => SqlType::Varchar(None),
+        SqlType::Char(_) => SqlType::Char(CHAR_MAX),
+        SqlType::Array(of) => SqlType::Array(Box::new(of_any_length(of))),
+        ty => ty.clone(),
+    }
+}
+
+/// `ty` with room for the digits of the literals among `items`.
+pub(super) fn with_digits<'t>(ty: SqlType, items: impl Iterator<Item = &'t Typed>) -> SqlType {
+    match ty {
+        SqlType::Numeric(_, s) => match items.filter_map(scale_of_literal).max() {
+            Some(digits) if digits > s => SqlType::Numeric(0, digits),
+            _ => ty,
+        },
+        ty => ty,
     }
 }
 
@@ -106,7 +130,8 @@ impl Binder<'_> {
     /// `t` as `to` if there is an implicit cast.
     pub(crate) fn implicit(&self, t: &Typed, to: &SqlType) -> Result<Expr> {
         if t.unknown {
-            return self.settle(t, to, Context::Explicit);
+            // What is written or sent isn't cut to a length that nobody has asked for.
+            return self.settle(t, &of_any_length(to), Context::Explicit);
         }
         if implicit_cost(&t.ty, to).is_none() && common(&t.ty, to).as_ref() != Some(to) {
             return Err(cast::no_cast(&t.ty, to));
@@ -237,13 +262,9 @@ impl Binder<'_> {
             if !known.clone().any(computed) && known.any(|t| as_numeric(&t.ty).1 != *s) {
                 *p = 0;
             }
-            // A literal that fits is shown like the others, one with more digits isn't cut to theirs.
-            for digits in items.iter().filter_map(scale_of_literal) {
-                if digits > *s {
-                    (*p, *s) = (0, digits);
-                }
-            }
         }
+        // A literal that fits is shown like the others, one with more digits isn't cut to theirs.
+        let ty = with_digits(ty, items.iter());
         let exprs = items
             .iter()
             .map(|t| self.implicit(t, &ty))

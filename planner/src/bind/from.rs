@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use datafusion::datasource::provider_as_source;
 use datafusion_common::{Column, JoinType};
-use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator};
+use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator};
 use sqlparser::ast::{self, JoinConstraint, JoinOperator, TableAlias, TableFactor, TableWithJoins};
 use tidemill_zset::schema::SqlType;
 
 use super::expr::Ctx;
 use super::from_functions::{is_lateral, table_function};
 use super::scope::{Outer, Scope, ScopeCol, ScopeTable, closest};
+use super::types::{is_text, united};
 use super::{
     Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, fit, project, unique_names,
 };
@@ -485,27 +486,24 @@ impl Binder<'_> {
             );
             scope.tables[lt].cols[lc].hidden = true;
             scope.tables[width + rt].cols[rc].hidden = true;
-            let (le, re, ty) = self.same_type(
-                "=",
-                Typed::new(l.expr.clone(), l.ty.clone()),
-                Typed::new(r.expr.clone(), r.ty.clone()),
-            )?;
-            let key = |e: &Expr| {
-                let key = self.order_key(Typed::new(e.clone(), ty.clone()))?;
-                Ok::<_, SqlError>(Box::new(key.expr))
+            let side = |c: &ScopeCol| Typed::new(c.expr.clone(), c.ty.clone());
+            on.push(self.compare(Operator::Eq, side(&l), side(&r))?.expr);
+            let ty = match is_text(&l.ty) && is_text(&r.ty) && kind != JoinType::Full {
+                true => None,
+                false => united(&l.ty, &r.ty),
             };
-            on.push(Expr::BinaryExpr(BinaryExpr::new(
-                key(&le)?,
-                Operator::Eq,
-                key(&re)?,
-            )));
+            let of_side = |c: &ScopeCol| {
+                let ty = ty.clone().unwrap_or_else(|| c.ty.clone());
+                Ok::<_, SqlError>((self.implicit(&side(c), &ty)?, ty))
+            };
             let (expr, ty) = match kind {
-                JoinType::Right => (r.expr, r.ty),
+                JoinType::Right => of_side(&r)?,
                 JoinType::Full => {
+                    let ((le, ty), (re, _)) = (of_side(&l)?, of_side(&r)?);
                     let first = shared(le, &ty, |le| Ok(super::conditions::first(le, re)))?;
                     (first, ty)
                 }
-                _ => (l.expr, l.ty),
+                _ => of_side(&l)?,
             };
             cols.push(ScopeCol {
                 name: n.clone(),

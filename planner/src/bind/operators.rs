@@ -7,6 +7,7 @@ use datafusion_expr::{BinaryExpr, Expr, Operator};
 use sqlparser::ast::{self, BinaryOperator as B, Expr as E, Value};
 use tidemill_zset::schema::SqlType;
 
+use super::coerce::CHAR_MAX;
 use super::conditions::not;
 use super::expr::{Ctx, strip};
 use super::types::{as_numeric, common, is_integer, is_number, is_text};
@@ -15,9 +16,6 @@ use crate::error::{Result, SqlError};
 use crate::functions::arith::{self, Op};
 use crate::functions::cast::Context;
 use crate::functions::like::Each;
-
-/// PostgreSQL's greatest length of `char(n)`.
-const CHAR_MAX: u32 = 10_485_760;
 
 /// `operator does not exist: integer + boolean`
 pub(crate) fn no_operator(op: &str, l: &str, r: &str) -> SqlError {

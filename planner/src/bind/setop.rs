@@ -9,13 +9,27 @@ use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, WindowFrame};
 use sqlparser::ast::{self, SetExpr, SetOperator, SetQuantifier};
 use tidemill_zset::schema::SqlType;
 
-use super::coerce::{own_scales, without_length};
+use super::coerce::{own_scales, with_digits, without_length};
 use super::expr::Ctx;
 use super::scope::{Outer, Scope};
 use super::types::SCALE_DEFAULT;
 use super::{Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, project, unique_names};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
+
+/// The literal of unknown type that a column is.
+fn literal_of(rel: &Rel, col: &RelCol) -> Option<Typed> {
+    let LogicalPlan::Projection(p) = &rel.plan else {
+        return None;
+    };
+    let at = p.schema.maybe_index_of_column(&col.column)?;
+    let expr = p.expr[at].clone().unalias();
+    let literal = Typed {
+        unknown: true,
+        ..Typed::new(expr, SqlType::Text)
+    };
+    col.unknown.then_some(literal)
+}
 
 impl Binder<'_> {
     pub(crate) fn set_operation(
@@ -66,7 +80,9 @@ impl Binder<'_> {
             .map(|(a, b)| {
                 let both = [(&a.ty, a.unknown), (&b.ty, b.unknown)];
                 let ty = self.unify_types(both.into_iter(), name)?;
-                Ok(own_scales(ty, both.into_iter()))
+                let ty = own_scales(ty, both.into_iter());
+                let literals = [literal_of(&l, a), literal_of(&r, b)];
+                Ok(with_digits(ty, literals.iter().flatten()))
             })
             .collect::<Result<Vec<_>>>()?;
         let unknown: Vec<bool> = l

@@ -4,6 +4,7 @@
 //! which keeps SQL's three values.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion_common::tree_node::Transformed;
@@ -30,6 +31,9 @@ use crate::functions::single::nullable;
 use crate::parser::parts;
 use crate::tree::Tree;
 use crate::walk;
+
+/// Columns of a subquery's input up to which what can fail is computed outside of it: each is a subquery of its own.
+const OUTSIDE_COLUMNS_MAX: usize = 3;
 
 impl Binder<'_> {
     /// A query inside an expression; `f` may add to its plan.
@@ -105,8 +109,8 @@ impl Binder<'_> {
         Ok(Typed::new(value, col.ty.clone()))
     }
 
-    /// `(SELECT 1 / count(*) …)` as `1 / (SELECT count(*) …)`: a subquery is computed for all rows around it, but what can fail
-    /// must not be where the branch of a CASE that it stands in isn't taken.
+    /// `(SELECT 1 / count(*) …)` as `1 / (SELECT count(*) …)`: a subquery is computed for all rows around it, or for none, but
+    /// what can fail must be only where a row needs it.
     fn computed_outside(&self, s: &Subquery) -> Result<Option<Expr>> {
         let LogicalPlan::Projection(p) = s.subquery.as_ref() else {
             return Ok(None);
@@ -115,28 +119,33 @@ impl Binder<'_> {
             return Ok(None);
         };
         let value = value.clone().unalias();
-        let columns = value.column_refs();
-        let apart = columns.len() == 1
-            && !s.outer_ref_columns.is_empty()
+        let columns: Vec<Column> = value.column_refs().into_iter().cloned().collect();
+        let apart = (1..=OUTSIDE_COLUMNS_MAX).contains(&columns.len())
             && is_fallible(&value)
             && !value.contains_outer()
             && !super::select::has_subquery(&value)
-            && df(decorrelate::always_one(&p.input))?;
-        let Some(column) = columns.into_iter().next().filter(|_| apart).cloned() else {
+            && df(decorrelate::always_one(&p.input))?
+            && !df(crate::once::is_volatile(&p.input))?;
+        if !apart {
             return Ok(None);
-        };
-        let input = project(
-            p.input.as_ref().clone(),
-            vec![Expr::Column(column.clone()).alias(self.fresh("value"))],
-        )?;
-        let inner = Expr::ScalarSubquery(Subquery {
-            subquery: Arc::new(input),
-            ..s.clone()
-        });
+        }
+        let mut inner = HashMap::new();
+        for column in columns {
+            let named = Expr::Column(column.clone()).alias(self.fresh("value"));
+            let input = project(p.input.as_ref().clone(), vec![named])?;
+            let subquery = Expr::ScalarSubquery(Subquery {
+                subquery: Arc::new(input),
+                ..s.clone()
+            });
+            inner.insert(column, subquery);
+        }
         let outside = value.change_up(&mut |e| {
-            Ok(match e {
-                Expr::Column(c) if c == column => Transformed::yes(inner.clone()),
-                e => Transformed::no(e),
+            Ok(match &e {
+                Expr::Column(c) => match inner.get(c) {
+                    Some(subquery) => Transformed::yes(subquery.clone()),
+                    None => Transformed::no(e),
+                },
+                _ => Transformed::no(e),
             })
         });
         Ok(Some(df(outside)?.data))

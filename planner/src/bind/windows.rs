@@ -13,6 +13,7 @@ use tidemill_zset::schema::SqlType;
 
 use super::aggregates::is_aggregate;
 use super::calls::{ignores_nulls, no_function};
+use super::coerce::scale_of_literal;
 use super::conditions::{and, when};
 use super::expr::{Ctx, WINDOW};
 use super::types::{is_integer, is_number};
@@ -20,6 +21,7 @@ use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::functions::intervals::interval_key;
+use crate::functions::one_way::one_way;
 use crate::functions::windows::{Exclude, Of, over_frame, shifted, tiles};
 use crate::parser::fold;
 use crate::parser::spelling_queries::EXCLUDED;
@@ -80,7 +82,7 @@ fn has_no_offset(frame: &WindowFrame) -> bool {
 fn slides(aggregate: &str) -> bool {
     !matches!(
         aggregate,
-        "bool_and" | "bool_or" | "bit_and" | "bit_or" | "string_agg"
+        "bool_and" | "bool_or" | "bit_and" | "bit_or" | "bit_xor" | "string_agg"
     )
 }
 
@@ -185,7 +187,11 @@ impl Binder<'_> {
             let grows =
                 matches!(&window_frame.start_bound, WindowFrameBound::Preceding(n) if n.is_null());
             if exclude == Exclude::Nothing && (grows || slides(r.function.name())) {
-                let def = WindowFunctionDefinition::AggregateUDF(r.function.clone());
+                let function = match slides(r.function.name()) {
+                    true => r.function.clone(),
+                    false => one_way(r.function.clone()),
+                };
+                let def = WindowFunctionDefinition::AggregateUDF(function);
                 (def, args, ty, Some(r), filter)
             } else {
                 let of = Of::Aggregate(r.function.clone());
@@ -313,6 +319,7 @@ impl Binder<'_> {
                             true => ty,
                             false => super::coerce::own_scales(ty, both.into_iter()),
                         };
+                        let ty = super::coerce::with_digits(ty, [&args[0], d].into_iter());
                         let value = self.implicit(&args[0], &ty)?;
                         (Typed::new(value, ty.clone()), Some(self.implicit(d, &ty)?))
                     }
@@ -536,7 +543,7 @@ impl Binder<'_> {
         let (from, to) = (offset(start.1)?, offset(end.1)?);
         let ranged = units == WindowFrameUnits::Range && (from.is_some() || to.is_some());
         let key = match (by, &mut *order_by) {
-            ([by], [sort]) if ranged => {
+            ([by, ..], [sort]) if ranged => {
                 let key = self.known(self.expr(c, &by.expr)?)?;
                 let key = self.range_key(key, [&from, &to])?;
                 sort.expr = key.expr.clone();
@@ -618,7 +625,8 @@ impl Binder<'_> {
             )
             .hint("Cast the offset value to an appropriate type.")
         };
-        let offsets = || offsets.into_iter().flatten().filter(|t| !t.unknown);
+        let all = || offsets.into_iter().flatten();
+        let offsets = || all().filter(|t| !t.unknown);
         let fits = |ty: &SqlType| match &key.ty {
             t if is_integer(t) => is_integer(ty),
             t if is_number(t) => is_number(ty),
@@ -631,7 +639,11 @@ impl Binder<'_> {
             t if is_integer(t) => SqlType::Int8,
             SqlType::Float4 | SqlType::Float8 => SqlType::Float8,
             SqlType::Numeric(_, scale) => {
-                let scales = offsets().map(|t| super::types::as_numeric(&t.ty).1);
+                let scale_of = |t: &Typed| match t.unknown {
+                    true => scale_of_literal(t),
+                    false => Some(super::types::as_numeric(&t.ty).1),
+                };
+                let scales = all().filter_map(scale_of);
                 SqlType::Numeric(38, scales.fold(*scale, i8::max))
             }
             SqlType::Date | SqlType::Timestamp => SqlType::Timestamp,

@@ -8,7 +8,7 @@
 //! * [`aggregate`]: sum and avg; `grouped_sums`: of many groups at once. [`moments`]: variances and the like. [`ordered`]: percentiles, mode, sums of intervals.
 //!   `lists`: array_agg, which most of the others are functions of.
 //! * `shared`: values that an expression uses several times.
-//! * `windows`: frames with EXCLUDE, lag and lead by numbers that differ from row to row.
+//! * `one_way`: aggregates that can't forget rows. `windows`: frames with EXCLUDE, lag and lead by numbers that differ from row to row.
 //!
 //! A kernel gets arrays, of one element where the argument is constant, and never sees types other than
 //! those it was resolved for: the binder has put in the casts.
@@ -41,6 +41,7 @@ mod number_read;
 mod number_templates;
 mod number_text;
 pub(crate) mod one_of;
+pub(crate) mod one_way;
 pub mod ordered;
 pub mod parse;
 pub mod parse_dates;

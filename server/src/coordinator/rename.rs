@@ -11,7 +11,7 @@ use tidemill_planner::ast::{Name, ObjectKind};
 use super::Coordinator;
 use super::build::{Build, BuildTarget};
 use super::ddl::{Effects, find, notice};
-use crate::catalog::record::{object_key, put};
+use crate::catalog::record::{Kind, object_key, put};
 use crate::catalog::{Catalog, DEFAULT_SCHEMA, Detail, Object};
 
 impl Coordinator {
@@ -24,7 +24,11 @@ impl Coordinator {
         next: &mut Catalog,
         effects: &mut Effects,
     ) -> Result<(), SqlError> {
-        let object = match find(next, kind, name) {
+        if kind == ObjectKind::Index && is_key_of(next, name, &to) {
+            // The index of a primary key is called after its table, and was renamed with it.
+            return Ok(());
+        }
+        let object = match renamed(next, kind, name) {
             Err(e) if if_exists && e.sqlstate == "42P01" => {
                 effects.notices.push(notice(
                     "00000",
@@ -101,6 +105,31 @@ impl Coordinator {
         }
         Ok(())
     }
+}
+
+/// The object that is renamed. ALTER TABLE is for all relations.
+fn renamed<'c>(
+    catalog: &'c Catalog,
+    kind: ObjectKind,
+    name: &Name,
+) -> Result<&'c Arc<Object>, SqlError> {
+    match catalog.lookup(name) {
+        Some(object) if kind == ObjectKind::Table && object.record.kind != Kind::Sink => Ok(object),
+        _ => find(catalog, kind, name),
+    }
+}
+
+/// Whether there is no index of this name, but a primary key's that is called `to`.
+fn is_key_of(catalog: &Catalog, name: &Name, to: &str) -> bool {
+    let table = to.strip_suffix("_pkey").map(|table| Name {
+        schema: name.schema.clone(),
+        name: table.to_string(),
+    });
+    let table = table.and_then(|table| catalog.lookup(&table));
+    let has_key = table.is_some_and(
+        |t| matches!(&t.detail, Detail::Table { primary_key, .. } if !primary_key.is_empty()),
+    );
+    has_key && catalog.lookup(name).is_none()
 }
 
 /// A new name for a relation in the SQL text of those who read it.

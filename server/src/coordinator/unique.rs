@@ -19,7 +19,7 @@ use tidemill_zset::{ArrangementId, Delta, Diffs};
 
 use super::tables::{are_put_together, arrow_error};
 use crate::catalog::{Catalog, Detail, Object};
-use crate::pg::types::Column;
+use crate::pg::types::{Column, TextStyle};
 use crate::reader::{key_first, store_error};
 
 /// A unique index of a table.
@@ -288,7 +288,7 @@ pub fn shown(keys: &RecordBatch, row: usize) -> String {
                 return "null".to_string();
             }
             let mut out = bytes::BytesMut::new();
-            Column::new(field, array, None).text(row, &mut out);
+            Column::new(field, array, TextStyle::default()).text(row, &mut out);
             String::from_utf8_lossy(&out).into_owned()
         });
     let values: Vec<String> = values.collect();

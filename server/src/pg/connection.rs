@@ -15,6 +15,7 @@ use super::backend::row_description;
 use super::extended::{Portal, Statement};
 use super::frontend::{Malformed, Message};
 use super::rows::{CopyForm, Cursor, Form};
+use super::types::TextStyle;
 use super::wire::{Guard, Limit, Stop, Wire, beside, run_beside};
 use crate::session::backends::Backend;
 use crate::session::{CopySink, Response, Session, TransactionStatus};
@@ -29,7 +30,7 @@ pub struct Connection {
     /// Where others see what this one is doing.
     pub(super) backend: Arc<Backend>,
     /// How `timestamptz` is shown; `None`: UTC.
-    pub(super) zone: Option<Tz>,
+    pub(super) style: TextStyle,
     /// Executes since the last Sync.
     pub(super) executed: u64,
     /// After an error in the extended protocol.
@@ -53,7 +54,7 @@ impl Connection {
             statements: HashMap::new(),
             portals: HashMap::new(),
             backend,
-            zone: None,
+            style: TextStyle::default(),
             executed: 0,
             skipping: false,
             idle: true,
@@ -185,7 +186,10 @@ impl Connection {
     fn changes(&mut self) -> Result<(), Stop> {
         for (name, value) in self.session.take_parameter_changes() {
             if name.eq_ignore_ascii_case("timezone") {
-                self.zone = Tz::from_str(&value).ok().filter(|zone| *zone != Tz::UTC);
+                self.style.zone = Tz::from_str(&value).ok().filter(|zone| *zone != Tz::UTC);
+            }
+            if name.eq_ignore_ascii_case("intervalstyle") {
+                self.style.iso_intervals = value == "iso_8601";
             }
             if name == "application_name" {
                 self.backend.renamed(&value);
@@ -247,7 +251,7 @@ impl Connection {
                 self.wire.put(|out| row_description(&schema, &[], out))?;
                 self.untimed(live);
                 self.guard.settle(self.is_committed(verb));
-                let mut cursor = Cursor::new(schema, batches, live, self.zone);
+                let mut cursor = Cursor::new(schema, batches, live, self.style);
                 let form = Form::Data(Vec::new());
                 let sent = cursor.send(&mut self.wire, &mut self.guard, &form, 0);
                 let sent = sent.await;
@@ -295,7 +299,7 @@ impl Connection {
                     .copy_out(schema.fields().len(), form.is_binary())?;
                 self.wire.put(|out| form.head(&schema, out))?;
                 self.untimed(live);
-                let mut cursor = Cursor::new(schema, batches, live, self.zone);
+                let mut cursor = Cursor::new(schema, batches, live, self.style);
                 let form = Form::Copy(form);
                 cursor
                     .send(&mut self.wire, &mut self.guard, &form, 0)

@@ -130,7 +130,7 @@ impl Connection {
 
     fn bind(&mut self, bind: Bind) -> Result<(), Stop> {
         let statement = self.statement(&bind.statement)?;
-        let params = bound(&statement.prepared, &bind, self.zone)?;
+        let params = bound(&statement.prepared, &bind, self.style.zone)?;
         let columns = statement.prepared.columns.as_ref();
         let columns = columns.map_or(0, |schema| schema.fields().len());
         if bind.results.len() > 1 && bind.results.len() != columns {
@@ -245,7 +245,7 @@ impl Connection {
                 same_columns(statement.prepared.columns.as_deref(), &schema)?;
                 self.untimed(live);
                 let suspended = Suspended {
-                    cursor: Cursor::new(schema, batches, live, self.zone),
+                    cursor: Cursor::new(schema, batches, live, self.style),
                     verb,
                     counted,
                 };

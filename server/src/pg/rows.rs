@@ -8,13 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::{BufMut, BytesMut};
-use chrono_tz::Tz;
 use futures::{FutureExt, StreamExt};
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::CopyOptions;
 
 use super::backend::is_binary;
-use super::types::Column;
+use super::types::{Column, TextStyle};
 use super::wire::{FLUSH_BYTES, Guard, Stop, Wire};
 use crate::session::BatchStream;
 
@@ -200,14 +199,14 @@ pub struct Cursor {
     row: usize,
     rows: usize,
     live: bool,
-    zone: Option<Tz>,
+    style: TextStyle,
     /// Rows sent so far.
     pub sent: u64,
 }
 
 impl Cursor {
     /// A result of which nothing is sent. `live`: every batch is sent as soon as it comes.
-    pub fn new(schema: SchemaRef, batches: BatchStream, live: bool, zone: Option<Tz>) -> Cursor {
+    pub fn new(schema: SchemaRef, batches: BatchStream, live: bool, style: TextStyle) -> Cursor {
         Cursor {
             batches,
             schema,
@@ -215,7 +214,7 @@ impl Cursor {
             row: 0,
             rows: 0,
             live,
-            zone,
+            style,
             sent: 0,
         }
     }
@@ -224,7 +223,7 @@ impl Cursor {
         let fields = self.schema.fields().iter();
         self.columns = fields
             .zip(batch.columns())
-            .map(|(field, array)| Column::new(field, array, self.zone))
+            .map(|(field, array)| Column::new(field, array, self.style))
             .collect();
         self.row = 0;
         self.rows = batch.num_rows();
@@ -292,7 +291,13 @@ mod tests {
         ];
         let columns: Vec<Column> = arrays
             .iter()
-            .map(|a| Column::new(&Field::new("c", a.data_type().clone(), true), a, None))
+            .map(|a| {
+                Column::new(
+                    &Field::new("c", a.data_type().clone(), true),
+                    a,
+                    TextStyle::default(),
+                )
+            })
             .collect();
         let mut out = BytesMut::new();
         CopyForm::new(options).row(&columns, 0, &mut out);

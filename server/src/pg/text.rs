@@ -1,7 +1,7 @@
 //! Values as PostgreSQL 15 prints them, one function per type, appended to a buffer.
 //!
 //! Invariant: for every value that PostgreSQL can hold too, the bytes are PostgreSQL's with
-//! `DateStyle = ISO, MDY`, `IntervalStyle = postgres`, `extra_float_digits = 1`,
+//! `DateStyle = ISO, MDY`, `IntervalStyle` `postgres` or `iso_8601`, `extra_float_digits = 1`,
 //! `bytea_output = hex`. The property tests in `server/tests/text_output.rs` compare them.
 
 use std::fmt::Write;
@@ -438,6 +438,40 @@ pub fn interval(months: i32, days: i32, nanos: i64, out: &mut BytesMut) {
         out.put_u8(b':');
         unsigned(seconds % 60, 2, out);
         fraction(micros % SECOND_US as u64, out);
+    }
+}
+
+/// `interval` in the form of ISO 8601: `P1Y2M3DT4H5M6.789S`. Every part has a sign of its own.
+pub fn iso_interval(months: i32, days: i32, nanos: i64, out: &mut BytesMut) {
+    let micros = nanos / 1_000;
+    if (months, days, micros) == (0, 0, 0) {
+        return out.put_slice(b"PT0S");
+    }
+    out.put_u8(b'P');
+    let seconds = micros / SECOND_US;
+    let dates = [(months / 12, b'Y'), (months % 12, b'M'), (days, b'D')];
+    let times = [(seconds / 3_600, b'H'), (seconds / 60 % 60, b'M')];
+    for (value, unit) in dates.into_iter().filter(|(v, _)| *v != 0) {
+        integer(i64::from(value), out);
+        out.put_u8(unit);
+    }
+    if micros == 0 {
+        return;
+    }
+    out.put_u8(b'T');
+    for (value, unit) in times.into_iter().filter(|(v, _)| *v != 0) {
+        integer(value, out);
+        out.put_u8(unit);
+    }
+    let rest = micros % (60 * SECOND_US);
+    if rest != 0 {
+        if rest < 0 {
+            out.put_u8(b'-');
+        }
+        let rest = rest.unsigned_abs();
+        unsigned(rest / SECOND_US as u64, 1, out);
+        fraction(rest % SECOND_US as u64, out);
+        out.put_u8(b'S');
     }
 }
 

@@ -243,7 +243,7 @@ fn modifier(sql: &SqlType) -> i32 {
 /// One value as text, as psql shows it; NULL is the empty string.
 pub fn text_of(array: &ArrayRef, row: usize) -> String {
     let field = Field::new("", array.data_type().clone(), true);
-    let column = Column::new(&field, array, None);
+    let column = Column::new(&field, array, TextStyle::default());
     let mut out = BytesMut::new();
     if !column.is_null(row) {
         column.text(row, &mut out);
@@ -279,16 +279,26 @@ enum Values {
     Time(Time64MicrosecondArray),
     Timestamp(TimestampMicrosecondArray),
     Timestamptz(TimestampMicrosecondArray, Option<Tz>),
-    Interval(IntervalMonthDayNanoArray),
+    /// In the form of ISO 8601, if so wished.
+    Interval(IntervalMonthDayNanoArray, bool),
     List(OffsetBuffer<i32>, Box<Column>),
     Record(Vec<Column>),
     /// Types that PostgreSQL doesn't have, as Arrow prints them.
     Other(ArrayRef),
 }
 
+/// How a session wants values of some types as text.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TextStyle {
+    /// TimeZone: of `timestamptz`; `None`: UTC.
+    pub zone: Option<Tz>,
+    /// `IntervalStyle = iso_8601`
+    pub iso_intervals: bool,
+}
+
 impl Column {
-    /// `zone`: how `timestamptz` is shown; `None`: UTC.
-    pub fn new(field: &Field, array: &ArrayRef, zone: Option<Tz>) -> Column {
+    /// The values of a column.
+    pub fn new(field: &Field, array: &ArrayRef, style: TextStyle) -> Column {
         let array = plain(array);
         let values = match array.data_type() {
             DataType::Null => Values::Null,
@@ -323,23 +333,24 @@ impl Column {
                 let micros = array.as_primitive::<TimestampMicrosecondType>().clone();
                 match at {
                     None => Values::Timestamp(micros),
-                    Some(_) => Values::Timestamptz(micros, zone),
+                    Some(_) => Values::Timestamptz(micros, style.zone),
                 }
             }
             DataType::Interval(IntervalUnit::MonthDayNano) => {
-                Values::Interval(array.as_primitive::<IntervalMonthDayNanoType>().clone())
+                let lengths = array.as_primitive::<IntervalMonthDayNanoType>().clone();
+                Values::Interval(lengths, style.iso_intervals)
             }
             DataType::List(item) => {
                 let list = array.as_list::<i32>();
                 let item = schema::item(field).unwrap_or_else(|| item.as_ref().clone());
-                let items = Column::new(&item, list.values(), zone);
+                let items = Column::new(&item, list.values(), style);
                 Values::List(list.offsets().clone(), Box::new(items))
             }
             DataType::Struct(fields) => Values::Record(
                 fields
                     .iter()
                     .zip(array.as_struct().columns())
-                    .map(|(field, column)| Column::new(field, column, zone))
+                    .map(|(field, column)| Column::new(field, column, style))
                     .collect(),
             ),
             _ => Values::Other(Arc::clone(&array)),
@@ -382,9 +393,12 @@ impl Column {
             Values::Time(v) => text::time(v.value(row), out),
             Values::Timestamp(v) => text::timestamp(v.value(row), out),
             Values::Timestamptz(v, zone) => text::timestamptz(v.value(row), *zone, out),
-            Values::Interval(v) => {
+            Values::Interval(v, iso) => {
                 let v = v.value(row);
-                text::interval(v.months, v.days, v.nanoseconds, out);
+                match iso {
+                    true => text::iso_interval(v.months, v.days, v.nanoseconds, out),
+                    false => text::interval(v.months, v.days, v.nanoseconds, out),
+                }
             }
             Values::List(offsets, items) => {
                 out.put_u8(b'{');
@@ -466,7 +480,7 @@ impl Column {
             Values::Timestamp(v) | Values::Timestamptz(v, _) => {
                 binary::timestamp(v.value(row), out);
             }
-            Values::Interval(v) => {
+            Values::Interval(v, _) => {
                 let v = v.value(row);
                 binary::interval(v.months, v.days, v.nanoseconds, out);
             }
@@ -558,7 +572,7 @@ fn plain(array: &ArrayRef) -> ArrayRef {
     match cast(array, &target) {
         Ok(cast) if matches!(array.data_type(), DataType::Dictionary(..)) => plain(&cast),
         Ok(cast) => cast,
-        // Shown as Arrow prints it.
+        // TextStyle as Arrow prints it.
         Err(_) => Arc::clone(array),
     }
 }

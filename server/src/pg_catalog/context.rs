@@ -191,9 +191,10 @@ impl<'a> Context<'a> {
             }
             RegKind::Proc => (None, "42883", "function"),
         };
-        found
-            .map(|oid| self.reg(kind, oid))
-            .ok_or_else(|| SqlError::new(code, format!("{what} \"{text}\" does not exist")))
+        found.map(|oid| self.reg(kind, oid)).ok_or_else(|| {
+            let name = split_name(text).join(".");
+            SqlError::new(code, format!("{what} \"{name}\" does not exist"))
+        })
     }
 
     /// Whether text matches a POSIX pattern or a LIKE pattern.
@@ -249,6 +250,7 @@ pub fn split_name(name: &str) -> Vec<String> {
         match c {
             '"' => quoted = !quoted,
             '.' if !quoted => parts.push(String::new()),
+            c if !quoted && c.is_whitespace() => {}
             c => {
                 let last = parts.len() - 1;
                 match quoted {
@@ -348,6 +350,13 @@ pub fn type_oid(name: &str) -> Option<i64> {
         .iter()
         .find(|(_, sql)| *sql == name)
         .map_or(name, |(n, _)| n);
+    // `_text` is `text[]`.
+    let array = name
+        .strip_prefix('_')
+        .and_then(|of| TYPES.iter().find(|t| t.name == of));
+    if let Some(element) = array {
+        return Some(i64::from(element.array));
+    }
     let name = match name {
         "int" => "int4",
         "decimal" | "dec" => "numeric",

@@ -4,6 +4,7 @@
 //! `pg_index`, `pg_constraint` and `pg_description` call it too.
 
 use arrow::datatypes::Field;
+use tidemill_planner::SqlError;
 
 use super::context::{OWNER_OID, quote_ident};
 use super::information;
@@ -196,6 +197,20 @@ pub fn constraint_definition(snapshot: &CatalogSnapshot, oid: i64) -> Value {
         });
     }
     Value::Null
+}
+
+/// `pg_get_serial_sequence`: the name that PostgreSQL has for what numbers a column.
+pub fn serial_sequence(relation: &RelationInfo, column: &str) -> Result<Option<String>, SqlError> {
+    let Ok(number) = relation.columns.index_of(column) else {
+        let table = &relation.name;
+        let message = format!("column \"{column}\" of relation \"{table}\" does not exist");
+        return Err(SqlError::new("42703", message));
+    };
+    let default = relation.defaults.get(number).and_then(Option::as_deref);
+    let numbered = default.is_some_and(|d| d.starts_with("nextval("))
+        || relation.identities.iter().any(|(n, _)| *n == number);
+    let name = quote_ident(&format!("{}_{column}_seq", relation.name));
+    Ok(numbered.then(|| format!("{}.{name}", quote_ident(&relation.schema))))
 }
 
 /// `pg_get_viewdef`

@@ -134,7 +134,14 @@ functions! {
     anyway "pg_get_partition_constraintdef" => TEXT, |_, _| Ok(Value::Null);
     anyway "pg_get_statisticsobjdef" => TEXT, |_, _| Ok(Value::Null);
     anyway "pg_get_statisticsobjdef_columns" => TEXT, |_, _| Ok(Value::Null);
-    anyway "pg_get_serial_sequence" => TEXT, |_, _| Ok(Value::Null);
+    catalog "pg_get_serial_sequence" => TEXT, |a, c| {
+        let relation = c.find_relation(&text(a, 0)).and_then(|oid| c.relation(oid));
+        let Some(relation) = relation else {
+            let message = format!("relation \"{}\" does not exist", text(a, 0));
+            return Err(SqlError::new("42P01", message));
+        };
+        Ok(fill::serial_sequence(relation, &text(a, 1))?.map_or(Value::Null, Value::text))
+    };
     anyway "pg_get_replica_identity_index" => Returns::Type(Ty::Oid), |_, _| Ok(Value::Null);
     anyway "pg_collation_for" => TEXT, |_, _| Ok(Value::Null);
     anyway "obj_description" => TEXT, |a, c| Ok(fill::description(c.snapshot, int(a, 0), 0));

@@ -30,7 +30,7 @@ use tidemill_planner::SqlError;
 use tidemill_planner::ast::Query;
 use tidemill_zset::schema::SqlType;
 
-pub use self::context::Effects;
+pub use self::context::{Effects, quote_ident};
 use self::relations::DEFINITIONS;
 use self::value::{Ty, Value};
 use crate::catalog::TableCheck;

@@ -15,7 +15,9 @@ use crate::pg::types::TYPES;
 pub const EXTRA_TYPES: &[(u32, &str, i16, &str, u32)] = &[
     (22, "int2vector", -1, "A", 1006),
     (24, "regproc", 4, "N", 1008),
+    (27, "tid", 6, "U", 1010),
     (28, "xid", 4, "U", 1011),
+    (29, "cid", 4, "U", 1012),
     (30, "oidvector", -1, "A", 1013),
     (194, "pg_node_tree", -1, "Z", 0),
     (705, "unknown", -2, "X", 0),
@@ -26,6 +28,11 @@ pub const EXTRA_TYPES: &[(u32, &str, i16, &str, u32)] = &[
     (2276, "any", 4, "P", 0),
     (2277, "anyarray", -1, "P", 0),
     (2278, "void", 4, "P", 0),
+    (2279, "trigger", 4, "P", 0),
+    (2281, "internal", 8, "P", 0),
+    (2283, "anyelement", 4, "P", 0),
+    (2776, "anynonarray", 4, "P", 0),
+    (3838, "event_trigger", 4, "P", 0),
     (4089, "regnamespace", 4, "N", 4090),
 ];
 

@@ -75,7 +75,10 @@ pub(super) fn check(name: &str, value: String) -> Result<String, SqlError> {
         "extra_float_digits" if !value.parse().is_ok_and(|n: i32| (-15..=3).contains(&n)) => {
             invalid("Write a number from -15 to 3; floats are shown with all the digits they need.")
         }
-        "intervalstyle" if lower != "postgres" => invalid("Only the style postgres is supported."),
+        "intervalstyle" => match lower.as_str() {
+            "postgres" | "iso_8601" => Ok(lower),
+            _ => invalid("The styles postgres and iso_8601 are supported."),
+        },
         "transaction_isolation" | "default_transaction_isolation" => {
             // Every level is served as the strictest one.
             match lower.replace('_', " ").as_str() {
