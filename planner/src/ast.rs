@@ -130,6 +130,8 @@ pub struct Unique {
 pub struct Constraints {
     /// Columns of the PRIMARY KEY.
     pub primary_key: Vec<String>,
+    /// Its name, if it was given one.
+    pub primary_key_name: Option<String>,
     /// UNIQUE
     pub uniques: Vec<Unique>,
     /// CHECK
@@ -153,6 +155,8 @@ pub enum AlterAction {
     },
     /// RENAME COLUMN
     RenameColumn { from: String, to: String },
+    /// RENAME CONSTRAINT
+    RenameConstraint { from: String, to: String },
     /// ALTER COLUMN … SET DEFAULT, DROP DEFAULT
     SetDefault {
         column: String,
@@ -342,6 +346,7 @@ pub enum Statement {
         if_not_exists: bool,
         columns: Vec<ColumnDef>,
         primary_key: Vec<String>,
+        primary_key_name: Option<String>,
         uniques: Vec<Unique>,
         checks: Vec<Check>,
         options: Options,

@@ -69,11 +69,27 @@ impl Definer<'_> {
                 name,
                 columns,
                 primary_key,
+                primary_key_name,
                 uniques,
                 checks,
                 options,
                 ..
-            } => self.table(name, columns, (primary_key, uniques, checks), options, sql),
+            } => {
+                let constraints = (
+                    primary_key.as_slice(),
+                    uniques.as_slice(),
+                    checks.as_slice(),
+                );
+                let mut object = self.table(name, columns, constraints, options, sql)?;
+                if let Detail::Table {
+                    primary_key_name: of_key,
+                    ..
+                } = &mut object.detail
+                {
+                    of_key.clone_from(primary_key_name);
+                }
+                Ok(object)
+            }
             Statement::CreateSource {
                 name,
                 columns,
@@ -177,6 +193,7 @@ impl Definer<'_> {
             columns: tidemill_zset::delta::schema_of(fields),
             detail: Detail::Table {
                 primary_key: key,
+                primary_key_name: None,
                 defaults,
                 uniques,
                 checks: named(checks, &name.name, columns)?,

@@ -206,6 +206,7 @@ mod tests {
             columns: tidemill_zset::delta::schema_of(vec![SqlType::Int2.field("id", false)]),
             detail: Detail::Table {
                 primary_key: vec![],
+                primary_key_name: None,
                 defaults: vec![Some(ColumnDefault::Numbering(numbering))],
                 uniques: vec![],
                 checks: vec![],

@@ -399,6 +399,7 @@ impl SystemRelations {
                 defaults: vec![],
                 identities: vec![],
                 primary_key: vec![],
+                primary_key_name: String::new(),
                 checks: vec![],
                 indexes: vec![],
                 definition: None,
@@ -465,6 +466,7 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
         defaults,
         identities: identities(object),
         primary_key,
+        primary_key_name: object.primary_key_name(),
         checks: match &object.detail {
             Detail::Table { checks, .. } => checks.clone(),
             _ => vec![],

@@ -54,6 +54,7 @@ fn relation(
         identities: vec![],
         defaults: Vec::new(),
         primary_key: Vec::new(),
+        primary_key_name: format!("{name}_pkey"),
         checks: vec![],
         indexes: Vec::new(),
         definition: None,

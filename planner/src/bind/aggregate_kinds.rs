@@ -85,8 +85,8 @@ fn not_unique(name: &str) -> SqlError {
     SqlError::new("42725", message)
 }
 
-fn no_arrays_of_arrays(value: &Typed) -> Result<()> {
-    match value.ty {
+pub(super) fn no_arrays_of_arrays(of: &SqlType) -> Result<()> {
+    match of {
         SqlType::Array(_) => Err(SqlError::unsupported("arrays of arrays are not supported")),
         _ => Ok(()),
     }
@@ -151,7 +151,7 @@ impl Binder<'_> {
             "array_agg" => self.array_agg(first),
             "first_value" | "last_value" | "any_value" => {
                 let value = self.known(first)?;
-                no_arrays_of_arrays(&value)?;
+                no_arrays_of_arrays(&value.ty)?;
                 let one = Typed::new(literal(ScalarValue::Int32(Some(1))), SqlType::Int4);
                 let ty = value.ty.clone();
                 Ok(Resolved {
@@ -210,7 +210,7 @@ impl Binder<'_> {
             ));
         }
         let value = self.known(value)?;
-        no_arrays_of_arrays(&value)?;
+        no_arrays_of_arrays(&value.ty)?;
         let ty = SqlType::Array(Box::new(value.ty));
         let function = lists::array_agg();
         Ok(Resolved {

@@ -99,6 +99,18 @@ fn prefixed(e: &E) -> Option<(UnaryOperator, E)> {
     Some((*prefix, operand))
 }
 
+/// `x IS NOT DISTINCT FROM NULL` as `x IS NULL`, which values without an order have, too.
+fn null_test(l: &Typed, r: &Typed) -> Option<Expr> {
+    let is_null = |t: &Typed| t.unknown && matches!(&t.expr, Expr::Literal(v, _) if v.is_null());
+    let other = match (is_null(l), is_null(r)) {
+        (_, true) => l,
+        (true, _) => r,
+        _ => return None,
+    };
+    let known = !matches!(other.expr, Expr::Placeholder(_)) || !other.unknown;
+    known.then(|| Expr::IsNull(Box::new(other.expr.clone())))
+}
+
 impl Binder<'_> {
     pub(crate) fn expr(&self, c: Ctx, e: &E) -> Result<Typed> {
         let _level = self.deeper()?;
@@ -187,6 +199,9 @@ impl Binder<'_> {
                     return Ok(t);
                 }
                 let (l, r) = (self.expr(c, l)?, self.expr(c, r)?);
+                if let Some(null) = null_test(&l, &r) {
+                    return Ok(Typed::new(not(null), SqlType::Bool));
+                }
                 self.compare(Operator::IsDistinctFrom, l, r)
             }
             E::IsNotDistinctFrom(l, r) => {
@@ -194,6 +209,9 @@ impl Binder<'_> {
                     return Ok(Typed::new(not(t.expr), SqlType::Bool));
                 }
                 let (l, r) = (self.expr(c, l)?, self.expr(c, r)?);
+                if let Some(null) = null_test(&l, &r) {
+                    return Ok(Typed::new(null, SqlType::Bool));
+                }
                 self.compare(Operator::IsNotDistinctFrom, l, r)
             }
             E::Between {

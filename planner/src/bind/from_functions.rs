@@ -234,7 +234,12 @@ impl Binder<'_> {
                 ..null()
             };
             let value = self.operator(&access, object.clone(), key)?;
-            let value = self.cast(value, ty, Context::Explicit)?;
+            let context = match ty {
+                // What is too long isn't cut.
+                SqlType::Varchar(_) | SqlType::Char(_) => Context::Assignment,
+                _ => Context::Explicit,
+            };
+            let value = self.cast(value, ty, context)?;
             let column = self.fresh(name);
             exprs.push(value.alias(&column));
             columns.push(Expr::Column(datafusion_common::Column::new_unqualified(

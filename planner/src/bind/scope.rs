@@ -178,6 +178,15 @@ impl<'o> Scope<'o> {
         self.through(|s| s.qualified(schema, table, name))
     }
 
+    /// A column of a table by its number: several may be called the same.
+    fn nth(&self, table: &str, n: usize) -> Result<Option<Typed>> {
+        if let Some(t) = self.local_table(None, table) {
+            let column = t.cols.get(n);
+            return Ok(column.map(|c| Typed::new(c.expr.clone(), c.ty.clone())));
+        }
+        self.through(|s| s.nth(table, n))
+    }
+
     fn through(&self, f: impl FnOnce(&Scope) -> Result<Option<Typed>>) -> Result<Option<Typed>> {
         match self.outer {
             Outer::None => Ok(None),
@@ -327,9 +336,9 @@ impl Binder<'_> {
             return scope.qualified(None, name, &one.name);
         }
         let (mut columns, mut args) = (Vec::new(), Vec::new());
-        for c in &table.cols {
+        for (n, c) in table.cols.iter().enumerate() {
             columns.push((c.name.clone(), c.ty.clone()));
-            args.extend(scope.qualified(None, name, &c.name)?.map(|t| t.expr));
+            args.extend(scope.nth(name, n)?.map(|t| t.expr));
         }
         let (e, ty) = crate::functions::rows::row(columns, args, true);
         Ok(Some(Typed::new(e, ty)))

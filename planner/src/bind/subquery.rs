@@ -176,6 +176,7 @@ impl Binder<'_> {
         let mut ty = SqlType::Text;
         let (s, _) = self.subquery(c, q, |b, r| {
             let col = Self::one_column(&r.cols)?.clone();
+            super::aggregate_kinds::no_arrays_of_arrays(&col.ty)?;
             ty = SqlType::Array(Box::new(col.ty.clone()));
             let value = Expr::Column(col.column.clone());
             let call = Expr::AggregateFunction(datafusion_expr::expr::AggregateFunction::new_udf(

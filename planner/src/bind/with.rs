@@ -10,6 +10,7 @@ use sqlparser::ast::{self, SetExpr};
 use tidemill_zset::schema::SqlType;
 
 use super::scope::Outer;
+use super::types::{is_integer, united};
 use super::{Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, project, unique_names};
 use crate::compile::rules::has_outer_reference;
 use crate::error::{Result, SqlError};
@@ -19,6 +20,16 @@ use crate::parser::{fold, parts};
 use crate::tree::Tree;
 
 use super::from::renamed;
+
+/// Whether a column of the first type takes values of the second in a recursive query.
+fn holds(first: &SqlType, step: &SqlType) -> bool {
+    match (first, step) {
+        (SqlType::Numeric(..), SqlType::Numeric(..)) => true,
+        (SqlType::Array(first), SqlType::Array(step)) => holds(first, step),
+        _ if matches!(first, SqlType::Numeric(..)) && is_integer(step) => true,
+        _ => united(first, step).as_ref() == Some(first),
+    }
+}
 
 impl Binder<'_> {
     /// WITH.
@@ -123,9 +134,7 @@ impl Binder<'_> {
             .enumerate()
             .map(|(i, ((s, f), n))| {
                 let t = Typed { expr: Expr::Column(s.column.clone()), ty: s.ty.clone(), unknown: false };
-                let wide = super::types::common(&f.ty, &s.ty);
-                let numerics = matches!((&f.ty, &s.ty), (SqlType::Numeric(..), SqlType::Numeric(..)));
-                if !s.unknown && !numerics && wide.as_ref() != Some(&f.ty) {
+                if !s.unknown && !holds(&f.ty, &s.ty) {
                     return Err(SqlError::new("42804", format!(
                         "recursive query \"{name}\" column {} has type {} in non-recursive term but type {} overall",
                         i + 1, super::types::plain_name(&f.ty), super::types::plain_name(&s.ty)

@@ -149,6 +149,21 @@ fn scalar(a: &Args, i: usize, row: usize) -> DfResult<ScalarValue> {
     ScalarValue::try_from_array(&a.arrays[i], a.at(i, row))
 }
 
+/// Which elements of a row's array equal the second argument.
+fn found(t: &CallTypes) -> impl Fn(&Args, usize) -> DfResult<Vec<bool>> + use<> {
+    let (array, element) = (t.args[0].clone(), t.args[1].clone());
+    move |a, row| {
+        let list = a.arrays[0].as_list::<i32>().value(a.at(0, row));
+        let list = match &array {
+            SqlType::Array(of) => rows::comparable(&list, of)?,
+            _ => list,
+        };
+        let wanted = a.arrays[1].slice(a.at(1, row), 1);
+        let wanted = ScalarValue::try_from_array(&rows::comparable(&wanted, &element)?, 0)?;
+        Ok(elements(&list)?.iter().map(|e| *e == wanted).collect())
+    }
+}
+
 /// `ARRAY[…]`
 fn construct(t: &CallTypes) -> Kernel {
     let of = t.args.first().cloned().unwrap_or(SqlType::Text);
@@ -461,21 +476,29 @@ pub fn register(r: &mut Registry) {
         });
     }
     r.add_typed("array_remove(anyarray, anyelement) anyarray", |t| {
-        per_row(t.ret, |a, row| {
-            let x = scalar(a, 1, row)?;
-            Ok(list_of(a, 0, row)?.map(|l| l.into_iter().filter(|e| *e != x).collect()))
+        let same = found(t);
+        per_row(t.ret, move |a, row| {
+            let Some(l) = list_of(a, 0, row)? else {
+                return Ok(None);
+            };
+            let kept = l.into_iter().zip(same(a, row)?);
+            Ok(Some(
+                kept.filter(|(_, same)| !same).map(|(e, _)| e).collect(),
+            ))
         })
     });
     r.add_typed(
         "array_replace(anyarray, anyelement, anyelement) anyarray",
         |t| {
-            per_row(t.ret, |a, row| {
-                let (x, y) = (scalar(a, 1, row)?, scalar(a, 2, row)?);
-                Ok(list_of(a, 0, row)?.map(|l| {
-                    l.into_iter()
-                        .map(|e| if e == x { y.clone() } else { e })
-                        .collect()
-                }))
+            let same = found(t);
+            per_row(t.ret, move |a, row| {
+                let Some(l) = list_of(a, 0, row)? else {
+                    return Ok(None);
+                };
+                let y = scalar(a, 2, row)?;
+                let replaced = l.into_iter().zip(same(a, row)?);
+                let replaced = replaced.map(|(e, same)| if same { y.clone() } else { e });
+                Ok(Some(replaced.collect()))
             })
         },
     );

@@ -253,10 +253,12 @@ pub fn register(r: &mut Registry) {
             Ok(Arc::new(out.finish()))
         }),
     );
-    r.add_volatile(
-        "gen_random_uuid() uuid",
-        kernel!(| | -> text Ok(Some(uuid::Uuid::new_v4().to_string()))),
-    );
+    for name in ["gen_random_uuid() uuid", "uuid_generate_v4() uuid"] {
+        r.add_volatile(
+            name,
+            kernel!(| | -> text Ok(Some(uuid::Uuid::new_v4().to_string()))),
+        );
+    }
     json_functions(r);
 }
 

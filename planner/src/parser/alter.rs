@@ -51,7 +51,11 @@ impl P<'_> {
     fn rename_column(&mut self) -> Result<AlterAction> {
         self.need("rename")?;
         if self.peek_is(0, "constraint") && !self.peek_is(1, "to") {
-            return Err(unsupported());
+            self.take("constraint");
+            let from = self.ident()?;
+            self.need("to")?;
+            let to = self.ident()?;
+            return Ok(AlterAction::RenameConstraint { from, to });
         }
         if !self.peek_is(1, "to") {
             self.take("column");

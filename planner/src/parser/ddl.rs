@@ -15,6 +15,9 @@ use crate::error::{Result, SqlError};
 /// The schema of temporary objects, as each session calls its own.
 pub(super) const TEMPORARY: &str = "pg_temp";
 
+/// Extensions that what was written for PostgreSQL asks for: of their functions those that make UUIDs are there.
+const THERE: [&str; 3] = ["plpgsql", "pgcrypto", "uuid-ossp"];
+
 impl P<'_> {
     pub(super) fn create(&mut self) -> Result<Statement> {
         self.need("create")?;
@@ -27,6 +30,9 @@ impl P<'_> {
         // Every table is durable.
         if self.peek_is(0, "unlogged") && self.peek_is(1, "table") {
             self.take("unlogged");
+        }
+        if self.peek_is(0, "extension") {
+            return self.create_extension();
         }
         let unique = self.peek_is(0, "unique");
         let kind = self.kind()?;
@@ -106,6 +112,28 @@ impl P<'_> {
             );
         }
         Ok(())
+    }
+
+    /// CREATE EXTENSION of one whose functions are there, or that has none for SQL.
+    fn create_extension(&mut self) -> Result<Statement> {
+        self.need("extension")?;
+        self.take("if not exists");
+        let name = self.ident()?;
+        if !THERE.contains(&name.as_str()) {
+            let message = format!("extension \"{name}\" is not supported");
+            return Err(SqlError::unsupported(message));
+        }
+        self.take("with");
+        if self.take("schema") {
+            self.ident()?;
+        }
+        if self.take("version") {
+            self.p.next_token();
+        }
+        self.take("cascade");
+        Ok(Statement::Other {
+            verb: "create extension".into(),
+        })
     }
 
     /// SOURCE, TABLE, VIEW, MATERIALIZED VIEW, …
@@ -211,6 +239,7 @@ impl P<'_> {
         }
         let Constraints {
             primary_key,
+            primary_key_name,
             uniques,
             checks,
         } = constraints;
@@ -239,6 +268,7 @@ impl P<'_> {
                 if_not_exists,
                 columns,
                 primary_key,
+                primary_key_name,
                 uniques,
                 checks,
                 options,
@@ -482,7 +512,7 @@ pub(super) fn column(
             }
             ColumnOption::PrimaryKey(key) => {
                 check_timing(key.characteristics.as_ref())?;
-                constraints.set_primary_key(vec![out.name.clone()])?;
+                constraints.set_primary_key(vec![out.name.clone()], o.name.as_ref())?;
             }
             ColumnOption::Unique(unique) => {
                 check_timing(unique.characteristics.as_ref())?;
@@ -530,7 +560,7 @@ fn check(c: &sql::CheckConstraint, name: Option<&sql::Ident>) -> Check {
 }
 
 impl Constraints {
-    fn set_primary_key(&mut self, columns: Vec<String>) -> Result<()> {
+    fn set_primary_key(&mut self, columns: Vec<String>, name: Option<&sql::Ident>) -> Result<()> {
         if !self.primary_key.is_empty() {
             return Err(SqlError::new(
                 "42P16",
@@ -538,6 +568,7 @@ impl Constraints {
             ));
         }
         self.primary_key = columns;
+        self.primary_key_name = name.map(fold);
         Ok(())
     }
 
@@ -546,7 +577,7 @@ impl Constraints {
         match c {
             TableConstraint::PrimaryKey(key) => {
                 check_timing(key.characteristics.as_ref())?;
-                self.set_primary_key(constrained(&key.columns)?)
+                self.set_primary_key(constrained(&key.columns)?, key.name.as_ref())
             }
             TableConstraint::Unique(unique) => {
                 check_timing(unique.characteristics.as_ref())?;

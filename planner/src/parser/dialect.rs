@@ -15,6 +15,38 @@ pub(super) struct PlainNames;
 
 const BASE: PostgreSqlDialect = PostgreSqlDialect {};
 
+/// Words of other systems that are names of columns in PostgreSQL, also without AS.
+const COLUMN_ALIASES: &[Keyword] = &[
+    Keyword::TOP,
+    Keyword::SORT,
+    Keyword::VIEW,
+    Keyword::MINUS,
+    Keyword::CLUSTER,
+    Keyword::DISTRIBUTE,
+    Keyword::EXPLAIN,
+    Keyword::ANALYZE,
+];
+
+/// The same of tables.
+const TABLE_ALIASES: &[Keyword] = &[
+    Keyword::TOP,
+    Keyword::SORT,
+    Keyword::VIEW,
+    Keyword::START,
+    Keyword::SAMPLE,
+    Keyword::SETTINGS,
+    Keyword::FORMAT,
+    Keyword::CLUSTER,
+    Keyword::CONNECT,
+    Keyword::DISTRIBUTE,
+    Keyword::EXPLAIN,
+    Keyword::MINUS,
+    Keyword::PARTITION,
+    Keyword::PIVOT,
+    Keyword::UNPIVOT,
+    Keyword::PREWHERE,
+];
+
 /// What the base says.
 macro_rules! as_base {
     ($($name:ident),* $(,)?) => {
@@ -57,6 +89,14 @@ impl Dialect for PlainNames {
 
     fn is_reserved_for_identifier(&self, kw: Keyword) -> bool {
         BASE.is_reserved_for_identifier(kw)
+    }
+
+    fn is_column_alias(&self, kw: &Keyword, parser: &mut Parser) -> bool {
+        COLUMN_ALIASES.contains(kw) || BASE.is_column_alias(kw, parser)
+    }
+
+    fn is_table_alias(&self, kw: &Keyword, parser: &mut Parser) -> bool {
+        TABLE_ALIASES.contains(kw) || BASE.is_table_alias(kw, parser)
     }
 
     fn is_custom_operator_part(&self, ch: char) -> bool {

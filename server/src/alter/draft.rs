@@ -48,6 +48,7 @@ pub struct Draft {
     record: crate::catalog::Record,
     columns: Vec<Column>,
     primary_key: Vec<String>,
+    primary_key_name: Option<String>,
     checks: Vec<Check>,
     indexes: Vec<Index>,
     uniques: Vec<Unique>,
@@ -62,6 +63,7 @@ impl Draft {
     pub fn of(catalog: &Catalog, old: &Arc<Object>) -> Result<Draft, SqlError> {
         let Detail::Table {
             primary_key,
+            primary_key_name,
             defaults,
             checks,
             ..
@@ -103,6 +105,7 @@ impl Draft {
                 .map(column)
                 .collect(),
             primary_key: named(primary_key),
+            primary_key_name: primary_key_name.clone(),
             checks: checks.iter().map(check).collect(),
             indexes: catalog
                 .indexes_on(old.record.id)
@@ -150,6 +153,7 @@ impl Draft {
                     self.drop_identity(column, *if_exists)?
                 }
                 AlterAction::RenameColumn { from, to } => self.rename_column(from, to)?,
+                AlterAction::RenameConstraint { from, to } => self.rename_constraint(from, to)?,
             }
         }
         Ok(())
@@ -398,6 +402,7 @@ impl Draft {
                 self.columns[n].nullable = false;
             }
             self.primary_key = constraints.primary_key.clone();
+            self.primary_key_name = constraints.primary_key_name.clone();
         }
         for unique in &constraints.uniques {
             for column in &unique.columns {
@@ -431,10 +436,45 @@ impl Draft {
         self.number(column).map(drop).map_err(missing)
     }
 
+    /// Whether it is the PRIMARY KEY's name.
+    fn is_key(&self, name: &str) -> bool {
+        let given = self.primary_key_name.as_deref();
+        let derived = || format!("{}_pkey", self.old.record.name);
+        !self.primary_key.is_empty() && given.map_or_else(|| name == derived(), |n| n == name)
+    }
+
+    fn rename_constraint(&mut self, from: &str, to: &str) -> Result<(), SqlError> {
+        let table = &self.old.record.name;
+        let taken = self.is_key(to)
+            || self.checks.iter().any(|c| c.name.as_deref() == Some(to))
+            || self.indexes.iter().any(|i| i.object.record.name == to);
+        if taken {
+            let message = format!("constraint \"{to}\" for relation \"{table}\" already exists");
+            return Err(SqlError::new("42710", message));
+        }
+        let mut checks = self.checks.iter();
+        if self.is_key(from) {
+            self.primary_key_name = Some(to.to_string());
+        } else if let Some(n) = checks.position(|c| c.name.as_deref() == Some(from)) {
+            self.checks[n].name = Some(to.to_string());
+        } else if self.indexes.iter().any(|i| i.object.record.name == from) {
+            return Err(SqlError::unsupported(
+                "RENAME CONSTRAINT is not supported for UNIQUE constraints",
+            )
+            .hint(format!("ALTER INDEX {from} RENAME TO {to} does the same.")));
+        } else {
+            let message = format!("constraint \"{from}\" for table \"{table}\" does not exist");
+            return Err(SqlError::new("42704", message));
+        }
+        self.touched = true;
+        Ok(())
+    }
+
     fn drop_constraint(&mut self, name: &str, if_exists: bool) -> Result<(), SqlError> {
         let table = &self.old.record.name;
-        if !self.primary_key.is_empty() && name == format!("{table}_pkey") {
+        if self.is_key(name) {
             self.primary_key.clear();
+            self.primary_key_name = None;
             self.touched = true;
             return Ok(());
         }
@@ -516,7 +556,8 @@ impl Draft {
             .collect();
         if !self.primary_key.is_empty() {
             let key = text::list(self.primary_key.iter().map(String::as_str));
-            items.push(format!("PRIMARY KEY ({key})"));
+            let key = format!("PRIMARY KEY ({key})");
+            items.push(text::constraint(self.primary_key_name.as_deref(), &key));
         }
         let uniques = uniques.iter();
         items.extend(uniques.map(|u| text::constraint(u.name.as_deref(), &text::unique(u))));
@@ -596,6 +637,6 @@ fn pass(action: &AlterAction) -> u8 {
         AlterAction::SetNullable { .. } => 3,
         AlterAction::AddConstraint(_) => 4,
         AlterAction::SetDefault { .. } => 5,
-        AlterAction::RenameColumn { .. } => 6,
+        AlterAction::RenameColumn { .. } | AlterAction::RenameConstraint { .. } => 6,
     }
 }

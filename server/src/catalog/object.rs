@@ -40,6 +40,8 @@ pub enum Detail {
     Table {
         /// Columns of the key; empty: none, rows may repeat.
         primary_key: Vec<usize>,
+        /// The key's name, if it was given one.
+        primary_key_name: Option<String>,
         /// What columns hold where an INSERT doesn't say.
         defaults: Vec<Option<ColumnDefault>>,
         /// UNIQUEs, for which indexes are made with the table.
@@ -97,6 +99,17 @@ pub enum Detail {
 }
 
 impl Object {
+    /// The name of its PRIMARY KEY: the given one, else one after the table.
+    pub fn primary_key_name(&self) -> String {
+        let given = match &self.detail {
+            Detail::Table {
+                primary_key_name, ..
+            } => primary_key_name.clone(),
+            _ => None,
+        };
+        given.unwrap_or_else(|| format!("{}_pkey", self.record.name))
+    }
+
     /// Columns of its error relation, if it has one.
     pub fn error_columns(&self) -> Option<SchemaRef> {
         match self.record.kind {

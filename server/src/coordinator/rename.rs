@@ -126,9 +126,11 @@ fn is_key_of(catalog: &Catalog, name: &Name, to: &str) -> bool {
         name: table.to_string(),
     });
     let table = table.and_then(|table| catalog.lookup(&table));
-    let has_key = table.is_some_and(
-        |t| matches!(&t.detail, Detail::Table { primary_key, .. } if !primary_key.is_empty()),
-    );
+    let has_key = table.is_some_and(|t| {
+        let keyed =
+            matches!(&t.detail, Detail::Table { primary_key, .. } if !primary_key.is_empty());
+        keyed && t.primary_key_name() == to
+    });
     has_key && catalog.lookup(name).is_none()
 }
 

@@ -427,7 +427,7 @@ impl TableState {
             };
             let counted = consolidate(&keys.schema(), &[keys]);
             if let Some(row) = (0..counted.len()).find(|r| counted.diffs.get(*r) > 1) {
-                let constraint = format!("{}_pkey", self.object.record.name);
+                let constraint = self.object.primary_key_name();
                 let e = duplicate(&constraint, &counted.rows, row);
                 return Err(of_table(e, &self.object));
             }

@@ -72,7 +72,7 @@ impl UniqueIndex {
         };
         let key = table.columns.project(primary_key).ok()?;
         Some(UniqueIndex {
-            name: format!("{}_pkey", table.record.name),
+            name: table.primary_key_name(),
             columns: primary_key.clone(),
             constraint: true,
             rows: table.record.ids.rows?,

@@ -106,7 +106,7 @@ pub fn indexes(relation: &RelationInfo) -> Vec<Index<'_>> {
     if !relation.primary_key.is_empty() {
         all.push(Index {
             oid: INDEX_BASE + i64::from(relation.oid),
-            name: format!("{}_pkey", relation.name),
+            name: relation.primary_key_name.clone(),
             columns: &relation.primary_key,
             unique: true,
             nulls_not_distinct: false,

@@ -136,6 +136,8 @@ pub struct RelationInfo {
     pub identities: Vec<(usize, char)>,
     /// Column numbers of the PRIMARY KEY, from 0.
     pub primary_key: Vec<usize>,
+    /// Name of the key, where there is one.
+    pub primary_key_name: String,
     /// CHECKs of a table.
     pub checks: Vec<TableCheck>,
     /// Indexes, without the primary key's.

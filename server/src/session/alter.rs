@@ -306,6 +306,7 @@ fn action_words(action: &AlterAction) -> &'static str {
         AlterAction::AddColumn { .. } => "ADD COLUMN",
         AlterAction::DropColumn { .. } => "DROP COLUMN",
         AlterAction::RenameColumn { .. } => "RENAME COLUMN",
+        AlterAction::RenameConstraint { .. } => "RENAME CONSTRAINT",
         AlterAction::SetDefault { default: None, .. } => "ALTER COLUMN ... DROP DEFAULT",
         AlterAction::SetDefault { .. } => "ALTER COLUMN ... SET DEFAULT",
         AlterAction::SetNullable { nullable: true, .. } => "ALTER COLUMN ... DROP NOT NULL",

@@ -515,7 +515,13 @@ impl SqlSession {
                 Some(self.subscribe_schema(subscribe)?),
             ),
             Statement::Show(show) => (vec![], Some(self.show_schema(show))),
-            Statement::Explain { .. } => (vec![], Some(super::show::explain_schema())),
+            Statement::Explain { statement, .. } => {
+                let params = match &**statement {
+                    query @ Statement::Query { .. } => self.shape(query, types, slot)?.0,
+                    _ => vec![],
+                };
+                (params, Some(super::show::explain_schema()))
+            }
             Statement::Fetch { cursor, .. } => (vec![], Some(self.cursor_schema(cursor)?)),
             Statement::Execute { name, .. } => (
                 vec![],
@@ -560,10 +566,9 @@ fn other(verb: &str) -> Result<Response, SqlError> {
         "SET CONSTRAINTS" => Ok(Response::Tag("SET CONSTRAINTS".into())),
         word if word.starts_with("ALTER ") => Ok(Response::Tag(word.into())),
         // Nothing to do, and clients send them without need.
-        word @ ("VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT" | "FLUSH" | "WAIT" | "GRANT"
-        | "DISCARD PLANS" | "DISCARD SEQUENCES" | "DISCARD TEMP" | "DISCARD TEMPORARY") => {
-            Ok(Response::Tag(word.replace("TEMPORARY", "TEMP")))
-        }
+        word @ ("CREATE EXTENSION" | "VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT" | "FLUSH"
+        | "WAIT" | "GRANT" | "DISCARD PLANS" | "DISCARD SEQUENCES" | "DISCARD TEMP"
+        | "DISCARD TEMPORARY") => Ok(Response::Tag(word.replace("TEMPORARY", "TEMP"))),
         // Not with a notice only: who takes a right away counts on it.
         "REVOKE" => Err(SqlError::unsupported("REVOKE is not supported").hint(EVERYTHING)),
         word => Err(SqlError::unsupported(format!("{word} is not supported"))),

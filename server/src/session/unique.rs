@@ -43,7 +43,7 @@ impl Unique {
     pub fn key(&self, table: &Object) -> Key {
         match self {
             Unique::Primary(columns) => Key {
-                name: format!("{}_pkey", table.record.name),
+                name: table.primary_key_name(),
                 columns: columns.clone(),
                 constraint: true,
             },
