@@ -31,6 +31,25 @@ fn holds(first: &SqlType, step: &SqlType) -> bool {
     }
 }
 
+/// The queries, those that others name before them. With RECURSIVE each may name all.
+fn in_order(w: &ast::With) -> Result<Vec<&ast::Cte>> {
+    let mut rest: Vec<&ast::Cte> = w.cte_tables.iter().collect();
+    let mut ordered = vec![];
+    while !rest.is_empty() {
+        let names_none = |c: &&ast::Cte| {
+            let mut others = rest.iter().filter(|o| !std::ptr::eq(**o, *c));
+            !w.recursive || !others.any(|o| mentions(&c.query, &fold(&o.alias.name)))
+        };
+        let Some(next) = rest.iter().position(names_none) else {
+            return Err(SqlError::unsupported(
+                "mutual recursion between WITH items is not implemented",
+            ));
+        };
+        ordered.push(rest.remove(next));
+    }
+    Ok(ordered)
+}
+
 impl Binder<'_> {
     /// WITH.
     pub(crate) fn with(&self, w: &ast::With, ctes: &mut Ctes, outer: Outer) -> Result<()> {
@@ -45,6 +64,9 @@ impl Binder<'_> {
                     format!("WITH query name \"{name}\" specified more than once"),
                 ));
             }
+        }
+        for c in in_order(w)? {
+            let name = fold(&c.alias.name);
             let recursive = w.recursive
                 && matches!(
                     c.query.body.as_ref(),

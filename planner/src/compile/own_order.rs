@@ -153,6 +153,15 @@ impl Search {
         if !one_row || of.is_empty() || of.iter().any(Expr::is_volatile) {
             return Ok(none(unnest));
         }
+        if let ([series], [(_, list)]) = (of.as_slice(), unnest.list_type_columns.as_slice())
+            && let Some(ascending) = direction(series)
+        {
+            let value = Expr::Column(list.output_column.clone());
+            return Ok(Ordered {
+                plan: LogicalPlan::Unnest(unnest),
+                by: vec![SortExpr::new(value, ascending, false)],
+            });
+        }
         let name = self.name();
         let mut exprs = lists.expr.clone();
         exprs.push(ordinality(of).alias(&name));
@@ -208,6 +217,22 @@ impl Search {
     fn name(&mut self) -> String {
         self.made += 1;
         format!("{ORDER}{}", self.made)
+    }
+}
+
+/// Whether a series rises; `None`: it isn't one, or nobody knows. Its values are in order by themselves.
+fn direction(e: &Expr) -> Option<bool> {
+    let Expr::ScalarFunction(f) = e else {
+        return None;
+    };
+    if f.func.name() != "generate_series" {
+        return None;
+    }
+    match f.args.as_slice() {
+        [_, _] => Some(true),
+        [_, _, Expr::Literal(ScalarValue::Int32(Some(step)), _)] => Some(*step > 0),
+        [_, _, Expr::Literal(ScalarValue::Int64(Some(step)), _)] => Some(*step > 0),
+        _ => None,
     }
 }
 
