@@ -61,6 +61,26 @@ impl CatalogView for Noting<'_> {
     }
 }
 
+/// A PRIMARY KEY's name must be no other constraint's.
+fn check_key_name(
+    key: Option<&str>,
+    table: &Name,
+    uniques: &[Unique],
+    checks: &[Check],
+) -> Result<(), SqlError> {
+    let Some(key) = key else { return Ok(()) };
+    if checks.iter().any(|c| c.name.as_deref() == Some(key)) {
+        let table = &table.name;
+        let message = format!("constraint \"{key}\" for relation \"{table}\" already exists");
+        return Err(SqlError::new("42710", message));
+    }
+    if key == table.name || uniques.iter().any(|u| u.name.as_deref() == Some(key)) {
+        let message = format!("relation \"{key}\" already exists");
+        return Err(SqlError::new("42P07", message));
+    }
+    Ok(())
+}
+
 impl Definer<'_> {
     /// The object that a CREATE statement describes, without ids. `sql` is its text.
     pub fn object(&self, statement: &Statement, sql: &str) -> Result<Object, SqlError> {
@@ -75,6 +95,7 @@ impl Definer<'_> {
                 options,
                 ..
             } => {
+                check_key_name(primary_key_name.as_deref(), name, uniques, checks)?;
                 let constraints = (
                     primary_key.as_slice(),
                     uniques.as_slice(),

@@ -403,6 +403,7 @@ impl SystemRelations {
                 checks: vec![],
                 indexes: vec![],
                 definition: None,
+                depends: vec![],
                 connector: None,
                 options: vec![],
                 comment: None,
@@ -473,6 +474,11 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
         },
         indexes: vec![],
         definition,
+        depends: record
+            .depends
+            .iter()
+            .map(|id| pg_catalog::FIRST_USER_OID + *id as u32)
+            .collect(),
         connector: match &object.detail {
             Detail::Source { options, .. } => options.get("connector").cloned(),
             _ => None,

@@ -58,6 +58,7 @@ fn relation(
         checks: vec![],
         indexes: Vec::new(),
         definition: None,
+        depends: Vec::new(),
         connector: None,
         options: Vec::new(),
         comment: None,

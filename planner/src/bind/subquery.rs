@@ -122,6 +122,7 @@ impl Binder<'_> {
         let columns: Vec<Column> = value.column_refs().into_iter().cloned().collect();
         let apart = (1..=OUTSIDE_COLUMNS_MAX).contains(&columns.len())
             && is_fallible(&value)
+            && !value.is_volatile()
             && !value.contains_outer()
             && !super::select::has_subquery(&value)
             && df(decorrelate::always_one(&p.input))?

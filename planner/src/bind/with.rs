@@ -25,10 +25,20 @@ use super::from::renamed;
 fn holds(first: &SqlType, step: &SqlType) -> bool {
     match (first, step) {
         (SqlType::Numeric(..), SqlType::Numeric(..)) => true,
-        (SqlType::Array(first), SqlType::Array(step)) => holds(first, step),
+        // Within arrays all have the digits of the first term's.
+        (SqlType::Array(first), SqlType::Array(step)) => match (&**first, &**step) {
+            (SqlType::Numeric(_, s), SqlType::Numeric(_, t)) => s >= t,
+            (first, step) => holds(first, step),
+        },
         _ if matches!(first, SqlType::Numeric(..)) && is_integer(step) => true,
         _ => united(first, step).as_ref() == Some(first),
     }
+}
+
+/// Whether a query names another one, and not one of its own that is called the same.
+fn needs(q: &ast::Query, name: &str) -> bool {
+    let own = q.with.iter().flat_map(|w| &w.cte_tables);
+    mentions(q, name) && !own.into_iter().any(|c| fold(&c.alias.name) == name)
 }
 
 /// The queries, those that others name before them. With RECURSIVE each may name all.
@@ -38,7 +48,7 @@ fn in_order(w: &ast::With) -> Result<Vec<&ast::Cte>> {
     while !rest.is_empty() {
         let names_none = |c: &&ast::Cte| {
             let mut others = rest.iter().filter(|o| !std::ptr::eq(**o, *c));
-            !w.recursive || !others.any(|o| mentions(&c.query, &fold(&o.alias.name)))
+            !w.recursive || !others.any(|o| needs(&c.query, &fold(&o.alias.name)))
         };
         let Some(next) = rest.iter().position(names_none) else {
             return Err(SqlError::unsupported(

@@ -19,7 +19,7 @@ use super::order::{
 use crate::functions::array::ordinality;
 
 /// Prefix of the names of columns that are there for the order alone.
-const ORDER: &str = "order#";
+const ORDER: &str = "place#";
 
 /// A plan of the same rows, perhaps with more columns behind its own, and the order that they have of their own.
 pub(crate) struct Ordered {
@@ -114,7 +114,7 @@ impl Search {
                             (sort.expr.clone(), c.clone())
                         }
                         e => {
-                            let name = self.name();
+                            let name = self.name(&names);
                             (e.clone().alias(&name), Column::new_unqualified(name))
                         }
                     };
@@ -162,7 +162,7 @@ impl Search {
                 by: vec![SortExpr::new(value, ascending, false)],
             });
         }
-        let name = self.name();
+        let name = self.name(&lists.schema.columns());
         let mut exprs = lists.expr.clone();
         exprs.push(ordinality(of).alias(&name));
         let input = Projection::try_new(exprs, Arc::clone(&lists.input))?;
@@ -177,7 +177,7 @@ impl Search {
     }
 
     fn values(&mut self, values: Values) -> Result<Ordered> {
-        let name = self.name();
+        let name = self.name(&values.schema.columns());
         let number = Field::new(&name, DataType::Int64, false);
         let own = values.schema.iter();
         let mut fields: Vec<_> = own.map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
@@ -205,8 +205,9 @@ impl Search {
         }
         let columns = plan.schema().columns().into_iter().map(Expr::Column);
         let mut exprs: Vec<Expr> = columns.collect();
+        let taken = plan.schema().columns();
         for sort in by.iter_mut().filter(|s| computed(s)) {
-            let name = self.name();
+            let name = self.name(&taken);
             let column = Expr::Column(Column::new_unqualified(&name));
             exprs.push(std::mem::replace(&mut sort.expr, column).alias(name));
         }
@@ -214,9 +215,15 @@ impl Search {
         Ok(Ordered { plan, by })
     }
 
-    fn name(&mut self) -> String {
-        self.made += 1;
-        format!("{ORDER}{}", self.made)
+    /// A name that none of the columns has.
+    fn name(&mut self, taken: &[Column]) -> String {
+        loop {
+            self.made += 1;
+            let name = format!("{ORDER}{}", self.made);
+            if taken.iter().all(|c| c.name != name) {
+                return name;
+            }
+        }
     }
 }
 

@@ -56,7 +56,6 @@ impl GroupSums {
     }
 
     fn add(&mut self, group: usize, v: i128) -> Result<()> {
-        self.counts[group] += 1;
         let sum = &mut self.exact[group];
         match sum.checked_add(v) {
             Some(more) => *sum = more,
@@ -146,7 +145,10 @@ impl GroupsAccumulator for GroupSums {
         let a = &values[0];
         macro_rules! exact {
             ($t:ty) => {
-                for_each::<$t>(a, groups, filter, |group, v| self.add(group, v as i128))
+                for_each::<$t>(a, groups, filter, |group, v| {
+                    self.counts[group] += 1;
+                    self.add(group, v as i128)
+                })
             };
         }
         macro_rules! float {
@@ -196,7 +198,10 @@ impl GroupsAccumulator for GroupSums {
             self.counts[group] += count;
             match self.is_float() {
                 true => self.float[group].merge(&float),
-                false => self.carry(group, exact)?,
+                false => match exact.to_i128() {
+                    Some(sum) => self.add(group, sum)?,
+                    None => self.carry(group, exact)?,
+                },
             }
         }
         Ok(())

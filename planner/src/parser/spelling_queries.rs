@@ -59,7 +59,8 @@ pub(super) fn insert_query(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan>
     else {
         return tokens;
     };
-    let named = |t: &TokenWithSpan| matches!(t.token, Token::Word(_) | Token::Period);
+    let named =
+        |t: &TokenWithSpan| matches!(t.token, Token::Word(_) | Token::Period) && !is(t, "values");
     let names = tokens[into + 1..].iter().take_while(|t| named(t)).count();
     let at = into + 1 + names;
     loop {

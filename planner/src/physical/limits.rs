@@ -25,7 +25,7 @@ use crate::tree::Tree;
 type Plan = Arc<dyn ExecutionPlan>;
 
 /// Rows up to which the first are found with a heap.
-const HEAP_ROWS_MAX: usize = 5_000;
+const HEAP_ROWS_MAX: usize = 20_000;
 
 /// Keeps the order of the rows that OFFSET passes over, and within each round of a recursive query.
 #[derive(Debug)]

@@ -405,6 +405,11 @@ impl Draft {
             self.primary_key_name = constraints.primary_key_name.clone();
         }
         for unique in &constraints.uniques {
+            if unique.name.as_deref().is_some_and(|name| self.is_key(name)) {
+                let name = unique.name.as_deref().unwrap_or_default();
+                let message = format!("relation \"{name}\" already exists");
+                return Err(SqlError::new("42P07", message));
+            }
             for column in &unique.columns {
                 self.in_key(column)?;
             }
@@ -412,7 +417,8 @@ impl Draft {
         }
         for check in &constraints.checks {
             let taken = |c: &Check| c.name.is_some() && c.name == check.name;
-            if self.checks.iter().any(taken) {
+            let of_key = check.name.as_deref().is_some_and(|name| self.is_key(name));
+            if of_key || self.checks.iter().any(taken) {
                 let name = check.name.as_deref().unwrap_or_default();
                 let message =
                     format!("constraint \"{name}\" for relation \"{table}\" already exists");

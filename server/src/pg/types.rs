@@ -572,7 +572,7 @@ fn plain(array: &ArrayRef) -> ArrayRef {
     match cast(array, &target) {
         Ok(cast) if matches!(array.data_type(), DataType::Dictionary(..)) => plain(&cast),
         Ok(cast) => cast,
-        // TextStyle as Arrow prints it.
+        // Shown as Arrow prints it.
         Err(_) => Arc::clone(array),
     }
 }

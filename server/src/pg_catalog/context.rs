@@ -242,15 +242,36 @@ fn like_regex(pattern: &str, escape: Option<char>) -> String {
     out
 }
 
+/// The name without spaces around its points.
+fn without_gaps(name: &str) -> String {
+    let mut out = String::new();
+    let (mut quoted, mut gap) = (false, false);
+    for c in name.trim().chars() {
+        if c == '"' {
+            quoted = !quoted;
+        }
+        if !quoted && c.is_whitespace() {
+            gap = true;
+            continue;
+        }
+        let at_point = c == '.' && !quoted || out.ends_with('.');
+        if std::mem::take(&mut gap) && !at_point {
+            out.push(' ');
+        }
+        out.push(c);
+    }
+    out
+}
+
 /// The parts of `a."B c".d`, folded.
 pub fn split_name(name: &str) -> Vec<String> {
+    let name = without_gaps(name);
     let mut parts = vec![String::new()];
     let mut quoted = false;
     for c in name.trim().chars() {
         match c {
             '"' => quoted = !quoted,
             '.' if !quoted => parts.push(String::new()),
-            c if !quoted && c.is_whitespace() => {}
             c => {
                 let last = parts.len() - 1;
                 match quoted {

@@ -7,11 +7,11 @@ use arrow::datatypes::Field;
 use tidemill_planner::SqlError;
 
 use super::context::{OWNER_OID, quote_ident};
-use super::information;
 use super::relations::{DEFINITIONS, Definition, Row, Rows};
 use super::server_wide;
 use super::value::{Ty, Value};
 use super::{CatalogSnapshot, INFORMATION_SCHEMA_OID, PG_CATALOG_OID, RelationInfo, RelationType};
+use super::{dependencies, information};
 use crate::catalog::{TEMPORARY_PREFIX, TableCheck};
 use crate::pg::types::{oid as type_oids, wire_type};
 
@@ -329,6 +329,8 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
             rows.done()
         }
         (_, "pg_constraint") => constraints(definition, snapshot),
+        (_, "pg_rewrite") => dependencies::rules(definition, snapshot),
+        (_, "pg_depend") => dependencies::dependencies(definition, snapshot),
         (_, "pg_description") => descriptions(definition, snapshot),
         (_, "pg_foreign_table") => {
             let servers = servers(snapshot);

@@ -93,6 +93,7 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
             }
             rows.done()
         }
+        "view_table_usage" => super::dependencies::tables_of_views(definition, snapshot),
         "columns" => columns(definition, snapshot),
         "table_constraints" => {
             let given = [

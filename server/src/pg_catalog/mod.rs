@@ -11,6 +11,7 @@ mod bind_expr;
 mod bind_from;
 mod columns;
 mod context;
+mod dependencies;
 mod eval;
 mod fill;
 mod functions;
@@ -144,6 +145,8 @@ pub struct RelationInfo {
     pub indexes: Vec<IndexInfo>,
     /// The query of a view or materialized view.
     pub definition: Option<String>,
+    /// Oids of what a view reads.
+    pub depends: Vec<u32>,
     /// `connector` of a source.
     pub connector: Option<String>,
     /// Options of a source.
