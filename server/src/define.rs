@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{
-    Check, ColumnDef, ColumnDefault, Name, Options, Query, Statement, Unique,
+    Check, ColumnDef, ColumnDefault, Constraints, Name, Options, Query, Statement,
 };
 use tidemill_planner::catalog::{CatalogView, Relation};
 use tidemill_planner::definition::{qualify, with_query};
@@ -61,26 +61,6 @@ impl CatalogView for Noting<'_> {
     }
 }
 
-/// A PRIMARY KEY's name must be no other constraint's.
-fn check_key_name(
-    key: Option<&str>,
-    table: &Name,
-    uniques: &[Unique],
-    checks: &[Check],
-) -> Result<(), SqlError> {
-    let Some(key) = key else { return Ok(()) };
-    if checks.iter().any(|c| c.name.as_deref() == Some(key)) {
-        let table = &table.name;
-        let message = format!("constraint \"{key}\" for relation \"{table}\" already exists");
-        return Err(SqlError::new("42710", message));
-    }
-    if key == table.name || uniques.iter().any(|u| u.name.as_deref() == Some(key)) {
-        let message = format!("relation \"{key}\" already exists");
-        return Err(SqlError::new("42P07", message));
-    }
-    Ok(())
-}
-
 impl Definer<'_> {
     /// The object that a CREATE statement describes, without ids. `sql` is its text.
     pub fn object(&self, statement: &Statement, sql: &str) -> Result<Object, SqlError> {
@@ -95,21 +75,13 @@ impl Definer<'_> {
                 options,
                 ..
             } => {
-                check_key_name(primary_key_name.as_deref(), name, uniques, checks)?;
-                let constraints = (
-                    primary_key.as_slice(),
-                    uniques.as_slice(),
-                    checks.as_slice(),
-                );
-                let mut object = self.table(name, columns, constraints, options, sql)?;
-                if let Detail::Table {
-                    primary_key_name: of_key,
-                    ..
-                } = &mut object.detail
-                {
-                    of_key.clone_from(primary_key_name);
-                }
-                Ok(object)
+                let constraints = Constraints {
+                    primary_key: primary_key.clone(),
+                    primary_key_name: primary_key_name.clone(),
+                    uniques: uniques.clone(),
+                    checks: checks.clone(),
+                };
+                self.table(name, columns, constraints, options, sql)
             }
             Statement::CreateSource {
                 name,
@@ -169,14 +141,14 @@ impl Definer<'_> {
         &self,
         name: &Name,
         columns: &[ColumnDef],
-        (primary_key, uniques, checks): (&[String], &[Unique], &[Check]),
+        constraints: Constraints,
         options: &Options,
         sql: &str,
     ) -> Result<Object, SqlError> {
         check_options(options, &[])?;
         let schema = declared_schema(columns)?;
         let mut key = Vec::new();
-        for column in primary_key {
+        for column in &constraints.primary_key {
             let Some((index, _)) = schema.column_with_name(column) else {
                 return Err(SqlError::new(
                     "42703",
@@ -191,7 +163,8 @@ impl Definer<'_> {
             }
             key.push(index);
         }
-        let uniques = crate::index::uniques(uniques, primary_key, &schema)?;
+        let uniques =
+            crate::index::uniques(&constraints.uniques, &constraints.primary_key, &schema)?;
         for column in columns {
             if let Some(ColumnDefault::Expression(text)) = &column.default {
                 self.check_default(column, text)?;
@@ -214,10 +187,10 @@ impl Definer<'_> {
             columns: tidemill_zset::delta::schema_of(fields),
             detail: Detail::Table {
                 primary_key: key,
-                primary_key_name: None,
+                primary_key_name: constraints.primary_key_name,
                 defaults,
                 uniques,
-                checks: named(checks, &name.name, columns)?,
+                checks: named(&constraints.checks, &name.name, columns)?,
             },
         })
     }

@@ -97,6 +97,30 @@ fn a_rename_reaches_every_definition() {
     });
 }
 
+/// What a name may be is asked when it is given: a table that is there opens again.
+#[test]
+fn a_table_may_come_to_be_called_as_its_key() {
+    run(|scratch| async move {
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.fails(
+            "42P07",
+            "CREATE TABLE k (a integer CONSTRAINT k PRIMARY KEY)",
+        )
+        .await?;
+        sql.run("CREATE TABLE t (a integer CONSTRAINT k PRIMARY KEY)")
+            .await?;
+        sql.run("ALTER TABLE t RENAME TO k").await?;
+        sql.run("ALTER TABLE k ADD COLUMN b integer").await?;
+        sql.run("INSERT INTO k VALUES (1, 1)").await?;
+        let sql = restarted(&mut server).await?;
+        let failure = sql.fails("23505", "INSERT INTO k VALUES (1, 2)").await?;
+        ensure!(failure.message.contains("\"k\""), "{failure}");
+        sql.run("ALTER TABLE k DROP CONSTRAINT k").await?;
+        sql.run("INSERT INTO k VALUES (1, 2)").await
+    });
+}
+
 /// Objects change while a view is being made of them: it is made of what they are, or not at all.
 #[test]
 fn names_change_while_a_view_is_being_created() {

@@ -159,6 +159,7 @@ impl SqlSession {
                     }
                 }
                 self.check_checks(&object)?;
+                check_key_name(&object)?;
                 create(object, *if_not_exists, false, None)
             }
             Statement::CreateSource { if_not_exists, .. } => {
@@ -268,6 +269,29 @@ impl SqlSession {
             .await
             .map(drop)
     }
+}
+
+/// A PRIMARY KEY's name must be no other constraint's, and not the table's, when it is made.
+fn check_key_name(table: &Object) -> Result<(), SqlError> {
+    let Detail::Table {
+        primary_key_name: Some(key),
+        uniques,
+        checks,
+        ..
+    } = &table.detail
+    else {
+        return Ok(());
+    };
+    let name = &table.record.name;
+    if checks.iter().any(|c| c.name == *key) {
+        let message = format!("constraint \"{key}\" for relation \"{name}\" already exists");
+        return Err(SqlError::new("42710", message));
+    }
+    if key == name || uniques.iter().any(|u| u.name.as_ref() == Some(key)) {
+        let message = format!("relation \"{key}\" already exists");
+        return Err(SqlError::new("42P07", message));
+    }
+    Ok(())
 }
 
 /// The command tag of a DDL statement.
