@@ -5,6 +5,8 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use tidemill_zset::CollectionId;
 
+use crate::error::{Result, SqlError};
+
 /// What a name stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RelationKind {
@@ -68,4 +70,62 @@ pub trait CatalogView: Send + Sync {
 
     /// All relations, for "did you mean" hints and pg_catalog.
     fn relations(&self) -> Vec<Relation>;
+}
+
+/// What a session does with sequences, by their names as text (or their oids as digits). Takes effect at once, whatever becomes of the
+/// transaction.
+pub trait Sequences: Send + Sync + std::fmt::Debug {
+    /// Fails if there is no sequence of that name.
+    fn check(&self, name: &str) -> Result<()>;
+
+    /// `nextval`, `count` times.
+    fn next(&self, name: &str, count: usize) -> Result<Vec<i64>>;
+
+    /// `currval`: the last number that the session got from it.
+    fn current(&self, name: &str) -> Result<i64>;
+
+    /// `lastval`: the last number that the session got from any.
+    fn last(&self) -> Result<i64>;
+
+    /// `setval`; `called`: the next number is the one after `value`.
+    fn set(&self, name: &str, value: i64, called: bool) -> Result<()>;
+
+    /// `pg_get_serial_sequence`: the qualified name of what numbers a column.
+    fn of_column(&self, table: &str, column: &str) -> Result<Option<String>>;
+}
+
+/// For those who run no statements, e.g. while a view is opened again.
+#[derive(Debug)]
+pub struct NoSequences;
+
+fn none<T>() -> Result<T> {
+    Err(SqlError::unsupported(
+        "sequences can't be used here: there is no session",
+    ))
+}
+
+impl Sequences for NoSequences {
+    fn check(&self, _: &str) -> Result<()> {
+        none()
+    }
+
+    fn next(&self, _: &str, _: usize) -> Result<Vec<i64>> {
+        none()
+    }
+
+    fn current(&self, _: &str) -> Result<i64> {
+        none()
+    }
+
+    fn last(&self) -> Result<i64> {
+        none()
+    }
+
+    fn set(&self, _: &str, _: i64, _: bool) -> Result<()> {
+        none()
+    }
+
+    fn of_column(&self, _: &str, _: &str) -> Result<Option<String>> {
+        none()
+    }
 }

@@ -15,7 +15,7 @@ use crate::error::{Result, SqlError};
 use crate::names::name_of;
 
 pub use columns::{ChangedColumns, How, rename_column, view_sql};
-pub use defaults::shown_default;
+pub use defaults::{sequences_of, shown_default};
 
 /// The schema of names without one.
 pub const DEFAULT_SCHEMA: &str = "public";

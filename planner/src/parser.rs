@@ -14,6 +14,7 @@ mod nested_joins;
 mod numbering;
 mod options;
 mod precedence;
+mod sequences;
 mod session;
 pub(crate) mod spelling;
 pub(crate) mod spelling_queries;

@@ -7,7 +7,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::datasource::DefaultTableSource;
 use datafusion_common::ScalarValue;
@@ -17,7 +17,7 @@ use sqlparser::ast;
 use tidemill_zset::CollectionId;
 use tidemill_zset::schema::SqlType;
 
-use crate::bind::dml::evaluate;
+use crate::bind::dml::{evaluate, evaluate_rows};
 use crate::bind::expr::Ctx;
 use crate::bind::scope::{Outer, Scope};
 pub use crate::bind::written::{Conflict, Key, WRITTEN};
@@ -25,7 +25,7 @@ use crate::bind::{Binder, Rel, project, unique_names, written};
 
 pub use crate::access::Condition;
 use crate::ast::ColumnDefault;
-use crate::catalog::{CatalogView, Relation};
+use crate::catalog::{CatalogView, NoSequences, Relation, Sequences};
 use crate::compile::{decorrelate, order};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::execute;
@@ -50,6 +50,8 @@ pub struct SessionContextInfo {
     pub statement: i64,
     /// Other settings by lower-case name, for `current_setting`.
     pub variables: std::collections::BTreeMap<String, String>,
+    /// What `nextval` and its kin reach.
+    pub sequences: Arc<dyn Sequences>,
 }
 
 impl Default for SessionContextInfo {
@@ -62,6 +64,7 @@ impl Default for SessionContextInfo {
             now: 0,
             statement: 0,
             variables: Default::default(),
+            sequences: Arc::new(NoSequences),
         }
     }
 }
@@ -326,6 +329,9 @@ impl Planner {
             }
             value => value?,
         };
+        for sequence in crate::definition::sequences_of(default) {
+            session.sequences.check(&sequence)?;
+        }
         let of = value.type_name();
         let to = SqlType::of(column);
         binder.assign(value, &to, column.name()).map_err(|mut e| {
@@ -365,6 +371,23 @@ impl Planner {
         };
         let value = evaluate(&execute::with_times(e, session)?)?;
         Ok((value, ty.field(to.map_or("", |f| f.name()), true)))
+    }
+
+    /// What a DEFAULT gives for `rows` rows of `column`: each of them gets a value of its own of `gen_random_uuid()` and the like.
+    pub fn defaults(
+        &self,
+        session: &SessionContextInfo,
+        default: &str,
+        column: &Field,
+        rows: usize,
+    ) -> Result<ArrayRef> {
+        let expr = crate::parser::parse_expr(default)?;
+        let binder = Binder::new(&NoRelations, session, vec![]);
+        let scope = Scope::new(Outer::None);
+        let value = binder.expr(Ctx::plain(&scope, &Vec::new(), "DEFAULT"), &expr)?;
+        let value = binder.assign(value, &SqlType::of(column), column.name())?;
+        let values = evaluate_rows(&execute::with_times(value, session)?, rows)?;
+        values.into_array(rows).map_err(|e| from_datafusion(&e))
     }
 }
 

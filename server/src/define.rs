@@ -7,7 +7,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{
-    Check, ColumnDef, ColumnDefault, Constraints, Name, Options, Query, Statement,
+    Check, ColumnDef, ColumnDefault, Constraints, Name, Options, Query, Sequence, SequenceOptions,
+    Statement,
 };
 use tidemill_planner::catalog::{CatalogView, Relation};
 use tidemill_planner::definition::{qualify, with_query};
@@ -116,6 +117,7 @@ impl Definer<'_> {
                 unique,
                 ..
             } => self.index(name.as_deref(), on, (columns, classes), *unique, sql),
+            Statement::CreateSequence { name, options, .. } => self.sequence(name, options),
             _ => Err(SqlError::internal("not a CREATE statement of an object")),
         }
     }
@@ -133,6 +135,7 @@ impl Definer<'_> {
             planned_names: Default::default(),
             depends,
             constraint: false,
+            owned_by: None,
             ids: Ids::default(),
         }
     }
@@ -400,6 +403,16 @@ impl Definer<'_> {
                 from: object.record.id,
                 options: options.clone(),
             },
+        })
+    }
+
+    fn sequence(&self, name: &Name, options: &SequenceOptions) -> Result<Object, SqlError> {
+        let sequence = Sequence::declared(options)?;
+        let sql = sequence.sql(&crate::catalog::text::quoted(&name.name));
+        Ok(Object {
+            record: self.record(Kind::Sequence, name, &sql, vec![]),
+            columns: tidemill_zset::delta::schema_of(vec![]),
+            detail: Detail::Sequence(sequence),
         })
     }
 }

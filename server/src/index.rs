@@ -95,6 +95,7 @@ pub(crate) fn of_constraint(
             planned_names: Default::default(),
             depends: vec![record.id],
             constraint: true,
+            owned_by: None,
             ids: Ids::default(),
         },
         columns: schema_of(vec![]),

@@ -12,10 +12,11 @@ use tidemill_planner::catalog::{Relation, RelationKind};
 use tidemill_storage::Store;
 use tidemill_zset::CollectionId;
 use tidemill_zset::delta::schema_of;
+use tidemill_zset::schema::SqlType;
 
 use crate::catalog::{Catalog, Detail, Object};
 use crate::coordinator::sources::state_words;
-use crate::numbers::{numbered, shown_default};
+use crate::numbers::{Counted, Numbers, last_before, numbered, shown_default};
 use crate::pg_catalog;
 use crate::published::Published;
 use crate::session::advisory::AdvisoryLocks;
@@ -24,11 +25,16 @@ use crate::status::Status;
 
 /// Collections of the system have this bit; the rest is their number.
 const SYSTEM_BIT: u64 = 1 << 63;
+/// Those that show a sequence have this one too; the rest is its object and the column.
+const SEQUENCE_BIT: u64 = 1 << 62;
+/// Columns of a table that are told apart in the number of a sequence.
+const COLUMNS_MAX: u64 = 1 << 12;
 
 /// Knows all relations of the system and fills them.
 pub struct SystemRelations {
     store: Arc<Store>,
     status: Arc<Status>,
+    numbers: Arc<Numbers>,
     relations: Vec<Relation>,
     /// Who is connected.
     pub backends: Arc<Backends>,
@@ -149,7 +155,7 @@ const OWN: &[(&str, &[(&str, DataType)])] = &[
 
 impl SystemRelations {
     /// All relations over this server's store and status.
-    pub fn new(store: Arc<Store>, status: Arc<Status>) -> Arc<Self> {
+    pub fn new(store: Arc<Store>, status: Arc<Status>, numbers: Arc<Numbers>) -> Arc<Self> {
         let own = OWN.iter().enumerate().map(|(i, (name, columns))| {
             let fields = columns
                 .iter()
@@ -181,6 +187,7 @@ impl SystemRelations {
         Arc::new(SystemRelations {
             store,
             status,
+            numbers,
             relations,
             backends: Arc::default(),
             advisory: Arc::default(),
@@ -205,12 +212,109 @@ impl SystemRelations {
         self.relations.clone()
     }
 
+    /// The relation that shows where a sequence is.
+    pub fn of_sequence(&self, schema: &str, of: &Counted) -> Relation {
+        Relation {
+            oid: sequence_oid(of),
+            id: CollectionId(
+                SYSTEM_BIT | SEQUENCE_BIT | (of.object * COLUMNS_MAX + of.column as u64),
+            ),
+            schema: schema.into(),
+            name: of.name.clone(),
+            kind: RelationKind::System,
+            columns: sequence_columns(),
+            planned: None,
+            primary_key: None,
+            unique: None,
+            append_only: false,
+        }
+    }
+
+    fn sequence_row(&self, number: u64, catalog: &Catalog) -> Result<RecordBatch, SqlError> {
+        let (object, column) = (number / COLUMNS_MAX, (number % COLUMNS_MAX) as usize);
+        let of = catalog
+            .get(object)
+            .and_then(|object| match Counted::of(object) {
+                Some(of) => Some(of),
+                None => numbered(object)
+                    .find(|(n, _)| *n == column)
+                    .map(|found| Counted::of_column(object, found)),
+            });
+        let of = of.ok_or_else(|| SqlError::new("42P01", "the sequence was dropped"))?;
+        let (last, called) = self.last_of(&of);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from(vec![last])),
+            Arc::new(Int64Array::from(vec![0])),
+            Arc::new(BooleanArray::from(vec![called])),
+        ];
+        RecordBatch::try_new(sequence_columns(), columns)
+            .map_err(|e| SqlError::internal(e.to_string()))
+    }
+
+    /// `last_value` and `is_called` of a sequence.
+    fn last_of(&self, of: &Counted) -> (i64, bool) {
+        let next = self.numbers.next_of(of);
+        match last_before(&of.numbering, next) {
+            Some(last) => (last, true),
+            None => (next.unwrap_or(of.numbering.start), false),
+        }
+    }
+
+    /// All sequences of a catalog.
+    fn sequences(&self, catalog: &Catalog) -> Vec<pg_catalog::SequenceInfo> {
+        let oid = |object: u64| pg_catalog::FIRST_USER_OID + object as u32;
+        let mut out = vec![];
+        for object in catalog.objects() {
+            let record = &object.record;
+            let info = |of: &Counted, data_type: SqlType| {
+                let (last, called) = self.last_of(of);
+                pg_catalog::SequenceInfo {
+                    oid: sequence_oid(of),
+                    schema: record.schema.clone(),
+                    name: of.name.clone(),
+                    data_type,
+                    numbering: of.numbering.clone(),
+                    last: called.then_some(last),
+                    owner: None,
+                    comment: None,
+                }
+            };
+            if let (Some(of), Detail::Sequence(sequence)) = (Counted::of(object), &object.detail) {
+                let owner = record.owned_by.as_ref().and_then(|owner| {
+                    let table = catalog.get(owner.table)?;
+                    Some((
+                        oid(owner.table),
+                        table.columns.index_of(&owner.column).ok()?,
+                    ))
+                });
+                out.push(pg_catalog::SequenceInfo {
+                    owner,
+                    comment: record.comment.clone(),
+                    ..info(&of, sequence.data_type.clone())
+                });
+            }
+            for column in numbered(object) {
+                let of = Counted::of_column(object, column);
+                let data_type = SqlType::of(object.columns.field(column.0));
+                out.push(pg_catalog::SequenceInfo {
+                    owner: Some((oid(record.id), column.0)),
+                    ..info(&of, data_type)
+                });
+            }
+        }
+        out
+    }
+
     /// The rows of one.
     pub fn rows(
         &self,
         collection: CollectionId,
         published: &Published,
     ) -> Result<Vec<RecordBatch>, SqlError> {
+        if collection.0 & SEQUENCE_BIT != 0 {
+            let number = collection.0 & !(SYSTEM_BIT | SEQUENCE_BIT);
+            return Ok(vec![self.sequence_row(number, &published.catalog)?]);
+        }
         let relation = self.relations.get((collection.0 & !SYSTEM_BIT) as usize);
         let Some(relation) = relation else {
             return Err(SqlError::internal(format!(
@@ -412,6 +516,8 @@ impl SystemRelations {
                 bytes: None,
             });
         }
+        let sequences = self.sequences(catalog);
+        relations.extend(sequences.iter().map(sequence_info));
         let backends = Arc::clone(&self.backends);
         let signal = move |pid, terminate| backends.signal(pid, terminate);
         pg_catalog::CatalogSnapshot {
@@ -421,6 +527,7 @@ impl SystemRelations {
             search_path: vec![crate::catalog::DEFAULT_SCHEMA.into()],
             schemas,
             relations,
+            sequences,
             settings: crate::session::settings::descriptions(),
             backends: self.backends.list(),
             signal: pg_catalog::Signal(Some(Arc::new(signal))),
@@ -440,7 +547,7 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
         Detail::MaterializedView { query, .. } => {
             (RelationType::MaterializedView, Some(query.clone()))
         }
-        Detail::Sink { .. } | Detail::Index { .. } => return None,
+        Detail::Sink { .. } | Detail::Index { .. } | Detail::Sequence(_) => return None,
     };
     let (defaults, primary_key) = match &object.detail {
         Detail::Table {
@@ -493,11 +600,52 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
     })
 }
 
+/// What a sequence shows as a relation.
+fn sequence_columns() -> SchemaRef {
+    schema_of(vec![
+        SqlType::Int8.field("last_value", false),
+        SqlType::Int8.field("log_cnt", false),
+        SqlType::Bool.field("is_called", false),
+    ])
+}
+
+/// Those of columns have no object of their own.
+fn sequence_oid(of: &Counted) -> u32 {
+    match of.numbering.kind {
+        NumberingKind::Sequence => pg_catalog::FIRST_USER_OID + of.object as u32,
+        _ => pg_catalog::COLUMN_SEQUENCES + of.object as u32 * 16 + of.column as u32 % 16,
+    }
+}
+
+fn sequence_info(sequence: &pg_catalog::SequenceInfo) -> pg_catalog::RelationInfo {
+    pg_catalog::RelationInfo {
+        oid: sequence.oid,
+        schema: sequence.schema.clone(),
+        name: sequence.name.clone(),
+        kind: pg_catalog::RelationType::Sequence,
+        columns: sequence_columns(),
+        defaults: vec![],
+        identities: vec![],
+        primary_key: vec![],
+        primary_key_name: String::new(),
+        checks: vec![],
+        indexes: vec![],
+        definition: None,
+        depends: vec![],
+        connector: None,
+        options: vec![],
+        comment: sequence.comment.clone(),
+        column_comments: vec![],
+        rows: Some(1),
+        bytes: None,
+    }
+}
+
 /// DEFAULTs as PostgreSQL shows them.
 fn shown_defaults(table: &Object, defaults: &[Option<ColumnDefault>]) -> Vec<Option<String>> {
     let shown = defaults.iter().enumerate().map(|(n, d)| match d.as_ref()? {
         ColumnDefault::Expression(text) => {
-            let of = tidemill_zset::schema::SqlType::of(table.columns.field(n));
+            let of = SqlType::of(table.columns.field(n));
             tidemill_planner::definition::shown_default(text, &of)
         }
         ColumnDefault::Numbering(numbering) => shown_default(table, n, numbering),
@@ -507,7 +655,7 @@ fn shown_defaults(table: &Object, defaults: &[Option<ColumnDefault>]) -> Vec<Opt
 
 fn identities(object: &Object) -> Vec<(usize, char)> {
     let kind = |n: &Numbering| match n.kind {
-        NumberingKind::Serial => None,
+        NumberingKind::Serial | NumberingKind::Sequence => None,
         NumberingKind::Always => Some('a'),
         NumberingKind::ByDefault => Some('d'),
     };
@@ -601,7 +749,7 @@ fn columns(catalog: &Catalog) -> Rows {
                 .text(&object.record.name)
                 .int(i as i64 + 1)
                 .text(field.name());
-            rows.text(&tidemill_zset::schema::SqlType::of(field).to_string())
+            rows.text(&SqlType::of(field).to_string())
                 .bool(field.is_nullable());
             rows.opt_text(object.record.column_comments.get(field.name()).cloned());
         }

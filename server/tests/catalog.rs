@@ -116,6 +116,7 @@ fn snapshot() -> CatalogSnapshot {
             comment: None,
         }],
         relations: vec![t, v, mv],
+        sequences: vec![],
         settings: vec![(
             "TimeZone".into(),
             "UTC".into(),

@@ -530,3 +530,24 @@ fn a_row_that_a_transaction_changes_again_and_again_stays_small() {
         Ok(())
     });
 }
+
+#[test]
+fn each_copied_row_has_a_default_of_its_own() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE SEQUENCE s START 7").await?;
+        sql.run("CREATE TABLE t (a uuid DEFAULT gen_random_uuid(), b bigint DEFAULT nextval('s'), c serial, d date DEFAULT now(), n int)")
+            .await?;
+        copy(&sql, "COPY t (n) FROM STDIN", "1\n2\n3\n")
+            .await?
+            .as_mut()
+            .finish()
+            .await?;
+        let different = "SELECT count(DISTINCT a), count(DISTINCT d), array_agg(b ORDER BY n), array_agg(c ORDER BY n) FROM t";
+        ensure!(sql.lines(different).await? == ["3|1|{7,8,9}|{1,2,3}"]);
+        let last = "SELECT currval('s'), currval('t_c_seq')";
+        ensure!(sql.lines(last).await? == ["9|3"]);
+        Ok(())
+    });
+}

@@ -37,6 +37,9 @@ impl Binder<'_> {
                 format!("FILTER specified, but {name} is not an aggregate function"),
             ));
         }
+        if let Some(call) = self.sequence_call(c, name, &f.args)? {
+            return Ok(call);
+        }
         let args = match &f.args {
             FunctionArguments::None => Vec::new(),
             FunctionArguments::Subquery(q) if name == "array" => return self.array_subquery(c, q),

@@ -19,13 +19,24 @@ use crate::parser::spelling::Overriding;
 
 /// The value of an expression that has no columns; `None` if it isn't constant or fails.
 pub(crate) fn fold_constant(e: &Expr) -> Option<ScalarValue> {
+    if e.is_volatile() {
+        return None;
+    }
     evaluate(e).ok()
 }
 
 /// Evaluates an expression without columns.
 pub(crate) fn evaluate(e: &Expr) -> Result<ScalarValue> {
+    match evaluate_rows(e, 1)? {
+        ColumnarValue::Scalar(s) => Ok(s),
+        ColumnarValue::Array(a) => df(ScalarValue::try_from_array(&a, 0)),
+    }
+}
+
+/// Evaluates an expression without columns for so many rows.
+pub(crate) fn evaluate_rows(e: &Expr, rows: usize) -> Result<ColumnarValue> {
     if let Expr::Literal(v, _) = e {
-        return Ok(v.clone());
+        return Ok(ColumnarValue::Scalar(v.clone()));
     }
     let schema = datafusion_common::DFSchema::empty();
     let physical = df(datafusion_physical_expr::create_physical_expr(
@@ -37,13 +48,10 @@ pub(crate) fn evaluate(e: &Expr) -> Result<ScalarValue> {
     let batch = arrow::array::RecordBatch::try_new_with_options(
         std::sync::Arc::new(arrow::datatypes::Schema::empty()),
         vec![],
-        &arrow::array::RecordBatchOptions::new().with_row_count(Some(1)),
+        &arrow::array::RecordBatchOptions::new().with_row_count(Some(rows)),
     )
     .map_err(|e| SqlError::internal(e.to_string()))?;
-    match df(physical.evaluate(&batch))? {
-        ColumnarValue::Scalar(s) => Ok(s),
-        ColumnarValue::Array(a) => df(ScalarValue::try_from_array(&a, 0)),
-    }
+    df(physical.evaluate(&batch))
 }
 
 impl Binder<'_> {

@@ -27,6 +27,7 @@ mod outer_aggregates;
 mod rows;
 pub(crate) mod scope;
 pub(crate) mod select;
+mod sequences;
 pub(crate) mod setop;
 pub(crate) mod sets;
 pub(crate) mod subquery;

@@ -7,6 +7,7 @@ use crate::bind::types::{is_integer, is_number, is_text, plain_name, sql_type};
 use crate::functions::cast::{Context, constant};
 use crate::functions::format;
 use crate::parser::{fold, parse_expr, parts};
+use crate::walk;
 
 /// The text that PostgreSQL shows of a DEFAULT of a column of type `of`; none for NULL. What isn't a constant or a call without arguments is
 /// shown as it was written.
@@ -76,12 +77,54 @@ fn shown(e: &Expr, of: &SqlType) -> Option<String> {
     }
 }
 
-/// A call without arguments.
+/// The names in an expression's calls of `nextval` and its kin, as they were written.
+pub fn sequences_of(written: &str) -> Vec<String> {
+    let mut found = vec![];
+    if let Ok(expr) = parse_expr(written) {
+        walk::any_expr(&expr, |e| {
+            if let Expr::Function(f) = e {
+                found.extend(sequence_of(f));
+            }
+            false
+        });
+    }
+    found
+}
+
+/// The sequence that a call names as a constant.
+fn sequence_of(f: &ast::Function) -> Option<String> {
+    let names = parts(&f.name);
+    let name = names.last()?;
+    let ast::FunctionArguments::List(list) = &f.args else {
+        return None;
+    };
+    let first = match list.args.first()? {
+        ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e)) => e,
+        _ => return None,
+    };
+    let first = match first {
+        Expr::Cast { expr, .. } => bare(expr),
+        e => bare(e),
+    };
+    match (name.as_str(), first) {
+        ("nextval" | "currval" | "setval", Expr::Value(v)) => v.value.clone().into_string(),
+        _ => None,
+    }
+}
+
+/// A call without arguments, or of `nextval`.
 fn call(f: &ast::Function) -> Option<String> {
     let name = parts(&f.name).pop()?;
     match &f.args {
         ast::FunctionArguments::None => keyword(&name),
         ast::FunctionArguments::List(list) if list.args.is_empty() => Some(format!("{name}()")),
+        _ if name == "nextval" => {
+            // Of the search path that most have.
+            let sequence = sequence_of(f)?;
+            let sequence = sequence.strip_prefix("public.").unwrap_or(&sequence);
+            let sequence = sequence.replace('\'', "''");
+            Some(format!("nextval('{sequence}'::regclass)"))
+        }
         _ => None,
     }
 }

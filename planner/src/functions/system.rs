@@ -202,7 +202,6 @@ pub fn register(r: &mut Registry) {
         "pg_tablespace_location(int8) text",
         "pg_get_functiondef(int8) text",
         "pg_get_function_identity_arguments(int8) text",
-        "pg_get_serial_sequence(text, text) text",
         "pg_get_viewdef(int8, any...) text",
     ] {
         r.add(name, nothing());

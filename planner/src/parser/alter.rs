@@ -31,6 +31,17 @@ impl P<'_> {
             let verb = format!("alter {}", kind.words());
             return Ok(Statement::Other { verb });
         }
+        if kind == ObjectKind::Sequence {
+            let options = self.sequence_options()?;
+            if options == Default::default() {
+                return self.unexpected();
+            }
+            return Ok(Statement::AlterSequence {
+                name,
+                if_exists,
+                options,
+            });
+        }
         let mut actions = vec![];
         if self.peek_is(0, "rename") {
             actions.push(self.rename_column()?);
@@ -111,6 +122,14 @@ impl P<'_> {
         if self.take("drop identity") {
             let if_exists = self.take("if exists");
             return Ok(AlterAction::DropIdentity { column, if_exists });
+        }
+        if self.take("restart") {
+            self.take("with");
+            let with = match self.at_end() || self.peek_token_is(&Token::Comma) {
+                true => None,
+                false => Some(self.signed()?),
+            };
+            return Ok(AlterAction::Restart { column, with });
         }
         for (words, nullable) in [("set not null", false), ("drop not null", true)] {
             if self.take(words) {

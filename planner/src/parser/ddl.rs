@@ -71,6 +71,7 @@ impl P<'_> {
                 })
             }
             ObjectKind::Index => self.create_index(unique, if_not_exists),
+            ObjectKind::Sequence => self.create_sequence(if_not_exists),
             ObjectKind::Column => self.unexpected(),
         }
     }
@@ -82,9 +83,11 @@ impl P<'_> {
         let mut statement = match kind {
             ObjectKind::Table if !or_replace => self.create_relation(kind, if_not_exists)?,
             ObjectKind::View => self.create_view(kind, or_replace, if_not_exists)?,
+            ObjectKind::Sequence if !or_replace => self.create_sequence(if_not_exists)?,
             _ => return self.unexpected(),
         };
         let (Statement::CreateTable { name, .. }
+        | Statement::CreateSequence { name, .. }
         | Statement::CreateTableAs { name, .. }
         | Statement::CreateTableLike { name, .. }
         | Statement::CreateView { name, .. }) = &mut statement
@@ -147,6 +150,7 @@ impl P<'_> {
             ("schema", ObjectKind::Schema),
             ("unique index", ObjectKind::Index),
             ("index", ObjectKind::Index),
+            ("sequence", ObjectKind::Sequence),
             ("column", ObjectKind::Column),
         ];
         for (words, kind) in kinds {
@@ -160,7 +164,6 @@ impl P<'_> {
                     w.as_str(),
                     "function"
                         | "type"
-                        | "sequence"
                         | "role"
                         | "user"
                         | "database"

@@ -30,24 +30,19 @@ pub(super) fn of(
     kind: NumberingKind,
     options: &[SequenceOptions],
 ) -> Result<ColumnDefault> {
-    let (type_min, type_max) = match data_type {
-        SqlType::Int2 => (i64::from(i16::MIN), i64::from(i16::MAX)),
-        SqlType::Int4 => (i64::from(i32::MIN), i64::from(i32::MAX)),
-        SqlType::Int8 => (i64::MIN, i64::MAX),
-        _ => {
-            return Err(SqlError::new(
-                "22023",
-                "identity column type must be smallint, integer, or bigint",
-            ));
-        }
-    };
-    let (mut start, mut increment, mut min, mut max) = (None, 1, None, None);
+    if range(data_type).is_none() {
+        return Err(SqlError::new(
+            "22023",
+            "identity column type must be smallint, integer, or bigint",
+        ));
+    }
+    let mut given = crate::ast::SequenceOptions::default();
     for option in options {
         match option {
-            SequenceOptions::StartWith(e, _) => start = Some(number(e)?),
-            SequenceOptions::IncrementBy(e, _) => increment = number(e)?,
-            SequenceOptions::MinValue(e) => min = e.as_ref().map(number).transpose()?,
-            SequenceOptions::MaxValue(e) => max = e.as_ref().map(number).transpose()?,
+            SequenceOptions::StartWith(e, _) => given.start = Some(number(e)?),
+            SequenceOptions::IncrementBy(e, _) => given.increment = Some(number(e)?),
+            SequenceOptions::MinValue(e) => given.min = Some(e.as_ref().map(number).transpose()?),
+            SequenceOptions::MaxValue(e) => given.max = Some(e.as_ref().map(number).transpose()?),
             SequenceOptions::Cache(_) | SequenceOptions::Cycle(false) => {}
             SequenceOptions::Cycle(true) => {
                 return Err(SqlError::unsupported(format!(
@@ -57,13 +52,42 @@ pub(super) fn of(
             }
         }
     }
+    declared(data_type, kind, &given).map(ColumnDefault::Numbering)
+}
+
+/// The smallest and the greatest number of a type.
+pub(super) fn range(data_type: &SqlType) -> Option<(i64, i64)> {
+    match data_type {
+        SqlType::Int2 => Some((i64::from(i16::MIN), i64::from(i16::MAX))),
+        SqlType::Int4 => Some((i64::from(i32::MIN), i64::from(i32::MAX))),
+        SqlType::Int8 => Some((i64::MIN, i64::MAX)),
+        _ => None,
+    }
+}
+
+/// The numbering that `given` declares, with PostgreSQL's defaults.
+pub(super) fn declared(
+    data_type: &SqlType,
+    kind: NumberingKind,
+    given: &crate::ast::SequenceOptions,
+) -> Result<Numbering> {
+    let (type_min, type_max) = range(data_type).ok_or_else(|| {
+        SqlError::new(
+            "22023",
+            "sequence type must be smallint, integer, or bigint",
+        )
+    })?;
     let invalid = |message: String| Err(SqlError::new("22023", message));
+    let increment = given.increment.unwrap_or(1);
     if increment == 0 {
         return invalid("INCREMENT must not be zero".into());
     }
     let up = increment > 0;
-    let min = min.unwrap_or(if up { 1 } else { type_min });
-    let max = max.unwrap_or(if up { type_max } else { -1 });
+    let min = given.min.flatten().unwrap_or(if up { 1 } else { type_min });
+    let max = given
+        .max
+        .flatten()
+        .unwrap_or(if up { type_max } else { -1 });
     for (bound, name) in [(max, "MAXVALUE"), (min, "MINVALUE")] {
         if bound < type_min || bound > type_max {
             return invalid(format!(
@@ -76,24 +100,32 @@ pub(super) fn of(
             "MINVALUE ({min}) must be less than MAXVALUE ({max})"
         ));
     }
-    let start = start.unwrap_or(if up { min } else { max });
-    if start < min {
-        return invalid(format!(
-            "START value ({start}) cannot be less than MINVALUE ({min})"
-        ));
-    }
-    if start > max {
-        return invalid(format!(
-            "START value ({start}) cannot be greater than MAXVALUE ({max})"
-        ));
-    }
-    Ok(ColumnDefault::Numbering(Numbering {
+    let start = given.start.unwrap_or(if up { min } else { max });
+    within("START value", start, (min, max))?;
+    Ok(Numbering {
         kind,
         start,
         increment,
         min,
         max,
-    }))
+        cycle: given.cycle.unwrap_or(false),
+    })
+}
+
+/// Fails if a number isn't between the bounds.
+pub(super) fn within(what: &str, number: i64, (min, max): (i64, i64)) -> Result<()> {
+    let invalid = |message: String| Err(SqlError::new("22023", message));
+    if number < min {
+        return invalid(format!(
+            "{what} ({number}) cannot be less than MINVALUE ({min})"
+        ));
+    }
+    if number > max {
+        return invalid(format!(
+            "{what} ({number}) cannot be greater than MAXVALUE ({max})"
+        ));
+    }
+    Ok(())
 }
 
 /// A column has one DEFAULT or numbering; `identity`: what comes is the latter.

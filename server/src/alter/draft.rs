@@ -152,6 +152,12 @@ impl Draft {
                 AlterAction::DropIdentity { column, if_exists } => {
                     self.drop_identity(column, *if_exists)?
                 }
+                AlterAction::Restart { .. } => {
+                    return Err(SqlError::unsupported(
+                        "RESTART beside other actions is not supported",
+                    )
+                    .hint("Say it in a statement of its own."));
+                }
                 AlterAction::RenameColumn { from, to } => self.rename_column(from, to)?,
                 AlterAction::RenameConstraint { from, to } => self.rename_constraint(from, to)?,
             }
@@ -642,7 +648,7 @@ fn pass(action: &AlterAction) -> u8 {
         AlterAction::AddColumn { .. } => 2,
         AlterAction::SetNullable { .. } => 3,
         AlterAction::AddConstraint(_) => 4,
-        AlterAction::SetDefault { .. } => 5,
+        AlterAction::SetDefault { .. } | AlterAction::Restart { .. } => 5,
         AlterAction::RenameColumn { .. } | AlterAction::RenameConstraint { .. } => 6,
     }
 }

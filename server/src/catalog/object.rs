@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, SchemaRef};
 use tidemill_dataflow::plan::{DataflowPlan, OutputStorage};
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{ColumnDef, ColumnDefault, Nulls, Options, Query, Unique};
+use tidemill_planner::ast::{ColumnDef, ColumnDefault, Nulls, Options, Query, Sequence, Unique};
 use tidemill_zset::delta::schema_of;
 
 use super::record::{Kind, Record};
@@ -16,7 +16,7 @@ use super::record::{Kind, Record};
 pub struct Object {
     /// What is durable.
     pub record: Record,
-    /// Its columns (empty for sinks and indexes).
+    /// Its columns (empty for sinks, indexes and sequences).
     pub columns: SchemaRef,
     /// What else there is to know, by kind.
     pub detail: Detail,
@@ -96,6 +96,8 @@ pub enum Detail {
         /// What the workers run: the object's changes, the index's columns first.
         plan: Arc<DataflowPlan>,
     },
+    /// A sequence.
+    Sequence(Sequence),
 }
 
 impl Object {

@@ -25,6 +25,8 @@ pub enum Kind {
     Sink,
     /// CREATE INDEX
     Index,
+    /// CREATE SEQUENCE
+    Sequence,
 }
 
 impl Kind {
@@ -37,6 +39,7 @@ impl Kind {
             Kind::MaterializedView => "materialized view",
             Kind::Sink => "sink",
             Kind::Index => "index",
+            Kind::Sequence => "sequence",
         }
     }
 }
@@ -72,9 +75,21 @@ pub struct Record {
     /// An index that is there because of a constraint of its table.
     #[serde(default)]
     pub constraint: bool,
+    /// The column that a sequence goes with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owned_by: Option<OwnedBy>,
     /// Ids of what is stored for it.
     #[serde(default)]
     pub ids: Ids,
+}
+
+/// OWNED BY of a sequence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedBy {
+    /// The table's object.
+    pub table: u64,
+    /// The column's name when it was said.
+    pub column: String,
 }
 
 /// What a query means depends on these; a restart plans it with those that it was created with.

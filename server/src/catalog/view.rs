@@ -6,6 +6,7 @@ use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
 use tidemill_zset::CollectionId;
 
 use super::{Catalog, Detail, Object, TEMPORARY, TEMPORARY_PREFIX};
+use crate::numbers::Counted;
 use crate::pg_catalog::FIRST_USER_OID;
 use crate::system::SystemRelations;
 
@@ -36,10 +37,17 @@ impl CatalogSnapshot {
             return Some(relation);
         }
         if let Some(object) = self.catalog.find(schema, name) {
-            return data_relation(object);
+            let sequence = Counted::of(object);
+            let sequence = sequence.map(|of| self.system.of_sequence(schema, &of));
+            return sequence.or_else(|| data_relation(object));
         }
-        let owner = self.catalog.find(schema, name.strip_suffix("_errors")?)?;
-        error_relation(owner)
+        let base = name.strip_suffix("_errors");
+        if let Some(owner) = base.and_then(|base| self.catalog.find(schema, base)) {
+            return error_relation(owner);
+        }
+        // What numbers a column is called so.
+        let of = Counted::find(&self.catalog, schema, name).filter(|_| name.ends_with("_seq"))?;
+        Some(self.system.of_sequence(schema, &of))
     }
 }
 
@@ -69,14 +77,14 @@ impl CatalogView for CatalogSnapshot {
     }
 }
 
-/// The relation that holds an object's rows; `None` for sinks and indexes.
+/// The relation that holds an object's rows; `None` for sinks, indexes and sequences.
 pub fn data_relation(object: &Object) -> Option<Relation> {
     let kind = match &object.detail {
         Detail::Table { .. } => RelationKind::Table,
         Detail::Source { .. } => RelationKind::Source,
         Detail::View { query } => RelationKind::View { sql: query.clone() },
         Detail::MaterializedView { .. } => RelationKind::MaterializedView,
-        Detail::Sink { .. } | Detail::Index { .. } => return None,
+        Detail::Sink { .. } | Detail::Index { .. } | Detail::Sequence(_) => return None,
     };
     let (primary_key, unique, append_only) = match &object.detail {
         Detail::Table { primary_key, .. } => {

@@ -40,6 +40,7 @@ impl Coordinator {
             self.riding_since.is_some_and(|t| t.elapsed() >= RIDE) && self.all_is_committed();
         let now = Instant::now();
         writes
+            || !self.numbers_wanted.is_empty()
             || riding
             || self
                 .sources
@@ -55,6 +56,7 @@ impl Coordinator {
         if !self.writes_are_under_way() {
             self.cut_writes(&mut work);
         }
+        self.cut_numbers(&mut work);
         self.finish_cut(work);
     }
 
@@ -81,6 +83,7 @@ impl Coordinator {
             remaining: self.workers,
             catalog: None,
             has_writes: false,
+            is_awaited: false,
             after: Vec::new(),
         }
     }

@@ -15,6 +15,7 @@ use super::build::stored_desc;
 use super::ids::{source_ids, table_ids};
 use super::rename::check_seen;
 use super::reply::Reply;
+use super::sequences::AlterSequence;
 use super::{AfterPublish, Coordinator};
 use crate::catalog::record::{Kind, NEXT_ID_KEY, SchemaRecord, object_key, put, schema_key};
 use crate::catalog::{Catalog, Change, Detail, Object, SYSTEM_SCHEMAS};
@@ -74,6 +75,8 @@ pub enum Ddl {
     },
     /// ALTER of columns and constraints.
     Alter(Box<Alteration>),
+    /// ALTER SEQUENCE
+    AlterSequence(Box<AlterSequence>),
     /// COMMENT ON
     Comment {
         /// What kind the statement says.
@@ -197,6 +200,7 @@ impl Coordinator {
                 to,
             } => self.rename(kind, &name, if_exists, to, next, effects),
             Ddl::Alter(alteration) => self.alter(*alteration, next, effects),
+            Ddl::AlterSequence(alter) => self.alter_sequence(*alter, next, effects),
             Ddl::Comment {
                 kind,
                 name,
@@ -456,6 +460,10 @@ pub fn find<'a>(
             message: format!("view \"{}\" does not exist", name.name),
             ..e
         },
+        ObjectKind::Sequence => SqlError {
+            message: format!("sequence \"{}\" does not exist", name.name),
+            ..e
+        },
         _ => e,
     })?;
     let right = matches!(
@@ -466,6 +474,7 @@ pub fn find<'a>(
             | (ObjectKind::MaterializedView, Kind::MaterializedView)
             | (ObjectKind::Sink, Kind::Sink)
             | (ObjectKind::Index, Kind::Index)
+            | (ObjectKind::Sequence, Kind::Sequence)
     );
     if right {
         return Ok(object);

@@ -31,7 +31,10 @@ impl Coordinator {
                 Ok(object) if object.record.constraint => {
                     return Err(required_by_constraint(object, next));
                 }
-                Ok(object) => ids.push(object.record.id),
+                Ok(object) => {
+                    super::sequences::check_unused("drop", object, next)?;
+                    ids.push(object.record.id);
+                }
                 Err(e) if if_exists && e.sqlstate == "42P01" => {
                     let message = format!(
                         "{} \"{}\" does not exist, skipping",
@@ -165,9 +168,21 @@ impl Coordinator {
                 }));
             }
             Detail::Table { .. } => {
+                let owned =
+                    |o: &&Arc<Object>| o.record.owned_by.as_ref().is_some_and(|o| o.table == id);
+                let owned: Vec<_> = next.objects().filter(owned).cloned().collect();
+                for sequence in owned {
+                    self.drop_one(&sequence, purge, next, effects);
+                }
                 effects.drop.extend(ids.rows);
                 let columns = numbered(object).map(|(n, _)| (number_key(id, n), None));
                 effects.changes.extend(columns);
+                effects
+                    .after
+                    .push(Box::new(move |c, _| c.env.numbers.forget(id)));
+            }
+            Detail::Sequence(_) => {
+                effects.changes.push((number_key(id, 0), None));
                 effects
                     .after
                     .push(Box::new(move |c, _| c.env.numbers.forget(id)));

@@ -20,7 +20,7 @@ const GROUP_WAIT_MAX: Duration = Duration::from_millis(25);
 impl EpochWork {
     /// It may be committed with others before and after it: nobody waits for it but for the input behind it.
     fn may_share(&self) -> bool {
-        self.behind && !self.has_writes && self.catalog.is_none()
+        self.behind && !self.has_writes && self.catalog.is_none() && !self.is_awaited
     }
 
     fn changed_rows(&self) -> usize {
@@ -56,6 +56,7 @@ impl Coordinator {
         };
         let somebody_waits = !self.quiet_work.is_empty()
             || !self.writes.is_empty()
+            || !self.numbers_wanted.is_empty()
             || !self.awaited.is_empty()
             || self.joining.is_some()
             || self.upgrade.is_under_way()

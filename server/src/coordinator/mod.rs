@@ -26,6 +26,7 @@ mod publish;
 pub mod recover;
 mod rename;
 pub mod reply;
+pub mod sequences;
 mod sink_writer;
 pub mod sinks;
 pub mod sources;
@@ -59,6 +60,7 @@ use alter::{HeldTables, Hold};
 use build::{Build, BuildReply, BuildRequest};
 use clock::Clock;
 use ddl::{Ddl, DdlReply};
+use sequences::NumberRequest;
 use sinks::RunningSink;
 use sources::{Awaited, RunningSource};
 use tables::{WriteLog, WriteRequest};
@@ -82,7 +84,7 @@ pub struct Env {
     /// Relations of the system.
     pub system: Arc<SystemRelations>,
     /// Counters of columns that number rows.
-    pub numbers: Numbers,
+    pub numbers: Arc<Numbers>,
     /// What is going on, for system relations.
     pub status: Arc<Status>,
     /// Where tests kill the process.
@@ -101,6 +103,8 @@ pub enum Message {
     Check(WriteRequest),
     /// A statement that changes the catalog.
     Ddl(Ddl, DdlReply),
+    /// A sequence has to store something.
+    Number(NumberRequest),
     /// Nobody else is to write to a table.
     Hold(Hold),
     /// Others may write to a table again.
@@ -209,6 +213,8 @@ struct EpochWork {
     catalog: Option<Arc<Catalog>>,
     /// Writes wait until it is committed: it has some, or an index that those to come are checked with.
     has_writes: bool,
+    /// Somebody waits for numbers that it passes over.
+    is_awaited: bool,
     after: Vec<AfterPublish>,
 }
 
@@ -250,6 +256,7 @@ pub struct Coordinator {
     joining: Option<DataflowId>,
     write_log: WriteLog,
     writes: VecDeque<WriteRequest>,
+    numbers_wanted: Vec<NumberRequest>,
     held: HeldTables,
     quiet_work: VecDeque<QuietWork>,
     /// Something was done quietly since the last cut, so that input goes before more of it.
@@ -368,6 +375,7 @@ impl Coordinator {
             Message::Wake => self.handle.awake.store(false, Ordering::Release),
             Message::Write(request) => self.on_write(request),
             Message::Check(request) => self.check_reads(request),
+            Message::Number(request) => self.numbers_wanted.push(request),
             Message::Hold(hold) => self.quiet_work.push_back(QuietWork::Hold(hold)),
             Message::Release(table) => self.on_release(table),
             Message::Ddl(ddl, reply) => self.quiet_work.push_back(QuietWork::Ddl(ddl, reply)),

@@ -103,8 +103,9 @@ pub fn recover(
 ) -> Result<(Coordinator, Handle), RecoverError> {
     let planner = Planner::new();
     let status = Arc::new(Status::default());
-    let system = SystemRelations::new(store.clone(), status.clone());
     let stored = read_catalog(&store)?;
+    let numbers = Arc::new(stored.numbers);
+    let system = SystemRelations::new(store.clone(), status.clone(), numbers.clone());
     let mut upgrade = Upgrade::default();
     let catalog = derive_objects(
         stored.catalog,
@@ -130,7 +131,7 @@ pub fn recover(
         changes: Arc::new(ChangeLog::new(options.changes_bytes_max)),
         planner,
         system,
-        numbers: stored.numbers,
+        numbers,
         status,
         fail: options.fail.clone(),
         tokio,
@@ -175,6 +176,7 @@ pub fn recover(
         joining: None,
         write_log: WriteLog::default(),
         writes: Default::default(),
+        numbers_wanted: Default::default(),
         held: Default::default(),
         quiet_work: Default::default(),
         input_turn: false,

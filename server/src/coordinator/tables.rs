@@ -183,7 +183,7 @@ impl Coordinator {
             }
         }
         for (collection, state) in states {
-            let counters = self.env.numbers.changed(state.object.record.id);
+            let counters = self.env.numbers.changed(&state.object);
             work.commit.catalog.extend(counters);
             if let Err(e) = self.apply_table(collection, state, work) {
                 self.failure = Some(format!("accepted writes can't be applied: {e}"));

@@ -2,6 +2,7 @@
 
 use super::fill::{int, text};
 use super::relations::{Definition, Row, Rows};
+use super::sequences::is_identity;
 use super::value::Value;
 use super::{CatalogSnapshot, RelationInfo};
 
@@ -45,7 +46,7 @@ pub(super) fn rules(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<
     rows.done()
 }
 
-/// `pg_depend`, of the rules of views: they belong to their views and need what is read.
+/// `pg_depend`, of the rules of views: they belong to their views and need what is read; and of sequences that belong to columns.
 pub(super) fn dependencies(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
     let given = [
         "classid",
@@ -67,6 +68,20 @@ pub(super) fn dependencies(definition: &Definition, snapshot: &CatalogSnapshot) 
                 int(PG_CLASS_OID),
                 int(oid),
                 int(0),
+                text(kind),
+            ]);
+        }
+    }
+    for sequence in &snapshot.sequences {
+        let kind = if is_identity(sequence) { "i" } else { "a" };
+        if let Some((table, column)) = sequence.owner {
+            rows.push([
+                int(PG_CLASS_OID),
+                int(sequence.oid),
+                int(0),
+                int(PG_CLASS_OID),
+                int(table),
+                int(column as i64 + 1),
                 text(kind),
             ]);
         }

@@ -4,14 +4,13 @@
 //! `pg_index`, `pg_constraint` and `pg_description` call it too.
 
 use arrow::datatypes::Field;
-use tidemill_planner::SqlError;
 
 use super::context::{OWNER_OID, quote_ident};
 use super::relations::{DEFINITIONS, Definition, Row, Rows};
 use super::server_wide;
 use super::value::{Ty, Value};
 use super::{CatalogSnapshot, INFORMATION_SCHEMA_OID, PG_CATALOG_OID, RelationInfo, RelationType};
-use super::{dependencies, information};
+use super::{dependencies, information, sequences};
 use crate::catalog::{TEMPORARY_PREFIX, TableCheck};
 use crate::pg::types::{oid as type_oids, wire_type};
 
@@ -199,20 +198,6 @@ pub fn constraint_definition(snapshot: &CatalogSnapshot, oid: i64) -> Value {
     Value::Null
 }
 
-/// `pg_get_serial_sequence`: the name that PostgreSQL has for what numbers a column.
-pub fn serial_sequence(relation: &RelationInfo, column: &str) -> Result<Option<String>, SqlError> {
-    let Ok(number) = relation.columns.index_of(column) else {
-        let table = &relation.name;
-        let message = format!("column \"{column}\" of relation \"{table}\" does not exist");
-        return Err(SqlError::new("42703", message));
-    };
-    let default = relation.defaults.get(number).and_then(Option::as_deref);
-    let numbered = default.is_some_and(|d| d.starts_with("nextval("))
-        || relation.identities.iter().any(|(n, _)| *n == number);
-    let name = quote_ident(&format!("{}_{column}_seq", relation.name));
-    Ok(numbered.then(|| format!("{}.{name}", quote_ident(&relation.schema))))
-}
-
 /// `pg_get_viewdef`
 pub fn view_definition(relation: Option<&RelationInfo>) -> Value {
     let definition = relation.and_then(|relation| relation.definition.as_deref());
@@ -277,6 +262,7 @@ fn kind(relation: &RelationInfo) -> &'static str {
         RelationType::Source => "f",
         RelationType::View => "v",
         RelationType::MaterializedView => "m",
+        RelationType::Sequence => "S",
     }
 }
 
@@ -331,6 +317,8 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
         (_, "pg_constraint") => constraints(definition, snapshot),
         (_, "pg_rewrite") => dependencies::rules(definition, snapshot),
         (_, "pg_depend") => dependencies::dependencies(definition, snapshot),
+        (_, "pg_sequence") => sequences::pg_sequence(definition, snapshot),
+        (_, "pg_sequences") => sequences::pg_sequences(definition, snapshot),
         (_, "pg_description") => descriptions(definition, snapshot),
         (_, "pg_foreign_table") => {
             let servers = servers(snapshot);

@@ -9,7 +9,6 @@ use tidemill_planner::SqlError;
 use tidemill_planner::functions::bytes::hashed;
 
 use super::RelationType;
-use super::advisory;
 use super::context::{
     Context, OWNER_OID, format_type, quote_ident, quote_literal, split_name, type_oid,
 };
@@ -17,6 +16,7 @@ use super::fill;
 use super::plan::Pattern;
 use super::server_wide;
 use super::value::{RegKind, Ty, Value};
+use super::{advisory, sequences};
 use crate::catalog::TEMPORARY_PREFIX;
 use crate::session::advisory::Mode::{Exclusive, Shared};
 use crate::session::advisory::Until::{TransactionEnd, Unlocked};
@@ -140,7 +140,7 @@ functions! {
             let message = format!("relation \"{}\" does not exist", text(a, 0));
             return Err(SqlError::new("42P01", message));
         };
-        Ok(fill::serial_sequence(relation, &text(a, 1))?.map_or(Value::Null, Value::text))
+        Ok(sequences::of_column(c.snapshot, relation, &text(a, 1))?.map_or(Value::Null, Value::text))
     };
     anyway "pg_get_replica_identity_index" => Returns::Type(Ty::Oid), |_, _| Ok(Value::Null);
     anyway "pg_collation_for" => TEXT, |_, _| Ok(Value::Null);

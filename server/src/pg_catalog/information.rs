@@ -3,12 +3,13 @@
 //! Invariant: only users' schemas are listed, and `pg_catalog` is not; as clients expect who list tables.
 
 use arrow::datatypes::{DataType, Field};
+use tidemill_planner::ast::Numbering;
 use tidemill_zset::schema::SqlType;
 
 use super::fill::{Index, indexes, schemas, view_definition};
 use super::relations::{Definition, Row, Rows};
 use super::value::Value;
-use super::{CatalogSnapshot, RelationInfo, RelationType};
+use super::{CatalogSnapshot, RelationInfo, RelationType, sequences};
 use crate::catalog::{TEMPORARY_PREFIX, TableCheck};
 use crate::pg::types::{TYPES, wire_type};
 
@@ -59,6 +60,7 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                     RelationType::Table => ("BASE TABLE", true),
                     RelationType::Source => ("FOREIGN", false),
                     RelationType::View | RelationType::MaterializedView => ("VIEW", false),
+                    RelationType::Sequence => continue,
                 };
                 rows.push([
                     database(),
@@ -225,7 +227,7 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                 "is_grantable",
             ];
             let mut rows = Rows::of(definition, &given);
-            for relation in &snapshot.relations {
+            for relation in plain(snapshot) {
                 rows.push([
                     text(&snapshot.user),
                     text(&snapshot.user),
@@ -238,8 +240,15 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
             }
             rows.done()
         }
+        "sequences" => sequences::information(definition, snapshot),
         _ => Vec::new(),
     }
+}
+
+/// Relations but for sequences.
+fn plain(snapshot: &CatalogSnapshot) -> impl Iterator<Item = &RelationInfo> {
+    let relations = snapshot.relations.iter();
+    relations.filter(|r| r.kind != RelationType::Sequence)
 }
 
 /// PRIMARY KEY and UNIQUE constraints.
@@ -290,11 +299,16 @@ fn columns(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
         "is_self_referencing",
         "is_identity",
         "identity_generation",
+        "identity_start",
+        "identity_increment",
+        "identity_maximum",
+        "identity_minimum",
+        "identity_cycle",
         "is_generated",
         "is_updatable",
     ];
     let mut rows = Rows::of(definition, &given);
-    for relation in &snapshot.relations {
+    for relation in plain(snapshot) {
         for (position, field) in relation.columns.fields().iter().enumerate() {
             let sql = SqlType::of(field);
             let (precision, radix, scale) = match &sql {
@@ -326,6 +340,11 @@ fn columns(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                 'a' => "ALWAYS",
                 _ => "BY DEFAULT",
             });
+            let numbering =
+                generation.and_then(|_| sequences::numbering(snapshot, relation.oid, position));
+            let of_identity = |text_of: fn(&Numbering) -> String| {
+                numbering.map_or(Value::Null, |n| text(text_of(n)))
+            };
             let nullable = field.is_nullable() && !relation.primary_key.contains(&position);
             let database = || text(&snapshot.database);
             rows.push([
@@ -349,6 +368,11 @@ fn columns(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                 yes_or_no(false),
                 yes_or_no(generation.is_some()),
                 Value::maybe(generation),
+                of_identity(|n| n.start.to_string()),
+                of_identity(|n| n.increment.to_string()),
+                of_identity(|n| n.max.to_string()),
+                of_identity(|n| n.min.to_string()),
+                yes_or_no(false),
                 text("NEVER"),
                 yes_or_no(relation.kind == RelationType::Table),
             ]);

@@ -20,6 +20,7 @@ mod plan;
 mod relations;
 mod run;
 mod scope;
+mod sequences;
 mod server_wide;
 mod value;
 
@@ -28,10 +29,10 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::Query;
+use tidemill_planner::ast::{Numbering, Query};
 use tidemill_zset::schema::SqlType;
 
-pub use self::context::{Effects, quote_ident};
+pub use self::context::{Effects, quote_ident, split_name};
 use self::relations::DEFINITIONS;
 use self::value::{Ty, Value};
 use crate::catalog::TableCheck;
@@ -44,6 +45,8 @@ const PARAMS_MAX: usize = 1_000;
 
 /// First oid of objects that users make; the catalog's ids are added to it.
 pub const FIRST_USER_OID: u32 = 16_384;
+/// Oids of sequences that columns have are above this.
+pub const COLUMN_SEQUENCES: u32 = 1_600_000_000;
 /// Oid of schema `pg_catalog`.
 pub const PG_CATALOG_OID: u32 = 11;
 /// Oid of schema `public`.
@@ -69,6 +72,8 @@ pub struct CatalogSnapshot {
     pub schemas: Vec<SchemaInfo>,
     /// Relations of those schemas.
     pub relations: Vec<RelationInfo>,
+    /// Sequences; each is among the relations too.
+    pub sequences: Vec<SequenceInfo>,
     /// Run-time settings: name, value, description.
     pub settings: Vec<(String, String, String)>,
     /// Connected clients: number, what they are doing.
@@ -116,6 +121,29 @@ pub enum RelationType {
     View,
     /// `CREATE MATERIALIZED VIEW`: relkind `m`.
     MaterializedView,
+    /// `CREATE SEQUENCE`, and what numbers a column: relkind `S`.
+    Sequence,
+}
+
+/// A sequence.
+#[derive(Clone, Debug)]
+pub struct SequenceInfo {
+    /// Oid, also of its relation.
+    pub oid: u32,
+    /// Its schema's name.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// The type of its numbers.
+    pub data_type: SqlType,
+    /// How it counts.
+    pub numbering: Numbering,
+    /// The last number that was given, if one was.
+    pub last: Option<i64>,
+    /// The table's oid and the column's number, from 0, that it belongs to.
+    pub owner: Option<(u32, usize)>,
+    /// COMMENT ON the sequence.
+    pub comment: Option<String>,
 }
 
 /// A relation.

@@ -206,7 +206,8 @@ impl SqlSession {
         };
         let mut rows = execution::start(plan.clone(), Arc::new(snapshot.clone()));
         while let Some(batch) = rows.try_next().await? {
-            let (batches, _) = numbering::number(&numbers, &altered.new, vec![batch])?;
+            let (batches, _) =
+                numbering::number(&numbers, &altered.new, vec![batch], &mut |_, _| {})?;
             for batch in batches {
                 let batch = as_rows(&altered.new, batch)?;
                 if let Some(checks) = &checks {
@@ -311,6 +312,7 @@ fn action_words(action: &AlterAction) -> &'static str {
         AlterAction::SetDefault { .. } => "ALTER COLUMN ... SET DEFAULT",
         AlterAction::SetNullable { nullable: true, .. } => "ALTER COLUMN ... DROP NOT NULL",
         AlterAction::SetNullable { .. } => "ALTER COLUMN ... SET NOT NULL",
+        AlterAction::Restart { .. } => "ALTER COLUMN ... RESTART",
         AlterAction::DropIdentity { .. } => "ALTER COLUMN ... DROP IDENTITY",
         AlterAction::SetType { .. } => "ALTER COLUMN ... SET DATA TYPE",
         AlterAction::AddConstraint(_) => "ADD CONSTRAINT",

@@ -15,6 +15,7 @@ use tidemill_planner::ast::{ColumnDefault, CopyOptions, CopySource, Name};
 use tidemill_planner::error::from_datafusion;
 use tidemill_planner::functions::cast::{Context, cast_array};
 use tidemill_planner::names::parse_query;
+use tidemill_planner::query::SessionContextInfo;
 use tidemill_zset::schema::SqlType;
 use tidemill_zset::{CollectionId, Delta};
 
@@ -23,9 +24,10 @@ use super::copy_binary::BinaryRows;
 use super::copy_text::{RecordFormat, Records};
 use super::numbering::column_of;
 use super::query::Given;
+use super::sequences::Currents;
 use super::sql::SqlSession;
 use super::{CopySink, Response};
-use crate::catalog::Object;
+use crate::catalog::{Detail, Object};
 use crate::coordinator::reply::Underway;
 use crate::coordinator::tables::{OwnKeys, WriteRequest, check_not_null};
 use crate::coordinator::{Handle, Message};
@@ -124,16 +126,7 @@ impl SqlSession {
             )));
         }
         let missing = (0..all.fields().len()).filter(|c| !given.contains(c));
-        let defaults = missing.map(|c| {
-            Ok(match target.defaults.get(c) {
-                Some(Some(ColumnDefault::Numbering(_))) => (c, Missing::Number),
-                _ => (
-                    c,
-                    Missing::Value(self.default_value(&target.defaults, c, all.field(c))?),
-                ),
-            })
-        });
-        let defaults = defaults.collect::<Result<Vec<_>, SqlError>>()?;
+        let missing = missing.collect();
         let schema = tidemill_zset::delta::schema_of(fields.clone());
         let zone = self.settings.get("timezone").unwrap_or_default();
         let sink = TableSink {
@@ -162,7 +155,9 @@ impl SqlSession {
                 }),
             },
             given,
-            defaults,
+            missing,
+            context: self.context(),
+            sequences: Arc::clone(&self.sequences),
             checks: self
                 .checks_of(&target.object)?
                 .map(|checks| (checks, self.snapshot(&published))),
@@ -172,37 +167,6 @@ impl SqlSession {
             options: options.clone(),
             sink: Box::new(sink),
         })
-    }
-
-    /// The value of a column that COPY doesn't give, as an array of one.
-    fn default_value(
-        &self,
-        defaults: &[Option<ColumnDefault>],
-        column: usize,
-        field: &Field,
-    ) -> Result<ArrayRef, SqlError> {
-        let Some(Some(ColumnDefault::Expression(text))) = defaults.get(column) else {
-            return Ok(arrow::array::new_null_array(field.data_type(), 1));
-        };
-        let expr = match parse_query(&format!("SELECT {text}"))?.body.as_ref() {
-            tidemill_planner::names::sqlparser_ast::SetExpr::Select(select) => {
-                match select.projection.first() {
-                    Some(tidemill_planner::names::sqlparser_ast::SelectItem::UnnamedExpr(expr)) => {
-                        expr.clone()
-                    }
-                    _ => return Err(SqlError::internal("a DEFAULT is an expression")),
-                }
-            }
-            _ => return Err(SqlError::internal("a DEFAULT is an expression")),
-        };
-        let (value, _) = self
-            .handle
-            .env
-            .planner
-            .constant(&self.context(), &expr, Some(field))?;
-        value
-            .to_array()
-            .map_err(|e| SqlError::internal(e.to_string()))
     }
 
     /// Takes over what COPY FROM has read for the transaction.
@@ -380,14 +344,6 @@ impl Reader {
     }
 }
 
-/// What stands in a column that the data doesn't give.
-enum Missing {
-    /// This value, an array of one.
-    Value(ArrayRef),
-    /// The next number.
-    Number,
-}
-
 /// The transaction that rows are copied in.
 struct OfTransaction {
     /// Where the rows wait for it.
@@ -429,12 +385,41 @@ struct TableSink {
     /// Columns of the table that the data gives.
     given: Vec<usize>,
     /// The others.
-    defaults: Vec<(usize, Missing)>,
+    missing: Vec<usize>,
+    /// What their DEFAULTs are evaluated with.
+    context: SessionContextInfo,
+    sequences: Arc<Currents>,
     /// The table's CHECKs, and what they are evaluated on besides the rows: nothing.
     checks: Option<(Checks, Snapshot)>,
 }
 
 impl TableSink {
+    /// Values of a column that the data doesn't give.
+    fn default_values(
+        &self,
+        column: usize,
+        rows: usize,
+    ) -> Result<(ArrayRef, Option<Numbered>), SqlError> {
+        let field = self.object.columns.field(column);
+        let defaults = match &self.object.detail {
+            Detail::Table { defaults, .. } => defaults.as_slice(),
+            _ => &[],
+        };
+        match defaults.get(column).and_then(Option::as_ref) {
+            None => Ok((arrow::array::new_null_array(field.data_type(), rows), None)),
+            Some(ColumnDefault::Expression(text)) => {
+                let planner = &self.handle.env.planner;
+                let values = planner.defaults(&self.context, text, field, rows)?;
+                Ok((values, None))
+            }
+            Some(ColumnDefault::Numbering(numbering)) => {
+                let numbers = (&*self.handle.env.numbers, &*self.sequences);
+                let (values, when) = column_of(numbers, &self.object, (column, numbering), rows)?;
+                Ok((values, Some(when)))
+            }
+        }
+    }
+
     fn delta(&self, read: Vec<ArrayRef>) -> Result<(Delta, Option<Numbered>), SqlError> {
         let rows = self.reader.rows() as usize;
         let mut arrays: Vec<Option<ArrayRef>> = vec![None; self.object.columns.fields().len()];
@@ -442,22 +427,10 @@ impl TableSink {
             arrays[*at] = Some(array);
         }
         let mut numbered = None;
-        for (at, missing) in &self.defaults {
-            let value = match missing {
-                Missing::Value(value) => value,
-                Missing::Number => {
-                    let numbers = &self.handle.env.numbers;
-                    if let Some((array, when)) = column_of(numbers, &self.object, *at, rows)? {
-                        arrays[*at] = Some(array);
-                        numbered = numbered.or(Some(when));
-                    }
-                    continue;
-                }
-            };
-            let repeat = arrow::array::UInt32Array::from(vec![0; rows]);
-            let array = arrow::compute::take(value, &repeat, None)
-                .map_err(|e| SqlError::internal(e.to_string()))?;
+        for at in &self.missing {
+            let (array, when) = self.default_values(*at, rows)?;
             arrays[*at] = Some(array);
+            numbered = numbered.or(when);
         }
         let arrays: Vec<ArrayRef> = arrays.into_iter().flatten().collect();
         // NOT NULL is checked first: a batch with NULLs there could not be made.

@@ -2,16 +2,21 @@
 
 use tidemill_connectors::sink::FileSink;
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{ColumnDefault, Name, Parsed, Statement};
+use tidemill_planner::ast::{
+    AlterAction, ColumnDefault, Name, NumberingKind, Parsed, SequenceOptions, Statement,
+};
 
 use super::alter::Alter;
 use super::sql::SqlSession;
 use super::{Notice, Response};
+use crate::catalog::record::OwnedBy;
 use crate::catalog::{Detail, Object};
 use crate::coordinator::Message;
 use crate::coordinator::build::{BuildRequest, BuildTarget};
 use crate::coordinator::ddl::Ddl;
+use crate::coordinator::sequences::AlterSequence;
 use crate::coordinator::sinks::open_file;
+use crate::numbers::{numbered, sequence_name};
 use crate::published::Published;
 
 impl SqlSession {
@@ -30,6 +35,13 @@ impl SqlSession {
         match &parsed.statement {
             Statement::CreateMaterializedView { .. } | Statement::CreateIndex { .. } => {
                 self.build(&published, parsed).await?
+            }
+            Statement::Alter { name, actions, .. }
+                if matches!(actions.as_slice(), [AlterAction::Restart { .. }]) =>
+            {
+                let ddl = self.restart_of(&published, name, actions)?;
+                let ddl = |reply| Message::Ddl(ddl, reply);
+                self.handle.change(&self.underway, ddl).await?;
             }
             Statement::Alter {
                 kind,
@@ -81,6 +93,11 @@ impl SqlSession {
                 ..
             }
             | Statement::CreateMaterializedView {
+                name,
+                if_not_exists: true,
+                ..
+            }
+            | Statement::CreateSequence {
                 name,
                 if_not_exists: true,
                 ..
@@ -207,6 +224,37 @@ impl SqlSession {
                 let file = open_file(options, followed, None)?;
                 create(object, *if_not_exists, false, Some(file))
             }
+            Statement::CreateSequence {
+                if_not_exists,
+                options,
+                ..
+            } => {
+                let mut object = self.definer(published, &context).object(statement, sql)?;
+                object.record.owned_by = match &options.owned_by {
+                    Some(Some(owner)) => Some(self.owner(published, owner)?),
+                    _ => None,
+                };
+                create(object, *if_not_exists, false, None)
+            }
+            Statement::AlterSequence {
+                name,
+                if_exists,
+                options,
+            } => {
+                let owned_by = match &options.owned_by {
+                    Some(Some(owner)) => Some(Some(self.owner(published, owner)?)),
+                    Some(None) => Some(None),
+                    None => None,
+                };
+                let mut options = options.clone();
+                options.owned_by = None;
+                Ddl::AlterSequence(Box::new(AlterSequence {
+                    name: name.clone(),
+                    if_exists: *if_exists,
+                    options,
+                    owned_by,
+                }))
+            }
             Statement::Drop {
                 kind,
                 names,
@@ -243,6 +291,62 @@ impl SqlSession {
                 comment: comment.clone(),
             },
             _ => return Err(SqlError::internal("not DDL")),
+        })
+    }
+
+    /// ALTER COLUMN … RESTART.
+    fn restart_of(
+        &self,
+        published: &Published,
+        table: &Name,
+        actions: &[AlterAction],
+    ) -> Result<Ddl, SqlError> {
+        let target = self.target(published, table.schema.as_deref(), &table.name)?;
+        let [AlterAction::Restart { column, with }] = actions else {
+            return Err(SqlError::internal("not RESTART"));
+        };
+        let object = &target.object;
+        let numbered = numbered(object)
+            .filter(|(_, numbering)| numbering.kind != NumberingKind::Serial)
+            .map(|(n, _)| n)
+            .find(|n| object.columns.field(*n).name() == column);
+        let Some(number) = numbered else {
+            let table = &table.name;
+            let message =
+                format!("column \"{column}\" of relation \"{table}\" is not an identity column");
+            return Err(SqlError::new("55000", message));
+        };
+        Ok(Ddl::AlterSequence(Box::new(AlterSequence {
+            name: Name {
+                schema: Some(object.record.schema.clone()),
+                name: sequence_name(object, number),
+            },
+            if_exists: false,
+            options: SequenceOptions {
+                restart: Some(*with),
+                ..SequenceOptions::default()
+            },
+            owned_by: None,
+        })))
+    }
+
+    /// The column of OWNED BY.
+    fn owner(
+        &self,
+        published: &Published,
+        (table, column): &(Name, String),
+    ) -> Result<OwnedBy, SqlError> {
+        let target = self.target(published, table.schema.as_deref(), &table.name)?;
+        if target.object.columns.index_of(column).is_err() {
+            let message = format!(
+                "column \"{column}\" of relation \"{}\" does not exist",
+                table.name
+            );
+            return Err(SqlError::new("42703", message));
+        }
+        Ok(OwnedBy {
+            table: target.object.record.id,
+            column: column.clone(),
         })
     }
 
@@ -304,6 +408,8 @@ fn tag(statement: &Statement) -> String {
         Statement::CreateMaterializedView { .. } => "CREATE MATERIALIZED VIEW".into(),
         Statement::CreateSink { .. } => "CREATE SINK".into(),
         Statement::CreateIndex { .. } => "CREATE INDEX".into(),
+        Statement::CreateSequence { .. } => "CREATE SEQUENCE".into(),
+        Statement::AlterSequence { .. } => "ALTER SEQUENCE".into(),
         Statement::Drop { kind, .. } => format!("DROP {}", kind.words().to_uppercase()),
         Statement::Rename { kind, .. } | Statement::Alter { kind, .. } => {
             format!("ALTER {}", kind.words().to_uppercase())

@@ -17,6 +17,7 @@ mod numbering;
 mod placing;
 mod plans;
 mod query;
+pub mod sequences;
 mod setting_values;
 pub mod settings;
 mod show;

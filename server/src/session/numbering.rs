@@ -6,7 +6,9 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute;
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use tidemill_planner::SqlError;
+use tidemill_planner::ast::Numbering;
 
+use super::sequences::Currents;
 use super::sql::SqlSession;
 use crate::catalog::Object;
 use crate::numbers::{Numbered, Numbers, numbered};
@@ -19,15 +21,17 @@ impl SqlSession {
         table: &Object,
         batches: Vec<RecordBatch>,
     ) -> Result<(Vec<RecordBatch>, Option<Numbered>), SqlError> {
-        number(&self.handle.env.numbers, table, batches)
+        let given = &mut |column, number| self.sequences.gave((table.record.id, column), number);
+        number(&self.handle.env.numbers, table, batches, given)
     }
 }
 
-/// Like [`SqlSession::numbered_rows`], with numbers of `numbers`.
+/// Like [`SqlSession::numbered_rows`], with numbers of `numbers`. `gave` hears of the last number of each batch and column.
 pub(super) fn number(
     numbers: &Numbers,
     table: &Object,
     batches: Vec<RecordBatch>,
+    gave: &mut dyn FnMut(usize, i64),
 ) -> Result<(Vec<RecordBatch>, Option<Numbered>), SqlError> {
     let width = table.columns.fields().len();
     let mut held = None;
@@ -42,6 +46,7 @@ pub(super) fn number(
             }
             let (given, when) = numbers.give(table, column, count)?;
             held = held.or(Some(when));
+            given.last().iter().for_each(|last| gave(column.0, **last));
             let (mut given, old) = (given.into_iter(), as_longs(&columns[column.0])?);
             let numbers = (0..asks.len()).map(|row| match asks.value(row) {
                 true => given.next(),
@@ -60,18 +65,19 @@ pub(super) fn number(
 
 /// Numbers for `rows` rows of a column.
 pub(super) fn column_of(
-    numbers: &Numbers,
+    env: (&Numbers, &Currents),
     table: &Object,
-    column: usize,
+    (column, numbering): (usize, &Numbering),
     rows: usize,
-) -> Result<Option<(ArrayRef, Numbered)>, SqlError> {
-    let Some(numbering) = numbered(table).find(|(n, _)| *n == column) else {
-        return Ok(None);
-    };
-    let (given, when) = numbers.give(table, numbering, rows)?;
+) -> Result<(ArrayRef, Numbered), SqlError> {
+    let (numbers, currents) = env;
+    let (given, when) = numbers.give(table, (column, numbering), rows)?;
+    if let Some(last) = given.last() {
+        currents.gave((table.record.id, column), *last);
+    }
     let given: ArrayRef = Arc::new(Int64Array::from(given));
     let to = table.columns.field(column).data_type();
-    Ok(Some((compute::cast(&given, to).map_err(internal)?, when)))
+    Ok((compute::cast(&given, to).map_err(internal)?, when))
 }
 
 fn as_longs(column: &ArrayRef) -> Result<Int64Array, SqlError> {

@@ -39,10 +39,11 @@ impl SqlSession {
                     | Statement::CreateTableAs { .. }
                     | Statement::CreateTableLike { .. }
                     | Statement::CreateView { .. }
+                    | Statement::CreateSequence { .. }
             ) {
                 return Err(SqlError::new(
                     "42P16",
-                    "only tables and views can be temporary",
+                    "only tables, views and sequences can be temporary",
                 ));
             }
             self.make_temporary_schema().await?;
@@ -104,6 +105,7 @@ fn changes_objects(statement: &Statement) -> bool {
         Statement::CreateIndex { .. }
             | Statement::Rename { .. }
             | Statement::Alter { .. }
+            | Statement::AlterSequence { .. }
             | Statement::Comment { .. }
             | Statement::Drop { .. }
     )
@@ -118,6 +120,7 @@ fn name_of_new(statement: &Statement) -> Option<&Name> {
         | Statement::CreateView { name, .. }
         | Statement::CreateMaterializedView { name, .. }
         | Statement::CreateSource { name, .. }
+        | Statement::CreateSequence { name, .. }
         | Statement::CreateSink { name, .. } => Some(name),
         _ => None,
     }
@@ -132,8 +135,10 @@ fn names_of(statement: &mut Statement) -> Vec<&mut Name> {
         | Statement::CreateView { name, .. }
         | Statement::CreateMaterializedView { name, .. }
         | Statement::CreateSource { name, .. }
+        | Statement::CreateSequence { name, .. }
         | Statement::CreateSink { name, .. }
         | Statement::CreateIndex { on: name, .. }
+        | Statement::AlterSequence { name, .. }
         | Statement::Rename { name, .. }
         | Statement::Alter { name, .. } => vec![name],
         Statement::Comment { kind, name, .. } if *kind != ObjectKind::Schema => vec![name],

@@ -15,6 +15,7 @@ use super::copy::Copied;
 use super::cursor::Cursor;
 use super::plans::{PlanSlot, Planned, Texts};
 use super::query::Given;
+use super::sequences::{Currents, SessionSequences};
 use super::settings::{Settings, Timeouts};
 use super::times::add_time_params;
 use super::transaction::Transaction;
@@ -85,6 +86,8 @@ pub struct SqlSession {
     pub(super) underway: Arc<Underway>,
     /// The schema of its temporary objects, if it has had any.
     pub(super) temporary: Option<String>,
+    /// The numbers that it got from sequences.
+    pub(super) sequences: Arc<Currents>,
     prepared: HashMap<String, Prepared>,
     texts: Texts,
     notices: Vec<Notice>,
@@ -103,6 +106,7 @@ impl SqlSession {
             backend_pid: 0,
             underway: Arc::default(),
             temporary: None,
+            sequences: Arc::default(),
             prepared: HashMap::new(),
             texts: Texts::default(),
             notices: vec![],
@@ -143,6 +147,12 @@ impl SqlSession {
             now: self.now(),
             statement: now_micros(),
             variables: self.settings.variables(),
+            sequences: Arc::new(SessionSequences {
+                handle: self.handle.clone(),
+                search_path: self.search_path(),
+                read_only: self.settings.is_on("transaction_read_only"),
+                currents: Arc::clone(&self.sequences),
+            }),
         }
     }
 
@@ -233,6 +243,8 @@ impl SqlSession {
             | Statement::Drop { .. }
             | Statement::Rename { .. }
             | Statement::Alter { .. }
+            | Statement::CreateSequence { .. }
+            | Statement::AlterSequence { .. }
             | Statement::Comment { .. } => self.ddl(parsed).await,
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
                 self.change(&parsed.statement, &given).await
@@ -316,6 +328,7 @@ impl SqlSession {
                 self.texts.clear();
                 self.settings.reset_all();
                 self.handle.env.system.advisory.unlock_all(self.backend_pid);
+                self.sequences.forget();
                 self.drop_temporary().await?;
                 tag("DISCARD ALL")
             }
@@ -323,6 +336,9 @@ impl SqlSession {
             Statement::Other { verb } => {
                 if verb.starts_with("discard temp") {
                     self.drop_temporary().await?;
+                }
+                if verb == "discard sequences" {
+                    self.sequences.forget();
                 }
                 if matches!(verb.as_str(), "flush" | "wait") {
                     let hint = "Reads see every acknowledged write.";
