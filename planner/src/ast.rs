@@ -196,6 +196,14 @@ pub enum AlterAction {
         column: String,
         default: Option<String>,
     },
+    /// ALTER COLUMN … ADD GENERATED … AS IDENTITY
+    AddIdentity {
+        column: String,
+        kind: NumberingKind,
+        options: SequenceOptions,
+    },
+    /// ALTER COLUMN … SET GENERATED …
+    SetIdentity { column: String, kind: NumberingKind },
     /// ALTER COLUMN … RESTART [WITH n] of what numbers it
     Restart { column: String, with: Option<i64> },
     /// ALTER COLUMN … DROP IDENTITY
@@ -544,6 +552,8 @@ pub enum Statement {
     Commit { chain: bool },
     /// ROLLBACK, ABORT
     Rollback { chain: bool },
+    /// LOCK TABLE; `exclusive`: in a mode that keeps writers away
+    LockTable { names: Vec<Name>, exclusive: bool },
     /// SAVEPOINT name
     Savepoint { name: String },
     /// RELEASE [SAVEPOINT] name

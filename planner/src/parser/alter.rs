@@ -4,7 +4,7 @@ use sqlparser::tokenizer::Token;
 
 use super::P;
 use super::ddl::column;
-use crate::ast::{AlterAction, Constraints, ObjectKind, Statement};
+use crate::ast::{AlterAction, Constraints, NumberingKind, ObjectKind, Statement};
 use crate::bind::types::sql_type;
 use crate::error::{Result, SqlError};
 
@@ -123,6 +123,24 @@ impl P<'_> {
             let if_exists = self.take("if exists");
             return Ok(AlterAction::DropIdentity { column, if_exists });
         }
+        if self.take("add generated") {
+            let kind = self.identity_kind()?;
+            self.need("as identity")?;
+            let mut options = Default::default();
+            if self.token(&Token::LParen) {
+                options = self.sequence_options()?;
+                self.need_token(&Token::RParen)?;
+            }
+            return Ok(AlterAction::AddIdentity {
+                column,
+                kind,
+                options,
+            });
+        }
+        if self.take("set generated") {
+            let kind = self.identity_kind()?;
+            return Ok(AlterAction::SetIdentity { column, kind });
+        }
         if self.take("restart") {
             self.take("with");
             let with = match self.at_end() || self.peek_token_is(&Token::Comma) {
@@ -140,6 +158,14 @@ impl P<'_> {
             return self.set_type(column);
         }
         Err(unsupported())
+    }
+
+    fn identity_kind(&mut self) -> Result<NumberingKind> {
+        if self.take("always") {
+            return Ok(NumberingKind::Always);
+        }
+        self.need("by default")?;
+        Ok(NumberingKind::ByDefault)
     }
 
     fn set_type(&mut self, column: String) -> Result<AlterAction> {

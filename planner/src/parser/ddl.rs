@@ -478,12 +478,7 @@ pub(super) fn column(
     let mut out = ColumnDef {
         nullable: serial.is_none(),
         default: match serial {
-            Some(_) => Some(numbering::of(
-                &name,
-                &data_type,
-                NumberingKind::Serial,
-                &[],
-            )?),
+            Some(_) => Some(numbering::of(&data_type, NumberingKind::Serial, &[])?),
             None => None,
         },
         data_type,
@@ -510,7 +505,7 @@ pub(super) fn column(
                 };
                 numbering::check_alone(&out, table, true)?;
                 let options = sequence_options.as_deref().unwrap_or(&[]);
-                let numbering = numbering::of(&out.name, &out.data_type, kind, options)?;
+                let numbering = numbering::of(&out.data_type, kind, options)?;
                 (out.default, out.nullable) = (Some(numbering), false);
             }
             ColumnOption::PrimaryKey(key) => {

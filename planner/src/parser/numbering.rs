@@ -25,17 +25,10 @@ pub(super) fn serial(declared: &sql::DataType) -> Option<SqlType> {
 
 /// How a column of the type is numbered.
 pub(super) fn of(
-    column: &str,
     data_type: &SqlType,
     kind: NumberingKind,
     options: &[SequenceOptions],
 ) -> Result<ColumnDefault> {
-    if range(data_type).is_none() {
-        return Err(SqlError::new(
-            "22023",
-            "identity column type must be smallint, integer, or bigint",
-        ));
-    }
     let mut given = crate::ast::SequenceOptions::default();
     for option in options {
         match option {
@@ -45,14 +38,22 @@ pub(super) fn of(
             SequenceOptions::MaxValue(e) => given.max = Some(e.as_ref().map(number).transpose()?),
             SequenceOptions::Cache(_) | SequenceOptions::Cycle(false) => {}
             SequenceOptions::Cycle(true) => {
-                return Err(SqlError::unsupported(format!(
-                    "CYCLE of column \"{column}\" is not supported"
-                ))
-                .hint("Numbers are given once."));
+                given.cycle = Some(true);
             }
         }
     }
-    declared(data_type, kind, &given).map(ColumnDefault::Numbering)
+    Numbering::of_identity(data_type, kind, &given).map(ColumnDefault::Numbering)
+}
+
+pub(super) fn not_a_number() -> SqlError {
+    SqlError::new(
+        "22023",
+        "identity column type must be smallint, integer, or bigint",
+    )
+}
+
+pub(super) fn no_cycle() -> SqlError {
+    SqlError::unsupported("CYCLE of a column is not supported").hint("Numbers are given once.")
 }
 
 /// The smallest and the greatest number of a type.

@@ -4,7 +4,7 @@ use sqlparser::tokenizer::Token;
 use tidemill_zset::schema::SqlType;
 
 use super::{P, numbering};
-use crate::ast::{Name, NumberingKind, Sequence, SequenceOptions, Statement};
+use crate::ast::{Name, Numbering, NumberingKind, Sequence, SequenceOptions, Statement};
 use crate::bind::types::sql_type;
 use crate::error::{Result, SqlError};
 
@@ -22,10 +22,10 @@ impl P<'_> {
         })
     }
 
-    /// Options in any order, each of them once.
+    /// Options in any order, each of them once, up to the end or a parenthesis.
     pub(super) fn sequence_options(&mut self) -> Result<SequenceOptions> {
         let mut o = SequenceOptions::default();
-        while !self.at_end() {
+        while !self.at_end() && !self.peek_token_is(&Token::RParen) {
             let again = if self.take("as") {
                 let r = self.p.parse_data_type();
                 o.data_type.replace(sql_type(&self.convert(r)?)?).is_some()
@@ -57,6 +57,10 @@ impl P<'_> {
                 false
             } else if self.take("cycle") {
                 o.cycle.replace(true).is_some()
+            } else if self.take("sequence name") {
+                // It is called after its column.
+                self.name()?;
+                false
             } else if self.take("owned by") {
                 let owner = self.owner()?;
                 o.owned_by.replace(owner).is_some()
@@ -109,6 +113,23 @@ impl P<'_> {
         };
         self.p.next_token();
         Ok(number)
+    }
+}
+
+impl Numbering {
+    /// That of an IDENTITY column. Errors: other types than integers, bounds that don't fit (22023).
+    pub fn of_identity(
+        data_type: &SqlType,
+        kind: NumberingKind,
+        options: &SequenceOptions,
+    ) -> Result<Numbering> {
+        if numbering::range(data_type).is_none() {
+            return Err(numbering::not_a_number());
+        }
+        if options.cycle == Some(true) {
+            return Err(numbering::no_cycle());
+        }
+        numbering::declared(data_type, kind, options)
     }
 }
 

@@ -101,7 +101,8 @@ impl P<'_> {
                 self.need("all")?;
                 Ok(Statement::Discard)
             }
-            "flush" | "wait" | "listen" | "unlisten" | "notify" | "vacuum" | "analyze" | "lock"
+            "lock" => self.lock_table(),
+            "flush" | "wait" | "listen" | "unlisten" | "notify" | "vacuum" | "analyze"
             | "checkpoint" | "reindex" | "cluster" | "grant" | "revoke" | "load" | "call"
             | "do" | "security" | "reassign" | "import" => {
                 let verb = verb.to_string();
@@ -110,6 +111,41 @@ impl P<'_> {
             }
             _ => self.unexpected(),
         }
+    }
+
+    /// LOCK [TABLE] [ONLY] name [*], … [IN mode MODE] [NOWAIT]
+    fn lock_table(&mut self) -> Result<Statement> {
+        self.need("lock")?;
+        self.take("table");
+        let mut names = vec![];
+        loop {
+            self.take("only");
+            names.push(self.name()?);
+            self.token(&Token::Mul);
+            if !self.token(&Token::Comma) {
+                break;
+            }
+        }
+        let mut exclusive = true;
+        if self.take("in") {
+            let modes = [
+                ("access share", false),
+                ("row share", false),
+                ("row exclusive", false),
+                ("share update exclusive", true),
+                ("share row exclusive", true),
+                ("share", true),
+                ("exclusive", true),
+                ("access exclusive", true),
+            ];
+            let Some((_, keeps)) = modes.into_iter().find(|(words, _)| self.take(words)) else {
+                return self.unexpected();
+            };
+            exclusive = keeps;
+            self.need("mode")?;
+        }
+        self.take("nowait");
+        Ok(Statement::LockTable { names, exclusive })
     }
 
     /// All remaining words, lower case.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use arrow::datatypes::Field;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{
-    AlterAction, ColumnDef, ColumnDefault, Constraints, NumberingKind, Unique,
+    AlterAction, ColumnDef, ColumnDefault, Constraints, Numbering, NumberingKind, SequenceOptions,
+    Unique,
 };
 use tidemill_planner::catalog::{Relation, RelationKind};
 use tidemill_planner::definition::rename_column;
@@ -149,6 +150,12 @@ impl Draft {
                 AlterAction::SetNullable { column, nullable } => {
                     self.set_nullable(column, *nullable)?
                 }
+                AlterAction::AddIdentity {
+                    column,
+                    kind,
+                    options,
+                } => self.add_identity(column, *kind, options)?,
+                AlterAction::SetIdentity { column, kind } => self.set_identity(column, *kind)?,
                 AlterAction::DropIdentity { column, if_exists } => {
                     self.drop_identity(column, *if_exists)?
                 }
@@ -291,6 +298,54 @@ impl Draft {
         }
     }
 
+    fn add_identity(
+        &mut self,
+        column: &str,
+        kind: NumberingKind,
+        options: &SequenceOptions,
+    ) -> Result<(), SqlError> {
+        let n = self.number(column)?;
+        let of = &self.columns[n];
+        let refused = |what: &str| {
+            let table = &self.old.record.name;
+            let message = format!("column \"{column}\" of relation \"{table}\" {what}");
+            Err(SqlError::new("55000", message))
+        };
+        match &of.default {
+            Some(ColumnDefault::Numbering(n)) if n.kind != NumberingKind::Serial => {
+                return refused("is already an identity column");
+            }
+            Some(_) => return refused("already has a default value"),
+            None if of.nullable => {
+                return refused("must be declared NOT NULL before identity can be added");
+            }
+            None => {}
+        }
+        let numbering = Numbering::of_identity(&of.ty, kind, options)?;
+        self.columns[n].default = Some(ColumnDefault::Numbering(numbering));
+        self.touched = true;
+        Ok(())
+    }
+
+    fn set_identity(&mut self, column: &str, kind: NumberingKind) -> Result<(), SqlError> {
+        let n = self.number(column)?;
+        match &mut self.columns[n].default {
+            Some(ColumnDefault::Numbering(n)) if n.kind != NumberingKind::Serial => {
+                n.kind = kind;
+                self.touched = true;
+                Ok(())
+            }
+            _ => Err(self.no_identity(column)),
+        }
+    }
+
+    fn no_identity(&self, column: &str) -> SqlError {
+        let table = &self.old.record.name;
+        let message =
+            format!("column \"{column}\" of relation \"{table}\" is not an identity column");
+        SqlError::new("55000", message)
+    }
+
     fn drop_identity(&mut self, column: &str, if_exists: bool) -> Result<(), SqlError> {
         let n = self.number(column)?;
         let identity = match &self.columns[n].default {
@@ -298,14 +353,12 @@ impl Draft {
             _ => false,
         };
         if !identity {
-            let table = &self.old.record.name;
-            let message =
-                format!("column \"{column}\" of relation \"{table}\" is not an identity column");
+            let e = self.no_identity(column);
             if !if_exists {
-                return Err(SqlError::new("55000", message));
+                return Err(e);
             }
             self.notices
-                .push(notice("00000", format!("{message}, skipping")));
+                .push(notice("00000", format!("{}, skipping", e.message)));
             return Ok(());
         }
         self.columns[n].default = None;
@@ -648,7 +701,10 @@ fn pass(action: &AlterAction) -> u8 {
         AlterAction::AddColumn { .. } => 2,
         AlterAction::SetNullable { .. } => 3,
         AlterAction::AddConstraint(_) => 4,
-        AlterAction::SetDefault { .. } | AlterAction::Restart { .. } => 5,
+        AlterAction::SetDefault { .. }
+        | AlterAction::AddIdentity { .. }
+        | AlterAction::SetIdentity { .. }
+        | AlterAction::Restart { .. } => 5,
         AlterAction::RenameColumn { .. } | AlterAction::RenameConstraint { .. } => 6,
     }
 }

@@ -3,13 +3,18 @@
 use super::fill::{int, text};
 use super::relations::{Definition, Row, Rows};
 use super::sequences::is_identity;
+use super::server_wide::EXTENSION_OID;
 use super::value::Value;
-use super::{CatalogSnapshot, RelationInfo};
+use super::{CatalogSnapshot, RelationInfo, TIDEMILL_OID};
 
 /// The oid of the rule of the view with oid 0.
 const RULE_BASE: i64 = 1_500_000_000;
 /// The oid of `pg_class`.
 const PG_CLASS_OID: i64 = 1259;
+/// The oid of `pg_namespace`.
+const PG_NAMESPACE_OID: i64 = 2615;
+/// The oid of `pg_extension`.
+const PG_EXTENSION_OID: i64 = 3079;
 /// The oid of `pg_rewrite`.
 const PG_REWRITE_OID: i64 = 2618;
 
@@ -46,7 +51,8 @@ pub(super) fn rules(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<
     rows.done()
 }
 
-/// `pg_depend`, of the rules of views: they belong to their views and need what is read; and of sequences that belong to columns.
+/// `pg_depend`, of the rules of views: they belong to their views and need what is read; of sequences that belong to columns; and of what
+/// belongs to the system.
 pub(super) fn dependencies(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
     let given = [
         "classid",
@@ -71,6 +77,19 @@ pub(super) fn dependencies(definition: &Definition, snapshot: &CatalogSnapshot) 
                 text(kind),
             ]);
         }
+    }
+    let system = snapshot.relations.iter().filter(|r| r.schema == "tidemill");
+    let system = system.map(|r| (PG_CLASS_OID, r.oid));
+    for (class, oid) in [(PG_NAMESPACE_OID, TIDEMILL_OID)].into_iter().chain(system) {
+        rows.push([
+            int(class),
+            int(oid),
+            int(0),
+            int(PG_EXTENSION_OID),
+            int(EXTENSION_OID),
+            int(0),
+            text("e"),
+        ]);
     }
     for sequence in &snapshot.sequences {
         let kind = if is_identity(sequence) { "i" } else { "a" };

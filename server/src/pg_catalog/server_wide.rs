@@ -8,7 +8,7 @@ use super::context::{ARRAY_IN_OID, OWNER_OID};
 use super::fill::{BTREE, C_COLLATION, COLLATION, DATABASE_OID, HEAP, TABLESPACE, UTF8, int, text};
 use super::relations::{Definition, Row, Rows};
 use super::value::Value;
-use super::{CatalogSnapshot, PG_CATALOG_OID};
+use super::{CatalogSnapshot, PG_CATALOG_OID, TIDEMILL_OID};
 use crate::pg::types::TYPES;
 
 /// Types that values don't have on the wire, but columns of the catalog do: oid, name, bytes, category, array's oid.
@@ -35,6 +35,9 @@ pub const EXTRA_TYPES: &[(u32, &str, i16, &str, u32)] = &[
     (3838, "event_trigger", 4, "P", 0),
     (4089, "regnamespace", 4, "N", 4090),
 ];
+
+/// The oid of the extension that schema `tidemill` belongs to: tools such as pg_dump leave extensions' members out.
+pub(super) const EXTENSION_OID: i64 = 13_000;
 
 /// Relations that don't depend on what users made.
 pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
@@ -139,6 +142,18 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
         "pg_language" => {
             let mut rows = Rows::of(definition, &["oid", "lanname", "lanowner"]);
             rows.push([int(14), text("sql"), int(OWNER_OID)]);
+            rows.done()
+        }
+        "pg_extension" => {
+            let given = ["oid", "extname", "extowner", "extnamespace", "extversion"];
+            let mut rows = Rows::of(definition, &given);
+            rows.push([
+                int(EXTENSION_OID),
+                text("tidemill"),
+                int(OWNER_OID),
+                int(TIDEMILL_OID),
+                text(env!("CARGO_PKG_VERSION")),
+            ]);
             rows.done()
         }
         "pg_timezone_names" => {

@@ -312,6 +312,8 @@ fn action_words(action: &AlterAction) -> &'static str {
         AlterAction::SetDefault { .. } => "ALTER COLUMN ... SET DEFAULT",
         AlterAction::SetNullable { nullable: true, .. } => "ALTER COLUMN ... DROP NOT NULL",
         AlterAction::SetNullable { .. } => "ALTER COLUMN ... SET NOT NULL",
+        AlterAction::AddIdentity { .. } => "ALTER COLUMN ... ADD IDENTITY",
+        AlterAction::SetIdentity { .. } => "ALTER COLUMN ... SET",
         AlterAction::Restart { .. } => "ALTER COLUMN ... RESTART",
         AlterAction::DropIdentity { .. } => "ALTER COLUMN ... DROP IDENTITY",
         AlterAction::SetType { .. } => "ALTER COLUMN ... SET DATA TYPE",

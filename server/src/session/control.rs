@@ -1,7 +1,8 @@
 //! BEGIN, COMMIT, ROLLBACK, savepoints, SET and RESET.
 
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::TransactionModes;
+use tidemill_planner::ast::{Name, TransactionModes};
+use tidemill_planner::catalog::{CatalogView, RelationKind};
 
 use super::sql::SqlSession;
 use super::transaction::{Savepoint, Transaction};
@@ -207,6 +208,46 @@ impl SqlSession {
                 format!("{verb} can only be used in transaction blocks"),
             )
         })
+    }
+
+    /// LOCK TABLE. Nobody is kept waiting: in a mode that keeps writers away, COMMIT fails if somebody has written to the table since, as for
+    /// rows that are selected FOR UPDATE.
+    pub(super) fn lock_tables(
+        &mut self,
+        names: &[Name],
+        exclusive: bool,
+    ) -> Result<Response, SqlError> {
+        self.block("LOCK TABLE")?;
+        let published = self.pin();
+        let mut locked = vec![];
+        for name in names {
+            let found = self
+                .names(&published)
+                .resolve(name.schema.as_deref(), &name.name);
+            let relation = found.ok_or_else(|| self.no_relation(&published, &name.name))?;
+            if relation.kind != RelationKind::Table
+                && !matches!(relation.kind, RelationKind::View { .. })
+            {
+                let message = format!("\"{}\" is not a table or view", name.name);
+                return Err(SqlError::new("42809", message));
+            }
+            locked.extend(
+                published
+                    .catalog
+                    .find(&relation.schema, &relation.name)
+                    .cloned(),
+            );
+        }
+        if let Some(transaction) = self.transaction.as_ref().filter(|_| exclusive) {
+            let mut reads = transaction.reads.lock();
+            while let Some(object) = locked.pop() {
+                reads.collections.extend(object.record.ids.collection);
+                // A view locks what it reads.
+                let below = object.record.depends.iter();
+                locked.extend(below.filter_map(|id| published.catalog.get(*id).cloned()));
+            }
+        }
+        Ok(Response::Tag("LOCK TABLE".into()))
     }
 
     pub(super) fn savepoint(&mut self, name: &str) -> Result<Response, SqlError> {

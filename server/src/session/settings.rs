@@ -232,6 +232,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "random_page_cost",
     "seq_page_cost",
     "temp_buffers",
+    "synchronize_seqscans",
     "tcp_keepalives_idle",
     "upsert_dml",
     "visibility_mode",

@@ -301,6 +301,7 @@ impl SqlSession {
             Statement::SetRole { reset, name } => self.set_role(*reset, name.as_deref()),
             Statement::Commit { chain } => self.end(true, *chain).await,
             Statement::Rollback { chain } => self.end(false, *chain).await,
+            Statement::LockTable { names, exclusive } => self.lock_tables(names, *exclusive),
             Statement::Savepoint { name } => self.savepoint(name),
             Statement::Release { name } => self.release(name),
             Statement::RollbackTo { name } => self.rollback_to(name),
