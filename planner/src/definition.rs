@@ -20,6 +20,24 @@ pub use defaults::{sequences_of, shown_default};
 /// The schema of names without one.
 pub const DEFAULT_SCHEMA: &str = "public";
 
+/// A query's text in which names without a schema have [`DEFAULT_SCHEMA`] where `is_there` says that it has them. `None`: nothing changes.
+pub fn with_default_schema(query: &str, is_there: impl Fn(&str) -> bool) -> Option<String> {
+    let mut query = crate::parser::parse_query(query).ok()?;
+    let mut changed = false;
+    relations(&mut query, &mut |factor, _| {
+        let TableFactor::Table { name, .. } = factor else {
+            return;
+        };
+        let Ok(found) = name_of(name) else { return };
+        if found.schema.is_none() && is_there(&found.name) {
+            let schema = ObjectNamePart::Identifier(Ident::new(DEFAULT_SCHEMA));
+            name.0.insert(0, schema);
+            changed = true;
+        }
+    });
+    changed.then(|| query.to_string())
+}
+
 /// The text of a CREATE INDEX.
 pub fn index_sql(
     name: Option<&str>,

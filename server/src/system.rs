@@ -473,7 +473,12 @@ impl SystemRelations {
                     false => pg_catalog::FIRST_USER_OID + s.id as u32,
                 },
                 name: name.clone(),
-                comment: s.comment.clone(),
+                comment: match &s.comment {
+                    None if name == crate::catalog::DEFAULT_SCHEMA => {
+                        Some("standard public schema".into())
+                    }
+                    comment => comment.clone(),
+                },
             })
             .collect();
         schemas.push(pg_catalog::SchemaInfo {

@@ -173,3 +173,43 @@ fn rows_selected_for_update_are_unchanged_at_commit() {
         Ok(())
     });
 }
+
+#[test]
+fn a_locked_table_is_unchanged_at_commit() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let (a, b) = (server.connect().await?, server.connect().await?);
+        a.run("CREATE TABLE t (n int); CREATE TABLE log (n int); CREATE VIEW v AS SELECT n FROM t")
+            .await?;
+        for (lock, conflicts) in [
+            ("LOCK TABLE t", true),
+            ("LOCK v IN SHARE MODE", true),
+            (
+                "LOCK TABLE ONLY public.t, log IN SHARE ROW EXCLUSIVE MODE NOWAIT",
+                true,
+            ),
+            ("LOCK TABLE t IN ACCESS SHARE MODE", false),
+            ("LOCK TABLE t IN ROW EXCLUSIVE MODE", false),
+        ] {
+            a.run("BEGIN").await?;
+            a.run(lock).await?;
+            a.run("INSERT INTO log VALUES (1)").await?;
+            b.run("INSERT INTO t VALUES (1)").await?;
+            match conflicts {
+                true => drop(a.fails("40001", "COMMIT").await?),
+                false => a.run("COMMIT").await?,
+            }
+        }
+        a.fails("25P01", "LOCK TABLE t").await?;
+        for (code, lock) in [
+            ("42P01", "LOCK TABLE nothing"),
+            ("42809", "LOCK TABLE pg_class"),
+            ("42601", "LOCK TABLE t IN LOUD MODE"),
+        ] {
+            a.run("BEGIN").await?;
+            a.fails(code, lock).await?;
+            a.run("ROLLBACK").await?;
+        }
+        Ok(())
+    });
+}

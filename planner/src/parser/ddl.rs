@@ -16,7 +16,7 @@ use crate::error::{Result, SqlError};
 pub(super) const TEMPORARY: &str = "pg_temp";
 
 /// Extensions that what was written for PostgreSQL asks for: of their functions those that make UUIDs are there.
-const THERE: [&str; 3] = ["plpgsql", "pgcrypto", "uuid-ossp"];
+const THERE: [&str; 4] = ["plpgsql", "pgcrypto", "uuid-ossp", "tidemill"];
 
 impl P<'_> {
     pub(super) fn create(&mut self) -> Result<Statement> {
@@ -33,6 +33,9 @@ impl P<'_> {
         }
         if self.peek_is(0, "extension") {
             return self.create_extension();
+        }
+        if self.peek_is(0, "foreign") && self.peek_is(1, "table") {
+            return self.create_foreign_table();
         }
         let unique = self.peek_is(0, "unique");
         let kind = self.kind()?;
@@ -117,6 +120,30 @@ impl P<'_> {
         Ok(())
     }
 
+    /// CREATE FOREIGN TABLE, as pg_dump writes a source: the server is its connector.
+    fn create_foreign_table(&mut self) -> Result<Statement> {
+        self.need("foreign table")?;
+        let if_not_exists = self.take("if not exists");
+        let mut source = self.create_relation(ObjectKind::Source, if_not_exists)?;
+        self.need("server")?;
+        let connector = self.ident()?;
+        if let Statement::CreateSource { options, .. } = &mut source {
+            options.insert("connector".into(), connector);
+            if self.take("options") {
+                self.need_token(&Token::LParen)?;
+                loop {
+                    let name = self.ident()?;
+                    options.insert(name, self.string()?);
+                    if !self.token(&Token::Comma) {
+                        break;
+                    }
+                }
+                self.need_token(&Token::RParen)?;
+            }
+        }
+        Ok(source)
+    }
+
     /// CREATE EXTENSION of one whose functions are there, or that has none for SQL.
     fn create_extension(&mut self) -> Result<Statement> {
         self.need("extension")?;
@@ -144,6 +171,7 @@ impl P<'_> {
         let kinds = [
             ("materialized view", ObjectKind::MaterializedView),
             ("source", ObjectKind::Source),
+            ("foreign table", ObjectKind::Source),
             ("table", ObjectKind::Table),
             ("view", ObjectKind::View),
             ("sink", ObjectKind::Sink),
@@ -552,7 +580,7 @@ fn check(c: &sql::CheckConstraint, name: Option<&sql::Ident>) -> Check {
     });
     Check {
         name: c.name.as_ref().or(name).map(fold),
-        condition: c.expr.to_string(),
+        condition: crate::bind::expr::strip(&c.expr).to_string(),
         columns,
     }
 }

@@ -7,8 +7,8 @@ use super::DIALECT;
 use super::locks::locking_clauses;
 use super::nested_joins::nested_joins;
 use super::spelling_queries::{
-    exclude, fetch_count, frame_bounds, group_by, grouping_elements, insert_query, table_query,
-    values_query,
+    exclude, fetch_count, frame_bounds, group_by, grouping_elements, insert_query, named_operator,
+    table_query, values_query,
 };
 use super::substring::substring;
 use super::time_windows::time_windows;
@@ -66,6 +66,7 @@ const RESPELLED: &[(&str, Respell)] = &[
     ("collate", collate),
     ("using", join_alias),
     ("using", sort_operator),
+    ("operator", named_operator),
     ("join", nested_joins),
     ("substring", substring),
     ("interval", interval_precision),

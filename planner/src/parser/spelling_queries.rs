@@ -402,3 +402,25 @@ pub(super) fn table_query(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     }
     out
 }
+
+/// `a OPERATOR(pg_catalog.=) ANY (b)` as `a = ANY (b)`; without ANY or ALL the parser knows it.
+pub(super) fn named_operator(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    let mut rest = tokens.as_slice();
+    while let Some((t, after)) = rest.split_first() {
+        if let (true, [open, schema, dot, operator, close, next, ..]) = (is(t, "operator"), after)
+            && open.token == Token::LParen
+            && is(schema, "pg_catalog")
+            && dot.token == Token::Period
+            && close.token == Token::RParen
+            && is_one_of(next, &["any", "all", "some"])
+        {
+            out.push(operator.clone());
+            rest = &after[5..];
+            continue;
+        }
+        out.push(t.clone());
+        rest = after;
+    }
+    out
+}

@@ -24,6 +24,8 @@ pub const ARRAY_IN: &str = "array_in";
 pub const ARRAY_IN_OID: i64 = 750;
 /// The only role's oid.
 pub const OWNER_OID: i64 = 10;
+/// Oid and name of the role that schema public belongs to.
+pub const DATABASE_OWNER: (i64, &str) = (6171, "pg_database_owner");
 
 /// What a query over the catalog asks the session to do, besides its rows.
 #[derive(Debug, Default)]
@@ -161,6 +163,7 @@ impl<'a> Context<'a> {
                 .find(|(schema, ..)| *schema == oid)
                 .map(|(_, name, _)| quote_ident(name)),
             RegKind::Role if oid == OWNER_OID => Some(quote_ident(&self.snapshot.user)),
+            RegKind::Role if oid == DATABASE_OWNER.0 => Some(DATABASE_OWNER.1.into()),
             RegKind::Role | RegKind::Proc => None,
         };
         Value::Reg(oid, Arc::from(name.unwrap_or_else(|| oid.to_string())))

@@ -4,14 +4,18 @@
 //! `pg_index`, `pg_constraint` and `pg_description` call it too.
 
 use arrow::datatypes::Field;
+use tidemill_planner::definition::with_default_schema;
 
-use super::context::{OWNER_OID, quote_ident};
+use super::context::{DATABASE_OWNER, OWNER_OID, quote_ident, split_name};
 use super::relations::{DEFINITIONS, Definition, Row, Rows};
 use super::server_wide;
 use super::value::{Ty, Value};
-use super::{CatalogSnapshot, INFORMATION_SCHEMA_OID, PG_CATALOG_OID, RelationInfo, RelationType};
+use super::{
+    CatalogSnapshot, FIRST_USER_OID, INFORMATION_SCHEMA_OID, PG_CATALOG_OID, RelationInfo,
+    RelationType,
+};
 use super::{dependencies, information, sequences};
-use crate::catalog::{TEMPORARY_PREFIX, TableCheck};
+use crate::catalog::{DEFAULT_SCHEMA, TEMPORARY_PREFIX, TableCheck};
 use crate::pg::types::{oid as type_oids, wire_type};
 
 /// `pg_encoding`'s number of UTF8.
@@ -36,9 +40,9 @@ const CONSTRAINT_BASE: i64 = 1_100_000_000;
 /// The oid of the first CHECK of the relation with oid 0, and how many a relation may have before they meet the next one's.
 const CHECK_BASE: i64 = 1_200_000_000;
 const CHECKS_PER_RELATION: i64 = 64;
-const DEFAULT_BASE: i64 = 1_200_000_000;
+const DEFAULT_BASE: i64 = 1_700_000_000;
 const SERVER_BASE: i64 = 1_300_000_000;
-const WRAPPER_OID: i64 = 1_400_000_000;
+pub(super) const WRAPPER_OID: i64 = 1_400_000_000;
 
 /// All schemas: oid, name, comment.
 pub fn schemas(snapshot: &CatalogSnapshot) -> Vec<(i64, &str, Option<&str>)> {
@@ -199,11 +203,49 @@ pub fn constraint_definition(snapshot: &CatalogSnapshot, oid: i64) -> Value {
 }
 
 /// `pg_get_viewdef`
-pub fn view_definition(relation: Option<&RelationInfo>) -> Value {
+pub fn view_definition(snapshot: &CatalogSnapshot, relation: Option<&RelationInfo>) -> Value {
     let definition = relation.and_then(|relation| relation.definition.as_deref());
     definition.map_or(Value::Null, |sql| {
+        // In what is stored, names without a schema are of that one.
+        let is_public = |name: &str| {
+            let mut all = snapshot.relations.iter();
+            all.any(|r| r.schema == DEFAULT_SCHEMA && r.name == name)
+        };
+        let qualified = match is_visible(snapshot, DEFAULT_SCHEMA) {
+            true => None,
+            false => with_default_schema(sql, is_public),
+        };
+        let sql = qualified.as_deref().unwrap_or(sql);
         Value::text(format!(" {};", sql.trim().trim_end_matches(';')))
     })
+}
+
+fn is_visible(snapshot: &CatalogSnapshot, schema: &str) -> bool {
+    snapshot.search_path.iter().any(|s| s == schema)
+}
+
+/// The oid of a column's DEFAULT.
+pub(super) fn default_oid(relation: &RelationInfo, column: usize) -> i64 {
+    DEFAULT_BASE + (i64::from(relation.oid) - i64::from(FIRST_USER_OID)) * 64 + column as i64 % 64
+}
+
+/// The text of a column's DEFAULT: the sequence that numbers it has its schema where that isn't on the search path.
+pub(super) fn default_text(
+    snapshot: &CatalogSnapshot,
+    relation: &RelationInfo,
+    column: usize,
+) -> Option<String> {
+    let text = relation.defaults.get(column)?.as_deref()?;
+    let named = text.strip_prefix("nextval('");
+    match named.and_then(|rest| rest.split_once("'::regclass")) {
+        Some((name, _))
+            if split_name(name).len() == 1 && !is_visible(snapshot, &relation.schema) =>
+        {
+            let schema = quote_ident(&relation.schema);
+            Some(format!("nextval('{schema}.{name}'::regclass)"))
+        }
+        _ => Some(text.to_string()),
+    }
 }
 
 /// The comment on an object; `column` from 1, 0: the object itself.
@@ -230,7 +272,7 @@ pub fn description(snapshot: &CatalogSnapshot, oid: i64, column: i64) -> Value {
 }
 
 /// A connector's foreign server.
-fn servers(snapshot: &CatalogSnapshot) -> Vec<(i64, &str)> {
+pub(super) fn servers(snapshot: &CatalogSnapshot) -> Vec<(i64, &str)> {
     let connectors = snapshot
         .relations
         .iter()
@@ -288,7 +330,12 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
         (_, "pg_namespace") => {
             let mut rows = Rows::of(definition, &["oid", "nspname", "nspowner"]);
             for (oid, name, _) in schemas(snapshot) {
-                rows.push([int(oid), text(name), int(OWNER_OID)]);
+                let owner = if name == DEFAULT_SCHEMA {
+                    DATABASE_OWNER.0
+                } else {
+                    OWNER_OID
+                };
+                rows.push([int(oid), text(name), int(owner)]);
             }
             rows.done()
         }
@@ -298,13 +345,11 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
         (_, "pg_index") => pg_index(definition, snapshot),
         (_, "pg_attrdef") => {
             let mut rows = Rows::of(definition, &["oid", "adrelid", "adnum", "adbin"]);
-            let mut oid = DEFAULT_BASE;
             for relation in &snapshot.relations {
-                for (number, default) in relation.defaults.iter().enumerate() {
-                    if let Some(default) = default {
-                        oid += 1;
+                for number in 0..relation.defaults.len() {
+                    if let Some(default) = default_text(snapshot, relation, number) {
                         rows.push([
-                            int(oid),
+                            int(default_oid(relation, number)),
                             int(relation.oid),
                             int(number as i64 + 1),
                             text(default),
@@ -366,7 +411,7 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
             };
             let mut rows = Rows::of(definition, &["schemaname", name, owner, "definition"]);
             for relation in snapshot.relations.iter().filter(|r| kind(r) == wanted) {
-                let sql = view_definition(Some(relation));
+                let sql = view_definition(snapshot, Some(relation));
                 rows.push([
                     text(&relation.schema),
                     text(&relation.name),

@@ -10,7 +10,8 @@ use tidemill_planner::functions::bytes::hashed;
 
 use super::RelationType;
 use super::context::{
-    Context, OWNER_OID, format_type, quote_ident, quote_literal, split_name, type_oid,
+    Context, DATABASE_OWNER, OWNER_OID, format_type, quote_ident, quote_literal, split_name,
+    type_oid,
 };
 use super::fill;
 use super::plan::Pattern;
@@ -110,7 +111,10 @@ functions! {
     catalog "pg_ts_dict_is_visible" => BOOL, |_, _| Ok(Value::Bool(true));
     catalog "pg_ts_parser_is_visible" => BOOL, |_, _| Ok(Value::Bool(true));
     catalog "pg_ts_template_is_visible" => BOOL, |_, _| Ok(Value::Bool(true));
-    catalog "pg_get_userbyid" => NAME, |_, c| Ok(Value::text(&c.snapshot.user));
+    catalog "pg_get_userbyid" => NAME, |a, c| Ok(match arg(a, 0).int() {
+        Some(oid) if oid == DATABASE_OWNER.0 => Value::text(DATABASE_OWNER.1),
+        _ => Value::text(&c.snapshot.user),
+    });
     anyway "format_type" => TEXT, |a, _| Ok(match arg(a, 0).int() {
         Some(oid) => Value::text(format_type(oid, arg(a, 1).int())),
         None => Value::Null,
@@ -118,7 +122,7 @@ functions! {
     catalog "pg_get_expr" => TEXT, |a, _| Ok(arg(a, 0).clone());
     catalog "pg_get_viewdef" => TEXT, |a, c| {
         let oid = arg(a, 0).int().or_else(|| c.find_relation(&text(a, 0))).unwrap_or(0);
-        Ok(fill::view_definition(c.relation(oid)))
+        Ok(fill::view_definition(c.snapshot, c.relation(oid)))
     };
     catalog "pg_get_indexdef" => TEXT, |a, c| Ok(fill::index_definition(c.snapshot, int(a, 0), int(a, 1)));
     catalog "pg_get_constraintdef" => TEXT, |a, c| Ok(fill::constraint_definition(c.snapshot, int(a, 0)));

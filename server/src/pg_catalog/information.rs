@@ -6,11 +6,13 @@ use arrow::datatypes::{DataType, Field};
 use tidemill_planner::ast::Numbering;
 use tidemill_zset::schema::SqlType;
 
-use super::fill::{Index, indexes, schemas, view_definition};
+use super::context::DATABASE_OWNER;
+use super::fill::{Index, default_text, indexes, schemas, view_definition};
+
 use super::relations::{Definition, Row, Rows};
 use super::value::Value;
 use super::{CatalogSnapshot, RelationInfo, RelationType, sequences};
-use crate::catalog::{TEMPORARY_PREFIX, TableCheck};
+use crate::catalog::{DEFAULT_SCHEMA, TEMPORARY_PREFIX, TableCheck};
 use crate::pg::types::{TYPES, wire_type};
 
 fn text(text: impl AsRef<str>) -> Value {
@@ -32,7 +34,11 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
         "schemata" => {
             let mut rows = Rows::of(definition, &["catalog_name", "schema_name", "schema_owner"]);
             for (_, name, _) in schemas(snapshot) {
-                rows.push([database(), text(name), text(&snapshot.user)]);
+                let owner = match name == DEFAULT_SCHEMA {
+                    true => DATABASE_OWNER.1,
+                    false => &snapshot.user,
+                };
+                rows.push([database(), text(name), text(owner)]);
             }
             rows.done()
         }
@@ -88,7 +94,7 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                     database(),
                     text(&relation.schema),
                     text(&relation.name),
-                    view_definition(Some(relation)),
+                    view_definition(snapshot, Some(relation)),
                     text("NONE"),
                     yes_or_no(false),
                 ]);
@@ -333,7 +339,7 @@ fn columns(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                 }
                 _ => None,
             };
-            let default = relation.defaults.get(position).and_then(Option::as_deref);
+            let default = default_text(snapshot, relation, position);
             let mut identities = relation.identities.iter();
             let generation = identities.find(|(n, _)| *n == position);
             let generation = generation.map(|(_, kind)| match kind {
@@ -353,7 +359,7 @@ fn columns(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                 text(&relation.name),
                 text(field.name()),
                 Value::Int(position as i64 + 1),
-                Value::maybe(default),
+                Value::maybe(default.as_deref()),
                 yes_or_no(nullable),
                 text(type_name(field)),
                 number(length),

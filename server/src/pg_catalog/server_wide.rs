@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::context::{ARRAY_IN_OID, OWNER_OID};
+use super::context::{ARRAY_IN_OID, DATABASE_OWNER, OWNER_OID};
 use super::fill::{BTREE, C_COLLATION, COLLATION, DATABASE_OID, HEAP, TABLESPACE, UTF8, int, text};
 use super::relations::{Definition, Row, Rows};
 use super::value::Value;
@@ -92,6 +92,17 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                 yes(),
                 yes(),
                 yes(),
+                int(-1),
+            ]);
+            let no = || Value::Bool(false);
+            rows.push([
+                int(DATABASE_OWNER.0),
+                text(DATABASE_OWNER.1),
+                no(),
+                yes(),
+                no(),
+                no(),
+                no(),
                 int(-1),
             ]);
             rows.done()
