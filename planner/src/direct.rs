@@ -23,11 +23,11 @@ use datafusion_physical_expr::expressions;
 use futures::StreamExt;
 use tidemill_zset::CollectionId;
 
-use crate::access::{Condition, condition, conjuncts};
+use crate::access::{Condition, conditions, conjuncts};
 use crate::bind::written::WRITTEN;
 use crate::compile::expr::{has_subquery, physical};
 use crate::error::{Result, SqlError, from_datafusion};
-use crate::execute::relabel;
+use crate::execute::{relabel, time_value};
 use crate::query::{QueryPlan, ResultStream, SnapshotReader, scan_collection};
 use crate::tree::{PlanTree, Tree};
 
@@ -206,14 +206,25 @@ pub struct Direct {
     steps: Vec<Step<Template>>,
     output: SchemaRef,
     params: Vec<Field>,
+    /// The last two parameters are the times of the execution.
+    timed: bool,
 }
 
 impl Direct {
     /// The query's steps, if it is of that kind.
     pub fn of(plan: &QueryPlan) -> Option<Direct> {
-        if plan.uses_now || plan.volatile.is_some() || !is_chain(&plan.logical) {
+        if !is_chain(&plan.logical) {
             return None;
         }
+        let timed = plan.uses_now;
+        let changed;
+        let plan = match timed {
+            true => {
+                changed = plan.with_times_as_params().ok()?;
+                &changed
+            }
+            false => plan,
+        };
         let optimised = plan.optimised().ok()?;
         let mut direct = Direct {
             collection: CollectionId(0),
@@ -225,8 +236,13 @@ impl Direct {
             steps: vec![],
             output: plan.columns.clone(),
             params: plan.params.clone(),
+            timed,
         };
         direct.chain(&optimised)?;
+        // Given rows are computed once; for rows that are looked for, an execution may be given up and begun anew.
+        if plan.volatile.is_some() && direct.given.is_none() {
+            return None;
+        }
         direct.written_conditions(&plan.logical);
         let few = direct.given.is_some() || direct.collection == WRITTEN;
         (few || !direct.conditions.is_empty()).then_some(direct)
@@ -328,21 +344,24 @@ impl Direct {
         let mut parts = Vec::new();
         conjuncts(predicate, &mut parts);
         for part in parts {
-            let found = condition(part, &column);
-            let found = found.and_then(|c| {
+            let found = conditions(part, &column).into_iter();
+            let found = found.filter_map(|c| {
                 c.try_map(|value| Template::new(value, &DFSchema::empty(), &self.params))
             });
             self.conditions.extend(found);
         }
     }
 
-    /// Runs the query with the given parameters. `None`: no index of the reader serves it.
+    /// Runs the query with the given parameters, at these times: `now()` and `statement_timestamp()`, microseconds since the Unix epoch. `None`: no
+    /// index of the reader serves it.
     pub fn execute(
         &self,
         given: &[ScalarValue],
+        (now, statement): (i64, i64),
         reader: &dyn SnapshotReader,
     ) -> Result<Option<ResultStream>> {
-        let Some(values) = self.params_of(given) else {
+        let times = [time_value(now), time_value(statement)];
+        let Some(values) = self.params_of(given, &times) else {
             return Ok(None);
         };
         if let Some(given) = &self.given {
@@ -428,11 +447,10 @@ impl Direct {
     }
 
     /// The parameters, each in the type that the plan gives it.
-    fn params_of(&self, given: &[ScalarValue]) -> Option<Vec<ScalarValue>> {
-        if given.len() < self.params.len() {
-            return None;
-        }
-        let typed = given.iter().zip(&self.params).map(|(value, field)| {
+    fn params_of(&self, given: &[ScalarValue], times: &[ScalarValue]) -> Option<Vec<ScalarValue>> {
+        let times = if self.timed { times } else { &[] };
+        let given = given.get(..self.params.len() - times.len())?.iter();
+        let typed = given.chain(times).zip(&self.params).map(|(value, field)| {
             match value.data_type() == *field.data_type() {
                 true => Some(value.clone()),
                 false => value.cast_to(field.data_type()).ok(),

@@ -21,10 +21,11 @@ use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{Result as DfResult, ScalarValue};
+use datafusion_expr::expr::Placeholder;
 use datafusion_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType};
 use futures::{Stream, StreamExt, TryStreamExt};
 use tidemill_zset::CollectionId;
-use tidemill_zset::schema::UTC;
+use tidemill_zset::schema::{SqlType, UTC};
 
 use crate::access::{Condition, of_scan};
 use crate::catalog::Relation;
@@ -83,9 +84,9 @@ impl TableProvider for CollectionTable {
         // Hints for the reader: DataFusion filters again.
         Ok(filters
             .iter()
-            .map(|f| match of_scan(f, &self.relation.columns) {
-                Some(_) => TableProviderFilterPushDown::Inexact,
-                None => TableProviderFilterPushDown::Unsupported,
+            .map(|f| match of_scan(f, &self.relation.columns).is_empty() {
+                false => TableProviderFilterPushDown::Inexact,
+                true => TableProviderFilterPushDown::Unsupported,
             })
             .collect())
     }
@@ -103,7 +104,7 @@ impl TableProvider for CollectionTable {
         };
         let conditions = filters
             .iter()
-            .filter_map(|f| of_scan(f, &self.relation.columns))
+            .flat_map(|f| of_scan(f, &self.relation.columns))
             .collect();
         let scan = Scan {
             collection: self.relation.id,
@@ -364,10 +365,7 @@ fn results(
 
 /// The expression with `now()` replaced.
 pub(crate) fn with_times(e: Expr, session: &SessionContextInfo) -> Result<Expr> {
-    let literal = |at: i64| {
-        let at = ScalarValue::TimestampMicrosecond(Some(at), Some(UTC.into()));
-        Expr::Literal(at, None)
-    };
+    let literal = |at: i64| Expr::Literal(time_value(at), None);
     e.change_up(&mut |e| {
         Ok(match time_of(&e) {
             Some(Time::Transaction) => Transformed::yes(literal(session.now)),
@@ -377,6 +375,33 @@ pub(crate) fn with_times(e: Expr, session: &SessionContextInfo) -> Result<Expr> 
     })
     .map(|t| t.data)
     .map_err(|e| from_datafusion(&e))
+}
+
+/// The plan with its times as two more parameters, `now()` and `statement_timestamp()`, after the `count` that it has.
+pub(crate) fn times_as_params(plan: LogicalPlan, count: usize) -> Result<LogicalPlan> {
+    let place = |after: usize| {
+        let at = SqlType::Timestamptz.field("", true);
+        Expr::Placeholder(Placeholder::new_with_field(
+            format!("${}", count + after),
+            Some(Arc::new(at)),
+        ))
+    };
+    map_exprs(plan, &|e| {
+        e.change_up(&mut |e| {
+            Ok(match time_of(&e) {
+                Some(Time::Transaction) => Transformed::yes(place(1)),
+                Some(Time::Statement) => Transformed::yes(place(2)),
+                None => Transformed::no(e),
+            })
+        })
+        .map(|t| t.data)
+        .map_err(|e| from_datafusion(&e))
+    })
+}
+
+/// A time as a value.
+pub(crate) fn time_value(at: i64) -> ScalarValue {
+    ScalarValue::TimestampMicrosecond(Some(at), Some(UTC.into()))
 }
 
 /// The plan at the session's times.

@@ -436,6 +436,22 @@ impl QueryPlan {
             .map_err(|e| from_datafusion(&e))
     }
 
+    /// The plan with `now()` and `statement_timestamp()` as its last two parameters.
+    pub(crate) fn with_times_as_params(&self) -> Result<QueryPlan> {
+        let mut params = self.params.clone();
+        for _ in 0..2 {
+            let name = format!("${}", params.len() + 1);
+            params.push(SqlType::Timestamptz.field(&name, true));
+        }
+        Ok(QueryPlan {
+            logical: execute::times_as_params(self.logical.clone(), self.params.len())?,
+            params,
+            uses_now: false,
+            kept: execute::Kept::default(),
+            ..self.clone()
+        })
+    }
+
     /// The plan with its parameters replaced by `values`.
     pub fn bind_params(&self, values: &[ScalarValue]) -> Result<QueryPlan> {
         if values.len() < self.params.len() {

@@ -90,7 +90,7 @@ fn run(plan: &QueryPlan, db: &Db) -> Result<Vec<RecordBatch>, SqlError> {
     let out = collect(plan, plan.execute(Arc::new(db.clone()))?);
     if let Some(direct) = Direct::of(plan) {
         // The reader finds what it is asked for; where a given value fails, the general way says how.
-        match direct.execute(&[], db) {
+        match direct.execute(&[], (plan.session.now, plan.session.statement), db) {
             Ok(None) => assert!(out.is_err(), "{}", plan.logical.display_indent()),
             stream => {
                 let again = stream.and_then(|s| collect(plan, s.expect("just looked at")));
@@ -672,7 +672,7 @@ fn parameters_take_their_types_from_where_they_stand() {
             ScalarValue::Int64(Some(9)),
         ];
         let one = run(&plan.bind_params(&values).expect("values for all"), &db);
-        let found = direct.execute(&values, &db).expect("no error");
+        let found = direct.execute(&values, (0, 0), &db).expect("no error");
         same_answer(&plan, &one, &collect(&plan, found.expect("found")));
     }
 }

@@ -64,7 +64,7 @@ impl Binder<'_> {
 
     pub(super) fn in_list(&self, c: Ctx, e: &E, list: &[E], negated: bool) -> Result<Typed> {
         if let Some(l) = super::rows::fields(e) {
-            let mut out: Option<Expr> = None;
+            let mut any = Vec::with_capacity(list.len());
             for item in list {
                 let Some(r) = super::rows::fields(item) else {
                     return Err(SqlError::new(
@@ -72,13 +72,12 @@ impl Binder<'_> {
                         "IN needs row values of the same length",
                     ));
                 };
-                let one = self.compare_rows(c, &l, &B::Eq, &r)?.expr;
-                out = Some(match out {
-                    None => one,
-                    Some(o) => or(o, one),
-                });
+                any.push(self.compare_rows(c, &l, &B::Eq, &r)?.expr);
             }
-            let out = out.unwrap_or_else(|| truth(false));
+            let out = match any.is_empty() {
+                true => truth(false),
+                false => chain(any, Operator::Or),
+            };
             return Ok(Typed::new(
                 if negated { not(out) } else { out },
                 SqlType::Bool,

@@ -35,6 +35,7 @@ impl SqlSession {
         start: bool,
         modes: &TransactionModes,
     ) -> Result<Response, SqlError> {
+        let began = self.statement_began;
         match &mut self.transaction {
             Some(transaction) if transaction.explicit => {
                 self.warn("25001", "there is already a transaction in progress");
@@ -42,7 +43,7 @@ impl SqlSession {
             other => {
                 match other {
                     Some(transaction) => transaction.explicit = true,
-                    None => *other = Some(Transaction::new(true)),
+                    None => *other = Some(Transaction::new(true, began)),
                 }
                 self.settings.begin();
             }

@@ -10,7 +10,7 @@ use tidemill_planner::catalog::CatalogView;
 use tidemill_planner::query::{QueryPlan, SnapshotReader};
 
 use super::plans::{self, PlanSlot, Planned};
-use super::sql::{SqlSession, now_micros};
+use super::sql::SqlSession;
 use super::{BatchStream, ParamValue, Response, execution};
 use crate::pg::extended::same_columns;
 use crate::published::Published;
@@ -145,8 +145,9 @@ impl SqlSession {
         reader: impl SnapshotReader + 'static,
     ) -> Result<BatchStream, SqlError> {
         let values = values(&query.plan, params)?;
+        let times = (self.now(), self.statement_began);
         if let Some(direct) = &query.direct
-            && let Some(rows) = direct.execute(&values, &reader)?
+            && let Some(rows) = direct.execute(&values, times, &reader)?
         {
             return Ok(rows);
         }
@@ -154,7 +155,7 @@ impl SqlSession {
             true => query.plan.clone(),
             false => query.plan.bind_params(&values)?,
         };
-        (plan.session.now, plan.session.statement) = (self.now(), now_micros());
+        (plan.session.now, plan.session.statement) = times;
         Ok(execution::start(plan, Arc::new(reader)))
     }
 

@@ -84,6 +84,8 @@ pub struct SqlSession {
     pub(super) backend_pid: i32,
     /// The change that it waits for.
     pub(super) underway: Arc<Underway>,
+    /// When the statement that runs began, microseconds since the Unix epoch.
+    pub(super) statement_began: i64,
     /// The schema of its temporary objects, if it has had any.
     pub(super) temporary: Option<String>,
     /// The numbers that it got from sequences.
@@ -105,6 +107,7 @@ impl SqlSession {
             copied: Copied::default(),
             backend_pid: 0,
             underway: Arc::default(),
+            statement_began: now_micros(),
             temporary: None,
             sequences: Arc::default(),
             prepared: HashMap::new(),
@@ -131,7 +134,7 @@ impl SqlSession {
     pub(super) fn now(&self) -> i64 {
         self.transaction
             .as_ref()
-            .map_or_else(now_micros, |t| t.began)
+            .map_or(self.statement_began, |t| t.began)
     }
 
     /// What the planner may know of the session now.
@@ -145,7 +148,7 @@ impl SqlSession {
                 .get("timezone")
                 .unwrap_or_else(|| "UTC".into()),
             now: self.now(),
-            statement: now_micros(),
+            statement: self.statement_began,
             variables: self.settings.variables(),
             sequences: Arc::new(SessionSequences {
                 handle: self.handle.clone(),
@@ -214,7 +217,7 @@ impl SqlSession {
                 | Statement::Query { .. }
         );
         if implicit && undone && self.transaction.is_none() {
-            self.transaction = Some(Transaction::new(false));
+            self.transaction = Some(Transaction::new(false, self.statement_began));
             self.settings.begin();
         }
     }
@@ -225,6 +228,7 @@ impl SqlSession {
         given: Given<'_>,
         implicit: bool,
     ) -> Result<Response, SqlError> {
+        self.statement_began = now_micros();
         self.take_copied();
         self.check_failed(&parsed.statement)?;
         self.begin_implicit(&parsed.statement, implicit);

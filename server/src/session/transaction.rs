@@ -14,7 +14,7 @@ use tidemill_zset::{CollectionId, Delta, Epoch};
 
 use super::advisory::Mark;
 use super::settings::Values;
-use super::sql::{SqlSession, now_micros};
+use super::sql::SqlSession;
 use crate::catalog::{Catalog, Detail};
 use crate::coordinator::Message;
 use crate::coordinator::tables::{OwnKeys, WriteRequest, tables_below};
@@ -86,11 +86,11 @@ pub struct Savepoint {
 }
 
 impl Transaction {
-    /// A transaction that has done nothing yet.
-    pub fn new(explicit: bool) -> Self {
+    /// A transaction that has done nothing yet. `began`: what `now()` is in it, microseconds since the Unix epoch.
+    pub fn new(explicit: bool, began: i64) -> Self {
         Transaction {
             explicit,
-            began: now_micros(),
+            began,
             failed: false,
             published: None,
             writes: Arc::default(),
@@ -479,7 +479,7 @@ mod tests {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let tables = [CollectionId(1), CollectionId(2)];
         for _ in 0..50 {
-            let mut transaction = Transaction::new(true);
+            let mut transaction = Transaction::new(true, 0);
             let mut model: HashMap<CollectionId, Vec<i64>> = HashMap::new();
             let mut saved = vec![];
             for n in 0..200 {
