@@ -23,6 +23,7 @@ mod collate;
 pub(crate) mod decorrelate;
 mod distinct;
 pub(crate) mod expr;
+mod first_rows;
 mod join;
 pub(crate) mod join_rules;
 mod members;
@@ -174,9 +175,8 @@ impl<'a> Compiler<'a> {
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.piece(&sort.input),
             LogicalPlan::Repartition(r) => self.piece(&r.input),
             LogicalPlan::Limit(limit) if order::limits_nothing(limit) => self.piece(&limit.input),
-            LogicalPlan::Limit(_) | LogicalPlan::Sort(_) => {
-                self.recompute(plan, "LIMIT without a key")
-            }
+            LogicalPlan::Limit(limit) => self.first_rows(plan, limit),
+            LogicalPlan::Sort(_) => self.recompute(plan, "LIMIT without a key"),
             LogicalPlan::RecursiveQuery(_) => self.recompute(plan, "a recursive query"),
             LogicalPlan::Distinct(Distinct::On(_)) => self.recompute(plan, "DISTINCT ON"),
             LogicalPlan::Subquery(_) => self.recompute(plan, "a correlated subquery"),

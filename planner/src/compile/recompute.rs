@@ -7,8 +7,8 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::provider_as_source;
-use datafusion_common::Column;
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion_common::{Column, DFSchema};
 use datafusion_expr::logical_plan::{Filter, Projection, Sort, Window};
 use datafusion_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, TableScanBuilder};
 use tidemill_dataflow::plan::{Node, Op};
@@ -265,42 +265,43 @@ impl Compiler<'_> {
     fn leaf(&mut self, plan: &LogicalPlan, cut: &mut Cut) -> Result<LogicalPlan> {
         let piece = rows::strip(self.piece(plan)?);
         self.last_unique = piece.unique;
-        let columns = piece.node.schema.fields().len();
-        let fields: Vec<Field> = (0..columns)
-            .map(|i| {
-                piece
-                    .node
-                    .schema
-                    .field(i)
-                    .clone()
-                    .with_name(format!("c{i}"))
-            })
-            .collect();
-        let schema = Arc::new(Schema::new(fields));
-        let index = cut.inputs.len();
+        let (leaf, columns) = leaf_of(cut.inputs.len(), &piece.node.schema, plan.schema())?;
         cut.inputs.push(piece.node);
-        cut.schemas.push(schema.clone());
-        let table: Arc<dyn TableProvider> = Arc::new(InputTable::new(index, schema));
-        let name = format!("input_{index}");
-        let build = || -> datafusion_common::Result<LogicalPlan> {
-            let scan = TableScanBuilder::new(name.clone(), provider_as_source(table)).build()?;
-            let named = plan
-                .schema()
-                .iter()
-                .enumerate()
-                .map(|(i, (qualifier, field))| {
-                    let column = Expr::Column(Column::new(Some(name.clone()), format!("c{i}")));
-                    column.alias_qualified(qualifier.cloned(), field.name())
-                });
-            let named: Vec<Expr> = named.collect();
-            let scan = Arc::new(LogicalPlan::TableScan(scan));
-            Ok(match named.is_empty() {
-                true => Arc::unwrap_or_clone(scan),
-                false => LogicalPlan::Projection(Projection::try_new(named, scan)?),
-            })
-        };
-        build().map_err(|e| from_datafusion(&e))
+        cut.schemas.push(columns);
+        Ok(leaf)
     }
+}
+
+/// The leaf of a program that stands for its input number `index`, of the columns `schema`, which the program calls as `named` says; and the
+/// columns of that input for [`Program::try_new`].
+pub(super) fn leaf_of(
+    index: usize,
+    schema: &Schema,
+    named: &DFSchema,
+) -> Result<(LogicalPlan, SchemaRef)> {
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(i, field)| field.as_ref().clone().with_name(format!("c{i}")))
+        .collect();
+    let schema = Arc::new(Schema::new(fields));
+    let table: Arc<dyn TableProvider> = Arc::new(InputTable::new(index, schema.clone()));
+    let name = format!("input_{index}");
+    let build = || -> datafusion_common::Result<LogicalPlan> {
+        let scan = TableScanBuilder::new(name.clone(), provider_as_source(table)).build()?;
+        let named = named.iter().enumerate().map(|(i, (qualifier, field))| {
+            let column = Expr::Column(Column::new(Some(name.clone()), format!("c{i}")));
+            column.alias_qualified(qualifier.cloned(), field.name())
+        });
+        let named: Vec<Expr> = named.collect();
+        let scan = Arc::new(LogicalPlan::TableScan(scan));
+        Ok(match named.is_empty() {
+            true => Arc::unwrap_or_clone(scan),
+            false => LogicalPlan::Projection(Projection::try_new(named, scan)?),
+        })
+    };
+    Ok((build().map_err(|e| from_datafusion(&e))?, schema))
 }
 
 /// The window at the bottom of `plan`, if its functions share a partition, and the filters and choices of columns
