@@ -229,6 +229,8 @@ pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
         optimizer.enable_dynamic_filter_pushdown = false;
         optimizer.enable_topk_dynamic_filter_pushdown = false;
         optimizer.enable_join_dynamic_filter_pushdown = false;
+        // It makes room at once for all the rows that a limit allows, of which those are without one that only keep a sort.
+        optimizer.enable_topk_aggregation = false;
         optimizer.enable_aggregate_dynamic_filter_pushdown = false;
         // Nullability and the names of SQL types in the fields' metadata may differ below unions and joins.
         config

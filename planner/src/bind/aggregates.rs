@@ -213,6 +213,10 @@ impl Binder<'_> {
         if let FunctionArguments::List(l) = &f.args {
             distinct = matches!(l.duplicate_treatment, Some(DuplicateTreatment::Distinct));
             match l.args.as_slice() {
+                [FunctionArg::Unnamed(FunctionArgExpr::Wildcard)] if distinct => {
+                    let message = format!("DISTINCT cannot be used with {name}(*)");
+                    return Err(SqlError::new("42601", message));
+                }
                 [FunctionArg::Unnamed(FunctionArgExpr::Wildcard)] => star = true,
                 list => args = self.function_args(c, list)?,
             }

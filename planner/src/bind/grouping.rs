@@ -150,7 +150,7 @@ impl Binder<'_> {
         // An input column goes before an output name.
         if let E::Identifier(i) = strip(e) {
             let name = fold(i);
-            if c.scope.column(&name)?.is_none()
+            if !c.scope.has_own(&name)?
                 && let Some(n) = items.iter().position(|i| i.name == name)
             {
                 let mut others = items[n + 1..].iter().filter(|i| i.name == name);

@@ -110,7 +110,7 @@ impl<'o> Scope<'o> {
             && self
                 .tables
                 .iter()
-                .any(|o| o.alias == t.alias && (o.schema == t.schema))
+                .any(|o| o.alias == t.alias && !are_apart(&o.schema, &t.schema))
         {
             return Err(SqlError::new(
                 "42712",
@@ -149,6 +149,11 @@ impl<'o> Scope<'o> {
             return Ok(Some(Typed::new(c.expr.clone(), c.ty.clone())));
         }
         self.through(|s| s.column(name))
+    }
+
+    /// Whether a column of that name is of this level of the query.
+    pub(crate) fn has_own(&self, name: &str) -> Result<bool> {
+        Ok(self.local(name)?.is_some())
     }
 
     /// A column by table and name. `Err` if the table exists without that column.
@@ -390,4 +395,9 @@ impl Binder<'_> {
         };
         Err(locate(e))
     }
+}
+
+/// Tables of one name are told apart by their schemas, where they have no other name.
+fn are_apart(one: &Option<String>, other: &Option<String>) -> bool {
+    matches!((one, other), (Some(one), Some(other)) if one != other)
 }

@@ -167,7 +167,8 @@ impl Binder<'_> {
                         cols: vec![col],
                     })
                 })?;
-                Ok(Typed::new(Expr::ScalarSubquery(s), cols[0].ty.clone()))
+                let ty = cols[0].ty.clone();
+                Ok(Typed::new(nullable(Expr::ScalarSubquery(s), &ty), ty))
             })
             .collect()
     }

@@ -77,15 +77,21 @@ impl Binder<'_> {
         }
         for c in in_order(w)? {
             let name = fold(&c.alias.name);
-            let recursive = w.recursive
-                && matches!(
-                    c.query.body.as_ref(),
-                    SetExpr::SetOperation {
-                        op: ast::SetOperator::Union,
-                        ..
-                    }
-                )
-                && mentions(&c.query, &name);
+            let c = &without_parentheses(c);
+            let recursive = w.recursive && mentions(&c.query, &name);
+            let union = matches!(
+                c.query.body.as_ref(),
+                SetExpr::SetOperation {
+                    op: ast::SetOperator::Union,
+                    ..
+                }
+            );
+            if recursive && !union {
+                let message = format!(
+                    "recursive query \"{name}\" does not have the form non-recursive-term UNION [ALL] recursive-term"
+                );
+                return Err(SqlError::new("42P19", message));
+            }
             let rel = if recursive {
                 self.recursive(&name, c, ctes, outer)?
             } else {
@@ -324,4 +330,23 @@ fn reads(plan: &LogicalPlan, table: &str, aliases: usize) -> bool {
 /// True if the query reads a relation of that name.
 pub(super) fn mentions(q: &ast::Query, name: &str) -> bool {
     crate::walk::any_relation(q, |r| parts(r).as_slice() == [name])
+}
+
+/// A query whose body stands in parentheses, without them.
+fn without_parentheses(cte: &ast::Cte) -> ast::Cte {
+    let mut cte = cte.clone();
+    while let SetExpr::Query(inner) = cte.query.body.as_ref() {
+        let plain = |q: &ast::Query| {
+            q.order_by.is_none()
+                && q.limit_clause.is_none()
+                && q.fetch.is_none()
+                && q.locks.is_empty()
+        };
+        if !plain(inner) || !plain(&cte.query) || inner.with.is_some() {
+            break;
+        }
+        let body = inner.body.clone();
+        cte.query.body = body;
+    }
+    cte
 }

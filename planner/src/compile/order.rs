@@ -19,6 +19,7 @@ use datafusion_expr::{
 };
 use datafusion_expr::{DistinctOn, WindowFrameBound, WindowFunctionDefinition};
 
+use super::decorrelate::keys::honest;
 use super::expr::unalias;
 use crate::functions::rows;
 use crate::functions::windows::OVER_FRAME;
@@ -44,6 +45,7 @@ pub fn canonical(plan: LogicalPlan) -> Result<LogicalPlan> {
     if !has_order(&plan)? {
         return Ok(plan);
     }
+    let plan = honest(plan)?;
     let prune = Optimizer::with_rules(vec![Arc::new(OptimizeProjections::new())]);
     let plan = prune.optimize(plan, &OptimizerContext::new(), |_, _| {})?;
     total(plan)

@@ -24,38 +24,138 @@ const CLASSES: [(&str, &str); 5] = [
     (":space:]", r"\s"),
 ];
 
-/// PostgreSQL's escapes and classes that the regex crate spells differently.
-fn translate_regex(p: &str) -> String {
+/// Names of classes of characters.
+const CLASS_NAMES: [&str; 13] = [
+    "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct",
+    "space", "upper", "xdigit",
+];
+
+/// PostgreSQL's escapes, classes and brackets as the regex crate spells them.
+fn translate_regex(p: &str) -> Result<String> {
     let mut out = String::with_capacity(p.len());
-    let mut chars = p.chars();
-    while let Some(c) = chars.next() {
-        let rest = chars.as_str();
-        if let Some((name, class)) = CLASSES
-            .iter()
-            .find(|(n, _)| c == '[' && rest.starts_with(n))
-        {
-            chars = rest[name.len()..].chars();
-            out.push_str(class);
-            continue;
-        }
-        if c != '\\' {
-            out.push(c);
-            continue;
-        }
-        match chars.next() {
-            Some('m') => out.push_str(r"\b{start}"),
-            Some('M') => out.push_str(r"\b{end}"),
-            Some('y') => out.push_str(r"\b"),
-            Some('Y') => out.push_str(r"\B"),
-            Some('Z') => out.push_str(r"\z"),
-            Some(c) => {
-                out.push('\\');
-                out.push(c);
+    let mut rest = p;
+    while let Some(c) = rest.chars().next() {
+        rest = match c {
+            '[' => bracket(rest, &mut out)?,
+            '\\' => escape(&rest[1..], &mut out),
+            // A bound begins with a digit.
+            '{' if !rest[1..].starts_with(|c: char| c.is_ascii_digit()) => {
+                out.push_str(r"\{");
+                &rest[1..]
             }
-            None => out.push('\\'),
+            c => {
+                out.push(c);
+                &rest[c.len_utf8()..]
+            }
+        };
+    }
+    Ok(out)
+}
+
+/// What follows a backslash; gives what is after it.
+fn escape<'p>(rest: &'p str, out: &mut String) -> &'p str {
+    let Some(c) = rest.chars().next() else {
+        out.push('\\');
+        return rest;
+    };
+    match c {
+        'm' => out.push_str(r"\b{start}"),
+        'M' => out.push_str(r"\b{end}"),
+        'y' => out.push_str(r"\b"),
+        'Y' => out.push_str(r"\B"),
+        'Z' => out.push_str(r"\z"),
+        'B' => out.push_str(r"\\"),
+        'e' => out.push_str(r"\x1B"),
+        c if c.is_alphanumeric() => {
+            out.push('\\');
+            out.push(c);
+        }
+        // The crate gives some of these a meaning.
+        c => out.push_str(&regex::escape(c.encode_utf8(&mut [0; 4]))),
+    }
+    &rest[c.len_utf8()..]
+}
+
+/// A bracket expression, in which the crate has operators and brackets that POSIX doesn't; gives what is after it.
+fn bracket<'p>(from: &'p str, out: &mut String) -> Result<&'p str> {
+    for (word, edge) in [("[[:<:]]", r"\b{start}"), ("[[:>:]]", r"\b{end}")] {
+        if let Some(rest) = from.strip_prefix(word) {
+            out.push_str(edge);
+            return Ok(rest);
         }
     }
-    out
+    let invalid = |what: &str| {
+        let message = format!("invalid regular expression: {what}");
+        SqlError::new("2201B", message)
+    };
+    out.push('[');
+    let mut rest = &from[1..];
+    if let Some(after) = rest.strip_prefix('^') {
+        out.push('^');
+        rest = after;
+    }
+    let mut first = true;
+    let mut before = ' ';
+    loop {
+        let Some(c) = rest.chars().next() else {
+            return Err(invalid("brackets [] not balanced"));
+        };
+        let after = &rest[c.len_utf8()..];
+        rest = match c {
+            ']' if !first => {
+                out.push(']');
+                return Ok(after);
+            }
+            '[' if after.starts_with(':') => {
+                let (name, end) = after[1..]
+                    .split_once(":]")
+                    .ok_or_else(|| invalid("brackets [] not balanced"))?;
+                if !CLASS_NAMES.contains(&name) {
+                    return Err(invalid("invalid character class"));
+                }
+                let own = CLASSES.iter().find(|(n, _)| n[1..].starts_with(name));
+                match own {
+                    Some((_, class)) => out.push_str(class),
+                    None => out.push_str(&format!("[:{name}:]")),
+                }
+                end
+            }
+            '[' if after.starts_with(['.', '=']) => {
+                let mark = &after[..1];
+                let (element, end) = after[1..]
+                    .split_once(&format!("{mark}]"))
+                    .ok_or_else(|| invalid("brackets [] not balanced"))?;
+                let mut chars = element.chars();
+                match (chars.next(), chars.next()) {
+                    (Some(c), None) => push_member(c, out),
+                    _ => return Err(invalid("invalid collating element")),
+                }
+                end
+            }
+            '\\' => escape(after, out),
+            '-' if before == '-' || first || after.starts_with(']') => {
+                out.push_str(r"\-");
+                after
+            }
+            '-' => {
+                out.push('-');
+                after
+            }
+            c => {
+                push_member(c, out);
+                after
+            }
+        };
+        (first, before) = (false, c);
+    }
+}
+
+/// A character that stands for itself in brackets.
+fn push_member(c: char, out: &mut String) {
+    if matches!(c, '[' | ']' | '&' | '~' | '^' | '-') {
+        out.push('\\');
+    }
+    out.push(c);
 }
 
 /// What the letters of a flags argument say; of those about the same, the last one counts.
@@ -125,7 +225,7 @@ pub(super) fn with_regex<T>(pattern: &str, flags: &str, f: impl FnOnce(&Regex) -
 fn compiled(pattern: &str, options: &Options) -> Result<Regex> {
     let translated = match options.literal {
         true => regex::escape(pattern),
-        false => translate_regex(pattern),
+        false => translate_regex(pattern)?,
     };
     let built = regex::RegexBuilder::new(&translated)
         .case_insensitive(options.insensitive)

@@ -19,7 +19,7 @@ use super::transaction;
 use super::unique::{Other, conflict_of};
 use super::write_plan::Target;
 use super::write_rows::{
-    WithRows, Written, changes, concat, internal, part, side_by_side, which, with_others,
+    WithRows, Written, assigned, changes, concat, internal, part, side_by_side, which, with_others,
     written_by,
 };
 use super::{ParamValue, Response, execution};
@@ -262,7 +262,8 @@ impl SqlSession {
         let target = self.target(&published, from.name.schema.as_deref(), &from.name.name)?;
         let mut parts = Vec::new();
         for batch in &batches {
-            parts.push(part(&target.object, batch, 0)?);
+            let batch = assigned(&target.object, batch)?;
+            parts.push(part(&target.object, &batch, 0)?);
         }
         let rows = concat(&target.object, &parts)?;
         let count = rows.num_rows();

@@ -8,7 +8,9 @@ use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::Statement;
+use tidemill_planner::functions::cast::{Context, cast_array};
 use tidemill_planner::query::{Condition, SnapshotReader, WRITTEN};
+use tidemill_zset::schema::SqlType;
 use tidemill_zset::{CollectionId, Delta, Diffs};
 
 use crate::catalog::Object;
@@ -90,6 +92,25 @@ pub(super) fn side_by_side(
 
 pub(super) fn concat(object: &Object, batches: &[RecordBatch]) -> Result<RecordBatch, SqlError> {
     tidemill_zset::buffers::concat_batches(&object.columns, batches).map_err(internal)
+}
+
+/// The rows of a query as those of a table that was made with its columns: a numeric without digits has other digits in a table.
+pub(super) fn assigned(object: &Object, batch: &RecordBatch) -> Result<RecordBatch, SqlError> {
+    let fields = object.columns.fields().iter();
+    let of_query = batch.schema_ref().fields();
+    let columns = batch.columns().iter().zip(of_query).zip(fields);
+    let columns = columns.map(
+        |((array, from), to)| match from.data_type() == to.data_type() {
+            true => Ok(array.clone()),
+            false => {
+                let (from, to) = (SqlType::of(from), SqlType::of(to));
+                cast_array(array, &from, &to, Context::Assignment, "UTC")
+            }
+        },
+    );
+    let columns = columns.collect::<Result<Vec<_>, _>>();
+    let columns = columns.map_err(|e| tidemill_planner::error::from_datafusion(&e))?;
+    RecordBatch::try_new(object.columns.clone(), columns).map_err(internal)
 }
 
 /// Columns `from..` of a batch as rows of the table.

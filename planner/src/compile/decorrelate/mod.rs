@@ -14,7 +14,7 @@ mod branches;
 mod domain;
 mod guarded;
 mod hoist;
-mod keys;
+pub(crate) mod keys;
 pub(crate) mod names;
 mod outer_join;
 
