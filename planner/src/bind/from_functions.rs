@@ -63,7 +63,7 @@ impl Binder<'_> {
         let (mut plan, mut columns) = self.unnest(base, lists, kind == JoinType::Left)?;
         let mut types = types;
         if record.is_some() {
-            let fields = record_fields(name, alias)?;
+            let fields = record_fields(alias)?;
             (plan, columns, types) = self.record_columns(plan, columns, types, &fields)?;
             names = fields.into_iter().map(|(name, _)| name).collect();
             names.extend(ordinality.then(|| "ordinality".to_string()));
@@ -226,14 +226,23 @@ impl Binder<'_> {
         let (mut columns, mut types) = (Vec::new(), Vec::new());
         for (name, ty) in fields {
             let access = match ty {
-                SqlType::Json | SqlType::Jsonb => BinaryOperator::Arrow,
+                SqlType::Json | SqlType::Jsonb | SqlType::Array(_) => BinaryOperator::Arrow,
                 _ => BinaryOperator::LongArrow,
             };
             let key = Typed {
                 expr: super::literal(datafusion_common::ScalarValue::Utf8View(Some(name.clone()))),
                 ..null()
             };
-            let value = self.operator(&access, object.clone(), key)?;
+            let mut value = self.operator(&access, object.clone(), key)?;
+            if let SqlType::Array(of) = ty {
+                let literal = match of.as_ref() {
+                    SqlType::Json | SqlType::Jsonb => "#json_array_literal",
+                    _ => "#array_literal",
+                };
+                let json = self.cast(value, &SqlType::Json, Context::Explicit)?;
+                let json = Typed::new(json, SqlType::Json);
+                value = self.function(literal, vec![json], None)?;
+            }
             let context = match ty {
                 // What is too long isn't cut.
                 SqlType::Varchar(_) | SqlType::Char(_) => Context::Assignment,
@@ -270,7 +279,7 @@ fn record_function(name: &str) -> Option<&'static str> {
 }
 
 /// The columns that the alias of such a function defines.
-fn record_fields(name: &str, alias: Option<&TableAlias>) -> Result<Vec<(String, SqlType)>> {
+fn record_fields(alias: Option<&TableAlias>) -> Result<Vec<(String, SqlType)>> {
     let columns = alias.map_or(&[][..], |a| &a.columns);
     if columns.is_empty() {
         let message = "a column definition list is required for functions returning \"record\"";
@@ -279,9 +288,6 @@ fn record_fields(name: &str, alias: Option<&TableAlias>) -> Result<Vec<(String, 
     columns
         .iter()
         .map(|c| match c.data_type.as_ref().map(sql_type).transpose()? {
-            Some(SqlType::Array(_)) => Err(SqlError::unsupported(format!(
-                "columns of array types are not supported with {name}"
-            ))),
             Some(ty) => Ok((fold(&c.name), ty)),
             None => Err(SqlError::new(
                 "42601",

@@ -301,6 +301,45 @@ pub fn to_sql(array: &ArrayRef, to: &SqlType) -> DfResult<ArrayRef> {
     super::cast::cast_array(&n, &exact, to, super::cast::Context::Explicit, "UTC")
 }
 
+/// A JSON array as the text of an array, whose elements are then read as their type is; a string is that text already. `of_json`: the elements
+/// are JSON.
+fn array_literal(json: &str, of_json: bool) -> Result<Option<String>> {
+    match type_of(json) {
+        "null" => return Ok(None),
+        "string" => return Ok(Some(super::json_text::unescape(json.trim()))),
+        "array" => {}
+        _ => return Err(SqlError::new("22P02", "expected JSON array")),
+    }
+    let mut out = String::from("{");
+    for (n, element) in super::json_scan::elements(json)
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
+        if n > 0 {
+            out.push(',');
+        }
+        let text = match type_of(element) {
+            "null" => {
+                out.push_str("NULL");
+                continue;
+            }
+            "string" if !of_json => super::json_text::unescape(element.trim()),
+            _ => element.to_string(),
+        };
+        out.push('"');
+        for c in text.chars() {
+            if matches!(c, '"' | '\\') {
+                out.push('\\');
+            }
+            out.push(c);
+        }
+        out.push('"');
+    }
+    out.push('}');
+    Ok(Some(out))
+}
+
 /// Any value as JSON.
 pub fn value_into(
     array: &ArrayRef,
@@ -429,6 +468,14 @@ pub fn register(r: &mut super::registry::Registry) {
     }
     access!("json", false);
     access!("jsonb", true);
+    r.add_fallible(
+        "#array_literal(json) text",
+        kernel!(|j: text| -> text array_literal(j, false)),
+    );
+    r.add_fallible(
+        "#json_array_literal(json) text",
+        kernel!(|j: text| -> text array_literal(j, true)),
+    );
     r.add_fallible(
         "jsonb_contains(jsonb, jsonb) bool",
         kernel!(|a: text, b: text| -> bool Ok(Some(contains(&document(a)?, &document(b)?)))),
