@@ -316,10 +316,21 @@ impl Numbers {
 
     /// Goes on with `next`, whatever was given before, once what it says is stored.
     pub fn set(&self, of: &Counted, next: Option<i64>) -> Storing {
+        let storing = self.change(of, |_| Ok(next));
+        storing.expect("it takes the number that it is given")
+    }
+
+    /// Goes on with what `f` makes of the next number, between two that are given.
+    pub fn change(
+        &self,
+        of: &Counted,
+        f: impl FnOnce(Option<i64>) -> Result<Option<i64>, SqlError>,
+    ) -> Result<Storing, SqlError> {
         self.with(of, |counter| {
+            let next = f(counter.next)?;
             counter.version += 1;
             (counter.next, counter.durable) = (next, None);
-            counter.storing(of, next)
+            Ok(counter.storing(of, next))
         })
     }
 

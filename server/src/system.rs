@@ -618,7 +618,10 @@ fn sequence_columns() -> SchemaRef {
 fn sequence_oid(of: &Counted) -> u32 {
     match of.numbering.kind {
         NumberingKind::Sequence => pg_catalog::FIRST_USER_OID + of.object as u32,
-        _ => pg_catalog::COLUMN_SEQUENCES + of.object as u32 * 16 + of.column as u32 % 16,
+        _ => {
+            let number = (of.object as u32).wrapping_mul(16) + of.column as u32 % 16;
+            pg_catalog::COLUMN_SEQUENCES.wrapping_add(number)
+        }
     }
 }
 

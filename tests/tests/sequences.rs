@@ -80,6 +80,17 @@ fn no_number_is_given_twice() {
                 Ok((load.taken.load(Ordering::Acquire) >= until).then_some(()))
             })
             .await?;
+            // Others go on while it counts anew.
+            let sql = server.connect().await?;
+            for n in 0..20 {
+                let counting = [
+                    "INCREMENT BY 1 MAXVALUE 9000000",
+                    "NO MAXVALUE",
+                    "OWNED BY NONE",
+                ];
+                let how = counting[n % counting.len()];
+                sql.run(&format!("ALTER SEQUENCE s {how}")).await?;
+            }
             server.restart(&Options::workers(rng.random_range(1..3)))?;
             load.port.store(server.port(), Ordering::Release);
         }

@@ -11,7 +11,7 @@ use super::ddl::{Effects, find, notice};
 use super::{Coordinator, EpochWork};
 use crate::catalog::record::{OwnedBy, object_key, put};
 use crate::catalog::{Catalog, DEFAULT_SCHEMA, Detail, Object, text};
-use crate::numbers::{Counted, after, last_before};
+use crate::numbers::{Counted, Storing, after, last_before};
 use crate::session::sequences::used_by;
 
 /// What somebody wants of a sequence.
@@ -69,9 +69,16 @@ impl Coordinator {
             return Err(SqlError::internal("not a sequence"));
         };
         let new = old.altered(options)?;
-        let goes_on = match options.restart {
-            Some(with) => Some(new.restart(with)?),
-            None => self.goes_on(&of, old, &new)?,
+        let storing = match options.restart {
+            Some(with) => {
+                let first = new.restart(with)?;
+                Some(self.env.numbers.set(&of, Some(first)))
+            }
+            None if new.numbering == old.numbering => None,
+            None => {
+                let goes_on = |next| goes_on(next, old, &new);
+                Some(self.env.numbers.change(&of, goes_on)?)
+            }
         };
         let mut changed = Object::clone(object);
         changed.record.sql = new.sql(&text::quoted(&changed.record.name));
@@ -82,9 +89,8 @@ impl Coordinator {
         effects
             .changes
             .push(put(object_key(changed.record.id), &changed.record));
-        let of = Counted::of(&changed).unwrap_or(of);
         next.put(Arc::new(changed));
-        self.set_number(of, goes_on, effects);
+        storing.into_iter().for_each(|s| store(s, effects));
         Ok(())
     }
 
@@ -111,36 +117,8 @@ impl Coordinator {
             numbering: of.numbering.clone(),
         };
         let first = sequence.restart(with)?;
-        self.set_number(of, Some(first), effects);
+        store(self.env.numbers.set(&of, Some(first)), effects);
         Ok(())
-    }
-
-    fn set_number(&mut self, of: Counted, next: Option<i64>, effects: &mut Effects) {
-        let storing = self.env.numbers.set(&of, next);
-        effects.changes.push(storing.change());
-        effects
-            .after
-            .push(Box::new(move |c, _| c.env.numbers.passed(&storing)));
-    }
-
-    /// The next number of a sequence that counts otherwise from now on: the one after the last that was given.
-    fn goes_on(
-        &self,
-        of: &Counted,
-        old: &Sequence,
-        new: &Sequence,
-    ) -> Result<Option<i64>, SqlError> {
-        let next = self.env.numbers.next_of(of);
-        let Some(last) = last_before(&old.numbering, next) else {
-            let first = if next == Some(old.numbering.start) {
-                new.numbering.start
-            } else {
-                next.unwrap_or(new.numbering.start)
-            };
-            return new.restart(Some(first)).map(Some);
-        };
-        new.restart(Some(last))?;
-        Ok(after(&new.numbering, last))
     }
 
     /// Does what is wanted of sequences with the epoch that is being cut.
@@ -167,6 +145,26 @@ impl Coordinator {
             }
         }
     }
+}
+
+fn store(storing: Storing, effects: &mut Effects) {
+    effects.changes.push(storing.change());
+    effects
+        .after
+        .push(Box::new(move |c, _| c.env.numbers.passed(&storing)));
+}
+
+/// The next number of a sequence that counts otherwise from now on: the one after the last that was given.
+fn goes_on(next: Option<i64>, old: &Sequence, new: &Sequence) -> Result<Option<i64>, SqlError> {
+    let Some(last) = last_before(&old.numbering, next) else {
+        let first = match next {
+            Some(next) if next != old.numbering.start => next,
+            _ => new.numbering.start,
+        };
+        return new.restart(Some(first)).map(Some);
+    };
+    new.restart(Some(last))?;
+    Ok(after(&new.numbering, last))
 }
 
 fn gone(name: &str) -> SqlError {
