@@ -40,6 +40,7 @@ fn node(sums: bool) -> Node {
     let aggregate = |function, column, t| Aggregate {
         function,
         column,
+        second: None,
         filter: None,
         output: Field::new(format!("{function:?}"), t, true),
     };

@@ -134,6 +134,8 @@ pub struct Aggregate {
     pub function: AggregateFunction,
     /// Input column; `None` only for `CountStar`.
     pub column: Option<usize>,
+    /// Input column of the other value of a pair; only for `Moments`.
+    pub second: Option<usize>,
     /// Boolean input column: rows for which it isn't true don't count (FILTER).
     pub filter: Option<usize>,
     /// The output column's name and type decide the accumulator and its overflow check:
@@ -152,6 +154,8 @@ pub enum AggregateFunction {
     Sum,
     /// avg: sum / count
     Avg,
+    /// Count, sum and sums of products (see `tidemill_zset::moments`), as bytes
+    Moments,
     /// least value
     Min,
     /// greatest value

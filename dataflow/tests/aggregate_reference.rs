@@ -20,11 +20,12 @@ use tidemill_dataflow::operators::culprit::row_text;
 use tidemill_dataflow::operators::map::conform;
 use tidemill_dataflow::plan::{Aggregate, AggregateFunction, Node, Op};
 use tidemill_storage::ArrangementChange;
+use tidemill_zset::moments::{ExactMoments, FloatMoments};
 use tidemill_zset::{CollectionId, Delta};
 
 use AggregateFunction::*;
 
-/// Columns: word, number, integer, decimal, float, truth, filter.
+/// Columns: word, number, integer, decimal, float, truth, filter, other (a float).
 #[derive(Clone, Debug, PartialEq)]
 struct Row {
     word: Option<String>,
@@ -34,9 +35,11 @@ struct Row {
     float: Option<f64>,
     truth: Option<bool>,
     filter: Option<bool>,
+    other: Option<f64>,
 }
 
 const FILTER: usize = 6;
+const OTHER: usize = 7;
 
 fn input_schema() -> SchemaRef {
     let field = |n: &str, t| Field::new(n, t, true);
@@ -48,6 +51,7 @@ fn input_schema() -> SchemaRef {
         field("float", DataType::Float64),
         field("truth", DataType::Boolean),
         field("filter", DataType::Boolean),
+        field("other", DataType::Float64),
     ]))
 }
 
@@ -77,6 +81,7 @@ fn row(rng: &mut ChaCha8Rng, keys: i64) -> Row {
         float: e.then_some(float),
         truth: f.then(|| rng.random_bool(0.8)),
         filter: g.then(|| rng.random_bool(0.5)),
+        other: rng.random_bool(0.8).then(|| rng.random_range(-1e9..1e9)),
     }
 }
 
@@ -94,6 +99,7 @@ fn batch(rows: &[Row]) -> RecordBatch {
         Arc::new(Float64Array::from_iter(rows.iter().map(|r| r.float))),
         Arc::new(BooleanArray::from_iter(rows.iter().map(|r| r.truth))),
         Arc::new(BooleanArray::from_iter(rows.iter().map(|r| r.filter))),
+        Arc::new(Float64Array::from_iter(rows.iter().map(|r| r.other))),
     ];
     RecordBatch::try_new(input_schema(), columns).unwrap()
 }
@@ -107,6 +113,7 @@ fn aggregate(
     Aggregate {
         function,
         column,
+        second: None,
         filter: filter.then_some(FILTER),
         output: Field::new(format!("{function:?}{column:?}"), t, true),
     }
@@ -135,6 +142,13 @@ fn all_aggregates() -> Vec<Aggregate> {
             aggregate(BoolAnd, Some(5), filter, DataType::Boolean),
             aggregate(BoolOr, Some(5), filter, DataType::Boolean),
         ]);
+        for column in 1..=4 {
+            out.push(aggregate(Moments, Some(column), filter, DataType::Binary));
+        }
+        out.push(Aggregate {
+            second: Some(OTHER),
+            ..aggregate(Moments, Some(4), filter, DataType::Binary)
+        });
     }
     out
 }
@@ -153,7 +167,7 @@ fn node(keys: &[usize], aggregates: &[Aggregate], append_only: bool) -> Node {
         inputs: vec![Node {
             op: Op::Input {
                 collection: CollectionId(1),
-                columns: (0..7).collect(),
+                columns: (0..8).collect(),
             },
             inputs: vec![],
             schema,
@@ -200,6 +214,9 @@ fn naive(a: &Aggregate, rows: &[&Row]) -> ArrayRef {
     };
     let float = |v: Option<f64>| -> ArrayRef { Arc::new(Float64Array::from(vec![v])) };
     let n = ints.len() as i128;
+    let bytes = |n: i64, bytes: Vec<u8>| -> ArrayRef {
+        Arc::new(BinaryArray::from_iter([(n > 0).then_some(bytes)]))
+    };
     match (a.function, a.column) {
         (CountStar, _) => int(Some(rows.len() as i128)),
         (Count, _) => int(Some(n)),
@@ -230,6 +247,22 @@ fn naive(a: &Aggregate, rows: &[&Row]) -> ArrayRef {
         ),
         (Min, _) => int(ints.into_iter().min()),
         (Max, _) => int(ints.into_iter().max()),
+        (Moments, Some(4)) => {
+            let mut all = FloatMoments::default();
+            for r in rows {
+                match (r.float, a.second, r.other) {
+                    (Some(y), None, _) => all.add(y, 1),
+                    (Some(y), _, Some(x)) => all.add_pair(y, x, 1),
+                    _ => {}
+                }
+            }
+            bytes(all.count, all.to_bytes())
+        }
+        (Moments, _) => {
+            let mut all = ExactMoments::default();
+            ints.iter().for_each(|v| all.add(*v, 1));
+            bytes(all.count, all.to_bytes())
+        }
         (BoolAnd, _) => Arc::new(BooleanArray::from(vec![
             (!truths.is_empty()).then(|| truths.iter().all(|t| *t)),
         ])),
@@ -437,6 +470,7 @@ fn overflow(restarts: bool) {
         float: None,
         truth: None,
         filter: None,
+        other: None,
     };
     let mut errors = Multiset::new();
     let mut step = |bench: &mut Bench, rows: &[Row], diffs: Vec<i64>| {
@@ -478,6 +512,7 @@ fn a_negative_count_is_a_broken_invariant() {
         float: None,
         truth: None,
         filter: None,
+        other: None,
     };
     bench.step(vec![Delta::new(batch(&[r]), vec![-1])]);
 }

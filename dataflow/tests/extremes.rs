@@ -109,6 +109,7 @@ fn aggregates(kind: Kind) -> Node {
     let aggregate = |function, column| Aggregate {
         function,
         column,
+        second: None,
         filter: None,
         output: Field::new(format!("{function:?}"), DataType::Int64, true),
     };

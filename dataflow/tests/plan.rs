@@ -30,6 +30,7 @@ fn plan(append_only: bool, collection: u64) -> DataflowPlan {
     let aggregate = |function, column, name| Aggregate {
         function,
         column,
+        second: None,
         filter: None,
         output: Field::new(name, DataType::Int64, true),
     };

@@ -49,6 +49,7 @@ fn grouped(collection: u64) -> Node {
     let aggregate = |function, column, name| Aggregate {
         function,
         column,
+        second: None,
         filter: None,
         output: int(name),
     };

@@ -12,10 +12,13 @@ pub mod float_sum;
 pub mod hash;
 pub mod ids;
 pub mod interval;
+pub mod moments;
 mod narrow;
 pub mod order_code;
 pub mod schema;
+pub mod wide_sum;
 
 pub use delta::{Delta, Diffs};
 pub use float_sum::FloatSum;
 pub use ids::{ArrangementId, CollectionId, Epoch};
+pub use wide_sum::WideSum;

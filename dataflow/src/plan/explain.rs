@@ -230,13 +230,14 @@ fn aggregate_text(a: &Aggregate, input: &Schema) -> String {
         AggregateFunction::Count => "count",
         AggregateFunction::Sum => "sum",
         AggregateFunction::Avg => "avg",
+        AggregateFunction::Moments => "moments",
         AggregateFunction::Min => "min",
         AggregateFunction::Max => "max",
         AggregateFunction::BoolAnd => "bool_and",
         AggregateFunction::BoolOr => "bool_or",
     };
     let argument = match a.column {
-        Some(c) => format!("{}@{c}", name(input, c)),
+        Some(c) => names(input, &[&[c], a.second.as_slice()].concat()),
         None => "*".to_string(),
     };
     match a.filter {

@@ -12,17 +12,25 @@ use super::types::{is_integer, is_number, number_rank};
 use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
-use crate::functions::{aggregate as own, extremes, lists, moments, rows};
+use crate::functions::moments::{self, Moment};
+use crate::functions::{aggregate as own, extremes, lists, rows};
 
 /// A resolved aggregate: the function, its arguments, the type it gives, and what is done with its result.
 pub(super) struct Resolved {
     pub(super) function: Arc<AggregateUDF>,
     pub(super) args: Vec<Expr>,
     pub(super) ty: SqlType,
-    /// Applied to the result and further arguments, e.g. to make one JSON text of an array.
-    pub(super) then: Option<(&'static str, SqlType, Vec<Typed>)>,
+    pub(super) then: Option<Then>,
     /// Order of the values where the call gives none.
     pub(super) ordered: bool,
+}
+
+/// What is done with an aggregate's result.
+pub(super) enum Then {
+    /// This function of it and further arguments, e.g. to make one JSON text of an array.
+    Function(&'static str, SqlType, Vec<Typed>),
+    /// What moments of values of the second type say.
+    Moment(Moment, SqlType),
 }
 
 impl Resolved {
@@ -41,7 +49,7 @@ impl Resolved {
         let array = SqlType::Array(Box::new(value.ty));
         let list = Resolved::new(lists::array_agg(), vec![value.expr], array);
         Resolved {
-            then: Some((function, ty, vec![])),
+            then: Some(Then::Function(function, ty, vec![])),
             ..list
         }
     }
@@ -155,7 +163,7 @@ impl Binder<'_> {
                 let one = Typed::new(literal(ScalarValue::Int32(Some(1))), SqlType::Int4);
                 let ty = value.ty.clone();
                 Ok(Resolved {
-                    then: Some(("array_subscript", ty.clone(), vec![one])),
+                    then: Some(Then::Function("array_subscript", ty.clone(), vec![one])),
                     ..Resolved::over_ordered(value, "array_subscript", ty)
                 })
             }
@@ -296,21 +304,19 @@ impl Binder<'_> {
             };
             args.iter().map(float).collect()
         };
-        if name == "regr_count" {
-            let function = agg::regr::regr_count_udaf();
-            return Ok(Resolved::new(function, floats()?, SqlType::Int8));
-        }
-        let moment = moments::Moment::named(name).ok_or_else(none)?;
+        let moment = Moment::named(name).ok_or_else(none)?;
         if args.len() != moment.arguments() {
             return Err(none());
         }
-        let function = moments::aggregate(moment);
-        Ok(match args.as_slice() {
+        let (values, of) = match args.as_slice() {
             [one] if !one.unknown && (1..=4).contains(&number_rank(&one.ty)) => {
-                let ty = moments::result_type(&one.ty);
-                Resolved::new(function, vec![one.expr.clone()], ty)
+                (vec![one.expr.clone()], one.ty.clone())
             }
-            _ => Resolved::new(function, floats()?, SqlType::Float8),
+            _ => (floats()?, SqlType::Float8),
+        };
+        Ok(Resolved {
+            then: Some(Then::Moment(moment, of)),
+            ..Resolved::new(moments::aggregate(), values, SqlType::Bytea)
         })
     }
 }

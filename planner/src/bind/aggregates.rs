@@ -14,7 +14,7 @@ use sqlparser::ast::{
 };
 use tidemill_zset::schema::SqlType;
 
-use super::aggregate_kinds::Resolved;
+use super::aggregate_kinds::{Resolved, Then};
 use super::calls::no_function;
 use super::conditions::guard;
 use super::expr::{AGGREGATE, Calls, Ctx};
@@ -23,7 +23,7 @@ use super::types::is_number;
 use super::windows::is_window;
 use super::{Binder, Typed};
 use crate::error::{Result, SqlError};
-use crate::functions::lists;
+use crate::functions::{lists, moments};
 
 /// Names of aggregate functions.
 pub(crate) fn is_aggregate(name: &str) -> bool {
@@ -192,7 +192,8 @@ impl Binder<'_> {
     pub(super) fn finish_aggregate(&self, marker: Expr, r: Resolved) -> Result<Typed> {
         match r.then {
             None => Ok(Typed::new(marker, r.ty)),
-            Some((f, ty, more)) => {
+            Some(Then::Moment(moment, of)) => Ok(moments::of(moment, &of, marker)),
+            Some(Then::Function(f, ty, more)) => {
                 let mut args = vec![Typed::new(marker, r.ty)];
                 args.extend(more);
                 let t = self.function(f, args, None)?;
@@ -278,7 +279,11 @@ impl Binder<'_> {
             filter = Some(Box::new(unless_null(filter, text)));
             let separator = Typed::new(r.args[1].clone(), SqlType::Text);
             r = Resolved {
-                then: Some(("array_to_string", SqlType::Text, vec![separator])),
+                then: Some(Then::Function(
+                    "array_to_string",
+                    SqlType::Text,
+                    vec![separator],
+                )),
                 ..Resolved::over_array(Typed::new(text.clone(), SqlType::Text), "", SqlType::Text)
             };
             r.ordered = true;
@@ -415,7 +420,7 @@ impl Binder<'_> {
             function: lists::array_agg(),
             args: vec![value.expr],
             ty: SqlType::Array(Box::new(value.ty)),
-            then: Some((function, result, fraction)),
+            then: Some(Then::Function(function, result, fraction)),
             ordered: true,
         };
         Ok((resolved, false, Some(Box::new(filter)), vec![sort]))

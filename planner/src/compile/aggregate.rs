@@ -13,6 +13,7 @@ use tidemill_dataflow::plan::{Aggregate, AggregateFunction, Node, Op};
 use super::expr::{self, Physical, unalias};
 use super::{Compiler, Piece, node, rows, schema_of};
 use crate::error::{Result, SqlError, from_datafusion};
+use crate::functions::moments;
 
 /// Keys of CUBE and ROLLUP up to which each set gets an operator of its own; a cube of n keys has 2^n sets.
 const SET_KEYS_MAX: usize = 6;
@@ -23,6 +24,8 @@ pub(super) struct Call {
     pub function: AggregateFunction,
     /// `None`: count(*).
     pub argument: Option<Expr>,
+    /// The other value of a pair.
+    pub second: Option<Expr>,
     pub filter: Option<Expr>,
     pub distinct: bool,
 }
@@ -92,8 +95,10 @@ fn call(e: &Expr, output: &Field, input: &LogicalPlan) -> std::result::Result<Ca
     } = &f.params;
     let name = f.func.name();
     let unknown = || Err(format!("{name}() has no incremental form"));
-    let [argument] = args.as_slice() else {
-        return unknown();
+    let (argument, second) = match args.as_slice() {
+        [argument] => (argument, None),
+        [argument, second] if name == moments::NAME && !distinct => (argument, Some(second)),
+        _ => return unknown(),
     };
     let of = expr::physical(argument, input.schema())
         .and_then(|p| p.data_type(input.schema().as_arrow()))
@@ -108,6 +113,7 @@ fn call(e: &Expr, output: &Field, input: &LogicalPlan) -> std::result::Result<Ca
         "max" => AggregateFunction::Max,
         "bool_and" => AggregateFunction::BoolAnd,
         "bool_or" => AggregateFunction::BoolOr,
+        moments::NAME => AggregateFunction::Moments,
         _ => return unknown(),
     };
     if !supports(function, &of, output.data_type()) {
@@ -116,9 +122,10 @@ fn call(e: &Expr, output: &Field, input: &LogicalPlan) -> std::result::Result<Ca
     use AggregateFunction::*;
     Ok(Call {
         argument: (function != CountStar).then(|| unalias(argument).clone()),
+        second: second.map(|e| unalias(e).clone()),
         filter: filter.as_deref().cloned(),
         // A second equal value changes nothing for these.
-        distinct: *distinct && matches!(function, Count | Sum | Avg),
+        distinct: *distinct && matches!(function, Count | Sum | Avg | Moments),
         function,
     })
 }
@@ -203,8 +210,9 @@ impl Compiler<'_> {
         let mut arguments = vec![];
         for c in calls {
             let argument = c.argument.as_ref().map(|e| columns.add(e)).transpose()?;
+            let second = c.second.as_ref().map(|e| columns.add(e)).transpose()?;
             let filter = c.filter.as_ref().map(|e| columns.add(e)).transpose()?;
-            arguments.push((argument, filter));
+            arguments.push((argument, second, filter));
         }
         let (input, at) = columns.over(input.node)?;
         let keys: Vec<usize> = keys.into_iter().map(|k| at[k]).collect();
@@ -213,9 +221,10 @@ impl Compiler<'_> {
             .iter()
             .zip(arguments)
             .enumerate()
-            .map(|(i, (c, (argument, filter)))| Aggregate {
+            .map(|(i, (c, (argument, second, filter)))| Aggregate {
                 function: c.function,
                 column: argument.map(|a| at[a]),
+                second: second.map(|s| at[s]),
                 filter: filter.map(|f| at[f]),
                 output: schema.field(width + i).clone(),
             })

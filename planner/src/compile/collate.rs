@@ -270,6 +270,7 @@ impl Collation<'_> {
             };
             let aggregates = side.aggregates.iter().map(|a| Aggregate {
                 column: a.column.map(at),
+                second: a.second.map(at),
                 // Rows of the other side have no argument, but count(*) has none either.
                 filter: a.filter.map(at).or(a.column.is_none().then_some(is[n])),
                 ..a.clone()
@@ -390,9 +391,10 @@ impl Collation<'_> {
             };
             let aggregates = self.side(of).aggregates.iter().map(|a| {
                 let column = a.column.map(find);
+                let second = a.second.map(find);
                 let own = a.filter.map(find);
                 // What belongs to this side alone is NULL in other rows.
-                let told = [column, own]
+                let told = [column, second, own]
                     .into_iter()
                     .flatten()
                     .any(|(_, by, _)| by.is_some());
@@ -401,9 +403,9 @@ impl Collation<'_> {
                     Some(_) => return None,
                     None => (!told).then_some(is[of as usize]),
                 };
-                let column = column.map(|(.., at)| *at);
                 Some(Aggregate {
-                    column,
+                    column: column.map(|(.., at)| *at),
+                    second: second.map(|(.., at)| *at),
                     filter,
                     ..a.clone()
                 })
@@ -444,6 +446,7 @@ impl Collation<'_> {
                 aggregates.push(Aggregate {
                     function: AggregateFunction::CountStar,
                     column: None,
+                    second: None,
                     filter: Some(side),
                     output: Field::new(format!("rows_{}", aggregates.len()), DataType::Int64, true),
                 });
@@ -595,7 +598,7 @@ fn used_columns(side: &Side) -> Vec<usize> {
     for column in side
         .aggregates
         .iter()
-        .flat_map(|a| [a.column, a.filter])
+        .flat_map(|a| [a.column, a.second, a.filter])
         .flatten()
     {
         if !used.contains(&column) {

@@ -77,6 +77,7 @@ impl Compiler<'_> {
             .map(|c| Aggregate {
                 function: calls[*c].function,
                 column: Some(keys),
+                second: None,
                 filter: None,
                 output: schema.field(keys + c).clone(),
             })

@@ -183,6 +183,7 @@ fn facts(input: Node, key: usize) -> Node {
     let count = |function, column, name| Aggregate {
         function,
         column,
+        second: None,
         filter: None,
         output: Field::new(name, DataType::Int64, true),
     };

@@ -1,7 +1,7 @@
-//! Variances, deviations, covariances and regressions from exact sums, so that the order of rows never shows.
+//! Variances, deviations, covariances and regressions from exact sums, so that the order of rows never shows: an aggregate
+//! gathers moments ([`tidemill_zset::moments`]), and functions of these say what is asked for.
 //!
-//! Over integers and numerics the sums are integers and the results numeric. Over doubles the sums of values, squares and
-//! products are exact ([`FloatSum`]; a product is the sum of two doubles), and what is made of them carries twice a
+//! Over integers and numerics the sums are integers and the results numeric. What is made of sums of doubles carries twice a
 //! double's digits until the last step.
 
 use std::collections::HashSet;
@@ -13,11 +13,15 @@ use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::{DataType, Field, FieldRef, i256};
 use datafusion_common::{Result as DfResult, ScalarValue};
 use datafusion_expr::function::{AccumulatorArgs, StateFieldsArgs};
-use datafusion_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility};
+use datafusion_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, Expr, Signature, TypeSignature, Volatility,
+};
 use tidemill_zset::FloatSum;
+use tidemill_zset::moments::{ExactMoments, FloatMoments};
 use tidemill_zset::schema::SqlType;
 
-use super::{arith, external, parse};
+use super::{Args, Kernel, arith, call, external, parse};
+use crate::bind::Typed;
 use crate::error::SqlError;
 
 /// The functions of this file, as one of one or two arguments.
@@ -53,6 +57,8 @@ pub enum Moment {
     Syy,
     /// `regr_sxy`
     Sxy,
+    /// `regr_count`
+    Count,
 }
 
 impl Moment {
@@ -74,6 +80,7 @@ impl Moment {
             "regr_sxx" => Moment::Sxx,
             "regr_syy" => Moment::Syy,
             "regr_sxy" => Moment::Sxy,
+            "regr_count" => Moment::Count,
             _ => return None,
         })
     }
@@ -99,53 +106,72 @@ impl Moment {
     }
 }
 
-/// The type over values of a type.
-pub fn result_type(of: &SqlType) -> SqlType {
-    match of {
-        SqlType::Float4 | SqlType::Float8 => SqlType::Float8,
-        t => super::aggregate::result_type("avg", t),
-    }
-}
+/// The aggregate's name.
+pub const NAME: &str = "moments";
 
-/// The aggregate function.
-pub fn aggregate(moment: Moment) -> Arc<AggregateUDF> {
-    Arc::new(AggregateUDF::new_from_impl(Moments {
-        moment,
-        name: format!("{moment:?}").to_lowercase(),
-        signature: Signature::any(moment.arguments(), Volatility::Immutable),
+/// The aggregate that gathers moments of one argument (an integer, numeric or double) or of two doubles, as bytes.
+pub fn aggregate() -> Arc<AggregateUDF> {
+    Arc::new(AggregateUDF::new_from_impl(Gather {
+        signature: Signature::one_of(
+            vec![TypeSignature::Any(1), TypeSignature::Any(2)],
+            Volatility::Immutable,
+        ),
     }))
 }
 
+/// What `moments` of values of a type say.
+pub(crate) fn of(moment: Moment, values: &SqlType, moments: Expr) -> Typed {
+    let ty = match (moment, values) {
+        (Moment::Count, _) => SqlType::Int8,
+        (_, SqlType::Float8) => SqlType::Float8,
+        (_, t) => super::aggregate::result_type("avg", t),
+    };
+    let (input, output) = (values.arrow(), ty.arrow());
+    let kernel: Kernel = Arc::new(move |args: &Args| {
+        let bytes = args.arrays[0].as_binary::<i32>();
+        let of_row = |row| {
+            let i = args.at(0, row);
+            let bytes = bytes.is_valid(i).then(|| bytes.value(i));
+            result(moment, &input, &output, bytes).map_err(external)
+        };
+        let values = (0..args.rows).map(of_row).collect::<DfResult<Vec<_>>>()?;
+        match values.is_empty() {
+            true => Ok(arrow::array::new_empty_array(&output)),
+            false => ScalarValue::iter_to_array(values),
+        }
+    });
+    let name = format!("{moment:?}").to_lowercase();
+    let key = format!("{name}({values:?})");
+    let volatility = Volatility::Immutable;
+    let expr = call(&name, key, kernel, volatility, true, vec![moments], &ty);
+    Typed::new(expr, ty)
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Moments {
-    moment: Moment,
-    name: String,
+struct Gather {
     signature: Signature,
 }
 
-impl AggregateUDFImpl for Moments {
+impl AggregateUDFImpl for Gather {
     fn name(&self) -> &str {
-        &self.name
+        NAME
     }
 
     fn signature(&self) -> &Signature {
         &self.signature
     }
 
-    fn return_type(&self, args: &[DataType]) -> DfResult<DataType> {
-        let of = args.first().cloned().unwrap_or(DataType::Float64);
-        Ok(result_type(&SqlType::of(&Field::new("", of, true))).arrow())
+    fn return_type(&self, _: &[DataType]) -> DfResult<DataType> {
+        Ok(DataType::Binary)
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> DfResult<Box<dyn Accumulator>> {
-        Ok(Box::new(Sums {
-            moment: self.moment,
-            input: args.expr_fields[0].data_type().clone(),
-            output: args.return_field.data_type().clone(),
-            n: 0,
-            exact: [i256::ZERO; 2],
-            float: Default::default(),
-            distinct: args.is_distinct.then(HashSet::new),
+        Ok(Box::new(Gathered {
+            moments: Moments::none_of(args.expr_fields[0].data_type()),
+            distinct: args.is_distinct.then(|| {
+                let types = args.expr_fields.iter().map(|f| f.data_type().clone());
+                (types.collect(), HashSet::new())
+            }),
         }))
     }
 
@@ -159,203 +185,213 @@ impl AggregateUDFImpl for Moments {
             });
             return Ok(lists.collect());
         }
-        let field = |part: &str, of: DataType| {
-            Arc::new(Field::new(format!("{}[{part}]", args.name), of, true))
-        };
-        Ok(vec![
-            field("count", DataType::Int64),
-            field("sums", DataType::Binary),
-        ])
+        let name = format!("{}[moments]", args.name);
+        Ok(vec![Arc::new(Field::new(name, DataType::Binary, true))])
     }
 }
 
-/// Values (or pairs) seen so far, as sums.
+/// Moments of what was seen so far.
 #[derive(Clone, Debug)]
-struct Sums {
+enum Moments {
+    Exact(ExactMoments),
+    Floats(FloatMoments),
+}
+
+impl Moments {
+    /// Of no values of type `input` yet.
+    fn none_of(input: &DataType) -> Moments {
+        match input {
+            DataType::Float64 => Moments::Floats(FloatMoments::default()),
+            _ => Moments::Exact(ExactMoments::default()),
+        }
+    }
+
+    fn count(&self) -> i64 {
+        match self {
+            Moments::Exact(m) => m.count,
+            Moments::Floats(m) => m.count,
+        }
+    }
+
+    /// Adds the rows in which no value is NULL.
+    fn add(&mut self, values: &[ArrayRef], times: i64) {
+        let y = &values[0];
+        match self {
+            Moments::Exact(m) => {
+                macro_rules! integers {
+                    ($t:ty) => {
+                        for v in y.as_primitive::<$t>().iter().flatten() {
+                            m.add(v as i128, times);
+                        }
+                    };
+                }
+                match y.data_type() {
+                    DataType::Int16 => integers!(Int16Type),
+                    DataType::Int32 => integers!(Int32Type),
+                    DataType::Int64 => integers!(Int64Type),
+                    _ => integers!(Decimal128Type),
+                }
+            }
+            Moments::Floats(m) => {
+                let y = y.as_primitive::<Float64Type>();
+                let Some(x) = values.get(1).map(|x| x.as_primitive::<Float64Type>()) else {
+                    y.iter().flatten().for_each(|y| m.add(y, times));
+                    return;
+                };
+                for (y, x) in y.iter().zip(x) {
+                    if let (Some(y), Some(x)) = (y, x) {
+                        m.add_pair(y, x, times);
+                    }
+                }
+            }
+        }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Moments::Exact(m) => m.to_bytes(),
+            Moments::Floats(m) => m.to_bytes(),
+        }
+    }
+
+    /// Adds what [`Moments::to_bytes`] wrote.
+    fn merge(&mut self, bytes: &[u8]) -> Result<(), SqlError> {
+        let merged = match self {
+            Moments::Exact(m) => m.merge(bytes),
+            Moments::Floats(m) => m.merge(bytes),
+        };
+        merged.ok_or_else(|| SqlError::internal("moments have the wrong form"))
+    }
+}
+
+fn overflow() -> SqlError {
+    SqlError::new("22003", "value out of range: overflow")
+}
+
+/// What the moments of values of type `input` say, as a value of type `output`; `None`: there are no values.
+fn result(
     moment: Moment,
-    input: DataType,
-    output: DataType,
-    n: i64,
-    /// Of values and of squares.
-    exact: [i256; 2],
-    /// Of y, x, y², x², xy; of one argument only y and y².
-    float: [FloatSum; 5],
-    distinct: Option<HashSet<Vec<ScalarValue>>>,
-}
-
-fn overflow() -> datafusion_common::DataFusionError {
-    external(SqlError::new("22003", "value out of range: overflow"))
-}
-
-/// Adds `a * b` exactly.
-fn add_product(sum: &mut FloatSum, a: f64, b: f64, times: i64) -> DfResult<()> {
-    let product = a * b;
-    if product.is_infinite() && a.is_finite() && b.is_finite() {
-        return Err(overflow());
+    input: &DataType,
+    output: &DataType,
+    bytes: Option<&[u8]>,
+) -> Result<ScalarValue, SqlError> {
+    let mut moments = Moments::none_of(input);
+    bytes.map_or(Ok(()), |b| moments.merge(b))?;
+    let n = moments.count();
+    if moment == Moment::Count {
+        return Ok(ScalarValue::Int64(Some(n)));
     }
-    sum.add_times(product, times);
-    if product.is_finite() {
-        sum.add_times(a.mul_add(b, -product), times);
+    let divisor = moment.divisor(n);
+    if n < 1 || divisor < 1 {
+        return ScalarValue::try_new_null(output).map_err(|e| SqlError::internal(e.to_string()));
     }
-    Ok(())
-}
-
-impl Sums {
-    fn change(&mut self, values: &[ArrayRef], times: i64) -> DfResult<()> {
-        let a = &values[0];
-        macro_rules! integers {
-            ($t:ty) => {
-                for v in a.as_primitive::<$t>().iter().flatten() {
-                    self.add_exact(v as i128, times)?;
-                }
+    match (&moments, output) {
+        (Moments::Exact(m), DataType::Decimal128(p, s)) => {
+            let of = match input {
+                DataType::Decimal128(_, s) => *s as i32,
+                _ => 0,
             };
+            let v = numeric(m, moment, of, *s as i32).ok_or_else(overflow)?;
+            Ok(ScalarValue::Decimal128(
+                Some(parse::fits(v, *p, *s)?),
+                *p,
+                *s,
+            ))
         }
-        match &self.input {
-            DataType::Int16 => integers!(Int16Type),
-            DataType::Int32 => integers!(Int32Type),
-            DataType::Int64 => integers!(Int64Type),
-            DataType::Decimal128(..) => integers!(Decimal128Type),
-            _ => {
-                let y = a.as_primitive::<Float64Type>();
-                let x = values.get(1).map(|x| x.as_primitive::<Float64Type>());
-                for i in 0..y.len() {
-                    if y.is_null(i) || x.is_some_and(|x| x.is_null(i)) {
-                        continue;
-                    }
-                    let v = y.value(i);
-                    self.n += times;
-                    self.float[0].add_times(v, times);
-                    add_product(&mut self.float[2], v, v, times)?;
-                    if let Some(x) = x {
-                        let w = x.value(i);
-                        self.float[1].add_times(w, times);
-                        add_product(&mut self.float[3], w, w, times)?;
-                        add_product(&mut self.float[4], v, w, times)?;
-                    }
-                }
-            }
+        (Moments::Floats(m), _) if m.overflows == 0 => {
+            let v = double(m, moment).map(|v| v + 0.0);
+            Ok(ScalarValue::Float64(v))
         }
-        Ok(())
+        _ => Err(overflow()),
     }
+}
 
-    fn add_exact(&mut self, v: i128, times: i64) -> DfResult<()> {
-        self.n += times;
-        let (v, times) = (i256::from_i128(v), i256::from_i128(times as i128));
-        let square = v.checked_mul(v).ok_or_else(overflow)?;
-        for (sum, v) in self.exact.iter_mut().zip([v, square]) {
-            *sum = v
-                .checked_mul(times)
-                .and_then(|v| sum.checked_add(v))
-                .ok_or_else(overflow)?;
-        }
-        Ok(())
+/// The variance or deviation, at a scale, of values of the scale `of`.
+fn numeric(m: &ExactMoments, moment: Moment, of: i32, scale: i32) -> Option<i256> {
+    let int = |v: i64| i256::from_i128(v as i128);
+    let (n, divisor) = (int(m.count), int(moment.divisor(m.count)));
+    let sum = m.sum();
+    let above = n.checked_mul(m.squares()?)?;
+    let above = above.checked_sub(sum.checked_mul(sum)?)?;
+    let below = n.checked_mul(divisor)?;
+    // PostgreSQL's digits: of the variance as many as a quotient has, and of its root the same.
+    let digits = quotient_digits(above, 2 * of, below).clamp(0, 30);
+    let variance = arith::divide(above, below, digits - 2 * of)?;
+    if !moment.is_deviation() {
+        return parse::rescale(variance, digits, scale);
     }
+    match variance.checked_mul(parse::pow10(digits as u32)) {
+        Some(square) => parse::rescale(nearest_root(square), digits, scale),
+        None => {
+            // As many digits as fit.
+            let mut digits = 2 * scale + 2;
+            loop {
+                match arith::divide(above, below, digits - 2 * of) {
+                    Some(v) => return parse::rescale(root(v), digits / 2, scale),
+                    None if digits > 2 => digits -= 2,
+                    None => return None,
+                }
+            }
+        }
+    }
+}
 
-    fn result(&self) -> DfResult<ScalarValue> {
-        let divisor = self.moment.divisor(self.n);
-        if self.n < 1 || divisor < 1 {
-            return ScalarValue::try_from(&self.output);
+fn double(m: &FloatMoments, moment: Moment) -> Option<f64> {
+    let n = m.count as f64;
+    let [y, yy, x, xx, xy] = &m.sums();
+    let (y, x) = (Double::of(y), Double::of(x));
+    // Sums of squared distances from the mean.
+    let about = |squares: &FloatSum, a: Double, b: Double| {
+        Double::of(squares).minus(a.times(b).over(n)).value()
+    };
+    let never_negative = |v: f64| if v < 0.0 { 0.0 } else { v };
+    let syy = || never_negative(about(yy, y, y));
+    let sxx = || never_negative(about(xx, x, x));
+    let sxy = || about(xy, y, x);
+    let divisor = moment.divisor(m.count) as f64;
+    Some(match moment {
+        Moment::VarSamp | Moment::VarPop => syy() / divisor,
+        Moment::StddevSamp | Moment::StddevPop => (syy() / divisor).sqrt(),
+        Moment::CovarPop | Moment::CovarSamp => sxy() / divisor,
+        Moment::Corr => {
+            let (sxx, syy) = (sxx(), syy());
+            if sxx == 0.0 || syy == 0.0 {
+                return None;
+            }
+            sxy() / (sxx * syy).sqrt()
         }
-        match &self.output {
-            DataType::Decimal128(p, s) => {
-                let v = self.numeric(divisor, *s as i32).ok_or_else(overflow)?;
-                let v = parse::fits(v, *p, *s).map_err(external)?;
-                Ok(ScalarValue::Decimal128(Some(v), *p, *s))
+        Moment::Slope => {
+            let sxx = sxx();
+            if sxx == 0.0 {
+                return None;
             }
-            _ => Ok(ScalarValue::Float64(self.double(divisor).map(|v| v + 0.0))),
+            sxy() / sxx
         }
-    }
-
-    /// The variance or deviation at a scale.
-    fn numeric(&self, divisor: i64, scale: i32) -> Option<i256> {
-        let of = match self.input {
-            DataType::Decimal128(_, s) => s as i32,
-            _ => 0,
-        };
-        let int = |v: i64| i256::from_i128(v as i128);
-        let [sum, squares] = self.exact;
-        let above = int(self.n)
-            .checked_mul(squares)?
-            .checked_sub(sum.checked_mul(sum)?)?;
-        let below = int(self.n).checked_mul(int(divisor))?;
-        // PostgreSQL's digits: of the variance as many as a quotient has, and of its root the same.
-        let digits = quotient_digits(above, 2 * of, below).clamp(0, 30);
-        let variance = arith::divide(above, below, digits - 2 * of)?;
-        if !self.moment.is_deviation() {
-            return parse::rescale(variance, digits, scale);
+        Moment::Intercept => {
+            let sxx = sxx();
+            if sxx == 0.0 {
+                return None;
+            }
+            (y.value() - x.value() * sxy() / sxx) / n
         }
-        match variance.checked_mul(parse::pow10(digits as u32)) {
-            Some(square) => parse::rescale(nearest_root(square), digits, scale),
-            None => {
-                // As many digits as fit.
-                let mut digits = 2 * scale + 2;
-                loop {
-                    match arith::divide(above, below, digits - 2 * of) {
-                        Some(v) => return parse::rescale(root(v), digits / 2, scale),
-                        None if digits > 2 => digits -= 2,
-                        None => return None,
-                    }
-                }
+        Moment::R2 => {
+            let (sxx, syy) = (sxx(), syy());
+            if sxx == 0.0 {
+                return None;
             }
+            if syy == 0.0 {
+                return Some(1.0);
+            }
+            let sxy = sxy();
+            (sxy * sxy) / (sxx * syy)
         }
-    }
-
-    fn double(&self, divisor: i64) -> Option<f64> {
-        let n = self.n as f64;
-        let [y, x, yy, xx, xy] = &self.float;
-        let (y, x) = (Double::of(y), Double::of(x));
-        // Sums of squared distances from the mean.
-        let about = |squares: &FloatSum, a: Double, b: Double| {
-            Double::of(squares).minus(a.times(b).over(n)).value()
-        };
-        let never_negative = |v: f64| if v < 0.0 { 0.0 } else { v };
-        let syy = || never_negative(about(yy, y, y));
-        let sxx = || never_negative(about(xx, x, x));
-        let sxy = || about(xy, y, x);
-        let divisor = divisor as f64;
-        Some(match self.moment {
-            Moment::VarSamp | Moment::VarPop => syy() / divisor,
-            Moment::StddevSamp | Moment::StddevPop => (syy() / divisor).sqrt(),
-            Moment::CovarPop | Moment::CovarSamp => sxy() / divisor,
-            Moment::Corr => {
-                let (sxx, syy) = (sxx(), syy());
-                if sxx == 0.0 || syy == 0.0 {
-                    return None;
-                }
-                sxy() / (sxx * syy).sqrt()
-            }
-            Moment::Slope => {
-                let sxx = sxx();
-                if sxx == 0.0 {
-                    return None;
-                }
-                sxy() / sxx
-            }
-            Moment::Intercept => {
-                let sxx = sxx();
-                if sxx == 0.0 {
-                    return None;
-                }
-                (y.value() - x.value() * sxy() / sxx) / n
-            }
-            Moment::R2 => {
-                let (sxx, syy) = (sxx(), syy());
-                if sxx == 0.0 {
-                    return None;
-                }
-                if syy == 0.0 {
-                    return Some(1.0);
-                }
-                let sxy = sxy();
-                (sxy * sxy) / (sxx * syy)
-            }
-            Moment::AvgX => x.value() / n,
-            Moment::AvgY => y.value() / n,
-            Moment::Sxx => sxx(),
-            Moment::Syy => syy(),
-            Moment::Sxy => sxy(),
-        })
-    }
+        Moment::AvgX => x.value() / n,
+        Moment::AvgY => y.value() / n,
+        Moment::Sxx => sxx(),
+        Moment::Syy => syy(),
+        Moment::Sxy => sxy(),
+        Moment::Count => n,
+    })
 }
 
 /// Decimals of a quotient in PostgreSQL: at least 16 significant digits, in groups of four. `above` has `scale` decimals.
@@ -463,10 +499,19 @@ impl Double {
     }
 }
 
-impl Accumulator for Sums {
+/// The accumulator.
+#[derive(Debug)]
+struct Gathered {
+    moments: Moments,
+    /// Of DISTINCT: the types of the arguments and the rows that were seen.
+    distinct: Option<(Vec<DataType>, HashSet<Vec<ScalarValue>>)>,
+}
+
+impl Accumulator for Gathered {
     fn update_batch(&mut self, values: &[ArrayRef]) -> DfResult<()> {
-        let Some(seen) = &mut self.distinct else {
-            return self.change(values, 1);
+        let Some((_, seen)) = &mut self.distinct else {
+            self.moments.add(values, 1);
+            return Ok(());
         };
         for i in 0..values[0].len() {
             if values.iter().all(|a| a.is_valid(i)) {
@@ -478,7 +523,8 @@ impl Accumulator for Sums {
     }
 
     fn retract_batch(&mut self, values: &[ArrayRef]) -> DfResult<()> {
-        self.change(values, -1)
+        self.moments.add(values, -1);
+        Ok(())
     }
 
     fn supports_retract_batch(&self) -> bool {
@@ -486,44 +532,33 @@ impl Accumulator for Sums {
     }
 
     fn evaluate(&mut self) -> DfResult<ScalarValue> {
-        let Some(seen) = &self.distinct else {
-            return self.result();
-        };
-        let mut all = self.clone();
-        for row in seen {
+        let mut all = self.moments.clone();
+        for row in self.distinct.iter().flat_map(|(_, seen)| seen) {
             let values = row.iter().map(ScalarValue::to_array);
-            all.change(&values.collect::<DfResult<Vec<_>>>()?, 1)?;
+            all.add(&values.collect::<DfResult<Vec<_>>>()?, 1);
         }
-        all.result()
+        let bytes = (all.count() != 0).then(|| all.to_bytes());
+        Ok(ScalarValue::Binary(bytes))
     }
 
     fn size(&self) -> usize {
-        let seen = self.distinct.as_ref().map_or(0, HashSet::len);
-        let heap: usize = self.float.iter().map(FloatSum::heap_bytes).sum();
+        let heap = match &self.moments {
+            Moments::Exact(_) => 0,
+            Moments::Floats(m) => m.heap_bytes(),
+        };
+        let seen = self.distinct.as_ref().map_or(0, |(_, seen)| seen.len());
         size_of::<Self>() + heap + seen * 2 * size_of::<ScalarValue>()
     }
 
     fn state(&mut self) -> DfResult<Vec<ScalarValue>> {
-        if let Some(seen) = &self.distinct {
-            let lists = (0..self.moment.arguments()).map(|i| {
-                let column: Vec<ScalarValue> = seen.iter().map(|row| row[i].clone()).collect();
-                ScalarValue::List(ScalarValue::new_list(&column, &self.input, true))
-            });
-            return Ok(lists.collect());
-        }
-        let mut bytes = Vec::new();
-        for exact in &self.exact {
-            bytes.extend(exact.to_le_bytes());
-        }
-        for float in &self.float {
-            let part = float.to_bytes();
-            bytes.extend((part.len() as u32).to_le_bytes());
-            bytes.extend(part);
-        }
-        Ok(vec![
-            ScalarValue::Int64(Some(self.n)),
-            ScalarValue::Binary(Some(bytes)),
-        ])
+        let Some((types, seen)) = &self.distinct else {
+            return Ok(vec![self.evaluate()?]);
+        };
+        let lists = types.iter().enumerate().map(|(i, of)| {
+            let column: Vec<ScalarValue> = seen.iter().map(|row| row[i].clone()).collect();
+            ScalarValue::List(ScalarValue::new_list(&column, of, true))
+        });
+        Ok(lists.collect())
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> DfResult<()> {
@@ -537,33 +572,10 @@ impl Accumulator for Sums {
             }
             return Ok(());
         }
-        let counts = states[0].as_primitive::<Int64Type>();
-        let sums = states[1].as_binary::<i32>();
-        for i in 0..counts.len() {
-            if counts.is_valid(i) && sums.is_valid(i) {
-                self.n += counts.value(i);
-                self.merge(sums.value(i)).ok_or_else(overflow)?;
-            }
+        for bytes in states[0].as_binary::<i32>().iter().flatten() {
+            self.moments.merge(bytes).map_err(external)?;
         }
         Ok(())
-    }
-}
-
-impl Sums {
-    /// Adds what [`Accumulator::state`] wrote.
-    fn merge(&mut self, mut bytes: &[u8]) -> Option<()> {
-        for exact in &mut self.exact {
-            let (own, rest) = bytes.split_first_chunk::<32>()?;
-            *exact = exact.checked_add(i256::from_le_bytes(*own))?;
-            bytes = rest;
-        }
-        for float in &mut self.float {
-            let (length, rest) = bytes.split_first_chunk::<4>()?;
-            let (own, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-            float.merge(&FloatSum::from_bytes(own)?);
-            bytes = rest;
-        }
-        Some(())
     }
 }
 
@@ -572,15 +584,9 @@ mod tests {
     use super::*;
     use arrow::array::{Float64Array, Int32Array};
 
-    fn sums(moment: Moment, input: DataType) -> Sums {
-        let output = result_type(&SqlType::of(&Field::new("", input.clone(), true))).arrow();
-        Sums {
-            moment,
-            input,
-            output,
-            n: 0,
-            exact: [i256::ZERO; 2],
-            float: Default::default(),
+    fn gathered(input: DataType) -> Gathered {
+        Gathered {
+            moments: Moments::none_of(&input),
             distinct: None,
         }
     }
@@ -589,34 +595,42 @@ mod tests {
     fn order_and_retraction_never_show() {
         let values = [1e15, 0.1, -1e15, 3.7, 0.1, 1e-3, 12345.678];
         let reversed: Vec<f64> = values.iter().rev().copied().collect();
-        let mut a = sums(Moment::StddevSamp, DataType::Float64);
-        let mut b = a.clone();
+        let mut a = gathered(DataType::Float64);
+        let mut b = gathered(DataType::Float64);
         let array = |v: &[f64]| -> ArrayRef { Arc::new(Float64Array::from(v.to_vec())) };
         a.update_batch(&[array(&values)]).unwrap();
         b.update_batch(&[array(&[5.5, 1e100])]).unwrap();
         b.update_batch(&[array(&reversed)]).unwrap();
         b.retract_batch(&[array(&[1e100, 5.5])]).unwrap();
         assert_eq!(a.evaluate().unwrap(), b.evaluate().unwrap());
-        let mut c = sums(Moment::StddevSamp, DataType::Float64);
+        let mut c = gathered(DataType::Float64);
         let state = a.state().unwrap();
         let state: Vec<ArrayRef> = state.iter().map(|s| s.to_array().unwrap()).collect();
         c.merge_batch(&state).unwrap();
         assert_eq!(a.evaluate().unwrap(), c.evaluate().unwrap());
+        b.retract_batch(&[array(&values)]).unwrap();
+        assert_eq!(b.evaluate().unwrap(), ScalarValue::Binary(None));
     }
 
     #[test]
     fn integers_give_numerics() {
-        let mut a = sums(Moment::StddevSamp, DataType::Int32);
+        let mut a = gathered(DataType::Int32);
         a.update_batch(&[Arc::new(Int32Array::from(vec![1, 2, 3, 4])) as ArrayRef])
             .unwrap();
+        let ScalarValue::Binary(bytes) = a.evaluate().unwrap() else {
+            panic!("moments are bytes")
+        };
+        let value = |moment| {
+            let output = DataType::Decimal128(38, 16);
+            result(moment, &DataType::Int32, &output, bytes.as_deref()).unwrap()
+        };
         // sqrt(5/3)
         assert_eq!(
-            a.evaluate().unwrap(),
+            value(Moment::StddevSamp),
             ScalarValue::Decimal128(Some(12_909_944_487_358_056), 38, 16)
         );
-        a.moment = Moment::VarPop;
         assert_eq!(
-            a.evaluate().unwrap(),
+            value(Moment::VarPop),
             ScalarValue::Decimal128(Some(12_500_000_000_000_000), 38, 16)
         );
     }

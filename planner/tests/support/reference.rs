@@ -11,6 +11,7 @@ use datafusion_common::ScalarValue;
 use datafusion_physical_expr::PhysicalExpr;
 use tidemill_dataflow::plan::{Aggregate, AggregateFunction, JoinKind, Node, Op};
 use tidemill_zset::CollectionId;
+use tidemill_zset::moments::{ExactMoments, FloatMoments};
 
 use super::data::{Row, batch};
 
@@ -289,8 +290,35 @@ fn compute_aggregate(a: &Aggregate, members: &[&Row]) -> ScalarValue {
             ScalarValue::Boolean(Some(values.iter().any(|v| **v == ScalarValue::from(true))))
         }
         AggregateFunction::Sum | AggregateFunction::Avg => total(a, &values),
+        AggregateFunction::Moments => moments(a, &members),
         AggregateFunction::Count | AggregateFunction::CountStar => unreachable!("counted above"),
     }
+}
+
+/// Counts and sums of products, of rows without NULL.
+fn moments(a: &Aggregate, members: &[&&Row]) -> ScalarValue {
+    let columns = [a.column, a.second];
+    let values = |r: &&&Row| -> Vec<ScalarValue> {
+        let columns = columns.iter().flatten();
+        columns.map(|c| r[*c].clone()).collect()
+    };
+    let pairs: Vec<Vec<ScalarValue>> = members.iter().map(values).collect();
+    let known = pairs.iter().filter(|p| p.iter().all(|v| !v.is_null()));
+    let (mut exact, mut floats) = (ExactMoments::default(), FloatMoments::default());
+    for pair in known {
+        match pair.as_slice() {
+            [y @ ScalarValue::Float64(_)] => floats.add(float(y), 1),
+            [y] => exact.add(digits(y).0, 1),
+            [y, x] => floats.add_pair(float(y), float(x), 1),
+            _ => unreachable!("moments have one argument or two"),
+        }
+    }
+    let bytes = match (exact.count, floats.count) {
+        (0, 0) => None,
+        (0, _) => Some(floats.to_bytes()),
+        _ => Some(exact.to_bytes()),
+    };
+    ScalarValue::Binary(bytes)
 }
 
 /// Sums and averages: exact but for floats, which are added up as they come.

@@ -4,8 +4,8 @@ use arrow::array::cast::AsArray;
 use arrow::array::{Array, ArrayRef, BinaryArray, BooleanArray, Int64Array, RecordBatch};
 use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::*;
-use tidemill_zset::Diffs;
-use tidemill_zset::float_sum::FloatSum;
+use tidemill_zset::moments::{ExactMoments, FloatMoments};
+use tidemill_zset::{Diffs, FloatSum, WideSum};
 
 use super::extremes::{Extremes, extremes};
 use super::layout::{Cell, Layout, Number, Scope};
@@ -13,6 +13,8 @@ use crate::keys::MISSING;
 
 /// Bytes that a sum of floats takes on the heap, as a rule.
 const FLOAT_SUM_HEAP_BYTES: usize = 40;
+/// The same of moments of doubles: two sums, which have both.
+const FLOAT_MOMENTS_HEAP_BYTES: usize = 2 * (size_of::<FloatSum>() + FLOAT_SUM_HEAP_BYTES);
 
 /// Values of all groups by slot, and those that the touched groups had when the epoch began, by the
 /// position in which they were touched.
@@ -65,46 +67,6 @@ impl<T: Clone + PartialEq> Tracked<T> {
     }
 }
 
-/// A sum of 128-bit decimals in 192 bits: `high * 2^64 + low`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WideSum {
-    low: i128,
-    high: i128,
-}
-
-impl WideSum {
-    fn add(&mut self, value: i128, times: i64) {
-        self.low += (value as u64) as i128 * times as i128;
-        self.high += (value >> 64) * times as i128;
-        // `low` stays small, so that neither ever overflows and equal sums are equal values.
-        self.high += self.low >> 64;
-        self.low = (self.low as u64) as i128;
-    }
-
-    /// The sum.
-    pub fn total(&self) -> i256 {
-        let low = (self.high as u128) << 64 | self.low as u128;
-        i256::from_parts(low, self.high >> 64)
-    }
-
-    /// The sum, if it fits 128 bits.
-    pub fn narrow(&self) -> Option<i128> {
-        let high = i64::try_from(self.high).ok()?;
-        Some((high as i128) << 64 | self.low)
-    }
-
-    fn merge(&mut self, other: i256) {
-        let (low, high) = other.to_parts();
-        let other = WideSum {
-            low: (low as u64) as i128,
-            high: (low >> 64) as i128 | high << 64,
-        };
-        self.low += other.low;
-        self.high += other.high + (self.low >> 64);
-        self.low = (self.low as u64) as i128;
-    }
-}
-
 /// The rows of a batch that a cell looks at.
 pub struct Rows<'a> {
     len: usize,
@@ -134,6 +96,19 @@ impl<'a> Rows<'a> {
     }
 }
 
+impl Rows<'_> {
+    /// Leaves out those for which `column` is NULL.
+    fn only_valid(&mut self, column: &ArrayRef) {
+        if let Some(nulls) = column.logical_nulls().filter(|n| n.null_count() > 0) {
+            let valid = nulls.into_inner();
+            self.selected = Some(match &self.selected {
+                Some(selected) => selected & &valid,
+                None => valid,
+            });
+        }
+    }
+}
+
 /// Where the column is true; NULL is not.
 fn truth(column: &BooleanArray) -> BooleanBuffer {
     match column.nulls() {
@@ -159,6 +134,8 @@ pub enum Column {
     Int(Tracked<i128>),
     Decimal(Tracked<WideSum>),
     Float(Tracked<FloatSum>),
+    ExactMoments(Tracked<ExactMoments>),
+    FloatMoments(Tracked<FloatMoments>),
     Extremes(Box<dyn Extremes>),
 }
 
@@ -170,6 +147,8 @@ macro_rules! on_each {
             Column::Int($t) => $body,
             Column::Decimal($t) => $body,
             Column::Float($t) => $body,
+            Column::ExactMoments($t) => $body,
+            Column::FloatMoments($t) => $body,
             Column::Extremes($t) => $body,
         }
     };
@@ -184,6 +163,11 @@ impl Column {
             Cell::Sum(_, Number::Int) => Column::Int(Tracked::default()),
             Cell::Sum(_, Number::Decimal) => Column::Decimal(Tracked::default()),
             Cell::Sum(_, Number::Float) => Column::Float(Tracked::default()),
+            Cell::Moments {
+                number: Number::Float,
+                ..
+            } => Column::FloatMoments(Tracked::default()),
+            Cell::Moments { .. } => Column::ExactMoments(Tracked::default()),
             Cell::Record { max, .. } => Column::Extremes(extremes(&t, false, *max)),
             Cell::Values { .. } => Column::Extremes(extremes(&t, true, false)),
         }
@@ -196,6 +180,8 @@ impl Column {
             Column::Int(t) => t.now.resize(len, 0),
             Column::Decimal(t) => t.now.resize(len, WideSum::default()),
             Column::Float(t) => t.now.resize(len, FloatSum::default()),
+            Column::ExactMoments(t) => t.now.resize(len, ExactMoments::default()),
+            Column::FloatMoments(t) => t.now.resize(len, FloatMoments::default()),
             Column::Extremes(e) => e.resize(len),
         }
     }
@@ -208,7 +194,7 @@ impl Column {
     /// Takes in a batch whose rows belong to the groups `slots`.
     pub fn update(&mut self, cell: &Cell, slots: &[u32], batch: &RecordBatch, diffs: &Diffs) {
         let scope = cell.scope();
-        let rows = Rows::of(batch, diffs, scope);
+        let mut rows = Rows::of(batch, diffs, scope);
         let argument = |what: &str| {
             batch.column(
                 scope
@@ -251,6 +237,22 @@ impl Column {
                     });
                 }
             }
+            Column::ExactMoments(t) => add_squares(&mut t.now, slots, argument("a moment"), &rows),
+            Column::FloatMoments(t) => {
+                let now = &mut t.now;
+                let y = argument("a moment").as_primitive::<Float64Type>().values();
+                let Some(second) = cell.second() else {
+                    each(&rows, |row, diff| {
+                        now[slots[row] as usize].add(y[row], diff)
+                    });
+                    return;
+                };
+                rows.only_valid(batch.column(second));
+                let x = batch.column(second).as_primitive::<Float64Type>().values();
+                each(&rows, |row, diff| {
+                    now[slots[row] as usize].add_pair(y[row], x[row], diff)
+                });
+            }
             Column::Extremes(e) => e.update(slots, argument("min or max"), &rows),
         }
     }
@@ -289,16 +291,36 @@ impl Column {
                     t.before[*position as usize].merge(&sum);
                 }
             }
+            Column::ExactMoments(t) => {
+                load_moments(values, slots, positions, |slot, position, bytes| {
+                    t.now[slot].merge(bytes)?;
+                    t.before[position].merge(bytes)
+                })
+            }
+            Column::FloatMoments(t) => {
+                load_moments(values, slots, positions, |slot, position, bytes| {
+                    t.now[slot].merge(bytes)?;
+                    t.before[position].merge(bytes)
+                })
+            }
             Column::Extremes(e) => e.load_records(slots, positions, values),
         }
     }
 
     /// Brings the values of touched groups into the form in which equal ones are equal.
     pub fn settle(&mut self, touched: &[u32]) {
-        if let Column::Float(t) = self {
-            for slot in touched {
-                t.now[*slot as usize].normalise();
+        match self {
+            Column::Float(t) => {
+                for slot in touched {
+                    t.now[*slot as usize].normalise();
+                }
             }
+            Column::FloatMoments(t) => {
+                for slot in touched {
+                    t.now[*slot as usize].normalise();
+                }
+            }
+            _ => {}
         }
     }
 
@@ -314,6 +336,8 @@ impl Column {
             Column::Int(t) => t.before.clear(),
             Column::Decimal(t) => t.before.clear(),
             Column::Float(t) => t.before.clear(),
+            Column::ExactMoments(t) => t.before.clear(),
+            Column::FloatMoments(t) => t.before.clear(),
             Column::Extremes(e) => e.forget(),
         }
     }
@@ -328,6 +352,7 @@ impl Column {
         // Looking at each would make an epoch's cost depend on the number of groups.
         let heap = match self {
             Column::Float(t) => t.now.len() * FLOAT_SUM_HEAP_BYTES,
+            Column::FloatMoments(t) => t.now.len() * FLOAT_MOMENTS_HEAP_BYTES,
             _ => 0,
         };
         heap + on_each!(self, t => t.memory_bytes())
@@ -339,6 +364,18 @@ impl Column {
             Column::Count(t) | Column::Trues(t) => at.gather(t),
             _ => unreachable!("the layout says that this cell counts"),
         }
+    }
+
+    /// The moments at `at` as bytes; NULL of no values.
+    pub fn moments(&self, at: At) -> ArrayRef {
+        let of_exact = |m: &ExactMoments| (m.count != 0).then(|| m.to_bytes());
+        let of_floats = |m: &FloatMoments| (m.count != 0).then(|| m.to_bytes());
+        let array: BinaryArray = match self {
+            Column::ExactMoments(t) => at.gather(t).iter().map(of_exact).collect(),
+            Column::FloatMoments(t) => at.gather(t).iter().map(of_floats).collect(),
+            _ => unreachable!("the layout says that this cell has moments"),
+        };
+        std::sync::Arc::new(array)
     }
 
     /// The stored form of the values of `slots`; sums only where `wanted` says so.
@@ -359,8 +396,8 @@ impl Column {
             Column::Int(t) => bytes(t, slots, wanted, |v| v.to_le_bytes()),
             Column::Decimal(t) => bytes(t, slots, wanted, |v| v.total().to_le_bytes()),
             Column::Float(t) => bytes(t, slots, wanted, |v| v.to_bytes()),
-            Column::Extremes(_) => {
-                unreachable!("extremes are outputs or have their own arrangement")
+            Column::ExactMoments(_) | Column::FloatMoments(_) | Column::Extremes(_) => {
+                unreachable!("these are outputs or have their own arrangement")
             }
         }
     }
@@ -404,6 +441,41 @@ fn add_ints(now: &mut [i128], slots: &[u32], column: &ArrayRef, rows: &Rows) {
         DataType::UInt32 => add!(UInt32Type),
         DataType::UInt64 => add!(UInt64Type),
         t => unreachable!("the layout asks for no sum of {t}"),
+    }
+}
+
+/// Adds integers or decimals to their groups' moments.
+fn add_squares(now: &mut [ExactMoments], slots: &[u32], column: &ArrayRef, rows: &Rows) {
+    macro_rules! add {
+        ($t:ty) => {{
+            let values = column.as_primitive::<$t>().values();
+            each(rows, |row, diff| {
+                now[slots[row] as usize].add(values[row] as i128, diff)
+            });
+        }};
+    }
+    match column.data_type() {
+        DataType::Int16 => add!(Int16Type),
+        DataType::Int32 => add!(Int32Type),
+        DataType::Int64 => add!(Int64Type),
+        DataType::Decimal128(_, _) => add!(Decimal128Type),
+        t => unreachable!("the layout asks for no exact moments of {t}"),
+    }
+}
+
+/// Calls `merge` with slot, position and bytes of each stored moment that there is.
+fn load_moments(
+    values: &ArrayRef,
+    slots: &[u32],
+    positions: &[u32],
+    mut merge: impl FnMut(usize, usize, &[u8]) -> Option<()>,
+) {
+    let values = values.as_binary::<i32>();
+    for (i, (slot, position)) in slots.iter().zip(positions).enumerate() {
+        if values.is_valid(i) {
+            merge(*slot as usize, *position as usize, values.value(i))
+                .unwrap_or_else(|| panic!("a stored moment has the wrong form"));
+        }
     }
 }
 

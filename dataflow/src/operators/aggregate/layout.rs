@@ -40,6 +40,15 @@ pub enum Cell {
     Trues(Scope),
     /// Sum of the values in scope.
     Sum(Scope, Number),
+    /// Count, sum and sums of products of the values in scope, or of the pairs with those of a second column.
+    Moments {
+        /// Rows that count.
+        scope: Scope,
+        /// Input column of the pairs' other value; rows where it is NULL don't count.
+        second: Option<usize>,
+        /// What they are.
+        number: Number,
+    },
     /// The least or greatest (`max`) value ever seen: input without retractions.
     Record {
         /// Rows that count.
@@ -95,6 +104,8 @@ pub enum Result {
         /// Greatest rather than least.
         max: bool,
     },
+    /// The moments in this cell, as bytes; NULL if there are no values.
+    Moments(usize),
     /// NULL if the count is 0, else whether all are true.
     BoolAnd {
         /// Cell of the trues.
@@ -188,7 +199,7 @@ impl Layout {
         let mut own = 0;
         for (i, cell) in self.cells.iter().enumerate() {
             let shown = self.results.iter().position(|r| match r {
-                Result::Count(c) | Result::Record(c) => *c == i,
+                Result::Count(c) | Result::Record(c) | Result::Moments(c) => *c == i,
                 Result::Sum { sum, .. } => *sum == i,
                 _ => false,
             });
@@ -199,8 +210,10 @@ impl Layout {
                     (Stored::Own(own - 1), None)
                 }
                 (Cell::Count(_), Some(a)) => (Stored::Output(a), None),
-                (Cell::Record { .. }, Some(a)) => (Stored::Output(a), None),
-                (Cell::Record { .. }, None) => unreachable!("made for one aggregate"),
+                (Cell::Record { .. } | Cell::Moments { .. }, Some(a)) => (Stored::Output(a), None),
+                (Cell::Record { .. } | Cell::Moments { .. }, None) => {
+                    unreachable!("made for one aggregate")
+                }
                 (Cell::Count(_), None) => {
                     (Stored::Hidden(hidden), Some((i, "$count", DataType::Int64)))
                 }
@@ -231,6 +244,7 @@ impl Layout {
             .map(|a| {
                 let (function, t) = (a.function, a.output.data_type());
                 format!("{function:?} {:?} {:?} {t}", a.column, a.filter)
+                    + &a.second.map_or(String::new(), |s| format!(" second {s}"))
             })
             .collect();
         format!("cells {:?} aggregates {aggregates:?}", self.cells)
@@ -276,6 +290,15 @@ impl Cell {
         match self {
             Cell::Count(s) | Cell::Trues(s) | Cell::Sum(s, _) => *s,
             Cell::Record { scope, .. } | Cell::Values { scope } => *scope,
+            Cell::Moments { scope, .. } => *scope,
+        }
+    }
+
+    /// The column of the pairs' other value.
+    pub fn second(&self) -> Option<usize> {
+        match self {
+            Cell::Moments { second, .. } => *second,
+            _ => None,
         }
     }
 }
@@ -318,6 +341,16 @@ pub fn supports(function: AggregateFunction, input: &DataType, output: &DataType
             Some(Number::Float) => float,
             None => false,
         },
+        AggregateFunction::Moments => {
+            let known = match input {
+                DataType::Int8 | DataType::Float32 => false,
+                t => {
+                    t.is_signed_integer()
+                        || matches!(number_of(t), Some(Number::Decimal | Number::Float))
+                }
+            };
+            known && *output == DataType::Binary
+        }
         AggregateFunction::Min | AggregateFunction::Max => {
             input == output && super::extremes::ordered(input)
         }
@@ -372,6 +405,15 @@ fn result_of(a: &Aggregate, input: &Schema, append_only: bool, cells: &mut Vec<C
                     max,
                 }
             }
+        }
+        AggregateFunction::Moments => {
+            let column = a.column.expect("moments have an argument");
+            let t = input.field(column).data_type();
+            Result::Moments(cell(Cell::Moments {
+                scope,
+                second: a.second,
+                number: number_of(t).unwrap_or_else(|| panic!("no moments of {t} are kept")),
+            }))
         }
         AggregateFunction::BoolAnd => Result::BoolAnd {
             trues: cell(Cell::Trues(scope)),

@@ -40,6 +40,7 @@ pub fn evaluate(
             };
             averages(&columns[*sum], at, &counts, scale, output, failures)
         }
+        Result::Moments(c) => columns[*c].moments(at),
         Result::Record(c) => extreme(&columns[*c], at, false),
         Result::Extreme { values, max } => extreme(&columns[*values], at, *max),
         Result::BoolAnd { trues, count } => {
