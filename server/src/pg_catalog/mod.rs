@@ -189,6 +189,33 @@ pub struct RelationInfo {
     pub bytes: Option<u64>,
 }
 
+impl RelationInfo {
+    /// A relation of these columns, of which nothing more is known.
+    pub fn new(oid: u32, schema: &str, name: &str, kind: RelationType, columns: SchemaRef) -> Self {
+        RelationInfo {
+            oid,
+            schema: schema.into(),
+            name: name.into(),
+            kind,
+            columns,
+            defaults: vec![],
+            identities: vec![],
+            primary_key: vec![],
+            primary_key_name: String::new(),
+            checks: vec![],
+            indexes: vec![],
+            definition: None,
+            depends: vec![],
+            connector: None,
+            options: vec![],
+            comment: None,
+            column_comments: vec![],
+            rows: None,
+            bytes: None,
+        }
+    }
+}
+
 /// An index.
 #[derive(Clone, Debug)]
 pub struct IndexInfo {
