@@ -117,7 +117,7 @@ pub struct There {
 }
 
 impl There {
-    /// The proposed row is inserted, or updates the stored one.
+    /// The proposed row is inserted.
     pub fn take(&mut self, row: usize) {
         if !self.free.contains(&row) {
             self.taken.insert(self.given[row].clone());

@@ -1,5 +1,6 @@
 //! INSERT, UPDATE, DELETE and TRUNCATE, with ON CONFLICT and RETURNING; CREATE TABLE AS.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
@@ -300,38 +301,34 @@ impl SqlSession {
                 (snapshot.reads.as_ref(), update.is_some()),
             )?);
         }
-        let (mut free, mut old, mut excluded) = (vec![], vec![], vec![]);
+        let (mut free, mut updates, mut excluded) = (vec![], vec![], vec![]);
         for row in 0..rows.num_rows() {
             match conflict_of(&there, row) {
-                None => free.push(row as u32),
+                None => {
+                    free.push(row as u32);
+                    // A row that isn't inserted takes no key.
+                    there.iter_mut().for_each(|key| key.take(row));
+                }
                 Some(_) if update.is_none() => continue,
                 Some(Other::Stored(key, at)) => {
-                    old.push((key, at));
+                    updates.push((key, at));
                     excluded.push(row as u32);
                 }
-                Some(Other::Given) => {
-                    return Err(SqlError::new(
-                        "21000",
-                        "ON CONFLICT DO UPDATE command cannot affect row a second time",
-                    )
-                    .hint("Ensure that no rows proposed for insertion within the same command have duplicate constrained values."));
-                }
+                Some(Other::Given) => return Err(second_time()),
             }
-            // A row that is passed over takes no key.
-            there.iter_mut().for_each(|key| key.take(row));
         }
         let take = |from: &RecordBatch, rows: Vec<u32>| {
             arrow::compute::take_record_batch(from, &UInt32Array::from(rows)).map_err(internal)
         };
         let inserted = take(&rows, free.clone())?;
-        let Some((update, params)) = update.filter(|_| !old.is_empty()) else {
+        let Some((update, params)) = update.filter(|_| !updates.is_empty()) else {
             return Ok(Written {
                 delta: Delta::insert(inserted.clone()),
                 rows: inserted,
             });
         };
         let stored: Vec<&RecordBatch> = there.iter().map(|key| &key.rows).collect();
-        let old = arrow::compute::interleave_record_batch(&stored, &old).map_err(internal)?;
+        let old = arrow::compute::interleave_record_batch(&stored, &updates).map_err(internal)?;
         let pairs = side_by_side(&old, &take(&rows, excluded.clone())?)?;
         let reader = WithRows {
             inner: snapshot.clone(),
@@ -340,13 +337,15 @@ impl SqlSession {
         let batches = self.rows(update, params, reader)?;
         let batches: Vec<RecordBatch> = batches.try_collect().await?;
         let (changes, updated) = changes(object, &batches)?;
+        let pairs = which(&old, &batches)?;
+        let mut seen = HashSet::new();
+        // Those that WHERE leaves out don't count.
+        if !pairs.iter().all(|pair| seen.insert(&updates[*pair])) {
+            return Err(second_time());
+        }
         // RETURNING has them in the order in which they were proposed.
         let mut places = free;
-        places.extend(
-            which(&old, &batches)?
-                .into_iter()
-                .map(|pair| excluded[pair]),
-        );
+        places.extend(pairs.into_iter().map(|pair| excluded[pair]));
         let mut order: Vec<u32> = (0..places.len() as u32).collect();
         order.sort_by_key(|row| places[*row as usize]);
         let rows = take(&concat(object, &[inserted.clone(), updated])?, order)?;
@@ -406,4 +405,13 @@ impl SqlSession {
         self.write(all, published.now(), reads).await?;
         Ok(Response::Tag("TRUNCATE TABLE".into()))
     }
+}
+
+/// ON CONFLICT that would have to update what the same statement has inserted or updated.
+fn second_time() -> SqlError {
+    SqlError::new(
+        "21000",
+        "ON CONFLICT DO UPDATE command cannot affect row a second time",
+    )
+    .hint("Ensure that no rows proposed for insertion within the same command have duplicate constrained values.")
 }
