@@ -2,12 +2,11 @@
 //!
 //! * Its rule that pushes filters down finds their columns by name, and takes a column of a join's other side that is called the same.
 //!   The logical optimiser has brought them down already, so the rule is left out.
+//! * So is the one that answers aggregates from statistics: it takes a column that is NULL in all rows, or that has none, for one
+//!   distinct value, and nobody here knows more of the rows than their number.
 //! * A column that is constant on the side of an outer join that can be NULL, or below grouping sets, isn't constant above; a sort
 //!   by it would be left out. So such an input is put behind a node that says nothing of its rows.
-//! * Its rule that pushes projections down takes a projection above a filter that already chooses columns for one above the
-//!   filter's input: columns of the same name are then mistaken for each other. So filters don't choose columns when it begins.
-//! * And it computes those parts of a join's condition that are about one side below the join, also for rows for which the condition
-//!   is decided without them. Where a part can fail it does no more than to leave out projections.
+//! * What its rule that pushes projections down gets wrong: see `projections`.
 //! * A sort that it pushes below a union is lost where a column is another constant in each part, or when joins are in between.
 //!   So a union is a node that it doesn't know, which gives one part after the other.
 //! * What it does to sorts and limits: see `limits`.
@@ -15,6 +14,7 @@
 //!   filters of their own above those that can't, in their order: `1/x = 2` isn't computed for rows that `x <> 0` drops.
 
 mod limits;
+mod projections;
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,7 +31,6 @@ use datafusion::physical_plan::execution_plan::{
 };
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
-use datafusion::physical_plan::projection::{ProjectionExec, remove_unnecessary_projections};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
@@ -41,7 +40,6 @@ use datafusion::physical_plan::{
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{JoinType, Result};
 use datafusion_expr::{WindowFrameBound, WindowFrameUnits};
-use datafusion_physical_expr::expressions::Column;
 use datafusion_physical_expr::window::WindowExpr;
 use datafusion_physical_expr::{
     LexOrdering, OrderingRequirements, PhysicalExpr, ScalarFunctionExpr, conjunction,
@@ -50,15 +48,19 @@ use datafusion_physical_expr::{
 use futures::{StreamExt, TryStreamExt};
 
 use self::limits::{Limits, LongSorts};
+use self::projections::ProjectionsDown;
 use crate::functions;
 use crate::tree::Tree;
 
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
+/// Beginnings of the names of rules that aren't run.
+const LEFT_OUT: [&str; 2] = ["FilterPushdown", "aggregate_statistics"];
+
 /// The rules for all plans.
 pub(crate) fn rules() -> Vec<Rule> {
     let rules = PhysicalOptimizer::new().rules.into_iter();
-    let rules = rules.filter(|rule| !rule.name().starts_with("FilterPushdown"));
+    let rules = rules.filter(|rule| !LEFT_OUT.iter().any(|name| rule.name().starts_with(name)));
     let rules = rules.map(|rule| match rule.name() {
         "ProjectionPushdown" => Arc::new(ProjectionsDown(rule)) as Rule,
         _ => rule,
@@ -76,63 +78,6 @@ pub(crate) fn rules() -> Vec<Rule> {
         Arc::new(Ranges),
     ])
     .collect()
-}
-
-#[derive(Debug)]
-struct ProjectionsDown(Rule);
-
-impl PhysicalOptimizerRule for ProjectionsDown {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let plan = plan.change_up(&mut apart)?.data;
-        match plan.any(&mut |node| joins_by_what_can_fail(node))? {
-            true => Ok(plan.change_down(&mut remove_unnecessary_projections)?.data),
-            false => self.0.optimize(plan, config),
-        }
-    }
-
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    fn schema_check(&self) -> bool {
-        self.0.schema_check()
-    }
-}
-
-fn joins_by_what_can_fail(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
-    let join = plan.downcast_ref::<NestedLoopJoinExec>();
-    match join.and_then(NestedLoopJoinExec::filter) {
-        Some(filter) => can_fail(filter.expression()),
-        None => Ok(false),
-    }
-}
-
-/// A filter that chooses columns as a filter, and a choice of columns above it.
-fn apart(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
-    let Some(filter) = plan.downcast_ref::<FilterExec>() else {
-        return Ok(Transformed::no(plan));
-    };
-    let Some(chosen) = filter.projection() else {
-        return Ok(Transformed::no(plan));
-    };
-    let schema = filter.input().schema();
-    let columns = chosen.iter().map(|i| {
-        let name = schema.field(*i).name().clone();
-        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(&name, *i));
-        (column, name)
-    });
-    let columns: Vec<_> = columns.collect();
-    let whole = FilterExecBuilder::new(filter.predicate().clone(), filter.input().clone())
-        .with_default_selectivity(filter.default_selectivity())
-        .with_batch_size(filter.batch_size())
-        .with_fetch(filter.fetch())
-        .build()?;
-    let above = ProjectionExec::try_new(columns, Arc::new(whole))?;
-    Ok(Transformed::yes(Arc::new(above)))
 }
 
 /// Computes frames whose end is by RANGE before the current row when the whole partition is there. DataFusion takes such an end for
@@ -343,6 +288,8 @@ struct ConcatExec {
     inputs: Vec<Arc<dyn ExecutionPlan>>,
     /// The order that its inputs must have.
     order: Option<LexOrdering>,
+    /// See [`ConcatExec::fence`].
+    fence: bool,
     properties: Arc<PlanProperties>,
 }
 
@@ -366,7 +313,18 @@ impl ConcatExec {
         ConcatExec {
             inputs,
             order: None,
+            fence: false,
             properties: Arc::new(properties),
+        }
+    }
+
+    /// The rows of an input, of which all is known that is known of the input, but below which nothing is pushed.
+    fn fence(input: Arc<dyn ExecutionPlan>) -> Self {
+        ConcatExec {
+            order: None,
+            fence: true,
+            properties: input.properties().clone(),
+            inputs: vec![input],
         }
     }
 }
@@ -411,6 +369,9 @@ impl ExecutionPlan for ConcatExec {
         children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if let ([input], true) = (children.as_slice(), self.fence) {
+            return Ok(Arc::new(ConcatExec::fence(input.clone())));
+        }
         let order = self.order.clone();
         Ok(Arc::new(ConcatExec {
             order,

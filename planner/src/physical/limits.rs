@@ -3,8 +3,8 @@
 //! * DataFusion leaves out sorts whose order no node above asks for, and a limit doesn't ask: only a sort that takes the first rows
 //!   itself stays. Below a recursive query and below an OFFSET without LIMIT a sort is there for what comes first, so a node that
 //!   does ask is put above it.
-//! * It brings a sort below a limit of rows that have no order; so a limit over the rounds of a recursive query is put behind a node
-//!   that it doesn't know.
+//! * It brings a sort below a limit of rows that have no order; so a limit over the rounds of a recursive query, and an OFFSET
+//!   without LIMIT, are put behind a node that it doesn't know.
 //! * It finds the first rows with a heap of them, which costs more than sorting all when they are many.
 
 use std::sync::Arc;
@@ -49,17 +49,20 @@ fn in_order(plan: Plan) -> Result<Transformed<Plan>> {
     if let Some(limit) = plan.downcast_ref::<GlobalLimitExec>() {
         let input = limit.input();
         let rounds = &mut |node: &Plan| Ok(node.is::<RecursiveQueryExec>());
-        return Ok(match input.output_ordering() {
-            None if input.any(rounds)? => {
-                let schema = plan.schema();
-                Transformed::yes(Arc::new(ConcatExec::new(vec![plan], schema)))
-            }
-            _ if limit.fetch().is_none() => match kept_sort(input)? {
-                Some(input) => with_inputs(plan, vec![input])?,
-                None => Transformed::no(plan),
-            },
-            _ => Transformed::no(plan),
-        });
+        let behind = |plan: Plan| {
+            let schema = plan.schema();
+            Transformed::yes(Arc::new(ConcatExec::new(vec![plan], schema)) as Plan)
+        };
+        if input.output_ordering().is_none() && input.any(rounds)? {
+            return Ok(behind(plan));
+        }
+        if limit.fetch().is_some() {
+            return Ok(Transformed::no(plan));
+        }
+        return Ok(behind(match kept_sort(input)? {
+            Some(input) => with_inputs(plan, vec![input])?.data,
+            None => plan,
+        }));
     }
     if !plan.is::<RecursiveQueryExec>() {
         return Ok(Transformed::no(plan));
