@@ -9,12 +9,13 @@
 //! * What its rule that pushes projections down gets wrong: see `projections`.
 //! * A sort that it pushes below a union is lost where a column is another constant in each part, or when joins are in between.
 //!   So a union is a node that it doesn't know, which gives one part after the other.
-//! * What it does to sorts and limits: see `limits`.
+//! * What it does to sorts and limits: see `limits`; to windows: see `windows`.
 //! * Conditions of a query and of a subquery in it end up in one filter, which computes them all. So those that can fail get
 //!   filters of their own above those that can't, in their order: `1/x = 2` isn't computed for rows that `x <> 0` drops.
 
 mod limits;
 mod projections;
+mod windows;
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,14 +34,11 @@ use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
-use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, InputOrderMode, Partitioning, PlanProperties,
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
 };
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{JoinType, Result};
-use datafusion_expr::{WindowFrameBound, WindowFrameUnits};
-use datafusion_physical_expr::window::WindowExpr;
 use datafusion_physical_expr::{
     LexOrdering, OrderingRequirements, PhysicalExpr, ScalarFunctionExpr, conjunction,
     split_conjunction,
@@ -49,6 +47,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use self::limits::{Limits, LongSorts};
 use self::projections::ProjectionsDown;
+use self::windows::{Orders, Ranges, is_window};
 use crate::functions;
 use crate::tree::Tree;
 
@@ -68,6 +67,7 @@ pub(crate) fn rules() -> Vec<Rule> {
     [
         Arc::new(Unions) as Rule,
         Arc::new(Constants),
+        Arc::new(Orders),
         Arc::new(Limits),
     ]
     .into_iter()
@@ -78,46 +78,6 @@ pub(crate) fn rules() -> Vec<Rule> {
         Arc::new(Ranges),
     ])
     .collect()
-}
-
-/// Computes frames whose end is by RANGE before the current row when the whole partition is there. DataFusion takes such an end for
-/// known when the row is, but where the key is NULL it is behind all rows with NULL.
-#[derive(Debug)]
-struct Ranges;
-
-impl PhysicalOptimizerRule for Ranges {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let plan = plan.change_up(&mut |node| {
-            let window = node.downcast_ref::<BoundedWindowAggExec>();
-            let window = window.filter(|w| w.window_expr().iter().any(ends_before));
-            Ok(match window {
-                Some(w) if w.input_order_mode == InputOrderMode::Sorted => {
-                    let (exprs, input) = (w.window_expr().to_vec(), w.input().clone());
-                    Transformed::yes(Arc::new(WindowAggExec::try_new(exprs, input, false)?))
-                }
-                _ => Transformed::no(node),
-            })
-        })?;
-        Ok(plan.data)
-    }
-
-    fn name(&self) -> &str {
-        "Ranges"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
-
-fn ends_before(e: &Arc<dyn WindowExpr>) -> bool {
-    let frame = e.get_window_frame();
-    frame.units == WindowFrameUnits::Range
-        && matches!(&frame.end_bound, WindowFrameBound::Preceding(n) if !n.is_null())
 }
 
 /// Splits filters in which conditions that can fail stand beside others.
@@ -276,10 +236,6 @@ fn doubtful_inputs(node: &Arc<dyn ExecutionPlan>) -> Vec<bool> {
         !a.group_expr().is_single() || a.aggr_expr().iter().any(|e| e.is_distinct())
     });
     vec![is_window(node) || aggregate; node.children().len()]
-}
-
-fn is_window(node: &Arc<dyn ExecutionPlan>) -> bool {
-    node.is::<WindowAggExec>() || node.is::<BoundedWindowAggExec>()
 }
 
 /// The rows of its inputs, one input after the other.

@@ -13,13 +13,14 @@ use datafusion::optimizer::{Optimizer, OptimizerContext};
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Column, DFSchema, Result};
 use datafusion_expr::expr::Sort as SortExpr;
-use datafusion_expr::logical_plan::{Limit, Sort, SubqueryAlias, Window};
+use datafusion_expr::logical_plan::{Filter, Limit, Sort, SubqueryAlias, Window};
 use datafusion_expr::{
-    Distinct, Expr, FetchType, LogicalPlan, Projection, SkipType, WindowFrameUnits,
+    Distinct, Expr, FetchType, LogicalPlan, Projection, SkipType, WindowFrameUnits, lit,
 };
 use datafusion_expr::{DistinctOn, WindowFrameBound, WindowFunctionDefinition};
 
 use super::decorrelate::keys::honest;
+use super::decorrelate::names::{free_columns, subquery_of};
 use super::expr::unalias;
 use crate::functions::rows;
 use crate::functions::windows::OVER_FRAME;
@@ -47,8 +48,50 @@ pub fn canonical(plan: LogicalPlan) -> Result<LogicalPlan> {
     }
     let plan = honest(plan)?;
     let prune = Optimizer::with_rules(vec![Arc::new(OptimizeProjections::new())]);
-    let plan = prune.optimize(plan, &OptimizerContext::new(), |_, _| {})?;
-    total(plan)
+    let plan = prune.optimize(apart(plan)?, &OptimizerContext::new(), |_, _| {})?;
+    total(without_true(plan)?)
+}
+
+/// The rule makes one of two projections, and then doesn't see which columns of the lower one a subquery in the upper one names.
+/// So a filter that does nothing is put between them.
+fn apart(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let correlated = |e: &Expr| {
+        let found = &mut |e: &Expr| match subquery_of(e) {
+            Some(subquery) => Ok(!free_columns(&subquery.subquery)?.is_empty()),
+            None => Ok(false),
+        };
+        e.any(found)
+    };
+    let plan = plan.change_all_up(&mut |node| {
+        let LogicalPlan::Projection(upper) = node else {
+            return Ok(Transformed::no(node));
+        };
+        if !matches!(*upper.input, LogicalPlan::Projection(_)) {
+            return Ok(Transformed::no(LogicalPlan::Projection(upper)));
+        }
+        for e in &upper.expr {
+            if correlated(e)? {
+                let input = Filter::try_new(lit(true), upper.input)?;
+                let input = Arc::new(LogicalPlan::Filter(input));
+                let upper = Projection::try_new_with_schema(upper.expr, input, upper.schema)?;
+                return Ok(Transformed::yes(LogicalPlan::Projection(upper)));
+            }
+        }
+        Ok(Transformed::no(LogicalPlan::Projection(upper)))
+    })?;
+    Ok(plan.data)
+}
+
+fn without_true(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let plan = plan.change_all_up(&mut |node| {
+        Ok(match node {
+            LogicalPlan::Filter(f) if f.predicate == lit(true) => {
+                Transformed::yes(Arc::unwrap_or_clone(f.input))
+            }
+            node => Transformed::no(node),
+        })
+    })?;
+    Ok(plan.data)
 }
 
 /// Whether there is any place where order decides.

@@ -44,7 +44,7 @@ pub(crate) fn with_subquery(e: Expr, f: impl FnOnce(Subquery) -> Result<Subquery
 }
 
 /// The columns that `plan` names and that none of its own nodes has, in order of their names.
-pub(super) fn free_columns(plan: &LogicalPlan) -> Result<BTreeSet<Column>> {
+pub(crate) fn free_columns(plan: &LogicalPlan) -> Result<BTreeSet<Column>> {
     let mut out = BTreeSet::new();
     plan.walk(&mut |node| {
         for e in node.expressions() {

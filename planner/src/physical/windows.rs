@@ -1,0 +1,122 @@
+//! Window functions.
+//!
+//! * Where a frame ends by RANGE before the current row, DataFusion takes that end for known when the row is, but where the key is NULL
+//!   it is behind all rows with NULL.
+//! * It takes a running min or max for ordered as the window is, with NULLs at the same end.
+//! * A sort that takes the first rows is brought below a window, whose order then is the sort's, and how many are taken is forgotten.
+
+use std::sync::Arc;
+
+use datafusion::config::ConfigOptions;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
+use datafusion::physical_plan::{ExecutionPlan, InputOrderMode};
+use datafusion_common::Result;
+use datafusion_common::tree_node::Transformed;
+use datafusion_expr::{WindowFrameBound, WindowFrameUnits};
+use datafusion_physical_expr::window::{PlainAggregateWindowExpr, WindowExpr};
+
+use super::ConcatExec;
+use crate::tree::Tree;
+
+/// Whether the node computes window functions.
+pub(super) fn is_window(node: &Arc<dyn ExecutionPlan>) -> bool {
+    functions(node).is_some()
+}
+
+fn functions(node: &Arc<dyn ExecutionPlan>) -> Option<&[Arc<dyn WindowExpr>]> {
+    let bounded = node.downcast_ref::<BoundedWindowAggExec>();
+    let whole = node.downcast_ref::<WindowAggExec>();
+    let bounded = bounded.map(BoundedWindowAggExec::window_expr);
+    bounded.or_else(|| whole.map(WindowAggExec::window_expr))
+}
+
+/// Hides the order of windows from those who would draw a wrong conclusion from it.
+#[derive(Debug)]
+pub(super) struct Orders;
+
+impl PhysicalOptimizerRule for Orders {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(plan.change_up(&mut hidden)?.data)
+    }
+
+    fn name(&self) -> &str {
+        "Orders"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+fn hidden(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    let behind = |plan: Arc<dyn ExecutionPlan>| -> Arc<dyn ExecutionPlan> {
+        let schema = plan.schema();
+        Arc::new(ConcatExec::new(vec![plan], schema))
+    };
+    if functions(&node).is_some_and(|all| all.iter().any(is_extreme)) {
+        return Ok(Transformed::yes(behind(node)));
+    }
+    let first = node.downcast_ref::<SortExec>();
+    let Some(first) = first.filter(|sort| sort.fetch().is_some()) else {
+        return Ok(Transformed::no(node));
+    };
+    if !first.input().any(&mut |node| Ok(is_window(node)))? {
+        return Ok(Transformed::no(node));
+    }
+    let input = behind(first.input().clone());
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    node.replace_children(vec![input], options)
+        .map(Transformed::yes)
+}
+
+/// Whether it is a min or max over all rows up to the current one.
+fn is_extreme(e: &Arc<dyn WindowExpr>) -> bool {
+    let running = e.as_any().downcast_ref::<PlainAggregateWindowExpr>();
+    running.is_some_and(|e| matches!(e.get_aggregate_expr().fun().name(), "min" | "max"))
+}
+
+/// Computes frames whose end is by RANGE before the current row when the whole partition is there.
+#[derive(Debug)]
+pub(super) struct Ranges;
+
+impl PhysicalOptimizerRule for Ranges {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = plan.change_up(&mut |node| {
+            let window = node.downcast_ref::<BoundedWindowAggExec>();
+            let window = window.filter(|w| w.window_expr().iter().any(ends_before));
+            Ok(match window {
+                Some(w) if w.input_order_mode == InputOrderMode::Sorted => {
+                    let (exprs, input) = (w.window_expr().to_vec(), w.input().clone());
+                    Transformed::yes(Arc::new(WindowAggExec::try_new(exprs, input, false)?))
+                }
+                _ => Transformed::no(node),
+            })
+        })?;
+        Ok(plan.data)
+    }
+
+    fn name(&self) -> &str {
+        "Ranges"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+fn ends_before(e: &Arc<dyn WindowExpr>) -> bool {
+    let frame = e.get_window_frame();
+    frame.units == WindowFrameUnits::Range
+        && matches!(&frame.end_bound, WindowFrameBound::Preceding(n) if !n.is_null())
+}
