@@ -400,7 +400,7 @@ pub(crate) fn unique_names(names: &[String]) -> Vec<String> {
             if *k == 1 {
                 n.clone()
             } else {
-                format!("{n}#{k}")
+                format!("{n}##{k}")
             }
         })
         .collect()
