@@ -157,6 +157,11 @@ fn from_text(text: &str) -> SqlError {
     let has = |s: &str| lower.contains(s);
     if has("divide by zero") || has("division by zero") {
         SqlError::new("22012", "division by zero")
+    } else if has("limit must be >=") {
+        // A parameter's value.
+        SqlError::new("2201W", "LIMIT must not be negative")
+    } else if has("offset must be >=") {
+        SqlError::new("2201X", "OFFSET must not be negative")
     } else if has("returned more than one row")
         || has("more than one row")
         || has("must return at most one row")

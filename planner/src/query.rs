@@ -49,7 +49,7 @@ pub struct SessionContextInfo {
     /// `statement_timestamp()`: the start of the statement.
     pub statement: i64,
     /// Other settings by lower-case name, for `current_setting`.
-    pub variables: std::collections::BTreeMap<String, String>,
+    pub variables: Arc<std::collections::BTreeMap<String, String>>,
     /// What `nextval` and its kin reach.
     pub sequences: Arc<dyn Sequences>,
 }

@@ -36,10 +36,8 @@ pub(super) fn of(
             SequenceOptions::IncrementBy(e, _) => given.increment = Some(number(e)?),
             SequenceOptions::MinValue(e) => given.min = Some(e.as_ref().map(number).transpose()?),
             SequenceOptions::MaxValue(e) => given.max = Some(e.as_ref().map(number).transpose()?),
-            SequenceOptions::Cache(_) | SequenceOptions::Cycle(false) => {}
-            SequenceOptions::Cycle(true) => {
-                given.cycle = Some(true);
-            }
+            SequenceOptions::Cache(_) => {}
+            SequenceOptions::Cycle(no) => given.cycle = Some(!no),
         }
     }
     Numbering::of_identity(data_type, kind, &given).map(ColumnDefault::Numbering)

@@ -131,6 +131,28 @@ impl Numbering {
         }
         numbering::declared(data_type, kind, options)
     }
+
+    /// The same of a column whose type changes: bounds that were the type's are the new one's. Errors: others don't fit (22023).
+    pub fn retyped(&self, from: &SqlType, to: &SqlType) -> Result<Numbering> {
+        let (Some(old), Some(new)) = (numbering::range(from), numbering::range(to)) else {
+            return Err(numbering::not_a_number());
+        };
+        let bound = |bound, of_old, of_new| if bound == of_old { of_new } else { bound };
+        let (min, max) = match self.kind {
+            // A sequence of its own, which stays as it is but gives no number that the column can't hold.
+            NumberingKind::Serial => (self.min.max(new.0), self.max.min(new.1)),
+            _ => (bound(self.min, old.0, new.0), bound(self.max, old.1, new.1)),
+        };
+        let options = SequenceOptions {
+            start: Some(self.start),
+            increment: Some(self.increment),
+            min: Some(Some(min)),
+            max: Some(Some(max)),
+            cycle: Some(self.cycle),
+            ..SequenceOptions::default()
+        };
+        numbering::declared(to, self.kind, &options)
+    }
 }
 
 impl Sequence {

@@ -409,7 +409,8 @@ fn join_alias(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     tokens
 }
 
-/// `AS IDENTITY (START WITH 10 INCREMENT BY 5)` with its options in the one order in which sqlparser takes them.
+/// `AS IDENTITY (START WITH 10 INCREMENT BY 5)` with its options in the one order in which sqlparser takes them. Without SEQUENCE
+/// NAME: it is called after its column.
 fn identity_options(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     const ORDER: [&str; 6] = [
         "increment",
@@ -419,6 +420,7 @@ fn identity_options(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         "cache",
         "cycle",
     ];
+    const SEQUENCE_NAME: usize = usize::MAX;
     let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     let mut rest = tokens.into_iter().peekable();
     while let Some(t) = rest.next() {
@@ -430,7 +432,6 @@ fn identity_options(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         else {
             continue;
         };
-        out.push(open);
         let mut options: Vec<(usize, Vec<TokenWithSpan>)> = vec![];
         while let Some(t) = rest.next_if(|t| t.token != Token::RParen) {
             let place = ORDER.iter().position(|word| is(&t, word));
@@ -444,11 +445,19 @@ fn identity_options(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
                 }
                 (Some(place), _) => options.push((place, vec![t])),
                 (None, _) if is(&t, "no") => options.push((ORDER.len(), vec![t])),
+                (None, _) if is(&t, "sequence") => options.push((SEQUENCE_NAME, vec![t])),
                 (None, Some(last)) => last.1.push(t),
                 (None, None) => options.push((ORDER.len(), vec![t])),
             }
         }
+        let given = options.len();
+        options.retain(|(place, _)| *place != SEQUENCE_NAME);
+        if options.is_empty() && given > 0 {
+            rest.next_if(|t| t.token == Token::RParen);
+            continue;
+        }
         options.sort_by_key(|(place, _)| *place);
+        out.push(open);
         out.extend(options.into_iter().flat_map(|(_, option)| option));
     }
     out

@@ -436,6 +436,10 @@ impl Draft {
                 )
                 .hint("Drop the DEFAULT of the column first."));
             }
+            Some(ColumnDefault::Numbering(numbering)) => {
+                let numbering = numbering.retyped(&column.ty, to)?;
+                column.default = Some(ColumnDefault::Numbering(numbering));
+            }
             _ => {}
         }
         if column.ty != *to || using.is_some() {

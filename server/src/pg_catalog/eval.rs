@@ -280,7 +280,7 @@ fn cast(value: Value, ty: Ty, context: &Context<'_>) -> Result<Value, SqlError> 
             }
             other => Value::Float(other.int().ok_or_else(|| wrong("double precision"))? as f64),
         },
-        Ty::Text | Ty::Name => match value {
+        Ty::Text | Ty::Json | Ty::Jsonb | Ty::Name => match value {
             Value::Bool(v) => Value::text(if v { "true" } else { "false" }),
             Value::Text(_) => value,
             other => Value::text(other.show()),

@@ -14,7 +14,7 @@ use super::{
     CatalogSnapshot, FIRST_USER_OID, INFORMATION_SCHEMA_OID, PG_CATALOG_OID, RelationInfo,
     RelationType,
 };
-use super::{dependencies, information, sequences};
+use super::{dependencies, indexes, information, sequences};
 use crate::catalog::{DEFAULT_SCHEMA, TEMPORARY_PREFIX, TableCheck};
 use crate::pg::types::{oid as type_oids, wire_type};
 
@@ -342,7 +342,7 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
         (_, "pg_class") => classes(definition, snapshot),
         (_, "pg_attribute") => attributes(definition, snapshot),
         (_, "pg_type") => server_wide::types(definition),
-        (_, "pg_index") => pg_index(definition, snapshot),
+        (_, "pg_index") => indexes::pg_index(definition, snapshot),
         (_, "pg_attrdef") => {
             let mut rows = Rows::of(definition, &["oid", "adrelid", "adnum", "adbin"]);
             for relation in &snapshot.relations {
@@ -666,47 +666,6 @@ fn attributes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                     );
                 }
             }
-        }
-    }
-    rows.done()
-}
-
-fn pg_index(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
-    let given = [
-        "indexrelid",
-        "indrelid",
-        "indnatts",
-        "indnkeyatts",
-        "indisunique",
-        "indnullsnotdistinct",
-        "indisprimary",
-        "indimmediate",
-        "indisvalid",
-        "indisready",
-        "indislive",
-        "indkey",
-        "indoption",
-    ];
-    let mut rows = Rows::of(definition, &given);
-    let yes = || Value::Bool(true);
-    for relation in &snapshot.relations {
-        for index in indexes(relation) {
-            let count = int(index.columns.len() as i64);
-            rows.push([
-                int(index.oid),
-                int(relation.oid),
-                count.clone(),
-                count,
-                Value::Bool(index.unique),
-                Value::Bool(index.nulls_not_distinct),
-                Value::Bool(index.primary),
-                yes(),
-                yes(),
-                yes(),
-                yes(),
-                Value::ints(index.columns.iter().map(|n| *n as i64 + 1)),
-                Value::ints(index.columns.iter().map(|_| 0)),
-            ]);
         }
     }
     rows.done()

@@ -229,7 +229,7 @@ functions! {
     catalog "parse_ident" => Returns::Array(Ty::Text), |a, _| {
         Ok(Value::Array(split_name(&text(a, 0)).iter().map(Value::text).collect()))
     };
-    lenient "json_build_object" => TEXT, |a, _| {
+    lenient "json_build_object" => Returns::Type(Ty::Json), |a, _| {
         let pairs = a.chunks(2).map(|pair| {
             format!("{} : {}", json(&Value::text(pair[0].show())), json(arg(pair, 1)))
         });

@@ -15,6 +15,7 @@ mod dependencies;
 mod eval;
 mod fill;
 mod functions;
+mod indexes;
 mod information;
 mod plan;
 mod relations;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use super::context::{ARRAY_IN_OID, DATABASE_OWNER, OWNER_OID};
 use super::fill::{BTREE, C_COLLATION, COLLATION, DATABASE_OID, HEAP, TABLESPACE, UTF8, int, text};
+use super::indexes;
 use super::relations::{Definition, Row, Rows};
 use super::value::Value;
 use super::{CatalogSnapshot, PG_CATALOG_OID, TIDEMILL_OID};
-use crate::pg::types::TYPES;
+use crate::pg::types::{TYPES, oid};
 
 /// Types that values don't have on the wire, but columns of the catalog do: oid, name, bytes, category, array's oid.
 pub const EXTRA_TYPES: &[(u32, &str, i16, &str, u32)] = &[
@@ -241,6 +242,7 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
             rows.done()
         }
         "pg_locks" => locks(definition, snapshot),
+        "pg_opclass" => indexes::pg_opclass(definition),
         // Nothing of the kind exists here.
         _ => Vec::new(),
     }
@@ -380,7 +382,7 @@ pub fn types(definition: &Definition) -> Vec<Row> {
             Value::Bool(preferred),
             Value::Bool(true),
             text(","),
-            int(element),
+            int(of_vector(name).unwrap_or(element)),
             int(array),
             input,
             output,
@@ -449,6 +451,16 @@ fn all_types() -> Vec<Shown> {
         with_array(*oid, name, *size, category, *array);
     }
     all
+}
+
+/// The type of what is in values of a type that isn't called an array.
+fn of_vector(name: &str) -> Option<u32> {
+    Some(match name {
+        "int2vector" => oid::INT2,
+        "oidvector" => oid::OID,
+        "name" => oid::CHAR,
+        _ => return None,
+    })
 }
 
 /// The language of functions that are part of the server.

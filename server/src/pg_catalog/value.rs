@@ -52,6 +52,10 @@ pub enum Ty {
     Float8,
     /// text
     Text,
+    /// json
+    Json,
+    /// jsonb
+    Jsonb,
     /// name
     Name,
     /// "char"
@@ -94,7 +98,9 @@ impl Ty {
             "oid" => Ty::Oid,
             "float8" | "float4" | "double precision" | "real" | "numeric" => Ty::Float8,
             "text" | "varchar" | "character varying" | "unknown" | "bpchar" | "sql_identifier"
-            | "character_data" | "yes_or_no" | "regexp" | "json" | "jsonb" => Ty::Text,
+            | "character_data" | "yes_or_no" | "regexp" => Ty::Text,
+            "json" => Ty::Json,
+            "jsonb" => Ty::Jsonb,
             "name" => Ty::Name,
             "char" => Ty::Char,
             "timestamptz" | "timestamp with time zone" | "timestamp" => Ty::Timestamptz,
@@ -123,6 +129,11 @@ impl Ty {
             Ty::Float8 => &Ty::Float8,
             Ty::Name => &Ty::Name,
             Ty::Char => &Ty::Char,
+            Ty::Reg(RegKind::Class) => &Ty::Reg(RegKind::Class),
+            Ty::Reg(RegKind::Type) => &Ty::Reg(RegKind::Type),
+            Ty::Reg(RegKind::Namespace) => &Ty::Reg(RegKind::Namespace),
+            Ty::Reg(RegKind::Proc) => &Ty::Reg(RegKind::Proc),
+            Ty::Reg(RegKind::Role) => &Ty::Reg(RegKind::Role),
             _ => &Ty::Text,
         })
     }
@@ -159,6 +170,8 @@ impl Ty {
             Ty::Timestamptz => SqlType::Timestamptz.field(name, true),
             Ty::Int2Vector => tagged(SqlType::Text.field(name, true), "int2vector"),
             Ty::OidVector => tagged(SqlType::Text.field(name, true), "oidvector"),
+            Ty::Json => SqlType::Json.field(name, true),
+            Ty::Jsonb => SqlType::Jsonb.field(name, true),
             Ty::Text | Ty::Reg(_) => SqlType::Text.field(name, true),
             Ty::Array(of) => Field::new(name, DataType::List(Arc::new(of.field("item"))), true),
         }
@@ -185,7 +198,14 @@ impl Ty {
                 let micros = ints().collect::<TimestampMicrosecondArray>();
                 Arc::new(micros.with_timezone(UTC))
             }
-            Ty::Text | Ty::Name | Ty::Char | Ty::Reg(_) | Ty::Int2Vector | Ty::OidVector => {
+            Ty::Text
+            | Ty::Json
+            | Ty::Jsonb
+            | Ty::Name
+            | Ty::Char
+            | Ty::Reg(_)
+            | Ty::Int2Vector
+            | Ty::OidVector => {
                 let texts = values.iter().map(|value| match (self, value) {
                     (_, Value::Null) => None,
                     (Ty::Int2Vector | Ty::OidVector, Value::Array(items)) => {

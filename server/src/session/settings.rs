@@ -1,6 +1,7 @@
 //! Session settings: SET, SHOW, RESET, and what clients are told at the start.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tidemill_planner::SqlError;
@@ -14,6 +15,18 @@ const SETTINGS: &[(&str, &str, &str, bool)] = &[
         "",
         "Sets the application name to be reported in statistics and logs.",
         true,
+    ),
+    (
+        "array_nulls",
+        "on",
+        "Enable input of NULL elements in arrays.",
+        false,
+    ),
+    (
+        "block_size",
+        "8192",
+        "Shows the size of a disk block.",
+        false,
     ),
     (
         "bytea_output",
@@ -154,6 +167,7 @@ const SETTINGS: &[(&str, &str, &str, bool)] = &[
         "Sets the current session's user name.",
         true,
     ),
+    ("ssl", "off", "Enables SSL connections.", false),
     (
         "standard_conforming_strings",
         "on",
@@ -194,6 +208,8 @@ const SETTINGS: &[(&str, &str, &str, bool)] = &[
 
 /// Settings that can't be set.
 const FIXED: &[&str] = &[
+    "array_nulls",
+    "block_size",
     "integer_datetimes",
     "is_superuser",
     "lc_collate",
@@ -203,44 +219,100 @@ const FIXED: &[&str] = &[
     "server_encoding",
     "server_version",
     "server_version_num",
+    "ssl",
 ];
 
-/// Settings of PostgreSQL, and of systems whose scripts users bring along, that mean nothing here: they are accepted and
-/// keep their value.
-const WITHOUT_EFFECT: &[&str] = &[
+/// Settings of PostgreSQL that mean nothing here, with what it shows for them: they are accepted and keep their value.
+const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    ("check_function_bodies", "on"),
+    ("constraint_exclusion", "partition"),
+    ("cpu_index_tuple_cost", "0.005"),
+    ("cpu_operator_cost", "0.0025"),
+    ("cpu_tuple_cost", "0.01"),
+    ("cursor_tuple_fraction", "0.1"),
+    ("default_statistics_target", "100"),
+    ("default_tablespace", ""),
+    ("default_toast_compression", "pglz"),
+    ("default_transaction_deferrable", "off"),
+    ("effective_cache_size", "4GB"),
+    ("effective_io_concurrency", "1"),
+    ("enable_bitmapscan", "on"),
+    ("enable_gathermerge", "on"),
+    ("enable_hashagg", "on"),
+    ("enable_hashjoin", "on"),
+    ("enable_incremental_sort", "on"),
+    ("enable_indexonlyscan", "on"),
+    ("enable_indexscan", "on"),
+    ("enable_material", "on"),
+    ("enable_memoize", "on"),
+    ("enable_mergejoin", "on"),
+    ("enable_nestloop", "on"),
+    ("enable_parallel_append", "on"),
+    ("enable_parallel_hash", "on"),
+    ("enable_partition_pruning", "on"),
+    ("enable_partitionwise_aggregate", "off"),
+    ("enable_partitionwise_join", "off"),
+    ("enable_seqscan", "on"),
+    ("enable_sort", "on"),
+    ("enable_tidscan", "on"),
+    ("escape_string_warning", "on"),
+    ("from_collapse_limit", "8"),
+    ("geqo", "on"),
+    ("geqo_threshold", "12"),
+    ("hash_mem_multiplier", "2"),
+    ("jit", "off"),
+    ("jit_above_cost", "100000"),
+    ("jit_inline_above_cost", "500000"),
+    ("jit_optimize_above_cost", "500000"),
+    ("join_collapse_limit", "8"),
+    ("lc_messages", "C"),
+    ("lc_monetary", "C"),
+    ("lc_numeric", "C"),
+    ("lc_time", "C"),
+    ("log_min_duration_statement", "-1"),
+    ("log_min_messages", "warning"),
+    ("log_statement", "none"),
+    ("maintenance_work_mem", "64MB"),
+    ("max_parallel_maintenance_workers", "2"),
+    ("max_parallel_workers", "8"),
+    ("max_parallel_workers_per_gather", "2"),
+    ("parallel_leader_participation", "on"),
+    ("parallel_setup_cost", "1000"),
+    ("parallel_tuple_cost", "0.1"),
+    ("plan_cache_mode", "auto"),
+    ("random_page_cost", "4"),
+    ("seq_page_cost", "1"),
+    ("synchronize_seqscans", "on"),
+    ("tcp_keepalives_idle", "7200"),
+    ("temp_buffers", "8MB"),
+    ("temp_tablespaces", ""),
+    ("track_activities", "on"),
+    ("track_counts", "on"),
+    ("track_functions", "none"),
+    ("track_io_timing", "off"),
+    ("transaction_deferrable", "off"),
+    ("work_mem", "4MB"),
+    ("xmloption", "content"),
+];
+
+/// The same of systems whose scripts users bring along; they have no value before they are set.
+const OF_OTHERS: &[&str] = &[
     "allow_drop_cascade",
     "backfill_rate_limit",
     "background_ddl",
-    "check_function_bodies",
     "cluster",
     "cluster_replica",
-    "constraint_exclusion",
     "create_compaction_group_for_mv",
-    "default_tablespace",
-    "default_transaction_deferrable",
     "dml_rate_limit",
-    "effective_cache_size",
-    "escape_string_warning",
     "force_two_phase_agg",
-    "hash_mem_multiplier",
-    "lc_numeric",
-    "maintenance_work_mem",
     "max_split_range_gap",
-    "plan_cache_mode",
     "query_epoch",
     "query_mode",
-    "random_page_cost",
-    "seq_page_cost",
-    "temp_buffers",
-    "synchronize_seqscans",
-    "tcp_keepalives_idle",
     "upsert_dml",
     "visibility_mode",
-    "work_mem",
-    "xmloption",
 ];
 
-/// The same by the beginning of the name.
+/// Both by the beginning of the name.
 const WITHOUT_EFFECT_PREFIXES: &[&str] = &[
     "batch_",
     "cpu_",
@@ -262,16 +334,22 @@ const WITHOUT_EFFECT_PREFIXES: &[&str] = &[
 /// True for a setting that is accepted but does nothing.
 pub fn is_without_effect(name: &str) -> bool {
     let name = canonical(name);
-    WITHOUT_EFFECT.contains(&name.as_str())
+    WITHOUT_EFFECT.iter().any(|(have, _)| *have == name)
+        || OF_OTHERS.contains(&name.as_str())
         || WITHOUT_EFFECT_PREFIXES.iter().any(|p| name.starts_with(p))
 }
 
 /// Name, value, description of every setting at its default.
 pub fn descriptions() -> Vec<(String, String, String)> {
-    SETTINGS
-        .iter()
-        .map(|(name, value, text, _)| (name.to_string(), value.to_string(), text.to_string()))
-        .collect()
+    let known = SETTINGS.iter().map(|(name, value, text, _)| (*name, *value, *text));
+    let others = WITHOUT_EFFECT.iter();
+    let others = others.map(|(name, value)| (*name, *value, "Has no effect here."));
+    let mut all: Vec<_> = known
+        .chain(others)
+        .map(|(name, value, text)| (name.to_string(), value.to_string(), text.to_string()))
+        .collect();
+    all.sort();
+    all
 }
 
 /// Limits of time that a session has set.
@@ -306,6 +384,10 @@ impl Values {
             .or_else(|| set(of_next))
             .map(String::as_str)
             .or_else(|| known(of_next).map(|s| s.1))
+            .or_else(|| {
+                let shown = WITHOUT_EFFECT.iter().find(|s| s.0 == name);
+                shown.map(|s| s.1)
+            })
     }
 }
 
@@ -322,6 +404,8 @@ pub struct Settings {
     /// Changes that the client must be told.
     reported: Vec<(String, String)>,
     timeouts: Timeouts,
+    /// All values by name, once somebody asked.
+    shown: OnceLock<Arc<BTreeMap<String, String>>>,
 }
 
 impl Settings {
@@ -431,6 +515,7 @@ impl Settings {
     /// Takes over other values, and tells the client what changed.
     pub fn replace(&mut self, values: Values) {
         self.version += 1;
+        self.shown = OnceLock::new();
         let old = std::mem::replace(&mut self.values, values);
         for (name, _, _, report) in SETTINGS {
             let value = self.values.get(name).unwrap_or_default();
@@ -476,10 +561,15 @@ impl Settings {
     }
 
     /// All values by name, for `current_setting`.
-    pub fn variables(&self) -> BTreeMap<String, String> {
-        let mut all: BTreeMap<String, String> = SETTINGS
-            .iter()
-            .map(|s| (s.0.to_string(), s.1.to_string()))
+    pub fn variables(&self) -> Arc<BTreeMap<String, String>> {
+        Arc::clone(self.shown.get_or_init(|| Arc::new(self.all_values())))
+    }
+
+    fn all_values(&self) -> BTreeMap<String, String> {
+        let known = SETTINGS.iter().map(|s| (s.0, s.1));
+        let mut all: BTreeMap<String, String> = known
+            .chain(WITHOUT_EFFECT.iter().copied())
+            .map(|(name, value)| (name.to_string(), value.to_string()))
             .collect();
         all.extend(self.values.session.clone());
         all.extend(self.values.local.clone());
@@ -584,6 +674,11 @@ mod tests {
         assert!(is_without_effect("rw_implicit_flush") && !is_without_effect("timezone"));
         set(&mut settings, "client_encoding", "'utf-8'").unwrap();
         assert_eq!(settings.get("client_encoding").unwrap(), "UTF8");
+        assert_eq!(settings.get("jit").unwrap(), "off");
+        set(&mut settings, "work_mem", "64MB").unwrap();
+        assert_eq!(settings.variables()["work_mem"], "64MB");
+        settings.set("work_mem", None, false).unwrap();
+        assert_eq!(settings.variables()["work_mem"], "4MB");
         set(&mut settings, "my.own", "1").unwrap();
         assert_eq!(settings.get("my.own").unwrap(), "1");
     }
