@@ -15,6 +15,7 @@ pub mod changes;
 pub mod client;
 pub mod files;
 pub mod load;
+pub mod raw;
 pub mod scratch;
 pub mod seed;
 pub mod server;

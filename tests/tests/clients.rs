@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt;
 use tidemill_tests::client::{psql, psql_command};
+use tidemill_tests::raw::{answer, message, startup};
 use tidemill_tests::{DEADLINE, Options, Scratch, Server, Subscription, run};
 use tokio_postgres::NoTls;
 
@@ -346,6 +347,38 @@ fn tokio_postgres_session() {
                 .await?
                 == ["a", "copied"]
         );
+        Ok(())
+    });
+}
+
+/// The Sync of a statement comes in a packet of its own: the statement is alone nevertheless, so that it commits by itself and may do
+/// what transactions can't.
+#[test]
+fn a_late_sync() {
+    run(|scratch| async move {
+        let server = started(&scratch).await?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE numbered (id serial, v integer)").await?;
+        let mut stream = startup(server.port())?;
+        stream.set_nodelay(true)?;
+        message(&mut stream, b'P', b"\0TRUNCATE numbered RESTART IDENTITY\0\0\0")?;
+        message(&mut stream, b'B', b"\0\0\0\0\0\0\0\0")?;
+        message(&mut stream, b'E', b"\0\0\0\0\0")?;
+        // Another connection's answers give it the time to look for what comes next.
+        for _ in 0..20 {
+            sql.run("SELECT 1").await?;
+        }
+        message(&mut stream, b'S', b"")?;
+        let mut kinds = vec![];
+        loop {
+            let (kind, body) = answer(&mut stream)?;
+            ensure!(kind != b'E', "{}", String::from_utf8_lossy(&body));
+            kinds.push(kind);
+            if kind == b'Z' {
+                break;
+            }
+        }
+        ensure!(kinds == b"12CZ", "{}", String::from_utf8_lossy(&kinds));
         Ok(())
     });
 }

@@ -1,13 +1,12 @@
 //! Views whose computation takes very long: nobody else waits for it, it ends when it is cancelled, and the server ends within
 //! its limit whatever is under way.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use futures::SinkExt;
 use tidemill_tests::load::{quiet, uses_cpu};
+use tidemill_tests::raw::{message, startup};
 use tidemill_tests::{Options, Server, Sql, run};
 use tokio_postgres::NoTls;
 
@@ -137,7 +136,7 @@ fn an_orderly_end_takes_no_longer_than_it_may() {
         // A subscriber that never reads, with more to come than sockets hold.
         let mut idle = startup(server.port())?;
         let subscribe = "COPY (SUBSCRIBE TO wide WITH (PROGRESS)) TO STDOUT";
-        message(&mut idle, b'Q', subscribe.as_bytes())?;
+        message(&mut idle, b'Q', &[subscribe.as_bytes(), b"\0"].concat())?;
         // A COPY whose rows have come, but not its end.
         let copying = sql.another().await?;
         let sink = copying.client().copy_in("COPY t FROM STDIN").await?;
@@ -177,33 +176,4 @@ fn an_orderly_end_takes_no_longer_than_it_may() {
         sql.fails("42P01", "SELECT * FROM w").await?;
         Ok(())
     });
-}
-
-/// A connection by hand, so that nothing reads from it.
-fn startup(port: u16) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    let body = b"\0\x03\0\0user\0tidemill\0database\0tidemill\0\0";
-    stream.write_all(&(body.len() as u32 + 4).to_be_bytes())?;
-    stream.write_all(body)?;
-    // Up to ReadyForQuery.
-    loop {
-        let mut head = [0; 5];
-        stream.read_exact(&mut head)?;
-        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
-        let mut body = vec![0; length as usize - 4];
-        stream.read_exact(&mut body)?;
-        match head[0] {
-            b'Z' => return Ok(stream),
-            b'E' => bail!("refused: {}", String::from_utf8_lossy(&body)),
-            _ => {}
-        }
-    }
-}
-
-fn message(stream: &mut TcpStream, kind: u8, text: &[u8]) -> Result<()> {
-    stream.write_all(&[kind])?;
-    stream.write_all(&(text.len() as u32 + 5).to_be_bytes())?;
-    stream.write_all(text)?;
-    stream.write_all(b"\0")?;
-    Ok(())
 }

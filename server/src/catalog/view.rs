@@ -1,5 +1,6 @@
 //! The catalog as the planner sees it: names resolved along a search path.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
@@ -16,6 +17,7 @@ pub struct CatalogSnapshot {
     catalog: Arc<Catalog>,
     system: Arc<SystemRelations>,
     search_path: Vec<String>,
+    computed: Arc<HashSet<u64>>,
 }
 
 impl CatalogSnapshot {
@@ -29,7 +31,28 @@ impl CatalogSnapshot {
             catalog,
             system,
             search_path,
+            computed: Arc::default(),
         }
+    }
+
+    /// The same, but these materialized views are computed from their queries when they are read.
+    pub fn computing(self, computed: Arc<HashSet<u64>>) -> Self {
+        CatalogSnapshot { computed, ..self }
+    }
+
+    fn data_relation(&self, object: &Object) -> Option<Relation> {
+        let relation = data_relation(object)?;
+        Some(match &object.detail {
+            Detail::MaterializedView { query, .. } if self.computed.contains(&object.record.id) => {
+                Relation {
+                    kind: RelationKind::View { sql: query.clone() },
+                    unique: None,
+                    append_only: false,
+                    ..relation
+                }
+            }
+            _ => relation,
+        })
     }
 
     fn find(&self, schema: &str, name: &str) -> Option<Relation> {
@@ -39,7 +62,7 @@ impl CatalogSnapshot {
         if let Some(object) = self.catalog.find(schema, name) {
             let sequence = Counted::of(object);
             let sequence = sequence.map(|of| self.system.of_sequence(schema, &of));
-            return sequence.or_else(|| data_relation(object));
+            return sequence.or_else(|| self.data_relation(object));
         }
         let base = name.strip_suffix("_errors");
         if let Some(owner) = base.and_then(|base| self.catalog.find(schema, base)) {
@@ -69,7 +92,7 @@ impl CatalogView for CatalogSnapshot {
     fn relations(&self) -> Vec<Relation> {
         let mut all: Vec<Relation> = Vec::new();
         for object in self.catalog.objects() {
-            all.extend(data_relation(object));
+            all.extend(self.data_relation(object));
             all.extend(error_relation(object));
         }
         all.extend(self.system.relations());

@@ -207,7 +207,8 @@ impl Connection {
     async fn execute(&mut self, name: &str, max_rows: u32) -> Result<(), Stop> {
         let portal = self.portals.get_mut(name).ok_or_else(|| no_portal(name))?;
         // A lone statement before its Sync commits by itself, without a transaction around it.
-        let implicit = self.executed > 0 || max_rows > 0 || !self.wire.sync_is_next();
+        let implicit =
+            self.executed > 0 || max_rows > 0 || !self.wire.sync_is_next(&mut self.guard).await?;
         self.executed += 1;
         let statement = Arc::clone(&portal.statement);
         self.backend.runs(&statement.prepared.parsed.sql);

@@ -319,9 +319,19 @@ impl Wire {
         Ok(Some(frontend::decode(kind, frame.freeze())))
     }
 
-    /// True if the next message is a Sync that is here already.
-    pub fn sync_is_next(&self) -> bool {
-        self.input.first() == Some(&SYNC)
+    /// True if the next message is a Sync, which is waited for: nobody is answered without a Sync or a Flush.
+    pub async fn sync_is_next(&mut self, guard: &mut Guard) -> Result<bool, Stop> {
+        while self.input.is_empty() {
+            let read = tokio::select! {
+                biased;
+                stop = guard.interrupted(false) => return Err(stop),
+                read = self.stream.read_buf(&mut self.input) => read?,
+            };
+            if read == 0 {
+                return Err(Stop::Gone);
+            }
+        }
+        Ok(self.input.first() == Some(&SYNC))
     }
 
     /// Sends what is buffered, then waits for the next message. `idle`: cancel requests that

@@ -44,9 +44,14 @@ impl<'a> Binder<'a> {
                 if let Expr::Param(number) = inner {
                     self.declare(number, ty);
                 }
-                match from == ty {
-                    true => (inner, ty),
-                    false => (Expr::Cast(Box::new(inner), ty), ty),
+                match functions::find("array_to_string") {
+                    _ if from == ty => (inner, ty),
+                    // As it is shown: `1 2`.
+                    Some(function) if from.is_vector() && ty == Ty::Text => {
+                        let args = vec![inner, Expr::Const(Value::text(" "))];
+                        (Expr::Call { function, args }, ty)
+                    }
+                    _ => (Expr::Cast(Box::new(inner), ty), ty),
                 }
             }
             E::UnaryOp { op, expr } => {

@@ -14,13 +14,11 @@ use tidemill_planner::SqlError;
 use super::plan::Pattern;
 use super::relations::{DEFINITIONS, Definition, Row};
 use super::value::{RegKind, Value, invalid};
-use super::{CatalogSnapshot, RelationInfo, fill, server_wide};
+use super::{CatalogSnapshot, RelationInfo, builtin, fill, server_wide};
 use crate::pg::types::TYPES;
 use crate::session::advisory::Request;
 
-/// The input function of arrays.
-pub const ARRAY_IN: &str = "array_in";
-/// Its oid.
+/// Oid of `array_in`: JDBC knows arrays by it.
 pub const ARRAY_IN_OID: i64 = 750;
 /// The only role's oid.
 pub const OWNER_OID: i64 = 10;
@@ -177,9 +175,10 @@ impl<'a> Context<'a> {
         if text == "-" {
             return Ok(self.reg(kind, 0));
         }
-        // The one function of which pg_type tells the oid: JDBC knows arrays by it.
-        if kind == RegKind::Proc && split_name(text).last().is_some_and(|n| n == ARRAY_IN) {
-            return Ok(Value::Reg(ARRAY_IN_OID, Arc::from(ARRAY_IN)));
+        if kind == RegKind::Proc
+            && let Some((oid, name)) = builtin::function_oid(text)
+        {
+            return Ok(Value::Reg(oid, Arc::from(name)));
         }
         let (found, code, what) = match kind {
             RegKind::Class => (self.find_relation(text), "42P01", "relation"),

@@ -443,11 +443,18 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
     }
 }
 
+/// The oid of a relation's row type. `pg_type` doesn't have it, but clients tell relations from other classes by it.
+fn row_type(relation: u32) -> i64 {
+    const ROW_TYPES: i64 = 1 << 31;
+    ROW_TYPES + i64::from(relation)
+}
+
 fn classes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
     let given = [
         "oid",
         "relname",
         "relnamespace",
+        "reltype",
         "relowner",
         "relam",
         "relfilenode",
@@ -472,6 +479,7 @@ fn classes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
             int(system.oid),
             text(system.name),
             int(schema),
+            int(row_type(system.oid)),
             int(OWNER_OID),
             int(am),
             int(0),
@@ -500,6 +508,11 @@ fn classes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
             int(relation.oid),
             text(&relation.name),
             schema.clone(),
+            int(if kind == "S" {
+                0
+            } else {
+                row_type(relation.oid)
+            }),
             int(OWNER_OID),
             int(am),
             int(relation.oid),
@@ -510,7 +523,7 @@ fn classes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
             int(relation.columns.fields().len() as i64),
             int(relation.checks.len() as i64),
             yes.clone(),
-            text("d"),
+            text(if matches!(kind, "r" | "m") { "d" } else { "n" }),
             Value::Bool(kind == "v"),
         ]);
         for index in indexes {
@@ -518,6 +531,7 @@ fn classes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                 int(index.oid),
                 text(&index.name),
                 schema.clone(),
+                int(0),
                 int(OWNER_OID),
                 int(BTREE),
                 int(index.oid),
@@ -526,6 +540,7 @@ fn classes(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                 text("p"),
                 text("i"),
                 int(index.columns.len() as i64),
+                int(0),
                 yes.clone(),
                 text("n"),
                 no.clone(),

@@ -105,6 +105,7 @@ impl Rows {
     /// One more row.
     pub fn push<const N: usize>(&mut self, values: [Value; N]) {
         // A relation of fewer columns than its siblings drops the last ones.
+        assert!(N >= self.places.len(), "a value is missing of {N}");
         let mut row = self.template.clone();
         for (place, value) in self.places.iter().zip(values) {
             row[*place] = value;

@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use super::context::{ARRAY_IN_OID, DATABASE_OWNER, OWNER_OID};
+use super::context::{DATABASE_OWNER, OWNER_OID};
 use super::fill::{BTREE, C_COLLATION, COLLATION, DATABASE_OID, HEAP, TABLESPACE, UTF8, int, text};
-use super::indexes;
 use super::relations::{Definition, Row, Rows};
 use super::value::Value;
 use super::{CatalogSnapshot, PG_CATALOG_OID, TIDEMILL_OID};
+use super::{builtin, indexes};
 use crate::pg::types::{TYPES, oid};
 
 /// Types that values don't have on the wire, but columns of the catalog do: oid, name, bytes, category, array's oid.
@@ -44,7 +44,8 @@ pub(super) const EXTENSION_OID: i64 = 13_000;
 pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
     let yes = || Value::Bool(true);
     match definition.name {
-        "pg_proc" => functions(definition),
+        "pg_proc" => builtin::pg_proc(definition),
+        "pg_cast" => builtin::pg_cast(definition),
         "pg_database" => {
             let given = [
                 "oid",
@@ -362,7 +363,7 @@ pub fn types(definition: &Definition) -> Vec<Row> {
             "bool" | "text" | "float8" | "timestamptz" | "interval" | "oid"
         );
         let [input, output, receive, send] = [0, 1, 2, 3].map(|job| {
-            let (oid, name) = conversion(oid, name, element > 0, job);
+            let (oid, name) = builtin::conversion(oid, name, element > 0, job);
             Value::Reg(oid, Arc::from(name))
         });
         let kind = if category == "P" || category == "X" {
@@ -401,18 +402,19 @@ pub fn types(definition: &Definition) -> Vec<Row> {
 }
 
 /// A type as the catalog shows it.
-struct Shown {
-    oid: u32,
-    name: String,
+pub(super) struct Shown {
+    pub oid: u32,
+    pub name: String,
     size: i16,
     category: &'static str,
     /// Of an array: its elements' type.
-    element: u32,
+    pub element: u32,
     /// Of another: the type of arrays of it.
     array: u32,
 }
 
-fn all_types() -> Vec<Shown> {
+/// All types, arrays after what they are of.
+pub(super) fn all_types() -> Vec<Shown> {
     let mut all = Vec::new();
     let mut with_array = |oid, name: &str, size, category, array| {
         all.push(Shown {
@@ -461,90 +463,4 @@ fn of_vector(name: &str) -> Option<u32> {
         "name" => oid::CHAR,
         _ => return None,
     })
-}
-
-/// The language of functions that are part of the server.
-const INTERNAL_LANGUAGE: i64 = 12;
-
-/// The first oid of functions that read and write values of types: four after each other of each type.
-const CONVERSIONS: i64 = 1_000_000;
-
-/// What a type's values are read and written by, as text (`job` 0 and 1) and as bytes (2 and 3): oid and name. Clients know arrays by
-/// those of arrays.
-fn conversion(oid: u32, name: &str, array: bool, job: usize) -> (i64, String) {
-    const JOBS: [&str; 4] = ["in", "out", "recv", "send"];
-    const OF_ARRAYS: [i64; 4] = [ARRAY_IN_OID, 751, 2400, 2401];
-    if array {
-        return (OF_ARRAYS[job], format!("array_{}", JOBS[job]));
-    }
-    let apart = matches!(
-        name,
-        "numeric"
-            | "date"
-            | "time"
-            | "timestamp"
-            | "timestamptz"
-            | "interval"
-            | "uuid"
-            | "json"
-            | "jsonb"
-            | "record"
-            | "inet"
-            | "pg_node_tree"
-    );
-    let apart = if apart { "_" } else { "" };
-    let at = CONVERSIONS + 4 * i64::from(oid) + job as i64;
-    (at, format!("{name}{apart}{}", JOBS[job]))
-}
-
-/// The functions of the catalog that have a place in it: those that types name.
-fn functions(definition: &Definition) -> Vec<Row> {
-    let given = [
-        "oid",
-        "proname",
-        "pronamespace",
-        "proowner",
-        "prolang",
-        "procost",
-        "prokind",
-        "proisstrict",
-        "provolatile",
-        "proparallel",
-        "pronargs",
-        "prorettype",
-        "prosrc",
-    ];
-    let mut rows = Rows::of(definition, &given);
-    let mut known = std::collections::BTreeSet::new();
-    for t in all_types() {
-        for job in 0..4 {
-            let (oid, name) = conversion(t.oid, &t.name, t.element > 0, job);
-            if !known.insert(oid) {
-                continue;
-            }
-            // As text, and as bytes.
-            let gives = match (job, t.element > 0) {
-                (0 | 2, true) => 2277,
-                (0 | 2, false) => t.oid,
-                (1, _) => 2275,
-                _ => 17,
-            };
-            rows.push([
-                int(oid),
-                text(&name),
-                int(PG_CATALOG_OID),
-                int(OWNER_OID),
-                int(INTERNAL_LANGUAGE),
-                Value::Float(1.0),
-                text("f"),
-                Value::Bool(true),
-                text("i"),
-                text("s"),
-                int(1),
-                int(gives),
-                text(&name),
-            ]);
-        }
-    }
-    rows.done()
 }

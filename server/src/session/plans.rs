@@ -43,6 +43,15 @@ pub struct Write {
     pub returning: Option<Query>,
 }
 
+impl Write {
+    /// All its plans.
+    pub fn plans(&self) -> Vec<&QueryPlan> {
+        let more = [&self.update, &self.returning].into_iter().flatten();
+        let all = std::iter::once(&self.query).chain(more);
+        all.map(|query| &query.plan).collect()
+    }
+}
+
 impl Planned {
     /// The plan of a write.
     pub fn write(&self) -> Result<&Write, SqlError> {

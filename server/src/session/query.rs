@@ -59,6 +59,23 @@ impl SqlSession {
             .plan_query(&self.names(published), &self.context(), query, types)
     }
 
+    /// Another plan of the query, if this one reads views that don't include what the transaction has written.
+    pub(super) fn computing(
+        &mut self,
+        plan: &QueryPlan,
+        published: &Arc<Published>,
+        query: &Query,
+        types: &[Option<Field>],
+    ) -> Result<Option<QueryPlan>, SqlError> {
+        let Some(behind) = self.behind(&[plan], &published.catalog)? else {
+            return Ok(None);
+        };
+        self.computed = behind;
+        let plan = self.plan(published, query, types);
+        self.computed = Arc::default();
+        plan.map(Some)
+    }
+
     /// The plan of a query, from its slot if it has one that still holds. `types`: of the parameters.
     pub(super) fn planned(
         &self,
@@ -106,12 +123,16 @@ impl SqlSession {
             published = self.pin();
             planned = self.planned(&published, (query, as_of), &types, given.slot)?;
         }
+        if let Planned::Query(first) = &*planned
+            && let Some(plan) = self.computing(&first.plan, &published, query, &types)?
+        {
+            planned = Arc::new(Planned::Query(Box::new(plans::Query::new(plan))));
+        }
         let query = match &*planned {
             Planned::Query(query) => query,
             Planned::Write(write) => &write.query,
             Planned::Catalog => return Err(SqlError::internal("a query has a plan")),
         };
-        self.check_readable(&query.plan, &published.catalog)?;
         if let Some(transaction) = self.transaction.as_ref().filter(|_| given.lasting) {
             // DDL in between moves the transaction on: what is still to be read must be the same then.
             let mut reads = transaction.reads.lock();

@@ -341,7 +341,9 @@ pub fn is_without_effect(name: &str) -> bool {
 
 /// Name, value, description of every setting at its default.
 pub fn descriptions() -> Vec<(String, String, String)> {
-    let known = SETTINGS.iter().map(|(name, value, text, _)| (*name, *value, *text));
+    let known = SETTINGS
+        .iter()
+        .map(|(name, value, text, _)| (*name, *value, *text));
     let others = WITHOUT_EFFECT.iter();
     let others = others.map(|(name, value)| (*name, *value, "Has no effect here."));
     let mut all: Vec<_> = known

@@ -1,6 +1,6 @@
 //! [`SqlSession`]: one client's statements, dispatched to one file per kind.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -90,6 +90,8 @@ pub struct SqlSession {
     pub(super) temporary: Option<String>,
     /// The numbers that it got from sequences.
     pub(super) sequences: Arc<Currents>,
+    /// While a statement is planned: the materialized views that are computed for it, see [`SqlSession::behind`].
+    pub(super) computed: Arc<HashSet<u64>>,
     prepared: HashMap<String, Prepared>,
     texts: Texts,
     notices: Vec<Notice>,
@@ -110,6 +112,7 @@ impl SqlSession {
             statement_began: now_micros(),
             temporary: None,
             sequences: Arc::default(),
+            computed: Arc::default(),
             prepared: HashMap::new(),
             texts: Texts::default(),
             notices: vec![],
@@ -166,6 +169,7 @@ impl SqlSession {
             self.handle.env.system.clone(),
             self.search_path(),
         )
+        .computing(Arc::clone(&self.computed))
     }
 
     /// Makes objects of CREATE statements.

@@ -15,7 +15,7 @@ use tidemill_zset::{CollectionId, Delta, Epoch};
 use super::advisory::Mark;
 use super::settings::Values;
 use super::sql::SqlSession;
-use crate::catalog::{Catalog, Detail};
+use crate::catalog::{Catalog, Detail, Object};
 use crate::coordinator::Message;
 use crate::coordinator::tables::{OwnKeys, WriteRequest, tables_below};
 use crate::numbers::Numbered;
@@ -275,42 +275,50 @@ impl SqlSession {
         snapshot
     }
 
-    /// Refuses to read what can't include the transaction's own writes.
-    pub(super) fn check_readable(
+    /// The materialized views that don't include what the transaction has written, if a plan reads such a one: they have to be computed
+    /// for it. Errors: one of those that are read is made of a source, whose rows may not be there to be read.
+    pub(super) fn behind(
         &self,
-        plan: &QueryPlan,
+        plans: &[&QueryPlan],
         catalog: &Catalog,
-    ) -> Result<(), SqlError> {
+    ) -> Result<Option<Arc<HashSet<u64>>>, SqlError> {
         let Some(transaction) = self.transaction.as_ref().filter(|t| !t.writes.is_empty()) else {
-            return Ok(());
+            return Ok(None);
         };
-        for input in &plan.inputs {
-            let Some((object, _)) = catalog.by_collection(*input) else {
-                continue;
-            };
-            if !matches!(object.detail, Detail::MaterializedView { .. }) {
+        let written = |object: &Object| {
+            let rows = object.record.ids.collection;
+            rows.is_some_and(|c| transaction.writes.contains_key(&c))
+        };
+        let is_behind = |object: &Object| {
+            matches!(object.detail, Detail::MaterializedView { .. })
+                && below(catalog, object).iter().any(|o| written(o))
+        };
+        let mut behind = false;
+        let inputs = plans.iter().flat_map(|plan| &plan.inputs);
+        for (view, _) in inputs.filter_map(|input| catalog.by_collection(*input)) {
+            if !is_behind(view) {
                 continue;
             }
-            let mut todo = object.record.depends.clone();
-            while let Some(below) = todo.pop().and_then(|id| catalog.get(id)) {
-                if below
-                    .record
-                    .ids
-                    .collection
-                    .is_some_and(|c| transaction.writes.contains_key(&c))
-                {
-                    let message = format!(
-                        "materialized view \"{}\" can't be read after writing to \"{}\" in the same transaction",
-                        object.record.name, below.record.name
-                    );
-                    return Err(SqlError::unsupported(message)
-                        .detail("Views follow committed changes only.")
-                        .hint("COMMIT first, or query the table itself."));
-                }
-                todo.extend(&below.record.depends);
+            behind = true;
+            let is_source = |o: &&Arc<Object>| matches!(o.detail, Detail::Source { .. });
+            let below = below(catalog, view);
+            if let Some(source) = below.iter().copied().find(is_source) {
+                let (view, source) = (&view.record.name, &source.record.name);
+                let message = format!(
+                    "materialized view \"{view}\" can't be read after writing to what it is made of in the same transaction"
+                );
+                return Err(SqlError::unsupported(message)
+                    .detail(format!(
+                        "It would have to be computed anew, and reads the source \"{source}\"."
+                    ))
+                    .hint("COMMIT first, or query the table itself."));
             }
         }
-        Ok(())
+        if !behind {
+            return Ok(None);
+        }
+        let all = catalog.objects().filter(|object| is_behind(object));
+        Ok(Some(Arc::new(all.map(|object| object.record.id).collect())))
     }
 
     /// Adds changes to the transaction, or commits them at once where there is none. `read_at` and `reads` say what
@@ -443,6 +451,19 @@ fn unread_sources(
         .filter(|r| r.ids.rows.is_none() && r.ids.offsets.is_some_and(|o| !has_begun(o)))
         .map(|r| r.id)
         .collect()
+}
+
+/// Everything that an object is made of.
+fn below<'c>(catalog: &'c Catalog, object: &Object) -> Vec<&'c Arc<Object>> {
+    let (mut seen, mut found) = (HashSet::new(), vec![]);
+    let mut todo = object.record.depends.clone();
+    while let Some(id) = todo.pop() {
+        if let Some(object) = catalog.get(id).filter(|_| seen.insert(id)) {
+            todo.extend(&object.record.depends);
+            found.push(object);
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -89,6 +89,12 @@ impl SqlSession {
             published = self.pin();
             planned = self.planned_write(&published, statement, &types, given.slot)?;
         }
+        if let Some(behind) = self.behind(&planned.write()?.plans(), &published.catalog)? {
+            self.computed = behind;
+            let computing = self.planned_write(&published, statement, &types, None);
+            self.computed = Arc::default();
+            planned = computing?;
+        }
         let plans::Write {
             query,
             target,
@@ -96,12 +102,6 @@ impl SqlSession {
             returning,
         } = planned.write()?;
         given.check_described(returning.as_ref().map(|r| &r.plan.columns))?;
-        for query in [Some(query), update.as_ref(), returning.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            self.check_readable(&query.plan, &published.catalog)?;
-        }
         let mut snapshot = self.snapshot(&published);
         let reads = snapshot
             .reads
@@ -200,6 +200,10 @@ impl SqlSession {
             published = self.pin();
             plan = self.plan(&published, from.query, &param_types(params))?;
         }
+        let types = param_types(params);
+        if let Some(computing) = self.computing(&plan, &published, from.query, &types)? {
+            plan = computing;
+        }
         let plan = bind(plan, params)?;
         let fields = plan.columns.fields();
         if from.columns.len() > fields.len() {
@@ -242,7 +246,6 @@ impl SqlSession {
         if from.if_not_exists && published.catalog.lookup(from.name).is_some() {
             return self.ddl(&unless_there).await;
         }
-        self.check_readable(&plan, &published.catalog)?;
         let batches = if from.with_data {
             let snapshot = self.snapshot(&published);
             execution::collect(plan.clone(), Arc::new(snapshot)).await?
