@@ -358,10 +358,15 @@ fn a_late_sync() {
     run(|scratch| async move {
         let server = started(&scratch).await?;
         let sql = server.connect().await?;
-        sql.run("CREATE TABLE numbered (id serial, v integer)").await?;
+        sql.run("CREATE TABLE numbered (id serial, v integer)")
+            .await?;
         let mut stream = startup(server.port())?;
         stream.set_nodelay(true)?;
-        message(&mut stream, b'P', b"\0TRUNCATE numbered RESTART IDENTITY\0\0\0")?;
+        message(
+            &mut stream,
+            b'P',
+            b"\0TRUNCATE numbered RESTART IDENTITY\0\0\0",
+        )?;
         message(&mut stream, b'B', b"\0\0\0\0\0\0\0\0")?;
         message(&mut stream, b'E', b"\0\0\0\0\0")?;
         // Another connection's answers give it the time to look for what comes next.

@@ -133,7 +133,12 @@ impl SqlSession {
             }
             Show::Create(kind, name) => {
                 let published = self.pin();
-                let object = find(&published.catalog, *kind, name)?;
+                let mut name = name.clone();
+                if name.schema.is_none() {
+                    let found = self.names(&published).resolve(None, &name.name);
+                    name.schema = found.map(|relation| relation.schema);
+                }
+                let object = find(&published.catalog, *kind, &name)?;
                 vec![vec![
                     Some(object.display_name()),
                     Some(object.record.sql.clone()),
