@@ -3,7 +3,8 @@
 //! * Where a frame ends by RANGE before the current row, DataFusion takes that end for known when the row is, but where the key is NULL
 //!   it is behind all rows with NULL.
 //! * It takes a running min or max for ordered as the window is, with NULLs at the same end.
-//! * A sort that takes the first rows is brought below a window, whose order then is the sort's, and how many are taken is forgotten.
+//! * A sort that takes the first rows and that finds another sort below it, of a window's rows, is brought below the window, whose order
+//!   then is the sort's, and how many are taken is forgotten.
 
 use std::sync::Arc;
 
@@ -67,10 +68,15 @@ fn hidden(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionP
     let Some(first) = first.filter(|sort| sort.fetch().is_some()) else {
         return Ok(Transformed::no(node));
     };
-    if !first.input().any(&mut |node| Ok(is_window(node)))? {
+    let sorts_all = |node: &Arc<dyn ExecutionPlan>| {
+        let sort = node.downcast_ref::<SortExec>();
+        Ok(sort.is_some_and(|sort| sort.fetch().is_none()))
+    };
+    let input = first.input();
+    if !input.any(&mut |node| Ok(is_window(node)))? || !input.any(&mut { sorts_all })? {
         return Ok(Transformed::no(node));
     }
-    let input = behind(first.input().clone());
+    let input = behind(input.clone());
     let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
     node.replace_children(vec![input], options)
         .map(Transformed::yes)
