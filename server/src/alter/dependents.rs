@@ -275,6 +275,8 @@ impl<'d> Readers<'d> {
                     return Ok(text);
                 }
                 Ok(_) => {}
+                // Cancelled, or the session ends: it says nothing of the text.
+                Err(e) if e.sqlstate.starts_with("57") => return Err(e),
                 Err(e) => reason = Some(e),
             }
         }

@@ -413,14 +413,15 @@ impl Wire {
             () = unconstrained(gone(&mut reader, &mut self.input)) => Stop::Gone,
             stop = unconstrained(guard.stopped()) => stop,
         };
-        if !matches!(stop, Stop::Failed(_)) || guard.underway.give_up() {
+        if matches!(stop, Stop::Gone | Stop::Shutdown) || guard.underway.give_up() {
             return Err(stop);
         }
+        // Whoever ends the connection ends it after that.
         tokio::select! {
             biased;
             done = work => Ok(done),
             () = unconstrained(gone(&mut reader, &mut self.input)) => Err(Stop::Gone),
-            stop = unconstrained(guard.ended()) => Err(stop),
+            () = unconstrained(stopping(&mut guard.shutdown)) => Err(Stop::Shutdown),
         }
     }
 }

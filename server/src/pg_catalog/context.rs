@@ -270,8 +270,13 @@ pub fn split_name(name: &str) -> Vec<String> {
     let name = without_gaps(name);
     let mut parts = vec![String::new()];
     let mut quoted = false;
-    for c in name.trim().chars() {
+    let mut chars = name.trim().chars().peekable();
+    while let Some(c) = chars.next() {
         match c {
+            '"' if quoted && chars.next_if_eq(&'"').is_some() => {
+                let last = parts.len() - 1;
+                parts[last].push('"');
+            }
             '"' => quoted = !quoted,
             '.' if !quoted => parts.push(String::new()),
             c => {
