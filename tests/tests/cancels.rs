@@ -126,3 +126,41 @@ fn what_a_timeout_says_is_what_happened() {
         Ok(())
     });
 }
+
+/// And sessions that others end: an error says that nothing was written.
+#[test]
+fn what_the_end_of_a_session_says_is_what_happened() {
+    run(|scratch| async move {
+        let seed = Seed::new("terminations");
+        let mut rng = seed.rng(0);
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let other = server.connect().await?;
+        other.run("CREATE TABLE t (n bigint)").await?;
+        let busy = writes(server.port()).await?;
+        let (mut done, mut ended) = (BTreeSet::new(), 0);
+        for n in 0.. {
+            if done.len() >= OF_EACH && ended >= OF_EACH {
+                break;
+            }
+            let sql = server.connect().await?;
+            let pid = sql.number("SELECT pg_backend_pid()").await?;
+            let after = rng.random_range(0..AFTER_US);
+            let other = &other;
+            let end = async move {
+                tokio::time::sleep(Duration::from_micros(after)).await;
+                let end = format!("SELECT pg_terminate_backend({pid})");
+                other.run(&end).await
+            };
+            let insert = format!("INSERT INTO t SELECT {n} FROM generate_series(1, 3000)");
+            let (result, sent) = tokio::join!(sql.try_rows(&insert), end);
+            sent?;
+            match result {
+                Ok(_) => done.extend([n]),
+                Err(_) => ended += 1,
+            }
+        }
+        ensure!(numbers(&other, "SELECT DISTINCT n FROM t").await? == done);
+        ensure!(!busy.is_finished(), "{:?}", busy.await?);
+        Ok(())
+    });
+}
