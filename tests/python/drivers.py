@@ -93,8 +93,13 @@ async def with_asyncpg():
     async with conn.transaction(isolation="serializable", readonly=True):
         assert await conn.fetchval("SHOW transaction_read_only") == "on"
 
-    # Others see what it is doing, and can end it.
+    # What it asks about a type that it meets first within a transaction mustn't end that.
     other = await asyncpg.connect(**where)
+    async with other.transaction():
+        assert await other.fetchval("SELECT a FROM t WHERE id = 2 OR a = $1 ORDER BY id DESC LIMIT 1", ROW[11]) == ROW[11]
+        assert await other.fetchval("SELECT indkey FROM pg_index WHERE indrelid = 't'::regclass") == [1]
+
+    # Others see what it is doing, and can end it.
     seen = await other.fetch("SELECT pid, application_name, state FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
     assert [tuple(row)[1:] for row in seen] == [("one", "idle")], seen
     assert seen[0]["pid"] == conn.get_server_pid()
@@ -289,6 +294,11 @@ def with_sqlalchemy():
     assert inspector.get_table_comment("items") == {"text": "what there is"}
     assert "count(*)" in inspector.get_view_definition("names")
     assert not inspector.get_indexes("items") and not inspector.get_foreign_keys("items")
+    with engine.begin() as conn:
+        conn.execute(sqlalchemy.text("CREATE TABLE numbered (id integer GENERATED ALWAYS AS IDENTITY (START 5), n integer)"))
+    numbered = sqlalchemy.Table("numbered", sqlalchemy.MetaData(), autoload_with=engine)
+    assert numbered.c.id.identity.always and numbered.c.id.identity.start == 5
+    numbered.drop(engine)
     with Session(engine) as session:
         price = decimal.Decimal("9.50")
         session.add_all([Item(id=i, name=f"n{i % 3}", price=price) for i in range(10)])

@@ -322,16 +322,22 @@ impl Wire {
     /// True if the next message is a Sync, which is waited for: nobody is answered without a Sync or a Flush.
     pub async fn sync_is_next(&mut self, guard: &mut Guard) -> Result<bool, Stop> {
         while self.input.is_empty() {
-            let read = tokio::select! {
-                biased;
-                stop = guard.interrupted(false) => return Err(stop),
-                read = self.stream.read_buf(&mut self.input) => read?,
-            };
-            if read == 0 {
-                return Err(Stop::Gone);
-            }
+            self.read(guard, false).await?;
         }
         Ok(self.input.first() == Some(&SYNC))
+    }
+
+    /// Waits for more bytes.
+    async fn read(&mut self, guard: &mut Guard, idle: bool) -> Result<(), Stop> {
+        let read = tokio::select! {
+            biased;
+            stop = guard.interrupted(idle) => return Err(stop),
+            read = self.stream.read_buf(&mut self.input) => read?,
+        };
+        match read {
+            0 => Err(Stop::Gone),
+            _ => Ok(()),
+        }
     }
 
     /// Sends what is buffered, then waits for the next message. `idle`: cancel requests that
@@ -342,14 +348,7 @@ impl Wire {
         }
         self.flush_unless(guard.interrupted(idle)).await?;
         loop {
-            let read = tokio::select! {
-                biased;
-                stop = guard.interrupted(idle) => return Err(stop),
-                read = self.stream.read_buf(&mut self.input) => read?,
-            };
-            if read == 0 {
-                return Err(Stop::Gone);
-            }
+            self.read(guard, idle).await?;
             if let Some(message) = self.buffered()? {
                 if idle {
                     guard.forget_cancels();
