@@ -139,7 +139,7 @@ fn find_own(e: &DataFusionError) -> Option<SqlError> {
 }
 
 /// The states that rows' errors can have, as constants.
-fn known_state(state: &str) -> &'static str {
+pub(crate) fn known_state(state: &str) -> &'static str {
     const STATES: &[&str] = &[
         "0A000", "21000", "22001", "22003", "22004", "22007", "22008", "22009", "2200C", "22011",
         "22012", "22014", "22015", "22016", "2201B", "2201E", "2201F", "2201G", "22021", "22023",

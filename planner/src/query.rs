@@ -19,6 +19,7 @@ use tidemill_zset::schema::SqlType;
 
 use crate::bind::dml::{evaluate, evaluate_rows};
 use crate::bind::expr::Ctx;
+use crate::bind::late_errors::late_errors;
 use crate::bind::scope::{Outer, Scope};
 pub use crate::bind::written::{Conflict, Key, WRITTEN};
 use crate::bind::{Binder, Rel, project, unique_names, written};
@@ -283,7 +284,8 @@ impl Planner {
         let described = origins::described(&rel.plan, &of, &facts.origins, &columns);
         Ok(QueryPlan {
             described,
-            logical: decorrelate::prepare(output(rel)?)
+            logical: late_errors(output(rel)?)
+                .and_then(decorrelate::prepare)
                 .and_then(order::canonical)
                 .map_err(|e| from_datafusion(&e))?,
             columns,

@@ -184,7 +184,7 @@ impl Binder<'_> {
 }
 
 /// A CASE that is evaluated as SQL does, whatever DataFusion would make of it.
-fn cases(conds: Vec<Expr>, results: Vec<Expr>, otherwise: Expr, ty: &SqlType) -> Expr {
+pub(super) fn cases(conds: Vec<Expr>, results: Vec<Expr>, otherwise: Expr, ty: &SqlType) -> Expr {
     let outcomes = || results.iter().chain([&otherwise]);
     let constants = outcomes().all(|e| matches!(e, Expr::Literal(..)));
     let boolean = matches!(ty, SqlType::Bool);

@@ -19,6 +19,7 @@ mod from_functions;
 pub(crate) mod grouping;
 mod hypothetical;
 mod intervals;
+pub(crate) mod late_errors;
 pub(crate) mod lateral;
 mod locks;
 pub(crate) mod names;

@@ -7,7 +7,8 @@
 //! * [`registry`]: functions callable by name, with their argument types.
 //! * [`aggregate`]: sum and avg; `grouped_sums`: of many groups at once. [`moments`]: variances and the like. [`ordered`]: percentiles, mode, sums of intervals.
 //!   `lists`: array_agg, which most of the others are functions of.
-//! * `shared`: values that an expression uses several times.
+//! * `shared`: values that an expression uses several times. `attempt`: values whose errors wait until they are needed. `body`: what both
+//!   have in themselves.
 //! * `one_way`: aggregates that can't forget rows. `windows`: frames with EXCLUDE, lag and lead by numbers that differ from row to row.
 //!
 //! A kernel gets arrays, of one element where the argument is constant, and never sees types other than
@@ -16,6 +17,8 @@
 pub mod aggregate;
 pub mod arith;
 pub mod array;
+pub(crate) mod attempt;
+mod body;
 pub mod bytes;
 pub mod cast;
 pub mod datetime;
@@ -126,14 +129,13 @@ pub(crate) fn key_of(function: &ScalarUDF) -> Option<&str> {
 /// Whether a call of the function can fail for some input.
 pub(crate) fn can_fail(function: &ScalarUDF) -> bool {
     let inner: &dyn std::any::Any = function.inner().as_ref();
-    match (
-        inner.downcast_ref::<Function>(),
-        inner.downcast_ref::<shared::Shared>(),
-    ) {
-        (Some(f), _) => f.fallible,
-        (_, Some(f)) => f.fallible,
-        _ => true,
+    if let Some(f) = inner.downcast_ref::<Function>() {
+        return f.fallible;
     }
+    if let Some(f) = inner.downcast_ref::<shared::Shared>() {
+        return f.fallible;
+    }
+    !inner.is::<attempt::Attempt>()
 }
 
 impl std::fmt::Debug for Function {

@@ -7,26 +7,23 @@
 //! Invariant: the arguments can be evaluated for every row, as SQL does with the value. What SQL evaluates for some rows
 //! only is in the body.
 
-use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef};
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
-use datafusion_common::{Column, DFSchema, DataFusionError, Result as DfResult};
+use datafusion_common::{Column, Result as DfResult};
 use datafusion_expr::expr::ScalarFunction;
 use datafusion_expr::{
     ColumnarValue, Expr, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, TypeSignature, Volatility,
+    ScalarUDFImpl, Signature, Volatility,
 };
-use datafusion_physical_expr::PhysicalExpr;
 use tidemill_zset::schema::SqlType;
 
+use super::body::{Body, rows_of, signature};
 use super::can_fail;
 use crate::compile::decorrelate::names::subquery_of;
-use crate::compile::expr::physical;
 use crate::error::Result;
 use crate::functions::time_of;
 use crate::tree::Tree;
@@ -76,21 +73,18 @@ fn has_nested(e: &Expr, levels: usize) -> bool {
     .unwrap_or(true)
 }
 
+/// Whether the expression is such a call.
+pub(crate) fn is_shared(e: &Expr) -> bool {
+    opened_call(e).is_some()
+}
+
 /// The call as its value, the column that stands for it in the body, and the body.
 pub(crate) fn opened(e: &Expr) -> Option<(Expr, Column, Expr, FieldRef)> {
     let (call, args) = opened_call(e)?;
     let marker = marker();
-    let body = call.body.clone().change_up(&mut |e| {
-        Ok(match &e {
-            Expr::Column(c) => match place(c) {
-                Some(0) => Transformed::yes(Expr::Column(marker.clone())),
-                Some(i) => Transformed::yes(args[i].clone()),
-                None => Transformed::no(e),
-            },
-            _ => Transformed::no(e),
-        })
-    });
-    let body = body.expect("replacing columns can't fail").data;
+    let mut inside = args.to_vec();
+    inside[0] = Expr::Column(marker.clone());
+    let body = call.body.over(&inside);
     Some((args[0].clone(), marker, body, call.ret.clone()))
 }
 
@@ -118,30 +112,16 @@ pub(crate) fn closed(body: Expr, marker: &Column, value: Expr, ret: FieldRef) ->
         });
         return replaced.expect("replacing columns can't fail").data;
     }
-    let mut args = vec![value];
-    let mut places: HashMap<Expr, usize> = HashMap::from([(Expr::Column(marker.clone()), 0)]);
-    let body = body.change_down(&mut |e| {
-        if !is_of_row(&e) {
-            return Ok(Transformed::no(e));
-        }
-        let i = *places.entry(e).or_insert_with_key(|e| {
-            args.push(e.clone());
-            args.len() - 1
-        });
-        let column = Expr::Column(Column::new_unqualified(format!("${i}")));
-        Ok(Transformed::new(column, true, TreeNodeRecursion::Jump))
-    });
-    let body = body.expect("replacing columns can't fail").data;
+    // The marker's place is the value's.
+    let mut args = vec![Expr::Column(marker.clone())];
+    let body = Body::new(body, &mut args, &|_| false);
+    args[0] = value;
     let call = Shared {
         name: format!("shared[{body}]"),
-        fallible: can_fail_anywhere(&body),
+        fallible: body.is_fallible(),
         body,
         ret,
-        signature: Signature::one_of(
-            vec![TypeSignature::VariadicAny, TypeSignature::Nullary],
-            Volatility::Immutable,
-        ),
-        compiled: OnceLock::new(),
+        signature: signature(),
     };
     let function = Arc::new(ScalarUDF::new_from_impl(call));
     Expr::ScalarFunction(ScalarFunction::new_udf(function, args))
@@ -152,26 +132,6 @@ fn marker() -> Column {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     Column::new(Some(SHARED), n.to_string())
-}
-
-/// The argument that a column in a body stands for.
-fn place(c: &Column) -> Option<usize> {
-    let number = c.name.strip_prefix('$').filter(|_| c.relation.is_none())?;
-    number.parse().ok()
-}
-
-/// What a body can't have in itself: what is known of a row, or only when the statement runs. It costs nothing, or is
-/// computed whatever becomes of it.
-fn is_of_row(e: &Expr) -> bool {
-    let leaf = matches!(
-        e,
-        Expr::Column(_)
-            | Expr::OuterReferenceColumn(..)
-            | Expr::Placeholder(_)
-            | Expr::AggregateFunction(_)
-            | Expr::WindowFunction(_)
-    );
-    leaf || time_of(e).is_some()
 }
 
 /// Whether evaluating the expression can fail.
@@ -191,32 +151,11 @@ fn opened_call(e: &Expr) -> Option<(&Shared, &[Expr])> {
 /// The function that is called.
 pub(super) struct Shared {
     name: String,
-    /// Over the columns `$0`, `$1`, …, which are the arguments.
-    body: Expr,
+    body: Body,
     ret: FieldRef,
     /// The body can fail.
     pub(super) fallible: bool,
     signature: Signature,
-    /// The body over arguments of certain types, which are always the same.
-    compiled: OnceLock<(SchemaRef, Arc<dyn PhysicalExpr>)>,
-}
-
-impl Shared {
-    fn compiled(&self, schema: &SchemaRef) -> DfResult<Arc<dyn PhysicalExpr>> {
-        let compile = || physical(&self.body, &DFSchema::try_from(Arc::clone(schema))?);
-        if let Some((of, compiled)) = self.compiled.get() {
-            return match of == schema {
-                true => Ok(Arc::clone(compiled)),
-                false => compile(),
-            };
-        }
-        let compiled = compile()?;
-        // Whoever was faster compiled the same.
-        let _ = self
-            .compiled
-            .set((Arc::clone(schema), Arc::clone(&compiled)));
-        Ok(compiled)
-    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -257,25 +196,7 @@ impl ScalarUDFImpl for Shared {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
-        let rows = args.number_rows;
-        let columns = args.args.into_iter().map(|a| a.into_array(rows));
-        let columns = columns.collect::<DfResult<Vec<_>>>()?;
-        // As of other functions: the optimiser tries predicates on NULLs without a type.
-        if columns.iter().any(|a| a.data_type() == &DataType::Null) {
-            let message = "a shared value is not defined for a NULL without a type";
-            return Err(DataFusionError::Plan(message.into()));
-        }
-        let fields = columns.iter().enumerate();
-        let fields: Vec<Field> = fields
-            .map(|(i, a)| Field::new(format!("${i}"), a.data_type().clone(), true))
-            .collect();
-        let schema = Arc::new(Schema::new(fields));
-        let body = self.compiled(&schema)?;
-        let batch = RecordBatch::try_new(schema, columns)?;
-        let mut out = body.evaluate(&batch)?.into_array(rows)?;
-        if out.data_type() != self.ret.data_type() {
-            out = arrow::compute::cast(&out, self.ret.data_type())?;
-        }
+        let out = self.body.evaluate(&rows_of(args)?, self.ret.data_type())?;
         Ok(ColumnarValue::Array(out))
     }
 }
@@ -304,7 +225,7 @@ mod tests {
         e.walk(&mut |e| {
             count += 1;
             if let Some((call, _)) = opened_call(e) {
-                count += nodes(&call.body);
+                count += nodes(&call.body.expr);
             }
             Ok(TreeNodeRecursion::Continue)
         })

@@ -54,7 +54,7 @@ pub(super) fn branches(plan: LogicalPlan) -> Result<LogicalPlan> {
 }
 
 /// Adds the scalar subqueries of `e` that stand in a branch.
-fn in_branches(e: &Expr, found: &mut Vec<Expr>) -> Result<()> {
+pub(crate) fn in_branches(e: &Expr, found: &mut Vec<Expr>) -> Result<()> {
     e.walk(&mut |e| {
         let branches: Vec<&Expr> = match e {
             Expr::Case(case) => {

@@ -10,7 +10,7 @@
 //!
 //! SELECT and views use this alike.
 
-mod branches;
+pub(crate) mod branches;
 mod domain;
 mod guarded;
 mod hoist;
@@ -344,7 +344,7 @@ fn counted(rows: Keyed, value: Expr) -> Result<LogicalPlan> {
     use arrow::datatypes::DataType::*;
     let t = datafusion_expr::ExprSchemable::get_type(&value, rows.plan.schema())?;
     let any = match t {
-        Boolean | List(_) | Interval(_) | Binary => first_value_udaf(),
+        Boolean | List(_) | Struct(_) | Interval(_) | Binary => first_value_udaf(),
         _ => max_udaf(),
     };
     let calls = vec![count_udaf().call(vec![lit(1i64)]), any.call(vec![value])];
