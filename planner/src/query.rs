@@ -117,6 +117,8 @@ pub struct QueryPlan {
     pub described: SchemaRef,
     /// Types of `$1`, `$2`, …
     pub params: Vec<Field>,
+    /// What decided them.
+    pub settled: Vec<Settled>,
     /// Collections that are read, each once.
     pub inputs: Vec<CollectionId>,
     /// `now()`, `current_date` and the like occur.
@@ -127,6 +129,17 @@ pub struct QueryPlan {
     pub session: SessionContextInfo,
     /// What DataFusion makes of it, from its first execution on, if nothing is put in at each.
     pub(crate) kept: execute::Kept,
+}
+
+/// What decides the type of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The client, or what stands beside it.
+    Typed,
+    /// Nothing: it is text.
+    Named,
+    /// Nothing, and it isn't named at all.
+    Unnamed,
 }
 
 /// Rows of an executed query. Dropping it cancels.
@@ -295,6 +308,7 @@ impl Planner {
                 .enumerate()
                 .map(|(i, t)| t.field(&format!("${}", i + 1), true))
                 .collect(),
+            settled: facts.settled,
             inputs: facts.inputs,
             uses_now: facts.uses_now,
             volatile: facts.volatile,
@@ -473,6 +487,7 @@ impl QueryPlan {
         Ok(QueryPlan {
             logical,
             params: vec![],
+            settled: vec![],
             kept: execute::Kept::default(),
             ..self.clone()
         })

@@ -98,6 +98,9 @@ pub struct Commit {
     pub staged: Vec<StagedRun>,
     /// New `since` per arrangement: history below it may be compacted. Never moves back.
     pub since: Vec<(ArrangementId, Epoch)>,
+    /// Where the history of an arrangement begins, also after a restart: before that its rows were elsewhere, or it wasn't there.
+    /// Its `since` moves there at once.
+    pub begins: Vec<(ArrangementId, Epoch)>,
 }
 
 /// One change of one source's offsets. A source has many small offset entries (one per file, per

@@ -22,8 +22,8 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
-use tidemill_zset::ArrangementId;
 use tidemill_zset::schema::settled;
+use tidemill_zset::{ArrangementId, Epoch};
 
 use crate::api::{ArrangementDesc, ArrangementKind, Result, StoreError};
 use crate::ledger::Writes;
@@ -255,6 +255,21 @@ pub(crate) fn put_desc(desc: &ArrangementDesc, out: &mut Vec<u8>) {
     out.u32(desc.key_columns as u32);
     out.u32(schema.len() as u32);
     out.extend_from_slice(&schema);
+}
+
+/// An arrangement in the manifest: what it is, and the first epoch of its history.
+pub(crate) fn put_arrangement(desc: &ArrangementDesc, begins: Epoch, out: &mut Vec<u8>) {
+    put_desc(desc, out);
+    out.i64(begins);
+}
+
+/// Reads what [`put_arrangement`] wrote. Versions before wrote no epoch.
+pub(crate) fn get_arrangement(
+    id: ArrangementId,
+    mut w: Wire,
+) -> std::result::Result<(ArrangementDesc, Epoch), String> {
+    let desc = get_desc(id, &mut w)?;
+    Ok((desc, w.i64().unwrap_or(0)))
 }
 
 fn ipc_schema(desc: &ArrangementDesc) -> Vec<u8> {

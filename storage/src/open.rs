@@ -269,12 +269,14 @@ fn recover(env: &Arc<Env>, db: &sled::Db, ledger: Ledger) -> Result<Recovered> {
     let mut arrangements = BTreeMap::new();
     for (key, value) in read_long(db, &[manifest::ARRANGEMENT])? {
         let id = ArrangementId(id_of(&key)?);
-        let desc =
-            manifest::get_desc(id, &mut Wire(&value)).map_err(|detail| StoreError::Corrupt {
+        let (desc, begins) =
+            manifest::get_arrangement(id, Wire(&value)).map_err(|detail| StoreError::Corrupt {
                 what: format!("the manifest's description of arrangement {id}"),
                 detail,
             })?;
-        arrangements.insert(id, ArrangementVersion::new(desc));
+        let mut version = ArrangementVersion::new(desc);
+        version.since = begins;
+        arrangements.insert(id, version);
     }
     let (bundles, next_order) = recover_bundles(env, db, &mut arrangements)?;
     env.disk.fail.pass("during_recovery");

@@ -390,6 +390,9 @@ impl Shared {
                     a.since = a.since.max(*since);
                 }
             }
+            for (id, begins) in &c.begins {
+                begin(&mut step, *id, *begins);
+            }
             if !c.drop.is_empty() {
                 self.finish_bundle(writer, &mut step, bundle.take())?;
                 forget(writer, &mut step, &c.drop);
@@ -532,14 +535,28 @@ fn create(step: &mut Step, create: Vec<ArrangementDesc>) -> Result<()> {
             let message = format!("arrangement {} exists already", desc.id);
             return Err(StoreError::Usage(message));
         }
-        let mut value = Vec::new();
-        manifest::put_desc(&desc, &mut value);
-        let key = manifest::id_key(manifest::ARRANGEMENT, desc.id.0);
-        step.rows.insert(key.to_vec(), Some(value));
+        put_arrangement(step, &desc, 0);
         let version = ArrangementVersion::new(desc);
         step.arrangements.insert(version.desc.id, Arc::new(version));
     }
     Ok(())
+}
+
+/// Has the history of an arrangement begin at `epoch`, if it doesn't begin later.
+fn begin(step: &mut Step, id: ArrangementId, epoch: Epoch) {
+    let Some(a) = step.version(id).filter(|a| a.since < epoch) else {
+        return;
+    };
+    a.since = epoch;
+    let desc = Arc::clone(&a.desc);
+    put_arrangement(step, &desc, epoch);
+}
+
+fn put_arrangement(step: &mut Step, desc: &ArrangementDesc, begins: Epoch) {
+    let mut value = Vec::new();
+    manifest::put_arrangement(desc, begins, &mut value);
+    let key = manifest::id_key(manifest::ARRANGEMENT, desc.id.0);
+    step.rows.insert(key.to_vec(), Some(value));
 }
 
 fn forget(writer: &Writer, step: &mut Step, drop: &[ArrangementId]) {

@@ -195,7 +195,12 @@ impl Binder<'_> {
                 v
             }
             _ => {
-                let rel = self.query(q, &Vec::new(), Outer::None)?;
+                let mut rel = self.query(q, &Vec::new(), Outer::None)?;
+                let columns = targets.iter().map(|i| table.columns.field(*i));
+                let types: Vec<_> = columns.map(|f| Some(SqlType::of(f))).collect();
+                if self.types_of_params(&q.body, &rel, &types) {
+                    rel = self.query(q, &Vec::new(), Outer::None)?;
+                }
                 let given = targets.iter().take(rel.cols.len());
                 return match given.copied().find(|c| is_always(*c)) {
                     Some(column) => Err(given_always(table, column)),

@@ -468,18 +468,14 @@ impl Binder<'_> {
             Value::Boolean(b) => Typed::new(truth(*b), SqlType::Bool),
             Value::Null => null(),
             Value::Placeholder(p) => {
-                let n = p
-                    .strip_prefix('$')
-                    .and_then(|n| n.parse::<usize>().ok())
-                    .filter(|n| *n > 0);
-                let n = n.ok_or_else(|| {
+                let n = p.strip_prefix('$').filter(|n| !n.is_empty());
+                let digits = n.filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
+                let n = digits.ok_or_else(|| {
                     SqlError::new("42601", format!("syntax error at or near \"{p}\""))
                 })?;
-                match self.param_type(n) {
-                    Some(ty) => {
-                        self.name_param(n);
-                        Typed::new(super::coerce::placeholder(n, &ty), ty)
-                    }
+                let n = n.parse().unwrap_or(usize::MAX);
+                match self.named_param(n)? {
+                    Some(ty) => Typed::new(super::coerce::placeholder(n, &ty), ty),
                     None => Typed {
                         expr: super::coerce::placeholder(n, &SqlType::Text),
                         ty: SqlType::Text,

@@ -55,6 +55,7 @@ use crate::functions::shared::shared;
 use crate::interrupt;
 use crate::origins::{Origin, Origins};
 use crate::query::SessionContextInfo;
+use crate::query::Settled;
 
 /// An expression with its SQL type.
 #[derive(Clone, Debug)]
@@ -135,7 +136,7 @@ struct Found {
     counter: usize,
     views: Vec<String>,
     origins: Origins,
-    /// How often each parameter was named once its type was known.
+    /// How often each parameter was named once its type was known; those that were named at all have a place here.
     named_params: HashMap<usize, usize>,
 }
 
@@ -159,6 +160,7 @@ impl Drop for Level<'_> {
 /// What [`Binder::finish`] hands over.
 pub(crate) struct Facts {
     pub params: Vec<SqlType>,
+    pub settled: Vec<Settled>,
     pub inputs: Vec<CollectionId>,
     pub uses_now: bool,
     pub volatile: Option<String>,
@@ -166,6 +168,8 @@ pub(crate) struct Facts {
     pub origins: Origins,
 }
 
+/// Parameters of a statement: as many as messages can have.
+const PARAMS_MAX: usize = 65_535;
 /// Nesting of expressions that is still bound.
 const EXPR_DEPTH_MAX: usize = 250;
 /// Views within views that are still inlined.
@@ -190,7 +194,13 @@ impl<'a> Binder<'a> {
 
     pub(crate) fn finish(self) -> Facts {
         let f = self.found.into_inner();
+        let settled = f.params.iter().zip(1..).map(|(ty, n)| match ty {
+            Some(_) => Settled::Typed,
+            None if f.named_params.contains_key(&n) => Settled::Named,
+            None => Settled::Unnamed,
+        });
         Facts {
+            settled: settled.collect(),
             params: f
                 .params
                 .into_iter()
@@ -306,9 +316,17 @@ impl<'a> Binder<'a> {
         self.found.borrow_mut().params[n - 1] = Some(t.clone());
     }
 
-    /// Notes that the parameter `n` is named with its type.
-    pub(crate) fn name_param(&self, n: usize) {
-        *self.found.borrow_mut().named_params.entry(n).or_default() += 1;
+    /// Notes that the parameter `n` is named, and gives its type if it is known.
+    pub(crate) fn named_param(&self, n: usize) -> Result<Option<SqlType>> {
+        if n == 0 || n > PARAMS_MAX {
+            let message = format!("there is no parameter ${n}");
+            return Err(SqlError::new("42P02", message)
+                .detail(format!("A statement has up to {PARAMS_MAX} parameters.")));
+        }
+        let ty = self.param_type(n);
+        let mut found = self.found.borrow_mut();
+        *found.named_params.entry(n).or_default() += usize::from(ty.is_some());
+        Ok(ty)
     }
 
     /// Whether the parameter `n` was named once only so far, so that its type may become another one.

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{Column, ScalarValue, UnnestOptions};
 use datafusion_expr::expr::{Sort, WindowFunction};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator};
@@ -706,12 +707,17 @@ fn sets_of(keys: &[Expr], sets: &[(Expr, SqlType)]) -> Vec<usize> {
     }
 }
 
-/// The relations whose columns an expression uses.
+/// The relations whose columns an expression uses, also those of outer queries.
 fn relations(e: &Expr) -> std::collections::BTreeSet<String> {
-    e.column_refs()
-        .iter()
-        .filter_map(|c| c.relation.as_ref().map(|r| r.to_string()))
-        .collect()
+    let mut found = std::collections::BTreeSet::new();
+    let mut add = |c: &Column| found.extend(c.relation.as_ref().map(|r| r.to_string()));
+    let _ = e.walk(&mut |e| {
+        if let Expr::Column(c) | Expr::OuterReferenceColumn(_, c) = e {
+            add(c);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
 }
 
 /// The conjuncts of a condition, those that can fail last, which see only rows that passed what is written before them about the

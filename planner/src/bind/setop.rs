@@ -57,9 +57,13 @@ impl Binder<'_> {
         };
         let mut l = self.set_expr(left, ctes, outer)?;
         let mut r = self.set_expr(right, ctes, outer)?;
-        if self.types_of_params(left, &l, &r) {
+        let types = |rel: &Rel| -> Vec<_> {
+            let cols = rel.cols.iter();
+            cols.map(|c| (!c.unknown).then(|| c.ty.clone())).collect()
+        };
+        if self.types_of_params(left, &l, &types(&r)) {
             l = self.set_expr(left, ctes, outer)?;
-        } else if self.types_of_params(right, &r, &l) {
+        } else if self.types_of_params(right, &r, &types(&l)) {
             r = self.set_expr(right, ctes, outer)?;
         }
         let bare = l.cols.is_empty() && r.cols.is_empty();
@@ -126,13 +130,18 @@ impl Binder<'_> {
         Ok(Rel { plan, cols })
     }
 
-    /// Parameters without a type that are columns of `query` get those of the other query's columns; whether there are any.
-    fn types_of_params(&self, query: &SetExpr, rel: &Rel, other: &Rel) -> bool {
+    /// Parameters without a type that are columns of `query` get `types`, where they are known; whether there are any.
+    pub(super) fn types_of_params(
+        &self,
+        query: &SetExpr,
+        rel: &Rel,
+        types: &[Option<SqlType>],
+    ) -> bool {
         let SetExpr::Select(s) = query else {
             return false;
         };
         let mut any = false;
-        for ((item, own), other) in s.projection.iter().zip(&rel.cols).zip(&other.cols) {
+        for ((item, own), other) in s.projection.iter().zip(&rel.cols).zip(types) {
             let (ast::SelectItem::UnnamedExpr(e) | ast::SelectItem::ExprWithAlias { expr: e, .. }) =
                 item
             else {
@@ -142,11 +151,11 @@ impl Binder<'_> {
                 && let ast::Value::Placeholder(p) = &v.value
                 && let Ok(n) = p.trim_start_matches('$').parse::<usize>()
                 && own.unknown
-                && !other.unknown
+                && let Some(other) = other
                 && self.param_type(n) == Some(SqlType::Text)
             {
                 // What is sent isn't cut to the other's digits or length.
-                let ty = match &other.ty {
+                let ty = match other {
                     SqlType::Numeric(..) => SqlType::Numeric(0, SCALE_DEFAULT),
                     ty => without_length(ty),
                 };

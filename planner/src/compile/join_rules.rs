@@ -5,6 +5,7 @@
 //! * An aggregate without keys gives a row for no input. A condition that names no column, as of a join that never matches,
 //!   must drop this row; below the aggregate it would only drop the input.
 
+use super::in_lists::ListsApart;
 use crate::tree::Tree;
 use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
 use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
@@ -23,6 +24,7 @@ pub(crate) fn careful(
     match rule.name() {
         "extract_equijoin_predicate" => Arc::new(EquijoinKeys::default()),
         "eliminate_cross_join" => Arc::new(CrossJoins::default()),
+        "simplify_expressions" => Arc::new(ListsApart(rule)),
         "push_down_filter" => Arc::new(FiltersDown::default()),
         _ => rule,
     }

@@ -24,6 +24,7 @@ pub(crate) mod decorrelate;
 mod distinct;
 pub(crate) mod expr;
 mod first_rows;
+mod in_lists;
 mod join;
 pub(crate) mod join_rules;
 mod members;

@@ -32,6 +32,7 @@ use datafusion_common::{Column, JoinType, Result};
 use datafusion_expr::registry::{FunctionRegistry, MemoryFunctionRegistry};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 
+use super::in_lists::ListsApart;
 use super::join_rules::{CrossJoins, EquijoinKeys, FiltersDown};
 use super::{decorrelate, expr, order};
 use crate::interrupt::Interruptible;
@@ -45,7 +46,7 @@ pub(super) fn optimise(plan: &LogicalPlan) -> Result<LogicalPlan> {
     let rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![
         Arc::new(RewriteSetComparison::new()),
         Arc::new(OptimizeUnions::new()),
-        Arc::new(SimplifyExpressions::new()),
+        Arc::new(ListsApart(Arc::new(SimplifyExpressions::new()))),
         Arc::new(ReplaceDistinctWithAggregate::new()),
         Arc::new(EliminateJoin::new()),
         Arc::new(DecorrelatePredicateSubquery::new()),

@@ -48,6 +48,12 @@ pub(crate) fn nullable(value: Expr, ty: &SqlType) -> Expr {
     )
 }
 
+/// Whether the expression is such a call.
+pub(crate) fn is_nullable(e: &Expr) -> bool {
+    matches!(e, Expr::ScalarFunction(f)
+        if super::key_of(&f.func).is_some_and(|key| key.starts_with("nullable(")))
+}
+
 /// Where a number of rows stands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Clause {

@@ -571,8 +571,6 @@ impl Coordinator {
         work.catalog = Some(self.catalog.clone());
         work.has_writes = is_unique;
         work.commit.catalog.extend(work_catalog);
-        // What was built carries epochs of its own, so nothing before the joining epoch can be read.
-        work.commit.since = create.iter().map(|d| (d.id, work.epoch)).collect();
         work.commit.create = create;
         work.commit.staged = built.staged;
         if let Some(arrangement) = errors.filter(|_| !built.errors.is_empty()) {

@@ -141,7 +141,6 @@ impl Coordinator {
         work.commit.staged = effects.staged;
         work.catalog = Some(self.catalog.clone());
         work.commit.catalog.extend(effects.changes);
-        work.commit.since = effects.create.iter().map(|d| (d.id, work.epoch)).collect();
         work.commit.create = effects.create;
         work.commit.drop.extend(effects.drop);
         work.offsets = effects.offsets.clone();

@@ -74,9 +74,9 @@ impl Coordinator {
         let mut group = Vec::with_capacity(self.computed.len());
         for mut work in std::mem::take(&mut self.computed) {
             work.commit.reserved_upper = self.clock.commit_reservation(work.epoch);
-            // Before its creation a collection isn't empty, it isn't there.
+            // Before its creation a collection isn't empty, it isn't there; what was built for it carries epochs of its own.
             let created = work.commit.create.iter().map(|desc| (desc.id, work.epoch));
-            work.commit.since.extend(created.collect::<Vec<_>>());
+            work.commit.begins.extend(created.collect::<Vec<_>>());
             group.push(std::mem::take(&mut work.commit));
             self.committing.push(work);
         }

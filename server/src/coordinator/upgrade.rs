@@ -266,7 +266,6 @@ impl Coordinator {
             put(NEXT_ID_KEY.into(), &self.catalog.next_id()),
             put(rebuild_key(rebuild.stale.id), &made),
         ]);
-        work.commit.since = made.iter().map(|id| (*id, work.epoch)).collect();
         work.commit.create = rebuild.create.clone();
         work.commit.staged = built.staged;
         work.after
@@ -360,7 +359,7 @@ impl Coordinator {
                 if changed {
                     // The difference isn't among the stored changes: history begins after it.
                     let made = rebuild.create.iter().map(|d| (d.id, work.epoch));
-                    work.commit.since.extend(made);
+                    work.commit.begins.extend(made);
                 }
             }
         }

@@ -20,6 +20,7 @@ use super::settings::{Settings, Timeouts};
 use super::times::add_time_params;
 use super::transaction::Transaction;
 use super::write::TableAs;
+use super::write_plan::params_of;
 use super::{Notice, ParamValue, Prepared, Response, Session, SessionFactory, TransactionStatus};
 use crate::catalog::CatalogSnapshot;
 use crate::coordinator::Handle;
@@ -517,7 +518,7 @@ impl SqlSession {
                 let Planned::Query(planned) = &*planned else {
                     return Err(SqlError::internal("a query has a plan"));
                 };
-                let mut params = planned.plan.params.clone();
+                let mut params = params_of(&[&planned.plan])?;
                 add_time_params(as_of.as_ref(), &mut params);
                 (params, Some(planned.plan.described.clone()))
             }
@@ -529,7 +530,7 @@ impl SqlSession {
                 ..
             } => {
                 let published = self.pin();
-                (self.plan(&published, query, types)?.params, None)
+                (params_of(&[&self.plan(&published, query, types)?])?, None)
             }
             Statement::Declare {
                 source: CursorSource::Subscribe(subscribe),

@@ -7,7 +7,7 @@ use tidemill_planner::SqlError;
 use tidemill_planner::ast::{ColumnDefault, Statement};
 use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
 use tidemill_planner::names::sqlparser_ast;
-use tidemill_planner::query::{Conflict, QueryPlan};
+use tidemill_planner::query::{Conflict, QueryPlan, Settled};
 
 use super::plans::{self, PlanSlot, Planned};
 use super::sql::SqlSession;
@@ -123,11 +123,13 @@ impl SqlSession {
         let published = self.pin();
         let planned = self.planned_write(&published, statement, types, slot)?;
         let write = planned.write()?;
-        let mut params = write.query.plan.params.clone();
-        for other in write.returning.iter().chain(&write.update) {
-            let more = other.plan.params.iter().skip(params.len()).cloned();
-            params.extend(more.collect::<Vec<_>>());
-        }
+        let further = write.update.iter().chain(&write.returning);
+        let plans: Vec<&QueryPlan> = [&write.query]
+            .into_iter()
+            .chain(further)
+            .map(|q| &q.plan)
+            .collect();
+        let params = params_of(&plans)?;
         let columns = write.returning.as_ref().map(|r| r.plan.described.clone());
         Ok((params, columns))
     }
@@ -145,9 +147,13 @@ impl SqlSession {
             return Ok(planned);
         }
         let (target, plan) = self.plan_write(published, statement, types)?;
+        // A parameter has one type in all of the statement.
+        let types = &mut types.to_vec();
+        settle(types, &plan);
         let update = match statement {
             Statement::Insert(insert) if self.conflict(insert, &target)?.0 == Conflict::Update => {
                 let plan = self.plan_do_update(published, insert, &target, types)?;
+                settle(types, &plan);
                 Some(plans::Query::new(plan))
             }
             _ => None,
@@ -258,4 +264,31 @@ impl SqlSession {
             types,
         )
     }
+}
+
+/// Notes the types that parameters have in a plan.
+fn settle(types: &mut Vec<Option<Field>>, plan: &QueryPlan) {
+    types.resize(types.len().max(plan.params.len()), None);
+    for ((ty, param), settled) in types.iter_mut().zip(&plan.params).zip(&plan.settled) {
+        if *settled == Settled::Typed {
+            ty.get_or_insert_with(|| param.clone());
+        }
+    }
+}
+
+/// The parameters of a statement that has these plans.
+pub(super) fn params_of(plans: &[&QueryPlan]) -> Result<Vec<Field>, SqlError> {
+    let count = plans.iter().map(|p| p.params.len()).max();
+    let param = |i: usize| {
+        let there = plans.iter().filter(|p| i < p.params.len());
+        let with = |wanted: Settled| there.clone().find(|p| p.settled[i] == wanted);
+        match with(Settled::Typed).or_else(|| with(Settled::Named)) {
+            Some(plan) => Ok(plan.params[i].clone()),
+            None => Err(SqlError::new(
+                "42P18",
+                format!("could not determine data type of parameter ${}", i + 1),
+            )),
+        }
+    };
+    (0..count.unwrap_or(0)).map(param).collect()
 }
