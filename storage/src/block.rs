@@ -30,6 +30,9 @@ const ONE_EPOCH: u8 = 4;
 const HEADER_BYTES: usize = 8;
 /// What a decoded view takes beyond the encoded bytes, per row and column at most.
 const VIEW_BYTES: usize = 16;
+/// What a block takes however few rows it has, and each of its columns when it is decoded.
+const BLOCK_BYTES: usize = size_of::<Block>() + 128;
+const COLUMN_BYTES: usize = 256;
 
 /// One i64 per row, or the same for all.
 #[derive(Clone, Debug)]
@@ -160,7 +163,7 @@ impl Block {
             newest: epochs.min_max().1,
             epochs,
             columns: vec![OnceLock::new(); encoded.columns()],
-            bytes: memory + rows * encoded.columns() * VIEW_BYTES,
+            bytes: memory + BLOCK_BYTES + encoded.columns() * (COLUMN_BYTES + rows * VIEW_BYTES),
             encoded,
         })
     }

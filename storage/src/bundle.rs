@@ -10,13 +10,14 @@
 //! Invariant: a bundle is written once. A file is removed when its bundle is retired (or was never
 //! committed) and the last version that names it is gone.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arrow::buffer::Buffer;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tidemill_zset::Epoch;
 
 use crate::api::{ArrangementDesc, ArrangementKind, Result, StoreError};
@@ -89,6 +90,8 @@ pub(crate) struct Bundle {
     pub len: u64,
     location: Location,
     retired: AtomicBool,
+    /// Where its blocks begin that may be in the cache.
+    cached: Mutex<BTreeSet<u64>>,
 }
 
 impl Bundle {
@@ -103,7 +106,19 @@ impl Bundle {
                 false => Location::File,
             },
             retired: AtomicBool::new(false),
+            cached: Mutex::default(),
         }
+    }
+
+    /// The block that begins at `at`, if it is in the cache.
+    pub(crate) fn cached(&self, at: u64) -> Option<Arc<Block>> {
+        self.env.cache.get(&(self.id, at))
+    }
+
+    /// Puts a block that begins at `at` into the cache. It goes with the bundle: nobody asks for it after that.
+    pub(crate) fn cache(&self, at: u64, block: Arc<Block>) {
+        self.cached.lock().insert(at);
+        self.env.cache.insert((self.id, at), block);
     }
 
     /// True if it lies inside sled.
@@ -219,6 +234,9 @@ impl Bundle {
 
 impl Drop for Bundle {
     fn drop(&mut self) {
+        for at in self.cached.get_mut().iter() {
+            self.env.cache.remove(&(self.id, *at));
+        }
         if self.is_inline() {
             return;
         }
@@ -369,6 +387,7 @@ impl BundleWriter {
             len,
             location,
             retired: AtomicBool::new(true),
+            cached: Mutex::default(),
         };
         Ok(Some(NewBundle {
             bundle: Arc::new(bundle),

@@ -211,20 +211,18 @@ impl Run {
     /// A block, from the cache or read and then cached.
     pub(crate) fn block(&self, index: usize) -> Result<Arc<Block>> {
         let meta = &self.index()?[index];
-        let cache = &self.bundle.env.cache;
-        let key = (self.bundle.id, meta.at);
-        if let Some(block) = cache.get(&key) {
+        if let Some(block) = self.bundle.cached(meta.at) {
             return Ok(block);
         }
         let block = self.read(meta)?;
-        cache.insert(key, block.clone());
+        self.bundle.cache(meta.at, block.clone());
         Ok(block)
     }
 
     /// A block, read past the cache: for walks that read everything once.
     pub(crate) fn block_uncached(&self, index: usize) -> Result<Arc<Block>> {
         let meta = &self.index()?[index];
-        match self.bundle.env.cache.get(&(self.bundle.id, meta.at)) {
+        match self.bundle.cached(meta.at) {
             Some(block) => Ok(block),
             None => self.read(meta),
         }
