@@ -359,11 +359,11 @@ impl Snapshot {
                     .filter(|r| !matches!(r, Ok((_, d)) if d.is_empty()))
                     .collect()
             }
-            Contents::Unrecorded(_) | Contents::System => Err(SqlError::new(
+            Contents::Unrecorded(object) => Err(no_history(&object)),
+            Contents::System => Err(SqlError::new(
                 "55000",
-                "the history of this collection is not stored",
-            )
-            .hint("Create the source with a persistent_id, or read a materialized view of it.")),
+                "the history of system relations is not stored",
+            )),
         }
     }
 
@@ -638,6 +638,16 @@ pub fn store_error(e: StoreError) -> SqlError {
         StoreError::Usage(_) | StoreError::Locked(_) => "55000",
     };
     SqlError::new(code, e.to_string())
+}
+
+/// The error of asking for history of a source that isn't recorded.
+pub fn no_history(source: &Object) -> SqlError {
+    let name = source.display_name();
+    SqlError::new(
+        "55000",
+        format!("the history of source {name} is not stored"),
+    )
+    .hint("Create the source with a persistent_id, or read a materialized view of it.")
 }
 
 /// The error of asking for a time to come.

@@ -18,20 +18,24 @@ pub struct OutputRows {
     arrangement: Option<ArrangementId>,
     /// Whether somebody wants the rows.
     demand: Rc<Cell<bool>>,
+    /// No two rows of an epoch are equal.
+    apart: bool,
     rows: Vec<Delta>,
 }
 
 impl OutputRows {
-    /// Ends a dataflow whose output has `schema`.
+    /// Ends a dataflow whose output has `schema`. `apart`: see [`crate::plan::OutputStorage::is_apart`].
     pub fn new(
         schema: SchemaRef,
         arrangement: Option<ArrangementId>,
         demand: Rc<Cell<bool>>,
+        apart: bool,
     ) -> Self {
         OutputRows {
             schema,
             arrangement,
             demand,
+            apart,
             rows: Vec::new(),
         }
     }
@@ -46,12 +50,12 @@ impl Operator for OutputRows {
 
     fn finish(&mut self, _epoch: Epoch, out: &mut Output) {
         let mut rows = std::mem::take(&mut self.rows);
+        // Pure insertions can't cancel, and the store adds up equal rows by itself.
+        if !self.apart && rows.iter().any(|d| !matches!(d.diffs, Diffs::Ones)) {
+            rows = vec![consolidate(&self.schema, &rows)];
+            rows.retain(|d| !d.is_empty());
+        }
         if let Some(arrangement) = self.arrangement {
-            // Pure insertions can't cancel, and the store adds up equal rows by itself.
-            if rows.iter().any(|d| !matches!(d.diffs, Diffs::Ones)) {
-                rows = vec![consolidate(&self.schema, &rows)];
-                rows.retain(|d| !d.is_empty());
-            }
             out.changes
                 .extend(rows.iter().map(|delta| ArrangementChange {
                     arrangement,

@@ -1,5 +1,9 @@
 //! Where the contents of a dataflow's output are stored, and how a reader gets them from there.
 
+use std::sync::Arc;
+
+use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::expressions::Column;
 use tidemill_zset::Delta;
 
 use super::explain::map_text;
@@ -45,6 +49,29 @@ impl DataflowPlan {
 }
 
 impl OutputStorage {
+    /// Whether the changes of an epoch have no equal rows among them, whichever worker they come from: each change of the
+    /// aggregate, which are of different groups or have different values, is seen in the output.
+    pub fn is_apart(&self) -> bool {
+        let OutputStorage::Arrangement { columns, maps, .. } = self else {
+            return false;
+        };
+        // Where the columns of the aggregate are.
+        let mut at: Vec<Option<usize>> = (0..columns.len()).map(Some).collect();
+        for op in maps {
+            if let Op::Map {
+                projection: Some(exprs),
+                ..
+            } = op
+            {
+                let plain = |e: &Arc<dyn PhysicalExpr>| e.downcast_ref::<Column>()?.index().into();
+                let places: Vec<Option<usize>> = exprs.iter().map(plain).collect();
+                let moved = |i: usize| places.iter().position(|p| *p == Some(i));
+                at = at.into_iter().map(|i| i.and_then(moved)).collect();
+            }
+        }
+        at.iter().all(Option::is_some)
+    }
+
     /// For [`OutputStorage::Arrangement`]: all that decides how its rows become the output, as text. Where that is the same, a
     /// new plan's maps read what an old plan stored.
     pub fn layout(&self) -> Option<String> {

@@ -78,7 +78,8 @@ impl Graph {
                 leaves: Vec::new(),
                 shared: Shared::default(),
             };
-            let skippable = skippable(&install.plan.output_storage(), &demand);
+            let storage = install.plan.output_storage();
+            let skippable = skippable(&storage, &demand);
             let rows = builder.node(&install.plan.root, skippable);
             assert!(
                 builder.states.next().is_none(),
@@ -89,6 +90,7 @@ impl Graph {
                 install.plan.root.schema.clone(),
                 arrangement,
                 demand.clone(),
+                storage.is_apart(),
             );
             adapter::output(scope, rows, Box::new(output), journal.clone());
             builder.leaves

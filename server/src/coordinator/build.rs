@@ -27,7 +27,7 @@ use super::{Coordinator, Following, Owner};
 use crate::catalog::record::{Ids, Kind, NEXT_ID_KEY, Output, State, object_key, put};
 use crate::catalog::{Catalog, Detail, Object};
 use crate::published::Published;
-use crate::reader::{Contents, Snapshot, contents, history_gone, not_complete};
+use crate::reader::{Contents, Snapshot, contents, history_gone, no_history, not_complete};
 
 /// What is to be built.
 pub struct BuildRequest {
@@ -236,16 +236,7 @@ impl Coordinator {
         let reader = Snapshot::of(&self.env, &published);
         for input in request.plan.inputs() {
             if let Contents::Unrecorded(object) = contents(&self.catalog, input)? {
-                return Err(SqlError::new(
-                    "55000",
-                    format!(
-                        "the history of source {} is not stored",
-                        object.display_name()
-                    ),
-                )
-                .hint(
-                    "Create the source with a persistent_id, or a materialized view of the query.",
-                ));
+                return Err(no_history(&object));
             }
             let since = reader.since(input)?;
             if at < since {

@@ -253,20 +253,29 @@ impl Coordinator {
             if let Some(Owner::View(_)) = self.dataflows.get(&result.dataflow) {
                 work.commit.changes.extend(result.changes);
             }
+            let mut apart = false;
             let (collection, errors) = match self.dataflows.get(&result.dataflow) {
                 None => continue,
                 Some(Owner::Query { rows, errors }) => (Some(*rows), Some((None, Some(*errors)))),
                 Some(Owner::View(id)) => match self.catalog.get(*id) {
                     None => continue,
-                    Some(view) => (
-                        view.record.ids.collection,
-                        Some((view.record.ids.errors, view.record.ids.errors_collection)),
-                    ),
+                    Some(view) => {
+                        if let Detail::MaterializedView { output, .. } = &view.detail {
+                            apart = output.is_apart();
+                        }
+                        let ids = &view.record.ids;
+                        (ids.collection, Some((ids.errors, ids.errors_collection)))
+                    }
                 },
             };
             if let Some(collection) = collection.filter(|c| self.env.changes.is_followed(*c)) {
                 let rows: Vec<Delta> = result.rows.into_iter().filter(|d| !d.is_empty()).collect();
+                let another = work.deltas.iter().position(|(c, _)| *c == collection);
                 add_deltas(work, collection, rows);
+                // One worker may have taken back what another one gives.
+                if let Some(place) = another.filter(|_| !apart) {
+                    sum_up(&mut work.deltas[place].1);
+                }
             }
             let Some((errors, Some(errors_collection))) = errors else {
                 continue;
@@ -372,6 +381,16 @@ fn add_deltas(work: &mut EpochWork, collection: CollectionId, rows: Vec<Delta>) 
     match work.deltas.iter_mut().find(|(c, _)| *c == collection) {
         Some((_, deltas)) => deltas.extend(rows),
         None => work.deltas.push((collection, rows)),
+    }
+}
+
+/// The changes of an epoch, added up per row.
+fn sum_up(deltas: &mut Vec<Delta>) {
+    if let Some(first) = deltas.first()
+        && deltas.iter().any(|d| !matches!(d.diffs, Diffs::Ones))
+    {
+        *deltas = vec![consolidate(&first.schema(), deltas)];
+        deltas.retain(|d| !d.is_empty());
     }
 }
 

@@ -14,6 +14,7 @@ use super::sql::SqlSession;
 use super::{BatchStream, ParamValue, Response, execution};
 use crate::pg::extended::same_columns;
 use crate::published::Published;
+use crate::reader::{Contents, contents, no_history};
 
 /// What comes with a statement: values of its parameters, their types where it was prepared, a place for its plan.
 #[derive(Default)]
@@ -147,6 +148,13 @@ impl SqlSession {
                     format!("time {} is not complete yet", snapshot.at),
                 )
                 .detail(format!("The newest complete time is {}.", published.now())));
+            }
+            for input in &query.plan.inputs {
+                if snapshot.at < published.now()
+                    && let Contents::Unrecorded(source) = contents(&published.catalog, *input)?
+                {
+                    return Err(no_history(&source));
+                }
             }
         }
         Ok(Response::Rows {
