@@ -2,7 +2,7 @@
 //!
 //! Invariant checked on every stream: times never go back, no diff is zero, and nothing comes below a progress time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -74,6 +74,8 @@ pub struct Subscription {
     pending: Vec<u8>,
     progress: bool,
     last_time: i64,
+    /// The rows that came or went at `last_time`, and which of both.
+    at_last: HashMap<Row, bool>,
     /// All changes so far.
     pub changes: Vec<Change>,
     /// The newest progress time: everything below it has been received.
@@ -117,6 +119,7 @@ impl Subscription {
             pending: Vec::new(),
             progress: subscribe.to_uppercase().contains("PROGRESS"),
             last_time: i64::MIN,
+            at_last: HashMap::new(),
             changes: Vec::new(),
             frontier: i64::MIN,
             sum: Multiset::default(),
@@ -165,6 +168,9 @@ impl Subscription {
             "time went back from {} to {time}",
             self.last_time
         );
+        if time > self.last_time {
+            self.at_last.clear();
+        }
         self.last_time = time;
         if self.progress && fields[1].as_deref() == Some("t") {
             ensure!(
@@ -180,6 +186,11 @@ impl Subscription {
             time >= self.frontier,
             "a change at {time} after progress {}: {text:?}",
             self.frontier
+        );
+        let came = self.at_last.entry(row.clone()).or_insert(diff > 0);
+        ensure!(
+            *came == (diff > 0),
+            "a row that comes and goes at one time: {text:?}"
         );
         self.sum.add(&row, diff);
         let change = Change { time, diff, row };

@@ -524,3 +524,53 @@ fn a_subscriber_that_goes_away_leaves_nothing() {
         sql.run("DROP TABLE t CASCADE").await
     });
 }
+
+/// A group's new value may look like its old one, or like that of another group, also one that another worker has.
+#[test]
+fn changes_of_an_epoch_are_added_up_per_row() {
+    run(|scratch| async move {
+        for workers in [1, 2] {
+            let data = scratch.sub(&workers.to_string()).data();
+            let server = Server::start(&data, &Options::workers(workers))?;
+            let sql = server.connect().await?;
+            sql.run("CREATE TABLE t (id int PRIMARY KEY, g int, v int)")
+                .await?;
+            sql.run("INSERT INTO t SELECT i, i % 10, i FROM generate_series(1, 100) i")
+                .await?;
+            sql.run("CREATE MATERIALIZED VIEW same AS SELECT g, variance(v) AS a, sum(v) > 0 AS b FROM t GROUP BY g")
+                .await?;
+            sql.run("CREATE MATERIALIZED VIEW others AS SELECT count(*) AS n FROM t GROUP BY g")
+                .await?;
+            sql.run("CREATE MATERIALIZED VIEW joined AS SELECT a.v FROM t a JOIN t b ON a.id = b.id")
+                .await?;
+            let mut open = vec![];
+            for view in ["same", "others", "joined"] {
+                open.push((view, Subscription::open(&sql, view).await?, 0));
+            }
+            for change in [
+                "UPDATE t SET v = v + 1",
+                "UPDATE t SET v = v - 1, g = (g + 1) % 10 WHERE g < 5",
+                "UPDATE t SET id = id + 1000, v = v + 100",
+            ] {
+                for (view, subscription, before) in &mut open {
+                    let now = sql.lines(&format!("SELECT * FROM {view}")).await?;
+                    let now = Multiset::of_lines(now);
+                    subscription.until("all rows", |s| s.sum == now).await?;
+                    *before = subscription.changes.len();
+                }
+                sql.run(change).await?;
+            }
+            for (view, subscription, before) in &mut open {
+                let now = sql.lines(&format!("SELECT * FROM {view}")).await?;
+                let now = Multiset::of_lines(now);
+                let end = sql.number("SELECT max(upper) FROM tidemill.views").await?;
+                subscription
+                    .until("all rows", |s| s.sum == now && s.frontier >= end)
+                    .await?;
+                let moved = subscription.changes.len() - *before;
+                ensure!(*view == "joined" || moved == 0, "{view}: {moved} changes");
+            }
+        }
+        Ok(())
+    });
+}
