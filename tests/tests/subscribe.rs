@@ -541,8 +541,10 @@ fn changes_of_an_epoch_are_added_up_per_row() {
                 .await?;
             sql.run("CREATE MATERIALIZED VIEW others AS SELECT count(*) AS n FROM t GROUP BY g")
                 .await?;
-            sql.run("CREATE MATERIALIZED VIEW joined AS SELECT a.v FROM t a JOIN t b ON a.id = b.id")
-                .await?;
+            sql.run(
+                "CREATE MATERIALIZED VIEW joined AS SELECT a.v FROM t a JOIN t b ON a.id = b.id",
+            )
+            .await?;
             let mut open = vec![];
             for view in ["same", "others", "joined"] {
                 open.push((view, Subscription::open(&sql, view).await?, 0));

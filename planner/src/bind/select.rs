@@ -352,6 +352,14 @@ impl Binder<'_> {
                 Ok(Sort::new(hidden(k)?, asc, o.nulls_first.unwrap_or(!asc)))
             })
             .collect::<Result<Vec<_>>>()?;
+        let late = match distinct || !on.is_empty() || tail.is_empty() {
+            true => vec![],
+            false => self.after_order(&mut exprs, &outputs, &sorts),
+        };
+        let early = |c: &&Column| !late.iter().any(|(after, _)| after == *c);
+        let ties: Vec<Column> = outputs.iter().filter(early).cloned().collect();
+        let of_ties = outputs.iter().zip(&types).filter(|(c, _)| early(c));
+        let of_ties: Vec<SqlType> = of_ties.map(|(_, ty)| ty.clone()).collect();
         plan = project(plan, exprs)?;
         if distinct {
             plan = self.distinct(plan, &types)?;
@@ -359,8 +367,17 @@ impl Binder<'_> {
         if !on.is_empty() {
             plan = self.distinct_on(plan, on, &sorts, &outputs)?;
         }
-        plan = self.sort_and_limit(plan, sorts, (&outputs, &types), tail, ctes)?;
-        let plan = only(plan, outputs)?;
+        plan = self.sort_and_limit(plan, sorts, (&ties, &of_ties), tail, ctes)?;
+        let plan = match late.is_empty() {
+            true => only(plan, outputs)?,
+            false => {
+                let outputs = outputs.into_iter().map(|c| {
+                    let after = late.iter().find(|(after, _)| *after == c);
+                    after.map_or(Expr::Column(c.clone()), |(_, e)| e.clone().alias(c.name))
+                });
+                project(plan, outputs.collect())?
+            }
+        };
         Ok(Rel { plan, cols })
     }
 

@@ -1,6 +1,7 @@
 //! The end of a query: ORDER BY, LIMIT, OFFSET and FETCH.
 
 use crate::tree::Tree;
+use datafusion_common::tree_node::Transformed;
 use datafusion_common::{Column, ScalarValue};
 use datafusion_expr::expr::{Sort, WindowFunction};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator};
@@ -10,13 +11,16 @@ use tidemill_zset::schema::SqlType;
 use super::expr::{Ctx, strip};
 use super::scope::{Outer, Scope};
 use super::select::Item;
-use super::{Binder, Ctes, Rel, Typed, builder, columns_of, df, filter, literal, only, project};
+use super::{
+    Binder, Ctes, Rel, Typed, builder, columns_of, df, filter, literal, only, project, truth,
+};
 use crate::compile::order::by_rounds;
 use crate::compile::own_order::own_order;
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::functions::rows;
 use crate::functions::single::{Clause, number_of_rows};
+use crate::once::is_volatile_value;
 use crate::parser::{fold, position};
 
 /// ORDER BY, LIMIT and OFFSET of the query around a SELECT.
@@ -156,6 +160,53 @@ impl Binder<'_> {
             return output(n);
         }
         Ok((Key::Hidden(self.sort_key(t)?.expr), none))
+    }
+
+    /// Takes out of `exprs` those outputs that are to be computed after the rows were ordered and cut off: what gives another value each time it
+    /// is called, as `nextval`. They find in the others what they are made of.
+    pub(super) fn after_order(
+        &self,
+        exprs: &mut Vec<Expr>,
+        outputs: &[Column],
+        sorts: &[Sort],
+    ) -> Vec<(Column, Expr)> {
+        let mut late = vec![];
+        for column in outputs {
+            let of_order = |s: &Sort| s.expr.column_refs().contains(column);
+            let at = exprs.iter().position(|e| {
+                matches!(e, Expr::Alias(a) if a.relation.is_none() && a.name == column.name)
+                    && is_volatile_value(e).unwrap_or(false)
+                    && !super::select::has_subquery(e)
+            });
+            let Some(at) = at.filter(|_| !sorts.iter().any(of_order)) else {
+                continue;
+            };
+            let value = exprs.remove(at).unalias();
+            let mut carried: Vec<(Column, Column)> = vec![];
+            let value = value.change_up(&mut |e| {
+                let Expr::Column(c) = &e else {
+                    return Ok(Transformed::no(e));
+                };
+                let have = carried.iter().find(|(of, _)| of == c);
+                let name = have.map(|(_, name)| name.clone()).unwrap_or_else(|| {
+                    let name = Column::new_unqualified(self.fresh("late"));
+                    carried.push((c.clone(), name.clone()));
+                    name
+                });
+                Ok(Transformed::yes(Expr::Column(name)))
+            });
+            let value = value.expect("replacing columns can't fail").data;
+            exprs.extend(
+                carried
+                    .into_iter()
+                    .map(|(c, name)| Expr::Column(c).alias(name.name)),
+            );
+            late.push((column.clone(), value));
+        }
+        if exprs.is_empty() {
+            exprs.push(truth(true).alias(self.fresh("late")));
+        }
+        late
     }
 
     /// Sorts and cuts. A cut makes the order total, so that it can't depend on how rows arrive.

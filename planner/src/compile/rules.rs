@@ -30,7 +30,8 @@ use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Column, JoinType, Result};
 use datafusion_expr::registry::{FunctionRegistry, MemoryFunctionRegistry};
-use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion_expr::utils::split_conjunction_owned;
+use datafusion_expr::{Expr, Filter, LogicalPlan, LogicalPlanBuilder};
 
 use super::in_lists::ListsApart;
 use super::join_rules::{CrossJoins, EquijoinKeys, FiltersDown};
@@ -142,14 +143,18 @@ pub(super) fn replace_subqueries(
     join: &mut dyn FnMut(&LogicalPlan, &LogicalPlan, &Expr) -> Result<Joined>,
 ) -> Result<LogicalPlan> {
     plan.change_all_up(&mut |node| {
+        if !node.expressions().iter().any(decorrelate::has_subquery) {
+            return Ok(Transformed::no(node));
+        }
+        let node = match node {
+            LogicalPlan::Filter(f) => subqueries_last(f)?,
+            node => node,
+        };
         let input = match &node {
             LogicalPlan::Filter(f) => &f.input,
             LogicalPlan::Projection(p) => &p.input,
             _ => return Ok(Transformed::no(node)),
         };
-        if !node.expressions().iter().any(decorrelate::has_subquery) {
-            return Ok(Transformed::no(node));
-        }
         // It is asked for its rows once, and for the values that a subquery is computed for.
         let input = &same_rows(input)?;
         let mut joined = input.clone();
@@ -178,6 +183,20 @@ pub(super) fn replace_subqueries(
         rebuilt(&node, joined, exprs).map(Transformed::yes)
     })
     .map(|t| t.data)
+}
+
+/// A filter by subqueries above one by what it has beside them: they needn't be computed for rows that this drops, as of the
+/// cross join that it makes a join of.
+fn subqueries_last(f: Filter) -> Result<LogicalPlan> {
+    let parts = split_conjunction_owned(f.predicate).into_iter();
+    let (last, first): (Vec<Expr>, Vec<Expr>) = parts.partition(decorrelate::has_subquery);
+    let mut input = f.input;
+    for parts in [first, last] {
+        if let Some(predicate) = parts.into_iter().reduce(Expr::and) {
+            input = Arc::new(LogicalPlan::Filter(Filter::try_new(predicate, input)?));
+        }
+    }
+    Ok(Arc::unwrap_or_clone(input))
 }
 
 /// The filter or projection `node` with other expressions over a wider input. Its columns stay the same.

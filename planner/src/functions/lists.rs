@@ -161,10 +161,15 @@ impl Gathered {
         }
     }
 
-    fn push(&mut self, columns: &[ArrayRef], groups: UInt32Array) -> Result<()> {
+    fn batch(&self, columns: &[ArrayRef], groups: UInt32Array) -> Result<RecordBatch> {
         let mut columns = columns.to_vec();
         columns.push(Arc::new(groups));
-        self.keep(RecordBatch::try_new(self.schema.clone(), columns)?);
+        Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
+    }
+
+    fn push(&mut self, columns: &[ArrayRef], groups: UInt32Array) -> Result<()> {
+        let rows = self.batch(columns, groups)?;
+        self.keep(rows);
         Ok(())
     }
 
@@ -379,13 +384,11 @@ impl GroupsAccumulator for Gathered {
     ) -> Result<()> {
         self.groups = total;
         let groups = groups.iter().map(|g| *g as u32).collect::<Vec<_>>().into();
-        self.push(values, groups)?;
-        if let Some(filter) = filter
-            && let Some(last) = self.rows.pop()
-        {
-            self.bytes -= last.columns().iter().map(heap_bytes).sum::<usize>();
-            self.keep(filter_record_batch(&last, filter)?);
-        }
+        let rows = self.batch(values, groups)?;
+        self.keep(match filter {
+            Some(filter) => filter_record_batch(&rows, filter)?,
+            None => rows,
+        });
         Ok(())
     }
 

@@ -5,7 +5,8 @@
 //! * It computes those parts of a join's condition that are about one side below the join, also for rows for which the condition
 //!   is decided without them. Where a part can fail it does no more than to leave out projections.
 //! * It brings expressions below filters, where they are computed for rows that the filter drops. So of a projection that can fail it
-//!   sees only which columns it needs: these are chosen below, and a fence is put between.
+//!   sees only which columns it needs: these are chosen below, and a fence is put between. The same is done where another value is given
+//!   at each call, which has an order.
 
 use std::sync::Arc;
 
@@ -93,7 +94,7 @@ fn fenced(plan: Plan) -> Result<Transformed<Plan>> {
     };
     let mut fallible = false;
     for e in projection.expr() {
-        fallible |= can_fail(&e.expr)?;
+        fallible |= can_fail(&e.expr)? || e.expr.any(&mut |e| Ok(e.is_volatile_node()))?;
     }
     if !fallible {
         return Ok(Transformed::no(plan));
