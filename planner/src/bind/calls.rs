@@ -8,9 +8,10 @@ use tidemill_zset::schema::SqlType;
 
 use super::conditions::{not, when};
 use super::expr::Ctx;
+use super::scope::{Outer, Scope};
 use super::sets::{is_each, is_set_returning};
 use super::types::{as_numeric, implicit_cost, is_integer, is_number, number_rank};
-use super::{Binder, Typed, literal};
+use super::{Binder, Ctes, Typed, literal};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::functions::registry::{self, Arg, Overload, Ret};
@@ -114,7 +115,14 @@ impl Binder<'_> {
             | "localtimestamp"
             | "current_time"
             | "localtime"
-            | "clock_timestamp" => self.clock(name),
+            | "clock_timestamp" => match args.as_slice() {
+                [] => self.clock(name),
+                [digits] => self.clock_of_digits(name, digits),
+                _ => Err(no_function(
+                    name,
+                    &args.iter().map(Typed::type_name).collect::<Vec<_>>(),
+                )),
+            },
             "current_user" | "session_user" | "user" | "current_role" => {
                 Ok(self.text(&self.session.user))
             }
@@ -325,6 +333,34 @@ impl Binder<'_> {
             })?;
         }
         Ok(Typed::new(out, ty))
+    }
+
+    /// `current_timestamp(3)` and its relatives, rounded to so many digits behind the second's point.
+    fn clock_of_digits(&self, name: &str, digits: &Typed) -> Result<Typed> {
+        let digits = match (name, &digits.expr) {
+            (
+                "current_timestamp" | "localtimestamp" | "current_time" | "localtime",
+                Expr::Literal(ScalarValue::Int32(Some(n)), _),
+            ) if *n >= 0 => *n as u32,
+            _ => return Err(no_function(name, &[digits.type_name()])),
+        };
+        let now = self.clock(name)?;
+        if digits >= 6 {
+            return Ok(now);
+        }
+        let step = 10i32.pow(6 - digits);
+        let rounded = format!(
+            "date_bin('{step} microseconds', now() + interval '{} microseconds', \
+             timestamptz '2000-01-01 00:00:00+00')",
+            step / 2
+        );
+        let scope = Scope::new(Outer::None);
+        let ctes = Ctes::new();
+        let rounded = crate::parser::parse_expr(&rounded)?;
+        let rounded = self.expr(Ctx::plain(&scope, &ctes, "SELECT"), &rounded)?;
+        let to = now.ty;
+        let e = self.cast(rounded, &to, Context::Explicit)?;
+        Ok(Typed::new(e, to))
     }
 
     /// now() and its relatives: calls that the executor replaces by the statement's time.

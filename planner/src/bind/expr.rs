@@ -512,6 +512,9 @@ impl Binder<'_> {
                 }
             }
         }
+        if let Some(array) = of_elements(strip(e), data_type) {
+            return self.cast_to(c, &array, data_type);
+        }
         let t = self.expr(c, e)?;
         let at_literal = match e {
             E::Value(v) => position(v.span),
@@ -779,4 +782,29 @@ pub(super) fn field_name(f: &DateTimeField) -> String {
     f.to_string()
         .trim_matches(|c| c == '\'' || c == '"')
         .to_lowercase()
+}
+
+/// `ARRAY[1, 'NaN']::float8[]` as `ARRAY[1, 'NaN'::float8]::float8[]`: what has no type of its own gets that of the cast.
+fn of_elements(e: &E, data_type: &ast::DataType) -> Option<E> {
+    let ast::DataType::Array(ast::ArrayElemTypeDef::SquareBracket(of, _)) = data_type else {
+        return None;
+    };
+    let E::Array(array) = e else { return None };
+    let is_text =
+        |e: &E| matches!(e, E::Value(v) if matches!(v.value, Value::SingleQuotedString(_)));
+    let texts = array.elem.iter().filter(|e| is_text(e)).count();
+    if texts == 0 || texts == array.elem.len() {
+        return None;
+    }
+    let mut array = array.clone();
+    for e in array.elem.iter_mut().filter(|e| is_text(e)) {
+        *e = E::Cast {
+            kind: ast::CastKind::DoubleColon,
+            expr: Box::new(e.clone()),
+            data_type: of.as_ref().clone(),
+            array: false,
+            format: None,
+        };
+    }
+    Some(E::Array(array))
 }

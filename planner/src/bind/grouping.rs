@@ -81,7 +81,7 @@ impl Binder<'_> {
         let mut sets: Vec<Vec<Expr>> = vec![vec![]];
         let mut plain = true;
         for e in exprs {
-            let element = match e {
+            let element = match row_or(e) {
                 E::Rollup(es) => rollup(&each(es, &mut one)?),
                 E::Cube(es) => cube(&each(es, &mut one)?)?,
                 E::GroupingSets(es) => {
@@ -92,7 +92,7 @@ impl Binder<'_> {
                     all
                 }
                 E::Tuple(es) => {
-                    sets = product(sets, &each(&[flat(es)], &mut one)?)?;
+                    sets = product(sets, &each(std::slice::from_ref(es), &mut one)?)?;
                     continue;
                 }
                 e => {
@@ -425,7 +425,7 @@ const SETS_MAX: usize = 4096;
 fn each(groups: &[Vec<E>], one: &mut impl FnMut(&E) -> Result<Expr>) -> Result<Vec<Vec<Expr>>> {
     groups
         .iter()
-        .map(|g| g.iter().map(&mut *one).collect())
+        .map(|g| flat(g).iter().map(&mut *one).collect())
         .collect()
 }
 
@@ -460,7 +460,7 @@ fn nested(set: &[E], one: &mut impl FnMut(&E) -> Result<Expr>) -> Result<Vec<Vec
             cube(&groups)
         };
     }
-    Ok(vec![set.iter().map(one).collect::<Result<_>>()?])
+    Ok(vec![flat(set).iter().map(one).collect::<Result<_>>()?])
 }
 
 /// `(a, b, c), (a, b), (a), ()`
@@ -488,9 +488,17 @@ fn cube(groups: &[Vec<Expr>]) -> Result<Vec<Vec<Expr>>> {
         .collect())
 }
 
+/// The row that an expression is within parentheses, or the expression.
+fn row_or(e: &E) -> &E {
+    match strip(e) {
+        row @ E::Tuple(_) => row,
+        _ => e,
+    }
+}
+
 /// The fields of a row, and of rows in it.
 fn flat(row: &[E]) -> Vec<E> {
-    let fields = row.iter().map(|e| match e {
+    let fields = row.iter().map(|e| match row_or(e) {
         E::Tuple(row) => flat(row),
         e => vec![e.clone()],
     });

@@ -136,7 +136,7 @@ impl Binder<'_> {
         let mut on = Vec::new();
         if let Some(ast::Distinct::On(exprs)) = &s.distinct {
             for e in exprs {
-                on.push(self.output_or_expr(ctx, e, &items, "DISTINCT ON")?);
+                on.push(self.output_or_expr(ctx, e, &items, ("DISTINCT ON", false))?);
             }
         }
         let mut calls = calls.into_inner();
@@ -318,7 +318,10 @@ impl Binder<'_> {
                 }
                 Key::Beside(i, _) if distinct => {
                     let column = Expr::Column(outputs[*i].clone());
-                    self.sort_key(Typed::new(column, types[*i].clone()))?.expr
+                    match &types[*i] {
+                        ty @ SqlType::Array(_) => crate::functions::rows::array_key(column, ty),
+                        ty => self.sort_key(Typed::new(column, ty.clone()))?.expr,
+                    }
                 }
                 Key::Hidden(e) | Key::Beside(_, e) => {
                     // DISTINCT ON and ORDER BY may mean the same.

@@ -91,15 +91,15 @@ impl Binder<'_> {
         tail.order_by
             .iter()
             .map(|o| {
-                let (k, _) = self.output_or_expr(ctx, &o.expr, items, "ORDER BY")?;
                 let asc = o.options.asc.unwrap_or(true);
+                // NULL isn't where it is by default. Of an array that is the whole, the elements stay where they are.
+                let moved = o.options.nulls_first == Some(asc);
+                let (k, _) = self.output_or_expr(ctx, &o.expr, items, ("ORDER BY", moved))?;
                 let array = |i: usize| matches!(items[i].value.ty, SqlType::Array(_));
                 let keyed = |i: usize| rows::has_key(&items[i].value.ty);
                 let key = match k {
                     // As of `Binder::sort`.
-                    Key::Output(i)
-                        if array(i) && (keyed(i) || o.options.nulls_first == Some(asc)) =>
-                    {
+                    Key::Output(i) if array(i) && (keyed(i) || moved) => {
                         let value = &items[i].value;
                         Key::Beside(i, rows::array_key(value.expr.clone(), &value.ty))
                     }
@@ -115,7 +115,7 @@ impl Binder<'_> {
         ctx: Ctx,
         e: &E,
         items: &[Item],
-        clause: &'static str,
+        (clause, nulls_moved): (&'static str, bool),
     ) -> Result<(Key, ast::OrderByOptions)> {
         let none = ast::OrderByOptions {
             asc: None,
@@ -159,7 +159,11 @@ impl Binder<'_> {
         if let Some(n) = items.iter().position(|i| i.value.expr == t.expr) {
             return output(n);
         }
-        Ok((Key::Hidden(self.sort_key(t)?.expr), none))
+        let key = match (&t.ty, nulls_moved) {
+            (SqlType::Array(_), true) => rows::array_key(t.expr, &t.ty),
+            _ => self.sort_key(t)?.expr,
+        };
+        Ok((Key::Hidden(key), none))
     }
 
     /// Takes out of `exprs` those outputs that are to be computed after the rows were ordered and cut off: what gives another value each time it

@@ -332,7 +332,10 @@ pub fn array(text: &str) -> Result<Vec<Option<String>>> {
                 while let Some(c) = chars.peek().copied().filter(|c| *c != ',') {
                     chars.next();
                     match c {
-                        '\\' => s.push(chars.next().ok_or_else(bad)?),
+                        '\\' => {
+                            quoted = true;
+                            s.push(chars.next().ok_or_else(bad)?);
+                        }
                         '"' | '{' | '}' => return Err(bad()),
                         c => s.push(c),
                     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::ListArray;
 use arrow::array::cast::AsArray;
 use arrow::buffer::OffsetBuffer;
-use regex::Regex;
+use regex::{Captures, Regex};
 use tidemill_zset::schema::SqlType;
 
 use super::array::TextListBuilder;
@@ -264,8 +264,64 @@ fn replacement(r: &str) -> String {
 fn regexp_replace(s: &str, p: &str, r: &str, flags: &str) -> Result<Option<String>> {
     let n = if flags.contains('g') { 0 } else { 1 };
     with_regex(p, flags, |re| {
-        Some(re.replacen(s, n, replacement(r).as_str()).into_owned())
+        Some(replaced(re, (s, 0), &replacement(r), n))
     })
+}
+
+/// What is found in a text from byte `from` on, one after the other. Right behind a match there may be an empty one, other than by the
+/// crate's own iterators; behind an empty one the next character is passed over.
+fn successive<T>(
+    text: &str,
+    mut from: usize,
+    mut find: impl FnMut(usize) -> Option<(T, std::ops::Range<usize>)>,
+) -> impl Iterator<Item = T> {
+    std::iter::from_fn(move || {
+        let (found, at) = find(Some(from).filter(|from| *from <= text.len())?)?;
+        from = match at.is_empty() {
+            true => at.end + text[at.end..].chars().next().map_or(1, char::len_utf8),
+            false => at.end,
+        };
+        Some(found)
+    })
+}
+
+fn all_found<'a>(
+    re: &'a Regex,
+    text: &'a str,
+    from: usize,
+) -> impl Iterator<Item = std::ops::Range<usize>> + use<'a> {
+    successive(text, from, |from| {
+        let at = re.find_at(text, from)?.range();
+        Some((at.clone(), at))
+    })
+}
+
+fn all_captures<'a>(
+    re: &'a Regex,
+    text: &'a str,
+    from: usize,
+) -> impl Iterator<Item = Captures<'a>> + use<'a> {
+    successive(text, from, |from| {
+        let captures = re.captures_at(text, from)?;
+        let at = captures.get(0)?.range();
+        Some((captures, at))
+    })
+}
+
+/// The text with match `n` from byte `from` on replaced, or all of them where `n` is 0.
+fn replaced(re: &Regex, (text, from): (&str, usize), by: &str, n: usize) -> String {
+    let (mut out, mut done) = (String::new(), 0);
+    let many = if n == 0 { usize::MAX } else { n };
+    for (captures, number) in all_captures(re, text, from).take(many).zip(1..) {
+        let at = captures.get(0).map_or(0..0, |m| m.range());
+        if n == 0 || number == n {
+            out.push_str(&text[done..at.start]);
+            captures.expand(by, &mut out);
+            done = at.end;
+        }
+    }
+    out.push_str(&text[done..]);
+    out
 }
 
 /// The first match's groups, or the whole of it.
@@ -287,13 +343,13 @@ pub(super) fn regexp_match(s: &str, p: &str, flags: &str) -> Result<Option<Vec<O
 fn regexp_split(s: &str, p: &str, flags: &str) -> Result<Option<Vec<Option<String>>>> {
     with_regex(p, flags, |re| {
         let (mut parts, mut from) = (vec![], 0);
-        for m in re.find_iter(s) {
+        for m in all_found(re, s, 0) {
             // Nothing is found at the ends, nor right behind what was.
-            if m.is_empty() && (m.start() == from || m.end() == s.len()) {
+            if m.is_empty() && (m.start == from || m.end == s.len()) {
                 continue;
             }
-            parts.push(Some(s[from..m.start()].to_string()));
-            from = m.end();
+            parts.push(Some(s[from..m.start].to_string()));
+            from = m.end;
         }
         parts.push(Some(s[from..].to_string()));
         Some(parts)
@@ -305,7 +361,7 @@ fn matches(text: &str, pattern: &str, flags: &str) -> Result<Vec<Vec<Option<Stri
     let all = flags.contains('g');
     let flags = flags.replace('g', "");
     with_regex(pattern, &flags, |re| {
-        re.captures_iter(text)
+        all_captures(re, text, 0)
             .take(if all { usize::MAX } else { 1 })
             .map(|c| {
                 let from = usize::from(c.len() > 1);
@@ -373,9 +429,9 @@ fn nth(
         return Ok(None);
     };
     with_regex(pattern, flags, |re| {
-        let captures = re.captures_iter(&text[from..]).nth(n as usize - 1)?;
+        let captures = all_captures(re, text, from).nth(n as usize - 1)?;
         let m = captures.get(group as usize)?;
-        Some((from + m.start(), from + m.end()))
+        Some((m.start(), m.end()))
     })
 }
 
@@ -393,16 +449,13 @@ fn count(text: &str, pattern: &str, flags: &str, start: i32) -> Result<Option<i3
             format!("invalid value for parameter \"start\": {start}"),
         ));
     }
-    let before = start as usize - 1;
-    if before > text.chars().count() {
+    let places = text.char_indices().map(|(i, _)| i).chain([text.len()]);
+    let Some(from) = places.skip(start as usize - 1).next() else {
         return Ok(Some(0));
-    }
-    let rest: String = text.chars().skip(before).collect();
-    with_regex(
-        pattern,
-        flags,
-        |re| Some(re.find_iter(&rest).count() as i32),
-    )
+    };
+    with_regex(pattern, flags, |re| {
+        Some(all_found(re, text, from).count() as i32)
+    })
 }
 
 /// regexp_replace from character `start` on, of the match `n` or, where it is 0, of all.
@@ -423,19 +476,7 @@ fn regexp_replace_from(
     let mut places = s.char_indices().map(|(i, _)| i);
     let from = places.nth(start as usize - 1).unwrap_or(s.len());
     let r = replacement(r);
-    with_regex(p, flags, |re| {
-        let mut seen = 0;
-        let changed = re.replace_all(&s[from..], |c: &regex::Captures| {
-            seen += 1;
-            let mut out = String::new();
-            match n == 0 || seen == n {
-                true => c.expand(&r, &mut out),
-                false => out.push_str(&c[0]),
-            }
-            out
-        });
-        Some(format!("{}{changed}", &s[..from]))
-    })
+    with_regex(p, flags, |re| Some(replaced(re, (s, from), &r, n as usize)))
 }
 
 /// Flags of a function that looks for one match, or splits at all.
@@ -514,7 +555,7 @@ pub fn register(r: &mut Registry) {
             regexp_split(s, p, not_global("regexp_split_to_table", f)?)
         }),
     );
-    r.add_fallible("regexp_count(text, text) int4", kernel!(|s: text, p: text| -> int4 with_regex(p, "", |r| Some(r.find_iter(s).count() as i32))));
+    r.add_fallible("regexp_count(text, text) int4", kernel!(|s: text, p: text| -> int4 with_regex(p, "", |r| Some(all_found(r, s, 0).count() as i32))));
     r.add_fallible(
         "regexp_replace(text, text, text, int4) text",
         kernel!(|s: text, p: text, t: text, start: int4| -> text {

@@ -102,7 +102,8 @@ pub(super) fn insert_query(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan>
     }
 }
 
-/// `FETCH FIRST (expression) ROWS ONLY` as `LIMIT (expression)`: after FETCH the parser knows constants only.
+/// `FETCH FIRST (expression) ROWS ONLY` as `LIMIT (expression)`: after FETCH the parser knows constants only. `FETCH FIRST 2 ROWS ONLY OFFSET 1`
+/// as `LIMIT 2 OFFSET 1`: it has no OFFSET after FETCH.
 pub(super) fn fetch_count(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     let mut at = 0;
@@ -128,7 +129,31 @@ pub(super) fn fetch_count(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
             };
             word(1, &["row", "rows"]) && word(2, &["only"])
         });
+        let constant = match tokens[at..] {
+            [
+                ref fetch,
+                ref first,
+                ref n,
+                ref rows,
+                ref only,
+                ref offset,
+                ..,
+            ] => {
+                is(fetch, "fetch")
+                    && is_one_of(first, &["first", "next"])
+                    && matches!(n.token, Token::Number(..))
+                    && is_one_of(rows, &["row", "rows"])
+                    && is(only, "only")
+                    && is(offset, "offset")
+            }
+            _ => false,
+        };
         match only {
+            None if constant => {
+                out.push(like(&tokens[at], Token::make_keyword("LIMIT")));
+                out.push(tokens[at + 2].clone());
+                at += 5;
+            }
             Some(closes) => {
                 out.push(like(&tokens[at], Token::make_keyword("LIMIT")));
                 out.extend_from_slice(&tokens[at + 2..=closes]);
