@@ -473,19 +473,25 @@ impl Draft {
                 let message = format!("relation \"{name}\" already exists");
                 return Err(SqlError::new("42P07", message));
             }
+            if let Some(name) = &unique.name
+                && self.checks.iter().any(|c| c.name.as_ref() == Some(name))
+            {
+                return Err(taken(name, table));
+            }
             for column in &unique.columns {
                 self.in_key(column)?;
             }
             self.uniques.push(unique.clone());
         }
         for check in &constraints.checks {
-            let taken = |c: &Check| c.name.is_some() && c.name == check.name;
-            let of_key = check.name.as_deref().is_some_and(|name| self.is_key(name));
-            if of_key || self.checks.iter().any(taken) {
-                let name = check.name.as_deref().unwrap_or_default();
-                let message =
-                    format!("constraint \"{name}\" for relation \"{table}\" already exists");
-                return Err(SqlError::new("42710", message));
+            if let Some(name) = &check.name {
+                let is_taken = self.is_key(name)
+                    || self.checks.iter().any(|c| c.name.as_ref() == Some(name))
+                    || self.uniques.iter().any(|u| u.name.as_ref() == Some(name))
+                    || self.indexes.iter().any(|i| i.object.record.name == *name);
+                if is_taken {
+                    return Err(taken(name, table));
+                }
             }
             self.checks.push(Check {
                 name: check.name.clone(),
@@ -514,12 +520,11 @@ impl Draft {
 
     fn rename_constraint(&mut self, from: &str, to: &str) -> Result<(), SqlError> {
         let table = &self.old.record.name;
-        let taken = self.is_key(to)
+        let is_taken = self.is_key(to)
             || self.checks.iter().any(|c| c.name.as_deref() == Some(to))
             || self.indexes.iter().any(|i| i.object.record.name == to);
-        if taken {
-            let message = format!("constraint \"{to}\" for relation \"{table}\" already exists");
-            return Err(SqlError::new("42710", message));
+        if is_taken {
+            return Err(taken(to, table));
         }
         let mut checks = self.checks.iter();
         if self.is_key(from) {
@@ -711,4 +716,10 @@ fn pass(action: &AlterAction) -> u8 {
         | AlterAction::Restart { .. } => 5,
         AlterAction::RenameColumn { .. } | AlterAction::RenameConstraint { .. } => 6,
     }
+}
+
+/// The error of a constraint's name that another one has.
+fn taken(name: &str, table: &str) -> SqlError {
+    let message = format!("constraint \"{name}\" for relation \"{table}\" already exists");
+    SqlError::new("42710", message)
 }

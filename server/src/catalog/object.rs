@@ -214,13 +214,15 @@ pub fn duration_ms(option: &str, text: &str) -> Result<i64, SqlError> {
 
 /// Refuses options that `allowed` doesn't name.
 pub fn check_options(options: &BTreeMap<String, String>, allowed: &[&str]) -> Result<(), SqlError> {
-    match options.keys().find(|k| !allowed.contains(&k.as_str())) {
-        None => Ok(()),
-        Some(unknown) => Err(
-            SqlError::new("22023", format!("unrecognized option \"{unknown}\""))
-                .hint(format!("Allowed here: {}.", allowed.join(", "))),
-        ),
-    }
+    let Some(unknown) = options.keys().find(|k| !allowed.contains(&k.as_str())) else {
+        return Ok(());
+    };
+    let e = SqlError::new("22023", format!("unrecognized option \"{unknown}\""));
+    Err(match (allowed, unknown.as_str()) {
+        ([], "connector") => e.hint("Use CREATE SOURCE to read from a connector."),
+        ([], _) => e.hint("There are no options here."),
+        _ => e.hint(format!("Allowed here: {}.", allowed.join(", "))),
+    })
 }
 
 /// The text of a query as SQL prints it.

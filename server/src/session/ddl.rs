@@ -375,10 +375,10 @@ impl SqlSession {
     }
 }
 
-/// A PRIMARY KEY's name must be no other constraint's, and not the table's, when it is made.
+/// A key's name must be no other constraint's, and a PRIMARY KEY's not the table's, when it is made.
 fn check_key_name(table: &Object) -> Result<(), SqlError> {
     let Detail::Table {
-        primary_key_name: Some(key),
+        primary_key_name,
         uniques,
         checks,
         ..
@@ -387,10 +387,15 @@ fn check_key_name(table: &Object) -> Result<(), SqlError> {
         return Ok(());
     };
     let name = &table.record.name;
-    if checks.iter().any(|c| c.name == *key) {
+    let named = uniques.iter().filter_map(|u| u.name.as_ref());
+    let mut keys = primary_key_name.iter().chain(named);
+    if let Some(key) = keys.find(|key| checks.iter().any(|c| c.name == **key)) {
         let message = format!("constraint \"{key}\" for relation \"{name}\" already exists");
         return Err(SqlError::new("42710", message));
     }
+    let Some(key) = primary_key_name else {
+        return Ok(());
+    };
     if key == name || uniques.iter().any(|u| u.name.as_ref() == Some(key)) {
         let message = format!("relation \"{key}\" already exists");
         return Err(SqlError::new("42P07", message));
