@@ -10,7 +10,7 @@ use sqlparser::ast::{self, Expr as E, SelectItem, SelectItemQualifiedWildcardKin
 use tidemill_zset::schema::SqlType;
 
 use super::aggregates::given_type;
-use super::expr::{Calls, Ctx, SET, Truth, WINDOW};
+use super::expr::{Calls, Ctx, SET, Truth, WINDOW, strip};
 use super::names::output_name;
 use super::scope::{Outer, Scope};
 use super::substitute::{by_output_names, replace};
@@ -136,7 +136,13 @@ impl Binder<'_> {
         let mut on = Vec::new();
         if let Some(ast::Distinct::On(exprs)) = &s.distinct {
             for e in exprs {
-                on.push(self.output_or_expr(ctx, e, &items, ("DISTINCT ON", false))?);
+                // It is told apart by what it is ordered by.
+                let moved = |o: &&ast::OrderByExpr| {
+                    o.options.nulls_first == Some(o.options.asc.unwrap_or(true))
+                        && strip(&o.expr) == strip(e)
+                };
+                let moved = tail.order_by.iter().any(|o| moved(o));
+                on.push(self.output_or_expr(ctx, e, &items, ("DISTINCT ON", moved))?);
             }
         }
         let mut calls = calls.into_inner();
