@@ -13,7 +13,7 @@ use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{
     BinaryExpr, Column, IsNotNullExpr, IsNullExpr, Literal, NotExpr,
 };
-use datafusion_physical_expr::utils::collect_columns;
+use datafusion_physical_expr::utils::{collect_columns, split_conjunction};
 use tidemill_zset::{Delta, Epoch};
 
 use crate::operator::{Operator, Output, error_delta};
@@ -119,6 +119,8 @@ impl Map {
                     done.push(d);
                 }
             }
+            // AND evaluates what stands behind a NULL.
+            Err(_) if delta.len() == 1 && self.drops(delta) => {}
             Err(e) if delta.len() == 1 => failed.push((
                 (self.mapper)(&e),
                 row_text(&delta.rows, 0),
@@ -130,6 +132,15 @@ impl Map {
                 self.bisect(&delta.slice(half, delta.len() - half), schema, done, failed);
             }
         }
+    }
+
+    /// Whether some part of the predicate isn't true of the row, whatever the others are.
+    fn drops(&self, row: &Delta) -> bool {
+        let parts = self.predicate.iter().flat_map(split_conjunction);
+        parts.into_iter().any(|part| {
+            let value = part.evaluate(&row.rows).and_then(|v| v.into_array(1));
+            value.is_ok_and(|v| v.as_boolean().is_null(0) || !v.as_boolean().value(0))
+        })
     }
 
     fn evaluate(&self, delta: &Delta, schema: &SchemaRef) -> Result<Delta, DataFusionError> {
