@@ -17,6 +17,7 @@ use datafusion_physical_expr::expressions::Column;
 use datafusion_physical_expr::utils::collect_columns;
 
 use super::join_rows::batch_of;
+use super::map::is_dropped;
 use crate::plan::{ErrorMapper, RowError};
 
 /// See the module.
@@ -87,6 +88,8 @@ impl PairFilter {
         let pairs = batch.num_rows();
         match self.evaluate(batch) {
             Ok(mask) => passed.append_buffer(&mask),
+            // AND evaluates what stands behind a NULL.
+            Err(_) if pairs == 1 && is_dropped(&self.expr, batch) => passed.append(false),
             Err(e) if pairs <= 1 => {
                 failed.push((start, (self.mapper)(&e)));
                 passed.append_n(pairs, false);

@@ -120,7 +120,7 @@ impl Map {
                 }
             }
             // AND evaluates what stands behind a NULL.
-            Err(_) if delta.len() == 1 && self.drops(delta) => {}
+            Err(_) if delta.len() == 1 && self.drops(&delta.rows) => {}
             Err(e) if delta.len() == 1 => failed.push((
                 (self.mapper)(&e),
                 row_text(&delta.rows, 0),
@@ -134,13 +134,8 @@ impl Map {
         }
     }
 
-    /// Whether some part of the predicate isn't true of the row, whatever the others are.
-    fn drops(&self, row: &Delta) -> bool {
-        let parts = self.predicate.iter().flat_map(split_conjunction);
-        parts.into_iter().any(|part| {
-            let value = part.evaluate(&row.rows).and_then(|v| v.into_array(1));
-            value.is_ok_and(|v| v.as_boolean().is_null(0) || !v.as_boolean().value(0))
-        })
+    fn drops(&self, row: &RecordBatch) -> bool {
+        self.predicate.as_ref().is_some_and(|p| is_dropped(p, row))
     }
 
     fn evaluate(&self, delta: &Delta, schema: &SchemaRef) -> Result<Delta, DataFusionError> {
@@ -309,6 +304,14 @@ pub fn conform(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Recor
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(schema.clone(), columns, &options)
         .unwrap_or_else(|e| panic!("rows don't fit the plan's schema: {e}"))
+}
+
+/// Whether some part of a condition isn't true of the one row in a batch, whatever becomes of the other parts.
+pub(super) fn is_dropped(condition: &Arc<dyn PhysicalExpr>, row: &RecordBatch) -> bool {
+    split_conjunction(condition).into_iter().any(|part| {
+        let value = part.evaluate(row).and_then(|v| v.into_array(1));
+        value.is_ok_and(|v| v.as_boolean().is_null(0) || !v.as_boolean().value(0))
+    })
 }
 
 /// True if evaluating `expr` can't fail on any row (a safe guess: false when in doubt).

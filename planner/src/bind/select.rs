@@ -141,7 +141,7 @@ impl Binder<'_> {
                     o.options.nulls_first == Some(o.options.asc.unwrap_or(true))
                         && strip(&o.expr) == strip(e)
                 };
-                let moved = tail.order_by.iter().any(|o| moved(o));
+                let moved = tail.order_by.iter().any(moved);
                 on.push(self.output_or_expr(ctx, e, &items, ("DISTINCT ON", moved))?);
             }
         }

@@ -449,8 +449,8 @@ fn count(text: &str, pattern: &str, flags: &str, start: i32) -> Result<Option<i3
             format!("invalid value for parameter \"start\": {start}"),
         ));
     }
-    let places = text.char_indices().map(|(i, _)| i).chain([text.len()]);
-    let Some(from) = places.skip(start as usize - 1).next() else {
+    let mut places = text.char_indices().map(|(i, _)| i).chain([text.len()]);
+    let Some(from) = places.nth(start as usize - 1) else {
         return Ok(Some(0));
     };
     with_regex(pattern, flags, |re| {
