@@ -746,6 +746,9 @@ fn relations(e: &Expr) -> std::collections::BTreeSet<String> {
     found
 }
 
+/// Conditions that can fail and guard a later one: each is copied.
+const GUARDS_MAX: usize = 32;
+
 /// The conjuncts of a condition, those that can fail last, which see only rows that passed what is written before them about the
 /// same relations.
 pub(super) fn guarded(conjuncts: Vec<Expr>) -> Vec<Expr> {
@@ -760,7 +763,7 @@ pub(super) fn guarded(conjuncts: Vec<Expr>) -> Vec<Expr> {
         } else {
             safe.iter()
                 .filter(|g| !has_subquery(g))
-                .chain(&fallible[..i])
+                .chain(&fallible[i.saturating_sub(GUARDS_MAX)..i])
                 .filter(|g| relations(g).is_subset(&mine) && !relations(g).is_empty())
                 .cloned()
                 .collect()
