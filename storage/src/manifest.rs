@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `f` | format, hash and codec version, partitions, directory id |
 //! | `k` | clock: last epoch, reserved upper |
-//! | `a` id | an arrangement: kind, key columns, schema |
+//! | `a` id | an arrangement: kind, key columns, schema, where its history begins |
 //! | `n` bundle | a bundle: where, how long, its live runs |
 //! | `b` bundle piece | a piece of an inline bundle |
 //! | `c` key | a catalog row, JSON |

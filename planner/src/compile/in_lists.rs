@@ -2,7 +2,7 @@
 //!
 //! DataFusion's simplification makes one list of two that an AND or OR has for the same value, as if nothing were NULL: `x IN (1) AND x NOT IN (NULL)`
 //! becomes `x IN (1)`, and `x NOT IN (1) OR x NOT IN (2)` is true of a NULL. It knows lists also where they are written as
-//! `x = 1 OR x = 2`. So the lists of one value but the first are hidden from it.
+//! `x = 1 OR x = 2`. So the lists of one value that differ from the first are hidden from it.
 
 use std::sync::Arc;
 
@@ -50,11 +50,12 @@ impl OptimizerRule for ListsApart {
     }
 }
 
-/// The value of a list.
+/// The value of a list. One comparison is none: nothing is made of it and another list but their union, which is right.
 fn of_list(e: &Expr) -> Option<&Expr> {
     match e {
         Expr::InList(list) => Some(&list.expr),
-        e => of_alternatives(e),
+        Expr::BinaryExpr(b) if b.op == Operator::Or => of_alternatives(e),
+        _ => None,
     }
 }
 
@@ -92,30 +93,34 @@ fn lists(e: &Expr, see: &mut dyn FnMut(&Expr)) {
 }
 
 fn has_several(e: &Expr) -> bool {
-    let mut seen: Vec<Expr> = vec![];
+    let mut first: Vec<Expr> = vec![];
     let mut several = false;
-    lists(e, &mut |list| {
-        if let Some(value) = of_list(list) {
-            several |= seen.contains(value);
-            seen.push(value.clone());
-        }
-    });
+    lists(e, &mut |list| several |= !is_first(list, &mut first));
     several
 }
 
-/// The expression with all lists of a value but the first hidden.
+/// Whether a list is the first one of its value, or equal to it.
+fn is_first(list: &Expr, first: &mut Vec<Expr>) -> bool {
+    match first.iter().find(|have| of_list(have) == of_list(list)) {
+        Some(have) => have == list,
+        None => {
+            first.push(list.clone());
+            true
+        }
+    }
+}
+
+/// The expression with all lists of a value hidden that differ from the first.
 fn apart(e: Expr) -> Result<Expr> {
-    let mut seen: Vec<Expr> = vec![];
+    let mut first: Vec<Expr> = vec![];
     let hidden = e.change_down(&mut |e| {
         if is_nullable(&e) {
             return Ok(Transformed::new(e, false, TreeNodeRecursion::Jump));
         }
-        let Some(value) = of_list(&e) else {
+        if of_list(&e).is_none() {
             return Ok(Transformed::no(e));
-        };
-        let first = !seen.contains(value);
-        if first {
-            seen.push(value.clone());
+        }
+        if is_first(&e, &mut first) {
             return Ok(Transformed::new(e, false, TreeNodeRecursion::Jump));
         }
         let hidden = nullable(e, &SqlType::Bool);

@@ -270,10 +270,11 @@ impl Coordinator {
             };
             if let Some(collection) = collection.filter(|c| self.env.changes.is_followed(*c)) {
                 let rows: Vec<Delta> = result.rows.into_iter().filter(|d| !d.is_empty()).collect();
+                let has_rows = !rows.is_empty();
                 let another = work.deltas.iter().position(|(c, _)| *c == collection);
                 add_deltas(work, collection, rows);
                 // One worker may have taken back what another one gives.
-                if let Some(place) = another.filter(|_| !apart) {
+                if let Some(place) = another.filter(|_| !apart && has_rows) {
                     sum_up(&mut work.deltas[place].1);
                 }
             }
