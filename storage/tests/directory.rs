@@ -711,3 +711,23 @@ fn ten_thousand_epochs_of_one_key() {
     let store = open(dir.path()).unwrap();
     assert_eq!((store.epoch(), count(&store.version())), (Some(10_000), 1));
 }
+
+/// What was looked at of runs that are gone: else memory would grow with every commit, up to the cache's size.
+#[test]
+fn blocks_leave_the_cache_with_their_bundle() {
+    let dir = tempfile::tempdir().unwrap();
+    for options in [segments_only(), StoreOptions::default()] {
+        options.fail.hold_merges(true);
+        let store = Store::open(dir.path(), options).unwrap();
+        let first = store.epoch().unwrap_or(0) + 1;
+        for epoch in first..first + 50 {
+            add(&store, epoch, &[row(epoch)]);
+            assert_eq!(count(&store.version()) as i64, epoch);
+        }
+        let before = store.stats().cache_bytes;
+        store.merge().unwrap();
+        assert_eq!(count(&store.version()) as i64, first + 49);
+        let after = store.stats().cache_bytes;
+        assert!(after * 4 < before, "{before} bytes became {after}");
+    }
+}
