@@ -34,6 +34,7 @@ mod recompute;
 mod refuse;
 mod rows;
 pub(crate) mod rules;
+mod windows_above;
 
 use std::sync::Arc;
 

@@ -16,6 +16,7 @@ use super::expr::unalias;
 use super::order::{
     add_ties, is_ordered_aggregate, is_ordered_among_peers, is_ordered_window, kept_sort,
 };
+use super::windows_above::as_below;
 use crate::functions::array::ordinality;
 
 /// Prefix of the names of columns that are there for the order alone.
@@ -285,6 +286,7 @@ pub(crate) fn ordered_windows<T>(
     if !among_peers && !calls.iter().any(|(e, _)| is_ordered_window(e)) {
         return Ok((plan, calls));
     }
+    let plan = as_below(plan, &mut calls)?;
     let Ordered { plan, by } = own_order(plan)?;
     for (call, _) in calls.iter_mut().filter(|(e, _)| is_ordered_window(e)) {
         if let Expr::WindowFunction(w) = call {
