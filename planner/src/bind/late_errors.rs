@@ -557,6 +557,7 @@ fn replaced(e: Expr, replace: Replace, input: &DFSchema) -> Result<Expr> {
             else_expr: Some(otherwise),
         }) => {
             let (mut conditions, mut values) = (vec![], vec![]);
+            let otherwise = inner(*otherwise)?;
             let ty = match otherwise.get_type(input)? {
                 DataType::Boolean => SqlType::Bool,
                 other => SqlType::Other(other),
@@ -565,7 +566,7 @@ fn replaced(e: Expr, replace: Replace, input: &DFSchema) -> Result<Expr> {
                 conditions.push(inner(*when)?);
                 values.push(inner(*then)?);
             }
-            Ok(cases(conditions, values, inner(*otherwise)?, &ty))
+            Ok(cases(conditions, values, otherwise, &ty))
         }
         Expr::AggregateFunction(mut f) => {
             let p = &mut f.params;
