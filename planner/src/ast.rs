@@ -369,6 +369,18 @@ pub enum ExplainStage {
     Dataflow,
 }
 
+/// A statement in WITH that changes data. Those after it, and the one around, read what it returns as the relation `name` of the schema [`CHANGED`].
+#[derive(Clone, Debug)]
+pub struct Changing {
+    /// Its name in WITH.
+    pub name: String,
+    /// INSERT, UPDATE or DELETE.
+    pub statement: Statement,
+}
+
+/// The schema of what statements in WITH return; see [`Changing`].
+pub const CHANGED: &str = "#changed";
+
 /// All statements. There is one per request, so the size of the largest variant doesn't matter.
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
@@ -379,6 +391,14 @@ pub enum Statement {
     Query {
         query: Box<Query>,
         as_of: Option<Expr>,
+    },
+    /// `WITH name AS (INSERT … RETURNING …) …`: statements that change data, in their order, and the one around them. Each sees what was
+    /// there before all of them.
+    Together {
+        /// Those in WITH.
+        changes: Vec<Changing>,
+        /// A query, INSERT, UPDATE or DELETE.
+        main: Box<Statement>,
     },
     /// CREATE SOURCE
     CreateSource {

@@ -21,7 +21,7 @@ pub(crate) mod spelling_queries;
 mod substring;
 mod time_windows;
 pub(crate) mod variadic;
-mod with_change;
+pub(crate) mod with_change;
 
 use sqlparser::ast::{Ident, ObjectName, ObjectNamePart};
 use sqlparser::parser::{Parser, ParserError};
@@ -34,6 +34,42 @@ use crate::error::{Result, SqlError};
 const DEPTH_MAX: usize = 200;
 
 static DIALECT: dialect::PlainNames = dialect::PlainNames;
+
+/// What is left of a query without the statements in its WITH that change data: a query, CREATE TABLE AS, or INSERT, UPDATE or DELETE that
+/// stands in its place.
+fn around(mut query: Box<sqlparser::ast::Query>) -> Result<Statement> {
+    use sqlparser::ast::SetExpr;
+    let with = query.with.take_if(|_| {
+        matches!(
+            *query.body,
+            SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_)
+        )
+    });
+    if let (
+        Some(with),
+        SetExpr::Insert(change) | SetExpr::Update(change) | SetExpr::Delete(change),
+    ) = (with, query.body.as_mut())
+    {
+        with_change::distribute(&with, change);
+        return with_change::changing(change.clone());
+    }
+    if let SetExpr::Select(select) = query.body.as_mut()
+        && let Some(into) = select.into.take()
+    {
+        let mut name = relation_name(&into.name)?;
+        if into.temporary && name.schema.is_none() {
+            name.schema = Some(ddl::TEMPORARY.into());
+        }
+        return Ok(Statement::CreateTableAs {
+            name,
+            if_not_exists: false,
+            columns: vec![],
+            query,
+            with_data: true,
+        });
+    }
+    Ok(Statement::Query { query, as_of: None })
+}
 
 /// See [`crate::ast::parse`].
 pub(crate) fn parse(sql: &str) -> Result<Vec<Parsed>> {
@@ -458,43 +494,16 @@ impl<'a> P<'a> {
     fn select(&mut self) -> Result<Statement> {
         let Some(cut) = self.find_as_of() else {
             let mut query = self.query()?;
-            if let (
-                Some(with),
-                sqlparser::ast::SetExpr::Insert(change)
-                | sqlparser::ast::SetExpr::Update(change)
-                | sqlparser::ast::SetExpr::Delete(change),
-            ) = (&query.with, query.body.as_mut())
-            {
-                with_change::distribute(with, change);
-                match change {
-                    sqlparser::ast::Statement::Insert(insert) => {
-                        return Ok(Statement::Insert(Box::new(insert.clone())));
-                    }
-                    s @ sqlparser::ast::Statement::Update(_) => {
-                        return Ok(Statement::Update(Box::new(s.clone())));
-                    }
-                    sqlparser::ast::Statement::Delete(d) => {
-                        return Ok(Statement::Delete(Box::new(d.clone())));
-                    }
-                    _ => {}
-                }
+            let changes = with_change::taken_out(&mut query)?;
+            let main = around(query)?;
+            if changes.is_empty() {
+                return Ok(main);
             }
-            if let sqlparser::ast::SetExpr::Select(select) = query.body.as_mut()
-                && let Some(into) = select.into.take()
-            {
-                let mut name = relation_name(&into.name)?;
-                if into.temporary && name.schema.is_none() {
-                    name.schema = Some(ddl::TEMPORARY.into());
-                }
-                return Ok(Statement::CreateTableAs {
-                    name,
-                    if_not_exists: false,
-                    columns: vec![],
-                    query,
-                    with_data: true,
-                });
+            if let Statement::CreateTableAs { .. } = main {
+                return Err(with_change::not_at_the_top());
             }
-            return Ok(Statement::Query { query, as_of: None });
+            let main = Box::new(main);
+            return Ok(Statement::Together { changes, main });
         };
         let mut tokens = Vec::with_capacity(cut);
         for _ in 0..cut {
@@ -527,11 +536,8 @@ impl<'a> P<'a> {
         let mut statement = self.convert(r)?;
         self.repair(&mut statement);
         match statement {
-            S::Insert(i) => Ok(Statement::Insert(Box::new(i))),
-            s @ S::Update(_) => Ok(Statement::Update(Box::new(s))),
-            S::Delete(d) => Ok(Statement::Delete(Box::new(d))),
             S::Query(query) => Ok(Statement::Query { query, as_of: None }),
-            _ => Err(SqlError::unsupported("MERGE is not supported")),
+            statement => with_change::changing(statement),
         }
     }
 

@@ -9,12 +9,13 @@
 //! * What its rule that pushes projections down gets wrong: see `projections`.
 //! * A sort that it pushes below a union is lost where a column is another constant in each part, or when joins are in between.
 //!   So a union is a node that it doesn't know, which gives one part after the other.
-//! * What it does to sorts and limits: see `limits`; to windows: see `windows`.
+//! * What it does to sorts and limits: see `limits`; to windows: see `windows`; to recursive queries: see `rounds`.
 //! * Conditions of a query and of a subquery in it end up in one filter, which computes them all. So those that can fail get
 //!   filters of their own above those that can't, in their order: `1/x = 2` isn't computed for rows that `x <> 0` drops.
 
 mod limits;
 mod projections;
+mod rounds;
 mod windows;
 
 use std::fmt;
@@ -47,6 +48,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use self::limits::{Limits, LongSorts};
 use self::projections::ProjectionsDown;
+use self::rounds::Rounds;
 use self::windows::{Orders, Ranges, is_window};
 use crate::functions;
 use crate::tree::Tree;
@@ -76,6 +78,7 @@ pub(crate) fn rules() -> Vec<Rule> {
         Arc::new(FallibleLast) as Rule,
         Arc::new(LongSorts),
         Arc::new(Ranges),
+        Arc::new(Rounds),
     ])
     .collect()
 }

@@ -209,6 +209,8 @@ pub struct Snapshot {
     pub own_writes: Arc<HashMap<CollectionId, Vec<Delta>>>,
     /// Where reads are noted, in a transaction.
     pub reads: Option<Arc<Mutex<ReadSet>>>,
+    /// What statements in WITH return, by their collections.
+    pub changed: Arc<HashMap<CollectionId, Vec<RecordBatch>>>,
 }
 
 impl fmt::Debug for Snapshot {
@@ -226,6 +228,7 @@ impl Snapshot {
             env: env.clone(),
             own_writes: Default::default(),
             reads: None,
+            changed: Default::default(),
         }
     }
 
@@ -444,6 +447,10 @@ impl SnapshotReader for Snapshot {
         columns: Option<&[usize]>,
         conditions: &[Condition],
     ) -> Result<RowIterator, SqlError> {
+        if let Some(rows) = self.changed.get(&collection) {
+            let rows: Vec<_> = rows.iter().cloned().map(|b| Ok(Delta::insert(b))).collect();
+            return Ok(rows_of(Box::new(rows.into_iter()), columns));
+        }
         if let Some(found) = self.find_deltas(collection, conditions, false)? {
             return Ok(rows_of(found, columns));
         }
@@ -464,6 +471,9 @@ impl SnapshotReader for Snapshot {
     }
 
     fn rows_estimate(&self, collection: CollectionId) -> Option<u64> {
+        if let Some(rows) = self.changed.get(&collection) {
+            return Some(rows.iter().map(|b| b.num_rows() as u64).sum());
+        }
         let Ok(Contents::Stored(stored)) = contents(&self.published.catalog, collection) else {
             return None;
         };
@@ -479,6 +489,9 @@ impl SnapshotReader for Snapshot {
         columns: Option<&[usize]>,
         conditions: &[Condition],
     ) -> Result<Option<RowIterator>, SqlError> {
+        if self.changed.contains_key(&collection) {
+            return Ok(None);
+        }
         let found = self.find_deltas(collection, conditions, true)?;
         Ok(found.map(|deltas| rows_of(deltas, columns)))
     }

@@ -75,9 +75,7 @@ impl Binder<'_> {
                 self.relation(schema.as_deref(), &name, None, ctes)
                     .map(|(rel, _)| rel)
             }
-            _ => Err(SqlError::unsupported(
-                "statements that change data can't be used as a query",
-            )),
+            _ => Err(crate::parser::with_change::not_at_the_top()),
         }
     }
 

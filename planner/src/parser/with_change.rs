@@ -1,15 +1,119 @@
+//! WITH and statements that change data.
+//!
 //! `WITH … INSERT`, `WITH … UPDATE` and `WITH … DELETE`: the common table expressions go to the queries within the statement, and a
-//! relation in FROM that is one of them becomes a query of it.
+//! relation in FROM that is one of them becomes a query of it. `WITH name AS (INSERT …) …`: the INSERT becomes a statement of its own, and
+//! `name` a query of what it returns.
 
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    Ident, Query, Statement, TableAlias, TableFactor, TableWithJoins, UpdateTableFromKind,
-    VisitorMut, With,
+    Ident, Query, SetExpr, Statement, TableAlias, TableFactor, TableWithJoins, UpdateTableFromKind,
+    VisitMut, VisitorMut, With,
 };
 
 use super::{fold, parts};
+use crate::ast::{self, CHANGED, Changing};
+use crate::error::{Result, SqlError};
 use crate::walk;
+
+/// The statement as one of the dialect's.
+pub(super) fn changing(statement: Statement) -> Result<ast::Statement> {
+    Ok(match statement {
+        Statement::Insert(insert) => ast::Statement::Insert(Box::new(insert)),
+        statement @ Statement::Update(_) => ast::Statement::Update(Box::new(statement)),
+        Statement::Delete(delete) => ast::Statement::Delete(Box::new(delete)),
+        _ => return Err(SqlError::unsupported("MERGE is not supported")),
+    })
+}
+
+/// Takes the statements that change data out of the WITH of `query`. Those that return something are queries of it from then on.
+pub(super) fn taken_out(query: &mut Query) -> Result<Vec<Changing>> {
+    let mut changes = vec![];
+    let Some(with) = &mut query.with else {
+        return Ok(changes);
+    };
+    let is_change = |e: &SetExpr| {
+        matches!(
+            e,
+            SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_)
+        )
+    };
+    if !with.cte_tables.iter().any(|c| is_change(&c.query.body)) {
+        return Ok(changes);
+    }
+    let unreturned = |name: &str| {
+        SqlError::unsupported(format!(
+            "WITH query \"{name}\" does not have a RETURNING clause"
+        ))
+    };
+    let mut silent: Vec<String> = vec![];
+    // Those that stand before.
+    let mut before = With {
+        cte_tables: vec![],
+        ..with.clone()
+    };
+    for mut cte in with.cte_tables.drain(..) {
+        if let Some(name) = silent.iter().find(|name| names(&*cte.query, name)) {
+            return Err(unreturned(name));
+        }
+        if let SetExpr::Insert(change) | SetExpr::Update(change) | SetExpr::Delete(change) =
+            cte.query.body.as_mut()
+        {
+            if let Some(own) = &cte.query.with {
+                distribute(own, change);
+            }
+            distribute(&before, change);
+            let name = fold(&cte.alias.name);
+            let returns = returns(change);
+            if changes.iter().any(|c: &Changing| c.name == name) {
+                let message = format!("WITH query name \"{name}\" specified more than once");
+                return Err(SqlError::new("42712", message));
+            }
+            changes.push(Changing {
+                name: name.clone(),
+                statement: changing(change.clone())?,
+            });
+            if !returns {
+                silent.push(name);
+                continue;
+            }
+            let quoted = name.replace('"', "\"\"");
+            cte.query = super::parse_query(&format!("SELECT * FROM \"{CHANGED}\".\"{quoted}\""))?;
+        }
+        before.cte_tables.push(cte);
+    }
+    let is_query = !is_change(&query.body);
+    if let Some(name) = silent
+        .iter()
+        .find(|name| is_query && names(&*query.body, name))
+    {
+        return Err(unreturned(name));
+    }
+    let needed = !before.cte_tables.is_empty() || !is_query;
+    query.with = needed.then_some(before);
+    Ok(changes)
+}
+
+/// Whether a relation of that name is in the query.
+fn names(node: &(impl VisitMut + Clone), name: &str) -> bool {
+    walk::any_relation(node, |r| parts(r).as_slice() == [name])
+}
+
+fn returns(change: &Statement) -> bool {
+    match change {
+        Statement::Insert(insert) => insert.returning.is_some(),
+        Statement::Update(update) => update.returning.is_some(),
+        Statement::Delete(delete) => delete.returning.is_some(),
+        _ => false,
+    }
+}
+
+/// The error for one elsewhere.
+pub(crate) fn not_at_the_top() -> SqlError {
+    SqlError::unsupported(
+        "WITH clause containing a data-modifying statement must be at the top level",
+    )
+}
 
 /// Gives `with` to everything in `change` that may name its queries.
 pub(super) fn distribute(with: &With, change: &mut Statement) {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use tidemill_planner::ast::CHANGED;
 use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
 use tidemill_zset::CollectionId;
 
@@ -18,6 +19,7 @@ pub struct CatalogSnapshot {
     system: Arc<SystemRelations>,
     search_path: Vec<String>,
     computed: Arc<HashSet<u64>>,
+    changed: Arc<Vec<Relation>>,
 }
 
 impl CatalogSnapshot {
@@ -32,12 +34,18 @@ impl CatalogSnapshot {
             system,
             search_path,
             computed: Arc::default(),
+            changed: Arc::default(),
         }
     }
 
     /// The same, but these materialized views are computed from their queries when they are read.
     pub fn computing(self, computed: Arc<HashSet<u64>>) -> Self {
         CatalogSnapshot { computed, ..self }
+    }
+
+    /// The same, with what statements in WITH return.
+    pub fn with_changed(self, changed: Arc<Vec<Relation>>) -> Self {
+        CatalogSnapshot { changed, ..self }
     }
 
     fn data_relation(&self, object: &Object) -> Option<Relation> {
@@ -82,6 +90,7 @@ impl CatalogView for CatalogSnapshot {
                 let mut own = own.filter(|s| s.starts_with(TEMPORARY_PREFIX));
                 self.find(own.next()?, name)
             }
+            Some(CHANGED) => self.changed.iter().find(|r| r.name == name).cloned(),
             Some(schema) => self.find(schema, name),
             None => std::iter::once("pg_catalog")
                 .chain(self.search_path.iter().map(String::as_str))

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::syntax as ast;
 
+use super::bind_order::in_order;
 use super::plan::{Aggregate, Body, Expr, Order, Plan, SLOTS, Select, SetOp, Window};
 use super::scope::{Scope, fold, name_of, not_ours};
 use super::value::Ty;
@@ -234,7 +235,7 @@ impl<'a> Binder<'a> {
         let mut sources = Vec::new();
         let mut ends = Vec::new();
         let mut width = 0;
-        for table in &select.from {
+        for table in in_order(select) {
             sources.push(self.joined(table, &mut scope, &mut width)?);
             ends.push(width);
         }

@@ -9,6 +9,7 @@ mod bind;
 mod bind_call;
 mod bind_expr;
 mod bind_from;
+mod bind_order;
 mod builtin;
 mod columns;
 mod context;

@@ -16,10 +16,13 @@ use super::plan::{
     Window,
 };
 use super::relations::Row;
+use super::scope::not_ours;
 use super::value::Value;
 
-/// Rows that a query may hold at a time.
+/// Rows that WITH RECURSIVE may give.
 const ROWS_MAX: usize = 5_000_000;
+/// Pairs of rows that a join may look at, and values in its rows. What is larger is the planner's, whose queries have limits.
+const PAIRS_MAX: usize = 20_000_000;
 
 type Outer<'a> = Option<&'a Frame<'a>>;
 
@@ -161,7 +164,6 @@ fn set_operation(op: SetOp, all: bool, left: Vec<Row>, right: Vec<Row>) -> Vec<R
     rows
 }
 
-/// Keeps the first of rows that are equal in their first columns.
 /// WITH RECURSIVE.
 fn recursive(
     (base, step): (&Plan, &Plan),
@@ -191,6 +193,7 @@ fn recursive(
     Ok(found)
 }
 
+/// Keeps the first of rows that are equal in their first columns.
 fn distinct(rows: &mut Vec<Row>, columns: usize) {
     let mut seen = std::collections::HashSet::new();
     rows.retain(|row| seen.insert(row.iter().take(columns).map(key).collect::<Vec<_>>()));
@@ -289,12 +292,6 @@ fn from(select: &Select, outer: Outer<'_>, context: &Context<'_>) -> Result<Vec<
         width += source.width();
         if source.is_lateral() {
             retain(&mut rows, |row| all_hold(&here, row, outer, context))?;
-        }
-        if rows.len() > ROWS_MAX {
-            return Err(SqlError::new(
-                "54000",
-                format!("a catalog query holds more than {ROWS_MAX} rows"),
-            ));
         }
     }
     let done = select.sources.len();
@@ -446,6 +443,7 @@ fn join(
     let every: Vec<usize> = (0..right.len()).collect();
     let mut matched = vec![false; right.len()];
     let mut joined = Vec::new();
+    let (mut pairs, width) = (0, left_width + right_width);
     let mut whole: Row = vec![Value::Null; at];
     for row in &left {
         whole.truncate(at);
@@ -457,6 +455,10 @@ fn join(
             },
             None => &every,
         };
+        pairs += candidates.len();
+        if pairs.max(joined.len() * width) > PAIRS_MAX {
+            return Err(not_ours("a large join"));
+        }
         let mut found = false;
         for number in candidates {
             whole.truncate(middle);
@@ -471,12 +473,6 @@ fn join(
             let mut row = row.clone();
             row.resize(left_width + right_width, Value::Null);
             joined.push(row);
-        }
-        if joined.len() > ROWS_MAX {
-            return Err(SqlError::new(
-                "54000",
-                format!("a catalog query holds more than {ROWS_MAX} rows"),
-            ));
         }
     }
     if matches!(kind, JoinKind::Right | JoinKind::Full) {

@@ -25,6 +25,7 @@ pub mod sql;
 mod subscribe;
 pub mod temporary;
 mod times;
+mod together;
 mod transaction;
 mod unique;
 mod write;

@@ -18,6 +18,7 @@ use super::query::Given;
 use super::sequences::{Currents, SessionSequences};
 use super::settings::{Settings, Timeouts};
 use super::times::add_time_params;
+use super::together::Changed;
 use super::transaction::Transaction;
 use super::write::TableAs;
 use super::write_plan::params_of;
@@ -93,6 +94,8 @@ pub struct SqlSession {
     pub(super) sequences: Arc<Currents>,
     /// While a statement is planned: the materialized views that are computed for it, see [`SqlSession::behind`].
     pub(super) computed: Arc<HashSet<u64>>,
+    /// While a statement runs: what the statements in its WITH return.
+    pub(super) changed: Changed,
     prepared: HashMap<String, Prepared>,
     texts: Texts,
     notices: Vec<Notice>,
@@ -114,6 +117,7 @@ impl SqlSession {
             temporary: None,
             sequences: Arc::default(),
             computed: Arc::default(),
+            changed: Changed::default(),
             prepared: HashMap::new(),
             texts: Texts::default(),
             notices: vec![],
@@ -171,6 +175,7 @@ impl SqlSession {
             self.search_path(),
         )
         .computing(Arc::clone(&self.computed))
+        .with_changed(Arc::clone(&self.changed.relations))
     }
 
     /// Makes objects of CREATE statements.
@@ -220,6 +225,7 @@ impl SqlSession {
                 | Statement::Set { .. }
                 | Statement::Reset { .. }
                 | Statement::Query { .. }
+                | Statement::Together { .. }
         );
         if implicit && undone && self.transaction.is_none() {
             self.transaction = Some(Transaction::new(false, self.statement_began));
@@ -258,6 +264,7 @@ impl SqlSession {
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
                 self.change(&parsed.statement, &given).await
             }
+            Statement::Together { changes, main } => self.together(changes, main, &given).await,
             Statement::CreateTableAs {
                 name,
                 if_not_exists,
@@ -525,6 +532,7 @@ impl SqlSession {
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
                 self.write_shape(statement, types, Some(slot))?
             }
+            Statement::Together { changes, main } => self.together_shape(changes, main, types)?,
             Statement::Declare {
                 source: CursorSource::Query(query),
                 ..

@@ -272,6 +272,7 @@ impl SqlSession {
             snapshot.own_writes = transaction.writes.clone();
             snapshot.reads = Some(transaction.reads.clone());
         }
+        snapshot.changed = self.changed.rows.clone();
         snapshot
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
+use arrow::datatypes::SchemaRef;
 use futures::TryStreamExt;
 use parking_lot::Mutex;
 use tidemill_planner::SqlError;
@@ -24,12 +25,13 @@ use super::write_rows::{
     written_by,
 };
 use super::{ParamValue, Response, execution};
+use crate::catalog::Object;
 use crate::numbers;
 use crate::published::Published;
 use crate::reader::{ReadSet, Snapshot};
 
 /// How often an autocommit statement is tried again after a conflict before the client hears of it.
-const RETRIES_MAX: usize = 100;
+pub(super) const RETRIES_MAX: usize = 100;
 
 /// The parts of CREATE TABLE AS.
 pub(super) struct TableAs<'a> {
@@ -38,6 +40,48 @@ pub(super) struct TableAs<'a> {
     pub columns: &'a [String],
     pub query: &'a Query,
     pub with_data: bool,
+}
+
+/// What a statement would do.
+pub(super) struct Evaluated {
+    pub verb: &'static str,
+    /// Rows that it changes.
+    pub count: usize,
+    pub returned: Option<Returned>,
+    pub change: Change,
+}
+
+/// The rows of RETURNING.
+pub(super) struct Returned {
+    pub columns: SchemaRef,
+    /// The columns as clients are told of them.
+    pub described: SchemaRef,
+    pub batches: Vec<RecordBatch>,
+}
+
+/// A change of a table, and what it was computed from.
+pub(super) struct Change {
+    pub object: Arc<Object>,
+    pub written: transaction::Written,
+    pub published: Arc<Published>,
+    pub reads: ReadSet,
+}
+
+impl Evaluated {
+    /// What the client gets once the change is written.
+    pub(super) fn parts(self) -> (Response, Change) {
+        let response = match self.returned {
+            None => Response::Tag(format!("{} {}", self.verb, self.count)),
+            Some(returned) => Response::Rows {
+                schema: returned.described,
+                batches: Box::pin(futures::stream::iter(returned.batches.into_iter().map(Ok))),
+                verb: self.verb,
+                counted: true,
+                live: false,
+            },
+        };
+        (response, self.change)
+    }
 }
 
 impl SqlSession {
@@ -78,6 +122,18 @@ impl SqlSession {
         statement: &Statement,
         given: &Given<'_>,
     ) -> Result<Response, SqlError> {
+        let evaluated = self.evaluated(statement, given).await?;
+        let (response, change) = evaluated.parts();
+        self.write_checked(change).await?;
+        Ok(response)
+    }
+
+    /// What INSERT, UPDATE or DELETE would do. `given` says which columns of RETURNING the client was told.
+    pub(super) async fn evaluated(
+        &mut self,
+        statement: &Statement,
+        given: &Given<'_>,
+    ) -> Result<Evaluated, SqlError> {
         let params = given.params;
         let mut published = self.pin();
         let types = given.types();
@@ -130,7 +186,7 @@ impl SqlSession {
                     .await?;
             }
         }
-        let result = match returning {
+        let returned = match returning {
             None => None,
             Some(query) => {
                 let reader = WithRows {
@@ -138,53 +194,59 @@ impl SqlSession {
                     rows: written.rows.clone(),
                 };
                 let rows = self.rows(query, params, reader)?;
-                let rows: Vec<RecordBatch> = rows.try_collect().await?;
-                Some((query.plan.described.clone(), rows))
+                Some(Returned {
+                    columns: query.plan.columns.clone(),
+                    described: query.plan.described.clone(),
+                    batches: rows.try_collect().await?,
+                })
             }
         };
-        // The transaction's writes aren't read any more when one is added.
-        drop(snapshot);
-        let count = written.rows.num_rows();
         let reads = reads.lock().clone();
+        Ok(Evaluated {
+            verb: match statement {
+                Statement::Insert(_) => "INSERT 0",
+                Statement::Update(_) => "UPDATE",
+                _ => "DELETE",
+            },
+            count: written.rows.num_rows(),
+            returned,
+            change: Change {
+                object: target.object.clone(),
+                written: transaction::Written {
+                    numbered,
+                    ..transaction::Written::of(target.relation.id, written.delta)
+                },
+                published,
+                reads,
+            },
+        })
+    }
+
+    /// Adds a change to the transaction, whose keys are checked, or commits it.
+    pub(super) async fn write_checked(&mut self, change: Change) -> Result<(), SqlError> {
+        let Change {
+            object,
+            written,
+            published,
+            reads,
+        } = change;
+        let table = written.table;
         if let Some(transaction) = &mut self.transaction {
-            let own = transaction
-                .writes
-                .get(&target.relation.id)
-                .map_or(&[][..], Vec::as_slice);
+            let own = transaction.writes.get(&table);
             let checked = transaction.own_keys.check(
                 &published.catalog,
-                (target.relation.id, &target.object),
+                (table, &object),
                 &published.store,
-                own,
+                own.map_or(&[][..], Vec::as_slice),
                 &written.delta,
             );
             if checked.is_err() {
                 // Who goes on from a savepoint knows something of the table's rows.
-                let mut reads = transaction.reads.lock();
-                reads.collections.insert(target.relation.id);
+                transaction.reads.lock().collections.insert(table);
             }
             checked?;
         }
-        let change = transaction::Written {
-            numbered,
-            ..transaction::Written::of(target.relation.id, written.delta)
-        };
-        self.write(vec![change], published.now(), reads).await?;
-        let verb = match statement {
-            Statement::Insert(_) => "INSERT 0",
-            Statement::Update(_) => "UPDATE",
-            _ => "DELETE",
-        };
-        Ok(match result {
-            None => Response::Tag(format!("{verb} {count}")),
-            Some((schema, rows)) => Response::Rows {
-                schema,
-                batches: Box::pin(futures::stream::iter(rows.into_iter().map(Ok))),
-                verb,
-                counted: true,
-                live: false,
-            },
-        })
+        self.write(vec![written], published.now(), reads).await
     }
 
     /// CREATE TABLE AS: the query's rows are read, then the table is created and the rows are inserted. The catalog keeps

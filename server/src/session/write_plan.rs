@@ -267,7 +267,7 @@ impl SqlSession {
 }
 
 /// Notes the types that parameters have in a plan.
-fn settle(types: &mut Vec<Option<Field>>, plan: &QueryPlan) {
+pub(super) fn settle(types: &mut Vec<Option<Field>>, plan: &QueryPlan) {
     types.resize(types.len().max(plan.params.len()), None);
     for ((ty, param), settled) in types.iter_mut().zip(&plan.params).zip(&plan.settled) {
         if *settled == Settled::Typed {
