@@ -1,10 +1,10 @@
 //! Sinks: files that receive a view's changes, each exactly once.
 //!
-//! Whoever drives a sink commits the length that [`FileSink::sync`] gives together with the epoch; after a
-//! crash, opening with that length cuts off whatever was written behind it.
+//! Whoever drives a sink commits the [`Mark`] that [`FileSink::sync`] gives together with the epoch; after a
+//! crash, opening with that mark cuts off whatever was written behind it.
 //!
 //! Invariant: after a resume the file holds exactly the bytes below the committed length, and then
-//! what is written.
+//! what is written. A file that doesn't end there as the sink's did is somebody else's, and isn't touched.
 
 pub mod cells;
 
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use arrow::datatypes::SchemaRef;
@@ -119,6 +119,18 @@ impl SinkFormat {
     }
 }
 
+/// How far a sink's file is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Its length in bytes.
+    pub length: u64,
+    /// CRC-32 of its last [`TAIL_BYTES`] bytes, or of all; marks of earlier versions have none.
+    pub tail: Option<u32>,
+}
+
+/// Bytes by whose checksum a file is known again.
+const TAIL_BYTES: u64 = 4096;
+
 /// A file that receives changes.
 pub struct FileSink {
     file: File,
@@ -163,24 +175,25 @@ impl Prefix {
 }
 
 impl FileSink {
-    /// Opens the file at `path`. `resume` is the committed length: the file is cut to it, and it is
-    /// an error if it is shorter. Without, the file must not exist or be empty.
+    /// Opens the file at `path`. `resume` is what was committed: the file is cut to that length, and it is
+    /// an error if it is shorter or has other bytes there. Without, the file must not exist or be empty.
     pub fn open(
         path: &Path,
         format: SinkFormat,
         schema: SchemaRef,
-        resume: Option<u64>,
+        resume: Option<Mark>,
     ) -> Result<FileSink, ConnectorError> {
         format.check_columns(&schema)?;
         let trouble = |e| trouble(path, e);
-        let fresh = matches!(resume, None | Some(0));
-        let mut file = OpenOptions::new()
+        let committed = resume.as_ref().map(|mark| mark.length);
+        let fresh = matches!(committed, None | Some(0));
+        let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(fresh)
             .truncate(false)
             .open(path)
-            .map_err(|e| match (e.kind(), resume) {
+            .map_err(|e| match (e.kind(), committed) {
                 (std::io::ErrorKind::NotFound, Some(length)) if length > 0 => refused(
                     path,
                     &format!("is gone, though {length} bytes of it were committed"),
@@ -189,16 +202,14 @@ impl FileSink {
             })?;
         lock(&file, path)?;
         let present = file.metadata().map_err(trouble)?.len();
-        let length = match resume {
+        let length = match committed {
             None if present > 0 => return Err(refused(path, "exists and isn't empty")),
             Some(length) if present < length => {
                 let what = format!("has {present} bytes, though {length} were committed");
                 return Err(refused(path, &what));
             }
-            _ => resume.unwrap_or(0),
+            committed => committed.unwrap_or(0),
         };
-        file.set_len(length).map_err(trouble)?;
-        file.seek(SeekFrom::Start(length)).map_err(trouble)?;
         if fresh && let Some(directory) = path.parent() {
             // The name must be as durable as what is committed about it.
             File::open(directory)
@@ -220,7 +231,46 @@ impl FileSink {
         if sink.format.encoding == SinkEncoding::Csv && length == 0 {
             sink.header();
         }
+        if !sink
+            .knows(resume.and_then(|mark| mark.tail))
+            .map_err(trouble)?
+        {
+            return Err(refused(path, "isn't the one that the sink wrote"));
+        }
+        sink.file.set_len(length).map_err(trouble)?;
+        let end = SeekFrom::Start(length);
+        sink.file.seek(end).map_err(trouble)?;
         Ok(sink)
+    }
+
+    /// Whether the file is the sink's, before anything of it is changed: by what stands below the committed length or, where that is
+    /// nothing, by its first bytes, which were written and not committed.
+    fn knows(&self, tail: Option<u32>) -> std::io::Result<bool> {
+        if self.length > 0 {
+            return Ok(tail.is_none() || tail == Some(self.tail()?));
+        }
+        let beginning = match (self.format.encoding, self.prefixes.first()) {
+            (SinkEncoding::Csv, _) => &self.buffer,
+            (SinkEncoding::Jsonl, Some(prefix)) => &prefix.text,
+            (SinkEncoding::Jsonl, None) => &self.before_diff,
+        };
+        let mut there = vec![0; beginning.len()];
+        let mut read = 0;
+        while read < there.len() {
+            match self.file.read_at(&mut there[read..], read as u64)? {
+                0 => break,
+                n => read += n,
+            }
+        }
+        Ok(there[..read] == beginning[..read])
+    }
+
+    /// The checksum of the last bytes below the length.
+    fn tail(&self) -> std::io::Result<u32> {
+        let mut tail = vec![0; self.length.min(TAIL_BYTES) as usize];
+        let from = self.length - tail.len() as u64;
+        self.file.read_exact_at(&mut tail, from)?;
+        Ok(crc32fast::hash(&tail))
     }
 
     /// Writes a line per row of `delta` (into a buffer, which goes to the file as it fills).
@@ -281,8 +331,8 @@ impl FileSink {
         end
     }
 
-    /// Makes everything written durable and gives the file's length, to be committed with the epoch.
-    pub fn sync(&mut self) -> Result<u64, ConnectorError> {
+    /// Makes everything written durable and gives the file's mark, to be committed with the epoch.
+    pub fn sync(&mut self) -> Result<Mark, ConnectorError> {
         flush(
             &mut self.file,
             &self.path,
@@ -292,7 +342,10 @@ impl FileSink {
         let synced = self.file.sync_data();
         synced.map_err(|e| trouble(&self.path, e))?;
         self.check_path()?;
-        Ok(self.length)
+        Ok(Mark {
+            length: self.length,
+            tail: Some(self.tail().map_err(|e| trouble(&self.path, e))?),
+        })
     }
 
     /// What was written must be found where the user looks for it: a file that was removed, replaced or moved would take

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray};
-use tidemill_connectors::sink::SinkEncoding;
+use tidemill_connectors::sink::{Mark, SinkEncoding};
 use tidemill_connectors::{ConnectorError, FileSink, SinkFormat};
 use tidemill_zset::Delta;
 use tidemill_zset::schema::SqlType;
@@ -46,7 +46,7 @@ fn lines_and_resuming() {
     let committed = sink.sync().expect("synced");
     let first = "{\"word\":\"a \\\"b\\\"\\n\",\"count\":0,\"diff\":1,\"time\":5}\n{\"word\":\"c\",\"count\":1,\"diff\":-2,\"time\":5}\n";
     assert_eq!(text(&input, "out.jsonl"), first);
-    assert_eq!(committed, first.len() as u64);
+    assert_eq!(committed.length, first.len() as u64);
     // Written, synced, but not committed.
     sink.write(6, &d).expect("written");
     sink.sync().expect("synced");
@@ -56,7 +56,7 @@ fn lines_and_resuming() {
                 &path,
                 format(SinkEncoding::Jsonl),
                 d.schema(),
-                Some(committed)
+                Some(committed.clone())
             ),
             Err(ConnectorError::Refused { .. })
         ),
@@ -76,6 +76,52 @@ fn lines_and_resuming() {
         text(&input, "out.jsonl"),
         format!("{first}{{\"word\":\"d\",\"count\":0,\"diff\":1,\"time\":7}}\n")
     );
+}
+
+#[test]
+fn a_file_that_is_somebody_elses_is_left_alone() {
+    let input = Input::new();
+    let d = delta(&["a", "b"], vec![1, 1]);
+    let foreign = "somebody else's line\n".repeat(500);
+    for encoding in [SinkEncoding::Jsonl, SinkEncoding::Csv] {
+        let name = format!("{encoding:?}");
+        let path = input.path(&name);
+        let open = |mark: &Mark| {
+            let opened = FileSink::open(&path, format(encoding), d.schema(), Some(mark.clone()));
+            match opened {
+                Ok(_) => true,
+                Err(ConnectorError::Refused { .. }) => false,
+                Err(e) => panic!("{e}"),
+            }
+        };
+        let mut sink =
+            FileSink::open(&path, format(encoding), d.schema(), None).expect("a new file");
+        let nothing = Mark::default();
+        sink.write(5, &d).expect("written");
+        let one = sink.sync().expect("synced");
+        sink.write(6, &d).expect("written");
+        sink.sync().expect("synced");
+        drop(sink);
+        let own = text(&input, &name);
+        // Nothing was committed, or one epoch.
+        assert!(open(&one), "its own file");
+        assert_eq!(text(&input, &name).len() as u64, one.length);
+        std::fs::write(&path, &own).expect("written");
+        assert!(open(&nothing), "its own file");
+        assert_eq!(text(&input, &name), "");
+        for mark in [&one, &nothing] {
+            std::fs::write(&path, &foreign).expect("written");
+            assert!(!open(mark), "longer, and other bytes");
+            assert_eq!(text(&input, &name), foreign);
+        }
+        let mut other = own.clone().into_bytes();
+        other[one.length as usize - 2] ^= 1;
+        std::fs::write(&path, &other).expect("written");
+        assert!(!open(&one), "one other byte");
+        // A mark of an earlier version.
+        let old = Mark { tail: None, ..one };
+        assert!(open(&old));
+    }
 }
 
 #[test]
@@ -151,12 +197,13 @@ fn refuses_what_is_not_its_own() {
     let input = Input::new();
     input.put("other", "data");
     let schema = delta(&[], vec![]).schema();
-    let open = |name: &str, resume| {
+    let open = |name: &str, resume: Option<u64>| {
+        let mark = |length| Mark { length, tail: None };
         FileSink::open(
             &input.path(name),
             format(SinkEncoding::Jsonl),
             schema.clone(),
-            resume,
+            resume.map(mark),
         )
         .map(drop)
     };

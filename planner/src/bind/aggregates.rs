@@ -252,6 +252,12 @@ impl Binder<'_> {
         if let ("count", true, [value]) = (name, distinct, args.as_mut_slice()) {
             *value = self.order_key(self.known(value.clone())?)?;
         }
+        let by_elements = match args.first() {
+            Some(value) if matches!(value.ty, SqlType::Array(_)) => Some(
+                crate::functions::rows::array_key(value.expr.clone(), &value.ty),
+            ),
+            _ => None,
+        };
         // What the first argument is compared by; json can't be compared.
         let key = match args.first() {
             Some(value) if distinct => {
@@ -290,9 +296,9 @@ impl Binder<'_> {
         }
         if distinct
             && r.args.first().is_some_and(|_| !order.is_empty())
-            && !order
-                .iter()
-                .all(|s| r.args.contains(&s.expr) || key.as_ref() == Some(&s.expr))
+            && !order.iter().all(|s| {
+                r.args.contains(&s.expr) || [&key, &by_elements].contains(&&Some(s.expr.clone()))
+            })
         {
             return Err(SqlError::new(
                 "42P10",

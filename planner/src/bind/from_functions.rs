@@ -5,6 +5,7 @@ use datafusion_expr::{Expr, LogicalPlan};
 use sqlparser::ast::{self, BinaryOperator, FunctionArg, JoinConstraint, TableAlias, TableFactor};
 use tidemill_zset::schema::SqlType;
 
+use super::conditions::cases;
 use super::expr::{Ctx, null};
 use super::from::{Joined, one_row};
 use super::scope::{Outer, Scope, ScopeCol, ScopeTable};
@@ -233,7 +234,13 @@ impl Binder<'_> {
                 expr: super::literal(datafusion_common::ScalarValue::Utf8View(Some(name.clone()))),
                 ..null()
             };
-            let mut value = self.operator(&access, object.clone(), key)?;
+            let mut value = self.operator(&access, object.clone(), key.clone())?;
+            if let SqlType::Json | SqlType::Jsonb = ty {
+                let text = self.operator(&BinaryOperator::LongArrow, object.clone(), key)?;
+                let given = Expr::IsNotNull(Box::new(text.expr));
+                let none = super::null_of(&value.ty);
+                value.expr = cases(vec![given], vec![value.expr], none, &value.ty);
+            }
             if let SqlType::Array(of) = ty {
                 let literal = match of.as_ref() {
                     SqlType::Json | SqlType::Jsonb => "#json_array_literal",

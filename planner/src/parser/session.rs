@@ -535,21 +535,21 @@ impl P<'_> {
                 CopySource::Query(self.query()?)
             };
             self.need_token(&Token::RParen)?;
-            self.copy_target("to", "stdout")?;
+            self.copy_target("to")?;
             let options = self.copy_options()?;
             return Ok(Statement::CopyTo { source, options });
         }
         let table = self.name()?;
         let columns = self.column_list()?;
         if self.peek_is(0, "to") {
-            self.copy_target("to", "stdout")?;
+            self.copy_target("to")?;
             let options = self.copy_options()?;
             return Ok(Statement::CopyTo {
                 source: CopySource::Relation(table, columns),
                 options,
             });
         }
-        self.copy_target("from", "stdin")?;
+        self.copy_target("from")?;
         let options = self.copy_options()?;
         Ok(Statement::CopyFrom {
             table,
@@ -558,7 +558,8 @@ impl P<'_> {
         })
     }
 
-    fn copy_target(&mut self, direction: &str, end: &str) -> Result<()> {
+    /// PostgreSQL takes either word for either direction, and some clients send the other.
+    fn copy_target(&mut self, direction: &str) -> Result<()> {
         self.need(direction)?;
         if matches!(self.p.peek_token().token, Token::SingleQuotedString(_))
             || self.peek_is(0, "program")
@@ -568,7 +569,10 @@ impl P<'_> {
             )
             .hint("Use STDIN or STDOUT; psql's \\copy does it for files."));
         }
-        self.need(end)
+        if self.take("stdin") {
+            return Ok(());
+        }
+        self.need("stdout")
     }
 
     fn copy_options(&mut self) -> Result<CopyOptions> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use tidemill_connectors::sink::Mark;
 use tidemill_dataflow::plan::OutputStorage;
 use tidemill_planner::query::SessionContextInfo;
 use tidemill_zset::{ArrangementId, CollectionId};
@@ -208,6 +209,19 @@ pub struct SinkProgress {
     pub epoch: i64,
     /// Length of the file then, in bytes.
     pub length: u64,
+    /// Checksum of its last bytes; see [`Mark`].
+    #[serde(default)]
+    pub tail: Option<u32>,
+}
+
+impl SinkProgress {
+    /// What the file is known by.
+    pub fn mark(&self) -> Mark {
+        Mark {
+            length: self.length,
+            tail: self.tail,
+        }
+    }
 }
 
 /// Key of an object's record.

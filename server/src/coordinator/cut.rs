@@ -276,6 +276,8 @@ impl Coordinator {
                 // One worker may have taken back what another one gives.
                 if let Some(place) = another.filter(|_| !apart && has_rows) {
                     sum_up(&mut work.deltas[place].1);
+                    // Followers get changes, not none.
+                    work.deltas.retain(|(_, deltas)| !deltas.is_empty());
                 }
             }
             let Some((errors, Some(errors_collection))) = errors else {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tidemill_connectors::sink::FileSink;
+use tidemill_connectors::sink::{FileSink, Mark};
 use tidemill_planner::SqlError;
 use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{CollectionId, Delta, Epoch};
@@ -151,8 +151,9 @@ impl Writer {
             Some(file) => file,
             // A new sink's file is its own, and empty as long as nothing was reported.
             None => {
-                let length = self.progress.as_ref().map_or(0, |p| p.length);
-                open_file(&self.options, &self.object, Some(length)).map_err(retry)?
+                let progress = self.progress.as_ref();
+                let mark = progress.map_or(Mark::default(), SinkProgress::mark);
+                open_file(&self.options, &self.object, Some(mark)).map_err(retry)?
             }
         };
         let mut feed = ChangeFeed::new(&self.handle.env, self.collection, opened.following);
@@ -249,9 +250,13 @@ impl Writer {
 
     /// Everything up to `epoch` is written: syncs it, and says so.
     fn report(&mut self, file: &mut FileSink, epoch: Epoch) -> Result<(), String> {
-        let length = file.sync().map_err(|e| e.to_string())?;
+        let Mark { length, tail } = file.sync().map_err(|e| e.to_string())?;
         self.works();
-        let progress = SinkProgress { epoch, length };
+        let progress = SinkProgress {
+            epoch,
+            length,
+            tail,
+        };
         self.progress = Some(progress.clone());
         self.handle.send(Message::SinkProgress(self.id, progress));
         Ok(())

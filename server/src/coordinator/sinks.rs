@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tidemill_connectors::sink::{FileSink, SinkFormat};
+use tidemill_connectors::sink::{FileSink, Mark, SinkFormat};
 use tidemill_planner::SqlError;
 use tidemill_zset::Epoch;
 use tokio::sync::watch;
@@ -102,7 +102,7 @@ fn split_options(
 pub fn open_file(
     options: &BTreeMap<String, String>,
     object: &Object,
-    resume: Option<u64>,
+    resume: Option<Mark>,
 ) -> Result<FileSink, SqlError> {
     let (options, _) = split_options(options)?;
     if options.get("connector").map(String::as_str) != Some("files") {
@@ -176,9 +176,17 @@ impl Coordinator {
         };
         self.env.status.sink_started(id);
         let opened = Opened { file, following };
+        let status = self.env.status.clone();
+        let run = move || {
+            let written = std::panic::AssertUnwindSafe(|| writer.run(opened));
+            if std::panic::catch_unwind(written).is_err() {
+                let reason = "an internal error, see the server's log; it goes on when the server is started again";
+                status.sink_failed(id, reason.into());
+            }
+        };
         let thread = std::thread::Builder::new()
             .name(format!("sink {name}"))
-            .spawn(move || writer.run(opened));
+            .spawn(run);
         match thread {
             Ok(thread) => {
                 let sink = RunningSink {
