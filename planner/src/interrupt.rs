@@ -16,7 +16,7 @@ use crate::functions::external;
 /// Gives the error to stop with, from when on the plan isn't wanted any more.
 pub type Ask = Arc<dyn Fn() -> Option<SqlError> + Send + Sync>;
 
-/// Levels of expressions for which is asked once.
+/// Levels of expressions, or nodes of plans, for which is asked once.
 const LEVELS: u32 = 32;
 
 thread_local! {
@@ -48,7 +48,7 @@ pub(crate) fn asked() -> Ask {
         .unwrap_or_else(|| Arc::new(|| None))
 }
 
-/// As [`check`], at a level of an expression, of which there are many.
+/// As [`check`], at a level of an expression or a node of a plan, of which there are many.
 pub(crate) fn check_level() -> Result<()> {
     let level = LEVEL.get().wrapping_add(1);
     LEVEL.set(level);

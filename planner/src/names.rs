@@ -7,6 +7,7 @@ use sqlparser::ast::{self, FromTable, ObjectName, ObjectNamePart, TableFactor, T
 use tidemill_zset::schema::SqlType;
 
 use crate::ast::{Name, Parsed, Query, Statement, parse};
+use crate::catalog::{CatalogView, Relation, RelationKind};
 use crate::error::{Result, SqlError};
 
 /// The name in an object name: the last two parts, folded as the parser folds them.
@@ -74,6 +75,52 @@ pub fn write_target(statement: &Statement) -> Result<(Name, Option<usize>)> {
         },
         _ => Err(SqlError::internal("not a write")),
     }
+}
+
+/// Relations that a statement may name to be planned quickly, expressions in it, and rows of VALUES.
+const QUICK_RELATIONS_MAX: usize = 3;
+const QUICK_EXPRS_MAX: usize = 200;
+const QUICK_ROWS_MAX: usize = 100;
+
+/// Whether a query is surely planned within a few milliseconds: it is short, and names few relations, none of them a view.
+pub fn is_quick(query: &Query, catalog: &dyn CatalogView) -> bool {
+    !has_many_rows(query) && is_small(query, catalog)
+}
+
+/// The same of INSERT, UPDATE or DELETE.
+pub fn is_quick_change(statement: &Statement, catalog: &dyn CatalogView) -> bool {
+    match statement {
+        Statement::Insert(insert) => {
+            !insert.source.as_ref().is_some_and(|q| has_many_rows(q))
+                && is_small(&**insert, catalog)
+        }
+        Statement::Update(update) => is_small(&**update, catalog),
+        Statement::Delete(delete) => is_small(&**delete, catalog),
+        _ => false,
+    }
+}
+
+fn has_many_rows(query: &Query) -> bool {
+    matches!(query.body.as_ref(), ast::SetExpr::Values(values) if values.rows.len() > QUICK_ROWS_MAX)
+}
+
+fn is_small(node: &(impl ast::VisitMut + Clone), catalog: &dyn CatalogView) -> bool {
+    let (mut exprs, mut relations) = (0, 0);
+    let many = |_: &ast::Expr| {
+        exprs += 1;
+        exprs > QUICK_EXPRS_MAX
+    };
+    let costly = |name: &ObjectName| {
+        relations += 1;
+        let found = match crate::parser::parts(name).as_slice() {
+            [name] => catalog.resolve(None, name),
+            [.., schema, name] => catalog.resolve(Some(schema), name),
+            [] => None,
+        };
+        let is_view = |r: Relation| matches!(r.kind, RelationKind::View { .. });
+        relations > QUICK_RELATIONS_MAX || found.is_some_and(is_view)
+    };
+    !crate::walk::any_part(node, many, costly)
 }
 
 /// An identifier after folding.

@@ -1,11 +1,15 @@
 //! Walks over DataFusion's plans and expressions, each compiled once.
 //!
 //! DataFusion's own walks are generic over the closure: each call compiled the walk over all kinds of nodes once more, a
-//! sixth of this crate's compile time. Here closures are `dyn`. Walks over sqlparser's trees are in [`crate::walk`].
+//! sixth of this crate's compile time. Here closures are `dyn`. Those over whole plans, which may be large, can be stopped
+//! ([`crate::interrupt`]). Walks over sqlparser's trees are in [`crate::walk`].
 
 use datafusion_common::Result;
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_expr::{Expr, LogicalPlan};
+
+use crate::functions::external;
+use crate::interrupt::check_level;
 
 type Changed<T> = Result<Transformed<T>>;
 
@@ -65,11 +69,17 @@ impl PlanTree for LogicalPlan {
         &self,
         look: &mut dyn FnMut(&Self) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
-        self.apply_with_subqueries(look)
+        self.apply_with_subqueries(|node| {
+            check_level().map_err(external)?;
+            look(node)
+        })
     }
 
     fn change_all_up(self, change: &mut dyn FnMut(Self) -> Changed<Self>) -> Changed<Self> {
-        self.transform_up_with_subqueries(change)
+        self.transform_up_with_subqueries(|node| {
+            check_level().map_err(external)?;
+            change(node)
+        })
     }
 
     fn change_subqueries(self, change: &mut dyn FnMut(Self) -> Changed<Self>) -> Changed<Self> {

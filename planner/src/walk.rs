@@ -20,6 +20,18 @@ pub fn any_relation(
     any(node, &mut |n| matches!(n, Node::Relation(r) if found(r)))
 }
 
+/// True if one of the two is true of any expression, or of the name of any relation, in `node`, subqueries included.
+pub fn any_part(
+    node: &(impl VisitMut + Clone),
+    mut expr: impl FnMut(&Expr) -> bool,
+    mut relation: impl FnMut(&ObjectName) -> bool,
+) -> bool {
+    any(node, &mut |n| match n {
+        Node::Expr(e) => expr(e),
+        Node::Relation(name) => relation(name),
+    })
+}
+
 enum Node<'n> {
     Expr(&'n Expr),
     Relation(&'n ObjectName),

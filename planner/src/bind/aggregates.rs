@@ -305,7 +305,7 @@ impl Binder<'_> {
                 "in an aggregate with DISTINCT, ORDER BY expressions must appear in argument list",
             ));
         }
-        if distinct && r.ordered && r.function.name() == "array_agg" && f.over.is_none() {
+        if distinct && r.function.name() == "array_agg" && f.over.is_none() {
             let (asc, nulls_first) = order
                 .first()
                 .map_or((true, false), |s| (s.asc, s.nulls_first));

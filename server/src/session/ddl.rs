@@ -7,6 +7,7 @@ use tidemill_planner::ast::{
 };
 
 use super::alter::Alter;
+use super::execution::planning;
 use super::sql::SqlSession;
 use super::{Notice, Response};
 use crate::catalog::record::OwnedBy;
@@ -58,7 +59,7 @@ impl SqlSession {
                 self.alter(&alter).await?
             }
             statement => {
-                let ddl = self.prepare_ddl(&published, statement, &parsed.sql)?;
+                let ddl = planning(|| self.prepare_ddl(&published, statement, &parsed.sql))?;
                 let ddl = |reply| Message::Ddl(ddl, reply);
                 let notices = self.handle.change(&self.underway, ddl).await?;
                 notices.into_iter().for_each(|n| self.notify(n));

@@ -18,6 +18,11 @@ const BATCHES_AHEAD_MAX: usize = 2;
 
 type Batch = <ResultStream as futures::Stream>::Item;
 
+/// Plans a statement that may take long; other sessions go on meanwhile. For one that doesn't it would cost more than planning does.
+pub(super) fn planning<T>(plan: impl FnOnce() -> T) -> T {
+    tokio::task::block_in_place(plan)
+}
+
 /// Runs `plan` to its end.
 pub(super) async fn collect(
     plan: QueryPlan,

@@ -7,6 +7,7 @@ use datafusion_common::ScalarValue;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Expr, Query};
 use tidemill_planner::catalog::CatalogView;
+use tidemill_planner::names::is_quick;
 use tidemill_planner::query::{QueryPlan, SnapshotReader};
 
 use super::plans::{self, PlanSlot, Planned};
@@ -54,10 +55,13 @@ impl SqlSession {
         query: &Query,
         types: &[Option<Field>],
     ) -> Result<QueryPlan, SqlError> {
-        self.handle
-            .env
-            .planner
-            .plan_query(&self.names(published), &self.context(), query, types)
+        let planner = &self.handle.env.planner;
+        let (names, context) = (self.names(published), self.context());
+        let plan = || planner.plan_query(&names, &context, query, types);
+        match is_quick(query, &names) {
+            true => plan(),
+            false => execution::planning(plan),
+        }
     }
 
     /// Another plan of the query, if this one reads views that don't include what the transaction has written.

@@ -13,6 +13,7 @@ use tidemill_zset::delta::schema_of;
 use tidemill_zset::schema::SqlType;
 
 use super::Response;
+use super::execution::planning;
 use super::query::Given;
 use super::settings::reported_name;
 use super::sql::SqlSession;
@@ -190,10 +191,12 @@ impl SqlSession {
         };
         let published = self.pin();
         let plan = self.plan(&published, &query, &[])?;
-        let text = match stage {
-            ExplainStage::Logical => plan.optimised()?.display_indent().to_string(),
-            ExplainStage::Dataflow => plan.compile()?.plan.explain(),
-        };
+        let text = planning(|| -> Result<String, SqlError> {
+            Ok(match stage {
+                ExplainStage::Logical => plan.optimised()?.display_indent().to_string(),
+                ExplainStage::Dataflow => plan.compile()?.plan.explain(),
+            })
+        })?;
         let rows = text
             .lines()
             .map(|line| vec![Some(line.to_string())])

@@ -215,7 +215,7 @@ impl SqlSession {
         let published = self.handle.env.publisher.pin();
         let context = self.context();
         self.definer(&published, &context).check_inputs(&plan)?;
-        let compiled = plan.compile()?;
+        let compiled = super::execution::planning(|| plan.compile())?;
         let request = Box::new(BuildRequest {
             target: BuildTarget::Query {
                 schema: plan.columns.clone(),

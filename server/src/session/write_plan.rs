@@ -6,9 +6,10 @@ use arrow::datatypes::{Field, SchemaRef};
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{ColumnDefault, Statement};
 use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
-use tidemill_planner::names::sqlparser_ast;
+use tidemill_planner::names::{is_quick_change, sqlparser_ast};
 use tidemill_planner::query::{Conflict, QueryPlan, Settled};
 
+use super::execution::planning;
 use super::plans::{self, PlanSlot, Planned};
 use super::sql::SqlSession;
 use super::unique::Unique;
@@ -146,6 +147,23 @@ impl SqlSession {
         if let Some(planned) = slot.and_then(|s| s.get(&published.catalog, version)) {
             return Ok(planned);
         }
+        let plan = || self.plans_of_write(published, statement, types);
+        let planned = match is_quick_change(statement, &self.names(published)) {
+            true => plan(),
+            false => planning(plan),
+        }?;
+        if let Some(slot) = slot {
+            slot.set(&published.catalog, version, &planned);
+        }
+        Ok(planned)
+    }
+
+    fn plans_of_write(
+        &self,
+        published: &Arc<Published>,
+        statement: &Statement,
+        types: &[Option<Field>],
+    ) -> Result<Arc<Planned>, SqlError> {
         let (target, plan) = self.plan_write(published, statement, types)?;
         // A parameter has one type in all of the statement.
         let types = &mut types.to_vec();
@@ -165,16 +183,12 @@ impl SqlSession {
             }
             None => None,
         };
-        let planned = Arc::new(Planned::Write(Box::new(plans::Write {
+        Ok(Arc::new(Planned::Write(Box::new(plans::Write {
             query: plans::Query::new(plan),
             target: Arc::new(target),
             update,
             returning,
-        })));
-        if let Some(slot) = slot {
-            slot.set(&published.catalog, version, &planned);
-        }
-        Ok(planned)
+        }))))
     }
 
     fn plan_write(
