@@ -99,6 +99,53 @@ fn what_a_cancel_says_is_what_happened() {
     });
 }
 
+/// IN as a value over a query over such a query, which makes plans of many thousand nodes.
+fn planned_for_minutes() -> String {
+    let mut sql = "WITH c0 (h, b) AS (SELECT h, b FROM t)".to_string();
+    for n in 1..=7 {
+        let part = |b: i32| format!("(h IN (SELECT h FROM c{} WHERE b = {b}))::int", n - 1);
+        let (one, two, below) = (part(1), part(2), n - 1);
+        sql += &format!(", c{n} (h, b) AS (SELECT h, {one} + {two} FROM c{below})");
+    }
+    sql + " SELECT count(*) FROM c7"
+}
+
+#[test]
+fn planning_holds_up_nobody_and_can_be_cancelled() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let other = server.connect().await?;
+        other.run("CREATE TABLE t (h int, b int)").await?;
+        let query = planned_for_minutes();
+        let statements = [
+            query.clone(),
+            format!("EXPLAIN {query}"),
+            format!("INSERT INTO t (b) {query}"),
+            format!("CREATE MATERIALIZED VIEW v AS {query}"),
+            format!("CREATE TABLE u AS {query}"),
+            query.clone(),
+        ];
+        let mut planned = vec![];
+        for statement in statements {
+            let sql = server.connect().await?;
+            let token = sql.client().cancel_token();
+            let task = tokio::spawn(async move { sql.try_rows(&statement).await.map(drop) });
+            planned.push((token, task));
+        }
+        for n in 0..20 {
+            other.run(&format!("INSERT INTO t VALUES ({n})")).await?;
+        }
+        ensure!(numbers(&other, "SELECT count(*) FROM t").await?.contains(&20));
+        for (token, task) in planned {
+            ensure!(!task.is_finished(), "it was planned quickly");
+            token.cancel_query(NoTls).await?;
+            let e = task.await?.expect_err("cancelled");
+            ensure!(e.sqlstate == "57014", "{e}");
+        }
+        Ok(())
+    });
+}
+
 /// Time runs out in the same places.
 #[test]
 fn what_a_timeout_says_is_what_happened() {
