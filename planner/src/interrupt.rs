@@ -36,8 +36,8 @@ pub fn asking<T>(ask: &Ask, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Fails if planning is to stop.
-fn check() -> Result<()> {
+/// Fails if planning, or the query that runs on this thread, is to stop.
+pub(crate) fn check() -> Result<()> {
     let stop = ASK.with_borrow(|ask| ask.as_ref().and_then(|ask| ask()));
     stop.map_or(Ok(()), Err)
 }

@@ -135,7 +135,11 @@ fn planning_holds_up_nobody_and_can_be_cancelled() {
         for n in 0..20 {
             other.run(&format!("INSERT INTO t VALUES ({n})")).await?;
         }
-        ensure!(numbers(&other, "SELECT count(*) FROM t").await?.contains(&20));
+        ensure!(
+            numbers(&other, "SELECT count(*) FROM t")
+                .await?
+                .contains(&20)
+        );
         for (token, task) in planned {
             ensure!(!task.is_finished(), "it was planned quickly");
             token.cancel_query(NoTls).await?;

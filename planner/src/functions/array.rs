@@ -258,23 +258,33 @@ fn too_many() -> SqlError {
     SqlError::new("53200", "generate_series gives too many rows at once")
 }
 
-fn integers(start: i128, stop: i128, step: i128) -> crate::error::Result<Vec<i128>> {
+/// Numbers of a series that are made before it is asked whether anybody wants them.
+const SERIES_PIECE: usize = 1 << 16;
+
+/// Appends the numbers of a series, and gives how many there are. They fit `T`, as both ends do.
+fn integers<T: TryFrom<i128>>(
+    (start, stop, step): (i128, i128, i128),
+    out: &mut Vec<T>,
+) -> crate::error::Result<usize> {
     if step == 0 {
         return Err(series_error());
     }
-    let mut out = Vec::new();
-    let mut v = start;
-    while if step > 0 { v <= stop } else { v >= stop } {
-        out.push(v);
-        if out.len() > SERIES_MAX {
-            return Err(too_long());
-        }
-        match v.checked_add(step) {
-            Some(n) => v = n,
-            None => break,
-        }
+    let count = match stop.saturating_sub(start) / step {
+        steps if steps > 0 || start == stop => steps + 1,
+        _ if (stop > start) == (step > 0) => 1,
+        _ => 0,
+    };
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    if count > SERIES_MAX {
+        return Err(too_long());
     }
-    Ok(out)
+    out.reserve(count);
+    for piece in (0..count).step_by(SERIES_PIECE) {
+        crate::interrupt::check()?;
+        let numbers = (piece..count.min(piece + SERIES_PIECE)).map(|n| start + step * n as i128);
+        out.extend(numbers.filter_map(|n| T::try_from(n).ok()));
+    }
+    Ok(count)
 }
 
 /// The list of generate_series over numerics, all of the type `of`.
@@ -303,12 +313,11 @@ pub(crate) fn numeric_series(
                 3 => get(2, row),
                 _ => 10i128.pow(scale.max(0) as u32),
             };
-            let part = integers(get(0, row), get(1, row), step).map_err(external)?;
-            lengths.push(part.len());
+            let series = (get(0, row), get(1, row), step);
+            lengths.push(integers::<i128>(series, &mut all).map_err(external)?);
             if all.len() > SERIES_BATCH_MAX && a.rows > 1 {
                 return Err(external(too_many()));
             }
-            all.extend(part);
         }
         let values = Decimal128Array::from(all).with_data_type(element.arrow());
         super::cast::list_array(Arc::new(values), lengths, valid, &list)
@@ -336,7 +345,8 @@ fn integer_series(t: &CallTypes) -> Kernel {
                 a.arrays[i].as_primitive::<Int64Type>().value(at).into()
             }
         };
-        let (mut all, mut lengths, mut valid) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ints, mut bigints) = (Vec::<i32>::new(), Vec::<i64>::new());
+        let (mut lengths, mut valid) = (Vec::new(), Vec::new());
         for row in 0..a.rows {
             let null = (0..a.arrays.len()).any(|i| a.is_null(i, row));
             valid.push(!null);
@@ -345,17 +355,19 @@ fn integer_series(t: &CallTypes) -> Kernel {
                 continue;
             }
             let step = if a.arrays.len() > 2 { get(2, row) } else { 1 };
-            let part = integers(get(0, row), get(1, row), step).map_err(external)?;
-            lengths.push(part.len());
-            all.extend(part);
-            if all.len() > SERIES_BATCH_MAX && a.rows > 1 {
+            let series = (get(0, row), get(1, row), step);
+            let length = match small {
+                true => integers(series, &mut ints),
+                false => integers(series, &mut bigints),
+            };
+            lengths.push(length.map_err(external)?);
+            if ints.len() + bigints.len() > SERIES_BATCH_MAX && a.rows > 1 {
                 return Err(external(too_many()));
             }
         }
-        let values: ArrayRef = if small {
-            Arc::new(all.into_iter().map(|v| v as i32).collect::<Int32Array>())
-        } else {
-            Arc::new(all.into_iter().map(|v| v as i64).collect::<Int64Array>())
+        let values: ArrayRef = match small {
+            true => Arc::new(Int32Array::from(ints)),
+            false => Arc::new(Int64Array::from(bigints)),
         };
         super::cast::list_array(values, lengths, valid, &ret)
     })
