@@ -471,7 +471,7 @@ impl Binder<'_> {
         plan: LogicalPlan,
         mut windows: Vec<(Expr, SqlType)>,
     ) -> Result<(LogicalPlan, Vec<Expr>)> {
-        let plan = self.random_keys_first(plan, &mut windows)?;
+        let plan = self.keys_first(plan, &mut windows)?;
         let mut distinct: Vec<Expr> = Vec::new();
         for (e, _) in &windows {
             if !distinct.contains(e) {
@@ -492,8 +492,9 @@ impl Binder<'_> {
         Ok((plan, found))
     }
 
-    /// A key of its own for each row, such as `ORDER BY random()`, is a column below the window: there it has one value.
-    fn random_keys_first(
+    /// Keys that are columns below the window: such as `ORDER BY random()`, which has one value there, and conditions over functions, of
+    /// whose order DataFusion knows so little that it takes rows in it for unsorted.
+    fn keys_first(
         &self,
         plan: LogicalPlan,
         windows: &mut [(Expr, SqlType)],
@@ -505,7 +506,7 @@ impl Binder<'_> {
             let keys = w.params.order_by.iter_mut().map(|s| &mut s.expr);
             for key in keys
                 .chain(&mut w.params.partition_by)
-                .filter(|k| k.is_volatile())
+                .filter(|k| k.is_volatile() || compares_calls(k))
             {
                 let name = self.fresh("key");
                 let column = Expr::Column(Column::new_unqualified(&name));
@@ -709,6 +710,12 @@ impl Binder<'_> {
 
 fn set_marker(n: usize) -> Expr {
     Expr::Column(Column::new(Some(SET), n.to_string()))
+}
+
+/// Whether there is an operator of DataFusion's own, and a function.
+fn compares_calls(e: &Expr) -> bool {
+    let has = |found: fn(&Expr) -> bool| e.any(&mut |e| Ok(found(e))).unwrap_or(true);
+    has(|e| matches!(e, Expr::BinaryExpr(_))) && has(|e| matches!(e, Expr::ScalarFunction(_)))
 }
 
 /// Which set-returning calls `keys` use, with those in the arguments of these.

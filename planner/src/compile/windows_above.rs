@@ -58,12 +58,15 @@ fn ascending(column: Column) -> Sort {
 fn numbered(plan: LogicalPlan, keys: Vec<Expr>) -> Result<(LogicalPlan, Option<Column>)> {
     Ok(match plan {
         LogicalPlan::Window(mut window) => {
-            let sorts_alike = |e: &&Expr| match unalias(e) {
-                Expr::WindowFunction(w) => is_ordered_window(e) && sorts_by(w, &keys),
-                _ => false,
-            };
-            let calls = window.window_expr.iter();
-            let mut alike: Vec<&Expr> = calls.filter(sorts_alike).collect();
+            let mut alike = vec![];
+            for e in &window.window_expr {
+                if let Expr::WindowFunction(w) = unalias(e)
+                    && is_ordered_window(e)
+                    && sorts_by(w, &keys, &window.input)?
+                {
+                    alike.push(e);
+                }
+            }
             alike.sort_by_key(|e| !is_row_number(e));
             match alike.first().map(|e| (e, unalias(e))) {
                 Some((call, _)) if is_row_number(call) => {
@@ -132,18 +135,24 @@ fn is_row_number(e: &Expr) -> bool {
 }
 
 /// Whether rows with equal `keys` lie side by side in the order of `w`, and in one partition of it: the keys are its partition's and the first
-/// of its order's, in any order.
-fn sorts_by(w: &WindowFunction, keys: &[Expr]) -> bool {
-    let partition = &w.params.partition_by;
+/// of its order's, in any order. Some of its keys may be computed just below.
+fn sorts_by(w: &WindowFunction, keys: &[Expr], input: &LogicalPlan) -> Result<bool> {
+    let below = |exprs: Vec<Expr>| match input {
+        LogicalPlan::Projection(p) => in_terms_of(exprs, &p.schema, &p.expr),
+        _ => Ok(exprs),
+    };
+    let keys = below(keys.to_vec())?;
+    let partition = below(w.params.partition_by.clone())?;
+    let order = below(w.params.order_by.iter().map(|s| s.expr.clone()).collect())?;
     let mut rest: Vec<&Expr> = keys.iter().filter(|k| !partition.contains(k)).collect();
-    let mut order = w.params.order_by.iter().map(|s| &s.expr);
+    let mut order = order.iter();
     while !rest.is_empty() {
         match order.next() {
             Some(key) if rest.contains(&key) => rest.retain(|k| *k != key),
-            _ => return false,
+            _ => return Ok(false),
         }
     }
-    partition.iter().all(|p| keys.contains(p))
+    Ok(partition.iter().all(|p| keys.contains(p)))
 }
 
 /// `keys` over a node with `schema`, whose columns are `below`, in terms of its input.
