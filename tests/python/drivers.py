@@ -172,6 +172,7 @@ def with_psycopg2():
 
 def with_psycopg():
     import psycopg
+    import psycopg.types.numeric
 
     conn = psycopg.connect(DSN)
     conn.execute("CREATE TABLE t (id integer PRIMARY KEY, s text, n numeric)")
@@ -187,6 +188,11 @@ def with_psycopg():
         cur.scroll(5)
         assert cur.fetchmany(2) == [(16, "s16"), (17, "s17")]
         assert len(cur.fetchall()) == 82
+    conn.commit()
+    # An oid has four bytes, in binary too.
+    oid = psycopg.types.numeric.Oid(conn.execute("SELECT 't'::regclass::oid").fetchone()[0])
+    assert conn.execute("SELECT relname FROM pg_class WHERE oid = %b", (oid,)).fetchone() == ("t",)
+    assert conn.execute("SELECT %b::oid", (oid,)).fetchone() == (oid,)
     conn.commit()
     # A pipeline is answered in order; an error skips the rest up to the next synchronisation.
     with conn.pipeline() as pipeline:

@@ -130,7 +130,7 @@ impl Connection {
 
     fn bind(&mut self, bind: Bind) -> Result<(), Stop> {
         let statement = self.statement(&bind.statement)?;
-        let params = bound(&statement.prepared, &bind, self.style.zone)?;
+        let params = bound(&statement, &bind, self.style.zone)?;
         let columns = statement.prepared.columns.as_ref();
         let columns = columns.map_or(0, |schema| schema.fields().len());
         if bind.results.len() > 1 && bind.results.len() != columns {
@@ -305,7 +305,12 @@ fn declared(type_oid: u32) -> Result<Option<Field>, SqlError> {
 }
 
 /// The parameters of a Bind, decoded.
-fn bound(prepared: &Prepared, bind: &Bind, zone: Option<Tz>) -> Result<Vec<ParamValue>, SqlError> {
+fn bound(
+    statement: &Statement,
+    bind: &Bind,
+    zone: Option<Tz>,
+) -> Result<Vec<ParamValue>, SqlError> {
+    let prepared = &statement.prepared;
     let wanted = prepared.params.len();
     let given = bind.parameters.len();
     if given != wanted {
@@ -330,7 +335,11 @@ fn bound(prepared: &Prepared, bind: &Bind, zone: Option<Tz>) -> Result<Vec<Param
         Ok(match data {
             None => ParamValue::Null,
             Some(data) if is_binary(&bind.formats, number) => {
-                ParamValue::Value(params::from_binary(field, data)?)
+                let is_oid = statement.declared.get(number) == Some(&oid::OID);
+                match <[u8; 4]>::try_from(data.as_ref()) {
+                    Ok(bytes) if is_oid => ParamValue::Value(params::from_oid(bytes)),
+                    _ => ParamValue::Value(params::from_binary(field, data)?),
+                }
             }
             Some(data) => ParamValue::Value(params::from_text(field, data, zone)?),
         })

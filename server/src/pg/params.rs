@@ -131,6 +131,11 @@ fn list(field: &Field, elements: &[ArrayRef]) -> Result<ArrayRef, SqlError> {
         .map_err(|error| SqlError::new("22P02", error.to_string()))
 }
 
+/// A parameter that the client declared as `oid`, which is a bigint here, from its binary form.
+pub fn from_oid(data: [u8; 4]) -> ArrayRef {
+    Arc::new(Int64Array::from(vec![i64::from(u32::from_be_bytes(data))]))
+}
+
 /// A value of the field's type from its binary form.
 pub fn from_binary(field: &Field, mut data: &[u8]) -> Result<ArrayRef, SqlError> {
     let sql = SqlType::of(field);
