@@ -250,6 +250,12 @@ impl BatchSender {
         self.shared.state.lock().status.last_error = Some(message);
     }
 
+    /// What was noted as a trouble isn't one any more.
+    pub fn trouble_over(&self, message: &str) {
+        let last = &mut self.shared.state.lock().status.last_error;
+        last.take_if(|last| last == message);
+    }
+
     /// Notes the end of the source: what [`Source::run`](crate::Source::run) returned. Whoever runs
     /// the source's thread calls it.
     pub fn ended(&self, result: &Result<(), crate::ConnectorError>) {

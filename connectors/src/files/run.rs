@@ -62,6 +62,8 @@ pub struct Run {
     rescan_at: Instant,
     /// How long the last look at everything took.
     look_took: Duration,
+    /// The newest trouble with the files that is shown.
+    shown: Option<String>,
     next_committed: u64,
     prelude: Prelude,
 }
@@ -87,6 +89,7 @@ impl Run {
             unfinished: HashSet::new(),
             rescan_at: Instant::now(),
             look_took: Duration::ZERO,
+            shown: None,
             prelude: Prelude::default(),
         }
     }
@@ -145,8 +148,9 @@ impl Run {
         self.look_took = start.elapsed();
         let interval = (self.look_took * RESCAN_SHARE).clamp(RESCAN_MIN, RESCAN_MAX);
         self.rescan_at = Instant::now() + interval;
+        let before = self.shown.take();
         if let Some(trouble) = &listing.trouble {
-            self.out.trouble(trouble.clone());
+            self.show(trouble.clone());
         }
         if listing.device.is_none() {
             // A missing root is no deletion of its files.
@@ -154,7 +158,20 @@ impl Run {
             return Ok(());
         }
         let seen = self.look_at_files(listing.files.clone(), true)?;
-        self.look_for_missing(&listing, &seen)
+        self.look_for_missing(&listing, &seen)?;
+        match before {
+            Some(trouble) if self.shown.is_none() && self.due.is_empty() => {
+                self.out.trouble_over(&trouble);
+            }
+            before => self.shown = self.shown.take().or(before),
+        }
+        Ok(())
+    }
+
+    /// Shows a trouble with the files, until everything was looked at without any.
+    fn show(&mut self, trouble: String) {
+        self.out.trouble(trouble.clone());
+        self.shown = Some(trouble);
     }
 
     /// Looks at the files that hints name.
@@ -168,7 +185,7 @@ impl Run {
                     self.rescan_within(CONFIRM)
                 }
                 Ok(None) => {}
-                Err(e) => self.out.trouble(format!("{}: {e}", path.display())),
+                Err(e) => self.show(format!("{}: {e}", path.display())),
             }
         }
         self.look_at_files(files, false).map(drop)
@@ -315,7 +332,7 @@ impl Run {
             Ok((file, (now, stamp))) if now == id => return Some((file, stamp)),
             Ok(_) => self.rescan_within(Duration::ZERO),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => self.out.trouble(format!("{}: {e}", path.display())),
+            Err(e) => self.show(format!("{}: {e}", path.display())),
         }
         None
     }
@@ -539,7 +556,7 @@ impl Run {
 
     /// A file can't be read now: shown, and tried again.
     fn trouble(&mut self, number: u64, path: &Path, e: &io::Error) -> Result<(), Stopped> {
-        self.out.trouble(format!("{}: {e}", path.display()));
+        self.show(format!("{}: {e}", path.display()));
         self.due.insert(number, Instant::now() + SETTLE);
         self.send_prelude(number)
     }

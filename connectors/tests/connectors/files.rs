@@ -278,6 +278,21 @@ fn a_missing_root_is_no_deletion() {
 }
 
 #[test]
+fn what_was_wrong_is_said_no_longer_than_it_is() {
+    let input = Input::new();
+    std::os::unix::fs::symlink("loop.csv", input.path("loop.csv")).expect("a link to itself");
+    input.put("a.csv", "one\n");
+    let spec = words(input.dir.path(), true, &[]);
+    let mut kept = Kept::default();
+    let running = Running::start(&spec, &kept);
+    running.until(&mut kept, |k| k.rows().len() == 1);
+    running.until(&mut kept, |_| running.status().last_error.is_some());
+    input.remove("loop.csv");
+    running.until(&mut kept, |_| running.status().last_error.is_none());
+    running.stop();
+}
+
+#[test]
 fn a_new_file_with_an_old_inode_is_new() {
     let input = Input::new();
     let spec = words(input.dir.path(), true, &[]);
