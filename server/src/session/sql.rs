@@ -686,6 +686,7 @@ impl Session for SqlSession {
     }
 
     fn failed(&mut self) {
+        self.changed = Changed::default();
         match &mut self.transaction {
             Some(transaction) if transaction.explicit => transaction.failed = true,
             _ => {

@@ -71,6 +71,8 @@ impl SqlSession {
                 self.transaction = Some(Transaction::new(false, self.statement_began));
                 self.settings.begin();
             }
+            // A statement that was cancelled has left its own.
+            self.changed = Changed::default();
             let done = self.try_together(changes, main, given).await;
             self.changed = Changed::default();
             let done = match done {
@@ -163,6 +165,7 @@ impl SqlSession {
         main: &Statement,
         types: &[Option<Field>],
     ) -> Result<(Vec<Field>, Option<SchemaRef>), SqlError> {
+        self.changed = Changed::default();
         let shape = self.planned_together(changes, main, types);
         self.changed = Changed::default();
         shape
