@@ -42,6 +42,30 @@ pub fn consolidate(schema: &SchemaRef, deltas: &[Delta]) -> Delta {
     kept
 }
 
+/// Rows of which so many are looked at to know whether most are repeated.
+const SAMPLE_ROWS: usize = 256;
+/// Rows that are worth it.
+const SAMPLED_ROWS_MIN: usize = 4 * SAMPLE_ROWS;
+
+/// `delta` consolidated where a sample of its rows says that few are left of them, as of the foreign keys of a large table; else
+/// as it is.
+pub fn consolidate_repeated(delta: Delta) -> Delta {
+    if delta.len() < SAMPLED_ROWS_MIN {
+        return delta;
+    }
+    let every = delta.len() / SAMPLE_ROWS;
+    let sample = (0..SAMPLE_ROWS).map(|n| (n * every) as u32);
+    let sample = delta.take(&UInt32Array::from_iter_values(sample));
+    let sample = sample.expect("row numbers within the batch");
+    let mut hashes = hash_columns(sample.rows.columns(), sample.len());
+    hashes.sort_unstable();
+    hashes.dedup();
+    match hashes.len() <= SAMPLE_ROWS / 2 {
+        true => consolidate(&delta.schema(), &[delta]),
+        false => delta,
+    }
+}
+
 /// By row, the sum of the diffs of all rows equal to it where it is the first of them, else 0. `None` if that is what
 /// `all` has, with no zero in it.
 fn summed(all: &Delta) -> Option<Vec<i64>> {
@@ -202,6 +226,24 @@ mod tests {
             Field::new("f", DataType::Float64, true),
             Field::new("s", DataType::Utf8View, true),
         ]))
+    }
+
+    #[test]
+    fn large_deltas_of_few_different_rows_are_added_up() {
+        let seed = 11;
+        println!("seed {seed}");
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        for (rows, ints, small) in [(6000, 10, true), (6000, 1 << 40, false), (1000, 2, false)] {
+            let delta = random(&mut rng, rows, ints);
+            let other = consolidate_repeated(delta.clone());
+            assert_eq!(other.len() < delta.len() / 2, small, "{rows} rows, {ints}");
+            let all = |delta: &Delta| consolidate(&delta.schema(), &[delta.clone()]);
+            let (want, got) = (all(&delta), all(&other));
+            assert_eq!(
+                consolidate(&want.schema(), &[want.clone(), got.negate()]).len(),
+                0
+            );
+        }
     }
 
     /// Integers below `ints`: few or many rows are equal.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion_physical_expr::PhysicalExpr;
-use tidemill_zset::consolidate::consolidate;
+use tidemill_zset::consolidate::{consolidate, consolidate_repeated};
 use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{Delta, Diffs, Epoch};
 
@@ -417,7 +417,8 @@ impl Operator for JoinOperator {
     fn push(&mut self, port: usize, delta: Delta, out: &mut Output) {
         self.active[port] |= !delta.is_empty();
         if self.waits() {
-            self.plan_take(port, &delta);
+            // Equal rows meet the same rows: a few with weights instead of many make as many fewer pairs.
+            self.plan_take(port, &consolidate_repeated(delta));
         } else if !delta.is_empty() {
             self.held_rows += delta.len();
             self.held[port].push(delta);
