@@ -237,7 +237,7 @@ mod tests {
             let delta = random(&mut rng, rows, ints);
             let other = consolidate_repeated(delta.clone());
             assert_eq!(other.len() < delta.len() / 2, small, "{rows} rows, {ints}");
-            let all = |delta: &Delta| consolidate(&delta.schema(), &[delta.clone()]);
+            let all = |delta: &Delta| consolidate(&delta.schema(), std::slice::from_ref(delta));
             let (want, got) = (all(&delta), all(&other));
             assert_eq!(
                 consolidate(&want.schema(), &[want.clone(), got.negate()]).len(),
