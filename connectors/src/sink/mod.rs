@@ -235,7 +235,10 @@ impl FileSink {
             .knows(resume.and_then(|mark| mark.tail))
             .map_err(trouble)?
         {
-            return Err(refused(path, "isn't the one that the sink wrote"));
+            return Err(refused(
+                path,
+                "isn't the one that the sink wrote: put that back",
+            ));
         }
         sink.file.set_len(length).map_err(trouble)?;
         let end = SeekFrom::Start(length);

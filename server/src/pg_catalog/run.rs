@@ -290,6 +290,9 @@ fn from(select: &Select, outer: Outer<'_>, context: &Context<'_>) -> Result<Vec<
             }
         };
         width += source.width();
+        if rows.len() * width > PAIRS_MAX {
+            return Err(not_ours("many rows"));
+        }
         if source.is_lateral() {
             retain(&mut rows, |row| all_hold(&here, row, outer, context))?;
         }
