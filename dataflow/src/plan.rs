@@ -3,6 +3,7 @@
 //! A plan is made anew from SQL at every start; only ids of arrangements and fingerprints are
 //! stored. Column numbers refer to the output of the node's input.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -22,7 +23,7 @@ pub use arrangements::{ArrangementSpec, ColumnsRead};
 pub use explain::{fingerprint, salt_fingerprints};
 pub use output::{OutputStorage, apply_maps};
 pub use reuse::{Cut, Remainder};
-pub use shared::{Shared, same_rows};
+pub use shared::{Classes, same_rows};
 
 /// Metadata of a field whose values are parts of other columns of the row: where a row is shown, such a column isn't.
 pub const DERIVED_KEY: &str = "tidemill.derived";
@@ -128,7 +129,7 @@ pub enum JoinKind {
 }
 
 /// One aggregate of an [`Op::Aggregate`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Aggregate {
     /// Which function.
     pub function: AggregateFunction,
@@ -168,7 +169,7 @@ pub enum AggregateFunction {
 
 /// A batch plan as the general operator sees it; implemented by the planner over DataFusion.
 /// Must be deterministic: equal multisets of rows give equal multisets of rows.
-pub trait BatchProgram: Debug + Send + Sync {
+pub trait BatchProgram: Any + Debug + Send + Sync {
     /// Runs the plan on whole inputs (one batch list per input; every row stands for one row,
     /// multiplicities are already expanded). Rows come in canonical order, if the program sees it.
     /// May take for ever; soon after `stop` has become true it ends, with any result.
@@ -181,6 +182,8 @@ pub trait BatchProgram: Debug + Send + Sync {
     fn sees_order(&self) -> bool {
         true
     }
+    /// True only if `other` gives the same for equal inputs.
+    fn same(&self, other: &dyn BatchProgram) -> bool;
     /// It may take far longer than reading and sorting its inputs: it joins them, or goes on as long as there is something new.
     fn multiplies(&self) -> bool;
     /// What it computes, in one line, without values that change from start to start.

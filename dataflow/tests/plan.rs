@@ -13,7 +13,7 @@ use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{BinaryExpr, Column, Literal};
 use support::{Multiset, add_rows, map_error};
 use tidemill_dataflow::plan::{
-    Aggregate, AggregateFunction, DataflowPlan, Node, Op, OutputStorage, apply_maps,
+    Aggregate, AggregateFunction, DataflowPlan, JoinKind, Node, Op, OutputStorage, apply_maps,
 };
 use tidemill_storage::ArrangementKind;
 use tidemill_zset::{CollectionId, Delta};
@@ -148,4 +148,58 @@ fn an_aggregate_at_the_root_stores_no_second_copy() {
         DataflowPlan { root: input }.output_storage(),
         OutputStorage::Own
     ));
+}
+
+/// Pairs of groups with equal maxima, of an aggregate that stands on both sides.
+fn pairs_of_groups() -> DataflowPlan {
+    let groups = plan(false, 1).root.inputs.remove(0);
+    let fields = groups.schema.fields();
+    let both = fields.iter().chain(fields).cloned().collect::<Vec<_>>();
+    let root = Node {
+        op: Op::Join {
+            kind: JoinKind::Inner,
+            on: vec![(2, 2)],
+            null_equals_null: false,
+            filter: None,
+        },
+        schema: Arc::new(Schema::new(both)),
+        append_only: false,
+        inputs: vec![groups.clone(), groups],
+    };
+    DataflowPlan { root }
+}
+
+#[test]
+fn equal_subtrees_have_one_state() {
+    let pairs = pairs_of_groups();
+    let names: Vec<String> = pairs.arrangements().into_iter().map(|s| s.name).collect();
+    assert_eq!(names, ["groups", "values of v", "left", "right"]);
+    let text = pairs.explain();
+    let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+    assert_eq!(lines.len(), 8, "{text}");
+    assert!(lines[7].starts_with("Aggregate keys [word@0]") && lines[7].ends_with(", as above"));
+    // Of the same aggregate over another collection nothing is shared.
+    let mut other = pairs.clone();
+    other.root.inputs[1] = plan(false, 2).root.inputs.remove(0);
+    assert_eq!(other.arrangements().len(), 6);
+}
+
+#[test]
+fn a_kept_subtree_is_cut_off_once_wherever_it_stands() {
+    let pairs = pairs_of_groups();
+    let mut next = 10;
+    let mut id = || {
+        next += 1;
+        CollectionId(next)
+    };
+    let rest = pairs.remainder(&[true, true, false, false], &mut id);
+    assert_eq!(rest.fresh, [2, 3]);
+    assert_eq!(rest.cuts.len(), 1);
+    assert_eq!(rest.cuts[0].index, 0);
+    assert_eq!(rest.plan.inputs(), [rest.cuts[0].collection]);
+    assert_eq!(rest.plan.arrangements().len(), 2);
+    // The minima and maxima of the second state are missing: everything is computed.
+    let whole = pairs.remainder(&[true, false, true, true], &mut id);
+    assert_eq!((whole.cuts.len(), whole.fresh), (0, vec![0, 1, 2, 3]));
+    assert_eq!(whole.plan.inputs(), [CollectionId(1)]);
 }

@@ -4,6 +4,7 @@
 //! thread, with one partition, so equal inputs take equal paths. Programs are shared between workers: nothing of a
 //! run is kept in the plan.
 
+use std::any::Any;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::datasource::TableType;
+use datafusion::datasource::{TableType, source_as_provider};
 use datafusion::execution::context::{SessionConfig, SessionState};
 use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder, TaskContext};
 use datafusion::physical_expr::EquivalenceProperties;
@@ -28,7 +29,7 @@ use datafusion::physical_plan::{
     execute_stream,
 };
 use datafusion_common::{DataFusionError, Result, internal_err};
-use datafusion_expr::{Expr, LogicalPlan};
+use datafusion_expr::{Expr, LogicalPlan, TableSource};
 use futures::StreamExt;
 use tidemill_dataflow::plan::{BatchProgram, RowError};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -139,6 +140,36 @@ fn sees_order_of(node: &LogicalPlan) -> bool {
             | LogicalPlan::Limit(_)
     );
     !known || node.expressions().iter().any(is_fallible)
+}
+
+/// Whether the tables of equal plans are the same, which equality of plans leaves out.
+fn same_tables(a: &LogicalPlan, b: &LogicalPlan) -> bool {
+    let (a, b) = (tables(a), tables(b));
+    a.len() == b.len()
+        && a.iter().zip(&b).all(|(a, b)| {
+            let numbers = (input_number(a), input_number(b));
+            Arc::ptr_eq(a, b) || matches!(numbers, (Some(a), Some(b)) if a == b)
+        })
+}
+
+/// The tables of a plan, in the order of its scans.
+fn tables(plan: &LogicalPlan) -> Vec<Arc<dyn TableSource>> {
+    let mut out = vec![];
+    // Looking at a node never fails.
+    let _ = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            out.push(scan.source.clone());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    out
+}
+
+/// Which input of a program the table stands for.
+fn input_number(table: &Arc<dyn TableSource>) -> Option<usize> {
+    let provider = source_as_provider(table).ok()?;
+    let provider: &dyn Any = provider.as_ref();
+    Some(provider.downcast_ref::<InputTable>()?.index)
 }
 
 /// Settings and planner of all programs.
@@ -263,6 +294,17 @@ impl BatchProgram for Program {
             unwanted.then(|| SqlError::internal("nobody wants the result any more"))
         };
         self.execute(inputs, &stop).map_err(|e| row_error(&e))
+    }
+
+    fn same(&self, other: &dyn BatchProgram) -> bool {
+        let other: &dyn Any = other;
+        let Some(other) = other.downcast_ref::<Program>() else {
+            return false;
+        };
+        self.output == other.output
+            && self.inputs == other.inputs
+            && self.logical == other.logical
+            && same_tables(&self.logical, &other.logical)
     }
 
     fn multiplies(&self) -> bool {

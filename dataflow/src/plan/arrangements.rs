@@ -1,13 +1,14 @@
 //! Which arrangements a plan needs: a pure function of the plan, in an order that never changes,
 //! so that ids given out at CREATE find their operators again at every start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 
 use arrow::datatypes::SchemaRef;
 use tidemill_storage::ArrangementKind;
 use tidemill_zset::CollectionId;
 
-use super::{DataflowPlan, Node, Op};
+use super::{Classes, DataflowPlan, Node, Op};
 use crate::operators;
 
 /// An arrangement that an operator needs: what to create in the store, and what its contents depend on.
@@ -32,10 +33,11 @@ pub struct ArrangementSpec {
 pub type ColumnsRead = BTreeMap<CollectionId, BTreeSet<usize>>;
 
 impl DataflowPlan {
-    /// The arrangements of all operators, in post-order (inputs before the operator, first input first).
+    /// The arrangements of all operators, in post-order (inputs before the operator, first input first), of equal subtrees
+    /// those of the first.
     pub fn arrangements(&self) -> Vec<ArrangementSpec> {
         let mut out = Vec::new();
-        collect(&self.root, &mut out);
+        Places::of(&self.root, |node| out.extend(specs(node)));
         out
     }
 
@@ -52,19 +54,65 @@ impl DataflowPlan {
     }
 }
 
-fn collect(node: &Node, out: &mut Vec<ArrangementSpec>) {
-    for input in &node.inputs {
-        collect(input, out);
+/// Where the arrangements of each operator are in those of the plan.
+pub(super) struct Places {
+    classes: Classes,
+    own: HashMap<usize, Range<usize>>,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl Places {
+    /// Those of the plan with this root. `first` sees each operator with state once, in the order of the arrangements.
+    pub fn of(root: &Node, mut first: impl FnMut(&Node)) -> Places {
+        let mut places = Places {
+            classes: Classes::of(root),
+            own: HashMap::new(),
+            count: 0,
+        };
+        places.add(root, &mut first);
+        places
     }
-    for mut spec in operators::arrangements(node) {
+
+    fn add(&mut self, node: &Node, first: &mut impl FnMut(&Node)) {
+        let class = self.classes.class(node);
+        if self.own.contains_key(&class) {
+            return;
+        }
+        for input in &node.inputs {
+            self.add(input, first);
+        }
+        let start = self.count;
+        self.count += operators::arrangements(node).len();
+        self.own.insert(class, start..self.count);
+        if start < self.count {
+            first(node);
+        }
+    }
+
+    /// See [`Classes::class`].
+    pub fn class(&self, node: &Node) -> usize {
+        self.classes.class(node)
+    }
+
+    /// Those of `node` itself.
+    pub fn own(&self, node: &Node) -> Range<usize> {
+        self.own[&self.class(node)].clone()
+    }
+}
+
+/// The arrangements of `node` itself, with fingerprints that say what is below it.
+fn specs(node: &Node) -> Vec<ArrangementSpec> {
+    let mut specs = operators::arrangements(node);
+    for spec in &mut specs {
         let below: Vec<String> = match spec.input {
             Some(i) => vec![super::fingerprint(&node.inputs[i])],
             None => node.inputs.iter().map(super::fingerprint).collect(),
         };
         let own = format!("{}{}", spec.fingerprint, super::explain::salt(&node.op));
         spec.fingerprint = format!("{own} of {}", below.join(" and "));
-        out.push(spec);
     }
+    specs
 }
 
 fn columns_read(node: &Node, out: &mut ColumnsRead) {

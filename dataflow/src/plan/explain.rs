@@ -1,5 +1,6 @@
 //! EXPLAIN's text of a plan. Also the source of fingerprints: nothing in it may change from start to start.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
 
@@ -7,14 +8,16 @@ use arrow::datatypes::Schema;
 use datafusion_physical_expr::PhysicalExpr;
 use tidemill_zset::hash::{hash_columns, mix};
 
-use super::{Aggregate, AggregateFunction, DataflowPlan, JoinKind, Node, Op};
+use super::{Aggregate, AggregateFunction, Classes, DataflowPlan, JoinKind, Node, Op};
 use crate::operators;
 
 impl DataflowPlan {
-    /// An indented tree: each operator with its columns, keys and state; for Recompute the reason.
+    /// An indented tree: each operator with its columns, keys and state; for Recompute the reason. What keeps state and
+    /// stands in several places is shown where it is met first.
     pub fn explain(&self) -> String {
         let mut out = String::new();
-        write_node(&self.root, 0, &mut out);
+        let mut met = (Classes::of(&self.root), HashSet::new());
+        write_node(&self.root, 0, &mut met, &mut out);
         out
     }
 }
@@ -76,21 +79,27 @@ pub fn fingerprint(node: &Node) -> String {
     out
 }
 
-fn write_node(node: &Node, depth: usize, out: &mut String) {
+/// Writes `node` and what is below it; `met`: the subtrees with state that have been written.
+fn write_node(node: &Node, depth: usize, met: &mut (Classes, HashSet<usize>), out: &mut String) {
     let columns: Vec<&str> = node
         .schema
         .fields()
         .iter()
         .map(|f| f.name().as_str())
         .collect();
+    let is_new = !has_state(node) || met.1.insert(met.0.class(node));
     let _ = writeln!(
         out,
-        "{:indent$}{} -> ({})",
+        "{:indent$}{} -> ({}){}",
         "",
         describe(node),
         columns.join(", "),
+        if is_new { "" } else { ", as above" },
         indent = depth * 2
     );
+    if !is_new {
+        return;
+    }
     for spec in operators::arrangements(node) {
         let names = |range: std::ops::Range<usize>| -> String {
             let fields = &spec.schema.fields()[range];
@@ -109,11 +118,17 @@ fn write_node(node: &Node, depth: usize, out: &mut String) {
         );
     }
     for input in &node.inputs {
-        write_node(input, depth + 1, out);
+        write_node(input, depth + 1, met, out);
     }
 }
 
-fn describe(node: &Node) -> String {
+/// Something in the subtree remembers rows from one epoch to the next.
+fn has_state(node: &Node) -> bool {
+    !operators::arrangements(node).is_empty() || node.inputs.iter().any(has_state)
+}
+
+/// The operator in one line.
+pub(super) fn describe(node: &Node) -> String {
     let input = |i: usize| node.inputs[i].schema.as_ref();
     match &node.op {
         Op::Input {

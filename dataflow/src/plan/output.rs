@@ -6,8 +6,9 @@ use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::Column;
 use tidemill_zset::Delta;
 
+use super::arrangements::Places;
 use super::explain::map_text;
-use super::{DataflowPlan, ErrorMapper, Node, Op};
+use super::{DataflowPlan, ErrorMapper, Op};
 use crate::operator::Output;
 use crate::operators::map::Map;
 
@@ -41,7 +42,7 @@ impl DataflowPlan {
             return OutputStorage::Own;
         };
         OutputStorage::Arrangement {
-            index: count(&node.inputs[0]),
+            index: Places::of(&node.inputs[0], |_| ()).count,
             columns: (0..keys.len() + aggregates.len()).collect(),
             maps,
         }
@@ -91,12 +92,6 @@ impl OutputStorage {
         }
         Some(text)
     }
-}
-
-/// Arrangements of `node` and of all below it.
-pub(super) fn count(node: &Node) -> usize {
-    let below: usize = node.inputs.iter().map(count).sum();
-    below + crate::operators::arrangements(node).len()
 }
 
 /// Applies `maps` (all [`Op::Map`]) to `rows`. Rows on which an expression fails are left out and

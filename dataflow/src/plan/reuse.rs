@@ -3,10 +3,12 @@
 //! An aggregate's output is a function of its state, so where the state of an aggregate and of everything below it is
 //! unchanged, the rest of the plan can be computed from that instead of from the inputs.
 
+use std::collections::HashMap;
+
 use arrow::datatypes::SchemaRef;
 use tidemill_zset::CollectionId;
 
-use super::output::count;
+use super::arrangements::Places;
 use super::{DataflowPlan, Node, Op};
 
 /// A plan without its unchanged parts.
@@ -40,7 +42,8 @@ impl DataflowPlan {
         let mut cutter = Cutter {
             kept,
             id,
-            next: 0,
+            places: Places::of(&self.root, |_| ()),
+            done: HashMap::new(),
             cuts: Vec::new(),
             fresh: Vec::new(),
         };
@@ -56,45 +59,65 @@ impl DataflowPlan {
 struct Cutter<'a, F> {
     kept: &'a [bool],
     id: F,
-    /// Position of the next arrangement.
-    next: usize,
+    places: Places,
+    /// What has become of the subtrees that were met, by their class.
+    done: HashMap<usize, Node>,
     cuts: Vec<Cut>,
     fresh: Vec<usize>,
 }
 
 impl<F: FnMut() -> CollectionId> Cutter<'_, F> {
     fn node(&mut self, node: &Node) -> Node {
-        let all = self.next..self.next + count(node);
-        if let Op::Aggregate { keys, aggregates } = &node.op
-            && self.kept[all.clone()].iter().all(|k| *k)
-        {
-            let columns: Vec<usize> = (0..keys.len() + aggregates.len()).collect();
-            let cut = Cut {
-                collection: (self.id)(),
-                index: all.start + node.inputs.iter().map(count).sum::<usize>(),
-                columns: columns.clone(),
-                schema: node.schema.clone(),
-            };
-            let op = Op::Input {
-                collection: cut.collection,
-                columns,
-            };
-            self.cuts.push(cut);
-            self.next = all.end;
-            return Node {
-                op,
-                inputs: Vec::new(),
-                schema: node.schema.clone(),
-                append_only: node.append_only,
-            };
+        let class = self.places.class(node);
+        if let Some(done) = self.done.get(&class) {
+            return done.clone();
         }
-        let inputs = node.inputs.iter().map(|n| self.node(n)).collect();
-        let own = self.next..all.end;
-        self.fresh.extend(own);
-        self.next = all.end;
-        Node {
-            inputs,
-            ..node.clone()
+        let done = match self.cut(node) {
+            Some(leaf) => leaf,
+            None => {
+                let inputs = node.inputs.iter().map(|n| self.node(n)).collect();
+                self.fresh.extend(self.places.own(node));
+                Node {
+                    inputs,
+                    ..node.clone()
+                }
+            }
+        };
+        self.done.insert(class, done.clone());
+        done
+    }
+
+    /// The leaf that stands for an aggregate whose state is kept.
+    fn cut(&mut self, node: &Node) -> Option<Node> {
+        let Op::Aggregate { keys, aggregates } = &node.op else {
+            return None;
+        };
+        if !self.is_kept(node) {
+            return None;
         }
+        let columns: Vec<usize> = (0..keys.len() + aggregates.len()).collect();
+        let cut = Cut {
+            collection: (self.id)(),
+            index: self.places.own(node).start,
+            columns: columns.clone(),
+            schema: node.schema.clone(),
+        };
+        let op = Op::Input {
+            collection: cut.collection,
+            columns,
+        };
+        self.cuts.push(cut);
+        Some(Node {
+            op,
+            inputs: Vec::new(),
+            schema: node.schema.clone(),
+            append_only: node.append_only,
+        })
+    }
+
+    /// The state of `node` and of all below it is.
+    fn is_kept(&self, node: &Node) -> bool {
+        self.kept[self.places.own(node)].iter().all(|k| *k)
+            && node.inputs.iter().all(|input| self.is_kept(input))
     }
 }

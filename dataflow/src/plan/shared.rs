@@ -1,51 +1,69 @@
-//! Equal subtrees of one plan: what keeps no state is computed once for all places where it stands.
+//! Equal subtrees of one plan: they are computed once, and keep their state once, for all places where they stand.
 
 use std::collections::HashMap;
 
-use super::{Node, Op, fingerprint};
+use super::explain::describe;
+use super::{Node, Op};
 
-/// Subtrees that have been met, with what was made of each.
-pub struct Shared<T>(HashMap<String, Vec<(Node, T)>>);
+/// Numbers for the subtrees of one plan: those that always give the same rows have the same.
+pub struct Classes(HashMap<*const Node, usize>);
 
-impl<T> Default for Shared<T> {
-    fn default() -> Self {
-        Shared(HashMap::new())
+impl Classes {
+    /// Numbers all subtrees of `root`, which must stay where they are in memory.
+    pub fn of(root: &Node) -> Classes {
+        let mut numbering = Numbering::default();
+        numbering.number(root);
+        Classes(numbering.classes)
+    }
+
+    /// The number of a subtree of the plan.
+    pub fn class(&self, node: &Node) -> usize {
+        *self
+            .0
+            .get(&std::ptr::from_ref(node))
+            .expect("a node of the plan that was numbered")
     }
 }
 
-impl<T> Shared<T> {
-    /// What was made of a subtree equal to `node`.
-    pub fn get(&self, node: &Node) -> Option<&T> {
-        let met = self.0.get(&fingerprint(node))?;
-        met.iter().find(|(n, _)| equal(n, node)).map(|(_, t)| t)
-    }
-
-    /// Notes what was made of `node`, if it keeps no state.
-    pub fn put(&mut self, node: &Node, made: T) {
-        if is_stateless(node) {
-            let met = self.0.entry(fingerprint(node)).or_default();
-            met.push((node.clone(), made));
-        }
-    }
-}
-
-/// Nothing in the subtree remembers rows from one epoch to the next.
-fn is_stateless(node: &Node) -> bool {
-    let itself = matches!(
-        node.op,
-        Op::Input { .. } | Op::Map { .. } | Op::Unnest { .. } | Op::Union
-    );
-    itself && node.inputs.iter().all(is_stateless)
-}
-
-/// True of two subtrees that keep no state and always give the same rows.
+/// True of two subtrees that always give the same rows.
 pub fn same_rows(a: &Node, b: &Node) -> bool {
-    is_stateless(a) && equal(a, b)
+    let mut numbering = Numbering::default();
+    numbering.number(a) == numbering.number(b)
 }
 
-/// Stateless subtrees that give the same rows. The fingerprint's text alone could hide a difference.
-fn equal(a: &Node, b: &Node) -> bool {
-    let operators = match (&a.op, &b.op) {
+/// Subtrees that have been met, from the leaves up: two are equal if their operators are and the numbers of their inputs.
+#[derive(Default)]
+struct Numbering<'a> {
+    classes: HashMap<*const Node, usize>,
+    /// By the operator's text, which could hide a difference, and the numbers of the inputs.
+    met: HashMap<(String, Vec<usize>), Vec<(usize, &'a Node)>>,
+    next: usize,
+}
+
+impl<'a> Numbering<'a> {
+    fn number(&mut self, node: &'a Node) -> usize {
+        let inputs = node.inputs.iter().map(|input| self.number(input));
+        let key = (describe(node), inputs.collect());
+        let alike = self.met.entry(key).or_default();
+        let class = match alike.iter().find(|(_, met)| same_operator(met, node)) {
+            Some((class, _)) => *class,
+            None => {
+                alike.push((self.next, node));
+                self.next += 1;
+                self.next - 1
+            }
+        };
+        self.classes.insert(std::ptr::from_ref(node), class);
+        class
+    }
+}
+
+/// Over equal inputs, both give the same rows.
+fn same_operator(a: &Node, b: &Node) -> bool {
+    if a.schema != b.schema || a.append_only != b.append_only {
+        return false;
+    }
+    match (&a.op, &b.op) {
         (
             Op::Input {
                 collection,
@@ -56,6 +74,7 @@ fn equal(a: &Node, b: &Node) -> bool {
                 columns: d,
             },
         ) => collection == c && columns == d,
+        (Op::Constant { rows }, Op::Constant { rows: r }) => rows == r,
         (
             Op::Map {
                 predicate,
@@ -73,12 +92,38 @@ fn equal(a: &Node, b: &Node) -> bool {
                 structs: s,
             },
         ) => columns == c && structs == s,
+        (
+            Op::Aggregate { keys, aggregates },
+            Op::Aggregate {
+                keys: k,
+                aggregates: a,
+            },
+        ) => keys == k && aggregates == a,
+        (
+            Op::Join {
+                kind,
+                on,
+                null_equals_null,
+                filter,
+            },
+            Op::Join {
+                kind: k,
+                on: o,
+                null_equals_null: n,
+                filter: f,
+            },
+        ) => kind == k && on == o && null_equals_null == n && filter == f,
         (Op::Union, Op::Union) => true,
+        (
+            Op::Recompute { keys, program, .. },
+            Op::Recompute {
+                keys: k,
+                program: p,
+                ..
+            },
+        ) => keys == k && program.same(p.as_ref()),
         _ => false,
-    };
-    let schemas = a.schema == b.schema && a.append_only == b.append_only;
-    let mut inputs = a.inputs.iter().zip(&b.inputs);
-    operators && schemas && a.inputs.len() == b.inputs.len() && inputs.all(|(a, b)| equal(a, b))
+    }
 }
 
 #[cfg(test)]
@@ -115,26 +160,40 @@ mod tests {
         }
     }
 
-    #[test]
-    fn only_equal_subtrees_without_state_are_shared() {
-        let mut shared = Shared::default();
-        let one = map_of(1, ScalarValue::Int64(Some(1)));
-        shared.put(&one, 'a');
-        assert_eq!(shared.get(&one.clone()), Some(&'a'));
-        assert_eq!(shared.get(&one.inputs[0]), None);
-        assert_eq!(shared.get(&map_of(2, ScalarValue::Int64(Some(1)))), None);
-        // Looks the same as text.
-        assert_eq!(shared.get(&map_of(1, ScalarValue::Int32(Some(1)))), None);
-        let distinct = Node {
+    fn distinct(input: Node) -> Node {
+        Node {
             op: Op::Aggregate {
                 keys: vec![0],
                 aggregates: vec![],
             },
-            schema: one.schema.clone(),
+            schema: input.schema.clone(),
             append_only: false,
-            inputs: vec![one],
+            inputs: vec![input],
+        }
+    }
+
+    #[test]
+    fn equal_subtrees_have_one_number() {
+        let one = ScalarValue::Int64(Some(1));
+        let root = Node {
+            op: Op::Union,
+            schema: map_of(1, one.clone()).schema,
+            append_only: false,
+            inputs: vec![
+                distinct(map_of(1, one.clone())),
+                distinct(map_of(1, one.clone())),
+                distinct(map_of(2, one.clone())),
+                // Looks the same as text.
+                distinct(map_of(1, ScalarValue::Int32(Some(1)))),
+                map_of(1, one),
+            ],
         };
-        shared.put(&distinct, 'b');
-        assert_eq!(shared.get(&distinct), None);
+        let classes = Classes::of(&root);
+        let of: Vec<usize> = root.inputs.iter().map(|n| classes.class(n)).collect();
+        assert_eq!(of[0], of[1]);
+        assert!(of[0] != of[2] && of[0] != of[3] && of[2] != of[3]);
+        assert_eq!(classes.class(&root.inputs[0].inputs[0]), of[4]);
+        assert!(same_rows(&root.inputs[0], &root.inputs[1]));
+        assert!(!same_rows(&root.inputs[0], &root.inputs[2]));
     }
 }

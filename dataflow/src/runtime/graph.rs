@@ -1,7 +1,8 @@
 //! Builds a timely dataflow from a plan: one timely operator per node, one input handle per leaf; equal subtrees
-//! without state are built once.
+//! are built once.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use arrow::datatypes::SchemaRef;
@@ -20,7 +21,7 @@ use crate::operators::combine::Combine;
 use crate::operators::input::project;
 use crate::operators::map::never_fails;
 use crate::operators::output::OutputRows;
-use crate::plan::{Node, Op, OutputStorage, Shared};
+use crate::plan::{Classes, Node, Op, OutputStorage};
 use crate::state::StateHandle;
 
 /// A dataflow on one worker.
@@ -76,7 +77,8 @@ impl Graph {
                 context,
                 journal: journal.clone(),
                 leaves: Vec::new(),
-                shared: Shared::default(),
+                classes: Classes::of(&install.plan.root),
+                built: HashMap::new(),
             };
             let storage = install.plan.output_storage();
             let skippable = skippable(&storage, &demand);
@@ -175,17 +177,20 @@ struct Builder<'scope, S> {
     context: BuildContext,
     journal: Rc<RefCell<Journal>>,
     leaves: Vec<Leaf>,
-    shared: Shared<Deltas<'scope>>,
+    classes: Classes,
+    /// The outputs of the subtrees that stand already, by their class.
+    built: HashMap<usize, Deltas<'scope>>,
 }
 
 impl<'scope, S: Iterator<Item = StateHandle>> Builder<'scope, S> {
     /// Builds `node` and what is below it; `demand` reaches through maps to the operator it is about.
     fn node(&mut self, node: &Node, demand: Option<Rc<Cell<bool>>>) -> Deltas<'scope> {
-        if let Some(rows) = self.shared.get(node) {
+        let class = self.classes.class(node);
+        if let Some(rows) = self.built.get(&class) {
             return rows.clone();
         }
         let rows = self.build(node, demand);
-        self.shared.put(node, rows.clone());
+        self.built.insert(class, rows.clone());
         rows
     }
 

@@ -15,8 +15,8 @@ use super::{Compiler, Piece, node, rows, schema_of};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::functions::moments;
 
-/// Keys of CUBE and ROLLUP up to which each set gets an operator of its own; a cube of n keys has 2^n sets.
-const SET_KEYS_MAX: usize = 6;
+/// Grouping sets up to which each gets an operator of its own; a cube of n keys has 2^n.
+const SETS_MAX: usize = 64;
 
 /// One aggregate of the query as the operator can compute it.
 #[derive(Clone)]
@@ -133,8 +133,8 @@ fn call(e: &Expr, output: &Field, input: &LogicalPlan) -> std::result::Result<Ca
 impl Compiler<'_> {
     pub(super) fn aggregate(&mut self, plan: &LogicalPlan, a: &LogicalAggregate) -> Result<Piece> {
         let keys = match a.group_expr.as_slice() {
-            [Expr::GroupingSet(sets)] if sets.distinct_expr().len() <= SET_KEYS_MAX => {
-                return self.grouping_sets(plan, a, &each_set(sets));
+            [Expr::GroupingSet(sets)] if number_of_sets(sets) <= SETS_MAX => {
+                return self.grouping_sets(a, &each_set(sets));
             }
             keys if keys.iter().any(|k| matches!(k, Expr::GroupingSet(_))) => {
                 return self.recompute(plan, "grouping sets");
@@ -242,13 +242,9 @@ impl Compiler<'_> {
         Ok(distinct_rows(piece))
     }
 
-    /// One aggregate per set of keys, each with NULL for the keys that it leaves out, and the set's number.
-    fn grouping_sets(
-        &mut self,
-        plan: &LogicalPlan,
-        a: &LogicalAggregate,
-        sets: &[Vec<Expr>],
-    ) -> Result<Piece> {
+    /// One aggregate per set of keys, each with NULL for the keys that it leaves out, and the set's number; all over one
+    /// input.
+    fn grouping_sets(&mut self, a: &LogicalAggregate, sets: &[Vec<Expr>]) -> Result<Piece> {
         let schema = schema_of(&a.schema);
         // In the order in which DataFusion has them in its output.
         let mut all: Vec<Expr> = vec![];
@@ -260,22 +256,8 @@ impl Compiler<'_> {
                 all.push(e.clone());
             }
         }
-        let fields = schema.fields();
-        let calls: std::result::Result<Vec<Call>, String> = a
-            .aggr_expr
-            .iter()
-            .zip(&fields[(all.len() + 1).min(fields.len())..])
-            .map(|(e, field)| call(e, field, &a.input))
-            .collect();
-        let Ok(calls) = calls else {
-            return self.recompute(
-                plan,
-                "grouping sets with an aggregate that has no incremental form",
-            );
-        };
-        if calls.iter().any(|c| c.distinct) || fields.len() != all.len() + 1 + calls.len() {
-            return self.recompute(plan, "grouping sets with DISTINCT aggregates");
-        }
+        let input = self.piece(&a.input)?;
+        self.compiled.push((a.input.clone(), input));
         let mut branches = vec![];
         let mut seen: Vec<u64> = vec![];
         for set in sets {
@@ -285,44 +267,27 @@ impl Compiler<'_> {
             let ordinal = seen.iter().filter(|m| **m == missing).count() as u64;
             seen.push(missing);
             let id = ordinal << all.len() | missing;
-            branches.push(self.grouping_set(a, &all, set, &calls, id, &schema)?);
+            branches.push(self.grouping_set(a, &all, set, id, &schema)?);
         }
+        self.compiled.pop();
         Ok(Piece::new(node(Op::Union, branches, schema, false)))
     }
 
+    /// The groups by the keys in `set`, in the columns of `schema`: `all` keys, the number `id`, the aggregates.
     fn grouping_set(
         &mut self,
         a: &LogicalAggregate,
         all: &[Expr],
         set: &[Expr],
-        calls: &[Call],
         id: u64,
         schema: &SchemaRef,
     ) -> Result<Node> {
-        let keys: Vec<&Expr> = all.iter().filter(|e| set.contains(e)).collect();
-        let place = |e: &Expr| keys.iter().position(|k| *k == e);
-        let mut fields: Vec<Field> = vec![];
-        for (i, e) in all.iter().enumerate() {
-            if place(e).is_some() {
-                fields.push(schema.field(i).clone());
-            }
-        }
-        fields.extend(
-            schema.fields()[all.len() + 1..]
-                .iter()
-                .map(|f| f.as_ref().clone()),
-        );
-        let input = self.piece(&a.input)?;
-        let owned: Vec<Expr> = keys.iter().map(|e| (*e).clone()).collect();
-        let grouped = self
-            .grouped(
-                input,
-                &a.input,
-                &owned,
-                calls,
-                Arc::new(Schema::new(fields)),
-            )?
-            .node;
+        let keys: Vec<Expr> = all.iter().filter(|e| set.contains(e)).cloned().collect();
+        let place = |e: &Expr| keys.iter().position(|k| k == e);
+        let of_set = LogicalAggregate::try_new(a.input.clone(), keys.clone(), a.aggr_expr.clone())
+            .map_err(|e| from_datafusion(&e))?;
+        let plan = LogicalPlan::Aggregate(of_set.clone());
+        let grouped = self.aggregate(&plan, &of_set)?.node;
         let mut exprs: Vec<Physical> = vec![];
         for (i, e) in all.iter().enumerate() {
             exprs.push(match place(e) {
@@ -338,8 +303,18 @@ impl Compiler<'_> {
         let number =
             cast(number, &grouped.schema, to).map_err(|e| SqlError::internal(e.to_string()))?;
         exprs.push(number);
-        exprs.extend((0..calls.len()).map(|i| expr::column(&grouped.schema, keys.len() + i)));
+        let calls = 0..a.aggr_expr.len();
+        exprs.extend(calls.map(|i| expr::column(&grouped.schema, keys.len() + i)));
         Ok(rows::map(grouped, None, Some((exprs, schema.clone()))))
+    }
+}
+
+/// How many sets of keys are meant.
+fn number_of_sets(sets: &GroupingSet) -> usize {
+    match sets {
+        GroupingSet::GroupingSets(sets) => sets.len(),
+        GroupingSet::Rollup(exprs) => exprs.len() + 1,
+        GroupingSet::Cube(exprs) => 1usize.checked_shl(exprs.len() as u32).unwrap_or(usize::MAX),
     }
 }
 

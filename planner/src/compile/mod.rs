@@ -111,6 +111,7 @@ pub fn compile(
 }
 
 /// A compiled subtree.
+#[derive(Clone)]
 pub(crate) struct Piece {
     /// The operators.
     pub node: Node,
@@ -142,6 +143,8 @@ pub(crate) struct Compiler<'a> {
     resolve: Resolve<'a>,
     /// Unique columns of the leaf compiled last, for operators that keep them.
     last_unique: Option<Vec<usize>>,
+    /// Subtrees that stand in several places, with what was made of them.
+    compiled: Vec<(Arc<LogicalPlan>, Piece)>,
 }
 
 impl<'a> Compiler<'a> {
@@ -149,11 +152,16 @@ impl<'a> Compiler<'a> {
         Compiler {
             resolve,
             last_unique: None,
+            compiled: vec![],
         }
     }
 
     /// Compiles a subtree.
     fn piece(&mut self, plan: &LogicalPlan) -> Result<Piece> {
+        let mut compiled = self.compiled.iter();
+        if let Some((_, piece)) = compiled.find(|(of, _)| std::ptr::eq(of.as_ref(), plan)) {
+            return Ok(piece.clone());
+        }
         if plan.expressions().iter().any(expr::has_subquery) {
             return self.recompute(plan, "a subquery that is not a join");
         }
