@@ -488,7 +488,7 @@ fn before_values(f: Filter) -> Result<LogicalPlan> {
         Ok(i.map(|i| p.expr[i].clone().unalias()))
     };
     let predicate = condition(f.predicate.clone(), &|e| {
-        replaced(e, &replace, f.input.schema())
+        replaced(e, &replace, p.input.schema())
     })?;
     let below = Filter::try_new(predicate, Arc::clone(&p.input))?;
     let below = Arc::new(LogicalPlan::Filter(below));
@@ -525,7 +525,8 @@ fn with_outcomes(e: Expr, late: &Columns, input: &DFSchema) -> Result<Expr> {
     replaced(e, &replace, input)
 }
 
-/// The expression with parts replaced by what can fail, which is evaluated only where SQL does.
+/// The expression with parts replaced by what can fail, which is evaluated only where SQL does; the result is one over rows of
+/// `input`.
 fn replaced(e: Expr, replace: Replace, input: &DFSchema) -> Result<Expr> {
     if let Some(new) = replace(&e)? {
         return Ok(new);

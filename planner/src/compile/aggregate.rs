@@ -284,10 +284,17 @@ impl Compiler<'_> {
     ) -> Result<Node> {
         let keys: Vec<Expr> = all.iter().filter(|e| set.contains(e)).cloned().collect();
         let place = |e: &Expr| keys.iter().position(|k| k == e);
-        let of_set = LogicalAggregate::try_new(a.input.clone(), keys.clone(), a.aggr_expr.clone())
-            .map_err(|e| from_datafusion(&e))?;
-        let plan = LogicalPlan::Aggregate(of_set.clone());
-        let grouped = self.aggregate(&plan, &of_set)?.node;
+        let grouped = if keys.is_empty() && a.aggr_expr.is_empty() {
+            // One row of no columns, which is no aggregate to DataFusion.
+            let input = self.piece(&a.input)?;
+            self.grouped(input, &a.input, &[], &[], Arc::new(Schema::empty()))?
+        } else {
+            let calls = a.aggr_expr.clone();
+            let of_set = LogicalAggregate::try_new(a.input.clone(), keys.clone(), calls)
+                .map_err(|e| from_datafusion(&e))?;
+            self.aggregate(&LogicalPlan::Aggregate(of_set.clone()), &of_set)?
+        };
+        let grouped = grouped.node;
         let mut exprs: Vec<Physical> = vec![];
         for (i, e) in all.iter().enumerate() {
             exprs.push(match place(e) {
