@@ -38,6 +38,11 @@ pub fn with_default_schema(query: &str, is_there: impl Fn(&str) -> bool) -> Opti
     changed.then(|| query.to_string())
 }
 
+/// A stored query's text as PostgreSQL spells it.
+pub fn written(query: &str) -> String {
+    crate::parser::written::written(query)
+}
+
 /// The text of a CREATE INDEX.
 pub fn index_sql(
     name: Option<&str>,

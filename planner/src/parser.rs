@@ -22,6 +22,7 @@ mod substring;
 mod time_windows;
 pub(crate) mod variadic;
 pub(crate) mod with_change;
+pub(crate) mod written;
 
 use sqlparser::ast::{Ident, ObjectName, ObjectNamePart};
 use sqlparser::parser::{Parser, ParserError};
@@ -433,7 +434,9 @@ impl<'a> P<'a> {
         .into_iter()
         .map(|token| TokenWithSpan { token, span: at })
         .collect();
-        loop {
+        // WITH [NO] DATA is the statement's.
+        let ends = |p: &Self| p.peek_is(0, "with") && (p.peek_is(1, "data") || p.peek_is(1, "no"));
+        while !ends(self) {
             let t = self.p.next_token();
             if t.token == Token::EOF {
                 break;

@@ -190,7 +190,7 @@ impl Binder<'_> {
         };
         let values = match q.body.as_ref() {
             SetExpr::Values(v)
-                if q.order_by.is_none() && q.limit_clause.is_none() && q.with.is_none() =>
+                if q.order_by.is_none() && q.limit_clause.is_none() && q.fetch.is_none() =>
             {
                 v
             }
@@ -211,7 +211,10 @@ impl Binder<'_> {
         let numbers: Vec<usize> = numbered(defaults).map(|(n, _)| n).collect();
         let mut asked: Vec<usize> = vec![];
         let scope = Scope::new(Outer::None);
-        let ctes = Ctes::new();
+        let mut ctes = Ctes::new();
+        if let Some(with) = &q.with {
+            self.with(with, &mut ctes, Outer::None)?;
+        }
         let ctx = Ctx::plain(&scope, &ctes, "VALUES");
         let mut rows = Vec::new();
         for r in &values.rows {

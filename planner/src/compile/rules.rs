@@ -106,8 +106,8 @@ impl OptimizerConfig for Context {
     }
 }
 
-/// Uncorrelated scalar subqueries that give at most one row for certain become joins without a condition; the
-/// others keep their check for a second row and are left to the general operator.
+/// Uncorrelated scalar subqueries become joins without a condition; of those that may give more than one row, to their number
+/// and one value.
 fn join_single_rows(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut count = 0;
     replace_subqueries(plan, &mut |_, input, e| {
@@ -115,11 +115,14 @@ fn join_single_rows(plan: LogicalPlan) -> Result<LogicalPlan> {
             return Ok(None);
         };
         let plan = &subquery.subquery;
-        if plan.max_rows().is_none_or(|n| n > 1) || has_outer_reference(plan)? {
+        if has_outer_reference(plan)? {
             return Ok(None);
         }
         count += 1;
         let alias = format!("__single_{count}");
+        if plan.max_rows().is_none_or(|n| n > 1) {
+            return decorrelate::branches::beside(input, plan, &alias).map(Some);
+        }
         let single = LogicalPlanBuilder::from(plan.as_ref().clone())
             .alias(alias.as_str())?
             .build()?;

@@ -403,7 +403,18 @@ fn opening(tokens: &[TokenWithSpan], at: usize) -> Option<&TokenWithSpan> {
     tokens.get(at).filter(|t| t.token == Token::LParen)
 }
 
-/// `(TABLE t)`, and TABLE after WITH or as an operand of UNION and its kin, as `SELECT * FROM t`.
+/// Tokens that end with `INSERT INTO name`.
+fn is_target(tokens: &[TokenWithSpan]) -> bool {
+    let in_name = |t: &TokenWithSpan| {
+        let word = matches!(t.token, Token::Word(_)) && !is(t, "into");
+        word || t.token == Token::Period
+    };
+    let name = tokens.iter().rev().take_while(|t| in_name(t)).count();
+    let before = &tokens[..tokens.len() - name];
+    name > 0 && matches!(before, [.., insert, into] if is(insert, "insert") && is(into, "into"))
+}
+
+/// `(TABLE t)`, and TABLE after WITH, after the table of INSERT or as an operand of UNION and its kin, as `SELECT * FROM t`.
 pub(super) fn table_query(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let sets = ["union", "except", "intersect"];
     let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
@@ -411,7 +422,11 @@ pub(super) fn table_query(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         let named = matches!(tokens.get(i + 1).map(|t| &t.token), Some(Token::Word(_)));
         let after = match &tokens[..i] {
             [.., set, all] if is_one_of(all, &["all", "distinct"]) => is_one_of(set, &sets),
-            [.., t] => matches!(t.token, Token::LParen | Token::RParen) || is_one_of(t, &sets),
+            [.., t] => {
+                matches!(t.token, Token::LParen | Token::RParen)
+                    || is_one_of(t, &sets)
+                    || is_target(&tokens[..i])
+            }
             [] => false,
         };
         if !(is(t, "table") && named && after) {

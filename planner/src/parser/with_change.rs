@@ -56,6 +56,8 @@ pub(super) fn taken_out(query: &mut Query) -> Result<Vec<Changing>> {
         if let Some(name) = silent.iter().find(|name| names(&*cte.query, name)) {
             return Err(unreturned(name));
         }
+        let name = fold(&cte.alias.name);
+        let recursive = before.recursive && names(&*cte.query, &name);
         if let SetExpr::Insert(change) | SetExpr::Update(change) | SetExpr::Delete(change) =
             cte.query.body.as_mut()
         {
@@ -63,7 +65,12 @@ pub(super) fn taken_out(query: &mut Query) -> Result<Vec<Changing>> {
                 distribute(own, change);
             }
             distribute(&before, change);
-            let name = fold(&cte.alias.name);
+            if recursive {
+                let message = format!(
+                    "recursive query \"{name}\" must not contain data-modifying statements"
+                );
+                return Err(SqlError::new("42P19", message));
+            }
             let returns = returns(change);
             if changes.iter().any(|c: &Changing| c.name == name) {
                 let message = format!("WITH query name \"{name}\" specified more than once");

@@ -4,7 +4,7 @@
 //! `pg_index`, `pg_constraint` and `pg_description` call it too.
 
 use arrow::datatypes::Field;
-use tidemill_planner::definition::with_default_schema;
+use tidemill_planner::definition::{with_default_schema, written};
 
 use super::context::{DATABASE_OWNER, OWNER_OID, quote_ident, split_name};
 use super::relations::{DEFINITIONS, Definition, Row, Rows};
@@ -215,7 +215,7 @@ pub fn view_definition(snapshot: &CatalogSnapshot, relation: Option<&RelationInf
             true => None,
             false => with_default_schema(sql, is_public),
         };
-        let sql = qualified.as_deref().unwrap_or(sql);
+        let sql = written(qualified.as_deref().unwrap_or(sql));
         Value::text(format!(" {};", sql.trim().trim_end_matches(';')))
     })
 }

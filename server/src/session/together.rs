@@ -15,6 +15,7 @@ use tidemill_planner::SqlError;
 use tidemill_planner::ast::{CHANGED, Changing, Statement};
 use tidemill_planner::catalog::{Relation, RelationKind};
 use tidemill_planner::query::QueryPlan;
+use tidemill_zset::delta::schema_of;
 use tidemill_zset::{CollectionId, Delta};
 
 use super::Response;
@@ -33,8 +34,25 @@ pub(super) struct Changed {
 }
 
 impl Changed {
-    fn add(&mut self, name: &str, columns: SchemaRef, rows: Vec<RecordBatch>) {
+    /// `rows` are of the columns `columns`, of which several may have one name.
+    fn add(
+        &mut self,
+        name: &str,
+        columns: SchemaRef,
+        rows: Vec<RecordBatch>,
+    ) -> Result<(), SqlError> {
         let relations = Arc::make_mut(&mut self.relations);
+        let numbers = 1..=columns.fields().len();
+        let planned: Vec<String> = numbers.map(|n| format!("column{n}")).collect();
+        let fields = columns.fields().iter().zip(&planned);
+        let stored: Vec<Field> = fields
+            .map(|(f, name)| f.as_ref().clone().with_name(name))
+            .collect();
+        let stored = schema_of(stored);
+        let rows = rows.into_iter().map(|batch| {
+            RecordBatch::try_new(stored.clone(), batch.columns().to_vec()).map_err(internal)
+        });
+        let rows = rows.collect::<Result<_, _>>()?;
         // From behind, where no collection of the catalog is.
         let id = CollectionId(u64::MAX - 1 - relations.len() as u64);
         relations.push(Relation {
@@ -44,12 +62,13 @@ impl Changed {
             name: name.into(),
             kind: RelationKind::Table,
             columns,
-            planned: None,
+            planned: Some(Arc::new(planned)),
             primary_key: None,
             unique: None,
             append_only: false,
         });
         Arc::make_mut(&mut self.rows).insert(id, rows);
+        Ok(())
     }
 }
 
@@ -109,12 +128,7 @@ impl SqlSession {
                 columns, batches, ..
             }) = evaluated.returned
             {
-                let rows = batches.into_iter().map(|batch| {
-                    RecordBatch::try_new(columns.clone(), batch.columns().to_vec())
-                        .map_err(internal)
-                });
-                let rows = rows.collect::<Result<_, _>>()?;
-                self.changed.add(name, columns, rows);
+                self.changed.add(name, columns, batches)?;
             }
             all.push(evaluated.change);
         }
@@ -187,7 +201,7 @@ impl SqlSession {
             write.plans().iter().for_each(|plan| settle(types, plan));
             if let Some(returning) = &write.returning {
                 let columns = returning.plan.columns.clone();
-                self.changed.add(name, columns, vec![]);
+                self.changed.add(name, columns, vec![])?;
             }
             writes.push(planned);
         }

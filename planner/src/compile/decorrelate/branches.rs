@@ -34,23 +34,33 @@ pub(super) fn branches(plan: LogicalPlan) -> Result<LogicalPlan> {
         }
         count += 1;
         let name = format!("__branch_{count}");
-        let value = Expr::Column(plan.schema().columns().remove(0));
-        let rows = Keyed {
-            plan: plan.clone(),
-            keys: vec![],
-        };
-        let right = LogicalPlanBuilder::from(counted(rows, value)?);
-        let given = right.schema().columns();
-        let columns = given.into_iter().zip(["n", "v"]);
-        let columns = columns.map(|(c, name)| Expr::Column(c).alias(name));
-        let right = right.project(columns)?.alias(name.as_str())?.build()?;
-        let joined = LogicalPlanBuilder::from(input.clone())
-            .cross_join(right)?
-            .build()?;
-        let column = |c: &str| Expr::Column(Column::new(Some(name.clone()), c));
-        let value = single(column("n"), column("v"), plan.schema().field(0));
-        Ok(Some((joined, value)))
+        beside(input, plan, &name).map(Some)
     })
+}
+
+/// `input` with the number of the rows of `plan` and one of their values in columns of `name`, and the value, which fails where
+/// there is more than one row.
+pub(crate) fn beside(
+    input: &LogicalPlan,
+    plan: &LogicalPlan,
+    name: &str,
+) -> Result<(LogicalPlan, Expr)> {
+    let value = Expr::Column(plan.schema().columns().remove(0));
+    let rows = Keyed {
+        plan: plan.clone(),
+        keys: vec![],
+    };
+    let right = LogicalPlanBuilder::from(counted(rows, value)?);
+    let given = right.schema().columns();
+    let columns = given.into_iter().zip(["n", "v"]);
+    let columns = columns.map(|(c, name)| Expr::Column(c).alias(name));
+    let right = right.project(columns)?.alias(name)?.build()?;
+    let joined = LogicalPlanBuilder::from(input.clone())
+        .cross_join(right)?
+        .build()?;
+    let column = |c: &str| Expr::Column(Column::new(Some(name), c));
+    let value = single(column("n"), column("v"), plan.schema().field(0));
+    Ok((joined, value))
 }
 
 /// Adds the scalar subqueries of `e` that stand in a branch.
