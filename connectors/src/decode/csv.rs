@@ -47,6 +47,11 @@ pub struct CsvSplitter {
     order: Vec<usize>,
 }
 
+/// The lines of a record.
+fn lines_of(record: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', record).count().max(1) as u64
+}
+
 enum Record {
     /// Complete; where the next one starts.
     Complete { end: usize, next: usize },
@@ -219,14 +224,20 @@ impl CsvSplitter {
         let side = rows.side.len();
         let (record, fields) = self.record(bytes, at, end, rows);
         let next = match record {
-            Record::Complete { next, .. } if next - at > rows.line_bytes_max => {
+            Record::Complete { end, next } if next - at > rows.line_bytes_max => {
                 rows.side.truncate(side);
                 let reason = rows.too_long();
-                self.give_up(bytes, at, &reason, rows)
+                if next - at > rows.awaited_bytes() {
+                    self.give_up(bytes, at, &reason, rows)
+                } else {
+                    rows.error(bytes, at, end, reason);
+                    rows.line += lines_of(&bytes[at..next]);
+                    next
+                }
             }
             Record::Complete { end, next } => {
-                let lines = memchr::memchr_iter(b'\n', &bytes[at..next]).count().max(1);
-                self.close(bytes, at, end, fields, lines as u64, rows);
+                let lines = lines_of(&bytes[at..next]);
+                self.close(bytes, at, end, fields, lines, rows);
                 next
             }
             Record::Broken(reason) => self.give_up(bytes, at, reason, rows),
@@ -275,7 +286,9 @@ impl CsvSplitter {
         rows: &mut Rows,
     ) {
         let width = self.order.len();
-        if fields != width {
+        if end.saturating_sub(at) > rows.line_bytes_max {
+            rows.error(bytes, at, end, rows.too_long());
+        } else if fields != width {
             // An empty line is a NULL where there is one column, and nothing where there are several.
             if !(fields == 1 && end <= at) {
                 let reason = if fields < width {
@@ -290,8 +303,6 @@ impl CsvSplitter {
                 };
                 rows.error(bytes, at, end.max(at), reason);
             }
-        } else if end.saturating_sub(at) > rows.line_bytes_max {
-            rows.error(bytes, at, end, rows.too_long());
         } else if rows.dirty && !rows.check_text(bytes, at, end.max(at)) {
             // check_text has reported it.
         } else {

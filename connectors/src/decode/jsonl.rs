@@ -60,11 +60,14 @@ impl JsonlSplitter {
     fn line(&mut self, bytes: &[u8], at: usize, end: usize, rows: &mut Rows) {
         let line = &bytes[..end];
         let start = json::skip_space(line, at);
-        if start == end || (rows.dirty && !rows.check_text(bytes, at, end)) {
+        if start == end {
             return;
         }
         if end - at > rows.line_bytes_max {
             rows.error(bytes, at, end, rows.too_long());
+            return;
+        }
+        if rows.dirty && !rows.check_text(bytes, at, end) {
             return;
         }
         let side = rows.side.len();

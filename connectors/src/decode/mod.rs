@@ -106,6 +106,13 @@ impl Rows {
         }
     }
 
+    /// Bytes within which the end of a record is waited for. One that is too long and ends within them is passed over as a
+    /// whole; of a longer one, whose quote may never close, only the first line is.
+    pub fn awaited_bytes(&self) -> usize {
+        let twice = self.line_bytes_max.saturating_mul(2);
+        twice.min(CHUNK_BYTES_LIMIT).max(self.line_bytes_max)
+    }
+
     /// The reason of records that are longer than allowed.
     #[cold]
     pub fn too_long(&self) -> String {
@@ -160,6 +167,8 @@ impl Rows {
 
 /// Error rows that end a batch.
 const ERRORS_PER_BATCH_MAX: usize = 4096;
+/// Bytes of a chunk that are kept for a record whose end isn't found: positions in a chunk are 31 bits.
+const CHUNK_BYTES_LIMIT: usize = 1 << 30;
 
 enum Splitter {
     Csv(CsvSplitter),
@@ -262,6 +271,11 @@ impl Decoder {
     /// The reason of records that are longer than allowed.
     pub fn too_long(&self) -> String {
         self.rows.too_long()
+    }
+
+    /// Bytes within which the end of a record is waited for.
+    pub fn awaited_bytes(&self) -> usize {
+        self.rows.awaited_bytes()
     }
 
     /// Reports the first line of the record at `at`, whose end isn't waited for any longer; returns where the next line starts.

@@ -260,7 +260,7 @@ impl Run<'_, '_, '_> {
             self.base += at as u64;
             carried = len - at;
             let wanted = if carried * 2 > len.max(CHUNK_BYTES) {
-                (len * 2).min(self.reader.line_bytes_max + CHUNK_BYTES)
+                (len * 2).min(self.reader.decoder.awaited_bytes() + CHUNK_BYTES)
             } else {
                 CHUNK_BYTES
             };
@@ -305,7 +305,7 @@ impl Run<'_, '_, '_> {
             .decoder
             .begin_chunk(bytes, at, self.base, end == End::Last);
         at = self.decode(chunk, bytes, at, end)?;
-        while len - at > self.reader.line_bytes_max && matches!(end, End::More) {
+        while len - at > self.reader.decoder.awaited_bytes() && matches!(end, End::More) {
             // Too long to wait for: an open quote gives up its first line, a line is passed over.
             if memchr::memchr(b'\n', &bytes[at..]).is_some() {
                 let stop = self.reader.decoder.give_up_record(bytes, at);

@@ -226,7 +226,24 @@ fn what_is_too_long_does_not_depend_on_chunks() {
         50,
     );
     assert_eq!((rows.len(), errors.len()), (50, 50));
-    // An open quote that swallows more than that costs its first line.
+    // So do quoted ones of several lines, none of which is read as a record of its own.
+    let quoted = |i: usize, n: usize| {
+        let lines: String = (0..n).map(|j| format!("{j},fake {i} of many\n")).collect();
+        format!("{i},\"\n{lines}\"\n")
+    };
+    let content: String = (0..100)
+        .map(|i| quoted(i, [1000, 5000, 6000][i % 3]))
+        .collect();
+    assert!(quoted(1, 5000).len() > 65_536 && quoted(2, 6000).len() < 2 * 65_536);
+    let (rows, errors) = decode(
+        TWO,
+        &[("format", "csv"), ("max_line_bytes", "65536")],
+        content.as_bytes(),
+        34,
+        66,
+    );
+    assert_eq!((rows.len(), errors.len()), (34, 66));
+    // An open quote that swallows more than twice that costs its first line.
     let mut content = String::from("1,\"open\n");
     content.extend((2..20_002).map(|i| format!("{i},plain text here\n")));
     content.push_str("30000,\"end\"\n");
