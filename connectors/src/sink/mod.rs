@@ -1,12 +1,13 @@
 //! Sinks: files that receive a view's changes, each exactly once.
 //!
 //! Whoever drives a sink commits the [`Mark`] that [`FileSink::sync`] gives together with the epoch; after a
-//! crash, opening with that mark cuts off whatever was written behind it.
+//! crash, it opens the file with that mark and writes what came after it again, of which the file keeps what it has ([`found`]).
 //!
-//! Invariant: after a resume the file holds exactly the bytes below the committed length, and then
-//! what is written. A file that doesn't end there as the sink's did is somebody else's, and isn't touched.
+//! Invariant: when a sink has caught up, the file holds exactly the bytes below the committed length, and then the lines that
+//! were written, each epoch's together. A file that doesn't end there as the sink's did is somebody else's, and isn't touched.
 
 pub mod cells;
+mod found;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -22,6 +23,7 @@ use crate::options::{check_names, choice, missing, wrong_value};
 use crate::source::ConnectorError;
 use crate::text::output;
 use cells::{Cells, json_string};
+use found::{COMPARED_BYTES_MAX, FOUND_BYTES_MAX, Found, Taken};
 
 /// Bytes that are collected before they go to the file.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -138,8 +140,12 @@ pub struct FileSink {
     format: SinkFormat,
     schema: SchemaRef,
     buffer: Vec<u8>,
-    /// Bytes of the file, without the buffer.
+    /// Bytes of the file that are known to be right, without the buffer.
     length: u64,
+    /// What else is in the file: the buffer waits until the text of its epoch is complete.
+    found: Option<Found>,
+    /// The epoch that was written last.
+    epoch: Option<Epoch>,
     /// What stands before each value.
     prefixes: Vec<Prefix>,
     /// What stands before the diff.
@@ -175,8 +181,9 @@ impl Prefix {
 }
 
 impl FileSink {
-    /// Opens the file at `path`. `resume` is what was committed: the file is cut to that length, and it is
-    /// an error if it is shorter or has other bytes there. Without, the file must not exist or be empty.
+    /// Opens the file at `path`. `resume` is what was committed: it is an error if the file is shorter or has other bytes
+    /// there. What stands behind that stays until it is written again, or [`caught_up`](Self::caught_up). Without, the
+    /// file must not exist or be empty.
     pub fn open(
         path: &Path,
         format: SinkFormat,
@@ -227,6 +234,8 @@ impl FileSink {
             schema,
             buffer: Vec::with_capacity(BUFFER_BYTES * 2),
             length,
+            found: None,
+            epoch: None,
         };
         if sink.format.encoding == SinkEncoding::Csv && length == 0 {
             sink.header();
@@ -240,10 +249,46 @@ impl FileSink {
                 "isn't the one that the sink wrote: put that back",
             ));
         }
-        sink.file.set_len(length).map_err(trouble)?;
-        let end = SeekFrom::Start(length);
-        sink.file.seek(end).map_err(trouble)?;
+        let more = present - length;
+        if (1..=FOUND_BYTES_MAX).contains(&more) {
+            let mut bytes = vec![0; more as usize];
+            let read = sink.file.read_exact_at(&mut bytes, length);
+            read.map_err(trouble)?;
+            sink.found = Some(Found(bytes));
+        } else {
+            sink.cut()?;
+        }
         Ok(sink)
+    }
+
+    /// Everything that is to be written was: what else was found in the file isn't the sink's.
+    pub fn caught_up(&mut self) -> Result<(), ConnectorError> {
+        match self.found {
+            Some(_) => self.cut(),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the file where it is known to be right.
+    fn cut(&mut self) -> Result<(), ConnectorError> {
+        self.found = None;
+        let ended = self.file.set_len(self.length);
+        let ended = ended.and_then(|()| self.file.seek(SeekFrom::Start(self.length)));
+        ended.map(|_| ()).map_err(|e| trouble(&self.path, e))
+    }
+
+    /// The buffer holds all that an epoch has: compares it with what was found.
+    fn compare(&mut self) -> Result<(), ConnectorError> {
+        let Some(found) = &mut self.found else {
+            return Ok(());
+        };
+        let Taken { kept, missing } = found.take(&self.buffer, self.format.encoding);
+        self.length += kept as u64;
+        self.buffer = missing;
+        match found.0.is_empty() {
+            true => self.cut(),
+            false => Ok(()),
+        }
     }
 
     /// Whether the file is the sink's, before anything of it is changed: by what stands below the committed length or, where that is
@@ -276,8 +321,11 @@ impl FileSink {
         Ok(crc32fast::hash(&tail))
     }
 
-    /// Writes a line per row of `delta` (into a buffer, which goes to the file as it fills).
+    /// Writes a line per row of `delta` (into a buffer, which goes to the file as it fills). Epochs ascend.
     pub fn write(&mut self, epoch: Epoch, delta: &Delta) -> Result<(), ConnectorError> {
+        if self.epoch.replace(epoch).is_some_and(|last| last != epoch) {
+            self.compare()?;
+        }
         let fields = self.schema.fields().clone();
         let cells: Vec<Cells> = (delta.rows.columns().iter().zip(&fields))
             .map(|(array, field)| Cells::new(array, field))
@@ -304,6 +352,12 @@ impl FileSink {
                 1 => comes.write(&mut self.buffer),
                 -1 => goes.write(&mut self.buffer),
                 diff => self.buffer.extend(self.row_end(epoch, diff)),
+            }
+            if self.found.is_some() {
+                if self.buffer.len() < COMPARED_BYTES_MAX {
+                    continue;
+                }
+                self.cut()?;
             }
             if self.buffer.len() >= BUFFER_BYTES {
                 flush(
@@ -336,6 +390,7 @@ impl FileSink {
 
     /// Makes everything written durable and gives the file's mark, to be committed with the epoch.
     pub fn sync(&mut self) -> Result<Mark, ConnectorError> {
+        self.compare()?;
         flush(
             &mut self.file,
             &self.path,

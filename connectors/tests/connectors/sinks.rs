@@ -79,6 +79,60 @@ fn lines_and_resuming() {
 }
 
 #[test]
+fn what_a_file_has_already_stays_in_its_place() {
+    let input = Input::new();
+    let path = input.path("out.csv");
+    let columns = delta(&["a"], vec![1]).schema();
+    let open = |mark| {
+        let format = format(SinkEncoding::Csv);
+        FileSink::open(&path, format, columns.clone(), mark).expect("its own file")
+    };
+    let mut sink = open(None);
+    sink.write(5, &delta(&["a"], vec![1])).expect("written");
+    let mark = sink.sync().expect("synced");
+    let six = delta(&["b\n1", "c\"", "c\"", "d"], vec![1, 1, -1, 1]);
+    let seven = delta(&["e", "f"], vec![1, 1]);
+    for (epoch, delta) in [(6, &six), (7, &seven)] {
+        sink.write(epoch, delta).expect("written");
+    }
+    sink.sync().expect("synced");
+    drop(sink);
+    let whole = text(&input, "out.csv");
+    let lines_of = |text: &str| {
+        let mut lines: Vec<String> = text.split_inclusive('\n').map(Into::into).collect();
+        lines.sort();
+        lines
+    };
+    // The same epochs with their rows the other way round, into a file that ends anywhere, or goes on with what nobody wrote.
+    for cut in mark.length as usize..=whole.len() {
+        for garbage in ["", "x,1,1,7\n"] {
+            let there = format!("{}{garbage}", &whole[..cut]);
+            std::fs::write(&path, &there).expect("written");
+            let mut sink = open(Some(mark.clone()));
+            assert_eq!(text(&input, "out.csv"), there, "nothing is cut yet");
+            let mut last = mark.clone();
+            for (epoch, delta) in [(6, &six), (7, &seven)] {
+                sink.write(epoch, &backwards(delta)).expect("written");
+                last = sink.sync().expect("synced");
+                let now = text(&input, "out.csv");
+                assert!(now.starts_with(&whole[..cut]) || !garbage.is_empty());
+            }
+            sink.caught_up().expect("cut");
+            let end = text(&input, "out.csv");
+            assert_eq!(last.length, end.len() as u64);
+            assert_eq!(lines_of(&end), lines_of(&whole), "{cut} {garbage}");
+        }
+    }
+}
+
+fn backwards(delta: &Delta) -> Delta {
+    let order = arrow::array::UInt32Array::from_iter_values((0..delta.len() as u32).rev());
+    let rows = arrow::compute::take_record_batch(&delta.rows, &order).expect("in range");
+    let diffs = (0..delta.len()).rev().map(|row| delta.diffs.get(row));
+    Delta::new(rows, diffs.collect::<Vec<i64>>())
+}
+
+#[test]
 fn a_file_that_is_somebody_elses_is_left_alone() {
     let input = Input::new();
     let d = delta(&["a", "b"], vec![1, 1]);
@@ -89,7 +143,10 @@ fn a_file_that_is_somebody_elses_is_left_alone() {
         let open = |mark: &Mark| {
             let opened = FileSink::open(&path, format(encoding), d.schema(), Some(mark.clone()));
             match opened {
-                Ok(_) => true,
+                Ok(mut sink) => {
+                    sink.caught_up().expect("cut");
+                    true
+                }
                 Err(ConnectorError::Refused { .. }) => false,
                 Err(e) => panic!("{e}"),
             }

@@ -152,7 +152,7 @@ impl Binder<'_> {
                 let function = match name {
                     "bit_and" => agg::bit_and_or_xor::bit_and_udaf(),
                     "bit_or" => agg::bit_and_or_xor::bit_or_udaf(),
-                    _ => agg::bit_and_or_xor::bit_xor_udaf(),
+                    _ => crate::functions::bit_xor::bit_xor(),
                 };
                 Ok(Resolved::new(function, vec![first.expr], first.ty))
             }

@@ -10,7 +10,7 @@ use sqlparser::ast::{self, SetExpr};
 use tidemill_zset::schema::SqlType;
 
 use super::scope::Outer;
-use super::types::{is_integer, united};
+use super::types::{is_integer, is_text, united};
 use super::{Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, project, unique_names};
 use crate::compile::rules::has_outer_reference;
 use crate::error::{Result, SqlError};
@@ -31,6 +31,8 @@ fn holds(first: &SqlType, step: &SqlType) -> bool {
             (first, step) => holds(first, step),
         },
         _ if matches!(first, SqlType::Numeric(..)) && is_integer(step) => true,
+        // As of a varchar and a text beside each other, the first decides.
+        (SqlType::Varchar(None), step) if is_text(step) => true,
         _ => united(first, step).as_ref() == Some(first),
     }
 }

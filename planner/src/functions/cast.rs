@@ -496,9 +496,8 @@ fn number(array: &ArrayRef, from: &SqlType, to: &SqlType) -> DfResult<ArrayRef> 
                     Numbers::Exact(get, 0) => get(i).to_i128().unwrap_or(0) as f64,
                     // Through text, so that the nearest double is found.
                     Numbers::Exact(get, scale) => {
-                        format::numeric(get(i).to_i128().unwrap_or(0), *scale as i8)
-                            .parse()
-                            .unwrap_or(0.0)
+                        let text = format!("{}e{}", get(i), -*scale);
+                        text.parse().unwrap_or(0.0)
                     }
                 }
             };

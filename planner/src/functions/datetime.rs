@@ -20,25 +20,6 @@ pub(super) fn range() -> SqlError {
     SqlError::new("22008", "timestamp out of range")
 }
 
-/// The timestamp of year, month, day, hour and minute, and seconds.
-fn local_time([year, month, day, hour, minute]: [i32; 5], seconds: f64) -> Result<i64> {
-    let date = NaiveDate::from_ymd_opt(year, month as u32, day as u32).ok_or_else(|| {
-        SqlError::new(
-            "22008",
-            format!("date field value out of range: {year}-{month:02}-{day:02}"),
-        )
-    })?;
-    if !(0..=24).contains(&hour) || !(0..60).contains(&minute) || !(0.0..=60.0).contains(&seconds) {
-        return Err(SqlError::new(
-            "22008",
-            format!("time field value out of range: {hour}:{minute:02}:{seconds:02}"),
-        ));
-    }
-    Ok(days(date) as i64 * DAY_US
-        + (hour as i64 * 3600 + minute as i64 * 60) * 1_000_000
-        + (seconds * 1e6).round() as i64)
-}
-
 fn unit_error(unit: &str, of: &str) -> SqlError {
     SqlError::new(
         "22023",
@@ -61,6 +42,11 @@ fn made_date(year: i32, month: i32, day: i32) -> Result<i32> {
                 format!("date field value out of range: {year}-{month:02}-{day:02}"),
             )
         })
+}
+
+/// Local microseconds.
+fn made_timestamp([y, mo, d, h, mi]: [i32; 5], second: f64) -> Result<i64> {
+    Ok(made_date(y, mo, d)? as i64 * DAY_US + made_time(h, mi, second)?)
 }
 
 /// Microseconds since midnight; the day's end may be said.
@@ -551,8 +537,7 @@ pub fn register(r: &mut Registry) {
         "make_timestamp(int4, int4, int4, int4, int4, float8) timestamp",
         kernel!(
             |y: int4, m: int4, d: int4, h: int4, n: int4, s: float8| -> timestamp {
-                let day = made_date(y, m, d)? as i64;
-                Ok(Some(day * DAY_US + made_time(h, n, s)?))
+                made_timestamp([y, m, d, h, n], s).map(Some)
             }
         ),
     );
@@ -653,7 +638,7 @@ pub fn register(r: &mut Registry) {
                     let seconds = a.arrays[5]
                         .as_primitive::<Float64Type>()
                         .value(a.at(5, row));
-                    let local = local_time([0, 1, 2, 3, 4].map(|i| int(i, row)), seconds);
+                    let local = made_timestamp([0, 1, 2, 3, 4].map(|i| int(i, row)), seconds);
                     let us = local.and_then(|us| match a.arrays.get(6) {
                         Some(z) => argument_to_utc(us, z.as_string_view().value(a.at(6, row))),
                         None => to_utc(us, &own),

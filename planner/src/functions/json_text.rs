@@ -166,12 +166,22 @@ fn canonical_into(text: &str, out: &mut String) {
         Some(b'"') if t.contains('\\') => string_into(&unescape(t), out),
         Some(b'-' | b'0'..=b'9') if t.contains(['e', 'E']) || t == "-0" => {
             match parse::decimal_parts(t).and_then(|(v, s)| Some((v.to_i128()?, s))) {
-                Some((v, s)) => out.push_str(&super::format::numeric(v, s as i8)),
+                Some((v, s)) => out.push_str(&plain_number(v, s)),
                 None => out.push_str(t),
             }
         }
         _ => out.push_str(t),
     }
+}
+
+/// `v` with `scale` digits behind the point, which may be more than a numeric has.
+fn plain_number(v: i128, scale: i32) -> String {
+    if let Ok(scale) = i8::try_from(scale) {
+        return super::format::numeric(v, scale);
+    }
+    let sign = if v < 0 { "-" } else { "" };
+    let width = scale as usize;
+    format!("{sign}0.{:0>width$}", v.unsigned_abs())
 }
 
 /// A JSON string with the escapes that PostgreSQL writes.

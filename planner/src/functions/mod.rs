@@ -18,6 +18,7 @@ pub mod aggregate;
 pub mod arith;
 pub mod array;
 pub(crate) mod attempt;
+pub(crate) mod bit_xor;
 mod body;
 pub mod bytes;
 pub mod cast;

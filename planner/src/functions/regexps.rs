@@ -251,9 +251,12 @@ fn replacement(r: &str) -> String {
             '$' => out.push_str("$$"),
             '\\' => match chars.next() {
                 Some('&') => out.push_str("${0}"),
-                Some(d) if d.is_ascii_digit() => out.push_str(&format!("${{{d}}}")),
-                Some(c) => out.push(c),
-                None => out.push('\\'),
+                Some(d @ '1'..='9') => out.push_str(&format!("${{{d}}}")),
+                Some('\\') | None => out.push('\\'),
+                Some(c) => {
+                    out.push_str(if c == '$' { "\\$" } else { "\\" });
+                    out.push(c);
+                }
             },
             c => out.push(c),
         }

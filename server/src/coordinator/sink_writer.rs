@@ -1,7 +1,7 @@
 //! The thread of a sink: follows a collection and writes its changes to a file; what fails is tried again.
 //!
-//! Invariant: progress is reported only of what is synced. A second attempt cuts the file back to the last report and
-//! takes the changes after it from history, so the file holds each change once.
+//! Invariant: progress is reported only of what is synced. A second attempt goes on at the last report and takes the changes
+//! after it from history; those that the file has already stay there, so it holds each change once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -178,6 +178,8 @@ impl Writer {
                 continue;
             }
             if !work.in_error {
+                let settled = work.file.caught_up();
+                settled.map_err(|e| Stall::Retry(e.to_string()))?;
                 self.works();
                 let epoch = work.feed.position() - 1;
                 self.handle.env.status.sink_caught_up(self.id, epoch);

@@ -499,7 +499,9 @@ pub fn quote_element(from: usize, out: &mut BytesMut) {
             .iter()
             .any(|b| matches!(b, b'{' | b'}' | b'"' | b'\\' | b',') || is_space(*b));
     if !plain {
-        let text = out.split_off(from);
+        // Not split_off, which leaves no room to write on.
+        let text = out[from..].to_vec();
+        out.truncate(from);
         out.put_u8(b'"');
         for byte in text {
             if matches!(byte, b'"' | b'\\') {
@@ -519,7 +521,8 @@ pub fn quote_field(from: usize, out: &mut BytesMut) {
             .iter()
             .any(|b| matches!(b, b'(' | b')' | b'"' | b'\\' | b',') || is_space(*b));
     if !plain {
-        let text = out.split_off(from);
+        let text = out[from..].to_vec();
+        out.truncate(from);
         out.put_u8(b'"');
         for byte in text {
             if matches!(byte, b'"' | b'\\') {

@@ -43,6 +43,10 @@ pub struct Binder<'a> {
     pub(super) params: RefCell<Vec<Option<Ty>>>,
     /// True once a relation or function of the catalog is named.
     pub(super) ours: std::cell::Cell<bool>,
+    /// True once a relation of the catalog is.
+    pub(super) reads: std::cell::Cell<bool>,
+    /// True once there is a computation that the planner knows better.
+    pub(super) computes: std::cell::Cell<bool>,
 }
 
 /// Where an expression stands.
@@ -64,6 +68,8 @@ impl<'a> Binder<'a> {
             recursive: std::cell::Cell::new(0),
             params: RefCell::new(params),
             ours: std::cell::Cell::new(false),
+            reads: std::cell::Cell::new(false),
+            computes: std::cell::Cell::new(false),
         }
     }
 

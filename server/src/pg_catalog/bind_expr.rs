@@ -344,6 +344,9 @@ impl<'a> Binder<'a> {
             name
         };
         let ty = Ty::named(&format!("{name}{suffix}")).ok_or_else(|| not_ours(data_type))?;
+        if text.contains('(') || ty == Ty::Float8 {
+            self.computes.set(true);
+        }
         if matches!(ty, Ty::Reg(_)) {
             self.ours.set(true);
         }
@@ -407,8 +410,12 @@ impl<'a> Binder<'a> {
         let ty = match op {
             Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Mod | Op::BitAnd => match (left.1, right.1)
             {
-                (Ty::Float8, _) | (_, Ty::Float8) => Ty::Float8,
+                (Ty::Float8, _) | (_, Ty::Float8) => {
+                    self.computes.set(true);
+                    Ty::Float8
+                }
                 (Ty::Int8, _) | (_, Ty::Int8) => Ty::Int8,
+                (Ty::Int2, Ty::Int2) => Ty::Int2,
                 _ => Ty::Int4,
             },
             Op::Concat => match (left.1, right.1) {
@@ -417,7 +424,12 @@ impl<'a> Binder<'a> {
             },
             _ => Ty::Bool,
         };
-        Ok((self.compare(left, op, right), ty))
+        let result = self.compare(left, op, right);
+        Ok(match ty {
+            // It must fit.
+            Ty::Int2 | Ty::Int4 => (Expr::Cast(Box::new(result), ty), ty),
+            ty => (result, ty),
+        })
     }
 
     /// An operator over two sides; a literal or parameter takes the other's type.

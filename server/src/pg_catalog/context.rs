@@ -300,7 +300,7 @@ pub fn quote_ident(name: &str) -> String {
     let first = chars
         .next()
         .is_some_and(|c| c.is_ascii_lowercase() || c == '_');
-    let rest = chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '$');
+    let rest = chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     match first && rest && !RESERVED.contains(&format!(" {name} ")) {
         true => name.to_string(),
         false => format!("\"{}\"", name.replace('"', "\"\"")),

@@ -221,6 +221,9 @@ fn arithmetic(op: Op, left: &Value, right: &Value) -> Result<Value, SqlError> {
             other => other.int().unwrap_or(0) as f64,
         };
         let (a, b) = (float(left), float(right));
+        if b == 0.0 && matches!(op, Op::Div | Op::Mod) {
+            return Err(SqlError::new("22012", "division by zero"));
+        }
         return Ok(Value::Float(match op {
             Op::Add => a + b,
             Op::Sub => a - b,
@@ -271,7 +274,22 @@ fn cast(value: Value, ty: Ty, context: &Context<'_>) -> Result<Value, SqlError> 
             Value::Int(v) => *v != 0,
             other => other.bool().ok_or_else(|| wrong("boolean"))?,
         }),
-        Ty::Int2 | Ty::Int4 | Ty::Int8 => Value::Int(value.int().ok_or_else(|| wrong("integer"))?),
+        Ty::Int2 | Ty::Int4 | Ty::Int8 => {
+            let (name, max) = match ty {
+                Ty::Int2 => ("smallint", i64::from(i16::MAX)),
+                Ty::Int4 => ("integer", i64::from(i32::MAX)),
+                _ => ("bigint", i64::MAX),
+            };
+            let whole = match &value {
+                Value::Float(v) => Some(v.round() as i64),
+                other => other.int(),
+            };
+            let whole = whole.ok_or_else(|| wrong("integer"))?;
+            if whole > max || whole < -max - 1 {
+                return Err(SqlError::new("22003", format!("{name} out of range")));
+            }
+            Value::Int(whole)
+        }
         Ty::Oid => Value::Int(value.int().ok_or_else(|| wrong("oid"))?),
         Ty::Float8 => match &value {
             Value::Float(_) => value,

@@ -361,7 +361,12 @@ functions! {
     plain "substring" => TEXT, substring;
     plain "substr" => TEXT, substring;
     plain "left" => TEXT, |a, _| {
-        Ok(Value::text(text(a, 0).chars().take(int(a, 1).max(0) as usize).collect::<String>()))
+        let (text, wanted) = (text(a, 0), int(a, 1));
+        let length = match wanted < 0 {
+            true => (text.chars().count() as i64).saturating_add(wanted).max(0),
+            false => wanted,
+        };
+        Ok(Value::text(text.chars().take(length as usize).collect::<String>()))
     };
     plain "btrim" => TEXT, |a, _| Ok(Value::text(text(a, 0).trim_matches(set(a).as_slice())));
     plain "ltrim" => TEXT, |a, _| Ok(Value::text(text(a, 0).trim_start_matches(set(a).as_slice())));

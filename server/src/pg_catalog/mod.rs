@@ -302,6 +302,9 @@ pub fn query_why(query: &Query, declared: &[Option<Field>]) -> Result<CatalogQue
     if !binder.ours.get() {
         return Err(scope::not_ours("nothing of the catalog"));
     }
+    if binder.computes.get() && !binder.reads.get() {
+        return Err(scope::not_ours("a computation"));
+    }
     let params = binder.params.into_inner();
     let params = params
         .into_iter()

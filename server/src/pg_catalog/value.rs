@@ -343,7 +343,9 @@ impl Value {
                     Value::Text(text) => text.trim().parse().ok(),
                     other => other.int().map(|v| v as f64),
                 };
-                float(self)?.partial_cmp(&float(other)?)
+                let (a, b) = (float(self)?, float(other)?);
+                // NaN is equal to itself, and greater than all others.
+                Some(a.partial_cmp(&b).unwrap_or(a.is_nan().cmp(&b.is_nan())))
             }
             _ => Some(self.int()?.cmp(&other.int()?)),
         }
