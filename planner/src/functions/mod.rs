@@ -25,6 +25,7 @@ pub mod cast;
 pub mod datetime;
 pub mod extremes;
 pub mod format;
+mod from_template;
 mod grouped_sums;
 pub mod intervals;
 pub mod json;

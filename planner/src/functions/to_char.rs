@@ -1,21 +1,21 @@
-//! to_char, to_date, to_timestamp and to_number: the templates in common use; those of numbers are in `number_text` and
-//! `number_read`.
+//! to_char: the templates; those of numbers are in `number_text` and `number_read`, to_date and to_timestamp in `from_template`.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use arrow::array::Array;
 use arrow::datatypes::IntervalMonthDayNano;
-use chrono::{Datelike, NaiveDate};
+use chrono::Datelike;
 
+use super::from_template::time_from;
 use super::kernel;
 use super::number_text::{FLOAT4_DIGITS, FLOAT8_DIGITS, decimal_text, float_text};
-use super::parse_dates::{DAY_US, datetime_of, days};
+use super::parse_dates::{DAY_US, datetime_of};
 use super::registry::Registry;
 use super::zones::{to_local, to_utc};
 use crate::error::{Result, SqlError};
 
-const MONTHS: [&str; 12] = [
+pub(super) const MONTHS: [&str; 12] = [
     "January",
     "February",
     "March",
@@ -29,7 +29,7 @@ const MONTHS: [&str; 12] = [
     "November",
     "December",
 ];
-const DAYS: [&str; 7] = [
+pub(super) const DAYS: [&str; 7] = [
     "Sunday",
     "Monday",
     "Tuesday",
@@ -39,7 +39,7 @@ const DAYS: [&str; 7] = [
     "Saturday",
 ];
 
-const ROMAN_MONTHS: [&str; 12] = [
+pub(super) const ROMAN_MONTHS: [&str; 12] = [
     "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII",
 ];
 
@@ -50,13 +50,14 @@ const PATTERNS: &[&str] = &[
     "HH12", "HH", "SSSSS", "SSSS", "SS", "US", "A.M.", "P.M.", "a.m.", "p.m.", "AM", "PM", "am",
     "pm", "B.C.", "A.D.", "b.c.", "a.d.", "BC", "AD", "bc", "ad", "IYY", "IY", "IW", "ID", "I",
     "WW", "W", "Q", "CC", "J", "RM", "rm", "TZH", "TZM", "TZ", "tz", "OF", "FF1", "FF2", "FF3",
-    "FF4", "FF5", "FF6",
+    "FF4", "FF5", "FF6", "FX",
 ];
 
 /// Patterns of names.
 const NAMES: [&str; 4] = ["MONTH", "MON", "DAY", "DY"];
 
-enum Part {
+/// A part of a template: a pattern, in fill mode or not, or text, of one character where it isn't quoted.
+pub(super) enum Part {
     Pattern(&'static str, bool),
     Text(String),
 }
@@ -66,7 +67,7 @@ thread_local! {
     static LAST: RefCell<Option<(String, Rc<[Part]>)>> = const { RefCell::new(None) };
 }
 
-fn parts(template: &str) -> Rc<[Part]> {
+pub(super) fn parts(template: &str) -> Rc<[Part]> {
     LAST.with_borrow_mut(|last| match last {
         Some((have, parts)) if have == template => Rc::clone(parts),
         _ => {
@@ -248,6 +249,7 @@ fn time_text(us: i64, template: &str, zone: Option<(&str, i64)>) -> Result<Strin
                 out.push_str(&format!("{},{:03}", year / 1000, year % 1000));
                 continue;
             }
+            "FX" => continue,
             "TH" => {
                 let th = match (last % 100, last % 10) {
                     (11..=13, _) => "th",
@@ -433,154 +435,6 @@ fn interval_text(i: IntervalMonthDayNano, template: &str) -> Result<String> {
         out.push_str(&padded(n, width, fill));
     }
     Ok(out)
-}
-
-/// Text by a template to local microseconds, and how many minutes the zone that it names is east of UTC.
-fn time_from(text: &str, template: &str) -> Result<(i64, Option<i64>)> {
-    let bad = |p: &str, rest: &str| {
-        let shown: String = rest.chars().take(p.len().max(2)).collect();
-        SqlError::new("22007", format!("invalid value \"{shown}\" for \"{p}\""))
-    };
-    let (mut y, mut mo, mut d, mut h, mut mi, mut s, mut us) =
-        (1i64, 1i64, 1i64, 0i64, 0i64, 0i64, 0i64);
-    let (mut pm, mut doy, mut bc) = (None, None, false);
-    // Minutes east of UTC, and their sign.
-    let (mut zone, mut west) = (None, false);
-    let mut rest = text;
-    for p in parts(template).iter() {
-        let p = match p {
-            Part::Text(t) => {
-                // Separators match any separators.
-                let skip = rest
-                    .chars()
-                    .next()
-                    .is_some_and(|c| !c.is_alphanumeric() || t.starts_with(c));
-                if skip {
-                    let n = rest.chars().next().map_or(0, char::len_utf8);
-                    rest = &rest[n..];
-                }
-                continue;
-            }
-            Part::Pattern(p, _) => *p,
-        };
-        rest = rest.trim_start();
-        let lower = rest.to_lowercase();
-        match p {
-            "MONTH" | "Month" | "month" | "MON" | "Mon" | "mon" => {
-                let full = p.len() == 5;
-                let found = MONTHS.iter().enumerate().find_map(|(i, m)| {
-                    let name = if full {
-                        m.to_lowercase()
-                    } else {
-                        m[..3].to_lowercase()
-                    };
-                    lower
-                        .starts_with(&name)
-                        .then_some((i as i64 + 1, name.len()))
-                });
-                let (n, len) = found.ok_or_else(|| bad(p, rest))?;
-                mo = n;
-                rest = &rest[len..];
-                continue;
-            }
-            "DAY" | "Day" | "day" | "DY" | "Dy" | "dy" => {
-                let n = rest
-                    .find(|c: char| !c.is_alphabetic())
-                    .unwrap_or(rest.len());
-                rest = &rest[n..];
-                continue;
-            }
-            "AM" | "PM" | "am" | "pm" | "A.M." | "P.M." | "a.m." | "p.m." => {
-                pm = Some(lower.starts_with('p'));
-                rest = rest.get(p.len()..).unwrap_or("");
-                continue;
-            }
-            "BC" | "AD" | "bc" | "ad" | "B.C." | "A.D." | "b.c." | "a.d." => {
-                bc = match lower.as_bytes().first() {
-                    Some(b'b') => true,
-                    Some(b'a') => false,
-                    _ => return Err(bad(p, rest)),
-                };
-                rest = rest.get(p.len()..).unwrap_or("");
-                continue;
-            }
-            "TH" | "TZ" | "tz" => {
-                rest = rest.get(2..).unwrap_or("");
-                continue;
-            }
-            _ => {}
-        }
-        if p == "TZH" {
-            west = rest.starts_with('-');
-            rest = rest.strip_prefix(['+', '-']).unwrap_or(rest);
-        }
-        let width = match p {
-            "TZH" | "TZM" => 2,
-            "HH24" | "HH12" | "HH" | "MM" | "DD" | "MI" | "SS" | "YY" | "IW" | "WW" | "CC" => 2,
-            "YYYY" | "IYYY" => 4,
-            "YYY" | "DDD" | "MS" => 3,
-            "US" => 6,
-            "SSSSS" | "SSSS" => 5,
-            "J" => 7,
-            _ => 1,
-        };
-        let len = rest
-            .bytes()
-            .take(width)
-            .take_while(u8::is_ascii_digit)
-            .count();
-        let n: i64 = rest[..len].parse().map_err(|_| bad(p, rest))?;
-        rest = &rest[len..];
-        match p {
-            "YYYY" | "IYYY" => y = n,
-            "YYY" | "YY" | "Y" => y = if n < 70 { 2000 + n } else { 1900 + n },
-            "MM" => mo = n,
-            "DD" => d = n,
-            "DDD" => doy = Some(n),
-            "HH24" | "HH12" | "HH" => h = n,
-            "MI" => mi = n,
-            "SS" => s = n,
-            "MS" => us = n * 10i64.pow(6 - len as u32),
-            "US" => us = n * 10i64.pow(6 - len as u32),
-            "SSSSS" | "SSSS" => (h, mi, s) = (n / 3600, n / 60 % 60, n % 60),
-            "TZH" | "TZM" => {
-                let of = if p == "TZH" { 60 } else { 1 };
-                zone = Some(zone.unwrap_or(0) + if west { -n * of } else { n * of });
-            }
-            _ => {
-                return Err(SqlError::unsupported(format!(
-                    "pattern \"{p}\" is not supported here"
-                )));
-            }
-        }
-    }
-    if bc {
-        y = 1 - y;
-    }
-    if let Some(pm) = pm {
-        h = h % 12 + if pm { 12 } else { 0 };
-    }
-    let range = || {
-        SqlError::new(
-            "22008",
-            format!("date/time field value out of range: \"{text}\""),
-        )
-    };
-    let date = NaiveDate::from_ymd_opt(y as i32, mo as u32, d as u32).ok_or_else(range)?;
-    let day = days(date) as i64 + doy.map_or(0, |n| n - 1);
-    if h > 23 || mi > 59 || s > 59 {
-        return Err(range());
-    }
-    if zone.is_some_and(|z: i64| z.abs() >= 16 * 60) {
-        return Err(SqlError::new(
-            "22009",
-            format!("time zone displacement out of range: \"{text}\""),
-        ));
-    }
-    Ok((
-        day * DAY_US + (h * 3600 + mi * 60 + s) * 1_000_000 + us,
-        zone,
-    ))
 }
 
 /// Registers the functions of this file.
