@@ -5,7 +5,9 @@ use std::sync::Arc;
 use datafusion::datasource::provider_as_source;
 use datafusion_common::{Column, JoinType};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator};
-use sqlparser::ast::{self, JoinConstraint, JoinOperator, TableAlias, TableFactor, TableWithJoins};
+use sqlparser::ast::{
+    self, JoinConstraint, JoinOperator, TableAlias, TableFactor, TableWithJoins, VisitMut,
+};
 use tidemill_zset::schema::SqlType;
 
 use super::expr::Ctx;
@@ -60,6 +62,30 @@ fn is_using(join: &ast::Join) -> bool {
 /// The condition `true`.
 fn is_true(e: &ast::Expr) -> bool {
     matches!(super::expr::strip(e), ast::Expr::Value(v) if v.value == ast::Value::Boolean(true))
+}
+
+/// Whether a part of a condition equates two values of rows.
+fn has_keys(e: &ast::Expr) -> bool {
+    super::factors::conjuncts(e).iter().any(|part| {
+        let ast::Expr::BinaryOp { left, op, right } = super::expr::strip(part) else {
+            return false;
+        };
+        *op == ast::BinaryOperator::Eq && names_columns(&**left) && names_columns(&**right)
+    })
+}
+
+/// Whether there are names of columns in `node`, or a query, which may have some.
+fn names_columns(node: &(impl VisitMut + Clone)) -> bool {
+    crate::walk::any_expr(node, |e| {
+        matches!(
+            e,
+            ast::Expr::Identifier(_)
+                | ast::Expr::CompoundIdentifier(_)
+                | ast::Expr::Subquery(_)
+                | ast::Expr::Exists { .. }
+                | ast::Expr::InSubquery { .. }
+        )
+    })
 }
 
 /// What has been joined so far.
@@ -188,7 +214,11 @@ impl Binder<'_> {
         if let Some((name, args, alias, ordinality)) = table_function(factor) {
             let loops = left.plan.is_none()
                 || match (kind, constraint) {
-                    (JoinType::Inner, JoinConstraint::None | JoinConstraint::On(_)) => true,
+                    (JoinType::Inner, JoinConstraint::None) => true,
+                    // A function of its own that is joined by keys isn't looked through for each row.
+                    (JoinType::Inner, JoinConstraint::On(e)) => {
+                        !(has_keys(e) && args.iter().all(|a| !names_columns(a)))
+                    }
                     (JoinType::Left, JoinConstraint::On(e)) => is_true(e),
                     _ => false,
                 };
