@@ -372,10 +372,14 @@ impl Run {
                 };
                 if nothing_new {
                     entry.stamp = stamp;
-                    self.table.put(number, entry);
-                    return Ok(true);
                 }
-                self.table.put(number, entry);
+                match renamed {
+                    true => self.found_elsewhere(number, entry),
+                    false => self.table.put(number, entry),
+                }
+                if nothing_new {
+                    return self.send_prelude(number).map(|()| true);
+                }
                 self.read(number, file, stamp, cover, settled)?;
                 Ok(true)
             }
@@ -388,6 +392,13 @@ impl Run {
             }
             None => self.edited(number, found, "edited").map(|_| true),
         }
+    }
+
+    /// A known file has another path or inode, by which it is found when it must be read again.
+    fn found_elsewhere(&mut self, number: u64, entry: FileEntry) {
+        let offset = (key_of(number), Some(entry.encode()));
+        self.prelude.offsets.push(offset);
+        self.table.put(number, entry);
     }
 
     /// What the file still covers of what was consumed; `None` if that has changed.
@@ -418,7 +429,7 @@ impl Run {
             // Written anew with the same beginning, all of which is known: the same file.
             let mut entry = old;
             entry.id = found.id;
-            self.table.put(number, entry);
+            self.found_elsewhere(number, entry);
             self.read(number, file, stamp, cover, false)?;
             return Ok(number);
         }

@@ -117,6 +117,30 @@ fn is_refused_when_a_consumed_file_has_changed_or_is_gone() {
 }
 
 #[test]
+fn finds_files_that_were_copied_or_renamed_in_place() {
+    let input = Input::new();
+    input.put("a.csv", "one\ntwo\n");
+    let spec = words(input.dir.path(), false, &[]);
+    let mut kept = Kept::default();
+    let running = Running::start(&spec, &kept);
+    running.until(&mut kept, |k| k.rows().len() == 2);
+    let first = kept.offsets.clone();
+    input.put("a.csv", "one\ntwo\n");
+    running.until(&mut kept, |k| k.offsets != first);
+    let copied = read_again(&spec, &kept).expect("the same file");
+    assert_eq!(copied.rows, kept.rows);
+    let second = kept.offsets.clone();
+    std::fs::rename(input.path("a.csv"), input.path("b.csv")).expect("renamed");
+    running.until(&mut kept, |k| k.offsets != second);
+    running.stop();
+    input.remove("b.csv");
+    let Err(ConnectorError::Refused { message, .. }) = read_again(&spec, &kept) else {
+        panic!("it is gone")
+    };
+    assert!(message.contains("b.csv"), "{message}");
+}
+
+#[test]
 fn is_refused_after_a_lost_generation() {
     let input = Input::new();
     input.append("a.csv", "one\n");
