@@ -31,12 +31,14 @@ pub fn same_rows(a: &Node, b: &Node) -> bool {
     numbering.number(a) == numbering.number(b)
 }
 
+/// An operator's text, which could hide a difference, and the numbers of its inputs.
+type Alike = (String, Vec<usize>);
+
 /// Subtrees that have been met, from the leaves up: two are equal if their operators are and the numbers of their inputs.
 #[derive(Default)]
 struct Numbering<'a> {
     classes: HashMap<*const Node, usize>,
-    /// By the operator's text, which could hide a difference, and the numbers of the inputs.
-    met: HashMap<(String, Vec<usize>), Vec<(usize, &'a Node)>>,
+    met: HashMap<Alike, Vec<(usize, &'a Node)>>,
     next: usize,
 }
 
