@@ -22,6 +22,7 @@ pub mod direct;
 pub mod error;
 mod execute;
 pub mod functions;
+mod given;
 pub mod interrupt;
 pub mod names;
 mod once;

@@ -32,6 +32,7 @@ use tokio::sync::OnceCell;
 use crate::compile::decorrelate::names::subquery_of;
 use crate::compile::rules::has_outer_reference;
 use crate::functions::time_of;
+use crate::given::Given;
 use crate::tree::{PlanTree, Tree};
 
 /// See the module.
@@ -134,7 +135,7 @@ impl UserDefinedLogicalNodeCore for Once {
     }
 }
 
-/// DataFusion's planner, which knows [`Once`].
+/// DataFusion's planner, which knows [`Once`] and [`Given`].
 #[derive(Debug)]
 pub(crate) struct Planner;
 
@@ -162,6 +163,9 @@ impl ExtensionPlanner for Planner {
         _: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let node: &dyn Any = node.as_any();
+        if let Some(given) = node.downcast_ref::<Given>() {
+            return given.exec().map(Some);
+        }
         let (Some(once), [input]) = (node.downcast_ref::<Once>(), inputs) else {
             return Ok(None);
         };

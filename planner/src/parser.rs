@@ -273,6 +273,12 @@ impl<'a> P<'a> {
                 }
                 e
             }
+            // An operator that the parser doesn't have: Debug of its token.
+            None if message.starts_with("No infix parser") => {
+                let mut e = SqlError::new("42601", "syntax error");
+                e.position = at;
+                e
+            }
             None => {
                 let text = message.rfind(" at Line").map_or(message, |i| &message[..i]);
                 let mut e = SqlError::new("42601", format!("syntax error: {text}"));

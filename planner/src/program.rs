@@ -147,21 +147,27 @@ fn same_tables(a: &LogicalPlan, b: &LogicalPlan) -> bool {
     let (a, b) = (tables(a), tables(b));
     a.len() == b.len()
         && a.iter().zip(&b).all(|(a, b)| {
+            let (Some(a), Some(b)) = (a, b) else {
+                return false;
+            };
             let numbers = (input_number(a), input_number(b));
             Arc::ptr_eq(a, b) || matches!(numbers, (Some(a), Some(b)) if a == b)
         })
 }
 
 /// The tables of a plan, in the order of its scans.
-fn tables(plan: &LogicalPlan) -> Vec<Arc<dyn TableSource>> {
+fn tables(plan: &LogicalPlan) -> Vec<Option<Arc<dyn TableSource>>> {
     let mut out = vec![];
-    // Looking at a node never fails.
-    let _ = plan.apply_with_subqueries(|node| {
+    let walked = plan.walk_all(&mut |node| {
         if let LogicalPlan::TableScan(scan) = node {
-            out.push(scan.source.clone());
+            out.push(Some(scan.source.clone()));
         }
         Ok(TreeNodeRecursion::Continue)
     });
+    // One that wasn't walked to its end is equal to none.
+    if walked.is_err() {
+        out.push(None);
+    }
     out
 }
 

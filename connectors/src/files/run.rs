@@ -33,6 +33,9 @@ const RESCAN_MAX: Duration = Duration::from_secs(60);
 const RESCAN_SHARE: u32 = 200;
 /// How often a root that is missing is looked for.
 const MISSING_ROOT_POLL: Duration = Duration::from_millis(100);
+/// Records, and files, after which the retraction of deleted files goes on in a batch of its own.
+const RETRACTED_RECORDS: u64 = 100_000;
+const RETRACTED_FILES: usize = 4096;
 /// How soon a second look confirms that a file is gone.
 const CONFIRM: Duration = Duration::from_millis(20);
 
@@ -261,19 +264,27 @@ impl Run {
             .map(|(n, _)| n)
             .collect();
         let before = std::mem::take(&mut self.missing);
+        // Each batch that retracts looks through all that is recorded.
+        let mut records = 0;
         for number in gone {
             if before.contains(&number) {
-                self.table.remove(number);
+                records += self.table.remove(number).map_or(0, |e| e.records);
                 self.prelude.retract.push(number);
                 self.prelude.offsets.push((key_of(number), None));
                 self.unfinished.remove(&number);
-                self.send_prelude(number)?;
+                if records >= RETRACTED_RECORDS || self.prelude.retract.len() >= RETRACTED_FILES {
+                    self.send_prelude(number)?;
+                    records = 0;
+                }
             } else {
                 self.missing.insert(number);
                 self.rescan_within(CONFIRM);
             }
         }
-        Ok(())
+        match self.prelude.retract.last() {
+            Some(last) => self.send_prelude(*last),
+            None => Ok(()),
+        }
     }
 
     /// Looks again at files whose time has come.

@@ -1,7 +1,7 @@
 //! INSERT, UPDATE, DELETE as queries for the rows they write, and constants.
 
 use datafusion_common::{Column, ScalarValue};
-use datafusion_expr::{ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion_expr::{ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder, Volatility};
 use sqlparser::ast::{
     self, AssignmentTarget, Expr as E, FromTable, SetExpr, TableWithJoins, UpdateTableFromKind,
 };
@@ -52,6 +52,61 @@ pub(crate) fn evaluate_rows(e: &Expr, rows: usize) -> Result<ColumnarValue> {
     )
     .map_err(|e| SqlError::internal(e.to_string()))?;
     df(physical.evaluate(&batch))
+}
+
+/// Rows from which on constants are given in columns.
+const GIVEN_ROWS_MIN: usize = 32;
+
+/// VALUES of many rows of constants, in columns; `None`: they aren't that. Columns have one type each.
+fn given(rows: &[Vec<Typed>]) -> Option<Rel> {
+    let first = rows.first().filter(|_| rows.len() >= GIVEN_ROWS_MIN)?;
+    if rows.iter().any(|row| row.len() != first.len()) {
+        return None;
+    }
+    let mut cols = vec![];
+    let mut fields = vec![];
+    let mut arrays = vec![];
+    for (i, Typed { ty, .. }) in first.iter().enumerate() {
+        let alike = |t: &Typed| t.ty == *ty && !t.unknown && is_constant(&t.expr);
+        if !rows.iter().all(|row| alike(&row[i])) {
+            return None;
+        }
+        // What fails does so again, and is told, where it is evaluated row by row.
+        let values = rows.iter().map(|row| evaluate(&row[i].expr));
+        let values = values.collect::<Result<Vec<_>>>().ok()?;
+        let array = ScalarValue::iter_to_array(values).ok()?;
+        let name = format!("column{}", i + 1);
+        let field = arrow::datatypes::Field::new(&name, ty.arrow(), true);
+        if array.data_type() != field.data_type() {
+            return None;
+        }
+        fields.push(field);
+        arrays.push(array);
+        cols.push(RelCol {
+            column: Column::new_unqualified(&name),
+            name,
+            ty: ty.clone(),
+            unknown: false,
+        });
+    }
+    let schema = std::sync::Arc::new(arrow::datatypes::Schema::new(fields));
+    let batch = arrow::array::RecordBatch::try_new(schema, arrays).ok()?;
+    let plan = crate::given::Given::plan(batch).ok()?;
+    Some(Rel { plan, cols })
+}
+
+/// A literal, or a function of literals that is the same whenever it is called.
+fn is_constant(e: &Expr) -> bool {
+    let literal = |e: &Expr| matches!(e, Expr::Literal(..));
+    match e {
+        Expr::Literal(..) => true,
+        Expr::Cast(cast) => literal(&cast.expr),
+        Expr::ScalarFunction(f) => {
+            let immutable = f.func.signature().volatility == Volatility::Immutable;
+            immutable && !f.args.is_empty() && f.args.iter().all(literal)
+        }
+        _ => false,
+    }
 }
 
 impl Binder<'_> {
@@ -256,7 +311,10 @@ impl Binder<'_> {
             }));
             rows.push(row);
         }
-        let mut rel = self.values_of(rows)?;
+        let mut rel = match given(&rows) {
+            Some(rel) => rel,
+            None => self.values_of(rows)?,
+        };
         let asks = rel.cols.split_off(rel.cols.len() - asked.len());
         Ok((rel, asked.into_iter().zip(asks).collect()))
     }

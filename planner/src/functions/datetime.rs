@@ -44,6 +44,16 @@ fn made_date(year: i32, month: i32, day: i32) -> Result<i32> {
         })
 }
 
+/// Microseconds east of UTC of a time zone that is an interval, of whole seconds.
+fn zone_of(zone: IntervalMonthDayNano) -> Result<i64> {
+    if zone.months != 0 || zone.days != 0 {
+        let shown = super::format::interval(zone);
+        let message = format!("interval time zone \"{shown}\" must not include months or days");
+        return Err(SqlError::new("22023", message));
+    }
+    Ok(zone.nanoseconds / 1_000_000_000 * 1_000_000)
+}
+
 /// Local microseconds.
 fn made_timestamp([y, mo, d, h, mi]: [i32; 5], second: f64) -> Result<i64> {
     Ok(made_date(y, mo, d)? as i64 * DAY_US + made_time(h, mi, second)?)
@@ -653,11 +663,11 @@ pub fn register(r: &mut Registry) {
     }
     r.add_fallible(
         "timezone(interval, timestamptz) timestamp",
-        kernel!(|z: interval, t: timestamptz| -> timestamp Ok(Some(t + z.nanoseconds / 1000))),
+        kernel!(|z: interval, t: timestamptz| -> timestamp Ok(Some(t + zone_of(z)?))),
     );
     r.add_fallible(
         "timezone(interval, timestamp) timestamptz",
-        kernel!(|z: interval, t: timestamp| -> timestamptz Ok(Some(t - z.nanoseconds / 1000))),
+        kernel!(|z: interval, t: timestamp| -> timestamptz Ok(Some(t - zone_of(z)?))),
     );
     r.add(
         "isfinite(timestamp) bool",

@@ -1,10 +1,10 @@
 //! Cutting an epoch: what all sources have pending and what transactions wrote becomes one atomic step.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
-use arrow::compute;
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use tidemill_connectors::source::SourceBatch;
 use tidemill_dataflow::runtime::{Command, DataflowResult, Scope};
@@ -132,14 +132,15 @@ impl Coordinator {
         ) else {
             unreachable!("a source has offsets, rows and errors")
         };
-        for origin in &batch.retract {
+        if !batch.retract.is_empty() {
+            let gone = batch.retract.iter().map(|origin| *origin as i64).collect();
             if let Some(rows) = ids.rows {
-                self.retract_origin(*origin, rows, &object.columns, collection, work);
+                self.retract_origins(&gone, rows, &object.columns, collection, work);
             }
             let schema = object
                 .error_columns()
                 .expect("a source has an error relation");
-            self.retract_origin(*origin, errors, &schema, errors_collection, work);
+            self.retract_origins(&gone, errors, &schema, errors_collection, work);
         }
         let recorded = ids.rows.is_some();
         self.source_taken(id);
@@ -183,10 +184,10 @@ impl Coordinator {
         }
     }
 
-    /// Retracts everything recorded from `origin`. Reads the committed version, so nothing may be in flight.
-    fn retract_origin(
+    /// Retracts everything recorded from the origins `gone`. Reads the committed version, so nothing may be in flight.
+    fn retract_origins(
         &mut self,
-        origin: u64,
+        gone: &HashSet<i64>,
         log: ArrangementId,
         columns: &SchemaRef,
         collection: CollectionId,
@@ -205,10 +206,10 @@ impl Coordinator {
             };
             let origins = piece.rows.column(0).as_any().downcast_ref::<Int64Array>();
             let origins = origins.expect("the first column of a record is the origin");
-            let mask = compute::kernels::cmp::eq(origins, &Int64Array::new_scalar(origin as i64));
-            let old = mask
-                .and_then(|mask| piece.filter(&mask))
-                .expect("two integer columns compare");
+            let mask = origins.values().iter().map(|o| Some(gone.contains(o)));
+            let old = piece
+                .filter(&mask.collect::<BooleanArray>())
+                .expect("the mask is as long as the piece");
             if old.is_empty() {
                 continue;
             }
