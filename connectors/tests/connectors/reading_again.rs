@@ -141,6 +141,25 @@ fn finds_files_that_were_copied_or_renamed_in_place() {
 }
 
 #[test]
+fn files_that_are_deleted_together_are_retracted_together() {
+    let input = Input::new();
+    for i in 0..200 {
+        input.put(&format!("{i}.csv"), "one\ntwo\n");
+    }
+    let spec = words(input.dir.path(), true, &[("on_delete", "retract")]);
+    let mut kept = Kept::default();
+    let running = Running::start(&spec, &kept);
+    running.until(&mut kept, |k| k.rows().len() == 400);
+    let before = kept.batches;
+    for i in 1..200 {
+        input.remove(&format!("{i}.csv"));
+    }
+    running.until(&mut kept, |k| k.rows().len() == 2);
+    running.stop();
+    assert!(kept.batches - before <= 20, "{}", kept.batches - before);
+}
+
+#[test]
 fn is_refused_after_a_lost_generation() {
     let input = Input::new();
     input.append("a.csv", "one\n");
