@@ -197,22 +197,21 @@ impl Reader<'_> {
             }
             "BC" | "AD" => f.bc = self.name(pattern, &["ad", "bc"], all)? == 1,
             "B.C." | "A.D." => f.bc = self.name(pattern, &["a.d.", "b.c."], all)? == 1,
-            "TZ" => {
+            "TZ" | "OF" => {
                 return Err(SqlError::unsupported(format!(
                     "formatting field \"{pattern}\" is only supported in to_char"
                 )));
             }
-            "TZH" | "OF" => {
+            "TZH" => {
                 f.west = self.rest.starts_with('-');
                 self.rest = self.rest.strip_prefix(['+', '-', ' ']).unwrap_or(self.rest);
                 let (hours, _) = self.number(pattern, 2, false)?;
                 f.zone = Some(if f.west { -hours * 60 } else { hours * 60 });
-                if pattern == "OF" && self.rest.starts_with(':') {
-                    self.skip(1);
-                    self.minutes_of_zone(pattern, f)?;
-                }
             }
-            "TZM" => self.minutes_of_zone(pattern, f)?,
+            "TZM" => {
+                let (minutes, _) = self.number(pattern, 2, false)?;
+                f.zone = Some(f.zone.unwrap_or(0) + if f.west { -minutes } else { minutes });
+            }
             "Y,YYY" => {
                 let (thousands, _) = self.number(pattern, all, true)?;
                 self.skip(1);
@@ -230,12 +229,6 @@ impl Reader<'_> {
                 f.number(upper, n, digits);
             }
         }
-        Ok(())
-    }
-
-    fn minutes_of_zone(&mut self, pattern: &str, f: &mut Fields) -> Result<()> {
-        let (minutes, _) = self.number(pattern, 2, false)?;
-        f.zone = Some(f.zone.unwrap_or(0) + if f.west { -minutes } else { minutes });
         Ok(())
     }
 }

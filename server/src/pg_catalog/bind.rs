@@ -43,8 +43,8 @@ pub struct Binder<'a> {
     pub(super) params: RefCell<Vec<Option<Ty>>>,
     /// True once a relation or function of the catalog is named.
     pub(super) ours: std::cell::Cell<bool>,
-    /// True once a relation of the catalog is.
-    pub(super) reads: std::cell::Cell<bool>,
+    /// True once a relation of the catalog is, or a function that the planner doesn't have.
+    pub(super) ours_alone: std::cell::Cell<bool>,
     /// True once there is a computation that the planner knows better.
     pub(super) computes: std::cell::Cell<bool>,
 }
@@ -68,7 +68,7 @@ impl<'a> Binder<'a> {
             recursive: std::cell::Cell::new(0),
             params: RefCell::new(params),
             ours: std::cell::Cell::new(false),
-            reads: std::cell::Cell::new(false),
+            ours_alone: std::cell::Cell::new(false),
             computes: std::cell::Cell::new(false),
         }
     }

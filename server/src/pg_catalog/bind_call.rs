@@ -96,6 +96,9 @@ impl<'a> Binder<'a> {
         let function = functions::find(name).ok_or_else(|| not_ours(format!("function {name}")))?;
         if function.catalog {
             self.ours.set(true);
+            if !functions::has_planner(name) {
+                self.ours_alone.set(true);
+            }
         }
         // What a parameter is that stands alone as an argument.
         let wanted = match name {

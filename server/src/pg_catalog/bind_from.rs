@@ -120,7 +120,7 @@ impl<'a> Binder<'a> {
                     let definition =
                         find(schema.as_deref(), &table).ok_or_else(|| not_ours(name))?;
                     self.ours.set(true);
-                    self.reads.set(true);
+                    self.ours_alone.set(true);
                     let columns = definition.columns.iter();
                     let columns = columns.map(|(name, ty)| (name.to_string(), *ty)).collect();
                     (

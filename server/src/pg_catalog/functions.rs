@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tidemill_planner::SqlError;
 use tidemill_planner::functions::bytes::hashed;
+use tidemill_planner::functions::registry::overloads;
 
 use super::RelationType;
 use super::context::{
@@ -450,6 +451,12 @@ fn signal(args: &[Value], context: &Context<'_>, terminate: bool) -> bool {
 /// The function of a name.
 pub fn find(name: &str) -> Option<&'static Function> {
     FUNCTIONS.iter().find(|function| function.name == name)
+}
+
+/// Whether the planner has a function of the catalog, too: it doesn't have those that do something.
+pub fn has_planner(name: &str) -> bool {
+    let of_session = ["current_database", "current_schemas", "current_setting"];
+    is_niladic(name) || of_session.contains(&name) || !overloads(name).is_empty()
 }
 
 /// Functions that may be called without parentheses.

@@ -302,7 +302,7 @@ pub fn query_why(query: &Query, declared: &[Option<Field>]) -> Result<CatalogQue
     if !binder.ours.get() {
         return Err(scope::not_ours("nothing of the catalog"));
     }
-    if binder.computes.get() && !binder.reads.get() {
+    if binder.computes.get() && !binder.ours_alone.get() {
         return Err(scope::not_ours("a computation"));
     }
     let params = binder.params.into_inner();
