@@ -101,6 +101,18 @@ pub enum Op {
     },
     /// The sum of its inputs (UNION ALL).
     Union,
+    /// The first rows of each key in an order that is total: rows with equal order columns are ordered by all other
+    /// columns. Output: the input's columns, then, if it is numbered, the row's number from 1 on as UInt64.
+    TopK {
+        /// Key columns of the input. Empty: the first rows of all.
+        keys: Vec<usize>,
+        /// What comes first.
+        order: Vec<OrderBy>,
+        /// How many rows of each key.
+        count: u64,
+        /// The output has the numbers.
+        numbered: bool,
+    },
     /// The general operator: recomputes `program` over the rows of the *touched keys* and
     /// subtracts what it gave before. With no keys every change recomputes everything.
     Recompute {
@@ -111,6 +123,17 @@ pub enum Op {
         /// For EXPLAIN: what is computed and why no specialised operator does.
         reason: String,
     },
+}
+
+/// A column to order by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderBy {
+    /// Column of the input.
+    pub column: usize,
+    /// The largest value first.
+    pub descending: bool,
+    /// NULL before all values.
+    pub nulls_first: bool,
 }
 
 /// Join kinds. `Right` is planned as `Left` with sides swapped and columns reordered.

@@ -20,6 +20,7 @@ pub mod map;
 pub mod output;
 pub mod recompute;
 mod reload;
+pub mod top_k;
 pub mod union;
 pub mod unnest;
 
@@ -38,6 +39,7 @@ pub fn arrangements(node: &Node) -> Vec<ArrangementSpec> {
         Op::Recompute { .. } => {
             join_plan::recompute_arrangements(&node.op, &input_schemas(node), &node.schema)
         }
+        Op::TopK { .. } => top_k::arrangements(node),
         Op::Input { .. } | Op::Constant { .. } | Op::Map { .. } | Op::Unnest { .. } | Op::Union => {
             Vec::new()
         }
@@ -55,7 +57,7 @@ pub fn exchange(node: &Node, port: usize) -> Exchange {
         false => Exchange::Keys(columns),
     };
     match &node.op {
-        Op::Aggregate { keys, .. } => by(keys.clone()),
+        Op::Aggregate { keys, .. } | Op::TopK { keys, .. } => by(keys.clone()),
         Op::Join { on, .. } => by(on
             .iter()
             .map(|(l, r)| if port == 0 { *l } else { *r })
@@ -91,6 +93,7 @@ pub fn build(
         Op::Union => Box::new(union::Union::new(node.schema.clone())),
         Op::Aggregate { .. } => aggregate::build(node, states, context),
         Op::Join { .. } => join::build(node, states, context),
+        Op::TopK { .. } => top_k::build(node, states, context),
         Op::Recompute { .. } => recompute::build(node, states, context),
     })
 }

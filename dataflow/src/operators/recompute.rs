@@ -307,7 +307,7 @@ impl Gathered {
 }
 
 /// Stores a delta of at most [`BLOCK_ROWS`] stored rows and reports the change.
-fn store(state: &mut KeyedState<1>, delta: Delta, hashes: Vec<u64>, out: &mut Output) {
+pub(super) fn store(state: &mut KeyedState<1>, delta: Delta, hashes: Vec<u64>, out: &mut Output) {
     let desc = &state.sides[0].handle.desc;
     let (id, key_columns) = (desc.id, desc.key_columns);
     let keys = &delta.rows.columns()[..key_columns];
@@ -348,7 +348,10 @@ fn replace(
 }
 
 /// The rows of `keys` in `state`, added up, with the number of each row's key.
-fn rows_of_keys(state: &mut KeyedState<1>, keys: &[RecordBatch]) -> (Vec<u32>, Vec<u32>) {
+pub(super) fn rows_of_keys(
+    state: &mut KeyedState<1>,
+    keys: &[RecordBatch],
+) -> (Vec<u32>, Vec<u32>) {
     let (mut numbers, mut owners, mut slots) = (Vec::new(), Vec::new(), Vec::new());
     let mut first_key = 0;
     for keys in keys {

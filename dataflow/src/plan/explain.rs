@@ -8,7 +8,7 @@ use arrow::datatypes::Schema;
 use datafusion_physical_expr::PhysicalExpr;
 use tidemill_zset::hash::{hash_columns, mix};
 
-use super::{Aggregate, AggregateFunction, Classes, DataflowPlan, JoinKind, Node, Op};
+use super::{Aggregate, AggregateFunction, Classes, DataflowPlan, JoinKind, Node, Op, OrderBy};
 use crate::operators;
 
 impl DataflowPlan {
@@ -33,6 +33,7 @@ impl Op {
             Op::Aggregate { .. } => "Aggregate",
             Op::Join { .. } => "Join",
             Op::Union => "Union",
+            Op::TopK { .. } => "TopK",
             Op::Recompute { .. } => "Recompute",
         }
     }
@@ -188,6 +189,33 @@ pub(super) fn describe(node: &Node) -> String {
             s
         }
         Op::Union => "Union".to_string(),
+        Op::TopK {
+            keys,
+            order,
+            count,
+            numbered,
+        } => {
+            let by = |o: &OrderBy| {
+                let descending = if o.descending { " desc" } else { "" };
+                let nulls = match (o.descending, o.nulls_first) {
+                    (true, false) => " nulls last",
+                    (false, true) => " nulls first",
+                    _ => "",
+                };
+                format!(
+                    "{}@{}{descending}{nulls}",
+                    name(input(0), o.column),
+                    o.column
+                )
+            };
+            let order: Vec<String> = order.iter().map(by).collect();
+            format!(
+                "TopK keys [{}] first {count} by [{}]{}",
+                names(input(0), keys),
+                order.join(", "),
+                if *numbered { ", numbered" } else { "" }
+            )
+        }
         Op::Recompute {
             keys,
             program,

@@ -117,6 +117,20 @@ fn same_operator(a: &Node, b: &Node) -> bool {
         ) => kind == k && on == o && null_equals_null == n && filter == f,
         (Op::Union, Op::Union) => true,
         (
+            Op::TopK {
+                keys,
+                order,
+                count,
+                numbered,
+            },
+            Op::TopK {
+                keys: k,
+                order: o,
+                count: c,
+                numbered: n,
+            },
+        ) => keys == k && order == o && count == c && numbered == n,
+        (
             Op::Recompute { keys, program, .. },
             Op::Recompute {
                 keys: k,

@@ -11,35 +11,36 @@ use arrow::compute::take;
 use arrow::datatypes::{Field, Schema};
 use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{Column, DFSchema};
-use datafusion_expr::logical_plan::{Filter, Limit, Projection, Sort, Window};
-use datafusion_expr::{Expr, FetchType, LogicalPlan, SkipType, Volatility, lit};
-use tidemill_dataflow::plan::{Node, Op};
+use datafusion_expr::logical_plan::{Limit, Sort};
+use datafusion_expr::{Expr, FetchType, LogicalPlan, Operator, SkipType, Volatility};
+use datafusion_physical_expr::expressions::{Literal, binary};
+use tidemill_dataflow::plan::Node;
 use tidemill_zset::hash::hash_columns;
 use tidemill_zset::schema::SqlType;
 
 use super::expr::{self, Physical};
-use super::recompute::leaf_of;
-use super::{Compiler, Piece, node, rows, schema_of};
-use crate::bind::lateral::row_number;
+use super::top_k::top_k;
+use super::{Compiler, Piece, rows, schema_of};
 use crate::error::{Result, from_datafusion};
 use crate::functions::{Args, Kernel, call};
-use crate::program::Program;
 use crate::tree::PlanTree;
 
-/// First rows, those that OFFSET passes over included, up to which parts are computed by themselves: every part keeps as many.
-const FIRST_ROWS_MAX: usize = 100;
+/// First rows, those that OFFSET passes over included, up to which the operator finds them; of more, all is computed anew.
+const FIRST_ROWS_MAX: u64 = 10_000;
+/// First rows up to which there are many parts and parts of these: every part keeps as many.
+const FEW_ROWS_MAX: u64 = 100;
 /// Into how many parts rows are divided, and those that are left of them again.
-const PARTS: [i16; 2] = [1024, 32];
+const PARTS_OF_FEW: [i16; 2] = [1024, 32];
+const PARTS_OF_MANY: [i16; 1] = [64];
 /// The column that says which part a row belongs to.
 const PART: &str = "__part";
-/// The column that numbers the rows of a part.
-const NUMBER: &str = "__number";
 
 impl Compiler<'_> {
     /// `plan`: the limit.
     pub(super) fn first_rows(&mut self, plan: &LogicalPlan, limit: &Limit) -> Result<Piece> {
         const REASON: &str = "LIMIT without a key";
-        let (Some(count), LogicalPlan::Sort(sort)) = (rows_looked_at(limit), limit.input.as_ref())
+        let (Some((skip, count)), LogicalPlan::Sort(sort)) =
+            (rows_wanted(limit), limit.input.as_ref())
         else {
             return self.recompute(plan, REASON);
         };
@@ -47,23 +48,37 @@ impl Compiler<'_> {
             return self.recompute(plan, REASON);
         }
         let piece = rows::strip(self.piece(&sort.input)?);
-        let mut found = piece.node;
-        for parts in PARTS {
-            found = first_of_each(found, sort, count, parts)?;
-        }
-        let (leaf, columns) = leaf_of(0, &found.schema, sort.input.schema())?;
-        let last = LogicalPlan::Limit(Limit {
-            input: Arc::new(sorted(sort, leaf)),
-            ..limit.clone()
-        });
-        let schema = schema_of(plan.schema());
-        let program = Program::try_new(last, vec![columns], schema.clone());
-        let op = Op::Recompute {
-            keys: vec![vec![]],
-            program: Arc::new(program.map_err(|e| from_datafusion(&e))?),
-            reason: format!("{REASON}: the first rows of {} parts", PARTS[1]),
+        let all_parts = match count <= FEW_ROWS_MAX {
+            true => &PARTS_OF_FEW[..],
+            false => &PARTS_OF_MANY,
         };
-        Ok(Piece::new(node(op, vec![found], schema, false)).unique(piece.unique))
+        let mut found = piece.node;
+        for parts in all_parts {
+            found = first_of_parts(found, sort, count, *parts)?;
+        }
+        let first = || -> datafusion_common::Result<Node> {
+            let named = sort.input.schema();
+            let (first, _) = top_k(found, named, &[], &sort.expr, count, skip > 0)?;
+            if skip == 0 {
+                return Ok(first);
+            }
+            let width = first.schema.fields().len() - 1;
+            let number = expr::column(&first.schema, width);
+            let later = binary(
+                number,
+                Operator::Gt,
+                Arc::new(Literal::new(skip.into())),
+                &first.schema,
+            )?;
+            let own: Vec<usize> = (0..width).collect();
+            Ok(rows::choose(rows::map(first, Some(later), None), &own))
+        };
+        let first = first().map_err(|e| from_datafusion(&e))?;
+        let node = Node {
+            schema: schema_of(plan.schema()),
+            ..first
+        };
+        Ok(Piece::new(node).unique(piece.unique))
     }
 
     /// Whether there is a collection below.
@@ -78,66 +93,32 @@ impl Compiler<'_> {
     }
 }
 
-/// The rows up to the last one that is wanted, if that is known.
-fn rows_looked_at(limit: &Limit) -> Option<usize> {
+/// How many rows are passed over, and which is the last one that is wanted, if that is known.
+fn rows_wanted(limit: &Limit) -> Option<(u64, u64)> {
     match (limit.get_fetch_type(), limit.get_skip_type()) {
         (Ok(FetchType::Literal(Some(fetch))), Ok(SkipType::Literal(skip))) => {
-            fetch.checked_add(skip)
+            Some((skip as u64, fetch.checked_add(skip)? as u64))
         }
         _ => None,
     }
 }
 
-fn sorted(sort: &Sort, input: LogicalPlan) -> LogicalPlan {
-    LogicalPlan::Sort(Sort {
-        input: Arc::new(input),
-        ..sort.clone()
-    })
-}
-
 /// The first `count` rows of each part of `input`, whose columns are those of what `sort` orders.
-fn first_of_each(input: Node, sort: &Sort, count: usize, parts: i16) -> Result<Node> {
-    let columns = input.schema.clone();
+fn first_of_parts(input: Node, sort: &Sort, count: u64, parts: i16) -> Result<Node> {
+    let width = input.schema.fields().len();
     let divided = with_part(input, parts)?;
-    // The part comes last in the input, and first in what the operator gives, as its keys do.
-    let width = columns.fields().len();
-    let build = || {
+    let first = || {
         let part = Field::new(PART, SqlType::Int2.arrow(), true);
         let all = sort.input.schema().iter();
         let all = all.map(|(q, f)| (q.cloned(), f.clone()));
         let all = all.chain([(None, Arc::new(part))]).collect();
-        DFSchema::new_with_metadata(all, Default::default())
+        let named = DFSchema::new_with_metadata(all, Default::default())?;
+        let part = Expr::Column(Column::new_unqualified(PART));
+        top_k(divided, &named, &[part], &sort.expr, count, false)
     };
-    let named = build().map_err(|e| from_datafusion(&e))?;
-    let (leaf, leaf_columns) = leaf_of(0, &divided.schema, &named)?;
-    // The operator gives its program the rows of several parts at a time.
-    let number = row_number(
-        vec![Expr::Column(Column::new_unqualified(PART))],
-        sort.expr.clone(),
-    );
-    let wanted = Expr::Column(Column::new_unqualified(NUMBER));
-    let wanted = wanted.lt_eq(lit(count as u64));
-    let part = Column::new_unqualified(PART);
-    let own = sort.input.schema().columns();
-    let chosen: Vec<Expr> = [part].into_iter().chain(own).map(Expr::Column).collect();
-    let build = || {
-        let number = vec![number.alias(NUMBER)];
-        let numbered = LogicalPlan::Window(Window::try_new(number, Arc::new(leaf))?);
-        let first = LogicalPlan::Filter(Filter::try_new(wanted, Arc::new(numbered))?);
-        Projection::try_new(chosen, Arc::new(first))
-    };
-    let chosen = build().map_err(|e| from_datafusion(&e))?;
-    let schema = schema_of(&chosen.schema);
-    let program = LogicalPlan::Projection(chosen);
-    let program = Program::try_new(program, vec![leaf_columns], schema.clone());
-    let op = Op::Recompute {
-        keys: vec![vec![width]],
-        program: Arc::new(program.map_err(|e| from_datafusion(&e))?),
-        reason: format!("LIMIT without a key: the first rows of each of {parts} parts"),
-    };
-    let found = node(op, vec![divided], schema, false);
-    let back: Vec<usize> = (1..=width).collect();
-    Ok(rows::choose(found, &back))
+    let (first, _) = first().map_err(|e| from_datafusion(&e))?;
+    let own: Vec<usize> = (0..width).collect();
+    Ok(rows::choose(first, &own))
 }
 
 /// The rows with the part that each belongs to, behind their columns.

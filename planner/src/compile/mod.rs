@@ -34,6 +34,8 @@ mod recompute;
 mod refuse;
 mod rows;
 pub(crate) mod rules;
+mod top_k;
+mod windows;
 mod windows_above;
 
 use std::sync::Arc;
@@ -165,8 +167,11 @@ impl<'a> Compiler<'a> {
         if plan.expressions().iter().any(expr::has_subquery) {
             return self.recompute(plan, "a subquery that is not a join");
         }
-        if let Some((above, window)) = recompute::window_chain(plan) {
-            return self.window(plan, &above, window);
+        if let Some(windows) = windows::by_one_key(plan).map_err(|e| from_datafusion(&e))? {
+            return match self.first_of_each(plan, &windows)? {
+                Some(piece) => Ok(piece),
+                None => self.windows(plan, windows),
+            };
         }
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(plan, scan),

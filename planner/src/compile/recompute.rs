@@ -9,11 +9,11 @@ use datafusion::catalog::TableProvider;
 use datafusion::datasource::provider_as_source;
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Column, DFSchema};
-use datafusion_expr::logical_plan::{Filter, Projection, Sort, Window};
+use datafusion_expr::logical_plan::Projection;
 use datafusion_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, TableScanBuilder};
 use tidemill_dataflow::plan::{Node, Op};
 
-use super::expr::{has_subquery, unalias};
+use super::expr::unalias;
 use super::{Compiler, Piece, node, order, rows, rules, schema_of};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::interrupt;
@@ -25,9 +25,11 @@ const CONSTANT_ROWS_MAX: usize = 1_000_000;
 
 /// The inputs of a program under construction.
 #[derive(Default)]
-struct Cut {
-    inputs: Vec<Node>,
-    schemas: Vec<SchemaRef>,
+pub(super) struct Cut {
+    /// The operators that give them.
+    pub inputs: Vec<Node>,
+    /// Their columns.
+    pub schemas: Vec<SchemaRef>,
     /// Names of the recursive queries around.
     work_tables: Vec<String>,
 }
@@ -109,82 +111,6 @@ impl Compiler<'_> {
         Ok(Piece::new(node(op, cut.inputs, schema, false)).unique(Some(unique)))
     }
 
-    /// Window functions, by the partition that all of them share. `above`: filters and choices of columns over the
-    /// window, from the top; they are part of the program, because what the operator stores is its output.
-    pub(super) fn window(
-        &mut self,
-        top: &LogicalPlan,
-        above: &[&LogicalPlan],
-        window: &Window,
-    ) -> Result<Piece> {
-        let (input, order) = match window.input.as_ref() {
-            LogicalPlan::Sort(sort) => (&sort.input, Some(sort)),
-            _ => (&window.input, None),
-        };
-        let (input, keys) = with_columns(input, &shared_partition(window))?;
-        let mut cut = Cut::default();
-        let mut leaf = self.leaf(&input, &mut cut)?;
-        if let Some(sort) = order {
-            leaf = LogicalPlan::Sort(Sort {
-                expr: sort.expr.clone(),
-                input: Arc::new(leaf),
-                fetch: sort.fetch,
-            });
-        }
-        let unique = self.last_unique.take();
-        let at = keys.iter().map(|c| input.schema().index_of_column(c));
-        let at = at
-            .collect::<datafusion_common::Result<_>>()
-            .map_err(|e| from_datafusion(&e))?;
-        let mut keys = keys;
-        let built =
-            window_program(leaf, window, above, &mut keys).map_err(|e| from_datafusion(&e))?;
-        // The operator wants the keys first; then come the columns of the plan that aren't keys.
-        let columns = top.schema().columns();
-        let rest = columns.iter().filter(|c| !keys.contains(c));
-        let output: Vec<Column> = keys.iter().chain(rest).cloned().collect();
-        let exprs = output.iter().cloned().map(Expr::Column).collect();
-        let fragment =
-            Projection::try_new(exprs, Arc::new(built)).map_err(|e| from_datafusion(&e))?;
-        let schema = schema_of(&fragment.schema);
-        let program = Program::try_new(
-            LogicalPlan::Projection(fragment),
-            cut.schemas,
-            schema.clone(),
-        )
-        .map_err(|e| from_datafusion(&e))?;
-        let reason = match above.iter().any(|n| matches!(n, LogicalPlan::Filter(_))) {
-            false => "window functions".to_string(),
-            true => "window functions with a filter".to_string(),
-        };
-        let op = Op::Recompute {
-            keys: vec![at],
-            program: Arc::new(program),
-            reason,
-        };
-        let recompute = node(op, cut.inputs, schema, false);
-        let place = |c: &Column| {
-            output
-                .iter()
-                .position(|o| o == c)
-                .expect("every column is in the output")
-        };
-        let back: Vec<usize> = columns.iter().map(place).collect();
-        let node = rows::choose(recompute, &back);
-        let node = Node {
-            schema: schema_of(top.schema()),
-            ..node
-        };
-        let known = |i: &usize| {
-            let (qualifier, field) = input.schema().qualified_field(*i);
-            columns
-                .iter()
-                .position(|c| c.relation.as_ref() == qualifier && c.name == *field.name())
-        };
-        let unique = unique.and_then(|u| u.iter().map(known).collect());
-        Ok(Piece::new(node).unique(unique))
-    }
-
     /// `plan` with its inputs replaced. `ordered`: its parent relies on the order of its rows.
     fn cut(&mut self, plan: &LogicalPlan, ordered: bool, cut: &mut Cut) -> Result<LogicalPlan> {
         if let LogicalPlan::RecursiveQuery(r) = plan {
@@ -262,7 +188,7 @@ impl Compiler<'_> {
     }
 
     /// Compiles `plan` and gives the leaf that stands for it in the program.
-    fn leaf(&mut self, plan: &LogicalPlan, cut: &mut Cut) -> Result<LogicalPlan> {
+    pub(super) fn leaf(&mut self, plan: &LogicalPlan, cut: &mut Cut) -> Result<LogicalPlan> {
         let piece = rows::strip(self.piece(plan)?);
         self.last_unique = piece.unique;
         let (leaf, columns) = leaf_of(cut.inputs.len(), &piece.node.schema, plan.schema())?;
@@ -304,66 +230,6 @@ pub(super) fn leaf_of(
     Ok((build().map_err(|e| from_datafusion(&e))?, schema))
 }
 
-/// The window at the bottom of `plan`, if its functions share a partition, and the filters and choices of columns
-/// above it, from the top.
-pub(super) fn window_chain(plan: &LogicalPlan) -> Option<(Vec<&LogicalPlan>, &Window)> {
-    let mut above = vec![];
-    let mut at = plan;
-    loop {
-        match at {
-            LogicalPlan::Window(w) if !shared_partition(w).is_empty() => return Some((above, w)),
-            LogicalPlan::Filter(f) if !has_subquery(&f.predicate) => {
-                above.push(at);
-                at = &f.input;
-            }
-            LogicalPlan::Projection(p)
-                if p.expr.iter().all(|e| matches!(unalias(e), Expr::Column(_))) =>
-            {
-                above.push(at);
-                at = &p.input;
-            }
-            _ => return None,
-        }
-    }
-}
-
-/// The window over `leaf` and what is above it. `keys` come through, if need be under other names, which they
-/// have afterwards.
-fn window_program(
-    leaf: LogicalPlan,
-    window: &Window,
-    above: &[&LogicalPlan],
-    keys: &mut [Column],
-) -> datafusion_common::Result<LogicalPlan> {
-    let mut plan =
-        LogicalPlan::Window(Window::try_new(window.window_expr.clone(), Arc::new(leaf))?);
-    for node in above.iter().rev() {
-        plan = match node {
-            LogicalPlan::Filter(f) => {
-                LogicalPlan::Filter(Filter::try_new(f.predicate.clone(), Arc::new(plan))?)
-            }
-            LogicalPlan::Projection(p) => {
-                let given = p.schema.columns();
-                let mut exprs = p.expr.clone();
-                for (i, key) in keys.iter_mut().enumerate() {
-                    let is_key = |e: &Expr| matches!(unalias(e), Expr::Column(c) if c == key);
-                    *key = match p.expr.iter().position(is_key) {
-                        Some(at) => given[at].clone(),
-                        None => {
-                            let name = format!("__kept_{i}");
-                            exprs.push(Expr::Column(key.clone()).alias(&name));
-                            Column::new_unqualified(name)
-                        }
-                    };
-                }
-                LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(plan))?)
-            }
-            other => return datafusion_common::internal_err!("{} over a window", other.display()),
-        };
-    }
-    Ok(plan)
-}
-
 /// A program without inputs is run once, now.
 fn constant(fragment: LogicalPlan, schema: SchemaRef) -> Result<Piece> {
     let stop = interrupt::asked();
@@ -385,30 +251,11 @@ fn constant(fragment: LogicalPlan, schema: SchemaRef) -> Result<Piece> {
     )))
 }
 
-/// PARTITION BY expressions that all functions of the node have.
-fn shared_partition(window: &Window) -> Vec<Expr> {
-    let mut shared: Option<Vec<Expr>> = None;
-    for e in &window.window_expr {
-        let Expr::WindowFunction(w) = unalias(e) else {
-            return vec![];
-        };
-        let own = &w.params.partition_by;
-        shared = Some(match shared {
-            None => own.clone(),
-            Some(before) => before.into_iter().filter(|e| own.contains(e)).collect(),
-        });
-    }
-    let mut distinct = vec![];
-    for e in shared.unwrap_or_default() {
-        if !distinct.contains(&e) {
-            distinct.push(e);
-        }
-    }
-    distinct
-}
-
 /// `input` with a column for each of `exprs`: its own where the expression is one, else a new one behind.
-fn with_columns(input: &LogicalPlan, exprs: &[Expr]) -> Result<(LogicalPlan, Vec<Column>)> {
+pub(super) fn with_columns(
+    input: &LogicalPlan,
+    exprs: &[Expr],
+) -> Result<(LogicalPlan, Vec<Column>)> {
     let mut columns = vec![];
     let mut further = vec![];
     for e in exprs {

@@ -151,7 +151,10 @@ pub(super) fn choose(input: Node, columns: &[usize]) -> Node {
 }
 
 /// A set of columns, seen through a projection to plain columns.
-fn unique_through(unique: &Option<Vec<usize>>, exprs: &[Physical]) -> Option<Vec<usize>> {
+pub(super) fn unique_through(
+    unique: &Option<Vec<usize>>,
+    exprs: &[Physical],
+) -> Option<Vec<usize>> {
     let at = |column: &usize| {
         exprs
             .iter()

@@ -156,7 +156,7 @@ fn sorts_by(w: &WindowFunction, keys: &[Expr], input: &LogicalPlan) -> Result<bo
 }
 
 /// `keys` over a node with `schema`, whose columns are `below`, in terms of its input.
-fn in_terms_of(keys: Vec<Expr>, schema: &DFSchema, below: &[Expr]) -> Result<Vec<Expr>> {
+pub(super) fn in_terms_of(keys: Vec<Expr>, schema: &DFSchema, below: &[Expr]) -> Result<Vec<Expr>> {
     let below_one = |e: Expr| {
         Ok(match &e {
             Expr::Column(c) => match schema.maybe_index_of_column(c) {

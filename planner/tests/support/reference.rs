@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute;
+use arrow::array::{
+    Array, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array, UInt64Array,
+};
+use arrow::compute::{self, SortColumn, SortOptions};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion_common::ScalarValue;
 use datafusion_physical_expr::PhysicalExpr;
@@ -47,6 +49,44 @@ pub fn evaluate(node: &Node, inputs: &dyn Fn(CollectionId) -> RecordBatch) -> Re
         Op::Union => {
             let same: Vec<RecordBatch> = below.iter().map(|b| rename(b, &node.schema)).collect();
             compute::concat_batches(&node.schema, &same).expect("equal types")
+        }
+        Op::TopK {
+            keys,
+            order,
+            count,
+            numbered,
+        } => {
+            let rows = &below[0];
+            let mut by: Vec<SortColumn> = vec![];
+            let asked = order.iter().map(|o| {
+                let options = SortOptions {
+                    descending: o.descending,
+                    nulls_first: o.nulls_first,
+                };
+                (o.column, Some(options))
+            });
+            let rest = (0..rows.num_columns()).map(|c| (c, None));
+            for (column, options) in asked.chain(rest) {
+                let values = rows.column(column).clone();
+                by.push(SortColumn { values, options });
+            }
+            let order = compute::lexsort_to_indices(&by, None).expect("columns that have an order");
+            let rows = compute::take_record_batch(rows, &order).expect("rows exist");
+            let (mut chosen, mut numbers) = (vec![], vec![]);
+            for (_, of_key) in groups(&rows, keys) {
+                let first = of_key.into_iter().zip(1..=*count);
+                for (row, number) in first {
+                    chosen.push(row);
+                    numbers.push(number);
+                }
+            }
+            let chosen = UInt32Array::from(chosen);
+            let first = compute::take_record_batch(&rows, &chosen).expect("rows exist");
+            let mut columns = first.columns().to_vec();
+            if *numbered {
+                columns.push(Arc::new(UInt64Array::from(numbers)));
+            }
+            RecordBatch::try_new(node.schema.clone(), columns).expect("the plan's columns")
         }
         Op::Recompute { keys, program, .. } => {
             let run = |inputs: Vec<RecordBatch>| {

@@ -1,0 +1,502 @@
+//! [`TopKOperator`]: the first rows of each key in an order, perhaps with their numbers.
+//!
+//! It keeps, by key, the rows of its input, or of an append-only input only those that are among the first: a row that others have
+//! pushed out never comes back then. The output isn't kept. In each epoch the old and the new first rows of the touched keys are
+//! found together, from the rows before the epoch and its changes.
+//!
+//! The order is total: after the columns that are asked for come all others. So equal rows are the same row, and which rows
+//! win never depends on when they came.
+
+use std::cmp::Ordering;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, DynComparator, UInt32Array, UInt64Array, make_comparator};
+use arrow::compute::{SortOptions, concat, interleave, take};
+use arrow::datatypes::{Schema, SchemaRef};
+use tidemill_storage::ArrangementKind;
+use tidemill_zset::consolidate::normalise_floats;
+use tidemill_zset::hash::hash_columns;
+use tidemill_zset::{Delta, Diffs, Epoch};
+
+use super::join_keys::KeyTable;
+use super::join_plan::StoredColumns;
+use super::join_rows::{BLOCK_ROWS, batch_of, nullable};
+use super::join_state::{KeyedState, StateSide};
+use super::recompute::{rows_of_keys, store};
+use super::reload::Reload;
+use crate::operator::{BuildContext, Operator, Output};
+use crate::plan::{ArrangementSpec, Node, Op, OrderBy};
+use crate::state::StateHandle;
+
+/// The arrangement of an [`Op::TopK`]: rows by key. Empty for every other operator.
+pub fn arrangements(node: &Node) -> Vec<ArrangementSpec> {
+    let Op::TopK {
+        keys, order, count, ..
+    } = &node.op
+    else {
+        return Vec::new();
+    };
+    let input = &node.inputs[0];
+    let stored = StoredColumns::new(keys, input.schema.fields().len(), |_| true);
+    let which = match input.append_only {
+        false => "all".to_string(),
+        true => format!("first {count} by {order:?}"),
+    };
+    vec![ArrangementSpec {
+        kind: ArrangementKind::Add,
+        schema: stored.schema(&input.schema),
+        key_columns: stored.key_columns,
+        name: "rows".into(),
+        fingerprint: format!("top k v1 key {keys:?} {which}"),
+        input: Some(0),
+    }]
+}
+
+/// Builds the operator of `node`.
+pub fn build(node: &Node, states: Vec<StateHandle>, context: &BuildContext) -> Box<dyn Operator> {
+    Box::new(TopKOperator::new(node, states, context))
+}
+
+/// See the module.
+pub struct TopKOperator {
+    stored: StoredColumns,
+    /// Order of stored rows within a key.
+    order: Vec<(usize, SortOptions)>,
+    count: i64,
+    output: SchemaRef,
+    numbered: bool,
+    /// The rows that aren't among the first are kept too.
+    keeps_all: bool,
+    state: KeyedState<1>,
+    key_schema: SchemaRef,
+    /// Changes of the epoch, as stored.
+    changes: Vec<Delta>,
+    /// Keys of the changes.
+    touched: KeyTable<1>,
+    /// The number in `touched` of each row of each of `changes`.
+    slots: Vec<Vec<u32>>,
+    running: Option<Run>,
+}
+
+/// The touched keys of an epoch, on the way to their first rows.
+struct Run {
+    epoch: Epoch,
+    keys: KeyTable<1>,
+    changes: Vec<Delta>,
+    /// Rows of `changes`, by key.
+    by_key: Vec<(usize, usize)>,
+    /// Where each key's rows end in `by_key`.
+    ends: Vec<usize>,
+    /// The next key.
+    next: usize,
+}
+
+impl TopKOperator {
+    /// The operator over the state that [`arrangements`] says.
+    fn new(node: &Node, states: Vec<StateHandle>, context: &BuildContext) -> Self {
+        let Op::TopK {
+            keys,
+            order,
+            count,
+            numbered,
+        } = &node.op
+        else {
+            unreachable!("only first rows are built here")
+        };
+        let [handle]: [StateHandle; 1] = states.try_into().ok().expect("it has one state");
+        let input = &node.inputs[0];
+        let stored = StoredColumns::new(keys, input.schema.fields().len(), |_| true);
+        let key_fields = handle.desc.schema.fields()[..keys.len()].to_vec();
+        let key_schema = nullable(&Arc::new(Schema::new(key_fields)));
+        let reload = match keys.is_empty() {
+            true => None,
+            false => Reload::new(
+                std::slice::from_ref(&handle),
+                context.state_bytes_max,
+                context,
+            ),
+        };
+        let side = StateSide::new(handle, false, true);
+        let state = KeyedState::new([side], false, true, context.state_bytes_max);
+        TopKOperator {
+            order: total_order(order, &stored),
+            stored,
+            count: i64::try_from(*count).unwrap_or(i64::MAX),
+            output: node.schema.clone(),
+            numbered: *numbered,
+            keeps_all: !input.append_only,
+            state: state.with_reload(reload, [false]),
+            changes: Vec::new(),
+            touched: KeyTable::new(key_schema.clone(), true),
+            key_schema,
+            slots: Vec::new(),
+            running: None,
+        }
+    }
+
+    fn take_piece(&mut self, delta: Delta) {
+        let of = |c: &usize| delta.rows.column(*c).clone();
+        let columns: Vec<ArrayRef> = self.stored.columns.iter().map(of).collect();
+        let keys = &columns[..self.stored.key_columns];
+        let hashes = hash_columns(keys, delta.len());
+        let (mut slots, mut fresh) = (Vec::new(), Vec::new());
+        self.touched
+            .resolve(keys, &hashes, 0, &mut slots, &mut fresh);
+        let schema = &self.state.sides[0].handle.desc.schema;
+        let rows = batch_of(schema, columns, delta.len());
+        self.changes.push(Delta::new(rows, delta.diffs));
+        self.slots.push(slots);
+    }
+
+    fn begin(&mut self, epoch: Epoch) -> Run {
+        let empty = KeyTable::new(self.key_schema.clone(), true);
+        let keys = std::mem::replace(&mut self.touched, empty);
+        let slots = std::mem::take(&mut self.slots);
+        let mut ends = vec![0; keys.len()];
+        for slot in slots.iter().flatten() {
+            ends[*slot as usize] += 1;
+        }
+        let mut end = 0;
+        for of_key in &mut ends {
+            // For now where they begin.
+            end += std::mem::replace(of_key, end);
+        }
+        let mut by_key = vec![(0, 0); end];
+        for (batch, slots) in slots.iter().enumerate() {
+            for (row, slot) in slots.iter().enumerate() {
+                let next = &mut ends[*slot as usize];
+                by_key[*next] = (batch, row);
+                *next += 1;
+            }
+        }
+        Run {
+            epoch,
+            keys,
+            changes: std::mem::take(&mut self.changes),
+            by_key,
+            ends,
+            next: 0,
+        }
+    }
+
+    /// The first rows of some touched keys, before and after the epoch.
+    fn compute(&mut self, run: &mut Run, keys: Range<usize>, out: &mut Output) {
+        let slots: Vec<u32> = keys.clone().map(|k| k as u32).collect();
+        let key_columns = run.keys.key_columns(&slots);
+        let key_rows = batch_of(&self.key_schema, key_columns, slots.len());
+        let (numbers, owners) = rows_of_keys(&mut self.state, &[key_rows]);
+        let changed = run.rows_of(&keys);
+        let width = self.stored.columns.len();
+        let store = &mut self.state.sides[0].store;
+        let mut diffs: Vec<i64> = numbers.iter().map(|n| store.diff(*n)).collect();
+        let kept = diffs.len();
+        diffs.extend(changed.iter().map(|(b, r)| run.changes[*b].diffs.get(*r)));
+        let before = store.gather(&numbers, &(0..width).collect::<Vec<_>>());
+        let after = run.gather(changed, width);
+        let both = before.iter().zip(&after).map(|(before, after)| {
+            let (before, after) = (before.as_ref(), after.as_ref());
+            concat(&[before, after]).expect("columns of one type")
+        });
+        let columns: Vec<ArrayRef> = match kept {
+            0 => after.clone(),
+            _ => both.collect(),
+        };
+
+        let order = Order::new(&columns, &self.order);
+        let mut found = Found::new(self.count, self.numbered);
+        let (mut stored, mut candidates) = (0, Vec::new());
+        for (i, key) in keys.clone().enumerate() {
+            let begin = stored;
+            while owners.get(stored) == Some(&(i as u32)) {
+                stored += 1;
+            }
+            let changes = run.range_of(key, &keys);
+            let changes = kept + changes.start..kept + changes.end;
+            candidates.clear();
+            candidates.extend((begin..stored).map(|r| r as u32));
+            self.candidates(&mut candidates, changes, &diffs, &order);
+            found.walk(&candidates, kept, &diffs, &order);
+        }
+
+        let hashes = |owner: usize| run.keys.slot((keys.start + owner) as u32).hash;
+        if self.keeps_all {
+            let owners = run.owners_of(&keys);
+            let hashes = owners.map(hashes).collect();
+            let diffs = Diffs::from(diffs.split_off(kept));
+            self.remember(after, hashes, diffs, out);
+        } else {
+            let rows = UInt32Array::from(found.kept_rows.clone());
+            let taken = taken(&columns, &rows);
+            let keys = &taken[..self.stored.key_columns];
+            let hashes = hash_columns(keys, rows.len());
+            self.remember(taken, hashes, Diffs::from(found.kept_diffs.clone()), out);
+        }
+        self.emit(&columns, found, out);
+    }
+
+    /// Adds to the stored rows of a key those of its `changes`, and leaves in the list what may be among its first rows
+    /// before or after the epoch, in order.
+    fn candidates(&self, list: &mut Vec<u32>, changes: Range<usize>, diffs: &[i64], order: &Order) {
+        let before = list.len();
+        let first = usize::try_from(self.count).unwrap_or(usize::MAX);
+        // A retraction takes away as many rows at most, and is one itself.
+        let retracted = diffs[changes.clone()].iter().filter(|d| **d < 0);
+        let gone = retracted.fold(0usize, |gone, d| {
+            gone.saturating_add(d.unsigned_abs() as usize)
+                .saturating_add(1)
+        });
+        list.extend(changes.map(|r| r as u32));
+        let wanted = first.saturating_add(gone);
+        if list.len() > wanted.saturating_mul(2) {
+            let mut old: Vec<u32> = list[..before].to_vec();
+            if old.len() > first {
+                old.select_nth_unstable_by(first, |a, b| order.compare(*a, *b));
+                old.truncate(first);
+            }
+            list.select_nth_unstable_by(wanted, |a, b| order.compare(*a, *b));
+            list.truncate(wanted);
+            list.extend(old);
+        }
+        if list.len() > 1 {
+            list.sort_unstable_by(|a, b| order.compare(*a, *b).then(a.cmp(b)));
+            list.dedup();
+        }
+    }
+
+    /// Changes the stored rows.
+    fn remember(
+        &mut self,
+        columns: Vec<ArrayRef>,
+        hashes: Vec<u64>,
+        diffs: Diffs,
+        out: &mut Output,
+    ) {
+        let schema = self.state.sides[0].handle.desc.schema.clone();
+        let delta = Delta::new(batch_of(&schema, columns, hashes.len()), diffs);
+        for start in (0..delta.len()).step_by(BLOCK_ROWS) {
+            let rows = BLOCK_ROWS.min(delta.len() - start);
+            let hashes = hashes[start..start + rows].to_vec();
+            store(&mut self.state, delta.slice(start, rows), hashes, out);
+        }
+    }
+
+    fn emit(&self, columns: &[ArrayRef], found: Found, out: &mut Output) {
+        let width = self.stored.columns.len();
+        let rows = UInt32Array::from(found.rows);
+        let position = |c| self.stored.position(c).expect("every column is stored");
+        let of_input: Vec<ArrayRef> = (0..width).map(|c| columns[position(c)].clone()).collect();
+        let mut taken = taken(&of_input, &rows);
+        if self.numbered {
+            taken.push(Arc::new(UInt64Array::from(found.numbers)));
+        }
+        let delta = Delta::new(batch_of(&self.output, taken, rows.len()), found.diffs);
+        for start in (0..delta.len()).step_by(BLOCK_ROWS) {
+            let rows = BLOCK_ROWS.min(delta.len() - start);
+            out.rows.push(delta.slice(start, rows));
+        }
+    }
+}
+
+fn taken(columns: &[ArrayRef], rows: &UInt32Array) -> Vec<ArrayRef> {
+    let taken = columns.iter().map(|c| take(c.as_ref(), rows, None));
+    taken.map(|c| c.expect("places in the columns")).collect()
+}
+
+/// The order that is asked for, then all other columns; keys are equal within a key.
+fn total_order(order: &[OrderBy], stored: &StoredColumns) -> Vec<(usize, SortOptions)> {
+    let position = |c| stored.position(c).expect("every column is stored");
+    let asked = order.iter().map(|by| {
+        let options = SortOptions {
+            descending: by.descending,
+            nulls_first: by.nulls_first,
+        };
+        (position(by.column), options)
+    });
+    let mut all: Vec<(usize, SortOptions)> = asked.collect();
+    for column in stored.key_columns..stored.columns.len() {
+        if all.iter().all(|(have, _)| *have != column) {
+            all.push((column, SortOptions::default()));
+        }
+    }
+    all.retain(|(column, _)| *column >= stored.key_columns);
+    all
+}
+
+impl Run {
+    fn begin_of(&self, key: usize) -> usize {
+        key.checked_sub(1).map_or(0, |before| self.ends[before])
+    }
+
+    /// Places of the changes of `keys`.
+    fn rows_of(&self, keys: &Range<usize>) -> &[(usize, usize)] {
+        &self.by_key[self.begin_of(keys.start)..self.begin_of(keys.end)]
+    }
+
+    /// Where the changes of `key` are among those of `keys`.
+    fn range_of(&self, key: usize, keys: &Range<usize>) -> Range<usize> {
+        let first = self.begin_of(keys.start);
+        self.begin_of(key) - first..self.ends[key] - first
+    }
+
+    /// For each change of `keys` the number of its key among them.
+    fn owners_of(&self, keys: &Range<usize>) -> impl Iterator<Item = usize> {
+        let count = |key: usize| self.ends[key] - self.begin_of(key);
+        let keys = keys.clone().enumerate();
+        keys.flat_map(move |(i, key)| std::iter::repeat_n(i, count(key)))
+    }
+
+    /// Keys from the next one on with about as many changes as a block has rows.
+    fn next_keys(&self) -> Range<usize> {
+        let most = self.begin_of(self.next) + BLOCK_ROWS;
+        let within = self.ends.partition_point(|end| *end <= most);
+        let end = within.clamp(self.next + 1, self.next + BLOCK_ROWS);
+        self.next..end.min(self.ends.len())
+    }
+
+    fn gather(&self, places: &[(usize, usize)], width: usize) -> Vec<ArrayRef> {
+        let column = |c: usize| {
+            let all = self.changes.iter().map(|d| d.rows.column(c).as_ref());
+            interleave(&all.collect::<Vec<_>>(), places).expect("columns of one type")
+        };
+        (0..width).map(column).collect()
+    }
+}
+
+/// Compares rows of some columns.
+struct Order(Vec<DynComparator>);
+
+impl Order {
+    fn new(columns: &[ArrayRef], order: &[(usize, SortOptions)]) -> Self {
+        let by = |(column, options): &(usize, SortOptions)| {
+            let column = normalise_floats(&columns[*column]);
+            make_comparator(&column, &column, *options)
+                .unwrap_or_else(|e| panic!("{} can't be ordered: {e}", column.data_type()))
+        };
+        Order(order.iter().map(by).collect())
+    }
+
+    fn compare(&self, a: u32, b: u32) -> Ordering {
+        if a == b {
+            return Ordering::Equal;
+        }
+        let (a, b) = (a as usize, b as usize);
+        let mut by = self.0.iter().map(|compare| compare(a, b));
+        by.find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
+    }
+}
+
+/// Changes of first rows.
+struct Found {
+    count: i64,
+    numbered: bool,
+    rows: Vec<u32>,
+    diffs: Vec<i64>,
+    numbers: Vec<u64>,
+    /// The same without numbers.
+    kept_rows: Vec<u32>,
+    kept_diffs: Vec<i64>,
+}
+
+impl Found {
+    fn new(count: i64, numbered: bool) -> Self {
+        Found {
+            count,
+            numbered,
+            rows: Vec::new(),
+            diffs: Vec::new(),
+            numbers: Vec::new(),
+            kept_rows: Vec::new(),
+            kept_diffs: Vec::new(),
+        }
+    }
+
+    /// The rows of a key, in order; the first `kept` rows of all are those before the epoch, the others are changes.
+    fn walk(&mut self, rows: &[u32], kept: usize, diffs: &[i64], order: &Order) {
+        let (mut old_before, mut new_before) = (0, 0);
+        for equal in rows.chunk_by(|a, b| order.compare(*a, *b).is_eq()) {
+            if old_before >= self.count && new_before >= self.count {
+                return;
+            }
+            let (mut old, mut new) = (0, 0);
+            for row in equal {
+                let diff = diffs[*row as usize];
+                new += diff;
+                if (*row as usize) < kept {
+                    old += diff;
+                }
+            }
+            // A collection has no negative rows at the end of an epoch.
+            let (old, new) = (old.max(0), new.max(0));
+            let within = |before: i64, rows: i64| {
+                let first = before.min(self.count);
+                first..before.saturating_add(rows).min(self.count)
+            };
+            self.change(equal[0], within(old_before, old), within(new_before, new));
+            old_before += old;
+            new_before += new;
+        }
+    }
+
+    /// A row had numbers from `old.start + 1` to `old.end`, and has others now.
+    fn change(&mut self, row: u32, old: Range<i64>, new: Range<i64>) {
+        let length = |r: &Range<i64>| r.end - r.start;
+        let more = length(&new) - length(&old);
+        if more != 0 {
+            self.kept_rows.push(row);
+            self.kept_diffs.push(more);
+        }
+        if !self.numbered {
+            if more != 0 {
+                self.rows.push(row);
+                self.diffs.push(more);
+            }
+            return;
+        }
+        let gone = old.clone().filter(|n| !new.contains(n)).map(|n| (n, -1));
+        let come = new.clone().filter(|n| !old.contains(n)).map(|n| (n, 1));
+        for (number, diff) in gone.chain(come) {
+            self.rows.push(row);
+            self.numbers.push(number as u64 + 1);
+            self.diffs.push(diff);
+        }
+    }
+}
+
+impl Operator for TopKOperator {
+    fn push(&mut self, _: usize, delta: Delta, _: &mut Output) {
+        for start in (0..delta.len()).step_by(BLOCK_ROWS) {
+            self.take_piece(delta.slice(start, BLOCK_ROWS.min(delta.len() - start)));
+        }
+    }
+
+    fn finish(&mut self, epoch: Epoch, out: &mut Output) {
+        self.running = Some(self.begin(epoch));
+        self.go_on(out);
+    }
+
+    fn is_busy(&self) -> bool {
+        self.running.is_some()
+    }
+
+    fn go_on(&mut self, out: &mut Output) {
+        let Some(mut run) = self.running.take() else {
+            return;
+        };
+        while run.next < run.ends.len() {
+            if out.is_spent() {
+                self.running = Some(run);
+                return;
+            }
+            let keys = run.next_keys();
+            out.spend(run.rows_of(&keys).len());
+            run.next = keys.end;
+            self.compute(&mut run, keys, out);
+        }
+        self.state.finish(run.epoch);
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.state.bytes()
+    }
+}

@@ -1,0 +1,296 @@
+//! `row_number() OVER (PARTITION BY key ORDER BY …) <= n`: the first rows of each key have an operator of their own. DISTINCT ON, LIMIT in a
+//! LATERAL subquery and ORDER BY … LIMIT come here too.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema};
+use datafusion_common::{Column, DFSchema, Result, ScalarValue};
+use datafusion_expr::expr::Sort as SortExpr;
+use datafusion_expr::logical_plan::{Filter, Window};
+use datafusion_expr::utils::{conjunction, split_conjunction_owned};
+use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, Operator, WindowFunctionDefinition};
+use tidemill_dataflow::plan::{Node, Op, OrderBy};
+
+use super::expr::{self, Physical, unalias};
+use super::windows::Windows;
+use super::{Compiler, Piece, node, rows, schema_of};
+use crate::error::{self, from_datafusion};
+
+/// A window that only numbers rows, of which a filter lets the first through.
+struct FirstRows<'p> {
+    window: &'p Window,
+    partition: Vec<Expr>,
+    order: Vec<SortExpr>,
+    /// The column of the numbers.
+    number: Column,
+    count: u64,
+    /// What else the filter asks for.
+    rest: Option<Expr>,
+}
+
+impl<'p> FirstRows<'p> {
+    /// Those of the window that `filter` stands over.
+    fn of(filter: &'p Filter) -> Option<Self> {
+        let LogicalPlan::Window(window) = filter.input.as_ref() else {
+            return None;
+        };
+        let [call] = window.window_expr.as_slice() else {
+            return None;
+        };
+        let Expr::WindowFunction(w) = unalias(call) else {
+            return None;
+        };
+        let WindowFunctionDefinition::WindowUDF(function) = &w.fun else {
+            return None;
+        };
+        if function.name() != "row_number" || matches!(*window.input, LogicalPlan::Sort(_)) {
+            return None;
+        }
+        let number = window.schema.columns().pop()?;
+        let (count, rest) = bound(filter, &number)?;
+        Some(FirstRows {
+            window,
+            partition: w.params.partition_by.clone(),
+            order: w.params.order_by.clone(),
+            number,
+            count,
+            rest,
+        })
+    }
+
+    /// Whether somebody of the nodes above, from the top, or above these looks at the numbers.
+    fn wants_numbers(&self, above: &[&LogicalPlan]) -> bool {
+        let mut number = self.number.clone();
+        let uses = |e: &Expr, number: &Column| e.column_refs().contains(number);
+        if self.rest.as_ref().is_some_and(|e| uses(e, &number)) {
+            return true;
+        }
+        for above in above.iter().rev() {
+            match above {
+                LogicalPlan::Filter(f) if uses(&f.predicate, &number) => return true,
+                LogicalPlan::Projection(p) => {
+                    let mut places = (0..p.expr.len()).filter(|i| uses(&p.expr[*i], &number));
+                    match (places.next(), places.next()) {
+                        (None, _) => return false,
+                        (Some(at), None) => number = p.schema.columns().swap_remove(at),
+                        _ => return true,
+                    }
+                }
+                LogicalPlan::SubqueryAlias(alias) => {
+                    number.relation = Some(alias.alias.clone());
+                }
+                _ => {}
+            }
+        }
+        true
+    }
+}
+
+/// Whether the node lets the first rows of each key of a window through.
+pub(super) fn is_first_rows(node: &LogicalPlan) -> bool {
+    matches!(node, LogicalPlan::Filter(filter) if FirstRows::of(filter).is_some())
+}
+
+/// How many numbers from 1 on the filter lets through, if its conditions say so, and the other conditions.
+fn bound(filter: &Filter, number: &Column) -> Option<(u64, Option<Expr>)> {
+    let mut rest = split_conjunction_owned(filter.predicate.clone());
+    let bounds = rest.iter().map(|e| most(e, number)).enumerate();
+    let (at, count) = bounds
+        .filter_map(|(i, most)| Some((i, most?)))
+        .min_by_key(|(_, most)| *most)?;
+    // An equality says more than its bound, unless it is with the first.
+    let equality = matches!(&rest[at], Expr::BinaryExpr(b) if b.op == Operator::Eq);
+    if !equality || count == 1 {
+        rest.remove(at);
+    }
+    Some((count, conjunction(rest)))
+}
+
+/// The largest number that the condition allows.
+fn most(e: &Expr, number: &Column) -> Option<u64> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = e else {
+        return None;
+    };
+    let (literal, op) = match (left.as_ref(), right.as_ref()) {
+        (Expr::Column(c), Expr::Literal(v, _)) if c == number => (v, *op),
+        (Expr::Literal(v, _), Expr::Column(c)) if c == number => (v, op.swap()?),
+        _ => return None,
+    };
+    let ScalarValue::UInt64(Some(n)) = literal else {
+        return None;
+    };
+    match op {
+        Operator::LtEq | Operator::Eq => Some(*n),
+        Operator::Lt => Some(n.saturating_sub(1)),
+        _ => None,
+    }
+}
+
+impl Compiler<'_> {
+    /// The first rows of each key, if that is all that the windows are for.
+    pub(super) fn first_of_each(
+        &mut self,
+        top: &LogicalPlan,
+        windows: &Windows<'_>,
+    ) -> error::Result<Option<Piece>> {
+        let is_window = |n: &&&LogicalPlan| matches!(n, LogicalPlan::Window(_));
+        if windows.nodes.iter().filter(is_window).count() > 1 {
+            // One program for all of them keeps no rows between them.
+            return Ok(None);
+        }
+        let is_filtered = |n: &&LogicalPlan| is_first_rows(n);
+
+        let Some(at) = windows.nodes.iter().position(is_filtered) else {
+            return Ok(None);
+        };
+        let (above, LogicalPlan::Filter(filter)) = (&windows.nodes[..at], windows.nodes[at]) else {
+            return Ok(None);
+        };
+        let Some(first) = FirstRows::of(filter) else {
+            return Ok(None);
+        };
+        let input = rows::strip(self.piece(&first.window.input)?);
+        let named = first.window.input.schema();
+        let numbered = first.wants_numbers(above);
+        let build = || -> Result<Piece> {
+            let (node, keys) = top_k(
+                input.node,
+                named,
+                &first.partition,
+                &first.order,
+                first.count,
+                numbered,
+            )?;
+            let unique = match first.count {
+                // Only the key's first row.
+                1 => keys.filter(|keys| !keys.is_empty()).or(input.unique),
+                _ => input.unique,
+            };
+            let mut piece = Piece::new(node).unique(unique);
+            let schema = &first.window.schema;
+            if let Some(rest) = &first.rest {
+                piece.node = filtered(piece.node, rest, schema)?;
+            }
+            for above in above.iter().rev() {
+                piece = over(piece, above)?;
+            }
+            Ok(piece)
+        };
+        let piece = build().map_err(|e| from_datafusion(&e))?;
+        let node = Node {
+            schema: schema_of(top.schema()),
+            ..piece.node
+        };
+        Ok(Some(Piece::new(node).unique(piece.unique)))
+    }
+}
+
+fn filtered(input: Node, predicate: &Expr, schema: &DFSchema) -> Result<Node> {
+    Ok(rows::map(
+        input,
+        Some(expr::physical(predicate, schema)?),
+        None,
+    ))
+}
+
+/// A filter or a choice of columns over `input`.
+fn over(input: Piece, above: &LogicalPlan) -> Result<Piece> {
+    match above {
+        LogicalPlan::Filter(f) => {
+            let node = filtered(input.node, &f.predicate, f.input.schema())?;
+            Ok(Piece::new(node).unique(input.unique))
+        }
+        LogicalPlan::Projection(p) => {
+            let exprs = p.expr.iter();
+            let exprs = exprs.map(|e| expr::physical(unalias(e), p.input.schema()));
+            let exprs = exprs.collect::<Result<Vec<Physical>>>()?;
+            let unique = rows::unique_through(&input.unique, &exprs);
+            let node = rows::map(input.node, None, Some((exprs, schema_of(&p.schema))));
+            Ok(Piece::new(node).unique(unique))
+        }
+        LogicalPlan::SubqueryAlias(_) => Ok(input),
+        other => datafusion_common::internal_err!("{} over first rows", other.display()),
+    }
+}
+
+/// The operator over `input`, whose columns `named` says, with the input's columns and perhaps the numbers behind; and the columns of the keys, if all
+/// of them are of the input.
+pub(super) fn top_k(
+    input: Node,
+    named: &DFSchema,
+    keys: &[Expr],
+    order: &[SortExpr],
+    count: u64,
+    numbered: bool,
+) -> Result<(Node, Option<Vec<usize>>)> {
+    let width = input.schema.fields().len();
+    let mut exprs: Vec<Physical> = (0..width).map(|i| expr::column(&input.schema, i)).collect();
+    let mut fields: Vec<Field> = (input.schema.fields().iter())
+        .map(|f| f.as_ref().clone())
+        .collect();
+    let mut column = |e: &Expr| -> Result<Option<usize>> {
+        if matches!(unalias(e), Expr::Literal(..)) {
+            return Ok(None);
+        }
+        let physical = expr::physical(unalias(e), named)?;
+        let have = exprs.iter().position(|have| **have == *physical);
+        Ok(Some(match have {
+            Some(at) => at,
+            None => {
+                let field = physical.return_field(&input.schema)?;
+                let name = format!("__by_{}", exprs.len());
+                fields.push(field.as_ref().clone().with_name(name).with_nullable(true));
+                exprs.push(physical);
+                exprs.len() - 1
+            }
+        }))
+    };
+    let mut key_columns = vec![];
+    for key in keys {
+        key_columns.extend(column(key)?.filter(|c| !key_columns.contains(c)));
+    }
+    let mut order_by: Vec<OrderBy> = vec![];
+    for sort in order {
+        let Some(column) = column(&sort.expr)? else {
+            continue;
+        };
+        // A later key that is an earlier one again decides nothing.
+        if order_by.iter().all(|have| have.column != column) {
+            order_by.push(OrderBy {
+                column,
+                descending: !sort.asc,
+                nulls_first: sort.nulls_first,
+            });
+        }
+    }
+    let whole = exprs.len();
+    let schema = Arc::new(Schema::new(fields));
+    let input = match whole == width {
+        true => input,
+        false => rows::map(input, None, Some((exprs, schema.clone()))),
+    };
+    let mut fields: Vec<Field> = (schema.fields().iter())
+        .map(|f| f.as_ref().clone())
+        .collect();
+    if numbered {
+        fields.push(Field::new(NUMBER, arrow::datatypes::DataType::UInt64, true));
+    }
+    let of_input = key_columns.iter().all(|c| *c < width);
+    let unique = of_input.then(|| key_columns.clone());
+    let op = Op::TopK {
+        keys: key_columns,
+        order: order_by,
+        count,
+        numbered,
+    };
+    let first = node(op, vec![input], Arc::new(Schema::new(fields)), false);
+    if whole == width {
+        return Ok((first, unique));
+    }
+    let mut back: Vec<usize> = (0..width).collect();
+    back.extend(numbered.then_some(whole));
+    Ok((rows::choose(first, &back), unique))
+}
+
+/// The column of a row's number.
+const NUMBER: &str = "__number";
