@@ -33,7 +33,7 @@ use crate::read::{ArrangementVersion, StoreVersion};
 use crate::resolve::{Compaction, Mode, damaged_rows};
 use crate::run::{ALIVE, ALWAYS, Run, RunMeta};
 use crate::sorting::block_rows;
-use crate::store::{Shared, Step, Writer};
+use crate::store::{Shared, Step, Writer, put_arrangement};
 
 /// Inputs that are on average so many times larger than what goes into sled are kept as history; smaller ones are put together,
 /// so that sled holds few.
@@ -542,8 +542,8 @@ pub(crate) fn install(writer: &Writer, step: &mut Step, merged: Merged) {
     };
     list.splice(from..to, output.iter().map(run));
     a.history.extend(history.iter().map(run));
-    // Since the output's `since` is in the manifest, nobody will read as of an earlier epoch, also after a restart.
-    let dead = |r: &mut Arc<Run>| output.is_some() && r.meta.dead_from <= merged.since;
+    // The merge's `since` is in the manifest: nobody will read as of an earlier epoch, also after a restart.
+    let dead = |r: &mut Arc<Run>| r.meta.dead_from <= merged.since;
     let mut gone: Vec<Arc<Run>> = a.history.extract_if(.., dead).collect();
     gone.extend(a.replaced.extract_if(.., dead));
     let mut kept = Vec::new();
@@ -562,6 +562,11 @@ pub(crate) fn install(writer: &Writer, step: &mut Step, merged: Merged) {
         }
     }
     let dated = a.replaced[a.replaced.len() - kept.len()..].to_vec();
+    if output.is_none() && !merged.of_history {
+        // No run says how far history has been summed up.
+        let (desc, since) = (a.desc.clone(), a.since);
+        put_arrangement(step, &desc, since);
+    }
     for run in &gone {
         step.retire(writer, run);
     }

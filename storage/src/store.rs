@@ -552,7 +552,8 @@ fn begin(step: &mut Step, id: ArrangementId, epoch: Epoch) {
     put_arrangement(step, &desc, epoch);
 }
 
-fn put_arrangement(step: &mut Step, desc: &ArrangementDesc, begins: Epoch) {
+/// Describes an arrangement in the manifest, whose history begins at `begins` after a restart, if not later.
+pub(crate) fn put_arrangement(step: &mut Step, desc: &ArrangementDesc, begins: Epoch) {
     let mut value = Vec::new();
     manifest::put_arrangement(desc, begins, &mut value);
     let key = manifest::id_key(manifest::ARRANGEMENT, desc.id.0);

@@ -330,6 +330,58 @@ fn history_is_put_aside_and_goes() {
     );
 }
 
+/// A merge that leaves nothing writes no run; what was there before stays unknown all the same, also after a restart.
+#[test]
+fn nothing_left_is_not_nothing_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(32 * 1024);
+    options.fail.hold_merges(true);
+    let store = Store::open(dir.path(), options.clone()).unwrap();
+    let kinds = [1, 2, 3, 6].map(|id| (id, Arrangement::of(id)));
+    let left = |store: &Store, id: u64| {
+        let version = store.version();
+        let a = version.arrangement(ArrangementId(id)).unwrap();
+        let rows: usize = a.scan(Epoch::MAX).map(|d| d.unwrap().len()).sum();
+        (a.since(), rows, a.rows_estimate())
+    };
+    let all = || kinds.each_ref().map(|(id, _)| left(&store, *id));
+    let is_empty = |(_, _, entries): (Epoch, usize, u64)| entries == 0;
+    let mut epochs = 1..=200i64;
+    while epochs.start() == &1 || !all().into_iter().all(is_empty) {
+        let epoch = epochs.next().expect("a merge leaves nothing");
+        let row: Row = (7, Some("seven".into()), None);
+        let diff = if epoch % 2 == 1 { 1 } else { -1 };
+        let changes = kinds.iter().map(|(id, a)| ArrangementChange {
+            arrangement: ArrangementId(*id),
+            hashes: a.hashes(std::slice::from_ref(&row)),
+            delta: Delta::new(batch(std::slice::from_ref(&row)), vec![diff]),
+        });
+        let create = kinds.iter().map(|(id, a)| a.desc(*id));
+        let commit = Commit {
+            epoch,
+            changes: changes.collect(),
+            create: create.filter(|_| epoch == 1).collect(),
+            since: kinds
+                .iter()
+                .map(|(id, _)| (ArrangementId(*id), epoch))
+                .collect(),
+            ..Commit::default()
+        };
+        store.commit(commit).unwrap();
+        store.merge().unwrap();
+    }
+    let before = all();
+    drop(store);
+    let store = Store::open(dir.path(), options).unwrap();
+    for (i, (id, _)) in kinds.iter().enumerate() {
+        let version = store.version();
+        let a = version.arrangement(ArrangementId(*id)).unwrap();
+        assert_eq!(a.since(), before[i].0, "arrangement {id}");
+        let odd = a.scan(1).collect::<Result<Vec<_>>>();
+        assert!(odd.is_err(), "arrangement {id}: epoch 1 had a row");
+    }
+}
+
 /// Readers hold versions of all ages while commits and merges go on: what a version answers never changes.
 #[test]
 fn held_versions_do_not_change() {
