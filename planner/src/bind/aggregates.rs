@@ -250,7 +250,15 @@ impl Binder<'_> {
             ));
         }
         if let ("count", true, [value]) = (name, distinct, args.as_mut_slice()) {
-            *value = self.order_key(self.known(value.clone())?)?;
+            // DataFusion charges each array or row that it has seen for the whole batch that it came in, so these are counted by their keys.
+            let known = self.known(value.clone())?;
+            *value = match &known.ty {
+                ty @ SqlType::Array(_) => {
+                    let key = crate::functions::rows::array_key(known.expr.clone(), ty);
+                    Typed::new(key, SqlType::Bytea)
+                }
+                _ => self.sort_key(known)?,
+            };
         }
         let by_elements = match args.first() {
             Some(value) if matches!(value.ty, SqlType::Array(_)) => Some(

@@ -146,9 +146,8 @@ impl<'d> Readers<'d> {
             let key = primary_key.iter().filter(|n| **n != column);
             *primary_key = key.map(|n| n - usize::from(*n > column)).collect();
         }
-        let mut catalog = Catalog::clone(&self.definer.catalog);
-        catalog.put(Arc::new(trial));
-        let catalog = Arc::new(catalog);
+        let mut next = Catalog::clone(&self.definer.catalog);
+        next.put(Arc::new(trial));
         let mut users: Vec<(Arc<Object>, String)> = vec![];
         for object in &self.all {
             let above = users
@@ -163,19 +162,25 @@ impl<'d> Readers<'d> {
             if !is_view || !object.record.depends.contains(&table.id) {
                 continue;
             }
+            let catalog = Arc::new(next.clone());
             let before = self.shape(object, &self.definer.catalog, &object.record.sql)?;
             let same = |sql: &str| {
                 let now = self.shape(object, &catalog, sql);
                 now.is_ok_and(|now| now == before)
             };
             let sql = &object.record.sql;
-            if !same(sql)
-                && !without
-                    .rewrite(sql, How::Renamed)
-                    .is_ok_and(|sql| same(&sql))
-            {
-                let table = self.old.display_name();
-                users.push((object.clone(), format!("column {name} of table {table}")));
+            if same(sql) {
+                continue;
+            }
+            match without.rewrite(sql, How::Renamed) {
+                Ok(renamed) if same(&renamed) => {
+                    // Views over it are written for what it gives, which it does with this text.
+                    next.put(Arc::new(self.rewritten(object, &catalog, renamed)?));
+                }
+                _ => {
+                    let table = self.old.display_name();
+                    users.push((object.clone(), format!("column {name} of table {table}")));
+                }
             }
         }
         Ok(users)
@@ -230,12 +235,7 @@ impl<'d> Readers<'d> {
             }
             let catalog = Arc::new(next.clone());
             let sql = self.text(object, &catalog)?;
-            let session = object.record.settings.session();
-            let definer = self.with(&catalog, &session);
-            let mut changed = definer.object(&statement(&sql)?, &sql)?;
-            let depends = changed.record.depends;
-            changed.record = object.record.clone();
-            (changed.record.sql, changed.record.depends) = (sql, depends);
+            let mut changed = self.rewritten(object, &catalog, sql)?;
             let mut differs =
                 changed.record.sql != object.record.sql || changed.columns != object.columns;
             if let (
@@ -256,6 +256,22 @@ impl<'d> Readers<'d> {
             }
         }
         Ok(followed)
+    }
+
+    /// The view with another text.
+    fn rewritten(
+        &self,
+        view: &Object,
+        catalog: &Arc<Catalog>,
+        sql: String,
+    ) -> Result<Object, SqlError> {
+        let session = view.record.settings.session();
+        let definer = self.with(catalog, &session);
+        let mut object = definer.object(&statement(&sql)?, &sql)?;
+        let depends = object.record.depends;
+        object.record = view.record.clone();
+        (object.record.sql, object.record.depends) = (sql, depends);
+        Ok(object)
     }
 
     /// The text of a view that means with the new columns what it meant.
