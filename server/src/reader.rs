@@ -404,7 +404,8 @@ impl Snapshot {
             return Ok(());
         };
         for (name, errors) in error_arrangements(&self.published.catalog, object) {
-            let Some(version) = self.published.store.arrangement(errors) else {
+            // Whether there were errors is known as far back as their own history goes.
+            let Some(version) = self.arrangement(errors, self.at)? else {
                 continue;
             };
             if version.runs() == 0 {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use super::SinkEncoding;
 
 /// Bytes that are looked at; where there are more, the file is cut.
-pub const FOUND_BYTES_MAX: u64 = 16 << 20;
+pub const FOUND_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of an epoch's text up to which it is compared.
 pub const COMPARED_BYTES_MAX: usize = 64 << 20;
 

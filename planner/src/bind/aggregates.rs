@@ -252,13 +252,7 @@ impl Binder<'_> {
         if let ("count", true, [value]) = (name, distinct, args.as_mut_slice()) {
             // DataFusion charges each array or row that it has seen for the whole batch that it came in, so these are counted by their keys.
             let known = self.known(value.clone())?;
-            *value = match &known.ty {
-                ty @ SqlType::Array(_) => {
-                    let key = crate::functions::rows::array_key(known.expr.clone(), ty);
-                    Typed::new(key, SqlType::Bytea)
-                }
-                _ => self.sort_key(known)?,
-            };
+            *value = self.sort_key(known)?;
         }
         let by_elements = match args.first() {
             Some(value) if matches!(value.ty, SqlType::Array(_)) => Some(
@@ -464,14 +458,7 @@ impl Binder<'_> {
         }
         let asc = o.asc.unwrap_or(true);
         let nulls_first = o.nulls_first.unwrap_or(!asc);
-        let key = match &t.ty {
-            // Where NULL stands is no matter of NULL elements, as Arrow takes it.
-            SqlType::Array(_) if nulls_first == asc => {
-                crate::functions::rows::array_key(t.expr, &t.ty)
-            }
-            _ => self.sort_key(t)?.expr,
-        };
-        Ok(Sort::new(key, asc, nulls_first))
+        Ok(Sort::new(self.sort_key(t)?.expr, asc, nulls_first))
     }
 }
 

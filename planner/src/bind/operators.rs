@@ -195,7 +195,8 @@ impl Binder<'_> {
                 let key = crate::functions::rows::key(t.expr, of);
                 Ok(Typed::new(key, SqlType::Bytea))
             }
-            SqlType::Array(_) if crate::functions::rows::has_key(&t.ty) => {
+            // Arrow sorts arrays, but where NULL elements stand depends on where NULL does, and comparisons see it otherwise.
+            SqlType::Array(_) => {
                 let key = crate::functions::rows::array_key(t.expr, &t.ty);
                 Ok(Typed::new(key, SqlType::Bytea))
             }

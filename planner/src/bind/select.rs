@@ -10,7 +10,7 @@ use sqlparser::ast::{self, Expr as E, SelectItem, SelectItemQualifiedWildcardKin
 use tidemill_zset::schema::SqlType;
 
 use super::aggregates::given_type;
-use super::expr::{Calls, Ctx, SET, Truth, WINDOW, strip};
+use super::expr::{Calls, Ctx, SET, Truth, WINDOW};
 use super::names::output_name;
 use super::scope::{Outer, Scope};
 use super::substitute::{by_output_names, replace};
@@ -134,13 +134,7 @@ impl Binder<'_> {
         let mut on = Vec::new();
         if let Some(ast::Distinct::On(exprs)) = &s.distinct {
             for e in exprs {
-                // It is told apart by what it is ordered by.
-                let moved = |o: &&ast::OrderByExpr| {
-                    o.options.nulls_first == Some(o.options.asc.unwrap_or(true))
-                        && strip(&o.expr) == strip(e)
-                };
-                let moved = tail.order_by.iter().any(moved);
-                on.push(self.output_or_expr(ctx, e, &items, ("DISTINCT ON", moved))?);
+                on.push(self.output_or_expr(ctx, e, &items, "DISTINCT ON")?);
             }
         }
         let mut calls = calls.into_inner();
@@ -322,10 +316,7 @@ impl Binder<'_> {
                 }
                 Key::Beside(i, _) if distinct => {
                     let column = Expr::Column(outputs[*i].clone());
-                    match &types[*i] {
-                        ty @ SqlType::Array(_) => crate::functions::rows::array_key(column, ty),
-                        ty => self.sort_key(Typed::new(column, ty.clone()))?.expr,
-                    }
+                    self.sort_key(Typed::new(column, types[*i].clone()))?.expr
                 }
                 Key::Hidden(e) | Key::Beside(_, e) => {
                     // DISTINCT ON and ORDER BY may mean the same.

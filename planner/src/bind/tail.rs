@@ -18,7 +18,6 @@ use crate::compile::order::by_rounds;
 use crate::compile::own_order::own_order;
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
-use crate::functions::rows;
 use crate::functions::single::{Clause, number_of_rows};
 use crate::once::is_volatile_value;
 use crate::parser::{fold, position};
@@ -91,20 +90,7 @@ impl Binder<'_> {
         tail.order_by
             .iter()
             .map(|o| {
-                let asc = o.options.asc.unwrap_or(true);
-                // NULL isn't where it is by default. Of an array that is the whole, the elements stay where they are.
-                let moved = o.options.nulls_first == Some(asc);
-                let (k, _) = self.output_or_expr(ctx, &o.expr, items, ("ORDER BY", moved))?;
-                let array = |i: usize| matches!(items[i].value.ty, SqlType::Array(_));
-                let keyed = |i: usize| rows::has_key(&items[i].value.ty);
-                let key = match k {
-                    // As of `Binder::sort`.
-                    Key::Output(i) if array(i) && (keyed(i) || moved) => {
-                        let value = &items[i].value;
-                        Key::Beside(i, rows::array_key(value.expr.clone(), &value.ty))
-                    }
-                    k => k,
-                };
+                let (key, _) = self.output_or_expr(ctx, &o.expr, items, "ORDER BY")?;
                 Ok((key, o.options))
             })
             .collect()
@@ -115,7 +101,7 @@ impl Binder<'_> {
         ctx: Ctx,
         e: &E,
         items: &[Item],
-        (clause, nulls_moved): (&'static str, bool),
+        clause: &'static str,
     ) -> Result<(Key, ast::OrderByOptions)> {
         let none = ast::OrderByOptions {
             asc: None,
@@ -126,6 +112,7 @@ impl Binder<'_> {
             match v.ty {
                 SqlType::Interval
                 | SqlType::Jsonb
+                | SqlType::Array(_)
                 | SqlType::Other(arrow::datatypes::DataType::Struct(_))
                     if !v.unknown =>
                 {
@@ -159,11 +146,7 @@ impl Binder<'_> {
         if let Some(n) = items.iter().position(|i| i.value.expr == t.expr) {
             return output(n);
         }
-        let key = match (&t.ty, nulls_moved) {
-            (SqlType::Array(_), true) => rows::array_key(t.expr, &t.ty),
-            _ => self.sort_key(t)?.expr,
-        };
-        Ok((Key::Hidden(key), none))
+        Ok((Key::Hidden(self.sort_key(t)?.expr), none))
     }
 
     /// Takes out of `exprs` those outputs that are to be computed after the rows were ordered and cut off: what gives another value each time it

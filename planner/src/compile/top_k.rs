@@ -6,9 +6,10 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema};
 use datafusion_common::{Column, DFSchema, Result, ScalarValue};
 use datafusion_expr::expr::Sort as SortExpr;
-use datafusion_expr::logical_plan::{Filter, Window};
+use datafusion_expr::logical_plan::{Filter, Projection, Window};
 use datafusion_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, Operator, WindowFunctionDefinition};
+use datafusion_physical_expr::expressions::Literal;
 use tidemill_dataflow::plan::{Node, Op, OrderBy};
 
 use super::expr::{self, Physical, unalias};
@@ -21,7 +22,9 @@ struct FirstRows<'p> {
     window: &'p Window,
     partition: Vec<Expr>,
     order: Vec<SortExpr>,
-    /// The column of the numbers.
+    /// Choices of columns between the window and the filter, from the top.
+    between: Vec<&'p Projection>,
+    /// The column of the numbers, as the filter calls it.
     number: Column,
     count: u64,
     /// What else the filter asks for.
@@ -31,8 +34,17 @@ struct FirstRows<'p> {
 impl<'p> FirstRows<'p> {
     /// Those of the window that `filter` stands over.
     fn of(filter: &'p Filter) -> Option<Self> {
-        let LogicalPlan::Window(window) = filter.input.as_ref() else {
-            return None;
+        let mut between = vec![];
+        let mut at = filter.input.as_ref();
+        let window = loop {
+            match at {
+                LogicalPlan::Window(window) => break window,
+                LogicalPlan::Projection(p) if chooses(p) => {
+                    between.push(p);
+                    at = &p.input;
+                }
+                _ => return None,
+            }
         };
         let [call] = window.window_expr.as_slice() else {
             return None;
@@ -46,12 +58,21 @@ impl<'p> FirstRows<'p> {
         if function.name() != "row_number" || matches!(*window.input, LogicalPlan::Sort(_)) {
             return None;
         }
-        let number = window.schema.columns().pop()?;
+        let mut number = window.schema.columns().pop()?;
+        for p in between.iter().rev() {
+            let mut places = (0..p.expr.len()).filter(|i| is_column(&p.expr[*i], &number));
+            let (at, None) = (places.next()?, places.next()) else {
+                return None;
+            };
+            number = p.schema.columns().swap_remove(at);
+        }
+
         let (count, rest) = bound(filter, &number)?;
         Some(FirstRows {
             window,
             partition: w.params.partition_by.clone(),
             order: w.params.order_by.clone(),
+            between,
             number,
             count,
             rest,
@@ -86,6 +107,16 @@ impl<'p> FirstRows<'p> {
     }
 }
 
+fn is_column(e: &Expr, column: &Column) -> bool {
+    matches!(unalias(e), Expr::Column(c) if c == column)
+}
+
+/// Whether it computes nothing.
+pub(super) fn chooses(p: &Projection) -> bool {
+    let column = |e: &Expr| matches!(unalias(e), Expr::Column(_));
+    p.expr.iter().all(column)
+}
+
 /// Whether the node lets the first rows of each key of a window through.
 pub(super) fn is_first_rows(node: &LogicalPlan) -> bool {
     matches!(node, LogicalPlan::Filter(filter) if FirstRows::of(filter).is_some())
@@ -94,6 +125,8 @@ pub(super) fn is_first_rows(node: &LogicalPlan) -> bool {
 /// How many numbers from 1 on the filter lets through, if its conditions say so, and the other conditions.
 fn bound(filter: &Filter, number: &Column) -> Option<(u64, Option<Expr>)> {
     let mut rest = split_conjunction_owned(filter.predicate.clone());
+    rest.retain(|e| !is_always(e, number));
+
     let bounds = rest.iter().map(|e| most(e, number)).enumerate();
     let (at, count) = bounds
         .filter_map(|(i, most)| Some((i, most?)))
@@ -108,6 +141,23 @@ fn bound(filter: &Filter, number: &Column) -> Option<(u64, Option<Expr>)> {
 
 /// The largest number that the condition allows.
 fn most(e: &Expr, number: &Column) -> Option<u64> {
+    match compared(e, number)? {
+        (Operator::LtEq | Operator::Eq, n) => Some(n),
+        (Operator::Lt, n) => Some(n.saturating_sub(1)),
+        _ => None,
+    }
+}
+
+/// Whether the condition says what is so of numbers from 1 on.
+fn is_always(e: &Expr, number: &Column) -> bool {
+    matches!(
+        compared(e, number),
+        Some((Operator::Gt, 0) | (Operator::GtEq, 0 | 1))
+    )
+}
+
+/// How the condition compares the number, and with what.
+fn compared(e: &Expr, number: &Column) -> Option<(Operator, u64)> {
     let Expr::BinaryExpr(BinaryExpr { left, op, right }) = e else {
         return None;
     };
@@ -116,12 +166,8 @@ fn most(e: &Expr, number: &Column) -> Option<u64> {
         (Expr::Literal(v, _), Expr::Column(c)) if c == number => (v, op.swap()?),
         _ => return None,
     };
-    let ScalarValue::UInt64(Some(n)) = literal else {
-        return None;
-    };
-    match op {
-        Operator::LtEq | Operator::Eq => Some(*n),
-        Operator::Lt => Some(n.saturating_sub(1)),
+    match literal {
+        ScalarValue::UInt64(Some(n)) => Some((op, *n)),
         _ => None,
     }
 }
@@ -167,9 +213,11 @@ impl Compiler<'_> {
                 _ => input.unique,
             };
             let mut piece = Piece::new(node).unique(unique);
-            let schema = &first.window.schema;
+            for between in first.between.iter().rev() {
+                piece = chosen(piece, between)?;
+            }
             if let Some(rest) = &first.rest {
-                piece.node = filtered(piece.node, rest, schema)?;
+                piece.node = filtered(piece.node, rest, filter.input.schema())?;
             }
             for above in above.iter().rev() {
                 piece = over(piece, above)?;
@@ -200,17 +248,27 @@ fn over(input: Piece, above: &LogicalPlan) -> Result<Piece> {
             let node = filtered(input.node, &f.predicate, f.input.schema())?;
             Ok(Piece::new(node).unique(input.unique))
         }
-        LogicalPlan::Projection(p) => {
-            let exprs = p.expr.iter();
-            let exprs = exprs.map(|e| expr::physical(unalias(e), p.input.schema()));
-            let exprs = exprs.collect::<Result<Vec<Physical>>>()?;
-            let unique = rows::unique_through(&input.unique, &exprs);
-            let node = rows::map(input.node, None, Some((exprs, schema_of(&p.schema))));
-            Ok(Piece::new(node).unique(unique))
-        }
+        LogicalPlan::Projection(p) => chosen(input, p),
         LogicalPlan::SubqueryAlias(_) => Ok(input),
         other => datafusion_common::internal_err!("{} over first rows", other.display()),
     }
+}
+
+/// A choice of columns. The number comes last, and is NULL if it hasn't been made.
+fn chosen(input: Piece, p: &Projection) -> Result<Piece> {
+    let width = input.node.schema.fields().len();
+    let physical = |e: &Expr| -> Result<Physical> {
+        let physical = expr::physical(unalias(e), p.input.schema())?;
+        Ok(match expr::as_column(&physical) {
+            Some(column) if column >= width => Arc::new(Literal::new(ScalarValue::UInt64(None))),
+            _ => physical,
+        })
+    };
+    let exprs = p.expr.iter().map(physical);
+    let exprs = exprs.collect::<Result<Vec<Physical>>>()?;
+    let unique = rows::unique_through(&input.unique, &exprs);
+    let node = rows::map(input.node, None, Some((exprs, schema_of(&p.schema))));
+    Ok(Piece::new(node).unique(unique))
 }
 
 /// The operator over `input`, whose columns `named` says, with the input's columns and perhaps the numbers behind; and the columns of the keys, if all

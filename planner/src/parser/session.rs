@@ -362,6 +362,10 @@ impl P<'_> {
                     "analyze" if boolean(&v) == Some(true) => {
                         return Err(SqlError::unsupported("EXPLAIN ANALYZE is not supported"));
                     }
+                    "format" if !v.eq_ignore_ascii_case("text") => {
+                        let message = format!("EXPLAIN (FORMAT {v}) is not supported");
+                        return Err(SqlError::unsupported(message).hint("Plans are text."));
+                    }
                     "analyze" | "verbose" | "costs" | "format" | "settings" | "buffers"
                     | "timing" | "summary" | "wal" => {}
                     _ => {
