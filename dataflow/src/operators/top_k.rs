@@ -8,10 +8,13 @@
 //! win never depends on when they came.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, DynComparator, UInt32Array, UInt64Array, make_comparator};
+use arrow::array::{
+    ArrayRef, DynComparator, RecordBatch, UInt32Array, UInt64Array, make_comparator,
+};
 use arrow::compute::{SortOptions, concat, interleave, take};
 use arrow::datatypes::{Schema, SchemaRef};
 use tidemill_storage::ArrangementKind;
@@ -28,6 +31,9 @@ use super::reload::Reload;
 use crate::operator::{BuildContext, Operator, Output};
 use crate::plan::{ArrangementSpec, Node, Op, OrderBy};
 use crate::state::StateHandle;
+
+/// Stored rows of a key from which on its last first row is remembered: changes behind that are stored without a look at the others.
+const LARGE_KEY_ROWS: usize = 256;
 
 /// The arrangement of an [`Op::TopK`]: rows by key. Empty for every other operator.
 pub fn arrangements(node: &Node) -> Vec<ArrangementSpec> {
@@ -69,6 +75,8 @@ pub struct TopKOperator {
     /// The rows that aren't among the first are kept too.
     keeps_all: bool,
     state: KeyedState<1>,
+    /// The last of the first rows of large keys, as stored, by the key's hash. A key isn't here if another with that hash is.
+    last: HashMap<u64, RecordBatch>,
     key_schema: SchemaRef,
     /// Changes of the epoch, as stored.
     changes: Vec<Delta>,
@@ -127,6 +135,8 @@ impl TopKOperator {
             numbered: *numbered,
             keeps_all: !input.append_only,
             state: state.with_reload(reload, [false]),
+            last: HashMap::new(),
+
             changes: Vec::new(),
             touched: KeyTable::new(key_schema.clone(), true),
             key_schema,
@@ -180,6 +190,27 @@ impl TopKOperator {
         }
     }
 
+    /// Stores the changes of a large key if all of them are behind its first rows.
+    fn pass_over(&mut self, run: &Run, keys: &Range<usize>, out: &mut Output) -> bool {
+        let hash = run.keys.slot(keys.start as u32).hash;
+        let Some(last) = self.last.get(&hash) else {
+            return false;
+        };
+        let changed = run.rows_of(keys);
+        let changes = run.gather(changed, self.stored.columns.len());
+        let by_key = (0..self.stored.key_columns).map(|c| (c, SortOptions::default()));
+        let keys = Order::new(last.columns(), &changes, &by_key.collect::<Vec<_>>());
+        let order = Order::new(last.columns(), &changes, &self.order);
+        let mut rows = 0..changed.len() as u32;
+        if keys.compare(0, 0).is_ne() || !rows.all(|row| order.compare(0, row).is_lt()) {
+            return false;
+        }
+        let diffs = changed.iter().map(|(b, r)| run.changes[*b].diffs.get(*r));
+        let diffs = Diffs::from(diffs.collect::<Vec<i64>>());
+        self.remember(changes, vec![hash; changed.len()], diffs, out);
+        true
+    }
+
     /// The first rows of some touched keys, before and after the epoch.
     fn compute(&mut self, run: &mut Run, keys: Range<usize>, out: &mut Output) {
         let slots: Vec<u32> = keys.clone().map(|k| k as u32).collect();
@@ -203,7 +234,7 @@ impl TopKOperator {
             _ => both.collect(),
         };
 
-        let order = Order::new(&columns, &self.order);
+        let order = Order::new(&columns, &columns, &self.order);
         let mut found = Found::new(self.count, self.numbered);
         let (mut stored, mut candidates) = (0, Vec::new());
         for (i, key) in keys.clone().enumerate() {
@@ -216,7 +247,20 @@ impl TopKOperator {
             candidates.clear();
             candidates.extend((begin..stored).map(|r| r as u32));
             self.candidates(&mut candidates, changes, &diffs, &order);
-            found.walk(&candidates, kept, &diffs, &order);
+            let last = found.walk(&candidates, kept, &diffs, &order);
+            let is_large = self.keeps_all && stored - begin >= LARGE_KEY_ROWS;
+            let hash = run.keys.slot(key as u32).hash;
+            match last.filter(|_| is_large) {
+                Some(row) => {
+                    let schema = &self.state.sides[0].handle.desc.schema;
+                    let last = taken(&columns, &UInt32Array::from(vec![row]));
+                    self.last.insert(hash, batch_of(schema, last, 1));
+                }
+                None if self.last.is_empty() => {}
+                None => {
+                    self.last.remove(&hash);
+                }
+            }
         }
 
         let hashes = |owner: usize| run.keys.slot((keys.start + owner) as u32).hash;
@@ -346,12 +390,20 @@ impl Run {
         keys.flat_map(move |(i, key)| std::iter::repeat_n(i, count(key)))
     }
 
-    /// Keys from the next one on with about as many changes as a block has rows.
-    fn next_keys(&self) -> Range<usize> {
+    /// Keys from the next one on with about as many changes as a block has rows, up to one that is `apart`.
+    fn next_keys(&self, apart: &HashMap<u64, RecordBatch>) -> Range<usize> {
         let most = self.begin_of(self.next) + BLOCK_ROWS;
         let within = self.ends.partition_point(|end| *end <= most);
         let end = within.clamp(self.next + 1, self.next + BLOCK_ROWS);
-        self.next..end.min(self.ends.len())
+        let end = end.min(self.ends.len());
+        if apart.is_empty() {
+            return self.next..end;
+        }
+        let is_apart = |key: &usize| apart.contains_key(&self.keys.slot(*key as u32).hash);
+        if is_apart(&self.next) {
+            return self.next..self.next + 1;
+        }
+        self.next..(self.next + 1..end).find(is_apart).unwrap_or(end)
     }
 
     fn gather(&self, places: &[(usize, usize)], width: usize) -> Vec<ArrayRef> {
@@ -363,23 +415,20 @@ impl Run {
     }
 }
 
-/// Compares rows of some columns.
+/// Compares rows of some columns with rows of others.
 struct Order(Vec<DynComparator>);
 
 impl Order {
-    fn new(columns: &[ArrayRef], order: &[(usize, SortOptions)]) -> Self {
+    fn new(left: &[ArrayRef], right: &[ArrayRef], order: &[(usize, SortOptions)]) -> Self {
         let by = |(column, options): &(usize, SortOptions)| {
-            let column = normalise_floats(&columns[*column]);
-            make_comparator(&column, &column, *options)
-                .unwrap_or_else(|e| panic!("{} can't be ordered: {e}", column.data_type()))
+            let [left, right] = [left, right].map(|of| normalise_floats(&of[*column]));
+            make_comparator(&left, &right, *options)
+                .unwrap_or_else(|e| panic!("{} can't be ordered: {e}", left.data_type()))
         };
         Order(order.iter().map(by).collect())
     }
 
     fn compare(&self, a: u32, b: u32) -> Ordering {
-        if a == b {
-            return Ordering::Equal;
-        }
         let (a, b) = (a as usize, b as usize);
         let mut by = self.0.iter().map(|compare| compare(a, b));
         by.find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
@@ -411,12 +460,14 @@ impl Found {
         }
     }
 
-    /// The rows of a key, in order; the first `kept` rows of all are those before the epoch, the others are changes.
-    fn walk(&mut self, rows: &[u32], kept: usize, diffs: &[i64], order: &Order) {
+    /// The rows of a key, in order; the first `kept` rows of all are those before the epoch, the others are changes. Gives the
+    /// last of the first rows, if there are as many.
+    fn walk(&mut self, rows: &[u32], kept: usize, diffs: &[i64], order: &Order) -> Option<u32> {
+        let mut last = None;
         let (mut old_before, mut new_before) = (0, 0);
         for equal in rows.chunk_by(|a, b| order.compare(*a, *b).is_eq()) {
             if old_before >= self.count && new_before >= self.count {
-                return;
+                break;
             }
             let (mut old, mut new) = (0, 0);
             for row in equal {
@@ -434,8 +485,12 @@ impl Found {
             };
             self.change(equal[0], within(old_before, old), within(new_before, new));
             old_before += old;
+            if new_before < self.count && new_before + new >= self.count {
+                last = Some(equal[0]);
+            }
             new_before += new;
         }
+        last
     }
 
     /// A row had numbers from `old.start + 1` to `old.end`, and has others now.
@@ -488,10 +543,12 @@ impl Operator for TopKOperator {
                 self.running = Some(run);
                 return;
             }
-            let keys = run.next_keys();
+            let keys = run.next_keys(&self.last);
             out.spend(run.rows_of(&keys).len());
             run.next = keys.end;
-            self.compute(&mut run, keys, out);
+            if !self.pass_over(&run, &keys, out) {
+                self.compute(&mut run, keys, out);
+            }
         }
         self.state.finish(run.epoch);
     }
