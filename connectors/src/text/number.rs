@@ -59,14 +59,16 @@ fn parse_i64_slow(text: &[u8]) -> Result<i64, ValueError> {
 pub fn parse_f64(text: &[u8]) -> Result<f64, ValueError> {
     let text = trim(text);
     let value: f64 = lexical_core::parse(text).map_err(|_| ValueError::Syntax)?;
-    check_float(text, value.is_infinite(), value == 0.0).map(|()| value)
+    // There is one zero: what is added makes -0 that.
+    check_float(text, value.is_infinite(), value == 0.0).map(|()| value + 0.0)
 }
 
 /// A float of 32 bits.
 pub fn parse_f32(text: &[u8]) -> Result<f32, ValueError> {
     let text = trim(text);
     let value: f32 = lexical_core::parse(text).map_err(|_| ValueError::Syntax)?;
-    check_float(text, value.is_infinite(), value == 0.0).map(|()| value)
+    // There is one zero: what is added makes -0 that.
+    check_float(text, value.is_infinite(), value == 0.0).map(|()| value + 0.0)
 }
 
 /// PostgreSQL refuses what overflows to infinity and what underflows to zero.
@@ -207,6 +209,8 @@ mod tests {
         assert_eq!(parse_f64(b"1e400"), Err(ValueError::Range));
         assert_eq!(parse_f64(b"1e-400"), Err(ValueError::Range));
         assert_eq!(parse_f64(b"0e-400"), Ok(0.0));
+        assert!(parse_f64(b"-0").is_ok_and(|zero| zero.is_sign_positive()));
+        assert!(parse_f32(b"-0.0e1").is_ok_and(|zero| zero.is_sign_positive()));
         assert_eq!(parse_f64(b"+1."), Ok(1.0));
         assert_eq!(parse_f64(b"-.5E-1"), Ok(-0.05));
         assert_eq!(parse_f64(b"INF"), Ok(f64::INFINITY));

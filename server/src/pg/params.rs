@@ -169,8 +169,8 @@ pub fn from_binary(field: &Field, mut data: &[u8]) -> Result<ArrayRef, SqlError>
             Arc::new(Int64Array::from(vec![i64::from(data.get_u32())]))
         }
         SqlType::Int8 => Arc::new(Int64Array::from(vec![data.get_i64()])),
-        SqlType::Float4 => Arc::new(Float32Array::from(vec![data.get_f32()])),
-        SqlType::Float8 => Arc::new(Float64Array::from(vec![data.get_f64()])),
+        SqlType::Float4 => Arc::new(Float32Array::from(vec![data.get_f32() + 0.0])),
+        SqlType::Float8 => Arc::new(Float64Array::from(vec![data.get_f64() + 0.0])),
         SqlType::Numeric(precision, scale) => {
             let text = binary::numeric_text(data).ok_or_else(wrong)?;
             decimal(&text, SqlType::digits(*precision), *scale)?
