@@ -24,7 +24,7 @@ use tidemill_zset::{Delta, Diffs, Epoch};
 
 use super::join_keys::KeyTable;
 use super::join_plan::StoredColumns;
-use super::join_rows::{BLOCK_ROWS, batch_of, nullable};
+use super::join_rows::{BLOCK_ROWS, batch_of, nullable, without_waste};
 use super::join_state::{KeyedState, StateSide};
 use super::recompute::{rows_of_keys, store};
 use super::reload::Reload;
@@ -136,7 +136,6 @@ impl TopKOperator {
             keeps_all: !input.append_only,
             state: state.with_reload(reload, [false]),
             last: HashMap::new(),
-
             changes: Vec::new(),
             touched: KeyTable::new(key_schema.clone(), true),
             key_schema,
@@ -254,7 +253,9 @@ impl TopKOperator {
                 Some(row) => {
                     let schema = &self.state.sides[0].handle.desc.schema;
                     let last = taken(&columns, &UInt32Array::from(vec![row]));
-                    self.last.insert(hash, batch_of(schema, last, 1));
+                    // Its texts would keep those of all the rows that it was found among.
+                    let last = without_waste(&batch_of(schema, last, 1));
+                    self.last.insert(hash, last);
                 }
                 None if self.last.is_empty() => {}
                 None => {
