@@ -484,7 +484,8 @@ impl Binder<'_> {
     }
 
     /// Keys that are columns below the window: such as `ORDER BY random()`, which has one value there, and conditions over functions, of
-    /// whose order DataFusion knows so little that it takes rows in it for unsorted.
+    /// whose order DataFusion knows so little that it takes rows in it for unsorted. So are all parts of a call that DataFusion would call as it calls
+    /// another: casts aren't in names.
     fn keys_first(
         &self,
         plan: LogicalPlan,
@@ -492,16 +493,24 @@ impl Binder<'_> {
     ) -> Result<LogicalPlan> {
         let mut exprs: Vec<Expr> = columns_of(&plan).into_iter().map(Expr::Column).collect();
         let own = exprs.len();
+        let mut names: Vec<String> = vec![];
         for (e, _) in windows {
+            let name = e.schema_name().to_string();
+            let is_taken = names.contains(&name);
+            names.push(name);
             let Expr::WindowFunction(w) = e else { continue };
-            let keys = w.params.order_by.iter_mut().map(|s| &mut s.expr);
-            for key in keys
-                .chain(&mut w.params.partition_by)
-                .filter(|k| k.is_volatile() || compares_calls(k))
-            {
+            let params = &mut w.params;
+            let keys = params.order_by.iter_mut().map(|s| &mut s.expr);
+            let keys = keys.chain(&mut params.partition_by);
+            let keys = keys.filter(|k| is_taken || k.is_volatile() || compares_calls(k));
+            let others = (params.args.iter_mut()).chain(params.filter.as_deref_mut());
+            for part in keys.chain(others.filter(|_| is_taken)) {
+                if matches!(part, Expr::Literal(..)) {
+                    continue;
+                }
                 let name = self.fresh("key");
                 let column = Expr::Column(Column::new_unqualified(&name));
-                exprs.push(std::mem::replace(key, column).alias(name));
+                exprs.push(std::mem::replace(part, column).alias(name));
             }
         }
         match exprs.len() == own {
