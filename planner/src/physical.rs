@@ -16,6 +16,11 @@
 mod limits;
 mod projections;
 mod rounds;
+mod sort_keys;
+mod sorts;
+mod window_exec;
+mod window_frames;
+mod window_functions;
 mod windows;
 
 use std::fmt;
@@ -49,6 +54,8 @@ use futures::{StreamExt, TryStreamExt};
 use self::limits::{Limits, LongSorts};
 use self::projections::ProjectionsDown;
 use self::rounds::Rounds;
+use self::sorts::Sorts;
+use self::window_exec::Windows;
 use self::windows::{Orders, Ranges, is_window};
 use crate::functions;
 use crate::tree::Tree;
@@ -79,6 +86,8 @@ pub(crate) fn rules() -> Vec<Rule> {
         Arc::new(LongSorts),
         Arc::new(Ranges),
         Arc::new(Rounds),
+        Arc::new(Sorts),
+        Arc::new(Windows),
     ])
     .collect()
 }

@@ -144,7 +144,7 @@ impl AggregateUDFImpl for Sums {
 /// Which function it is, of what.
 #[derive(Debug, Clone)]
 pub(super) struct Form {
-    avg: bool,
+    pub(super) avg: bool,
     pub(super) input: DataType,
     pub(super) output: DataType,
 }

@@ -81,7 +81,8 @@ fn wanted(name: &str) -> Ordering {
     }
 }
 
-fn order(a: f64, b: f64) -> Ordering {
+/// NaN is the greatest number.
+pub(crate) fn order_of_floats(a: f64, b: f64) -> Ordering {
     a.partial_cmp(&b)
         .unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
@@ -97,7 +98,7 @@ impl Best {
     fn take(&mut self, value: f64) {
         if self
             .value
-            .is_none_or(|best| order(value, best) == self.wanted)
+            .is_none_or(|best| order_of_floats(value, best) == self.wanted)
         {
             self.value = Some(value);
         }

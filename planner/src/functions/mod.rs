@@ -42,6 +42,7 @@ pub(crate) mod like;
 pub(crate) mod lists;
 pub mod math;
 pub mod moments;
+pub(crate) mod moving_sum;
 mod number_read;
 mod number_templates;
 mod number_text;

@@ -27,7 +27,8 @@ pub(super) fn is_window(node: &Arc<dyn ExecutionPlan>) -> bool {
     functions(node).is_some()
 }
 
-fn functions(node: &Arc<dyn ExecutionPlan>) -> Option<&[Arc<dyn WindowExpr>]> {
+/// The functions of a node of window functions.
+pub(super) fn functions(node: &Arc<dyn ExecutionPlan>) -> Option<&[Arc<dyn WindowExpr>]> {
     let bounded = node.downcast_ref::<BoundedWindowAggExec>();
     let whole = node.downcast_ref::<WindowAggExec>();
     let bounded = bounded.map(BoundedWindowAggExec::window_expr);
