@@ -5,8 +5,8 @@ use datafusion_expr::Expr;
 use tidemill_zset::schema::SqlType;
 
 use super::types::{
-    SCALE_DEFAULT, as_numeric, assignable, castable, common, implicit_cost, is_number, is_text,
-    plain_name, united,
+    SCALE_DEFAULT, SCALE_QUOTIENT, as_numeric, assignable, castable, common, implicit_cost,
+    is_number, is_text, plain_name, united,
 };
 use super::{Binder, Typed, null_of};
 use crate::error::{Result, SqlError};
@@ -30,14 +30,15 @@ pub(crate) fn own_scales<'t>(
     }
 }
 
-/// Digits behind the point of a number that is written as a literal of unknown type.
+/// Digits behind the point of a number that is written as a literal of unknown type; as many as a quotient has at most.
 pub(super) fn scale_of_literal(t: &Typed) -> Option<i8> {
     let Expr::Literal(ScalarValue::Utf8View(Some(text)), _) = &t.expr else {
         return None;
     };
     let (_, fraction) = text.trim().split_once('.').unwrap_or((text, ""));
     let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
-    (t.unknown && digits <= SCALE_DEFAULT as usize).then_some(digits as i8)
+    t.unknown
+        .then_some(digits.min(SCALE_QUOTIENT as usize) as i8)
 }
 
 /// The type of any length that `ty` has the values of.

@@ -239,7 +239,7 @@ impl Binder<'_> {
     }
 
     /// VALUES of bound rows.
-    pub(crate) fn values_of(&self, rows: Vec<Vec<Typed>>) -> Result<Rel> {
+    pub(crate) fn values_of(&self, mut rows: Vec<Vec<Typed>>) -> Result<Rel> {
         let width = rows.first().map_or(0, Vec::len);
         if rows.iter().any(|r| r.len() != width) {
             return Err(SqlError::new(
@@ -250,8 +250,15 @@ impl Binder<'_> {
         let mut types = Vec::new();
         let mut unknown = Vec::new();
         for i in 0..width {
+            let numeric = |t: &&Typed| !t.unknown && matches!(t.ty, SqlType::Numeric(..));
+            if let Some(numeric) = rows.iter().map(|r| &r[i]).find(numeric).cloned() {
+                for row in rows.iter_mut().filter(|r| r[i].unknown) {
+                    row[i] = self.beside(row[i].clone(), &numeric)?;
+                }
+            }
             let column = || rows.iter().map(|r| (&r[i].ty, r[i].unknown));
-            types.push(own_scales(self.unify_types(column(), "VALUES")?, column()));
+            let ty = own_scales(self.unify_types(column(), "VALUES")?, column());
+            types.push(with_digits(ty, rows.iter().map(|r| &r[i])));
             unknown.push(rows.iter().all(|r| r[i].unknown));
         }
         let names: Vec<String> = (1..=width).map(|i| format!("column{i}")).collect();

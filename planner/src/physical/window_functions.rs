@@ -83,7 +83,7 @@ enum Kind {
     /// The value at one of the frame's rows.
     Chosen(Frame, Choice),
     /// An aggregate of the partition.
-    Whole(AggregateFunctionExpr),
+    Whole(Box<AggregateFunctionExpr>),
     Count(Frame),
     Sum(Frame, MovingSum),
     /// The value that compares so to all others.
@@ -262,9 +262,7 @@ impl Function {
 
     fn sum(&self, chunk: &Chunk<'_>, frame: &Frame, sum: &MovingSum) -> Result<ArrayRef> {
         let values = self.argument(chunk)?;
-        sum.over(&values, |each| {
-            self.for_each_frame(chunk, frame, |begins, range| each(begins, range))
-        })
+        sum.over(&values, |each| self.for_each_frame(chunk, frame, each))
     }
 
     fn extreme(&self, chunk: &Chunk<'_>, frame: &Frame, wanted: Ordering) -> Result<ArrayRef> {
@@ -347,7 +345,7 @@ fn aggregate_kind(aggregate: &AggregateFunctionExpr, frame: Frame) -> Option<Kin
     }
     if frame.is_whole() {
         let groups = aggregate.groups_accumulator_supported();
-        return groups.then(|| Kind::Whole(aggregate.clone()));
+        return groups.then(|| Kind::Whole(Box::new(aggregate.clone())));
     }
     let field = aggregate.field();
     match (aggregate.fun().name(), aggregate.expressions().as_slice()) {
@@ -483,27 +481,24 @@ mod tests {
             1 => WindowFrameUnits::Range,
             _ => WindowFrameUnits::Rows,
         };
-        let offset = |n: u64| ScalarValue::UInt64(Some(n));
-        let none = ScalarValue::UInt64(None);
-        let with_offsets = units != WindowFrameUnits::Range;
-        let start = match rng.random_range(0..if with_offsets { 4 } else { 2 }) {
-            0 => WindowFrameBound::Preceding(none.clone()),
-            1 => WindowFrameBound::CurrentRow,
-            2 => WindowFrameBound::Preceding(offset(rng.random_range(0..4))),
-            _ => WindowFrameBound::Following(offset(rng.random_range(0..3))),
+        // In rows or groups after the current one; DataFusion takes no frame that ends before it begins.
+        let bound = |n: i64| match ScalarValue::UInt64(Some(n.unsigned_abs())) {
+            _ if n == 0 => WindowFrameBound::CurrentRow,
+            by if n < 0 => WindowFrameBound::Preceding(by),
+            by => WindowFrameBound::Following(by),
         };
-        let end = match rng.random_range(0..if with_offsets { 4 } else { 2 }) {
-            0 => WindowFrameBound::Following(none),
-            1 if !matches!(start, WindowFrameBound::Following(_)) => WindowFrameBound::CurrentRow,
-            2 if !matches!(
-                start,
-                WindowFrameBound::Following(_) | WindowFrameBound::CurrentRow
-            ) =>
-            {
-                WindowFrameBound::Preceding(offset(rng.random_range(0..4)))
-            }
-            _ if with_offsets => WindowFrameBound::Following(offset(rng.random_range(0..5))),
-            _ => WindowFrameBound::CurrentRow,
+        let (from, more) = match units {
+            WindowFrameUnits::Range => (0, 0),
+            _ => (rng.random_range(-4..4), rng.random_range(0..4)),
+        };
+        let none = ScalarValue::UInt64(None);
+        let start = match rng.random() {
+            true => WindowFrameBound::Preceding(none.clone()),
+            false => bound(from),
+        };
+        let end = match rng.random() {
+            true => WindowFrameBound::Following(none),
+            false => bound(from + more),
         };
         WindowFrame::new_bounds(units, start, end)
     }

@@ -42,14 +42,33 @@ use crate::session::backends::Backends;
 
 pub use self::startup::SERVER_VERSION;
 
-/// Connections served at a time.
+/// Connections served at a time, where the process may open as many files.
 pub const CONNECTIONS_MAX: usize = 4_000;
-/// Connections beyond [`CONNECTIONS_MAX`] that are told so, or that bring a CancelRequest; more are closed at once.
+/// File descriptors that are left to the store, to sources and sinks, and to those who are refused, where the process may open few.
+const FILES_RESERVED: usize = 300;
+/// Connections that are served however few descriptors there are.
+const CONNECTIONS_MIN: usize = 20;
+/// Connections beyond those served that are told so, or that bring a CancelRequest; more are closed at once.
 const CONNECTIONS_REFUSED_MAX: usize = 100;
 /// How long clients get for their last message at shutdown.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 /// Pause after an accept that failed, e.g. for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections served at a time: clients that take the last descriptors would end the server at its next commit.
+fn connections_max() -> usize {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: getrlimit writes one rlimit, which outlives the call.
+    let files = match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } {
+        0 => usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX),
+        _ => usize::MAX,
+    };
+    let left = files.saturating_sub(FILES_RESERVED);
+    left.clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)
+}
 
 /// Serves connections until `shutdown` holds `true` (or its sender is gone), then tells every
 /// client 57P01 and returns when the last connection is closed, at most a few seconds later.
@@ -62,6 +81,7 @@ pub async fn serve(
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let backends = factory.backends();
+    let connections_max = connections_max();
     let mut tasks = JoinSet::new();
     let guard = shutdown.clone();
     loop {
@@ -71,9 +91,9 @@ pub async fn serve(
         };
         while tasks.try_join_next().is_some() {}
         match accepted {
-            Ok(_) if tasks.len() >= CONNECTIONS_MAX + CONNECTIONS_REFUSED_MAX => {}
+            Ok(_) if tasks.len() >= connections_max + CONNECTIONS_REFUSED_MAX => {}
             Ok((stream, _)) => {
-                let full = tasks.len() >= CONNECTIONS_MAX;
+                let full = (tasks.len() >= connections_max).then_some(connections_max);
                 let (factory, backends) = (Arc::clone(&factory), Arc::clone(&backends));
                 tasks.spawn(connect(stream, factory, backends, guard.clone(), full));
             }
@@ -96,7 +116,7 @@ async fn connect(
     factory: Arc<dyn SessionFactory>,
     backends: Arc<Backends>,
     mut shutdown: watch::Receiver<bool>,
-    full: bool,
+    full: Option<usize>,
 ) {
     // Small answers must not wait for more.
     let _ = stream.set_nodelay(true);
@@ -110,9 +130,9 @@ async fn connect(
         Ok(Err(stop)) => return last_words(&mut wire, stop).await,
         Ok(Ok(None)) | Err(_) => return,
     };
-    if full {
+    if let Some(max) = full {
         let error = SqlError::new("53300", "sorry, too many clients already")
-            .hint(format!("The server takes {CONNECTIONS_MAX} connections."));
+            .hint(format!("The server takes {max} connections."));
         return last_words(&mut wire, Stop::Fatal(error)).await;
     }
     let backend = backends.register();
