@@ -13,6 +13,8 @@ use tidemill_planner::SqlError;
 use tidemill_planner::error::row_error as row_mapper;
 use tidemill_planner::query::{Condition, SnapshotReader};
 use tidemill_storage::StoreError;
+use tidemill_zset::consolidate::consolidate;
+use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Diffs, Epoch};
 
 use crate::catalog::{Catalog, Detail, Object, Rows};
@@ -287,6 +289,66 @@ impl Snapshot {
         Ok((self.deltas(collection)?, columns))
     }
 
+    /// The rows of a collection with what the transaction has written to it. Stored rows pass by as they are, but for those that may be
+    /// equal to one that it has taken away.
+    fn with_own(
+        &self,
+        collection: CollectionId,
+        own: &[Delta],
+        columns: Option<&[usize]>,
+    ) -> Result<RowIterator, SqlError> {
+        let own = match own.first() {
+            Some(first) => consolidate(&first.schema(), own),
+            None => return Ok(rows_of(self.deltas(collection)?, columns)),
+        };
+        let (gone, come): (Vec<u32>, Vec<u32>) =
+            (0..own.len() as u32).partition(|row| own.diffs.get(*row as usize) < 0);
+        if gone.is_empty() {
+            let (rows, left) = self.rows(collection, columns)?;
+            let own = Box::new(std::iter::once(Ok(own)));
+            return Ok(Box::new(rows_of(rows, left).chain(rows_of(own, columns))));
+        }
+        let part = |delta: &Delta, rows: Vec<u32>| {
+            let rows = delta.take(&UInt32Array::from(rows));
+            rows.map_err(|e| SqlError::internal(e.to_string()))
+        };
+        let gone = part(&own, gone)?;
+        // The first column tells enough: it mostly is the key.
+        let hashes = |delta: &Delta| {
+            let first = delta.rows.columns().iter().take(1).cloned();
+            hash_columns(&first.collect::<Vec<_>>(), delta.len())
+        };
+        let wanted: HashSet<u64> = hashes(&gone).into_iter().collect();
+        let mut alike = vec![gone, part(&own, come)?];
+        let mut stored = Some(self.deltas(collection)?);
+        let deltas = std::iter::from_fn(move || {
+            while let Some(deltas) = &mut stored {
+                let Some(delta) = deltas.next() else {
+                    stored = None;
+                    let sum = consolidate(&alike[0].schema(), &alike);
+                    return Some(Ok(sum));
+                };
+                let split = delta.and_then(|delta| {
+                    let hashes = hashes(&delta);
+                    let rows = 0..delta.len() as u32;
+                    let (near, far): (Vec<u32>, Vec<u32>) =
+                        rows.partition(|row| wanted.contains(&hashes[*row as usize]));
+                    if near.is_empty() {
+                        return Ok(delta);
+                    }
+                    alike.push(part(&delta, near)?);
+                    part(&delta, far)
+                });
+                match split {
+                    Ok(far) if far.is_empty() => {}
+                    split => return Some(split),
+                }
+            }
+            None
+        });
+        Ok(rows_of(Box::new(deltas), columns))
+    }
+
     /// All rows of stored contents with multiplicities, as of `at`.
     pub fn read(&self, stored: Stored) -> Result<DeltaIterator, SqlError> {
         let Stored {
@@ -354,10 +416,7 @@ impl Snapshot {
                             &maps,
                             &schema,
                         )?;
-                        Ok((
-                            epoch,
-                            tidemill_zset::consolidate::consolidate(&schema, &[delta]),
-                        ))
+                        Ok((epoch, consolidate(&schema, &[delta])))
                     })
                     .filter(|r| !matches!(r, Ok((_, d)) if d.is_empty()))
                     .collect()
@@ -462,13 +521,7 @@ impl SnapshotReader for Snapshot {
             let (rows, left) = self.rows(collection, columns)?;
             return Ok(rows_of(rows, left));
         };
-        let mut all: Vec<Delta> = self.deltas(collection)?.collect::<Result<_, _>>()?;
-        all.extend(own.iter().cloned());
-        let Some(schema) = all.first().map(Delta::schema) else {
-            return Ok(Box::new(std::iter::empty()));
-        };
-        let sum = tidemill_zset::consolidate::consolidate(&schema, &all);
-        Ok(rows_of(Box::new(std::iter::once(Ok(sum))), columns))
+        self.with_own(collection, own, columns)
     }
 
     fn rows_estimate(&self, collection: CollectionId) -> Option<u64> {

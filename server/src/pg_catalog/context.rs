@@ -15,6 +15,7 @@ use super::plan::Pattern;
 use super::relations::{DEFINITIONS, Definition, Row};
 use super::value::{RegKind, Value, invalid};
 use super::{CatalogSnapshot, RelationInfo, builtin, fill, server_wide};
+use crate::catalog::{TEMPORARY, TEMPORARY_PREFIX};
 use crate::pg::types::TYPES;
 use crate::session::advisory::Request;
 
@@ -120,11 +121,18 @@ impl<'a> Context<'a> {
         let mut parts = split_name(name);
         let name = parts.pop()?;
         match parts.pop() {
+            Some(schema) if schema == TEMPORARY => self.oid(self.own_temporary()?, &name),
             Some(schema) => self.oid(&schema, &name),
             None => std::iter::once("pg_catalog")
                 .chain(self.snapshot.search_path.iter().map(String::as_str))
                 .find_map(|schema| self.oid(schema, &name)),
         }
+    }
+
+    /// The schema of the session's temporary objects, once there is one.
+    pub fn own_temporary(&self) -> Option<&str> {
+        let mut path = self.snapshot.search_path.iter().map(String::as_str);
+        path.find(|schema| schema.starts_with(TEMPORARY_PREFIX))
     }
 
     /// True if a relation is found without its schema.

@@ -184,7 +184,9 @@ functions! {
     catalog "pg_cancel_backend" => BOOL, |a, c| Ok(Value::Bool(signal(a, c, false)));
     catalog "pg_terminate_backend" => BOOL, |a, c| Ok(Value::Bool(signal(a, c, true)));
     anyway "pg_is_in_recovery" => BOOL, |_, _| Ok(Value::Bool(false));
-    anyway "pg_my_temp_schema" => Returns::Type(Ty::Oid), |_, _| Ok(Value::Int(0));
+    catalog "pg_my_temp_schema" => Returns::Type(Ty::Oid), |_, c| {
+        Ok(Value::Int(c.own_temporary().and_then(|own| c.find_schema(own)).unwrap_or(0)))
+    };
     anyway "pg_is_other_temp_schema" => BOOL, |_, _| Ok(Value::Bool(false));
     anyway "pg_postmaster_start_time" => Returns::Type(Ty::Timestamptz), |_, _| Ok(Value::Null);
     anyway "pg_conf_load_time" => Returns::Type(Ty::Timestamptz), |_, _| Ok(Value::Null);

@@ -65,6 +65,9 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                     }
                     RelationType::Table => ("BASE TABLE", true),
                     RelationType::Source => ("FOREIGN", false),
+                    RelationType::View if relation.schema.starts_with(TEMPORARY_PREFIX) => {
+                        ("LOCAL TEMPORARY", false)
+                    }
                     RelationType::View | RelationType::MaterializedView => ("VIEW", false),
                     RelationType::Sequence => continue,
                 };
