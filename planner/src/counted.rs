@@ -14,17 +14,30 @@ use datafusion_common::stats::Precision;
 use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{Result, internal_err};
 
+use crate::scan::Scan;
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Counted {
     input: Arc<dyn ExecutionPlan>,
+    scan: Arc<Scan>,
     rows: usize,
 }
 
 impl Counted {
-    /// `input`, which gives about so many rows.
-    pub fn new(input: Arc<dyn ExecutionPlan>, rows: usize) -> Self {
-        Counted { input, rows }
+    /// `input`, which runs `scan` and gives about so many rows.
+    pub fn new(input: Arc<dyn ExecutionPlan>, scan: Arc<Scan>, rows: usize) -> Self {
+        Counted { input, scan, rows }
+    }
+
+    /// The scan.
+    pub fn scan(&self) -> &Arc<Scan> {
+        &self.scan
+    }
+
+    /// About how many rows it gives.
+    pub fn rows(&self) -> usize {
+        self.rows
     }
 }
 
@@ -64,7 +77,7 @@ impl ExecutionPlan for Counted {
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Arc::new(Counted::new(input, self.rows))),
+            (Some(input), true) => Ok(Arc::new(Counted::new(input, self.scan.clone(), self.rows))),
             _ => internal_err!("a scan that is counted has one input"),
         }
     }

@@ -27,8 +27,9 @@ use crate::access::{Condition, conditions, conjuncts};
 use crate::bind::written::WRITTEN;
 use crate::compile::expr::{has_subquery, physical};
 use crate::error::{Result, SqlError, from_datafusion};
-use crate::execute::{relabel, time_value};
+use crate::execute::time_value;
 use crate::query::{QueryPlan, ResultStream, SnapshotReader, scan_collection};
+use crate::scan::relabel;
 use crate::tree::{PlanTree, Tree};
 
 /// Rows of VALUES, at most: they are computed at once, on the caller's thread.

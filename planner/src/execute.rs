@@ -2,20 +2,19 @@
 
 use std::sync::{Arc, LazyLock, OnceLock};
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::{SessionConfig, SessionState};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, UnboundedMemoryPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
@@ -24,10 +23,9 @@ use datafusion_common::{Result as DfResult, ScalarValue};
 use datafusion_expr::expr::Placeholder;
 use datafusion_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType};
 use futures::{Stream, StreamExt, TryStreamExt};
-use tidemill_zset::CollectionId;
 use tidemill_zset::schema::{SqlType, UTC};
 
-use crate::access::{Condition, of_scan};
+use crate::access::of_scan;
 use crate::catalog::Relation;
 use crate::compile::decorrelate;
 use crate::compile::join_rules::careful;
@@ -39,7 +37,8 @@ use crate::interrupt::Interruptible;
 use crate::once;
 use crate::pieces::PiecesExec;
 use crate::query::SessionContextInfo;
-use crate::query::{ResultStream, Rows, SnapshotReader};
+use crate::query::{ResultStream, SnapshotReader};
+use crate::scan::{Reader, Scan, relabel};
 use crate::tree::{PlanTree, Tree};
 
 /// Rows of a batch.
@@ -63,9 +62,6 @@ impl CollectionTable {
         &self.relation
     }
 }
-
-/// The reader, as an extension of a session's configuration.
-struct Reader(Arc<dyn SnapshotReader>);
 
 #[async_trait::async_trait]
 impl TableProvider for CollectionTable {
@@ -106,86 +102,25 @@ impl TableProvider for CollectionTable {
             .iter()
             .flat_map(|f| of_scan(f, &self.relation.columns))
             .collect();
-        let scan = Scan {
-            collection: self.relation.id,
+        let scan = Arc::new(Scan {
+            relation: self.relation.clone(),
             columns: projection.cloned(),
             conditions,
             schema: schema.clone(),
+        });
+        let reader = session.config().get_extension::<Reader>();
+        let rows = match reader {
+            Some(reader) => scan.rows_estimate(&*reader.0)?,
+            None => None,
         };
         let limit = limit.filter(|_| filters.is_empty());
-        let scan =
-            StreamingTableExec::try_new(schema, vec![Arc::new(scan)], None, vec![], false, limit)?;
-        let scan: Arc<dyn ExecutionPlan> = Arc::new(scan);
-        let reader = session.config().get_extension::<Reader>();
-        let rows = reader.and_then(|reader| reader.0.rows_estimate(self.relation.id));
+        let all: Vec<Arc<dyn PartitionStream>> = vec![scan.clone()];
+        let exec = StreamingTableExec::try_new(schema, all, None, vec![], false, limit)?;
         Ok(match rows {
-            Some(rows) => Arc::new(Counted::new(scan, rows as usize)),
-            None => scan,
+            Some(rows) => Arc::new(Counted::new(Arc::new(exec), scan, rows)),
+            None => Arc::new(exec),
         })
     }
-}
-
-#[derive(Debug)]
-struct Scan {
-    collection: CollectionId,
-    columns: Option<Vec<usize>>,
-    conditions: Vec<Condition>,
-    schema: SchemaRef,
-}
-
-impl PartitionStream for Scan {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, task: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let schema = self.schema.clone();
-        let batches = match self.scan(&task) {
-            Ok(it) => futures::stream::iter(
-                it.map(move |b| b.and_then(|b| relabel(b, &schema)).map_err(external)),
-            )
-            .left_stream(),
-            Err(e) => futures::stream::iter([Err(external(e))]).right_stream(),
-        };
-        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches))
-    }
-}
-
-impl Scan {
-    fn scan(&self, task: &TaskContext) -> Result<Rows> {
-        let reader = task.session_config().get_extension::<Reader>();
-        let reader =
-            reader.ok_or_else(|| SqlError::internal("a plan was executed without a reader"))?;
-        let columns = self.columns.as_deref();
-        reader.0.scan(self.collection, columns, &self.conditions)
-    }
-}
-
-/// The batch under `schema`; casts columns whose Arrow type differs.
-pub(crate) fn relabel(b: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    if b.schema_ref() == schema {
-        return Ok(b);
-    }
-    if b.num_columns() != schema.fields().len() {
-        return Err(SqlError::internal(
-            "a scan gave other columns than it was asked for",
-        ));
-    }
-    let internal = |e: arrow::error::ArrowError| SqlError::internal(e.to_string());
-    let columns = b
-        .columns()
-        .iter()
-        .zip(schema.fields())
-        .map(|(c, f)| {
-            if c.data_type() == f.data_type() {
-                Ok(c.clone())
-            } else {
-                arrow::compute::cast(c, f.data_type()).map_err(internal)
-            }
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let options = RecordBatchOptions::new().with_row_count(Some(b.num_rows()));
-    RecordBatch::try_new_with_options(schema.clone(), columns, &options).map_err(internal)
 }
 
 /// Bytes that all queries on snapshots together may hold in sorts, hash tables and the like; `None`: no limit.

@@ -32,6 +32,7 @@ mod physical;
 mod pieces;
 pub mod program;
 pub mod query;
+mod scan;
 mod tree;
 mod walk;
 

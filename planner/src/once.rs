@@ -33,6 +33,7 @@ use crate::compile::decorrelate::names::subquery_of;
 use crate::compile::rules::has_outer_reference;
 use crate::functions::time_of;
 use crate::given::Given;
+use crate::physical::without_filters;
 use crate::tree::{PlanTree, Tree};
 
 /// See the module.
@@ -147,7 +148,8 @@ impl QueryPlanner for Planner {
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(Planner)]);
-        planner.create_physical_plan(plan, session).await
+        let plan = without_filters(plan)?;
+        planner.create_physical_plan(&plan, session).await
     }
 }
 

@@ -15,13 +15,17 @@
 //!   filters of their own above those that can't, in their order: `1/x = 2` isn't computed for rows that `x <> 0` drops.
 
 mod limits;
+mod lookups;
 mod projections;
 mod rounds;
 mod sort_keys;
 mod sorts;
+mod window_calls;
 mod window_exec;
+mod window_filters;
 mod window_frames;
 mod window_functions;
+mod window_ranges;
 mod windows;
 
 use std::fmt;
@@ -53,11 +57,13 @@ use datafusion_physical_expr::{
 use futures::{StreamExt, TryStreamExt};
 
 use self::limits::{Limits, LongSorts};
+use self::lookups::Lookups;
 use self::projections::ProjectionsDown;
 use self::rounds::Rounds;
 use self::sorts::Sorts;
 use self::window_exec::Windows;
-use self::windows::{Orders, Ranges, is_window};
+pub(crate) use self::window_filters::without_filters;
+use self::windows::{Orders, is_window};
 use crate::functions;
 use crate::tree::Tree;
 
@@ -85,10 +91,10 @@ pub(crate) fn rules() -> Vec<Rule> {
     .chain([
         Arc::new(FallibleLast) as Rule,
         Arc::new(LongSorts),
-        Arc::new(Ranges),
         Arc::new(Rounds),
         Arc::new(Sorts),
         Arc::new(Windows),
+        Arc::new(Lookups),
     ])
     .collect()
 }

@@ -38,6 +38,7 @@ use crate::bind::conditions::is_fallible;
 use crate::error::{SqlError, row_error};
 use crate::execute::yielding;
 use crate::functions::external;
+use crate::physical::without_filters;
 use crate::tree::PlanTree;
 
 /// A batch plan with open leaves ([`InputTable`]).
@@ -205,7 +206,8 @@ fn state() -> &'static SessionState {
 
 fn plan(logical: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
     let state = state();
-    let planned = state.query_planner().create_physical_plan(logical, state);
+    let logical = without_filters(logical)?;
+    let planned = state.query_planner().create_physical_plan(&logical, state);
     // The planner waits for locks of its own, each at the cost of some of the budget that tokio gives a task: without any left it would
     // wait for the task to be polled again, which is what it keeps from happening.
     yielding(futures::executor::block_on(tokio::task::unconstrained(

@@ -500,6 +500,15 @@ impl Binder<'_> {
         right: &E,
         any: bool,
     ) -> Result<Typed> {
+        let by_equality = matches!((op, any), (B::Eq, true) | (B::NotEq, false));
+        if let (true, Some(q)) = (
+            by_equality && c.truth != Truth::Value,
+            query_of_array(right),
+        ) {
+            // Rows are looked for in a query's rows faster than in an array of them.
+            let query = E::Subquery(Box::new(q.clone()));
+            return self.quantified(c, left, op, &query, any);
+        }
         if let (Some(items), E::Subquery(q)) = (super::rows::fields(left), strip(right)) {
             let op = match (op, any) {
                 (op, true) => op.clone(),
@@ -519,7 +528,7 @@ impl Binder<'_> {
         }
         if let E::Subquery(_) = strip(right)
             && compares_with_rows(left)
-            && (c.truth == Truth::Value || !matches!((op, any), (B::Eq, true) | (B::NotEq, false)))
+            && (c.truth == Truth::Value || !by_equality)
         {
             let (compare_op, right) = (op.clone(), Box::new(right.clone()));
             return self.value_first(c, left, |left| match any {
@@ -695,6 +704,17 @@ impl Binder<'_> {
         });
         let zero = literal(ScalarValue::Int64(Some(0)));
         shared(n, &SqlType::Int8, |n| Ok(first(n, zero)))
+    }
+}
+
+/// The query of `ARRAY(SELECT …)`.
+fn query_of_array(e: &E) -> Option<&ast::Query> {
+    match strip(e) {
+        E::Function(f) if parts(&f.name) == ["array"] => match &f.args {
+            ast::FunctionArguments::Subquery(q) => Some(q),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

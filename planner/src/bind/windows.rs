@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::IntervalMonthDayNano;
 use datafusion::functions_window as win;
 use datafusion_common::{Column, ScalarValue};
 use datafusion_expr::expr::{NullTreatment, Sort, WindowFunction, WindowFunctionParams};
@@ -19,6 +20,7 @@ use super::expr::{Ctx, WINDOW};
 use super::types::{is_integer, is_number};
 use super::{Binder, Typed, literal};
 use crate::error::{Result, SqlError};
+use crate::functions::aggregate::skips_nulls;
 use crate::functions::cast::Context;
 use crate::functions::intervals::interval_key;
 use crate::functions::one_way::one_way;
@@ -186,7 +188,10 @@ impl Binder<'_> {
             let (mut args, ty) = (r.args.clone(), r.ty.clone());
             let grows =
                 matches!(&window_frame.start_bound, WindowFrameBound::Preceding(n) if n.is_null());
-            if exclude == Exclude::Nothing && (grows || slides(r.function.name())) {
+            // DataFusion finds the frames of an aggregate whose filter stays, those by RANGE with offsets wrongly where they overflow.
+            let filtered = filter.is_some() && !skips_nulls(r.function.name());
+            let found = !filtered || window_frame.units != WindowFrameUnits::Range;
+            if exclude == Exclude::Nothing && found && (grows || slides(r.function.name())) {
                 let function = match slides(r.function.name()) {
                     true => r.function.clone(),
                     false => one_way(r.function.clone()),
@@ -479,21 +484,44 @@ fn is_plain_number(v: &ast::Value) -> bool {
     matches!(v, ast::Value::SingleQuotedString(s) if s.trim().parse::<f64>().is_ok())
 }
 
-/// Whether a frame ends before it begins, by its distances.
+/// Whether DataFusion takes the frame for one that ends before it begins.
 fn is_backward(from: &WindowFrameBound, to: &WindowFrameBound) -> bool {
     use WindowFrameBound::{Following, Preceding};
-    let less = |a: &ScalarValue, b: &ScalarValue| match (a, b) {
-        _ if a.is_null() || b.is_null() => false,
-        (
-            ScalarValue::IntervalMonthDayNano(Some(a)),
-            ScalarValue::IntervalMonthDayNano(Some(b)),
-        ) => interval_key(*a) < interval_key(*b),
-        _ => a < b,
-    };
+    // Not all intervals are less, equal or greater to it, which compares months first.
+    let less = |a: &ScalarValue, b: &ScalarValue| !a.is_null() && !b.is_null() && !(a >= b);
     match (from, to) {
         (Preceding(from), Preceding(to)) => less(from, to),
         (Following(from), Following(to)) => less(to, from),
         _ => false,
+    }
+}
+
+/// The same bounds, both on one side, as bounds of two sides: what is following is so much less than nothing preceding.
+fn other_way(from: WindowFrameBound, to: WindowFrameBound) -> (WindowFrameBound, WindowFrameBound) {
+    use WindowFrameBound::{Following, Preceding};
+    match (from, to) {
+        (from @ Preceding(_), Preceding(to)) => (from, Following(negated(to))),
+        (Following(from), to @ Following(_)) => (Preceding(negated(from)), to),
+        both => both,
+    }
+}
+
+fn negated(offset: ScalarValue) -> ScalarValue {
+    match offset {
+        ScalarValue::Int64(Some(v)) => ScalarValue::Int64(Some(v.saturating_neg())),
+        ScalarValue::Float64(Some(v)) => ScalarValue::Float64(Some(-v)),
+        ScalarValue::Decimal128(Some(v), p, s) => {
+            ScalarValue::Decimal128(Some(v.saturating_neg()), p, s)
+        }
+        ScalarValue::IntervalMonthDayNano(Some(v)) => {
+            let v = IntervalMonthDayNano::new(
+                v.months.saturating_neg(),
+                v.days.saturating_neg(),
+                v.nanoseconds.saturating_neg(),
+            );
+            ScalarValue::IntervalMonthDayNano(Some(v))
+        }
+        other => other,
     }
 }
 
@@ -514,7 +542,7 @@ fn check_order((start, from): &Bound, (end, to): &Bound) -> Result<()> {
 }
 
 impl Binder<'_> {
-    /// A frame, and a condition on its rows if not all of them are in it. With RANGE and offsets the key in `order_by` becomes
+    /// A frame, and a condition on its rows if none of them is in it. With RANGE and offsets the key in `order_by` becomes
     /// one of a type in which offsets are added to it.
     fn frame(
         &self,
@@ -581,13 +609,14 @@ impl Binder<'_> {
         if !is_backward(&from, &to) {
             return Ok((WindowFrame::new_bounds(units, from, to), None));
         }
-        // Such as 1 PRECEDING to 2 PRECEDING: no row is in it, but of the rows with NULL all are equally far away.
-        let only = match key {
-            Some(key) => Expr::IsNull(Box::new(key.expr)),
-            None => super::truth(false),
-        };
+        if ranged {
+            // Not all of them are empty: rows with NULL, NaN or infinity are equally far from each other.
+            let (from, to) = other_way(from, to);
+            return Ok((WindowFrame::new_bounds(units, from, to), None));
+        }
         let here = || WindowFrameBound::CurrentRow;
-        Ok((WindowFrame::new_bounds(units, here(), here()), Some(only)))
+        let frame = WindowFrame::new_bounds(units, here(), here());
+        Ok((frame, Some(super::truth(false))))
     }
 
     /// A number of rows or groups.

@@ -35,6 +35,28 @@ pub fn result_type(name: &str, of: &SqlType) -> SqlType {
     }
 }
 
+/// Whether rows in which the first argument is NULL are nothing to the aggregate.
+pub(crate) fn skips_nulls(name: &str) -> bool {
+    matches!(
+        name,
+        "count"
+            | "sum"
+            | "avg"
+            | "min"
+            | "max"
+            | "bool_and"
+            | "bool_or"
+            | "bit_and"
+            | "bit_or"
+            | "bit_xor"
+            | "string_agg"
+            | "stddev_samp"
+            | "stddev_pop"
+            | "var_samp"
+            | "var_pop"
+    )
+}
+
 /// `sum`
 pub fn sum() -> Arc<AggregateUDF> {
     static F: LazyLock<Arc<AggregateUDF>> =

@@ -89,12 +89,13 @@ impl WindowsExec {
         if !exprs.iter().all(|e| same(e.partition_by())) {
             return None;
         }
+        let functions: Vec<Function> = exprs.iter().map(Function::of).collect();
+        let here = functions.iter().any(Function::has_distance);
         // DataFusion's node gives the first rows before it has seen the last, which is of use where nothing below waits for that.
-        if by.is_empty() && bounded.is_some() && !input.is::<SortedExec>() {
+        if by.is_empty() && bounded.is_some() && !input.is::<SortedExec>() && !here {
             return None;
         }
-        let functions: Vec<Function> = exprs.iter().map(Function::of).collect();
-        if functions.iter().all(Function::is_other) {
+        if functions.iter().all(Function::is_other) && !here {
             return None;
         }
         Some(WindowsExec {

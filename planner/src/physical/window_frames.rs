@@ -3,9 +3,11 @@
 use std::ops::Range;
 
 use arrow::array::ArrayRef;
-use arrow::compute::partition;
+use arrow::compute::{SortOptions, partition};
 use datafusion_common::{Result, ScalarValue};
 use datafusion_expr::{WindowFrame, WindowFrameBound, WindowFrameUnits};
+
+use super::window_ranges::{Line, Reach};
 
 /// The runs of equal rows of sorted `columns`; all rows are equal if there is no column.
 pub(super) fn runs(columns: &[ArrayRef], rows: usize) -> Result<Vec<Range<usize>>> {
@@ -25,17 +27,22 @@ pub(super) enum Units {
     Rows,
     /// Groups of peers: rows that ORDER BY leaves equal.
     Peers,
+    /// How far away the key is that rows are ordered by.
+    Distance,
 }
 
-/// A frame's end, in rows or groups after the current one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A frame's end.
+#[derive(Clone, Debug, PartialEq)]
 enum Bound {
     Unbounded,
+    /// So many rows or groups after the current one.
     At(i64),
+    /// Where the key is so much less, if the sign is negative, or more, if rows are in ascending order.
+    Away(ScalarValue, i8),
 }
 
-/// A frame that can be told from the numbers of rows and groups, whose beginning and end move only forwards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A frame whose beginning and end move only forwards.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Frame {
     pub units: Units,
     start: Bound,
@@ -43,22 +50,25 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// `None` for RANGE with offsets, which depends on values.
+    /// `None` if numbers of rows are too great.
     pub fn of(frame: &WindowFrame, ordered: bool) -> Option<Frame> {
         let units = match frame.units {
             WindowFrameUnits::Rows => Units::Rows,
+            WindowFrameUnits::Range if has_distance(frame) => Units::Distance,
             WindowFrameUnits::Groups | WindowFrameUnits::Range => Units::Peers,
         };
         let bound = |b: &WindowFrameBound| {
             let (offset, sign) = match b {
                 WindowFrameBound::CurrentRow => return Some(Bound::At(0)),
-                WindowFrameBound::Preceding(n) => (n, -1),
+                WindowFrameBound::Preceding(n) => (n, -1i8),
                 WindowFrameBound::Following(n) => (n, 1),
             };
             match offset {
                 n if n.is_null() => Some(Bound::Unbounded),
-                ScalarValue::UInt64(Some(n)) if frame.units != WindowFrameUnits::Range => {
-                    Some(Bound::At(i64::try_from(*n).ok()?.checked_mul(sign)?))
+                n if units == Units::Distance => Some(Bound::Away(n.clone(), sign)),
+                ScalarValue::UInt64(Some(n)) => {
+                    let n = i64::try_from(*n).ok()?;
+                    Some(Bound::At(n.checked_mul(i64::from(sign))?))
                 }
                 _ => None,
             }
@@ -84,8 +94,13 @@ impl Frame {
         self.start == Bound::Unbounded && self.end == Bound::Unbounded
     }
 
-    /// Calls `each` with each row's frame, in the order of the rows. `peers` are the chunk's groups, needed if the frame counts in them.
-    /// Frames may be empty, with any beginning.
+    /// Whether no row leaves a partition's frames.
+    pub fn grows(&self) -> bool {
+        self.start == Bound::Unbounded
+    }
+
+    /// Calls `each` with each row's frame, in the order of the rows. `peers` are the chunk's groups, needed if the frame counts in them;
+    /// for distances there is [`Frame::reach`]. Frames may be empty, with any beginning.
     pub fn for_each(
         &self,
         partition: &Range<usize>,
@@ -102,12 +117,12 @@ impl Frame {
                     row.clamp(partition.start as i64, partition.end as i64) as usize
                 };
                 let start = match self.start {
-                    Bound::Unbounded => partition.start,
                     Bound::At(n) => at(n),
+                    _ => partition.start,
                 };
                 let end = match self.end {
-                    Bound::Unbounded => partition.end,
                     Bound::At(n) => at(n.saturating_add(1)),
+                    _ => partition.end,
                 };
                 each(start..end)?;
             }
@@ -122,12 +137,12 @@ impl Frame {
                 Ok(g) => groups.get(g).map_or(partition.end, |g| g.start),
             };
             let start = match self.start {
-                Bound::Unbounded => partition.start,
                 Bound::At(n) => at(n),
+                _ => partition.start,
             };
             let end = match self.end {
-                Bound::Unbounded => partition.end,
                 Bound::At(n) => at(n.saturating_add(1)),
+                _ => partition.end,
             };
             for _ in group.clone() {
                 each(start..end)?;
@@ -135,4 +150,31 @@ impl Frame {
         }
         Ok(())
     }
+
+    /// How far frames by distance reach among rows ordered by `keys`.
+    pub fn reach(&self, keys: &ArrayRef, options: SortOptions) -> Result<Reach> {
+        let line = Line::of(keys, options.descending)?;
+        let target = |bound: &Bound, last: bool| match bound {
+            Bound::Unbounded => Ok(None),
+            Bound::At(_) => Ok(Some(line.places())),
+            Bound::Away(by, sign) => line.targets(by, *sign, last).map(Some),
+        };
+        Ok(Reach {
+            first: target(&self.start, false)?,
+            last: target(&self.end, true)?,
+            places: line.places(),
+            nulls: keys.logical_nulls(),
+            nulls_first: options.nulls_first,
+        })
+    }
+}
+
+/// Whether the frame is one by RANGE with an offset.
+pub(super) fn has_distance(frame: &WindowFrame) -> bool {
+    let away = |b: &WindowFrameBound| match b {
+        WindowFrameBound::Preceding(n) | WindowFrameBound::Following(n) => !n.is_null(),
+        WindowFrameBound::CurrentRow => false,
+    };
+    let range = frame.units == WindowFrameUnits::Range;
+    range && (away(&frame.start_bound) || away(&frame.end_bound))
 }

@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
 use arrow::array::types::{Float32Type, Float64Type};
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array, UInt64Array};
+use arrow::array::{
+    Array, ArrayRef, Int64Array, RecordBatch, UInt32Array, UInt64Array, new_empty_array,
+};
 use arrow::compute::{SortOptions, concat, concat_batches, interleave, take};
 use arrow::datatypes::DataType;
 use datafusion::physical_plan::windows::WindowUDFExpr;
-use datafusion_common::{Result, ScalarValue};
+use datafusion_common::{Result, ScalarValue, internal_err};
 use datafusion_expr::EmitTo;
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
@@ -23,7 +25,8 @@ use datafusion_physical_expr::window::{
     PlainAggregateWindowExpr, SlidingAggregateWindowExpr, StandardWindowExpr, WindowExpr,
 };
 
-use super::window_frames::{Frame, Units, runs};
+use super::window_calls::{Callee, Calls};
+use super::window_frames::{Frame, Units, has_distance, runs};
 use crate::functions::extremes::order_of_floats;
 use crate::functions::moving_sum::MovingSum;
 
@@ -88,6 +91,9 @@ enum Kind {
     Sum(Frame, MovingSum),
     /// The value that compares so to all others.
     Extreme(Frame, Ordering),
+    /// DataFusion's function, called with one frame after the other.
+    Framed(Frame, Callee),
+    /// One that looks at no frame, or has a filter.
     Other,
 }
 
@@ -107,9 +113,14 @@ impl Function {
         }
     }
 
-    /// Whether it is left to DataFusion.
+    /// Whether DataFusion computes it, be it by frames that are given to it.
     pub fn is_other(&self) -> bool {
-        matches!(self.kind, Kind::Other)
+        matches!(self.kind, Kind::Other | Kind::Framed(..))
+    }
+
+    /// Whether its frames are by RANGE with offsets, which DataFusion takes for others where they overflow or hold rows without a key.
+    pub fn has_distance(&self) -> bool {
+        has_distance(self.expr.get_window_frame())
     }
 
     /// Its values of all rows.
@@ -127,6 +138,7 @@ impl Function {
             Kind::Count(frame) => self.count(chunk, frame),
             Kind::Sum(frame, sum) => self.sum(chunk, frame, sum),
             Kind::Extreme(frame, wanted) => self.extreme(chunk, frame, *wanted),
+            Kind::Framed(frame, callee) => self.framed(chunk, frame, callee),
             Kind::Other => {
                 let parts = chunk.partitions.iter();
                 let parts = parts.map(|p| self.expr.evaluate(&chunk.rows_of(p)?));
@@ -140,7 +152,7 @@ impl Function {
     fn argument(&self, chunk: &Chunk<'_>) -> Result<ArrayRef> {
         match self.expr.expressions().first() {
             Some(e) => chunk.column(e),
-            None => datafusion_common::internal_err!("{} of nothing", self.expr.name()),
+            None => internal_err!("{} of nothing", self.expr.name()),
         }
     }
 
@@ -160,12 +172,20 @@ impl Function {
         mut each: impl FnMut(Option<usize>, Range<usize>) -> Result<()>,
     ) -> Result<()> {
         let peers = match frame.units {
-            Units::Rows => vec![],
             Units::Peers => self.peers(chunk)?,
+            _ => vec![],
+        };
+        let reach = match (frame.units, self.expr.order_by()) {
+            (Units::Distance, [by, ..]) => Some(frame.reach(&chunk.column(&by.expr)?, by.options)?),
+            _ => None,
         };
         for partition in &chunk.partitions {
             let mut begins = Some(partition.start);
-            frame.for_each(partition, &peers, |range| each(begins.take(), range))?;
+            let each = |range| each(begins.take(), range);
+            match &reach {
+                Some(reach) => reach.for_each(partition, each)?,
+                None => frame.for_each(partition, &peers, each)?,
+            }
         }
         Ok(())
     }
@@ -218,6 +238,30 @@ impl Function {
             Ok(())
         })?;
         Ok(take(&values, &UInt32Array::from(rows), None)?)
+    }
+
+    fn framed(&self, chunk: &Chunk<'_>, frame: &Frame, callee: &Callee) -> Result<ArrayRef> {
+        let args = self.expr.expressions();
+        let args = args.iter().map(|e| chunk.column(e));
+        let args = args.collect::<Result<Vec<_>>>()?;
+        let mut results: Vec<ScalarValue> = Vec::with_capacity(chunk.rows);
+        let mut partitions = chunk.partitions.iter();
+        let mut calls: Option<Calls<'_>> = None;
+        self.for_each_frame(chunk, frame, |begins, range| {
+            if begins.is_some() {
+                let partition = partitions.next().cloned().unwrap_or_default();
+                calls = Some(Calls::new(callee, &args, partition)?);
+            }
+            match &mut calls {
+                Some(calls) => results.push(calls.result(range)?),
+                None => return internal_err!("rows of no partition"),
+            }
+            Ok(())
+        })?;
+        match results.is_empty() {
+            true => Ok(new_empty_array(self.expr.field()?.data_type())),
+            false => ScalarValue::iter_to_array(results),
+        }
     }
 
     fn whole(&self, chunk: &Chunk<'_>, aggregate: &AggregateFunctionExpr) -> Result<ArrayRef> {
@@ -330,16 +374,30 @@ fn kind(expr: &Arc<dyn WindowExpr>) -> Option<Kind> {
     match aggregate {
         // DataFusion shows nobody the filter, which is the last field of both.
         Some(_) if !format!("{expr:?}").ends_with("filter: None }") => None,
-        Some(aggregate) => aggregate_kind(aggregate, frame?),
+        Some(aggregate) => {
+            let frame = frame?;
+            Some(match aggregate_kind(aggregate, &frame) {
+                Some(known) => known,
+                None => {
+                    let (grows, function) = (frame.grows(), Box::new(aggregate.clone()));
+                    Kind::Framed(frame, Callee::Aggregate { function, grows })
+                }
+            })
+        }
         None => {
             let function = any.downcast_ref::<StandardWindowExpr>()?;
-            let function = function.get_standard_func_expr().as_any();
-            standard_kind(function.downcast_ref::<WindowUDFExpr>()?, frame)
+            let function = function.get_standard_func_expr();
+            let known = function.as_any().downcast_ref::<WindowUDFExpr>();
+            if let Some(known) = known.and_then(|f| standard_kind(f, frame.as_ref())) {
+                return Some(known);
+            }
+            let framed = function.create_evaluator().ok()?.uses_window_frame();
+            framed.then_some(Kind::Framed(frame?, Callee::Standard(function.clone())))
         }
     }
 }
 
-fn aggregate_kind(aggregate: &AggregateFunctionExpr, frame: Frame) -> Option<Kind> {
+fn aggregate_kind(aggregate: &AggregateFunctionExpr, frame: &Frame) -> Option<Kind> {
     if aggregate.is_distinct() || aggregate.ignore_nulls() || !aggregate.order_bys().is_empty() {
         return None;
     }
@@ -348,6 +406,7 @@ fn aggregate_kind(aggregate: &AggregateFunctionExpr, frame: Frame) -> Option<Kin
         return groups.then(|| Kind::Whole(Box::new(aggregate.clone())));
     }
     let field = aggregate.field();
+    let frame = frame.clone();
     match (aggregate.fun().name(), aggregate.expressions().as_slice()) {
         ("count", [_]) => Some(Kind::Count(frame)),
         ("min", [_]) if is_compared(field.data_type()) => {
@@ -382,7 +441,7 @@ fn is_compared(t: &DataType) -> bool {
     )
 }
 
-fn standard_kind(function: &WindowUDFExpr, frame: Option<Frame>) -> Option<Kind> {
+fn standard_kind(function: &WindowUDFExpr, frame: Option<&Frame>) -> Option<Kind> {
     // DataFusion shows nobody whether NULLs are ignored, nor whether rows are taken from their end: the last fields of it.
     if !format!("{function:?}").ends_with("is_reversed: false, ignore_nulls: false }") {
         return None;
@@ -409,11 +468,11 @@ fn standard_kind(function: &WindowUDFExpr, frame: Option<Frame>) -> Option<Kind>
             let by = if name == "lag" { by } else { by.checked_neg()? };
             Some(Kind::Shifted(by, default))
         }
-        "first_value" => Some(Kind::Chosen(frame?, Choice::First)),
-        "last_value" => Some(Kind::Chosen(frame?, Choice::Last)),
+        "first_value" => Some(Kind::Chosen(frame?.clone(), Choice::First)),
+        "last_value" => Some(Kind::Chosen(frame?.clone(), Choice::Last)),
         "nth_value" => {
             let n = usize::try_from(number(1)?).ok()?.checked_sub(1)?;
-            Some(Kind::Chosen(frame?, Choice::Nth(n)))
+            Some(Kind::Chosen(frame?.clone(), Choice::Nth(n)))
         }
         _ => None,
     }

@@ -1,7 +1,7 @@
 //! Window functions.
 //!
-//! * Where a frame ends by RANGE before the current row, DataFusion takes that end for known when the row is, but where the key is NULL
-//!   it is behind all rows with NULL.
+//! * Frames by RANGE with offsets are those of [`super::window_exec`], which takes rows that are sorted by partition; DataFusion's nodes
+//!   would take rows that are sorted by the key alone.
 //! * It takes a running min or max for ordered as the window is, with NULLs at the same end.
 //! * A sort that takes the first rows and that finds another sort below it, of a window's rows, is brought below the window, whose order
 //!   then is the sort's, and how many are taken is forgotten.
@@ -10,16 +10,16 @@ use std::sync::Arc;
 
 use datafusion::config::ConfigOptions;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
-use datafusion::physical_plan::{ExecutionPlan, InputOrderMode};
 use datafusion_common::Result;
 use datafusion_common::tree_node::Transformed;
-use datafusion_expr::{WindowFrameBound, WindowFrameUnits};
 use datafusion_physical_expr::window::{PlainAggregateWindowExpr, WindowExpr};
 
 use super::ConcatExec;
+use super::window_frames::has_distance;
 use crate::tree::Tree;
 
 /// Whether the node computes window functions.
@@ -65,6 +65,11 @@ fn hidden(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionP
     if functions(&node).is_some_and(|all| all.iter().any(is_extreme)) {
         return Ok(Transformed::yes(behind(node)));
     }
+    if functions(&node).is_some_and(|all| all.iter().any(of_partitions_by_distance)) {
+        let inputs = node.children().into_iter().cloned().map(behind).collect();
+        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+        return node.replace_children(inputs, options).map(Transformed::yes);
+    }
     let first = node.downcast_ref::<SortExec>();
     let Some(first) = first.filter(|sort| sort.fetch().is_some()) else {
         return Ok(Transformed::no(node));
@@ -89,41 +94,7 @@ fn is_extreme(e: &Arc<dyn WindowExpr>) -> bool {
     running.is_some_and(|e| matches!(e.get_aggregate_expr().fun().name(), "min" | "max"))
 }
 
-/// Computes frames whose end is by RANGE before the current row when the whole partition is there.
-#[derive(Debug)]
-pub(super) struct Ranges;
-
-impl PhysicalOptimizerRule for Ranges {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let plan = plan.change_up(&mut |node| {
-            let window = node.downcast_ref::<BoundedWindowAggExec>();
-            let window = window.filter(|w| w.window_expr().iter().any(ends_before));
-            Ok(match window {
-                Some(w) if w.input_order_mode == InputOrderMode::Sorted => {
-                    let (exprs, input) = (w.window_expr().to_vec(), w.input().clone());
-                    Transformed::yes(Arc::new(WindowAggExec::try_new(exprs, input, false)?))
-                }
-                _ => Transformed::no(node),
-            })
-        })?;
-        Ok(plan.data)
-    }
-
-    fn name(&self) -> &str {
-        "Ranges"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
-
-fn ends_before(e: &Arc<dyn WindowExpr>) -> bool {
-    let frame = e.get_window_frame();
-    frame.units == WindowFrameUnits::Range
-        && matches!(&frame.end_bound, WindowFrameBound::Preceding(n) if !n.is_null())
+/// Whether its frames within partitions are by RANGE with offsets.
+fn of_partitions_by_distance(e: &Arc<dyn WindowExpr>) -> bool {
+    !e.partition_by().is_empty() && has_distance(e.get_window_frame())
 }

@@ -1,0 +1,227 @@
+//! Joins that read one side by the other's keys: what is asked of the reader.
+
+use std::sync::{Arc, Mutex};
+
+use arrow::array::{ArrayRef, Int32Array, RecordBatch};
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion_common::ScalarValue;
+use futures::TryStreamExt;
+use tidemill_planner::SqlError;
+use tidemill_planner::ast::{self, Statement};
+use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
+use tidemill_planner::query::{Condition, Planner, Rows, SessionContextInfo, SnapshotReader};
+use tidemill_zset::CollectionId;
+use tidemill_zset::schema::SqlType;
+
+/// `many (id, v)` has so many rows, `v` a tenth of `id`.
+const MANY: i32 = 100_000;
+/// `few (id, w)` has so many, `w` three times `id`.
+const FEW: i32 = 100;
+
+#[derive(Debug)]
+struct Tables;
+
+fn schema(second: &str) -> SchemaRef {
+    let fields = ["id", second].map(|name| SqlType::Int4.field(name, true));
+    Arc::new(Schema::new(fields.to_vec()))
+}
+
+fn relation(id: u64, name: &str, second: &str) -> Relation {
+    Relation {
+        id: CollectionId(id),
+        schema: "public".into(),
+        name: name.into(),
+        kind: RelationKind::Table,
+        columns: schema(second),
+        oid: 0,
+        planned: None,
+        primary_key: Some(vec![0]),
+        unique: None,
+        append_only: false,
+    }
+}
+
+impl CatalogView for Tables {
+    fn resolve(&self, _: Option<&str>, name: &str) -> Option<Relation> {
+        self.relations().into_iter().find(|r| r.name == name)
+    }
+
+    fn relations(&self) -> Vec<Relation> {
+        vec![relation(1, "many", "v"), relation(2, "few", "w")]
+    }
+}
+
+/// How many keys rows of `many` were looked up by, one look after the other; `None`: all rows were read.
+type Looks = Arc<Mutex<Vec<Option<usize>>>>;
+
+#[derive(Debug, Default)]
+struct Reader(Looks);
+
+fn rows(ids: Vec<i32>, second: impl Fn(i32) -> i32, columns: Option<&[usize]>) -> Rows {
+    let seconds: Int32Array = ids.iter().map(|id| Some(second(*id))).collect();
+    let all: Vec<ArrayRef> = vec![Arc::new(Int32Array::from(ids)), Arc::new(seconds)];
+    let batch = RecordBatch::try_new(schema("x"), all).expect("two columns");
+    let batch = match columns {
+        Some(columns) => batch.project(columns).expect("columns of the batch"),
+        None => batch,
+    };
+    Box::new(std::iter::once(Ok(batch)))
+}
+
+impl SnapshotReader for Reader {
+    fn scan(
+        &self,
+        collection: CollectionId,
+        columns: Option<&[usize]>,
+        _: &[Condition],
+    ) -> Result<Rows, SqlError> {
+        Ok(match collection.0 {
+            1 => {
+                self.0.lock().expect("one thread").push(None);
+                rows((0..MANY).collect(), |id| id / 10, columns)
+            }
+            _ => rows((0..FEW).collect(), |id| id * 3, columns),
+        })
+    }
+
+    fn rows_estimate(&self, collection: CollectionId) -> Option<u64> {
+        Some(if collection.0 == 1 { MANY } else { FEW } as u64)
+    }
+
+    fn find(
+        &self,
+        collection: CollectionId,
+        columns: Option<&[usize]>,
+        conditions: &[Condition],
+    ) -> Result<Option<Rows>, SqlError> {
+        let keys = conditions.iter().find_map(|c| match c {
+            Condition::OneOf { column: 0, values } => Some(values),
+            _ => None,
+        });
+        let (Some(keys), 1) = (keys, collection.0) else {
+            return Ok(None);
+        };
+        let ids = keys.iter().map(|key| match key {
+            ScalarValue::Int32(Some(id)) => *id,
+            other => panic!("{other:?} is looked for in a column of integers"),
+        });
+        let ids: Vec<i32> = ids.filter(|id| (0..MANY).contains(id)).collect();
+        self.0.lock().expect("one thread").push(Some(keys.len()));
+        Ok(Some(rows(ids, |id| id / 10, columns)))
+    }
+}
+
+/// The single number that a query gives, and what was asked of the reader.
+fn run(sql: &str) -> (Option<i64>, Vec<Option<usize>>) {
+    let mut parsed = ast::parse(sql).expect("SQL");
+    let Some(Statement::Query { query, .. }) = parsed.pop().map(|p| p.statement) else {
+        panic!("not a query: {sql}");
+    };
+    let plan = Planner::new().plan_query(&Tables, &SessionContextInfo::default(), &query, &[]);
+    let plan = plan.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    let reader = Reader::default();
+    let looks = reader.0.clone();
+    let run = async {
+        let rows = plan.execute(Arc::new(reader))?;
+        rows.try_collect::<Vec<RecordBatch>>().await
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let batches = runtime.expect("a runtime").block_on(run);
+    let batches = batches.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    let value = ScalarValue::try_from_array(batches[0].column(0), 0).expect("a row");
+    let ScalarValue::Int64(value) = value else {
+        panic!("{sql}: {value:?}");
+    };
+    let looks = looks.lock().expect("one thread").clone();
+    (value, looks)
+}
+
+#[test]
+fn one_side_is_read_by_the_keys_of_the_other() {
+    for (sql, sum, keys) in [
+        (
+            "SELECT sum(v) FROM few JOIN many ON many.id = few.w",
+            1440,
+            FEW,
+        ),
+        (
+            "SELECT sum(v) FROM many JOIN few ON many.id = few.w",
+            1440,
+            FEW,
+        ),
+        (
+            "SELECT sum(v) FROM many, few WHERE many.id = few.w AND few.id < 10",
+            9,
+            10,
+        ),
+        (
+            "SELECT sum(v) FROM few LEFT JOIN many ON many.id = few.w AND v > 1",
+            1437,
+            FEW,
+        ),
+        (
+            "SELECT sum(v) FROM many RIGHT JOIN few ON many.id = few.w * 1000000",
+            0,
+            FEW,
+        ),
+        (
+            "SELECT sum(v) FROM many WHERE id IN (SELECT w FROM few)",
+            1440,
+            FEW,
+        ),
+        (
+            "SELECT sum(v) FROM many WHERE id = ANY (ARRAY(SELECT w FROM few))",
+            1440,
+            FEW,
+        ),
+        (
+            "SELECT sum(w) FROM few WHERE NOT EXISTS (SELECT FROM many WHERE id = w AND v < 2)",
+            14787,
+            FEW,
+        ),
+        (
+            "SELECT sum((SELECT max(v) FROM many WHERE many.id = few.w)) FROM few",
+            1440,
+            FEW,
+        ),
+        (
+            "SELECT sum(x.v + 1) FROM few JOIN (SELECT id + 0 AS i, id, v FROM many WHERE v > 0) AS x ON x.id = few.w",
+            1536,
+            FEW,
+        ),
+        (
+            "SELECT sum(v) FROM many JOIN generate_series(5, 9, 2) AS g ON many.id = g::bigint * 100",
+            210,
+            3,
+        ),
+    ] {
+        let (value, looks) = run(sql);
+        assert_eq!(looks, [Some(keys as usize)], "{sql}");
+        assert_eq!(value, Some(sum), "{sql}");
+    }
+}
+
+#[test]
+fn rounds_of_a_recursive_query_look_up_what_is_new() {
+    let sql = "WITH RECURSIVE up(id) AS (VALUES (98765) UNION ALL \
+               SELECT v FROM many JOIN up ON many.id = up.id WHERE v > 0) SELECT count(*) FROM up";
+    let (value, looks) = run(sql);
+    assert_eq!(value, Some(5));
+    assert_eq!(looks, [Some(1); 5]);
+}
+
+/// Rows that have no partner count, NULL equals NULL, or there are too many keys.
+#[test]
+fn other_joins_read_both_sides() {
+    for sql in [
+        "SELECT count(*) FROM few RIGHT JOIN many ON many.id = few.w",
+        "SELECT count(*) FROM many LEFT JOIN unnest(ARRAY[1, 2]) AS u(x) ON many.id = x",
+        "SELECT count(*) FROM few FULL JOIN many ON many.id = few.w",
+        "SELECT count(*) FROM few JOIN many ON many.v = few.w",
+        "SELECT count(*) FROM few JOIN many ON many.id IS NOT DISTINCT FROM few.w",
+        "SELECT count(*) FROM few WHERE w NOT IN (SELECT id FROM many)",
+        "SELECT count(*) FROM generate_series(1, 5000) AS g JOIN many ON many.id = g",
+    ] {
+        assert_eq!(run(sql).1, [None], "{sql}");
+    }
+}
