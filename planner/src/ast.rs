@@ -114,6 +114,15 @@ pub struct Check {
     pub columns: Vec<String>,
 }
 
+/// An item of CREATE TABLE … (LIKE …, …).
+#[derive(Clone, Debug, PartialEq)]
+pub enum TableItem {
+    /// The table that the new one is to be like, and what it takes over besides columns.
+    Like(Name, Including),
+    /// A column or constraint as it was written.
+    Written(String),
+}
+
 /// What CREATE TABLE … (LIKE …) takes over besides columns, their types and NOT NULL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Including {
@@ -418,16 +427,14 @@ pub enum Statement {
         checks: Vec<Check>,
         options: Options,
     },
-    /// `CREATE TABLE name (LIKE of INCLUDING …)`
+    /// `CREATE TABLE name (LIKE of INCLUDING …, …)`
     CreateTableLike {
         /// The new table.
         name: Name,
         /// Not an error if it exists.
         if_not_exists: bool,
-        /// The table that it is to be like.
-        of: Name,
-        /// What it takes over besides columns.
-        including: Including,
+        /// What is between the parentheses.
+        items: Vec<TableItem>,
     },
     /// CREATE TABLE name [(columns)] AS query [WITH [NO] DATA]
     CreateTableAs {

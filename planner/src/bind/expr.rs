@@ -12,8 +12,10 @@ pub(crate) use super::context::{Ctx, Truth};
 use super::intervals::fields_of;
 use super::types::{is_number, sql_type};
 use super::{Binder, Typed, literal, truth};
+use crate::catalog::Relation;
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
+use crate::functions::strings::quote_ident;
 use crate::functions::{arith, parse};
 use crate::parser::spelling::SYMMETRIC;
 use crate::parser::{parts, position};
@@ -515,6 +517,11 @@ impl Binder<'_> {
         if let Some(array) = of_elements(strip(e), data_type) {
             return self.cast_to(c, &array, data_type);
         }
+        if let (SqlType::Text | SqlType::Varchar(None), Some(shown)) =
+            (&to, self.shown_regclass(e)?)
+        {
+            return Ok(shown);
+        }
         let t = self.expr(c, e)?;
         let at_literal = match e {
             E::Value(v) => position(v.span),
@@ -627,18 +634,7 @@ impl Binder<'_> {
         if let Expr::Literal(ScalarValue::Utf8View(Some(s)), _) = &t.expr
             && s.trim().parse::<i64>().is_err()
         {
-            let names: Vec<String> = s
-                .split('.')
-                .map(|p| p.trim_matches('"').to_string())
-                .collect();
-            let (schema, name) = match names.as_slice() {
-                [s, n] => (Some(s.as_str()), n.as_str()),
-                [n] => (None, n.as_str()),
-                _ => (None, s.as_str()),
-            };
-            let r = self.catalog.resolve(schema, name).ok_or_else(|| {
-                SqlError::new("42P01", format!("relation \"{s}\" does not exist"))
-            })?;
+            let r = self.relation_of_text(s)?;
             return Ok(Typed::new(
                 literal(ScalarValue::Int64(Some(i64::from(r.oid)))),
                 SqlType::Int8,
@@ -646,6 +642,48 @@ impl Binder<'_> {
         }
         let expr = self.cast(t, &SqlType::Int8, Context::Explicit)?;
         Ok(Typed::new(expr, SqlType::Int8))
+    }
+
+    fn relation_of_text(&self, s: &str) -> Result<Relation> {
+        let names: Vec<String> = s
+            .split('.')
+            .map(|p| p.trim_matches('"').to_string())
+            .collect();
+        let (schema, name) = match names.as_slice() {
+            [s, n] => (Some(s.as_str()), n.as_str()),
+            [n] => (None, n.as_str()),
+            _ => (None, s),
+        };
+        let found = self.catalog.resolve(schema, name);
+        found.ok_or_else(|| SqlError::new("42P01", format!("relation \"{s}\" does not exist")))
+    }
+
+    /// The text of `'name'::regclass`: the relation's name, after its schema's if it isn't found without.
+    fn shown_regclass(&self, e: &E) -> Result<Option<Typed>> {
+        let E::Cast {
+            expr, data_type, ..
+        } = strip(e)
+        else {
+            return Ok(None);
+        };
+        let named = match strip(expr) {
+            E::Value(v) => match &v.value {
+                Value::SingleQuotedString(s) if s.trim().parse::<i64>().is_err() => s,
+                _ => return Ok(None),
+            },
+            _ => return Ok(None),
+        };
+        if !data_type.to_string().to_lowercase().ends_with("regclass") {
+            return Ok(None);
+        }
+        let r = self.relation_of_text(named)?;
+        let plain = self.catalog.resolve(None, &r.name);
+        let mut shown = quote_ident(&r.name);
+        if plain.is_none_or(|plain| plain.oid != r.oid) {
+            shown = format!("{}.{shown}", quote_ident(&r.schema));
+        }
+        let text = literal(ScalarValue::Utf8View(Some(shown)));
+        Ok(Some(Typed::new(text, SqlType::Text)))
     }
 
     /// A function call by its parsed form: aggregates, windows and plain ones.

@@ -6,7 +6,7 @@ use sqlparser::ast::{self, BinaryOperator, FunctionArg, JoinConstraint, TableAli
 use tidemill_zset::schema::SqlType;
 
 use super::conditions::cases;
-use super::expr::{Ctx, null};
+use super::expr::{Ctx, null, strip};
 use super::from::{Joined, one_row};
 use super::scope::{Outer, Scope, ScopeCol, ScopeTable};
 use super::sets::{is_each, is_set_returning};
@@ -35,6 +35,11 @@ impl Binder<'_> {
         ctes: &Ctes,
     ) -> Result<Joined<'o>> {
         let base = left.plan.unwrap_or_else(one_row);
+        let row_type = self.populated(name, args)?;
+        let args = match row_type {
+            Some(_) => &args[1..],
+            None => args,
+        };
         let record = record_function(name);
         let (mut names, mut lists) = {
             let mut inner = Scope::new(Outer::Lateral(&left.scope));
@@ -64,7 +69,10 @@ impl Binder<'_> {
         let (mut plan, mut columns) = self.unnest(base, lists, kind == JoinType::Left)?;
         let mut types = types;
         if record.is_some() {
-            let fields = record_fields(alias)?;
+            let fields = match row_type {
+                Some(fields) => fields,
+                None => record_fields(alias)?,
+            };
             (plan, columns, types) = self.record_columns(plan, columns, types, &fields)?;
             names = fields.into_iter().map(|(name, _)| name).collect();
             names.extend(ordinality.then(|| "ordinality".to_string()));
@@ -111,6 +119,49 @@ impl Binder<'_> {
             plan: Some(plan),
             scope,
         })
+    }
+
+    /// The columns of the table whose row type the first argument of `json_populate_record` and its like has.
+    fn populated(
+        &self,
+        name: &str,
+        args: &[FunctionArg],
+    ) -> Result<Option<Vec<(String, SqlType)>>> {
+        let (true, [base, _]) = (name.contains("_populate_record"), args) else {
+            return Ok(None);
+        };
+        let FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(base)) = base else {
+            return Ok(None);
+        };
+        let of = match strip(base) {
+            ast::Expr::Cast {
+                expr, data_type, ..
+            } => match (strip(expr), data_type) {
+                (ast::Expr::Value(v), ast::DataType::Custom(of, _))
+                    if v.value == ast::Value::Null =>
+                {
+                    parts(of)
+                }
+                _ => vec![],
+            },
+            _ => vec![],
+        };
+        let (schema, table) = match of.as_slice() {
+            [table] => (None, table),
+            [schema, table] => (Some(schema.as_str()), table),
+            _ => {
+                let message = format!("{name} of other rows than NULL is not supported");
+                return Err(SqlError::unsupported(message)
+                    .hint("Give NULL of the table's row type: NULL::name_of_table."));
+            }
+        };
+        let Some(relation) = self.find_relation(schema, table) else {
+            let message = format!("type \"{}\" does not exist", of.join("."));
+            return Err(SqlError::new("42704", message));
+        };
+        let fields = relation.columns.fields().iter();
+        let fields = fields.map(|f| (f.name().clone(), SqlType::of(f)));
+        Ok(Some(fields.collect()))
     }
 
     /// A function in a join that is more than a loop over the rows to its left: a relation of its own or, where it uses what
@@ -274,13 +325,13 @@ impl Binder<'_> {
 const ONE_JSON: &str = "#json";
 const ONE_JSONB: &str = "#jsonb";
 
-/// For a function whose columns are those that its alias defines: the function that gives its objects.
+/// For a function whose columns are those that its alias or a table defines: the function that gives its objects.
 fn record_function(name: &str) -> Option<&'static str> {
     match name {
-        "json_to_record" => Some(ONE_JSON),
-        "jsonb_to_record" => Some(ONE_JSONB),
-        "json_to_recordset" => Some("json_array_elements"),
-        "jsonb_to_recordset" => Some("jsonb_array_elements"),
+        "json_to_record" | "json_populate_record" => Some(ONE_JSON),
+        "jsonb_to_record" | "jsonb_populate_record" => Some(ONE_JSONB),
+        "json_to_recordset" | "json_populate_recordset" => Some("json_array_elements"),
+        "jsonb_to_recordset" | "jsonb_populate_recordset" => Some("jsonb_array_elements"),
         _ => None,
     }
 }

@@ -46,7 +46,7 @@ impl Binder<'_> {
         };
         let base = left.plan.unwrap_or_else(one_row);
         let name = alias.map(|a| fold(&a.name)).unwrap_or_default();
-        let aggregates = s.projection.iter().any(|i| matches!(i, SelectItem::UnnamedExpr(e) | SelectItem::ExprWithAlias { expr: e, .. } if has_aggregate(e)));
+        let aggregates = s.projection.iter().any(is_aggregated);
         let mut scope = left.scope;
         let (plan, cols) = if aggregates {
             self.lateral_aggregates(base, &scope, q, s, ctes)?
@@ -259,15 +259,17 @@ fn continues_join(q: &ast::Query) -> Option<&ast::Select> {
         return None;
     };
     let plain_group = matches!(&s.group_by, ast::GroupByExpr::Expressions(e, _) if e.is_empty());
+    let is_table = |r: &ast::TableFactor| matches!(r, ast::TableFactor::Table { .. });
     let plain_joins = s.from.iter().all(|t| {
-        matches!(t.relation, ast::TableFactor::Table { .. })
+        is_table(&t.relation)
             && t.joins.iter().all(|j| {
-                matches!(
-                    j.join_operator,
-                    ast::JoinOperator::Join(_)
-                        | ast::JoinOperator::Inner(_)
-                        | ast::JoinOperator::CrossJoin(_)
-                )
+                is_table(&j.relation)
+                    && matches!(
+                        j.join_operator,
+                        ast::JoinOperator::Join(_)
+                            | ast::JoinOperator::Inner(_)
+                            | ast::JoinOperator::CrossJoin(_)
+                    )
             })
     });
     let calls = |e: &ast::Expr| {
@@ -284,11 +286,12 @@ fn continues_join(q: &ast::Query) -> Option<&ast::Select> {
     };
     let items = s.projection.iter().all(|i| match i {
         SelectItem::UnnamedExpr(e) | SelectItem::ExprWithAlias { expr: e, .. } => !calls(e),
-        SelectItem::Wildcard(_) => !s.projection.iter().any(|i| {
-            matches!(i, SelectItem::UnnamedExpr(e) | SelectItem::ExprWithAlias { expr: e, .. } if has_aggregate(e))
-        }),
+        SelectItem::Wildcard(_) => true,
         _ => false,
     });
+    // Beside aggregates a constant by itself would be a query with as many rows as its FROM.
+    let aggregated = s.projection.iter().filter(|i| is_aggregated(i)).count();
+    let items = items && (aggregated == 0 || aggregated == s.projection.len());
     let plain = plain_group
         && plain_joins
         && items
@@ -300,6 +303,13 @@ fn continues_join(q: &ast::Query) -> Option<&ast::Select> {
         && s.qualify.is_none()
         && !s.from.is_empty();
     plain.then_some(s)
+}
+
+fn is_aggregated(i: &SelectItem) -> bool {
+    match i {
+        SelectItem::UnnamedExpr(e) | SelectItem::ExprWithAlias { expr: e, .. } => has_aggregate(e),
+        _ => false,
+    }
 }
 
 pub(super) fn has_aggregate(e: &ast::Expr) -> bool {

@@ -143,6 +143,11 @@ impl Binder<'_> {
                 ),
             ));
         }
+        let mut own = ctes.clone();
+        if let Some(w) = &c.query.with {
+            self.with(w, &mut own, outer)?;
+        }
+        let ctes = &own;
         let start = self.set_expr(left, ctes, outer)?;
         let mut start = renamed(self.settled(start)?, Some(&c.alias))?;
         let names = unique_names(

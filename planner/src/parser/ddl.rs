@@ -7,7 +7,7 @@ use super::spelling::NULLS_NOT_DISTINCT;
 use super::{P, fold, numbering};
 use crate::ast::{
     Check, ColumnDef, ColumnDefault, Constraints, Including, Name, Nulls, NumberingKind,
-    ObjectKind, Statement, Unique,
+    ObjectKind, Statement, TableItem, Unique,
 };
 use crate::bind::types::sql_type;
 use crate::error::{Result, SqlError};
@@ -245,14 +245,12 @@ impl P<'_> {
             });
         }
         if kind == ObjectKind::Table
-            && let Some(like) = self.like_table()?
+            && let Some(items) = self.like_tables()?
         {
-            let (of, including) = like;
             return Ok(Statement::CreateTableLike {
                 name,
                 if_not_exists,
-                of,
-                including,
+                items,
             });
         }
         let (mut columns, mut constraints) = (Vec::new(), Constraints::default());
@@ -324,13 +322,58 @@ impl P<'_> {
         })
     }
 
-    /// `(LIKE t INCLUDING …)`: the table, and what else than its columns is wanted.
-    fn like_table(&mut self) -> Result<Option<(Name, Including)>> {
-        if self.p.peek_token().token != Token::LParen || !self.peek_is(1, "like") {
+    /// `(LIKE t INCLUDING …, …)`: all items, if one of them is LIKE.
+    fn like_tables(&mut self) -> Result<Option<Vec<TableItem>>> {
+        if self.p.peek_token().token != Token::LParen || !self.has_like() {
             return Ok(None);
         }
         self.p.next_token();
-        self.need("like")?;
+        let mut items = vec![];
+        loop {
+            items.push(if self.take("like") {
+                self.like_table()?
+            } else {
+                let constraint = self.p.parse_optional_table_constraint();
+                match self.convert(constraint)? {
+                    Some(constraint) => TableItem::Written(constraint.to_string()),
+                    None => {
+                        let column = self.p.parse_column_def();
+                        TableItem::Written(self.convert(column)?.to_string())
+                    }
+                }
+            });
+            if self.p.peek_token().token != Token::Comma {
+                break;
+            }
+            self.p.next_token();
+        }
+        self.need_token(&Token::RParen)?;
+        Ok(Some(items))
+    }
+
+    /// Whether an item of the list that comes begins with LIKE.
+    fn has_like(&mut self) -> bool {
+        let mut depth = 0;
+        for n in 0.. {
+            match self.p.peek_nth_token(n).token {
+                Token::LParen => depth += 1,
+                Token::RParen => depth -= 1,
+                Token::Comma => {}
+                Token::EOF => return false,
+                _ => continue,
+            }
+            if depth == 0 {
+                return false;
+            }
+            if depth == 1 && self.peek_is(n + 1, "like") {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// `t INCLUDING …` after LIKE.
+    fn like_table(&mut self) -> Result<TableItem> {
         let of = self.name()?;
         let mut including = Including::default();
         loop {
@@ -350,13 +393,7 @@ impl P<'_> {
                 _ => return self.unexpected(),
             }
         }
-        if self.p.peek_token().token == Token::Comma {
-            return Err(SqlError::unsupported(
-                "further columns and constraints beside LIKE are not supported",
-            ));
-        }
-        self.need_token(&Token::RParen)?;
-        Ok(Some((of, including)))
+        Ok(TableItem::Like(of, including))
     }
 
     /// The parser reads MySQL's AUTO_INCREMENT and forgets it.

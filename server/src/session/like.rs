@@ -1,7 +1,7 @@
 //! CREATE TABLE … (LIKE …): the catalog keeps the CREATE TABLE that says the same with all columns written out.
 
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{ColumnDefault, Including, Name, NumberingKind, parse};
+use tidemill_planner::ast::{ColumnDefault, Including, Name, NumberingKind, TableItem, parse};
 use tidemill_planner::catalog::CatalogView;
 use tidemill_zset::schema::SqlType;
 
@@ -9,20 +9,55 @@ use super::Response;
 use super::sql::SqlSession;
 use crate::catalog::text::{columns, numbered, quoted, unique};
 use crate::catalog::{Detail, Object};
+use crate::published::Published;
 
 impl SqlSession {
     pub(super) async fn create_table_like(
         &mut self,
         name: &Name,
         if_not_exists: bool,
-        of: &Name,
-        including: Including,
+        items: &[TableItem],
     ) -> Result<Response, SqlError> {
         let published = self.pin();
+        let (mut written, mut indexes) = (vec![], vec![]);
+        for item in items {
+            match item {
+                TableItem::Written(text) => written.push(text.clone()),
+                TableItem::Like(of, including) => {
+                    let (items, more) = self.alike(&published, of, *including, name)?;
+                    written.extend(items);
+                    indexes.extend(more);
+                }
+            }
+        }
+        let exists = if if_not_exists { "IF NOT EXISTS " } else { "" };
+        let table = format!(
+            "CREATE TABLE {exists}{} ({})",
+            qualified(name),
+            written.join(", ")
+        );
+        let mut created = None;
+        for sql in std::iter::once(table).chain(indexes) {
+            for parsed in parse(&sql)? {
+                let response = self.ddl(&parsed).await?;
+                created.get_or_insert(response);
+            }
+        }
+        created.ok_or_else(|| SqlError::internal("CREATE TABLE is a statement"))
+    }
+
+    /// The columns and constraints of a table like `of`, and the statements that create its indexes on `name`.
+    fn alike(
+        &self,
+        published: &Published,
+        of: &Name,
+        including: Including,
+        name: &Name,
+    ) -> Result<(Vec<String>, Vec<String>), SqlError> {
         let found = self
-            .names(&published)
+            .names(published)
             .resolve(of.schema.as_deref(), &of.name)
-            .ok_or_else(|| self.no_relation(&published, &of.name))?;
+            .ok_or_else(|| self.no_relation(published, &of.name))?;
         let object = published.catalog.by_collection(found.id);
         let object = object.map(|(object, _)| object.clone());
         let mut items = vec![];
@@ -50,20 +85,7 @@ impl SqlSession {
                 indexes = all.filter_map(|i| plain_index(i, object, name)).collect();
             }
         }
-        let exists = if if_not_exists { "IF NOT EXISTS " } else { "" };
-        let table = format!(
-            "CREATE TABLE {exists}{} ({})",
-            qualified(name),
-            items.join(", ")
-        );
-        let mut created = None;
-        for sql in std::iter::once(table).chain(indexes) {
-            for parsed in parse(&sql)? {
-                let response = self.ddl(&parsed).await?;
-                created.get_or_insert(response);
-            }
-        }
-        created.ok_or_else(|| SqlError::internal("CREATE TABLE is a statement"))
+        Ok((items, indexes))
     }
 }
 

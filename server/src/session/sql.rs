@@ -284,12 +284,8 @@ impl SqlSession {
             Statement::CreateTableLike {
                 name,
                 if_not_exists,
-                of,
-                including,
-            } => {
-                self.create_table_like(name, *if_not_exists, of, *including)
-                    .await
-            }
+                items,
+            } => self.create_table_like(name, *if_not_exists, items).await,
             Statement::Truncate {
                 names,
                 restart_identity,
