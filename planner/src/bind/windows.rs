@@ -1,5 +1,6 @@
 //! Window function calls: the function, its window and its frame.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::datatypes::IntervalMonthDayNano;
@@ -488,7 +489,10 @@ fn is_plain_number(v: &ast::Value) -> bool {
 fn is_backward(from: &WindowFrameBound, to: &WindowFrameBound) -> bool {
     use WindowFrameBound::{Following, Preceding};
     // Not all intervals are less, equal or greater to it, which compares months first.
-    let less = |a: &ScalarValue, b: &ScalarValue| !a.is_null() && !b.is_null() && !(a >= b);
+    let less = |a: &ScalarValue, b: &ScalarValue| {
+        let order = a.partial_cmp(b);
+        !a.is_null() && !b.is_null() && order.is_none_or(Ordering::is_lt)
+    };
     match (from, to) {
         (Preceding(from), Preceding(to)) => less(from, to),
         (Following(from), Following(to)) => less(to, from),
