@@ -11,6 +11,7 @@
 //!   So a union is a node that it doesn't know, which gives one part after the other.
 //! * What it does to sorts and limits: see `limits`; to windows: see `windows`; to recursive queries: see `rounds`.
 //! * Sorts of all rows, and windows, are slow: nodes of our own stand for them once all else is decided, see `sorts` and `window_exec`.
+//! * Joins read both sides to their ends: one that finds rows of a scan by the other side's keys stands for them, see `lookups`.
 //! * Conditions of a query and of a subquery in it end up in one filter, which computes them all. So those that can fail get
 //!   filters of their own above those that can't, in their order: `1/x = 2` isn't computed for rows that `x <> 0` drops.
 

@@ -191,7 +191,9 @@ impl Binder<'_> {
                 matches!(&window_frame.start_bound, WindowFrameBound::Preceding(n) if n.is_null());
             // DataFusion finds the frames of an aggregate whose filter stays, those by RANGE with offsets wrongly where they overflow.
             let filtered = filter.is_some() && !skips_nulls(r.function.name());
-            let found = !filtered || window_frame.units != WindowFrameUnits::Range;
+            let distant =
+                window_frame.units == WindowFrameUnits::Range && !has_no_offset(&window_frame);
+            let found = !filtered || !distant;
             if exclude == Exclude::Nothing && found && (grows || slides(r.function.name())) {
                 let function = match slides(r.function.name()) {
                     true => r.function.clone(),
