@@ -55,6 +55,9 @@ impl Binder<'_> {
                 if name == "make_interval" {
                     return self.make_interval(c, &l.args);
                 }
+                if name == "normalize" {
+                    return self.normalize(c, &l.args);
+                }
                 if let Some(t) = self.variadic_call(c, name, &l.args)? {
                     return Ok(t);
                 }
@@ -190,6 +193,41 @@ impl Binder<'_> {
             }
             _ => self.function(name, args, None),
         }
+    }
+
+    /// `normalize(x, NFD)`: the form is a word, not a column.
+    fn normalize(&self, c: Ctx, args: &[FunctionArg]) -> Result<Typed> {
+        const FORMS: [&str; 4] = ["nfc", "nfd", "nfkc", "nfkd"];
+        let (form, args) = match args {
+            [
+                x,
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(ast::Expr::Identifier(form))),
+            ] if form.quote_style.is_none() && FORMS.contains(&fold(form).as_str()) => {
+                (Some(self.text(&fold(form))), std::slice::from_ref(x))
+            }
+            [_] => (Some(self.text("nfc")), args),
+            _ => (None, args),
+        };
+        let mut args = self.function_args(c, args)?;
+        args.extend(form);
+        self.function("normalize", args, None)
+    }
+
+    /// `x IS NFC NORMALIZED`
+    pub(super) fn is_normalized(
+        &self,
+        c: Ctx,
+        x: &ast::Expr,
+        form: Option<ast::NormalizationForm>,
+        negated: bool,
+    ) -> Result<Typed> {
+        let form = form.map_or("NFC".to_string(), |form| form.to_string());
+        let args = vec![self.expr(c, x)?, self.text(&form)];
+        let found = self.function("#is_normalized", args, None)?;
+        Ok(match negated {
+            true => Typed::new(not(found.expr), SqlType::Bool),
+            false => found,
+        })
     }
 
     /// `make_interval(days => 1, hours => 2)`: the sum of its parts.

@@ -196,6 +196,11 @@ impl Binder<'_> {
             E::IsNotUnknown(e) => {
                 self.is_truth(c, e, "IS NOT UNKNOWN", |e| Expr::IsNotNull(Box::new(e)))
             }
+            E::IsNormalized {
+                expr,
+                form,
+                negated,
+            } => self.is_normalized(c, expr, *form, *negated),
             E::IsDistinctFrom(l, r) => {
                 if let Some(t) = self.rows_distinct(c, l, r)? {
                     return Ok(t);

@@ -48,7 +48,9 @@ impl Binder<'_> {
             match (name, record) {
                 (ROWS_FROM, _) => self.rows_from(c, args)?,
                 (_, Some(per_row)) => {
-                    self.function_columns(per_row, self.function_args(c, args)?)?
+                    let args = self.function_args(c, args)?;
+                    let checked = self.function(&format!("#{name}"), args, None)?;
+                    self.function_columns(per_row, vec![checked])?
                 }
                 _ => self.function_columns(name, self.function_args(c, args)?)?,
             }

@@ -50,6 +50,7 @@ fn named(e: &Expr) -> Option<Named> {
             Some(Named::Well(name)) => name,
             _ => return Some(Named::Weakly("case".into())),
         },
+        Expr::IsNormalized { negated: false, .. } => "is_normalized".into(),
         Expr::Exists { negated: false, .. } => "exists".into(),
         Expr::Array(_) => "array".into(),
         Expr::Extract { .. } => "extract".into(),

@@ -61,7 +61,7 @@ impl TextListBuilder {
 }
 
 /// A list column from scalar elements.
-fn lists(rows: Vec<Option<Vec<ScalarValue>>>, ret: &SqlType) -> DfResult<ArrayRef> {
+pub(super) fn lists(rows: Vec<Option<Vec<ScalarValue>>>, ret: &SqlType) -> DfResult<ArrayRef> {
     let SqlType::Array(of) = ret else {
         return Err(external(SqlError::internal("not an array type")));
     };
@@ -138,14 +138,14 @@ pub(crate) fn ordinality(lists: Vec<Expr>) -> Expr {
     )
 }
 
-fn list_of(a: &Args, i: usize, row: usize) -> DfResult<Option<Vec<ScalarValue>>> {
+pub(super) fn list_of(a: &Args, i: usize, row: usize) -> DfResult<Option<Vec<ScalarValue>>> {
     if a.is_null(i, row) {
         return Ok(None);
     }
     elements(&a.arrays[i].as_list::<i32>().value(a.at(i, row))).map(Some)
 }
 
-fn scalar(a: &Args, i: usize, row: usize) -> DfResult<ScalarValue> {
+pub(super) fn scalar(a: &Args, i: usize, row: usize) -> DfResult<ScalarValue> {
     ScalarValue::try_from_array(&a.arrays[i], a.at(i, row))
 }
 

@@ -145,10 +145,24 @@ impl Reader<'_> {
         let most = if open { usize::MAX } else { width };
         let digits = self.rest.bytes().skip(sign).take(most);
         let len = digits.take_while(u8::is_ascii_digit).count();
+        let remain = self.rest.chars().take(width).count();
+        if !open && remain < width {
+            let message = format!("source string too short for \"{pattern}\" formatting field");
+            return Err(too_few(
+                SqlError::new("22007", message),
+                width,
+                remain,
+                "remain",
+            ));
+        }
         if len == 0 {
             return Err(self
                 .invalid(pattern, width)
                 .detail("Value must be an integer."));
+        }
+        if !open && len < width {
+            let invalid = self.invalid(pattern, width);
+            return Err(too_few(invalid, width, len, "could be parsed"));
         }
         let value = self.rest[..sign + len].parse::<i32>().map_err(|_| {
             SqlError::new(
@@ -171,7 +185,11 @@ impl Reader<'_> {
         let found = (0..names.len()).filter(|i| starts(&names[*i]));
         let found = found.max_by_key(|i| names[*i].len());
         let Some(i) = found else {
-            return Err(self.invalid(pattern, letters.min(pattern.len().max(3))));
+            return Err(self
+                .invalid(pattern, letters.min(pattern.len().max(3)))
+                .detail(
+                    "The given value did not match any of the allowed values for this field.",
+                ));
         };
         self.skip(names[i].len().min(letters));
         Ok(i as i64)
@@ -182,9 +200,15 @@ impl Reader<'_> {
         match pattern.to_ascii_uppercase().as_str() {
             "FX" => {}
             "TH" => self.skip(2),
-            "MONTH" => f.month = self.name(pattern, &MONTHS, all)? + 1,
-            "MON" => f.month = self.name(pattern, &MONTHS, 3)? + 1,
-            "RM" => f.month = self.name(pattern, &ROMAN_MONTHS, all)? + 1,
+            "MONTH" | "MON" | "RM" => {
+                let (names, letters) = match pattern.len() {
+                    5 => (&MONTHS, all),
+                    3 => (&MONTHS, 3),
+                    _ => (&ROMAN_MONTHS, all),
+                };
+                let month = self.name(pattern, names, letters)? + 1;
+                set(&mut f.month, month, pattern)?;
+            }
             "DAY" => f.day_of_week = self.name(pattern, &DAYS, all)? + 1,
             "DY" => f.day_of_week = self.name(pattern, &DAYS, 3)? + 1,
             "AM" | "PM" => {
@@ -226,40 +250,66 @@ impl Reader<'_> {
                     )));
                 };
                 let (n, digits) = self.number(pattern, width, open)?;
-                f.number(upper, n, digits);
+                f.number(upper, n, digits, pattern)?;
             }
         }
         Ok(())
     }
 }
 
+/// That a pattern of a fixed width has too few characters.
+fn too_few(e: SqlError, width: usize, has: usize, what: &str) -> SqlError {
+    e.detail(format!(
+        "Field requires {width} characters, but only {has} {what}."
+    ))
+    .hint("If your source string is not fixed-width, try using the \"FM\" modifier.")
+}
+
+/// Sets a field, which can't be two things at once.
+fn set(field: &mut i64, value: i64, pattern: &str) -> Result<()> {
+    if *field != 0 && *field != value {
+        let message = format!("conflicting values for \"{pattern}\" field in formatting string");
+        return Err(SqlError::new("22007", message)
+            .detail("This value contradicts a previous setting for the same field type."));
+    }
+    *field = value;
+    Ok(())
+}
+
 impl Fields {
     /// The value `n` of `digits` digits of a pattern that is a number.
-    fn number(&mut self, pattern: &str, n: i64, digits: usize) {
+    fn number(&mut self, pattern: &str, n: i64, digits: usize, written: &str) -> Result<()> {
         let iso = matches!(pattern, "IYYY" | "IYY" | "IY" | "I" | "IW" | "ID" | "IDDD");
         let either = "HH24 HH12 HH MI SS SSSS SSSSS MS US FF1 FF2 FF3 FF4 FF5 FF6 CC Q J TZM";
         self.iso |= iso;
         self.gregorian |= !iso && !either.split(' ').any(|p| p == pattern);
         match pattern {
-            "YYYY" | "IYYY" => (self.year, self.year_digits) = (n, 4),
+            "YYYY" | "IYYY" => {
+                set(&mut self.year, n, written)?;
+                self.year_digits = 4;
+            }
             "YYY" | "YY" | "Y" | "IYY" | "IY" | "I" => {
+                set(&mut self.year, n, written)?;
                 self.year_digits = pattern.trim_start_matches("I").len().max(1);
                 self.year = if digits < 4 { near_2020(n) } else { n };
             }
-            "CC" => self.century = n,
-            "MM" => self.month = n,
-            "DD" => self.day = n,
-            "DDD" | "IDDD" => self.day_of_year = n,
+            "CC" => set(&mut self.century, n, written)?,
+            "MM" => set(&mut self.month, n, written)?,
+            "DD" => set(&mut self.day, n, written)?,
+            "DDD" | "IDDD" => set(&mut self.day_of_year, n, written)?,
             "D" => self.day_of_week = n,
             // Monday is 1.
             "ID" => self.day_of_week = n % 7 + 1,
-            "IW" | "WW" => self.week = n,
-            "W" => self.week_of_month = n,
-            "J" => self.julian = n,
-            "HH24" => self.hour = n,
-            "HH12" | "HH" => (self.hour, self.half_day) = (n, true),
-            "MI" => self.minute = n,
-            "SS" => self.second = n,
+            "IW" | "WW" => set(&mut self.week, n, written)?,
+            "W" => set(&mut self.week_of_month, n, written)?,
+            "J" => set(&mut self.julian, n, written)?,
+            "HH24" => set(&mut self.hour, n, written)?,
+            "HH12" | "HH" => {
+                set(&mut self.hour, n, written)?;
+                self.half_day = true;
+            }
+            "MI" => set(&mut self.minute, n, written)?,
+            "SS" => set(&mut self.second, n, written)?,
             "SSSSS" | "SSSS" => {
                 (self.hour, self.minute, self.second) = (n / 3600, n / 60 % 60, n % 60);
             }
@@ -270,6 +320,7 @@ impl Fields {
             // Q says nothing that a date could be made of.
             _ => {}
         }
+        Ok(())
     }
 
     /// Local microseconds and the zone.

@@ -234,6 +234,25 @@ fn items_of(out: &mut Slices, place: Place, what: Items, jsonb: bool) -> Result<
     Ok(n)
 }
 
+/// What `json_to_record` and its kin take: an object, or an array of them.
+fn check_records(text: &str, name: &str) -> Result<()> {
+    let refused = |message| Err(SqlError::new("22023", message));
+    let kind = type_of(text);
+    let set = name.ends_with("set");
+    match kind {
+        "object" if !set => Ok(()),
+        "array" if !set => refused("cannot call populate_composite on an array".to_string()),
+        _ if !set => refused("cannot call populate_composite on a scalar".to_string()),
+        "array" if elements(text).is_some_and(|mut all| all.all(|e| type_of(e) == "object")) => {
+            Ok(())
+        }
+        "array" => refused(format!("argument of {name} must be an array of objects")),
+        _ if name.starts_with("jsonb") => refused(format!("cannot call {name} on a non-array")),
+        "object" => refused(format!("cannot call {name} on an object")),
+        _ => refused(format!("cannot call {name} on a scalar")),
+    }
+}
+
 /// jsonb_array_length
 pub fn array_length(text: &str) -> Result<Option<i32>> {
     match text.trim_start().bytes().next() {
@@ -468,6 +487,18 @@ pub fn register(r: &mut super::registry::Registry) {
     }
     access!("json", false);
     access!("jsonb", true);
+    macro_rules! records {
+        ($name:literal, $kind:literal) => {
+            r.add_fallible(
+                concat!("#", $name, "(", $kind, ") ", $kind),
+                kernel!(|j: text| -> text check_records(j, $name).map(|()| Some(j))),
+            );
+        };
+    }
+    records!("json_to_record", "json");
+    records!("jsonb_to_record", "jsonb");
+    records!("json_to_recordset", "json");
+    records!("jsonb_to_recordset", "jsonb");
     r.add_fallible(
         "#array_literal(json) text",
         kernel!(|j: text| -> text array_literal(j, false)),

@@ -1,13 +1,18 @@
 //! Functions that make one JSON document of another: paths set, inserted and deleted; keys tested; pretty printing.
 
-use arrow::array::ArrayRef;
+use std::sync::Arc;
+
 use arrow::array::cast::AsArray;
+use arrow::array::{ArrayRef, StringViewBuilder};
+use datafusion_common::Result as DfResult;
+use datafusion_expr::{Expr, Volatility};
+use tidemill_zset::schema::SqlType;
 
 use super::json::document;
 use super::json_document::Document as V;
 use super::json_text::{canonical, string_into};
-use super::kernel;
 use super::registry::Registry;
+use super::{Args, Kernel, call, external, kernel};
 use crate::error::{Result, SqlError};
 
 fn texts(list: &ArrayRef) -> Vec<Option<String>> {
@@ -136,6 +141,164 @@ fn changed(j: &str, steps: &ArrayRef, what: Change) -> Result<Option<String>> {
     canonical(&target.to_string()).map(Some)
 }
 
+/// `j` with `value` at `path`: `SET j['a'][0] = …`. Objects and arrays on the way are made if they aren't there; of nothing, an array if
+/// `in_array`.
+pub(crate) fn member_set(j: Expr, path: Expr, value: Expr, in_array: bool) -> Expr {
+    let kernel: Kernel = Arc::new(move |a: &Args| -> DfResult<ArrayRef> {
+        let mut out = StringViewBuilder::with_capacity(a.rows);
+        for row in 0..a.rows {
+            let new = with_member(a, row, in_array).map_err(external)?;
+            out.append_value(new);
+        }
+        Ok(Arc::new(out.finish()))
+    });
+    call(
+        "member_set",
+        format!("member_set({in_array})"),
+        kernel,
+        Volatility::Immutable,
+        true,
+        vec![j, path, value],
+        &SqlType::Jsonb,
+    )
+}
+
+fn with_member(a: &Args, row: usize, in_array: bool) -> Result<String> {
+    let text = |i: usize| match a.is_null(i, row) {
+        true => None,
+        false => Some(a.arrays[i].as_string_view().value(a.at(i, row))),
+    };
+    let mut target = match text(0) {
+        Some(j) => document(j)?,
+        None if in_array => V::Array(vec![]),
+        None => V::Object(Default::default()),
+    };
+    let steps = texts(&a.arrays[1].as_list::<i32>().value(a.at(1, row)));
+    let steps = steps.into_iter().collect::<Option<Vec<_>>>();
+    let steps = steps
+        .ok_or_else(|| SqlError::new("22004", "jsonb subscript in assignment must not be null"))?;
+    let value = text(2).map_or(Ok(V::Null), document)?;
+    put(&mut target, &steps, 1, value)?;
+    canonical(&target.to_string())
+}
+
+fn put(target: &mut V, path: &[String], depth: usize, value: V) -> Result<()> {
+    let Some((step, rest)) = path.split_first() else {
+        *target = value;
+        return Ok(());
+    };
+    match target {
+        V::Object(members) => match members.get_mut(step) {
+            Some(inner) => put(inner, rest, depth + 1, value)?,
+            None => members.insert(step.clone(), made(rest, value)?),
+        },
+        V::Array(items) => {
+            let at = usize::try_from(index(step, depth, items.len())?).map_err(|_| {
+                let message = format!("path element at position {depth} is out of range: {step}");
+                SqlError::new("22023", message)
+            })?;
+            match items.get_mut(at) {
+                Some(inner) => put(inner, rest, depth + 1, value)?,
+                None => {
+                    nulls(items, at)?;
+                    items.push(made(rest, value)?);
+                }
+            }
+        }
+        _ => {
+            let message = "cannot replace existing key";
+            return Err(SqlError::new("22023", message)
+                .detail("The path assumes key is a composite object, but it is a scalar value."));
+        }
+    }
+    Ok(())
+}
+
+/// What a path leads through where there is nothing: a number is the place in an array.
+fn made(path: &[String], value: V) -> Result<V> {
+    path.iter().rev().try_fold(value, |value, step| {
+        Ok(match step.parse::<i32>() {
+            Ok(at) => {
+                let mut items = vec![];
+                nulls(&mut items, usize::try_from(at).unwrap_or(0))?;
+                items.push(value);
+                V::Array(items)
+            }
+            Err(_) => {
+                let mut members = super::json_document::Members::default();
+                members.insert(step.clone(), value);
+                V::Object(members)
+            }
+        })
+    })
+}
+
+/// Elements of an array that a path makes.
+const MADE_MAX: usize = 10_000_000;
+
+fn nulls(items: &mut Vec<V>, count: usize) -> Result<()> {
+    if count > MADE_MAX {
+        let message = format!("array size exceeds the maximum allowed ({MADE_MAX})");
+        return Err(SqlError::new("54000", message));
+    }
+    items.resize(count, V::Null);
+    Ok(())
+}
+
+/// jsonb_set_lax: what is done if there is no value may be said.
+fn set_lax() -> Kernel {
+    Arc::new(|a: &Args| -> DfResult<ArrayRef> {
+        let mut out = StringViewBuilder::with_capacity(a.rows);
+        for row in 0..a.rows {
+            let required = [0, 1, 3].into_iter().filter(|i| *i < a.arrays.len());
+            match required.into_iter().any(|i| a.is_null(i, row)) {
+                true => out.append_null(),
+                false => out.append_option(set_lax_of(a, row).map_err(external)?),
+            }
+        }
+        Ok(Arc::new(out.finish()))
+    })
+}
+
+fn set_lax_of(a: &Args, row: usize) -> Result<Option<String>> {
+    let text = |i: usize| match i >= a.arrays.len() || a.is_null(i, row) {
+        true => None,
+        false => Some(a.arrays[i].as_string_view().value(a.at(i, row))),
+    };
+    let j = text(0).unwrap_or_default();
+    let path = a.arrays[1].as_list::<i32>().value(a.at(1, row));
+    let create = a
+        .arrays
+        .get(3)
+        .is_none_or(|c| c.as_boolean().value(a.at(3, row)));
+    let treatment = match a.arrays.len() {
+        5 => text(4).unwrap_or_default(),
+        _ => "use_json_null",
+    };
+    if !treatment.is_empty()
+        && let Some(value) = text(2)
+    {
+        let value = &document(value)?;
+        return changed(j, &path, Change::Set { value, create });
+    }
+    match treatment {
+        "use_json_null" => changed(j, &path, Change::Set { value: &V::Null, create }),
+        "delete_key" => changed(j, &path, Change::Delete),
+        "return_target" => Ok(Some(j.to_string())),
+        "raise_exception" => Err(SqlError::new("22004", "JSON value must not be null")
+            .detail(
+                "Exception was raised because null_value_treatment is \"raise_exception\".",
+            )
+            .hint(
+                "To avoid, either change the null_value_treatment argument or ensure that an SQL NULL is not passed.",
+            )),
+        _ => Err(SqlError::new(
+            "22023",
+            "null_value_treatment must be \"delete_key\", \"return_target\", \"use_json_null\", or \"raise_exception\"",
+        )),
+    }
+}
+
 fn pretty(v: &V, depth: usize, out: &mut String) {
     let indent = |out: &mut String, depth: usize| {
         out.push('\n');
@@ -242,6 +405,13 @@ pub fn register(r: &mut Registry) {
             changed(j, &p, Change::Set { value, create })
         }),
     );
+    for signature in [
+        "jsonb_set_lax(jsonb, text[], jsonb) jsonb",
+        "jsonb_set_lax(jsonb, text[], jsonb, bool) jsonb",
+        "jsonb_set_lax(jsonb, text[], jsonb, bool, text) jsonb",
+    ] {
+        r.add_fallible(signature, set_lax());
+    }
     r.add_fallible(
         "jsonb_insert(jsonb, text[], jsonb) jsonb",
         kernel!(|j: text, p: list, v: text| -> text {

@@ -3,7 +3,7 @@
 //! * [`parse`], [`format`]: values from and to text.
 //! * [`cast`]: every cast. [`arith`]: checked arithmetic.
 //! * [`json`]: JSON over text, without building documents. `json_members`: several members in one scan.
-//!   [`json_change`]: new documents from old ones. [`json_order`]: comparing jsonb.
+//!   [`json_change`]: new documents from old ones; `array_change`: new arrays. [`json_order`]: comparing jsonb.
 //! * [`registry`]: functions callable by name, with their argument types.
 //! * [`aggregate`]: sum and avg; `grouped_sums`: of many groups at once. [`moments`]: variances and the like. [`ordered`]: percentiles, mode, sums of intervals.
 //!   `lists`: array_agg, which most of the others are functions of.
@@ -17,6 +17,7 @@
 pub mod aggregate;
 pub mod arith;
 pub mod array;
+pub(crate) mod array_change;
 pub(crate) mod attempt;
 pub(crate) mod bit_xor;
 mod body;
@@ -62,6 +63,7 @@ pub(crate) mod spread;
 pub mod strings;
 pub mod system;
 pub mod to_char;
+mod unicode;
 pub(crate) mod windows;
 mod zones;
 

@@ -184,6 +184,21 @@ fn time_and_rest(w: &str) -> impl Iterator<Item = String> {
     words.map(String::from).collect::<Vec<_>>().into_iter()
 }
 
+/// `2020-01-01Z` and `2020-01-01Europe/Berlin` as two words.
+fn date_and_zone(w: &str) -> Option<(&str, &str)> {
+    let end = w.find(|c: char| !c.is_ascii_digit() && !"-/.".contains(c))?;
+    let (date, zone) = w.split_at(end);
+    if !zone.starts_with(|c: char| c == '+' || c.is_ascii_alphabetic()) {
+        return None;
+    }
+    let fields: Vec<&str> = date.split(['-', '/', '.']).collect();
+    let whole = match fields.as_slice() {
+        [all] => all.len() == 8,
+        fields => fields.len() == 3 && fields.iter().all(|f| !f.is_empty()),
+    };
+    (whole && is_zone(zone)).then_some((date, zone))
+}
+
 fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
     let mut out = DateTimeText::default();
     let bad = || invalid_date(type_name, text);
@@ -203,7 +218,10 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
                     None => words.extend(time_and_rest(time)),
                 }
             }
-            None => words.extend(time_and_rest(w)),
+            None => match date_and_zone(w) {
+                Some((date, zone)) => words.extend([date, zone].map(String::from)),
+                None => words.extend(time_and_rest(w)),
+            },
         }
     }
     if words.is_empty() {
@@ -255,6 +273,8 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
             }
             // 2020-01-01 +02, as JDBC sends dates.
             _ if out.date.is_some() && out.zone.is_none() && is_offset(&w) => out.zone = Some(w),
+            // 2020-01-01 UTC, Jan 5 2020 UTC
+            _ if out.zone.is_none() && !digits && is_zone(&w) => out.zone = Some(w),
             _ => loose.push(w),
         }
     }
@@ -284,6 +304,24 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
     Ok(out)
 }
 
+/// What can only be a zone: an offset, the name of one, or what looks like that.
+fn is_zone(w: &str) -> bool {
+    let letters = w.starts_with(|c: char| c.is_ascii_alphabetic());
+    let other = month_name(w).is_some() || is_weekday(w);
+    let named = || {
+        w.eq_ignore_ascii_case("z")
+            || w.contains('/') && w.bytes().all(|b| !b.is_ascii_digit())
+            || super::zones::literal_to_utc(0, w).is_ok()
+    };
+    is_offset(w) || letters && !other && named()
+}
+
+fn is_weekday(w: &str) -> bool {
+    let lower = w.to_ascii_lowercase();
+    let days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+    days.iter().any(|d| lower.starts_with(d))
+}
+
 /// `+02`, `-05:30`
 fn is_offset(w: &str) -> bool {
     let digits = w.strip_prefix(['+', '-']).unwrap_or_default();
@@ -293,13 +331,7 @@ fn is_offset(w: &str) -> bool {
 
 /// `Jan 5 2020`, `5 January 2020`, with weekday names ignored.
 fn loose_date(words: &[String], read: &DateTimeText, text: &str) -> Result<Option<NaiveDate>> {
-    let weekday = |w: &str| {
-        let l = w.to_ascii_lowercase();
-        ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-            .iter()
-            .any(|d| l.starts_with(d))
-    };
-    let words: Vec<&String> = words.iter().filter(|w| !weekday(w)).collect();
+    let words: Vec<&String> = words.iter().filter(|w| !is_weekday(w)).collect();
     if words.is_empty() {
         return Ok(read.date);
     }
@@ -345,6 +377,7 @@ pub fn micros(t: NaiveDateTime) -> i64 {
 /// date
 pub fn date(text: &str) -> Result<i32> {
     let t = date_time(text, "date")?;
+    check_zone(&t, text, "date")?;
     if t.special.is_some() {
         return Ok(0);
     }

@@ -227,6 +227,7 @@ pub fn overloads(name: &str) -> &'static [Overload] {
         super::similar::register(&mut r);
         system::register(&mut r);
         to_char::register(&mut r);
+        super::unicode::register(&mut r);
         r
     });
     ALL.by_name.get(name).map_or(&[], Vec::as_slice)

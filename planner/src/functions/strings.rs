@@ -204,6 +204,68 @@ fn format_kernel(types: Vec<tidemill_zset::schema::SqlType>, zone: String) -> Ke
     })
 }
 
+/// What stands between `%` and the type.
+#[derive(Default)]
+struct FormatSpec {
+    /// The argument that is meant.
+    position: Option<usize>,
+    left: bool,
+    width: usize,
+    /// The argument that is the width: the next one, or that of a number.
+    width_of: Option<Option<usize>>,
+}
+
+type Chars<'t> = std::iter::Peekable<std::str::Chars<'t>>;
+
+/// `[n$][-][width | * | *n$]`
+fn format_spec(chars: &mut Chars) -> FormatSpec {
+    let number = |chars: &mut Chars| -> Option<usize> {
+        let mut digits = String::new();
+        while let Some(d) = chars.next_if(char::is_ascii_digit) {
+            digits.push(d);
+        }
+        digits.parse().ok()
+    };
+    let mut spec = FormatSpec::default();
+    match number(chars) {
+        position if chars.next_if_eq(&'$').is_some() => spec.position = position,
+        None => {}
+        Some(width) => {
+            spec.width = width;
+            return spec;
+        }
+    }
+    while chars.next_if_eq(&'-').is_some() {
+        spec.left = true;
+    }
+    match chars.next_if_eq(&'*') {
+        Some(_) => {
+            let place = number(chars);
+            chars.next_if_eq(&'$');
+            spec.width_of = Some(place);
+        }
+        None => spec.width = number(chars).unwrap_or(0),
+    }
+    spec
+}
+
+/// The widest text that format() fills with spaces.
+const WIDTH_MAX: i32 = 100_000_000;
+
+/// A width that is an argument; without a value there is none.
+fn width_given(text: Option<String>) -> Result<i32> {
+    let Some(text) = text else { return Ok(0) };
+    let width: Option<i32> = text.trim().parse().ok();
+    match width {
+        Some(width) if (-WIDTH_MAX..=WIDTH_MAX).contains(&width) => Ok(width),
+        Some(_) => Err(SqlError::new("22003", "number is out of range")),
+        None => {
+            let message = format!("invalid input syntax for type integer: \"{text}\"");
+            Err(SqlError::new("22P02", message))
+        }
+    }
+}
+
 fn format_text(template: &str, value: impl Fn(usize) -> Result<Option<String>>) -> Result<String> {
     let mut out = String::new();
     let mut chars = template.chars().peekable();
@@ -213,15 +275,7 @@ fn format_text(template: &str, value: impl Fn(usize) -> Result<Option<String>>) 
             out.push(c);
             continue;
         }
-        let mut spec = String::new();
-        while let Some(d) = chars
-            .peek()
-            .copied()
-            .filter(|c| c.is_ascii_digit() || *c == '-' || *c == '$')
-        {
-            spec.push(d);
-            chars.next();
-        }
+        let spec = format_spec(&mut chars);
         let kind = chars
             .next()
             .ok_or_else(|| SqlError::new("22023", "unterminated format() type specifier"))?;
@@ -229,11 +283,14 @@ fn format_text(template: &str, value: impl Fn(usize) -> Result<Option<String>>) 
             out.push('%');
             continue;
         }
-        let (position, width) = match spec.split_once('$') {
-            Some((p, w)) => (p.parse().ok(), w.to_string()),
-            None => (None, spec),
-        };
-        let i = position.unwrap_or(next);
+        let (mut left, mut width) = (spec.left, spec.width);
+        if let Some(place) = spec.width_of {
+            let i = place.unwrap_or(next);
+            next = i + 1;
+            let given = width_given(value(i)?)?;
+            (left, width) = (left || given < 0, given.unsigned_abs() as usize);
+        }
+        let i = spec.position.unwrap_or(next);
         next = i + 1;
         let v = value(i)?;
         let text = match kind {
@@ -253,9 +310,7 @@ fn format_text(template: &str, value: impl Fn(usize) -> Result<Option<String>>) 
                 .hint("For a single \"%\" use \"%%\"."));
             }
         };
-        let left = width.starts_with('-');
-        let n: usize = width.trim_start_matches('-').parse().unwrap_or(0);
-        let fill = n.saturating_sub(text.chars().count());
+        let fill = width.saturating_sub(text.chars().count());
         if !left {
             out.extend(std::iter::repeat_n(' ', fill));
         }

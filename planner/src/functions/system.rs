@@ -9,6 +9,7 @@ use tidemill_zset::schema::SqlType;
 
 use super::registry::{CallTypes, Registry};
 use super::{Args, Kernel, external, json, json_text, kernel};
+use crate::error::{Result, SqlError};
 
 fn always(text: &'static str) -> Kernel {
     Arc::new(move |a: &Args| {
@@ -145,6 +146,39 @@ fn join(open: &'static str, separator: &'static str, close: &'static str) -> Ker
     })
 }
 
+/// `1.5 GB` as a number of bytes.
+fn size_bytes(size: &str) -> Result<i64> {
+    const UNITS: [&str; 6] = ["bytes", "kb", "mb", "gb", "tb", "pb"];
+    let invalid = || SqlError::new("22023", format!("invalid size: \"{size}\""));
+    let text = size.trim();
+    let sign = usize::from(text.starts_with(['-', '+']));
+    let digits = text[sign..].find(|c: char| !c.is_ascii_digit() && c != '.');
+    let mut end = digits.map_or(text.len(), |n| sign + n);
+    // 1e3
+    if let Some(e) = text[end..].strip_prefix(['e', 'E']) {
+        let signed = usize::from(e.starts_with(['-', '+']));
+        let count = e[signed..].bytes().take_while(u8::is_ascii_digit).count();
+        end += if count > 0 { 1 + signed + count } else { 0 };
+    }
+    let (number, unit) = (&text[..end], text[end..].trim());
+    let power = match UNITS.iter().position(|u| u.eq_ignore_ascii_case(unit)) {
+        Some(power) => power,
+        None if unit.is_empty() => 0,
+        None if number.contains(|c: char| c.is_ascii_digit()) => {
+            return Err(invalid()
+                .detail(format!("Invalid size unit: \"{unit}\"."))
+                .hint("Valid units are \"bytes\", \"kB\", \"MB\", \"GB\", \"TB\", and \"PB\"."));
+        }
+        None => return Err(invalid()),
+    };
+    let factor = 1i128 << (10 * power);
+    let bytes = match number.parse::<i64>() {
+        Ok(whole) => i128::from(whole) * factor,
+        Err(_) => (number.parse::<f64>().map_err(|_| invalid())? * factor as f64).round() as i128,
+    };
+    i64::try_from(bytes).map_err(|_| SqlError::new("22003", "bigint out of range"))
+}
+
 /// Registers the functions of this file.
 pub fn register(r: &mut Registry) {
     r.add(
@@ -217,6 +251,10 @@ pub fn register(r: &mut Registry) {
             Arc::new(|a: &Args| Ok(Arc::new(arrow::array::Int64Array::from(vec![0; a.rows])))),
         );
     }
+    r.add_fallible(
+        "pg_size_bytes(text) int8",
+        kernel!(|size: text| -> int8 size_bytes(size).map(Some)),
+    );
     r.add(
         "pg_size_pretty(int8) text",
         kernel!(|n: int8| -> text {
