@@ -8,6 +8,7 @@ mod alter;
 mod chains;
 mod ddl;
 mod dialect;
+pub(crate) mod elements;
 mod index;
 mod locks;
 mod nested_joins;
@@ -534,7 +535,7 @@ impl<'a> P<'a> {
         self.as_of?.checked_sub(self.p.index())
     }
 
-    fn change(&mut self) -> Result<Statement> {
+    pub(super) fn change(&mut self) -> Result<Statement> {
         use sqlparser::ast::Statement as S;
         if let Some(cut) = self.on_conflict.take()
             && self.peek_is(0, "insert")

@@ -7,6 +7,7 @@ use sqlparser::ast::{
 };
 use tidemill_zset::schema::SqlType;
 
+use super::elements::subscripts;
 use super::expr::Ctx;
 use super::from::Joined;
 use super::scope::{Outer, Scope};
@@ -409,7 +410,8 @@ impl Binder<'_> {
         old: &[Expr],
     ) -> Result<Vec<Expr>> {
         let mut new = old.to_vec();
-        let mut set = vec![false; new.len()];
+        // Which columns are assigned to, and whether in parts.
+        let mut set = vec![None; new.len()];
         for a in assignments {
             let row = super::rows::fields(&a.value);
             let columns = match (&a.target, &a.value) {
@@ -426,12 +428,9 @@ impl Binder<'_> {
                 }
                 _ => vec![],
             };
-            let pairs: Vec<(String, &E)> = match (&a.target, &a.value) {
-                (AssignmentTarget::Tuple(ns), E::Subquery(_)) => {
-                    let names = targets(table, ns)?;
-                    names.into_iter().zip(&columns).collect()
-                }
-                (AssignmentTarget::ColumnName(n), v) => vec![(target(table, n)?, v)],
+            let pairs: Vec<(&ast::ObjectName, &E)> = match (&a.target, &a.value) {
+                (AssignmentTarget::Tuple(ns), E::Subquery(_)) => ns.iter().zip(&columns).collect(),
+                (AssignmentTarget::ColumnName(n), v) => vec![(n, v)],
                 (AssignmentTarget::Tuple(ns), _) => {
                     let values = row.iter().flatten();
                     if ns.len() != values.clone().count() {
@@ -440,17 +439,31 @@ impl Binder<'_> {
                             "number of columns does not match number of values",
                         ));
                     }
-                    let names = targets(table, ns)?;
-                    names.into_iter().zip(values).collect()
+                    ns.iter().zip(values).collect()
                 }
             };
-            for (name, value) in pairs {
+            for (target_name, value) in pairs {
+                let name = target(table, target_name)?;
                 let n = column_number(table, &name)?;
-                if std::mem::replace(&mut set[n], true) {
+                let parts = subscripts(target_name);
+                // Several parts of a column may be assigned to.
+                let before = set[n].replace(!parts.is_empty());
+                if before.is_some_and(|part| !part || parts.is_empty()) {
                     return Err(SqlError::new(
                         "42601",
                         format!("multiple assignments to same column \"{name}\""),
                     ));
+                }
+                let ctx = Ctx::plain(scope, ctes, "UPDATE");
+                if !parts.is_empty() {
+                    if is_default(value) {
+                        let message = "cannot set an array element to DEFAULT";
+                        return Err(SqlError::unsupported(message));
+                    }
+                    let of = SqlType::of(table.columns.field(n));
+                    let old = new[n].clone();
+                    new[n] = self.part_assigned(ctx, (&name, &of), old, &parts, value)?;
+                    continue;
                 }
                 let number = numbered(defaults).find(|(column, _)| *column == n);
                 let t = match (is_default(value), number) {
@@ -466,7 +479,7 @@ impl Binder<'_> {
                         let message = format!("column \"{name}\" can only be updated to DEFAULT");
                         return Err(SqlError::new("428C9", message).detail(defined_always(&name)));
                     }
-                    _ => self.expr(Ctx::plain(scope, ctes, "UPDATE"), value)?,
+                    _ => self.expr(ctx, value)?,
                 };
                 new[n] = self.assign(t, &SqlType::of(table.columns.field(n)), &name)?;
             }
@@ -529,10 +542,6 @@ fn target(table: &Relation, name: &ast::ObjectName) -> Result<String> {
         ));
     }
     Ok(first)
-}
-
-fn targets(table: &Relation, names: &[ast::ObjectName]) -> Result<Vec<String>> {
-    names.iter().map(|n| target(table, n)).collect()
 }
 
 /// A column of another relation in UPDATE … FROM or DELETE … USING, for RETURNING.

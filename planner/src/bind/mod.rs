@@ -11,6 +11,7 @@ pub(crate) mod coerce;
 pub(crate) mod conditions;
 mod context;
 pub(crate) mod dml;
+mod elements;
 pub(crate) mod expr;
 mod factors;
 mod foreign;

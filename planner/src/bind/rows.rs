@@ -196,7 +196,7 @@ impl Binder<'_> {
     }
 
     /// `j['a']`, `j[0]`: a step of a path.
-    fn jsonb_subscript(&self, j: Typed, step: Typed) -> Result<Typed> {
+    pub(super) fn jsonb_step(&self, step: Typed) -> Result<Typed> {
         let known = !step.unknown;
         if known && !is_text(&step.ty) && !matches!(step.ty, SqlType::Int2 | SqlType::Int4) {
             return Err(SqlError::new(
@@ -205,8 +205,17 @@ impl Binder<'_> {
             )
             .hint("jsonb subscript must be coercible to either integer or text."));
         }
-        let step = Typed::new(self.any_text(step)?, SqlType::Text);
-        self.function("jsonb_extract_path", vec![j, step], None)
+        Ok(Typed::new(self.any_text(step)?, SqlType::Text))
+    }
+
+    /// The number of an element of an array.
+    pub(super) fn array_place(&self, i: Typed) -> Result<Typed> {
+        let number = !i.unknown && super::types::is_number(&i.ty);
+        if !number || i.ty == SqlType::Int4 {
+            return Ok(i);
+        }
+        let to = SqlType::Int4;
+        Ok(Typed::new(self.cast(i, &to, Context::Assignment)?, to))
     }
 
     fn access_typed(&self, c: Ctx, mut t: Typed, chain: &[AccessExpr]) -> Result<Typed> {
@@ -215,16 +224,10 @@ impl Binder<'_> {
                 AccessExpr::Subscript(Subscript::Index { index }) => {
                     let i = self.expr(c, index)?;
                     if matches!(t.ty, SqlType::Jsonb) {
-                        self.jsonb_subscript(t, i)?
+                        let step = self.jsonb_step(i)?;
+                        self.function("jsonb_extract_path", vec![t, step], None)?
                     } else {
-                        let number = !i.unknown && super::types::is_number(&i.ty);
-                        let i = match number && i.ty != SqlType::Int4 {
-                            true => {
-                                let to = SqlType::Int4;
-                                Typed::new(self.cast(i, &to, Context::Assignment)?, to)
-                            }
-                            false => i,
-                        };
+                        let i = self.array_place(i)?;
                         if !t.unknown && !matches!(t.ty, SqlType::Array(_)) {
                             let of = t.type_name();
                             return Err(SqlError::new(

@@ -365,7 +365,7 @@ impl Binder<'_> {
         if !on.is_empty() {
             plan = self.distinct_on(plan, on, &sorts, &outputs)?;
         }
-        plan = self.sort_and_limit(plan, sorts, (&ties, &of_ties), tail, ctes)?;
+        plan = self.sort_and_limit(plan, sorts, (&ties, &of_ties), tail, ctes, outer)?;
         let plan = match late.is_empty() {
             true => only(plan, outputs)?,
             false => {

@@ -5,7 +5,7 @@ use datafusion_common::tree_node::Transformed;
 use datafusion_common::{Column, ScalarValue};
 use datafusion_expr::expr::{Sort, WindowFunction};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator};
-use sqlparser::ast::{self, Expr as E, OrderByKind};
+use sqlparser::ast::{self, Expr as E, FunctionArg, FunctionArgExpr, OrderByKind};
 use tidemill_zset::schema::SqlType;
 
 use super::expr::{Ctx, strip};
@@ -20,7 +20,8 @@ use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::functions::single::{Clause, number_of_rows};
 use crate::once::is_volatile_value;
-use crate::parser::{fold, position};
+use crate::parser::spelling_queries::TIES;
+use crate::parser::{fold, parts, position};
 
 /// ORDER BY, LIMIT and OFFSET of the query around a SELECT.
 #[derive(Default)]
@@ -72,7 +73,7 @@ impl Binder<'_> {
         }
         let cols: Vec<Column> = rel.cols.iter().map(|c| c.column.clone()).collect();
         let types: Vec<SqlType> = rel.cols.iter().map(|c| c.ty.clone()).collect();
-        let plan = self.sort_and_limit(rel.plan, sorts, (&cols, &types), tail, ctes)?;
+        let plan = self.sort_and_limit(rel.plan, sorts, (&cols, &types), tail, ctes, outer)?;
         let plan = only(plan, cols)?;
         Ok(Rel {
             plan,
@@ -204,6 +205,7 @@ impl Binder<'_> {
         (outputs, types): (&[Column], &[SqlType]),
         tail: &Tail,
         ctes: &Ctes,
+        outer: Outer,
     ) -> Result<LogicalPlan> {
         let cut = tail.limit.is_some() || tail.offset.is_some() || tail.one;
         let chosen = sorts.clone();
@@ -225,7 +227,7 @@ impl Binder<'_> {
             }
         }
         let count = |e: Option<&E>, clause| match e {
-            Some(e) => self.count_expr(e, ctes, clause),
+            Some(e) => self.count_expr(e, ctes, outer, clause),
             None => Ok(None),
         };
         let offset = count(tail.offset, "OFFSET")?;
@@ -255,11 +257,17 @@ impl Binder<'_> {
         df(b.build())
     }
 
-    fn count_expr(&self, e: &E, ctes: &Ctes, clause: &'static str) -> Result<Option<Expr>> {
+    fn count_expr(
+        &self,
+        e: &E,
+        ctes: &Ctes,
+        outer: Outer,
+        clause: &'static str,
+    ) -> Result<Option<Expr>> {
         if matches!(e, E::Identifier(i) if i.value.eq_ignore_ascii_case("all")) {
             return Ok(None);
         }
-        let scope = Scope::new(Outer::None);
+        let scope = Scope::new(outer);
         let t = self.expr(Ctx::plain(&scope, ctes, clause), e)?;
         let e = self.cast(t, &SqlType::Int8, Context::Explicit)?;
         match super::dml::fold_constant(&e) {
@@ -441,6 +449,8 @@ pub(crate) fn tail_of(q: &ast::Query) -> Result<Tail<'_>> {
         }
         Some(ast::LimitClause::OffsetCommaLimit { offset, limit }) => (Some(limit), Some(offset)),
     };
+    let marked = limit.and_then(with_ties);
+    limit = marked.or(limit);
     if let Some(f) = &q.fetch {
         if f.percent {
             return Err(SqlError::unsupported("FETCH … PERCENT is not supported"));
@@ -452,6 +462,18 @@ pub(crate) fn tail_of(q: &ast::Query) -> Result<Tail<'_>> {
         limit,
         offset,
         one: q.fetch.is_some() && limit.is_none(),
-        ties: q.fetch.as_ref().is_some_and(|f| f.with_ties),
+        ties: marked.is_some() || q.fetch.as_ref().is_some_and(|f| f.with_ties),
     })
+}
+
+/// The number in the mark that says WITH TIES.
+fn with_ties(limit: &E) -> Option<&E> {
+    let E::Function(f) = limit else { return None };
+    let ast::FunctionArguments::List(list) = &f.args else {
+        return None;
+    };
+    match list.args.as_slice() {
+        [FunctionArg::Unnamed(FunctionArgExpr::Expr(e))] if parts(&f.name) == [TIES] => Some(e),
+        _ => None,
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::any::TypeId;
 
-use sqlparser::ast::Expr;
+use sqlparser::ast::{Expr, Ident, ObjectNamePart};
 use sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
@@ -69,6 +69,22 @@ impl Dialect for PlainNames {
     /// `lag(a IGNORE NULLS) OVER …`, as DuckDB and others write it.
     fn supports_window_function_null_treatment_arg(&self) -> bool {
         true
+    }
+
+    /// `f(a := 1)`
+    fn supports_named_fn_args_with_assignment_operator(&self) -> bool {
+        true
+    }
+
+    /// Subscripts of a column that is assigned to.
+    fn is_identifier_generating_function_name(
+        &self,
+        ident: &Ident,
+        name_parts: &[ObjectNamePart],
+    ) -> bool {
+        ident.quote_style.is_some()
+            && !name_parts.is_empty()
+            && super::elements::is_subscript(&ident.value)
     }
 
     fn identifier_quote_style(&self, identifier: &str) -> Option<char> {

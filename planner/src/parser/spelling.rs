@@ -4,11 +4,12 @@ use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace};
 
 use super::DIALECT;
+use super::elements::assigned_elements;
 use super::locks::locking_clauses;
 use super::nested_joins::nested_joins;
 use super::spelling_queries::{
-    exclude, fetch_count, frame_bounds, group_by, grouping_elements, insert_query, named_operator,
-    table_query, values_query,
+    empty_list, exclude, fetch_count, frame_bounds, group_by, grouping_elements, insert_query,
+    named_operator, nested_sets, table_query, values_query,
 };
 use super::substring::substring;
 use super::time_windows::time_windows;
@@ -53,6 +54,7 @@ const RESPELLED: &[(&str, Respell)] = &[
     ("group", group_by),
     ("rollup", grouping_elements),
     ("cube", grouping_elements),
+    ("sets", nested_sets),
     ("sets", grouping_elements),
     ("table", table_query),
     ("insert", insert_query),
@@ -76,6 +78,8 @@ const RESPELLED: &[(&str, Respell)] = &[
     ("variadic", variadic),
     ("array", array_types),
     ("for", locking_clauses),
+    ("update", assigned_elements),
+    ("select", empty_list),
 ];
 
 /// What the name of a UNIQUE of a column begins with if NULLs are equal for it.

@@ -102,67 +102,175 @@ pub(super) fn insert_query(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan>
     }
 }
 
+/// Name of the call around the number of rows of FETCH FIRST … WITH TIES.
+pub(crate) const TIES: &str = "#ties";
+
 /// `FETCH FIRST (expression) ROWS ONLY` as `LIMIT (expression)`: after FETCH the parser knows constants only. `FETCH FIRST 2 ROWS ONLY OFFSET 1`
-/// as `LIMIT 2 OFFSET 1`: it has no OFFSET after FETCH.
+/// as `LIMIT 2 OFFSET 1`: it has no OFFSET after FETCH. WITH TIES is a mark around the number.
 pub(super) fn fetch_count(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     let mut at = 0;
     while at < tokens.len() {
-        let fetch = is(&tokens[at], "fetch")
-            && tokens
-                .get(at + 1)
-                .is_some_and(|t| is_one_of(t, &["first", "next"]))
-            && opening(&tokens, at + 2).is_some();
-        let mut depth = 0;
-        let closes = tokens[at..].iter().skip(2).position(|t| {
-            match t.token {
-                Token::LParen => depth += 1,
-                Token::RParen => depth -= 1,
-                _ => {}
+        let Some(fetch) = fetch_clause(&tokens, at) else {
+            out.push(tokens[at].clone());
+            at += 1;
+            continue;
+        };
+        let t = &tokens[at];
+        out.push(like(t, Token::make_keyword("LIMIT")));
+        if fetch.ties {
+            out.push(like(t, Token::make_word(TIES, Some('"'))));
+            out.push(like(t, Token::LParen));
+        }
+        let count = match opening(&tokens, fetch.count.start) {
+            // The mark has parentheses of its own.
+            Some(_) if fetch.ties => fetch.count.start + 1..fetch.count.end - 1,
+            _ => fetch.count,
+        };
+        match &tokens[count] {
+            [] => out.push(like(t, Token::Number("1".into(), false))),
+            count => out.extend_from_slice(count),
+        }
+        out.extend(fetch.ties.then(|| like(t, Token::RParen)));
+        at = fetch.end;
+    }
+    out
+}
+
+/// A FETCH FIRST that the parser doesn't know.
+struct FetchClause {
+    /// The tokens of its number.
+    count: std::ops::Range<usize>,
+    ties: bool,
+    end: usize,
+}
+
+fn fetch_clause(tokens: &[TokenWithSpan], at: usize) -> Option<FetchClause> {
+    let word = |i: usize, words: &[&str]| tokens.get(i).is_some_and(|t| is_one_of(t, words));
+    if !word(at, &["fetch"]) || !word(at + 1, &["first", "next"]) {
+        return None;
+    }
+    let signed = tokens
+        .get(at + 2)
+        .is_some_and(|t| matches!(t.token, Token::Plus | Token::Minus));
+    let end = match opening(tokens, at + 2) {
+        Some(_) => closing(tokens, at + 2)? + 1,
+        None if word(at + 2, &["row", "rows"]) => at + 2,
+        None => at + 3 + usize::from(signed),
+    };
+    let ties = word(end + 1, &["with"]) && word(end + 2, &["ties"]);
+    if !word(end, &["row", "rows"]) || !(ties || word(end + 1, &["only"])) {
+        return None;
+    }
+    let (count, end) = (at + 2..end, end + 2 + usize::from(ties));
+    let known = !signed && opening(tokens, at + 2).is_none() && !word(end, &["offset"]);
+    (!known).then_some(FetchClause { count, ties, end })
+}
+
+/// Where the parenthesis closes that opens at `at`.
+fn closing(tokens: &[TokenWithSpan], at: usize) -> Option<usize> {
+    let mut depth = 0usize;
+    let closes = tokens[at..].iter().position(|t| {
+        match t.token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0
+    });
+    closes.map(|n| at + n)
+}
+
+/// `SELECT` without a list and FROM as `SELECT FROM (SELECT 1) AS "#one"`, which the parser knows.
+pub(super) fn empty_list(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    const ENDS: &[&str] = &[
+        "where",
+        "group",
+        "having",
+        "window",
+        "union",
+        "except",
+        "intersect",
+        "order",
+        "limit",
+        "offset",
+        "fetch",
+        "for",
+    ];
+    let empty = |i: usize| {
+        let ends = match tokens.get(i + 1) {
+            None => true,
+            Some(t) => t.token == Token::RParen || is_one_of(t, ENDS),
+        };
+        // It may also be a name, as in `1 AS select`.
+        let begins = match i.checked_sub(1).map(|i| &tokens[i]) {
+            None => true,
+            Some(t) => {
+                matches!(t.token, Token::LParen | Token::RParen)
+                    || is_one_of(t, &["union", "except", "intersect", "all", "distinct"])
             }
-            depth == 0
-        });
-        let closes = closes.map(|n| at + 2 + n).filter(|_| fetch);
-        let only = closes.filter(|closes| {
-            let word = |n: usize, words: &[&str]| {
-                tokens.get(closes + n).is_some_and(|t| is_one_of(t, words))
-            };
-            word(1, &["row", "rows"]) && word(2, &["only"])
-        });
-        let constant = match tokens[at..] {
-            [
-                ref fetch,
-                ref first,
-                ref n,
-                ref rows,
-                ref only,
-                ref offset,
-                ..,
-            ] => {
-                is(fetch, "fetch")
-                    && is_one_of(first, &["first", "next"])
-                    && matches!(n.token, Token::Number(..))
-                    && is_one_of(rows, &["row", "rows"])
-                    && is(only, "only")
-                    && is(offset, "offset")
+        };
+        is(&tokens[i], "select") && ends && begins
+    };
+    if !(0..tokens.len()).any(empty) {
+        return tokens;
+    }
+    let mut out = Vec::with_capacity(tokens.len() + 7);
+    for (i, t) in tokens.iter().enumerate() {
+        out.push(t.clone());
+        if !empty(i) {
+            continue;
+        }
+        let words = [
+            Token::make_keyword("FROM"),
+            Token::LParen,
+            Token::make_keyword("SELECT"),
+            Token::Number("1".into(), false),
+            Token::RParen,
+            Token::make_keyword("AS"),
+            Token::make_word("#one", Some('"')),
+        ];
+        out.extend(words.map(|word| like(t, word)));
+    }
+    out
+}
+
+/// `GROUPING SETS (a, GROUPING SETS (b, ()))` as `GROUPING SETS (a, b, ())`.
+pub(super) fn nested_sets(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    // What the open parentheses are: those of a list of sets, and of one in it, which are left out.
+    let mut open: Vec<(bool, bool)> = vec![];
+    let mut rest = tokens.as_slice();
+    while let Some((t, after)) = rest.split_first() {
+        let sets = match rest {
+            [grouping, sets, paren, ..] => {
+                is(grouping, "grouping") && is(sets, "sets") && paren.token == Token::LParen
             }
             _ => false,
         };
-        match only {
-            None if constant => {
-                out.push(like(&tokens[at], Token::make_keyword("LIMIT")));
-                out.push(tokens[at + 2].clone());
-                at += 5;
+        if sets {
+            let begins = out
+                .last()
+                .is_some_and(|b| matches!(b.token, Token::LParen | Token::Comma));
+            let inner = begins && open.last().is_some_and(|(sets, _)| *sets);
+            if !inner {
+                out.extend_from_slice(&rest[..3]);
             }
-            Some(closes) => {
-                out.push(like(&tokens[at], Token::make_keyword("LIMIT")));
-                out.extend_from_slice(&tokens[at + 2..=closes]);
-                at = closes + 3;
+            open.push((true, inner));
+            rest = &rest[3..];
+            continue;
+        }
+        rest = after;
+        let left_out = match t.token {
+            Token::LParen => {
+                open.push((false, false));
+                false
             }
-            None => {
-                out.push(tokens[at].clone());
-                at += 1;
-            }
+            Token::RParen => open.pop().is_some_and(|(_, left_out)| left_out),
+            _ => false,
+        };
+        if !left_out {
+            out.push(t.clone());
         }
     }
     out
@@ -204,20 +312,47 @@ fn is_operand(before: &[TokenWithSpan]) -> bool {
         Token::Minus,
         Token::Div,
         Token::Mul,
+        Token::Mod,
+        Token::Caret,
+        Token::StringConcat,
         Token::Comma,
         Token::LParen,
+        Token::LBracket,
     ];
     let words = [
-        "in", "any", "some", "exists", "array", "select", "where", "and", "or", "not", "when",
-        "then", "else", "on", "having",
+        "in",
+        "any",
+        "some",
+        "exists",
+        "array",
+        "select",
+        "where",
+        "and",
+        "or",
+        "not",
+        "when",
+        "then",
+        "else",
+        "on",
+        "having",
+        "case",
+        "by",
+        "limit",
+        "offset",
+        "between",
+        "like",
+        "ilike",
+        "returning",
     ];
     let set = rest
         .last()
         .is_some_and(|t| is_one_of(t, &["union", "except", "intersect"]));
+    let compared = rest.last().is_some_and(|t| is(t, "distinct")) && is(first, "from");
     paren.token == Token::LParen
         && (is_one_of(first, &words)
             || operators.contains(&first.token)
-            || is(first, "all") && !set)
+            || compared
+            || is_one_of(first, &["all", "distinct"]) && !set)
 }
 
 /// What stands first in GROUP BY DISTINCT.

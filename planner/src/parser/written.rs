@@ -4,7 +4,7 @@
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::spelling::{ALL_FIELDS, JOIN_ALIAS, ROWS_FROM, SYMMETRIC, is};
-use super::spelling_queries::{DISTINCT_SETS, EXCLUDED};
+use super::spelling_queries::{DISTINCT_SETS, EXCLUDED, TIES};
 use super::tokenize;
 use super::variadic::VARIADIC;
 use crate::functions::strings::quote_ident;
@@ -75,6 +75,15 @@ fn edits_at(tokens: &[TokenWithSpan], at: usize) -> Vec<Edit> {
             None => vec![],
         };
     }
+    if word.value == TIES && at > 0 && is(&tokens[at - 1], "limit") {
+        return match closing(tokens, at + 2).map(start) {
+            Some(end) => vec![
+                edit(start(at - 1), next + 1, "FETCH FIRST ("),
+                edit(end, end + 1, ") ROWS WITH TIES"),
+            ],
+            None => vec![],
+        };
+    }
     let comma = tokens[at + 1].token == Token::Comma && at + 2 < tokens.len();
     if word.value == DISTINCT_SETS && comma {
         return vec![edit(from, start(at + 2), "DISTINCT ")];
@@ -140,6 +149,7 @@ mod tests {
             "SELECT x.a FROM t JOIN u USING(a) AS \"X y\" JOIN v USING(a)",
             "SELECT concat(',', VARIADIC ARRAY['#', '\"#variadic\"'])",
             "SELECT a, (f(b)).* FROM t",
+            "SELECT a FROM t ORDER BY a FETCH FIRST (1 + 1) ROWS WITH TIES OFFSET 1",
         ];
         for query in queries {
             let stored = parse_query(query).expect(query).to_string();
