@@ -330,6 +330,8 @@ pub enum CopySource {
     Relation(Name, Vec<String>),
     /// `COPY (query) TO`
     Query(Box<Query>),
+    /// `COPY (DELETE … RETURNING …) TO`
+    Change(Box<Statement>),
     /// `COPY (SUBSCRIBE …) TO`
     Subscribe(Box<Subscribe>),
 }
@@ -442,6 +444,15 @@ pub enum Statement {
         if_not_exists: bool,
         columns: Vec<String>,
         query: Box<Query>,
+        with_data: bool,
+    },
+    /// CREATE TABLE name [(columns)] AS EXECUTE prepared (arguments) [WITH [NO] DATA]
+    CreateTableAsExecute {
+        name: Name,
+        if_not_exists: bool,
+        columns: Vec<String>,
+        prepared: String,
+        args: Vec<Expr>,
         with_data: bool,
     },
     /// CREATE VIEW

@@ -92,6 +92,7 @@ impl P<'_> {
         let (Statement::CreateTable { name, .. }
         | Statement::CreateSequence { name, .. }
         | Statement::CreateTableAs { name, .. }
+        | Statement::CreateTableAsExecute { name, .. }
         | Statement::CreateTableLike { name, .. }
         | Statement::CreateView { name, .. }) = &mut statement
         else {
@@ -233,6 +234,25 @@ impl P<'_> {
             let columns = self.column_list()?;
             self.on_commit()?;
             self.need("as")?;
+            if self.peek_is(0, "execute") {
+                let Statement::Execute {
+                    name: prepared,
+                    args,
+                } = self.execute()?
+                else {
+                    return self.unexpected();
+                };
+                let with_data = !self.take("with no data");
+                self.take("with data");
+                return Ok(Statement::CreateTableAsExecute {
+                    name,
+                    if_not_exists,
+                    columns,
+                    prepared,
+                    args,
+                    with_data,
+                });
+            }
             let query = self.query()?;
             let with_data = !self.take("with no data");
             self.take("with data");

@@ -330,7 +330,7 @@ impl P<'_> {
         })
     }
 
-    fn execute(&mut self) -> Result<Statement> {
+    pub(super) fn execute(&mut self) -> Result<Statement> {
         self.need("execute")?;
         let name = self.ident()?;
         let mut args = Vec::new();
@@ -533,8 +533,11 @@ impl P<'_> {
         self.need("copy")?;
         if self.p.peek_token().token == Token::LParen {
             self.p.next_token();
+            let change = ["insert", "update", "delete"];
             let source = if self.peek_is(0, "subscribe") {
                 CopySource::Subscribe(Box::new(self.subscribe()?))
+            } else if change.into_iter().any(|verb| self.peek_is(0, verb)) {
+                CopySource::Change(Box::new(self.copied_change()?))
             } else {
                 CopySource::Query(self.query()?)
             };
@@ -560,6 +563,40 @@ impl P<'_> {
             columns,
             options,
         })
+    }
+
+    /// The INSERT, UPDATE or DELETE whose rows COPY gives, up to the parenthesis behind it.
+    fn copied_change(&mut self) -> Result<Statement> {
+        let (mut tokens, mut depth) = (vec![], 0usize);
+        loop {
+            match self.p.peek_token().token {
+                Token::EOF => return self.unexpected(),
+                Token::LParen => depth += 1,
+                Token::RParen if depth == 0 => break,
+                Token::RParen => depth -= 1,
+                _ => {}
+            }
+            tokens.push(self.p.next_token());
+        }
+        let end = self.p.peek_token().span.start.column as usize;
+        let mut inner = P::new(tokens, end, self.text);
+        let statement = inner.change()?;
+        inner.end()?;
+        let returns = match &statement {
+            Statement::Insert(insert) => insert.returning.is_some(),
+            Statement::Update(update) => matches!(
+                update.as_ref(),
+                sqlparser::ast::Statement::Update(update) if update.returning.is_some()
+            ),
+            Statement::Delete(delete) => delete.returning.is_some(),
+            _ => false,
+        };
+        match returns {
+            true => Ok(statement),
+            false => Err(SqlError::unsupported(
+                "COPY query must have a RETURNING clause",
+            )),
+        }
     }
 
     /// PostgreSQL takes either word for either direction, and some clients send the other.

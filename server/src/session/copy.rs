@@ -38,6 +38,21 @@ use crate::reader::{ReadSet, Snapshot};
 /// Rows that COPY FROM has read for a transaction, until the session takes them.
 pub type Copied = Arc<Mutex<Vec<(CollectionId, Delta, Option<Numbered>)>>>;
 
+/// The rows of a response as COPY gives them.
+fn copied_out(response: Response, options: &CopyOptions) -> Result<Response, SqlError> {
+    match response {
+        Response::Rows {
+            schema, batches, ..
+        } => Ok(Response::CopyOut {
+            schema,
+            batches: batches.boxed(),
+            options: options.clone(),
+            live: false,
+        }),
+        _ => Err(SqlError::internal("a query gives rows")),
+    }
+}
+
 impl SqlSession {
     pub(super) async fn copy_to(
         &mut self,
@@ -54,6 +69,10 @@ impl SqlSession {
                     live: true,
                 });
             }
+            CopySource::Change(statement) => {
+                let response = self.change(statement, &Given::default()).await?;
+                return copied_out(response, options);
+            }
             CopySource::Query(query) => query.as_ref().clone(),
             CopySource::Relation(Name { schema, name }, columns) => {
                 let quote = |s: &String| format!("\"{}\"", s.replace('"', "\"\""));
@@ -69,17 +88,8 @@ impl SqlSession {
                 parse_query(&format!("SELECT {columns} FROM {prefix}{}", quote(name)))?
             }
         };
-        match self.select(&query, None, &Given::default()).await? {
-            Response::Rows {
-                schema, batches, ..
-            } => Ok(Response::CopyOut {
-                schema,
-                batches: batches.boxed(),
-                options: options.clone(),
-                live: false,
-            }),
-            _ => Err(SqlError::internal("a query gives rows")),
-        }
+        let response = self.select(&query, None, &Given::default()).await?;
+        copied_out(response, options)
     }
 
     pub(super) async fn copy_from(

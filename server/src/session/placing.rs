@@ -37,6 +37,7 @@ impl SqlSession {
                 parsed.statement,
                 Statement::CreateTable { .. }
                     | Statement::CreateTableAs { .. }
+                    | Statement::CreateTableAsExecute { .. }
                     | Statement::CreateTableLike { .. }
                     | Statement::CreateView { .. }
                     | Statement::CreateSequence { .. }
@@ -116,6 +117,7 @@ fn name_of_new(statement: &Statement) -> Option<&Name> {
     match statement {
         Statement::CreateTable { name, .. }
         | Statement::CreateTableAs { name, .. }
+        | Statement::CreateTableAsExecute { name, .. }
         | Statement::CreateTableLike { name, .. }
         | Statement::CreateView { name, .. }
         | Statement::CreateMaterializedView { name, .. }
@@ -131,6 +133,7 @@ fn names_of(statement: &mut Statement) -> Vec<&mut Name> {
     match statement {
         Statement::CreateTable { name, .. }
         | Statement::CreateTableAs { name, .. }
+        | Statement::CreateTableAsExecute { name, .. }
         | Statement::CreateTableLike { name, .. }
         | Statement::CreateView { name, .. }
         | Statement::CreateMaterializedView { name, .. }

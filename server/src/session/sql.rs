@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow::datatypes::{Field, SchemaRef};
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{CursorSource, Name, Parsed, Statement, Subscribe, parse};
+use tidemill_planner::ast::{CopySource, CursorSource, Name, Parsed, Statement, Subscribe, parse};
 use tidemill_planner::catalog::{CatalogView, RelationKind};
 use tidemill_planner::query::SessionContextInfo;
 
@@ -226,6 +226,10 @@ impl SqlSession {
                 | Statement::Reset { .. }
                 | Statement::Query { .. }
                 | Statement::Together { .. }
+                | Statement::CopyTo {
+                    source: CopySource::Change(_),
+                    ..
+                }
         );
         if implicit && undone && self.transaction.is_none() {
             self.transaction = Some(Transaction::new(false, self.statement_began));
@@ -280,6 +284,27 @@ impl SqlSession {
                     with_data: *with_data,
                 };
                 self.create_table_as(from, given.params).await
+            }
+            Statement::CreateTableAsExecute {
+                name,
+                if_not_exists,
+                columns,
+                prepared,
+                args,
+                with_data,
+            } => {
+                let (prepared, params) = self.executed(prepared, args)?;
+                let Statement::Query { query, as_of: None } = &prepared.parsed.statement else {
+                    return Err(SqlError::new("42809", "prepared statement is not a SELECT"));
+                };
+                let from = TableAs {
+                    name,
+                    if_not_exists: *if_not_exists,
+                    columns,
+                    query,
+                    with_data: *with_data,
+                };
+                self.create_table_as(from, &params).await
             }
             Statement::CreateTableLike {
                 name,
@@ -407,11 +432,12 @@ impl SqlSession {
         Ok(Response::Tag("PREPARE".into()))
     }
 
-    async fn execute_named(
-        &mut self,
+    /// The prepared statement that EXECUTE names, and the values of its parameters.
+    fn executed(
+        &self,
         name: &str,
         args: &[tidemill_planner::ast::Expr],
-    ) -> Result<Response, SqlError> {
+    ) -> Result<(Prepared, Vec<ParamValue>), SqlError> {
         let Some(prepared) = self.prepared.get(name).cloned() else {
             return Err(SqlError::new(
                 "26000",
@@ -445,6 +471,15 @@ impl SqlSession {
                 .map_err(|e| SqlError::internal(e.to_string()))
         });
         let values = values.collect::<Result<Vec<_>, SqlError>>()?;
+        Ok((prepared, values))
+    }
+
+    async fn execute_named(
+        &mut self,
+        name: &str,
+        args: &[tidemill_planner::ast::Expr],
+    ) -> Result<Response, SqlError> {
+        let (prepared, values) = self.executed(name, args)?;
         let response = Box::pin(self.run(&prepared.parsed, prepared.given(&values), false)).await?;
         let is_query = matches!(prepared.parsed.statement, Statement::Query { .. });
         if let (true, Response::Rows { schema, .. }, Some(columns)) =
