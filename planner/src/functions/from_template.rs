@@ -145,8 +145,10 @@ impl Reader<'_> {
         let most = if open { usize::MAX } else { width };
         let digits = self.rest.bytes().skip(sign).take(most);
         let len = digits.take_while(u8::is_ascii_digit).count();
+        // The years of Y,YYY may be fewer digits.
+        let fixed = !open && !pattern.contains(',');
         let remain = self.rest.chars().take(width).count();
-        if !open && remain < width {
+        if fixed && remain < width {
             let message = format!("source string too short for \"{pattern}\" formatting field");
             return Err(too_few(
                 SqlError::new("22007", message),
@@ -160,7 +162,7 @@ impl Reader<'_> {
                 .invalid(pattern, width)
                 .detail("Value must be an integer."));
         }
-        if !open && len < width {
+        if fixed && len < width {
             let invalid = self.invalid(pattern, width);
             return Err(too_few(invalid, width, len, "could be parsed"));
         }
@@ -229,11 +231,11 @@ impl Reader<'_> {
             "TZH" => {
                 f.west = self.rest.starts_with('-');
                 self.rest = self.rest.strip_prefix(['+', '-', ' ']).unwrap_or(self.rest);
-                let (hours, _) = self.number(pattern, 2, false)?;
+                let (hours, _) = self.number(pattern, 2, open)?;
                 f.zone = Some(if f.west { -hours * 60 } else { hours * 60 });
             }
             "TZM" => {
-                let (minutes, _) = self.number(pattern, 2, false)?;
+                let (minutes, _) = self.number(pattern, 2, open)?;
                 f.zone = Some(f.zone.unwrap_or(0) + if f.west { -minutes } else { minutes });
             }
             "Y,YYY" => {
