@@ -499,6 +499,10 @@ pub fn register(r: &mut super::registry::Registry) {
     records!("jsonb_to_record", "jsonb");
     records!("json_to_recordset", "json");
     records!("jsonb_to_recordset", "jsonb");
+    records!("json_populate_record", "json");
+    records!("jsonb_populate_record", "jsonb");
+    records!("json_populate_recordset", "json");
+    records!("jsonb_populate_recordset", "jsonb");
     r.add_fallible(
         "#array_literal(json) text",
         kernel!(|j: text| -> text array_literal(j, false)),
