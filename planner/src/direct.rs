@@ -17,7 +17,7 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::physical_plan::filter::batch_filter;
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Column, DFSchema, ScalarValue};
-use datafusion_expr::{Expr, FetchType, LogicalPlan, SkipType};
+use datafusion_expr::{Expr, LogicalPlan};
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions;
 use futures::StreamExt;
@@ -28,12 +28,15 @@ use crate::bind::written::WRITTEN;
 use crate::compile::expr::{has_subquery, physical};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::execute::time_value;
-use crate::query::{QueryPlan, ResultStream, SnapshotReader, scan_collection};
+use crate::query::{ColumnOrder, QueryPlan, ResultStream, SnapshotReader, scan_collection};
 use crate::scan::relabel;
 use crate::tree::{PlanTree, Tree};
 
 /// Rows of VALUES, at most: they are computed at once, on the caller's thread.
 const GIVEN_ROWS_MAX: usize = 64;
+
+/// Rows that are read in an index's order until there are enough of them; beyond that the general path reads all.
+const FIRST_ROWS_READ_MAX: usize = 65_536;
 
 /// A compiled expression over the columns of its input, followed by the parameters.
 #[derive(Clone, Debug)]
@@ -94,6 +97,12 @@ impl Template {
         bound.map(|t| t.data).map_err(|e| from_datafusion(&e))
     }
 
+    /// The column of its input that it is.
+    fn column(&self) -> Option<usize> {
+        let column = self.expr.downcast_ref::<expressions::Column>()?.index();
+        (column < self.width).then_some(column)
+    }
+
     /// The value of an expression that names no column.
     fn value(&self, values: &[ScalarValue]) -> Result<ScalarValue> {
         if let Some(column) = self.expr.downcast_ref::<expressions::Column>()
@@ -120,18 +129,61 @@ fn param_name(index: usize) -> String {
     format!("${}", index.wrapping_add(1))
 }
 
-/// What is done with rows, in order.
+/// What is done with rows, in order. `N`: numbers of rows.
 #[derive(Debug)]
-enum Step<E> {
+enum Step<E, N> {
     Filter(E),
     Project(Vec<E>, SchemaRef),
     Sort(Vec<(E, SortOptions)>, Option<usize>),
-    Limit(usize, Option<usize>),
+    Limit(N, Option<N>),
 }
 
-impl Step<Template> {
-    fn bind(&self, values: &[ScalarValue]) -> Result<Step<Arc<dyn PhysicalExpr>>> {
-        Ok(match self {
+/// A step that can be done.
+type Bound = Step<Arc<dyn PhysicalExpr>, usize>;
+
+/// A number of rows.
+#[derive(Debug)]
+enum Count {
+    Known(usize),
+    Given(Template),
+}
+
+impl Count {
+    fn new(e: Option<&Expr>, params: &[Field]) -> Option<Option<Count>> {
+        Some(match e {
+            None | Some(Expr::Literal(ScalarValue::Int64(None), _)) => None,
+            Some(Expr::Literal(ScalarValue::Int64(Some(n)), _)) => {
+                Some(Count::Known(usize::try_from(*n).ok()?))
+            }
+            Some(e) => Some(Count::Given(Template::new(e, &DFSchema::empty(), params)?)),
+        })
+    }
+
+    /// `None`: it isn't a number of rows. NULL is none, and no limit.
+    fn bind(&self, values: &[ScalarValue]) -> Option<Option<usize>> {
+        let given = match self {
+            Count::Known(n) => return Some(Some(*n)),
+            Count::Given(given) => given.value(values).ok()?,
+        };
+        match given {
+            ScalarValue::Int64(None) => Some(None),
+            ScalarValue::Int64(Some(n)) => usize::try_from(n).ok().map(Some),
+            _ => None,
+        }
+    }
+}
+
+impl<E, N> Step<E, N> {
+    /// It needs all rows at once.
+    fn is_whole(&self) -> bool {
+        matches!(self, Step::Sort(..) | Step::Limit(..))
+    }
+}
+
+impl Step<Template, Count> {
+    /// `None`: a number of rows isn't one, and the general path says how.
+    fn bind(&self, values: &[ScalarValue]) -> Result<Option<Bound>> {
+        Ok(Some(match self {
             Step::Filter(e) => Step::Filter(e.bind(values)?),
             Step::Project(exprs, schema) => Step::Project(
                 exprs
@@ -146,17 +198,18 @@ impl Step<Template> {
                     .collect::<Result<_>>()?,
                 *fetch,
             ),
-            Step::Limit(skip, fetch) => Step::Limit(*skip, *fetch),
-        })
+            Step::Limit(skip, fetch) => {
+                let fetch = fetch.as_ref().map(|n| n.bind(values));
+                match (skip.bind(values), fetch.unwrap_or(Some(None))) {
+                    (Some(skip), Some(fetch)) => Step::Limit(skip.unwrap_or(0), fetch),
+                    _ => return Ok(None),
+                }
+            }
+        }))
     }
 }
 
-impl Step<Arc<dyn PhysicalExpr>> {
-    /// It needs all rows at once.
-    fn is_whole(&self) -> bool {
-        matches!(self, Step::Sort(..) | Step::Limit(..))
-    }
-
+impl Bound {
     fn apply(&self, batch: RecordBatch) -> datafusion_common::Result<RecordBatch> {
         let rows = batch.num_rows();
         let array = |e: &Arc<dyn PhysicalExpr>| e.evaluate(&batch).and_then(|v| v.into_array(rows));
@@ -204,7 +257,9 @@ pub struct Direct {
     conditions: Vec<Condition<Template>>,
     /// The rows, each with its columns, if it reads no collection.
     given: Option<Vec<Vec<Template>>>,
-    steps: Vec<Step<Template>>,
+    steps: Vec<Step<Template, Count>>,
+    /// What the first rows are wanted by: a column of the collection, and whether descending.
+    order: Option<(usize, bool)>,
     output: SchemaRef,
     params: Vec<Field>,
     /// The last two parameters are the times of the execution.
@@ -235,6 +290,7 @@ impl Direct {
             conditions: vec![],
             given: None,
             steps: vec![],
+            order: None,
             output: plan.columns.clone(),
             params: plan.params.clone(),
             timed,
@@ -246,7 +302,31 @@ impl Direct {
         }
         direct.written_conditions(&plan.logical);
         let few = direct.given.is_some() || direct.collection == WRITTEN;
-        (few || !direct.conditions.is_empty()).then_some(direct)
+        direct.order = direct.first_by().filter(|_| !few);
+        (few || direct.order.is_some() || !direct.conditions.is_empty()).then_some(direct)
+    }
+
+    /// The column of the collection whose order decides which rows are the first ones, and whether descending.
+    fn first_by(&self) -> Option<(usize, bool)> {
+        let whole = self.steps.iter().position(Step::is_whole)?;
+        let Step::Sort(keys, fetch) = &self.steps[whole] else {
+            return None;
+        };
+        let limited =
+            fetch.is_some() || matches!(self.steps.get(whole + 1), Some(Step::Limit(_, Some(_))));
+        let (key, options) = keys.first().filter(|_| limited)?;
+        let mut column = key.column()?;
+        for step in self.steps[..whole].iter().rev() {
+            if let Step::Project(exprs, _) = step {
+                column = exprs[column].column()?;
+            }
+        }
+        if let Some(columns) = &self.columns {
+            column = columns[column];
+        }
+        let nulls = self.types.field(column).is_nullable();
+        let ordered = !nulls || options.descending == options.nulls_first;
+        ordered.then_some((column, options.descending))
     }
 
     /// Adds the steps of `plan`, those of its input first.
@@ -306,12 +386,10 @@ impl Direct {
             }
             LogicalPlan::Limit(limit) => {
                 self.chain(&limit.input)?;
-                let (Ok(FetchType::Literal(fetch)), Ok(SkipType::Literal(skip))) =
-                    (limit.get_fetch_type(), limit.get_skip_type())
-                else {
-                    return None;
-                };
-                self.steps.push(Step::Limit(skip, fetch));
+                let skip = Count::new(limit.skip.as_deref(), &params)?;
+                let fetch = Count::new(limit.fetch.as_deref(), &params)?;
+                self.steps
+                    .push(Step::Limit(skip.unwrap_or(Count::Known(0)), fetch));
             }
             _ => return None,
         }
@@ -370,8 +448,9 @@ impl Direct {
             let Ok(batch) = self.rows_of(given, &values) else {
                 return Ok(None);
             };
-            let steps = self.steps.iter().map(|step| step.bind(&values));
-            let steps = steps.collect::<Result<Vec<_>>>()?;
+            let Some(steps) = self.steps_of(&values)? else {
+                return Ok(None);
+            };
             let rows = relabel(take(batch, steps.iter())?, &self.output)?;
             return Ok(Some(futures::stream::iter([Ok(rows)]).boxed()));
         }
@@ -384,12 +463,17 @@ impl Direct {
             let wanted = self.types.field(condition.column()).data_type();
             conditions.extend(condition.of_type(wanted));
         }
+        let Some(steps) = self.steps_of(&values)? else {
+            return Ok(None);
+        };
+        if let Some(first) = self.first_rows(&conditions, &steps, reader)? {
+            return Ok(Some(futures::stream::iter(first.map(Ok)).boxed()));
+        }
         let columns = self.columns.as_deref();
         let Some(rows) = reader.find(self.collection, columns, &conditions)? else {
             return Ok(None);
         };
-        let steps = self.steps.iter().map(|step| step.bind(&values));
-        let mut steps = steps.collect::<Result<VecDeque<_>>>()?;
+        let mut steps = VecDeque::from(steps);
         let whole = steps.iter().position(Step::is_whole);
         let each: Vec<_> = steps.drain(..whole.unwrap_or(steps.len())).collect();
         let scanned = self.scanned.clone();
@@ -428,6 +512,83 @@ impl Direct {
                 .filter_map(|r| futures::future::ready(r.transpose()))
                 .boxed(),
         ))
+    }
+
+    /// The steps with the parameters' values. A sort gives no more rows than the limit behind it takes.
+    fn steps_of(&self, values: &[ScalarValue]) -> Result<Option<Vec<Bound>>> {
+        let mut steps = Vec::with_capacity(self.steps.len());
+        for step in &self.steps {
+            let Some(step) = step.bind(values)? else {
+                return Ok(None);
+            };
+            if let (Step::Limit(skip, Some(fetch)), Some(Step::Sort(_, sorted))) =
+                (&step, steps.last_mut())
+            {
+                *sorted = Some(
+                    skip.saturating_add(*fetch)
+                        .min(sorted.unwrap_or(usize::MAX)),
+                );
+            }
+            steps.push(step);
+        }
+        Ok(Some(steps))
+    }
+
+    /// The answer, if the reader has the rows in the order that decides which are wanted, and few need to be read.
+    fn first_rows(
+        &self,
+        conditions: &[Condition],
+        steps: &[Bound],
+        reader: &dyn SnapshotReader,
+    ) -> Result<Option<Option<RecordBatch>>> {
+        let whole = steps.iter().position(Step::is_whole);
+        let (Some((column, descending)), Some(whole)) = (self.order, whole) else {
+            return Ok(None);
+        };
+        let (each, rest) = steps.split_at(whole);
+        let Some(Step::Sort(_, Some(wanted))) = rest.first() else {
+            return Ok(None);
+        };
+        if *wanted > FIRST_ROWS_READ_MAX {
+            return Ok(None);
+        }
+        let order = ColumnOrder {
+            column,
+            descending,
+            rows: *wanted,
+        };
+        let columns = self.columns.as_deref();
+        let Some(pieces) = reader.find_in_order(self.collection, columns, conditions, order)?
+        else {
+            return Ok(None);
+        };
+        let (mut all, mut rows, mut read) = (Vec::new(), 0, 0);
+        for piece in pieces {
+            for batch in piece? {
+                let batch = relabel(batch?, &self.scanned)?;
+                read += batch.num_rows();
+                if read > FIRST_ROWS_READ_MAX {
+                    return Ok(None);
+                }
+                // Where a value fails, the general path says how.
+                let Ok(batch) = take(batch, each.iter()) else {
+                    return Ok(None);
+                };
+                rows += batch.num_rows();
+                if batch.num_rows() > 0 {
+                    all.push(batch);
+                }
+            }
+            if rows >= *wanted {
+                break;
+            }
+        }
+        let Some(first) = all.first() else {
+            return Ok(Some(None));
+        };
+        let batch = concat_batches(first.schema_ref(), &all).map_err(internal)?;
+        let answer = relabel(take(batch, rest.iter())?, &self.output)?;
+        Ok(Some(Some(answer)))
     }
 
     /// The given rows, column by column.
@@ -472,10 +633,7 @@ fn scanned_columns(plan: &LogicalPlan) -> Option<&Option<Vec<usize>>> {
 }
 
 /// Takes a batch through steps; a batch without rows has no value on which one could fail.
-fn take<'s>(
-    mut batch: RecordBatch,
-    steps: impl Iterator<Item = &'s Step<Arc<dyn PhysicalExpr>>>,
-) -> Result<RecordBatch> {
+fn take<'s>(mut batch: RecordBatch, steps: impl Iterator<Item = &'s Bound>) -> Result<RecordBatch> {
     for step in steps {
         batch = step.apply(batch).map_err(|e| from_datafusion(&e))?;
     }

@@ -96,7 +96,33 @@ pub trait SnapshotReader: Send + Sync + Debug {
     ) -> Result<Option<Rows>> {
         Ok(None)
     }
+
+    /// As [`SnapshotReader::find`], the first rows in some order before the others: a piece has all rows whose values of the column lie in
+    /// some range, in any order. `None`: nothing has them in that order, or less is read without it.
+    fn find_in_order(
+        &self,
+        _collection: CollectionId,
+        _columns: Option<&[usize]>,
+        _conditions: &[Condition],
+        _order: ColumnOrder,
+    ) -> Result<Option<Pieces>> {
+        Ok(None)
+    }
 }
+
+/// The order of a column's values, NULL after (descending: before) all others, in which rows are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct ColumnOrder {
+    /// Which column of the collection.
+    pub column: usize,
+    /// The greatest first.
+    pub descending: bool,
+    /// How many rows will do at best.
+    pub rows: usize,
+}
+
+/// Rows in pieces: what is in one comes before what is in the next.
+pub type Pieces = Box<dyn Iterator<Item = Result<Rows>> + Send>;
 
 /// Batches of a collection's rows.
 pub type Rows = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;

@@ -10,7 +10,7 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
+use arrow::array::{ArrayRef, BooleanArray, UInt32Array, new_empty_array};
 use arrow::compute;
 use arrow::datatypes::DataType;
 use datafusion_common::ScalarValue;
@@ -18,11 +18,12 @@ use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::Column;
 use tidemill_dataflow::plan::Op;
 use tidemill_planner::SqlError;
-use tidemill_planner::query::Condition;
+use tidemill_planner::query::{ColumnOrder, Condition};
 use tidemill_storage::{ArrangementKind, ArrangementVersion, RunBatch, StoreError};
 use tidemill_zset::consolidate::consolidate;
-use tidemill_zset::order_code::code_range;
-use tidemill_zset::{CollectionId, Delta, Diffs};
+use tidemill_zset::hash::hash_columns;
+use tidemill_zset::order_code::{ALL_CODES, code_range, rank_codes};
+use tidemill_zset::{CollectionId, Delta, Diffs, Epoch};
 
 use crate::catalog::{Detail, Object, Rows};
 use crate::reader::{
@@ -33,12 +34,35 @@ use crate::reader::{
 const LOOKUPS_MAX: usize = 4096;
 /// A range that has more rows is read by a thread that may take its time. A block of each run is looked at anyhow.
 const FEW_ROWS: u64 = 200_000;
+/// So many rows of a range are read, whatever order another arrangement has the rows in.
+const FEW_ROWS_ELSEWHERE: u64 = 20_000;
 
 /// An arrangement of a collection, with its key in terms of the collection's columns.
 struct Access {
     version: Arc<ArrangementVersion>,
     stored: Arc<Stored>,
     key: Vec<usize>,
+}
+
+/// Values of an arrangement's key, by column.
+struct Keys {
+    columns: Vec<ArrayRef>,
+    count: usize,
+}
+
+impl Keys {
+    /// By which changes of a table's rows are noted.
+    fn hashes(&self) -> Vec<u64> {
+        hash_columns(&self.columns, self.count)
+    }
+}
+
+/// What was found.
+pub(crate) struct Found {
+    /// The rows.
+    pub rows: DeltaIterator,
+    /// Which of their columns are wanted, unless all are.
+    pub left: Option<Vec<usize>>,
 }
 
 /// What is read of an arrangement.
@@ -63,13 +87,14 @@ impl Wanted {
 
 impl Snapshot {
     /// The rows of `collection` that fulfil `conditions`, and possibly others, by a key or an index; with the transaction's
-    /// own writes. `None`: nothing serves the conditions, or, if only `few` rows are asked for, a range is wide.
+    /// own writes. `None`: nothing serves the conditions, or, if only `few` rows are asked for, a range is wide. `columns`: those that
+    /// are wanted.
     pub(crate) fn find_deltas(
         &self,
         collection: CollectionId,
         conditions: &[Condition],
-        few: bool,
-    ) -> Result<Option<DeltaIterator>, SqlError> {
+        (columns, few): (Option<&[usize]>, bool),
+    ) -> Result<Option<Found>, SqlError> {
         if conditions.is_empty() {
             return Ok(None);
         }
@@ -79,17 +104,22 @@ impl Snapshot {
         };
         let schema = stored.schema.clone();
         let mut found = None;
-        if let Some(access) = self.by_key(stored)?
-            && let Some(hashes) = access.hashes(conditions)?
+        let mut own = self.by_key(stored)?;
+        if let Some(access) = &own
+            && let Some(keys) = access.keys(conditions)?
         {
             if let Some(reads) = &self.reads {
-                let keys = hashes.iter().map(|hash| (collection, *hash));
-                reads.lock().keys.extend(keys);
+                let hashes = keys.hashes().into_iter();
+                reads
+                    .lock()
+                    .keys
+                    .extend(hashes.map(|hash| (collection, hash)));
             }
-            found = Some((access, Wanted::Hashes(hashes)));
+            let wanted = Wanted::Hashes(access.codes(&keys));
+            found = own.take().map(|access| (access, wanted));
         }
         if found.is_none() {
-            found = self.by_index(collection, conditions)?;
+            found = self.by_index(collection, own, conditions)?;
             if let (true, Some((access, wanted))) = (few, &found)
                 && access.rows(wanted)? > FEW_ROWS
             {
@@ -103,16 +133,19 @@ impl Snapshot {
         let Some((access, wanted)) = found else {
             return Ok(None);
         };
-        let rows = access.read(&wanted, self.at)?;
         let Some(own) = self.own_writes.get(&collection) else {
-            return Ok(Some(rows));
+            return access.read(&wanted, self.at, columns).map(Some);
         };
+        let Found { rows, .. } = access.read(&wanted, self.at, None)?;
         let mut all = rows.collect::<Result<Vec<Delta>, _>>()?;
         for delta in own {
             all.push(access.of_own(delta, &wanted)?);
         }
         let sum = consolidate(&schema, &all);
-        Ok(Some(Box::new(std::iter::once(Ok(sum)))))
+        Ok(Some(Found {
+            rows: Box::new(std::iter::once(Ok(sum))),
+            left: columns.map(<[usize]>::to_vec),
+        }))
     }
 
     /// The arrangement that holds the collection, if it has a key that reaches the collection unchanged.
@@ -136,23 +169,24 @@ impl Snapshot {
         }))
     }
 
-    /// The index that leaves least to read, as far as the conditions tell.
+    /// What leaves least to read, as far as the conditions tell: an index, or the collection's `own` arrangement.
     fn by_index(
         &self,
         collection: CollectionId,
+        own: Option<Access>,
         conditions: &[Condition],
     ) -> Result<Option<(Access, Wanted)>, SqlError> {
         let catalog = &self.published.catalog;
         let Some((object, Rows::Data)) = catalog.by_collection(collection) else {
             return Ok(None);
         };
+        let own = own.filter(|access| access.version.desc().kind.is_ordered());
+        let indexes = catalog.indexes_on(object.record.id);
+        let indexes = indexes.filter_map(|index| self.index_access(object, index));
         let mut best: Option<(usize, Access, Wanted)> = None;
-        for index in catalog.indexes_on(object.record.id) {
-            let Some(access) = self.index_access(object, index) else {
-                continue;
-            };
-            let (cost, wanted) = match access.hashes(conditions)? {
-                Some(hashes) => (0, Wanted::Hashes(hashes)),
+        for access in own.into_iter().chain(indexes) {
+            let (cost, wanted) = match access.keys(conditions)? {
+                Some(keys) => (0, Wanted::Hashes(access.codes(&keys))),
                 None => match access.ranges(conditions)? {
                     Some((cost, ranges)) => (cost, Wanted::Ranges(ranges)),
                     None => continue,
@@ -193,36 +227,157 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// The rows of `collection` that fulfil `conditions`, and possibly others, as the arrangement of an index or a primary key has them in
+    /// `order`. `None`: there is none, or keys and ranges of other columns leave less to read.
+    pub(crate) fn in_order(
+        &self,
+        collection: CollectionId,
+        columns: Option<&[usize]>,
+        conditions: &[Condition],
+        order: ColumnOrder,
+    ) -> Result<Option<InOrder>, SqlError> {
+        self.check_errors(collection)?;
+        let Contents::Stored(stored) = contents(&self.published.catalog, collection)? else {
+            return Ok(None);
+        };
+        let catalog = &self.published.catalog;
+        let Some((object, Rows::Data)) = catalog.by_collection(collection) else {
+            return Ok(None);
+        };
+        let indexes = catalog.indexes_on(object.record.id);
+        let indexes = indexes.filter_map(|index| self.index_access(object, index));
+        let mut found = None;
+        for access in self.by_key(stored)?.into_iter().chain(indexes) {
+            if access.keys(conditions)?.is_some() {
+                return Ok(None);
+            }
+            if !access.version.desc().kind.is_ordered() {
+                continue;
+            }
+            let ranges = access.ranges(conditions)?.map(|(_, ranges)| ranges);
+            if access.key[0] == order.column {
+                found = found.or(Some((access, ranges)));
+            } else if let Some(ranges) = ranges
+                && access.rows(&Wanted::Ranges(ranges))? <= FEW_ROWS_ELSEWHERE
+            {
+                return Ok(None);
+            }
+        }
+        let Some((access, ranges)) = found else {
+            return Ok(None);
+        };
+        let left = match ranges.as_deref() {
+            None => ALL_CODES,
+            Some([range]) => *range,
+            Some(_) => return Ok(None),
+        };
+        if let Some(reads) = &self.reads {
+            reads.lock().collections.insert(collection);
+        }
+        Ok(Some(InOrder {
+            access,
+            at: self.at,
+            columns: columns.map(<[usize]>::to_vec),
+            left: Some(left),
+            descending: order.descending,
+            rows: (order.rows as u64).max(1),
+        }))
+    }
+}
+
+/// Rows of an arrangement in the order of its codes, piece by piece, each several times as long as the one before.
+pub(crate) struct InOrder {
+    access: Access,
+    at: Epoch,
+    columns: Option<Vec<usize>>,
+    /// Codes that are still to be read.
+    left: Option<(u64, u64)>,
+    descending: bool,
+    /// About how many rows the next piece has.
+    rows: u64,
+}
+
+impl Iterator for InOrder {
+    type Item = Result<Found, SqlError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (from, until) = self.left.take()?;
+        let version = &self.access.version;
+        let end = version.first_of_range((from, until), self.rows, self.descending);
+        let end = match end.map_err(store_error) {
+            Ok(end) => rank_codes(end),
+            Err(e) => return Some(Err(e)),
+        };
+        // Rows of one rank are in no order, so that none of them may be in another piece.
+        let piece = match self.descending {
+            false => (from, end.1.min(until)),
+            true => (end.0.max(from), until),
+        };
+        self.left = match self.descending {
+            false => (piece.1 < until).then(|| (piece.1 + 1, until)),
+            true => (piece.0 > from).then(|| (from, piece.0 - 1)),
+        };
+        self.rows = self.rows.saturating_mul(4);
+        let wanted = Wanted::Ranges(vec![piece]);
+        Some(self.access.read(&wanted, self.at, self.columns.as_deref()))
+    }
+}
+
 impl Stored {
-    /// Rows of the arrangement as rows of the collection.
-    fn rows_of(&self, run: RunBatch) -> Result<Delta, SqlError> {
-        let rows = run.rows.project(&self.columns).map_err(internal)?;
+    /// Rows of the arrangement, of which these columns were `read`, as rows of the collection.
+    fn rows_of(&self, run: RunBatch, read: &[usize]) -> Result<Delta, SqlError> {
+        let columns = self.columns.iter().map(|c| read.partition_point(|r| r < c));
+        let columns: Vec<usize> = columns.collect();
+        let rows = run.rows.project(&columns).map_err(internal)?;
         let diffs = Diffs::Each(run.diffs);
         shape(Delta { rows, diffs }, &self.maps, &self.schema)
     }
 }
 
 impl Access {
-    fn read(&self, wanted: &Wanted, at: tidemill_zset::Epoch) -> Result<DeltaIterator, SqlError> {
+    fn read(
+        &self,
+        wanted: &Wanted,
+        at: Epoch,
+        columns: Option<&[usize]>,
+    ) -> Result<Found, SqlError> {
         let stored = self.stored.clone();
-        Ok(match wanted {
+        let ranges = match wanted {
             Wanted::Hashes(hashes) => {
                 let found = self.version.get_many_at(hashes, at).map_err(store_error)?;
-                let rows = found.into_iter().map(|run| stored.rows_of(run));
-                Box::new(rows.collect::<Vec<_>>().into_iter())
-            }
-            Wanted::Ranges(ranges) => {
-                let version = self.version.clone();
-                let runs = ranges.clone().into_iter().flat_map(move |range| {
-                    version
-                        .range_batches(at, range)
-                        .unwrap_or_else(|e| Box::new(std::iter::once(Err(e))))
+                let every = (0..self.version.desc().schema.fields().len()).collect::<Vec<_>>();
+                let rows = found.into_iter().map(|run| stored.rows_of(run, &every));
+                return Ok(Found {
+                    rows: Box::new(rows.collect::<Vec<_>>().into_iter()),
+                    left: columns.map(<[usize]>::to_vec),
                 });
-                let rows = move |run: Result<RunBatch, StoreError>| {
-                    stored.rows_of(run.map_err(store_error)?)
-                };
-                Box::new(runs.map(rows))
             }
+            Wanted::Ranges(ranges) => ranges.clone(),
+        };
+        // A range may be long: columns that nobody wants aren't read.
+        let (stored, left) = match columns {
+            Some(columns) if stored.maps.is_empty() && !columns.is_empty() => {
+                (Arc::new(Stored::clone(&stored).only(columns)?), None)
+            }
+            columns => (stored, columns.map(<[usize]>::to_vec)),
+        };
+        let mut read = stored.columns.clone();
+        read.sort_unstable();
+        read.dedup();
+        let version = self.version.clone();
+        let of = read.clone();
+        let runs = ranges.into_iter().flat_map(move |range| {
+            version
+                .range_columns(at, range, &of)
+                .unwrap_or_else(|e| Box::new(std::iter::once(Err(e))))
+        });
+        let rows = move |run: Result<RunBatch, StoreError>| {
+            stored.rows_of(run.map_err(store_error)?, &read)
+        };
+        Ok(Found {
+            rows: Box::new(runs.map(rows)),
+            left,
         })
     }
 
@@ -237,9 +392,8 @@ impl Access {
         Ok(rows)
     }
 
-    /// The hashes of all keys that the conditions allow, ascending; `None`: some column of the key is open, or they are
-    /// too many.
-    fn hashes(&self, conditions: &[Condition]) -> Result<Option<Vec<u64>>, SqlError> {
+    /// All keys that the conditions allow; `None`: some column of the key is open, or they are too many.
+    fn keys(&self, conditions: &[Condition]) -> Result<Option<Keys>, SqlError> {
         let mut lists: Vec<&[ScalarValue]> = Vec::with_capacity(self.key.len());
         let mut count = 1usize;
         for column in &self.key {
@@ -252,13 +406,14 @@ impl Access {
         if count > LOOKUPS_MAX {
             return Ok(None);
         }
-        if count == 0 {
-            return Ok(Some(vec![]));
-        }
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(lists.len());
         // Every combination once: the values of a column repeat in blocks.
         let mut repeat = count;
         for (stored, values) in lists.iter().enumerate() {
+            if count == 0 {
+                columns.push(new_empty_array(self.key_type(stored)));
+                continue;
+            }
             let array = array_of(values, self.key_type(stored))?;
             repeat /= values.len();
             columns.push(match count {
@@ -270,10 +425,15 @@ impl Access {
                 }
             });
         }
-        let mut hashes = self.version.desc().key_hashes(&columns, count);
-        hashes.sort_unstable();
-        hashes.dedup();
-        Ok(Some(hashes))
+        Ok(Some(Keys { columns, count }))
+    }
+
+    /// By what the arrangement finds the keys, ascending.
+    fn codes(&self, keys: &Keys) -> Vec<u64> {
+        let mut codes = self.version.desc().key_hashes(&keys.columns, keys.count);
+        codes.sort_unstable();
+        codes.dedup();
+        codes
     }
 
     /// The ranges of codes that the conditions on the first column of an ordered key allow, and a measure of how

@@ -265,6 +265,11 @@ fn check_class(class: &str, ty: &SqlType) -> Result<(), SqlError> {
     }
 }
 
+/// True if ranges of the column's values are ranges of its ranks.
+pub fn has_order(field: &Field) -> bool {
+    SqlType::of(field) != SqlType::Jsonb && has_rank(field.data_type())
+}
+
 fn check_type(field: &Field) -> Result<(), SqlError> {
     let sql = SqlType::of(field);
     if sql == SqlType::Json {
@@ -274,7 +279,7 @@ fn check_type(field: &Field) -> Result<(), SqlError> {
         )
         .hint("Values of type json can't be compared."));
     }
-    if sql == SqlType::Jsonb || !has_rank(field.data_type()) {
+    if !has_order(field) {
         return Err(SqlError::unsupported(format!(
             "column \"{}\" of type {sql} can't be in an index",
             field.name()

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tidemill_dataflow::plan::{Op, OutputStorage};
 use tidemill_planner::SqlError;
 use tidemill_planner::error::row_error as row_mapper;
-use tidemill_planner::query::{Condition, SnapshotReader};
+use tidemill_planner::query::{ColumnOrder, Condition, Pieces, SnapshotReader};
 use tidemill_storage::StoreError;
 use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::hash::hash_columns;
@@ -19,6 +19,7 @@ use tidemill_zset::{ArrangementId, CollectionId, Delta, Diffs, Epoch};
 
 use crate::catalog::{Catalog, Detail, Object, Rows};
 use crate::coordinator::Env;
+use crate::find::Found;
 use crate::published::Published;
 use crate::reread::reread_source;
 use crate::system::SystemRelations;
@@ -53,7 +54,7 @@ pub struct Stored {
 
 impl Stored {
     /// Only `columns` of the collection, to which no maps lead.
-    fn only(self, columns: &[usize]) -> Result<Stored, SqlError> {
+    pub(crate) fn only(self, columns: &[usize]) -> Result<Stored, SqlError> {
         let schema = self.schema.project(columns);
         let schema = schema.map_err(|e| SqlError::internal(e.to_string()))?;
         Ok(Stored {
@@ -511,8 +512,8 @@ impl SnapshotReader for Snapshot {
             let rows: Vec<_> = rows.iter().cloned().map(|b| Ok(Delta::insert(b))).collect();
             return Ok(rows_of(Box::new(rows.into_iter()), columns));
         }
-        if let Some(found) = self.find_deltas(collection, conditions, false)? {
-            return Ok(rows_of(found, columns));
+        if let Some(found) = self.find_deltas(collection, conditions, (columns, false))? {
+            return Ok(rows_of(found.rows, found.left.as_deref()));
         }
         if let Some(reads) = &self.reads {
             reads.lock().collections.insert(collection);
@@ -546,8 +547,25 @@ impl SnapshotReader for Snapshot {
         if self.changed.contains_key(&collection) {
             return Ok(None);
         }
-        let found = self.find_deltas(collection, conditions, true)?;
-        Ok(found.map(|deltas| rows_of(deltas, columns)))
+        let found = self.find_deltas(collection, conditions, (columns, true))?;
+        Ok(found.map(|found| rows_of(found.rows, found.left.as_deref())))
+    }
+
+    fn find_in_order(
+        &self,
+        collection: CollectionId,
+        columns: Option<&[usize]>,
+        conditions: &[Condition],
+        order: ColumnOrder,
+    ) -> Result<Option<Pieces>, SqlError> {
+        if self.changed.contains_key(&collection) || self.own_writes.contains_key(&collection) {
+            return Ok(None);
+        }
+        let found = self.in_order(collection, columns, conditions, order)?;
+        Ok(found.map(|pieces| {
+            let rows = |found: Found| rows_of(found.rows, found.left.as_deref());
+            Box::new(pieces.map(move |found| found.map(rows))) as Pieces
+        }))
     }
 }
 

@@ -24,6 +24,23 @@ pub enum ArrangementKind {
     /// As `Add`, but sorted by a key code that follows the order of the first key column
     /// (`zset::order_code`): ranges of it are read without the rest. What is said of hashes holds for its codes.
     Ordered,
+    /// As `Last`, but sorted as `Ordered`.
+    OrderedLast,
+}
+
+impl ArrangementKind {
+    /// The newest entry of a key wins.
+    pub fn is_last(self) -> bool {
+        matches!(self, ArrangementKind::Last | ArrangementKind::OrderedLast)
+    }
+
+    /// Sorted by key codes, so that ranges of the first key column can be read.
+    pub fn is_ordered(self) -> bool {
+        matches!(
+            self,
+            ArrangementKind::Ordered | ArrangementKind::OrderedLast
+        )
+    }
 }
 
 /// Everything that defines an arrangement; stored in the catalog when it is created.
@@ -42,9 +59,9 @@ pub struct ArrangementDesc {
 impl ArrangementDesc {
     /// What rows with these key columns are sorted and looked up by.
     pub fn key_hashes(&self, keys: &[ArrayRef], rows: usize) -> Vec<u64> {
-        match self.kind {
-            ArrangementKind::Ordered => order_codes(keys, rows),
-            _ => hash_columns(keys, rows),
+        match self.kind.is_ordered() {
+            true => order_codes(keys, rows),
+            false => hash_columns(keys, rows),
         }
     }
 }

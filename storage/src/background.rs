@@ -97,7 +97,7 @@ impl Background {
     fn shrinks(&self, a: &ArrangementVersion) -> bool {
         match self.shrinking.lock().get(&a.desc.id) {
             Some(shrinking) => *shrinking,
-            None => a.desc.kind == ArrangementKind::Last || a.runs.iter().any(|r| r.meta.negative),
+            None => a.desc.kind.is_last() || a.runs.iter().any(|r| r.meta.negative),
         }
     }
 

@@ -24,7 +24,7 @@ pub(crate) fn changes(
     let blocks = version.window(after, until)?;
     let inside = |epoch: Epoch| epoch > after && epoch <= until;
     match version.desc.kind {
-        ArrangementKind::Last => {
+        kind if kind.is_last() => {
             let mut hashes: Vec<u64> = Vec::new();
             for b in &blocks {
                 hashes.extend(

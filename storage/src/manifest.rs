@@ -250,6 +250,7 @@ pub(crate) fn put_desc(desc: &ArrangementDesc, out: &mut Vec<u8>) {
         ArrangementKind::Last => 1,
         ArrangementKind::Log => 2,
         ArrangementKind::Ordered => 3,
+        ArrangementKind::OrderedLast => 4,
     };
     out.u32(kind);
     out.u32(desc.key_columns as u32);
@@ -292,6 +293,7 @@ pub(crate) fn get_desc(
         1 => ArrangementKind::Last,
         2 => ArrangementKind::Log,
         3 => ArrangementKind::Ordered,
+        4 => ArrangementKind::OrderedLast,
         other => return Err(format!("unknown kind of arrangement {other}")),
     };
     let key_columns = w.u32().ok_or_else(short)? as usize;

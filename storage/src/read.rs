@@ -18,7 +18,7 @@ use crate::merge::HashMerge;
 use crate::options::SCAN_ROWS_MAX;
 use crate::order::{Entry, seek, sort_by_hash};
 use crate::resolve::{Mode, Sources, damaged_rows};
-use crate::run::Run;
+use crate::run::{BlockMeta, Run};
 
 /// Everything as of one committed epoch. Cheap to clone; keeps its files alive.
 #[derive(Clone, Debug)]
@@ -112,7 +112,7 @@ impl ArrangementVersion {
     /// Like [`ArrangementVersion::scan`], but only the given column indexes are returned. Without any, rows
     /// are summed up (not of `Last`): what there is are so many rows.
     pub fn scan_columns(self: &Arc<Self>, at: Epoch, columns: &[usize]) -> Scan {
-        if columns.is_empty() && at >= self.since && self.desc.kind != ArrangementKind::Last {
+        if columns.is_empty() && at >= self.since && !self.desc.kind.is_last() {
             let this = self.clone();
             let counted = std::iter::once_with(move || this.count(at).transpose());
             return Scan(Box::new(counted.flatten()));
@@ -194,7 +194,18 @@ impl ArrangementVersion {
     pub fn range_batches(
         self: &Arc<Self>,
         at: Epoch,
+        range: (u64, u64),
+    ) -> Result<Box<dyn Iterator<Item = Result<RunBatch>> + Send>> {
+        let all: Vec<usize> = (0..self.desc.schema.fields().len()).collect();
+        self.range_columns(at, range, &all)
+    }
+
+    /// Like [`ArrangementVersion::range_batches`], but only the given column indexes are returned.
+    pub fn range_columns(
+        self: &Arc<Self>,
+        at: Epoch,
         (from, until): (u64, u64),
+        columns: &[usize],
     ) -> Result<Box<dyn Iterator<Item = Result<RunBatch>> + Send>> {
         if at < self.since {
             return Err(self.too_old(at));
@@ -202,6 +213,8 @@ impl ArrangementVersion {
         if self.desc.kind == ArrangementKind::Log {
             return Err(self.no_key());
         }
+        let schema = self.desc.schema.project(columns);
+        let schema = schema.map_err(|e| StoreError::Usage(e.to_string()))?;
         let runs = self.runs_until(at);
         self.probes.fetch_add(runs.len() as u64, Ordering::Relaxed);
         let merge = HashMerge::new(
@@ -209,8 +222,8 @@ impl ArrangementVersion {
             runs,
             Mode::Snapshot,
             at,
-            (0..self.desc.schema.fields().len()).collect(),
-            self.desc.schema.clone(),
+            columns.to_vec(),
+            Arc::new(schema),
         );
         Ok(Box::new(Bounded {
             merge: Some(merge.between(from, until)?),
@@ -229,6 +242,55 @@ impl ArrangementVersion {
             rows += blocks.iter().map(|b| u64::from(b.rows)).sum::<u64>();
         }
         Ok(rows)
+    }
+
+    /// Where in the range about `rows` entries end, counted from its beginning or, `backwards`, from its end: the last hash (the first)
+    /// of what is to be read for them. That of whole blocks, as fewer can't be read.
+    pub fn first_of_range(
+        &self,
+        (from, until): (u64, u64),
+        rows: u64,
+        backwards: bool,
+    ) -> Result<u64> {
+        let mut ends: Vec<(u64, u64)> = Vec::new();
+        for run in &self.runs {
+            let index = run.index()?;
+            let first = index.partition_point(|b| b.last_hash < from);
+            let end = index.partition_point(|b| b.first_hash <= until);
+            let blocks = index.get(first..end).unwrap_or_default().iter();
+            let blocks: Box<dyn Iterator<Item = &BlockMeta>> = match backwards {
+                true => Box::new(blocks.rev()),
+                false => Box::new(blocks),
+            };
+            // No more of them than this run alone would need.
+            let mut left = rows;
+            for block in blocks {
+                if left == 0 {
+                    break;
+                }
+                let more = u64::from(block.rows);
+                let hash = match backwards {
+                    true => block.first_hash,
+                    false => block.last_hash,
+                };
+                ends.push((hash, more));
+                left = left.saturating_sub(more);
+            }
+        }
+        ends.sort_unstable();
+        if backwards {
+            ends.reverse();
+        }
+        let mut read = 0;
+        let last = ends.into_iter().find(|(_, more)| {
+            read += more;
+            read >= rows
+        });
+        Ok(match (last, backwards) {
+            (Some((hash, _)), _) => hash.clamp(from, until),
+            (None, false) => until,
+            (None, true) => from,
+        })
     }
 
     fn no_key(&self) -> StoreError {

@@ -281,9 +281,10 @@ fn place(e: &Entry) -> Place {
 
 impl Groups {
     fn new(sources: &Sources, entries: &[Entry]) -> Result<Groups> {
-        let compared = match sources.desc.kind {
-            ArrangementKind::Last => sources.desc.key_columns,
-            _ => sources.desc.schema.fields().len(),
+        let kind = sources.desc.kind;
+        let compared = match kind.is_last() {
+            true => sources.desc.key_columns,
+            false => sources.desc.schema.fields().len(),
         };
         let mut columns = Vec::new();
         // Without a hash that occurs twice no column is needed, or decoded.
@@ -296,8 +297,7 @@ impl Groups {
         Ok(Groups {
             equal: RowEqual::new(&columns),
             compared,
-            hashed_whole: sources.desc.key_columns == compared
-                && sources.desc.kind != ArrangementKind::Ordered,
+            hashed_whole: sources.desc.key_columns == compared && !kind.is_ordered(),
         })
     }
 
@@ -360,12 +360,10 @@ struct Resolver {
 impl Resolver {
     /// The newest of its class, or the only one.
     fn single(&mut self, mut k: Kept) {
-        let drop = match (self.kind, self.mode) {
-            (ArrangementKind::Last, Mode::Snapshot) => k.diff < 0,
-            (ArrangementKind::Last, Mode::Compact(c)) => {
-                k.diff < 0 && k.epoch <= c.tombstones_until
-            }
-            _ => k.diff == 0,
+        let drop = match (self.kind.is_last(), self.mode) {
+            (true, Mode::Snapshot) => k.diff < 0,
+            (true, Mode::Compact(c)) => k.diff < 0 && k.epoch <= c.tombstones_until,
+            (false, _) => k.diff == 0,
         };
         if drop {
             return;
@@ -390,9 +388,9 @@ impl Resolver {
         let before = self.out.kept.len();
         // A stable sort: within one epoch the order of age remains.
         self.members.sort_by_key(|m| m.epoch);
-        match self.kind {
-            ArrangementKind::Last => self.compact_last(c),
-            _ => self.compact_sums(c),
+        match self.kind.is_last() {
+            true => self.compact_last(c),
+            false => self.compact_sums(c),
         }
         if self.out.kept.len() > before + 1 {
             self.out.distinct = false;
@@ -401,9 +399,9 @@ impl Resolver {
 
     /// The class becomes at most one entry.
     fn sum_up(&mut self) {
-        let one = match self.kind {
-            ArrangementKind::Last => newest(&self.members),
-            _ => {
+        let one = match self.kind.is_last() {
+            true => newest(&self.members),
+            false => {
                 let mut sum = self.members[0];
                 for m in &self.members[1..] {
                     sum.diff += m.diff;

@@ -74,6 +74,15 @@ pub fn code_range(low: Option<&ArrayRef>, high: Option<&ArrayRef>) -> (u64, u64)
     (low, high | last)
 }
 
+/// The codes of one rank, first and last, of which `code` is one.
+pub fn rank_codes(code: u64) -> (u64, u64) {
+    let hash = (1 << HASH_BITS) - 1;
+    (code & !hash, code | hash)
+}
+
+/// All codes, those of NULL among them.
+pub const ALL_CODES: (u64, u64) = (0, u64::MAX);
+
 fn add_ranks(first: &dyn Array, codes: &mut [u64]) {
     match first.data_type() {
         DataType::Boolean => {

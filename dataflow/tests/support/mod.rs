@@ -75,7 +75,7 @@ impl MemoryState {
     pub fn commit(&self, epoch: Epoch, changes: &[ArrangementChange]) {
         let mut rows = self.rows.lock().unwrap();
         let mut seen = std::collections::BTreeSet::new();
-        let last = self.desc.kind == ArrangementKind::Last;
+        let last = self.desc.kind.is_last();
         for change in changes.iter().filter(|c| c.arrangement == self.desc.id) {
             let batch = &change.delta.rows;
             assert_eq!(batch.schema(), self.desc.schema);

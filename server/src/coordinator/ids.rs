@@ -12,6 +12,7 @@ use super::cut::origin_schema;
 use super::ddl::Effects;
 use crate::catalog::record::{Ids, PersistentRecord, persistent_key, put};
 use crate::catalog::{Catalog, Detail, Object};
+use crate::index::has_order;
 use crate::reader::key_first;
 
 pub(super) fn table_ids(object: &mut Object, next: &mut Catalog, effects: &mut Effects) {
@@ -50,9 +51,13 @@ pub fn table_desc(
             key_columns: width,
         }
     } else {
+        let kind = match has_order(schema.field(0)) {
+            true => ArrangementKind::OrderedLast,
+            false => ArrangementKind::Last,
+        };
         ArrangementDesc {
             id,
-            kind: ArrangementKind::Last,
+            kind,
             schema,
             key_columns: primary_key.len(),
         }

@@ -328,7 +328,8 @@ impl TableState {
         }
     }
 
-    /// The delta with the key's columns first, and the hash of each row's key (all columns, without a key).
+    /// The delta with the key's columns first, and the hash of each row's key (all columns, without a key). It says which key it is, also where
+    /// rows are sorted by a code that says less.
     fn stored_form(&self, delta: &Delta) -> Result<(Delta, Vec<u64>), SqlError> {
         let rows = delta.rows.project(&self.order).map_err(arrow_error)?;
         let hashes = self.hashes(&rows);
@@ -342,12 +343,14 @@ impl TableState {
     }
 
     fn hashes(&self, rows: &RecordBatch) -> Vec<u64> {
-        let width = if self.key_columns == 0 {
-            rows.num_columns()
-        } else {
-            self.key_columns
-        };
-        hash_columns(&rows.columns()[..width], rows.num_rows())
+        hash_columns(self.key_of(rows), rows.num_rows())
+    }
+
+    fn key_of<'r>(&self, rows: &'r RecordBatch) -> &'r [ArrayRef] {
+        match self.key_columns {
+            0 => rows.columns(),
+            width => &rows.columns()[..width],
+        }
     }
 
     /// Checks that after `delta` no row has a negative count (somebody else changed it: conflict) and no key has two rows.
@@ -435,20 +438,39 @@ impl TableState {
         Ok(())
     }
 
-    /// Committed rows and accepted changes that share a hash with `hashes`.
+    /// Committed rows and accepted changes that share a hash with `like`, whose keys have `hashes`.
     fn current(&self, hashes: &[u64], like: &RecordBatch) -> Result<Vec<Delta>, SqlError> {
-        let mut wanted = hashes.to_vec();
-        wanted.sort_unstable();
-        wanted.dedup();
+        let unique = |mut hashes: Vec<u64>| {
+            hashes.sort_unstable();
+            hashes.dedup();
+            hashes
+        };
+        let wanted = unique(hashes.to_vec());
         let mut out = Vec::new();
         let rows = self.object.record.ids.rows;
         if let Some(version) = rows.and_then(|id| self.version.arrangement(id)) {
-            for run in version.get_many(&wanted).map_err(store_error)? {
+            let desc = version.desc();
+            let ordered = desc.kind.is_ordered();
+            let found = match ordered {
+                true => {
+                    let codes = desc.key_hashes(self.key_of(like), like.num_rows());
+                    version.get_many(&unique(codes))
+                }
+                false => version.get_many(&wanted),
+            };
+            for run in found.map_err(store_error)? {
                 let rows = RecordBatch::try_new(like.schema(), run.rows.columns().to_vec())
                     .map_err(arrow_error)?;
-                out.push(Delta {
-                    rows,
-                    diffs: run.diffs.to_vec().into(),
+                let diffs = run.diffs.to_vec().into();
+                let found = Delta { rows, diffs };
+                // Keys of one code.
+                out.push(match ordered {
+                    true => {
+                        let hashes = self.hashes(&found.rows);
+                        let same = hashes.iter().map(|h| Some(wanted.binary_search(h).is_ok()));
+                        found.filter(&same.collect()).map_err(arrow_error)?
+                    }
+                    false => found,
                 });
             }
         }

@@ -74,6 +74,7 @@ impl Arrangement {
         let kind = match id % 3 {
             0 if id % 12 == 9 => ArrangementKind::Ordered,
             0 => ArrangementKind::Add,
+            1 if id % 12 == 10 => ArrangementKind::OrderedLast,
             1 => ArrangementKind::Last,
             _ => ArrangementKind::Log,
         };
@@ -118,7 +119,7 @@ impl Arrangement {
     pub fn contents(&self, at: Epoch) -> BTreeMap<Row, i64> {
         let mut out = BTreeMap::new();
         let visible = self.entries.iter().filter(|e| e.epoch <= at);
-        if self.kind == ArrangementKind::Last {
+        if self.kind.is_last() {
             let mut newest: BTreeMap<i64, &Entry> = BTreeMap::new();
             for e in visible {
                 newest.insert(e.row.0, e);
@@ -322,7 +323,7 @@ impl Model {
 fn random_changes(rng: &mut ChaCha8Rng, a: &Arrangement, n: usize) -> Vec<(Row, i64)> {
     let keys = 40;
     match a.kind {
-        ArrangementKind::Last => {
+        ArrangementKind::Last | ArrangementKind::OrderedLast => {
             let mut by_key = BTreeMap::new();
             for _ in 0..n {
                 let row = random_row(rng, keys * 4);
