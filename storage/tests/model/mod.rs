@@ -665,13 +665,13 @@ fn assert_range(
     let contents = a.contents(at);
     let rows: Vec<Row> = contents.keys().cloned().collect();
     let hashes = a.hashes(&rows);
-    let mut bound = |open: u64| match rng.random_range(0..3) {
+    let bound = |rng: &mut ChaCha8Rng, open: u64| match rng.random_range(0..3) {
         0 => open,
         1 => rng.random(),
         _ if hashes.is_empty() => open,
         _ => hashes[rng.random_range(0..hashes.len())],
     };
-    let (from, until) = (bound(0), bound(u64::MAX));
+    let (from, until) = (bound(rng, 0), bound(rng, u64::MAX));
     let mut expected = contents;
     let mut inside = hashes.iter().map(|h| (from..=until).contains(h));
     expected.retain(|_, _| inside.next().expect("one hash per row"));
@@ -689,5 +689,16 @@ fn assert_range(
         }
     }
     assert!(stored.range_rows((from, until)).unwrap() >= found.len() as u64);
+    if from <= until {
+        let (rows, backwards) = (rng.random_range(1..20), rng.random());
+        let end = stored.first_of_range((from, until), rows, backwards);
+        let end = end.unwrap();
+        assert!((from..=until).contains(&end));
+        let (part, rest) = match backwards {
+            false => ((from, end), end < until),
+            true => ((end, until), end > from),
+        };
+        assert!(!rest || stored.range_rows(part).unwrap() >= rows);
+    }
     assert_eq!(found, expected, "hashes {from:x} to {until:x} at {at}");
 }
