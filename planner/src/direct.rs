@@ -302,7 +302,9 @@ impl Direct {
         }
         direct.written_conditions(&plan.logical);
         let few = direct.given.is_some() || direct.collection == WRITTEN;
-        direct.order = direct.first_by().filter(|_| !few);
+        if !few {
+            direct.order = direct.first_by();
+        }
         (few || direct.order.is_some() || !direct.conditions.is_empty()).then_some(direct)
     }
 

@@ -122,7 +122,10 @@ fn run(sql: &str, params: &[i64]) -> Run {
     let plan = Planner::new().plan_query(&Tables, &SessionContextInfo::default(), &query, &[]);
     let plan = plan.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
     let reader = Reader::default();
-    let params: Vec<_> = params.iter().map(|p| ScalarValue::Int64(Some(*p))).collect();
+    let params: Vec<_> = params
+        .iter()
+        .map(|p| ScalarValue::Int64(Some(*p)))
+        .collect();
     let rows = Direct::of(&plan).and_then(|direct| {
         let rows = direct.execute(&params, (0, 0), &reader);
         rows.unwrap_or_else(|e| panic!("{sql}: {e:?}"))

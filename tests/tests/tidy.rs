@@ -220,7 +220,8 @@ fn nothing_unfinished() {
             offences.extend(
                 words
                     .iter()
-                    .filter(|w| line.contains(**w))
+                    // Four of them stand for the digits of an escape.
+                    .filter(|w| line.replace("XXXX", "").contains(**w))
                     .map(|w| format!("{path}:{}: {w}", n + 1)),
             );
         }
