@@ -260,15 +260,20 @@ pub(crate) fn conditions<'e>(
     }
     let mut branches = vec![];
     disjuncts(filter, &mut branches);
-    // By column, the values that the branches so far allow; columns that one of them leaves open are gone.
-    let mut allowed: Option<BTreeMap<usize, Vec<&Expr>>> = None;
-    for branch in branches {
+    let of_branch = |branch| {
         let mut parts = vec![];
         conjuncts(branch, &mut parts);
+        let found = parts.into_iter().filter_map(|part| condition(part, column));
+        found.collect::<Vec<_>>()
+    };
+    let branches: Vec<_> = branches.into_iter().map(of_branch).collect();
+    // By column, the values that the branches so far allow; columns that one of them leaves open are gone.
+    let mut allowed: Option<BTreeMap<usize, Vec<&Expr>>> = None;
+    for branch in &branches {
         let mut own: BTreeMap<usize, Vec<&Expr>> = BTreeMap::new();
-        for part in parts {
-            if let Some(Condition::OneOf { column, values }) = condition(part, column) {
-                own.entry(column).or_insert(values);
+        for part in branch {
+            if let Condition::OneOf { column, values } = part {
+                own.entry(*column).or_insert_with(|| values.clone());
             }
         }
         allowed = Some(match allowed {
@@ -286,13 +291,66 @@ pub(crate) fn conditions<'e>(
         });
     }
     let allowed = allowed.into_iter().flatten();
-    allowed
+    let values = allowed
         .map(|(column, mut values)| {
             let mut seen = HashSet::new();
             values.retain(|value| seen.insert(*value));
             Condition::OneOf { column, values }
         })
-        .collect()
+        .collect::<Vec<_>>();
+    let of_values = |column: usize| values.iter().any(|c| c.column() == column);
+    let ranges = common_ranges(&branches).into_iter();
+    let ranges: Vec<_> = ranges.filter(|c| !of_values(c.column())).collect();
+    values.into_iter().chain(ranges).collect()
+}
+
+/// Bounds that all branches have: of `a > 5 OR (a = 5 AND b > 3)`, which `(a, b) > (5, 3)` is, that `a` isn't below 5. A bound is the same if it is
+/// written so.
+fn common_ranges<'e>(branches: &[Vec<Condition<&'e Expr>>]) -> Vec<Condition<&'e Expr>> {
+    type Bounds<'e> = BTreeMap<usize, (Vec<&'e Expr>, Vec<&'e Expr>)>;
+    let of_branch = |branch: &Vec<Condition<&'e Expr>>| {
+        let mut found = Bounds::new();
+        for condition in branch {
+            let (lows, highs) = found.entry(condition.column()).or_default();
+            match condition {
+                Condition::OneOf { values, .. } => {
+                    if let [value] = values[..] {
+                        lows.push(value);
+                        highs.push(value);
+                    }
+                }
+                Condition::Range { low, high, .. } => {
+                    let value = |bound: &Bound<&'e Expr>| match bound {
+                        Bound::Included(v) | Bound::Excluded(v) => Some(*v),
+                        Bound::Unbounded => None,
+                    };
+                    lows.extend(value(low));
+                    highs.extend(value(high));
+                }
+            }
+        }
+        found
+    };
+    let all = branches.iter().map(of_branch).reduce(|mut all, own| {
+        all.retain(|column, (lows, highs)| {
+            let (own_lows, own_highs) = own.get(column).cloned().unwrap_or_default();
+            lows.retain(|low| own_lows.contains(low));
+            highs.retain(|high| own_highs.contains(high));
+            !lows.is_empty() || !highs.is_empty()
+        });
+        all
+    });
+    let bound = |values: &[&'e Expr]| {
+        let value = values.first().copied();
+        value.map_or(Bound::Unbounded, Bound::Included)
+    };
+    let all = all.into_iter().flatten();
+    all.map(|(column, (lows, highs))| Condition::Range {
+        column,
+        low: bound(&lows),
+        high: bound(&highs),
+    })
+    .collect()
 }
 
 /// The operands of ORs.
@@ -404,6 +462,29 @@ mod tests {
         let open = pair(1, 2).or(col("a").eq(lit(3)));
         assert_eq!(of(open.clone()), [one_of(0, &[1, 3])]);
         assert_eq!(of(open.or(col("b").gt(lit(7)))), []);
+    }
+
+    #[test]
+    fn comparisons_of_rows_bound_the_first_column() {
+        let after = |last: Expr| col("a").gt(lit(5)).or(col("a").eq(lit(5)).and(last));
+        let from_5 = range(Bound::Included(5), Bound::Unbounded);
+        assert_eq!(of(after(col("b").gt(lit("x")))), from_5);
+        let three = col("b")
+            .gt(lit("x"))
+            .or(col("b").eq(lit("x")).and(col("c").lt(lit(1))));
+        assert_eq!(of(after(three)), from_5);
+        assert_eq!(
+            of(col("a").lt(lit(5)).or(lit(5).eq(col("a")))),
+            range(Bound::Unbounded, Bound::Included(5))
+        );
+        assert_eq!(
+            of(col("a")
+                .between(lit(1), lit(3))
+                .or(col("a").between(lit(1), lit(9)))),
+            range(Bound::Included(1), Bound::Unbounded)
+        );
+        assert_eq!(of(col("a").gt(lit(5)).or(col("a").eq(lit(6)))), None);
+        assert_eq!(of(col("a").gt(lit(5)).or(col("a").lt(lit(5)))), None);
     }
 
     #[test]
