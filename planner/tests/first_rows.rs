@@ -53,8 +53,10 @@ impl CatalogView for Tables {
 }
 
 /// The orders that were asked for, and how many pieces were taken.
+type Asked = (Vec<(usize, bool)>, i32);
+
 #[derive(Debug, Default)]
-struct Reader(Arc<Mutex<(Vec<(usize, bool)>, i32)>>);
+struct Reader(Arc<Mutex<Asked>>);
 
 fn batch(ids: impl Iterator<Item = i32>, columns: Option<&[usize]>) -> RecordBatch {
     let ids: Vec<i32> = ids.collect();

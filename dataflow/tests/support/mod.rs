@@ -11,7 +11,7 @@ use arrow::compute::concat_batches;
 use tidemill_dataflow::operators::culprit::row_text;
 use tidemill_dataflow::plan::{ArrangementSpec, RowError};
 use tidemill_dataflow::state::{Batches, StateHandle, StateReader};
-use tidemill_storage::{ArrangementChange, ArrangementDesc, ArrangementKind, RunBatch};
+use tidemill_storage::{ArrangementChange, ArrangementDesc, RunBatch};
 use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{ArrangementId, Delta, Epoch};
 
