@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::cast::AsArray;
 use arrow::array::{Array, StringViewBuilder};
 use datafusion_common::Result as DfResult;
+use md5::{Digest, Md5};
 
 use super::regexps::regexp_match;
 use super::registry::Registry;
@@ -224,7 +225,8 @@ fn format_spec(chars: &mut Chars) -> FormatSpec {
         while let Some(d) = chars.next_if(char::is_ascii_digit) {
             digits.push(d);
         }
-        digits.parse().ok()
+        // A number that is too large for a position or a width.
+        (!digits.is_empty()).then(|| digits.parse().unwrap_or(usize::MAX))
     };
     let mut spec = FormatSpec::default();
     match number(chars) {
@@ -258,12 +260,16 @@ fn width_given(text: Option<String>) -> Result<i32> {
     let width: Option<i32> = text.trim().parse().ok();
     match width {
         Some(width) if (-WIDTH_MAX..=WIDTH_MAX).contains(&width) => Ok(width),
-        Some(_) => Err(SqlError::new("22003", "number is out of range")),
+        Some(_) => Err(out_of_range()),
         None => {
             let message = format!("invalid input syntax for type integer: \"{text}\"");
             Err(SqlError::new("22P02", message))
         }
     }
+}
+
+fn out_of_range() -> SqlError {
+    SqlError::new("22003", "number is out of range")
 }
 
 fn format_text(template: &str, value: impl Fn(usize) -> Result<Option<String>>) -> Result<String> {
@@ -286,12 +292,15 @@ fn format_text(template: &str, value: impl Fn(usize) -> Result<Option<String>>) 
         let (mut left, mut width) = (spec.left, spec.width);
         if let Some(place) = spec.width_of {
             let i = place.unwrap_or(next);
-            next = i + 1;
+            next = i.saturating_add(1);
             let given = width_given(value(i)?)?;
             (left, width) = (left || given < 0, given.unsigned_abs() as usize);
         }
+        if width > WIDTH_MAX as usize {
+            return Err(out_of_range());
+        }
         let i = spec.position.unwrap_or(next);
-        next = i + 1;
+        next = i.saturating_add(1);
         let v = value(i)?;
         let text = match kind {
             's' => v.unwrap_or_default(),
@@ -729,43 +738,11 @@ pub fn register(r: &mut Registry) {
 
 /// MD5 (RFC 1321), hexadecimal.
 pub(super) fn md5(data: &[u8]) -> String {
-    const S: [u32; 16] = [7, 12, 17, 22, 5, 9, 14, 20, 4, 11, 16, 23, 6, 10, 15, 21];
-    let k: Vec<u32> = (0..64)
-        .map(|i| ((i as f64 + 1.0).sin().abs() * 4294967296.0) as u32)
-        .collect();
-    let mut h = [0x67452301u32, 0xefcdab89, 0x98badcfe, 0x10325476];
-    let mut message = data.to_vec();
-    message.push(0x80);
-    while message.len() % 64 != 56 {
-        message.push(0);
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut hex = String::with_capacity(32);
+    for byte in Md5::digest(data) {
+        hex.push(DIGITS[usize::from(byte >> 4)] as char);
+        hex.push(DIGITS[usize::from(byte & 15)] as char);
     }
-    message.extend_from_slice(&(data.len() as u64 * 8).to_le_bytes());
-    for block in message.chunks(64) {
-        let m: Vec<u32> = block
-            .chunks(4)
-            .map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]))
-            .collect();
-        let [mut a, mut b, mut c, mut d] = h;
-        for i in 0..64 {
-            let (f, g) = match i / 16 {
-                0 => ((b & c) | (!b & d), i),
-                1 => ((d & b) | (!d & c), (5 * i + 1) % 16),
-                2 => (b ^ c ^ d, (3 * i + 5) % 16),
-                _ => (c ^ (b | !d), 7 * i % 16),
-            };
-            let turned = a
-                .wrapping_add(f)
-                .wrapping_add(k[i])
-                .wrapping_add(m[g])
-                .rotate_left(S[i / 16 * 4 + i % 4]);
-            (a, d, c, b) = (d, c, b, b.wrapping_add(turned));
-        }
-        for (x, y) in h.iter_mut().zip([a, b, c, d]) {
-            *x = x.wrapping_add(y);
-        }
-    }
-    h.iter()
-        .flat_map(|x| x.to_le_bytes())
-        .map(|b| format!("{b:02x}"))
-        .collect()
+    hex
 }

@@ -274,6 +274,11 @@ impl SqlSession {
                 "too many column names were specified",
             ));
         }
+        if fields.is_empty() && from.with_data {
+            return Err(SqlError::unsupported(
+                "rows of a table without columns are not supported",
+            ));
+        }
         for (i, f) in fields.iter().enumerate() {
             if let SqlType::Other(_) = SqlType::of(f) {
                 let name = from.columns.get(i).unwrap_or(f.name());
