@@ -47,17 +47,30 @@ struct Template {
     has_params: bool,
 }
 
-impl Template {
-    fn new(expr: &Expr, input: &DFSchema, params: &[Field]) -> Option<Template> {
-        if has_subquery(expr) {
-            return None;
-        }
+/// The columns that templates see. To make them checks all their names, which is done once for all the expressions of a step.
+struct Inputs {
+    all: DFSchema,
+    width: usize,
+}
+
+impl Inputs {
+    fn new(input: &DFSchema, params: &[Field]) -> Option<Inputs> {
         let columns = input.iter().map(|(q, f)| (q.cloned(), f.clone()));
         let params = params
             .iter()
             .enumerate()
             .map(|(i, f)| (None, Arc::new(f.clone().with_name(param_name(i)))));
         let all = DFSchema::new_with_metadata(columns.chain(params).collect(), Default::default());
+        Some(Inputs {
+            all: all.ok()?,
+            width: input.fields().len(),
+        })
+    }
+
+    fn template(&self, expr: &Expr) -> Option<Template> {
+        if has_subquery(expr) {
+            return None;
+        }
         let mut has_params = false;
         let expr = expr.clone().change_up(&mut |e| {
             Ok(match &e {
@@ -71,10 +84,17 @@ impl Template {
             })
         });
         Some(Template {
-            expr: physical(&expr.ok()?.data, &all.ok()?).ok()?,
-            width: input.fields().len(),
+            expr: physical(&expr.ok()?.data, &self.all).ok()?,
+            width: self.width,
             has_params,
         })
+    }
+}
+
+impl Template {
+    /// Of an expression without columns.
+    fn constant(expr: &Expr, params: &[Field]) -> Option<Template> {
+        Inputs::new(&DFSchema::empty(), params)?.template(expr)
     }
 
     /// The expression with the parameters' values.
@@ -155,7 +175,7 @@ impl Count {
             Some(Expr::Literal(ScalarValue::Int64(Some(n)), _)) => {
                 Some(Count::Known(usize::try_from(*n).ok()?))
             }
-            Some(e) => Some(Count::Given(Template::new(e, &DFSchema::empty(), params)?)),
+            Some(e) => Some(Count::Given(Template::constant(e, params)?)),
         })
     }
 
@@ -334,7 +354,7 @@ impl Direct {
     /// Adds the steps of `plan`, those of its input first.
     fn chain(&mut self, plan: &LogicalPlan) -> Option<()> {
         let params = self.params.clone();
-        let template = |e: &Expr, input: &LogicalPlan| Template::new(e, input.schema(), &params);
+        let inputs = |input: &LogicalPlan| Inputs::new(input.schema(), &params);
         match plan {
             LogicalPlan::TableScan(scan) => {
                 if scan.fetch.is_some() {
@@ -350,8 +370,8 @@ impl Direct {
                 self.given = Some(vec![vec![]]);
             }
             LogicalPlan::Values(values) if values.values.len() <= GIVEN_ROWS_MAX => {
-                let nothing = DFSchema::empty();
-                let template = |e: &Expr| Template::new(e, &nothing, &params);
+                let nothing = Inputs::new(&DFSchema::empty(), &params)?;
+                let template = |e: &Expr| nothing.template(e);
                 let row = |row: &Vec<Expr>| row.iter().map(template).collect();
                 self.given = Some(values.values.iter().map(row).collect::<Option<_>>()?);
                 self.scanned = Arc::new(values.schema.as_arrow().clone());
@@ -363,25 +383,27 @@ impl Direct {
                     let columns = self.columns.clone();
                     self.read_conditions(&filter.predicate, filter.input.schema(), &columns);
                 }
-                let predicate = template(&filter.predicate, &filter.input)?;
+                let predicate = inputs(&filter.input)?.template(&filter.predicate)?;
                 self.steps.push(Step::Filter(predicate));
             }
             LogicalPlan::Projection(projection) => {
                 self.chain(&projection.input)?;
                 let exprs = projection.expr.iter();
-                let exprs = exprs.map(|e| template(e, &projection.input));
+                let inputs = inputs(&projection.input)?;
+                let exprs = exprs.map(|e| inputs.template(e));
                 let schema = Arc::new(projection.schema.as_arrow().clone());
                 self.steps
                     .push(Step::Project(exprs.collect::<Option<_>>()?, schema));
             }
             LogicalPlan::Sort(sort) => {
                 self.chain(&sort.input)?;
+                let inputs = inputs(&sort.input)?;
                 let keys = sort.expr.iter().map(|key| {
                     let options = SortOptions {
                         descending: !key.asc,
                         nulls_first: key.nulls_first,
                     };
-                    Some((template(&key.expr, &sort.input)?, options))
+                    Some((inputs.template(&key.expr)?, options))
                 });
                 self.steps
                     .push(Step::Sort(keys.collect::<Option<_>>()?, sort.fetch));
@@ -426,9 +448,8 @@ impl Direct {
         conjuncts(predicate, &mut parts);
         for part in parts {
             let found = conditions(part, &column).into_iter();
-            let found = found.filter_map(|c| {
-                c.try_map(|value| Template::new(value, &DFSchema::empty(), &self.params))
-            });
+            let found =
+                found.filter_map(|c| c.try_map(|value| Template::constant(value, &self.params)));
             self.conditions.extend(found);
         }
     }

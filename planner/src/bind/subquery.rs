@@ -435,7 +435,9 @@ impl Binder<'_> {
                 Ok(r)
             })?;
             let own = !matched.expr.column_refs().is_empty();
-            if !negated || own && s.outer_ref_columns.is_empty() {
+            // What can fail is guarded by the conditions beside it, and there the join's answer is a value, which NULL would have to be.
+            let joins = own && s.outer_ref_columns.is_empty() && !is_fallible(&matched.expr);
+            if !negated || joins {
                 let e = Expr::InSubquery(InSubquery {
                     expr: Box::new(matched.expr),
                     subquery: s,
