@@ -176,13 +176,8 @@ impl Snapshot {
         own: Option<Access>,
         conditions: &[Condition],
     ) -> Result<Option<(Access, Wanted)>, SqlError> {
-        let catalog = &self.published.catalog;
-        let Some((object, Rows::Data)) = catalog.by_collection(collection) else {
-            return Ok(None);
-        };
         let own = own.filter(|access| access.version.desc().kind.is_ordered());
-        let indexes = catalog.indexes_on(object.record.id);
-        let indexes = indexes.filter_map(|index| self.index_access(object, index));
+        let indexes = self.index_accesses(collection);
         let mut best: Option<(usize, Access, Wanted)> = None;
         for access in own.into_iter().chain(indexes) {
             let (cost, wanted) = match access.keys(conditions)? {
@@ -197,6 +192,17 @@ impl Snapshot {
             }
         }
         Ok(best.map(|(_, access, wanted)| (access, wanted)))
+    }
+
+    /// The arrangements of the collection's indexes.
+    fn index_accesses(&self, collection: CollectionId) -> impl Iterator<Item = Access> {
+        let catalog = &self.published.catalog;
+        let of = catalog.by_collection(collection);
+        let of = of.filter(|(_, rows)| *rows == Rows::Data).into_iter();
+        of.flat_map(|(object, _)| {
+            let indexes = catalog.indexes_on(object.record.id);
+            indexes.filter_map(|index| self.index_access(object, index))
+        })
     }
 
     /// The arrangement of an index, unless it is younger than what is read.
@@ -225,9 +231,7 @@ impl Snapshot {
             key: columns.clone(),
         })
     }
-}
 
-impl Snapshot {
     /// The rows of `collection` that fulfil `conditions`, and possibly others, as the arrangement of an index or a primary key has them in
     /// `order`. `None`: there is none, or keys and ranges of other columns leave less to read.
     pub(crate) fn in_order(
@@ -241,12 +245,7 @@ impl Snapshot {
         let Contents::Stored(stored) = contents(&self.published.catalog, collection)? else {
             return Ok(None);
         };
-        let catalog = &self.published.catalog;
-        let Some((object, Rows::Data)) = catalog.by_collection(collection) else {
-            return Ok(None);
-        };
-        let indexes = catalog.indexes_on(object.record.id);
-        let indexes = indexes.filter_map(|index| self.index_access(object, index));
+        let indexes = self.index_accesses(collection);
         let mut found = None;
         for access in self.by_key(stored)?.into_iter().chain(indexes) {
             if access.keys(conditions)?.is_some() {
@@ -325,11 +324,9 @@ impl Iterator for InOrder {
 }
 
 impl Stored {
-    /// Rows of the arrangement, of which these columns were `read`, as rows of the collection.
-    fn rows_of(&self, run: RunBatch, read: &[usize]) -> Result<Delta, SqlError> {
-        let columns = self.columns.iter().map(|c| read.partition_point(|r| r < c));
-        let columns: Vec<usize> = columns.collect();
-        let rows = run.rows.project(&columns).map_err(internal)?;
+    /// Rows of the arrangement as rows of the collection.
+    fn rows_of(&self, run: RunBatch) -> Result<Delta, SqlError> {
+        let rows = run.rows.project(&self.columns).map_err(internal)?;
         let diffs = Diffs::Each(run.diffs);
         shape(Delta { rows, diffs }, &self.maps, &self.schema)
     }
@@ -346,8 +343,7 @@ impl Access {
         let ranges = match wanted {
             Wanted::Hashes(hashes) => {
                 let found = self.version.get_many_at(hashes, at).map_err(store_error)?;
-                let every = (0..self.version.desc().schema.fields().len()).collect::<Vec<_>>();
-                let rows = found.into_iter().map(|run| stored.rows_of(run, &every));
+                let rows = found.into_iter().map(|run| stored.rows_of(run));
                 return Ok(Found {
                     rows: Box::new(rows.collect::<Vec<_>>().into_iter()),
                     left: columns.map(<[usize]>::to_vec),
@@ -356,25 +352,28 @@ impl Access {
             Wanted::Ranges(ranges) => ranges.clone(),
         };
         // A range may be long: columns that nobody wants aren't read.
-        let (stored, left) = match columns {
-            Some(columns) if stored.maps.is_empty() && !columns.is_empty() => {
-                (Arc::new(Stored::clone(&stored).only(columns)?), None)
-            }
-            columns => (stored, columns.map(<[usize]>::to_vec)),
-        };
+        let mut stored = Stored::clone(&stored);
+        let mut left = columns;
+        if let Some(wanted) = columns.filter(|wanted| stored.maps.is_empty() && !wanted.is_empty())
+        {
+            stored = stored.only(wanted)?;
+            left = None;
+        }
         let mut read = stored.columns.clone();
         read.sort_unstable();
         read.dedup();
+        for column in &mut stored.columns {
+            *column = read.partition_point(|r| r < column);
+        }
         let version = self.version.clone();
-        let of = read.clone();
         let runs = ranges.into_iter().flat_map(move |range| {
             version
-                .range_columns(at, range, &of)
+                .range_columns(at, range, &read)
                 .unwrap_or_else(|e| Box::new(std::iter::once(Err(e))))
         });
-        let rows = move |run: Result<RunBatch, StoreError>| {
-            stored.rows_of(run.map_err(store_error)?, &read)
-        };
+        let rows =
+            move |run: Result<RunBatch, StoreError>| stored.rows_of(run.map_err(store_error)?);
+        let left = left.map(<[usize]>::to_vec);
         Ok(Found {
             rows: Box::new(runs.map(rows)),
             left,
