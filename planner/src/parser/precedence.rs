@@ -1,9 +1,10 @@
 //! `a IS DISTINCT FROM b AND c`: sqlparser takes all of `b AND c` for the right operand. Here such chains are put together
-//! again by the precedence of NOT, AND and OR. And a sign binds before `^`.
+//! again by the precedence of NOT, AND and OR. And a sign binds before `^`. Operators in front of others get parentheses in between: what is
+//! written anew of a definition has no blank there, and `- -x` would become a comment, `@ -x` another operator.
 
 use std::ops::ControlFlow;
 
-use sqlparser::ast::{BinaryOperator, Expr, Ident, UnaryOperator, VisitMut, VisitorMut};
+use sqlparser::ast::{BinaryOperator, CastKind, Expr, Ident, UnaryOperator, VisitMut, VisitorMut};
 
 /// Repairs all expressions in `node`.
 pub(super) fn repair(node: &mut impl VisitMut) {
@@ -26,7 +27,31 @@ impl VisitorMut for Repair {
         if signs_a_power(e) {
             sign_first(e);
         }
+        if let Expr::UnaryOp { op, expr } = e
+            && *op != UnaryOperator::Not
+            && begins_with_operator(expr)
+        {
+            let operand = std::mem::replace(expr.as_mut(), Expr::Identifier(Ident::new("")));
+            **expr = Expr::Nested(Box::new(operand));
+        }
         ControlFlow::Continue(())
+    }
+}
+
+/// Whether the first token of the expression is an operator.
+fn begins_with_operator(e: &Expr) -> bool {
+    let mut first = e;
+    loop {
+        first = match first {
+            Expr::UnaryOp { op, .. } => return *op != UnaryOperator::Not,
+            Expr::BinaryOp { left, .. } => left,
+            Expr::Cast {
+                kind: CastKind::DoubleColon,
+                expr,
+                ..
+            } => expr,
+            _ => return false,
+        };
     }
 }
 
@@ -205,6 +230,28 @@ mod tests {
         ] {
             let shape = |sql: &str| shape(&parse_expr(sql).expect("it is SQL"));
             assert_eq!(shape(given), shape(meant), "{given}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_anew_means_the_same() {
+        for sql in [
+            "- -x",
+            "- - -x",
+            "@ -x",
+            "@ @x",
+            "~ -x",
+            "|/ @x",
+            "- -x + 1",
+            "@ -x + - -1",
+            "- -x ^ 2",
+            "- -x::int",
+            "y > - -2 AND NOT - -x = @ -1",
+        ] {
+            let given = parse_expr(sql).expect("it is SQL");
+            let written = given.to_string();
+            let again = parse_expr(&written).unwrap_or_else(|e| panic!("{written}: {e:?}"));
+            assert_eq!(shape(&again), shape(&given), "{sql} as {written}");
         }
     }
 }
