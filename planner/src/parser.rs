@@ -213,7 +213,7 @@ pub(super) struct P<'a> {
     as_of: Option<usize>,
     /// Index of the token ON of `ON CONFLICT` outside parentheses.
     on_conflict: Option<usize>,
-    /// `IS [NOT] DISTINCT` occurs.
+    /// `IS [NOT] DISTINCT`, `^` or an operator in front of another one occurs.
     misread: bool,
 }
 
@@ -225,6 +225,7 @@ impl<'a> P<'a> {
             let is = |t: &TokenWithSpan, word: &str| matches!(&t.token, Token::Word(w) if w.value.eq_ignore_ascii_case(word));
             (is(&t[0], "is") || is(&t[0], "not")) && is(&t[1], "distinct")
                 || t[0].token == Token::Caret
+                || t.iter().all(|t| precedence::may_be_prefix(&t.token))
         });
         let p = Parser::new(&DIALECT)
             .with_recursion_limit(DEPTH_MAX)
@@ -394,9 +395,17 @@ impl<'a> P<'a> {
 
     fn expr(&mut self) -> Result<sqlparser::ast::Expr> {
         let r = self.p.parse_expr();
-        let mut e = self.convert(r)?;
-        self.repair(&mut e);
-        Ok(e)
+        self.repaired(r)
+    }
+
+    /// What sqlparser has read, repaired.
+    fn repaired<T: sqlparser::ast::VisitMut>(
+        &self,
+        read: std::result::Result<T, ParserError>,
+    ) -> Result<T> {
+        let mut node = self.convert(read)?;
+        self.repair(&mut node);
+        Ok(node)
     }
 
     /// Repairs what sqlparser reads otherwise than PostgreSQL.
@@ -425,9 +434,7 @@ impl<'a> P<'a> {
             return self.table_query();
         }
         let r = self.p.parse_query();
-        let mut query = self.convert(r)?;
-        self.repair(&mut query);
-        Ok(query)
+        self.repaired(r)
     }
 
     /// `TABLE t …` is `SELECT * FROM t …`.

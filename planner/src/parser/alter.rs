@@ -197,7 +197,7 @@ impl P<'_> {
         let mut constraints = Constraints::default();
         if words.iter().any(|w| self.peek_is(0, w)) {
             let r = self.p.parse_optional_table_constraint();
-            match self.convert(r)? {
+            match self.repaired(r)? {
                 Some(constraint) => constraints.of_table(&constraint)?,
                 None => return self.unexpected(),
             }
@@ -210,7 +210,7 @@ impl P<'_> {
         self.take("column");
         let if_not_exists = self.take("if not exists");
         let r = self.p.parse_column_def();
-        let declared = self.convert(r)?;
+        let declared = self.repaired(r)?;
         let mut column = column(&declared, table, &mut constraints)?;
         if !constraints.primary_key.is_empty() {
             column.nullable = false;

@@ -277,7 +277,9 @@ impl P<'_> {
         if self.p.peek_token().token == Token::LParen {
             self.refuse_auto_increment()?;
             let r = self.p.parse_columns();
-            let (cols, of_table) = self.convert(r)?;
+            let (mut cols, mut of_table) = self.convert(r)?;
+            self.repair(&mut cols);
+            self.repair(&mut of_table);
             columns = cols
                 .iter()
                 .map(|c| column(c, &name.name, &mut constraints))
@@ -354,11 +356,11 @@ impl P<'_> {
                 self.like_table()?
             } else {
                 let constraint = self.p.parse_optional_table_constraint();
-                match self.convert(constraint)? {
+                match self.repaired(constraint)? {
                     Some(constraint) => TableItem::Written(constraint.to_string()),
                     None => {
                         let column = self.p.parse_column_def();
-                        TableItem::Written(self.convert(column)?.to_string())
+                        TableItem::Written(self.repaired(column)?.to_string())
                     }
                 }
             });

@@ -5,6 +5,7 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{BinaryOperator, CastKind, Expr, Ident, UnaryOperator, VisitMut, VisitorMut};
+use sqlparser::tokenizer::Token;
 
 /// Repairs all expressions in `node`.
 pub(super) fn repair(node: &mut impl VisitMut) {
@@ -36,6 +37,19 @@ impl VisitorMut for Repair {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Whether an operator of this token may stand before its only operand.
+pub(super) fn may_be_prefix(token: &Token) -> bool {
+    matches!(
+        token,
+        Token::Minus
+            | Token::Plus
+            | Token::Tilde
+            | Token::AtSign
+            | Token::PGSquareRoot
+            | Token::PGCubeRoot
+    )
 }
 
 /// Whether the first token of the expression is an operator.
