@@ -23,6 +23,11 @@ pub enum RelationKind {
     },
     /// `CREATE MATERIALIZED VIEW`
     MaterializedView,
+    /// A view that the last start couldn't restore: whoever names it gets an error.
+    Broken {
+        /// Why.
+        reason: String,
+    },
     /// A relation of `tidemill`, `pg_catalog` or `information_schema`; rows come from the reader, can't be maintained.
     System,
 }
@@ -60,6 +65,18 @@ impl Relation {
             None => self.columns.field(column).name(),
         }
     }
+}
+
+/// The error of a statement that names a view which the last start couldn't restore.
+pub fn broken_view(name: &str, reason: &str) -> SqlError {
+    SqlError::new(
+        "55000",
+        format!("view \"{name}\" can't be used: it couldn't be restored at the last start"),
+    )
+    .detail(reason)
+    .hint(
+        "Drop it and create it anew (tidemill.objects has its text), or mend what it reads and restart.",
+    )
 }
 
 /// Name resolution at one moment.

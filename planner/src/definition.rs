@@ -5,17 +5,19 @@
 
 mod columns;
 mod defaults;
+pub(crate) mod texts;
 
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{self, Ident, ObjectNamePart, TableAlias, TableFactor};
 
-use crate::ast::{Nulls, Query, Statement, parse};
+use crate::ast::{Name, Nulls, Query, Statement, parse};
 use crate::error::{Result, SqlError};
 use crate::names::name_of;
 
 pub use columns::{ChangedColumns, How, rename_column, view_sql};
 pub use defaults::{sequences_of, shown_default};
+pub use texts::with_schemas_of_sequences;
 
 /// The schema of names without one.
 pub const DEFAULT_SCHEMA: &str = "public";
@@ -23,7 +25,13 @@ pub const DEFAULT_SCHEMA: &str = "public";
 /// A query's text in which names without a schema have [`DEFAULT_SCHEMA`] where `is_there` says that it has them. `None`: nothing changes.
 pub fn with_default_schema(query: &str, is_there: impl Fn(&str) -> bool) -> Option<String> {
     let mut query = crate::parser::parse_query(query).ok()?;
-    let mut changed = false;
+    let mut changed = texts::rename_in_texts(&mut query, &mut |found| {
+        let schema = Some(DEFAULT_SCHEMA.to_string());
+        (found.schema.is_none() && is_there(&found.name)).then(|| Name {
+            schema,
+            name: found.name.clone(),
+        })
+    });
     relations(&mut query, &mut |factor, _| {
         let TableFactor::Table { name, .. } = factor else {
             return;
@@ -68,23 +76,31 @@ pub fn index_sql(
 /// accordingly. Names are replaced where they name a relation, not where they qualify a column: a relation without an alias
 /// gets its old name as one.
 pub fn rename_relation(sql: &str, schema: &str, from: &str, to: &str) -> Result<String> {
+    let new_name = |found: &Name| {
+        if found.schema.as_deref().unwrap_or(DEFAULT_SCHEMA) != schema {
+            None
+        } else if found.name == from {
+            Some(to.to_string())
+        } else if found.name.strip_suffix("_errors") == Some(from) {
+            Some(format!("{to}_errors"))
+        } else {
+            None
+        }
+    };
     let rewrite = |query: &Query| {
         let mut query = query.clone();
+        texts::rename_in_texts(&mut query, &mut |found| {
+            new_name(found).map(|name| Name {
+                schema: found.schema.clone(),
+                name,
+            })
+        });
         relations(&mut query, &mut |factor, expressions| {
             let TableFactor::Table { name, alias, .. } = factor else {
                 return;
             };
             let Ok(found) = name_of(name) else { return };
-            let new = if found.name == from {
-                to.to_string()
-            } else if found.name.strip_suffix("_errors") == Some(from) {
-                format!("{to}_errors")
-            } else {
-                return;
-            };
-            if found.schema.as_deref().unwrap_or(DEFAULT_SCHEMA) != schema {
-                return;
-            }
+            let Some(new) = new_name(&found) else { return };
             if found.schema.is_none() && expressions.contains(&new.as_str()) {
                 let schema = ObjectNamePart::Identifier(Ident::with_quote('"', schema));
                 name.0.insert(0, schema);
@@ -134,7 +150,16 @@ pub fn rename_relation(sql: &str, schema: &str, from: &str, to: &str) -> Result<
 /// `None`: there is none. `schema_of` finds names along the search path of the session.
 pub fn qualify(query: &Query, schema_of: impl Fn(&str) -> Option<String>) -> Option<Query> {
     let mut qualified = query.clone();
-    let mut changed = false;
+    let elsewhere = |name: &str| {
+        schema_of(name).filter(|schema| schema != DEFAULT_SCHEMA && schema != "pg_catalog")
+    };
+    let mut changed = texts::rename_in_texts(&mut qualified, &mut |found| {
+        let unqualified = found.schema.is_none().then_some(&found.name)?;
+        Some(Name {
+            schema: Some(elsewhere(unqualified)?),
+            name: unqualified.clone(),
+        })
+    });
     relations(&mut qualified, &mut |factor, _| {
         let TableFactor::Table { name, .. } = factor else {
             return;
@@ -143,10 +168,7 @@ pub fn qualify(query: &Query, schema_of: impl Fn(&str) -> Option<String>) -> Opt
         if found.schema.is_some() {
             return;
         }
-        if let Some(schema) = schema_of(&found.name)
-            && schema != DEFAULT_SCHEMA
-            && schema != "pg_catalog"
-        {
+        if let Some(schema) = elsewhere(&found.name) {
             let schema = ObjectNamePart::Identifier(Ident::with_quote('"', schema));
             name.0.insert(0, schema);
             changed = true;
@@ -286,17 +308,16 @@ impl ast::VisitorMut for Relations<'_> {
 
 /// The text up to and including the AS in front of the query, found by tokens.
 fn head_of(sql: &str) -> Option<String> {
-    use sqlparser::tokenizer::{Token, Tokenizer};
-    let dialect = sqlparser::dialect::PostgreSqlDialect {};
-    let tokens = Tokenizer::new(&dialect, sql).tokenize().ok()?;
+    use sqlparser::tokenizer::Token;
+    let chars: Vec<char> = sql.chars().collect();
     let mut depth = 0;
-    let mut head = String::new();
-    for token in tokens {
-        head.push_str(&token.to_string());
-        match &token {
+    for token in crate::parser::tokenize(sql, &chars).ok()? {
+        match &token.token {
             Token::LParen => depth += 1,
             Token::RParen => depth -= 1,
             Token::Word(word) if depth == 0 && word.value.eq_ignore_ascii_case("as") => {
+                let end = token.span.end.column as usize - 1;
+                let head: String = chars[..end].iter().collect();
                 return Some(head + " ");
             }
             _ => {}
@@ -356,6 +377,36 @@ mod tests {
             captured.unwrap(),
             "WITH x AS (SELECT 1) SELECT * FROM \"public\".\"x\" AS \"t\", x"
         );
+    }
+
+    #[test]
+    fn names_in_texts_are_names_of_relations() {
+        let renamed = |sql: &str| rename_relation(sql, "public", "t", "New").unwrap();
+        assert_eq!(
+            renamed("SELECT 't'::regclass, CAST('public.t' AS regclass), 's.t'::regclass, 't'"),
+            "SELECT '\"New\"'::regclass, CAST('public.\"New\"' AS regclass), 's.t'::regclass, 't'"
+        );
+        assert_eq!(
+            renamed("SELECT nextval('t'), currval(' \"t\" '::regclass), lower('t')"),
+            "SELECT nextval('\"New\"'), currval('\"New\"'::regclass), lower('t')"
+        );
+        let query = crate::names::parse_query("SELECT regclass 't', setval('T', 1)").unwrap();
+        let qualified = qualify(&query, |_| Some("s1".into())).unwrap();
+        assert_eq!(
+            qualified.to_string(),
+            "SELECT regclass 's1.t', setval('s1.t', 1)"
+        );
+        let of_sequences = |sql| with_schemas_of_sequences(sql, |_| Some("S".into()));
+        assert_eq!(
+            of_sequences(
+                "CREATE TABLE t (a int DEFAULT\n nextval ( 's' ), \"nextval\" text DEFAULT ('x''y'))"
+            )
+            .as_deref(),
+            Some(
+                "CREATE TABLE t (a int DEFAULT\n nextval ( '\"S\".s' ), \"nextval\" text DEFAULT ('x''y'))"
+            )
+        );
+        assert_eq!(of_sequences("SELECT nextval('a.s'), lastval()"), None);
     }
 
     #[test]

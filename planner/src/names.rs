@@ -33,6 +33,62 @@ pub fn name_of(name: &ObjectName) -> Result<Name> {
     }
 }
 
+/// The name that a text such as `s."T"` spells; `None`: more than a schema and a name, or an empty part.
+pub fn name_of_text(text: &str) -> Option<Name> {
+    let mut parts = split_name(text);
+    let name = parts.pop().filter(|name| !name.is_empty())?;
+    let schema = parts.pop();
+    let well_formed = parts.is_empty() && schema.as_deref() != Some("");
+    well_formed.then_some(Name { schema, name })
+}
+
+/// The name without spaces around its points.
+fn without_gaps(name: &str) -> String {
+    let mut out = String::new();
+    let (mut quoted, mut gap) = (false, false);
+    for c in name.trim().chars() {
+        if c == '"' {
+            quoted = !quoted;
+        }
+        if !quoted && c.is_whitespace() {
+            gap = true;
+            continue;
+        }
+        let at_point = c == '.' && !quoted || out.ends_with('.');
+        if std::mem::take(&mut gap) && !at_point {
+            out.push(' ');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// The parts of `a."B c".d`, folded.
+pub fn split_name(name: &str) -> Vec<String> {
+    let name = without_gaps(name);
+    let mut parts = vec![String::new()];
+    let mut quoted = false;
+    let mut chars = name.trim().chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' if quoted && chars.next_if_eq(&'"').is_some() => {
+                let last = parts.len() - 1;
+                parts[last].push('"');
+            }
+            '"' => quoted = !quoted,
+            '.' if !quoted => parts.push(String::new()),
+            c => {
+                let last = parts.len() - 1;
+                match quoted {
+                    true => parts[last].push(c),
+                    false => parts[last].extend(c.to_lowercase()),
+                }
+            }
+        }
+    }
+    parts
+}
+
 fn fold(ident: &ast::Ident) -> String {
     if ident.quote_style.is_some() {
         ident.value.clone()

@@ -79,7 +79,7 @@ pub(crate) fn parse(sql: &str) -> Result<Vec<Parsed>> {
     let tokens = tokenize(sql, &chars)?;
     let mut out = Vec::new();
     for part in tokens.split(|t| t.token == Token::SemiColon) {
-        let tokens = spelling::respelled(part)?;
+        let tokens = printable(spelling::respelled(part)?)?;
         // Of what was written: respelled tokens may stand in another order.
         let mut written = (part.iter()).filter(|t| !matches!(t.token, Token::Whitespace(_)));
         let Some(first) = written.next() else {
@@ -115,14 +115,16 @@ pub(crate) fn parse_query(sql: &str) -> Result<Box<sqlparser::ast::Query>> {
 /// Parses one expression, e.g. a column's DEFAULT.
 pub(crate) fn parse_expr(sql: &str) -> Result<sqlparser::ast::Expr> {
     let chars: Vec<char> = sql.chars().collect();
-    let tokens = spelling::respelled(&tokenize(sql, &chars)?)?;
+    let tokens = printable(spelling::respelled(&tokenize(sql, &chars)?)?)?;
     let mut p = P::new(tokens, chars.len() + 1, sql);
     let e = p.expr()?;
     p.end()?;
     Ok(e)
 }
 
-fn tokenize(sql: &str, chars: &[char]) -> Result<Vec<TokenWithSpan>> {
+/// Tokens with their places among `chars`, which are those of `sql`: a token's columns are from the one, counted from 1, to the other, that
+/// one not included.
+pub(crate) fn tokenize(sql: &str, chars: &[char]) -> Result<Vec<TokenWithSpan>> {
     // Character index at which each line starts.
     let mut lines = vec![0usize];
     lines.extend(
@@ -147,6 +149,41 @@ fn tokenize(sql: &str, chars: &[char]) -> Result<Vec<TokenWithSpan>> {
             token: t.token,
         })
         .collect())
+}
+
+/// Definitions are kept as sqlparser prints them, and it takes two quotes side by side, or one behind a backslash, for one that is
+/// written as it must be in SQL. A string with such quotes is one of those with escapes.
+fn printable(mut tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>> {
+    let is_misprinted = |text: &str, quote: char| {
+        let mut before = ' ';
+        text.chars().any(|c| {
+            let before = std::mem::replace(&mut before, c);
+            c == quote && (before == quote || before == '\\')
+        })
+    };
+    for t in &mut tokens {
+        match &mut t.token {
+            Token::SingleQuotedString(text) if is_misprinted(text, '\'') => {
+                t.token = Token::EscapedStringLiteral(std::mem::take(text));
+            }
+            Token::Word(word) if word.quote_style.is_some() && is_misprinted(&word.value, '"') => {
+                let message = "a name with two quotes side by side, or one behind a backslash, is not supported";
+                return Err(SqlError::unsupported(message).at(t.span.start.column as usize));
+            }
+            _ => {}
+        }
+    }
+    Ok(tokens)
+}
+
+/// The text of a string literal.
+pub(crate) fn string_of(value: &sqlparser::ast::Value) -> Option<&str> {
+    use sqlparser::ast::Value;
+    match value {
+        Value::SingleQuotedString(text) | Value::EscapedStringLiteral(text) => Some(text),
+        Value::DollarQuotedString(text) => Some(&text.value),
+        _ => None,
+    }
 }
 
 fn tokenizer_error(e: TokenizerError, place: impl Fn(Location) -> Location) -> SqlError {

@@ -151,6 +151,8 @@ pub struct QueryPlan {
     pub uses_now: bool,
     /// The first volatile function that occurs, e.g. `random`.
     pub volatile: Option<String>,
+    /// A function that gives what the session has set, e.g. `current_setting`. In the plan it is a constant.
+    pub of_session: Option<String>,
     /// The session's part, constant for one execution.
     pub session: SessionContextInfo,
     /// What DataFusion makes of it, from its first execution on, if nothing is put in at each.
@@ -338,6 +340,7 @@ impl Planner {
             inputs: facts.inputs,
             uses_now: facts.uses_now,
             volatile: facts.volatile,
+            of_session: facts.of_session,
             session: session.clone(),
             kept: execute::Kept::default(),
         })

@@ -10,7 +10,7 @@ use tidemill_planner::ast::{
     Check, ColumnDef, ColumnDefault, Constraints, Name, Options, Query, Sequence, SequenceOptions,
     Statement,
 };
-use tidemill_planner::catalog::{CatalogView, Relation};
+use tidemill_planner::catalog::{CatalogView, Relation, broken_view};
 use tidemill_planner::definition::{qualify, with_query};
 use tidemill_planner::query::{Planner, QueryPlan, SessionContextInfo};
 
@@ -135,6 +135,7 @@ impl Definer<'_> {
             planned_names: Default::default(),
             depends,
             constraint: false,
+            behind: false,
             owned_by: None,
             ids: Ids::default(),
         }
@@ -374,8 +375,9 @@ impl Definer<'_> {
         sql: &str,
     ) -> Result<Object, SqlError> {
         let object = crate::coordinator::ddl::find_any(&self.catalog, from)?;
-        match object.detail {
+        match &object.detail {
             Detail::Table { .. } | Detail::MaterializedView { .. } => {}
+            Detail::Broken { reason } => return Err(broken_view(&object.display_name(), reason)),
             Detail::Source {
                 persistent_id: Some(_),
                 ..

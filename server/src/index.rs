@@ -7,6 +7,7 @@ use arrow::datatypes::{Field, SchemaRef};
 use tidemill_dataflow::plan::{DataflowPlan, Node, Op};
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Name, Nulls, Unique};
+use tidemill_planner::catalog::broken_view;
 use tidemill_planner::definition::index_sql;
 use tidemill_zset::delta::schema_of;
 use tidemill_zset::order_code::has_rank;
@@ -95,6 +96,7 @@ pub(crate) fn of_constraint(
             planned_names: Default::default(),
             depends: vec![record.id],
             constraint: true,
+            behind: false,
             owned_by: None,
             ids: Ids::default(),
         },
@@ -180,6 +182,7 @@ fn check_relation(relation: &Object) -> Result<(), SqlError> {
         .hint(
             "Create the source with a persistent_id, or a materialized view of it and an index on that.",
         )),
+        Detail::Broken { reason } => Err(broken_view(&name, reason)),
         Detail::View { .. } => Err(SqlError::new(
             "42809",
             format!("cannot create index on relation \"{name}\""),

@@ -76,7 +76,16 @@ pub fn contents(catalog: &Catalog, collection: CollectionId) -> Result<Contents,
             format!("relation {collection} does not exist any more"),
         ));
     };
+    if object.record.behind && rows == Rows::Data {
+        let missed = "It missed changes while it couldn't be restored, and is being rebuilt.";
+        return Err(not_yet(object, missed));
+    }
     contents_of(object, rows)
+}
+
+fn not_yet(object: &Object, why: &str) -> SqlError {
+    let message = format!("\"{}\" can't be read yet", object.display_name());
+    SqlError::new("55000", message).detail(why)
 }
 
 /// Finds where the rows (or errors) of `object` are.
@@ -91,11 +100,10 @@ pub fn contents_of(object: &Arc<Object>, rows: Rows) -> Result<Contents, SqlErro
         }))
     };
     let missing = || {
-        SqlError::new(
-            "55000",
-            format!("\"{}\" can't be read yet", object.display_name()),
+        not_yet(
+            object,
+            "It is being rebuilt, because this version computes it differently than the one that stored it.",
         )
-        .detail("It is being rebuilt, because this version computes it differently than the one that stored it.")
     };
     if rows == Rows::Errors {
         let schema = object.error_columns().ok_or_else(missing)?;

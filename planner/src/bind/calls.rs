@@ -17,6 +17,7 @@ use crate::functions::cast::Context;
 use crate::functions::registry::{self, Arg, Overload, Ret};
 use crate::functions::shared::shared;
 use crate::functions::{Time, call, registry::CallTypes};
+use crate::names::name_of_text;
 use crate::parser::fold;
 
 impl Binder<'_> {
@@ -38,7 +39,7 @@ impl Binder<'_> {
                 format!("FILTER specified, but {name} is not an aggregate function"),
             ));
         }
-        if let Some(call) = self.sequence_call(c, name, &f.args)? {
+        if let Some(call) = self.sequence_call(c, name, f)? {
             return Ok(call);
         }
         let args = match &f.args {
@@ -143,9 +144,11 @@ impl Binder<'_> {
                     .and_then(text_of)
                     .unwrap_or_default()
                     .to_lowercase();
+                self.of_session(name);
                 match self.session.variables.get(&key) {
                     Some(v) => Ok(self.text(&v.clone())),
-                    None if args.len() > 1 => {
+                    // A definition that is read again has no session whose settings it could ask for.
+                    None if args.len() > 1 || self.session.variables.is_empty() => {
                         Ok(Typed::new(super::null_of(&SqlType::Text), SqlType::Text))
                     }
                     None => Err(SqlError::new(
@@ -185,7 +188,8 @@ impl Binder<'_> {
                 let found = args
                     .first()
                     .and_then(text_of)
-                    .and_then(|n| self.catalog.resolve(None, &n));
+                    .and_then(|text| name_of_text(&text))
+                    .and_then(|n| self.catalog.resolve(n.schema.as_deref(), &n.name));
                 Ok(Typed::new(
                     literal(ScalarValue::Int64(found.map(|r| i64::from(r.oid)))),
                     SqlType::Int8,

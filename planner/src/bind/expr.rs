@@ -13,12 +13,14 @@ use super::intervals::fields_of;
 use super::types::{is_number, sql_type};
 use super::{Binder, Typed, literal, truth};
 use crate::catalog::Relation;
+use crate::definition::texts::{is_regclass, regclass_text};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::functions::strings::quote_ident;
 use crate::functions::{arith, parse};
+use crate::names::name_of_text;
 use crate::parser::spelling::SYMMETRIC;
-use crate::parser::{parts, position};
+use crate::parser::{parts, position, string_of};
 
 /// A subquery's text, what of its truth matters, and whether it is a condition of WHERE.
 pub(crate) type Written = (String, Truth, bool);
@@ -163,12 +165,12 @@ impl Binder<'_> {
             }
             E::TypedString(t) => {
                 let ty = sql_type(&t.data_type)?;
-                let text = match &t.value.value {
-                    Value::SingleQuotedString(s) | Value::EscapedStringLiteral(s) => {
-                        text_literal(s)
-                    }
-                    _ => return Err(SqlError::new("42601", "a string must follow a type's name")),
-                };
+                let text = string_of(&t.value.value)
+                    .map(text_literal)
+                    .ok_or_else(|| SqlError::new("42601", "a string must follow a type's name"))?;
+                if is_regclass(&t.data_type) {
+                    return self.regclass(text);
+                }
                 if let Some(fields) = fields_of(&t.data_type) {
                     return self
                         .interval_of(text, fields)
@@ -532,7 +534,7 @@ impl Binder<'_> {
             E::Value(v) => position(v.span),
             _ => None,
         };
-        if name.ends_with("regclass") {
+        if is_regclass(data_type) {
             return self.regclass(t);
         }
         if let Some(fields) = fields_of(data_type) {
@@ -649,38 +651,17 @@ impl Binder<'_> {
         Ok(Typed::new(expr, SqlType::Int8))
     }
 
-    fn relation_of_text(&self, s: &str) -> Result<Relation> {
-        let names: Vec<String> = s
-            .split('.')
-            .map(|p| p.trim_matches('"').to_string())
-            .collect();
-        let (schema, name) = match names.as_slice() {
-            [s, n] => (Some(s.as_str()), n.as_str()),
-            [n] => (None, n.as_str()),
-            _ => (None, s),
-        };
-        let found = self.catalog.resolve(schema, name);
-        found.ok_or_else(|| SqlError::new("42P01", format!("relation \"{s}\" does not exist")))
+    fn relation_of_text(&self, text: &str) -> Result<Relation> {
+        let found =
+            name_of_text(text).and_then(|n| self.find_relation(n.schema.as_deref(), &n.name));
+        found.ok_or_else(|| SqlError::new("42P01", format!("relation \"{text}\" does not exist")))
     }
 
     /// The text of `'name'::regclass`: the relation's name, after its schema's if it isn't found without.
     fn shown_regclass(&self, e: &E) -> Result<Option<Typed>> {
-        let E::Cast {
-            expr, data_type, ..
-        } = strip(e)
-        else {
+        let Some(named) = regclass_text(e) else {
             return Ok(None);
         };
-        let named = match strip(expr) {
-            E::Value(v) => match &v.value {
-                Value::SingleQuotedString(s) if s.trim().parse::<i64>().is_err() => s,
-                _ => return Ok(None),
-            },
-            _ => return Ok(None),
-        };
-        if !data_type.to_string().to_lowercase().ends_with("regclass") {
-            return Ok(None);
-        }
         let r = self.relation_of_text(named)?;
         let plain = self.catalog.resolve(None, &r.name);
         let mut shown = quote_ident(&r.name);
@@ -833,8 +814,7 @@ fn of_elements(e: &E, data_type: &ast::DataType) -> Option<E> {
         return None;
     };
     let E::Array(array) = e else { return None };
-    let is_text =
-        |e: &E| matches!(e, E::Value(v) if matches!(v.value, Value::SingleQuotedString(_)));
+    let is_text = |e: &E| matches!(e, E::Value(v) if string_of(&v.value).is_some());
     let texts = array.elem.iter().filter(|e| is_text(e)).count();
     if texts == 0 || texts == array.elem.len() {
         return None;

@@ -17,7 +17,7 @@ use super::types::{is_text, united};
 use super::{
     Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, fit, project, unique_names,
 };
-use crate::catalog::{Relation, RelationKind};
+use crate::catalog::{Relation, RelationKind, broken_view};
 use crate::error::{Result, SqlError};
 use crate::functions::shared::shared;
 use crate::parser::spelling::JOIN_ALIAS;
@@ -589,6 +589,7 @@ impl Binder<'_> {
                 let cols = cols.collect();
                 Rel { cols, ..rel }
             }
+            RelationKind::Broken { reason } => return Err(broken_view(&r.name, reason)),
             _ => self.scan(&r, &qualifier)?,
         };
         let scanned = !matches!(r.kind, RelationKind::View { .. });

@@ -133,6 +133,7 @@ struct Found {
     inputs: Vec<CollectionId>,
     uses_now: bool,
     volatile: Option<String>,
+    of_session: Option<String>,
     qualifiers: HashMap<String, usize>,
     counter: usize,
     views: Vec<String>,
@@ -165,6 +166,7 @@ pub(crate) struct Facts {
     pub inputs: Vec<CollectionId>,
     pub uses_now: bool,
     pub volatile: Option<String>,
+    pub of_session: Option<String>,
     /// Of the columns of the relations that are named.
     pub origins: Origins,
 }
@@ -210,6 +212,7 @@ impl<'a> Binder<'a> {
             inputs: f.inputs,
             uses_now: f.uses_now,
             volatile: f.volatile,
+            of_session: f.of_session,
             origins: f.origins,
         }
     }
@@ -270,6 +273,11 @@ impl<'a> Binder<'a> {
             .get_or_insert_with(|| function.to_string());
     }
 
+    /// What a function gives is a setting of the session.
+    pub(crate) fn of_session(&self, function: &str) {
+        self.found.borrow_mut().of_session = Some(function.to_string());
+    }
+
     /// Runs `f` as the body of the view `name`; refuses endless nesting.
     pub(crate) fn in_view<T>(&self, name: String, f: impl FnOnce() -> Result<T>) -> Result<T> {
         {
@@ -287,14 +295,18 @@ impl<'a> Binder<'a> {
         r
     }
 
+    /// What is bound is a view's text.
+    pub(crate) fn is_in_view(&self) -> bool {
+        !self.found.borrow().views.is_empty()
+    }
+
     /// The relation of that name. In a view's text a name without a schema means the same for every reader.
     pub(crate) fn find_relation(
         &self,
         schema: Option<&str>,
         name: &str,
     ) -> Option<crate::catalog::Relation> {
-        let in_view = !self.found.borrow().views.is_empty();
-        if schema.is_some() || !in_view {
+        if schema.is_some() || !self.is_in_view() {
             return self.catalog.resolve(schema, name);
         }
         ["pg_catalog", crate::definition::DEFAULT_SCHEMA]

@@ -4,7 +4,7 @@ use arrow::datatypes::DataType;
 use datafusion_common::ScalarValue;
 use datafusion_expr::expr::Like;
 use datafusion_expr::{BinaryExpr, Expr, Operator};
-use sqlparser::ast::{self, BinaryOperator as B, Expr as E, Value};
+use sqlparser::ast::{self, BinaryOperator as B, Expr as E};
 use tidemill_zset::schema::SqlType;
 
 use super::coerce::CHAR_MAX;
@@ -16,6 +16,7 @@ use crate::error::{Result, SqlError};
 use crate::functions::arith::{self, Op};
 use crate::functions::cast::Context;
 use crate::functions::like::Each;
+use crate::parser::string_of;
 
 /// `operator does not exist: integer + boolean`
 pub(crate) fn no_operator(op: &str, l: &str, r: &str) -> SqlError {
@@ -445,16 +446,13 @@ impl Binder<'_> {
         insensitive: bool,
     ) -> Result<Typed> {
         let r = self.expr(c, pattern)?;
-        let escape = match escape.as_ref().map(|v| &v.value) {
-            Some(Value::SingleQuotedString(s)) => Some(s.clone()),
-            Some(_) => {
-                return Err(SqlError::new(
-                    "42601",
-                    "ESCAPE must be followed by a string",
-                ));
-            }
-            None => None,
-        };
+        let escape =
+            match escape.as_ref().map(|v| &v.value) {
+                Some(value) => Some(string_of(value).map(str::to_owned).ok_or_else(|| {
+                    SqlError::new("42601", "ESCAPE must be followed by a string")
+                })?),
+                None => None,
+            };
         self.like_typed(l, r, escape, negated, insensitive)
     }
 

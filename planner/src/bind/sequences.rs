@@ -1,10 +1,12 @@
 //! `nextval`, `currval`, `lastval`, `setval` and `pg_get_serial_sequence`: calls that reach the sequences of the session
-//! when they are executed. A sequence is looked up by the text of its name then, as `nextval('s'::text)` is in PostgreSQL.
+//! when they are executed. A sequence is looked up by the text of its name then, as `nextval('s'::text)` is in PostgreSQL; one that
+//! a view names by a constant depends on no reader's search path.
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringViewArray};
 use arrow::datatypes::Int64Type;
+use datafusion_common::ScalarValue;
 use datafusion_expr::Volatility;
 use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, FunctionArguments};
 use tidemill_zset::schema::SqlType;
@@ -12,11 +14,14 @@ use tidemill_zset::schema::SqlType;
 use super::expr::Ctx;
 use super::expr::strip;
 use super::types::is_integer;
-use super::{Binder, Typed};
+use super::{Binder, Typed, literal};
 use crate::catalog::Sequences;
+use crate::definition::texts::{is_regclass, sequence_text};
 use crate::error::Result;
 use crate::functions::cast::Context;
+use crate::functions::strings::quote_ident;
 use crate::functions::{Args, Kernel, call, external};
+use crate::names::name_of_text;
 
 impl Binder<'_> {
     /// A call of one of these functions; `None`: it is of another, or with other arguments.
@@ -24,9 +29,9 @@ impl Binder<'_> {
         &self,
         c: Ctx,
         name: &str,
-        args: &FunctionArguments,
+        f: &ast::Function,
     ) -> Result<Option<Typed>> {
-        let args = match args {
+        let args = match &f.args {
             FunctionArguments::List(list) => list.args.as_slice(),
             _ => &[],
         };
@@ -52,6 +57,13 @@ impl Binder<'_> {
                 _ => self.implicit(&arg, to)?,
             });
         }
+        if let Some(sequence) = sequence_text(f).and_then(name_of_text)
+            && let Some(found) = self.find_relation(sequence.schema.as_deref(), &sequence.name)
+            && self.is_in_view()
+        {
+            let (schema, name) = (quote_ident(&found.schema), quote_ident(&found.name));
+            exprs[0] = literal(ScalarValue::Utf8View(Some(format!("{schema}.{name}"))));
+        }
         self.volatile(name);
         let kernel = kernel(name, self.session.sequences.clone());
         let key = format!("{name}/{}", args.len());
@@ -65,7 +77,7 @@ fn plain_name(e: &ast::Expr) -> &ast::Expr {
     match e {
         ast::Expr::Cast {
             expr, data_type, ..
-        } if data_type.to_string().to_lowercase().ends_with("regclass") => strip(expr),
+        } if is_regclass(data_type) => strip(expr),
         e => e,
     }
 }

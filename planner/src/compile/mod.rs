@@ -76,6 +76,9 @@ impl QueryPlan {
         if let Some(name) = &self.volatile {
             return Err(refuse::volatile(name));
         }
+        if let Some(name) = &self.of_session {
+            return Err(refuse::of_session(name));
+        }
         if self.uses_now {
             return Err(refuse::clock("now"));
         }

@@ -101,6 +101,13 @@ pub(super) fn clock(name: &str) -> SqlError {
 }
 
 /// The refusal of a volatile function.
+pub(super) fn of_session(name: &str) -> SqlError {
+    SqlError::unsupported(format!(
+        "{name}() can't be maintained: each session has its own settings"
+    ))
+    .hint("Write the value, or call the function in the SELECT that reads the view.")
+}
+
 pub(super) fn volatile(name: &str) -> SqlError {
     SqlError::unsupported(format!("{name}() can't be maintained: it is volatile"))
         .hint("Store the value in a table, or call the function in the SELECT that reads the view.")

@@ -243,7 +243,7 @@ impl Compiler<'_> {
         };
         if matches!(
             relation.kind,
-            RelationKind::View { .. } | RelationKind::System
+            RelationKind::View { .. } | RelationKind::Broken { .. } | RelationKind::System
         ) {
             return Err(SqlError::internal(format!(
                 "relation {} can't be an input",

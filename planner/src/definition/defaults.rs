@@ -6,8 +6,10 @@ use tidemill_zset::schema::SqlType;
 use crate::bind::types::{is_integer, is_number, is_text, plain_name, sql_type};
 use crate::functions::cast::{Context, constant};
 use crate::functions::format;
-use crate::parser::{fold, parse_expr, parts};
+use crate::parser::{fold, parse_expr, parts, string_of};
 use crate::walk;
+
+use super::texts::sequence_text;
 
 /// The text that PostgreSQL shows of a DEFAULT of a column of type `of`; none for NULL. What isn't a constant or a call without arguments is
 /// shown as it was written.
@@ -31,23 +33,21 @@ fn bare(e: &Expr) -> &Expr {
 fn shown(e: &Expr, of: &SqlType) -> Option<String> {
     match e {
         Expr::Value(v) => match &v.value {
-            Value::SingleQuotedString(text) => quoted(text, of),
             Value::Boolean(v) => Some(v.to_string()),
-            _ => None,
+            value => quoted(string_of(value)?, of),
         },
-        Expr::TypedString(typed) => match &typed.value.value {
-            Value::SingleQuotedString(text) => quoted(text, &sql_type(&typed.data_type).ok()?),
-            _ => None,
-        },
+        Expr::TypedString(typed) => {
+            let to = sql_type(&typed.data_type).ok()?;
+            quoted(string_of(&typed.value.value)?, &to)
+        }
         Expr::Cast {
             expr, data_type, ..
         } => {
             let to = sql_type(data_type).ok()?;
             match bare(expr) {
                 Expr::Value(v) => match &v.value {
-                    Value::SingleQuotedString(text) => quoted(text, &to),
                     Value::Null => Some(format!("NULL::{}", shown_type(&to))),
-                    _ => None,
+                    value => quoted(string_of(value)?, &to),
                 },
                 _ => None,
             }
@@ -83,33 +83,12 @@ pub fn sequences_of(written: &str) -> Vec<String> {
     if let Ok(expr) = parse_expr(written) {
         walk::any_expr(&expr, |e| {
             if let Expr::Function(f) = e {
-                found.extend(sequence_of(f));
+                found.extend(sequence_text(f).map(str::to_string));
             }
             false
         });
     }
     found
-}
-
-/// The sequence that a call names as a constant.
-fn sequence_of(f: &ast::Function) -> Option<String> {
-    let names = parts(&f.name);
-    let name = names.last()?;
-    let ast::FunctionArguments::List(list) = &f.args else {
-        return None;
-    };
-    let first = match list.args.first()? {
-        ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e)) => e,
-        _ => return None,
-    };
-    let first = match first {
-        Expr::Cast { expr, .. } => bare(expr),
-        e => bare(e),
-    };
-    match (name.as_str(), first) {
-        ("nextval" | "currval" | "setval", Expr::Value(v)) => v.value.clone().into_string(),
-        _ => None,
-    }
 }
 
 /// A call without arguments, or of `nextval`.
@@ -120,8 +99,8 @@ fn call(f: &ast::Function) -> Option<String> {
         ast::FunctionArguments::List(list) if list.args.is_empty() => Some(format!("{name}()")),
         _ if name == "nextval" => {
             // Of the search path that most have.
-            let sequence = sequence_of(f)?;
-            let sequence = sequence.strip_prefix("public.").unwrap_or(&sequence);
+            let sequence = sequence_text(f)?;
+            let sequence = sequence.strip_prefix("public.").unwrap_or(sequence);
             let sequence = sequence.replace('\'', "''");
             Some(format!("nextval('{sequence}'::regclass)"))
         }

@@ -16,6 +16,7 @@ use super::{From, statement};
 use crate::catalog::record::{Kind, State};
 use crate::catalog::{Catalog, Detail, Object};
 use crate::coordinator::ddl::notice;
+use crate::coordinator::rename::check_readers_whole;
 use crate::coordinator::stale;
 use crate::coordinator::upgrade::Upgrade;
 use crate::define::Definer;
@@ -48,6 +49,11 @@ impl<'d> Readers<'d> {
             old,
             columns,
         }
+    }
+
+    /// What couldn't be restored can't follow.
+    pub fn check_whole(&self) -> Result<(), SqlError> {
+        check_readers_whole("alter", self.old, &self.definer.catalog)
     }
 
     /// A sink's file has the columns that the relation had.
@@ -158,8 +164,7 @@ impl<'d> Readers<'d> {
                 users.push((object.clone(), format!("{kind} {user}")));
                 continue;
             }
-            let is_view = matches!(object.record.kind, Kind::View | Kind::MaterializedView);
-            if !is_view || !object.record.depends.contains(&table.id) {
+            if !object.is_view() || !object.record.depends.contains(&table.id) {
                 continue;
             }
             let catalog = Arc::new(next.clone());
@@ -229,8 +234,7 @@ impl<'d> Readers<'d> {
         };
         let mut followed = Followed::default();
         for object in &self.all {
-            let is_view = matches!(object.record.kind, Kind::View | Kind::MaterializedView);
-            if !is_view || next.get(object.record.id).is_none() {
+            if !object.is_view() || next.get(object.record.id).is_none() {
                 continue;
             }
             let catalog = Arc::new(next.clone());

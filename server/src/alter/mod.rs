@@ -140,6 +140,7 @@ pub fn alter(
     let readers = Readers::new(definer, old, columns);
     let changes = rewritten || names(old) != names(&new);
     if changes {
+        readers.check_whole()?;
         readers.check_sinks()?;
     }
     let (cascaded, told) = readers.check_used(draft.gone(), &draft.converted())?;
@@ -208,6 +209,7 @@ pub fn rename_view_column(
     };
     let from: Vec<From> = (0..names(old).len()).map(From::Column).collect();
     let readers = Readers::new(definer, old, columns);
+    readers.check_whole()?;
     readers.check_sinks()?;
     let followed = readers.follow(&new, &from, next)?;
     Ok(Altered {

@@ -98,6 +98,11 @@ pub enum Detail {
     },
     /// A sequence.
     Sequence(Sequence),
+    /// A view, or what stands on one, whose SQL the last start couldn't plan. What is stored of it stays as it is.
+    Broken {
+        /// Why.
+        reason: String,
+    },
 }
 
 impl Object {
@@ -110,6 +115,19 @@ impl Object {
             _ => None,
         };
         given.unwrap_or_else(|| format!("{}_pkey", self.record.name))
+    }
+
+    /// A view, whether it stores its rows or not.
+    pub fn is_view(&self) -> bool {
+        matches!(self.record.kind, Kind::View | Kind::MaterializedView)
+    }
+
+    /// Why it couldn't be restored at the last start.
+    pub fn broken(&self) -> Option<&str> {
+        match &self.detail {
+            Detail::Broken { reason } => Some(reason),
+            _ => None,
+        }
     }
 
     /// Columns of its error relation, if it has one.

@@ -76,6 +76,9 @@ pub struct Record {
     /// An index that is there because of a constraint of its table.
     #[serde(default)]
     pub constraint: bool,
+    /// What is stored of a materialized view is of an epoch before the last: a start couldn't restore it, and it wasn't maintained since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub behind: bool,
     /// The column that a sequence goes with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owned_by: Option<OwnedBy>,

@@ -116,7 +116,13 @@ pub fn data_relation(object: &Object) -> Option<Relation> {
         Detail::Source { .. } => RelationKind::Source,
         Detail::View { query } => RelationKind::View { sql: query.clone() },
         Detail::MaterializedView { .. } => RelationKind::MaterializedView,
-        Detail::Sink { .. } | Detail::Index { .. } | Detail::Sequence(_) => return None,
+        Detail::Broken { reason } if object.is_view() => RelationKind::Broken {
+            reason: reason.clone(),
+        },
+        Detail::Sink { .. }
+        | Detail::Index { .. }
+        | Detail::Sequence(_)
+        | Detail::Broken { .. } => return None,
     };
     let (primary_key, unique, append_only) = match &object.detail {
         Detail::Table { primary_key, .. } => {

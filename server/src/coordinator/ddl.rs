@@ -383,7 +383,10 @@ fn check_replaceable(old: &Object, new: &Object, next: &Catalog) -> Result<(), S
         let message = format!("infinite recursion detected in view {}", old.display_name());
         return Err(SqlError::new("42P17", message));
     }
-    if !above.is_empty() && new.columns.fields().len() > old.columns.fields().len() {
+    if !above.is_empty()
+        && old.broken().is_none()
+        && new.columns.fields().len() > old.columns.fields().len()
+    {
         return Err(SqlError::new(
             "2BP01",
             format!(

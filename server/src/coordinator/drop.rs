@@ -188,6 +188,14 @@ impl Coordinator {
                     .push(Box::new(move |c, _| c.env.numbers.forget(id)));
             }
             Detail::View { .. } => {}
+            // It runs nowhere.
+            Detail::Broken { .. } => {
+                let states = ids.states.iter().map(|s| s.id);
+                effects
+                    .drop
+                    .extend(states.chain(ids.rows).chain(ids.errors));
+                effects.changes.push((sink_key(id), None));
+            }
         }
     }
 

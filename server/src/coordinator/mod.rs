@@ -24,7 +24,7 @@ mod group;
 pub mod ids;
 mod publish;
 pub mod recover;
-mod rename;
+pub(crate) mod rename;
 pub mod reply;
 pub mod sequences;
 mod sink_writer;

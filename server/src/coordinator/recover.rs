@@ -23,7 +23,8 @@ use super::tables::WriteLog;
 use super::upgrade::Upgrade;
 use super::{Coordinator, Env, Handle, Message, Owner, SharedRuntime};
 use crate::catalog::record::{
-    Change, NEXT_ID_KEY, PersistentRecord, Record, SchemaRecord, SinkProgress,
+    Change, Kind, NEXT_ID_KEY, PersistentRecord, Record, SchemaRecord, SinkProgress, object_key,
+    put,
 };
 use crate::catalog::{Catalog, Detail, Object};
 use crate::changes::ChangeLog;
@@ -103,7 +104,7 @@ pub fn recover(
 ) -> Result<(Coordinator, Handle), RecoverError> {
     let planner = Planner::new();
     let status = Arc::new(Status::default());
-    let stored = read_catalog(&store)?;
+    let mut stored = read_catalog(&store)?;
     let numbers = Arc::new(stored.numbers);
     let system = SystemRelations::new(store.clone(), status.clone(), numbers.clone());
     let mut upgrade = Upgrade::default();
@@ -113,6 +114,7 @@ pub fn recover(
         &planner,
         &system,
         &mut upgrade,
+        &mut stored.left_behind.1,
     )?;
     let catalog = Arc::new(catalog);
     let clock = Clock::new(store.reserved_upper());
@@ -293,32 +295,84 @@ fn derive_objects(
     planner: &Planner,
     system: &Arc<SystemRelations>,
     upgrade: &mut Upgrade,
+    notes: &mut Vec<Change>,
 ) -> Result<Catalog, RecoverError> {
     for record in what_they_stand_on_first(records) {
-        let failed = |e: SqlError| RecoverError::Object {
-            kind: record.kind.words(),
-            name: record.name.clone(),
-            source: Box::new(e),
+        let mut object = match derived(&record, &catalog, planner, system) {
+            Ok(object) => object,
+            Err(e) if can_be_left_out(&record, &catalog) => left_out(&record, &e),
+            Err(e) => {
+                return Err(RecoverError::Object {
+                    kind: record.kind.words(),
+                    name: format!("{}.{}", record.schema, record.name),
+                    source: Box::new(e),
+                });
+            }
         };
-        let parsed = parse(&record.sql).map_err(failed)?;
-        let Some(statement) = parsed.into_iter().next() else {
-            return Err(failed(SqlError::internal("no statement is stored")));
-        };
-        let session = record.settings.session();
-        let definer = Definer {
-            catalog: Arc::new(catalog.clone()),
-            system: system.clone(),
-            planner,
-            session: &session,
-        };
-        let mut object = definer
-            .object(&statement.statement, &record.sql)
-            .map_err(failed)?;
         object.record = record;
         stale::check(&mut object, &catalog, upgrade);
+        if object.broken().is_some()
+            && object.record.kind == Kind::MaterializedView
+            && !object.record.behind
+        {
+            object.record.behind = true;
+            notes.push(put(object_key(object.record.id), &object.record));
+        }
         catalog.put(Arc::new(object));
     }
     Ok(catalog)
+}
+
+/// What the stored SQL of an object says.
+fn derived(
+    record: &Record,
+    catalog: &Catalog,
+    planner: &Planner,
+    system: &Arc<SystemRelations>,
+) -> Result<Object, SqlError> {
+    let parsed = parse(&record.sql)?.into_iter().next();
+    let parsed = parsed.ok_or_else(|| SqlError::internal("no statement is stored"))?;
+    let session = record.settings.session();
+    let definer = Definer {
+        catalog: Arc::new(catalog.clone()),
+        system: system.clone(),
+        planner,
+        session: &session,
+    };
+    definer.object(&parsed.statement, &record.sql)
+}
+
+/// Everything else can go on without it: a view, and what stands on nothing but one. Rows of tables and sources, and what their
+/// constraints say, can't be kept right without their definitions.
+fn can_be_left_out(record: &Record, catalog: &Catalog) -> bool {
+    match record.kind {
+        Kind::View | Kind::MaterializedView | Kind::Sink => true,
+        Kind::Index => {
+            let mut on = record.depends.iter().filter_map(|id| catalog.get(*id));
+            on.any(|object| object.broken().is_some())
+        }
+        Kind::Table | Kind::Source | Kind::Sequence => false,
+    }
+}
+
+/// An object that stays in the catalog, to be dropped or restored by another start.
+fn left_out(record: &Record, e: &SqlError) -> Object {
+    let name = format!("{}.{}", record.schema, record.name);
+    let reason = match &e.detail {
+        Some(detail) => format!("{} ({detail})", e.message),
+        None => e.message.clone(),
+    };
+    tracing::error!(
+        kind = record.kind.words(),
+        name,
+        reason,
+        "can't be restored; everything that doesn't stand on it goes on. Drop it and create it anew: tidemill.objects has its text"
+    );
+    Object {
+        record: record.clone(),
+        columns: tidemill_zset::delta::schema_of(vec![]),
+        detail: Detail::Broken { reason },
+    }
 }
 
 /// A replaced view may stand on what was made after it, so that the order of the ids isn't enough.

@@ -55,6 +55,7 @@ impl Coordinator {
         effects
             .changes
             .push(put(object_key(renamed.record.id), &renamed.record));
+        check_readers_whole("rename", &object, next)?;
         // Those who read it keep its name in their SQL text, which is planned again at the next start.
         for dependent in next.dependents(object.record.id) {
             let mut changed = Object::clone(&dependent);
@@ -156,6 +157,26 @@ impl Rewrite<'_> {
         }
         Ok(())
     }
+}
+
+/// The text of a view that couldn't be restored can't be kept true to what it reads.
+pub(crate) fn check_readers_whole(
+    verb: &str,
+    object: &Object,
+    catalog: &Catalog,
+) -> Result<(), SqlError> {
+    let readers = catalog.dependents_of_all(&[object.record.id]);
+    let Some(broken) = readers.iter().find(|reader| reader.broken().is_some()) else {
+        return Ok(());
+    };
+    let (kind, name) = (object.record.kind.words(), object.display_name());
+    let (reader, reader_name) = (broken.record.kind.words(), broken.display_name());
+    Err(SqlError::new(
+        "55000",
+        format!("cannot {verb} {kind} {name} because {reader} {reader_name} couldn't be restored at the last start"),
+    )
+    .detail(broken.broken().unwrap_or_default())
+    .hint(format!("Drop {reader} {reader_name} first.")))
 }
 
 /// Everything in `depends` must be there as the session saw it when it planned: SQL text names what it reads.

@@ -41,10 +41,11 @@ pub fn check(object: &mut Object, catalog: &Catalog, upgrade: &mut Upgrade) {
             .all(|(s, state)| s.fingerprint == state.fingerprint)
         && matches!(output, OutputStorage::Own) == ids.rows.is_some();
     // A view above one whose old contents are unknown may have been computed from others than the new ones.
-    let whole = object.record.depends.iter().any(|id| {
-        let unknown = |s: &Stale| s.id == *id && !s.readable;
-        upgrade.queue.iter().any(unknown) || reads_unknown(*id, catalog, upgrade)
-    });
+    let whole = object.record.behind
+        || object.record.depends.iter().any(|id| {
+            let unknown = |s: &Stale| s.id == *id && !s.readable;
+            upgrade.queue.iter().any(unknown) || reads_unknown(*id, catalog, upgrade)
+        });
     if same && !whole {
         return;
     }

@@ -138,7 +138,7 @@ impl Coordinator {
         let rows = own.then(|| ArrangementId(catalog.allocate()));
         tracing::info!(
             view = %object.display_name(), kept = states.len() - parts.remainder.fresh.len(), rebuilt = parts.remainder.fresh.len(),
-            "this version computes the view differently than the one that stored it: rebuilding"
+            "what is stored of the view isn't what this version makes of its query and its input: rebuilding"
         );
         let fresh: Vec<State> = parts
             .remainder
@@ -285,6 +285,7 @@ impl Coordinator {
         object.record.ids.states = rebuild.states.clone();
         object.record.ids.output = Output::of(&rebuild.stale.output);
         object.record.ids.rows = rebuild.rows;
+        object.record.behind = false;
         Some(object)
     }
 

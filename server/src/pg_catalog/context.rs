@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use regex::Regex;
 use tidemill_planner::SqlError;
+use tidemill_planner::names::split_name;
 
 use super::plan::Pattern;
 use super::relations::{DEFINITIONS, Definition, Row};
@@ -250,53 +251,6 @@ fn like_regex(pattern: &str, escape: Option<char>) -> String {
     }
     out.push('$');
     out
-}
-
-/// The name without spaces around its points.
-fn without_gaps(name: &str) -> String {
-    let mut out = String::new();
-    let (mut quoted, mut gap) = (false, false);
-    for c in name.trim().chars() {
-        if c == '"' {
-            quoted = !quoted;
-        }
-        if !quoted && c.is_whitespace() {
-            gap = true;
-            continue;
-        }
-        let at_point = c == '.' && !quoted || out.ends_with('.');
-        if std::mem::take(&mut gap) && !at_point {
-            out.push(' ');
-        }
-        out.push(c);
-    }
-    out
-}
-
-/// The parts of `a."B c".d`, folded.
-pub fn split_name(name: &str) -> Vec<String> {
-    let name = without_gaps(name);
-    let mut parts = vec![String::new()];
-    let mut quoted = false;
-    let mut chars = name.trim().chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '"' if quoted && chars.next_if_eq(&'"').is_some() => {
-                let last = parts.len() - 1;
-                parts[last].push('"');
-            }
-            '"' => quoted = !quoted,
-            '.' if !quoted => parts.push(String::new()),
-            c => {
-                let last = parts.len() - 1;
-                match quoted {
-                    true => parts[last].push(c),
-                    false => parts[last].extend(c.to_lowercase()),
-                }
-            }
-        }
-    }
-    parts
 }
 
 /// Words that can't be names without quotes: PostgreSQL's reserved ones.

@@ -7,7 +7,8 @@ use super::relations::{Definition, Row, Rows};
 use super::sequences::is_identity;
 use super::server_wide::EXTENSION_OID;
 use super::value::Value;
-use super::{CatalogSnapshot, RelationInfo, SequenceInfo, TIDEMILL_OID, split_name};
+use super::{CatalogSnapshot, RelationInfo, SequenceInfo, TIDEMILL_OID};
+use tidemill_planner::names::split_name;
 
 /// The oid of the rule of the view with oid 0.
 const RULE_BASE: i64 = 1_500_000_000;

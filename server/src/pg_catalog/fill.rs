@@ -5,8 +5,9 @@
 
 use arrow::datatypes::Field;
 use tidemill_planner::definition::{with_default_schema, written};
+use tidemill_planner::names::split_name;
 
-use super::context::{DATABASE_OWNER, OWNER_OID, quote_ident, split_name};
+use super::context::{DATABASE_OWNER, OWNER_OID, quote_ident};
 use super::relations::{DEFINITIONS, Definition, Row, Rows};
 use super::server_wide;
 use super::value::{Ty, Value};

@@ -10,9 +10,10 @@ use tidemill_planner::functions::bytes::hashed;
 use tidemill_planner::functions::registry::overloads;
 
 use super::RelationType;
+use tidemill_planner::names::split_name;
+
 use super::context::{
-    Context, DATABASE_OWNER, OWNER_OID, format_type, quote_ident, quote_literal, split_name,
-    type_oid,
+    Context, DATABASE_OWNER, OWNER_OID, format_type, quote_ident, quote_literal, type_oid,
 };
 use super::fill;
 use super::plan::Pattern;

@@ -35,7 +35,7 @@ use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Numbering, Query};
 use tidemill_zset::schema::SqlType;
 
-pub use self::context::{Effects, quote_ident, split_name};
+pub use self::context::{Effects, quote_ident};
 use self::relations::DEFINITIONS;
 use self::value::{Ty, Value};
 use crate::catalog::TableCheck;

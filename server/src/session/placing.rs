@@ -4,11 +4,13 @@
 use std::borrow::Cow;
 
 use tidemill_planner::SqlError;
-use tidemill_planner::ast::{Name, ObjectKind, Parsed, Statement};
-use tidemill_planner::definition::rename_relation;
+use tidemill_planner::ast::{Name, ObjectKind, Parsed, Statement, parse};
+use tidemill_planner::catalog::CatalogView;
+use tidemill_planner::definition::{rename_relation, with_schemas_of_sequences};
 
 use super::sql::SqlSession;
 use crate::catalog::{Catalog, DEFAULT_SCHEMA, SYSTEM_SCHEMAS, TEMPORARY};
+use crate::published::Published;
 
 impl SqlSession {
     /// Where names without a schema are looked for.
@@ -49,13 +51,17 @@ impl SqlSession {
             }
             self.make_temporary_schema().await?;
         }
+        let published = self.pin();
+        let parsed = match self.with_sequences(&published, parsed)? {
+            Some(parsed) => Cow::Owned(parsed),
+            None => Cow::Borrowed(parsed),
+        };
         let path = self.search_path();
         if path == [DEFAULT_SCHEMA] {
-            return Ok(Cow::Borrowed(parsed));
+            return Ok(parsed);
         }
-        let published = self.pin();
         let catalog = &published.catalog;
-        let mut placed = parsed.clone();
+        let mut placed = parsed.clone().into_owned();
         if let Statement::CreateSink { from, .. } = &mut placed.statement
             && from.schema.is_none()
         {
@@ -86,6 +92,28 @@ impl SqlSession {
             placed.sql = rename_relation(&parsed.sql, schema, &name.name, &name.name)?;
         }
         Ok(Cow::Owned(placed))
+    }
+
+    /// A statement with DEFAULTs, in which sequences have the schema where the session finds them. `None`: it is as it is.
+    fn with_sequences(
+        &self,
+        published: &Published,
+        parsed: &Parsed,
+    ) -> Result<Option<Parsed>, SqlError> {
+        if !matches!(
+            parsed.statement,
+            Statement::CreateTable { .. }
+                | Statement::CreateTableLike { .. }
+                | Statement::Alter { .. }
+        ) {
+            return Ok(None);
+        }
+        let names = self.names(published);
+        let schema_of = |name: &str| names.resolve(None, name).map(|found| found.schema);
+        match with_schemas_of_sequences(&parsed.sql, schema_of) {
+            Some(sql) => Ok(parse(&sql)?.into_iter().next()),
+            None => Ok(None),
+        }
     }
 
     /// The schema of the search path that new objects go to.

@@ -10,12 +10,13 @@ use parking_lot::Mutex;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::ColumnDefault;
 use tidemill_planner::catalog::{CatalogView, Sequences};
+use tidemill_planner::names::split_name;
 
 use crate::catalog::{Catalog, CatalogSnapshot, Detail, Object};
 use crate::coordinator::sequences::{NumberRequest, Wanted};
 use crate::coordinator::{Handle, Message};
 use crate::numbers::{Counted, after, numbered, sequence_name};
-use crate::pg_catalog::{FIRST_USER_OID, quote_ident, split_name};
+use crate::pg_catalog::{FIRST_USER_OID, quote_ident};
 
 /// A counter: the table or sequence, and the column.
 type Key = (u64, usize);

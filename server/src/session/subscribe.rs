@@ -83,7 +83,7 @@ impl SqlSession {
                         ))
                         .hint("Its contents are computed when it is read; use SELECT."));
                     }
-                    RelationKind::View { .. } => {
+                    RelationKind::View { .. } | RelationKind::Broken { .. } => {
                         let quoted = format!(
                             "SELECT * FROM \"{}\".\"{}\"",
                             relation.schema, relation.name

@@ -88,7 +88,7 @@ impl SqlSession {
         if relation.kind != RelationKind::Table {
             let kind = match relation.kind {
                 RelationKind::Source => "source",
-                RelationKind::View { .. } => "view",
+                RelationKind::View { .. } | RelationKind::Broken { .. } => "view",
                 RelationKind::MaterializedView => "materialized view",
                 _ => "system relation",
             };

@@ -100,6 +100,7 @@ const OWN: &[(&str, &[(&str, DataType)])] = &[
             ("kind", TEXT),
             ("sql", TEXT),
             ("comment", TEXT),
+            ("broken", TEXT),
         ],
     ),
     (
@@ -307,7 +308,9 @@ fn objects(catalog: &Catalog) -> Rows {
             .text(&record.schema)
             .text(&record.name)
             .text(record.kind.words());
-        rows.text(&record.sql).opt_text(record.comment.clone());
+        rows.text(&record.sql)
+            .opt_text(record.comment.clone())
+            .opt_text(object.broken().map(str::to_string));
     }
     rows
 }

@@ -6,7 +6,7 @@ use tidemill_planner::ast::{ColumnDefault, Nulls, Numbering, NumberingKind};
 use tidemill_zset::schema::SqlType;
 
 use super::{SystemRelations, sequences};
-use crate::catalog::{Detail, Object};
+use crate::catalog::{Detail, Kind, Object};
 use crate::numbers::{numbered, shown_default};
 use crate::pg_catalog;
 use crate::published::Published;
@@ -89,7 +89,16 @@ fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
         Detail::MaterializedView { query, .. } => {
             (RelationType::MaterializedView, Some(query.clone()))
         }
-        Detail::Sink { .. } | Detail::Index { .. } | Detail::Sequence(_) => return None,
+        Detail::Broken { .. } if record.kind == Kind::View => {
+            (RelationType::View, Some(record.sql.clone()))
+        }
+        Detail::Broken { .. } if record.kind == Kind::MaterializedView => {
+            (RelationType::MaterializedView, Some(record.sql.clone()))
+        }
+        Detail::Sink { .. }
+        | Detail::Index { .. }
+        | Detail::Sequence(_)
+        | Detail::Broken { .. } => return None,
     };
     let (defaults, primary_key) = match &object.detail {
         Detail::Table {
