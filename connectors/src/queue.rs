@@ -247,6 +247,8 @@ impl BatchSender {
 
     /// Notes a trouble that doesn't end the source.
     pub fn trouble(&self, message: String) {
+        // What it quotes may have what no text can hold.
+        let message = message.replace('\0', "\u{fffd}");
         self.shared.state.lock().status.last_error = Some(message);
     }
 

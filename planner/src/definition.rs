@@ -5,6 +5,7 @@
 
 mod columns;
 mod defaults;
+mod qualifiers;
 pub(crate) mod texts;
 
 use std::ops::ControlFlow;
@@ -25,7 +26,7 @@ pub const DEFAULT_SCHEMA: &str = "public";
 /// A query's text in which names without a schema have [`DEFAULT_SCHEMA`] where `is_there` says that it has them. `None`: nothing changes.
 pub fn with_default_schema(query: &str, is_there: impl Fn(&str) -> bool) -> Option<String> {
     let mut query = crate::parser::parse_query(query).ok()?;
-    let mut changed = texts::rename_in_texts(&mut query, &mut |found| {
+    let mut changed = texts::rename_in_expressions(&mut query, &mut |found| {
         let schema = Some(DEFAULT_SCHEMA.to_string());
         (found.schema.is_none() && is_there(&found.name)).then(|| Name {
             schema,
@@ -89,7 +90,8 @@ pub fn rename_relation(sql: &str, schema: &str, from: &str, to: &str) -> Result<
     };
     let rewrite = |query: &Query| {
         let mut query = query.clone();
-        texts::rename_in_texts(&mut query, &mut |found| {
+        qualifiers::without_schema(&mut query, (schema, from));
+        texts::rename_in_expressions(&mut query, &mut |found| {
             new_name(found).map(|name| Name {
                 schema: found.schema.clone(),
                 name,
@@ -153,7 +155,7 @@ pub fn qualify(query: &Query, schema_of: impl Fn(&str) -> Option<String>) -> Opt
     let elsewhere = |name: &str| {
         schema_of(name).filter(|schema| schema != DEFAULT_SCHEMA && schema != "pg_catalog")
     };
-    let mut changed = texts::rename_in_texts(&mut qualified, &mut |found| {
+    let mut changed = texts::rename_in_expressions(&mut qualified, &mut |found| {
         let unqualified = found.schema.is_none().then_some(&found.name)?;
         Some(Name {
             schema: Some(elsewhere(unqualified)?),
@@ -376,6 +378,26 @@ mod tests {
         assert_eq!(
             captured.unwrap(),
             "WITH x AS (SELECT 1) SELECT * FROM \"public\".\"x\" AS \"t\", x"
+        );
+    }
+
+    #[test]
+    fn columns_with_a_schema_follow() {
+        let renamed = |sql: &str| rename_relation(sql, "s", "t", "new").unwrap();
+        assert_eq!(
+            renamed(
+                "SELECT s.t.a, s.t.*, count(s.t.*), x.t.a FROM s.t WHERE EXISTS (SELECT s.t.b)"
+            ),
+            "SELECT t.a, t.*, count(t.*), x.t.a FROM s.\"new\" AS \"t\" WHERE EXISTS (SELECT t.b)"
+        );
+    }
+
+    #[test]
+    fn row_types_follow() {
+        let sql = "SELECT * FROM jsonb_populate_record(NULL::t, '{}'), f(NULL::s.t, NULL::text)";
+        assert_eq!(
+            rename_relation(sql, "public", "t", "new").unwrap(),
+            "SELECT * FROM jsonb_populate_record(NULL::\"new\", '{}'), f(NULL::s.t, NULL::TEXT)"
         );
     }
 

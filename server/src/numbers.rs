@@ -435,6 +435,7 @@ mod tests {
                 planned_names: Default::default(),
                 depends: vec![],
                 constraint: false,
+                behind: false,
                 owned_by: None,
                 ids: Ids::default(),
             },

@@ -169,3 +169,32 @@ fn a_sink_of_a_view_in_error_is_paused_after_a_restart() {
         Ok(())
     });
 }
+
+/// What a file was cut by while the sink had it open would become zeros under the next lines.
+#[test]
+fn a_sink_whose_file_is_cut_stalls() {
+    run(|scratch| async move {
+        let path = scratch.path("m.jsonl");
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        declare(&sql, &path, "").await?;
+        sql.run("INSERT INTO t SELECT n, 'k' || n % 7 FROM generate_series(1, 100) AS g(n)")
+            .await?;
+        holds_the_view(&sql, &path).await?;
+        let whole = std::fs::read(&path)?;
+        let file = std::fs::OpenOptions::new().write(true).open(&path)?;
+        file.set_len(10)?;
+        sql.run("INSERT INTO t VALUES (1000, 'new')").await?;
+        let reason = becomes(&sql, "stalled").await?;
+        ensure!(reason.contains("has 10 bytes"), "{reason}");
+        server.kill();
+        server.restart(&Options::default())?;
+        let sql = server.connect().await?;
+        let reason = becomes(&sql, "stalled").await?;
+        ensure!(reason.contains("has 10 bytes"), "{reason}");
+        ensure!(std::fs::metadata(&path)?.len() == 10);
+        std::fs::write(&path, &whole)?;
+        becomes(&sql, "running").await?;
+        holds_the_view(&sql, &path).await
+    });
+}

@@ -184,3 +184,54 @@ fn generators_are_deterministic() {
         Ok(())
     });
 }
+
+#[test]
+fn the_files_of_a_server_are_no_input() {
+    run(|scratch| async move {
+        let both = scratch.dir("both");
+        let server = Server::start(&both.join("data"), &Options::default())?;
+        let sql = server.connect().await?;
+        drop_file(&both, "1.csv", b"a,1\n")?;
+        source(&sql, &both, ", persistent_id = 's'").await?;
+        is(&sql, &["a|1|1"]).await?;
+        sql.run("CREATE TABLE t (v text)").await?;
+        for n in 2..5 {
+            // Too much for the manifest: commits write files.
+            sql.run("INSERT INTO t SELECT md5(n::text) FROM generate_series(1, 3000) AS g(n)")
+                .await?;
+            drop_file(&both, &format!("{n}.csv"), b"a,1\n")?;
+            is(&sql, &[&format!("a|{n}|{n}")]).await?;
+        }
+        let from_data = "SELECT count(*) FROM s_errors WHERE path LIKE '%/data/%'";
+        ensure!(sql.number(from_data).await? == 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn what_a_source_waits_for_is_told() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        let input = scratch.path("later");
+        source(&sql, &input, "").await?;
+        let reason = async |part: &str| {
+            eventually(part, async || {
+                let told = sql.value("SELECT reason FROM tidemill.sources").await?;
+                Ok(told.contains(part).then_some(told))
+            })
+            .await
+        };
+        reason("later doesn't exist").await?;
+        std::fs::create_dir(&input)?;
+        drop_file(&input, "empty.csv", b"")?;
+        drop_file(&input, "1.csv", b"a,1\n")?;
+        is(&sql, &["a|1|1"]).await?;
+        let told = reason("new input").await?;
+        ensure!(told == "new input", "{told}");
+        append(&input.join("empty.csv"), b"b,2")?;
+        reason("empty.csv").await?;
+        append(&input.join("empty.csv"), b"0\n")?;
+        is(&sql, &["a|1|1", "b|1|20"]).await
+    });
+}

@@ -582,3 +582,41 @@ fn changes_of_an_epoch_are_added_up_per_row() {
         Ok(())
     });
 }
+
+/// FETCH gives the rows of good epochs before the error that ends them, and the error whenever there is nothing else.
+#[test]
+fn a_cursor_gives_its_rows_before_its_error() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (a int)").await?;
+        sql.run("CREATE MATERIALIZED VIEW m AS SELECT 10 / a AS x FROM t")
+            .await?;
+        for _ in 0..2 {
+            sql.run("DECLARE c CURSOR WITH HOLD FOR SUBSCRIBE m WITH (SNAPSHOT = false)")
+                .await?;
+            for n in [1, 2, 0] {
+                sql.run(&format!("INSERT INTO t VALUES ({n})")).await?;
+            }
+            let fetch = "FETCH 10 c WITH (timeout = '10s')";
+            let rows = sql.rows(fetch).await?;
+            let given: Vec<_> = rows.iter().filter_map(|row| row[2].as_deref()).collect();
+            ensure!(given == ["10", "5"], "{given:?}");
+            for _ in 0..3 {
+                sql.fails("22012", fetch).await?;
+            }
+            sql.fails("22012", "MOVE 1 c").await?;
+            sql.run("CLOSE c").await?;
+            sql.run("DELETE FROM t").await?;
+        }
+        // A query's rows before its error are worth nothing.
+        sql.run(
+            "DECLARE q CURSOR WITH HOLD FOR SELECT 1 / (g - 3) FROM generate_series(1, 9) AS g",
+        )
+        .await?;
+        for _ in 0..2 {
+            sql.fails("22012", "FETCH 2 q").await?;
+        }
+        Ok(())
+    });
+}

@@ -36,7 +36,7 @@ impl ErrorRows {
         self.offsets.append_option(offset);
         self.lines.append_option(line);
         self.raws.push(raw.map(text_of));
-        self.reasons.push(reason.into());
+        self.reasons.push(without_nul(reason));
     }
 
     /// Rows so far.
@@ -81,10 +81,15 @@ impl ErrorRows {
     }
 }
 
+/// A reason may quote what was read, and clients take a NUL for the end of a text.
+fn without_nul(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
 /// Bytes as text: cut, and with U+FFFD for what text can't hold.
 fn text_of(raw: &[u8]) -> String {
     let cut = &raw[..raw.len().min(RAW_BYTES_MAX)];
-    let mut text = String::from_utf8_lossy(cut).replace('\0', "\u{fffd}");
+    let mut text = without_nul(&String::from_utf8_lossy(cut));
     if raw.len() > cut.len() && std::str::from_utf8(cut).is_err_and(|e| e.error_len().is_none()) {
         // The cut went through a character.
         text.pop();

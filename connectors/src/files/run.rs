@@ -17,7 +17,7 @@ use super::identity::{Cover, covers_all, verify};
 use super::input;
 use super::options::FilesOptions;
 use super::reader::{Job, Left, ReadError, Reader};
-use super::scan::{Found, Listing, find, list};
+use super::scan::{Found, Listing, find, is_within_a_server, list};
 use super::table::Table;
 use super::watch::{Doorbell, Hints, Watch};
 use crate::queue::{BatchSender, StopSignal, Stopped};
@@ -62,6 +62,8 @@ pub struct Run {
     missing: HashSet<u64>,
     /// Files whose last line is incomplete.
     unfinished: HashSet<u64>,
+    /// The root wasn't there at the last look.
+    rootless: bool,
     rescan_at: Instant,
     /// How long the last look at everything took.
     look_took: Duration,
@@ -90,6 +92,7 @@ impl Run {
             due: BTreeMap::new(),
             missing: HashSet::new(),
             unfinished: HashSet::new(),
+            rootless: false,
             rescan_at: Instant::now(),
             look_took: Duration::ZERO,
             shown: None,
@@ -155,7 +158,8 @@ impl Run {
         if let Some(trouble) = &listing.trouble {
             self.show(trouble.clone());
         }
-        if listing.device.is_none() {
+        self.rootless = listing.device.is_none();
+        if self.rootless {
             // A missing root is no deletion of its files.
             self.rescan_at = Instant::now() + MISSING_ROOT_POLL;
             return Ok(());
@@ -181,6 +185,9 @@ impl Run {
     fn look_at(&mut self, hints: Hints) -> Result<(), Stopped> {
         let mut files = Vec::new();
         for path in hints.paths {
+            if is_within_a_server(&self.options.root, &path) {
+                continue;
+            }
             match find(&path) {
                 Ok(Some(f)) => files.push(f),
                 // Gone, or renamed to where it doesn't concern us: a look at everything tells.
@@ -568,7 +575,9 @@ impl Run {
                 self.due.insert(number, Instant::now() + SETTLE);
             }
             Left::PartialLine => {
-                self.unfinished.insert(number);
+                if self.table.get(number).is_some_and(|e| e.stamp.size > 0) {
+                    self.unfinished.insert(number);
+                }
             }
             Left::OpenQuote | Left::CutPacking => {
                 self.due.insert(number, Instant::now() + SETTLE);
@@ -606,6 +615,12 @@ impl Run {
 
     fn show_waiting(&self) {
         let what = match self.unfinished.iter().next() {
+            None if self.rootless => {
+                format!(
+                    "new input; {} doesn't exist",
+                    self.options.root.base.display()
+                )
+            }
             None => "new input".to_string(),
             Some(number) => {
                 let path = self

@@ -56,6 +56,29 @@ fn found(path: PathBuf, metadata: &Metadata) -> Found {
     Found { path, id, stamp }
 }
 
+/// What the data directory of a server has in it.
+const OF_A_SERVER: [&str; 5] = ["LOCK", "committed", "manifest.copy", "segments", "sled"];
+
+/// Whether this is one of the files and directories that a server, this one or another, keeps in its data directory. They change with
+/// every commit, so that reading them would never end.
+fn is_of_a_server(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let lies_in_one = |directory: &Path| {
+        let mut all = ["LOCK", "segments", "sled"].iter();
+        all.all(|name| directory.join(name).exists())
+    };
+    name.is_some_and(|name| OF_A_SERVER.contains(&name)) && path.parent().is_some_and(lies_in_one)
+}
+
+/// The same of a path below `root`, or of what it lies in.
+pub fn is_within_a_server(root: &Root, path: &Path) -> bool {
+    let mut below = path.ancestors();
+    let mut below = below
+        .by_ref()
+        .take_while(|p| *p != root.base && p.starts_with(&root.base));
+    below.any(is_of_a_server)
+}
+
 /// Lists everything below `root`.
 pub fn list(root: &Root) -> Listing {
     let mut listing = Listing::default();
@@ -107,6 +130,9 @@ fn directory(root: &Root, path: &Path, depth: usize, listing: &mut Listing) {
             }
         };
         let path = entry.path();
+        if is_of_a_server(&path) {
+            continue;
+        }
         // Links to directories aren't followed: they may lead in a circle.
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
             let hidden = entry.file_name().to_str().is_some_and(ignored);

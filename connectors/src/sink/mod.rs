@@ -431,13 +431,18 @@ impl FileSink {
     }
 }
 
-/// Moves the buffer to the file.
+/// Moves the buffer to the file, unless that was cut meanwhile: what is written behind its end would leave zeros before it.
 fn flush(
     file: &mut File,
     path: &Path,
     buffer: &mut Vec<u8>,
     length: &mut u64,
 ) -> Result<(), ConnectorError> {
+    let present = file.metadata().map_err(|e| trouble(path, e))?.len();
+    if present < *length {
+        let what = format!("has {present} bytes, though {length} were written: put them back");
+        return Err(refused(path, &what));
+    }
     file.write_all(buffer).map_err(|e| trouble(path, e))?;
     *length += buffer.len() as u64;
     buffer.clear();

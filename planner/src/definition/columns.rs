@@ -9,6 +9,7 @@ use sqlparser::ast::{
     self, Expr, Ident, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor,
 };
 
+use super::qualifiers::without_schema;
 use super::{DEFAULT_SCHEMA, quoted, relations_or, with_query};
 use crate::ast::{Options, Query, Statement, parse};
 use crate::error::{Result, SqlError};
@@ -59,6 +60,7 @@ impl ChangedColumns {
     fn query(&self, query: &Query, how: How) -> Result<Query> {
         let mut query = query.clone();
         let mut failed = None;
+        without_schema(&mut query, (&self.schema, &self.name));
         relations_or(&mut query, is_listed, &mut |factor, _| {
             if let Err(e) = self.factor(factor, how) {
                 failed = Some(e);

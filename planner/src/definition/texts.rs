@@ -1,19 +1,20 @@
-//! Relations that expressions name by a constant text: `'t'::regclass`, `nextval('s')`. They mean what they meant when they were
-//! written, as PostgreSQL has their oids there.
+//! Relations that expressions name: by a constant text, as in `'t'::regclass` and `nextval('s')`, or by their row type, as in
+//! `NULL::t`. They mean what they meant when they were written, as PostgreSQL has their oids there.
 
 use std::ops::ControlFlow;
 
-use sqlparser::ast::{self, Expr, Value};
+use sqlparser::ast::{self, Expr, Ident, ObjectNamePart, Value};
 use sqlparser::tokenizer::Token;
 
 use crate::ast::{Name, Query};
 use crate::bind::expr::strip;
+use crate::bind::types::sql_type;
 use crate::functions::strings::quote_ident;
-use crate::names::name_of_text;
+use crate::names::{name_of, name_of_text};
 use crate::parser::{parts, string_of};
 
 /// Calls `rename` with the name that each such text spells; what it gives is the name from now on. True if there is one.
-pub(super) fn rename_in_texts(
+pub(super) fn rename_in_expressions(
     query: &mut Query,
     rename: &mut dyn FnMut(&Name) -> Option<Name>,
 ) -> bool {
@@ -120,6 +121,17 @@ impl ast::VisitorMut for Texts<'_> {
     type Break = ();
 
     fn pre_visit_expr(&mut self, e: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Cast { data_type, .. } = e
+            && let Some(of) = row_type(data_type)
+            && let Ok(name) = name_of(of)
+            && let Some(new) = (self.rename)(&name)
+        {
+            self.changed = true;
+            let parts = new.schema.into_iter().chain([new.name]);
+            let parts = parts.map(|part| Ident::with_quote('"', part));
+            of.0 = parts.map(ObjectNamePart::Identifier).collect();
+            return ControlFlow::Continue(());
+        }
         // That of a cast in a call is visited itself.
         let named = match e {
             Expr::Function(f) => sequence_text(f).map(str::to_owned),
@@ -131,6 +143,17 @@ impl ast::VisitorMut for Texts<'_> {
             *value = Value::SingleQuotedString(new);
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// The relation whose row type this is.
+fn row_type(data_type: &mut ast::DataType) -> Option<&mut ast::ObjectName> {
+    if sql_type(data_type).is_ok() || is_regclass(data_type) {
+        return None;
+    }
+    match data_type {
+        ast::DataType::Custom(name, modifiers) if modifiers.is_empty() => Some(name),
+        _ => None,
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Cursor {
     /// Rows that were read ahead.
     ahead: Vec<RecordBatch>,
     live: bool,
+    /// How reading ended, for every FETCH from then on.
+    failed: Option<SqlError>,
     /// It outlives its transaction.
     hold: bool,
     /// Its transaction is committed, or it never had one.
@@ -41,22 +43,22 @@ impl Cursor {
 
     /// Reads on until `count` rows are there, the end, or (for a subscription) the deadline; rows stay in `ahead`, so
     /// that nothing is lost if this is cancelled.
-    async fn fill(&mut self, count: usize, deadline: Option<Instant>) -> Result<(), SqlError> {
+    async fn fill(&mut self, count: usize, deadline: Option<Instant>) {
         while self.rows_ahead() < count {
             let Some(batches) = self.batches.as_mut().map(Mutex::get_mut) else {
-                return Ok(());
+                return;
             };
             let next = match (self.live, deadline) {
                 (false, _) => batches.next().await,
                 (true, Some(deadline)) => match timeout_at(deadline, batches.next()).await {
                     Ok(next) => next,
-                    Err(_) => return Ok(()),
+                    Err(_) => return,
                 },
                 // Without a timeout: wait for the first row, then take what is ready.
                 (true, None) if self.ahead.is_empty() => batches.next().await,
                 (true, None) => match timeout_at(Instant::now() + READY, batches.next()).await {
                     Ok(next) => next,
-                    Err(_) => return Ok(()),
+                    Err(_) => return,
                 },
             };
             match next {
@@ -64,12 +66,20 @@ impl Cursor {
                 Some(Ok(_)) => {}
                 Some(Err(e)) => {
                     self.batches = None;
-                    return Err(e);
+                    self.failed = Some(e);
                 }
                 None => self.batches = None,
             }
         }
-        Ok(())
+    }
+
+    /// The error that reading ended with, once it is its turn. The rows of a subscription before it are of epochs that are right; those of a
+    /// query are worth nothing.
+    fn check(&self) -> Result<(), SqlError> {
+        match &self.failed {
+            Some(e) if !self.live || self.ahead.is_empty() => Err(e.clone()),
+            _ => Ok(()),
+        }
     }
 
     fn take(&mut self, count: usize) -> Vec<RecordBatch> {
@@ -137,6 +147,7 @@ impl SqlSession {
                 batches: Some(Mutex::new(batches)),
                 ahead: vec![],
                 live,
+                failed: None,
                 hold,
                 held: !in_block,
             },
@@ -167,7 +178,8 @@ impl SqlSession {
         let cursor = self.cursors.get_mut(name).ok_or_else(|| no_cursor(name))?;
         let count = count.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let deadline = timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms).max(READY));
-        cursor.fill(count, deadline).await?;
+        cursor.fill(count, deadline).await;
+        cursor.check()?;
         let rows = cursor.take(count);
         let schema = cursor.schema.clone();
         let batches = futures::stream::iter(rows.into_iter().map(Ok)).boxed();
@@ -191,7 +203,8 @@ impl SqlSession {
         let mut moved = 0;
         // Step by step, so that rows that nobody wants aren't collected.
         while left > 0 {
-            cursor.fill(left.min(MOVED_AT_ONCE), None).await?;
+            cursor.fill(left.min(MOVED_AT_ONCE), None).await;
+            cursor.check()?;
             let rows: usize = cursor.take(left).iter().map(RecordBatch::num_rows).sum();
             moved += rows;
             left -= rows;
