@@ -1,6 +1,6 @@
 //! [`Direct`]: a query of one collection whose rows an index finds, or of a few given rows, run without planning it anew.
 //!
-//! Filters, projections, a sort and a limit over one scan or VALUES are kept as a list of steps with compiled expressions.
+//! Filters, projections, a sort and a limit, or one `min` or `max`, over one scan or VALUES are kept as a list of steps with compiled expressions.
 //! An execution puts the parameters' values into them, asks the reader for the rows that the filter's conditions
 //! select, and takes the rows through the steps. Any other query, and one that no index serves, goes to DataFusion.
 //!
@@ -11,13 +11,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Poll;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::{
+    SortColumn, SortOptions, concat_batches, lexsort_to_indices, sort_to_indices,
+};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_plan::filter::batch_filter;
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Column, DFSchema, ScalarValue};
-use datafusion_expr::{Expr, LogicalPlan};
+use datafusion_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan};
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions;
 use futures::StreamExt;
@@ -156,6 +158,8 @@ enum Step<E, N> {
     Project(Vec<E>, SchemaRef),
     Sort(Vec<(E, SortOptions)>, Option<usize>),
     Limit(N, Option<N>),
+    /// `min` or `max` of all rows, none of which is NULL: the first one in that order, NULL if there are no rows.
+    Extreme(E, SortOptions, SchemaRef),
 }
 
 /// A step that can be done.
@@ -196,8 +200,13 @@ impl Count {
 impl<E, N> Step<E, N> {
     /// It needs all rows at once.
     fn is_whole(&self) -> bool {
-        matches!(self, Step::Sort(..) | Step::Limit(..))
+        matches!(self, Step::Sort(..) | Step::Limit(..) | Step::Extreme(..))
     }
+}
+
+/// Without rows there is an answer as well.
+fn answers_nothing(steps: &[Bound]) -> bool {
+    steps.iter().any(|step| matches!(step, Step::Extreme(..)))
 }
 
 impl Step<Template, Count> {
@@ -218,6 +227,9 @@ impl Step<Template, Count> {
                     .collect::<Result<_>>()?,
                 *fetch,
             ),
+            Step::Extreme(value, options, schema) => {
+                Step::Extreme(value.bind(values)?, *options, schema.clone())
+            }
             Step::Limit(skip, fetch) => {
                 let fetch = fetch.as_ref().map(|n| n.bind(values));
                 match (skip.bind(values), fetch.unwrap_or(Some(None))) {
@@ -256,6 +268,15 @@ impl Bound {
                 }
                 let order = lexsort_to_indices(&columns, *fetch)?;
                 Ok(arrow::compute::take_record_batch(&batch, &order)?)
+            }
+            Step::Extreme(value, options, schema) => {
+                let values = array(value)?;
+                let first = sort_to_indices(&values, Some(*options), Some(1))?;
+                let best = match first.is_empty() {
+                    true => new_null_array(values.data_type(), 1),
+                    false => arrow::compute::take(&values, &first, None)?,
+                };
+                Ok(RecordBatch::try_new(schema.clone(), vec![best])?)
             }
             Step::Limit(skip, fetch) => {
                 let skip = (*skip).min(rows);
@@ -331,12 +352,17 @@ impl Direct {
     /// The column of the collection whose order decides which rows are the first ones, and whether descending.
     fn first_by(&self) -> Option<(usize, bool)> {
         let whole = self.steps.iter().position(Step::is_whole)?;
-        let Step::Sort(keys, fetch) = &self.steps[whole] else {
-            return None;
+        let next = self.steps.get(whole + 1);
+        let (key, options, has_nulls) = match &self.steps[whole] {
+            Step::Sort(keys, fetch)
+                if fetch.is_some() || matches!(next, Some(Step::Limit(_, Some(_)))) =>
+            {
+                let (key, options) = keys.first()?;
+                (key, options, true)
+            }
+            Step::Extreme(value, options, _) => (value, options, false),
+            _ => return None,
         };
-        let limited =
-            fetch.is_some() || matches!(self.steps.get(whole + 1), Some(Step::Limit(_, Some(_))));
-        let (key, options) = keys.first().filter(|_| limited)?;
         let mut column = key.column()?;
         for step in self.steps[..whole].iter().rev() {
             if let Step::Project(exprs, _) = step {
@@ -346,7 +372,7 @@ impl Direct {
         if let Some(columns) = &self.columns {
             column = columns[column];
         }
-        let nulls = self.types.field(column).is_nullable();
+        let nulls = has_nulls && self.types.field(column).is_nullable();
         let ordered = !nulls || options.descending == options.nulls_first;
         ordered.then_some((column, options.descending))
     }
@@ -407,6 +433,20 @@ impl Direct {
                 });
                 self.steps
                     .push(Step::Sort(keys.collect::<Option<_>>()?, sort.fetch));
+            }
+            LogicalPlan::Aggregate(aggregate) => {
+                let (value, descending) = extreme(aggregate)?;
+                self.chain(&aggregate.input)?;
+                let inputs = inputs(&aggregate.input)?;
+                self.steps
+                    .push(Step::Filter(inputs.template(&value.clone().is_not_null())?));
+                let options = SortOptions {
+                    descending,
+                    nulls_first: descending,
+                };
+                let schema = Arc::new(aggregate.schema.as_arrow().clone());
+                self.steps
+                    .push(Step::Extreme(inputs.template(value)?, options, schema));
             }
             LogicalPlan::Limit(limit) => {
                 self.chain(&limit.input)?;
@@ -499,6 +539,10 @@ impl Direct {
         let mut steps = VecDeque::from(steps);
         let whole = steps.iter().position(Step::is_whole);
         let each: Vec<_> = steps.drain(..whole.unwrap_or(steps.len())).collect();
+        let nothing = match answers_nothing(steps.make_contiguous()) {
+            true => Some(self.nothing(&each)?),
+            false => None,
+        };
         let scanned = self.scanned.clone();
         let pieces = rows.map(move |batch| {
             let batch = relabel(batch?, &scanned)?;
@@ -512,7 +556,7 @@ impl Direct {
         // The rows that an index found, which a sort or a limit needs together.
         let mut all: Vec<RecordBatch> = Vec::new();
         let rest = move |all: &[RecordBatch]| {
-            let Some(first) = all.first() else {
+            let Some(first) = all.first().or(nothing.as_ref()) else {
                 return Ok(None);
             };
             let batch = concat_batches(first.schema_ref(), all).map_err(internal)?;
@@ -569,16 +613,19 @@ impl Direct {
             return Ok(None);
         };
         let (each, rest) = steps.split_at(whole);
-        let Some(Step::Sort(_, Some(wanted))) = rest.first() else {
-            return Ok(None);
+        let (wanted, nulls) = match rest.first() {
+            Some(Step::Sort(_, Some(wanted))) => (*wanted, true),
+            Some(Step::Extreme(..)) => (1, false),
+            _ => return Ok(None),
         };
-        if *wanted > FIRST_ROWS_READ_MAX {
+        if wanted > FIRST_ROWS_READ_MAX {
             return Ok(None);
         }
         let order = ColumnOrder {
             column,
             descending,
-            rows: *wanted,
+            nulls,
+            rows: wanted,
         };
         let columns = self.columns.as_deref();
         let Some(pieces) = reader.find_in_order(self.collection, columns, conditions, order)?
@@ -602,9 +649,12 @@ impl Direct {
                     all.push(batch);
                 }
             }
-            if rows >= *wanted {
+            if rows >= wanted {
                 break;
             }
+        }
+        if all.is_empty() && answers_nothing(rest) {
+            all.push(self.nothing(each)?);
         }
         let Some(first) = all.first() else {
             return Ok(Some(None));
@@ -612,6 +662,11 @@ impl Direct {
         let batch = concat_batches(first.schema_ref(), &all).map_err(internal)?;
         let answer = relabel(take(batch, rest.iter())?, &self.output)?;
         Ok(Some(Some(answer)))
+    }
+
+    /// What the steps make of no rows.
+    fn nothing(&self, steps: &[Bound]) -> Result<RecordBatch> {
+        take(RecordBatch::new_empty(self.scanned.clone()), steps.iter())
     }
 
     /// The given rows, column by column.
@@ -694,7 +749,43 @@ fn is_chain(plan: &LogicalPlan) -> bool {
     chain && walked.is_ok()
 }
 
+/// The argument of the one `min` or `max` that an aggregate without groups computes, and whether the greatest is wanted. Only of types
+/// whose values are sorted as those functions compare them.
+fn extreme(aggregate: &Aggregate) -> Option<(&Expr, bool)> {
+    let (true, [Expr::AggregateFunction(call)]) = (
+        aggregate.group_expr.is_empty(),
+        aggregate.aggr_expr.as_slice(),
+    ) else {
+        return None;
+    };
+    let plain = call.params.filter.is_none() && call.params.order_by.is_empty();
+    let ([value], true) = (call.params.args.as_slice(), plain) else {
+        return None;
+    };
+    let ty = value.get_type(&aggregate.input.schema()).ok()?;
+    let sorted = ty.is_integer()
+        || matches!(
+            ty,
+            DataType::Decimal128(..)
+                | DataType::Date32
+                | DataType::Time64(_)
+                | DataType::Timestamp(..)
+                | DataType::Utf8View
+        );
+    if !sorted || ty != *aggregate.schema.field(0).data_type() {
+        return None;
+    }
+    match call.func.name() {
+        "min" => Some((value, false)),
+        "max" => Some((value, true)),
+        _ => None,
+    }
+}
+
 fn is_step(node: &LogicalPlan) -> bool {
+    if let LogicalPlan::Aggregate(aggregate) = node {
+        return extreme(aggregate).is_some();
+    }
     matches!(
         node,
         LogicalPlan::TableScan(_)

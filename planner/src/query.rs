@@ -117,6 +117,8 @@ pub struct ColumnOrder {
     pub column: usize,
     /// The greatest first.
     pub descending: bool,
+    /// Rows with NULL are wanted as well.
+    pub nulls: bool,
     /// How many rows will do at best.
     pub rows: usize,
 }

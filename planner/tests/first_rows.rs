@@ -235,3 +235,72 @@ fn other_orders_are_not_asked_for() {
         assert_eq!(run(sql, params), expected, "{sql}");
     }
 }
+
+#[test]
+fn the_least_and_the_greatest_are_first_rows() {
+    for (sql, params, orders, pieces, answer) in [
+        (
+            "SELECT max(id) FROM t",
+            &[][..],
+            vec![(1, true)],
+            1,
+            ROWS - 1,
+        ),
+        ("SELECT min(id) + 7 AS m FROM t", &[], vec![(1, false)], 1, 7),
+        (
+            "SELECT coalesce(max(s.k), 0) + 1 FROM (SELECT id AS k, v FROM t) s WHERE v < 500000",
+            &[],
+            vec![(1, true)],
+            16,
+            50_000,
+        ),
+        (
+            "SELECT min(id) FROM t WHERE v % $1 = 0 AND v > 0 HAVING min(id) > 5",
+            &[120_000],
+            vec![(1, false)],
+            2,
+            12_000,
+        ),
+        // NULL is neither.
+        (
+            "SELECT coalesce(max(n), -1) FROM (SELECT n FROM t ORDER BY id LIMIT 5) s",
+            &[],
+            vec![(1, false)],
+            1,
+            -1,
+        ),
+        (
+            "SELECT coalesce(min(id), -1) FROM (SELECT id FROM t ORDER BY id LIMIT 0) s",
+            &[],
+            vec![],
+            0,
+            -1,
+        ),
+    ] {
+        let expected = Run {
+            orders,
+            pieces,
+            answer: Some(vec![answer]),
+        };
+        assert_eq!(run(sql, params), expected, "{sql}");
+    }
+}
+
+#[test]
+fn other_aggregates_take_the_general_path() {
+    for sql in [
+        "SELECT max(id) FROM t GROUP BY v",
+        "SELECT max(id), min(id) FROM t",
+        "SELECT max(id) FILTER (WHERE v > 5) FROM t",
+        "SELECT count(id) FROM t",
+        "SELECT max(id::float8) FROM t",
+        "SELECT max(id + 1) FROM t",
+    ] {
+        let general = Run {
+            orders: vec![],
+            pieces: 0,
+            answer: None,
+        };
+        assert_eq!(run(sql, &[]), general, "{sql}");
+    }
+}

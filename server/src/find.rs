@@ -267,7 +267,8 @@ impl Snapshot {
             return Ok(None);
         };
         let left = match ranges.as_deref() {
-            None => ALL_CODES,
+            None if order.nulls => ALL_CODES,
+            None => code_range(None, None),
             Some([range]) => *range,
             Some(_) => return Ok(None),
         };
