@@ -153,8 +153,8 @@ pub struct QueryPlan {
     pub uses_now: bool,
     /// The first volatile function that occurs, e.g. `random`.
     pub volatile: Option<String>,
-    /// A function that gives what the session has set, e.g. `current_setting`. In the plan it is a constant.
-    pub of_session: Option<String>,
+    /// A function that asks the session or the catalog, e.g. `current_setting`. What it gives isn't kept up to date.
+    pub asks: Option<String>,
     /// The session's part, constant for one execution.
     pub session: SessionContextInfo,
     /// What DataFusion makes of it, from its first execution on, if nothing is put in at each.
@@ -342,7 +342,7 @@ impl Planner {
             inputs: facts.inputs,
             uses_now: facts.uses_now,
             volatile: facts.volatile,
-            of_session: facts.of_session,
+            asks: facts.asks,
             session: session.clone(),
             kept: execute::Kept::default(),
         })

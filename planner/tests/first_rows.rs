@@ -246,7 +246,13 @@ fn the_least_and_the_greatest_are_first_rows() {
             1,
             ROWS - 1,
         ),
-        ("SELECT min(id) + 7 AS m FROM t", &[], vec![(1, false)], 1, 7),
+        (
+            "SELECT min(id) + 7 AS m FROM t",
+            &[],
+            vec![(1, false)],
+            1,
+            7,
+        ),
         (
             "SELECT coalesce(max(s.k), 0) + 1 FROM (SELECT id AS k, v FROM t) s WHERE v < 500000",
             &[],

@@ -16,6 +16,7 @@ use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::functions::registry::{self, Arg, Overload, Ret};
 use crate::functions::shared::shared;
+use crate::functions::system::asks_catalog;
 use crate::functions::{Time, call, registry::CallTypes};
 use crate::names::name_of_text;
 use crate::parser::fold;
@@ -41,6 +42,9 @@ impl Binder<'_> {
         }
         if let Some(call) = self.sequence_call(c, name, f)? {
             return Ok(call);
+        }
+        if asks_catalog(name) {
+            self.asks(name);
         }
         let args = match &f.args {
             FunctionArguments::None => Vec::new(),
@@ -144,7 +148,7 @@ impl Binder<'_> {
                     .and_then(text_of)
                     .unwrap_or_default()
                     .to_lowercase();
-                self.of_session(name);
+                self.asks(name);
                 match self.session.variables.get(&key) {
                     Some(v) => Ok(self.text(&v.clone())),
                     // A definition that is read again has no session whose settings it could ask for.

@@ -133,7 +133,7 @@ struct Found {
     inputs: Vec<CollectionId>,
     uses_now: bool,
     volatile: Option<String>,
-    of_session: Option<String>,
+    asks: Option<String>,
     qualifiers: HashMap<String, usize>,
     counter: usize,
     views: Vec<String>,
@@ -166,7 +166,7 @@ pub(crate) struct Facts {
     pub inputs: Vec<CollectionId>,
     pub uses_now: bool,
     pub volatile: Option<String>,
-    pub of_session: Option<String>,
+    pub asks: Option<String>,
     /// Of the columns of the relations that are named.
     pub origins: Origins,
 }
@@ -212,7 +212,7 @@ impl<'a> Binder<'a> {
             inputs: f.inputs,
             uses_now: f.uses_now,
             volatile: f.volatile,
-            of_session: f.of_session,
+            asks: f.asks,
             origins: f.origins,
         }
     }
@@ -273,9 +273,9 @@ impl<'a> Binder<'a> {
             .get_or_insert_with(|| function.to_string());
     }
 
-    /// What a function gives is a setting of the session.
-    pub(crate) fn of_session(&self, function: &str) {
-        self.found.borrow_mut().of_session = Some(function.to_string());
+    /// What a function gives is the session's or the catalog's.
+    pub(crate) fn asks(&self, function: &str) {
+        self.found.borrow_mut().asks = Some(function.to_string());
     }
 
     /// Runs `f` as the body of the view `name`; refuses endless nesting.

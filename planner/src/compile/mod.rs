@@ -76,8 +76,8 @@ impl QueryPlan {
         if let Some(name) = &self.volatile {
             return Err(refuse::volatile(name));
         }
-        if let Some(name) = &self.of_session {
-            return Err(refuse::of_session(name));
+        if let Some(name) = &self.asks {
+            return Err(refuse::asks(name));
         }
         if self.uses_now {
             return Err(refuse::clock("now"));

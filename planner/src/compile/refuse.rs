@@ -101,9 +101,9 @@ pub(super) fn clock(name: &str) -> SqlError {
 }
 
 /// The refusal of a volatile function.
-pub(super) fn of_session(name: &str) -> SqlError {
+pub(super) fn asks(name: &str) -> SqlError {
     SqlError::unsupported(format!(
-        "{name}() can't be maintained: each session has its own settings"
+        "{name}() can't be maintained: it asks the session or the catalog"
     ))
     .hint("Write the value, or call the function in the SELECT that reads the view.")
 }

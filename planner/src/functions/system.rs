@@ -179,6 +179,62 @@ fn size_bytes(size: &str) -> Result<i64> {
     i64::try_from(bytes).map_err(|_| SqlError::new("22003", "bigint out of range"))
 }
 
+// Beside rows of users these know nothing of the catalog; queries of `pg_catalog` have their own.
+
+/// What everybody may see and do.
+const ALLOWED: [&str; 15] = [
+    "pg_table_is_visible(int8) bool",
+    "pg_type_is_visible(int8) bool",
+    "pg_function_is_visible(int8) bool",
+    "pg_opclass_is_visible(int8) bool",
+    "pg_collation_is_visible(int8) bool",
+    "has_schema_privilege(any, any...) bool",
+    "has_table_privilege(any, any...) bool",
+    "has_database_privilege(any, any...) bool",
+    "has_function_privilege(any, any...) bool",
+    "pg_statistics_obj_is_visible(int8) bool",
+    "pg_operator_is_visible(int8) bool",
+    "pg_ts_config_is_visible(int8) bool",
+    "has_column_privilege(any, any...) bool",
+    "has_any_column_privilege(any, any...) bool",
+    "pg_is_other_temp_schema_not(int8) bool",
+];
+
+/// NULL.
+const UNTOLD: [&str; 16] = [
+    "obj_description(any, any...) text",
+    "col_description(int8, int4) text",
+    "shobj_description(any, any...) text",
+    "pg_get_expr(any, any...) text",
+    "pg_get_constraintdef(int8, any...) text",
+    "pg_get_indexdef(int8, any...) text",
+    "pg_get_ruledef(int8, any...) text",
+    "pg_get_triggerdef(int8, any...) text",
+    "pg_get_function_result(int8) text",
+    "pg_get_function_arguments(int8) text",
+    "pg_get_partkeydef(int8) text",
+    "pg_get_statisticsobjdef_columns(int8) text",
+    "pg_tablespace_location(int8) text",
+    "pg_get_functiondef(int8) text",
+    "pg_get_function_identity_arguments(int8) text",
+    "pg_get_viewdef(int8, any...) text",
+];
+
+/// 0.
+const SIZES: [&str; 4] = [
+    "pg_table_size(int8) int8",
+    "pg_total_relation_size(int8) int8",
+    "pg_relation_size(int8, any...) int8",
+    "pg_database_size(any) int8",
+];
+
+/// Whether what a function says is of the catalog.
+pub(crate) fn asks_catalog(function: &str) -> bool {
+    let all = ALLOWED.iter().chain(&UNTOLD).chain(&SIZES);
+    let mut names = all.filter_map(|signature| signature.split('(').next());
+    names.any(|name| name == function)
+}
+
 /// Registers the functions of this file.
 pub fn register(r: &mut Registry) {
     r.add(
@@ -191,23 +247,7 @@ pub fn register(r: &mut Registry) {
     );
     r.add("pg_get_userbyid(int8) text", always("tidemill"));
     r.add("pg_encoding_to_char(int4) text", always("UTF8"));
-    for name in [
-        "pg_table_is_visible(int8) bool",
-        "pg_type_is_visible(int8) bool",
-        "pg_function_is_visible(int8) bool",
-        "pg_opclass_is_visible(int8) bool",
-        "pg_collation_is_visible(int8) bool",
-        "has_schema_privilege(any, any...) bool",
-        "has_table_privilege(any, any...) bool",
-        "has_database_privilege(any, any...) bool",
-        "has_function_privilege(any, any...) bool",
-        "pg_statistics_obj_is_visible(int8) bool",
-        "pg_operator_is_visible(int8) bool",
-        "pg_ts_config_is_visible(int8) bool",
-        "has_column_privilege(any, any...) bool",
-        "has_any_column_privilege(any, any...) bool",
-        "pg_is_other_temp_schema_not(int8) bool",
-    ] {
+    for name in ALLOWED {
         r.add(name, yes());
     }
     r.add(
@@ -220,32 +260,10 @@ pub fn register(r: &mut Registry) {
     );
     r.add("pg_backend_pid() int4", kernel!(| | -> int4 Ok(Some(1))));
     r.add("pg_my_temp_schema() int8", kernel!(| | -> int8 Ok(Some(0))));
-    for name in [
-        "obj_description(any, any...) text",
-        "col_description(int8, int4) text",
-        "shobj_description(any, any...) text",
-        "pg_get_expr(any, any...) text",
-        "pg_get_constraintdef(int8, any...) text",
-        "pg_get_indexdef(int8, any...) text",
-        "pg_get_ruledef(int8, any...) text",
-        "pg_get_triggerdef(int8, any...) text",
-        "pg_get_function_result(int8) text",
-        "pg_get_function_arguments(int8) text",
-        "pg_get_partkeydef(int8) text",
-        "pg_get_statisticsobjdef_columns(int8) text",
-        "pg_tablespace_location(int8) text",
-        "pg_get_functiondef(int8) text",
-        "pg_get_function_identity_arguments(int8) text",
-        "pg_get_viewdef(int8, any...) text",
-    ] {
+    for name in UNTOLD {
         r.add(name, nothing());
     }
-    for name in [
-        "pg_table_size(int8) int8",
-        "pg_total_relation_size(int8) int8",
-        "pg_relation_size(int8, any...) int8",
-        "pg_database_size(any) int8",
-    ] {
+    for name in SIZES {
         r.add(
             name,
             Arc::new(|a: &Args| Ok(Arc::new(arrow::array::Int64Array::from(vec![0; a.rows])))),

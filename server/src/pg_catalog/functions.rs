@@ -269,9 +269,9 @@ functions! {
     // Bits of what can be done: INSERT, UPDATE, DELETE.
     catalog "pg_relation_is_updatable" => INT, |a, c| Ok(Value::Int(if is_table(a, c) { 28 } else { 0 }));
     catalog "pg_column_is_updatable" => BOOL, |a, c| Ok(Value::Bool(is_table(a, c)));
-    catalog "pg_relation_size" => BIGINT, |a, c| Ok(Value::Int(size(a, c)));
-    catalog "pg_table_size" => BIGINT, |a, c| Ok(Value::Int(size(a, c)));
-    catalog "pg_total_relation_size" => BIGINT, |a, c| Ok(Value::Int(size(a, c)));
+    catalog "pg_relation_size" => BIGINT, |a, c| Ok(size(a, c, false));
+    catalog "pg_table_size" => BIGINT, |a, c| Ok(size(a, c, false));
+    catalog "pg_total_relation_size" => BIGINT, |a, c| Ok(size(a, c, true));
     catalog "pg_indexes_size" => BIGINT, |_, _| Ok(Value::Int(0));
     catalog "pg_tablespace_size" => BIGINT, |_, c| Ok(Value::Int(all_sizes(c)));
     catalog "pg_database_size" => BIGINT, |_, c| Ok(Value::Int(all_sizes(c)));
@@ -598,21 +598,27 @@ fn setting(args: &[Value], context: &Context<'_>) -> Result<Value, SqlError> {
     }
 }
 
-fn size(args: &[Value], context: &Context<'_>) -> i64 {
+fn size(args: &[Value], context: &Context<'_>, with_indexes: bool) -> Value {
     let oid = arg(args, 0)
         .int()
         .or_else(|| context.find_relation(&text(args, 0)));
-    let relation = oid.and_then(|oid| context.relation(oid));
-    relation.and_then(|relation| relation.bytes).unwrap_or(0) as i64
+    let Some(oid) = oid else { return Value::Null };
+    let mut relations = context.snapshot.relations.iter();
+    if let Some(relation) = context.relation(oid) {
+        return Value::Int(bytes_of(relation, with_indexes));
+    }
+    let index = relations.find_map(|r| r.indexes.iter().find(|i| i64::from(i.oid) == oid));
+    index.map_or(Value::Null, |index| Value::Int(index.bytes as i64))
+}
+
+fn bytes_of(relation: &super::RelationInfo, with_indexes: bool) -> i64 {
+    let indexes = relation.indexes.iter().filter(|_| with_indexes);
+    (relation.bytes.unwrap_or(0) + indexes.map(|i| i.bytes).sum::<u64>()) as i64
 }
 
 fn all_sizes(context: &Context<'_>) -> i64 {
-    let sizes = context
-        .snapshot
-        .relations
-        .iter()
-        .filter_map(|relation| relation.bytes);
-    sizes.sum::<u64>() as i64
+    let relations = context.snapshot.relations.iter();
+    relations.map(|relation| bytes_of(relation, true)).sum()
 }
 
 /// `pg_size_pretty`

@@ -236,6 +236,8 @@ pub struct IndexInfo {
     pub constraint: bool,
     /// COMMENT ON the index.
     pub comment: Option<String>,
+    /// Bytes that are stored of it.
+    pub bytes: u64,
 }
 
 /// A relation of `pg_catalog` or `information_schema`.

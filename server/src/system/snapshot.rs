@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tidemill_dataflow::plan::OutputStorage;
 use tidemill_planner::ast::{ColumnDefault, Nulls, Numbering, NumberingKind};
 use tidemill_zset::schema::SqlType;
 
@@ -37,9 +38,20 @@ impl SystemRelations {
             name: "tidemill".into(),
             comment: Some("what the server does".into()),
         });
-        let mut relations: Vec<pg_catalog::RelationInfo> =
-            catalog.objects().filter_map(relation_info).collect();
-        for (on, index) in catalog.objects().filter_map(index_info) {
+        let mut relations: Vec<pg_catalog::RelationInfo> = catalog
+            .objects()
+            .filter_map(|object| {
+                let mut relation = relation_info(object)?;
+                (relation.rows, relation.bytes) = sizes(object, published);
+                Some(relation)
+            })
+            .collect();
+        let index = |object| {
+            let (on, mut index) = index_info(object)?;
+            index.bytes = sizes(object, published).1.unwrap_or(0);
+            Some((on, index))
+        };
+        for (on, index) in catalog.objects().filter_map(index) {
             if let Some(relation) = relations.iter_mut().find(|r| r.oid == on) {
                 relation.indexes.push(index);
             }
@@ -77,6 +89,24 @@ impl SystemRelations {
             advisory: Arc::clone(&self.advisory),
         }
     }
+}
+
+/// About how many rows an object has, and the bytes that are stored of it, as far as they are its own.
+fn sizes(object: &Arc<Object>, published: &Published) -> (Option<u64>, Option<u64>) {
+    let ids = &object.record.ids;
+    let states = ids.states.iter().map(|s| s.id);
+    let stored = |id| published.store.arrangement(id);
+    let all = states.chain(ids.rows).chain(ids.errors).filter_map(stored);
+    let contents = match &object.detail {
+        Detail::MaterializedView {
+            output: OutputStorage::Arrangement { index, .. },
+            ..
+        } => ids.states.get(*index).map(|s| s.id),
+        _ => ids.rows,
+    };
+    let rows = contents.and_then(stored).map(|v| v.rows_estimate());
+    let bytes = all.map(|v| v.bytes()).sum();
+    (rows, rows.map(|_| bytes))
 }
 
 fn relation_info(object: &Arc<Object>) -> Option<pg_catalog::RelationInfo> {
@@ -192,6 +222,7 @@ fn index_info(object: &Arc<Object>) -> Option<(u32, pg_catalog::IndexInfo)> {
         nulls_not_distinct: *unique == Some(Nulls::NotDistinct),
         constraint: object.record.constraint,
         comment: object.record.comment.clone(),
+        bytes: 0,
     };
     Some((pg_catalog::FIRST_USER_OID + *on as u32, index))
 }
