@@ -43,12 +43,12 @@ pub struct ServeOptions {
     /// CREATE and COMMENT statements to run at the start; what the catalog has already must agree.
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
-    /// Bytes of memory for operator state, all workers together [default: a quarter of the machine's].
-    #[arg(long, value_name = "BYTES")]
+    /// Bytes of memory for operator state, all workers together, or with a unit: 512MB, 4GB [default: a quarter of the machine's].
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub state_memory: Option<usize>,
     /// Bytes of memory for sorts, hash tables and the like of SELECTs, all sessions together [default: a quarter of the
     /// machine's]; a query that needs more fails.
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub query_memory: Option<usize>,
 }
 
@@ -267,6 +267,29 @@ fn report_too_large_files() {
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
+}
+
+/// A number of bytes, or of a unit as PostgreSQL has them: `512MB`.
+fn bytes(text: &str) -> Result<usize, String> {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let text = text.trim();
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = (&text[..end], text[end..].trim());
+    let power = match unit {
+        "" => Some(0),
+        unit => UNITS.iter().position(|u| u.eq_ignore_ascii_case(unit)),
+    };
+    let bytes = number.parse::<usize>().ok().zip(power);
+    bytes
+        .and_then(|(n, power)| n.checked_mul(1 << (10 * power)))
+        .ok_or_else(|| {
+            format!(
+                "write a number of bytes, or one with a unit ({})",
+                UNITS.join(", ")
+            )
+        })
 }
 
 /// Physical memory of the machine.

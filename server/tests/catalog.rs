@@ -94,6 +94,7 @@ fn snapshot() -> CatalogSnapshot {
         constraint: false,
         unique: false,
         comment: None,
+        bytes: 0,
     }];
     let mut v = relation(
         16_386,

@@ -87,6 +87,23 @@ fn help_names_every_option() {
                 all(&output)
             );
         }
+        let start = |size, listen| {
+            let options = [
+                "--data-dir",
+                "/nowhere",
+                "--state-memory",
+                size,
+                "--listen",
+                listen,
+            ];
+            tidemill(&[&["serve"], &options[..]].concat(), SOON)
+        };
+        for size in ["12 MiB", "lots", "99999999999TB"] {
+            let refused = all(&start(size, "127.0.0.1:0")?);
+            ensure!(refused.contains("a number of bytes"), "{size}: {refused}");
+        }
+        let refused = all(&start("1gb", "127.0.0.1:no")?);
+        ensure!(refused.contains("port value"), "{refused}");
         let output = tidemill(&["demo", "--help"], SOON)?;
         ensure!(all(&output).contains("--keep"), "{}", all(&output));
         ensure!(

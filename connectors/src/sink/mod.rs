@@ -28,7 +28,15 @@ use found::{COMPARED_BYTES_MAX, FOUND_BYTES_MAX, Found, Taken};
 /// Bytes that are collected before they go to the file.
 const BUFFER_BYTES: usize = 256 << 10;
 
-const SINK_OPTIONS: &[&str] = &["connector", "path", "format", "time_column", "diff_column"];
+/// With `history_max`, which is for whoever runs the sink, so that errors list it.
+const SINK_OPTIONS: &[&str] = &[
+    "connector",
+    "path",
+    "format",
+    "time_column",
+    "diff_column",
+    "history_max",
+];
 
 /// How lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,15 +8,15 @@ use sqlparser::ast::{
 use tidemill_zset::schema::SqlType;
 
 use super::elements::subscripts;
-use super::expr::Ctx;
+use super::expr::{Ctx, at};
 use super::from::Joined;
 use super::scope::{Outer, Scope};
 use super::{Binder, Ctes, Rel, RelCol, Typed, columns_of, df, project, unique_names};
 use crate::ast::{ColumnDefault, Numbering, NumberingKind};
 use crate::catalog::Relation;
 use crate::error::{Result, SqlError};
-use crate::parser::parts;
 use crate::parser::spelling::Overriding;
+use crate::parser::{parts, position};
 
 /// The value of an expression that has no columns; `None` if it isn't constant or fails.
 pub(crate) fn fold_constant(e: &Expr) -> Option<ScalarValue> {
@@ -141,12 +141,11 @@ impl Binder<'_> {
         } else {
             let mut out = Vec::new();
             for c in &i.columns {
-                let name = target(table, c)?;
-                let n = column_number(table, &name)?;
+                let n = target_number(table, c)?;
                 if out.contains(&n) {
                     return Err(SqlError::new(
                         "42701",
-                        format!("column \"{name}\" specified more than once"),
+                        format!("column \"{}\" specified more than once", fields[n].name()),
                     ));
                 }
                 out.push(n);
@@ -443,8 +442,8 @@ impl Binder<'_> {
                 }
             };
             for (target_name, value) in pairs {
-                let name = target(table, target_name)?;
-                let n = column_number(table, &name)?;
+                let n = target_number(table, target_name)?;
+                let name = table.columns.field(n).name();
                 let parts = subscripts(target_name);
                 // Several parts of a column may be assigned to.
                 let before = set[n].replace(!parts.is_empty());
@@ -462,7 +461,7 @@ impl Binder<'_> {
                     }
                     let of = SqlType::of(table.columns.field(n));
                     let old = new[n].clone();
-                    new[n] = self.part_assigned(ctx, (&name, &of), old, &parts, value)?;
+                    new[n] = self.part_assigned(ctx, (name, &of), old, &parts, value)?;
                     continue;
                 }
                 let number = numbered(defaults).find(|(column, _)| *column == n);
@@ -477,11 +476,11 @@ impl Binder<'_> {
                     (true, None) => self.default_of(defaults.get(n).and_then(Option::as_ref))?,
                     (false, Some((_, numbering))) if numbering.kind == NumberingKind::Always => {
                         let message = format!("column \"{name}\" can only be updated to DEFAULT");
-                        return Err(SqlError::new("428C9", message).detail(defined_always(&name)));
+                        return Err(SqlError::new("428C9", message).detail(defined_always(name)));
                     }
                     _ => self.expr(ctx, value)?,
                 };
-                new[n] = self.assign(t, &SqlType::of(table.columns.field(n)), &name)?;
+                new[n] = self.assign(t, &SqlType::of(table.columns.field(n)), name)?;
             }
         }
         Ok(new)
@@ -525,6 +524,17 @@ impl Binder<'_> {
             .collect();
         Ok(Rel { plan, cols })
     }
+}
+
+/// The number of the column that INSERT or UPDATE names.
+fn target_number(table: &Relation, name: &ast::ObjectName) -> Result<usize> {
+    let place = match name.0.first() {
+        Some(ast::ObjectNamePart::Identifier(ident)) => position(ident.span),
+        _ => None,
+    };
+    target(table, name)
+        .and_then(|name| column_number(table, &name))
+        .map_err(|e| at(e, place))
 }
 
 /// The column that INSERT or UPDATE names: without its table, whose name would be a column's that has fields.

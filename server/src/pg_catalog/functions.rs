@@ -608,7 +608,8 @@ fn size(args: &[Value], context: &Context<'_>, with_indexes: bool) -> Value {
         return Value::Int(bytes_of(relation, with_indexes));
     }
     let index = relations.find_map(|r| r.indexes.iter().find(|i| i64::from(i.oid) == oid));
-    index.map_or(Value::Null, |index| Value::Int(index.bytes as i64))
+    // A primary key has no rows besides the table's.
+    Value::Int(index.map_or(0, |index| index.bytes as i64))
 }
 
 fn bytes_of(relation: &super::RelationInfo, with_indexes: bool) -> i64 {
