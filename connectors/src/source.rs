@@ -1,6 +1,7 @@
 //! What every source gives and is given.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -32,6 +33,15 @@ pub fn validate_options(spec: &SourceSpec) -> Result<(), ConnectorError> {
         Connector::Files => files::FilesOptions::parse(spec).map(drop),
         Connector::Generator => generator::GeneratorOptions::parse(spec).map(drop),
     }
+}
+
+/// Whether a file at `path` is one that the source reads, as far as names say.
+pub fn reads_file(spec: &SourceSpec, path: &Path) -> bool {
+    let (Ok(Connector::Files), Ok(path)) = (connector_of(&spec.options), std::path::absolute(path))
+    else {
+        return false;
+    };
+    files::FilesOptions::parse(spec).is_ok_and(|options| options.root.matches(&path))
 }
 
 /// Opens a source at its committed `offsets` (none: from the start). A path that doesn't exist

@@ -406,17 +406,17 @@ mod tests {
         let renamed = |sql: &str| rename_relation(sql, "public", "t", "New").unwrap();
         assert_eq!(
             renamed("SELECT 't'::regclass, CAST('public.t' AS regclass), 's.t'::regclass, 't'"),
-            "SELECT '\"New\"'::regclass, CAST('public.\"New\"' AS regclass), 's.t'::regclass, 't'"
+            "SELECT '\"New\"'::REGCLASS, CAST('public.\"New\"' AS REGCLASS), 's.t'::REGCLASS, 't'"
         );
         assert_eq!(
             renamed("SELECT nextval('t'), currval(' \"t\" '::regclass), lower('t')"),
-            "SELECT nextval('\"New\"'), currval('\"New\"'::regclass), lower('t')"
+            "SELECT nextval('\"New\"'), currval('\"New\"'::REGCLASS), lower('t')"
         );
         let query = crate::names::parse_query("SELECT regclass 't', setval('T', 1)").unwrap();
         let qualified = qualify(&query, |_| Some("s1".into())).unwrap();
         assert_eq!(
             qualified.to_string(),
-            "SELECT regclass 's1.t', setval('s1.t', 1)"
+            "SELECT REGCLASS 's1.t', setval('s1.t', 1)"
         );
         let of_sequences = |sql| with_schemas_of_sequences(sql, |_| Some("S".into()));
         assert_eq!(

@@ -198,3 +198,32 @@ fn a_sink_whose_file_is_cut_stalls() {
         holds_the_view(&sql, &path).await
     });
 }
+
+#[test]
+fn a_sink_never_feeds_what_it_stands_on() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        let input = scratch.dir("input");
+        let shown = input.display();
+        sql.run(&format!(
+            "CREATE SOURCE s (k text) WITH (connector = 'files', path = '{shown}/**/*.csv', format = 'csv', persistent_id = 's')"
+        ))
+        .await?;
+        sql.run("CREATE VIEW v AS SELECT k FROM s").await?;
+        sql.run("CREATE MATERIALIZED VIEW m AS SELECT count(*) AS n FROM v")
+            .await?;
+        let sink = |path: &str, format: &str| {
+            format!(
+                "CREATE SINK out FROM m WITH (connector = 'files', path = '{path}', format = '{format}')"
+            )
+        };
+        let failure = sql
+            .fails("22023", &sink(&format!("{shown}/out.csv"), "csv"))
+            .await?;
+        ensure!(format!("{failure:?}").contains("source s"), "{failure:?}");
+        ensure!(!input.join("out.csv").exists());
+        // The source doesn't read such files.
+        sql.run(&sink(&format!("{shown}/out.jsonl"), "jsonl")).await
+    });
+}

@@ -593,14 +593,16 @@ pub fn register(r: &mut Registry) {
         "rtrim(text, text) text",
         kernel!(|s: text, c: text| -> text Ok(Some(trim(s, c, false, true)))),
     );
-    r.add(
-        "strpos(text, text) int4",
-        kernel!(|s: text, t: text| -> int4 {
-            Ok(Some(
-                s.find(t).map_or(0, |i| s[..i].chars().count() as i32 + 1),
-            ))
-        }),
-    );
+    for name in ["strpos(text, text) int4", "position(text, text) int4"] {
+        r.add(
+            name,
+            kernel!(|s: text, t: text| -> int4 {
+                Ok(Some(
+                    s.find(t).map_or(0, |i| s[..i].chars().count() as i32 + 1),
+                ))
+            }),
+        );
+    }
     r.add_fallible(
         "overlay(text, text, int4) text",
         kernel!(|s: text, t: text, i: int4| -> text overlay(s, t, i, t.chars().count() as i64)),

@@ -121,6 +121,21 @@ impl P<'_> {
         Ok(())
     }
 
+    /// What PostgreSQL knows to say of how a table is stored.
+    fn check_no_storage_clause(&mut self) -> Result<()> {
+        const CLAUSES: [&str; 4] = ["partition by", "inherits", "tablespace", "using"];
+        match CLAUSES.iter().find(|clause| self.take(clause)) {
+            Some(clause) => {
+                let clause = clause.to_uppercase();
+                Err(
+                    SqlError::unsupported(format!("CREATE TABLE … {clause} is not supported"))
+                        .hint("Leave it out: all tables are stored in the same way."),
+                )
+            }
+            None => Ok(()),
+        }
+    }
+
     /// CREATE FOREIGN TABLE, as pg_dump writes a source: the server is its connector.
     fn create_foreign_table(&mut self) -> Result<Statement> {
         self.need("foreign table")?;
@@ -294,8 +309,10 @@ impl P<'_> {
             uniques,
             checks,
         } = constraints;
+        self.check_no_storage_clause()?;
         let options = self.own_options()?;
         self.on_commit()?;
+        self.check_no_storage_clause()?;
         for (i, c) in columns.iter().enumerate() {
             if columns[..i].iter().any(|o| o.name == c.name) {
                 return Err(SqlError::new(

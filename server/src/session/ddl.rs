@@ -1,9 +1,12 @@
 //! CREATE, DROP, ALTER, COMMENT: checked here against the catalog, then sequenced by the coordinator.
 
+use std::path::Path;
+
 use tidemill_connectors::sink::FileSink;
+use tidemill_connectors::source::reads_file;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{
-    AlterAction, ColumnDefault, Name, NumberingKind, Parsed, SequenceOptions, Statement,
+    AlterAction, ColumnDefault, Name, NumberingKind, Options, Parsed, SequenceOptions, Statement,
 };
 
 use super::alter::Alter;
@@ -11,12 +14,13 @@ use super::execution::planning;
 use super::sql::SqlSession;
 use super::{Notice, Response};
 use crate::catalog::record::OwnedBy;
-use crate::catalog::{Detail, Object};
+use crate::catalog::{Catalog, Detail, Object};
 use crate::coordinator::Message;
 use crate::coordinator::build::{BuildRequest, BuildTarget};
 use crate::coordinator::ddl::Ddl;
 use crate::coordinator::sequences::AlterSequence;
 use crate::coordinator::sinks::open_file;
+use crate::coordinator::sources::source_spec;
 use crate::numbers::{numbered, sequence_name};
 use crate::published::Published;
 
@@ -222,6 +226,7 @@ impl SqlSession {
                     schema: Some(object.record.schema.clone()),
                     name: object.record.name.clone(),
                 })?;
+                check_no_circle(options, followed, &published.catalog)?;
                 let file = open_file(options, followed, None)?;
                 create(object, *if_not_exists, false, Some(file))
             }
@@ -374,6 +379,35 @@ impl SqlSession {
             .await
             .map(drop)
     }
+}
+
+/// What a sink writes must not be read by a source that it stands on: that would never end.
+fn check_no_circle(
+    options: &Options,
+    followed: &Object,
+    catalog: &Catalog,
+) -> Result<(), SqlError> {
+    let Some(path) = options.get("path") else {
+        return Ok(());
+    };
+    let mut below = vec![followed.record.id];
+    let mut seen = 0;
+    while let Some(object) = below.get(seen).and_then(|id| catalog.get(*id)) {
+        seen += 1;
+        let spec = source_spec(object);
+        if spec.is_some_and(|spec| reads_file(&spec, Path::new(path))) {
+            let source = object.display_name();
+            let message = format!(
+                "source {source}, which the sink stands on, would read its file \"{path}\""
+            );
+            return Err(SqlError::new("22023", message)
+                .hint("Choose a path outside of what the source reads."));
+        }
+        let more = object.record.depends.iter();
+        let more: Vec<u64> = more.filter(|id| !below.contains(id)).copied().collect();
+        below.extend(more);
+    }
+    Ok(())
 }
 
 /// A key's name must be no other constraint's, and a PRIMARY KEY's not the table's, when it is made.
