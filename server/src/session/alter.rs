@@ -70,7 +70,8 @@ impl SqlSession {
             }
             other => other?.clone(),
         };
-        let mut altered = self.altered(&published, &target, statement, &[])?;
+        let plan = || self.altered(&published, &target, statement, &[]);
+        let mut altered = execution::planning(plan)?;
         if altered.reads_rows() {
             self.check_unwritten(&target)?;
         }
@@ -88,7 +89,7 @@ impl SqlSession {
             let Some(now) = now.filter(|now| now.record.name == target.record.name) else {
                 return Err(crate::coordinator::tables::conflict());
             };
-            altered = self.altered(&published, &now, statement, &held.ids)?;
+            altered = execution::planning(|| self.altered(&published, &now, statement, &held.ids))?;
             stored = self.store(&published, &altered).await?;
             handle.env.fail.pass("while_altering");
         }

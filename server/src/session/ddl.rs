@@ -359,9 +359,11 @@ impl SqlSession {
     /// CREATE MATERIALIZED VIEW, CREATE INDEX: what is there already is taken in beside everything else.
     async fn build(&mut self, published: &Published, parsed: &Parsed) -> Result<(), SqlError> {
         let context = self.context();
-        let object = self
-            .definer(published, &context)
-            .object(&parsed.statement, &parsed.sql)?;
+        let plan = || {
+            let definer = self.definer(published, &context);
+            definer.object(&parsed.statement, &parsed.sql)
+        };
+        let object = planning(plan)?;
         let (Detail::MaterializedView { plan, .. } | Detail::Index { plan, .. }) = &object.detail
         else {
             return Err(SqlError::internal("nothing to build"));
