@@ -66,20 +66,24 @@ pub(crate) fn same_rows(plan: &LogicalPlan) -> Result<LogicalPlan> {
 
 /// Whether a function of the expression, or of a subquery in it, may give another value each time it is called.
 pub(crate) fn is_volatile_value(e: &Expr) -> Result<bool> {
-    e.any(&mut |e| match e {
-        // The time of the statement is put in before it runs.
-        e if time_of(e).is_some() => Ok(false),
-        e if e.is_volatile_node() => Ok(true),
-        e => subquery_of(e).map_or(Ok(false), |s| is_volatile(&s.subquery)),
+    e.any(&mut |e| match subquery_of(e) {
+        Some(subquery) => is_volatile(&subquery.subquery),
+        None => Ok(calls_volatile(e)),
     })
+}
+
+/// The time of the statement is put in before it runs.
+fn calls_volatile(e: &Expr) -> bool {
+    time_of(e).is_none() && e.is_volatile_node()
 }
 
 /// The same of a plan.
 pub(crate) fn is_volatile(plan: &LogicalPlan) -> Result<bool> {
     let mut found = false;
     plan.walk_all(&mut |node| {
+        // The walk comes to the plans of subqueries by itself.
         for e in node.expressions() {
-            found |= is_volatile_value(&e)?;
+            found |= e.any(&mut |e| Ok(calls_volatile(e)))?;
         }
         Ok(match found {
             true => TreeNodeRecursion::Stop,

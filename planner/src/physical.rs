@@ -12,9 +12,11 @@
 //! * What it does to sorts and limits: see `limits`; to windows: see `windows`; to recursive queries: see `rounds`.
 //! * Sorts of all rows, and windows, are slow: nodes of our own stand for them once all else is decided, see `sorts` and `window_exec`.
 //! * Joins read both sides to their ends: one that finds rows of a scan by the other side's keys stands for them, see `lookups`.
+//! * So do they for the first rows in an order, which one of their sides may have: see `first_rows`.
 //! * Conditions of a query and of a subquery in it end up in one filter, which computes them all. So those that can fail get
 //!   filters of their own above those that can't, in their order: `1/x = 2` isn't computed for rows that `x <> 0` drops.
 
+mod first_rows;
 mod limits;
 mod lookups;
 mod projections;
@@ -57,6 +59,7 @@ use datafusion_physical_expr::{
 };
 use futures::{StreamExt, TryStreamExt};
 
+use self::first_rows::FirstRows;
 use self::limits::{Limits, LongSorts};
 use self::lookups::Lookups;
 use self::projections::ProjectionsDown;
@@ -95,6 +98,7 @@ pub(crate) fn rules() -> Vec<Rule> {
         Arc::new(Rounds),
         Arc::new(Sorts),
         Arc::new(Windows),
+        Arc::new(FirstRows),
         Arc::new(Lookups),
     ])
     .collect()
@@ -292,6 +296,11 @@ impl ConcatExec {
             fence: false,
             properties: Arc::new(properties),
         }
+    }
+
+    /// It is there only to say nothing of the rows of one input.
+    fn only_hides(&self) -> bool {
+        self.inputs.len() == 1 && self.order.is_none() && !self.fence
     }
 
     /// The rows of an input, of which all is known that is known of the input, but below which nothing is pushed.

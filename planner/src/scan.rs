@@ -13,7 +13,7 @@ use crate::access::Condition;
 use crate::catalog::Relation;
 use crate::error::{Result, SqlError};
 use crate::functions::external;
-use crate::query::{Rows, SnapshotReader};
+use crate::query::{ColumnOrder, Pieces, Rows, SnapshotReader};
 
 /// The reader, as an extension of a session's configuration.
 pub(crate) struct Reader(pub Arc<dyn SnapshotReader>);
@@ -92,6 +92,12 @@ impl Scan {
         let columns = self.columns.as_deref();
         let found = reader(task)?.find(self.relation.id, columns, &conditions)?;
         Ok(found.map(|rows| self.stream(rows)))
+    }
+
+    /// The rows in an order that the reader has them in, if it has.
+    pub fn in_order(&self, order: ColumnOrder, task: &TaskContext) -> Result<Option<Pieces>> {
+        let columns = self.columns.as_deref();
+        reader(task)?.find_in_order(self.relation.id, columns, &self.conditions, order)
     }
 
     fn stream(&self, rows: Rows) -> SendableRecordBatchStream {

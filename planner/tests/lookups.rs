@@ -1,4 +1,4 @@
-//! Joins that read one side by the other's keys: what is asked of the reader.
+//! Joins that read one side by the other's keys, and first rows above them: what is asked of the reader.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,7 +9,9 @@ use futures::TryStreamExt;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{self, Statement};
 use tidemill_planner::catalog::{CatalogView, Relation, RelationKind};
-use tidemill_planner::query::{Condition, Planner, Rows, SessionContextInfo, SnapshotReader};
+use tidemill_planner::query::{
+    ColumnOrder, Condition, Pieces, Planner, Rows, SessionContextInfo, SnapshotReader,
+};
 use tidemill_zset::CollectionId;
 use tidemill_zset::schema::SqlType;
 
@@ -51,8 +53,23 @@ impl CatalogView for Tables {
     }
 }
 
-/// How many keys rows of `many` were looked up by, one look after the other; `None`: all rows were read.
-type Looks = Arc<Mutex<Vec<Option<usize>>>>;
+/// Rows of a piece, where they are wanted in order.
+const PIECE_ROWS: i32 = 1000;
+
+/// What was asked of the reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// Rows of `many`, by so many keys.
+    Keys(usize),
+    /// All rows of `many`.
+    All,
+    /// A piece of a table's rows in the order of `id`.
+    Piece,
+}
+
+use Look::{All, Keys, Piece};
+
+type Looks = Arc<Mutex<Vec<Look>>>;
 
 #[derive(Debug, Default)]
 struct Reader(Looks);
@@ -77,7 +94,7 @@ impl SnapshotReader for Reader {
     ) -> Result<Rows, SqlError> {
         Ok(match collection.0 {
             1 => {
-                self.0.lock().expect("one thread").push(None);
+                self.0.lock().expect("one thread").push(All);
                 rows((0..MANY).collect(), |id| id / 10, columns)
             }
             _ => rows((0..FEW).collect(), |id| id * 3, columns),
@@ -106,13 +123,43 @@ impl SnapshotReader for Reader {
             other => panic!("{other:?} is looked for in a column of integers"),
         });
         let ids: Vec<i32> = ids.filter(|id| (0..MANY).contains(id)).collect();
-        self.0.lock().expect("one thread").push(Some(keys.len()));
+        self.0.lock().expect("one thread").push(Keys(keys.len()));
         Ok(Some(rows(ids, |id| id / 10, columns)))
+    }
+
+    fn find_in_order(
+        &self,
+        collection: CollectionId,
+        columns: Option<&[usize]>,
+        _: &[Condition],
+        order: ColumnOrder,
+    ) -> Result<Option<Pieces>, SqlError> {
+        if order.column != 0 {
+            return Ok(None);
+        }
+        let (all, second): (i32, fn(i32) -> i32) = match collection.0 {
+            1 => (MANY, |id| id / 10),
+            _ => (FEW, |id| id * 3),
+        };
+        let (looks, columns) = (self.0.clone(), columns.map(<[usize]>::to_vec));
+        Ok(Some(Box::new((0..all).step_by(PIECE_ROWS as usize).map(
+            move |from| {
+                looks.lock().expect("one thread").push(Piece);
+                let until = (from + PIECE_ROWS).min(all);
+                let ids = match order.descending {
+                    false => from..until,
+                    true => all - until..all - from,
+                };
+                // In no order.
+                let ids = ids.rev().collect();
+                Ok(rows(ids, second, columns.as_deref()))
+            },
+        ))))
     }
 }
 
 /// The single number that a query gives, and what was asked of the reader.
-fn run(sql: &str) -> (Option<i64>, Vec<Option<usize>>) {
+fn run(sql: &str) -> (Option<i64>, Vec<Look>) {
     let mut parsed = ast::parse(sql).expect("SQL");
     let Some(Statement::Query { query, .. }) = parsed.pop().map(|p| p.statement) else {
         panic!("not a query: {sql}");
@@ -196,7 +243,7 @@ fn one_side_is_read_by_the_keys_of_the_other() {
         ),
     ] {
         let (value, looks) = run(sql);
-        assert_eq!(looks, [Some(keys as usize)], "{sql}");
+        assert_eq!(looks, [Keys(keys as usize)], "{sql}");
         assert_eq!(value, Some(sum), "{sql}");
     }
 }
@@ -207,7 +254,7 @@ fn rounds_of_a_recursive_query_look_up_what_is_new() {
                SELECT v FROM many JOIN up ON many.id = up.id WHERE v > 0) SELECT count(*) FROM up";
     let (value, looks) = run(sql);
     assert_eq!(value, Some(5));
-    assert_eq!(looks, [Some(1); 5]);
+    assert_eq!(looks, [Keys(1); 5]);
 }
 
 /// Rows that have no partner count, NULL equals NULL, or there are too many keys.
@@ -222,6 +269,94 @@ fn other_joins_read_both_sides() {
         "SELECT count(*) FROM few WHERE w NOT IN (SELECT id FROM many)",
         "SELECT count(*) FROM generate_series(1, 5000) AS g JOIN many ON many.id = g",
     ] {
-        assert_eq!(run(sql).1, [None], "{sql}");
+        assert_eq!(run(sql).1, [All], "{sql}");
+    }
+}
+
+/// `few` is read to its end, which the reader doesn't note.
+#[test]
+fn first_rows_above_joins_take_what_comes_first() {
+    let of = |select: &str| format!("SELECT sum(x) FROM ({select}) s");
+    for (select, sum, looks) in [
+        (
+            "SELECT many.id AS x FROM many JOIN few ON few.w = many.id ORDER BY many.id LIMIT 3 OFFSET 1",
+            18,
+            &[Piece][..],
+        ),
+        (
+            "SELECT f.w AS x FROM few f RIGHT JOIN many ON f.id = v ORDER BY many.id DESC LIMIT 3",
+            0,
+            &[Piece],
+        ),
+        (
+            "SELECT v AS x FROM few JOIN many ON many.id = few.w ORDER BY few.id DESC, v LIMIT 2",
+            58,
+            &[Piece, Keys(64)],
+        ),
+        (
+            "SELECT v AS x FROM few LEFT JOIN many ON many.id = few.w AND v > 5 WHERE few.id % 10 = 0 ORDER BY few.id LIMIT 4",
+            15,
+            &[Piece, Keys(7)],
+        ),
+        (
+            "SELECT few.id AS x FROM few WHERE EXISTS (SELECT FROM many WHERE many.id = w AND v = 4) ORDER BY id LIMIT 2",
+            29,
+            &[Piece, Keys(64)],
+        ),
+        // Three parts of a piece, and one of the next.
+        (
+            "SELECT many.id AS x FROM many JOIN few ON few.id = v % 100 WHERE few.id = 99 ORDER BY many.id LIMIT 11",
+            11_935,
+            &[Piece, Piece],
+        ),
+        (
+            "SELECT a.v + b.w AS x FROM many a JOIN few b ON b.id = a.v JOIN many c ON c.id = b.w ORDER BY a.id LIMIT 12",
+            8,
+            &[Piece, Keys(7)],
+        ),
+    ] {
+        let (value, seen) = run(&of(select));
+        assert_eq!(value, Some(sum).filter(|n| *n != 0), "{select}");
+        assert_eq!(seen, looks, "{select}");
+    }
+}
+
+/// No row passes; a side would have to be read to its end; each row isn't of one in the order, or is in another order.
+#[test]
+fn first_rows_above_other_joins_are_found_among_all() {
+    let none = "SELECT sum(id) FROM (SELECT many.id FROM many JOIN few ON few.id = v + 1000 ORDER BY many.id LIMIT 3) s";
+    let (value, looks) = run(none);
+    assert_eq!(value, None);
+    let pieces = looks.iter().filter(|look| **look == Piece).count();
+    assert!((4..8).contains(&pieces), "{looks:?}");
+    assert_eq!(looks.last(), Some(&All));
+    for (sql, looks) in [
+        (
+            "SELECT v::bigint FROM few JOIN many ON v = few.w ORDER BY few.id LIMIT 3",
+            &[Piece, All][..],
+        ),
+        (
+            "SELECT v::bigint FROM few RIGHT JOIN many ON many.id = few.w ORDER BY few.id LIMIT 3",
+            &[All],
+        ),
+        (
+            "SELECT v::bigint FROM few FULL JOIN many ON many.id = few.w ORDER BY many.id LIMIT 3",
+            &[All],
+        ),
+        (
+            "SELECT v::bigint FROM many JOIN few ON few.id = v ORDER BY many.id + 1 LIMIT 3",
+            &[All],
+        ),
+        (
+            "SELECT v::bigint FROM many JOIN few ON few.id = v ORDER BY many.id NULLS FIRST LIMIT 3",
+            &[All],
+        ),
+        (
+            "SELECT v::bigint FROM many JOIN few ON few.id = v AND random() < 2 ORDER BY many.id LIMIT 3",
+            &[All],
+        ),
+    ] {
+        let (_, seen) = run(sql);
+        assert_eq!(seen, looks, "{sql}");
     }
 }

@@ -367,11 +367,19 @@ impl Access {
             *column = read.partition_point(|r| r < column);
         }
         let version = self.version.clone();
-        let runs = ranges.into_iter().flat_map(move |range| {
-            version
-                .range_columns(at, range, &read)
-                .unwrap_or_else(|e| Box::new(std::iter::once(Err(e))))
-        });
+        // Many ranges may have rows in the same blocks.
+        let runs: Box<dyn Iterator<Item = Result<RunBatch, StoreError>> + Send> =
+            match ranges.len() > 1 && self.rows(wanted)? <= FEW_ROWS {
+                true => {
+                    let found = version.ranges_at(&ranges, at, &read).map_err(store_error)?;
+                    Box::new(found.into_iter().map(Ok))
+                }
+                false => Box::new(ranges.into_iter().flat_map(move |range| {
+                    version
+                        .range_columns(at, range, &read)
+                        .unwrap_or_else(|e| Box::new(std::iter::once(Err(e))))
+                })),
+            };
         let rows =
             move |run: Result<RunBatch, StoreError>| stored.rows_of(run.map_err(store_error)?);
         let left = left.map(<[usize]>::to_vec);
@@ -383,13 +391,10 @@ impl Access {
 
     /// How many rows will be looked at, roughly.
     fn rows(&self, wanted: &Wanted) -> Result<u64, SqlError> {
-        let mut rows = 0;
-        if let Wanted::Ranges(ranges) = wanted {
-            for range in ranges {
-                rows += self.version.range_rows(*range).map_err(store_error)?;
-            }
+        match wanted {
+            Wanted::Hashes(_) => Ok(0),
+            Wanted::Ranges(ranges) => self.version.range_rows(ranges).map_err(store_error),
         }
-        Ok(rows)
     }
 
     /// All keys that the conditions allow; `None`: some column of the key is open, or they are too many.

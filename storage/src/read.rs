@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use arrow::array::RecordBatchOptions;
+use arrow::datatypes::SchemaRef;
 use tidemill_zset::{ArrangementId, Delta, Diffs, Epoch};
 
 use crate::api::{ArrangementDesc, ArrangementKind, Result, RunBatch, StoreError};
@@ -231,17 +232,48 @@ impl ArrangementVersion {
         }))
     }
 
-    /// Entries in the blocks that [`ArrangementVersion::range_batches`] would read.
-    pub fn range_rows(&self, (from, until): (u64, u64)) -> Result<u64> {
+    /// Entries in the blocks that may have hashes in `ranges` (ascending, apart), each block counted once.
+    pub fn range_rows(&self, ranges: &[(u64, u64)]) -> Result<u64> {
         let mut rows = 0;
         for run in &self.runs {
             let index = run.index()?;
-            let first = index.partition_point(|b| b.last_hash < from);
-            let end = index.partition_point(|b| b.first_hash <= until);
-            let blocks = index.get(first..end).unwrap_or_default();
-            rows += blocks.iter().map(|b| u64::from(b.rows)).sum::<u64>();
+            let mut counted = 0;
+            for (from, until) in ranges {
+                let rest = &index[counted..];
+                let first = counted + rest.partition_point(|b| b.last_hash < *from);
+                let end = counted + rest.partition_point(|b| b.first_hash <= *until);
+                let blocks = index.get(first..end).unwrap_or_default();
+                rows += blocks.iter().map(|b| u64::from(b.rows)).sum::<u64>();
+                counted = counted.max(end);
+            }
         }
         Ok(rows)
+    }
+
+    /// Contents as of `at` with a hash in any of `ranges` (ascending, apart), as [`ArrangementVersion::get_many_at`] gives them: all at
+    /// once, from blocks that are read once each.
+    pub fn ranges_at(
+        &self,
+        ranges: &[(u64, u64)],
+        at: Epoch,
+        columns: &[usize],
+    ) -> Result<Vec<RunBatch>> {
+        if at < self.since {
+            return Err(self.too_old(at));
+        }
+        if self.desc.kind == ArrangementKind::Log {
+            return Err(self.no_key());
+        }
+        debug_assert!(ranges.windows(2).all(|w| w[0].1 < w[1].0), "in order");
+        let mut found = Found::until(at);
+        for run in self.visible(at) {
+            self.probes
+                .fetch_add(ranges.len() as u64, Ordering::Relaxed);
+            found.take_ranges(run, ranges)?;
+        }
+        let schema = self.desc.schema.project(columns);
+        let schema = Arc::new(schema.map_err(|e| StoreError::Usage(e.to_string()))?);
+        self.resolved(found, columns, &schema)
     }
 
     /// Where in the range about `rows` entries end, counted from its beginning or, `backwards`, from its end: the last hash (the first)
@@ -339,43 +371,48 @@ impl ArrangementVersion {
         if at < self.since {
             return Err(self.too_old(at));
         }
-        let (blocks, entries) = self.probe(hashes, at, self.visible(at))?;
-        let sources = Sources {
-            desc: &self.desc,
-            blocks: &blocks,
-        };
-        let kept = sources.resolve(&entries, Mode::Snapshot)?.kept;
+        let found = self.probe(hashes, at, self.visible(at))?;
         let all: Vec<usize> = (0..self.desc.schema.fields().len()).collect();
-        let mut out = Vec::new();
-        for piece in kept.chunks(SCAN_ROWS_MAX) {
-            out.push(sources.batch(piece, &all, &self.desc.schema)?);
-        }
-        Ok(out)
+        self.resolved(found, &all, &self.desc.schema)
     }
 
-    /// The entries of `runs`, up to epoch `at`, that have one of `hashes`; sorted by hash.
+    /// What the entries come to.
+    fn resolved(
+        &self,
+        mut found: Found,
+        columns: &[usize],
+        schema: &SchemaRef,
+    ) -> Result<Vec<RunBatch>> {
+        sort_by_hash(&mut found.entries);
+        let sources = Sources {
+            desc: &self.desc,
+            blocks: &found.blocks,
+        };
+        let kept = sources.resolve(&found.entries, Mode::Snapshot)?.kept;
+        let pieces = kept.chunks(SCAN_ROWS_MAX);
+        pieces
+            .map(|piece| sources.batch(piece, columns, schema))
+            .collect()
+    }
+
+    /// The entries of `runs`, up to epoch `at`, that have one of `hashes`; run by run.
     fn probe<'a>(
         &self,
         hashes: &[u64],
         at: Epoch,
         runs: impl Iterator<Item = &'a Arc<Run>>,
-    ) -> Result<(Vec<Arc<Block>>, Vec<Entry>)> {
+    ) -> Result<Found> {
         if self.desc.kind == ArrangementKind::Log {
             return Err(self.no_key());
         }
         debug_assert!(hashes.windows(2).all(|w| w[0] < w[1]), "sorted and unique");
-        let mut found = Found {
-            at,
-            blocks: Vec::new(),
-            entries: Vec::new(),
-        };
+        let mut found = Found::until(at);
         for run in runs {
             self.probes
                 .fetch_add(hashes.len() as u64, Ordering::Relaxed);
             found.probe_run(run, hashes)?;
         }
-        sort_by_hash(&mut found.entries);
-        Ok((found.blocks, found.entries))
+        Ok(found)
     }
 
     /// Changes with an epoch in (`after`, `until`], by epoch, consolidated per epoch, retractions
@@ -453,7 +490,9 @@ impl ArrangementVersion {
         after: Epoch,
         until: Epoch,
     ) -> Result<(Vec<Arc<Block>>, Vec<Entry>)> {
-        self.probe(hashes, until, self.from(after))
+        let mut found = self.probe(hashes, until, self.from(after))?;
+        sort_by_hash(&mut found.entries);
+        Ok((found.blocks, found.entries))
     }
 }
 
@@ -465,6 +504,56 @@ struct Found {
 }
 
 impl Found {
+    fn until(at: Epoch) -> Found {
+        Found {
+            at,
+            blocks: Vec::new(),
+            entries: Vec::new(),
+        }
+    }
+
+    fn take_ranges(&mut self, run: &Run, ranges: &[(u64, u64)]) -> Result<()> {
+        let index = run.index()?;
+        let (mut wanted, mut b) = (0, 0);
+        while let Some((from, _)) = ranges.get(wanted) {
+            // The first block that ends in or after the wanted range.
+            b += index[b..].partition_point(|m| m.last_hash < *from);
+            let Some(meta) = index.get(b) else { break };
+            wanted += ranges[wanted..].partition_point(|(_, until)| *until < meta.first_hash);
+            let end =
+                wanted + ranges[wanted..].partition_point(|(from, _)| *from <= meta.last_hash);
+            if end > wanted {
+                self.take_rows(run.block(b)?, &ranges[wanted..end]);
+                // The last of them may go on in the next block.
+                wanted = end - 1;
+            }
+            b += 1;
+        }
+        Ok(())
+    }
+
+    fn take_rows(&mut self, block: Arc<Block>, ranges: &[(u64, u64)]) {
+        let before = self.entries.len();
+        let source = self.blocks.len() as u32;
+        let mut next = 0;
+        for (from, until) in ranges {
+            let first = seek(&block.hashes, next, *from);
+            next = match until.checked_add(1) {
+                Some(after) => seek(&block.hashes, first, after),
+                None => block.rows,
+            };
+            let rows = (first..next).filter(|row| block.epoch(*row) <= self.at);
+            self.entries.extend(rows.map(|row| Entry {
+                hash: block.hashes[row],
+                source,
+                row: row as u32,
+            }));
+        }
+        if self.entries.len() > before {
+            self.blocks.push(block);
+        }
+    }
+
     fn probe_run(&mut self, run: &Run, hashes: &[u64]) -> Result<()> {
         let index = run.index()?;
         let mut wanted = 0;

@@ -407,7 +407,7 @@ impl JoinOperator {
                 held = vec![consolidate(&held[0].schema(), &held)];
             }
             for delta in held {
-                self.plan_take(port, &delta);
+                self.plan_take(port, &consolidate_repeated(delta));
             }
         }
     }

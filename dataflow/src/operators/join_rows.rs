@@ -263,23 +263,29 @@ impl RowStore {
         let mut order: Vec<u32> = (0..rows.len() as u32).collect();
         order.sort_unstable_by_key(|i| (lists[*i as usize], hashes[*i as usize], *i));
         let equal = RowEquality::new(&batch);
-        let same = |a: u32, b: u32| {
+        let same_hash = |a: u32, b: u32| {
             let (a, b) = (a as usize, b as usize);
-            lists[a] == lists[b] && hashes[a] == hashes[b] && equal.test(a, b)
+            lists[a] == lists[b] && hashes[a] == hashes[b]
         };
         let mut groups = Groups::default();
-        let mut at = 0;
-        while at < order.len() {
-            let first = order[at];
-            let mut end = at + 1;
-            while end < order.len() && same(first, order[end]) {
-                end += 1;
+        for run in order.chunk_by_mut(|a, b| same_hash(*a, *b)) {
+            let mut left = run;
+            while let [first, rest @ ..] = left {
+                // Rows that only share the hash are groups of their own, and may lie between equal ones.
+                let mut members = 1;
+                for i in 0..rest.len() {
+                    if equal.test(*first as usize, rest[i] as usize) {
+                        rest[members - 1..=i].rotate_right(1);
+                        members += 1;
+                    }
+                }
+                let list = lists[*first as usize];
+                let (group, others) = left.split_at_mut(members);
+                groups.rows.extend(group.iter().map(|i| rows[*i as usize]));
+                groups.ends.push(groups.rows.len());
+                groups.lists.push(list);
+                left = others;
             }
-            let members = order[at..end].iter().map(|i| rows[*i as usize]);
-            groups.rows.extend(members);
-            groups.ends.push(end);
-            groups.lists.push(lists[first as usize]);
-            at = end;
         }
         groups
     }
@@ -541,4 +547,36 @@ pub fn nullable(schema: &SchemaRef) -> SchemaRef {
         .iter()
         .map(|f| f.as_ref().clone().with_nullable(true));
     Arc::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::Int64Array;
+
+    #[test]
+    fn equal_rows_with_another_of_their_hash_between_them() {
+        let other = -7_021_267_108_112_166_320;
+        let column = |values: Vec<i64>| Arc::new(Int64Array::from(values)) as ArrayRef;
+        let rows = RecordBatch::try_from_iter([
+            ("a", column(vec![2, 1, 2, 1, 2])),
+            ("b", column(vec![other, 1, other, 1, other])),
+        ])
+        .expect("two columns");
+        let hashes = hash_columns(rows.columns(), 5);
+        assert!(hashes.iter().all(|h| *h == hashes[0]), "{hashes:?}");
+        let mut store = RowStore::new(rows.schema(), false);
+        let diffs = Diffs::Each(vec![1, 2, 1, -1, -2].into());
+        let first = store.append(&rows, &diffs);
+        let mut head = NIL;
+        (first..first + 5).for_each(|row| store.link(row, &mut head));
+        let groups = store.group(&[head]);
+        let sizes: Vec<usize> = groups.iter().map(|(_, rows)| rows.len()).collect();
+        assert_eq!(sizes, [3, 2]);
+        let heads = store.merge(&groups, 1);
+        let mut left = vec![];
+        store.collect(heads[0], &mut left);
+        let left: Vec<i64> = left.into_iter().map(|row| store.diff(row)).collect();
+        assert_eq!(left, [1]);
+    }
 }

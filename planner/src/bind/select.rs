@@ -14,9 +14,9 @@ use super::expr::{Calls, Ctx, SET, Truth, WINDOW};
 use super::names::output_name;
 use super::scope::{Outer, Scope};
 use super::substitute::{by_output_names, replace};
-use super::tail::{Key, Tail, tail_of};
+use super::tail::{Key, Late, Tail, tail_of};
 use super::{
-    Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, filter, fit, literal, only, project,
+    Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, filter, fit, literal, project,
     unique_names,
 };
 use crate::compile::own_order::{ordered_windows, own_order};
@@ -343,7 +343,7 @@ impl Binder<'_> {
             .iter()
             .map(|(k, _)| hidden(sorted_by(k).unwrap_or(k)))
             .collect::<Result<_>>()?;
-        let sorts = keys
+        let mut sorts = keys
             .iter()
             .map(|(k, o)| {
                 let asc = o.asc.unwrap_or(true);
@@ -351,13 +351,10 @@ impl Binder<'_> {
             })
             .collect::<Result<Vec<_>>>()?;
         let late = match distinct || !on.is_empty() || tail.is_empty() {
-            true => vec![],
-            false => self.after_order(&mut exprs, &outputs, &sorts),
+            true => Late::default(),
+            false => self.after_order(&plan, &mut exprs, &outputs, &sorts, tail)?,
         };
-        let early = |c: &&Column| !late.iter().any(|(after, _)| after == *c);
-        let ties: Vec<Column> = outputs.iter().filter(early).cloned().collect();
-        let of_ties = outputs.iter().zip(&types).filter(|(c, _)| early(c));
-        let of_ties: Vec<SqlType> = of_ties.map(|(_, ty)| ty.clone()).collect();
+        let (ties, of_ties) = late.ties(&outputs, &types);
         plan = project(plan, exprs)?;
         if distinct {
             plan = self.distinct(plan, &types)?;
@@ -365,17 +362,9 @@ impl Binder<'_> {
         if !on.is_empty() {
             plan = self.distinct_on(plan, on, &sorts, &outputs)?;
         }
-        plan = self.sort_and_limit(plan, sorts, (&ties, &of_ties), tail, ctes, outer)?;
-        let plan = match late.is_empty() {
-            true => only(plan, outputs)?,
-            false => {
-                let outputs = outputs.into_iter().map(|c| {
-                    let after = late.iter().find(|(after, _)| *after == c);
-                    after.map_or(Expr::Column(c.clone()), |(_, e)| e.clone().alias(c.name))
-                });
-                project(plan, outputs.collect())?
-            }
-        };
+        let ties = (&ties[..], &of_ties[..]);
+        plan = self.sort_and_limit(plan, &mut sorts, ties, tail, ctes, outer)?;
+        let plan = self.with_late(plan, outputs, late, sorts)?;
         Ok(Rel { plan, cols })
     }
 

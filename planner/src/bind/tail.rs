@@ -1,7 +1,9 @@
 //! The end of a query: ORDER BY, LIMIT, OFFSET and FETCH.
 
-use crate::tree::Tree;
-use datafusion_common::tree_node::Transformed;
+use std::cell::RefCell;
+use std::collections::HashSet;
+
+use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Column, ScalarValue};
 use datafusion_expr::expr::{Sort, WindowFunction};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator};
@@ -14,6 +16,7 @@ use super::select::Item;
 use super::{
     Binder, Ctes, Rel, Typed, builder, columns_of, df, filter, literal, only, project, truth,
 };
+use crate::compile::decorrelate::names::{replace_outer, subquery_of, with_subquery};
 use crate::compile::order::by_rounds;
 use crate::compile::own_order::own_order;
 use crate::error::{Result, SqlError};
@@ -22,6 +25,7 @@ use crate::functions::single::{Clause, number_of_rows};
 use crate::once::is_volatile_value;
 use crate::parser::spelling_queries::TIES;
 use crate::parser::{fold, parts, position};
+use crate::tree::{PlanTree, Tree};
 
 /// ORDER BY, LIMIT and OFFSET of the query around a SELECT.
 #[derive(Default)]
@@ -37,8 +41,48 @@ pub(crate) struct Tail<'q> {
 
 impl Tail<'_> {
     pub(crate) fn is_empty(&self) -> bool {
-        self.order_by.is_empty() && self.limit.is_none() && self.offset.is_none() && !self.one
+        self.order_by.is_empty() && !self.cuts()
     }
+
+    /// Not all rows are wanted.
+    fn cuts(&self) -> bool {
+        self.limit.is_some() || self.offset.is_some() || self.one
+    }
+}
+
+/// Outputs that are computed after the rows were ordered and cut off.
+#[derive(Default)]
+pub(super) struct Late {
+    pub values: Vec<(Column, Expr)>,
+    /// The columns that they are made of, with their types. Rows that are equal in these and in the other outputs are alike.
+    pub carried: Vec<(Column, SqlType)>,
+}
+
+impl Late {
+    /// The columns that rows are told apart by, with their types.
+    pub fn ties(&self, outputs: &[Column], types: &[SqlType]) -> (Vec<Column>, Vec<SqlType>) {
+        let early = |c: &Column| !self.values.iter().any(|(after, _)| after == c);
+        let outputs = outputs.iter().cloned().zip(types.iter().cloned());
+        let outputs = outputs.filter(|(c, _)| early(c));
+        outputs.chain(self.carried.iter().cloned()).unzip()
+    }
+}
+
+/// Whether a subquery of `e` has a relation with columns that are called as ones of `input`, so that it isn't clear whose they are.
+fn hides(e: &Expr, input: &LogicalPlan) -> datafusion_common::Result<bool> {
+    let own: HashSet<_> = input.schema().iter().map(|(q, f)| (q, f.name())).collect();
+    let mut hidden = false;
+    e.walk(&mut |e| {
+        if let Some(subquery) = subquery_of(e) {
+            subquery.subquery.walk_all(&mut |node| {
+                let mut columns = node.schema().iter();
+                hidden |= columns.any(|(q, f)| own.contains(&(q, f.name())));
+                Ok(TreeNodeRecursion::Continue)
+            })?;
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(hidden)
 }
 
 /// A key of ORDER BY: a column of the output or an expression beside it.
@@ -73,7 +117,8 @@ impl Binder<'_> {
         }
         let cols: Vec<Column> = rel.cols.iter().map(|c| c.column.clone()).collect();
         let types: Vec<SqlType> = rel.cols.iter().map(|c| c.ty.clone()).collect();
-        let plan = self.sort_and_limit(rel.plan, sorts, (&cols, &types), tail, ctes, outer)?;
+        let of_output = (&cols[..], &types[..]);
+        let plan = self.sort_and_limit(rel.plan, &mut sorts, of_output, tail, ctes, outer)?;
         let plan = only(plan, cols)?;
         Ok(Rel {
             plan,
@@ -150,70 +195,121 @@ impl Binder<'_> {
         Ok((Key::Hidden(self.sort_key(t)?.expr), none))
     }
 
-    /// Takes out of `exprs` those outputs that are to be computed after the rows were ordered and cut off: what gives another value each time it
-    /// is called, as `nextval`. They find in the others what they are made of.
+    /// Takes out of `exprs`, which are over `input`, those outputs that are to be computed after the rows were ordered and cut off: what gives another value
+    /// each time it is called, as `nextval`, and subqueries, of which few are needed then. They find in the others what they are made of.
     pub(super) fn after_order(
         &self,
+        input: &LogicalPlan,
         exprs: &mut Vec<Expr>,
         outputs: &[Column],
         sorts: &[Sort],
-    ) -> Vec<(Column, Expr)> {
-        let mut late = vec![];
+        tail: &Tail,
+    ) -> Result<Late> {
+        let mut late = Late::default();
         for column in outputs {
             let of_order = |s: &Sort| s.expr.column_refs().contains(column);
-            let at = exprs.iter().position(|e| {
-                matches!(e, Expr::Alias(a) if a.relation.is_none() && a.name == column.name)
-                    && is_volatile_value(e).unwrap_or(false)
-                    && !super::select::has_subquery(e)
-            });
+            let at = exprs.iter().position(
+                |e| matches!(e, Expr::Alias(a) if a.relation.is_none() && a.name == column.name),
+            );
             let Some(at) = at.filter(|_| !sorts.iter().any(of_order)) else {
                 continue;
             };
+            let volatile = df(is_volatile_value(&exprs[at]))?;
+            let wanted = match super::select::has_subquery(&exprs[at]) {
+                true => tail.cuts() && !volatile && !df(hides(&exprs[at], input))?,
+                false => volatile,
+            };
+            if !wanted {
+                continue;
+            }
             let value = exprs.remove(at).unalias();
-            let mut carried: Vec<(Column, Column)> = vec![];
-            let value = value.change_up(&mut |e| {
-                let Expr::Column(c) = &e else {
-                    return Ok(Transformed::no(e));
-                };
+            let carried = RefCell::new(vec![]);
+            let carry = |c: &Column| {
+                let mut carried = carried.borrow_mut();
                 let have = carried.iter().find(|(of, _)| of == c);
-                let name = have.map(|(_, name)| name.clone()).unwrap_or_else(|| {
-                    let name = Column::new_unqualified(self.fresh("late"));
-                    carried.push((c.clone(), name.clone()));
-                    name
-                });
-                Ok(Transformed::yes(Expr::Column(name)))
-            });
-            let value = value.expect("replacing columns can't fail").data;
-            exprs.extend(
-                carried
-                    .into_iter()
-                    .map(|(c, name)| Expr::Column(c).alias(name.name)),
-            );
-            late.push((column.clone(), value));
+                have.map(|(_, name): &(Column, Column)| name.clone())
+                    .unwrap_or_else(|| {
+                        let name = Column::new_unqualified(self.fresh("late"));
+                        carried.push((c.clone(), name.clone()));
+                        name
+                    })
+            };
+            let value = df(value.change_up(&mut |e| {
+                Ok(match e {
+                    Expr::Column(c) => Transformed::yes(Expr::Column(carry(&c))),
+                    e if subquery_of(&e).is_some() => {
+                        let own = |e: &Expr| match e {
+                            Expr::OuterReferenceColumn(field, c)
+                                if input.schema().has_column(c) =>
+                            {
+                                Ok(Some(Expr::OuterReferenceColumn(field.clone(), carry(c))))
+                            }
+                            _ => Ok(None),
+                        };
+                        Transformed::yes(with_subquery(e, |s| replace_outer(s, &own))?)
+                    }
+                    e => Transformed::no(e),
+                })
+            }))?;
+            for (of, name) in carried.into_inner() {
+                let (_, field) = df(input.schema().qualified_field_from_column(&of))?;
+                late.carried.push((name.clone(), SqlType::of(field)));
+                exprs.push(Expr::Column(of).alias(name.name));
+            }
+            late.values.push((column.clone(), value.data));
         }
         if exprs.is_empty() {
             exprs.push(truth(true).alias(self.fresh("late")));
         }
-        late
+        Ok(late)
     }
 
-    /// Sorts and cuts. A cut makes the order total, so that it can't depend on how rows arrive.
+    /// The outputs, with those that are computed of rows that were ordered by `sorts` and cut off.
+    pub(super) fn with_late(
+        &self,
+        plan: LogicalPlan,
+        outputs: Vec<Column>,
+        late: Late,
+        sorts: Vec<Sort>,
+    ) -> Result<LogicalPlan> {
+        if late.values.is_empty() {
+            return only(plan, outputs);
+        }
+        let output = |c: &Column| {
+            let after = late.values.iter().find(|(after, _)| after == c);
+            after.map_or(Expr::Column(c.clone()), |(_, e)| e.clone().alias(&c.name))
+        };
+        let mut exprs: Vec<Expr> = outputs.iter().map(output).collect();
+        if !exprs.iter().any(super::select::has_subquery) {
+            return project(plan, exprs);
+        }
+        // What joins subqueries to rows doesn't keep their order.
+        let mut keys: Vec<&Column> = sorts.iter().flat_map(|s| s.expr.column_refs()).collect();
+        keys.retain(|key| !outputs.contains(key));
+        keys.sort_unstable();
+        keys.dedup();
+        exprs.extend(keys.into_iter().cloned().map(Expr::Column));
+        let plan = builder(project(plan, exprs)?);
+        only(df(plan.sort(sorts).and_then(|b| b.build()))?, outputs)
+    }
+
+    /// Sorts and cuts. A cut makes the order total, so that it can't depend on how rows arrive; `sorts` is then that order.
     pub(super) fn sort_and_limit(
         &self,
         mut plan: LogicalPlan,
-        mut sorts: Vec<Sort>,
+        sorts: &mut Vec<Sort>,
         (outputs, types): (&[Column], &[SqlType]),
         tail: &Tail,
         ctes: &Ctes,
         outer: Outer,
     ) -> Result<LogicalPlan> {
-        let cut = tail.limit.is_some() || tail.offset.is_some() || tail.one;
+        let cut = tail.cuts();
         let chosen = sorts.clone();
         // Rows of a recursive query have an order: that in which they are found. It may have no end.
         if cut && !(chosen.is_empty() && by_rounds(&plan)) {
             if chosen.is_empty() {
                 let ordered = df(own_order(plan))?;
-                (plan, sorts) = (ordered.plan, ordered.by);
+                (plan, *sorts) = (ordered.plan, ordered.by);
             }
             for (c, ty) in outputs.iter().zip(types) {
                 let e = Expr::Column(c.clone());
@@ -242,14 +338,14 @@ impl Binder<'_> {
                     "WITH TIES cannot be specified without ORDER BY clause",
                 ));
             }
-            return by_number(plan, Some(chosen), sorts, limit, offset);
+            return by_number(plan, Some(chosen), sorts.clone(), limit, offset);
         }
         if limit.iter().chain(&offset).any(needs_a_run) {
-            return by_number(plan, None, sorts, limit, offset);
+            return by_number(plan, None, sorts.clone(), limit, offset);
         }
         let mut b = builder(plan);
         if !sorts.is_empty() {
-            b = df(b.sort(sorts))?;
+            b = df(b.sort(sorts.clone()))?;
         }
         if cut && (limit.is_some() || offset.is_some()) {
             b = df(b.limit_by_expr(offset, limit))?;

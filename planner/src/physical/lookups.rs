@@ -25,6 +25,7 @@ use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{CastExpr, Column};
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::ConcatExec;
 use crate::counted::Counted;
 use crate::functions::external;
 use crate::scan::is_found_by;
@@ -36,6 +37,8 @@ type Plan = Arc<dyn ExecutionPlan>;
 const ROWS_PER_LOOKUP: usize = 64;
 /// Rows that are kept to look others up by.
 const ROWS_MAX: usize = 4096;
+/// Rows of a side that may be read to its end for some rows of the other.
+const SMALL_ROWS_MAX: usize = 16_384;
 
 /// Takes [`LookupJoinExec`] where one side is a scan.
 #[derive(Debug)]
@@ -67,7 +70,7 @@ impl PhysicalOptimizerRule for Lookups {
 
 /// See the module.
 #[derive(Clone, Debug)]
-struct LookupJoinExec {
+pub(super) struct LookupJoinExec {
     join: Arc<HashJoinExec>,
     /// Left and right.
     inputs: [Plan; 2],
@@ -76,6 +79,8 @@ struct LookupJoinExec {
     keys: Vec<Key>,
     /// The most rows of the giver by which it is worth it.
     rows_max: usize,
+    /// It fails instead of reading the other side to its end.
+    required: bool,
 }
 
 /// What one side tells of the scan on the other.
@@ -89,12 +94,22 @@ struct Key {
 impl LookupJoinExec {
     fn instead_of(node: &Plan) -> Option<LookupJoinExec> {
         let join = node.downcast_ref::<HashJoinExec>()?;
-        let strict = join.null_equality() == NullEquality::NullEqualsNothing;
-        if !strict || join.null_aware {
-            return None;
-        }
         // The left side is the smaller one, as far as DataFusion knows.
-        LookupJoinExec::given_by(join, 0).or_else(|| LookupJoinExec::given_by(join, 1))
+        let mut found = [0, 1]
+            .into_iter()
+            .filter_map(|giver| LookupJoinExec::given_by(join, giver));
+        found.find(|lookup| lookup.rows_max > 0 && !lookup.keys.is_empty())
+    }
+
+    /// The join for some rows of `giver`, which aren't all; `None`: more would be read for them than is worth it, or what becomes of them depends
+    /// on the others.
+    pub(super) fn of_some_rows(join: &HashJoinExec, giver: usize) -> Option<LookupJoinExec> {
+        let found = LookupJoinExec::given_by(join, giver)?;
+        let small = scanned(&found.inputs[1 - giver])?.rows() <= SMALL_ROWS_MAX;
+        (small || !found.keys.is_empty()).then_some(LookupJoinExec {
+            required: !small,
+            ..found
+        })
     }
 
     fn given_by(join: &HashJoinExec, giver: usize) -> Option<LookupJoinExec> {
@@ -110,7 +125,8 @@ impl LookupJoinExec {
                 Inner | Right | RightSemi | RightAnti | LeftSemi
             ),
         };
-        if !of_found {
+        let strict = join.null_equality() == NullEquality::NullEqualsNothing;
+        if !of_found || !strict || join.null_aware {
             return None;
         }
         let inputs = [join.left().clone(), join.right().clone()];
@@ -129,17 +145,34 @@ impl LookupJoinExec {
                 column,
             })
         });
-        let keys: Vec<Key> = keys.collect();
-        if rows_max == 0 || keys.is_empty() {
-            return None;
-        }
         Some(LookupJoinExec {
+            keys: keys.collect(),
             join: Arc::new(join.builder().build().ok()?),
             inputs,
             giver,
-            keys,
             rows_max,
+            required: false,
         })
+    }
+
+    /// The most rows of the giver that it takes.
+    pub(super) fn rows_max(&self) -> usize {
+        match self.required {
+            true => self.rows_max,
+            false => usize::MAX,
+        }
+    }
+
+    /// The input that gives keys.
+    pub(super) fn giver(&self) -> &Plan {
+        &self.inputs[self.giver]
+    }
+
+    /// The same join with another plan for the input that gives keys.
+    pub(super) fn with_giver(&self, plan: Plan) -> LookupJoinExec {
+        let mut join = self.clone();
+        join.inputs[self.giver] = plan;
+        join
     }
 
     /// The join of two inputs.
@@ -181,7 +214,10 @@ fn passing(plan: &Plan) -> Option<&Plan> {
         grouped.is_some_and(|a| a.group_expr().is_single() && a.limit_options().is_none());
     let filtered = plan.downcast_ref::<FilterExec>();
     let filtered = filtered.is_some_and(|f| f.fetch().is_none());
-    let passes = grouped || filtered || plan.is::<ProjectionExec>() || plan.is::<CooperativeExec>();
+    let hidden = plan.downcast_ref::<ConcatExec>();
+    let hidden = hidden.is_some_and(ConcatExec::only_hides);
+    let chosen = plan.is::<ProjectionExec>() || plan.is::<CooperativeExec>();
+    let passes = grouped || filtered || hidden || chosen;
     match plan.children()[..] {
         [input] if passes => Some(input),
         _ => None,
@@ -310,10 +346,13 @@ impl LookupJoinExec {
                 None => ended = true,
             }
         }
-        let found = match ended {
+        let found = match ended && !self.keys.is_empty() {
             true => self.found(&batches, &task)?,
             false => None,
         };
+        if self.required && found.is_none() {
+            return internal_err!("a join would read a side to its end");
+        }
         let seen = stream::iter(batches.into_iter().map(Ok)).chain(rest);
         let seen = RecordBatchStreamAdapter::new(giver.schema(), seen);
         let mut inputs = self.inputs.clone();
@@ -357,14 +396,14 @@ fn values(key: &Arc<dyn PhysicalExpr>, batches: &[RecordBatch]) -> Result<Vec<Sc
 }
 
 /// A plan that runs already: it can be executed once.
-struct Running {
+pub(super) struct Running {
     properties: Arc<PlanProperties>,
     rows: Mutex<Option<SendableRecordBatchStream>>,
 }
 
 impl Running {
     /// `rows` in place of those of `plan`.
-    fn of(plan: &Plan, rows: SendableRecordBatchStream) -> Plan {
+    pub(super) fn of(plan: &Plan, rows: SendableRecordBatchStream) -> Plan {
         Arc::new(Running {
             properties: plan.properties().clone(),
             rows: Mutex::new(Some(rows)),

@@ -4,12 +4,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
-use arrow::compute;
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array, make_comparator};
+use arrow::compute::{self, SortOptions, not};
 use tidemill_planner::SqlError;
 use tidemill_planner::query::WRITTEN;
 use tidemill_storage::{ArrangementChange, StoreVersion};
-use tidemill_zset::consolidate::consolidate;
+use tidemill_zset::consolidate::{consolidate, normalise_floats};
 use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 
@@ -270,15 +270,9 @@ impl Coordinator {
         } else {
             // `Last`: one entry per key. An insertion sets the value; a retraction alone deletes the key.
             let hashes = state.hashes(&stored.rows);
-            let set: HashSet<u64> = (0..stored.len())
-                .filter(|r| stored.diffs.get(*r) > 0)
-                .map(|r| hashes[r])
-                .collect();
-            let keep = (0..stored.len())
-                .filter(|r| stored.diffs.get(*r) > 0 || !set.contains(&hashes[*r]));
-            stored
-                .take(&UInt32Array::from_iter_values(keep.map(|r| r as u32)))
-                .map_err(arrow_error)?
+            let replaced = replaced(&stored, state.key_of(&stored.rows), &hashes);
+            let kept = replaced.and_then(|replaced| stored.filter(&not(&replaced)?));
+            kept.map_err(arrow_error)?
         };
         work.commit.changes.push(ArrangementChange {
             arrangement: rows,
@@ -492,6 +486,30 @@ impl TableState {
     }
 }
 
+/// Which rows of a consolidated delta are retractions of a key that it has another row for. `hashes`: of the rows' keys.
+fn replaced(
+    stored: &Delta,
+    keys: &[ArrayRef],
+    hashes: &[u64],
+) -> Result<BooleanArray, arrow::error::ArrowError> {
+    let rows = 0..stored.len();
+    let inserted = rows.clone().filter(|row| stored.diffs.get(*row) > 0);
+    let mut inserted: Vec<(u64, usize)> = inserted.map(|row| (hashes[row], row)).collect();
+    inserted.sort_unstable();
+    let keys = keys.iter().map(|key| {
+        let key = normalise_floats(key);
+        make_comparator(&key, &key, SortOptions::default())
+    });
+    let keys = keys.collect::<Result<Vec<_>, _>>()?;
+    let is_replaced = |row: usize| {
+        let first = inserted.partition_point(|(hash, _)| *hash < hashes[row]);
+        let same_hash = |(hash, _): &&(u64, usize)| *hash == hashes[row];
+        let mut same = inserted[first..].iter().take_while(same_hash);
+        stored.diffs.get(row) < 0 && same.any(|(_, new)| keys.iter().all(|k| k(*new, row).is_eq()))
+    };
+    Ok(rows.map(|row| Some(is_replaced(row))).collect())
+}
+
 /// The tables that a collection's contents depend on; for a table, itself.
 pub fn tables_below(catalog: &Catalog, collection: CollectionId) -> Vec<CollectionId> {
     let Some((object, _)) = catalog.by_collection(collection) else {
@@ -659,4 +677,24 @@ pub fn check_not_null(object: &Object, rows: &RecordBatch) -> Result<(), SqlErro
         return Err(of_table(e, object));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Float64Array, RecordBatch};
+    use tidemill_zset::{Delta, Diffs};
+
+    use super::replaced;
+
+    #[test]
+    fn keys_of_one_hash_are_told_apart() {
+        let keys: ArrayRef = Arc::new(Float64Array::from(vec![1.0, 2.0, 3.0, 3.0, 0.0, -0.0, 4.0]));
+        let rows = RecordBatch::try_from_iter([("k", keys.clone())]).expect("a column");
+        let diffs = Diffs::Each(vec![-1, 1, -1, 1, -1, 1, -1].into());
+        let found = replaced(&Delta { rows, diffs }, &[keys], &[7, 7, 7, 7, 7, 7, 8]);
+        let found: Vec<bool> = found.expect("comparable").iter().flatten().collect();
+        assert_eq!(found, [false, false, true, false, true, false, false]);
+    }
 }

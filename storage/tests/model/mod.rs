@@ -549,6 +549,7 @@ pub fn assert_reads(store: &Store, model: &Model, rng: &mut ChaCha8Rng) {
         if a.kind != ArrangementKind::Log {
             assert_lookups(&stored, a, at, rng);
             assert_range(&stored, a, at, rng);
+            assert_ranges(&stored, a, at, rng);
         }
     }
 }
@@ -688,7 +689,7 @@ fn assert_range(
             assert!(found.insert(row, b.diffs[i]).is_none(), "consolidated");
         }
     }
-    assert!(stored.range_rows((from, until)).unwrap() >= found.len() as u64);
+    assert!(stored.range_rows(&[(from, until)]).unwrap() >= found.len() as u64);
     if from <= until {
         let (rows, backwards) = (rng.random_range(1..20), rng.random());
         let end = stored.first_of_range((from, until), rows, backwards);
@@ -698,7 +699,57 @@ fn assert_range(
             false => ((from, end), end < until),
             true => ((end, until), end > from),
         };
-        assert!(!rest || stored.range_rows(part).unwrap() >= rows);
+        assert!(!rest || stored.range_rows(&[part]).unwrap() >= rows);
     }
     assert_eq!(found, expected, "hashes {from:x} to {until:x} at {at}");
+}
+
+/// Several ranges at once.
+fn assert_ranges(
+    stored: &Arc<ArrangementVersion>,
+    a: &Arrangement,
+    at: Epoch,
+    rng: &mut ChaCha8Rng,
+) {
+    let mut expected = a.contents(at);
+    let rows: Vec<Row> = expected.keys().cloned().collect();
+    let hashes = a.hashes(&rows);
+    let mut bounds: Vec<u64> = vec![];
+    for _ in 0..rng.random_range(1..5) {
+        match hashes.is_empty() || rng.random() {
+            true => bounds.extend([rng.random::<u64>(), rng.random()]),
+            false => {
+                let hash = hashes[rng.random_range(0..hashes.len())];
+                bounds.extend([hash, hash.saturating_add(rng.random_range(0..3))]);
+            }
+        }
+    }
+    if rng.random_bool(0.1) {
+        bounds = vec![0, u64::MAX];
+    }
+    bounds.sort_unstable();
+    let mut ranges: Vec<(u64, u64)> = vec![];
+    for pair in bounds.chunks(2) {
+        if ranges.last().is_none_or(|last| last.1 < pair[0]) {
+            ranges.push((pair[0], pair[1]));
+        }
+    }
+    let wanted = |h: &u64| ranges.iter().any(|(from, until)| from <= h && h <= until);
+    let mut inside = hashes.iter().map(wanted);
+    expected.retain(|_, _| inside.next().expect("one hash per row"));
+    let all: Vec<usize> = (0..stored.desc().schema.fields().len()).collect();
+    let mut found = BTreeMap::new();
+    let mut last = 0;
+    for b in stored.ranges_at(&ranges, at, &all).unwrap() {
+        let rows = rows_of(&b.rows);
+        assert!((1..=SCAN_ROWS_MAX).contains(&rows.len()));
+        assert_eq!(&b.hashes[..], a.hashes(&rows));
+        for (i, row) in rows.into_iter().enumerate() {
+            assert!(b.hashes[i] >= last);
+            last = b.hashes[i];
+            assert!(found.insert(row, b.diffs[i]).is_none(), "consolidated");
+        }
+    }
+    assert!(stored.range_rows(&ranges).unwrap() >= found.len() as u64);
+    assert_eq!(found, expected, "{ranges:x?} at {at}");
 }

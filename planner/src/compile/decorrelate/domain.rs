@@ -33,7 +33,7 @@ pub(super) struct Keyed {
 }
 
 impl Keyed {
-    fn key_exprs(&self) -> Vec<Expr> {
+    pub fn key_exprs(&self) -> Vec<Expr> {
         self.keys.iter().cloned().map(Expr::Column).collect()
     }
 }

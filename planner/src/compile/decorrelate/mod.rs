@@ -5,12 +5,15 @@
 //! input). Those are joined here, before the rules see them: the subquery is computed for all values of the outer
 //! columns that it names, its [`domain`], and the result is joined back to the rows around it.
 //!
+//! Where the subquery finds a row by its primary key, no domain is needed: see [`by_key`].
+//!
 //! [`branches`] and [`guarded`] keep those from failing whose value isn't needed. [`hoist`] first moves subqueries out of
 //! nodes other than filters and projections; outer joins are [`outer_join`]'s where that isn't possible.
 //!
 //! SELECT and views use this alike.
 
 pub(crate) mod branches;
+mod by_key;
 mod domain;
 mod guarded;
 mod hoist;
@@ -247,9 +250,21 @@ fn join_back(
     outer: Vec<Column>,
     n: usize,
 ) -> Result<Joined> {
-    let domain = Domain::new(base, outer.clone(), format!("__outer_{n}"))?;
     let plan = &subquery.subquery;
-    let Some(rows) = domain.all(plan)? else {
+    let made_up = format!("__outer_{n}");
+    let of_key = match e {
+        Expr::ScalarSubquery(_) => by_key::by_key(plan, &outer, &made_up)?,
+        _ => None,
+    };
+    let (one_by_key, nulls) = match of_key {
+        Some(_) => (true, NullEquality::NullEqualsNothing),
+        None => (false, NullEquality::NullEqualsNull),
+    };
+    let rows = match of_key {
+        Some(rows) => Some(rows),
+        None => Domain::new(base, outer.clone(), made_up)?.all(plan)?,
+    };
+    let Some(rows) = rows else {
         return Ok(None);
     };
     let own = plan.schema().columns();
@@ -290,7 +305,7 @@ fn join_back(
             let value = Expr::Column(own[0].clone());
             let (most, always) = at_most_one(plan)?;
             let mut exprs = keys(&rows.keys);
-            if most {
+            if most || one_by_key {
                 exprs.push(value.alias(format!("__v{n}")));
                 let right = LogicalPlanBuilder::from(rows.plan)
                     .project(exprs)?
@@ -322,7 +337,7 @@ fn join_back(
     let named = (0..outer.len()).map(|i| Column::new(Some(name.clone()), format!("__d{n}_{i}")));
     let on = (outer, named.collect::<Vec<_>>());
     let joined = LogicalPlanBuilder::from(input.clone())
-        .join_detailed(right, kind, on, further, NullEquality::NullEqualsNull)?
+        .join_detailed(right, kind, on, further, nulls)?
         .build()?;
     Ok(Some((joined, value)))
 }
