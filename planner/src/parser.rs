@@ -9,6 +9,7 @@ mod chains;
 mod ddl;
 mod dialect;
 pub(crate) mod elements;
+mod elsewhere;
 mod index;
 mod locks;
 mod nested_joins;

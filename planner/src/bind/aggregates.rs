@@ -104,6 +104,15 @@ fn unless_null(filter: Option<Box<Expr>>, value: &Expr) -> Expr {
     }
 }
 
+/// Whether there is a query around, perhaps around what stands to the left in FROM.
+fn is_within_query(outer: Outer) -> bool {
+    match outer {
+        Outer::Query(..) => true,
+        Outer::Lateral(left) => is_within_query(left.outer),
+        Outer::None => false,
+    }
+}
+
 pub(super) fn not_here(c: Ctx) -> SqlError {
     let message = match c.clause {
         "aggregate" => "aggregate function calls cannot be nested".to_string(),
@@ -168,7 +177,7 @@ impl Binder<'_> {
             }
             return self.grouping_call(inner, f);
         }
-        if calls.is_none() && !matches!(c.scope.outer, Outer::Query(..)) {
+        if calls.is_none() && !is_within_query(c.scope.outer) {
             return Err(not_here(c));
         }
         let a = self.aggregate_parts(inner, name, f)?;

@@ -44,6 +44,8 @@ impl Binder<'_> {
                         "aggregate functions are not allowed in FROM clause of their own query level",
                     ));
                 }
+                // A function or a subquery in FROM: the columns may be of a query further out than what stands to the left.
+                Outer::Lateral(left) if !outer.iter().any(|c| left.has(c)) => at = left.outer,
                 Outer::Lateral(_) | Outer::None => return Ok(None),
             }
         };

@@ -4,7 +4,7 @@ use sqlparser::ast::{self as sql, ColumnOption, TableConstraint};
 use sqlparser::tokenizer::Token;
 
 use super::spelling::NULLS_NOT_DISTINCT;
-use super::{P, fold, numbering};
+use super::{P, elsewhere, fold, numbering};
 use crate::ast::{
     Check, ColumnDef, ColumnDefault, Constraints, Including, Name, Nulls, NumberingKind,
     ObjectKind, Statement, TableItem, Unique,
@@ -53,6 +53,7 @@ impl P<'_> {
             }
             ObjectKind::Sink => {
                 let name = self.name()?;
+                self.refuse_elsewhere(&elsewhere::OF_SINK)?;
                 self.need("from")?;
                 let from = self.name()?;
                 let options = self.with_options()?;
@@ -309,10 +310,16 @@ impl P<'_> {
             uniques,
             checks,
         } = constraints;
+        let of_source = match kind {
+            ObjectKind::Source => &elsewhere::OF_SOURCE[..],
+            _ => &[],
+        };
+        self.refuse_elsewhere(of_source)?;
         self.check_no_storage_clause()?;
         let options = self.own_options()?;
         self.on_commit()?;
         self.check_no_storage_clause()?;
+        self.refuse_elsewhere(of_source)?;
         for (i, c) in columns.iter().enumerate() {
             if columns[..i].iter().any(|o| o.name == c.name) {
                 return Err(SqlError::new(
@@ -478,6 +485,7 @@ impl P<'_> {
     ) -> Result<Statement> {
         let name = self.name()?;
         let columns = self.column_list()?;
+        self.refuse_elsewhere(&elsewhere::OF_VIEW)?;
         let options = self.own_options()?;
         self.need("as")?;
         let query = self.query()?;

@@ -2,7 +2,7 @@
 
 use sqlparser::tokenizer::Token;
 
-use super::{P, boolean, duration_ms};
+use super::{P, boolean, duration_ms, elsewhere};
 use crate::ast::{
     CopyOptions, CopySource, CursorSource, ExplainStage, ObjectKind, Parsed, Show, Statement,
     TransactionModes,
@@ -221,6 +221,7 @@ impl P<'_> {
     fn declare(&mut self) -> Result<Statement> {
         self.need("declare")?;
         let cursor = self.ident()?;
+        self.refuse_elsewhere(&elsewhere::OF_CURSOR)?;
         while self.take("binary")
             || self.take("insensitive")
             || self.take("asensitive")

@@ -4,14 +4,17 @@
 use std::sync::Arc;
 
 use crate::tree::{PlanTree, Tree};
+use datafusion::functions_aggregate::count::count_udaf;
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{Column, JoinType, Result};
+use datafusion_expr::expr::Exists;
 use datafusion_expr::expr_rewriter::NamePreserver;
-use datafusion_expr::{Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection};
+use datafusion_expr::logical_plan::Subquery;
+use datafusion_expr::{Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection, lit};
 
 use tidemill_zset::schema::SqlType;
 
-use super::names::{free_in_expr, subquery_of};
+use super::names::{free_columns, free_in_expr, subquery_of};
 use super::{has_subquery, outer_join};
 use crate::functions::single::nullable;
 
@@ -137,20 +140,39 @@ impl Found {
             return Ok(input);
         }
         let mut exprs = columns(&input);
-        exprs.extend(self.0.into_iter().map(|(e, c)| {
+        for (e, c) in self.0 {
             let e = match &e {
                 // As where it stood: NULL without a row.
                 Expr::ScalarSubquery(s) => {
                     let ty = SqlType::of(s.subquery.schema().field(0));
                     nullable(e, &ty)
                 }
+                Expr::Exists(exists) if free_columns(&exists.subquery.subquery)?.is_empty() => {
+                    counted(exists)?
+                }
                 _ => e,
             };
-            e.alias(c.name)
-        }));
+            exprs.push(e.alias(c.name));
+        }
         let projection = Projection::try_new(exprs, input)?;
         Ok(Arc::new(LogicalPlan::Projection(projection)))
     }
+}
+
+/// EXISTS that names no outer column by the number of its rows: the rules know it in conditions only.
+fn counted(exists: &Exists) -> Result<Expr> {
+    let subquery = &exists.subquery;
+    let rows = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone());
+    let rows = rows.aggregate(Vec::<Expr>::new(), vec![count_udaf().call(vec![lit(1i64)])])?;
+    let rows = Expr::ScalarSubquery(Subquery {
+        subquery: Arc::new(rows.build()?),
+        outer_ref_columns: vec![],
+        spans: subquery.spans.clone(),
+    });
+    Ok(match exists.negated {
+        true => rows.eq(lit(0i64)),
+        false => rows.gt(lit(0i64)),
+    })
 }
 
 /// The columns of a plan, as expressions.
