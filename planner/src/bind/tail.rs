@@ -280,7 +280,7 @@ impl Binder<'_> {
             after.map_or(Expr::Column(c.clone()), |(_, e)| e.clone().alias(&c.name))
         };
         let mut exprs: Vec<Expr> = outputs.iter().map(output).collect();
-        if !exprs.iter().any(super::select::has_subquery) {
+        if sorts.is_empty() || !exprs.iter().any(super::select::has_subquery) {
             return project(plan, exprs);
         }
         // What joins subqueries to rows doesn't keep their order.
