@@ -70,6 +70,11 @@ impl Scan {
         }))
     }
 
+    /// The same of the reader that a plan is executed with.
+    pub fn rows_now(&self, task: &TaskContext) -> DfResult<Option<usize>> {
+        self.rows_estimate(&*reader(task).map_err(external)?)
+    }
+
     /// The column of the collection that is the `n`th of the scan.
     pub fn column(&self, n: usize) -> Option<usize> {
         match &self.columns {

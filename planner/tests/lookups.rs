@@ -355,6 +355,10 @@ fn first_rows_above_other_joins_are_found_among_all() {
             "SELECT v::bigint FROM many JOIN few ON few.id = v AND random() < 2 ORDER BY many.id LIMIT 3",
             &[All],
         ),
+        (
+            "SELECT v::bigint FROM many JOIN (SELECT id FROM few WHERE random() < 2) f ON f.id = v ORDER BY many.id LIMIT 3",
+            &[All],
+        ),
     ] {
         let (_, seen) = run(sql);
         assert_eq!(seen, looks, "{sql}");

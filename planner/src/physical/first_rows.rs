@@ -111,6 +111,10 @@ impl FirstRowsExec {
         let Some(column) = key.expr.downcast_ref::<Column>() else {
             return Ok(None);
         };
+        // Each side is read for each part of the rows, and all of them perhaps once more.
+        if sort.input().any(&mut calls_volatile)? {
+            return Ok(None);
+        }
         let Some(input) = Driven::of(sort.input(), column.index())? else {
             return Ok(None);
         };
@@ -137,10 +141,6 @@ impl Driven {
                 column,
                 rows_max: READ_ROWS_MAX,
             }));
-        }
-        // Where all is run once more, it would be computed twice.
-        if calls_volatile(plan)? {
-            return Ok(None);
         }
         if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
             let Some((side, column)) = column_of_side(join, column) else {

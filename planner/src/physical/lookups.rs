@@ -79,8 +79,8 @@ pub(super) struct LookupJoinExec {
     keys: Vec<Key>,
     /// The most rows of the giver by which it is worth it.
     rows_max: usize,
-    /// It fails instead of reading the other side to its end.
-    required: bool,
+    /// See [`LookupJoinExec::of_some_rows`]: it fails instead of reading a large side to its end.
+    of_some: bool,
 }
 
 /// What one side tells of the scan on the other.
@@ -105,9 +105,9 @@ impl LookupJoinExec {
     /// on the others.
     pub(super) fn of_some_rows(join: &HashJoinExec, giver: usize) -> Option<LookupJoinExec> {
         let found = LookupJoinExec::given_by(join, giver)?;
-        let small = scanned(&found.inputs[1 - giver])?.rows() <= SMALL_ROWS_MAX;
+        let small = scanned(found.other())?.rows() <= SMALL_ROWS_MAX;
         (small || !found.keys.is_empty()).then_some(LookupJoinExec {
-            required: !small,
+            of_some: true,
             ..found
         })
     }
@@ -151,21 +151,35 @@ impl LookupJoinExec {
             inputs,
             giver,
             rows_max,
-            required: false,
+            of_some: false,
         })
     }
 
     /// The most rows of the giver that it takes.
     pub(super) fn rows_max(&self) -> usize {
-        match self.required {
-            true => self.rows_max,
-            false => usize::MAX,
+        match scanned(self.other()) {
+            Some(scan) if scan.rows() <= SMALL_ROWS_MAX => usize::MAX,
+            _ => self.rows_max,
         }
     }
 
     /// The input that gives keys.
     pub(super) fn giver(&self) -> &Plan {
         &self.inputs[self.giver]
+    }
+
+    /// The input that is looked up.
+    fn other(&self) -> &Plan {
+        &self.inputs[1 - self.giver]
+    }
+
+    /// Whether the other side mustn't be read to its end. It may have grown since this was planned.
+    fn must_find(&self, task: &TaskContext) -> Result<bool> {
+        let Some(scan) = scanned(self.other()).filter(|_| self.of_some) else {
+            return Ok(false);
+        };
+        let rows = scan.scan().rows_now(task)?;
+        Ok(rows.is_none_or(|rows| rows > SMALL_ROWS_MAX))
     }
 
     /// The same join with another plan for the input that gives keys.
@@ -350,7 +364,7 @@ impl LookupJoinExec {
             true => self.found(&batches, &task)?,
             false => None,
         };
-        if self.required && found.is_none() {
+        if found.is_none() && self.must_find(&task)? {
             return internal_err!("a join would read a side to its end");
         }
         let seen = stream::iter(batches.into_iter().map(Ok)).chain(rest);
@@ -365,7 +379,7 @@ impl LookupJoinExec {
 
     /// The other side with only those rows that have the keys of `given`, if they are found.
     fn found(&self, given: &[RecordBatch], task: &Arc<TaskContext>) -> Result<Option<Plan>> {
-        let other = &self.inputs[1 - self.giver];
+        let other = self.other();
         let Some(scan) = scanned(other) else {
             return internal_err!("a join has lost its scan");
         };
