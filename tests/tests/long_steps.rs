@@ -19,7 +19,7 @@ const LONG: [&str; 4] = [
     "SELECT count(*) AS n FROM big a JOIN big b ON a.v < b.v",
     "SELECT count(*) AS n FROM big a JOIN big b ON a.k = b.k WHERE a.v + b.v < 0",
     "SELECT a.v FROM big a LEFT JOIN big b ON a.v + b.v < 0",
-    "SELECT count(*) AS n FROM big a CROSS JOIN big b",
+    "SELECT count(a.v + b.v) AS n FROM big a CROSS JOIN big b",
 ];
 
 async fn with_big(server: &Server) -> Result<Sql> {
