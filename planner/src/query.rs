@@ -49,6 +49,8 @@ pub struct SessionContextInfo {
     pub now: i64,
     /// `statement_timestamp()`: the start of the statement.
     pub statement: i64,
+    /// When the server started, likewise; `None`: there is none.
+    pub server_started: Option<i64>,
     /// Other settings by lower-case name, for `current_setting`.
     pub variables: Arc<std::collections::BTreeMap<String, String>>,
     /// What `nextval` and its kin reach.
@@ -64,6 +66,7 @@ impl Default for SessionContextInfo {
             time_zone: "UTC".into(),
             now: 0,
             statement: 0,
+            server_started: None,
             variables: Default::default(),
             sequences: Arc::new(NoSequences),
         }

@@ -12,6 +12,12 @@ pub fn any_expr(node: &(impl VisitMut + Clone), mut found: impl FnMut(&Expr) -> 
     any(node, &mut |n| matches!(n, Node::Expr(e) if found(e)))
 }
 
+/// True if `found` is true of any expression in `e` that isn't in a subquery.
+pub fn any_expr_here(e: &Expr, found: impl FnMut(&Expr) -> bool) -> bool {
+    let mut reader = ReaderHere { found, queries: 0 };
+    e.clone().visit(&mut Changer(&mut reader)).is_break()
+}
+
 /// True if `found` is true of the name of any relation in `node`, subqueries included.
 pub fn any_relation(
     node: &(impl VisitMut + Clone),
@@ -62,6 +68,34 @@ impl VisitorMut for Reader<'_> {
 
     fn pre_visit_relation(&mut self, r: &mut ObjectName) -> ControlFlow<()> {
         self.look(Node::Relation(r))
+    }
+}
+
+/// Looks at expressions outside of queries.
+struct ReaderHere<F> {
+    found: F,
+    /// How many the walk is in.
+    queries: usize,
+}
+
+impl<F: FnMut(&Expr) -> bool> VisitorMut for ReaderHere<F> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.queries += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.queries -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, e: &mut Expr) -> ControlFlow<()> {
+        match self.queries == 0 && (self.found)(e) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     }
 }
 

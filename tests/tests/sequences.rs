@@ -115,3 +115,26 @@ fn no_number_is_given_twice() {
         Ok(())
     });
 }
+
+#[test]
+fn numbers_of_rows_that_a_transaction_took_away_again_are_kept() {
+    run(|scratch: Scratch| async move {
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (id serial PRIMARY KEY, v text)")
+            .await?;
+        for (number, then) in [(1, "DELETE FROM t"), (2, "ROLLBACK TO before")] {
+            let sql = server.connect().await?;
+            sql.run("BEGIN; SAVEPOINT before").await?;
+            let insert = "INSERT INTO t (v) VALUES ('a') RETURNING id";
+            ensure!(sql.number(insert).await? == number);
+            sql.run(then).await?;
+            sql.run("COMMIT").await?;
+            server.restart(&Options::default())?;
+        }
+        let sql = server.connect().await?;
+        let id = sql.number("INSERT INTO t VALUES (DEFAULT, 'b') RETURNING id");
+        ensure!(id.await? == 3);
+        Ok(())
+    });
+}

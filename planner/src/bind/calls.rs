@@ -136,11 +136,26 @@ impl Binder<'_> {
             }
             "current_database" | "current_catalog" => Ok(self.text(&self.session.database)),
             "current_schema" => Ok(self.current_schema()),
+            "pg_postmaster_start_time" | "pg_conf_load_time" if args.is_empty() => {
+                self.asks(name);
+                let started = self.session.server_started.map(crate::execute::time_value);
+                let none = || super::null_of(&SqlType::Timestamptz);
+                let started = started.map_or_else(none, literal);
+                Ok(Typed::new(started, SqlType::Timestamptz))
+            }
             "current_schemas" => {
-                let mut all = vec!["pg_catalog".to_string()];
-                all.extend(self.session.search_path.iter().cloned());
-                let items = all.iter().map(|s| self.text(s)).collect();
-                self.array_of(items)
+                let implicit = args.into_iter().next().ok_or_else(|| arity(name))?;
+                let implicit = self.boolean(implicit, "current_schemas")?;
+                let path = || self.session.search_path.iter().map(|s| self.text(s));
+                let system = std::iter::once(self.text("pg_catalog"));
+                let with = self.array_of(system.chain(path()).collect())?;
+                let without = self.array_of(path().collect())?;
+                let branches = vec![
+                    (implicit.clone().is_true(), with.expr),
+                    (implicit.is_false(), without.expr),
+                ];
+                let e = super::conditions::when(branches, super::null_of(&with.ty));
+                Ok(Typed::new(e, with.ty))
             }
             "current_setting" => {
                 let key = args

@@ -11,6 +11,7 @@ use super::scope::{Outer, Scope, ScopeCol, ScopeTable};
 use super::{Binder, Ctes, Typed, columns_of, df, project};
 use crate::compile::decorrelate;
 use crate::error::{Result, SqlError};
+use crate::once::is_volatile_value;
 use crate::parser::{fold, parts};
 use crate::walk;
 
@@ -44,15 +45,17 @@ impl Binder<'_> {
             Some(s) if kind == JoinType::Inner => s,
             _ => return self.lateral_query(left, q, alias, kind, constraint, ctes),
         };
-        let base = left.plan.unwrap_or_else(one_row);
+        let base = || left.plan.clone().unwrap_or_else(one_row);
         let name = alias.map(|a| fold(&a.name)).unwrap_or_default();
-        let aggregates = s.projection.iter().any(is_aggregated);
-        let mut scope = left.scope;
-        let (plan, cols) = if aggregates {
-            self.lateral_aggregates(base, &scope, q, s, ctes)?
+        let (plan, cols) = if s.projection.iter().any(is_aggregated) {
+            match self.lateral_aggregates(base(), &left.scope, q, s, ctes)? {
+                Some(joined) => joined,
+                None => return self.lateral_query(left, q, alias, kind, constraint, ctes),
+            }
         } else {
-            self.lateral_rows(base, &scope, s, ctes)?
+            self.lateral_rows(base(), &left.scope, s, ctes)?
         };
+        let mut scope = left.scope;
         let mut t = ScopeTable {
             alias: name,
             schema: None,
@@ -156,7 +159,7 @@ impl Binder<'_> {
         })
     }
 
-    /// Aggregates without GROUP BY give one row: each is a scalar subquery.
+    /// Aggregates without GROUP BY give one row: each is a scalar subquery. `None`: they might be of different rows.
     pub(super) fn lateral_aggregates(
         &self,
         base: LogicalPlan,
@@ -164,7 +167,7 @@ impl Binder<'_> {
         q: &ast::Query,
         s: &ast::Select,
         ctes: &Ctes,
-    ) -> Result<(LogicalPlan, Vec<ScopeCol>)> {
+    ) -> Result<Option<(LogicalPlan, Vec<ScopeCol>)>> {
         let mut exprs: Vec<Expr> = columns_of(&base).into_iter().map(Expr::Column).collect();
         let mut cols = Vec::new();
         for item in &s.projection {
@@ -182,6 +185,9 @@ impl Binder<'_> {
             let mut single = q.clone();
             *single.body = SetExpr::Select(Box::new(one));
             let t = self.scalar_subquery(Ctx::plain(scope, ctes, "LATERAL"), &single)?;
+            if s.projection.len() > 1 && df(is_volatile_value(&t.expr))? {
+                return Ok(None);
+            }
             let column = self.fresh("lateral");
             exprs.push(t.expr.alias(&column));
             cols.push(ScopeCol {
@@ -191,7 +197,7 @@ impl Binder<'_> {
                 hidden: false,
             });
         }
-        Ok((project(base, exprs)?, cols))
+        Ok(Some((project(base, exprs)?, cols)))
     }
 
     /// Rows of a subquery without aggregates: its FROM continues the join.
@@ -283,6 +289,8 @@ fn continues_join(q: &ast::Query) -> Option<&ast::Select> {
             }
             e => matches!(e, ast::Expr::Subquery(_)),
         })
+        // One in a subquery may be of the query's own rows.
+        || !has_aggregate(e) && walk::any_expr(e, is_aggregate)
     };
     let items = s.projection.iter().all(|i| match i {
         SelectItem::UnnamedExpr(e) | SelectItem::ExprWithAlias { expr: e, .. } => !calls(e),
@@ -312,14 +320,19 @@ fn is_aggregated(i: &SelectItem) -> bool {
     }
 }
 
+/// It has an aggregate that isn't in a subquery.
 pub(super) fn has_aggregate(e: &ast::Expr) -> bool {
-    walk::any_expr(e, |e| match e {
+    walk::any_expr_here(e, is_aggregate)
+}
+
+fn is_aggregate(e: &ast::Expr) -> bool {
+    match e {
         ast::Expr::Function(f) if f.over.is_none() => {
             let name = parts(&f.name).pop();
             name.is_some_and(|n| super::aggregates::is_aggregate_call(&n, f))
         }
         _ => false,
-    })
+    }
 }
 
 pub(crate) fn row_number(partition_by: Vec<Expr>, order_by: Vec<Sort>) -> Expr {

@@ -120,14 +120,14 @@ fn not_rows(s: &ast::Select) -> Option<&'static str> {
 }
 
 fn has_window(e: &ast::Expr) -> bool {
-    walk::any_expr(
+    walk::any_expr_here(
         e,
         |e| matches!(e, ast::Expr::Function(f) if f.over.is_some()),
     )
 }
 
 fn has_set(e: &ast::Expr) -> bool {
-    walk::any_expr(e, |e| match e {
+    walk::any_expr_here(e, |e| match e {
         ast::Expr::Function(f) => parts(&f.name).pop().is_some_and(|n| is_set_returning(&n)),
         _ => false,
     })

@@ -331,6 +331,10 @@ impl Binder<'_> {
             true => Some(literal(ScalarValue::Int64(Some(1)))),
             false => count(tail.limit, "LIMIT")?,
         };
+        if tail.ties && limit.is_none() {
+            let message = "row count cannot be null in FETCH FIRST ... WITH TIES clause";
+            return Err(SqlError::new("2201W", message));
+        }
         if tail.ties {
             if chosen.is_empty() {
                 return Err(SqlError::new(
@@ -422,6 +426,7 @@ fn by_number(
     );
     let mut calls = vec![number.clone()];
     let mut last = number.clone();
+    let with_ties = ties.is_some();
     if let Some(chosen) = ties {
         last = numbered(datafusion::functions_window::rank::rank_udwf(), &chosen);
         calls.push(last.clone());
@@ -444,7 +449,12 @@ fn by_number(
             Operator::Minus,
             Box::new(skipped),
         ));
-        taken = taken.and(place.lt_eq(number_of_rows(limit, Clause::Limit)));
+        let limit = number_of_rows(limit, Clause::Limit);
+        if with_ties {
+            // Rows equal to the last one that is passed over aren't ties of one that is taken.
+            taken = taken.and(limit.clone().gt(literal(ScalarValue::Int64(Some(0)))));
+        }
+        taken = taken.and(place.lt_eq(limit));
     }
     let plan = df(LogicalPlanBuilder::window_plan(plan, calls))?;
     let plan = project(filter(plan, taken)?, columns)?;

@@ -576,9 +576,11 @@ impl Binder<'_> {
         let offset = |e: Option<&ast::Expr>| e.map(|e| self.expr(c, e)).transpose();
         let (from, to) = (offset(start.1)?, offset(end.1)?);
         let ranged = units == WindowFrameUnits::Range && (from.is_some() || to.is_some());
+        let mut of = SqlType::Int8;
         let key = match (by, &mut *order_by) {
             ([by, ..], [sort]) if ranged => {
                 let key = self.known(self.expr(c, &by.expr)?)?;
+                of = key.ty.clone();
                 let key = self.range_key(key, [&from, &to])?;
                 sort.expr = key.expr.clone();
                 Some(key)
@@ -598,7 +600,7 @@ impl Binder<'_> {
         let bound = |side: Side, offset: Option<Typed>, which: &str| -> Result<WindowFrameBound> {
             let distance = match (offset, &key) {
                 _ if side == Side::Current => return Ok(WindowFrameBound::CurrentRow),
-                (Some(t), Some(key)) => self.range_offset(t, key)?,
+                (Some(t), Some(key)) => self.range_offset(t, key, &of)?,
                 (Some(t), None) => self.row_offset(t, which)?,
                 (None, None) if units != WindowFrameUnits::Range => ScalarValue::UInt64(None),
                 (None, _) => ScalarValue::Null,
@@ -692,10 +694,14 @@ impl Binder<'_> {
         Ok(Typed::new(self.cast(key, &to, Context::Explicit)?, to))
     }
 
-    /// The offset of a RANGE frame, for a key that [`Binder::range_key`] gave.
-    fn range_offset(&self, offset: Typed, key: &Typed) -> Result<ScalarValue> {
-        let over_time = matches!(offset.ty, SqlType::Interval) && !offset.unknown
-            || matches!(key.ty, SqlType::Timestamp | SqlType::Timestamptz);
+    /// The offset of a RANGE frame, for a key that [`Binder::range_key`] gave of one that was `of`.
+    fn range_offset(&self, offset: Typed, key: &Typed, of: &SqlType) -> Result<ScalarValue> {
+        let of_day = matches!(of, SqlType::Time);
+        let over_time = of_day
+            || matches!(
+                of,
+                SqlType::Date | SqlType::Timestamp | SqlType::Timestamptz | SqlType::Interval
+            );
         let to = if over_time {
             &SqlType::Interval
         } else {
@@ -703,13 +709,21 @@ impl Binder<'_> {
         };
         let value = self.cast(offset, to, Context::Explicit)?;
         let value = match &key.ty {
-            SqlType::Int8 if over_time => {
+            SqlType::Int8 if over_time && !of_day => {
                 self.order_key(Typed::new(value, SqlType::Interval))?.expr
             }
             _ => value,
         };
         let value = super::dml::fold_constant(&value)
             .ok_or_else(|| SqlError::unsupported("frame offsets must be constants"))?;
+        let value = match value {
+            // To the time of a day, days and months are nothing.
+            ScalarValue::IntervalMonthDayNano(Some(v)) if of_day => {
+                let time = IntervalMonthDayNano::new(0, 0, v.nanoseconds);
+                ScalarValue::Int64(Some(interval_key(time)))
+            }
+            value => value,
+        };
         let negative = match &value {
             ScalarValue::Int64(Some(v)) => *v < 0,
             ScalarValue::Float64(Some(v)) => *v < 0.0 || v.is_nan(),

@@ -8,6 +8,9 @@ use crate::ast::{AlterAction, Constraints, NumberingKind, ObjectKind, Statement}
 use crate::bind::types::sql_type;
 use crate::error::{Result, SqlError};
 
+/// Words of an action that an error names.
+const ACTION_WORDS_MAX: usize = 4;
+
 impl P<'_> {
     pub(super) fn alter(&mut self) -> Result<Statement> {
         self.need("alter")?;
@@ -17,6 +20,11 @@ impl P<'_> {
             self.take("only");
         }
         let name = self.name()?;
+        if kind == ObjectKind::Schema && self.peek_is(0, "rename") {
+            let message = "ALTER SCHEMA … RENAME is not supported";
+            return Err(SqlError::unsupported(message)
+                .hint("Create another schema, and the objects anew in it."));
+        }
         if self.take("rename to") {
             let to = self.ident()?;
             return Ok(Statement::Rename {
@@ -46,9 +54,9 @@ impl P<'_> {
         if self.peek_is(0, "rename") {
             actions.push(self.rename_column()?);
         } else {
-            actions.push(self.alter_action(kind, &name.name)?);
+            actions.extend(self.alter_action(kind, &name.name)?);
             while self.token(&Token::Comma) {
-                actions.push(self.alter_action(kind, &name.name)?);
+                actions.extend(self.alter_action(kind, &name.name)?);
             }
         }
         Ok(Statement::Alter {
@@ -77,9 +85,9 @@ impl P<'_> {
         Ok(AlterAction::RenameColumn { from, to })
     }
 
-    fn alter_action(&mut self, kind: ObjectKind, table: &str) -> Result<AlterAction> {
+    fn alter_action(&mut self, kind: ObjectKind, table: &str) -> Result<Option<AlterAction>> {
         if self.take("add") {
-            return self.add(table);
+            return self.add(table).map(Some);
         }
         if self.take("drop") {
             let constraint = self.take("constraint");
@@ -90,7 +98,7 @@ impl P<'_> {
             let name = self.ident()?;
             let cascade = self.take("cascade");
             self.take("restrict");
-            return Ok(match constraint {
+            return Ok(Some(match constraint {
                 true => AlterAction::DropConstraint {
                     name,
                     if_exists,
@@ -101,16 +109,84 @@ impl P<'_> {
                     if_exists,
                     cascade,
                 },
-            });
+            }));
         }
-        if !self.take("alter") || kind == ObjectKind::Index {
+        if kind == ObjectKind::Table && self.is_about_storage()? {
+            return Ok(None);
+        }
+        if !self.peek_is(0, "alter") || kind == ObjectKind::Index {
             return match self.at_end() {
                 true => self.unexpected(),
-                false => Err(unsupported()),
+                false => Err(self.unsupported(kind)),
             };
         }
+        self.take("alter");
         self.take("column");
         let column = self.ident()?;
+        match self.is_about_storage_of_column()? {
+            true => Ok(None),
+            false => self.alter_column(column).map(Some),
+        }
+    }
+
+    /// Takes what says nothing but how PostgreSQL stores, finds or replicates a table's rows, as its dumps do.
+    fn is_about_storage(&mut self) -> Result<bool> {
+        for words in ["set logged", "set unlogged", "set without cluster"] {
+            if self.take(words) {
+                return Ok(true);
+            }
+        }
+        if self.take("cluster on") {
+            return self.ident().map(|_| true);
+        }
+        if self.take("replica identity") {
+            let all = ["full", "default", "nothing"];
+            return match all.into_iter().any(|word| self.take(word)) {
+                true => Ok(true),
+                false => {
+                    self.need("using index")?;
+                    self.ident().map(|_| true)
+                }
+            };
+        }
+        // There are none.
+        for what in ["disable trigger", "enable trigger"] {
+            for of in ["all", "user"] {
+                if self.take(&format!("{what} {of}")) {
+                    return Ok(true);
+                }
+            }
+        }
+        self.are_storage_parameters()
+    }
+
+    fn is_about_storage_of_column(&mut self) -> Result<bool> {
+        if self.take("set statistics") {
+            return self.signed().map(|_| true);
+        }
+        if self.take("set storage") || self.take("set compression") {
+            return self.ident().map(|_| true);
+        }
+        self.are_storage_parameters()
+    }
+
+    /// `SET (…)` or `RESET (…)`.
+    fn are_storage_parameters(&mut self) -> Result<bool> {
+        let set = self.peek_is(0, "set") || self.peek_is(0, "reset");
+        if !set || self.p.peek_nth_token(1).token != Token::LParen {
+            return Ok(false);
+        }
+        self.p.next_token();
+        while !self.token(&Token::RParen) {
+            match self.at_end() {
+                true => return self.unexpected(),
+                false => self.p.next_token(),
+            };
+        }
+        Ok(true)
+    }
+
+    fn alter_column(&mut self, column: String) -> Result<AlterAction> {
         if self.take("set default") {
             let default = Some(self.expr()?.to_string());
             return Ok(AlterAction::SetDefault { column, default });
@@ -157,7 +233,17 @@ impl P<'_> {
         if self.take("set data type") || self.take("type") {
             return self.set_type(column);
         }
-        Err(unsupported())
+        Err(self.unsupported(ObjectKind::Column))
+    }
+
+    /// An action that there isn't, by the words that it begins with.
+    fn unsupported(&self, kind: ObjectKind) -> SqlError {
+        let words = (0..ACTION_WORDS_MAX).map_while(|n| self.peek_word(n));
+        let words: Vec<String> = words.map(|word| word.to_uppercase()).collect();
+        let (of, action) = (kind.words().to_uppercase(), words.join(" "));
+        SqlError::unsupported(format!("ALTER {of} … {action} is not supported")).hint(
+            "Supported are RENAME, ADD and DROP of columns and constraints, and ALTER COLUMN with TYPE, DEFAULT and NOT NULL.",
+        )
     }
 
     fn identity_kind(&mut self) -> Result<NumberingKind> {
@@ -221,10 +307,4 @@ impl P<'_> {
             if_not_exists,
         })
     }
-}
-
-fn unsupported() -> SqlError {
-    SqlError::unsupported("this form of ALTER is not supported").hint(
-        "Supported are RENAME, ADD and DROP of columns and constraints, and ALTER COLUMN with TYPE, DEFAULT and NOT NULL.",
-    )
 }

@@ -235,10 +235,25 @@ impl P<'_> {
                         | "unlogged"
                 ) =>
             {
-                Err(SqlError::unsupported(format!(
-                    "{} is not supported",
-                    w.to_uppercase()
-                )))
+                let e = SqlError::unsupported(format!("{} is not supported", w.to_uppercase()));
+                Err(match w.as_str() {
+                    "role" | "user" | "policy" => {
+                        e.hint("Every user may read and write everything.")
+                    }
+                    "type" | "domain" => e.hint(
+                        "Declare columns with the type that is meant, and a CHECK for its values.",
+                    ),
+                    "publication" | "subscription" => {
+                        e.hint("SUBSCRIBE and CREATE SINK tell of changes.")
+                    }
+                    "trigger" | "rule" => {
+                        e.hint("A materialized view follows what its tables become.")
+                    }
+                    "database" => {
+                        e.hint("A data directory is one database; CREATE SCHEMA divides it.")
+                    }
+                    _ => e,
+                })
             }
             _ => self.unexpected(),
         }

@@ -186,7 +186,7 @@ pub struct State {
 /// A schema.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SchemaRecord {
-    /// Its OID.
+    /// Its OID; 0: the default schema was dropped.
     pub id: u64,
     /// COMMENT ON SCHEMA.
     pub comment: Option<String>,

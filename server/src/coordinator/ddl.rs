@@ -340,6 +340,8 @@ fn replace_view(
     }
     check_replaceable(old, &new, next)?;
     new.record.id = old.record.id;
+    new.record.comment = old.record.comment.clone();
+    new.record.column_comments = old.record.column_comments.clone();
     effects
         .changes
         .push(put(object_key(new.record.id), &new.record));

@@ -9,7 +9,9 @@ use tidemill_storage::OffsetChange;
 
 use super::ddl::{Effects, find, notice};
 use super::{Coordinator, Owner};
-use crate::catalog::record::{Kind, number_key, object_key, persistent_key, schema_key, sink_key};
+use crate::catalog::record::{
+    Kind, SchemaRecord, number_key, object_key, persistent_key, put, schema_key, sink_key,
+};
 use crate::catalog::{Catalog, DEFAULT_SCHEMA, Detail, Object, SYSTEM_SCHEMAS};
 use crate::numbers::numbered;
 
@@ -223,7 +225,7 @@ impl Coordinator {
         next: &mut Catalog,
         effects: &mut Effects,
     ) -> Result<(), SqlError> {
-        if SYSTEM_SCHEMAS.contains(&name) || name == DEFAULT_SCHEMA {
+        if SYSTEM_SCHEMAS.contains(&name) {
             return Err(SqlError::new(
                 "42501",
                 format!("cannot drop schema {name} because it is required by the system"),
@@ -263,7 +265,15 @@ impl Coordinator {
         }
         self.drop_ids(ids, cascade, false, next, effects)?;
         next.schemas_mut().remove(name);
-        effects.changes.push((schema_key(name), None));
+        // A new data directory has the default schema, so that it must say that it doesn't.
+        let dropped = SchemaRecord {
+            id: 0,
+            comment: None,
+        };
+        effects.changes.push(match name == DEFAULT_SCHEMA {
+            true => put(schema_key(name), &dropped),
+            false => (schema_key(name), None),
+        });
         Ok(())
     }
 }

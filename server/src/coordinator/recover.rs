@@ -238,7 +238,10 @@ fn read_catalog(store: &Store) -> Result<Stored, RecoverError> {
                 .push(serde_json::from_value::<Record>(value).map_err(row)?),
             Some(("schema", name)) => {
                 let record: SchemaRecord = serde_json::from_value(value).map_err(row)?;
-                stored.catalog.schemas_mut().insert(name.into(), record);
+                match record.id {
+                    0 => stored.catalog.schemas_mut().remove(name),
+                    _ => stored.catalog.schemas_mut().insert(name.into(), record),
+                };
             }
             Some(("persistent", name)) => {
                 let record: PersistentRecord = serde_json::from_value(value).map_err(row)?;

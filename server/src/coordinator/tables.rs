@@ -14,7 +14,7 @@ use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 
 use super::reply::Reply;
-use super::unique::{Keys, UniqueIndex, UniqueState, duplicate};
+use super::unique::{Keys, UniqueIndex, UniqueState, duplicate, failing_row};
 use super::{Coordinator, EpochWork};
 use crate::catalog::{Catalog, Detail, Object};
 use crate::numbers::Numbered;
@@ -172,6 +172,10 @@ impl Coordinator {
             match self.accept(&request, &mut states, work.epoch) {
                 Ok(()) => {
                     work.has_writes = true;
+                    let numbered = request.numbered.iter();
+                    let tables = numbered.filter_map(|n| self.catalog.get(n.table));
+                    let counters = tables.flat_map(|table| self.env.numbers.changed(table));
+                    work.commit.catalog.extend(counters);
                     let epoch = work.epoch;
                     work.after.push(Box::new(move |_, _| {
                         let _ = request.reply.send(Ok(epoch));
@@ -211,10 +215,11 @@ impl Coordinator {
     ) -> Result<(), SqlError> {
         let catalog = self.catalog.clone();
         let below = |collection: CollectionId| tables_below(&catalog, collection);
-        let numbers = &self.env.numbers;
+        // Numbers of rows that are gone may come again once the table's begin anew.
+        let holds = |n: &Numbered| request.writes.is_empty() || self.env.numbers.holds(n);
         if self.write_log.is_outdated(request, &catalog)
             || self.write_log.conflicts(request, below)
-            || !request.numbered.iter().all(|n| numbers.holds(n))
+            || !request.numbered.iter().all(holds)
         {
             return Err(conflict());
         }
@@ -666,13 +671,9 @@ pub fn check_not_null(object: &Object, rows: &RecordBatch) -> Result<(), SqlErro
             object.record.name
         );
         let nulls = compute::is_null(column).map_err(arrow_error)?;
-        let failing = nulls
-            .iter()
-            .position(|n| n == Some(true))
-            .map_or(0, |row| row + 1);
-        let e = SqlError::new("23502", message).detail(format!(
-            "The failing row is number {failing} of the statement."
-        ));
+        let failing = nulls.iter().position(|n| n == Some(true)).unwrap_or(0);
+        let detail = failing_row(object.columns.fields(), rows.columns(), failing);
+        let e = SqlError::new("23502", message).detail(detail);
         let e = e.about(|a| a.column = Some(field.name().clone()));
         return Err(of_table(e, object));
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, Fields, SchemaRef};
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::Nulls;
 use tidemill_storage::{RunBatch, StoreVersion};
@@ -21,6 +21,9 @@ use super::tables::{are_put_together, arrow_error};
 use crate::catalog::{Catalog, Detail, Object};
 use crate::pg::types::{Column, TextStyle};
 use crate::reader::{key_first, store_error};
+
+/// Bytes of a value of a row that an error shows; longer ones are cut, as PostgreSQL does.
+const SHOWN_BYTES_MAX: usize = 64;
 
 /// A unique index of a table.
 #[derive(Clone)]
@@ -279,18 +282,31 @@ pub fn duplicate(constraint: &str, keys: &RecordBatch, row: usize) -> SqlError {
 pub fn shown(keys: &RecordBatch, row: usize) -> String {
     let schema = keys.schema();
     let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-    let values = schema
-        .fields()
-        .iter()
-        .zip(keys.columns())
-        .map(|(field, array)| {
-            if array.is_null(row) {
-                return "null".to_string();
-            }
-            let mut out = bytes::BytesMut::new();
-            Column::new(field, array, TextStyle::default()).text(row, &mut out);
-            String::from_utf8_lossy(&out).into_owned()
-        });
-    let values: Vec<String> = values.collect();
+    let columns = schema.fields().iter().zip(keys.columns());
+    let values: Vec<String> = columns.map(|(f, array)| value(f, array, row)).collect();
     format!("({})=({})", names.join(", "), values.join(", "))
+}
+
+/// The detail of an error that a row to be written, of the table's columns `fields`, breaks a rule.
+pub fn failing_row(fields: &Fields, columns: &[ArrayRef], row: usize) -> String {
+    let values = fields.iter().zip(columns).map(|(f, array)| {
+        let mut value = value(f, array, row);
+        if value.len() > SHOWN_BYTES_MAX {
+            value.truncate(value.floor_char_boundary(SHOWN_BYTES_MAX));
+            value.push_str("...");
+        }
+        value
+    });
+    let values: Vec<String> = values.collect();
+    format!("Failing row contains ({}).", values.join(", "))
+}
+
+/// A value as an error shows it.
+fn value(field: &Field, array: &ArrayRef, row: usize) -> String {
+    if array.is_null(row) {
+        return "null".to_string();
+    }
+    let mut out = bytes::BytesMut::new();
+    Column::new(field, array, TextStyle::default()).text(row, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
 }

@@ -299,7 +299,7 @@ fn options(relation: &RelationInfo) -> Value {
 }
 
 /// `relkind`
-fn kind(relation: &RelationInfo) -> &'static str {
+pub(super) fn kind(relation: &RelationInfo) -> &'static str {
     match relation.kind {
         RelationType::Table => "r",
         RelationType::Source => "f",

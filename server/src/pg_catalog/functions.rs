@@ -182,15 +182,20 @@ functions! {
         Ok(Value::text(format!("PostgreSQL {}", c.snapshot.server_version)))
     };
     anyway "pg_backend_pid" => INT, |_, c| Ok(Value::Int(i64::from(c.snapshot.backend_pid)));
-    catalog "pg_cancel_backend" => BOOL, |a, c| Ok(Value::Bool(signal(a, c, false)));
+    catalog "pg_cancel_backend" => BOOL, |a, c| {
+        match int(a, 0) == i64::from(c.snapshot.backend_pid) {
+            true => Err(SqlError::new("57014", "canceling statement due to user request")),
+            false => Ok(Value::Bool(signal(a, c, false))),
+        }
+    };
     catalog "pg_terminate_backend" => BOOL, |a, c| Ok(Value::Bool(signal(a, c, true)));
     anyway "pg_is_in_recovery" => BOOL, |_, _| Ok(Value::Bool(false));
     catalog "pg_my_temp_schema" => Returns::Type(Ty::Oid), |_, c| {
         Ok(Value::Int(c.own_temporary().and_then(|own| c.find_schema(own)).unwrap_or(0)))
     };
     anyway "pg_is_other_temp_schema" => BOOL, |_, _| Ok(Value::Bool(false));
-    anyway "pg_postmaster_start_time" => Returns::Type(Ty::Timestamptz), |_, _| Ok(Value::Null);
-    anyway "pg_conf_load_time" => Returns::Type(Ty::Timestamptz), |_, _| Ok(Value::Null);
+    anyway "pg_postmaster_start_time" => Returns::Type(Ty::Timestamptz), |_, c| Ok(Value::time(c.snapshot.started));
+    anyway "pg_conf_load_time" => Returns::Type(Ty::Timestamptz), |_, c| Ok(Value::time(c.snapshot.started));
     anyway "inet_server_addr" => TEXT, |_, _| Ok(Value::Null);
     anyway "inet_server_port" => INT, |_, _| Ok(Value::Null);
     anyway "inet_client_addr" => TEXT, |_, _| Ok(Value::Null);
@@ -458,7 +463,13 @@ pub fn find(name: &str) -> Option<&'static Function> {
 
 /// Whether the planner has a function of the catalog, too: it doesn't have those that do something.
 pub fn has_planner(name: &str) -> bool {
-    let of_session = ["current_database", "current_schemas", "current_setting"];
+    let of_session = [
+        "current_database",
+        "current_schemas",
+        "current_setting",
+        "pg_postmaster_start_time",
+        "pg_conf_load_time",
+    ];
     is_niladic(name) || of_session.contains(&name) || !overloads(name).is_empty()
 }
 

@@ -25,9 +25,11 @@ mod run;
 mod scope;
 mod sequences;
 mod server_wide;
+mod statistics;
 mod value;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -87,6 +89,8 @@ pub struct CatalogSnapshot {
     pub backend_pid: i32,
     /// Advisory locks of all connections.
     pub advisory: Arc<AdvisoryLocks>,
+    /// When the server started.
+    pub started: Option<SystemTime>,
 }
 
 /// What `pg_cancel_backend` and `pg_terminate_backend` do; by default nothing.

@@ -9,7 +9,7 @@ use super::fill::{BTREE, C_COLLATION, COLLATION, DATABASE_OID, HEAP, TABLESPACE,
 use super::relations::{Definition, Row, Rows};
 use super::value::Value;
 use super::{CatalogSnapshot, PG_CATALOG_OID, TIDEMILL_OID};
-use super::{builtin, indexes};
+use super::{builtin, indexes, statistics};
 use crate::pg::types::{TYPES, oid};
 
 /// Types that values don't have on the wire, but columns of the catalog do: oid, name, bytes, category, array's oid.
@@ -244,8 +244,8 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
         }
         "pg_locks" => locks(definition, snapshot),
         "pg_opclass" => indexes::pg_opclass(definition),
-        // Nothing of the kind exists here.
-        _ => Vec::new(),
+        // Otherwise nothing of the kind exists here.
+        _ => statistics::rows(definition, snapshot).unwrap_or_default(),
     }
 }
 

@@ -18,6 +18,9 @@ use super::sql::SqlSession;
 use super::{ParamValue, Response};
 use crate::pg_catalog::{self, Effects};
 
+/// `pg_sleep` of more, or of infinity, goes on until the statement is cancelled.
+const SLEEP_SECONDS_MAX: f64 = 1e9;
+
 impl SqlSession {
     /// Parameters and columns of a query over the catalog; `None`: it is none.
     pub(super) fn catalog_shape(
@@ -100,7 +103,7 @@ impl SqlSession {
         let batches = futures::stream::iter([Ok(batch)]);
         Ok(Response::Rows {
             schema,
-            batches: match Duration::try_from_secs_f64(effects.sleep) {
+            batches: match Duration::try_from_secs_f64(effects.sleep.min(SLEEP_SECONDS_MAX)) {
                 Ok(sleep) if !sleep.is_zero() => {
                     let slept = futures::stream::once(tokio::time::sleep(sleep));
                     slept.flat_map(move |()| batches.clone()).boxed()

@@ -11,6 +11,7 @@ use super::execution;
 use super::sql::SqlSession;
 use super::write_rows::WithRows;
 use crate::catalog::{Detail, Object};
+use crate::coordinator::unique::failing_row;
 use crate::reader::Snapshot;
 
 /// CHECKs of a table.
@@ -31,7 +32,7 @@ impl Checks {
             "new row for relation \"{}\" violates check constraint \"{name}\"",
             self.table
         );
-        let detail = format!("The failing row is number {} of the statement.", row + 1);
+        let detail = failing_row(rows.schema().fields(), rows.columns(), row);
         Err(self.about(name, SqlError::new("23514", message).detail(detail)))
     }
 

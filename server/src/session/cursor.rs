@@ -107,7 +107,7 @@ impl SqlSession {
         source: &CursorSource,
         params: &[ParamValue],
     ) -> Result<Response, SqlError> {
-        let in_block = self.transaction.as_ref().is_some_and(|t| t.explicit);
+        let in_block = self.transaction.is_some();
         if !in_block && !hold {
             return Err(SqlError::new(
                 "25P01",

@@ -9,6 +9,7 @@ use tidemill_planner::SqlError;
 use tidemill_planner::ast::{ExplainStage, ObjectKind, Show, Statement, SubscribeTarget};
 use tidemill_planner::catalog::CatalogView;
 use tidemill_planner::names::parse_query;
+use tidemill_zset::CollectionId;
 use tidemill_zset::delta::schema_of;
 use tidemill_zset::schema::SqlType;
 
@@ -17,6 +18,7 @@ use super::execution::planning;
 use super::query::Given;
 use super::settings::reported_name;
 use super::sql::SqlSession;
+use crate::catalog::{Catalog, Rows};
 use crate::coordinator::ddl::find;
 
 /// Columns of EXPLAIN.
@@ -194,7 +196,10 @@ impl SqlSession {
         let text = planning(|| -> Result<String, SqlError> {
             Ok(match stage {
                 ExplainStage::Logical => plan.optimised()?.display_indent().to_string(),
-                ExplainStage::Dataflow => plan.compile()?.plan.explain(),
+                ExplainStage::Dataflow => {
+                    let plan = plan.compile()?.plan;
+                    with_names(plan.explain(), &plan.inputs(), &published.catalog)
+                }
             })
         })?;
         let rows = text
@@ -203,6 +208,18 @@ impl SqlSession {
             .collect();
         Ok(text_rows(explain_schema(), rows, "EXPLAIN"))
     }
+}
+
+/// The text of a dataflow in which its inputs are called by their relations' names.
+fn with_names(mut text: String, inputs: &[CollectionId], catalog: &Catalog) -> String {
+    for input in inputs {
+        if let Some((object, rows)) = catalog.by_collection(*input) {
+            let errors = if rows == Rows::Errors { "_errors" } else { "" };
+            let name = format!("Input {}{errors} columns", object.display_name());
+            text = text.replace(&format!("Input {input} columns"), &name);
+        }
+    }
+    text
 }
 
 fn text_rows(schema: SchemaRef, rows: Vec<Vec<Option<String>>>, verb: &'static str) -> Response {

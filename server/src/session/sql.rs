@@ -157,6 +157,7 @@ impl SqlSession {
                 .unwrap_or_else(|| "UTC".into()),
             now: self.now(),
             statement: self.statement_began,
+            server_started: Some(micros(self.handle.env.system.started)),
             variables: self.settings.variables(),
             sequences: Arc::new(SessionSequences {
                 handle: self.handle.clone(),
@@ -225,6 +226,7 @@ impl SqlSession {
                 | Statement::Set { .. }
                 | Statement::Reset { .. }
                 | Statement::Query { .. }
+                | Statement::Declare { .. }
                 | Statement::Together { .. }
                 | Statement::CopyTo {
                     source: CopySource::Change(_),
@@ -355,7 +357,7 @@ impl SqlSession {
             Statement::Execute { name, args } => self.execute_named(name, args).await,
             Statement::Deallocate { name } => self.deallocate(name.as_deref()),
             Statement::Discard => {
-                if self.transaction.as_ref().is_some_and(|t| t.explicit) {
+                if self.transaction.is_some() {
                     return Err(SqlError::new(
                         "25001",
                         "DISCARD ALL cannot run inside a transaction block",
@@ -618,7 +620,11 @@ impl Prepared {
 
 /// Now, microseconds since the Unix epoch.
 pub(super) fn now_micros() -> i64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    micros(SystemTime::now())
+}
+
+fn micros(time: SystemTime) -> i64 {
+    let since_1970 = time.duration_since(UNIX_EPOCH);
     since_1970.unwrap_or_default().as_micros() as i64
 }
 
@@ -632,11 +638,21 @@ fn other(verb: &str) -> Result<Response, SqlError> {
         word if word.starts_with("ALTER ") => Ok(Response::Tag(word.into())),
         // Nothing to do, and clients send them without need.
         word @ ("CREATE EXTENSION" | "VACUUM" | "ANALYZE" | "UNLISTEN" | "CHECKPOINT" | "FLUSH"
-        | "WAIT" | "GRANT" | "DISCARD PLANS" | "DISCARD SEQUENCES" | "DISCARD TEMP"
-        | "DISCARD TEMPORARY") => Ok(Response::Tag(word.replace("TEMPORARY", "TEMP"))),
+        | "REINDEX" | "CLUSTER" | "WAIT" | "GRANT" | "DISCARD PLANS"
+        | "DISCARD SEQUENCES" | "DISCARD TEMP" | "DISCARD TEMPORARY") => {
+            Ok(Response::Tag(word.replace("TEMPORARY", "TEMP")))
+        }
         // Not with a notice only: who takes a right away counts on it.
         "REVOKE" => Err(SqlError::unsupported("REVOKE is not supported").hint(EVERYTHING)),
-        word => Err(SqlError::unsupported(format!("{word} is not supported"))),
+        word => {
+            let e = SqlError::unsupported(format!("{word} is not supported"));
+            Err(match word {
+                "DO" => e.hint("Send its statements one by one, or let the client decide."),
+                "CALL" => e.hint("There are no procedures."),
+                "LISTEN" | "NOTIFY" => e.hint("SUBSCRIBE tells of changes of a table or view."),
+                _ => e,
+            })
+        }
     }
 }
 

@@ -72,7 +72,7 @@ fn fill(expr: &mut Expr, params: &[ParamValue]) -> Result<(), SqlError> {
 
 fn no_time(clause: &str, what: &str) -> SqlError {
     SqlError::new("22023", format!("{clause} a time, not {what}"))
-        .hint("A time is a number as shown in the column \"time\" of a subscription.")
+        .hint("A time is a number as shown in the column \"time\" of a subscription: milliseconds since 1970.")
 }
 
 impl SqlSession {
@@ -87,7 +87,12 @@ impl SqlSession {
         let mut expr = expr.clone();
         fill(&mut expr, params)?;
         let planner = &self.handle.env.planner;
-        let (value, _) = planner.constant(&self.context(), &expr, Some(&to))?;
+        let no_number = |e: SqlError| match e.sqlstate.as_ref() {
+            "42804" | "22P02" => no_time(&format!("{clause} needs"), &expr.to_string()),
+            _ => e,
+        };
+        let value = planner.constant(&self.context(), &expr, Some(&to));
+        let (value, _) = value.map_err(no_number)?;
         match value {
             ScalarValue::Int64(Some(time)) if time >= 0 => Ok(time),
             ScalarValue::Int64(Some(time)) => {

@@ -401,9 +401,6 @@ impl SqlSession {
     }
 
     async fn commit_transaction(&mut self, transaction: Transaction) -> Result<bool, SqlError> {
-        if transaction.writes.is_empty() {
-            return Ok(true);
-        }
         let writes: Vec<(CollectionId, Delta)> = transaction
             .writes
             .iter()
@@ -413,14 +410,16 @@ impl SqlSession {
             })
             .filter(|(_, delta)| !delta.is_empty())
             .collect();
-        if writes.is_empty() {
+        if writes.is_empty() && transaction.numbered.is_empty() {
             return Ok(true);
         }
-        let read_at = transaction
-            .published
-            .as_ref()
-            .map_or(Epoch::MAX, |p| p.now());
-        let reads = transaction.reads.lock().clone();
+        // Numbers that were given are kept also where the rows are gone again, which then depends on nothing.
+        let (read_at, reads) = match &transaction.published {
+            Some(published) if !writes.is_empty() => {
+                (published.now(), transaction.reads.lock().clone())
+            }
+            _ => (Epoch::MAX, ReadSet::default()),
+        };
         self.handle
             .change(&self.underway, |reply| {
                 Message::Write(WriteRequest {

@@ -6,6 +6,7 @@ mod sequences;
 mod snapshot;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arrow::array::RecordBatch;
 use tidemill_planner::SqlError;
@@ -34,6 +35,8 @@ pub struct SystemRelations {
     pub backends: Arc<Backends>,
     /// What they have locked against each other.
     pub advisory: Arc<AdvisoryLocks>,
+    /// When the server started.
+    pub started: SystemTime,
 }
 
 impl SystemRelations {
@@ -70,6 +73,7 @@ impl SystemRelations {
             relations,
             backends: Arc::default(),
             advisory: Arc::default(),
+            started: SystemTime::now(),
         })
     }
 

@@ -26,7 +26,7 @@ impl SystemRelations {
                 },
                 name: name.clone(),
                 comment: match &s.comment {
-                    None if name == crate::catalog::DEFAULT_SCHEMA => {
+                    None if s.id == u64::from(pg_catalog::PUBLIC_OID) => {
                         Some("standard public schema".into())
                     }
                     comment => comment.clone(),
@@ -87,6 +87,7 @@ impl SystemRelations {
             signal: pg_catalog::Signal(Some(Arc::new(signal))),
             backend_pid: 0,
             advisory: Arc::clone(&self.advisory),
+            started: Some(self.started),
         }
     }
 }
