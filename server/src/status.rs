@@ -2,9 +2,10 @@
 //!
 //! Counters start at zero with the process; what is durable is read from the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tidemill_connectors::queue::BatchReceiver;
@@ -15,12 +16,14 @@ use crate::catalog::record::SinkProgress;
 /// A source's counters.
 #[derive(Clone, Default)]
 pub struct SourceCounters {
-    /// Rows committed or on their way.
+    /// Rows committed.
     pub rows: u64,
     /// Error rows likewise.
     pub errors: u64,
     /// Input bytes decoded for them.
     pub bytes: u64,
+    /// Batches of epochs that aren't published yet: rows, bytes, and since when they wait, oldest first.
+    pub under_way: VecDeque<(usize, u64, Instant)>,
     /// Its queue; absent if it could not be opened.
     pub receiver: Option<Arc<BatchReceiver>>,
     /// Epochs take its input; until somebody reads it, they don't.
@@ -42,9 +45,25 @@ pub struct SinkState {
     pub length: Option<u64>,
 }
 
+/// How far a build is.
+#[derive(Debug)]
+pub struct BuildProgress {
+    /// What is built.
+    pub kind: &'static str,
+    /// Schema and name, unless it is a subscription's query.
+    pub name: Option<(String, String)>,
+    /// When it began.
+    pub started: Instant,
+    /// Rows of its inputs that have been taken in, later changes of them included.
+    pub rows: AtomicU64,
+    /// About how many rows the inputs had when it began.
+    pub rows_expected: u64,
+}
+
 /// All of it.
 #[derive(Default)]
 pub struct Status {
+    builds: Mutex<BTreeMap<u64, Arc<BuildProgress>>>,
     sources: Mutex<BTreeMap<u64, SourceCounters>>,
     sinks: Mutex<BTreeMap<u64, SinkState>>,
     epochs: AtomicU64,
@@ -61,6 +80,21 @@ impl Status {
     /// Why the process is about to end.
     pub fn server_failure(&self) -> Option<&str> {
         self.failure.get().map(String::as_str)
+    }
+
+    /// A build begins. `id`: of its dataflow.
+    pub fn build_started(&self, id: u64, progress: Arc<BuildProgress>) {
+        self.builds.lock().insert(id, progress);
+    }
+
+    /// A build has joined, or failed.
+    pub fn build_ended(&self, id: u64) {
+        self.builds.lock().remove(&id);
+    }
+
+    /// The builds that are under way, in the order in which they began.
+    pub fn builds(&self) -> Vec<Arc<BuildProgress>> {
+        self.builds.lock().values().cloned().collect()
     }
 
     /// A source's reader runs.
@@ -82,10 +116,18 @@ impl Status {
         self.sources.lock().entry(id).or_default().failure = Some(reason);
     }
 
-    /// A batch was taken into an epoch.
+    /// A batch was taken into an epoch; the oldest has waited `since` then.
+    pub fn source_taken(&self, id: u64, rows: usize, bytes: u64, since: Instant) {
+        let mut sources = self.sources.lock();
+        let counters = sources.entry(id).or_default();
+        counters.under_way.push_back((rows, bytes, since));
+    }
+
+    /// The oldest batch that was taken and not published yet is published.
     pub fn source_progress(&self, id: u64, rows: usize, errors: usize, bytes: u64) {
         let mut sources = self.sources.lock();
         let counters = sources.entry(id).or_default();
+        counters.under_way.pop_front();
         counters.rows += rows as u64;
         counters.errors += errors as u64;
         counters.bytes += bytes;

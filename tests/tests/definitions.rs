@@ -245,3 +245,43 @@ fn a_replaced_view_may_stand_on_what_was_made_after_it() {
         Ok(())
     });
 }
+
+#[test]
+fn the_default_schema_may_be_dropped_and_made_again() {
+    run(|scratch| async move {
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (a integer)").await?;
+        sql.run("CREATE MATERIALIZED VIEW m AS SELECT count(*) FROM t")
+            .await?;
+        sql.fails("2BP01", "DROP SCHEMA public").await?;
+        sql.run("DROP SCHEMA public CASCADE").await?;
+        sql.fails("3F000", "CREATE TABLE t (a integer)").await?;
+        let sql = restarted(&mut server).await?;
+        sql.fails("3F000", "CREATE TABLE public.t (a integer)")
+            .await?;
+        sql.run("CREATE SCHEMA public").await?;
+        sql.run("CREATE TABLE t AS SELECT 7 AS a").await?;
+        let sql = restarted(&mut server).await?;
+        ensure!(sql.number("SELECT a FROM public.t").await? == 7);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_replaced_view_keeps_its_comments() {
+    run(|scratch| async move {
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE VIEW v AS SELECT 1 AS a").await?;
+        sql.run("COMMENT ON VIEW v IS 'one'").await?;
+        sql.run("COMMENT ON COLUMN v.a IS 'column'").await?;
+        sql.run("CREATE OR REPLACE VIEW v AS SELECT 1 AS a, 2 AS b")
+            .await?;
+        let sql = restarted(&mut server).await?;
+        let comments = "SELECT obj_description('v'::regclass), col_description('v'::regclass, 1)";
+        let comments = sql.lines(comments).await?;
+        ensure!(comments == ["one|column"], "{comments:?}");
+        Ok(())
+    });
+}

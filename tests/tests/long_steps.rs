@@ -46,6 +46,9 @@ fn a_build_disturbs_nobody_and_ends_when_it_is_cancelled() {
                 building.try_rows(&create).await
             });
             uses_cpu(&server, "the build is at work", |cores| cores > 0.2).await?;
+            let builds = "SELECT name, kind, rows_expected FROM tidemill.builds";
+            let under_way = sql.lines(builds).await?;
+            ensure!(under_way == ["w|materialized view|200000"], "{under_way:?}");
             // Writes, their views, and DDL go on.
             let started = Instant::now();
             for x in 1..=20 {
@@ -76,6 +79,8 @@ fn a_build_disturbs_nobody_and_ends_when_it_is_cancelled() {
                 took < Duration::from_secs(5),
                 "{query}: its end took {took:?}"
             );
+            let under_way = sql.lines(builds).await?;
+            ensure!(under_way.is_empty(), "{under_way:?}");
             // Its name is free, and nothing of it is left.
             sql.run("CREATE MATERIALIZED VIEW w AS SELECT count(*) AS n FROM big")
                 .await?;

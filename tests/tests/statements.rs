@@ -551,3 +551,35 @@ fn each_copied_row_has_a_default_of_its_own() {
         Ok(())
     });
 }
+
+#[test]
+fn an_error_shows_the_row_that_fails() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (id serial, name text NOT NULL, n integer CHECK (n > 0))")
+            .await?;
+        sql.run("INSERT INTO t (name, n) VALUES ('a', 1), ('b', 2)")
+            .await?;
+        let long = "x".repeat(100);
+        let cases = [
+            (
+                "23502",
+                "UPDATE t SET name = NULL WHERE id = 2",
+                "(2, null, 2)",
+            ),
+            ("23514", "UPDATE t SET n = n - 1", "(1, a, 0)"),
+            (
+                "23514",
+                &format!("INSERT INTO t VALUES (9, '{long}', -1)"),
+                &format!("(9, {}..., -1)", &long[..64]),
+            ),
+        ];
+        for (state, statement, row) in cases {
+            let detail = sql.fails(state, statement).await?.detail;
+            let wanted = format!("Failing row contains {row}.");
+            ensure!(detail.as_ref() == Some(&wanted), "{statement}: {detail:?}");
+        }
+        Ok(())
+    });
+}

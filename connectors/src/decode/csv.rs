@@ -80,7 +80,8 @@ impl CsvSplitter {
     /// Reads a file's header (without its line end). An `Err` tells why the file can't be read.
     pub fn set_header(&mut self, line: &[u8]) -> Result<(), String> {
         self.order = (0..self.names.len()).collect();
-        let mut rows = Rows::new(line.iter().filter(|b| **b == self.format.delimiter).count() + 1);
+        let mut rows =
+            Rows::of_one(line.iter().filter(|b| **b == self.format.delimiter).count() + 1);
         let fields = match self.record(line, 0, End::Last, &mut rows) {
             (Record::Complete { .. }, n) => n,
             _ => return Err("the header has a broken quote".into()),

@@ -110,10 +110,10 @@ pub struct Block {
 }
 
 impl Block {
-    /// An empty block of rows of `width` fields.
-    pub fn new(width: usize) -> Self {
+    /// An empty block for `rows` rows of `width` fields, and one that is being filled.
+    pub fn new(width: usize, rows: usize) -> Self {
         Block {
-            fields: vec![Field::NULL; width * (BLOCK_ROWS + 1)],
+            fields: vec![Field::NULL; width * (rows + 1)],
             width,
             starts: Vec::with_capacity(BLOCK_ROWS),
             ends: Vec::with_capacity(BLOCK_ROWS),

@@ -94,7 +94,7 @@ impl Rows {
     /// For rows of `width` fields.
     pub fn new(width: usize) -> Self {
         Rows {
-            block: Block::new(width),
+            block: Block::new(width, BLOCK_ROWS),
             side: Vec::new(),
             line: 1,
             dirty: false,
@@ -103,6 +103,14 @@ impl Rows {
             errors: ErrorRows::default(),
             block_rows_max: BLOCK_ROWS,
             line_bytes_max: usize::MAX,
+        }
+    }
+
+    /// For one row of `width` fields.
+    pub fn of_one(width: usize) -> Self {
+        Rows {
+            block: Block::new(width, 0),
+            ..Rows::new(0)
         }
     }
 
@@ -170,6 +178,9 @@ const ERRORS_PER_BATCH_MAX: usize = 4096;
 /// Bytes of a chunk that are kept for a record whose end isn't found: positions in a chunk are 31 bits.
 const CHUNK_BYTES_LIMIT: usize = 1 << 30;
 
+/// Text of a batch, about, in bytes. What is unescaped or rewritten of it is kept together with offsets of 31 bits.
+const BATCH_BYTES_MAX: usize = 64 << 20;
+
 enum Splitter {
     Csv(CsvSplitter),
     Jsonl(JsonlSplitter),
@@ -210,6 +221,8 @@ pub struct Decoder {
     modified_us: i64,
     /// Rows of the next block, at most.
     block_rows: usize,
+    /// Bytes of the batch's records so far.
+    batch_bytes: usize,
     /// Rows of the batch so far, bad ones included, and which of them are bad.
     batch_rows: usize,
     bad: Vec<usize>,
@@ -249,6 +262,7 @@ impl Decoder {
             modified_us: 0,
             block_rows: BLOCK_ROWS_MIN,
             batch_rows: 0,
+            batch_bytes: 0,
             bad: Vec::new(),
             offsets: has("_offset").then(Vec::new),
             lines: has("_line").then(Vec::new),
@@ -333,7 +347,7 @@ impl Decoder {
                 return stop;
             }
             at = stop;
-            if self.batch_rows >= rows_max || self.rows.errors.len() >= ERRORS_PER_BATCH_MAX {
+            if self.is_full(rows_max) {
                 return at;
             }
         }
@@ -405,6 +419,7 @@ impl Decoder {
         if let (Some(start), Some(end)) = (block.starts.first(), block.ends.last()) {
             let row_bytes = ((end - start) as usize / block.len()).max(1);
             self.block_rows = (BLOCK_BYTES / row_bytes).clamp(BLOCK_ROWS_MIN, BLOCK_ROWS);
+            self.batch_bytes += (end - start) as usize;
         }
         block.clear();
     }
@@ -441,9 +456,11 @@ impl Decoder {
         self.batch_rows - self.bad.len() + self.rows.errors.len()
     }
 
-    /// Whether the batch has `rows_max` rows or as many error rows as it may have.
+    /// Whether the batch has `rows_max` rows, or as much text or as many error rows as it may have.
     pub fn is_full(&self, rows_max: usize) -> bool {
-        self.batch_rows >= rows_max || self.rows.errors.len() >= ERRORS_PER_BATCH_MAX
+        self.batch_rows >= rows_max
+            || self.batch_bytes >= BATCH_BYTES_MAX
+            || self.rows.errors.len() >= ERRORS_PER_BATCH_MAX
     }
 
     /// Whether a row of the batch refers to the chunk: it must then be finished before the next chunk.
@@ -494,6 +511,7 @@ impl Decoder {
                 .expect("the mask has a bit per row");
         }
         self.batch_rows = 0;
+        self.batch_bytes = 0;
         self.bad.clear();
         let rows = (batch.num_rows() > 0).then_some(batch);
         let columns = rows.as_ref().and_then(|_| self.chosen_columns());

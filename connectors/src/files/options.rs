@@ -92,6 +92,9 @@ impl FilesOptions {
     }
 }
 
+/// So many numbers of batches are tried.
+const DIVISORS_TRIED_MAX: usize = 10_000;
+
 /// Rows of a batch: of some that make `epoch_rows_max` together, exactly if there is such a number that isn't much smaller
 /// than it may be.
 pub fn batch_rows(epoch_rows_max: Option<&String>) -> usize {
@@ -100,7 +103,8 @@ pub fn batch_rows(epoch_rows_max: Option<&String>) -> usize {
         return BATCH_ROWS_MAX;
     };
     let fewest = epoch.div_ceil(BATCH_ROWS_MAX);
-    let exact = (fewest..=2 * fewest).find(|batches| epoch.is_multiple_of(*batches));
+    let most = (2 * fewest).min(fewest + DIVISORS_TRIED_MAX);
+    let exact = (fewest..=most).find(|batches| epoch.is_multiple_of(*batches));
     epoch / exact.unwrap_or(fewest)
 }
 

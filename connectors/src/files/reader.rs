@@ -316,7 +316,7 @@ impl Run<'_, '_, '_> {
                 cover.extend(&bytes[at..]);
                 self.skipping = Some(Skipping {
                     offset: self.base + at as u64,
-                    raw: bytes[at..at + RAW_BYTES_MAX + 1].to_vec(),
+                    raw: bytes[at..len.min(at + RAW_BYTES_MAX + 1)].to_vec(),
                     cover,
                 });
                 return Ok(len);

@@ -80,7 +80,10 @@ pub fn parse_timestamptz(text: &[u8]) -> Result<i64, ValueError> {
     let local = parts.local()?;
     match parts.zone {
         None => Ok(local),
-        Some(Zone::Offset(seconds)) => Ok(local - seconds * 1_000_000),
+        Some(Zone::Offset(seconds)) => {
+            let utc = local.checked_sub(seconds * 1_000_000);
+            utc.ok_or(ValueError::Range)
+        }
         Some(Zone::Named(tz)) => {
             let seconds = local.div_euclid(1_000_000);
             let naive = chrono::DateTime::from_timestamp(seconds, 0)
@@ -110,6 +113,9 @@ fn iso_date(text: &[u8]) -> Option<Result<i64, ValueError>> {
         })
     };
     let (year, month, day) = (number(&[a, b, c, d])?, number(&[e, f])?, number(&[g, h])?);
+    if year == 0 {
+        return Some(Err(date_range()));
+    }
     Some(checked_date(year as i64, month, day))
 }
 
@@ -255,6 +261,9 @@ impl Parts {
             return Err(ValueError::Syntax);
         }
         if let Some((year, month, day)) = year_after_bc {
+            if year == 0 {
+                return Err(date_range());
+            }
             let year = if bc { 1 - year } else { year };
             parts.date = Some(checked_date(year, month, day)?);
         }
@@ -374,10 +383,8 @@ fn date_word(word: &str) -> Result<Option<(i64, u32, u32)>, ValueError> {
         let n: i64 = word.parse().map_err(|_| ValueError::Syntax)?;
         return Ok(Some((n / 10_000, (n / 100 % 100) as u32, (n % 100) as u32)));
     }
-    let Some(separator) = word[usize::from(!word.is_empty())..]
-        .chars()
-        .find(|c| matches!(c, '-' | '/' | '.'))
-    else {
+    let mut behind_first = word.chars().skip(1);
+    let Some(separator) = behind_first.find(|c| matches!(c, '-' | '/' | '.')) else {
         return Ok(None);
     };
     let fields: Vec<&str> = word.split(separator).collect();
@@ -392,11 +399,11 @@ fn date_word(word: &str) -> Result<Option<(i64, u32, u32)>, ValueError> {
     };
     if let Some(month) = month_named(&b.to_ascii_lowercase()) {
         let (x, y) = (number(a)?, number(c)?);
-        return Ok(Some(if a.len() > 2 {
-            (x as i64, month, y)
-        } else {
-            (y as i64, month, x)
-        }));
+        return match (a.len() > 2, c.len() > 2) {
+            (true, _) => Ok(Some((x as i64, month, y))),
+            (false, true) => Ok(Some((y as i64, month, x))),
+            (false, false) => Err(two_digits_of_year()),
+        };
     }
     let (x, y, z) = (number(a)?, number(b)?, number(c)?);
     if a.len() > 2 {
@@ -404,17 +411,28 @@ fn date_word(word: &str) -> Result<Option<(i64, u32, u32)>, ValueError> {
     } else if c.len() > 2 {
         Ok(Some((z as i64, x, y)))
     } else {
-        // Two digits of a year are ambiguous; PostgreSQL guesses the century, we don't.
-        Err(ValueError::Syntax)
+        Err(two_digits_of_year())
+    }
+}
+
+/// They are ambiguous; PostgreSQL guesses the century, we don't.
+fn two_digits_of_year() -> ValueError {
+    ValueError::Syntax
+}
+
+/// Hours from UTC of what is an abbreviation first: zones of the same names have summer time.
+fn abbreviation(word: &str) -> Option<i64> {
+    match word {
+        "z" | "utc" | "gmt" | "zulu" | "wet" => Some(0),
+        "cet" | "met" => Some(1),
+        "eet" => Some(2),
+        _ => None,
     }
 }
 
 fn zone(word: &str) -> Result<Zone, ValueError> {
-    if matches!(
-        word.to_ascii_lowercase().as_str(),
-        "z" | "utc" | "gmt" | "zulu"
-    ) {
-        return Ok(Zone::Offset(0));
+    if let Some(hours) = abbreviation(&word.to_ascii_lowercase()) {
+        return Ok(Zone::Offset(hours * 3_600));
     }
     let sign = match word.as_bytes().first() {
         Some(b'+') => 1,
@@ -495,6 +513,11 @@ mod tests {
             "99-1-1",
             "1999",
             "2024-00-10",
+            "0000-01-01",
+            "0000-01-01 BC",
+            "08-Jan-99",
+            "99-Jan-08",
+            "é",
         ] {
             assert!(parse_date(t.as_bytes()).is_err(), "{t}");
         }
@@ -547,6 +570,7 @@ mod tests {
             "2024-05-06 05:08:09",
             "2024-05-06 05:08:09 UTC",
             "2024-05-06 07:08:09 Europe/Berlin",
+            "2024-05-06 06:08:09 CET",
         ] {
             assert_eq!(parse_timestamptz(t.as_bytes()), Ok(want), "{t}");
         }

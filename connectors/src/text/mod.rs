@@ -224,4 +224,73 @@ mod tests {
         assert!(parse("\\x1").is_err());
         assert!(parse("\\9").is_err());
     }
+
+    /// Nothing of what is read here panics, whatever the text.
+    #[test]
+    fn any_text_is_read_or_refused() {
+        use rand::prelude::*;
+        let seed = rand::random();
+        println!("seed {seed}");
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let pieces = [
+            "é",
+            "ß",
+            "日",
+            "\u{0}",
+            "-",
+            "/",
+            ".",
+            ":",
+            " ",
+            ",",
+            "+",
+            "T",
+            "Z",
+            "P",
+            "e",
+            "E",
+            "0",
+            "1",
+            "9",
+            "12",
+            "2024",
+            "99999999999999999999",
+            "jan",
+            "am",
+            "bc",
+            "day",
+            "ago",
+            "epoch",
+            "infinity",
+            "\\",
+            "\\x",
+            "{",
+            "}",
+            "\"",
+            "NaN",
+            "Europe/Paris",
+            "-infinity",
+            "\t",
+        ];
+        for _ in 0..200_000 {
+            let count = rng.random_range(0..7);
+            let text: String = (0..count)
+                .filter_map(|_| pieces.choose(&mut rng))
+                .copied()
+                .collect();
+            let text = text.as_bytes();
+            let _ = datetime::parse_date(text);
+            let _ = datetime::parse_time(text);
+            let _ = datetime::parse_timestamp(text);
+            let _ = datetime::parse_timestamptz(text);
+            let _ = interval::parse_interval(text);
+            let _ = number::parse_i64(text);
+            let _ = number::parse_f64(text);
+            let _ = number::parse_f32(text);
+            let _ = number::parse_numeric(text, 38, 10);
+            let _ = parse_bool(text);
+            let _ = parse_uuid(text, &mut [0; 36]);
+            let _ = parse_bytea(text, &mut Vec::new());
+        }
+    }
 }

@@ -258,6 +258,38 @@ fn what_is_too_long_does_not_depend_on_chunks() {
 }
 
 #[test]
+fn the_end_of_a_file_may_be_too_long() {
+    // Of lines that are too long, some are shorter than what an error row shows.
+    for bytes in [1_100, 2_049, 3_000, 4_096, 4_097, 9_000] {
+        let input = Input::new();
+        input.put("f", format!("1,a\n2,{}", "y".repeat(bytes)));
+        let path = input.text();
+        let options = [
+            ("connector", "files"),
+            ("path", path.as_str()),
+            ("format", "csv"),
+            ("max_line_bytes", "1024"),
+        ];
+        let mut kept = Kept::default();
+        let running = Running::start(&spec(TWO, &options, false), &kept);
+        running.until(&mut kept, |k| k.rows().len() == 1);
+        input.append("f", "\n3,b\n");
+        running.until(&mut kept, |k| k.rows().len() == 2 && k.errors().len() == 1);
+        running.stop();
+        assert_eq!(kept.rows(), ["1|a", "3|b"], "{bytes} bytes");
+    }
+}
+
+#[test]
+fn a_header_of_very_many_columns_is_refused() {
+    let content = format!("{}\n1,a\n", ",".repeat(300_000));
+    let options = [("format", "csv"), ("header", "true")];
+    let (rows, errors) = decode(TWO, &options, content.as_bytes(), 0, 1);
+    assert_eq!((rows.len(), errors.len()), (0, 1));
+    assert!(errors[0].contains("the header names column"), "{errors:?}");
+}
+
+#[test]
 fn every_byte_of_a_corpus_may_be_damaged() {
     let content = b"1,a longer word than twelve\n2,\"quoted, \"\"word\"\"\"\n3,c\n";
     let mut seed = 99u32;
@@ -286,4 +318,23 @@ fn every_byte_of_a_corpus_may_be_damaged() {
             "{damaged:?}"
         );
     }
+}
+
+#[test]
+fn a_batch_has_no_more_text_than_its_offsets_can_say() {
+    // Text that is unescaped is kept together.
+    let line = format!("{{\"id\": 1, \"word\": \"\\n{}\"}}\n", "y".repeat(48_000));
+    let content = line.repeat(3_000).into_bytes();
+    let format = tidemill_connectors::decode::Format::Jsonl;
+    let mut decoder =
+        tidemill_connectors::decode::Decoder::new(schema(TWO), &format).expect("good columns");
+    decoder.begin_chunk(&content, 0, 0, true);
+    let stop = decoder.decode(
+        &content,
+        0,
+        tidemill_connectors::decode::End::Last,
+        usize::MAX,
+    );
+    assert!(decoder.is_full(usize::MAX));
+    assert!((60 << 20..70 << 20).contains(&stop), "{stop} bytes");
 }

@@ -26,6 +26,7 @@ mod locks;
 pub(crate) mod names;
 pub(crate) mod operators;
 mod outer_aggregates;
+mod row_in;
 mod rows;
 pub(crate) mod scope;
 pub(crate) mod select;

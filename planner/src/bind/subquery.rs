@@ -17,7 +17,7 @@ use tidemill_zset::schema::SqlType;
 
 use super::conditions::{first, is_fallible, not, when};
 use super::expr::{AGGREGATE, Calls, Ctx, SET, Truth, WINDOW, strip};
-use super::scope::{Outer, Scope, ScopeCol, ScopeTable, outer};
+use super::scope::{Outer, outer};
 use super::sets::{is_each, is_set_returning};
 use super::types::SCALE_DEFAULT;
 use super::{Binder, Rel, RelCol, Typed, builder, df, literal, null_of, project, truth};
@@ -304,125 +304,6 @@ impl Binder<'_> {
             outer.projection = vec![SelectItem::UnnamedExpr(f(Box::new(column)))];
         }
         self.scalar_subquery(c.value(), &q)
-    }
-
-    /// `(a, b) op ANY (SELECT …)`: whether for a row of the subquery the comparison holds, or may hold. `negated`:
-    /// `(a, b) op ALL (SELECT …)`, where `op` is the opposite of what is written.
-    fn row_in_subquery(
-        &self,
-        c: Ctx,
-        items: &[E],
-        op: &B,
-        q: &ast::Query,
-        negated: bool,
-    ) -> Result<Typed> {
-        let names: Vec<ast::Ident> = (1..=items.len())
-            .map(|i| ast::Ident::with_quote('"', format!("in#{i}")))
-            .collect();
-        if items.is_empty() {
-            return Err(SqlError::new("42601", "syntax error at or near \")\""));
-        }
-        let (scope, items) = self.called_first(c, items)?;
-        let (c, items) = (Ctx { scope: &scope, ..c }, &items);
-        let binary = |left: E, op: B, right: E| E::BinaryOp {
-            left: Box::new(left),
-            op,
-            right: Box::new(right),
-        };
-        let fields = names.iter().cloned().map(E::Identifier);
-        let equal = match op {
-            B::Eq => items
-                .iter()
-                .zip(fields)
-                .map(|(e, field)| binary(e.clone(), B::Eq, field))
-                .reduce(|l, r| binary(l, B::And, r)),
-            op => {
-                let (l, r) = (items.to_vec(), fields.collect());
-                Some(binary(E::Tuple(l), op.clone(), E::Tuple(r)))
-            }
-        };
-        let equal = Box::new(E::Nested(Box::new(equal.unwrap_or(E::Tuple(vec![])))));
-        let width = self.query(q, c.ctes, around(c, &RefCell::new(Vec::new())))?;
-        if width.cols.len() != items.len() {
-            return Err(wrong_width(width.cols.len(), items.len()));
-        }
-        let rows_where = |condition: E| -> Result<ast::Query> {
-            let mut outer = crate::parser::parse_query("SELECT 1 FROM (SELECT 1) AS \"in#\"")?;
-            if let ast::SetExpr::Select(s) = outer.body.as_mut() {
-                s.selection = Some(condition);
-                if let Some(ast::TableFactor::Derived {
-                    subquery, alias, ..
-                }) = s.from.first_mut().map(|t| &mut t.relation)
-                {
-                    *subquery.as_mut() = q.clone();
-                    if let Some(a) = alias {
-                        a.columns = names
-                            .iter()
-                            .map(|n| ast::TableAliasColumnDef {
-                                name: n.clone(),
-                                data_type: None,
-                            })
-                            .collect();
-                    }
-                }
-            }
-            Ok(*outer)
-        };
-        // Where NULL counts as false, NOT IN is true if no row equals or may equal.
-        if c.truth != Truth::Value {
-            let condition = match negated {
-                true => E::IsNotFalse(equal),
-                false => *equal,
-            };
-            return self.exists(c, &rows_where(condition)?, negated);
-        }
-        let equals = self.exists(c, &rows_where((*equal).clone())?, false)?.expr;
-        let may_equal = self
-            .exists(c, &rows_where(E::IsNotFalse(equal))?, false)?
-            .expr;
-        let branches = vec![
-            (equals, truth(!negated)),
-            (may_equal, null_of(&SqlType::Bool)),
-        ];
-        Ok(Typed::new(when(branches, truth(negated)), SqlType::Bool))
-    }
-
-    /// Fields of a row with aggregates or window functions, which belong to the query and not to the subquery that the row is
-    /// compared in, by names of a relation more in the query's scope.
-    fn called_first<'c>(&self, c: Ctx<'c>, items: &[E]) -> Result<(Scope<'c>, Vec<E>)> {
-        let (mut scope, mut items) = (c.scope.clone(), items.to_vec());
-        let mut called = ScopeTable {
-            alias: "in#row".into(),
-            schema: None,
-            cols: vec![],
-            primary_key: None,
-        };
-        for e in &mut items {
-            if walk::any_expr(e, |e| {
-                matches!(e, E::Subquery(_) | E::Exists { .. } | E::InSubquery { .. })
-            }) || !walk::any_expr(e, |e| matches!(e, E::Function(_)))
-            {
-                continue;
-            }
-            let t = self.expr(c.value(), e)?;
-            let mut columns = t.expr.column_refs().into_iter();
-            if columns.any(is_marker) {
-                let name = format!("call#{}", called.cols.len());
-                *e = E::CompoundIdentifier(vec![
-                    ast::Ident::with_quote('"', &called.alias),
-                    ast::Ident::with_quote('"', &name),
-                ]);
-                let t = self.known(t)?;
-                called.cols.push(ScopeCol {
-                    name,
-                    ty: t.ty,
-                    expr: t.expr,
-                    hidden: true,
-                });
-            }
-        }
-        scope.tables.push(called);
-        Ok((scope, items))
     }
 
     fn in_typed(&self, c: Ctx, x: Typed, q: &ast::Query, negated: bool) -> Result<Typed> {
@@ -738,17 +619,17 @@ fn compares_with_rows(e: &E) -> bool {
 }
 
 /// Whether a column stands for a call until it is known where that is computed.
-fn is_marker(column: &Column) -> bool {
+pub(super) fn is_marker(column: &Column) -> bool {
     let relation = column.relation.as_ref().map(|r| r.table());
     matches!(relation, Some(AGGREGATE | WINDOW | SET))
 }
 
 /// The query in which an expression stands, for the subqueries in it.
-fn around<'c>(c: Ctx<'c>, used: &'c RefCell<Vec<Expr>>) -> Outer<'c> {
+pub(super) fn around<'c>(c: Ctx<'c>, used: &'c RefCell<Vec<Expr>>) -> Outer<'c> {
     Outer::Query(c.scope, used, c.calls.filter(|_| c.aggregates))
 }
 
-fn wrong_width(found: usize, wanted: usize) -> SqlError {
+pub(super) fn wrong_width(found: usize, wanted: usize) -> SqlError {
     let much = if found > wanted { "many" } else { "few" };
     SqlError::new("42601", format!("subquery has too {much} columns"))
 }

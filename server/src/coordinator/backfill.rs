@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow::datatypes::SchemaRef;
 use crossbeam_channel::Receiver;
@@ -20,6 +21,7 @@ use super::{Handle, Message, SharedRuntime};
 use crate::changes::Follower;
 use crate::published::Published;
 use crate::reader::{DeltaIterator, Snapshot, Stored};
+use crate::status::BuildProgress;
 
 /// Rows in one step of a build: what the workers hold at once.
 const CHUNK_ROWS_MAX: usize = 1 << 19;
@@ -84,11 +86,18 @@ pub struct BuildThread {
     /// Number of the last hidden epoch. They count from 1, far below any epoch of the clock.
     pub step: Epoch,
     pub built: Built,
+    /// What is told of it.
+    pub progress: Arc<BuildProgress>,
+    /// Rows that have been fed.
+    pub fed: usize,
 }
 
 impl BuildThread {
     pub fn run(mut self) {
+        let status = self.handle.env.status.clone();
+        status.build_started(self.id.0, self.progress.clone());
         let result = self.build();
+        status.build_ended(self.id.0);
         // Who reads the inputs from now on is the dataflow.
         self.followers.clear();
         let built = result.map(|()| self.built);
@@ -255,6 +264,7 @@ impl BuildThread {
         if let Some(duplicates) = &mut self.duplicates {
             duplicates.note(&delta)?;
         }
+        self.fed += delta.len();
         if !delta.is_empty() {
             self.runtime.send(Command::Feed {
                 scope: Scope::Hidden(self.id),
@@ -287,6 +297,7 @@ impl BuildThread {
                 }
             }
         }
+        self.progress.rows.store(self.fed as u64, Ordering::Relaxed);
         self.built.errors = consolidate(&tidemill_dataflow::operator::error_schema(), &errors);
         if !self.durable {
             if !self.built.errors.is_empty() {

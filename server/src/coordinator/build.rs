@@ -7,12 +7,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
 use crossbeam_channel::Sender;
 use tidemill_dataflow::plan::{ColumnsRead, DataflowPlan, OutputStorage};
 use tidemill_dataflow::runtime::{Command, DataflowId, DataflowResult, Install, Scope};
 use tidemill_dataflow::state::{Batches, StateHandle, StateReader};
 use tidemill_planner::SqlError;
+use tidemill_planner::query::SnapshotReader;
 use tidemill_storage::{
     ArrangementChange, ArrangementDesc, ArrangementKind, RunBatch, Store, StoreError,
 };
@@ -28,6 +31,7 @@ use crate::catalog::record::{Ids, Kind, NEXT_ID_KEY, Output, State, object_key, 
 use crate::catalog::{Catalog, Detail, Object};
 use crate::published::Published;
 use crate::reader::{Contents, Snapshot, contents, history_gone, no_history, not_complete};
+use crate::status::BuildProgress;
 
 /// What is to be built.
 pub struct BuildRequest {
@@ -352,16 +356,22 @@ impl Coordinator {
             BuildTarget::View(view) => self.duplicates(view, &ids),
             BuildTarget::Query { .. } => None,
         };
+        let snapshot = Snapshot {
+            at: as_of.unwrap_or(published.now()),
+            ..Snapshot::of(&self.env, &published)
+        };
+        let (object, kind) = match &request.target {
+            BuildTarget::Query { .. } => (None, "subscription"),
+            BuildTarget::View(view) => (Some(&**view), view.record.kind.words()),
+        };
+        let progress = progress_of(object, kind, &snapshot, &inputs);
         let thread = BuildThread {
             id,
             handle: self.handle.clone(),
             runtime: self.runtime.clone(),
             workers: self.workers,
             inputs: inputs.clone(),
-            snapshot: Snapshot {
-                at: as_of.unwrap_or(published.now()),
-                ..Snapshot::of(&self.env, &published)
-            },
+            snapshot,
             exact: as_of.is_some(),
             output,
             followers,
@@ -377,6 +387,8 @@ impl Coordinator {
             step: 0,
             duplicates,
             built: Built::default(),
+            progress,
+            fed: 0,
         };
         let name = format!("build {}", id.0);
         if let Err(e) = std::thread::Builder::new()
@@ -584,4 +596,21 @@ impl Coordinator {
         }
         self.finish_cut(work);
     }
+}
+
+/// What is told of a build over `inputs`.
+pub(super) fn progress_of<'c>(
+    object: Option<&Object>,
+    kind: &'static str,
+    snapshot: &Snapshot,
+    inputs: impl IntoIterator<Item = &'c CollectionId>,
+) -> Arc<BuildProgress> {
+    let rows = inputs.into_iter().map(|c| snapshot.rows_estimate(*c));
+    Arc::new(BuildProgress {
+        kind,
+        name: object.map(|o| (o.record.schema.clone(), o.record.name.clone())),
+        started: Instant::now(),
+        rows: AtomicU64::new(0),
+        rows_expected: rows.flatten().sum(),
+    })
 }

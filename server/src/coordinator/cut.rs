@@ -112,14 +112,15 @@ impl Coordinator {
             let Some(source) = self.sources.get_mut(&id) else {
                 continue;
             };
+            let since = source.oldest().unwrap_or_else(Instant::now);
             let batches = source.take(may_retract);
             for batch in batches {
-                self.take_batch(id, batch, work);
+                self.take_batch(id, batch, since, work);
             }
         }
     }
 
-    fn take_batch(&mut self, id: u64, batch: SourceBatch, work: &mut EpochWork) {
+    fn take_batch(&mut self, id: u64, batch: SourceBatch, since: Instant, work: &mut EpochWork) {
         let Some(object) = self.catalog.get(id).cloned() else {
             return;
         };
@@ -148,7 +149,8 @@ impl Coordinator {
             batch.rows.as_ref().map_or(0, Delta::len),
             batch.errors.as_ref().map_or(0, Delta::len),
         );
-        let bytes = batch.bytes;
+        let (bytes, status) = (batch.bytes, &self.env.status);
+        status.source_taken(id, row_count + error_count, bytes, since);
         work.after.push(Box::new(move |c, _| {
             c.source_published(id);
             c.env

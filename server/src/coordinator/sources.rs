@@ -4,10 +4,12 @@
 //! its rows or errors. Until then its reader fills a small queue and waits, no epoch takes anything of it, and its
 //! offsets stay. So the first view doesn't have to read again what nobody had wanted.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tidemill_connectors::ConnectorError;
 use tidemill_connectors::queue::{BatchReceiver, SourceState, StopSignal, channel};
 use tidemill_connectors::source::{SourceBatch, SourceSpec, Wanted, open_source};
 use tidemill_planner::SqlError;
@@ -135,6 +137,11 @@ impl RunningSource {
     /// A batch of it waits for the end of the commit that is under way.
     pub fn holds_retraction(&self) -> bool {
         self.held.is_some()
+    }
+
+    /// Since when its oldest batch waits.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.receiver.oldest()
     }
 
     /// Batches for one epoch. A batch that retracts comes alone in front of an epoch in which `may_retract` holds.
@@ -270,7 +277,11 @@ impl Coordinator {
                 .name(title)
                 .spawn(move || {
                     sender.stop_with(&stop);
-                    let result = source.run(sender.clone(), stop);
+                    let run = AssertUnwindSafe(|| source.run(sender.clone(), stop));
+                    let result = std::panic::catch_unwind(run).unwrap_or_else(|_| {
+                        let failed = "its reader has failed, by a defect that the log tells of";
+                        Err(ConnectorError::Io(failed.into()))
+                    });
                     if let Err(e) = &result {
                         tracing::warn!(source = %name, error = %e, "the source has stopped");
                     }

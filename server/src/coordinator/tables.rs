@@ -1,11 +1,11 @@
 //! Writes to tables: conflicts with what others wrote since, keys and constraints, all checked when the
 //! transaction is sequenced, against the committed state plus what the same epoch took before it.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array, make_comparator};
 use arrow::compute::{self, SortOptions, not};
+use hashbrown::{HashMap, HashSet};
 use tidemill_planner::SqlError;
 use tidemill_planner::query::WRITTEN;
 use tidemill_storage::{ArrangementChange, StoreVersion};
@@ -445,6 +445,7 @@ impl TableState {
             hashes
         };
         let wanted = unique(hashes.to_vec());
+        let set = || wanted.iter().copied().collect::<HashSet<u64>>();
         let mut out = Vec::new();
         let rows = self.object.record.ids.rows;
         if let Some(version) = rows.and_then(|id| self.version.arrangement(id)) {
@@ -457,24 +458,25 @@ impl TableState {
                 }
                 false => version.get_many(&wanted),
             };
+            let of_codes = ordered.then(set);
             for run in found.map_err(store_error)? {
                 let rows = RecordBatch::try_new(like.schema(), run.rows.columns().to_vec())
                     .map_err(arrow_error)?;
                 let diffs = run.diffs.to_vec().into();
                 let found = Delta { rows, diffs };
                 // Keys of one code.
-                out.push(match ordered {
-                    true => {
+                out.push(match &of_codes {
+                    Some(set) => {
                         let hashes = self.hashes(&found.rows);
-                        let same = hashes.iter().map(|h| Some(wanted.binary_search(h).is_ok()));
+                        let same = hashes.iter().map(|h| Some(set.contains(h)));
                         found.filter(&same.collect()).map_err(arrow_error)?
                     }
-                    false => found,
+                    None => found,
                 });
             }
         }
         if wanted.iter().any(|h| self.touched.contains(h)) {
-            let set: HashSet<u64> = wanted.into_iter().collect();
+            let set = set();
             for delta in &self.accepted {
                 let hashes = self.hashes(&delta.rows);
                 let mask = hashes.iter().map(|h| Some(set.contains(h))).collect();

@@ -4,12 +4,12 @@
 //! when a transaction is sequenced the committed arrangement and what the epoch took before hold every key. Only the keys
 //! that the transaction adds are looked up: the cost doesn't grow with the table.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute;
 use arrow::datatypes::{Field, Fields, SchemaRef};
+use hashbrown::HashSet;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::Nulls;
 use tidemill_storage::{RunBatch, StoreVersion};
@@ -171,7 +171,7 @@ impl UniqueIndex {
                 .values()
                 .iter()
                 .zip(&codes)
-                .filter(|(_, c)| wanted.contains(c));
+                .filter(|(_, c)| wanted.contains(*c));
             let same = UInt32Array::from_iter_values(same.map(|(r, _)| *r));
             found.push(delta.take(&same).map_err(arrow_error)?);
         }

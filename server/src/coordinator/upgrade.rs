@@ -21,7 +21,7 @@ use tidemill_zset::hash::{hash_columns, mix};
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 
 use super::backfill::{BuildThread, Built};
-use super::build::{Build, LiveReader, state_descs, stored_desc};
+use super::build::{Build, LiveReader, progress_of, state_descs, stored_desc};
 use super::stale::{Stale, parts};
 use super::{Coordinator, Message};
 use crate::catalog::record::{NEXT_ID_KEY, Output, State, object_key, put, rebuild_key};
@@ -213,13 +213,14 @@ impl Coordinator {
             })
             .collect();
         let (reports, reported) = crossbeam_channel::unbounded();
+        let snapshot = Snapshot::of(&self.env, published);
         let thread = BuildThread {
             id,
             handle: self.handle.clone(),
             runtime: self.runtime.clone(),
             workers: self.workers,
             inputs: reads.keys().copied().collect(),
-            snapshot: Snapshot::of(&self.env, published),
+            snapshot: snapshot.clone(),
             stored,
             exact: false,
             output: object.columns.clone(),
@@ -235,6 +236,8 @@ impl Coordinator {
             step: 0,
             duplicates: None,
             built: Built::default(),
+            progress: progress_of(Some(object), "rebuilt view", &snapshot, reads.keys()),
+            fed: 0,
         };
         std::thread::Builder::new()
             .name(format!("rebuild {}", object.display_name()))

@@ -9,6 +9,7 @@ use super::Response;
 use super::sql::SqlSession;
 use crate::catalog::text::{columns, numbered, quoted, unique};
 use crate::catalog::{Detail, Object};
+use crate::numbers::sequence_name;
 use crate::published::Published;
 
 impl SqlSession {
@@ -71,7 +72,7 @@ impl SqlSession {
                 return Err(SqlError::new("42P16", message));
             }
             let more = match &object {
-                Some(object) => default_of(object, n, including)?,
+                Some(object) => default_of(object, n, including),
                 None => String::new(),
             };
             let required = if field.is_nullable() { "" } else { " NOT NULL" };
@@ -95,26 +96,24 @@ fn qualified(name: &Name) -> String {
 }
 
 /// What a column holds where an INSERT doesn't say.
-fn default_of(object: &Object, column: usize, including: Including) -> Result<String, SqlError> {
+fn default_of(object: &Object, column: usize, including: Including) -> String {
     let Detail::Table { defaults, .. } = &object.detail else {
-        return Ok(String::new());
+        return String::new();
     };
-    Ok(match defaults.get(column).and_then(Option::as_ref) {
+    match defaults.get(column).and_then(Option::as_ref) {
         Some(ColumnDefault::Expression(text)) if including.defaults => format!(" DEFAULT {text}"),
         Some(ColumnDefault::Numbering(n)) => match n.kind {
             NumberingKind::Serial if including.defaults => {
-                let name = object.columns.field(column).name();
-                return Err(SqlError::unsupported(format!(
-                    "two tables can't share the numbers of column \"{name}\""
-                ))
-                .hint("Leave out INCLUDING DEFAULTS, or write the columns out."));
+                let sequence = quoted(&sequence_name(object, column));
+                let sequence = format!("{}.{sequence}", quoted(&object.record.schema));
+                format!(" DEFAULT nextval('{}')", sequence.replace('\'', "''"))
             }
             NumberingKind::Always if including.identity => numbered(n),
             NumberingKind::ByDefault if including.identity => numbered(n),
             _ => String::new(),
         },
         _ => String::new(),
-    })
+    }
 }
 
 fn constraints(object: &Object, including: Including) -> Vec<String> {

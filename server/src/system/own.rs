@@ -1,6 +1,7 @@
 //! Relations of schema `tidemill`: sources, views, indexes, sinks, commits and the catalog.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringViewArray};
 use arrow::datatypes::{DataType, Field, SchemaRef};
@@ -125,6 +126,17 @@ const OWN: &[(&str, &[(&str, DataType)])] = &[
             ("comment", TEXT),
         ],
     ),
+    (
+        "builds",
+        &[
+            ("schema", TEXT),
+            ("name", TEXT),
+            ("kind", TEXT),
+            ("rows", INT),
+            ("rows_expected", INT),
+            ("elapsed_ms", INT),
+        ],
+    ),
 ];
 
 /// Names and columns.
@@ -151,6 +163,7 @@ impl SystemRelations {
             "commits" => self.commits(published),
             "objects" => objects(&published.catalog),
             "persistent_ids" => persistent_ids(published),
+            "builds" => self.builds(),
             _ => columns(&published.catalog),
         };
         rows.finish(&relation.columns)
@@ -178,6 +191,13 @@ impl SystemRelations {
                     let reason = "nothing reads it yet: it begins with the first view, subscription or SELECT";
                     ("waiting", Some(reason.to_string()))
                 }
+                (None, Some(status))
+                    if !counters.under_way.is_empty()
+                        && matches!(status.state, SourceState::Waiting(_)) =>
+                {
+                    let reason = "the epoch that its last rows are in";
+                    ("waiting", Some(reason.to_string()))
+                }
                 (None, Some(status)) => {
                     let (state, reason) = state_words(&status.state);
                     (state, status.last_error.clone().or(reason))
@@ -197,14 +217,16 @@ impl SystemRelations {
             rows.int(counters.rows as i64)
                 .int(counters.errors as i64)
                 .int(counters.bytes as i64);
-            rows.int(receiver.map_or(0, |r| r.pending_rows()) as i64)
-                .int(receiver.map_or(0, |r| r.pending_bytes()) as i64);
+            let taken = &counters.under_way;
+            let taken_rows: usize = taken.iter().map(|(rows, ..)| rows).sum();
+            let taken_bytes: u64 = taken.iter().map(|(_, bytes, _)| bytes).sum();
+            let pending_rows = receiver.map_or(0, |r| r.pending_rows()) + taken_rows;
+            let pending_bytes = receiver.map_or(0, |r| r.pending_bytes()) as u64 + taken_bytes;
+            rows.int(pending_rows as i64).int(pending_bytes as i64);
             rows.opt_int(offsets.map(|o| o.len() as i64));
-            rows.int(
-                receiver
-                    .and_then(|r| r.oldest())
-                    .map_or(0, |t| t.elapsed().as_millis() as i64),
-            );
+            let oldest = taken.front().map(|(.., since)| *since);
+            let oldest = oldest.or(receiver.and_then(|r| r.oldest()));
+            rows.int(oldest.map_or(0, |t| t.elapsed().as_millis() as i64));
         }
         rows
     }
@@ -255,6 +277,18 @@ impl SystemRelations {
                 .opt_text(state.reason);
             rows.opt_int(state.epoch)
                 .opt_int(state.length.map(|l| l as i64));
+        }
+        rows
+    }
+
+    fn builds(&self) -> Rows {
+        let mut rows = Rows::default();
+        for build in self.status.builds() {
+            let (schema, name) = build.name.clone().unzip();
+            rows.opt_text(schema).opt_text(name).text(build.kind);
+            rows.int(build.rows.load(Ordering::Relaxed) as i64)
+                .int(build.rows_expected as i64)
+                .int(build.started.elapsed().as_millis() as i64);
         }
         rows
     }
