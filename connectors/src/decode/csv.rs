@@ -4,6 +4,8 @@
 //! within an unquoted field is an ordinary character. A record may span lines within quotes; if its quoting is
 //! broken, only its first line is given up and reading goes on with the next.
 
+use std::collections::HashMap;
+
 use memchr::{memchr, memchr2};
 
 use super::field::Field;
@@ -45,7 +47,13 @@ pub struct CsvSplitter {
     names: Vec<String>,
     /// Declared column of each field of the file.
     order: Vec<usize>,
+    /// Opening quotes of fields of several lines from which on the chunk has no whole record, and why: the records of all lines up to
+    /// there fail for the same reason, and each would look through all of it again.
+    failing: HashMap<usize, Failing>,
 }
+
+/// Why: something is wrong, or (`None`) a quote stays open.
+type Failing = Option<&'static str>;
 
 /// The lines of a record.
 fn lines_of(record: &[u8]) -> u64 {
@@ -67,6 +75,7 @@ impl CsvSplitter {
         CsvSplitter {
             marks: Marks::new(b'\n', format.delimiter, format.quote),
             order: (0..names.len()).collect(),
+            failing: HashMap::new(),
             format,
             names,
         }
@@ -82,7 +91,7 @@ impl CsvSplitter {
         self.order = (0..self.names.len()).collect();
         let mut rows =
             Rows::of_one(line.iter().filter(|b| **b == self.format.delimiter).count() + 1);
-        let fields = match self.record(line, 0, End::Last, &mut rows) {
+        let fields = match self.record(line, 0, End::Last, &mut rows, &mut vec![]) {
             (Record::Complete { .. }, n) => n,
             _ => return Err("the header has a broken quote".into()),
         };
@@ -123,6 +132,7 @@ impl CsvSplitter {
 
     /// The next call of [`fill`](Self::fill) starts at `from` of a chunk not seen before.
     pub fn seek(&mut self, from: usize) {
+        self.failing.clear();
         self.marks.seek(from);
     }
 
@@ -223,7 +233,17 @@ impl CsvSplitter {
     /// One record by the careful way. `None`: it isn't complete.
     fn slow(&mut self, bytes: &[u8], at: usize, end: End, rows: &mut Rows) -> Option<usize> {
         let side = rows.side.len();
-        let (record, fields) = self.record(bytes, at, end, rows);
+        let mut opened = vec![];
+        let (record, fields) = self.record(bytes, at, end, rows, &mut opened);
+        let failing = match record {
+            Record::Broken(reason) => Some(Some(reason)),
+            Record::Incomplete { open_quote: true } => Some(None),
+            _ => None,
+        };
+        if let Some(why) = failing {
+            self.failing
+                .extend(opened.into_iter().map(|quote| (quote, why)));
+        }
         let next = match record {
             Record::Complete { end, next } if next - at > rows.line_bytes_max => {
                 rows.side.truncate(side);
@@ -312,19 +332,34 @@ impl CsvSplitter {
         rows.line += lines;
     }
 
-    /// Finds the fields of the record at `at`; gives how many it has.
-    fn record(&self, bytes: &[u8], at: usize, end: End, rows: &mut Rows) -> (Record, usize) {
+    /// Finds the fields of the record at `at`; gives how many it has. `opened` gets the opening quotes of those of several lines.
+    fn record(
+        &self,
+        bytes: &[u8],
+        at: usize,
+        end: End,
+        rows: &mut Rows,
+        opened: &mut Vec<usize>,
+    ) -> (Record, usize) {
         let f = &self.format;
         let (mut pos, mut column) = (at, 0);
         loop {
             let (field, quoted) = if bytes.get(pos) == Some(&f.quote) {
-                match self.quoted(bytes, pos + 1, rows) {
-                    Some((field, after)) => {
-                        pos = after;
-                        (field, true)
-                    }
-                    None => return (Record::Incomplete { open_quote: true }, column),
+                let known = self.failing.get(&pos).copied();
+                let found = match known {
+                    Some(Some(reason)) => return (Record::Broken(reason), column),
+                    Some(None) => None,
+                    None => self.quoted(bytes, pos + 1, rows),
+                };
+                let Some((field, after)) = found else {
+                    opened.push(pos);
+                    return (Record::Incomplete { open_quote: true }, column);
+                };
+                if memchr(b'\n', &bytes[pos..after]).is_some() {
+                    opened.push(pos);
                 }
+                pos = after;
+                (field, true)
             } else {
                 let len = memchr2(f.delimiter, b'\n', &bytes[pos..]);
                 let stop = len.map_or(bytes.len(), |n| pos + n);

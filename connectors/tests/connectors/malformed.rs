@@ -338,3 +338,20 @@ fn a_batch_has_no_more_text_than_its_offsets_can_say() {
     assert!(decoder.is_full(usize::MAX));
     assert!((60 << 20..70 << 20).contains(&stop), "{stop} bytes");
 }
+
+#[test]
+fn quotes_that_never_close_are_looked_for_once() {
+    // Every line but the first could close the quote of the line before, and opens one.
+    let lines = 60_000;
+    let content = "x\",\"y\n".repeat(lines);
+    let options = [("format", "csv")];
+    let (rows, errors) = decode(TWO, &options, content.as_bytes(), 0, lines);
+    assert_eq!((rows.len(), errors.len()), (0, lines));
+    // The same with something wrong at the end of it all.
+    let content = format!("{content}z\",\"q\"r\n5,fine\n");
+    let (rows, errors) = decode(TWO, &options, content.as_bytes(), 1, lines + 1);
+    assert_eq!(
+        (rows, errors.len()),
+        (vec!["5|fine".to_string()], lines + 1)
+    );
+}

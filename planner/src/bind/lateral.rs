@@ -183,6 +183,8 @@ impl Binder<'_> {
             let mut one = s.clone();
             one.projection = vec![SelectItem::UnnamedExpr(e.clone())];
             let mut single = q.clone();
+            // Of one row.
+            single.order_by = None;
             *single.body = SetExpr::Select(Box::new(one));
             let t = self.scalar_subquery(Ctx::plain(scope, ctes, "LATERAL"), &single)?;
             if s.projection.len() > 1 && df(is_volatile_value(&t.expr))? {

@@ -11,7 +11,7 @@ use tidemill_planner::query::WRITTEN;
 use tidemill_storage::{ArrangementChange, StoreVersion};
 use tidemill_zset::consolidate::{consolidate, normalise_floats};
 use tidemill_zset::hash::hash_columns;
-use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
+use tidemill_zset::{ArrangementId, CollectionId, Delta, Diffs, Epoch};
 
 use super::reply::Reply;
 use super::unique::{Keys, UniqueIndex, UniqueState, duplicate, failing_row};
@@ -260,7 +260,11 @@ impl Coordinator {
         let Some(first) = state.accepted.first() else {
             return Ok(());
         };
-        let stored = consolidate(&first.schema(), &state.accepted);
+        // Each is consolidated by itself, but for rows of a table without a key, of which there may be several.
+        let stored = match state.accepted.as_slice() {
+            [one] => one.clone(),
+            all => consolidate(&first.schema(), all),
+        };
         if stored.is_empty() {
             return Ok(());
         }
@@ -276,7 +280,10 @@ impl Coordinator {
             // `Last`: one entry per key. An insertion sets the value; a retraction alone deletes the key.
             let hashes = state.hashes(&stored.rows);
             let replaced = replaced(&stored, state.key_of(&stored.rows), &hashes);
-            let kept = replaced.and_then(|replaced| stored.filter(&not(&replaced)?));
+            let kept = replaced.and_then(|replaced| match replaced.true_count() {
+                0 => Ok(stored.clone()),
+                _ => stored.filter(&not(&replaced)?),
+            });
             kept.map_err(arrow_error)?
         };
         work.commit.changes.push(ArrangementChange {
@@ -407,18 +414,23 @@ impl TableState {
     }
 
     fn check_rows(&self, delta: &Delta, hashes: &[u64]) -> Result<(), SqlError> {
-        let only_inserts = (0..delta.len()).all(|r| delta.diffs.get(r) > 0);
+        let only = |sign: i64| (0..delta.len()).all(|r| delta.diffs.get(r).signum() == sign);
+        let (only_inserts, only_deletes) = (only(1), only(-1));
         if only_inserts && self.key_columns == 0 {
             return Ok(());
         }
         let current = self.current(hashes, &delta.rows)?;
         let mut all = current;
         all.push(delta.clone());
-        let after = consolidate(&delta.schema(), &all);
-        if (0..after.len()).any(|r| after.diffs.get(r) < 0) {
+        // What is there already isn't negative.
+        let after = match only_inserts {
+            true => Delta::concat(&delta.schema(), &all).map_err(arrow_error)?,
+            false => consolidate(&delta.schema(), &all),
+        };
+        if !only_inserts && (0..after.len()).any(|r| after.diffs.get(r) < 0) {
             return Err(conflict());
         }
-        if self.key_columns > 0 {
+        if self.key_columns > 0 && !only_deletes {
             let keys = after
                 .rows
                 .project(&(0..self.key_columns).collect::<Vec<_>>())
@@ -499,22 +511,32 @@ fn replaced(
     keys: &[ArrayRef],
     hashes: &[u64],
 ) -> Result<BooleanArray, arrow::error::ArrowError> {
-    let rows = 0..stored.len();
-    let inserted = rows.clone().filter(|row| stored.diffs.get(*row) > 0);
-    let mut inserted: Vec<(u64, usize)> = inserted.map(|row| (hashes[row], row)).collect();
-    inserted.sort_unstable();
+    let by_hash = |inserted: bool| {
+        let rows = (0..stored.len()).filter(|row| (stored.diffs.get(*row) > 0) == inserted);
+        let mut rows: Vec<(u64, usize)> = rows.map(|row| (hashes[row], row)).collect();
+        rows.sort_unstable();
+        rows
+    };
+    let mut replaced = vec![false; stored.len()];
+    let only_inserts = matches!(stored.diffs, Diffs::Ones);
+    let retracted = if only_inserts { vec![] } else { by_hash(false) };
+    if retracted.is_empty() || retracted.len() == stored.len() {
+        return Ok(replaced.into());
+    }
     let keys = keys.iter().map(|key| {
         let key = normalise_floats(key);
         make_comparator(&key, &key, SortOptions::default())
     });
     let keys = keys.collect::<Result<Vec<_>, _>>()?;
-    let is_replaced = |row: usize| {
-        let first = inserted.partition_point(|(hash, _)| *hash < hashes[row]);
-        let same_hash = |(hash, _): &&(u64, usize)| *hash == hashes[row];
-        let mut same = inserted[first..].iter().take_while(same_hash);
-        stored.diffs.get(row) < 0 && same.any(|(_, new)| keys.iter().all(|k| k(*new, row).is_eq()))
-    };
-    Ok(rows.map(|row| Some(is_replaced(row))).collect())
+    let inserted = by_hash(true);
+    let mut inserted = inserted.as_slice();
+    for (hash, row) in retracted {
+        let behind = inserted.iter().take_while(|(h, _)| *h < hash).count();
+        inserted = &inserted[behind..];
+        let mut same = inserted.iter().take_while(|(h, _)| *h == hash);
+        replaced[row] = same.any(|(_, new)| keys.iter().all(|k| k(*new, row).is_eq()));
+    }
+    Ok(replaced.into())
 }
 
 /// The tables that a collection's contents depend on; for a table, itself.

@@ -120,14 +120,19 @@ impl Records {
 
     /// The position after the record's end, if it has been seen.
     fn find_end(&mut self, end: bool) -> Result<Option<usize>, SqlError> {
-        for i in self.searched..self.pending.len() {
-            match self.pending[i] {
+        while let Some(byte) = self.pending.get(self.searched) {
+            match byte {
+                // What follows is of the field, a newline too.
+                b'\\' if !self.format.csv => match self.searched + 1 < self.pending.len() {
+                    true => self.searched += 1,
+                    false => break,
+                },
                 b'"' if self.format.csv => self.quoted = !self.quoted,
-                b'\n' if !self.quoted => return Ok(Some(i + 1)),
+                b'\n' if !self.quoted => return Ok(Some(self.searched + 1)),
                 _ => {}
             }
+            self.searched += 1;
         }
-        self.searched = self.pending.len();
         if self.pending.len() - self.at > RECORD_BYTES_MAX {
             return Err(SqlError::new(
                 "54000",
@@ -262,11 +267,12 @@ mod tests {
 
     #[test]
     fn text_records_torn_anywhere() {
-        let data = b"1\ta\\tb\n2\t\\N\n3\t\\x41\\101\\\\\n\\.\nignored";
+        let data = b"1\ta\\tb\n2\t\\N\n3\t\\x41\\101\\\\\n4\ta\\\nb\\\\\n\\.\nignored";
         let expected = vec![
             (1, some(&["1", "a\tb"])),
             (2, vec![Some("2".into()), None]),
             (3, some(&["3", "AA\\"])),
+            (4, some(&["4", "a\nb\\"])),
         ];
         for cut in 0..data.len() {
             assert_eq!(
