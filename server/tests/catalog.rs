@@ -127,6 +127,7 @@ fn snapshot() -> CatalogSnapshot {
         signal: Default::default(),
         backend_pid: 7,
         advisory: Default::default(),
+        started: None,
     }
 }
 

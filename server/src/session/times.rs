@@ -87,7 +87,7 @@ impl SqlSession {
         let mut expr = expr.clone();
         fill(&mut expr, params)?;
         let planner = &self.handle.env.planner;
-        let no_number = |e: SqlError| match e.sqlstate.as_ref() {
+        let no_number = |e: SqlError| match e.sqlstate {
             "42804" | "22P02" => no_time(&format!("{clause} needs"), &expr.to_string()),
             _ => e,
         };
