@@ -33,10 +33,7 @@ impl Coordinator {
                 Ok(object) if object.record.constraint => {
                     return Err(required_by_constraint(object, next));
                 }
-                Ok(object) => {
-                    super::sequences::check_unused("drop", object, next)?;
-                    ids.push(object.record.id);
-                }
+                Ok(object) => ids.push(object.record.id),
                 Err(e) if if_exists && e.sqlstate == "42P01" => {
                     let message = format!(
                         "{} \"{}\" does not exist, skipping",
@@ -51,6 +48,9 @@ impl Coordinator {
                 }
                 Err(e) => return Err(e),
             }
+        }
+        for object in ids.iter().filter_map(|id| next.get(*id)) {
+            super::sequences::check_unused("drop", object, next, &ids)?;
         }
         self.drop_ids(ids, cascade, purge, next, effects)
     }

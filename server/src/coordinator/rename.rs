@@ -38,7 +38,7 @@ impl Coordinator {
             }
             other => other?.clone(),
         };
-        super::sequences::check_unused("rename", &object, next)?;
+        super::sequences::check_unused("rename", &object, next, &[])?;
         let new_name = Name {
             schema: Some(object.record.schema.clone()),
             name: to.clone(),

@@ -171,21 +171,26 @@ fn gone(name: &str) -> SqlError {
     SqlError::new("42P01", format!("relation \"{name}\" does not exist"))
 }
 
-/// DEFAULTs name sequences by text, so that one that they name stays as it is.
-pub(super) fn check_unused(verb: &str, object: &Object, catalog: &Catalog) -> Result<(), SqlError> {
-    if !matches!(object.detail, Detail::Sequence(_)) {
+/// DEFAULTs name sequences by text, so that one that they name stays as it is. `going`: tables that go with it.
+pub(super) fn check_unused(
+    verb: &str,
+    object: &Object,
+    catalog: &Catalog,
+    going: &[u64],
+) -> Result<(), SqlError> {
+    if !matches!(object.detail, Detail::Sequence(_) | Detail::Table { .. }) {
         return Ok(());
     }
-    let users = used_by(catalog, object);
+    let users = used_by(catalog, object, going);
     if users.is_empty() {
         return Ok(());
     }
-    let name = object.display_name();
+    let name = format!("{} {}", object.record.kind.words(), object.display_name());
     let list: Vec<String> = users
         .iter()
-        .map(|user| format!("{user} depends on sequence {name}"))
+        .map(|user| format!("{user} depends on {name}"))
         .collect();
-    let message = format!("cannot {verb} sequence {name} because other objects depend on it");
+    let message = format!("cannot {verb} {name} because other objects depend on it");
     Err(SqlError::new("2BP01", message)
         .detail(list.join("\n"))
         .hint("ALTER TABLE … ALTER COLUMN … DROP DEFAULT first."))

@@ -224,24 +224,36 @@ pub fn sequence_of(catalog: &Catalog, table: &Object, column: &str) -> Option<St
     Some(format!("{}.{}", quote_ident(schema), quote_ident(&name)))
 }
 
-/// The tables of which a DEFAULT names this sequence.
-pub fn used_by(catalog: &Catalog, sequence: &Object) -> Vec<String> {
+/// The DEFAULTs that name this sequence, or what numbers a column of this table, but for those of the tables `going`.
+pub fn used_by(catalog: &Catalog, object: &Object, going: &[u64]) -> Vec<String> {
+    let own = (object.record.schema.clone(), object.record.name.clone());
+    let sequences: Vec<(String, String)> = match object.detail {
+        Detail::Table { .. } => {
+            let columns = numbered(object);
+            let names = columns.map(|(n, _)| (own.0.clone(), sequence_name(object, n)));
+            names.collect()
+        }
+        _ => vec![own],
+    };
     let names = |text: &str| {
-        tidemill_planner::definition::sequences_of(text)
-            .iter()
-            .any(|name| match split_name(name).as_slice() {
-                [schema, name] => {
-                    *schema == sequence.record.schema && *name == sequence.record.name
-                }
-                [name] => *name == sequence.record.name,
+        let named = tidemill_planner::definition::sequences_of(text);
+        named.iter().any(|name| {
+            let is = |(schema, sequence): &(String, String)| match split_name(name).as_slice() {
+                [in_schema, name] => in_schema == schema && name == sequence,
+                [name] => name == sequence,
                 _ => false,
-            })
+            };
+            sequences.iter().any(is)
+        })
     };
     let mut out = vec![];
     for table in catalog.objects() {
         let Detail::Table { defaults, .. } = &table.detail else {
             continue;
         };
+        if going.contains(&table.record.id) || sequences.is_empty() {
+            continue;
+        }
         for (field, default) in table.columns.fields().iter().zip(defaults) {
             if matches!(default, Some(ColumnDefault::Expression(text)) if names(text)) {
                 let table = table.display_name();
