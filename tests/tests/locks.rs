@@ -99,7 +99,8 @@ fn locks_end_with_their_session_transaction_savepoint_or_statement() {
             Ok(watch.lines(held).await?.is_empty().then_some(()))
         })
         .await?;
-        watch.run("SELECT pg_advisory_lock(8); DISCARD ALL").await?;
+        watch.run("SELECT pg_advisory_lock(8)").await?;
+        watch.run("DISCARD ALL").await?;
         ensure!(watch.lines(held).await?.is_empty());
         Ok(())
     });
