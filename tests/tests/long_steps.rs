@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use futures::SinkExt;
+use tidemill_tests::files::drop_file;
 use tidemill_tests::load::{quiet, uses_cpu};
 use tidemill_tests::raw::{message, startup};
-use tidemill_tests::{Options, Server, Sql, run};
+use tidemill_tests::{Options, Server, Sql, eventually, run};
 use tokio_postgres::NoTls;
 
 /// The longest that an orderly end may take; those who ask for one kill after ten seconds.
@@ -196,5 +197,32 @@ fn an_orderly_end_takes_no_longer_than_it_may() {
         ensure!(sql.number("SELECT count(*) FROM wide").await? == 60_000);
         sql.fails("42P01", "SELECT * FROM w").await?;
         Ok(())
+    });
+}
+
+#[test]
+fn rows_in_a_long_epoch_are_pending() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        let input = scratch.dir("in");
+        sql.run(&format!(
+            "CREATE SOURCE big (v bigint) WITH (connector = 'files', path = '{}', format = 'csv', persistent_id = 'big')",
+            input.display()
+        ))
+        .await?;
+        sql.run(
+            "CREATE MATERIALIZED VIEW w AS SELECT count(*) AS n FROM big a JOIN big b ON a.v < b.v",
+        )
+        .await?;
+        let lines: String = (0..200_000).map(|v| format!("{v}\n")).collect();
+        drop_file(&input, "rows.csv", lines.as_bytes())?;
+        let waiting = "SELECT pending_rows, rows, reason FROM tidemill.sources WHERE lag_ms > 500";
+        eventually("a long epoch", async || {
+            let lines = sql.lines(waiting).await?;
+            let wanted = ["200000|0|the epoch that its last rows are in"];
+            Ok((lines == wanted).then_some(()))
+        })
+        .await
     });
 }

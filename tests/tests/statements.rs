@@ -583,3 +583,39 @@ fn an_error_shows_the_row_that_fails() {
         Ok(())
     });
 }
+
+#[test]
+fn a_string_of_statements_is_a_transaction_for_cursors_and_discard() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        let declare = "DECLARE k CURSOR FOR SELECT g FROM generate_series(1, 3) AS s (g)";
+        sql.fails("25P01", declare).await?;
+        let rows = sql.lines(&format!("{declare}; FETCH 2 FROM k")).await?;
+        ensure!(rows == ["1", "2"], "{rows:?}");
+        sql.fails("25001", "SELECT 1; DISCARD ALL").await?;
+        sql.run("DISCARD ALL").await?;
+        sql.fails("57014", "SELECT pg_cancel_backend(pg_backend_pid())")
+            .await?;
+        sql.run("SET statement_timeout = 100").await?;
+        sql.fails("57014", "SELECT pg_sleep('inf')").await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_dataflow_is_explained_with_the_names_of_relations() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (k integer, v integer)").await?;
+        let explain = "EXPLAIN (DATAFLOW) SELECT k, count(*) FROM t GROUP BY k";
+        let lines = sql.lines(explain).await?.join("\n");
+        ensure!(lines.contains("Input t columns"), "{lines}");
+        let uptime = "SELECT now() - pg_postmaster_start_time() BETWEEN interval '0' AND interval '1 hour', \
+                      count(*) FROM pg_stat_user_tables WHERE relname = 't'";
+        let uptime = sql.lines(uptime).await?;
+        ensure!(uptime == ["t|1"], "{uptime:?}");
+        Ok(())
+    });
+}

@@ -647,7 +647,9 @@ fn other(verb: &str) -> Result<Response, SqlError> {
         word => {
             let e = SqlError::unsupported(format!("{word} is not supported"));
             Err(match word {
-                "DO" => e.hint("Send its statements one by one, or let the client decide."),
+                "DO" => {
+                    e.hint("Send its statements one by one: conditions and loops are the client's.")
+                }
                 "CALL" => e.hint("There are no procedures."),
                 "LISTEN" | "NOTIFY" => e.hint("SUBSCRIBE tells of changes of a table or view."),
                 _ => e,
