@@ -80,6 +80,7 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
         .unwrap_or_else(|| (memory_bytes() / QUERY_SHARE) as usize);
     tidemill_planner::query::limit_query_memory(query);
     let coordinator_options = CoordinatorOptions {
+        data_dir: options.data_dir.clone(),
         workers,
         state_bytes_max: (state / workers).max(1 << 20),
         changes_bytes_max: changes_bytes_max()?,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use tidemill_storage::{Commit, Store, StoreOptions};
-use tidemill_tests::files::{read_sink, sum_sink};
+use tidemill_tests::files::{drop_file, read_sink, sum_sink};
 use tidemill_tests::{Multiset, Options, Scratch, Server, Sql, eventually, run};
 
 const COUNTS: &str = "SELECT k, count(*) AS n FROM t GROUP BY k";
@@ -202,5 +202,134 @@ fn a_table_that_cant_be_restored_is_named() {
         rewrite(&data, "t", "nothing", "bigint")?;
         server = Server::start(&data, &Options::default())?;
         check(&server.connect().await?, &scratch).await
+    });
+}
+
+/// Starts a server that ends by itself, sooner or later.
+fn start_ends(data: &Path) -> Result<()> {
+    let status = match Server::try_start(data, &Options::default())? {
+        Ok(mut server) => server.wait()?,
+        Err((status, _)) => status,
+    };
+    ensure!(!status.success(), "it ended with {status}");
+    Ok(())
+}
+
+#[test]
+fn a_view_that_panics_again_and_again_is_left_out() {
+    run(|scratch| async move {
+        let (data, input) = (scratch.data(), scratch.dir("input"));
+        let mut server = Server::start(&data, &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run(&format!(
+            "CREATE SOURCE s (n integer) WITH (connector = 'files', path = '{}', format = 'csv', persistent_id = 's', \
+             commit_interval = '1ms', on_delete = 'retract')",
+            input.display()
+        ))
+        .await?;
+        // Of n rows n, n^2, n^3, and 16 * 16 * 64 of these: more than a multiplicity can be, on any worker.
+        let times = |of: &str, n: usize| vec![format!("SELECT x FROM {of}"); n].join(" UNION ALL ");
+        for (name, query) in [
+            ("rows", "SELECT count(*) AS n FROM s".into()),
+            ("one", "SELECT 1 AS x FROM s".into()),
+            ("two", "SELECT a.x FROM one AS a, one AS b".into()),
+            ("three", "SELECT a.x FROM two AS a, one AS b".into()),
+            ("m1", times("three", 16)),
+            ("m2", times("m1", 16)),
+            ("m3", times("m2", 64)),
+            ("counted", "SELECT count(*) AS n FROM m3".into()),
+        ] {
+            sql.run(&format!("CREATE MATERIALIZED VIEW {name} AS {query}"))
+                .await?;
+        }
+        let lines = |n: usize| (0..n).map(|i| format!("{i}\n")).collect::<String>();
+        drop_file(&input, "a.csv", lines(1 << 17).as_bytes())?;
+        ensure!(!server.wait()?.success());
+        start_ends(&data)?;
+
+        server = Server::start(&data, &Options::default())?;
+        let sql = server.connect().await?;
+        let holds = async |sql: &Sql, n: i64| {
+            eventually(&format!("{n} rows"), async || {
+                let now = sql.number("SELECT n FROM rows").await?;
+                Ok((now == n).then_some(()))
+            })
+            .await
+        };
+        holds(&sql, 1 << 17).await?;
+        let broken = "SELECT string_agg(name, ' ' ORDER BY name) FROM tidemill.objects WHERE broken IS NOT NULL";
+        ensure!(sql.value(broken).await? == "counted m3");
+        let failure = sql.fails("55000", "SELECT * FROM counted").await?;
+        let text = format!("{failure:?}");
+        ensure!(text.contains("ended the server 2 times"), "{text}");
+        // It stays so, and all else goes on.
+        drop_file(&input, "a.csv", lines(10).as_bytes())?;
+        holds(&sql, 10).await?;
+        server.restart(&Options::workers(1))?;
+        let sql = server.connect().await?;
+        holds(&sql, 10).await?;
+        ensure!(sql.value(broken).await? == "counted m3");
+
+        server.terminate()?;
+        std::fs::remove_file(data.join("panics.json"))?;
+        server = Server::start(&data, &Options::default())?;
+        let sql = server.connect().await?;
+        // DDL waits until the views are rebuilt.
+        sql.run("COMMENT ON MATERIALIZED VIEW counted IS 'waits'")
+            .await?;
+        ensure!(sql.number("SELECT n FROM counted").await? == 1000 * 16 * 16 * 64);
+        drop_file(&input, "a.csv", lines(11).as_bytes())?;
+        holds(&sql, 11).await?;
+        ensure!(sql.number("SELECT n FROM counted").await? == 1331 * 16 * 16 * 64);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_view_that_missed_changes_and_whose_input_is_gone_is_left_out() {
+    run(|scratch| async move {
+        let (data, input) = (scratch.data(), scratch.dir("input"));
+        let mut server = Server::start(&data, &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE other (n integer)").await?;
+        sql.run(&format!(
+            "CREATE SOURCE t (k integer) WITH (connector = 'files', path = '{}', format = 'csv', commit_interval = '1ms')",
+            input.display()
+        ))
+        .await?;
+        sql.run(&format!("CREATE MATERIALIZED VIEW counts AS {COUNTS}"))
+            .await?;
+        let file = drop_file(&input, "a.csv", b"1\n2\n2\n")?;
+        let counted = async |sql: &Sql| {
+            eventually("the file is read", async || {
+                let lines = sql.lines("SELECT k, n FROM counts ORDER BY k").await?;
+                Ok((lines == ["1|1", "2|2"]).then_some(()))
+            })
+            .await
+        };
+        counted(&sql).await?;
+        server.terminate()?;
+        rewrite(&data, "counts", "FROM t", &format!("FROM {GONE}"))?;
+        server = Server::start(&data, &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("INSERT INTO other VALUES (0)").await?;
+        server.terminate()?;
+        rewrite(&data, "counts", GONE, "t")?;
+
+        let aside = scratch.path("aside.csv");
+        std::fs::rename(&file, &aside)?;
+        server = Server::start(&data, &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("INSERT INTO other VALUES (1)").await?;
+        let failure = sql.fails("55000", "SELECT * FROM counts").await?;
+        let text = format!("{failure:?}");
+        ensure!(text.contains("a.csv"), "{text}");
+        server.terminate()?;
+
+        std::fs::rename(&aside, &file)?;
+        server = Server::start(&data, &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("COMMENT ON TABLE other IS 'waits'").await?;
+        counted(&sql).await
     });
 }

@@ -7,7 +7,7 @@
 //! Timely's times are **steps**: the n-th `Finish` of a dataflow ends step n. Every worker sees the same
 //! commands, so a step means the same epoch everywhere; [`Journal`] knows which.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
@@ -22,6 +22,7 @@ use timely::dataflow::operators::generic::{InputHandleCore, OutputBuilder};
 use timely::dataflow::{Scope, Stream};
 use timely::progress::frontier::MutableAntichain;
 
+use super::DataflowId;
 use super::batch::{Batch, Split};
 use crate::operator::{Exchange, Operator, Output};
 
@@ -35,8 +36,8 @@ pub type Step = u64;
 pub type Deltas<'scope> = Stream<'scope, Step, Batch>;
 
 /// What a dataflow's operators on one worker share with the worker loop.
-#[derive(Default)]
 pub struct Journal {
+    dataflow: DataflowId,
     /// Epochs of the steps that were ended but aren't collected yet, from `first` on.
     epochs: VecDeque<Epoch>,
     first: Step,
@@ -57,6 +58,17 @@ pub struct StepResult {
 }
 
 impl Journal {
+    /// That of a dataflow that begins.
+    pub fn new(dataflow: DataflowId) -> Self {
+        Journal {
+            dataflow,
+            epochs: VecDeque::new(),
+            first: 0,
+            complete: 0,
+            results: BTreeMap::new(),
+        }
+    }
+
     /// The next step ends, and is that of `epoch`.
     pub fn end_step(&mut self, epoch: Epoch) {
         self.epochs.push_back(epoch);
@@ -72,6 +84,33 @@ impl Journal {
 
     fn epoch(&self, step: Step) -> Option<Epoch> {
         self.epochs.get((step - self.first) as usize).copied()
+    }
+}
+
+thread_local! {
+    static AT_WORK: Cell<Option<DataflowId>> = const { Cell::new(None) };
+}
+
+/// The dataflow whose operator is at work on this thread, or whose operator's panic ended that work.
+pub fn at_work() -> Option<DataflowId> {
+    AT_WORK.get()
+}
+
+/// An operator's turn. A panic leaves behind whose it was.
+struct Turn;
+
+impl Turn {
+    fn of(dataflow: DataflowId) -> Self {
+        AT_WORK.set(Some(dataflow));
+        Turn
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            AT_WORK.set(None);
+        }
     }
 }
 
@@ -239,11 +278,13 @@ pub fn operator<'scope>(
     let mut ports = connect(&mut builder, inputs, workers, partitions);
     let (output, stream) = builder.new_output::<Batch>();
     let mut output = OutputBuilder::<Step, NoopBuilder<Batch>>::from(output);
+    let dataflow = journal.borrow().dataflow;
     let mut driver = Driver::new(operator, journal);
     let again = scope.activator_for(builder.operator_info().address);
     builder.build(move |mut capabilities| {
         let mut capability = capabilities.pop();
         move |frontiers| {
+            let _turn = Turn::of(dataflow);
             for (port, input) in ports.iter_mut().enumerate() {
                 input.for_each(|step, delta| driver.receive(port, step, delta));
             }
@@ -284,9 +325,11 @@ pub fn output<'scope>(
 ) {
     let mut builder = OperatorBuilder::new("Output".to_string(), scope);
     let mut ports = connect(&mut builder, vec![(input, Exchange::Local)], 1, 1);
+    let dataflow = journal.borrow().dataflow;
     let mut driver = Driver::new(operator, journal);
     builder.build(move |_| {
         move |frontiers| {
+            let _turn = Turn::of(dataflow);
             ports[0].for_each(|step, delta| driver.receive(0, step, delta));
             let frontier = least(frontiers);
             let mut out = Output::default();

@@ -59,7 +59,7 @@ impl Graph {
     ) -> Graph {
         let index = worker.next_dataflow_index();
         let demand = Rc::new(Cell::new(install.demand));
-        let journal = Rc::new(RefCell::new(Journal::default()));
+        let journal = Rc::new(RefCell::new(Journal::new(install.id)));
         let context = BuildContext {
             worker: worker.index(),
             workers: worker.peers(),

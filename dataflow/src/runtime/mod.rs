@@ -126,6 +126,8 @@ pub enum Event {
         message: String,
         /// The state that is damaged.
         damaged: Option<ArrangementId>,
+        /// The dataflow whose operator panicked, if it was one's.
+        dataflow: Option<DataflowId>,
     },
 }
 
@@ -179,13 +181,15 @@ impl Runtime {
             let run = std::panic::AssertUnwindSafe(|| worker.run());
             if let Err(panic) = std::panic::catch_unwind(run) {
                 let message = panic_message(panic.as_ref());
-                let damaged = panic.downcast_ref::<Unreadable>();
-                let damaged = damaged.filter(|u| u.damaged).map(|u| u.id);
+                let unreadable = panic.downcast_ref::<Unreadable>();
+                let damaged = unreadable.filter(|u| u.damaged).map(|u| u.id);
+                let dataflow = adapter::at_work().filter(|_| unreadable.is_none());
                 // If nobody listens any more, the process is ending.
                 let _ = events.send(Event::Failed {
                     worker: index,
                     message,
                     damaged,
+                    dataflow,
                 });
                 // Timely would go on stepping the broken dataflows.
                 for dataflow in timely.installed_dataflows() {

@@ -22,6 +22,7 @@ mod drop;
 pub mod duplicates;
 mod group;
 pub mod ids;
+mod panicked;
 mod publish;
 pub mod recover;
 pub(crate) mod rename;
@@ -60,6 +61,7 @@ use alter::{HeldTables, Hold};
 use build::{Build, BuildReply, BuildRequest};
 use clock::Clock;
 use ddl::{Ddl, DdlReply};
+use panicked::Panicked;
 use sequences::NumberRequest;
 use sinks::RunningSink;
 use sources::{Awaited, RunningSource};
@@ -274,6 +276,7 @@ pub struct Coordinator {
     last_since: Instant,
     /// Views that must be rebuilt before anything else happens.
     upgrade: Upgrade,
+    panicked: Panicked,
     /// Arrangements that a rebuild left behind, to drop with the next epoch; and their notes.
     left_behind: (Vec<ArrangementId>, Vec<Change>),
     /// When `upper` was last published.
@@ -426,10 +429,27 @@ impl Coordinator {
                 worker,
                 message,
                 damaged,
+                dataflow,
             } => {
+                if let Some(view) = dataflow.and_then(|id| self.view_of(id)) {
+                    let catalog = &self.env.publisher.pin().catalog;
+                    self.panicked.note(view, &message, catalog);
+                }
                 let advice = damaged.map_or(String::new(), |id| self.advice(id));
                 self.failure = Some(format!("worker {worker} failed: {message}{advice}"));
             }
+        }
+    }
+
+    /// The materialized view that a dataflow maintains or rebuilds.
+    fn view_of(&self, dataflow: DataflowId) -> Option<u64> {
+        match self.dataflows.get(&dataflow) {
+            Some(Owner::View(id)) => Some(*id),
+            Some(Owner::Query { .. }) => None,
+            None => self
+                .upgrade
+                .rebuilds()
+                .filter(|_| self.builds.contains_key(&dataflow)),
         }
     }
 

@@ -2,6 +2,7 @@
 //! from what the last commit says. No input is read again, no operator recomputes.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use tidemill_zset::ArrangementId;
 
 use super::build::{LiveReader, state_descs, stored_desc};
 use super::clock::Clock;
+use super::panicked::Panicked;
 use super::stale;
 use super::tables::WriteLog;
 use super::upgrade::Upgrade;
@@ -37,6 +39,8 @@ use crate::system::SystemRelations;
 
 /// Settings of the coordinator.
 pub struct CoordinatorOptions {
+    /// Where the store is.
+    pub data_dir: PathBuf,
     /// Worker threads.
     pub workers: usize,
     /// Bytes of operator state in memory per worker.
@@ -102,43 +106,33 @@ pub fn recover(
     options: CoordinatorOptions,
     tokio: tokio::runtime::Handle,
 ) -> Result<(Coordinator, Handle), RecoverError> {
-    let planner = Planner::new();
-    let status = Arc::new(Status::default());
     let mut stored = read_catalog(&store)?;
-    let numbers = Arc::new(stored.numbers);
-    let system = SystemRelations::new(store.clone(), status.clone(), numbers.clone());
-    let mut upgrade = Upgrade::default();
-    let catalog = derive_objects(
-        stored.catalog,
-        stored.records,
-        &planner,
-        &system,
-        &mut upgrade,
-        &mut stored.left_behind.1,
-    )?;
-    let catalog = Arc::new(catalog);
-    let clock = Clock::new(store.reserved_upper());
-    let published = Published {
-        upper: store
-            .epoch()
-            .map_or(0, |e| e + 1)
-            .max(store.reserved_upper()),
-        store: store.version(),
-        catalog: catalog.clone(),
-        offsets: Arc::new(SourceOffsets::load(&catalog, &store)?),
+    let panicked = Panicked::load(&options.data_dir);
+    let mut left_out: BTreeMap<u64, String> = stored
+        .records
+        .iter()
+        .filter_map(|record| Some((record.id, panicked.reason(record.id)?)))
+        .collect();
+    let numbers = Arc::new(std::mem::take(&mut stored.numbers));
+    let (env, upgrade, notes) = loop {
+        let (env, mut upgrade, notes) =
+            restore(&store, &options, &stored, &numbers, &left_out, &tokio)?;
+        match stale::check_inputs(&mut upgrade, &env, &env.publisher.pin()) {
+            Ok(()) => break (env, upgrade, notes),
+            Err(stale::Missing { view, reason }) if view.record.behind => {
+                left_out.insert(view.record.id, reason.to_string());
+            }
+            Err(stale::Missing { view, reason }) => {
+                return Err(RecoverError::Upgrade {
+                    name: view.display_name(),
+                    reason: Box::new(reason),
+                });
+            }
+        }
     };
-    let env = Arc::new(Env {
-        store: store.clone(),
-        publisher: Arc::new(Publisher::new(published)),
-        changes: Arc::new(ChangeLog::new(options.changes_bytes_max)),
-        planner,
-        system,
-        numbers,
-        status,
-        fail: options.fail.clone(),
-        tokio,
-    });
-    stale::check_inputs(&mut upgrade, &env, &env.publisher.pin())?;
+    stored.left_behind.1.extend(notes);
+    let catalog = env.publisher.pin().catalog.clone();
+    let clock = Clock::new(store.reserved_upper());
     let (sender, messages) = crossbeam_channel::unbounded();
     let (events_in, events) = crossbeam_channel::unbounded();
     let handle = Handle {
@@ -190,6 +184,7 @@ pub fn recover(
         committing: vec![],
         last_since: Instant::now(),
         upgrade,
+        panicked,
         left_behind: stored.left_behind,
         upper_moved: Instant::now(),
         stopping: None,
@@ -197,6 +192,53 @@ pub fn recover(
     };
     coordinator.resume(&catalog, stored.sinks)?;
     Ok((coordinator, handle))
+}
+
+/// Plans the objects of the catalog, but for those that are `left_out`. What isn't durable is begun: what readers see, the views to
+/// rebuild, and changes of the catalog to be made with the first epoch.
+#[allow(clippy::type_complexity)]
+fn restore(
+    store: &Arc<Store>,
+    options: &CoordinatorOptions,
+    stored: &Stored,
+    numbers: &Arc<Numbers>,
+    left_out: &BTreeMap<u64, String>,
+    tokio: &tokio::runtime::Handle,
+) -> Result<(Arc<Env>, Upgrade, Vec<Change>), RecoverError> {
+    let planner = Planner::new();
+    let status = Arc::new(Status::default());
+    let system = SystemRelations::new(store.clone(), status.clone(), numbers.clone());
+    let (mut upgrade, mut notes) = (Upgrade::default(), vec![]);
+    let catalog = derive_objects(
+        stored,
+        left_out,
+        &planner,
+        &system,
+        &mut upgrade,
+        &mut notes,
+    )?;
+    let catalog = Arc::new(catalog);
+    let published = Published {
+        upper: store
+            .epoch()
+            .map_or(0, |e| e + 1)
+            .max(store.reserved_upper()),
+        store: store.version(),
+        offsets: Arc::new(SourceOffsets::load(&catalog, store)?),
+        catalog,
+    };
+    let env = Arc::new(Env {
+        store: store.clone(),
+        publisher: Arc::new(Publisher::new(published)),
+        changes: Arc::new(ChangeLog::new(options.changes_bytes_max)),
+        planner,
+        system,
+        numbers: numbers.clone(),
+        status,
+        fail: options.fail.clone(),
+        tokio: tokio.clone(),
+    });
+    Ok((env, upgrade, notes))
 }
 
 fn start_committer(
@@ -293,15 +335,20 @@ fn read_catalog(store: &Store) -> Result<Stored, RecoverError> {
 }
 
 fn derive_objects(
-    mut catalog: Catalog,
-    records: Vec<Record>,
+    stored: &Stored,
+    out: &BTreeMap<u64, String>,
     planner: &Planner,
     system: &Arc<SystemRelations>,
     upgrade: &mut Upgrade,
     notes: &mut Vec<Change>,
 ) -> Result<Catalog, RecoverError> {
-    for record in what_they_stand_on_first(records) {
-        let mut object = match derived(&record, &catalog, planner, system) {
+    let mut catalog = stored.catalog.clone();
+    for record in what_they_stand_on_first(stored.records.clone()) {
+        let planned = match out.get(&record.id) {
+            Some(reason) => Err(SqlError::new("55000", reason.clone())),
+            None => derived(&record, &catalog, planner, system),
+        };
+        let mut object = match planned {
             Ok(object) => object,
             Err(e) if can_be_left_out(&record, &catalog) => left_out(&record, &e),
             Err(e) => {

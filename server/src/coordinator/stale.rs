@@ -8,7 +8,6 @@ use tidemill_planner::SqlError;
 use tidemill_zset::{ArrangementId, CollectionId};
 
 use super::Env;
-use super::recover::RecoverError;
 use super::upgrade::Upgrade;
 use crate::catalog::{Catalog, Detail, Object, Rows};
 use crate::published::Published;
@@ -137,12 +136,18 @@ fn has_errors(object: &Arc<Object>, reader: &Snapshot) -> Result<bool, SqlError>
     Ok(false)
 }
 
+/// A view that must be rebuilt, and why what it reads can't be read.
+pub struct Missing {
+    pub view: Arc<Object>,
+    pub reason: SqlError,
+}
+
 /// Reads once, before anything is changed, every input that has to be read from outside: the upgrade must not stop half way.
 pub fn check_inputs(
     upgrade: &mut Upgrade,
     env: &Arc<Env>,
     published: &Arc<Published>,
-) -> Result<(), RecoverError> {
+) -> Result<(), Missing> {
     let mut checked = Vec::new();
     let reader = Snapshot::of(env, published);
     for stale in &mut upgrade.queue {
@@ -152,9 +157,9 @@ pub fn check_inputs(
         let Detail::MaterializedView { plan, .. } = &object.detail else {
             continue;
         };
-        let failed = |e: SqlError| RecoverError::Upgrade {
-            name: object.display_name(),
-            reason: Box::new(e),
+        let failed = |reason: SqlError| Missing {
+            view: object.clone(),
+            reason,
         };
         // Errors of the unchanged parts are among those of the view, and can't be told apart.
         stale.whole |= has_errors(object, &reader).map_err(failed)?;

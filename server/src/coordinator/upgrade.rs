@@ -71,6 +71,11 @@ impl Upgrade {
         self.current.is_some() || !self.queue.is_empty()
     }
 
+    /// The view that is being rebuilt.
+    pub fn rebuilds(&self) -> Option<u64> {
+        self.current.as_ref().map(|rebuild| rebuild.stale.id)
+    }
+
     /// True if the view of that id isn't maintained yet.
     pub fn holds(&self, id: u64) -> bool {
         let current = self.current.iter().map(|r| r.stale.id);

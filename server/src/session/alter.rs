@@ -103,8 +103,16 @@ impl SqlSession {
                 catalog: Arc::new(next),
                 ..Published::clone(&published)
             });
-            stale::check_inputs(&mut altered.followed.stale, &handle.env, &seen)
-                .map_err(|e| SqlError::new("55000", e.to_string()))?;
+            stale::check_inputs(&mut altered.followed.stale, &handle.env, &seen).map_err(
+                |stale::Missing { view, reason }| {
+                    let name = view.display_name();
+                    let cause = "must be computed anew, but what it reads can't be read any more";
+                    SqlError::new(
+                        "55000",
+                        format!("materialized view {name} {cause}: {reason}"),
+                    )
+                },
+            )?;
         }
         let notices = std::mem::take(&mut altered.notices);
         if altered.touched {
