@@ -35,9 +35,6 @@ use crate::run::{ALIVE, ALWAYS, Run, RunMeta};
 use crate::sorting::block_rows;
 use crate::store::{Shared, Step, Writer, put_arrangement};
 
-/// Inputs that are on average so many times larger than what goes into sled are kept as history; smaller ones are put together,
-/// so that sled holds few.
-const KEPT_FACTOR: u64 = 2;
 /// How long the result of a merge waits for a commit to ride in.
 const INSTALL_AFTER: Duration = Duration::from_secs(1);
 /// How often it is seen whether look-ups ask for a merge while no commits come.
@@ -192,7 +189,10 @@ fn merge_due(shared: &Shared) -> Result<()> {
             .arrangements
             .values()
             .filter(|a| !busy.contains(&a.desc.id))
-            .filter_map(|a| due::due_of(a, shared.background.shrinks(a)))
+            .filter_map(|a| {
+                let shrinks = shared.background.shrinks(a);
+                due::due_of(a, shrinks, shared.inline_bytes_max as u64)
+            })
             .max_by_key(|due| due.range.len());
         let due = due.or_else(|| due::wasted(shared, &version, &busy));
         let Some(due) = due.or_else(|| due::forgettable(&version, &busy)) else {
@@ -246,7 +246,7 @@ fn merge(shared: &Shared, due: &Due) -> Result<Option<Merged>> {
     };
     shared.env.disk.fail.pass("during_merge");
     a.probes.store(0, Ordering::Relaxed);
-    let kept_until = kept_until(due, shared.inline_bytes_max as u64);
+    let kept_until = due.kept_until(shared.inline_bytes_max as u64);
     let what = Merge {
         desc: &a.desc,
         inputs: &inputs,
@@ -280,21 +280,6 @@ fn merge(shared: &Shared, due: &Due) -> Result<Option<Merged>> {
         kept_until,
         done_at: Instant::now(),
     }))
-}
-
-/// If the inputs are to be kept: the epoch as of which the merge takes their place. They are if there is history in them and
-/// they are large enough for files of their own.
-fn kept_until(due: &Due, inline_bytes_max: u64) -> Option<Epoch> {
-    let inputs = &due.runs()[due.range.clone()];
-    let newest = inputs.iter().map(|r| r.meta.max_epoch).max()?;
-    let bytes: u64 = inputs.iter().map(|r| r.meta.bytes).sum();
-    let a = &due.arrangement;
-    let keep = a.desc.kind != ArrangementKind::Log
-        && !due.of_history
-        && inputs.len() > 1
-        && newest > a.since
-        && bytes >= inline_bytes_max * KEPT_FACTOR * inputs.len() as u64;
-    keep.then_some(newest)
 }
 
 /// What a merge may forget.
@@ -388,6 +373,7 @@ impl Merge<'_> {
         out.write_waiting()?;
         aside.write_waiting()?;
         let most = |of: fn(&RunMeta) -> Epoch| self.inputs.iter().map(|r| of(&r.meta)).max();
+        // Where the inputs are given up, it is the same for all of them, or before `since`.
         let alive_from = most(|r| r.alive_from).unwrap_or(ALWAYS);
         let end = RunEnd {
             alive_from,

@@ -5,13 +5,17 @@
 //! all of these come along, so that superseded rows don't pile up; else a row is written again once per level.
 //! There, fewer runs only make looking up cheaper, so that large ones wait until look-ups have cost what
 //! the merge will, or [`UNREAD_FAN_IN`] are there.
+//!
+//! A run that has taken the place of others, which are kept for reads as of earlier epochs, says nothing to those reads. Were it
+//! merged with a run that does, and that run given up, those reads would miss what that one says. Such runs are merged
+//! only where all of them are kept, or when nobody can read as of those epochs any more.
 
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tidemill_zset::ArrangementId;
+use tidemill_zset::{ArrangementId, Epoch};
 
 use crate::api::ArrangementKind;
 use crate::read::{ArrangementVersion, StoreVersion};
@@ -35,6 +39,9 @@ const HISTORY_FAN_IN: usize = 64;
 const INPUTS_MAX: usize = 64;
 /// Runs of a log of about this size on average stay as they are: merging them would gain nothing.
 const LOG_RUN_BYTES_MAX: u64 = 2 * 1024 * 1024;
+/// Inputs that are on average so many times larger than what goes into sled are kept as history; smaller ones are put together,
+/// so that sled holds few.
+const KEPT_FACTOR: u64 = 2;
 /// A segment file from this size on is given up when less than one part in [`WASTE_FACTOR`] of it is alive:
 /// the runs left are written again.
 const WASTE_BYTES_MIN: u64 = 128 * 1024;
@@ -55,20 +62,58 @@ impl Due {
             false => &self.arrangement.runs,
         }
     }
+
+    fn inputs(&self) -> &[Arc<Run>] {
+        &self.runs()[self.range.clone()]
+    }
+
+    /// If the inputs are to be kept: the epoch as of which the merge takes their place. They are if there is history in them and
+    /// they are large enough for files of their own.
+    pub(crate) fn kept_until(&self, inline_bytes_max: u64) -> Option<Epoch> {
+        let (a, inputs) = (&self.arrangement, self.inputs());
+        let newest = inputs.iter().map(|r| r.meta.max_epoch).max()?;
+        let bytes: u64 = inputs.iter().map(|r| r.meta.bytes).sum();
+        let keep = a.desc.kind != ArrangementKind::Log
+            && !self.of_history
+            && inputs.len() > 1
+            && newest > a.since
+            && bytes >= inline_bytes_max * KEPT_FACTOR * inputs.len() as u64;
+        keep.then_some(newest)
+    }
+
+    /// The inputs aren't all read as of the same epochs.
+    fn is_mixed(&self) -> bool {
+        let from = |r: &Arc<Run>| r.meta.alive_from.max(self.arrangement.since);
+        let mut inputs = self.inputs().windows(2);
+        inputs.any(|pair| from(&pair[0]) != from(&pair[1]))
+    }
 }
 
 fn level(bytes: u64) -> u32 {
     (bytes / LEVEL_0_BYTES).max(1).ilog(LEVEL_FACTOR)
 }
 
-/// What is to be merged now of an arrangement.
-pub(crate) fn due_of(a: &Arc<ArrangementVersion>, shrinks: bool) -> Option<Due> {
+/// What is to be merged now of an arrangement, given how large a run inside sled may be.
+pub(crate) fn due_of(
+    a: &Arc<ArrangementVersion>,
+    shrinks: bool,
+    inline_bytes_max: u64,
+) -> Option<Due> {
     let due = |range, of_history| Due {
         arrangement: a.clone(),
         range,
         of_history,
     };
-    let runs = choose(a, shrinks).map(|range| due(range, false));
+    let mut runs = choose(a, 0, shrinks).map(|range| due(range, false));
+    if runs
+        .as_ref()
+        .is_some_and(|due| due.is_mixed() && due.kept_until(inline_bytes_max).is_none())
+    {
+        // What is newer than all that has taken the place of others.
+        let took_place = |r: &Arc<Run>| r.meta.alive_from > a.since;
+        let from = a.runs.iter().rposition(took_place).map_or(0, |i| i + 1);
+        runs = choose(a, from, shrinks).map(|range| due(range, false));
+    }
     runs.or_else(|| choose_history(a).map(|range| due(range, true)))
 }
 
@@ -110,15 +155,16 @@ pub(crate) fn forgettable(version: &StoreVersion, busy: &HashSet<ArrangementId>)
     all.filter(|a| !busy.contains(&a.desc.id)).find_map(due)
 }
 
-/// The runs to merge now, a range of neighbours.
-fn choose(a: &ArrangementVersion, shrinks: bool) -> Option<Range<usize>> {
-    if a.runs.len() < FAN_IN {
+/// The runs to merge now, a range of neighbours among those from `oldest` on.
+fn choose(a: &ArrangementVersion, oldest: usize, shrinks: bool) -> Option<Range<usize>> {
+    if a.runs.len() < oldest + FAN_IN {
         return None;
     }
     let levels: Vec<u32> = a.runs.iter().map(|r| level(r.meta.bytes)).collect();
-    let top = levels.iter().copied().max()?;
+    let top = levels[oldest..].iter().copied().max()?;
     for up_to in (0..=top).rev() {
         let from = levels.iter().rposition(|l| *l > up_to).map_or(0, |i| i + 1);
+        let from = from.max(oldest);
         let full = levels[from..].iter().filter(|l| **l == up_to).count();
         // The smaller ones among them come along as if they were one more.
         let rest = usize::from(full < levels.len() - from);
@@ -132,7 +178,7 @@ fn choose(a: &ArrangementVersion, shrinks: bool) -> Option<Range<usize>> {
         let bytes: u64 = a.runs[from..].iter().map(|r| r.meta.bytes).sum();
         if a.desc.kind != ArrangementKind::Log {
             let from = if shrinks {
-                with_older(a, from, bytes)
+                with_older(a, oldest, from, bytes)
             } else {
                 from
             };
@@ -157,10 +203,10 @@ pub(crate) fn waits_for_lookups(a: &ArrangementVersion, shrinks: bool) -> bool {
     !shrinks && a.desc.kind != ArrangementKind::Log && a.runs.iter().filter(large).count() >= FAN_IN
 }
 
-/// Where a merge of the runs from `from` on, `bytes` in all, begins so that older runs that aren't larger
-/// come along: otherwise a state that changes all over would be kept once per run of its own size.
-fn with_older(a: &ArrangementVersion, mut from: usize, mut bytes: u64) -> usize {
-    while from > 0 && a.runs[from - 1].meta.bytes <= bytes {
+/// Where a merge of the runs from `from` on, `bytes` in all, begins so that older runs that aren't larger, at most those from
+/// `oldest` on, come along: otherwise a state that changes all over would be kept once per run of its own size.
+fn with_older(a: &ArrangementVersion, oldest: usize, mut from: usize, mut bytes: u64) -> usize {
+    while from > oldest && a.runs[from - 1].meta.bytes <= bytes {
         from -= 1;
         bytes += a.runs[from].meta.bytes;
     }

@@ -18,6 +18,23 @@ fn options(inline_bytes_max: usize) -> StoreOptions {
 }
 
 fn run(seed: u64, commits: usize, rows_max: usize, inline_bytes_max: usize, background: bool) {
+    let usual = |_| Habits::default();
+    run_with(
+        seed,
+        (commits, &usual),
+        rows_max,
+        inline_bytes_max,
+        background,
+    );
+}
+
+fn run_with(
+    seed: u64,
+    (commits, habits): (usize, &dyn Fn(usize) -> Habits),
+    rows_max: usize,
+    inline_bytes_max: usize,
+    background: bool,
+) {
     println!("seed {seed}");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let dir = tempfile::tempdir().unwrap();
@@ -26,7 +43,8 @@ fn run(seed: u64, commits: usize, rows_max: usize, inline_bytes_max: usize, back
     let mut store = Store::open(dir.path(), options.clone()).unwrap();
     let mut model = Model::default();
     let mut merges = 0;
-    for _ in 0..commits {
+    for n in 0..commits {
+        model.habits = habits(n);
         let group = model.plan_group(&mut rng, rows_max);
         commit(&store, &group).unwrap();
         model = group.after;
@@ -63,6 +81,19 @@ fn small_epochs_inside_sled() {
 fn everything_in_segments() {
     for seed in 10..14 {
         run(seed, 80, 200, 0, false);
+    }
+}
+
+/// Large changes, whose runs are kept when they are merged, then small ones, whose entries are put aside; and history goes
+/// back to before both.
+#[test]
+fn large_and_small_changes_in_a_long_history() {
+    let habits = |n: usize| Habits {
+        large: if n % 40 < 20 { 0.9 } else { 0.05 },
+        forgets: 0.005,
+    };
+    for seed in 30..36 {
+        run_with(seed, (160, &habits), 100, 512, false);
     }
 }
 

@@ -620,3 +620,47 @@ fn a_cursor_gives_its_rows_before_its_error() {
         Ok(())
     });
 }
+
+#[test]
+fn who_resumes_gets_what_merges_have_replaced() {
+    run(|scratch| async move {
+        let mut server = Server::start(&scratch.data(), &Options::workers(1))?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (id bigint PRIMARY KEY, x bigint, s text)")
+            .await?;
+        sql.run("INSERT INTO t SELECT g, 0, md5(g::text) FROM generate_series(1, 2000) AS s (g)")
+            .await?;
+        sql.run("CREATE MATERIALIZED VIEW m WITH (retain_history = '1 hour') AS SELECT id, x, s FROM t WHERE x >= 0")
+            .await?;
+        let time = "SELECT last_time FROM tidemill.commits";
+        let first = sql.number(time).await?;
+        // Changes of so many rows that merges keep what they read, then smaller ones, whose history is put aside.
+        let changed = [vec![2000; 17], vec![250; 80], vec![2000; 17], vec![250; 40]].concat();
+        for (i, rows) in changed.iter().enumerate() {
+            sql.run(&format!(
+                "UPDATE t SET x = {i} + 1, s = md5((id + {i})::text) WHERE id <= {rows}"
+            ))
+            .await?;
+        }
+        let upper = sql.number(time).await? + 1;
+        for restarted in [false, true] {
+            if restarted {
+                server.restart(&Options::workers(2))?;
+            }
+            let sql = server.connect().await?;
+            let subscribe =
+                format!("SUBSCRIBE TO m WITH (SNAPSHOT = false) AS OF {first} UP TO {upper}");
+            let mut subscription = Subscription::with(&sql, &subscribe).await?;
+            let mut of_time = std::collections::BTreeMap::new();
+            while let Some(event) = subscription.next().await? {
+                if let Event::Change(change) = event {
+                    *of_time.entry(change.time).or_insert(0) += 1;
+                }
+            }
+            let came: Vec<usize> = of_time.into_values().collect();
+            let want: Vec<usize> = changed.iter().map(|rows| 2 * rows).collect();
+            ensure!(came == want, "{came:?}\nnot {want:?}");
+        }
+        Ok(())
+    });
+}
