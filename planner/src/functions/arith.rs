@@ -99,6 +99,10 @@ pub fn arithmetic(op: Op, l: Expr, r: Expr, lt: &SqlType, rt: &SqlType, ret: &Sq
     )
 }
 
+fn underflow() -> SqlError {
+    SqlError::new("22003", "value out of range: underflow")
+}
+
 fn overflow() -> SqlError {
     SqlError::new("22003", "value out of range: overflow")
 }
@@ -461,7 +465,10 @@ pub fn register(r: &mut super::registry::Registry) {
     );
     r.add_fallible(
         "exp(float8) float8",
-        kernel!(|x: float8| -> float8 finite(x.exp(), &[x])),
+        kernel!(|x: float8| -> float8 match x.exp() {
+            0.0 if x.is_finite() => Err(underflow()),
+            v => finite(v, &[x]),
+        }),
     );
     for name in ["power(float8, float8) float8", "pow(float8, float8) float8"] {
         r.add_fallible(
@@ -479,7 +486,10 @@ pub fn register(r: &mut super::registry::Registry) {
                         "a negative number raised to a non-integer power yields a complex result",
                     ));
                 }
-                finite(x.powf(y), &[x, y])
+                match x.powf(y) {
+                    0.0 if x != 0.0 && x.is_finite() && y.is_finite() => Err(underflow()),
+                    v => finite(v, &[x, y]),
+                }
             }),
         );
     }
@@ -537,9 +547,9 @@ pub fn register(r: &mut super::registry::Registry) {
         "atan2(float8, float8) float8",
         kernel!(|y: float8, x: float8| -> float8 Ok(Some(y.atan2(x)))),
     );
-    r.add(
+    r.add_fallible(
         "degrees(float8) float8",
-        kernel!(|x: float8| -> float8 Ok(Some(x.to_degrees()))),
+        kernel!(|x: float8| -> float8 finite(x.to_degrees(), &[x])),
     );
     r.add(
         "radians(float8) float8",

@@ -92,14 +92,72 @@ fn trimmed(bytes: &[u8], which: &[u8], left: bool, right: bool) -> Vec<u8> {
     bytes[from..to.max(from)].to_vec()
 }
 
-fn utf8_only(name: &str) -> Result<()> {
-    match name.to_ascii_lowercase().replace('-', "").as_str() {
-        "utf8" | "unicode" => Ok(()),
-        _ => Err(
-            SqlError::unsupported(format!("encoding \"{name}\" is not supported"))
-                .hint("Text is UTF8."),
-        ),
+enum Encoding {
+    Utf8,
+    Latin1,
+    /// Whatever the bytes are.
+    Ascii,
+}
+
+/// The encoding that a `conversion`, to a destination or from a source, names.
+fn encoding(name: &str, conversion: &str) -> Result<Encoding> {
+    let plain = |c: &char| c.is_ascii_alphanumeric();
+    let known: String = name.to_ascii_lowercase().chars().filter(plain).collect();
+    const OTHERS: [&str; 6] = ["win", "koi8", "iso8859", "latin", "euc", "big5"];
+    match known.as_str() {
+        "utf8" | "unicode" => Ok(Encoding::Utf8),
+        "latin1" | "iso88591" => Ok(Encoding::Latin1),
+        "sqlascii" => Ok(Encoding::Ascii),
+        other if OTHERS.iter().any(|o| other.starts_with(o)) => Err(SqlError::unsupported(
+            format!("encoding \"{name}\" is not supported"),
+        )
+        .hint("Text is UTF8; LATIN1 and SQL_ASCII are converted.")),
+        _ => Err(SqlError::new(
+            "22023",
+            format!("invalid {conversion} encoding name \"{name}\""),
+        )),
     }
+}
+
+fn encoded(text: &str, name: &str) -> Result<Vec<u8>> {
+    match encoding(name, "destination")? {
+        Encoding::Utf8 | Encoding::Ascii => Ok(text.as_bytes().to_vec()),
+        Encoding::Latin1 => {
+            let byte = |c: char| {
+                u8::try_from(u32::from(c)).map_err(|_| {
+                    let bytes = c.to_string().bytes().map(|b| format!("0x{b:02x}")).collect::<Vec<_>>();
+                    SqlError::new(
+                        "22P05",
+                        format!(
+                            "character with byte sequence {} in encoding \"UTF8\" has no equivalent in encoding \"LATIN1\"",
+                            bytes.join(" ")
+                        ),
+                    )
+                })
+            };
+            text.chars().map(byte).collect()
+        }
+    }
+}
+
+fn decoded(bytes: &[u8], name: &str) -> Result<String> {
+    let encoding = encoding(name, "source")?;
+    let valid = match (&encoding, std::str::from_utf8(bytes)) {
+        (Encoding::Utf8 | Encoding::Ascii, Err(e)) => e.valid_up_to(),
+        _ => bytes.len(),
+    };
+    // NUL is in no text.
+    let nul = bytes[..valid].iter().position(|b| *b == 0);
+    if let Some(wrong) = nul.or((valid < bytes.len()).then_some(valid)) {
+        let name = name.to_ascii_uppercase().replace('-', "");
+        let byte = hex(&bytes[wrong..wrong + 1]);
+        let message = format!("invalid byte sequence for encoding \"{name}\": 0x{byte}");
+        return Err(SqlError::new("22021", message));
+    }
+    Ok(match encoding {
+        Encoding::Latin1 => bytes.iter().map(|b| char::from(*b)).collect(),
+        Encoding::Utf8 | Encoding::Ascii => String::from_utf8_lossy(bytes).into_owned(),
+    })
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -232,26 +290,11 @@ pub fn register(r: &mut Registry) {
     );
     r.add_fallible(
         "convert_to(text, text) bytea",
-        kernel!(|s: text, e: text| -> bytea utf8_only(e).map(|()| Some(s.as_bytes().to_vec()))),
+        kernel!(|s: text, e: text| -> bytea encoded(s, e).map(Some)),
     );
     r.add_fallible(
         "convert_from(bytea, text) text",
-        kernel!(|b: bytea, e: text| -> text {
-            utf8_only(e)?;
-            match String::from_utf8(b.to_vec()) {
-                Ok(s) => Ok(Some(s)),
-                Err(e) => {
-                    let at = e.utf8_error().valid_up_to();
-                    Err(SqlError::new(
-                        "22021",
-                        format!(
-                            "invalid byte sequence for encoding \"UTF8\": 0x{}",
-                            hex(&b[at..at + 1])
-                        ),
-                    ))
-                }
-            }
-        }),
+        kernel!(|b: bytea, e: text| -> text decoded(b, e).map(Some)),
     );
     r.add("num_nulls(any...) int4", nulls(true));
     r.add("num_nonnulls(any...) int4", nulls(false));

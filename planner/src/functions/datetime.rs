@@ -180,9 +180,22 @@ fn truncate_interval(u: &str, i: IntervalMonthDayNano) -> Result<Option<Interval
     }
 }
 
+/// A point in time rounded as PostgreSQL does, which counts from 2000: half away from there.
+fn round_since_2000(us: i64, digits: i32) -> i64 {
+    const Y2000_US: i64 = 946_684_800_000_000;
+    match us.checked_sub(Y2000_US) {
+        Some(since) => round_to(since, digits) + Y2000_US,
+        None => us,
+    }
+}
+
 /// A field of local microseconds, in millionths.
 fn field(u: &str, us: i64, of: &str) -> Result<i128> {
-    let time = us.rem_euclid(DAY_US);
+    let time = match of {
+        // 24:00 is one.
+        "time" => us,
+        _ => us.rem_euclid(DAY_US),
+    };
     let million = 1_000_000i128;
     let name = unit(u);
     let whole = |v: i64| Ok(v as i128 * million);
@@ -580,11 +593,11 @@ pub fn register(r: &mut Registry) {
     );
     r.add(
         "round_seconds(timestamp, int4) timestamp",
-        kernel!(|t: timestamp, p: int4| -> timestamp Ok(Some(round_to(t, p)))),
+        kernel!(|t: timestamp, p: int4| -> timestamp Ok(Some(round_since_2000(t, p)))),
     );
     r.add(
         "round_seconds(timestamptz, int4) timestamptz",
-        kernel!(|t: timestamptz, p: int4| -> timestamptz Ok(Some(round_to(t, p)))),
+        kernel!(|t: timestamptz, p: int4| -> timestamptz Ok(Some(round_since_2000(t, p)))),
     );
     r.add(
         "round_seconds(time, int4) time",

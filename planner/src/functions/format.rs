@@ -117,6 +117,11 @@ fn fraction(out: &mut String, us: i64) {
 
 /// timestamp, ISO
 pub fn timestamp(us: i64) -> String {
+    timestamp_in(us, "")
+}
+
+/// The offset of a zone stands between the time and BC.
+fn timestamp_in(us: i64, offset: &str) -> String {
     let Some(t) = datetime_of(us) else {
         return us.to_string();
     };
@@ -134,6 +139,7 @@ pub fn timestamp(us: i64) -> String {
         t.second()
     );
     fraction(&mut out, us.rem_euclid(1_000_000));
+    out.push_str(offset);
     out.push_str(bc);
     out
 }
@@ -141,7 +147,8 @@ pub fn timestamp(us: i64) -> String {
 /// timestamptz in a zone
 pub fn timestamptz(us: i64, zone: &str) -> Result<String> {
     let offset = offset_at(us, zone)?;
-    let mut out = timestamp(us + offset * 1_000_000);
+    let local = us + offset * 1_000_000;
+    let mut out = String::new();
     let (sign, o) = if offset < 0 {
         ('-', -offset)
     } else {
@@ -154,7 +161,7 @@ pub fn timestamptz(us: i64, zone: &str) -> Result<String> {
     if o % 60 != 0 {
         let _ = write!(out, ":{:02}", o % 60);
     }
-    Ok(out)
+    Ok(timestamp_in(local, &out))
 }
 
 /// interval, PostgreSQL's style

@@ -418,8 +418,9 @@ pub fn parted_into(
             let mut text = super::format::value(array, row, t, zone)?.unwrap_or_default();
             if matches!(t, SqlType::Timestamp | SqlType::Timestamptz) {
                 text = text.replacen(' ', "T", 1);
-                if matches!(t, SqlType::Timestamptz) && !text[text.len() - 3..].starts_with(':') {
-                    text.push_str(":00");
+                let end = text.strip_suffix(" BC").map_or(text.len(), str::len);
+                if matches!(t, SqlType::Timestamptz) && !text[end - 3..end].starts_with(':') {
+                    text.insert_str(end, ":00");
                 }
             }
             let number = crate::bind::types::is_number(t) && !text.contains(['N', 'I']);

@@ -16,6 +16,14 @@ fn input_range() -> SqlError {
 }
 
 /// Checks the argument's range.
+/// Beyond it, 1 is nothing beside a square.
+const LARGE: f64 = 1e150;
+
+/// Without the double, which may be too large.
+fn logarithm_of_twice(x: f64) -> f64 {
+    x.ln() + std::f64::consts::LN_2
+}
+
 fn within(x: f64, low: f64, high: f64) -> Result<()> {
     if x < low || x > high {
         return Err(input_range());
@@ -158,7 +166,7 @@ pub fn register(r: &mut Registry) {
         "sinh": f64::sinh,
         "cosh": f64::cosh,
         "tanh": f64::tanh,
-        "asinh": f64::asinh,
+        "asinh": |x: f64| if x.abs() > LARGE { logarithm_of_twice(x.abs()).copysign(x) } else { x.asinh() },
         "atand": |x: f64| (x.atan() / 1f64.atan()) * 45.0,
     );
     macro_rules! checked {
@@ -170,7 +178,7 @@ pub fn register(r: &mut Registry) {
         "cot": |x: f64| super::arith::angle(x).map(|x| 1.0 / x.tan()),
         "asin": |x: f64| within(x, -1.0, 1.0).map(|()| x.asin()),
         "acos": |x: f64| within(x, -1.0, 1.0).map(|()| x.acos()),
-        "acosh": |x: f64| within(x, 1.0, f64::INFINITY).map(|()| x.acosh()),
+        "acosh": |x: f64| within(x, 1.0, f64::INFINITY).map(|()| if x > LARGE { logarithm_of_twice(x) } else { x.acosh() }),
         "atanh": |x: f64| within(x, -1.0, 1.0).map(|()| x.atanh()),
         "asind": |x: f64| within(x, -1.0, 1.0).map(|()| arc_sine(x)),
         "acosd": |x: f64| within(x, -1.0, 1.0).map(|()| arc_cosine(x)),

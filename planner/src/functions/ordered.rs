@@ -36,7 +36,12 @@ fn mode() -> Kernel {
     Arc::new(|a: &Args| {
         let list = a.arrays[0].as_list::<i32>();
         let values = list.values();
-        let compare = make_comparator(values, values, SortOptions::default())?;
+        // 24 hours are a day.
+        let keys: ArrayRef = match values.as_primitive_opt::<IntervalMonthDayNanoType>() {
+            Some(intervals) => Arc::new(intervals.unary::<_, Int64Type>(interval_key)),
+            None => values.clone(),
+        };
+        let compare = make_comparator(&keys, &keys, SortOptions::default())?;
         let picks: UInt32Array = (0..a.rows)
             .map(|row| {
                 let at = a.at(0, row);

@@ -476,8 +476,10 @@ fn regexp_replace_from(
             ));
         }
     }
-    let mut places = s.char_indices().map(|(i, _)| i);
-    let from = places.nth(start as usize - 1).unwrap_or(s.len());
+    let mut places = s.char_indices().map(|(i, _)| i).chain([s.len()]);
+    let Some(from) = places.nth(start as usize - 1) else {
+        return Ok(Some(s.to_string()));
+    };
     let r = replacement(r);
     with_regex(p, flags, |re| Some(replaced(re, (s, from), &r, n as usize)))
 }
