@@ -117,13 +117,20 @@ pub(crate) fn due_of(
     runs.or_else(|| choose_history(a).map(|range| due(range, true)))
 }
 
-/// Enough small runs that were put aside, all of them a part of what is read as of the same epochs.
+/// Enough small runs that were put aside, all of them a part of what is read as of the same epochs. Together they are
+/// read as long as any of them was, which must not be beyond a merge that kept its inputs: its result has no
+/// tombstones for what was put aside before it.
 fn choose_history(a: &ArrangementVersion) -> Option<Range<usize>> {
+    let newer = a.replaced.iter().chain(&a.runs);
+    let mut ends: Vec<Epoch> = newer.map(|r| r.meta.alive_from).collect();
+    ends.push(a.since);
+    ends.sort_unstable();
+    let read_by = |r: &Run| {
+        let stretch = ends.partition_point(|end| *end < r.meta.dead_from);
+        (r.meta.alive_from, stretch)
+    };
     let mut start = 0;
-    for same in a
-        .history
-        .chunk_by(|a, b| a.meta.alive_from == b.meta.alive_from)
-    {
+    for same in a.history.chunk_by(|a, b| read_by(a) == read_by(b)) {
         let levels: Vec<u32> = same.iter().map(|r| level(r.meta.bytes)).collect();
         let top = levels.iter().copied().max()?;
         for up_to in 0..=top {

@@ -361,6 +361,79 @@ fn history_is_put_aside_and_goes() {
     );
 }
 
+/// What was put aside before a merge that kept what it read stays apart from what was put aside after it: that merge has
+/// forgotten which of those rows were deleted.
+#[test]
+fn rows_deleted_before_a_large_merge_stay_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(512);
+    options.fail.hold_merges(true);
+    let mut store = Store::open(dir.path(), options.clone()).unwrap();
+    let mut models = [1, 10].map(|id| (id, Arrangement::of(id)));
+    let mut epoch = 0;
+    let mut commit = |store: &Store, changes: &[(Row, i64)]| {
+        epoch += 1;
+        let (rows, diffs): (Vec<Row>, Vec<i64>) = changes.iter().cloned().unzip();
+        let mut commit = Commit {
+            epoch,
+            ..Commit::default()
+        };
+        for (id, model) in &mut models {
+            if epoch == 1 {
+                commit.create.push(model.desc(*id));
+            }
+            commit.changes.push(ArrangementChange {
+                arrangement: ArrangementId(*id),
+                hashes: model.hashes(&rows),
+                delta: Delta::new(batch(&rows), diffs.clone()),
+            });
+            let entries = changes.iter().map(|(row, diff)| Entry {
+                epoch,
+                row: row.clone(),
+                diff: *diff,
+            });
+            model.entries.extend(entries);
+        }
+        store.commit(commit).unwrap();
+        store.merge().unwrap();
+        epoch
+    };
+    let row = |k: i64, n: i64| -> Row { (k, Some(format!("{n}")), None) };
+    // Keys that come, change and go.
+    for n in 0..500 {
+        let k = 10_000 + n % 30;
+        let diff = if n % 90 < 60 { 1 } else { -1 };
+        commit(&store, &[(row(k, n), diff)]);
+    }
+    for k in 0..30 {
+        commit(&store, &[(row(10_000 + k, 0), -1)]);
+    }
+    for n in 0..17 {
+        let all: Vec<(Row, i64)> = (0..300).map(|k| (row(k, n), 1)).collect();
+        commit(&store, &all);
+    }
+    let mut newest = 0;
+    for n in 0..1400 {
+        newest = commit(&store, &[(row(20_000 + n % 40, n), 1)]);
+    }
+    for _ in 0..2 {
+        for (id, model) in &models {
+            let stored = store.version().arrangement(ArrangementId(*id)).unwrap();
+            for at in (1..=newest).rev().step_by(41) {
+                let mut found: Vec<Row> = stored
+                    .scan(at)
+                    .flat_map(|d| rows_of(&d.unwrap().rows))
+                    .collect();
+                found.sort();
+                let expected: Vec<Row> = model.contents(at).into_keys().collect();
+                assert_eq!(found, expected, "arrangement {id} as of {at}");
+            }
+        }
+        drop(store);
+        store = Store::open(dir.path(), options.clone()).unwrap();
+    }
+}
+
 /// A merge that leaves nothing writes no run; what was there before stays unknown all the same, also after a restart.
 #[test]
 fn nothing_left_is_not_nothing_ever() {
