@@ -499,3 +499,47 @@ fn each_reader_has_its_columns() {
         Ok(())
     });
 }
+
+#[test]
+fn the_history_that_a_build_still_needs_is_kept() {
+    run(|scratch| async move {
+        // Nothing is kept in memory, and next to nothing in the store: a build that takes its time needs more than that.
+        let mut options = Options::workers(2);
+        options
+            .env
+            .push(("TIDEMILL_CHANGES_BYTES".into(), "0".into()));
+        let server = Server::start(&scratch.data(), &options)?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (id bigint PRIMARY KEY, x bigint)")
+            .await?;
+        sql.run("INSERT INTO t SELECT g, 0 FROM generate_series(1, 1000) AS s (g)")
+            .await?;
+        sql.run("CREATE TABLE words (s text)").await?;
+        sql.run("INSERT INTO words SELECT md5(g::text) FROM generate_series(1, 2400) AS s (g)")
+            .await?;
+        sql.run("CREATE MATERIALIZED VIEW v WITH (retain_history = '1 millisecond') AS SELECT id, x FROM t WHERE x >= 0")
+            .await?;
+        let creating = sql.another().await?;
+        let create = tokio::spawn(async move {
+            creating
+                .run(
+                    "CREATE MATERIALIZED VIEW w AS SELECT id, x FROM v \
+                     UNION ALL SELECT 0, count(*) FROM words AS a JOIN words AS b ON md5(a.s || b.s) < b.s",
+                )
+                .await
+        });
+        let mut updates = 0;
+        while !create.is_finished() {
+            updates += 1;
+            sql.run(&format!("UPDATE t SET x = {updates} WHERE id <= 40"))
+                .await?;
+        }
+        create.await??;
+        ensure!(updates > 5, "{updates} updates beside the build");
+        let w = sql
+            .lines("SELECT id, x FROM w WHERE id > 0 ORDER BY id")
+            .await?;
+        ensure!(w == sql.lines("SELECT id, x FROM v ORDER BY id").await?);
+        Ok(())
+    });
+}

@@ -509,16 +509,36 @@ fn release_buffers(rows: &RecordBatch, waste_max: usize) -> RecordBatch {
             DataType::BinaryView => view_usage(column.as_binary_view()),
             _ => return column.clone(),
         };
-        if buffers <= used * waste_max {
-            return column.clone();
-        }
-        match column.data_type() {
-            DataType::Utf8View => Arc::new(column.as_string_view().gc()),
-            _ => Arc::new(column.as_binary_view().gc()),
+        match buffers <= used * waste_max {
+            true => column.clone(),
+            false => copied(column),
         }
     };
     let columns = rows.columns().iter().map(release).collect();
     batch_of(rows.schema_ref(), columns, rows.num_rows())
+}
+
+/// `column`, the text of whose views is in one buffer: whoever takes rows of it piece by piece would hand on all its buffers
+/// with each.
+pub fn in_one_buffer(column: &ArrayRef) -> ArrayRef {
+    let buffers = match column.data_type() {
+        DataType::Utf8View => column.as_string_view().data_buffers().len(),
+        DataType::BinaryView => column.as_binary_view().data_buffers().len(),
+        _ => 0,
+    };
+    match buffers > 1 {
+        true => copied(column),
+        false => column.clone(),
+    }
+}
+
+/// Views over buffers of their own.
+fn copied(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+        DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+        _ => column.clone(),
+    }
 }
 
 /// Bytes outside the views that they use, and bytes that their buffers have.

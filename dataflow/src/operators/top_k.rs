@@ -24,7 +24,7 @@ use tidemill_zset::{Delta, Diffs, Epoch};
 
 use super::join_keys::KeyTable;
 use super::join_plan::StoredColumns;
-use super::join_rows::{BLOCK_ROWS, batch_of, nullable, without_waste};
+use super::join_rows::{BLOCK_ROWS, batch_of, in_one_buffer, nullable, without_waste};
 use super::join_state::{KeyedState, StateSide};
 use super::recompute::{rows_of_keys, store};
 use super::reload::Reload;
@@ -230,7 +230,7 @@ impl TopKOperator {
         });
         let columns: Vec<ArrayRef> = match kept {
             0 => after.clone(),
-            _ => both.collect(),
+            _ => both.map(|column| in_one_buffer(&column)).collect(),
         };
 
         let order = Order::new(&columns, &columns, &self.order);
@@ -410,7 +410,8 @@ impl Run {
     fn gather(&self, places: &[(usize, usize)], width: usize) -> Vec<ArrayRef> {
         let column = |c: usize| {
             let all = self.changes.iter().map(|d| d.rows.column(c).as_ref());
-            interleave(&all.collect::<Vec<_>>(), places).expect("columns of one type")
+            let rows = interleave(&all.collect::<Vec<_>>(), places);
+            in_one_buffer(&rows.expect("columns of one type"))
         };
         (0..width).map(column).collect()
     }

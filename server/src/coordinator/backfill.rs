@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use crossbeam_channel::Receiver;
@@ -76,6 +76,8 @@ pub struct BuildThread {
     pub reports: Receiver<Report>,
     /// Gives the version to stop at. `None`: nothing changes while this runs.
     pub finish: Option<Receiver<Arc<Published>>>,
+    /// Tells the coordinator from which epoch on it still needs the history of its inputs.
+    pub taken_in: Arc<AtomicI64>,
     /// Inputs that are no collections, and where their rows are.
     pub stored: HashMap<CollectionId, Stored>,
     pub descs: HashMap<ArrangementId, ArrangementDesc>,
@@ -202,6 +204,7 @@ impl BuildThread {
             }
             self.followers.push(follower);
         }
+        self.taken_in.store(newer.at, Ordering::Release);
         self.snapshot = newer;
         let rows = self.take_in(changes)?;
         if rows == 0 && fed > 0 {

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
@@ -85,6 +85,8 @@ pub struct Build {
     reports: Sender<Report>,
     /// Where it waits to be told how far to go, if it does.
     finish: Option<Sender<Arc<Published>>>,
+    /// The epoch up to which it has read what it reads.
+    taken_in: Arc<AtomicI64>,
     create: Vec<ArrangementDesc>,
     pub(super) depends: Vec<u64>,
 }
@@ -98,6 +100,7 @@ impl Build {
             reads,
             reports,
             finish: None,
+            taken_in: Arc::new(AtomicI64::new(Epoch::MAX)),
             create: vec![],
             depends: vec![],
         }
@@ -106,6 +109,12 @@ impl Build {
     /// Somebody waits for it.
     pub(super) fn is_under_construction(&self) -> bool {
         self.target.is_some() && self.reply.is_some()
+    }
+
+    /// The epoch from which on it needs the history of a collection: it may be too far behind for the changes in memory.
+    pub(super) fn holds_history(&self, of: CollectionId) -> Option<Epoch> {
+        let reads = self.is_under_construction() && self.reads.contains_key(&of);
+        reads.then(|| self.taken_in.load(Ordering::Acquire))
     }
 
     /// A worker has finished one of its hidden epochs.
@@ -365,6 +374,7 @@ impl Coordinator {
             BuildTarget::View(view) => (Some(&**view), view.record.kind.words()),
         };
         let progress = progress_of(object, kind, &snapshot, &inputs);
+        let taken_in = Arc::new(AtomicI64::new(snapshot.at));
         let thread = BuildThread {
             id,
             handle: self.handle.clone(),
@@ -377,6 +387,7 @@ impl Coordinator {
             followers,
             reports: reported,
             finish: Some(finished),
+            taken_in: taken_in.clone(),
             stored: HashMap::new(),
             descs: if durable {
                 create.iter().map(|d| (d.id, d.clone())).collect()
@@ -419,6 +430,7 @@ impl Coordinator {
             reads,
             reports,
             finish: Some(finish),
+            taken_in,
             create,
             depends: request.depends,
         };

@@ -318,8 +318,10 @@ impl Coordinator {
                 .sinks
                 .values()
                 .filter(|s| s.from == object.record.id && s.holds_history())
-                .map(|s| s.written)
-                .min();
+                .map(|s| s.written);
+            let builds = self.builds.values();
+            let building = builds.filter_map(|b| b.holds_history(ids.collection?));
+            let held = held.chain(building).min();
             let since = (now - retain_ms).min(held.unwrap_or(now)).max(0);
             let output = match &object.detail {
                 Detail::MaterializedView {

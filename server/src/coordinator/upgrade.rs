@@ -232,6 +232,7 @@ impl Coordinator {
             followers: vec![],
             reports: reported,
             finish: None,
+            taken_in: Default::default(),
             descs: create
                 .iter()
                 .chain(&output)
