@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::{cast, concat};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
 /// A batch of `rows` rows with `schema`.
@@ -49,6 +49,32 @@ pub(crate) fn concat_rows(
     batch_of(schema, columns, batches.iter().map(|b| b.num_rows()).sum())
 }
 
+/// `rows` for being taken in so many pieces, each of which gets all buffers of a column's texts: the texts are copied into one
+/// where those would be more than there are rows.
+pub(crate) fn for_pieces(rows: RecordBatch, pieces: usize) -> Result<RecordBatch, ArrowError> {
+    let many = |buffers: usize| buffers > 1 && buffers.saturating_mul(pieces) > rows.num_rows();
+    let one_buffer = |column: &ArrayRef| -> Option<ArrayRef> {
+        match column.data_type() {
+            DataType::Utf8View => {
+                let texts = column.as_string_view();
+                many(texts.data_buffers().len()).then(|| Arc::new(texts.gc()) as ArrayRef)
+            }
+            DataType::BinaryView => {
+                let bytes = column.as_binary_view();
+                many(bytes.data_buffers().len()).then(|| Arc::new(bytes.gc()) as ArrayRef)
+            }
+            _ => None,
+        }
+    };
+    let copied: Vec<Option<ArrayRef>> = rows.columns().iter().map(one_buffer).collect();
+    if copied.iter().all(Option::is_none) {
+        return Ok(rows);
+    }
+    let columns = copied.into_iter().zip(rows.columns());
+    let columns = columns.map(|(copied, column)| copied.unwrap_or_else(|| column.clone()));
+    batch_of(rows.schema_ref(), columns.collect(), rows.num_rows())
+}
+
 /// `rows` with the types of `schema`, where they differ only in what they say of nested fields (name, NOT
 /// NULL, metadata). Other differences give an error.
 pub(crate) fn conform(schema: &SchemaRef, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
@@ -79,8 +105,8 @@ pub(crate) fn conform(schema: &SchemaRef, rows: &RecordBatch) -> Result<RecordBa
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Array, Int64Array, ListArray};
-    use arrow::datatypes::{DataType, Int64Type};
+    use arrow::array::{BinaryViewArray, Int64Array, ListArray, StringViewArray};
+    use arrow::datatypes::Int64Type;
 
     #[test]
     fn nested_fields_may_say_something_else_of_nulls() {
@@ -97,6 +123,35 @@ mod tests {
         assert_eq!(conformed.schema(), expected);
         let other = Arc::new(Schema::new(vec![Field::new("l", DataType::Int64, true)]));
         assert!(conform(&other, &rows).is_err());
+    }
+
+    #[test]
+    fn texts_of_many_buffers_are_put_into_one_for_many_pieces() {
+        let texts = |n: usize| format!("a text of more than twelve bytes, number {n}");
+        let part = |n: usize| -> RecordBatch {
+            let (text, number) = (texts(n), n as i64);
+            let columns: [(&str, ArrayRef); 3] = [
+                (
+                    "t",
+                    Arc::new(StringViewArray::from(vec![Some(text.as_str()), None])),
+                ),
+                (
+                    "b",
+                    Arc::new(BinaryViewArray::from(vec![Some(text.as_bytes()), None])),
+                ),
+                ("n", Arc::new(Int64Array::from(vec![number, number]))),
+            ];
+            RecordBatch::try_from_iter_with_nullable(columns.map(|(n, c)| (n, c, true))).unwrap()
+        };
+        let parts: Vec<RecordBatch> = (0..20).map(part).collect();
+        let schema = parts[0].schema();
+        let rows = concat_rows(&schema, &parts.iter().collect::<Vec<_>>()).unwrap();
+        for (pieces, buffers) in [(1, 20), (2, 20), (3, 1)] {
+            let got = for_pieces(rows.clone(), pieces).unwrap();
+            assert_eq!(got, rows);
+            assert_eq!(got.column(0).as_string_view().data_buffers().len(), buffers);
+            assert_eq!(got.column(1).as_binary_view().data_buffers().len(), buffers);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use arrow::datatypes::DataType;
 use tidemill_zset::{Diffs, Epoch};
 
 use crate::api::{ArrangementChange, ArrangementDesc, Result, StoreError};
-use crate::batches::{concat_rows, conform};
+use crate::batches::{concat_rows, conform, for_pieces};
 use crate::block::{BlockRows, Numbers};
 use crate::bundle::{BundleWriter, RunEnd, is_sorted};
 use crate::options::{BLOCK_BYTES_TARGET, BLOCK_ROWS_MAX};
@@ -120,7 +120,10 @@ fn write_sorted(
     to.reserve(batch_bytes(&rows) + entries.len() * ENTRY_BYTES);
     let mut run = to.run(desc.clone(), false);
     // Block by block: what is gathered stays small, and its memory is used again for the next.
-    for block in entries.chunks(block_rows(&rows)) {
+    let of_block = block_rows(&rows);
+    let rows = for_pieces(rows, entries.len().div_ceil(of_block))
+        .map_err(|e| mismatch(desc, &e.to_string()))?;
+    for block in entries.chunks(of_block) {
         let indices: UInt32Array = block.iter().map(|e| e.row).collect::<Vec<_>>().into();
         let sorted =
             take_record_batch(&rows, &indices).map_err(|e| mismatch(desc, &e.to_string()))?;
