@@ -20,7 +20,6 @@ mod sequences;
 mod session;
 pub(crate) mod spelling;
 pub(crate) mod spelling_queries;
-mod starred;
 mod substring;
 mod time_windows;
 pub(crate) mod variadic;
