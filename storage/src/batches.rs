@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::{cast, concat};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
+use tidemill_zset::buffers::{buffers, in_one_buffer};
 
 /// A batch of `rows` rows with `schema`.
 pub(crate) fn batch_of(
@@ -53,25 +54,13 @@ pub(crate) fn concat_rows(
 /// where those would be more than there are rows.
 pub(crate) fn for_pieces(rows: RecordBatch, pieces: usize) -> Result<RecordBatch, ArrowError> {
     let many = |buffers: usize| buffers > 1 && buffers.saturating_mul(pieces) > rows.num_rows();
-    let one_buffer = |column: &ArrayRef| -> Option<ArrayRef> {
-        match column.data_type() {
-            DataType::Utf8View => {
-                let texts = column.as_string_view();
-                many(texts.data_buffers().len()).then(|| Arc::new(texts.gc()) as ArrayRef)
-            }
-            DataType::BinaryView => {
-                let bytes = column.as_binary_view();
-                many(bytes.data_buffers().len()).then(|| Arc::new(bytes.gc()) as ArrayRef)
-            }
-            _ => None,
-        }
-    };
-    let copied: Vec<Option<ArrayRef>> = rows.columns().iter().map(one_buffer).collect();
-    if copied.iter().all(Option::is_none) {
+    if !rows.columns().iter().any(|c| many(buffers(c))) {
         return Ok(rows);
     }
-    let columns = copied.into_iter().zip(rows.columns());
-    let columns = columns.map(|(copied, column)| copied.unwrap_or_else(|| column.clone()));
+    let columns = rows.columns().iter().map(|c| match many(buffers(c)) {
+        true => in_one_buffer(c),
+        false => c.clone(),
+    });
     batch_of(rows.schema_ref(), columns.collect(), rows.num_rows())
 }
 
@@ -105,8 +94,8 @@ pub(crate) fn conform(schema: &SchemaRef, rows: &RecordBatch) -> Result<RecordBa
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{BinaryViewArray, Int64Array, ListArray, StringViewArray};
-    use arrow::datatypes::Int64Type;
+    use arrow::array::{Array, AsArray, BinaryViewArray, Int64Array, ListArray, StringViewArray};
+    use arrow::datatypes::{DataType, Int64Type};
 
     #[test]
     fn nested_fields_may_say_something_else_of_nulls() {

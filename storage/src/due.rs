@@ -121,6 +121,9 @@ pub(crate) fn due_of(
 /// read as long as any of them was, which must not be beyond a merge that kept its inputs: its result has no
 /// tombstones for what was put aside before it.
 fn choose_history(a: &ArrangementVersion) -> Option<Range<usize>> {
+    if a.history.len() < HISTORY_FAN_IN {
+        return None;
+    }
     let newer = a.replaced.iter().chain(&a.runs);
     let mut ends: Vec<Epoch> = newer.map(|r| r.meta.alive_from).collect();
     ends.push(a.since);

@@ -31,6 +31,25 @@ pub fn concat_batches<'b>(
     RecordBatch::try_new(rows.schema(), columns)
 }
 
+/// How many buffers the texts or bytes of a column point into; none where they lie in the column itself.
+pub fn buffers(column: &ArrayRef) -> usize {
+    match column.data_type() {
+        DataType::Utf8View => column.as_string_view().data_buffers().len(),
+        DataType::BinaryView => column.as_binary_view().data_buffers().len(),
+        _ => 0,
+    }
+}
+
+/// The column with its texts or bytes copied into a buffer of their own: whoever takes rows of it piece by piece hands on all its
+/// buffers with each.
+pub fn in_one_buffer(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+        DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+        _ => Arc::clone(column),
+    }
+}
+
 /// Whether a column has a buffer more than once.
 fn repeats(column: &ArrayRef) -> bool {
     match column.data_type() {

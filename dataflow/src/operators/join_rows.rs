@@ -17,6 +17,7 @@ use arrow::compute::interleave;
 use arrow::datatypes::{DataType, SchemaRef};
 use hashbrown::HashMap;
 use tidemill_zset::Diffs;
+use tidemill_zset::buffers::in_one_buffer;
 use tidemill_zset::hash::hash_columns;
 
 use super::join_keys::normal;
@@ -511,34 +512,11 @@ fn release_buffers(rows: &RecordBatch, waste_max: usize) -> RecordBatch {
         };
         match buffers <= used * waste_max {
             true => column.clone(),
-            false => copied(column),
+            false => in_one_buffer(column),
         }
     };
     let columns = rows.columns().iter().map(release).collect();
     batch_of(rows.schema_ref(), columns, rows.num_rows())
-}
-
-/// `column`, the text of whose views is in one buffer: whoever takes rows of it piece by piece would hand on all its buffers
-/// with each.
-pub fn in_one_buffer(column: &ArrayRef) -> ArrayRef {
-    let buffers = match column.data_type() {
-        DataType::Utf8View => column.as_string_view().data_buffers().len(),
-        DataType::BinaryView => column.as_binary_view().data_buffers().len(),
-        _ => 0,
-    };
-    match buffers > 1 {
-        true => copied(column),
-        false => column.clone(),
-    }
-}
-
-/// Views over buffers of their own.
-fn copied(column: &ArrayRef) -> ArrayRef {
-    match column.data_type() {
-        DataType::Utf8View => Arc::new(column.as_string_view().gc()),
-        DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
-        _ => column.clone(),
-    }
 }
 
 /// Bytes outside the views that they use, and bytes that their buffers have.

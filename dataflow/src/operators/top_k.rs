@@ -18,13 +18,14 @@ use arrow::array::{
 use arrow::compute::{SortOptions, concat, interleave, take};
 use arrow::datatypes::{Schema, SchemaRef};
 use tidemill_storage::ArrangementKind;
+use tidemill_zset::buffers::{buffers, in_one_buffer};
 use tidemill_zset::consolidate::normalise_floats;
 use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{Delta, Diffs, Epoch};
 
 use super::join_keys::KeyTable;
 use super::join_plan::StoredColumns;
-use super::join_rows::{BLOCK_ROWS, batch_of, in_one_buffer, nullable, without_waste};
+use super::join_rows::{BLOCK_ROWS, batch_of, nullable, without_waste};
 use super::join_state::{KeyedState, StateSide};
 use super::recompute::{rows_of_keys, store};
 use super::reload::Reload;
@@ -230,7 +231,7 @@ impl TopKOperator {
         });
         let columns: Vec<ArrayRef> = match kept {
             0 => after.clone(),
-            _ => both.map(|column| in_one_buffer(&column)).collect(),
+            _ => both.map(|column| one_buffer(&column)).collect(),
         };
 
         let order = Order::new(&columns, &columns, &self.order);
@@ -343,6 +344,14 @@ impl TopKOperator {
     }
 }
 
+/// Rows are handed on in pieces, each with all buffers.
+fn one_buffer(column: &ArrayRef) -> ArrayRef {
+    match buffers(column) > 1 {
+        true => in_one_buffer(column),
+        false => column.clone(),
+    }
+}
+
 fn taken(columns: &[ArrayRef], rows: &UInt32Array) -> Vec<ArrayRef> {
     let taken = columns.iter().map(|c| take(c.as_ref(), rows, None));
     taken.map(|c| c.expect("places in the columns")).collect()
@@ -411,7 +420,7 @@ impl Run {
         let column = |c: usize| {
             let all = self.changes.iter().map(|d| d.rows.column(c).as_ref());
             let rows = interleave(&all.collect::<Vec<_>>(), places);
-            in_one_buffer(&rows.expect("columns of one type"))
+            one_buffer(&rows.expect("columns of one type"))
         };
         (0..width).map(column).collect()
     }
