@@ -29,7 +29,7 @@ use crate::access::{Condition, conditions, conjuncts};
 use crate::bind::written::WRITTEN;
 use crate::compile::expr::{has_subquery, physical};
 use crate::error::{Result, SqlError, from_datafusion};
-use crate::execute::time_value;
+use crate::execute::{at_time, optimised_chain, time_value};
 use crate::query::{ColumnOrder, QueryPlan, ResultStream, SnapshotReader, scan_collection};
 use crate::scan::relabel;
 use crate::tree::{PlanTree, Tree};
@@ -322,7 +322,8 @@ impl Direct {
             }
             false => plan,
         };
-        let optimised = plan.optimised().ok()?;
+        let logical = at_time(plan.logical.clone(), &plan.session).ok()?;
+        let optimised = optimised_chain(logical).ok()?;
         let mut direct = Direct {
             collection: CollectionId(0),
             columns: None,

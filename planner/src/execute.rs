@@ -11,6 +11,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, UnboundedMemoryPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::optimizer::Optimizer;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
@@ -150,56 +151,83 @@ fn snapshot_memory() -> Arc<RuntimeEnv> {
 
 /// DataFusion's settings: one partition, nothing repartitioned. No function is looked up by name: plans hold
 /// their functions.
-pub(crate) fn state(reader: Option<Arc<dyn SnapshotReader>>) -> SessionState {
-    static BASE: LazyLock<SessionState> = LazyLock::new(|| {
-        let mut config = SessionConfig::new()
-            .with_target_partitions(1)
-            .with_batch_size(BATCH_ROWS);
-        config
-            .options_mut()
-            .optimizer
-            .enable_round_robin_repartition = false;
-        // Scans take no filters that become known while a query runs, and plans that hold some can't be run twice.
-        let optimizer = &mut config.options_mut().optimizer;
-        optimizer.enable_dynamic_filter_pushdown = false;
-        optimizer.enable_topk_dynamic_filter_pushdown = false;
-        optimizer.enable_join_dynamic_filter_pushdown = false;
-        // It makes room at once for all the rows that a limit allows, of which those are without one that only keep a sort.
-        optimizer.enable_topk_aggregation = false;
-        optimizer.enable_aggregate_dynamic_filter_pushdown = false;
-        // Nullability and the names of SQL types in the fields' metadata may differ below unions and joins.
-        config
-            .options_mut()
-            .execution
-            .skip_physical_aggregate_schema_check = true;
-        // That rule adds up sums of sums, whose types differ here.
-        let rules = datafusion::optimizer::Optimizer::new()
-            .rules
-            .into_iter()
-            .filter(|r| r.name() != "single_distinct_aggregation_to_group_by")
-            .map(careful)
-            .map(|rule| Arc::new(Interruptible(rule)) as _)
-            .collect();
-        SessionStateBuilder::new()
-            .with_config(config)
-            .with_optimizer_rules(rules)
-            .with_physical_optimizer_rules(crate::physical::rules())
-            .with_query_planner(Arc::new(once::Planner))
-            .build()
-    });
+static BASE: LazyLock<SessionState> = LazyLock::new(|| {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(1)
+        .with_batch_size(BATCH_ROWS);
+    config
+        .options_mut()
+        .optimizer
+        .enable_round_robin_repartition = false;
+    // Scans take no filters that become known while a query runs, and plans that hold some can't be run twice.
+    let optimizer = &mut config.options_mut().optimizer;
+    optimizer.enable_dynamic_filter_pushdown = false;
+    optimizer.enable_topk_dynamic_filter_pushdown = false;
+    optimizer.enable_join_dynamic_filter_pushdown = false;
+    // It makes room at once for all the rows that a limit allows, of which those are without one that only keep a sort.
+    optimizer.enable_topk_aggregation = false;
+    optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+    // Nullability and the names of SQL types in the fields' metadata may differ below unions and joins.
+    config
+        .options_mut()
+        .execution
+        .skip_physical_aggregate_schema_check = true;
+    // That rule adds up sums of sums, whose types differ here.
+    let rules = Optimizer::new()
+        .rules
+        .into_iter()
+        .filter(|r| r.name() != "single_distinct_aggregation_to_group_by")
+        .map(careful)
+        .map(|rule| Arc::new(Interruptible(rule)) as _)
+        .collect();
+    SessionStateBuilder::new()
+        .with_config(config)
+        .with_optimizer_rules(rules)
+        .with_physical_optimizer_rules(crate::physical::rules())
+        .with_query_planner(Arc::new(once::Planner))
+        .build()
+});
+
+/// The session in which a plan is executed.
+fn state(reader: Arc<dyn SnapshotReader>) -> SessionState {
     static SNAPSHOTS: LazyLock<SessionState> = LazyLock::new(|| {
         SessionStateBuilder::new_from_existing(BASE.clone())
             .with_runtime_env(snapshot_memory())
             .build()
     });
-    let Some(reader) = reader else {
-        return BASE.clone();
-    };
     let mut state = SNAPSHOTS.clone();
     let config = state.config_mut();
     config.set_extension(Arc::new(Reader(reader)));
     config.set_extension(Arc::new(once::Results::default()));
     state
+}
+
+/// The plan that DataFusion runs for `logical`.
+pub(crate) fn optimised(logical: LogicalPlan) -> DfResult<LogicalPlan> {
+    decorrelate::optimise(logical, &|plan| BASE.optimize(&plan))
+}
+
+/// Rules that can change a plan of filters, projections, sorts, limits and an aggregate over one scan without subqueries.
+const RULES_OF_CHAINS: &[&str] = &[
+    "simplify_expressions",
+    "eliminate_duplicated_expr",
+    "eliminate_filter",
+    "eliminate_limit",
+    "propagate_empty_relation",
+    "push_down_limit",
+    "push_down_filter",
+    "common_sub_expression_eliminate",
+    "optimize_projections",
+];
+
+/// As [`optimised`], for such a plan. Each rule goes over all of it, several times, which is much of what a simple statement takes.
+pub(crate) fn optimised_chain(logical: LogicalPlan) -> DfResult<LogicalPlan> {
+    static RULES: LazyLock<Optimizer> = LazyLock::new(|| {
+        let all = BASE.optimizer().rules.iter();
+        let some = all.filter(|r| RULES_OF_CHAINS.contains(&r.name()));
+        Optimizer::with_rules(some.cloned().collect())
+    });
+    RULES.optimize(decorrelate::keys::honest(logical)?, &*BASE, |_, _| {})
 }
 
 /// The plan with a chance to stop at every batch of operators that make many rows of few. DataFusion has its scans
@@ -252,7 +280,7 @@ pub(crate) fn run(
     reader: Arc<dyn SnapshotReader>,
 ) -> ResultStream {
     let start = async move {
-        let state = state(Some(reader));
+        let state = state(reader);
         let optimised = decorrelate::optimise(logical, &|plan| state.optimize(&plan))?;
         let physical = state
             .query_planner()
@@ -276,7 +304,7 @@ pub(crate) fn run_again(
     columns: SchemaRef,
     reader: Arc<dyn SnapshotReader>,
 ) -> ResultStream {
-    let start = async move { execute_afresh(physical, &state(Some(reader))) };
+    let start = async move { execute_afresh(physical, &state(reader)) };
     results(futures::stream::once(start).try_flatten(), columns)
 }
 

@@ -20,6 +20,7 @@ mod sequences;
 mod session;
 pub(crate) mod spelling;
 pub(crate) mod spelling_queries;
+mod starred;
 mod substring;
 mod time_windows;
 pub(crate) mod variadic;

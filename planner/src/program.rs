@@ -192,7 +192,7 @@ fn state() -> &'static SessionState {
         options.optimizer.enable_dynamic_filter_pushdown = false;
         options.optimizer.enable_topk_dynamic_filter_pushdown = false;
         options.optimizer.enable_join_dynamic_filter_pushdown = false;
-        // As for SELECT: see `execute::state`.
+        // As for SELECT: see `execute::BASE`.
         options.optimizer.enable_topk_aggregation = false;
         options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
         SessionStateBuilder::new()

@@ -481,9 +481,7 @@ impl QueryPlan {
     /// `Filter` nodes stay.
     pub fn optimised(&self) -> Result<LogicalPlan> {
         let logical = execute::at_time(self.logical.clone(), &self.session)?;
-        let state = execute::state(None);
-        decorrelate::optimise(logical, &|plan| state.optimize(&plan))
-            .map_err(|e| from_datafusion(&e))
+        execute::optimised(logical).map_err(|e| from_datafusion(&e))
     }
 
     /// The plan with `now()` and `statement_timestamp()` as its last two parameters.

@@ -154,6 +154,53 @@ fn a_view_that_cant_be_restored_keeps_nothing_else_from_opening() {
     });
 }
 
+/// The meaning of SQL can change from one version to another.
+#[test]
+fn a_view_with_other_columns_than_those_stored_is_left_out() {
+    run(|scratch| async move {
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        declare(&sql, &scratch).await?;
+        sql.run("CREATE MATERIALIZED VIEW named AS SELECT id, 7 AS more FROM t WHERE id > 3")
+            .await?;
+        sql.run("CREATE INDEX ON named (more)").await?;
+        server.kill();
+        // One is read from the state of its aggregate, the other has rows of its own.
+        rewrite(&scratch.data(), "counts", "count(*)", "count(*)::text")?;
+        rewrite(&scratch.data(), "named", "7 AS", "'7' AS")?;
+        server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        let broken =
+            "SELECT broken FROM tidemill.objects WHERE name IN ('counts', 'named') ORDER BY name";
+        let reasons = sql.lines(broken).await?;
+        for (reason, types) in reasons.iter().zip([
+            ["bigint, bigint", "bigint, text"],
+            ["bigint, integer", "bigint, text"],
+        ]) {
+            let [old, new] = types;
+            let want = format!(
+                "its query has other columns in this version (stored are ({old}), now it has ({new}))"
+            );
+            ensure!(*reason == want, "{reason}");
+        }
+        ensure!(reasons.len() == 2, "{reasons:?}");
+        sql.run("DELETE FROM t WHERE id % 3 = 0").await?;
+
+        server.kill();
+        rewrite(&scratch.data(), "counts", "count(*)::text", "count(*)")?;
+        rewrite(&scratch.data(), "named", "'7' AS", "7 AS")?;
+        server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        check(&sql, &scratch).await?;
+        ensure!(
+            sql.number("SELECT count(*) FROM named WHERE more = 7")
+                .await?
+                == 18
+        );
+        Ok(())
+    });
+}
+
 #[test]
 fn broken_views_can_be_dropped_and_replaced() {
     run(|scratch| async move {

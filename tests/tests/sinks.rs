@@ -2,10 +2,12 @@
 //! ever.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use tidemill_tests::files::{read_sink, sum_sink};
 use tidemill_tests::{Multiset, Options, Server, Sql, eventually, run};
+use tokio::sync::RwLock;
 
 async fn declare(sql: &Sql, path: &Path, options: &str) -> Result<()> {
     sql.run("CREATE TABLE t (id bigint PRIMARY KEY, k text)")
@@ -225,5 +227,68 @@ fn a_sink_never_feeds_what_it_stands_on() {
         ensure!(!input.join("out.csv").exists());
         // The source doesn't read such files.
         sql.run(&sink(&format!("{shown}/out.jsonl"), "jsonl")).await
+    });
+}
+
+/// The epoch after the one that a sink is made in may be computed already when it starts.
+#[test]
+fn a_sink_made_while_rows_are_written_misses_nothing() {
+    const SINKS: usize = 20;
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (id bigint, k bigint)").await?;
+        sql.run("CREATE MATERIALIZED VIEW counts AS SELECT k, count(*) AS n, sum(id) AS s FROM t GROUP BY k")
+            .await?;
+        sql.run("CREATE MATERIALIZED VIEW few AS SELECT id FROM t WHERE k < 8")
+            .await?;
+        // Who has it for writing holds the writers back.
+        let turn = Arc::new(RwLock::new(false));
+        let mut writers = vec![];
+        for writer in 0..3 {
+            let (other, turn) = (server.connect().await?, turn.clone());
+            writers.push(tokio::spawn(async move {
+                for n in 0.. {
+                    let stop = turn.read().await;
+                    if *stop {
+                        break;
+                    }
+                    let id = 3 * n + writer;
+                    let insert = format!("INSERT INTO t VALUES ({id}, {})", id % 10);
+                    other.run(&insert).await?;
+                }
+                anyhow::Ok(())
+            }));
+        }
+        for from in ["t", "counts", "few"] {
+            for n in 0..SINKS {
+                let path = scratch.path(&format!("{from}_{n}.jsonl"));
+                let with = format!(
+                    "connector = 'files', path = '{}', format = 'jsonl'",
+                    path.display()
+                );
+                sql.run(&format!("CREATE SINK out FROM {from} WITH ({with})"))
+                    .await?;
+                eventually("a change is written", async || {
+                    let lines = read_sink(&path)?;
+                    let later = lines.first().zip(lines.last());
+                    Ok(later.filter(|(a, b)| a.time < b.time).map(|_| ()))
+                })
+                .await?;
+                let mut stop = turn.write().await;
+                let want = Multiset::of_lines(sql.lines(&format!("SELECT * FROM {from}")).await?);
+                eventually(&format!("sink {n} of {from}"), async || {
+                    Ok((sum_sink(&read_sink(&path)?) == want).then_some(()))
+                })
+                .await?;
+                // The next one is the first to follow again.
+                sql.run("DROP SINK out").await?;
+                *stop = from == "few" && n + 1 == SINKS;
+            }
+        }
+        for writer in writers {
+            writer.await??;
+        }
+        Ok(())
     });
 }

@@ -90,8 +90,8 @@ impl Binder<'_> {
         constraint: &JoinConstraint,
         ctes: &Ctes,
     ) -> Result<Joined<'o>> {
-        let base = left.plan.unwrap_or_else(one_row);
         let mut scope = left.scope;
+        let base = self.narrowed(left.plan.unwrap_or_else(one_row), &scope, ctes)?;
         let used = std::cell::RefCell::new(Vec::new());
         let rel = self.query(q, ctes, Outer::Query(&scope, &used, None))?;
         let mut rel = self.settled(rel)?;

@@ -24,6 +24,7 @@ pub(crate) mod late_errors;
 pub(crate) mod lateral;
 mod locks;
 pub(crate) mod names;
+mod narrowing;
 pub(crate) mod operators;
 mod outer_aggregates;
 mod row_in;
@@ -149,6 +150,8 @@ pub(crate) struct Binder<'a> {
     pub session: &'a SessionContextInfo,
     found: RefCell<Found>,
     depth: std::cell::Cell<usize>,
+    /// What WHERE says of the FROM that is being bound, where that has a LATERAL subquery.
+    narrowing: RefCell<Vec<sqlparser::ast::Expr>>,
 }
 
 /// A level of nesting; see [`Binder::deeper`].
@@ -193,6 +196,7 @@ impl<'a> Binder<'a> {
                 ..Default::default()
             }),
             depth: Default::default(),
+            narrowing: Default::default(),
         }
     }
 

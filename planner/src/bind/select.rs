@@ -82,7 +82,7 @@ impl Binder<'_> {
     fn select(&self, s: &ast::Select, tail: &Tail, ctes: &Ctes, outer: Outer) -> Result<Rel> {
         super::foreign::select(s)?;
         super::windows::check_names(&s.named_window)?;
-        let (mut plan, scope) = self.relations(&s.from, ctes, outer)?;
+        let (mut plan, scope) = self.within(s, || self.relations(&s.from, ctes, outer))?;
         let scope = &scope;
         if let Some(w) = &s.selection {
             plan = self.where_clause(plan, scope, ctes, w)?;

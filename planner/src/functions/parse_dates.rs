@@ -231,7 +231,8 @@ fn date_time(text: &str, type_name: &str) -> Result<DateTimeText> {
     let mut loose: Vec<String> = Vec::new();
     let mut afternoon = None;
     for w in words {
-        let alone = type_name == "time" || out.date.is_some();
+        // 2024-01-02 is no time with a zone.
+        let alone = out.date.is_some() || type_name == "time" && w.matches('-').count() < 2;
         let w = match time_of_digits(&w) {
             Some(time) if alone && out.time.is_none() => time,
             _ => w,

@@ -11,6 +11,7 @@ use super::spelling_queries::{
     empty_list, exclude, fetch_count, frame_bounds, group_by, grouping_elements, insert_query,
     named_operator, nested_sets, table_query, values_query,
 };
+use super::starred::starred_items;
 use super::substring::substring;
 use super::time_windows::time_windows;
 use super::variadic::variadic;
@@ -28,7 +29,7 @@ const OVERRIDING_USER: &str = "#overriding_user";
 
 /// A statement's tokens without what lies between them, respelled.
 pub(super) fn respelled(tokens: &[TokenWithSpan]) -> Result<Vec<TokenWithSpan>> {
-    let mut tokens = all_fields(whole_rows(significant(tokens)?));
+    let mut tokens = all_fields(whole_rows(starred_items(significant(tokens)?)));
     for (word, respell) in RESPELLED {
         if tokens.iter().any(|t| is(t, word)) {
             tokens = respell(tokens);

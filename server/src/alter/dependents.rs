@@ -251,7 +251,7 @@ impl<'d> Readers<'d> {
                 differs |= reads && moved.is_change();
                 relabel(&mut changed.record.ids.states, old, new, &moved);
                 let before = followed.stale.queue.len();
-                stale::check(&mut changed, &next, &mut followed.stale);
+                stale::check(&mut changed, &next, true, &mut followed.stale);
                 differs |= followed.stale.queue.len() > before;
             }
             next.put(Arc::new(changed.clone()));

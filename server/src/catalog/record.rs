@@ -148,6 +148,9 @@ pub struct Ids {
     /// How the rows are read where they are a function of one of the states.
     #[serde(default)]
     pub output: Option<Output>,
+    /// Types of a materialized view's columns, as SQL. Empty in what an earlier version stored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<String>,
     /// Where a source's offsets are kept in the store.
     pub offsets: Option<u64>,
 }

@@ -202,7 +202,7 @@ impl Coordinator {
             };
             let stale = a.stale.holds(object.record.id);
             if begins || stale {
-                self.end_dataflow_of(object.record.id);
+                effects.end.push(object.record.id);
                 if !stale {
                     effects.begin.push(object);
                 }
@@ -223,7 +223,7 @@ impl Coordinator {
         Ok(())
     }
 
-    fn end_dataflow_of(&mut self, object: u64) {
+    pub(super) fn end_dataflow_of(&mut self, object: u64) {
         let of = |o: &Owner| matches!(o, Owner::View(id) if *id == object);
         let found = self
             .dataflows

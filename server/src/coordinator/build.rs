@@ -25,6 +25,7 @@ use super::backfill::{BuildThread, Built, Report};
 use super::duplicates::Duplicates;
 use super::rename::check_seen;
 use super::reply::Reply;
+use super::stale::types_of;
 use super::unique::UniqueIndex;
 use super::{Coordinator, Following, Owner};
 use crate::catalog::record::{Ids, Kind, NEXT_ID_KEY, Output, State, object_key, put};
@@ -295,6 +296,9 @@ impl Coordinator {
             // Nobody reads it by name, and a row that is stored can't fail.
             ids.rows = Some(ArrangementId(catalog.allocate()));
             return Ok(ids);
+        }
+        if let BuildTarget::View(view) = &request.target {
+            ids.types = types_of(&view.columns);
         }
         ids.collection = Some(CollectionId(catalog.allocate()));
         ids.errors_collection = Some(CollectionId(catalog.allocate()));

@@ -90,13 +90,16 @@ pub enum Ddl {
     },
 }
 
-/// What a statement changes besides the catalog in memory.
+/// What a statement changes besides the catalog in memory. Nothing of it has happened before all of the statement is known to be
+/// possible.
 #[derive(Default)]
 pub(super) struct Effects {
     pub(super) changes: Vec<Change>,
     pub(super) create: Vec<ArrangementDesc>,
     pub(super) drop: Vec<ArrangementId>,
     pub(super) offsets: Vec<OffsetChange>,
+    /// Indexes and views whose dataflows end.
+    pub(super) end: Vec<u64>,
     /// Indexes and views whose dataflows begin.
     pub(super) begin: Vec<Arc<Object>>,
     /// What is in new arrangements.
@@ -131,7 +134,8 @@ impl Coordinator {
             .changes
             .push(put(NEXT_ID_KEY.into(), &next.next_id()));
         self.catalog = Arc::new(next);
-        if !effects.begin.is_empty() {
+        if !effects.end.is_empty() || !effects.begin.is_empty() {
+            effects.end.iter().for_each(|id| self.end_dataflow_of(*id));
             effects.begin.iter().for_each(|o| self.resume_view(o));
             self.recount_inputs();
         }
@@ -258,9 +262,13 @@ impl Coordinator {
                     c.failure = Some(e);
                 }
             })),
-            Detail::Sink { .. } => effects.after.push(Box::new(move |c, _| {
-                c.start_sink(&object, file.map(|f| *f), None);
-            })),
+            Detail::Sink { .. } => {
+                let held = self.follow_for_sink(&object, next);
+                effects.after.push(Box::new(move |c, _| {
+                    c.start_sink(&object, file.map(|f| *f), None);
+                    drop(held);
+                }));
+            }
             _ => {}
         }
         Ok(())

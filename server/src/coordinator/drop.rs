@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use tidemill_dataflow::runtime::Command;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Name, ObjectKind};
 use tidemill_storage::OffsetChange;
 
+use super::Coordinator;
 use super::ddl::{Effects, find, notice};
-use super::{Coordinator, Owner};
 use crate::catalog::record::{
     Kind, SchemaRecord, number_key, object_key, persistent_key, put, schema_key, sink_key,
 };
@@ -147,16 +146,7 @@ impl Coordinator {
                         .chain(ids.rows)
                         .chain(ids.errors),
                 );
-                let dataflow = self
-                    .dataflows
-                    .iter()
-                    .find(|(_, o)| matches!(o, Owner::View(v) if *v == id))
-                    .map(|(d, _)| *d);
-                if let Some(dataflow) = dataflow {
-                    self.dataflows.remove(&dataflow);
-                    self.runtime.send(Command::Drop(dataflow));
-                    self.recount_inputs();
-                }
+                effects.end.push(id);
             }
             Detail::Sink { .. } => {
                 effects.changes.push((sink_key(id), None));
@@ -262,6 +252,9 @@ impl Coordinator {
                 format!("cannot drop schema {name} because other objects depend on it"),
             )
             .hint("Use DROP ... CASCADE to drop the dependent objects too."));
+        }
+        for object in ids.iter().filter_map(|id| next.get(*id)) {
+            super::sequences::check_unused("drop", object, next, &ids)?;
         }
         self.drop_ids(ids, cascade, false, next, effects)?;
         next.schemas_mut().remove(name);

@@ -14,7 +14,7 @@ use tidemill_dataflow::state::{StateHandle, StateReader};
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::parse;
 use tidemill_planner::query::Planner;
-use tidemill_storage::{ArrangementDesc, Commit, Store};
+use tidemill_storage::{ArrangementDesc, Commit, Store, StoreVersion};
 use tidemill_zset::ArrangementId;
 
 use super::build::{LiveReader, state_descs, stored_desc};
@@ -211,6 +211,7 @@ fn restore(
     let (mut upgrade, mut notes) = (Upgrade::default(), vec![]);
     let catalog = derive_objects(
         stored,
+        &store.version(),
         left_out,
         &planner,
         &system,
@@ -336,6 +337,7 @@ fn read_catalog(store: &Store) -> Result<Stored, RecoverError> {
 
 fn derive_objects(
     stored: &Stored,
+    version: &StoreVersion,
     out: &BTreeMap<u64, String>,
     planner: &Planner,
     system: &Arc<SystemRelations>,
@@ -346,7 +348,10 @@ fn derive_objects(
     for record in what_they_stand_on_first(stored.records.clone()) {
         let planned = match out.get(&record.id) {
             Some(reason) => Err(SqlError::new("55000", reason.clone())),
-            None => derived(&record, &catalog, planner, system),
+            None => derived(&record, &catalog, planner, system).and_then(|object| {
+                stale::check_columns(&object, &record, version)?;
+                Ok(object)
+            }),
         };
         let mut object = match planned {
             Ok(object) => object,
@@ -359,8 +364,9 @@ fn derive_objects(
                 });
             }
         };
+        let fits = stale::state_fits(&object, &record, version);
         object.record = record;
-        stale::check(&mut object, &catalog, upgrade);
+        stale::check(&mut object, &catalog, fits, upgrade);
         if object.broken().is_some()
             && object.record.kind == Kind::MaterializedView
             && !object.record.behind

@@ -22,7 +22,8 @@ use super::sink_writer::{Opened, Writer};
 use super::{Coordinator, Following};
 use crate::catalog::object::duration_ms;
 use crate::catalog::record::{SinkProgress, put, sink_key};
-use crate::catalog::{Detail, Object};
+use crate::catalog::{Catalog, Detail, Object};
+use crate::changes::Follower;
 use crate::feed::ChangeFeed;
 
 /// How long the history that a stalled sink needs is kept, where `history_max` doesn't say.
@@ -129,6 +130,22 @@ pub fn connector_error(e: tidemill_connectors::ConnectorError) -> SqlError {
 }
 
 impl Coordinator {
+    /// Follows what a new sink will, until its writer does: by the time that the sink's epoch is published the next one may have been computed,
+    /// and what nobody follows then is dropped.
+    pub(super) fn follow_for_sink(&mut self, sink: &Object, catalog: &Catalog) -> Vec<Follower> {
+        let Detail::Sink { from, .. } = &sink.detail else {
+            return vec![];
+        };
+        let from = catalog.get(*from).and_then(|o| o.record.ids.collection);
+        let Some(collection) = from else {
+            return vec![];
+        };
+        let upper = self.env.publisher.pin().upper;
+        self.demand(collection);
+        let all = ChangeFeed::collections(catalog, collection).into_iter();
+        all.map(|c| self.follow(c, upper)).collect()
+    }
+
     /// Starts a sink's writer. `file` is open when the sink is new; after a restart the writer resumes it.
     pub(super) fn start_sink(
         &mut self,

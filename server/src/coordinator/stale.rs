@@ -3,12 +3,16 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, Schema};
 use tidemill_dataflow::plan::{DataflowPlan, OutputStorage, Remainder};
 use tidemill_planner::SqlError;
+use tidemill_storage::StoreVersion;
+use tidemill_zset::schema::SqlType;
 use tidemill_zset::{ArrangementId, CollectionId};
 
 use super::Env;
 use super::upgrade::Upgrade;
+use crate::catalog::record::Record;
 use crate::catalog::{Catalog, Detail, Object, Rows};
 use crate::published::Published;
 use crate::reader::{Contents, Snapshot, contents_of};
@@ -25,9 +29,72 @@ pub struct Stale {
     pub readable: bool,
 }
 
-/// Compares a view's plan with what is stored; a view that differs is left so that its old contents are
-/// read, if they can be.
-pub fn check(object: &mut Object, catalog: &Catalog, upgrade: &mut Upgrade) {
+/// A view whose SQL means other columns than when its rows were stored isn't the view that was created: what reads it, and the
+/// files that its sinks have written, expect the old ones.
+pub fn check_columns(
+    object: &Object,
+    record: &Record,
+    stored: &StoreVersion,
+) -> Result<(), SqlError> {
+    if !matches!(object.detail, Detail::MaterializedView { .. }) {
+        return Ok(());
+    }
+    let mut old = record.ids.types.clone();
+    if old.is_empty()
+        && let Some(rows) = record.ids.rows.and_then(|id| stored.arrangement(id))
+    {
+        old = types_of(&rows.desc().schema);
+    }
+    let new = types_of(&object.columns);
+    if old.is_empty() || old == new {
+        return Ok(());
+    }
+    Err(
+        SqlError::new("55000", "its query has other columns in this version").detail(format!(
+            "stored are ({}), now it has ({})",
+            old.join(", "),
+            new.join(", ")
+        )),
+    )
+}
+
+/// The types of columns as SQL.
+pub fn types_of(columns: &Schema) -> Vec<String> {
+    let fields = columns.fields().iter();
+    fields.map(|f| type_text(&SqlType::of(f))).collect()
+}
+
+/// It is stored, and must not depend on how a library prints.
+fn type_text(ty: &SqlType) -> String {
+    match ty {
+        SqlType::Array(of) => format!("{}[]", type_text(of)),
+        SqlType::Other(DataType::Struct(fields)) => {
+            let fields: Vec<String> = fields.iter().map(|f| type_text(&SqlType::of(f))).collect();
+            format!("record({})", fields.join(", "))
+        }
+        ty => ty.to_string(),
+    }
+}
+
+/// False if an operator with stored state has other columns than that: a function gives another type than it did, which no
+/// fingerprint shows.
+pub fn state_fits(object: &Object, record: &Record, stored: &StoreVersion) -> bool {
+    let Detail::MaterializedView { plan, .. } = &object.detail else {
+        return true;
+    };
+    let specs = plan.arrangements();
+    record.ids.states.iter().all(|state| {
+        let spec = specs.iter().find(|s| s.fingerprint == state.fingerprint);
+        match (spec, stored.arrangement(state.id)) {
+            (Some(spec), Some(old)) => types_of(&old.desc().schema) == types_of(&spec.schema),
+            _ => true,
+        }
+    })
+}
+
+/// Compares a view's plan with what is stored, whose columns are those of the plan if it `fits`; a view that differs is left so that
+/// its old contents are read, if they can be.
+pub fn check(object: &mut Object, catalog: &Catalog, fits: bool, upgrade: &mut Upgrade) {
     let Detail::MaterializedView { plan, output, .. } = &mut object.detail else {
         return;
     };
@@ -40,7 +107,8 @@ pub fn check(object: &mut Object, catalog: &Catalog, upgrade: &mut Upgrade) {
             .all(|(s, state)| s.fingerprint == state.fingerprint)
         && matches!(output, OutputStorage::Own) == ids.rows.is_some();
     // A view above one whose old contents are unknown may have been computed from others than the new ones.
-    let whole = object.record.behind
+    let whole = !fits
+        || object.record.behind
         || object.record.depends.iter().any(|id| {
             let unknown = |s: &Stale| s.id == *id && !s.readable;
             upgrade.queue.iter().any(unknown) || reads_unknown(*id, catalog, upgrade)
@@ -55,7 +123,7 @@ pub fn check(object: &mut Object, catalog: &Catalog, upgrade: &mut Upgrade) {
             true
         }
         (None, Some(old), OutputStorage::Arrangement { columns, maps, .. })
-            if new.layout().as_ref() == Some(&old.layout) =>
+            if fits && new.layout().as_ref() == Some(&old.layout) =>
         {
             *output = OutputStorage::Arrangement {
                 index: old.state,
@@ -64,7 +132,7 @@ pub fn check(object: &mut Object, catalog: &Catalog, upgrade: &mut Upgrade) {
             };
             true
         }
-        (None, None, OutputStorage::Arrangement { .. }) if same => true,
+        (None, None, OutputStorage::Arrangement { .. }) if same && fits => true,
         _ => {
             *output = OutputStorage::Own;
             false

@@ -22,7 +22,7 @@ use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 
 use super::backfill::{BuildThread, Built};
 use super::build::{Build, LiveReader, progress_of, state_descs, stored_desc};
-use super::stale::{Stale, parts};
+use super::stale::{Stale, parts, types_of};
 use super::{Coordinator, Message};
 use crate::catalog::record::{NEXT_ID_KEY, Output, State, object_key, put, rebuild_key};
 use crate::catalog::{Detail, Object, Rows};
@@ -294,6 +294,7 @@ impl Coordinator {
         object.record.ids.states = rebuild.states.clone();
         object.record.ids.output = Output::of(&rebuild.stale.output);
         object.record.ids.rows = rebuild.rows;
+        object.record.ids.types = types_of(&object.columns);
         object.record.behind = false;
         Some(object)
     }
