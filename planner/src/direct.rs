@@ -485,12 +485,14 @@ impl Direct {
             let n = input.maybe_index_of_column(c)?;
             Some(columns.as_ref().map_or(n, |columns| columns[n]))
         };
+        let Some(constants) = Inputs::new(&DFSchema::empty(), &self.params) else {
+            return;
+        };
         let mut parts = Vec::new();
         conjuncts(predicate, &mut parts);
         for part in parts {
             let found = conditions(part, &column).into_iter();
-            let found =
-                found.filter_map(|c| c.try_map(|value| Template::constant(value, &self.params)));
+            let found = found.filter_map(|c| c.try_map(|value| constants.template(value)));
             self.conditions.extend(found);
         }
     }

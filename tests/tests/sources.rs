@@ -101,6 +101,32 @@ fn edits_and_deletions_retract_what_was_recorded() {
     });
 }
 
+/// As logrotate does, into a name that `path` doesn't match.
+#[test]
+fn what_was_rotated_away_stays_over_a_restart() {
+    run(|scratch| async move {
+        let input = scratch.dir("input");
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        let options = ", persistent_id = 's', on_delete = 'retract'";
+        source(&sql, &input.join("*.csv"), options).await?;
+        append(&input.join("log.csv"), b"a,1\nb,2\n")?;
+        append(&input.join("other.csv"), b"o,1\n")?;
+        is(&sql, &["a|1|1", "b|1|2", "o|1|1"]).await?;
+        std::fs::rename(input.join("log.csv"), input.join("log.csv.1"))?;
+        append(&input.join("log.csv"), b"a,10\n")?;
+        is(&sql, &["a|2|11", "b|1|2", "o|1|1"]).await?;
+        server.kill();
+        server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        // A look that finds this one gone would have found others.
+        std::fs::remove_file(input.join("other.csv"))?;
+        is(&sql, &["a|2|11", "b|1|2"]).await?;
+        append(&input.join("log.csv"), b"b,20\n")?;
+        is(&sql, &["a|2|11", "b|2|22"]).await
+    });
+}
+
 #[test]
 fn without_a_record_an_edit_is_reported() {
     run(|scratch| async move {

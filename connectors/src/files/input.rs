@@ -30,9 +30,16 @@ pub struct Input {
 }
 
 impl Input {
-    /// Opens `file` at `offset` (of the unpacked bytes), to be read up to `limit`.
-    pub fn open(mut file: File, packing: Packing, offset: u64, limit: u64) -> io::Result<Input> {
-        let packed = |file| io::BufReader::with_capacity(PACKED_STEP_BYTES, file);
+    /// Opens `file` at `offset` (of the unpacked bytes), to be read up to `limit`. Of a packed file only the first `size` bytes are looked at:
+    /// what comes behind them meanwhile belongs to another read.
+    pub fn open(
+        mut file: File,
+        packing: Packing,
+        offset: u64,
+        limit: u64,
+        size: u64,
+    ) -> io::Result<Input> {
+        let packed = |file: File| io::BufReader::with_capacity(PACKED_STEP_BYTES, file.take(size));
         let reader: Box<dyn Read + Send> = match packing {
             Packing::Plain => {
                 file.seek(SeekFrom::Start(offset))?;
@@ -117,7 +124,7 @@ pub fn first_line(
     bytes_max: usize,
     last: bool,
 ) -> io::Result<FirstLine> {
-    let mut input = Input::open(file, packing, 0, u64::MAX)?;
+    let mut input = Input::open(file, packing, 0, u64::MAX, u64::MAX)?;
     let mut line = Vec::new();
     loop {
         let from = line.len();
@@ -151,4 +158,38 @@ pub fn open(path: &Path) -> io::Result<File> {
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// A read that began before a packed file was finished sees it cut, whatever has come since.
+    #[test]
+    fn of_a_packed_file_that_grows_nothing_more_is_seen() {
+        let lines = "a,1\nb,2\n".repeat(10_000);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(lines.as_bytes()).expect("packed");
+        let gzip = gzip.finish().expect("packed");
+        let zstd = zstd::encode_all(lines.as_bytes(), 1).expect("packed");
+        for (packing, bytes) in [(Packing::Gzip, gzip), (Packing::Zstd, zstd)] {
+            let mut file = tempfile::tempfile().expect("a temporary file");
+            file.write_all(&bytes).expect("written");
+            let read = |size: usize| {
+                let file = file.try_clone().expect("a second handle");
+                let mut input =
+                    Input::open(file, packing, 0, u64::MAX, size as u64).expect("a packed file");
+                input.fill(&mut vec![0; 2 * lines.len()]).expect("read")
+            };
+            let (len, ending) = read(bytes.len());
+            assert!(matches!(ending, Ending::End), "{ending:?}");
+            assert_eq!(len, lines.len());
+            for missing in [1, 5, bytes.len() / 2] {
+                let (_, ending) = read(bytes.len() - missing);
+                assert!(matches!(ending, Ending::Damaged(_)), "{ending:?}");
+            }
+        }
+    }
 }

@@ -56,6 +56,8 @@ pub struct Job<'a> {
     pub cover: Cover,
     /// Where to stop, in unpacked bytes.
     pub limit: u64,
+    /// Bytes of the file, as it was when this read began.
+    pub size: u64,
     /// Nothing has changed for a while: give up open quotes, report a cut packing.
     pub settled: bool,
     /// The bytes up to `limit` were consumed before: whatever they end with was complete.
@@ -138,7 +140,7 @@ impl Reader {
             job,
             skipping: None,
         };
-        let input = Input::open(file, packing, offset, run.job.limit)?;
+        let input = Input::open(file, packing, offset, run.job.limit, run.job.size)?;
         run.run(input)
     }
 

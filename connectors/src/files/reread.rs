@@ -105,6 +105,11 @@ fn again(
         } else {
             limit
         },
+        size: match wanted.progress {
+            // It may have grown since.
+            Progress::Cut => wanted.covered,
+            _ => stamp.size,
+        },
         settled: true,
         again: true,
     };

@@ -457,7 +457,7 @@ impl Run {
             // Rotated to a name that isn't ours: its rows stay, and what has its path is another file.
             let mut entry = old;
             entry.path = path;
-            self.table.put(number, entry);
+            self.found_elsewhere(number, entry);
             let fresh = self.begin(&found);
             self.read_new(fresh)?;
             return Ok(fresh);
@@ -549,6 +549,7 @@ impl Run {
             entry: &mut entry,
             cover,
             limit,
+            size: stamp.size,
             settled,
             again: false,
         };

@@ -1,6 +1,7 @@
 //! SELECT: from the syntax tree to a plan, in the order in which its clauses take effect.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{Column, ScalarValue, UnnestOptions};
@@ -22,6 +23,7 @@ use super::{
 use crate::compile::own_order::{ordered_windows, own_order};
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
+use crate::functions::shared::can_fail_for_some_value;
 use crate::parser::spelling::ALL_FIELDS;
 use crate::parser::{fold, parts, position};
 use crate::tree::Tree;
@@ -522,7 +524,7 @@ impl Binder<'_> {
             let (mut now, mut later, mut lists) = (vec![], vec![], vec![]);
             for n in rest {
                 let list = replace(sets[n].0.clone(), &subst)?;
-                if relations(&list).contains(SET) {
+                if relations(&list).0.contains(SET) {
                     later.push(n);
                 } else {
                     now.push(n);
@@ -727,38 +729,48 @@ fn sets_of(keys: &[Expr], sets: &[(Expr, SqlType)]) -> Vec<usize> {
     }
 }
 
-/// The relations whose columns an expression uses, also those of outer queries.
-fn relations(e: &Expr) -> std::collections::BTreeSet<String> {
-    let mut found = std::collections::BTreeSet::new();
-    let mut add = |c: &Column| found.extend(c.relation.as_ref().map(|r| r.to_string()));
+/// The relations whose columns an expression uses, and those of outer queries.
+fn relations(e: &Expr) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut own, mut outer) = (BTreeSet::new(), BTreeSet::new());
     let _ = e.walk(&mut |e| {
-        if let Expr::Column(c) | Expr::OuterReferenceColumn(_, c) = e {
-            add(c);
+        match e {
+            Expr::Column(c) => own.extend(c.relation.as_ref().map(|r| r.to_string())),
+            Expr::OuterReferenceColumn(_, c) => {
+                outer.extend(c.relation.as_ref().map(|r| r.to_string()))
+            }
+            _ => {}
         }
         Ok(TreeNodeRecursion::Continue)
     });
-    found
+    (own, outer)
 }
 
 /// Conditions that can fail and guard a later one: each is copied.
 const GUARDS_MAX: usize = 32;
 
 /// The conjuncts of a condition, those that can fail last, which see only rows that passed what is written before them about the
-/// same relations.
+/// same relations. Comparisons of these with an outer row are among that, but for conditions that fail for large numbers only: they are
+/// worth more below the join that such a comparison becomes.
 pub(super) fn guarded(conjuncts: Vec<Expr>) -> Vec<Expr> {
     let (fallible, mut safe): (Vec<Expr>, Vec<Expr>) = conjuncts
         .into_iter()
         .partition(super::conditions::is_fallible);
     let mut guarded = Vec::new();
     for (i, f) in fallible.iter().enumerate() {
-        let mine = relations(f);
-        let before: Vec<Expr> = if mine.len() > 1 {
+        let (mine, of_outer) = relations(f);
+        let before: Vec<Expr> = if mine.len() + of_outer.len() > 1 {
             vec![]
         } else {
+            let any_outer = of_outer.is_empty() && can_fail_for_some_value(f, &[]);
+            let guards = |g: &&Expr| {
+                let (own, outer) = relations(g);
+                let (own_in, outer_in) = (own.is_subset(&mine), outer.is_subset(&of_outer));
+                own_in && (outer_in || any_outer && !own.is_empty()) && own.len() + outer.len() > 0
+            };
             safe.iter()
                 .filter(|g| !has_subquery(g))
                 .chain(&fallible[i.saturating_sub(GUARDS_MAX)..i])
-                .filter(|g| relations(g).is_subset(&mine) && !relations(g).is_empty())
+                .filter(guards)
                 .cloned()
                 .collect()
         };

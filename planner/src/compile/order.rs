@@ -301,8 +301,15 @@ pub(super) fn kept_sort(plan: LogicalPlan, expr: Vec<SortExpr>) -> LogicalPlan {
     LogicalPlan::Sort(Sort {
         expr,
         input: Arc::new(plan),
-        fetch: Some(i64::MAX as usize),
+        fetch: Some(KEPT),
     })
+}
+
+const KEPT: usize = i64::MAX as usize;
+
+/// A sort that [`kept_sort`] has made.
+pub(super) fn is_kept_sort(sort: &Sort) -> bool {
+    sort.fetch == Some(KEPT)
 }
 
 /// The order in which a window function gets its rows, and among its peers that of `ties`.

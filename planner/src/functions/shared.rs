@@ -16,8 +16,8 @@ use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Column, Result as DfResult};
 use datafusion_expr::expr::ScalarFunction;
 use datafusion_expr::{
-    ColumnarValue, Expr, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ExprSchemable, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs,
+    ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use tidemill_zset::schema::SqlType;
 
@@ -137,6 +137,24 @@ fn marker() -> Column {
 /// Whether evaluating the expression can fail.
 pub(crate) fn can_fail_anywhere(e: &Expr) -> bool {
     let fails = |e: &Expr| matches!(e, Expr::ScalarFunction(f) if can_fail(&f.func));
+    e.any(&mut |e| Ok(fails(e))).unwrap_or(true)
+}
+
+/// Whether an expression of the node, whose inputs are given, can fail for a value of another kind than one that is too large for its type: by
+/// a division by zero, or for a text that is no number.
+pub(crate) fn can_fail_for_some_value(e: &Expr, inputs: &[&LogicalPlan]) -> bool {
+    let is_number = |e: &Expr| {
+        let ty = inputs.iter().find_map(|i| e.get_type(i.schema()).ok());
+        ty.is_some_and(|t| t.is_numeric())
+    };
+    let fails = |e: &Expr| match e {
+        Expr::ScalarFunction(f) if can_fail(&f.func) => match f.func.name() {
+            "+" | "-" | "*" | "abs" => false,
+            "smallint" | "integer" | "bigint" | "real" => !f.args.iter().all(is_number),
+            name => !(name.starts_with("numeric") && f.args.iter().all(is_number)),
+        },
+        _ => false,
+    };
     e.any(&mut |e| Ok(fails(e))).unwrap_or(true)
 }
 

@@ -154,6 +154,13 @@ impl SqlSession {
                 let feed = self
                     .follow_collection(collection, subscribe.snapshot, as_of)
                     .await?;
+                let feed = feed.ok_or_else(|| {
+                    SqlError::new(
+                        "40001",
+                        "what is subscribed to was altered or dropped meanwhile",
+                    )
+                    .hint("Subscribe again.")
+                })?;
                 Ok((schema.clone(), change_stream(feed, None, schema, options)))
             }
             Followed::Query(plan, depends) => {
@@ -169,18 +176,25 @@ impl SqlSession {
         }
     }
 
+    /// `None`: it, or what it stands on, is another one by now.
     async fn follow_collection(
         &self,
         collection: CollectionId,
         snapshot: bool,
         as_of: Option<Epoch>,
-    ) -> Result<ChangeFeed, SqlError> {
+    ) -> Result<Option<ChangeFeed>, SqlError> {
         let catalog = self.handle.env.publisher.pin().catalog.clone();
         let collections = ChangeFeed::collections(&catalog, collection);
         let following = self
             .handle
-            .ask(|reply| Message::Follow(collections, reply))
+            .ask(|reply| Message::Follow(collections.clone(), reply))
             .await?;
+        let now = &following.published.catalog;
+        if now.by_collection(collection).is_none()
+            || ChangeFeed::collections(now, collection) != collections
+        {
+            return Ok(None);
+        }
         let reader = Snapshot::of(&self.handle.env, &following.published);
         // Of an earlier time the feed says when the view was in error.
         if as_of.is_none() {
@@ -202,7 +216,7 @@ impl SqlSession {
             (false, None) => {}
             (false, Some(at)) => feed.resume_after(at),
         }
-        Ok(feed)
+        Ok(Some(feed))
     }
 
     async fn follow_query(

@@ -20,6 +20,7 @@ use datafusion_expr::{
 
 use super::super::aggregate::each_set;
 use super::super::expr::unalias;
+use super::super::order::is_kept_sort;
 use super::names::{free_columns, named, rebind, requalified};
 use crate::bind::lateral::row_number;
 use crate::functions::single::{Clause, number_of_rows};
@@ -143,6 +144,22 @@ impl Domain {
                 })
             }
             LogicalPlan::Sort(s) if s.fetch.is_none() => self.all(&s.input),
+            LogicalPlan::Sort(s) if is_kept_sort(s) => {
+                let Some(input) = self.all(&s.input)? else {
+                    return Ok(None);
+                };
+                // The window above is one of each key.
+                let keys = input.key_exprs().into_iter();
+                let mut expr: Vec<SortExpr> = keys.map(|key| key.sort(true, false)).collect();
+                expr.extend(self.bind_sort(&s.expr, &input.keys)?);
+                self.over(input, |input| {
+                    Ok(LogicalPlan::Sort(Sort {
+                        expr,
+                        input,
+                        fetch: s.fetch,
+                    }))
+                })
+            }
             LogicalPlan::Distinct(Distinct::All(input)) => {
                 let Some(input) = self.all(input)? else {
                     return Ok(None);

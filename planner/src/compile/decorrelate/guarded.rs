@@ -14,7 +14,7 @@ use datafusion_expr::{Expr, LogicalPlan, Operator, Projection, binary_expr, when
 use super::has_subquery;
 use super::hoist::columns;
 use super::names::{free_columns, replace_outer, subquery_of, with_subquery};
-use crate::functions::shared::can_fail_anywhere;
+use crate::functions::shared::{can_fail_anywhere, can_fail_for_some_value};
 use crate::tree::{PlanTree, Tree};
 
 /// See the module.
@@ -201,7 +201,7 @@ fn where_true(guards: &[Expr], e: Expr) -> Result<Expr> {
     guards.try_fold(e, |e, guard| when(guard.clone(), e).end())
 }
 
-/// Whether something in the plan can fail that is computed of `outer` columns.
+/// Whether something in the plan can fail that is computed of `outer` columns, or of rows that are chosen by them.
 fn fails_of(plan: &LogicalPlan, outer: &BTreeSet<Column>) -> Result<bool> {
     let mut fails = false;
     plan.walk_all(&mut |node| {
@@ -209,7 +209,8 @@ fn fails_of(plan: &LogicalPlan, outer: &BTreeSet<Column>) -> Result<bool> {
             let of_outer = e.any(&mut |e| {
                 Ok(matches!(e, Expr::OuterReferenceColumn(_, c) if outer.contains(c)))
             })?;
-            fails |= of_outer && can_fail_anywhere(&e);
+            fails |=
+                of_outer && can_fail_anywhere(&e) || can_fail_for_some_value(&e, &node.inputs());
         }
         Ok(TreeNodeRecursion::Continue)
     })?;

@@ -36,9 +36,10 @@ use datafusion_expr::{
 use std::sync::Arc;
 
 use super::rules::{Joined, has_outer_reference, replace_subqueries};
+use crate::functions::shared::can_fail_for_some_value;
 use crate::functions::single::single;
 use crate::once::same_rows;
-use crate::tree::Tree;
+use crate::tree::{PlanTree, Tree};
 use domain::{Domain, Keyed};
 pub(super) use hoist::hoist;
 pub(super) use names::subquery_of;
@@ -161,7 +162,7 @@ fn is_simple(e: &Expr, subquery: &LogicalPlan) -> Result<bool> {
     match e {
         Expr::Exists(_) => filtered(subquery),
         Expr::InSubquery(i) => Ok(!i.negated && filtered(subquery)?),
-        Expr::ScalarSubquery(_) => one_aggregate(subquery),
+        Expr::ScalarSubquery(_) => Ok(one_aggregate(subquery)? && !fails_for_some_row(subquery)?),
         _ => Ok(false),
     }
 }
@@ -184,6 +185,18 @@ fn names_clash(subquery: &LogicalPlan) -> Result<bool> {
     let given = subquery.schema().columns();
     let mut others = compared.iter().chain(&given);
     Ok(others.any(|c| compared.iter().any(|o| o.name == c.name && o != c)))
+}
+
+/// Whether a row of the subquery can fail for what it is. The rules compute aggregates of all rows, also of those that no outer row asks for.
+fn fails_for_some_row(subquery: &LogicalPlan) -> Result<bool> {
+    let mut fails = false;
+    subquery.walk_all(&mut |node| {
+        let inputs = node.inputs();
+        let mut exprs = node.expressions().into_iter();
+        fails |= exprs.any(|e| can_fail_for_some_value(&e, &inputs));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(fails)
 }
 
 /// An aggregate without keys over filtered rows, below projections.
