@@ -100,6 +100,11 @@ pub trait SnapshotReader: Send + Sync + Debug {
         Ok(None)
     }
 
+    /// Whether [`SnapshotReader::find`] would find the rows by an index.
+    fn finds(&self, collection: CollectionId, conditions: &[Condition]) -> Result<bool> {
+        Ok(self.find(collection, None, conditions)?.is_some())
+    }
+
     /// As [`SnapshotReader::find`], the first rows in some order before the others: a piece has all rows whose values of the column lie in
     /// some range, in any order. `None`: nothing has them in that order, or less is read without it.
     fn find_in_order(

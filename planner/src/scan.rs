@@ -56,17 +56,14 @@ impl Scan {
         let Some(all) = reader.rows_estimate(self.relation.id) else {
             return Ok(None);
         };
-        let columns = self.columns.as_deref();
-        let found = match self.conditions.is_empty() {
-            true => None,
-            false => reader
-                .find(self.relation.id, columns, &self.conditions)
-                .map_err(external)?,
-        };
+        let found = !self.conditions.is_empty()
+            && reader
+                .finds(self.relation.id, &self.conditions)
+                .map_err(external)?;
         // Those that an index finds are few, however many: the estimate decides between reading these and reading all.
         Ok(Some(match found {
-            Some(_) => (all as usize).min(FOUND_ESTIMATE),
-            None => all as usize,
+            true => (all as usize).min(FOUND_ESTIMATE),
+            false => all as usize,
         }))
     }
 

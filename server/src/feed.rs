@@ -15,6 +15,7 @@ use crate::backlog::Backlog;
 use crate::catalog::{Catalog, Detail, Rows};
 use crate::changes::{Changes, EpochChanges, Follower};
 use crate::coordinator::alter::altered;
+use crate::coordinator::drop::dropped;
 use crate::coordinator::{Env, Following};
 use crate::published::Published;
 use crate::reader::{DeltaIterator, Snapshot, row_error};
@@ -214,7 +215,7 @@ impl ChangeFeed {
             if published.catalog.by_collection(self.collection).is_none() {
                 return Err(match self.object.and_then(|id| published.catalog.get(id)) {
                     Some(_) => altered(&self.name),
-                    None => SqlError::new("42P01", format!("\"{}\" was dropped", self.name)),
+                    None => dropped(&self.name),
                 });
             }
         }

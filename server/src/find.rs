@@ -95,6 +95,33 @@ impl Snapshot {
         conditions: &[Condition],
         (columns, few): (Option<&[usize]>, bool),
     ) -> Result<Option<Found>, SqlError> {
+        let Some((access, wanted)) = self.access(collection, conditions, few, true)? else {
+            return Ok(None);
+        };
+        let Some(own) = self.own_writes.get(&collection) else {
+            return access.read(&wanted, self.at, columns).map(Some);
+        };
+        let schema = access.stored.schema.clone();
+        let Found { rows, .. } = access.read(&wanted, self.at, None)?;
+        let mut all = rows.collect::<Result<Vec<Delta>, _>>()?;
+        for delta in own {
+            all.push(access.of_own(delta, &wanted)?);
+        }
+        let sum = consolidate(&schema, &all);
+        Ok(Some(Found {
+            rows: Box::new(std::iter::once(Ok(sum))),
+            left: columns.map(<[usize]>::to_vec),
+        }))
+    }
+
+    /// Where [`Snapshot::find_deltas`] finds the rows, and which; `note`: they are going to be read.
+    fn access(
+        &self,
+        collection: CollectionId,
+        conditions: &[Condition],
+        few: bool,
+        note: bool,
+    ) -> Result<Option<(Access, Wanted)>, SqlError> {
         if conditions.is_empty() {
             return Ok(None);
         }
@@ -102,13 +129,13 @@ impl Snapshot {
         let Contents::Stored(stored) = contents(&self.published.catalog, collection)? else {
             return Ok(None);
         };
-        let schema = stored.schema.clone();
+        let reads = self.reads.as_ref().filter(|_| note);
         let mut found = None;
         let mut own = self.by_key(stored)?;
         if let Some(access) = &own
             && let Some(keys) = access.keys(conditions)?
         {
-            if let Some(reads) = &self.reads {
+            if let Some(reads) = reads {
                 let hashes = keys.hashes().into_iter();
                 reads
                     .lock()
@@ -125,27 +152,21 @@ impl Snapshot {
             {
                 return Ok(None);
             }
-            if let (Some(_), Some(reads)) = (&found, &self.reads) {
+            if let (Some(_), Some(reads)) = (&found, reads) {
                 // Which keys of the table were looked at isn't known.
                 reads.lock().collections.insert(collection);
             }
         }
-        let Some((access, wanted)) = found else {
-            return Ok(None);
-        };
-        let Some(own) = self.own_writes.get(&collection) else {
-            return access.read(&wanted, self.at, columns).map(Some);
-        };
-        let Found { rows, .. } = access.read(&wanted, self.at, None)?;
-        let mut all = rows.collect::<Result<Vec<Delta>, _>>()?;
-        for delta in own {
-            all.push(access.of_own(delta, &wanted)?);
-        }
-        let sum = consolidate(&schema, &all);
-        Ok(Some(Found {
-            rows: Box::new(std::iter::once(Ok(sum))),
-            left: columns.map(<[usize]>::to_vec),
-        }))
+        Ok(found)
+    }
+
+    /// Whether [`Snapshot::find_deltas`] would find few rows. None of them is read.
+    pub(crate) fn serves(
+        &self,
+        collection: CollectionId,
+        conditions: &[Condition],
+    ) -> Result<bool, SqlError> {
+        Ok(self.access(collection, conditions, true, false)?.is_some())
     }
 
     /// The arrangement that holds the collection, if it has a key that reaches the collection unchanged.
@@ -340,20 +361,8 @@ impl Access {
         at: Epoch,
         columns: Option<&[usize]>,
     ) -> Result<Found, SqlError> {
-        let stored = self.stored.clone();
-        let ranges = match wanted {
-            Wanted::Hashes(hashes) => {
-                let found = self.version.get_many_at(hashes, at).map_err(store_error)?;
-                let rows = found.into_iter().map(|run| stored.rows_of(run));
-                return Ok(Found {
-                    rows: Box::new(rows.collect::<Vec<_>>().into_iter()),
-                    left: columns.map(<[usize]>::to_vec),
-                });
-            }
-            Wanted::Ranges(ranges) => ranges.clone(),
-        };
-        // A range may be long: columns that nobody wants aren't read.
-        let mut stored = Stored::clone(&stored);
+        // Columns that nobody wants aren't read.
+        let mut stored = Stored::clone(&self.stored);
         let mut left = columns;
         if let Some(wanted) = columns.filter(|wanted| stored.maps.is_empty() && !wanted.is_empty())
         {
@@ -366,7 +375,21 @@ impl Access {
         for column in &mut stored.columns {
             *column = read.partition_point(|r| r < column);
         }
+        let left = left.map(<[usize]>::to_vec);
         let version = self.version.clone();
+        let ranges = match wanted {
+            Wanted::Hashes(hashes) => {
+                let found = version
+                    .get_columns(hashes, at, &read)
+                    .map_err(store_error)?;
+                let rows = found.into_iter().map(|run| stored.rows_of(run));
+                return Ok(Found {
+                    rows: Box::new(rows.collect::<Vec<_>>().into_iter()),
+                    left,
+                });
+            }
+            Wanted::Ranges(ranges) => ranges.clone(),
+        };
         // Many ranges may have rows in the same blocks.
         let runs: Box<dyn Iterator<Item = Result<RunBatch, StoreError>> + Send> =
             match ranges.len() > 1 && self.rows(wanted)? <= FEW_ROWS {
@@ -382,7 +405,6 @@ impl Access {
             };
         let rows =
             move |run: Result<RunBatch, StoreError>| stored.rows_of(run.map_err(store_error)?);
-        let left = left.map(<[usize]>::to_vec);
         Ok(Found {
             rows: Box::new(runs.map(rows)),
             left,

@@ -559,6 +559,10 @@ impl SnapshotReader for Snapshot {
         Ok(found.map(|found| rows_of(found.rows, found.left.as_deref())))
     }
 
+    fn finds(&self, collection: CollectionId, conditions: &[Condition]) -> Result<bool, SqlError> {
+        Ok(!self.changed.contains_key(&collection) && self.serves(collection, conditions)?)
+    }
+
     fn find_in_order(
         &self,
         collection: CollectionId,

@@ -152,7 +152,7 @@ pub(crate) fn run(shared: &Arc<Shared>) {
 fn idle_work(shared: &Shared) -> Option<Duration> {
     let version = shared.version.read().clone();
     let mut all = version.0.arrangements.values();
-    let waits = all.any(|a| due::waits_for_lookups(a, shared.background.shrinks(a)));
+    let waits = all.any(|a| due::waits_for_lookups(a));
     let lookups = waits.then_some(LOOKUPS_AFTER);
     let due_in = shared.writer.lock().copy.due_in();
     if due_in == Some(Duration::ZERO)
@@ -246,6 +246,7 @@ fn merge(shared: &Shared, due: &Due) -> Result<Option<Merged>> {
     };
     shared.env.disk.fail.pass("during_merge");
     a.probes.store(0, Ordering::Relaxed);
+    a.scattered.store(0, Ordering::Relaxed);
     let kept_until = due.kept_until(shared.inline_bytes_max as u64);
     let what = Merge {
         desc: &a.desc,

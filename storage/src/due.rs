@@ -4,7 +4,8 @@
 //! [`FAN_IN`] of that level, they are all merged. Where merging removes rows, older runs that aren't larger than
 //! all of these come along, so that superseded rows don't pile up; else a row is written again once per level.
 //! There, fewer runs only make looking up cheaper, so that large ones wait until look-ups have cost what
-//! the merge will, or [`UNREAD_FAN_IN`] are there.
+//! the merge will, or [`UNREAD_FAN_IN`] are there. Fewer large ones than all these are merged once queries have paid for that by what they
+//! read in several of them.
 //!
 //! A run that has taken the place of others, which are kept for reads as of earlier epochs, says nothing to those reads. Were it
 //! merged with a run that does, and that run given up, those reads would miss what that one says. Such runs are merged
@@ -30,6 +31,8 @@ const UNREAD_FAN_IN: usize = 64;
 const UNREAD_LEVEL_MIN: u32 = 2;
 /// Looking for one hash in one run costs as much as merging so many rows.
 const PROBE_ROWS: u64 = 8;
+/// Reading so many rows of blocks, for few of them, costs as much as merging one.
+const SCATTERED_ROWS: u64 = 4;
 /// Runs of at most so many bytes are level 0; each level above is [`LEVEL_FACTOR`] times larger.
 const LEVEL_0_BYTES: u64 = 4 * 1024;
 const LEVEL_FACTOR: u64 = 8;
@@ -167,6 +170,30 @@ pub(crate) fn forgettable(version: &StoreVersion, busy: &HashSet<ArrangementId>)
 
 /// The runs to merge now, a range of neighbours among those from `oldest` on.
 fn choose(a: &ArrangementVersion, oldest: usize, shrinks: bool) -> Option<Range<usize>> {
+    full_level(a, oldest, shrinks).or_else(|| paid_by_queries(a, oldest))
+}
+
+/// Two large runs or more, and all that are newer, where queries have read as much in them as the merge will cost. A log has no queries.
+fn paid_by_queries(a: &ArrangementVersion, oldest: usize) -> Option<Range<usize>> {
+    let paid = a.scattered.load(Ordering::Relaxed) / SCATTERED_ROWS;
+    let (mut rows, mut large, mut found) = (0, 0, None);
+    for (i, run) in a.runs.iter().enumerate().skip(oldest).rev() {
+        rows += run.meta.rows;
+        large += usize::from(is_large(run));
+        if rows > paid {
+            break;
+        }
+        found = (large > 1).then_some(i).or(found);
+    }
+    found.map(|from| from..a.runs.len().min(from + INPUTS_MAX))
+}
+
+fn is_large(run: &Run) -> bool {
+    level(run.meta.bytes) >= UNREAD_LEVEL_MIN
+}
+
+/// Enough runs of one level.
+fn full_level(a: &ArrangementVersion, oldest: usize, shrinks: bool) -> Option<Range<usize>> {
     if a.runs.len() < oldest + FAN_IN {
         return None;
     }
@@ -208,9 +235,8 @@ fn looked_up(a: &ArrangementVersion, from: usize) -> bool {
 }
 
 /// Whether look-ups alone, without a commit, may make a merge due.
-pub(crate) fn waits_for_lookups(a: &ArrangementVersion, shrinks: bool) -> bool {
-    let large = |r: &&Arc<Run>| level(r.meta.bytes) >= UNREAD_LEVEL_MIN;
-    !shrinks && a.desc.kind != ArrangementKind::Log && a.runs.iter().filter(large).count() >= FAN_IN
+pub(crate) fn waits_for_lookups(a: &ArrangementVersion) -> bool {
+    a.desc.kind != ArrangementKind::Log && a.runs.iter().filter(|r| is_large(r)).count() > 1
 }
 
 /// Where a merge of the runs from `from` on, `bytes` in all, begins so that older runs that aren't larger, at most those from

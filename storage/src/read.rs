@@ -63,6 +63,9 @@ pub struct ArrangementVersion {
     pub(crate) replaced: Vec<Arc<Run>>,
     /// Hashes and ranges looked for since the last merge, counted once per run; all versions share it.
     pub(crate) probes: Arc<AtomicU64>,
+    /// Rows of the blocks that queries have read since the last merge, but for those of the run that had most of them each time: what they
+    /// would have been spared, about, were there one run. All versions share it.
+    pub(crate) scattered: Arc<AtomicU64>,
 }
 
 impl ArrangementVersion {
@@ -74,6 +77,7 @@ impl ArrangementVersion {
             history: Vec::new(),
             replaced: Vec::new(),
             probes: Arc::default(),
+            scattered: Arc::default(),
         }
     }
 
@@ -218,6 +222,7 @@ impl ArrangementVersion {
         let schema = schema.map_err(|e| StoreError::Usage(e.to_string()))?;
         let runs = self.runs_until(at);
         self.probes.fetch_add(runs.len() as u64, Ordering::Relaxed);
+        self.note_scattered(&runs_rows(&runs, &[(from, until)])?);
         let merge = HashMerge::new(
             self.desc.clone(),
             runs,
@@ -234,20 +239,13 @@ impl ArrangementVersion {
 
     /// Entries in the blocks that may have hashes in `ranges` (ascending, apart), each block counted once.
     pub fn range_rows(&self, ranges: &[(u64, u64)]) -> Result<u64> {
-        let mut rows = 0;
-        for run in &self.runs {
-            let index = run.index()?;
-            let mut counted = 0;
-            for (from, until) in ranges {
-                let rest = &index[counted..];
-                let first = counted + rest.partition_point(|b| b.last_hash < *from);
-                let end = counted + rest.partition_point(|b| b.first_hash <= *until);
-                let blocks = index.get(first..end).unwrap_or_default();
-                rows += blocks.iter().map(|b| u64::from(b.rows)).sum::<u64>();
-                counted = counted.max(end);
-            }
-        }
-        Ok(rows)
+        Ok(runs_rows(&self.runs, ranges)?.into_iter().sum())
+    }
+
+    fn note_scattered(&self, rows_by_run: &[u64]) {
+        let most = rows_by_run.iter().max().copied().unwrap_or(0);
+        let others = rows_by_run.iter().sum::<u64>() - most;
+        self.scattered.fetch_add(others, Ordering::Relaxed);
     }
 
     /// Contents as of `at` with a hash in any of `ranges` (ascending, apart), as [`ArrangementVersion::get_many_at`] gives them: all at
@@ -266,11 +264,15 @@ impl ArrangementVersion {
         }
         debug_assert!(ranges.windows(2).all(|w| w[0].1 < w[1].0), "in order");
         let mut found = Found::until(at);
+        let mut rows_by_run = vec![];
         for run in self.visible(at) {
             self.probes
                 .fetch_add(ranges.len() as u64, Ordering::Relaxed);
+            let before = found.blocks.len();
             found.take_ranges(run, ranges)?;
+            rows_by_run.push(found.rows_since(before));
         }
+        self.note_scattered(&rows_by_run);
         let schema = self.desc.schema.project(columns);
         let schema = Arc::new(schema.map_err(|e| StoreError::Usage(e.to_string()))?);
         self.resolved(found, columns, &schema)
@@ -371,9 +373,26 @@ impl ArrangementVersion {
         if at < self.since {
             return Err(self.too_old(at));
         }
-        let found = self.probe(hashes, at, self.visible(at))?;
+        let (found, _) = self.probe(hashes, at, self.visible(at))?;
         let all: Vec<usize> = (0..self.desc.schema.fields().len()).collect();
         self.resolved(found, &all, &self.desc.schema)
+    }
+
+    /// Like [`ArrangementVersion::get_many_at`], for a query: only the given column indexes are returned.
+    pub fn get_columns(
+        &self,
+        hashes: &[u64],
+        at: Epoch,
+        columns: &[usize],
+    ) -> Result<Vec<RunBatch>> {
+        if at < self.since {
+            return Err(self.too_old(at));
+        }
+        let (found, rows_by_run) = self.probe(hashes, at, self.visible(at))?;
+        self.note_scattered(&rows_by_run);
+        let schema = self.desc.schema.project(columns);
+        let schema = Arc::new(schema.map_err(|e| StoreError::Usage(e.to_string()))?);
+        self.resolved(found, columns, &schema)
     }
 
     /// What the entries come to.
@@ -395,24 +414,28 @@ impl ArrangementVersion {
             .collect()
     }
 
-    /// The entries of `runs`, up to epoch `at`, that have one of `hashes`; run by run.
+    /// The entries of `runs`, up to epoch `at`, that have one of `hashes`; run by run. Then the rows of the blocks in which they were found, by
+    /// run.
     fn probe<'a>(
         &self,
         hashes: &[u64],
         at: Epoch,
         runs: impl Iterator<Item = &'a Arc<Run>>,
-    ) -> Result<Found> {
+    ) -> Result<(Found, Vec<u64>)> {
         if self.desc.kind == ArrangementKind::Log {
             return Err(self.no_key());
         }
         debug_assert!(hashes.windows(2).all(|w| w[0] < w[1]), "sorted and unique");
         let mut found = Found::until(at);
+        let mut rows_by_run = vec![];
         for run in runs {
             self.probes
                 .fetch_add(hashes.len() as u64, Ordering::Relaxed);
+            let before = found.blocks.len();
             found.probe_run(run, hashes)?;
+            rows_by_run.push(found.rows_since(before));
         }
-        Ok(found)
+        Ok((found, rows_by_run))
     }
 
     /// Changes with an epoch in (`after`, `until`], by epoch, consolidated per epoch, retractions
@@ -490,13 +513,32 @@ impl ArrangementVersion {
         after: Epoch,
         until: Epoch,
     ) -> Result<(Vec<Arc<Block>>, Vec<Entry>)> {
-        let mut found = self.probe(hashes, until, self.from(after))?;
+        let (mut found, _) = self.probe(hashes, until, self.from(after))?;
         sort_by_hash(&mut found.entries);
         Ok((found.blocks, found.entries))
     }
 }
 
 /// Rows with wanted hashes, run by run.
+/// Entries in the blocks of each run that may have hashes in `ranges` (ascending, apart), each block counted once.
+fn runs_rows(runs: &[Arc<Run>], ranges: &[(u64, u64)]) -> Result<Vec<u64>> {
+    let mut all = Vec::with_capacity(runs.len());
+    for run in runs {
+        let index = run.index()?;
+        let (mut counted, mut rows) = (0, 0);
+        for (from, until) in ranges {
+            let rest = &index[counted..];
+            let first = counted + rest.partition_point(|b| b.last_hash < *from);
+            let end = counted + rest.partition_point(|b| b.first_hash <= *until);
+            let blocks = index.get(first..end).unwrap_or_default();
+            rows += blocks.iter().map(|b| u64::from(b.rows)).sum::<u64>();
+            counted = counted.max(end);
+        }
+        all.push(rows);
+    }
+    Ok(all)
+}
+
 struct Found {
     at: Epoch,
     blocks: Vec<Arc<Block>>,
@@ -510,6 +552,11 @@ impl Found {
             blocks: Vec::new(),
             entries: Vec::new(),
         }
+    }
+
+    /// Of the blocks from the `n`th on.
+    fn rows_since(&self, n: usize) -> u64 {
+        self.blocks[n..].iter().map(|b| b.rows as u64).sum()
     }
 
     fn take_ranges(&mut self, run: &Run, ranges: &[(u64, u64)]) -> Result<()> {

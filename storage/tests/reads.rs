@@ -234,6 +234,59 @@ fn rows_that_only_come_are_merged_when_they_are_looked_up() {
     assert_eq!(all, 120 * ROWS as usize);
 }
 
+/// A few large runs are merged when queries have read as much in them as that costs. The state of an operator isn't a query.
+#[test]
+fn large_runs_are_merged_when_queries_have_paid_for_it() {
+    const ROWS: i64 = 1000;
+    const RUNS: i64 = 5;
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(32 * 1024);
+    options.fail.hold_merges(true);
+    let store = Store::open(dir.path(), options).unwrap();
+    for (id, a) in [3, 4].map(|id| (id, Arrangement::of(id))) {
+        let rows = |epoch: i64| -> Vec<Row> {
+            (0..ROWS)
+                .map(|i| (i, Some(format!("{epoch}{}", "x".repeat(400))), None))
+                .collect()
+        };
+        for epoch in 1..=RUNS {
+            let new = rows(epoch);
+            let commit = Commit {
+                epoch: epoch + id as i64 * RUNS,
+                create: (epoch == 1).then(|| a.desc(id)).into_iter().collect(),
+                changes: vec![ArrangementChange {
+                    arrangement: ArrangementId(id),
+                    hashes: a.hashes(&new),
+                    delta: Delta::insert(batch(&new)),
+                }],
+                ..Commit::default()
+            };
+            store.commit(commit).unwrap();
+        }
+        let stored = || store.version().arrangement(ArrangementId(id)).unwrap();
+        let mut wanted = a.hashes(&rows(1));
+        wanted.sort_unstable();
+        // Some of each block.
+        let wanted: Vec<u64> = wanted.into_iter().step_by(20).collect();
+        let whole = stored().get_many(&wanted).unwrap();
+        for _ in 0..100 {
+            stored().get_many(&wanted).unwrap();
+        }
+        store.merge().unwrap();
+        assert_eq!(stored().runs(), RUNS as usize, "no query has looked");
+        let mut reads = 0;
+        while stored().runs() > 1 {
+            reads += 1;
+            assert!(reads < 100, "{} runs after so many reads", stored().runs());
+            let found = stored().get_columns(&wanted, Epoch::MAX, &[1]).unwrap();
+            let (found, whole) = (&found[0].rows, &whole[0].rows);
+            assert_eq!(found.column(0), whole.column(1));
+            store.merge().unwrap();
+        }
+        assert!(reads > 1, "one read isn't worth it");
+    }
+}
+
 /// The same in the background of a store that is opened and only read.
 #[test]
 fn look_ups_without_commits_lead_to_a_merge() {

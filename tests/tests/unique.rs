@@ -300,6 +300,16 @@ fn numbers_from_before_they_began_anew_are_refused() {
             sql.number(insert).await? == 1,
             "the numbers didn't begin anew"
         );
+        // So they do where there is no row to delete.
+        sql.run("DELETE FROM t").await?;
+        sql.run("TRUNCATE t RESTART IDENTITY").await?;
+        server.kill();
+        server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        ensure!(
+            sql.number(insert).await? == 1,
+            "the numbers didn't begin anew after a kill"
+        );
         Ok(())
     });
 }

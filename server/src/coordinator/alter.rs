@@ -212,7 +212,7 @@ impl Coordinator {
         effects.create.extend(a.create);
         effects.staged.extend(a.staged);
         if let Some((from, to)) = moved {
-            self.end_queries_of(from, &old, effects);
+            self.end_queries_of(from, &altered(&old.display_name()), effects);
             effects.replaced = Some((from, to));
         }
         if let Some((from, fresh)) = a.renumbered {
@@ -254,14 +254,19 @@ impl Coordinator {
     }
 
     /// Subscriptions to queries of a collection that comes to its end are told so.
-    fn end_queries_of(&self, collection: CollectionId, table: &Object, effects: &mut Effects) {
+    pub(super) fn end_queries_of(
+        &self,
+        collection: CollectionId,
+        why: &SqlError,
+        effects: &mut Effects,
+    ) {
         for (id, owner) in &self.dataflows {
             let Owner::Query { errors, .. } = owner else {
                 continue;
             };
             let build = self.builds.get(id);
             if build.is_some_and(|b| b.reads.contains_key(&collection)) {
-                effects.told.push((*errors, altered_row(table)));
+                effects.told.push((*errors, row_of(why)));
             }
         }
     }
@@ -292,8 +297,8 @@ pub fn altered(name: &str) -> SqlError {
         .hint("Its columns are others now: subscribe again.")
 }
 
-fn altered_row(table: &Object) -> Delta {
-    let e = altered(&table.display_name());
+/// An error as a row of an error relation.
+fn row_of(e: &SqlError) -> Delta {
     let text = |text: &str| Arc::new(StringArray::from(vec![text.to_string()])) as ArrayRef;
     let columns = vec![text(e.sqlstate), text(&e.message), text("")];
     let row = RecordBatch::try_new(error_schema(), columns);

@@ -119,6 +119,9 @@ impl Coordinator {
     ) {
         let id = object.record.id;
         let ids = object.record.ids.clone();
+        for collection in ids.collection.into_iter().chain(ids.errors_collection) {
+            self.end_queries_of(collection, &dropped(&object.display_name()), effects);
+        }
         next.remove(id);
         effects.changes.push((object_key(id), None));
         match &object.detail {
@@ -269,6 +272,11 @@ impl Coordinator {
         });
         Ok(())
     }
+}
+
+/// The error of following a relation that was dropped.
+pub fn dropped(name: &str) -> SqlError {
+    SqlError::new("42P01", format!("\"{name}\" was dropped"))
 }
 
 /// The index of a constraint goes with the constraint alone.

@@ -18,7 +18,7 @@ pub mod clock;
 mod columns;
 mod cut;
 pub mod ddl;
-mod drop;
+pub(crate) mod drop;
 pub mod duplicates;
 mod group;
 pub mod ids;

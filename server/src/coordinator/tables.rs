@@ -172,8 +172,10 @@ impl Coordinator {
             match self.accept(&request, &mut states, work.epoch) {
                 Ok(()) => {
                     work.has_writes = true;
-                    let numbered = request.numbered.iter();
-                    let tables = numbered.filter_map(|n| self.catalog.get(n.table));
+                    // A table whose numbers begin anew may have had no rows to delete.
+                    let numbered = request.numbered.iter().map(|n| &n.table);
+                    let tables = numbered.chain(&request.restart);
+                    let tables = tables.filter_map(|id| self.catalog.get(*id));
                     let counters = tables.flat_map(|table| self.env.numbers.changed(table));
                     work.commit.catalog.extend(counters);
                     let epoch = work.epoch;
