@@ -10,10 +10,9 @@ use std::fmt;
 
 use divan::Bencher;
 use tidemill_bench::tables::Tables;
-use tidemill_planner::Planner;
 use tidemill_planner::ast::{self, Statement};
 use tidemill_planner::direct::Direct;
-use tidemill_planner::query::{QueryPlan, SessionContextInfo};
+use tidemill_planner::query::{Planner, QueryPlan, SessionContextInfo};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
