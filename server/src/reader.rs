@@ -701,8 +701,12 @@ pub fn row_error(view: &str, errors: &RecordBatch) -> SqlError {
             .filter(|v| !v.is_empty())
             .map_or_else(String::new, |v| v.value(0).to_string())
     };
-    SqlError::new(sqlstate(&text(0)), text(1))
-        .detail(format!("The view \"{view}\" can't be computed for the row {}.", text(2)))
+    let e = SqlError::new(sqlstate(&text(0)), text(1));
+    if text(2).is_empty() {
+        // Of no row: something that it reads is gone.
+        return e;
+    }
+    e.detail(format!("The view \"{view}\" can't be computed for the row {}.", text(2)))
         .hint(format!("All rows in error are in {view}_errors; the view can be read again when they are corrected or deleted at their origin."))
 }
 

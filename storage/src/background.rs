@@ -246,7 +246,9 @@ fn merge(shared: &Shared, due: &Due) -> Result<Option<Merged>> {
     };
     shared.env.disk.fail.pass("during_merge");
     a.probes.store(0, Ordering::Relaxed);
-    a.scattered.store(0, Ordering::Relaxed);
+    if inputs.iter().filter(|r| due::is_large(r)).count() > 1 {
+        a.scattered.store(0, Ordering::Relaxed);
+    }
     let kept_until = due.kept_until(shared.inline_bytes_max as u64);
     let what = Merge {
         desc: &a.desc,

@@ -33,6 +33,8 @@ const UNREAD_LEVEL_MIN: u32 = 2;
 const PROBE_ROWS: u64 = 8;
 /// Reading so many rows of blocks, for few of them, costs as much as merging one.
 const SCATTERED_ROWS: u64 = 4;
+/// A merge that queries pay for takes runs that are, but for the largest, at least so small a part of that one.
+const PAID_FACTOR: u64 = 4;
 /// Runs of at most so many bytes are level 0; each level above is [`LEVEL_FACTOR`] times larger.
 const LEVEL_0_BYTES: u64 = 4 * 1024;
 const LEVEL_FACTOR: u64 = 8;
@@ -173,22 +175,31 @@ fn choose(a: &ArrangementVersion, oldest: usize, shrinks: bool) -> Option<Range<
     full_level(a, oldest, shrinks).or_else(|| paid_by_queries(a, oldest))
 }
 
-/// Two large runs or more, and all that are newer, where queries have read as much in them as the merge will cost. A log has no queries.
+/// Two large runs or more, and all that are newer, where queries have read as much in them as the merge will cost. Not one run for little
+/// else, which would be written again and again, and nothing while inputs of an earlier merge are kept: there would be more and more of
+/// them. A log has no queries.
 fn paid_by_queries(a: &ArrangementVersion, oldest: usize) -> Option<Range<usize>> {
     let paid = a.scattered.load(Ordering::Relaxed) / SCATTERED_ROWS;
-    let (mut rows, mut large, mut found) = (0, 0, None);
+    if paid == 0 || !a.replaced.is_empty() {
+        return None;
+    }
+    let (mut rows, mut most, mut large, mut found) = (0, 0, 0, None);
     for (i, run) in a.runs.iter().enumerate().skip(oldest).rev() {
         rows += run.meta.rows;
+        most = most.max(run.meta.rows);
         large += usize::from(is_large(run));
         if rows > paid {
             break;
         }
-        found = (large > 1).then_some(i).or(found);
+        if large > 1 && (rows - most) * PAID_FACTOR >= most {
+            found = Some(i);
+        }
     }
     found.map(|from| from..a.runs.len().min(from + INPUTS_MAX))
 }
 
-fn is_large(run: &Run) -> bool {
+/// Large enough for a merge that look-ups or queries pay for.
+pub(crate) fn is_large(run: &Run) -> bool {
     level(run.meta.bytes) >= UNREAD_LEVEL_MIN
 }
 

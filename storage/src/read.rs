@@ -63,8 +63,8 @@ pub struct ArrangementVersion {
     pub(crate) replaced: Vec<Arc<Run>>,
     /// Hashes and ranges looked for since the last merge, counted once per run; all versions share it.
     pub(crate) probes: Arc<AtomicU64>,
-    /// Rows of the blocks that queries have read since the last merge, but for those of the run that had most of them each time: what they
-    /// would have been spared, about, were there one run. All versions share it.
+    /// Rows of the blocks in which queries have looked for keys since the last merge of large runs, but for those of the run that had most of
+    /// them each time: what they would have been spared, about, were there one run. All versions share it.
     pub(crate) scattered: Arc<AtomicU64>,
 }
 
@@ -222,7 +222,6 @@ impl ArrangementVersion {
         let schema = schema.map_err(|e| StoreError::Usage(e.to_string()))?;
         let runs = self.runs_until(at);
         self.probes.fetch_add(runs.len() as u64, Ordering::Relaxed);
-        self.note_scattered(&runs_rows(&runs, &[(from, until)])?);
         let merge = HashMerge::new(
             self.desc.clone(),
             runs,
@@ -239,7 +238,20 @@ impl ArrangementVersion {
 
     /// Entries in the blocks that may have hashes in `ranges` (ascending, apart), each block counted once.
     pub fn range_rows(&self, ranges: &[(u64, u64)]) -> Result<u64> {
-        Ok(runs_rows(&self.runs, ranges)?.into_iter().sum())
+        let mut rows = 0;
+        for run in &self.runs {
+            let index = run.index()?;
+            let mut counted = 0;
+            for (from, until) in ranges {
+                let rest = &index[counted..];
+                let first = counted + rest.partition_point(|b| b.last_hash < *from);
+                let end = counted + rest.partition_point(|b| b.first_hash <= *until);
+                let blocks = index.get(first..end).unwrap_or_default();
+                rows += blocks.iter().map(|b| u64::from(b.rows)).sum::<u64>();
+                counted = counted.max(end);
+            }
+        }
+        Ok(rows)
     }
 
     fn note_scattered(&self, rows_by_run: &[u64]) {
@@ -264,15 +276,11 @@ impl ArrangementVersion {
         }
         debug_assert!(ranges.windows(2).all(|w| w[0].1 < w[1].0), "in order");
         let mut found = Found::until(at);
-        let mut rows_by_run = vec![];
         for run in self.visible(at) {
             self.probes
                 .fetch_add(ranges.len() as u64, Ordering::Relaxed);
-            let before = found.blocks.len();
             found.take_ranges(run, ranges)?;
-            rows_by_run.push(found.rows_since(before));
         }
-        self.note_scattered(&rows_by_run);
         let schema = self.desc.schema.project(columns);
         let schema = Arc::new(schema.map_err(|e| StoreError::Usage(e.to_string()))?);
         self.resolved(found, columns, &schema)
@@ -520,25 +528,6 @@ impl ArrangementVersion {
 }
 
 /// Rows with wanted hashes, run by run.
-/// Entries in the blocks of each run that may have hashes in `ranges` (ascending, apart), each block counted once.
-fn runs_rows(runs: &[Arc<Run>], ranges: &[(u64, u64)]) -> Result<Vec<u64>> {
-    let mut all = Vec::with_capacity(runs.len());
-    for run in runs {
-        let index = run.index()?;
-        let (mut counted, mut rows) = (0, 0);
-        for (from, until) in ranges {
-            let rest = &index[counted..];
-            let first = counted + rest.partition_point(|b| b.last_hash < *from);
-            let end = counted + rest.partition_point(|b| b.first_hash <= *until);
-            let blocks = index.get(first..end).unwrap_or_default();
-            rows += blocks.iter().map(|b| u64::from(b.rows)).sum::<u64>();
-            counted = counted.max(end);
-        }
-        all.push(rows);
-    }
-    Ok(all)
-}
-
 struct Found {
     at: Epoch,
     blocks: Vec<Arc<Block>>,

@@ -3,7 +3,7 @@
 //! Invariant: retractions and lost entries wait in the prelude until a batch takes them along, so that
 //! an edited file's old rows go in the same batch as its first new ones come.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -272,24 +272,13 @@ impl Run {
             .collect();
         let before = std::mem::take(&mut self.missing);
         // Each batch that retracts looks through all that is recorded.
-        let (mut records, mut last) = (0, None);
-        let mut directories = HashMap::new();
+        let mut records = 0;
         for number in gone {
-            let entry = self.table.get(number).expect("it is in the table");
-            if let Some(path) = renamed_beside(entry, &mut directories) {
-                // To a name that isn't ours, as when another file takes its path: its rows stay.
-                let entry = FileEntry {
-                    path,
-                    ..entry.clone()
-                };
-                self.found_elsewhere(number, entry);
-                last = Some(number);
-            } else if before.contains(&number) {
+            if before.contains(&number) {
                 records += self.table.remove(number).map_or(0, |e| e.records);
                 self.prelude.retract.push(number);
                 self.prelude.offsets.push((key_of(number), None));
                 self.unfinished.remove(&number);
-                last = Some(number);
                 if records >= RETRACTED_RECORDS || self.prelude.retract.len() >= RETRACTED_FILES {
                     self.send_prelude(number)?;
                     records = 0;
@@ -299,7 +288,10 @@ impl Run {
                 self.rescan_within(CONFIRM);
             }
         }
-        last.map_or(Ok(()), |last| self.send_prelude(last))
+        match self.prelude.retract.last() {
+            Some(last) => self.send_prelude(*last),
+            None => Ok(()),
+        }
     }
 
     /// Looks again at files whose time has come.
@@ -460,7 +452,7 @@ impl Run {
             return Ok(number);
         }
         if self.table.with_id(old.id) == Some(number)
-            && let Some(path) = renamed_beside(&old, &mut HashMap::new())
+            && let Some(path) = renamed_beside(&old)
         {
             // Rotated to a name that isn't ours: its rows stay, and what has its path is another file.
             let mut entry = old;
@@ -666,22 +658,15 @@ fn end_line(file: &File, entry: &mut FileEntry, cover: &mut Cover, size: u64) ->
     Ok(true)
 }
 
-/// Paths by inode, of directories.
-type Directories = HashMap<PathBuf, HashMap<u64, PathBuf>>;
-
-/// Where in its directory a file is now that is no longer at its path. Each directory is read once.
-fn renamed_beside(entry: &FileEntry, directories: &mut Directories) -> Option<PathBuf> {
+/// Where in its directory a file is now that is no longer at its path.
+fn renamed_beside(entry: &FileEntry) -> Option<PathBuf> {
     use std::os::unix::fs::DirEntryExt;
-    let directory = entry.path.parent()?;
-    let paths = directories
-        .entry(directory.to_path_buf())
-        .or_insert_with(|| {
-            let all = std::fs::read_dir(directory).into_iter().flatten();
-            all.flatten().map(|d| (d.ino(), d.path())).collect()
-        });
-    let path = paths.get(&entry.id.inode)?;
-    let same = find(path).is_ok_and(|f| f.is_some_and(|f| f.id == entry.id));
-    (same && *path != entry.path).then(|| path.clone())
+    let directory = std::fs::read_dir(entry.path.parent()?).ok()?;
+    let mut named = directory
+        .flatten()
+        .filter(|d| d.ino() == entry.id.inode)
+        .map(|d| d.path());
+    named.find(|path| find(path).is_ok_and(|f| f.is_some_and(|f| f.id == entry.id)))
 }
 
 fn send(out: &BatchSender, batch: SourceBatch) -> Result<(), Stopped> {

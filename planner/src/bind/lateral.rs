@@ -91,7 +91,7 @@ impl Binder<'_> {
         ctes: &Ctes,
     ) -> Result<Joined<'o>> {
         let mut scope = left.scope;
-        let base = self.narrowed(left.plan.unwrap_or_else(one_row), &scope, ctes)?;
+        let base = self.narrowed(left.plan.unwrap_or_else(one_row))?;
         let used = std::cell::RefCell::new(Vec::new());
         let rel = self.query(q, ctes, Outer::Query(&scope, &used, None))?;
         let mut rel = self.settled(rel)?;

@@ -129,7 +129,7 @@ pub(crate) struct RelCol {
 pub(crate) type Ctes = Vec<(String, Rel)>;
 
 /// What binding a statement finds out on the way.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Found {
     params: Vec<Option<SqlType>>,
     inputs: Vec<CollectionId>,
@@ -150,8 +150,7 @@ pub(crate) struct Binder<'a> {
     pub session: &'a SessionContextInfo,
     found: RefCell<Found>,
     depth: std::cell::Cell<usize>,
-    /// What WHERE says of the FROM that is being bound, where that has a LATERAL subquery.
-    narrowing: RefCell<Vec<sqlparser::ast::Expr>>,
+    narrowing: RefCell<narrowing::Narrowing>,
 }
 
 /// A level of nesting; see [`Binder::deeper`].

@@ -1,56 +1,97 @@
 //! What WHERE says of the relations to the left of a LATERAL subquery.
 //!
 //! Such a subquery is computed for all values of the columns that it names (`compile/decorrelate`), and where they are compared by an
-//! inequality, each of them meets all of its rows. A row that WHERE drops by its own columns needs none of that: such conditions are
+//! inequality, each of them meets all of its rows. A row that WHERE drops by its own columns needs none of that: comparisons of these are
 //! asked of the relations to the left first. They stay in WHERE. NULL fulfils none of them, so that the rows to which an outer join
 //! adds NULLs, because what they matched is gone, are dropped there too.
+//!
+//! What a name or a parameter in WHERE means is known when all of FROM is bound. Then FROM is bound once more, with the same names, and the
+//! comparisons as they were bound.
 
-use datafusion_expr::{Expr, LogicalPlan, Operator};
-use sqlparser::ast::{self, BinaryOperator, Expr as E};
+use datafusion_expr::expr::{BinaryExpr, InList};
+use datafusion_expr::utils::split_conjunction;
+use datafusion_expr::{Cast, Expr, LogicalPlan, Operator};
+use sqlparser::ast;
 
-use super::expr::{Ctx, strip};
 use super::from_functions::is_lateral;
-use super::scope::Scope;
+use super::scope::{Outer, Scope};
 use super::{Binder, Ctes, filter};
 use crate::error::Result;
 
+/// FROMs within each other that are bound twice: each level doubles what is below it.
+const LEVELS_MAX: usize = 2;
+
+/// What narrows the FROM that is being bound.
+#[derive(Default)]
+pub(super) struct Narrowing {
+    conditions: Vec<Expr>,
+    /// How many FROMs around, and this one, are bound for the second time.
+    levels: usize,
+}
+
 impl Binder<'_> {
-    /// Binds the FROM of `s`.
-    pub(super) fn within<T>(&self, s: &ast::Select, bind: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// The rows of FROM and WHERE.
+    pub(super) fn from_where<'o>(
+        &self,
+        s: &ast::Select,
+        ctes: &Ctes,
+        outer: Outer<'o>,
+    ) -> Result<(LogicalPlan, Scope<'o>)> {
+        let levels = self.narrowing.borrow().levels;
         let lateral = s.from.iter().any(has_lateral);
-        let all = s.selection.iter().filter(|_| lateral);
-        let all = all.flat_map(super::factors::conjuncts);
-        let simple = all
-            .filter(|c| compares(c))
-            .map(|c| c.into_owned())
-            .collect();
-        let around = self.narrowing.replace(simple);
-        let bound = bind();
-        self.narrowing.replace(around);
-        bound
+        let twice = lateral && s.selection.is_some() && levels < LEVELS_MAX;
+        let before = twice.then(|| self.found.borrow().clone());
+        let bind = |narrowing| {
+            let around = self.narrowing.replace(narrowing);
+            let bound = self.relations(&s.from, ctes, outer);
+            self.narrowing.replace(around);
+            bound
+        };
+        let (plan, scope) = bind(Narrowing {
+            levels,
+            ..Narrowing::default()
+        })?;
+        let Some(w) = &s.selection else {
+            return Ok((plan, scope));
+        };
+        let all = self.conditions(&scope, ctes, w)?;
+        let simple = all.iter().flat_map(split_conjunction);
+        let conditions: Vec<Expr> = simple.filter(|e| compares(e)).cloned().collect();
+        let plan = match before.filter(|_| !conditions.is_empty()) {
+            None => plan,
+            Some(before) => {
+                let after = self.found.replace(before);
+                let again = bind(Narrowing {
+                    conditions,
+                    levels: levels + 1,
+                });
+                self.found.replace(after);
+                again?.0
+            }
+        };
+        let plan = match all.is_empty() {
+            true => plan,
+            false => filter(plan, super::conditions::balanced(all, Operator::And))?,
+        };
+        Ok((plan, scope))
     }
 
     /// The rows of `left` that the WHERE of its query may keep.
-    pub(super) fn narrowed(
-        &self,
-        left: LogicalPlan,
-        scope: &Scope,
-        ctes: &Ctes,
-    ) -> Result<LogicalPlan> {
-        let conditions = self.narrowing.borrow().clone();
-        let of_left = conditions.iter().filter(|c| {
-            operands(c).iter().all(|e| match column(e) {
-                Some(idents) => scope.own(&idents).is_some_and(
-                    |c| matches!(&c.expr, Expr::Column(c) if left.schema().has_column(c)),
-                ),
-                None => true,
-            })
-        });
-        let bound = of_left.map(|c| self.condition(Ctx::plain(scope, ctes, "WHERE"), c));
-        let bound: Vec<Expr> = bound.collect::<Result<_>>()?;
-        match bound.is_empty() {
+    pub(super) fn narrowed(&self, left: LogicalPlan) -> Result<LogicalPlan> {
+        let narrowing = self.narrowing.borrow();
+        let of_left = |e: &&Expr| {
+            let columns = e.column_refs();
+            columns.iter().all(|c| left.schema().has_column(c))
+        };
+        let all: Vec<Expr> = narrowing
+            .conditions
+            .iter()
+            .filter(of_left)
+            .cloned()
+            .collect();
+        match all.is_empty() {
             true => Ok(left),
-            false => filter(left, super::conditions::balanced(bound, Operator::And)),
+            false => filter(left, super::conditions::balanced(all, Operator::And)),
         }
     }
 }
@@ -65,53 +106,29 @@ fn has_lateral(t: &ast::TableWithJoins) -> bool {
     nested(&t.relation) || t.joins.iter().any(|j| nested(&j.relation))
 }
 
-/// A comparison of columns and constants, which can't fail.
-fn compares(e: &E) -> bool {
-    let all = operands(e);
-    let simple = |e: &&E| column(e).is_some() || is_constant(e);
-    all.iter().any(|e| column(e).is_some()) && all.iter().all(simple)
-}
-
-/// What is compared; empty for other expressions.
-fn operands(e: &E) -> Vec<&E> {
-    use BinaryOperator::*;
-    match strip(e) {
-        E::BinaryOp {
+/// A comparison of columns, constants and parameters, which can't fail.
+fn compares(e: &Expr) -> bool {
+    use Operator::*;
+    let plain = match e {
+        Expr::BinaryExpr(BinaryExpr {
             left,
             op: Eq | Lt | LtEq | Gt | GtEq,
             right,
-        } => vec![left, right],
-        E::Between {
-            expr,
-            negated: false,
-            low,
-            high,
-        } => vec![expr, low, high],
-        E::InList {
+        }) => is_plain(left) && is_plain(right),
+        Expr::InList(InList {
             expr,
             list,
             negated: false,
-        } => std::iter::once(expr.as_ref()).chain(list).collect(),
-        _ => vec![],
-    }
+        }) => is_plain(expr) && list.iter().all(is_plain),
+        _ => false,
+    };
+    plain && !e.column_refs().is_empty()
 }
 
-fn column(e: &E) -> Option<Vec<ast::Ident>> {
-    match strip(e) {
-        E::Identifier(name) => Some(vec![name.clone()]),
-        E::CompoundIdentifier(names) => Some(names.clone()),
-        _ => None,
-    }
-}
-
-fn is_constant(e: &E) -> bool {
-    match strip(e) {
-        E::Value(_) | E::TypedString(_) => true,
-        E::Cast { expr, .. }
-        | E::UnaryOp {
-            op: ast::UnaryOperator::Minus,
-            expr,
-        } => is_constant(expr),
+fn is_plain(e: &Expr) -> bool {
+    match e {
+        Expr::Column(_) | Expr::Literal(..) | Expr::Placeholder(_) => true,
+        Expr::Cast(Cast { expr, .. }) => is_plain(expr),
         _ => false,
     }
 }

@@ -156,19 +156,6 @@ impl<'o> Scope<'o> {
         Ok(self.local(name)?.is_some())
     }
 
-    /// A column of this level of the query, if the name is that of one.
-    pub(crate) fn own(&self, idents: &[Ident]) -> Option<&ScopeCol> {
-        match idents {
-            [name] => self.local(&fold(name)).ok()?,
-            [table, name] => {
-                let (table, name) = (self.local_table(None, &fold(table))?, fold(name));
-                let mut found = table.cols.iter().filter(|c| c.name == name);
-                found.next().filter(|_| found.next().is_none())
-            }
-            _ => None,
-        }
-    }
-
     /// A column by table and name. `Err` if the table exists without that column.
     pub(crate) fn qualified(
         &self,

@@ -84,11 +84,8 @@ impl Binder<'_> {
     fn select(&self, s: &ast::Select, tail: &Tail, ctes: &Ctes, outer: Outer) -> Result<Rel> {
         super::foreign::select(s)?;
         super::windows::check_names(&s.named_window)?;
-        let (mut plan, scope) = self.within(s, || self.relations(&s.from, ctes, outer))?;
+        let (mut plan, scope) = self.from_where(s, ctes, outer)?;
         let scope = &scope;
-        if let Some(w) = &s.selection {
-            plan = self.where_clause(plan, scope, ctes, w)?;
-        }
         let calls = RefCell::new(Calls::default());
         let ctx = Ctx {
             scope,
@@ -584,17 +581,22 @@ impl Binder<'_> {
         ctes: &Ctes,
         e: &E,
     ) -> Result<LogicalPlan> {
+        let all = self.conditions(scope, ctes, e)?;
+        match all.is_empty() {
+            true => Ok(plan),
+            false => filter(plan, super::conditions::balanced(all, Operator::And)),
+        }
+    }
+
+    /// The conditions of WHERE, all of which must be true.
+    pub(super) fn conditions(&self, scope: &Scope, ctes: &Ctes, e: &E) -> Result<Vec<Expr>> {
         let ctx = Ctx {
             truth: Truth::Decides,
             ..Ctx::plain(scope, ctes, "WHERE")
         };
         let conjuncts = super::factors::conjuncts(e).into_iter();
         let bound = conjuncts.map(|c| self.condition(ctx, &c));
-        let all = guarded(bound.collect::<Result<_>>()?);
-        match all.is_empty() {
-            true => Ok(plan),
-            false => filter(plan, super::conditions::balanced(all, Operator::And)),
-        }
+        Ok(guarded(bound.collect::<Result<_>>()?))
     }
 
     pub(super) fn items(&self, ctx: Ctx, projection: &[SelectItem]) -> Result<Vec<Item>> {
