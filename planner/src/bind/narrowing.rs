@@ -31,7 +31,7 @@ pub(super) struct Narrowing {
 
 impl Binder<'_> {
     /// The rows of FROM and WHERE.
-    pub(super) fn from_where<'o>(
+    pub(super) fn filtered_from<'o>(
         &self,
         s: &ast::Select,
         ctes: &Ctes,

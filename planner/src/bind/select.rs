@@ -84,7 +84,7 @@ impl Binder<'_> {
     fn select(&self, s: &ast::Select, tail: &Tail, ctes: &Ctes, outer: Outer) -> Result<Rel> {
         super::foreign::select(s)?;
         super::windows::check_names(&s.named_window)?;
-        let (mut plan, scope) = self.from_where(s, ctes, outer)?;
+        let (mut plan, scope) = self.filtered_from(s, ctes, outer)?;
         let scope = &scope;
         let calls = RefCell::new(Calls::default());
         let ctx = Ctx {
