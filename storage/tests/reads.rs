@@ -251,8 +251,12 @@ fn large_runs_are_merged_when_queries_have_paid_for_it() {
         };
         for epoch in 1..=RUNS {
             let new = rows(epoch);
+            let at = epoch + id as i64 * RUNS;
+            // Without history, of which a merge would keep its inputs for a while.
+            let since = (epoch == RUNS).then_some((ArrangementId(id), at));
             let commit = Commit {
-                epoch: epoch + id as i64 * RUNS,
+                epoch: at,
+                since: since.into_iter().collect(),
                 create: (epoch == 1).then(|| a.desc(id)).into_iter().collect(),
                 changes: vec![ArrangementChange {
                     arrangement: ArrangementId(id),
