@@ -181,26 +181,28 @@ fn closing(tokens: &[TokenWithSpan], at: usize) -> Option<usize> {
     closes.map(|n| at + n)
 }
 
+/// What may stand behind the FROM of a SELECT.
+pub(super) const BEHIND_FROM: &[&str] = &[
+    "where",
+    "group",
+    "having",
+    "window",
+    "union",
+    "except",
+    "intersect",
+    "order",
+    "limit",
+    "offset",
+    "fetch",
+    "for",
+];
+
 /// `SELECT` without a list and FROM as `SELECT FROM (SELECT 1) AS "#one"`, which the parser knows.
 pub(super) fn empty_list(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    const ENDS: &[&str] = &[
-        "where",
-        "group",
-        "having",
-        "window",
-        "union",
-        "except",
-        "intersect",
-        "order",
-        "limit",
-        "offset",
-        "fetch",
-        "for",
-    ];
     let empty = |i: usize| {
         let ends = match tokens.get(i + 1) {
             None => true,
-            Some(t) => t.token == Token::RParen || is_one_of(t, ENDS),
+            Some(t) => t.token == Token::RParen || is_one_of(t, BEHIND_FROM),
         };
         // It may also be a name, as in `1 AS select`.
         let begins = match i.checked_sub(1).map(|i| &tokens[i]) {

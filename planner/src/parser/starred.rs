@@ -3,24 +3,12 @@
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::spelling::{is, is_one_of};
+use super::spelling_queries::BEHIND_FROM;
 
-/// What ends a select list at the depth of its SELECT.
-const ENDS: &[&str] = &[
-    "from",
-    "into",
-    "where",
-    "group",
-    "having",
-    "window",
-    "union",
-    "except",
-    "intersect",
-    "order",
-    "limit",
-    "offset",
-    "fetch",
-    "for",
-];
+/// Ends a select list at the depth of its SELECT.
+fn ends_list(t: &TokenWithSpan) -> bool {
+    is_one_of(t, &["from", "into"]) || is_one_of(t, BEHIND_FROM)
+}
 
 /// Takes the parentheses off, and the alias, which says nothing.
 pub(super) fn starred_items(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
@@ -52,7 +40,7 @@ pub(super) fn starred_items(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
             _ => {
                 let begins = is_one_of(t, &["select", "returning"]);
                 if let Some(list) = lists.last_mut()
-                    && (begins || is_one_of(t, ENDS))
+                    && (begins || ends_list(t))
                 {
                     *list = begins;
                 }
@@ -100,7 +88,7 @@ fn starred(tokens: &[TokenWithSpan], at: usize) -> Option<(std::ops::Range<usize
         None => true,
         Some(t) => {
             let signs = [Token::Comma, Token::RParen, Token::SemiColon, Token::EOF];
-            signs.contains(&t.token) || is_one_of(t, ENDS)
+            signs.contains(&t.token) || ends_list(t)
         }
     };
     if !ends(end) {
