@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use futures::SinkExt;
-use tidemill_tests::{Options, Scratch, Server, Sql, run};
+use tidemill_tests::{Options, Scratch, Server, Sql, eventually, run};
+use tokio_postgres::NoTls;
 use tokio_postgres::types::Type;
 
 /// Sends rows by COPY, without its end.
@@ -138,6 +139,121 @@ fn create_table_as_reads_what_its_transaction_sees() {
             session.await??;
         }
         ensure!(one.number("SELECT count(*) FROM one").await? == 1);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_table_made_from_a_query_is_there_with_its_rows() {
+    run(|scratch: Scratch| async move {
+        let mut server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t AS SELECT g FROM generate_series(1, 1000) AS g")
+            .await?;
+        for passes in 1..=4 {
+            server.restart(&Options::default().fail_point("before_transaction", passes))?;
+            let sql = server.connect().await?;
+            let made = sql.try_rows("CREATE TABLE u AS SELECT g FROM t").await;
+            server.restart(&Options::default())?;
+            let sql = server.connect().await?;
+            match sql.try_rows("SELECT g FROM u").await {
+                Ok(rows) => ensure!(rows.len() == 1000, "{passes}: {} rows", rows.len()),
+                Err(e) => {
+                    ensure!(e.sqlstate == "42P01", "{e}");
+                    ensure!(made.is_err(), "{passes}: what was made is gone");
+                }
+            }
+            sql.run("DROP TABLE IF EXISTS u").await?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn who_makes_a_view_that_is_being_made_waits_for_it() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t AS SELECT g, g % 10 AS h FROM generate_series(1, 300000) AS g")
+            .await?;
+        let make = async |statement: &'static str| -> Result<Vec<Result<(), String>>> {
+            let mut sessions = vec![];
+            for _ in 0..6 {
+                let sql = server.connect().await?;
+                sessions.push(tokio::spawn(async move {
+                    let made = sql.try_rows(statement).await;
+                    made.map(drop).map_err(|e| e.sqlstate)
+                }));
+            }
+            let mut made = vec![];
+            for session in sessions {
+                made.push(session.await?);
+            }
+            Ok(made)
+        };
+        for statement in [
+            "CREATE MATERIALIZED VIEW IF NOT EXISTS v AS SELECT h, count(*) AS n FROM t GROUP BY h",
+            "CREATE INDEX IF NOT EXISTS i ON t (h, g)",
+        ] {
+            let made = make(statement).await?;
+            ensure!(made.iter().all(Result::is_ok), "{statement}: {made:?}");
+        }
+        ensure!(sql.number("SELECT sum(n) FROM v").await? == 300_000);
+        let made = make("CREATE MATERIALIZED VIEW w AS SELECT DISTINCT g FROM t").await?;
+        let (done, refused): (Vec<_>, Vec<_>) = made.into_iter().partition(Result::is_ok);
+        ensure!(done.len() == 1, "{}", done.len());
+        ensure!(
+            refused.iter().all(|e| *e == Err("42P07".into())),
+            "{refused:?}"
+        );
+        // Whoever waits goes on when the other is cancelled.
+        let other = server.connect().await?;
+        let token = other.client().cancel_token();
+        let slow = "CREATE MATERIALIZED VIEW x AS SELECT a.h, count(*) FROM t a JOIN t b ON a.h = b.h GROUP BY a.h";
+        let first = tokio::spawn(async move { other.try_rows(slow).await.map(drop) });
+        eventually("the view is being made", async || {
+            let builds = "SELECT count(*) FROM tidemill.builds WHERE name = 'x'";
+            Ok((sql.number(builds).await? == 1).then_some(()))
+        })
+        .await?;
+        let second = server.connect().await?;
+        let second = tokio::spawn(async move {
+            let quick = "CREATE MATERIALIZED VIEW x AS SELECT count(*) AS n FROM t";
+            second.run(quick).await?;
+            second.number("SELECT n FROM x").await
+        });
+        token.cancel_query(NoTls).await?;
+        let e = first.await?.expect_err("cancelled");
+        ensure!(e.sqlstate == "57014", "{e}");
+        ensure!(second.await?? == 300_000);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_default_and_the_drop_of_its_sequence_exclude_each_other() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let (one, two) = (server.connect().await?, server.connect().await?);
+        one.run("CREATE TABLE old (n bigint)").await?;
+        for round in 0..40 {
+            one.run("CREATE SEQUENCE s").await?;
+            let (table, statement) = match round % 2 {
+                0 => ("t", "CREATE TABLE t (n bigint DEFAULT nextval('s'), x int)"),
+                _ => ("old", "ALTER TABLE old ALTER n SET DEFAULT nextval('s')"),
+            };
+            let gone = ["DROP SEQUENCE s", "ALTER SEQUENCE s RENAME TO r"][round / 2 % 2];
+            let (made, gone) = tokio::join!(one.try_rows(statement), two.try_rows(gone));
+            ensure!(made.is_ok() != gone.is_ok(), "{round}: {made:?} {gone:?}");
+            if made.is_ok() {
+                one.run(&format!("INSERT INTO {table} DEFAULT VALUES"))
+                    .await?;
+            }
+            one.run("ALTER TABLE old ALTER n DROP DEFAULT; DROP TABLE IF EXISTS t")
+                .await?;
+            one.run("DROP SEQUENCE IF EXISTS s; DROP SEQUENCE IF EXISTS r")
+                .await?;
+        }
         Ok(())
     });
 }

@@ -178,6 +178,7 @@ impl Coordinator {
         }
         for object in a.changed {
             let before = next.get(object.record.id).cloned();
+            super::sequences::check_named(&object, before.as_deref(), next)?;
             effects
                 .changes
                 .push(put(object_key(object.record.id), &object.record));

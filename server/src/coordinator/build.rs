@@ -27,7 +27,7 @@ use super::rename::check_seen;
 use super::reply::Reply;
 use super::stale::types_of;
 use super::unique::UniqueIndex;
-use super::{Coordinator, Following, Owner};
+use super::{Coordinator, Following, Message, Owner};
 use crate::catalog::record::{Ids, Kind, NEXT_ID_KEY, Output, State, object_key, put};
 use crate::catalog::{Catalog, Detail, Object};
 use crate::published::Published;
@@ -61,6 +61,9 @@ pub enum BuildTarget {
 
 /// Answer to a build.
 pub type BuildReply = Reply<Joined>;
+
+/// A build that waits for its name.
+pub(super) type WaitingBuild = (Box<BuildRequest>, BuildReply);
 
 /// A build that has joined.
 pub struct Joined {
@@ -226,6 +229,14 @@ impl Coordinator {
         if reply.is_given_up() {
             return;
         }
+        if let BuildTarget::View(view) = &request.target {
+            let key = (view.record.schema.clone(), view.record.name.clone());
+            if let Some(waiting) = self.reserved.get_mut(&key) {
+                // Until it is known whether the name is taken.
+                waiting.push((Box::new(request), reply));
+                return;
+            }
+        }
         let checked = self.check_as_of(&request);
         match checked.and_then(|()| self.prepare_build(&request)) {
             Err(e) => {
@@ -270,13 +281,7 @@ impl Coordinator {
                 name: key.1.clone(),
             };
             self.catalog.free_name(&name)?;
-            if !self.reserved.insert(key) {
-                return Err(SqlError::new(
-                    "42P07",
-                    format!("relation \"{}\" already exists", name.name),
-                )
-                .detail("A relation of that name is being created."));
-            }
+            self.reserved.insert(key, vec![]);
         }
         let catalog = Arc::make_mut(&mut self.catalog);
         let durable = matches!(request.target, BuildTarget::View(_));
@@ -515,11 +520,18 @@ impl Coordinator {
             return;
         };
         if let Some(BuildTarget::View(view)) = &build.target {
-            self.reserved
-                .remove(&(view.record.schema.clone(), view.record.name.clone()));
+            self.release_name(view);
         }
         if let Some(reply) = build.reply {
             let _ = reply.send(Err(e));
+        }
+    }
+
+    /// A view under construction is there now, or never will be: who waits for its name goes on.
+    fn release_name(&mut self, view: &Object) {
+        let key = (view.record.schema.clone(), view.record.name.clone());
+        for (request, reply) in self.reserved.remove(&key).unwrap_or_default() {
+            self.handle.send(Message::Build(request, reply));
         }
     }
 
@@ -560,8 +572,7 @@ impl Coordinator {
                 }
             }
             Some(BuildTarget::View(view)) => {
-                self.reserved
-                    .remove(&(view.record.schema.clone(), view.record.name.clone()));
+                self.release_name(&view);
                 self.dataflows.insert(id, Owner::View(view.record.id));
                 self.publish_view(id, *view, build.create, built, reply);
             }

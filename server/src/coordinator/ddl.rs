@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use tidemill_connectors::sink::FileSink;
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Name, ObjectKind, Options};
-use tidemill_storage::{ArrangementDesc, OffsetChange, StagedRun};
+use tidemill_storage::{ArrangementChange, ArrangementDesc, OffsetChange, StagedRun};
 use tidemill_zset::{ArrangementId, CollectionId, Delta};
 
 use super::alter::Alteration;
@@ -48,6 +49,8 @@ pub enum Ddl {
         or_replace: bool,
         /// A sink's file, opened already.
         file: Option<Box<FileSink>>,
+        /// What a table without a key has in it from the beginning.
+        rows: Option<RecordBatch>,
     },
     /// DROP
     Drop {
@@ -104,6 +107,7 @@ pub(super) struct Effects {
     pub(super) begin: Vec<Arc<Object>>,
     /// What is in new arrangements.
     pub(super) staged: Vec<StagedRun>,
+    pub(super) rows: Vec<ArrangementChange>,
     /// The collection of a table, and the one that takes its place.
     pub(super) replaced: Option<(CollectionId, CollectionId)>,
     /// A table to which nothing may be written that was checked before.
@@ -143,6 +147,7 @@ impl Coordinator {
         self.tell_altered(effects.replaced, effects.checked, effects.told, &mut work);
         work.has_writes = !effects.create.is_empty();
         work.commit.staged = effects.staged;
+        work.commit.changes.extend(effects.rows);
         work.catalog = Some(self.catalog.clone());
         work.commit.catalog.extend(effects.changes);
         work.commit.create = effects.create;
@@ -173,9 +178,15 @@ impl Coordinator {
                 if_not_exists,
                 or_replace,
                 file,
+                rows,
             } => {
                 check_seen(&object.record.depends, &seen, next)?;
-                self.create(*object, if_not_exists, or_replace, file, next, effects)
+                let id = self.create(*object, if_not_exists, or_replace, file, next, effects)?;
+                let made = id.zip(rows).filter(|(_, rows)| rows.num_rows() > 0);
+                if let Some((id, rows)) = made {
+                    effects.rows.push(first_rows(id, rows, next)?);
+                }
+                Ok(())
             }
             Ddl::Drop {
                 kind: ObjectKind::Schema,
@@ -213,6 +224,7 @@ impl Coordinator {
         }
     }
 
+    /// The id of what is new.
     fn create(
         &mut self,
         mut object: Object,
@@ -221,7 +233,7 @@ impl Coordinator {
         file: Option<Box<FileSink>>,
         next: &mut Catalog,
         effects: &mut Effects,
-    ) -> Result<(), SqlError> {
+    ) -> Result<Option<u64>, SqlError> {
         let name = Name {
             schema: Some(object.record.schema.clone()),
             name: object.record.name.clone(),
@@ -230,15 +242,16 @@ impl Coordinator {
             if if_not_exists {
                 let message = format!("relation \"{}\" already exists, skipping", name.name);
                 effects.notices.push(notice("42P07", message));
-                return Ok(());
+                return Ok(None);
             }
             if or_replace && old.record.kind == Kind::View {
                 self.check_unused_by_builds(&old)?;
-                return replace_view(&old, object, next, effects);
+                return replace_view(&old, object, next, effects).map(|()| None);
             }
         }
         next.free_name(&name)?;
         self.check_unreserved(&name)?;
+        super::sequences::check_named(&object, None, next)?;
         object.record.id = next.allocate();
         match &object.detail {
             Detail::Table { .. } => table_ids(&mut object, next, effects),
@@ -249,6 +262,7 @@ impl Coordinator {
             .changes
             .push(put(object_key(object.record.id), &object.record));
         let object = Arc::new(object);
+        let id = object.record.id;
         next.put(object.clone());
         match &object.detail {
             Detail::Table { uniques, .. } => {
@@ -271,7 +285,7 @@ impl Coordinator {
             }
             _ => {}
         }
-        Ok(())
+        Ok(Some(id))
     }
 
     /// The index of a constraint of a table that is made in the same step: there is nothing to take in.
@@ -299,6 +313,16 @@ impl Coordinator {
         effects.begin.push(index);
         Ok(())
     }
+}
+
+/// The rows of a new table, which has no key.
+fn first_rows(id: u64, rows: RecordBatch, next: &Catalog) -> Result<ArrangementChange, SqlError> {
+    let arrangement = next.get(id).and_then(|table| table.record.ids.rows);
+    Ok(ArrangementChange {
+        arrangement: arrangement.ok_or_else(|| SqlError::internal("a table has rows"))?,
+        hashes: vec![],
+        delta: Delta::insert(rows),
+    })
 }
 
 fn create_schema(

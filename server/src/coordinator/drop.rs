@@ -237,7 +237,7 @@ impl Coordinator {
                 format!("schema \"{name}\" does not exist"),
             ));
         }
-        if let Some((_, view)) = self.reserved.iter().find(|(schema, _)| schema == name) {
+        if let Some((_, view)) = self.reserved.keys().find(|(schema, _)| schema == name) {
             return Err(SqlError::new(
                 "55006",
                 format!("cannot drop schema {name} because view {view} is being created in it"),

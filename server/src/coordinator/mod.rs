@@ -36,7 +36,7 @@ pub mod tables;
 pub mod unique;
 pub mod upgrade;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ use crate::status::Status;
 use crate::system::SystemRelations;
 
 use alter::{HeldTables, Hold};
-use build::{Build, BuildReply, BuildRequest};
+use build::{Build, BuildReply, BuildRequest, WaitingBuild};
 use clock::Clock;
 use ddl::{Ddl, DdlReply};
 use panicked::Panicked;
@@ -243,8 +243,8 @@ pub struct Coordinator {
     clock: Clock,
     /// Including DDL of epochs on their way.
     catalog: Arc<Catalog>,
-    /// Names taken by views under construction.
-    reserved: HashSet<(String, String)>,
+    /// Names taken by views under construction, and what waits to be built under them.
+    reserved: HashMap<(String, String), Vec<WaitingBuild>>,
     sources: BTreeMap<u64, RunningSource>,
     /// Readers that wait for the first rows of sources.
     awaited: Vec<Awaited>,

@@ -79,7 +79,7 @@ impl Coordinator {
     /// Views under construction have their names already.
     pub(super) fn check_unreserved(&self, name: &Name) -> Result<(), SqlError> {
         let schema = name.schema.as_deref().unwrap_or(DEFAULT_SCHEMA);
-        let mut reserved = self.reserved.iter();
+        let mut reserved = self.reserved.keys();
         if reserved.any(|(s, n)| s == schema && *n == name.name) {
             return Err(SqlError::new(
                 "42P07",

@@ -12,7 +12,7 @@ use super::{Coordinator, EpochWork};
 use crate::catalog::record::{OwnedBy, object_key, put};
 use crate::catalog::{Catalog, DEFAULT_SCHEMA, Detail, Object, text};
 use crate::numbers::{Counted, Storing, after, last_before};
-use crate::session::sequences::used_by;
+use crate::session::sequences::{missing_of, used_by};
 
 /// What somebody wants of a sequence.
 pub struct NumberRequest {
@@ -85,6 +85,7 @@ impl Coordinator {
         changed.detail = Detail::Sequence(new);
         if let Some(owner) = alter.owned_by {
             changed.record.owned_by = owner;
+            check_named(&changed, Some(object), next)?;
         }
         effects
             .changes
@@ -194,4 +195,25 @@ pub(super) fn check_unused(
     Err(SqlError::new("2BP01", message)
         .detail(list.join("\n"))
         .hint("ALTER TABLE … ALTER COLUMN … DROP DEFAULT first."))
+}
+
+/// What DEFAULTs and OWNED BY name must be there still, when an object is made or altered. What it named `before` was there then.
+pub(super) fn check_named(
+    object: &Object,
+    before: Option<&Object>,
+    catalog: &Catalog,
+) -> Result<(), SqlError> {
+    if let Some(name) = missing_of(object, before, catalog) {
+        return Err(gone(&name));
+    }
+    let Some(owner) = &object.record.owned_by else {
+        return Ok(());
+    };
+    let table = catalog.get(owner.table);
+    let has_column = table.is_some_and(|t| t.columns.index_of(&owner.column).is_ok());
+    let same = before.is_some_and(|b| b.record.owned_by == object.record.owned_by);
+    match has_column || same {
+        true => Ok(()),
+        false => Err(super::tables::conflict()),
+    }
 }

@@ -13,6 +13,7 @@ use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::{Delta, Epoch};
 
 use super::sql::SqlSession;
+use super::write::RETRIES_MAX;
 use super::write_rows::internal;
 use super::{execution, numbering};
 use crate::alter::{Altered, From, alter, rename_view_column};
@@ -29,8 +30,6 @@ use crate::numbers::Numbers;
 use crate::published::Published;
 use crate::reader::{Snapshot, key_first, store_error};
 
-/// How often it is tried again when something changed meanwhile.
-const RETRIES_MAX: usize = 100;
 /// Rows that are put into a run together: what a rewrite holds in memory.
 const RUN_ROWS: usize = 1 << 17;
 

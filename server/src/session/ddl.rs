@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use arrow::array::RecordBatch;
 use tidemill_connectors::sink::FileSink;
 use tidemill_connectors::source::reads_file;
 use tidemill_planner::SqlError;
@@ -12,6 +13,8 @@ use tidemill_planner::ast::{
 use super::alter::Alter;
 use super::execution::planning;
 use super::sql::SqlSession;
+use super::write::RETRIES_MAX;
+use super::write_rows::rows_of_query;
 use super::{Notice, Response};
 use crate::catalog::record::OwnedBy;
 use crate::catalog::{Catalog, Detail, Object};
@@ -27,6 +30,15 @@ use crate::published::Published;
 impl SqlSession {
     /// DDL takes effect at once. In a transaction, what was read before it must still hold after it, as if everything had begun then.
     pub(super) async fn ddl(&mut self, parsed: &Parsed) -> Result<Response, SqlError> {
+        self.ddl_with(parsed, &[]).await
+    }
+
+    /// CREATE TABLE of a table that has these rows in it from the beginning, or other DDL without any.
+    pub(super) async fn ddl_with(
+        &mut self,
+        parsed: &Parsed,
+        filled: &[RecordBatch],
+    ) -> Result<Response, SqlError> {
         if self.settings.is_on("transaction_read_only") {
             let tag = tag(&parsed.statement);
             let message = format!("cannot execute {tag} in a read-only transaction");
@@ -39,7 +51,7 @@ impl SqlSession {
         }
         match &parsed.statement {
             Statement::CreateMaterializedView { .. } | Statement::CreateIndex { .. } => {
-                self.build(&published, parsed).await?
+                self.build(parsed).await?
             }
             Statement::Alter { name, actions, .. }
                 if matches!(actions.as_slice(), [AlterAction::Restart { .. }]) =>
@@ -63,7 +75,8 @@ impl SqlSession {
                 self.alter(&alter).await?
             }
             statement => {
-                let ddl = planning(|| self.prepare_ddl(&published, statement, &parsed.sql))?;
+                let prepare = || self.prepare_ddl(&published, statement, &parsed.sql, filled);
+                let ddl = planning(prepare)?;
                 let ddl = |reply| Message::Ddl(ddl, reply);
                 let notices = self.handle.change(&self.underway, ddl).await?;
                 notices.into_iter().for_each(|n| self.notify(n));
@@ -141,6 +154,7 @@ impl SqlSession {
         published: &Published,
         statement: &Statement,
         sql: &str,
+        filled: &[RecordBatch],
     ) -> Result<Ddl, SqlError> {
         let create = |object: Object,
                       if_not_exists: bool,
@@ -151,6 +165,7 @@ impl SqlSession {
             if_not_exists,
             or_replace,
             file: file.map(Box::new),
+            rows: None,
         };
         let context = self.context();
         Ok(match statement {
@@ -182,7 +197,15 @@ impl SqlSession {
                 }
                 self.check_checks(&object)?;
                 check_key_name(&object)?;
-                create(object, *if_not_exists, false, None)
+                let first = match filled.is_empty() {
+                    true => None,
+                    false => Some(rows_of_query(&object, filled)?),
+                };
+                let mut ddl = create(object, *if_not_exists, false, None);
+                if let Ddl::Create { rows, .. } = &mut ddl {
+                    *rows = first;
+                }
+                ddl
             }
             Statement::CreateSource { if_not_exists, .. } => {
                 let object = self.definer(published, &context).object(statement, sql)?;
@@ -357,7 +380,28 @@ impl SqlSession {
     }
 
     /// CREATE MATERIALIZED VIEW, CREATE INDEX: what is there already is taken in beside everything else.
-    async fn build(&mut self, published: &Published, parsed: &Parsed) -> Result<(), SqlError> {
+    /// Again if what it reads was altered meanwhile. Who waits for another statement that makes a relation of the same name finds that
+    /// it is there.
+    async fn build(&mut self, parsed: &Parsed) -> Result<(), SqlError> {
+        for _ in 0..RETRIES_MAX {
+            let published = self.pin();
+            match self.try_build(&published, parsed).await {
+                Err(e) if e.sqlstate == "40001" && self.transaction.is_none() => continue,
+                Err(e) if e.sqlstate == "42P07" => {
+                    let now = self.handle.env.publisher.pin();
+                    return match self.skips_existing(&now, &parsed.statement) {
+                        true => Ok(()),
+                        false => Err(e),
+                    };
+                }
+                built => return built,
+            }
+        }
+        let published = self.pin();
+        self.try_build(&published, parsed).await
+    }
+
+    async fn try_build(&mut self, published: &Published, parsed: &Parsed) -> Result<(), SqlError> {
         let context = self.context();
         let plan = || {
             let definer = self.definer(published, &context);

@@ -266,3 +266,25 @@ pub fn used_by(catalog: &Catalog, object: &Object, going: &[u64]) -> Vec<String>
     }
     out
 }
+
+/// A sequence that a DEFAULT names and that isn't there. Those that DEFAULTs named `before` aren't looked for.
+pub fn missing_of(table: &Object, before: Option<&Object>, catalog: &Catalog) -> Option<String> {
+    let texts = |table: &Object| match &table.detail {
+        Detail::Table { defaults, .. } => defaults
+            .iter()
+            .filter_map(|default| match default {
+                Some(ColumnDefault::Expression(text)) => Some(text.clone()),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    };
+    let old = before.map(texts).unwrap_or_default();
+    let new = texts(table).into_iter().filter(|text| !old.contains(text));
+    let mut named = new.flat_map(|text| tidemill_planner::definition::sequences_of(&text));
+    named.find(|name| match split_name(name).as_slice() {
+        [schema, name] => Counted::find(catalog, schema, name).is_none(),
+        // Definitions are stored with qualified names.
+        _ => false,
+    })
+}

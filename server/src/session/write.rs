@@ -21,7 +21,7 @@ use super::transaction;
 use super::unique::{Other, conflict_of};
 use super::write_plan::Target;
 use super::write_rows::{
-    WithRows, Written, assigned, changes, concat, internal, part, side_by_side, which, with_others,
+    WithRows, Written, changes, concat, internal, rows_of_query, side_by_side, which, with_others,
     written_by,
 };
 use super::{ParamValue, Response, execution};
@@ -319,7 +319,13 @@ impl SqlSession {
         } else {
             vec![]
         };
-        let created = match self.ddl(&statement("CREATE TABLE")?).await {
+        // In a transaction the table is there at once, its rows at COMMIT.
+        let (filled, later) = match self.transaction {
+            None => (batches, vec![]),
+            Some(_) => (vec![], batches),
+        };
+        let create = statement("CREATE TABLE")?;
+        let created = match self.ddl_with(&create, &filled).await {
             // Somebody else was first: the rows in it are theirs.
             Err(e) if from.if_not_exists && e.sqlstate == "42P07" => {
                 return self.ddl(&unless_there).await;
@@ -329,19 +335,16 @@ impl SqlSession {
         if !from.with_data {
             return Ok(created);
         }
-        let published = self.pin();
-        let target = self.target(&published, from.name.schema.as_deref(), &from.name.name)?;
-        let mut parts = Vec::new();
-        for batch in &batches {
-            let batch = assigned(&target.object, batch)?;
-            parts.push(part(&target.object, &batch, 0)?);
+        if !later.is_empty() {
+            let published = self.pin();
+            let target = self.target(&published, from.name.schema.as_deref(), &from.name.name)?;
+            let delta = Delta::insert(rows_of_query(&target.object, &later)?);
+            let change = transaction::Written::of(target.relation.id, delta);
+            self.write(vec![change], published.now(), ReadSet::default())
+                .await?;
         }
-        let rows = concat(&target.object, &parts)?;
-        let count = rows.num_rows();
-        let delta = Delta::insert(rows);
-        let change = transaction::Written::of(target.relation.id, delta);
-        self.write(vec![change], published.now(), ReadSet::default())
-            .await?;
+        let batches = filled.iter().chain(&later);
+        let count: usize = batches.map(RecordBatch::num_rows).sum();
         Ok(Response::Tag(format!("SELECT {count}")))
     }
 

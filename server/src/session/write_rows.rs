@@ -94,8 +94,17 @@ pub(super) fn concat(object: &Object, batches: &[RecordBatch]) -> Result<RecordB
     tidemill_zset::buffers::concat_batches(&object.columns, batches).map_err(internal)
 }
 
-/// The rows of a query as those of a table that was made with its columns: a numeric without digits has other digits in a table.
-pub(super) fn assigned(object: &Object, batch: &RecordBatch) -> Result<RecordBatch, SqlError> {
+/// The rows of a query as those of a table that was made with its columns.
+pub(super) fn rows_of_query(
+    object: &Object,
+    batches: &[RecordBatch],
+) -> Result<RecordBatch, SqlError> {
+    let parts = batches.iter().map(|batch| assigned(object, batch));
+    concat(object, &parts.collect::<Result<Vec<_>, _>>()?)
+}
+
+/// A numeric without digits has other digits in a table.
+fn assigned(object: &Object, batch: &RecordBatch) -> Result<RecordBatch, SqlError> {
     let fields = object.columns.fields().iter();
     let of_query = batch.schema_ref().fields();
     let columns = batch.columns().iter().zip(of_query).zip(fields);
