@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use futures::StreamExt;
 use tidemill_tests::changes::{Change, Event};
 use tidemill_tests::client::SqlFailure;
 use tidemill_tests::files::{read_sink, sum_sink};
-use tidemill_tests::{Multiset, Options, Server, Sql, Subscription, eventually, run};
+use tidemill_tests::{DEADLINE, Multiset, Options, Server, Sql, Subscription, eventually, run};
 
 async fn failure_of(subscription: &mut Subscription) -> Result<SqlFailure> {
     loop {
@@ -503,6 +504,38 @@ fn queries_and_drops() {
             ensure!(failure.sqlstate == "42P01", "{failure}");
         }
         ensure!(sql.number("SELECT count(*) FROM t").await? == 2);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_drop_that_a_subscription_meets_is_told() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let (sql, other) = (server.connect().await?, server.connect().await?);
+        for round in 0..60 {
+            sql.run("CREATE TABLE r (n bigint)").await?;
+            let subscribe = "COPY (SUBSCRIBE TO r WITH (SNAPSHOT = false)) TO STDOUT";
+            let follows = sql.client().copy_out(subscribe);
+            let ends = other.run("DROP TABLE r");
+            let (followed, ended) = tokio::join!(follows, ends);
+            ended?;
+            let failure = match followed {
+                Err(e) => Some(e),
+                Ok(stream) => {
+                    let told = async { Box::pin(stream).next().await };
+                    let told = tokio::time::timeout(DEADLINE, told).await;
+                    told.with_context(|| format!("{round}: the end"))?
+                        .and_then(Result::err)
+                }
+            };
+            let code = failure.map(|e| SqlFailure::from(e).sqlstate);
+            let codes = ["42P01", "40001", "55000"];
+            ensure!(
+                code.as_deref().is_some_and(|code| codes.contains(&code)),
+                "{round}: {code:?}"
+            );
+        }
         Ok(())
     });
 }
