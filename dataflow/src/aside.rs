@@ -28,7 +28,7 @@ pub struct Aside<T> {
 
 impl<T: Send + 'static> Aside<T> {
     /// Begins a computation, which ends early once what it is given has become true.
-    pub fn start(compute: impl FnOnce(&AtomicBool) -> T + Send + 'static) -> Self {
+    pub fn start(compute: impl FnOnce(&Arc<AtomicBool>) -> T + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, result) = bounded(1);
         let stopped = stop.clone();
@@ -100,7 +100,7 @@ mod tests {
         let panics = Aside::start(|_| -> i32 { panic!("on purpose") });
         assert!(catch_unwind(AssertUnwindSafe(|| panics.wait(true))).is_err());
         let (sender, ended) = bounded(1);
-        let endless = Aside::start(move |stop: &AtomicBool| {
+        let endless = Aside::start(move |stop: &Arc<AtomicBool>| {
             while !stop.load(Ordering::Relaxed) {
                 std::thread::yield_now();
             }

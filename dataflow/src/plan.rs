@@ -194,12 +194,12 @@ pub enum AggregateFunction {
 /// Must be deterministic: equal multisets of rows give equal multisets of rows.
 pub trait BatchProgram: Any + Debug + Send + Sync {
     /// Runs the plan on whole inputs (one batch list per input; every row stands for one row,
-    /// multiplicities are already expanded). Rows come in canonical order, if the program sees it.
+    /// multiplicities are already expanded). Rows come key by key, those of each in canonical order, if the program sees it.
     /// May take for ever; soon after `stop` has become true it ends, with any result.
     fn run(
         &self,
         inputs: Vec<Vec<RecordBatch>>,
-        stop: &AtomicBool,
+        stop: &Arc<AtomicBool>,
     ) -> Result<Vec<RecordBatch>, RowError>;
     /// Whether the order of its inputs' rows may be seen in what it gives; otherwise they come in any.
     fn sees_order(&self) -> bool {

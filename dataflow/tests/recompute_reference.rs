@@ -67,7 +67,7 @@ impl BatchProgram for Numbered {
     fn run(
         &self,
         inputs: Vec<Vec<RecordBatch>>,
-        _stop: &AtomicBool,
+        _stop: &Arc<AtomicBool>,
     ) -> Result<Vec<RecordBatch>, RowError> {
         let rows: Vec<Vec<Row>> = inputs
             .iter()

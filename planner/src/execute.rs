@@ -14,7 +14,10 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::optimizer::Optimizer;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
-use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
+use datafusion::physical_plan::joins::utils::JoinFilter;
+use datafusion::physical_plan::joins::{
+    CrossJoinExec, HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder,
+};
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::unnest::UnnestExec;
@@ -34,7 +37,7 @@ use crate::counted::Counted;
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::functions::one_of::as_in_list;
 use crate::functions::{Time, external, time_of};
-use crate::interrupt::Interruptible;
+use crate::interrupt::{AskingExpr, Interruptible};
 use crate::once;
 use crate::pieces::PiecesExec;
 use crate::query::SessionContextInfo;
@@ -242,13 +245,41 @@ pub(crate) fn yielding(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn Executi
             || node.is::<HashJoinExec>()
             || node.is::<UnnestExec>();
         Ok(match multiplies {
-            true => {
-                Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>)
-            }
+            true => Transformed::yes(with_a_chance_to_stop(node)?),
             false => Transformed::no(node),
         })
     })
     .map(|t| t.data)
+}
+
+/// One such operator.
+pub(crate) fn with_a_chance_to_stop(
+    node: Arc<dyn ExecutionPlan>,
+) -> DfResult<Arc<dyn ExecutionPlan>> {
+    let node = asking_join(&node)?.unwrap_or(node);
+    Ok(Arc::new(CooperativeExec::new(node)))
+}
+
+/// The join with a condition that asks whether it is to stop: pairs that the condition leaves out make no batch, however many there are.
+fn asking_join(node: &Arc<dyn ExecutionPlan>) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
+    let asking = |filter: &JoinFilter| {
+        let condition = AskingExpr::around(filter.expression());
+        let indices = filter.column_indices().to_vec();
+        JoinFilter::new(condition, indices, filter.schema().clone())
+    };
+    if let Some(join) = node.downcast_ref::<HashJoinExec>()
+        && let Some(filter) = join.filter()
+    {
+        let join = join.builder().with_filter(Some(asking(filter)));
+        return Ok(Some(join.build_exec()?));
+    }
+    if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>()
+        && let Some(filter) = join.filter()
+    {
+        let join = NestedLoopJoinExecBuilder::from(join).with_filter(Some(asking(filter)));
+        return Ok(Some(Arc::new(join.build()?)));
+    }
+    Ok(None)
 }
 
 /// A place for what DataFusion has made of a logical plan; clones share it.

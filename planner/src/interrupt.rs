@@ -1,14 +1,20 @@
-//! Planning that can be stopped. Whoever plans says how to know that it is to stop, and the planner asks at the levels of
-//! expressions and between the optimiser's rules.
+//! Planning and queries that can be stopped. Whoever plans says how to know that it is to stop, and the planner asks at the levels of
+//! expressions and between the optimiser's rules. The query that is executed asks at each set of pairs that a join's condition looks at, and
+//! at calls of window functions.
 //!
 //! What is asked belongs to the thread and not to the planner: it would have to pass through DataFusion's rules, which take nothing along.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, FieldRef, Schema};
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 use datafusion_common::tree_node::Transformed;
-use datafusion_expr::LogicalPlan;
+use datafusion_common::{Result as DfResult, internal_err};
+use datafusion_expr::{ColumnarValue, LogicalPlan};
+use datafusion_physical_expr::PhysicalExpr;
 
 use crate::error::{Result, SqlError};
 use crate::functions::external;
@@ -78,6 +84,67 @@ impl OptimizerRule for Interruptible {
     ) -> datafusion_common::Result<Transformed<LogicalPlan>> {
         check().map_err(external)?;
         self.0.rewrite(plan, config)
+    }
+}
+
+/// An expression that asks before it is evaluated.
+#[derive(Debug, Hash)]
+pub(crate) struct AskingExpr(Arc<dyn PhysicalExpr>);
+
+impl PartialEq for AskingExpr {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.eq(&other.0)
+    }
+}
+
+impl Eq for AskingExpr {}
+
+impl AskingExpr {
+    pub(crate) fn around(expr: &Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
+        Arc::new(AskingExpr(Arc::clone(expr)))
+    }
+}
+
+impl fmt::Display for AskingExpr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl PhysicalExpr for AskingExpr {
+    fn return_field(&self, input: &Schema) -> DfResult<FieldRef> {
+        self.0.return_field(input)
+    }
+
+    fn data_type(&self, input: &Schema) -> DfResult<DataType> {
+        self.0.data_type(input)
+    }
+
+    fn nullable(&self, input: &Schema) -> DfResult<bool> {
+        self.0.nullable(input)
+    }
+
+    fn evaluate(&self, batch: &RecordBatch) -> DfResult<ColumnarValue> {
+        check().map_err(external)?;
+        self.0.evaluate(batch)
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        vec![&self.0]
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn PhysicalExpr>>,
+    ) -> DfResult<Arc<dyn PhysicalExpr>> {
+        match children.as_slice() {
+            [expr] => Ok(AskingExpr::around(expr)),
+            _ => internal_err!("an expression that asks is around one"),
+        }
+    }
+
+    fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt_sql(f)
     }
 }
 

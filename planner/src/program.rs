@@ -38,6 +38,7 @@ use crate::bind::conditions::is_fallible;
 use crate::error::{SqlError, row_error};
 use crate::execute::yielding;
 use crate::functions::external;
+use crate::interrupt::{Ask, asking};
 use crate::physical::without_filters;
 use crate::tree::PlanTree;
 
@@ -90,12 +91,8 @@ impl Program {
         })
     }
 
-    /// Runs the plan until `stop` gives an error; errors as DataFusion has them.
-    pub fn execute(
-        &self,
-        inputs: Vec<Vec<RecordBatch>>,
-        stop: Stop<'_>,
-    ) -> Result<Vec<RecordBatch>> {
+    /// Runs the plan until `ask` gives an error; errors as DataFusion has them.
+    pub fn execute(&self, inputs: Vec<Vec<RecordBatch>>, ask: &Ask) -> Result<Vec<RecordBatch>> {
         if inputs.len() != self.inputs.len() {
             return internal_err!(
                 "{} inputs given, {} wanted",
@@ -120,7 +117,7 @@ impl Program {
             .with_session_config(config)
             .with_runtime(Arc::clone(state().runtime_env()));
         let stream = execute_stream(physical, Arc::new(task))?;
-        let batches = block_on(collect(stream, stop))??;
+        let batches = block_on(collect(stream, ask), ask)??;
         batches
             .into_iter()
             .map(|b| conform(b, &self.output))
@@ -215,17 +212,11 @@ fn plan(logical: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
     ))?)
 }
 
-/// Gives the error to stop with.
-pub(crate) type Stop<'s> = &'s (dyn Fn() -> Option<SqlError> + Send + Sync);
-
-/// All batches of a stream, unless `stop` gives an error; it is asked between batches, and where operators yield.
-async fn collect(
-    mut stream: SendableRecordBatchStream,
-    stop: Stop<'_>,
-) -> Result<Vec<RecordBatch>> {
+/// All batches of a stream, unless `ask` gives an error; it is asked between batches, and where operators yield.
+async fn collect(mut stream: SendableRecordBatchStream, ask: &Ask) -> Result<Vec<RecordBatch>> {
     let mut batches = Vec::new();
     loop {
-        let next = poll_fn(|context| match stop() {
+        let next = poll_fn(|context| match ask() {
             Some(e) => Poll::Ready(Some(Err(external(e)))),
             None => stream.poll_next_unpin(context),
         });
@@ -241,15 +232,15 @@ thread_local! {
     static RUNTIME: std::io::Result<Runtime> = Builder::new_current_thread().build();
 }
 
-/// Runs a future to its end on this thread; within somebody else's runtime that takes a thread of its own.
-fn block_on<F>(future: F) -> Result<F::Output>
+/// Runs a future to its end on this thread; within somebody else's runtime that takes a thread of its own. Operators ask as well.
+fn block_on<F>(future: F, ask: &Ask) -> Result<F::Output>
 where
     F: Future + Send,
     F::Output: Send,
 {
     let run = || {
         RUNTIME.with(|runtime| match runtime {
-            Ok(runtime) => Ok(runtime.block_on(future)),
+            Ok(runtime) => Ok(asking(ask, || runtime.block_on(future))),
             Err(e) => Err(DataFusionError::Execution(format!(
                 "can't start a runtime: {e}"
             ))),
@@ -295,13 +286,14 @@ impl BatchProgram for Program {
     fn run(
         &self,
         inputs: Vec<Vec<RecordBatch>>,
-        stop: &AtomicBool,
+        stop: &Arc<AtomicBool>,
     ) -> std::result::Result<Vec<RecordBatch>, RowError> {
-        let stop = || {
+        let stop = Arc::clone(stop);
+        let ask: Ask = Arc::new(move || {
             let unwanted = stop.load(Ordering::Relaxed);
             unwanted.then(|| SqlError::internal("nobody wants the result any more"))
-        };
-        self.execute(inputs, &stop).map_err(|e| row_error(&e))
+        });
+        self.execute(inputs, &ask).map_err(|e| row_error(&e))
     }
 
     fn same(&self, other: &dyn BatchProgram) -> bool {

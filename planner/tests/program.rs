@@ -47,7 +47,7 @@ fn products() -> Program {
 
 fn run(program: &Program, a: Vec<i64>, b: Vec<i64>) -> Option<i64> {
     let out = program
-        .run(vec![vec![rows(a)], vec![rows(b)]], &AtomicBool::new(false))
+        .run(vec![vec![rows(a)], vec![rows(b)]], &Arc::default())
         .expect("no row fails");
     let column = out[0].column(0).as_primitive::<Int64Type>().clone();
     column.iter().next().expect("one row")
@@ -70,7 +70,7 @@ fn a_run_can_be_stopped() {
         let piece = |i: i64| rows(((i * 8192)..(i + 1) * 8192).collect());
         (0..128).map(piece).collect::<Vec<_>>()
     };
-    let stop = AtomicBool::new(false);
+    let stop = Arc::new(AtomicBool::new(false));
     std::thread::scope(|scope| {
         let running = scope.spawn(|| program.run(vec![many(), many()], &stop));
         stop.store(true, Ordering::Relaxed);
@@ -108,7 +108,7 @@ fn a_failing_row_gives_an_error_and_no_panic() {
         .and_then(|b| b.build())
         .expect("a plan");
     let program = Program::try_new(plan, vec![schema()], output()).expect("a program");
-    let stop = AtomicBool::new(false);
+    let stop = Arc::new(AtomicBool::new(false));
     assert!(program.run(vec![vec![rows(vec![1, 0])]], &stop).is_err());
     assert!(program.run(vec![vec![rows(vec![1])]], &stop).is_ok());
 }

@@ -3,7 +3,7 @@
 
 use std::process::Stdio;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use tidemill_tests::client::psql_command;
 use tidemill_tests::load::{quiet, uses_cpu};
 use tidemill_tests::{Options, Server, Sql, eventually, run};
@@ -46,6 +46,34 @@ fn endless_queries_disturb_nobody() {
             ensure!(failure.sqlstate == "57014", "cancelled: {failure}");
         }
         quiet(&server).await
+    })
+}
+
+/// A join gives no batch, and so no chance to stop, for pairs that its condition leaves out, nor do windows for the rows of a frame.
+#[test]
+fn what_finds_nothing_ends_when_its_time_is_over() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE t (k int, x int)").await?;
+        sql.run("INSERT INTO t SELECT 1, 0 FROM generate_series(1, 300000)")
+            .await?;
+        sql.run("SET statement_timeout = '300ms'").await?;
+        let frame = "rows between 100000 preceding and 100000 following exclude current row";
+        let queries = [
+            "SELECT count(*) FROM t a JOIN t b ON a.k = b.k AND a.x < b.x".into(),
+            "SELECT count(*) FROM t a JOIN t b ON a.x < b.x".into(),
+            "SELECT count(*) FROM t a LEFT JOIN t b ON a.k = b.k AND a.x < b.x".into(),
+            "SELECT count(*) FROM t a FULL JOIN t b ON a.k = b.k AND a.x < b.x".into(),
+            "SELECT count(*) FROM t a WHERE EXISTS (SELECT FROM t b WHERE a.k = b.k AND a.x < b.x)"
+                .into(),
+            format!("SELECT max(m) FROM (SELECT max(x) OVER (ORDER BY x {frame}) AS m FROM t) q"),
+        ];
+        for query in &queries {
+            sql.fails("57014", query).await?;
+            quiet(&server).await.with_context(|| query.clone())?;
+        }
+        Ok(())
     })
 }
 

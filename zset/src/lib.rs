@@ -17,6 +17,7 @@ mod narrow;
 pub mod order_code;
 pub mod schema;
 pub mod wide_sum;
+pub mod zones;
 
 pub use delta::{Delta, Diffs};
 pub use float_sum::FloatSum;

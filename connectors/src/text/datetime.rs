@@ -5,7 +5,6 @@
 use std::str::FromStr;
 
 use arrow::array::timezone::Tz;
-use chrono::{Offset, TimeZone};
 
 use super::{ValueError, trim};
 
@@ -89,15 +88,7 @@ pub fn parse_timestamptz(text: &[u8]) -> Result<i64, ValueError> {
             let naive = chrono::DateTime::from_timestamp(seconds, 0)
                 .ok_or(ValueError::Range)?
                 .naive_utc();
-            // A local time that a change of the clocks skips takes the offset before it, one that it repeats that after it: as casts do.
-            let offset = match tz.offset_from_local_datetime(&naive) {
-                chrono::LocalResult::Single(o) => o.fix(),
-                chrono::LocalResult::Ambiguous(_, o) => o.fix(),
-                chrono::LocalResult::None => tz
-                    .offset_from_utc_datetime(&(naive - chrono::Duration::hours(24)))
-                    .fix(),
-            };
-            Ok(local - offset.local_minus_utc() as i64 * 1_000_000)
+            Ok(local - tidemill_zset::zones::offset_of_local(&tz, naive) * 1_000_000)
         }
     }
 }

@@ -10,13 +10,13 @@
 //! The program sees all touched keys at once. If it fails, the keys are bisected, so that an error costs nobody but its own
 //! key: that key has no output, and one error, until its rows change such that it succeeds.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, UInt32Array};
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{filter_record_batch, lexsort_to_indices, take_record_batch};
+use arrow::compute::{LexicographicalComparator, filter_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use tidemill_storage::ArrangementChange;
@@ -95,7 +95,7 @@ struct Input {
     state: KeyedState<1>,
 }
 
-/// The rows of the touched keys in one input, in canonical order, each with the number of its key.
+/// The rows of the touched keys in one input, key by key, those of each in canonical order, each with the number of its key.
 struct Gathered {
     rows: RecordBatch,
     keys: Vec<u32>,
@@ -221,7 +221,7 @@ impl RecomputeOperator {
                     run.aside = Some((range, aside));
                     continue;
                 }
-                let ran = self.program.run(inputs, &AtomicBool::new(false));
+                let ran = self.program.run(inputs, &Arc::default());
                 (range, ran)
             };
             match ran {
@@ -368,7 +368,7 @@ pub(super) fn rows_of_keys(
     (numbers, owners)
 }
 
-/// The rows of `keys` as the program wants them: input columns, one row per row, `in_order`: in canonical order.
+/// The rows of `keys` as the program wants them: input columns, one row per row, key by key, `in_order`: those of each in canonical order.
 fn gather(input: &mut Input, keys: &[RecordBatch], in_order: bool) -> Gathered {
     let (numbers, owners) = rows_of_keys(&mut input.state, keys);
     let store = &mut input.state.sides[0].store;
@@ -384,17 +384,15 @@ fn gather(input: &mut Input, keys: &[RecordBatch], in_order: bool) -> Gathered {
     let columns: Vec<usize> = (0..width).map(position).collect();
     let arrays = store.gather(&expanded, &columns);
     let rows = batch_of(&nullable(&input.schema), arrays, expanded.len());
-    if !in_order {
-        let keys = expanded_owners;
-        return Gathered { rows, keys };
-    }
-    let order = canonical_order(&rows);
-    let keys = order.values().iter().map(|i| expanded_owners[*i as usize]);
-    let keys = keys.collect();
-    Gathered {
-        rows: take_record_batch(&rows, &order).expect("places in the batch"),
-        keys,
-    }
+    let rows = match in_order {
+        true => {
+            let order = canonical_order(&rows, &expanded_owners);
+            take_record_batch(&rows, &order).expect("places in the batch")
+        }
+        false => rows,
+    };
+    let keys = expanded_owners;
+    Gathered { rows, keys }
 }
 
 fn pieces(rows: &RecordBatch) -> Vec<RecordBatch> {
@@ -404,32 +402,40 @@ fn pieces(rows: &RecordBatch) -> Vec<RecordBatch> {
         .collect()
 }
 
-/// The canonical order of rows: by all columns, from left to right, ascending, NULLs first.
-pub fn canonical_order(rows: &RecordBatch) -> UInt32Array {
-    let count = rows.num_rows() as u32;
-    if rows.num_columns() == 0 || count < 2 {
-        return (0..count).collect();
+/// The canonical order of the rows of each key: by all columns, from left to right, ascending, NULLs first. `owners` are the rows' keys,
+/// those of a key side by side, which they stay.
+fn canonical_order(rows: &RecordBatch, owners: &[u32]) -> UInt32Array {
+    let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
+    let by_key = || owners.chunk_by(|a, b| a == b);
+    if rows.num_columns() == 0 || by_key().all(|rows| rows.len() < 2) {
+        return order.into();
     }
     let of = |c: &ArrayRef| SortField::new(c.data_type().clone());
     let fields: Vec<SortField> = rows.columns().iter().map(of).collect();
-    if !RowConverter::supports_fields(&fields) {
+    let mut sort = |compare: &dyn Fn(&u32, &u32) -> Ordering| {
+        let mut rest = order.as_mut_slice();
+        for rows in by_key() {
+            let (of_key, others) = rest.split_at_mut(rows.len());
+            of_key.sort_unstable_by(|a, b| compare(a, b).then(a.cmp(b)));
+            rest = others;
+        }
+    };
+    if RowConverter::supports_fields(&fields) {
+        let converter = RowConverter::new(fields).expect("supported, as checked");
+        let sortable = converter
+            .convert_columns(rows.columns())
+            .expect("columns of the types given");
+        sort(&|a, b| sortable.row(*a as usize).cmp(&sortable.row(*b as usize)));
+    } else {
         let of = |c: &ArrayRef| arrow::compute::SortColumn {
             values: c.clone(),
             options: None,
         };
         let columns: Vec<_> = rows.columns().iter().map(of).collect();
-        return lexsort_to_indices(&columns, None)
+        let comparator = LexicographicalComparator::try_new(&columns)
             .unwrap_or_else(|e| panic!("rows can't be ordered: {e}"));
+        sort(&|a, b| comparator.compare(*a as usize, *b as usize));
     }
-    let converter = RowConverter::new(fields).expect("supported, as checked");
-    let sortable = converter
-        .convert_columns(rows.columns())
-        .expect("columns of the types given");
-    let mut order: Vec<u32> = (0..count).collect();
-    order.sort_unstable_by(|a, b| {
-        let rows = sortable.row(*a as usize).cmp(&sortable.row(*b as usize));
-        rows.then(a.cmp(b))
-    });
     order.into()
 }
 

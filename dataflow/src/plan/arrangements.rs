@@ -46,6 +46,15 @@ impl DataflowPlan {
         self.columns_read().into_keys().collect()
     }
 
+    /// True if an operator looks at all rows of a key again whenever one of them changes.
+    pub fn recomputes(&self) -> bool {
+        let mut found = false;
+        Places::of(&self.root, |node| {
+            found |= matches!(node.op, Op::Recompute { .. });
+        });
+        found
+    }
+
     /// The columns that it reads of each collection.
     pub fn columns_read(&self) -> ColumnsRead {
         let mut out = BTreeMap::new();

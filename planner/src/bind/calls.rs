@@ -1,5 +1,8 @@
 //! Function calls: special forms, functions on numbers, and the registry's overloads.
 
+use arrow::array::{ListArray, new_empty_array};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::DataType;
 use datafusion_common::ScalarValue;
 use datafusion_expr::expr::Case;
 use datafusion_expr::{Expr, Operator, Volatility};
@@ -20,10 +23,17 @@ use crate::functions::system::asks_catalog;
 use crate::functions::{Time, call, registry::CallTypes};
 use crate::names::name_of_text;
 use crate::parser::fold;
+use crate::parser::spelling::WHOLE_ROW;
 
 impl Binder<'_> {
     /// A call as parsed, by its folded name.
     pub(crate) fn named_call(&self, c: Ctx, name: &str, f: &ast::Function) -> Result<Typed> {
+        if let (WHOLE_ROW, FunctionArguments::List(list)) = (name, &f.args) {
+            let mut rows = self.function_args(c, &list.args)?;
+            return rows
+                .pop()
+                .ok_or_else(|| SqlError::internal("a whole row of nothing"));
+        }
         if ignores_nulls(f) && (f.over.is_none() || !super::windows::is_window(name)) {
             let message = format!("IGNORE NULLS specified, but {name} is not a window function");
             return Err(SqlError::new("42809", message));
@@ -307,7 +317,11 @@ impl Binder<'_> {
                     let names = name.0.iter().filter_map(|p| p.as_ident()).cloned();
                     let names: Vec<ast::Ident> = names.collect();
                     match names.as_slice() {
-                        [table] => self.expr(c, &ast::Expr::Identifier(table.clone())),
+                        // Also where the table has a column of its own name.
+                        [table] => match self.whole_row(c.scope, &fold(table))? {
+                            Some(row) => Ok(row),
+                            None => self.expr(c, &ast::Expr::Identifier(table.clone())),
+                        },
                         _ => self.expr(c, &ast::Expr::CompoundIdentifier(names)),
                     }
                 }
@@ -517,6 +531,15 @@ impl Binder<'_> {
     }
 
     pub(crate) fn empty_array(&self, ty: &SqlType) -> Result<Typed> {
+        // Rows have no text that they could be read from.
+        if let (SqlType::Array(of), DataType::List(item)) = (ty, ty.arrow())
+            && crate::functions::rows::is_row(of)
+        {
+            let none = new_empty_array(item.data_type());
+            let empty = ListArray::new(item, OffsetBuffer::from_lengths([0]), none, None);
+            let empty = ScalarValue::List(std::sync::Arc::new(empty));
+            return Ok(Typed::new(literal(empty), ty.clone()));
+        }
         let t = Typed {
             expr: literal(ScalarValue::Utf8View(Some("{}".into()))),
             ty: SqlType::Text,

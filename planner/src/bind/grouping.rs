@@ -12,6 +12,7 @@ use tidemill_zset::schema::SqlType;
 
 use super::aggregates::given_type;
 use super::expr::{AGGREGATE, Ctx, SET, WINDOW, deep, strip};
+use super::hypothetical::DIRECT;
 use super::outer_aggregates::outer_call;
 use super::scope::Scope;
 use super::{Binder, Typed, builder, columns_of, df, fit, project};
@@ -381,9 +382,9 @@ fn same_item(key: &E, s: &ast::Select) -> Option<usize> {
     None
 }
 
-/// Adds to the keys of GROUP BY what they determine: where they hold a table's PRIMARY KEY, its columns that expressions
+/// Adds to the keys of GROUP BY what they determine: where all sets of them hold a table's PRIMARY KEY, its columns that expressions
 /// above use.
-pub(super) fn add_dependent(groups: &mut Vec<Expr>, scope: &Scope, above: &[&Expr]) {
+pub(super) fn add_dependent(groups: &mut Groups, scope: &Scope, above: &[&Expr]) {
     let mut used: Vec<Column> = Vec::new();
     for e in above {
         let _ = e.walk(&mut |e| {
@@ -404,16 +405,27 @@ pub(super) fn add_dependent(groups: &mut Vec<Expr>, scope: &Scope, above: &[&Exp
         let Some(key) = table.primary_key.as_deref().filter(|k| !k.is_empty()) else {
             continue;
         };
+        let is_key = |e: &Expr| match &groups.sets {
+            None => groups.keys.contains(e),
+            Some(Expr::GroupingSet(GroupingSet::GroupingSets(sets))) => {
+                sets.iter().all(|set| set.contains(e))
+            }
+            Some(_) => false,
+        };
         let whole = key
             .iter()
-            .all(|i| table.cols.get(*i).is_some_and(|c| groups.contains(&c.expr)));
+            .all(|i| table.cols.get(*i).is_some_and(|c| is_key(&c.expr)));
         if !whole {
             continue;
         }
         for col in &table.cols {
             let in_use = matches!(&col.expr, Expr::Column(c) if used.contains(c));
-            if in_use && !groups.contains(&col.expr) {
-                groups.push(col.expr.clone());
+            if !in_use || groups.keys.contains(&col.expr) {
+                continue;
+            }
+            groups.keys.push(col.expr.clone());
+            if let Some(Expr::GroupingSet(GroupingSet::GroupingSets(sets))) = &mut groups.sets {
+                sets.iter_mut().for_each(|set| set.push(col.expr.clone()));
             }
         }
     }
@@ -595,6 +607,21 @@ impl Lift<'_> {
                     let bits = self.grouping(&f.args).map_err(crate::functions::external)?;
                     return Ok(Transformed::new(bits, true, TreeNodeRecursion::Jump));
                 }
+                if let Expr::ScalarFunction(f) = &e
+                    && f.func.name() == DIRECT
+                    && let [result, direct @ ..] = f.args.as_slice()
+                {
+                    for value in direct {
+                        deep(|| self.apply(value.clone())).map_err(crate::functions::external)?;
+                        if self.sets.is_some() && !value.column_refs().is_empty() {
+                            let message = "direct arguments that aren't constant are not supported with grouping sets";
+                            return Err(crate::functions::external(SqlError::unsupported(message)));
+                        }
+                    }
+                    let result = deep(|| self.apply(result.clone()));
+                    let result = result.map_err(crate::functions::external)?;
+                    return Ok(Transformed::new(result, true, TreeNodeRecursion::Jump));
+                }
                 if let Some((_, c)) = self
                     .keys
                     .iter()
@@ -770,7 +797,7 @@ impl Lift<'_> {
 }
 
 /// Whether results of the calls that the marker stands for are in `e`.
-fn uses_marker(e: &Expr, marker: &str) -> bool {
+pub(super) fn uses_marker(e: &Expr, marker: &str) -> bool {
     let mut found = false;
     let _ = e.walk(&mut |e| {
         if let Expr::Column(Column {

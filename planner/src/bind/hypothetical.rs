@@ -50,6 +50,7 @@ impl Binder<'_> {
             )?),
             None => None,
         };
+        let direct: Vec<Expr> = values.iter().map(|v| v.expr.clone()).collect();
         let (mut keys, mut before, mut equal) = (Vec::new(), None, None);
         for (value, by) in values.into_iter().zip(&f.within_group).rev() {
             let key = self.known(self.expr(inner, &by.expr)?)?;
@@ -104,7 +105,7 @@ impl Binder<'_> {
             let zero = literal(ScalarValue::Float64(Some(0.0)));
             Ok(typed(when(vec![(none, zero)], quotient)))
         };
-        match name {
+        let result = match name {
             "rank" => number(count(one(), false, Some(before))),
             "dense_rank" => {
                 let row = self.row_of(keys)?.expr;
@@ -115,8 +116,22 @@ impl Binder<'_> {
                 number(count(one(), false, Some(or(before, equal))))?,
                 number(count(one(), false, None))?,
             ),
-        }
+        }?;
+        Ok(with_direct(result, direct))
     }
+}
+
+/// Name of the marker of direct arguments, which stands for its first argument: [`super::grouping::Lift`] sees to it that the others are
+/// of the group.
+pub(super) const DIRECT: &str = "#direct";
+
+fn with_direct(result: Typed, direct: Vec<Expr>) -> Typed {
+    let ty = result.ty.clone();
+    let args = std::iter::once(result.expr).chain(direct).collect();
+    let first = std::sync::Arc::new(|a: &crate::functions::Args| Ok(a.arrays[0].clone()));
+    let volatility = datafusion_expr::Volatility::Immutable;
+    let e = crate::functions::call(DIRECT, DIRECT.into(), first, volatility, false, args, &ty);
+    Typed::new(e, ty)
 }
 
 /// A call of count, as what stands for its result.

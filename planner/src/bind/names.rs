@@ -1,8 +1,12 @@
 //! The names that PostgreSQL gives to output columns.
 
-use sqlparser::ast::{AccessExpr, Expr, Query, SelectItem, SetExpr, TrimWhereField};
+use sqlparser::ast::{
+    AccessExpr, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Query, SelectItem, SetExpr,
+    TrimWhereField,
+};
 
 use super::types::sql_type;
+use crate::parser::spelling::WHOLE_ROW;
 use crate::parser::{fold, parts};
 use tidemill_zset::schema::SqlType;
 
@@ -32,7 +36,17 @@ fn named(e: &Expr) -> Option<Named> {
             Some(AccessExpr::Dot(Expr::Identifier(i))) => fold(i),
             _ => return named(root),
         },
-        Expr::Function(f) => parts(&f.name).pop()?,
+        Expr::Function(f) => match (parts(&f.name).pop()?, &f.args) {
+            (name, FunctionArguments::List(list)) if name == WHOLE_ROW => {
+                match list.args.as_slice() {
+                    [FunctionArg::Unnamed(FunctionArgExpr::QualifiedWildcard(row))] => {
+                        parts(row).pop()?
+                    }
+                    _ => return None,
+                }
+            }
+            (name, _) => name,
+        },
         Expr::Cast {
             expr, data_type, ..
         } => match named(expr) {

@@ -331,7 +331,7 @@ pub(crate) fn closest<'n>(
 
 impl Binder<'_> {
     /// The row of the table `name`; of a function that gives single values, the value.
-    fn whole_row(&self, scope: &Scope, name: &str) -> Result<Option<Typed>> {
+    pub(super) fn whole_row(&self, scope: &Scope, name: &str) -> Result<Option<Typed>> {
         let Some(table) = scope.table_around(name) else {
             return Ok(None);
         };

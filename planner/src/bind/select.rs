@@ -15,7 +15,7 @@ use super::expr::{Calls, Ctx, SET, Truth, WINDOW};
 use super::names::output_name;
 use super::scope::{Outer, Scope};
 use super::substitute::{by_output_names, replace};
-use super::tail::{Key, Late, Tail, tail_of};
+use super::tail::{Key, Late, SortKey, Tail, tail_of};
 use super::{
     Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, filter, fit, literal, project,
     unique_names,
@@ -178,9 +178,7 @@ impl Binder<'_> {
                 Key::Hidden(e) | Key::Beside(_, e) => Some(e),
                 Key::Output(_) => None,
             }));
-            if groups.sets.is_none() {
-                super::grouping::add_dependent(&mut groups.keys, scope, &above);
-            }
+            super::grouping::add_dependent(&mut groups, scope, &above);
             let lift;
             (plan, lift) = self.aggregate(plan, scope, groups, calls.aggregates)?;
             let lift = |e: Expr| lift.apply(e);
@@ -242,8 +240,8 @@ impl Binder<'_> {
         (ctes, outer): (&Ctes, Outer),
         mut plan: LogicalPlan,
         mut items: Vec<Item>,
-        mut keys: Vec<(Key, ast::OrderByOptions)>,
-        mut on: Vec<(Key, ast::OrderByOptions)>,
+        mut keys: Vec<SortKey>,
+        mut on: Vec<SortKey>,
         calls: Vec<(Expr, SqlType)>,
         mut sets: Vec<(Expr, SqlType)>,
         qualify: Option<Expr>,
@@ -261,6 +259,13 @@ impl Binder<'_> {
         }
         if let Some(q) = qualify {
             plan = filter(plan, replace(q, &subst)?)?;
+        }
+        if !sets.is_empty() && !on.is_empty() && !keys.is_empty() {
+            let first = self.first_before_sets(&plan, &items, (&on, &keys), &subst)?;
+            if let Some(first) = first {
+                plan = first;
+                on.clear();
+            }
         }
         if !sets.is_empty() {
             let all = (0..sets.len()).collect();
@@ -396,6 +401,57 @@ impl Binder<'_> {
                 None => Expr::Column(c.clone()),
             });
         project(plan, exprs.collect())
+    }
+
+    /// DISTINCT ON with ORDER BY chooses among the rows before set-returning functions make several of them, unless either is by such a
+    /// function.
+    fn first_before_sets(
+        &self,
+        plan: &LogicalPlan,
+        items: &[Item],
+        (on, keys): (&[SortKey], &[SortKey]),
+        subst: &[(String, Vec<Expr>)],
+    ) -> Result<Option<LogicalPlan>> {
+        let columns = columns_of(plan);
+        let mut exprs: Vec<Expr> = columns.iter().cloned().map(Expr::Column).collect();
+        let mut known: Vec<(Expr, Expr)> = vec![];
+        let mut column = |key: &Key| -> Result<Option<Expr>> {
+            let e = match key {
+                Key::Output(i) => &items[*i].value.expr,
+                Key::Hidden(e) | Key::Beside(_, e) => e,
+            };
+            if super::grouping::uses_marker(e, SET) {
+                return Ok(None);
+            }
+            let e = replace(e.clone(), subst)?;
+            if let Some((_, column)) = known.iter().find(|(have, _)| *have == e) {
+                return Ok(Some(column.clone()));
+            }
+            let name = self.fresh("first");
+            exprs.push(e.clone().alias(&name));
+            let column = Expr::Column(Column::new_unqualified(name));
+            known.push((e, column.clone()));
+            Ok(Some(column))
+        };
+        // What it is sorted by, it is also told apart by.
+        let sorted_by = |on: &Key| {
+            let mut all = keys.iter().map(|(k, _)| k);
+            all.find(|k| matches!((k, on), (Key::Beside(j, _), Key::Output(i)) if j == i))
+        };
+        let on = on.iter().map(|(k, _)| column(sorted_by(k).unwrap_or(k)));
+        let on = on.collect::<Result<Option<_>>>()?;
+        let by = keys.iter().map(|(k, _)| column(k));
+        let by = by.collect::<Result<Option<Vec<Expr>>>>()?;
+        let (Some(on), Some(by)) = (on, by) else {
+            return Ok(None);
+        };
+        let sorts = by.into_iter().zip(keys).map(|(e, (_, o))| {
+            let asc = o.asc.unwrap_or(true);
+            Sort::new(e, asc, o.nulls_first.unwrap_or(!asc))
+        });
+        let sorts: Vec<Sort> = sorts.collect();
+        let plan = self.distinct_on(project(plan.clone(), exprs)?, on, &sorts, &columns)?;
+        super::only(plan, columns).map(Some)
     }
 
     /// The first row of each group of equal `on`, by `sorts` and then by all columns.

@@ -85,6 +85,9 @@ fn hides(e: &Expr, input: &LogicalPlan) -> datafusion_common::Result<bool> {
     Ok(hidden)
 }
 
+/// What DISTINCT ON or ORDER BY names, and how it is sorted.
+pub(super) type SortKey = (Key, ast::OrderByOptions);
+
 /// A key of ORDER BY: a column of the output or an expression beside it.
 pub(super) enum Key {
     Output(usize),

@@ -1,6 +1,7 @@
 //! Types of the dialect: from their SQL spelling, their categories, and which one an
 //! expression of several types takes.
 
+use arrow::datatypes::DataType;
 use sqlparser::ast::{
     ArrayElemTypeDef, CharacterLength, DataType as Sql, ExactNumberInfo, TimezoneInfo,
 };
@@ -239,6 +240,17 @@ pub(crate) fn common(a: &SqlType, b: &SqlType) -> Option<SqlType> {
         (SqlType::Date | SqlType::Timestamp, SqlType::Timestamptz)
         | (SqlType::Timestamptz, SqlType::Date | SqlType::Timestamp) => Some(SqlType::Timestamptz),
         (SqlType::Array(a), SqlType::Array(b)) => Some(SqlType::Array(Box::new(common(a, b)?))),
+        // Rows are what their values are; the names are the first one's.
+        (SqlType::Other(DataType::Struct(a)), SqlType::Other(DataType::Struct(b)))
+            if a.len() == b.len() =>
+        {
+            let fields = a.iter().zip(b).map(|(a, b)| {
+                let ty = common(&SqlType::of(a), &SqlType::of(b))?;
+                Some(ty.field(a.name(), true))
+            });
+            let fields = fields.collect::<Option<Vec<_>>>()?;
+            Some(SqlType::Other(DataType::Struct(fields.into())))
+        }
         _ => None,
     }
 }
@@ -314,6 +326,14 @@ pub(crate) fn implicit_cost(from: &SqlType, to: &SqlType) -> Option<u32> {
         (SqlType::Date, SqlType::Timestamptz) => Some(1),
         (SqlType::Timestamp, SqlType::Timestamptz) => Some(1),
         (SqlType::Array(a), SqlType::Array(b)) => implicit_cost(a, b),
+        (SqlType::Other(DataType::Struct(a)), SqlType::Other(DataType::Struct(b)))
+            if a.len() == b.len() =>
+        {
+            let costs = a.iter().zip(b);
+            costs
+                .map(|(a, b)| implicit_cost(&SqlType::of(a), &SqlType::of(b)))
+                .sum()
+        }
         _ => None,
     }
 }

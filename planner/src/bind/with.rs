@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::datasource::provider_as_source;
+use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{Column, JoinType};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use sqlparser::ast::{self, SetExpr};
@@ -12,6 +13,7 @@ use tidemill_zset::schema::SqlType;
 use super::scope::Outer;
 use super::types::{is_integer, is_text, united};
 use super::{Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, project, unique_names};
+use crate::compile::decorrelate::names::subquery_of;
 use crate::compile::rules::has_outer_reference;
 use crate::error::{Result, SqlError};
 use crate::functions::single::nullable;
@@ -37,12 +39,6 @@ fn holds(first: &SqlType, step: &SqlType) -> bool {
     }
 }
 
-/// Whether a query names another one, and not one of its own that is called the same.
-fn needs(q: &ast::Query, name: &str) -> bool {
-    let own = q.with.iter().flat_map(|w| &w.cte_tables);
-    mentions(q, name) && !own.into_iter().any(|c| fold(&c.alias.name) == name)
-}
-
 /// The queries, those that others name before them. With RECURSIVE each may name all.
 fn in_order(w: &ast::With) -> Result<Vec<&ast::Cte>> {
     let mut rest: Vec<&ast::Cte> = w.cte_tables.iter().collect();
@@ -50,7 +46,7 @@ fn in_order(w: &ast::With) -> Result<Vec<&ast::Cte>> {
     while !rest.is_empty() {
         let names_none = |c: &&ast::Cte| {
             let mut others = rest.iter().filter(|o| !std::ptr::eq(**o, *c));
-            !w.recursive || !others.any(|o| needs(&c.query, &fold(&o.alias.name)))
+            !w.recursive || !others.any(|o| mentions(&c.query, &fold(&o.alias.name)))
         };
         let Some(next) = rest.iter().position(names_none) else {
             return Err(SqlError::unsupported(
@@ -253,6 +249,23 @@ impl Binder<'_> {
                 "aggregate functions are not allowed in a recursive query's recursive term",
             ));
         }
+        let in_subquery = |node: &LogicalPlan| {
+            let mut found = false;
+            for e in node.expressions() {
+                e.walk(&mut |e| {
+                    found |=
+                        subquery_of(e).is_some_and(|s| reads(&s.subquery, internal, usize::MAX));
+                    Ok(TreeNodeRecursion::Continue)
+                })?;
+            }
+            Ok(found)
+        };
+        if df(step.plan.any(&mut |node| in_subquery(node)))? {
+            let message = format!(
+                "recursive reference to query \"{name}\" must not appear within a subquery"
+            );
+            return Err(SqlError::new("42P19", message));
+        }
         let within_outer = |node: &LogicalPlan| match node {
             LogicalPlan::Join(j) => {
                 let (left, right) = (
@@ -334,8 +347,19 @@ fn reads(plan: &LogicalPlan, table: &str, aliases: usize) -> bool {
     }
 }
 
-/// True if the query reads a relation of that name.
+/// True if the query reads a relation of that name which it doesn't define itself.
 pub(super) fn mentions(q: &ast::Query, name: &str) -> bool {
+    if let Some(with) = &q.with
+        && let Some(own) = with
+            .cte_tables
+            .iter()
+            .position(|c| fold(&c.alias.name) == name)
+    {
+        // One that isn't recursive finds the outer one in itself.
+        let before = own + usize::from(!with.recursive);
+        let mut before = with.cte_tables[..before].iter();
+        return before.any(|c| mentions(&c.query, name));
+    }
     crate::walk::any_relation(q, |r| parts(r).as_slice() == [name])
 }
 

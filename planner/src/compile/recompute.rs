@@ -235,7 +235,7 @@ fn constant(fragment: LogicalPlan, schema: SchemaRef) -> Result<Piece> {
     let stop = interrupt::asked();
     let run = || {
         let bounded = LogicalPlanBuilder::from(fragment).limit(0, Some(CONSTANT_ROWS_MAX + 1))?;
-        Program::try_new(bounded.build()?, vec![], schema.clone())?.execute(vec![], &*stop)
+        Program::try_new(bounded.build()?, vec![], schema.clone())?.execute(vec![], &stop)
     };
     let batches = run().map_err(|e| from_datafusion(&e))?;
     let rows = concat_batches(&schema, &batches).map_err(|e| SqlError::internal(e.to_string()))?;

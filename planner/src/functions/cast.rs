@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::cast::AsArray;
 use arrow::array::types::*;
 use arrow::array::*;
-use arrow::datatypes::i256;
+use arrow::datatypes::{DataType, i256};
 use datafusion_common::{Result as DfResult, ScalarValue};
 use datafusion_expr::{Expr, Volatility};
 use tidemill_zset::digits::short_integer_inline;
@@ -106,6 +106,22 @@ pub fn cast_array(
 ) -> DfResult<ArrayRef> {
     match (from, to) {
         (SqlType::Array(f), SqlType::Array(t)) => cast_list(array, f, t, to, context, zone),
+        (SqlType::Other(DataType::Struct(_)), SqlType::Other(DataType::Struct(fields))) => {
+            let rows = array.as_struct();
+            let columns = rows.fields().iter().zip(rows.columns()).zip(fields);
+            let columns = columns.map(|((from, column), to)| {
+                let (from, to) = (SqlType::of(from), SqlType::of(to));
+                match from == to {
+                    true => Ok(column.clone()),
+                    false => cast_array(column, &from, &to, context, zone),
+                }
+            });
+            let columns = columns.collect::<DfResult<Vec<_>>>()?;
+            let nulls = rows.nulls().cloned();
+            let (fields, rows) = (fields.clone(), rows.len());
+            let rows = StructArray::try_new_with_length(fields, columns, nulls, rows)?;
+            Ok(Arc::new(rows))
+        }
         (_, SqlType::Varchar(Some(n))) => {
             let text = to_text(array, from, zone)?;
             limit(&text, *n as usize, to, context)

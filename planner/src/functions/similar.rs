@@ -17,6 +17,7 @@ fn translated(pattern: &str, escape: &str, part: bool) -> Result<String> {
     let two = escape.is_some_and(|e| pattern.contains(&format!("{e}\"")));
     let mut re = String::from("^(?:");
     let (mut separators, mut in_class) = (0, false);
+    let is_short = |separators: usize| part && two && separators == 0;
     let mut chars = pattern.chars();
     while let Some(c) = chars.next() {
         if Some(c) == escape {
@@ -51,8 +52,8 @@ fn translated(pattern: &str, escape: &str, part: bool) -> Result<String> {
                 in_class = true;
                 re.push(c);
             }
-            '%' if part && two && separators == 0 => re.push_str(".*?"),
-            '%' => re.push_str(".*"),
+            '%' => re.push_str(if is_short(separators) { ".*?" } else { ".*" }),
+            '*' | '+' | '?' | '}' if is_short(separators) => re.extend([c, '?']),
             '_' => re.push('.'),
             '(' => re.push_str("(?:"),
             '.' | '^' | '$' => re.extend(['\\', c]),

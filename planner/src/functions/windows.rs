@@ -18,6 +18,7 @@ use datafusion_physical_expr::expressions::{Column, Literal};
 
 use super::external;
 use crate::error::SqlError;
+use crate::interrupt::check_level;
 
 /// Rows of a frame that don't count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -160,6 +161,7 @@ struct Frames {
 
 impl PartitionEvaluator for Frames {
     fn evaluate(&mut self, values: &[ArrayRef], range: &Range<usize>) -> Result<ScalarValue> {
+        check_level().map_err(external)?;
         let row = self.row;
         self.row += 1;
         let parts = self.rest(values, range, row)?;

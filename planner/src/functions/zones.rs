@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 
-use chrono::{Offset, TimeZone};
+use chrono::TimeZone;
 use chrono_tz::OffsetName;
+use tidemill_zset::zones::{offset_of_instant, offset_of_local, within_tables};
 
-use super::parse_dates::{datetime_of, micros};
+use super::parse_dates::datetime_of;
 use crate::error::{Result, SqlError};
 
 /// Abbreviations that stand for an offset, each with its minutes east; those of PostgreSQL's default set.
@@ -183,17 +184,7 @@ pub fn to_utc(local: i64, name: &str) -> Result<i64> {
         Zone::Named(tz) => tz,
     };
     let t = datetime_of(local).ok_or_else(|| SqlError::new("22008", "timestamp out of range"))?;
-    let utc = match tz.from_local_datetime(&t) {
-        chrono::LocalResult::Single(v) => v,
-        // PostgreSQL takes standard time for the hour that occurs twice.
-        chrono::LocalResult::Ambiguous(_, later) => later,
-        chrono::LocalResult::None => {
-            let before = t - chrono::TimeDelta::hours(3);
-            let offset = tz.offset_from_utc_datetime(&before).fix().local_minus_utc() as i64;
-            return Ok(local - offset * 1_000_000);
-        }
-    };
-    Ok(micros(utc.naive_utc()))
+    Ok(local - offset_of_local(&tz, t) * 1_000_000)
 }
 
 /// UTC to local time in the zone `name`, both in microseconds.
@@ -207,7 +198,7 @@ pub fn abbreviation(utc: i64, name: &str) -> Result<String> {
         return Ok(name.to_string());
     };
     let t = datetime_of(utc).ok_or_else(|| SqlError::new("22008", "timestamp out of range"))?;
-    let offset = tz.offset_from_utc_datetime(&t);
+    let offset = tz.offset_from_utc_datetime(&within_tables(t));
     Ok(offset.abbreviation().unwrap_or(name).to_string())
 }
 
@@ -218,5 +209,5 @@ pub fn offset_at(utc: i64, name: &str) -> Result<i64> {
         Zone::Named(tz) => tz,
     };
     let t = datetime_of(utc).ok_or_else(|| SqlError::new("22008", "timestamp out of range"))?;
-    Ok(tz.offset_from_utc_datetime(&t).fix().local_minus_utc() as i64)
+    Ok(offset_of_instant(&tz, t))
 }

@@ -640,9 +640,15 @@ impl P<'_> {
             } else if self.take("null") {
                 self.take("as");
                 o.null = Some(self.string()?);
-            } else if self.take("encoding") {
+            } else if let Some(option) = ["encoding", "quote", "escape"]
+                .into_iter()
+                .find(|option| self.take(option))
+            {
+                if option != "encoding" {
+                    self.take("as");
+                }
                 let v = self.string()?;
-                copy_option(&mut o, "encoding", &v)?;
+                copy_option(&mut o, option, &v)?;
             } else {
                 return check_copy_options(o);
             }
@@ -653,14 +659,24 @@ impl P<'_> {
 /// What the options must be together.
 fn check_copy_options(o: CopyOptions) -> Result<CopyOptions> {
     let invalid = |message: String| Err(SqlError::new("22023", message));
+    if o.binary && (o.delimiter.is_some() || o.null.is_some()) {
+        let option = if o.delimiter.is_some() {
+            "DELIMITER"
+        } else {
+            "NULL"
+        };
+        let message = format!("cannot specify {option} in BINARY mode");
+        return Err(SqlError::new("42601", message));
+    }
     let line_end = |b: u8| matches!(b, b'\n' | b'\r');
     let null = o.null.as_deref().unwrap_or_default();
     if null.bytes().any(line_end) {
         return invalid("COPY null representation cannot use newline or carriage return".into());
     }
-    let Some(delimiter) = o.delimiter else {
-        return Ok(o);
-    };
+    if o.csv && null.contains('"') {
+        return invalid("CSV quote character must not appear in the NULL specification".into());
+    }
+    let delimiter = o.delimiter.unwrap_or(if o.csv { b',' } else { b'\t' });
     if line_end(delimiter) {
         return invalid("COPY delimiter cannot be newline or carriage return".into());
     }

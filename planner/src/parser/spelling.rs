@@ -130,8 +130,10 @@ fn nulls_not_distinct(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     out
 }
 
-/// `t.*::text` as `t::text`, `(t.*)` as `(t)`, and `ORDER BY t.*` as `ORDER BY t`: the whole row, which the parser
-/// knows as an argument only.
+/// Name of the call that stands for its argument, the whole row `t.*`.
+pub(crate) const WHOLE_ROW: &str = "#whole_row";
+
+/// `t.*::text` as `"#whole_row"(t.*)::text`, and so in `(t.*)` and `ORDER BY t.*`: the parser knows the whole row as an argument only.
 fn whole_rows(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let words = [
         "select",
@@ -179,11 +181,22 @@ fn whole_rows(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     if !(0..tokens.len()).any(star) {
         return tokens;
     }
-    let kept = |i: &usize| !(star(*i) || *i > 0 && star(*i - 1));
-    (0..tokens.len())
-        .filter(kept)
-        .map(|i| tokens[i].clone())
-        .collect()
+    let mut out = Vec::with_capacity(tokens.len());
+    let mut i = 0;
+    while i < tokens.len() {
+        let t = &tokens[i];
+        if star(i + 1) {
+            let name = Token::make_word(WHOLE_ROW, Some('"'));
+            out.extend([like(t, name), like(t, Token::LParen)]);
+            out.extend_from_slice(&tokens[i..i + 3]);
+            out.push(like(&tokens[i + 2], Token::RParen));
+            i += 3;
+        } else {
+            out.push(t.clone());
+            i += 1;
+        }
+    }
+    out
 }
 
 fn is_comparison(t: &TokenWithSpan) -> bool {
@@ -624,8 +637,27 @@ fn is_null(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     out
 }
 
-/// `trim(LEADING FROM x)` as `trim(LEADING ' ' FROM x)`, and `trim(FROM x)` as `trim(x)`.
-fn trim(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+/// `trim(LEADING FROM x)` as `trim(LEADING ' ' FROM x)`, `trim(FROM x)` as `trim(x)`, and `trim(LEADING x, y)` as `ltrim(x, y)`.
+fn trim(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut calls = vec![];
+    for i in 0..tokens.len().saturating_sub(2) {
+        let name = match &tokens[i + 2] {
+            t if is(t, "leading") => "ltrim",
+            t if is(t, "trailing") => "rtrim",
+            t if is(t, "both") => "btrim",
+            _ => continue,
+        };
+        if is(&tokens[i], "trim")
+            && tokens[i + 1].token == Token::LParen
+            && separates(&tokens[i + 3..])
+        {
+            calls.push((i, name));
+        }
+    }
+    for (i, name) in calls.into_iter().rev() {
+        tokens[i] = like(&tokens[i], Token::make_word(name, None));
+        tokens.remove(i + 2);
+    }
     let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     for t in tokens {
         if is(&t, "from") {
@@ -645,6 +677,22 @@ fn trim(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         out.push(t);
     }
     out
+}
+
+/// Whether the arguments of a call that begin here have a comma between them, and no FROM.
+fn separates(args: &[TokenWithSpan]) -> bool {
+    let (mut depth, mut comma) = (0usize, false);
+    for t in args {
+        match &t.token {
+            Token::LParen => depth += 1,
+            Token::RParen if depth == 0 => return comma,
+            Token::RParen => depth -= 1,
+            Token::Comma if depth == 0 => comma = true,
+            _ if depth == 0 && is(t, "from") => return false,
+            _ => {}
+        }
+    }
+    false
 }
 
 /// `ROWS FROM (f(…), g(…))` as one call.

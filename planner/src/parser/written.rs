@@ -3,7 +3,7 @@
 
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
-use super::spelling::{ALL_FIELDS, JOIN_ALIAS, ROWS_FROM, SYMMETRIC, is};
+use super::spelling::{ALL_FIELDS, JOIN_ALIAS, ROWS_FROM, SYMMETRIC, WHOLE_ROW, is};
 use super::spelling_queries::{DISTINCT_SETS, EXCLUDED, TIES};
 use super::tokenize;
 use super::variadic::VARIADIC;
@@ -68,7 +68,11 @@ fn edits_at(tokens: &[TokenWithSpan], at: usize) -> Vec<Edit> {
         return vec![edit(from, next, "ROWS FROM ")];
     }
     // What was made a call has the parentheses of the call.
-    let calls = [(SYMMETRIC, "SYMMETRIC "), (VARIADIC, "VARIADIC ")];
+    let calls = [
+        (SYMMETRIC, "SYMMETRIC "),
+        (VARIADIC, "VARIADIC "),
+        (WHOLE_ROW, ""),
+    ];
     if let Some((_, text)) = calls.iter().find(|(name, _)| *name == word.value) {
         return match closing(tokens, at + 2).map(start) {
             Some(end) => vec![edit(from, next + 1, text), edit(end, end + 1, "")],

@@ -27,6 +27,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::ConcatExec;
 use crate::counted::Counted;
+use crate::execute::with_a_chance_to_stop;
 use crate::functions::external;
 use crate::scan::is_found_by;
 use crate::tree::Tree;
@@ -193,8 +194,7 @@ impl LookupJoinExec {
     fn joined(&self, inputs: [Plan; 2]) -> Result<Plan> {
         let join = self.join.builder().reset_state().recompute_properties();
         let join = join.with_new_children(inputs.to_vec())?.build_exec()?;
-        // It may make many rows of few.
-        Ok(Arc::new(CooperativeExec::new(join)))
+        with_a_chance_to_stop(join)
     }
 }
 

@@ -9,6 +9,9 @@ use datafusion_expr::{Accumulator, PartitionEvaluator};
 use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion_physical_expr::window::StandardWindowFunctionExpr;
 
+use crate::functions::external;
+use crate::interrupt::check_level;
+
 /// What is called.
 #[derive(Debug)]
 pub(super) enum Callee {
@@ -73,6 +76,7 @@ impl Calls<'_> {
 
     /// The result of the next row, whose frame is given in rows of the chunk. Beginnings and ends of frames move only forwards.
     pub fn result(&mut self, frame: Range<usize>) -> Result<ScalarValue> {
+        check_level().map_err(external)?;
         let start = frame.start - self.first;
         let end = frame.end.max(frame.start) - self.first;
         if let State::Aggregate(sum, within) = &mut self.state

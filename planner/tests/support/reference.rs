@@ -92,7 +92,7 @@ pub fn evaluate(node: &Node, inputs: &dyn Fn(CollectionId) -> RecordBatch) -> Re
             let run = |inputs: Vec<RecordBatch>| {
                 let inputs = inputs.into_iter().map(|b| vec![b]).collect();
                 program
-                    .run(inputs, &std::sync::atomic::AtomicBool::new(false))
+                    .run(inputs, &Arc::default())
                     .unwrap_or_else(|e| panic!("{}: {e}", program.describe()))
             };
             let mut out = vec![];

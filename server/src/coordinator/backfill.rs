@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use crossbeam_channel::Receiver;
+use tidemill_dataflow::plan::DataflowPlan;
 use tidemill_dataflow::runtime::{Command, DataflowId, DataflowResult, Scope};
 use tidemill_planner::SqlError;
 use tidemill_storage::{ArrangementChange, ArrangementDesc, StagedRun};
@@ -25,10 +26,50 @@ use crate::status::BuildProgress;
 
 /// Rows in one step of a build: what the workers hold at once.
 const CHUNK_ROWS_MAX: usize = 1 << 19;
+/// The share of the memory for state that a larger step may take.
+const STATE_SHARE: usize = 16;
+/// Bytes that a row takes in operators beyond those of its values, about.
+const ROW_BYTES: usize = 64;
 /// A build whose inputs changed by fewer rows while it caught up joins now.
 const SMALL_GAP_ROWS: usize = 50_000;
 /// A build that can't get below the gap joins after this many rounds all the same.
 const ROUNDS_MAX: usize = 20;
+
+/// How much a step takes in.
+#[derive(Clone, Copy)]
+pub struct StepSize {
+    bytes_min: usize,
+}
+
+impl StepSize {
+    /// Where operators look at all rows of a key again in each step that changes it, a build makes as few steps as there is memory for:
+    /// `state_bytes` are those that all operators may take.
+    pub fn of(plan: &DataflowPlan, state_bytes: usize) -> StepSize {
+        let bytes_min = match plan.recomputes() {
+            true => state_bytes / STATE_SHARE,
+            false => 0,
+        };
+        StepSize { bytes_min }
+    }
+
+    fn is_reached(self, open: &Open) -> bool {
+        open.rows >= CHUNK_ROWS_MAX && open.bytes >= self.bytes_min
+    }
+}
+
+/// What has been fed since the last step.
+#[derive(Default)]
+struct Open {
+    rows: usize,
+    bytes: usize,
+}
+
+impl Open {
+    fn add(&mut self, delta: &Delta) {
+        self.rows += delta.len();
+        self.bytes += delta.memory_bytes() + delta.len() * ROW_BYTES;
+    }
+}
 
 /// What a build's thread has when it has taken in everything.
 pub struct Built {
@@ -85,6 +126,8 @@ pub struct BuildThread {
     pub durable: bool,
     /// Of a unique index.
     pub duplicates: Option<Duplicates>,
+    /// How much it takes in at once.
+    pub step_size: StepSize,
     /// Number of the last hidden epoch. They count from 1, far below any epoch of the clock.
     pub step: Epoch,
     pub built: Built,
@@ -108,13 +151,13 @@ impl BuildThread {
 
     fn build(&mut self) -> Result<(), SqlError> {
         for collection in self.inputs.clone() {
-            let mut rows = 0;
+            let mut open = Open::default();
             for piece in self.contents(collection)? {
                 let piece = piece?;
-                rows += piece.len();
+                open.add(&piece);
                 self.feed(collection, piece)?;
-                if rows >= CHUNK_ROWS_MAX {
-                    rows = 0;
+                if self.step_size.is_reached(&open) {
+                    open = Open::default();
                     self.step()?;
                 }
             }
@@ -219,13 +262,14 @@ impl BuildThread {
         newer: &Snapshot,
         collection: CollectionId,
     ) -> Result<usize, SqlError> {
-        let (mut fed, mut open) = (0, 0);
+        let (mut fed, mut open) = (0, Open::default());
         for delta in newer.changes_since(&self.snapshot.published, collection)? {
             let delta = delta?;
-            (fed, open) = (fed + delta.len(), open + delta.len());
+            fed += delta.len();
+            open.add(&delta);
             self.feed(collection, delta)?;
-            if open >= CHUNK_ROWS_MAX {
-                open = 0;
+            if self.step_size.is_reached(&open) {
+                open = Open::default();
                 self.step()?;
             }
         }

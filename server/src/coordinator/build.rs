@@ -21,7 +21,7 @@ use tidemill_storage::{
 };
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 
-use super::backfill::{BuildThread, Built, Report};
+use super::backfill::{BuildThread, Built, Report, StepSize};
 use super::duplicates::Duplicates;
 use super::rename::check_seen;
 use super::reply::Reply;
@@ -406,6 +406,7 @@ impl Coordinator {
             durable,
             step: 0,
             duplicates,
+            step_size: StepSize::of(&request.plan, self.state_bytes_max),
             built: Built::default(),
             progress,
             fed: 0,

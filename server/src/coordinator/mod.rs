@@ -237,6 +237,8 @@ pub struct Coordinator {
     handle: Handle,
     runtime: Arc<SharedRuntime>,
     workers: usize,
+    /// Bytes of operator state in memory, all workers together.
+    state_bytes_max: usize,
     messages: Receiver<Message>,
     events: Receiver<Event>,
     commits: Sender<Vec<Commit>>,

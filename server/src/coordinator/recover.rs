@@ -156,6 +156,7 @@ pub fn recover(
         handle: handle.clone(),
         runtime: Arc::new(SharedRuntime::new(runtime)),
         workers: options.workers,
+        state_bytes_max: options.state_bytes_max * options.workers,
         messages,
         events,
         commits,

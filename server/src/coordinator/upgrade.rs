@@ -20,7 +20,7 @@ use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::hash::{hash_columns, mix};
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 
-use super::backfill::{BuildThread, Built};
+use super::backfill::{BuildThread, Built, StepSize};
 use super::build::{Build, LiveReader, progress_of, state_descs, stored_desc};
 use super::stale::{Stale, parts, types_of};
 use super::{Coordinator, Message};
@@ -241,6 +241,7 @@ impl Coordinator {
             durable: true,
             step: 0,
             duplicates: None,
+            step_size: StepSize::of(&plan, self.state_bytes_max),
             built: Built::default(),
             progress: progress_of(Some(object), "rebuilt view", &snapshot, reads.keys()),
             fed: 0,

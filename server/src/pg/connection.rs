@@ -12,8 +12,9 @@ use tidemill_planner::SqlError;
 use tidemill_planner::ast::{Parsed, Statement as Sql};
 
 use super::backend::row_description;
-use super::extended::{Portal, Statement};
+use super::extended::Statement;
 use super::frontend::{Malformed, Message};
+use super::portals::{Effect, Portals};
 use super::rows::{CopyForm, Cursor, Form};
 use super::types::TextStyle;
 use super::wire::{Guard, Limit, Stop, Wire, beside, run_beside};
@@ -26,7 +27,7 @@ pub struct Connection {
     pub(super) guard: Guard,
     pub(super) session: Box<dyn Session>,
     pub(super) statements: HashMap<String, Arc<Statement>>,
-    pub(super) portals: HashMap<String, Portal>,
+    pub(super) portals: Portals,
     /// Where others see what this one is doing.
     pub(super) backend: Arc<Backend>,
     /// How `timestamptz` is shown; `None`: UTC.
@@ -52,7 +53,7 @@ impl Connection {
             guard,
             session,
             statements: HashMap::new(),
-            portals: HashMap::new(),
+            portals: Portals::default(),
             backend,
             style: TextStyle::default(),
             executed: 0,
@@ -208,12 +209,18 @@ impl Connection {
         }
         let implicit = statements.len() > 1;
         for statement in statements {
+            if self.uses_portal(&statement.statement).await? {
+                continue;
+            }
             let response = match self.deallocated(&statement) {
                 Some(response) => response,
                 None => {
+                    let after = After::of(&statement);
                     let work = self.session.execute_parsed(statement, implicit);
                     let work = run_beside(sql, work);
-                    self.wire.run(&mut self.guard, work).await??
+                    let response = self.wire.run(&mut self.guard, work).await??;
+                    self.done(after);
+                    response
                 }
             };
             self.respond(response).await?;
@@ -221,20 +228,30 @@ impl Connection {
         Ok(())
     }
 
-    /// DEALLOCATE and DISCARD mean the protocol's prepared statements too. The answer, if the
-    /// session has no part in it.
+    /// DEALLOCATE means the protocol's prepared statements too. The answer, if the session has no part in it.
     pub(super) fn deallocated(&mut self, parsed: &Parsed) -> Option<Response> {
         match &parsed.statement {
-            Sql::Deallocate { name: Some(name) } => self
+            Sql::Deallocate { name: Some(name) } if !self.is_failed() => self
                 .statements
                 .remove(name)
                 .map(|_| Response::Tag("DEALLOCATE".into())),
-            Sql::Deallocate { name: None } | Sql::Discard => {
-                self.statements.clear();
-                None
-            }
             _ => None,
         }
+    }
+
+    /// The session has executed a statement that means something for what the connection has.
+    pub(super) fn done(&mut self, after: After) {
+        if after.forgets {
+            self.statements.clear();
+        }
+        if let Some(effect) = after.effect {
+            self.portals.apply(effect);
+        }
+    }
+
+    /// The transaction has failed, and not come to its end yet.
+    pub(super) fn is_failed(&self) -> bool {
+        self.session.transaction_status() == TransactionStatus::Failed
     }
 
     /// Sends a response with its description.
@@ -369,6 +386,23 @@ impl Connection {
                     )));
                 }
             }
+        }
+    }
+}
+
+/// What is to be done once a statement is executed.
+pub(super) struct After {
+    /// It forgets prepared statements.
+    forgets: bool,
+    effect: Option<Effect>,
+}
+
+impl After {
+    pub(super) fn of(parsed: &Parsed) -> After {
+        let statement = &parsed.statement;
+        After {
+            forgets: matches!(statement, Sql::Deallocate { name: None } | Sql::Discard),
+            effect: Effect::of(statement),
         }
     }
 }

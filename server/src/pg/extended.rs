@@ -3,22 +3,23 @@
 //! Invariant: a prepared statement's result description is fixed at Parse; a plan that would give
 //! other columns is an error, never rows that the client would misread.
 
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema};
 use bytes::{BufMut, BytesMut};
 use chrono_tz::Tz;
 use tidemill_planner::SqlError;
+use tidemill_planner::ast::Statement as Sql;
 
 use super::backend::{is_binary, row_description};
-use super::connection::{Connection, tag, violation};
+use super::connection::{After, Connection, tag, violation};
 use super::frontend::{Bind, Message, Target};
 use super::params;
+use super::portals::taken;
 use super::rows::{Cursor, Form};
 use super::types::{oid, type_of_oid, wire_type};
 use super::wire::{Stop, run_beside};
-use crate::session::{ParamValue, Prepared, Response};
+use crate::session::{ParamValue, Prepared, Response, aborted};
 
 /// A prepared statement.
 pub struct Statement {
@@ -27,6 +28,20 @@ pub struct Statement {
     declared: Vec<u32>,
     /// RowDescription with all columns in text format, ready to send.
     description: BytesMut,
+}
+
+impl Statement {
+    fn new(prepared: Prepared, declared: Vec<u32>) -> Result<Statement, SqlError> {
+        let mut description = BytesMut::new();
+        if let Some(schema) = &prepared.columns {
+            row_description(schema, &[], &mut description)?;
+        }
+        Ok(Statement {
+            prepared,
+            declared,
+            description,
+        })
+    }
 }
 
 /// A statement with parameters.
@@ -96,15 +111,7 @@ impl Connection {
             .collect::<Result<_, _>>()?;
         let work = run_beside(sql, self.session.prepare(sql, types));
         let prepared = self.wire.run(&mut self.guard, work).await??;
-        let mut description = BytesMut::new();
-        if let Some(schema) = &prepared.columns {
-            row_description(schema, &[], &mut description)?;
-        }
-        let statement = Statement {
-            prepared,
-            declared: as_said,
-            description,
-        };
+        let statement = Statement::new(prepared, as_said)?;
         self.statements.insert(name, Arc::new(statement));
         self.before_parse_complete()
     }
@@ -129,7 +136,7 @@ impl Connection {
     }
 
     fn bind(&mut self, bind: Bind) -> Result<(), Stop> {
-        let statement = self.statement(&bind.statement)?;
+        let statement = self.current(self.statement(&bind.statement)?)?;
         let params = bound(&statement, &bind, self.style.zone)?;
         let columns = statement.prepared.columns.as_ref();
         let columns = columns.map_or(0, |schema| schema.fields().len());
@@ -142,26 +149,33 @@ impl Connection {
                 ),
             )));
         }
+        if self.session.cursor(&bind.portal).is_some() {
+            return Err(Stop::Failed(taken(&bind.portal)));
+        }
         let portal = Portal {
             statement,
             formats: bind.results,
             state: State::Bound(params),
         };
-        match self.portals.entry(bind.portal) {
-            Entry::Occupied(mut entry) if entry.key().is_empty() => {
-                entry.insert(portal);
-            }
-            Entry::Occupied(entry) => {
-                return Err(Stop::Failed(SqlError::new(
-                    "42P03",
-                    format!("cursor \"{}\" already exists", entry.key()),
-                )));
-            }
-            Entry::Vacant(entry) => {
-                entry.insert(portal);
-            }
-        }
+        self.portals.insert(bind.portal, portal)?;
         Ok(self.wire.bind_complete()?)
+    }
+
+    /// The statement with the columns that it has now, if it is one whose columns are those of something else: FETCH and EXECUTE.
+    fn current(&self, statement: Arc<Statement>) -> Result<Arc<Statement>, SqlError> {
+        let prepared = &statement.prepared;
+        let Some(columns) = self.session.columns_now(&prepared.parsed) else {
+            return Ok(statement);
+        };
+        if columns == prepared.columns {
+            return Ok(statement);
+        }
+        let prepared = Prepared {
+            columns,
+            ..prepared.clone()
+        };
+        let declared = statement.declared.clone();
+        Ok(Arc::new(Statement::new(prepared, declared)?))
     }
 
     fn describe_statement(&mut self, name: &str) -> Result<(), Stop> {
@@ -205,7 +219,11 @@ impl Connection {
     }
 
     async fn execute(&mut self, name: &str, max_rows: u32) -> Result<(), Stop> {
+        let failed = self.is_failed();
         let portal = self.portals.get_mut(name).ok_or_else(|| no_portal(name))?;
+        if failed && matches!(portal.state, State::Suspended(_)) {
+            return Err(Stop::Failed(aborted()));
+        }
         // A lone statement before its Sync commits by itself, without a transaction around it.
         let implicit =
             self.executed > 0 || max_rows > 0 || !self.wire.sync_is_next(&mut self.guard).await?;
@@ -222,37 +240,121 @@ impl Connection {
                 format!("portal \"{name}\" cannot be run"),
             ))),
             State::Suspended(suspended) => self.fetch(name, *suspended, max_rows).await,
-            State::Bound(params) => {
-                let response = match self.deallocated(&statement.prepared.parsed) {
-                    Some(response) => response,
-                    None => {
-                        let prepared = &statement.prepared;
-                        let work = self.session.execute(prepared, params, implicit);
-                        let work = run_beside(&prepared.parsed.sql, work);
-                        self.wire.run(&mut self.guard, work).await??
-                    }
-                };
-                self.before()?;
-                let Response::Rows {
-                    schema,
-                    batches,
-                    verb,
-                    counted,
-                    live,
-                } = response
-                else {
-                    return self.respond_without_rows(response).await;
-                };
-                same_columns(statement.prepared.columns.as_deref(), &schema)?;
-                self.untimed(live);
-                let suspended = Suspended {
-                    cursor: Cursor::new(schema, batches, live, self.style),
-                    verb,
-                    counted,
-                };
-                self.fetch(name, suspended, max_rows).await
+            State::Bound(params) => match self.run(&statement, params, implicit).await? {
+                Some(rows) => self.fetch(name, rows, max_rows).await,
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Runs a statement; an answer without rows is sent.
+    async fn run(
+        &mut self,
+        statement: &Statement,
+        params: Vec<ParamValue>,
+        implicit: bool,
+    ) -> Result<Option<Suspended>, Stop> {
+        let prepared = &statement.prepared;
+        let response = match self.deallocated(&prepared.parsed) {
+            Some(response) => response,
+            None => {
+                let work = self.session.execute(prepared, params, implicit);
+                let work = run_beside(&prepared.parsed.sql, work);
+                let response = self.wire.run(&mut self.guard, work).await??;
+                self.done(After::of(&prepared.parsed));
+                response
+            }
+        };
+        self.before()?;
+        let Response::Rows {
+            schema,
+            batches,
+            verb,
+            counted,
+            live,
+        } = response
+        else {
+            return self.respond_without_rows(response).await.map(|()| None);
+        };
+        same_columns(prepared.columns.as_deref(), &schema)?;
+        self.untimed(live);
+        Ok(Some(Suspended {
+            cursor: Cursor::new(schema, batches, live, self.style),
+            verb,
+            counted,
+        }))
+    }
+
+    /// FETCH, MOVE and CLOSE of what is a portal to the protocol, and not a cursor of the session. False: of something else.
+    pub(super) async fn uses_portal(&mut self, sql: &Sql) -> Result<bool, Stop> {
+        let (name, count) = match sql {
+            Sql::Close { cursor: Some(name) } if !self.is_failed() => {
+                if self.portals.remove(name).is_none() {
+                    return Ok(false);
+                }
+                self.wire.complete("CLOSE CURSOR".into())?;
+                return Ok(true);
+            }
+            Sql::Declare { cursor, .. } if self.portals.get(cursor).is_some() => {
+                return Err(Stop::Failed(taken(cursor)));
+            }
+            Sql::Fetch {
+                cursor,
+                count,
+                timeout_ms: None,
+            } => (cursor, *count),
+            Sql::Move { cursor, count } => (cursor, *count),
+            _ => return Ok(false),
+        };
+        if self.is_failed() {
+            return Ok(false);
+        }
+        let Some(portal) = self.portals.get_mut(name) else {
+            return Ok(false);
+        };
+        let statement = Arc::clone(&portal.statement);
+        let Some(schema) = &statement.prepared.columns else {
+            return Ok(false);
+        };
+        let rows = match std::mem::replace(&mut portal.state, State::Done { rows: true }) {
+            State::Done { .. } => None,
+            State::Suspended(rows) => Some(*rows),
+            State::Bound(params) => self.run(&statement, params, true).await?,
+        };
+        let fetches = matches!(sql, Sql::Fetch { .. });
+        if fetches {
+            self.wire.put(|out| row_description(schema, &[], out))?;
+        }
+        let mut done = 0;
+        if let Some(mut rows) = rows {
+            let cursor = &mut rows.cursor;
+            let before = cursor.sent;
+            let form = fetches.then(|| Form::Data(vec![]));
+            let ended = match (count, &form) {
+                (Some(0), _) => false,
+                (count, Some(form)) => {
+                    let count = count.unwrap_or(0);
+                    let sent = cursor.send(&mut self.wire, &mut self.guard, form, count);
+                    let ended = sent.await?;
+                    done = cursor.sent - before;
+                    ended
+                }
+                (count, None) => {
+                    let count = count.unwrap_or(u64::MAX);
+                    let passed = cursor.pass(&mut self.wire, &mut self.guard, count);
+                    done = passed.await?;
+                    done < count
+                }
+            };
+            if let Some(portal) = self.portals.get_mut(name)
+                && !ended
+            {
+                portal.state = State::Suspended(Box::new(rows));
             }
         }
+        let verb = if fetches { "FETCH" } else { "MOVE" };
+        self.wire.complete(tag(verb, true, done))?;
+        Ok(true)
     }
 
     async fn fetch(
@@ -353,11 +455,10 @@ pub fn same_columns(described: Option<&Schema>, sent: &Schema) -> Result<(), Sql
     let same = described.is_some_and(|described| {
         std::ptr::eq(described, sent)
             || (described.fields().len() == sent.fields().len()
-                && described
-                    .fields()
-                    .iter()
-                    .zip(sent.fields())
-                    .all(|(a, b)| Arc::ptr_eq(a, b) || wire_type(a).oid == wire_type(b).oid))
+                && described.fields().iter().zip(sent.fields()).all(|(a, b)| {
+                    let same = || a.name() == b.name() && wire_type(a).oid == wire_type(b).oid;
+                    Arc::ptr_eq(a, b) || same()
+                }))
     });
     match same {
         true => Ok(()),

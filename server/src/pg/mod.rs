@@ -17,6 +17,7 @@ pub mod connection;
 pub mod extended;
 pub mod frontend;
 pub mod params;
+pub mod portals;
 pub mod rows;
 pub mod startup;
 pub mod text;

@@ -229,6 +229,28 @@ impl Cursor {
         self.rows = batch.num_rows();
     }
 
+    /// Passes over rows, at most `count`; gives their number.
+    pub async fn pass(
+        &mut self,
+        wire: &mut Wire,
+        guard: &mut Guard,
+        count: u64,
+    ) -> Result<u64, Stop> {
+        let mut passed = 0;
+        loop {
+            let here = (count - passed).min((self.rows - self.row) as u64);
+            self.row += here as usize;
+            passed += here;
+            if passed == count {
+                return Ok(passed);
+            }
+            match wire.run(guard, self.batches.next()).await? {
+                Some(batch) => self.take(&batch?),
+                None => return Ok(passed),
+            }
+        }
+    }
+
     /// Sends rows, at most `limit` (0: all). True when the result has ended.
     pub async fn send(
         &mut self,

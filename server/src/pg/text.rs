@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use arrow::datatypes::i256;
 use bytes::{BufMut, BytesMut};
-use chrono::{Offset, TimeZone};
+
 use chrono_tz::Tz;
 
 /// Microseconds per second.
@@ -391,9 +391,7 @@ pub fn timestamptz(micros: i64, zone: Option<Tz>, out: &mut BytesMut) {
 /// Seconds east of UTC; beyond chrono's calendar: none.
 fn offset_at(micros: i64, zone: Tz) -> i32 {
     chrono::DateTime::from_timestamp_micros(micros).map_or(0, |utc| {
-        zone.offset_from_utc_datetime(&utc.naive_utc())
-            .fix()
-            .local_minus_utc()
+        tidemill_zset::zones::offset_of_instant(&zone, utc.naive_utc()) as i32
     })
 }
 

@@ -252,7 +252,7 @@ impl SqlSession {
     }
 
     pub(super) fn savepoint(&mut self, name: &str) -> Result<Response, SqlError> {
-        let cursors = self.cursors.keys().cloned().collect();
+        let cursors_opened = self.cursors_opened;
         let advisory = self.handle.env.system.advisory.mark(self.backend_pid);
         let settings = self.settings.values();
         let transaction = self.block("SAVEPOINT")?;
@@ -260,7 +260,7 @@ impl SqlSession {
         transaction.savepoints.push(Savepoint {
             name: name.into(),
             rows_written,
-            cursors,
+            cursors_opened,
             settings,
             advisory,
         });
@@ -283,7 +283,7 @@ impl SqlSession {
         transaction.failed = false;
         transaction.cut_back(&savepoint.rows_written);
         self.cursors
-            .retain(|cursor, _| savepoint.cursors.contains(cursor));
+            .retain(|_, cursor| cursor.number <= savepoint.cursors_opened);
         self.settings.replace(savepoint.settings);
         let advisory = &self.handle.env.system.advisory;
         advisory.back_to(self.backend_pid, &savepoint.advisory);

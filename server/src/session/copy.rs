@@ -288,16 +288,7 @@ impl TextRows {
                 if let Err(e) = column.column.push(text.as_deref(), false) {
                     let shown = text.as_deref().map_or("".into(), String::from_utf8_lossy);
                     let message = e.message(type_name, text.as_deref().unwrap_or_default());
-                    let sqlstate = match &message {
-                        m if m.starts_with("date/time field value out of range") => "22008",
-                        m if m.contains("out of range")
-                            || m.starts_with("numeric field overflow") =>
-                        {
-                            "22003"
-                        }
-                        _ => "22P02",
-                    };
-                    return Err(SqlError::new(sqlstate, message)
+                    return Err(SqlError::new(code_of(&message), message)
                         .detail(place(format!(", column {name}: \"{shown}\""))));
                 }
             }
@@ -307,6 +298,20 @@ impl TextRows {
             }
         }
         Ok(())
+    }
+}
+
+/// PostgreSQL's code for what is wrong with a value.
+fn code_of(message: &str) -> &'static str {
+    let of_time = ["date", "time", "timestamp", "interval"];
+    let syntax = message.strip_prefix("invalid input syntax for type ");
+    match message {
+        _ if syntax.is_some_and(|ty| of_time.iter().any(|t| ty.starts_with(t))) => "22007",
+        m if m.starts_with("date/time field value out of range") => "22008",
+        m if m.contains("out of range") || m.starts_with("numeric field overflow") => "22003",
+        m if m.starts_with("value too long") => "22001",
+        m if m.starts_with("invalid hexadecimal") => "22023",
+        _ => "22P02",
     }
 }
 

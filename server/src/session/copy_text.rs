@@ -43,6 +43,14 @@ pub struct Record {
     pub line: u64,
 }
 
+/// What ends a record. The first one's end says what the others have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LineEnd {
+    Lf,
+    CrLf,
+    Cr,
+}
+
 /// Splits data into records.
 pub struct Records {
     format: RecordFormat,
@@ -52,6 +60,7 @@ pub struct Records {
     /// For CSV: how far the record at `at` has been searched for its end, and whether inside quotes.
     searched: usize,
     quoted: bool,
+    line_end: Option<LineEnd>,
     line: u64,
     header_left: bool,
     ended: bool,
@@ -67,6 +76,7 @@ impl Records {
             at: 0,
             searched: 0,
             quoted: false,
+            line_end: None,
             line: 1,
             header_left,
             ended: false,
@@ -87,14 +97,12 @@ impl Records {
             if self.ended || (self.at == self.pending.len()) {
                 return Ok(None);
             }
-            let Some(stop) = self.find_end(end)? else {
+            let Some((last, stop)) = self.find_end(end)? else {
                 return Ok(None);
             };
-            let mut record = &self.pending[self.at..stop];
+            let record = &self.pending[self.at..last];
             let line = self.line;
-            let lines = record.iter().filter(|b| **b == b'\n').count() as u64;
-            record = record.strip_suffix(b"\n").unwrap_or(record);
-            record = record.strip_suffix(b"\r").unwrap_or(record);
+            let lines = 1 + record.iter().filter(|b| **b == b'\n').count() as u64;
             let fields = if record == b"\\." {
                 self.ended = true;
                 None
@@ -118,17 +126,35 @@ impl Records {
         }
     }
 
-    /// The position after the record's end, if it has been seen.
-    fn find_end(&mut self, end: bool) -> Result<Option<usize>, SqlError> {
+    /// Where the record ends, and where the next one begins, if that has been seen.
+    fn find_end(&mut self, end: bool) -> Result<Option<(usize, usize)>, SqlError> {
         while let Some(byte) = self.pending.get(self.searched) {
+            let at = self.searched;
             match byte {
                 // What follows is of the field, a newline too.
-                b'\\' if !self.format.csv => match self.searched + 1 < self.pending.len() {
+                b'\\' if !self.format.csv => match at + 1 < self.pending.len() {
                     true => self.searched += 1,
                     false => break,
                 },
                 b'"' if self.format.csv => self.quoted = !self.quoted,
-                b'\n' if !self.quoted => return Ok(Some(self.searched + 1)),
+                b'\r' if !self.quoted => {
+                    let next = self.pending.get(at + 1);
+                    if next.is_none() && !end && self.line_end != Some(LineEnd::Cr) {
+                        break;
+                    }
+                    let here = match (self.line_end, next) {
+                        (Some(LineEnd::Cr), _) => LineEnd::Cr,
+                        (_, Some(b'\n')) => LineEnd::CrLf,
+                        _ => LineEnd::Cr,
+                    };
+                    self.check_line_end(here)?;
+                    let width = if here == LineEnd::CrLf { 2 } else { 1 };
+                    return Ok(Some((at, at + width)));
+                }
+                b'\n' if !self.quoted => {
+                    self.check_line_end(LineEnd::Lf)?;
+                    return Ok(Some((at, at + 1)));
+                }
                 _ => {}
             }
             self.searched += 1;
@@ -145,7 +171,28 @@ impl Records {
         if self.quoted {
             return Err(SqlError::new("22P04", "unterminated CSV quoted field"));
         }
-        Ok(Some(self.pending.len()))
+        let rest = self.pending.len();
+        Ok(Some((rest, rest)))
+    }
+
+    /// Other ends of lines than the first one's would have to be quoted.
+    fn check_line_end(&mut self, here: LineEnd) -> Result<(), SqlError> {
+        if *self.line_end.get_or_insert(here) == here {
+            return Ok(());
+        }
+        let (name, escape) = match here {
+            LineEnd::Lf => ("newline", "\\n"),
+            LineEnd::Cr | LineEnd::CrLf => ("carriage return", "\\r"),
+        };
+        let (how, hint) = match self.format.csv {
+            true => (
+                "unquoted",
+                format!("Use quoted CSV field to represent {name}."),
+            ),
+            false => ("literal", format!("Use \"{escape}\" to represent {name}.")),
+        };
+        let message = format!("{how} {name} found in data");
+        Err(SqlError::new("22P04", message).hint(hint))
     }
 }
 
@@ -303,6 +350,47 @@ mod tests {
                 "cut at {cut}"
             );
         }
+    }
+
+    #[test]
+    fn lines_end_as_the_first_one_does() {
+        let text = CopyOptions::default();
+        let csv = CopyOptions {
+            csv: true,
+            ..CopyOptions::default()
+        };
+        for options in [&text, &csv] {
+            let expected = vec![(1, some(&["a"])), (2, some(&["b"])), (3, some(&["c"]))];
+            for data in ["a\rb\rc\r", "a\r\nb\r\nc", "a\nb\nc\n"] {
+                for cut in 0..data.len() {
+                    let (one, two) = data.as_bytes().split_at(cut);
+                    assert_eq!(
+                        all(options.clone(), &[one, two]),
+                        expected,
+                        "{data:?} {cut}"
+                    );
+                }
+            }
+            for data in [
+                "a\nb\rc\n",
+                "a\nb\r\n",
+                "a\r\nb\n",
+                "a\r\nb\rc\r\n",
+                "a\rb\n",
+            ] {
+                let mut records = Records::new(RecordFormat::of(options));
+                records.add(data.as_bytes());
+                assert!(records.next(true).expect("the first").is_some());
+                let e = records.next(true).expect_err(data);
+                assert_eq!(e.sqlstate, "22P04", "{data:?}");
+            }
+        }
+        // The end of a line that is escaped, or quoted, is of the field.
+        assert_eq!(all(text, &[b"a\\\n"]), [(1, some(&["a\n"]))]);
+        assert_eq!(
+            all(csv, &[b"\"a\r\"\nb\n"]),
+            [(1, some(&["a\r"])), (2, some(&["b"]))]
+        );
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Cursors: DECLARE, FETCH, MOVE, CLOSE, over queries and subscriptions. They live until the transaction ends, or
 //! WITH HOLD until the session does.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use futures::StreamExt;
-use parking_lot::Mutex;
+use futures::{Stream, StreamExt, TryStreamExt};
 use tidemill_planner::SqlError;
 use tidemill_planner::ast::CursorSource;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::query::Given;
@@ -18,25 +19,34 @@ use super::{BatchStream, ParamValue, Response};
 /// How long FETCH waits for more of a subscription once it has something.
 const READY: Duration = Duration::from_millis(2);
 
-/// Rows that MOVE reads before it forgets them.
-const MOVED_AT_ONCE: usize = 10_000;
+/// Rows that MOVE reads before it forgets them, and that FETCH collects before it gives them.
+const ROWS_AT_ONCE: usize = 10_000;
 
-/// An open cursor. The lock is never contended: it only lets a session be shared between threads.
+/// An open cursor.
 pub struct Cursor {
     schema: SchemaRef,
-    batches: Option<Mutex<BatchStream>>,
+    /// Shared with the rows that a FETCH is giving.
+    reading: Arc<Mutex<Reading>>,
+    live: bool,
+    /// It outlives its transaction.
+    hold: bool,
+    /// Its transaction is committed, or it never had one.
+    held: bool,
+    /// How many cursors the session has opened up to this one.
+    pub(super) number: u64,
+}
+
+/// What a cursor reads from. The lock is never contended but where a FETCH is not read to its end.
+struct Reading {
+    batches: Option<BatchStream>,
     /// Rows that were read ahead.
     ahead: Vec<RecordBatch>,
     live: bool,
     /// How reading ended, for every FETCH from then on.
     failed: Option<SqlError>,
-    /// It outlives its transaction.
-    hold: bool,
-    /// Its transaction is committed, or it never had one.
-    held: bool,
 }
 
-impl Cursor {
+impl Reading {
     fn rows_ahead(&self) -> usize {
         self.ahead.iter().map(RecordBatch::num_rows).sum()
     }
@@ -45,7 +55,7 @@ impl Cursor {
     /// that nothing is lost if this is cancelled.
     async fn fill(&mut self, count: usize, deadline: Option<Instant>) {
         while self.rows_ahead() < count {
-            let Some(batches) = self.batches.as_mut().map(Mutex::get_mut) else {
+            let Some(batches) = self.batches.as_mut() else {
                 return;
             };
             let next = match (self.live, deadline) {
@@ -140,18 +150,22 @@ impl SqlSession {
                 }
             }
         };
-        self.cursors.insert(
-            name.into(),
-            Cursor {
-                schema,
-                batches: Some(Mutex::new(batches)),
-                ahead: vec![],
-                live,
-                failed: None,
-                hold,
-                held: !in_block,
-            },
-        );
+        let reading = Reading {
+            batches: Some(batches),
+            ahead: vec![],
+            live,
+            failed: None,
+        };
+        self.cursors_opened += 1;
+        let cursor = Cursor {
+            schema,
+            reading: Arc::new(Mutex::new(reading)),
+            live,
+            hold,
+            held: !in_block,
+            number: self.cursors_opened,
+        };
+        self.cursors.insert(name.into(), cursor);
         Ok(Response::Tag("DECLARE CURSOR".into()))
     }
 
@@ -175,16 +189,27 @@ impl SqlSession {
         count: Option<u64>,
         timeout_ms: Option<u64>,
     ) -> Result<Response, SqlError> {
-        let cursor = self.cursors.get_mut(name).ok_or_else(|| no_cursor(name))?;
+        let cursor = self.cursors.get(name).ok_or_else(|| no_cursor(name))?;
         let count = count.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let deadline = timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms).max(READY));
-        cursor.fill(count, deadline).await;
-        cursor.check()?;
-        let rows = cursor.take(count);
-        let schema = cursor.schema.clone();
-        let batches = futures::stream::iter(rows.into_iter().map(Ok)).boxed();
+        let first = match cursor.live {
+            true => count,
+            false => count.min(ROWS_AT_ONCE),
+        };
+        let rows = {
+            let mut reading = cursor.reading.lock().await;
+            reading.fill(first, deadline).await;
+            reading.check()?;
+            reading.take(first)
+        };
+        let rows = futures::stream::iter(rows.into_iter().map(Ok));
+        let batches = match count - first {
+            0 => rows.boxed(),
+            // In pieces, so that no more of them is in memory than the client is ready to take.
+            left => rows.chain(pieces(cursor.reading.clone(), left)).boxed(),
+        };
         Ok(Response::Rows {
-            schema,
+            schema: cursor.schema.clone(),
             batches,
             verb: "FETCH",
             counted: true,
@@ -198,14 +223,15 @@ impl SqlSession {
         name: &str,
         count: Option<u64>,
     ) -> Result<Response, SqlError> {
-        let cursor = self.cursors.get_mut(name).ok_or_else(|| no_cursor(name))?;
+        let cursor = self.cursors.get(name).ok_or_else(|| no_cursor(name))?;
+        let mut reading = cursor.reading.lock().await;
         let mut left = count.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let mut moved = 0;
         // Step by step, so that rows that nobody wants aren't collected.
         while left > 0 {
-            cursor.fill(left.min(MOVED_AT_ONCE), None).await;
-            cursor.check()?;
-            let rows: usize = cursor.take(left).iter().map(RecordBatch::num_rows).sum();
+            reading.fill(left.min(ROWS_AT_ONCE), None).await;
+            reading.check()?;
+            let rows: usize = reading.take(left).iter().map(RecordBatch::num_rows).sum();
             moved += rows;
             left -= rows;
             // A subscription has no end to go to.
@@ -228,6 +254,26 @@ impl SqlSession {
             },
         }
     }
+}
+
+/// The next `left` rows.
+fn pieces(
+    reading: Arc<Mutex<Reading>>,
+    left: usize,
+) -> impl Stream<Item = Result<RecordBatch, SqlError>> + Send {
+    let piece = |(reading, left): (Arc<Mutex<Reading>>, usize)| async move {
+        let count = left.min(ROWS_AT_ONCE);
+        let rows = {
+            let mut reading = reading.lock().await;
+            reading.fill(count, None).await;
+            reading.check()?;
+            reading.take(count)
+        };
+        let taken: usize = rows.iter().map(RecordBatch::num_rows).sum();
+        let rows = futures::stream::iter(rows.into_iter().map(Ok));
+        Ok((taken > 0).then(|| (rows, (reading, left - taken))))
+    };
+    futures::stream::try_unfold((reading, left), piece).try_flatten()
 }
 
 fn no_cursor(name: &str) -> SqlError {

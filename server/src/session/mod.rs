@@ -152,6 +152,12 @@ pub struct Prepared {
     pub plan: PlanSlot,
 }
 
+/// The error of a statement in a transaction that has failed.
+pub fn aborted() -> SqlError {
+    let message = "current transaction is aborted, commands ignored until end of transaction block";
+    SqlError::new("25P02", message)
+}
+
 /// What the wire needs of a session. One statement at a time.
 ///
 /// A cancel, or a client that goes away, drops the future of `prepare`, `execute`,
@@ -203,6 +209,12 @@ pub trait Session: Send {
 
     /// Columns of a cursor that DECLARE has opened: to the protocol it is a portal.
     fn cursor(&self, _name: &str) -> Option<SchemaRef> {
+        None
+    }
+
+    /// The columns of a FETCH or EXECUTE as they are now, of which what was prepared before may have had others. `None`: what was
+    /// prepared stays as it is.
+    fn columns_now(&self, _statement: &Parsed) -> Option<Option<SchemaRef>> {
         None
     }
 

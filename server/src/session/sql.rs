@@ -22,7 +22,9 @@ use super::together::Changed;
 use super::transaction::Transaction;
 use super::write::TableAs;
 use super::write_plan::params_of;
-use super::{Notice, ParamValue, Prepared, Response, Session, SessionFactory, TransactionStatus};
+use super::{
+    Notice, ParamValue, Prepared, Response, Session, SessionFactory, TransactionStatus, aborted,
+};
 use crate::catalog::CatalogSnapshot;
 use crate::coordinator::Handle;
 use crate::coordinator::reply::Underway;
@@ -81,6 +83,8 @@ pub struct SqlSession {
     pub(super) settings: Settings,
     pub(super) transaction: Option<Transaction>,
     pub(super) cursors: HashMap<String, Cursor>,
+    /// How many have been opened.
+    pub(super) cursors_opened: u64,
     pub(super) copied: Copied,
     /// The connection's number; 0: none.
     pub(super) backend_pid: i32,
@@ -110,6 +114,7 @@ impl SqlSession {
             settings: Settings::default(),
             transaction: None,
             cursors: HashMap::new(),
+            cursors_opened: 0,
             copied: Copied::default(),
             backend_pid: 0,
             underway: Arc::default(),
@@ -205,10 +210,7 @@ impl SqlSession {
                     | Statement::Empty
             )
         {
-            return Err(SqlError::new(
-                "25P02",
-                "current transaction is aborted, commands ignored until end of transaction block",
-            ));
+            return Err(aborted());
         }
         Ok(())
     }
@@ -766,6 +768,17 @@ impl Session for SqlSession {
 
     fn cursor(&self, name: &str) -> Option<SchemaRef> {
         self.cursor_schema(name).ok()
+    }
+
+    fn columns_now(&self, statement: &Parsed) -> Option<Option<SchemaRef>> {
+        match &statement.statement {
+            Statement::Fetch { cursor, .. } => self.cursor(cursor).map(Some),
+            Statement::Execute { name, .. } => {
+                let prepared = self.prepared.get(name);
+                prepared.map(|p| p.columns.clone())
+            }
+            _ => None,
+        }
     }
 
     fn close_cursor(&mut self, name: &str) {

@@ -77,8 +77,8 @@ pub struct Savepoint {
     pub name: String,
     /// Number of changed rows by table.
     pub rows_written: HashMap<CollectionId, usize>,
-    /// Cursors that were open.
-    pub cursors: Vec<String>,
+    /// How many cursors had been opened.
+    pub cursors_opened: u64,
     /// Settings.
     pub settings: Values,
     /// Advisory locks that it held.
