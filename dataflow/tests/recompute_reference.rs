@@ -4,7 +4,7 @@
 #[allow(dead_code)]
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -73,8 +73,14 @@ impl BatchProgram for Numbered {
             .iter()
             .map(|batches| batches.iter().flat_map(rows_of).collect())
             .collect();
-        for rows in &rows {
-            assert!(rows.is_sorted(), "rows come in canonical order");
+        for (rows, key) in rows.iter().zip([2, 0]) {
+            let alike = |a: &Row, b: &Row| !self.keyed || a[key] == b[key];
+            let mut keys = BTreeSet::new();
+            for of_key in rows.chunk_by(alike) {
+                assert!(of_key.is_sorted(), "rows of a key come in canonical order");
+                let new = keys.insert(of_key[0][key]);
+                assert!(!self.keyed || new, "rows of a key come side by side");
+            }
         }
         Ok(vec![batch(&self.output, &self.rows(&rows)?)])
     }

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -88,7 +89,7 @@ impl OptimizerRule for Interruptible {
 }
 
 /// An expression that asks before it is evaluated.
-#[derive(Debug, Hash)]
+#[derive(Debug)]
 pub(crate) struct AskingExpr(Arc<dyn PhysicalExpr>);
 
 impl PartialEq for AskingExpr {
@@ -98,6 +99,12 @@ impl PartialEq for AskingExpr {
 }
 
 impl Eq for AskingExpr {}
+
+impl Hash for AskingExpr {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
 
 impl AskingExpr {
     pub(crate) fn around(expr: &Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {

@@ -71,6 +71,17 @@ async def with_asyncpg():
         pass
     assert await conn.fetchval("SELECT count(*) FROM t WHERE id = 9002") == 0
 
+    # MOVE and CLOSE mean the driver's portals as well.
+    async with conn.transaction():
+        cursor = await conn.cursor("SELECT g FROM generate_series(1, 10) g")
+        assert [r["g"] for r in await cursor.fetch(2)] == [1, 2]
+        await cursor.forward(3)
+        assert [r["g"] for r in await cursor.fetch(2)] == [6, 7]
+        await cursor.forward(100)
+        assert await cursor.fetch(2) == []
+        cursor = await conn.cursor("SELECT g FROM generate_series(1, 10) g")
+        await cursor.forward(9)
+        assert [r["g"] for r in await cursor.fetch(2)] == [10]
     # A cursor, transactions inside transactions, a timeout, and the same session afterwards.
     async with conn.transaction():
         ids = [row["id"] async for row in conn.cursor("SELECT id FROM t WHERE id < 60 ORDER BY id", prefetch=7)]
@@ -180,6 +191,11 @@ def with_psycopg():
     with conn.cursor() as cur:
         cur.executemany("INSERT INTO t VALUES (%s, %s, %s)", [(i, f"s{i}", i) for i in range(100)])
     conn.commit()
+    # FETCH, which the driver comes to prepare by itself, has the columns of the cursor that there is.
+    for query, rows in [("SELECT 1 AS a", [(1,)])] * 8 + [("SELECT 'x' AS b, 2 AS c", [("x", 2)])] * 2:
+        with conn.transaction():
+            conn.execute("DECLARE page CURSOR FOR " + query)
+            assert conn.execute("FETCH 10 FROM page").fetchall() == rows
     # A cursor on the server: the driver asks for the columns of its portal, moves, and fetches in the binary format.
     with conn.cursor(name="on server", binary=True) as cur:
         cur.execute("SELECT id, s FROM t WHERE id >= %s ORDER BY id", (10,))

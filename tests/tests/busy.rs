@@ -4,10 +4,11 @@
 use std::process::Stdio;
 
 use anyhow::{Context, ensure};
+use futures::TryStreamExt;
 use tidemill_tests::client::psql_command;
 use tidemill_tests::load::{quiet, uses_cpu};
 use tidemill_tests::{Options, Server, Sql, eventually, run};
-use tokio_postgres::NoTls;
+use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 /// A million million pairs: hours of work before the first row.
 const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 1000000) AS a (x), generate_series(1, 1000000) AS b (y) WHERE x + y < 0";
@@ -75,6 +76,31 @@ fn what_finds_nothing_ends_when_its_time_is_over() {
         }
         Ok(())
     })
+}
+
+#[test]
+fn fetch_all_holds_few_rows_at_once() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("BEGIN; DECLARE c CURSOR FOR SELECT repeat('x', 1000) || g AS x FROM generate_series(1, 400000) AS g")
+            .await?;
+        ensure!(sql.rows("FETCH 3 FROM c").await?.len() == 3);
+        let before = peak_mb(&server)?;
+        let fetched = sql.client().simple_query_raw("FETCH ALL FROM c").await?;
+        let mut fetched = std::pin::pin!(fetched);
+        let mut rows = 0;
+        while let Some(message) = fetched.try_next().await? {
+            if let SimpleQueryMessage::Row(row) = message {
+                rows += usize::from(row.get(0).is_some_and(|x| x.len() > 1000));
+            }
+        }
+        ensure!(rows == 399_997, "{rows}");
+        let more = peak_mb(&server)? - before;
+        ensure!(more < 150, "{more} MB more for 400 MB of rows");
+        ensure!(sql.rows("FETCH 3 FROM c").await?.is_empty());
+        Ok(())
+    });
 }
 
 /// Binding never waits: on the threads that serve the network it would hold up everybody.

@@ -1,0 +1,120 @@
+//! Portals and cursors, and prepared statements whose tables change.
+
+use anyhow::{Context, Result, ensure};
+use tidemill_tests::{Options, Scratch, Server, run};
+use tokio_postgres::{Client, Error, NoTls};
+
+async fn client(server: &Server) -> Result<Client> {
+    let config = format!("host=127.0.0.1 port={} user=tidemill", server.port());
+    let (client, connection) = tokio_postgres::connect(&config, NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+fn code<T>(result: Result<T, Error>) -> Result<String> {
+    let error = result.err().context("it fails")?;
+    let code = error.code().context("an error of the server")?;
+    Ok(code.code().to_string())
+}
+
+#[test]
+fn a_portal_ends_with_its_transaction_or_savepoint() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let mut client = client(&server).await?;
+        client.batch_execute("CREATE TABLE a (x int)").await?;
+        let numbers = client
+            .prepare("SELECT g FROM generate_series(1, 4) AS g")
+            .await?;
+        let insert = "INSERT INTO a SELECT g FROM generate_series(1, 3) AS g RETURNING x";
+        let insert = client.prepare(insert).await?;
+
+        let transaction = client.transaction().await?;
+        let before = transaction.bind(&numbers, &[]).await?;
+        ensure!(transaction.query_portal(&before, 1).await?.len() == 1);
+        transaction.batch_execute("SAVEPOINT s").await?;
+        let after = transaction.bind(&insert, &[]).await?;
+        ensure!(transaction.query_portal(&after, 1).await?.len() == 1);
+        transaction.batch_execute("ROLLBACK TO s").await?;
+        ensure!(code(transaction.query_portal(&after, 0).await)? == "34000");
+        transaction.batch_execute("ROLLBACK TO s").await?;
+        ensure!(transaction.query_portal(&before, 0).await?.len() == 3);
+        let open = transaction.bind(&numbers, &[]).await?;
+        ensure!(transaction.query_portal(&open, 1).await?.len() == 1);
+        ensure!(code(transaction.batch_execute("SELECT 1 / 0").await)? == "22012");
+        ensure!(code(transaction.query_portal(&open, 0).await)? == "25P02");
+        transaction.batch_execute("ROLLBACK TO s").await?;
+        ensure!(code(transaction.query_portal(&open, 0).await)? == "34000");
+        transaction.batch_execute("ROLLBACK TO s").await?;
+        // One that ends and begins within a string of statements is another one.
+        let open = transaction.bind(&numbers, &[]).await?;
+        transaction.batch_execute("COMMIT; BEGIN").await?;
+        ensure!(code(transaction.query_portal(&open, 0).await)? == "34000");
+        transaction.rollback().await?;
+        ensure!(client.query("SELECT x FROM a", &[]).await?.is_empty());
+        Ok(())
+    });
+}
+
+#[test]
+fn rows_of_other_columns_are_refused() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let client = client(&server).await?;
+        let create = "CREATE TABLE sw (lo int, hi int); INSERT INTO sw VALUES (1, 100)";
+        client.batch_execute(create).await?;
+        let select = client.prepare("SELECT * FROM sw").await?;
+        let insert = "INSERT INTO sw VALUES (2, 200) RETURNING *";
+        let insert = client.prepare(insert).await?;
+        ensure!(client.query(&select, &[]).await?.len() == 1);
+        let swap = "ALTER TABLE sw RENAME lo TO t; ALTER TABLE sw RENAME hi TO lo; ALTER TABLE sw RENAME t TO hi";
+        client.batch_execute(swap).await?;
+        ensure!(code(client.query(&select, &[]).await)? == "0A000");
+        ensure!(code(client.query(&insert, &[]).await)? == "0A000");
+        let rows = client.query("SELECT lo, hi FROM sw", &[]).await?;
+        ensure!(rows.len() == 1 && rows[0].get::<_, i32>("lo") == 100);
+        Ok(())
+    });
+}
+
+#[test]
+fn what_fails_forgets_no_statement() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let client = client(&server).await?;
+        let statement = client.prepare("SELECT 7").await?;
+        let names =
+            "SELECT 'DEALLOCATE ALL' UNION SELECT 'DISCARD ALL' UNION SELECT 'DEALLOCATE s0'";
+        for row in client.query(names, &[]).await? {
+            let forgets: &str = row.get(0);
+            client.batch_execute("BEGIN").await?;
+            ensure!(code(client.batch_execute("SELECT 1 / 0").await)? == "22012");
+            ensure!(
+                code(client.batch_execute(forgets).await)? == "25P02",
+                "{forgets}"
+            );
+            client.batch_execute("ROLLBACK").await?;
+            ensure!(client.query(&statement, &[]).await?.len() == 1, "{forgets}");
+        }
+        client.batch_execute("BEGIN").await?;
+        ensure!(code(client.batch_execute("DISCARD ALL").await)? == "25001");
+        client.batch_execute("ROLLBACK").await?;
+        ensure!(client.query(&statement, &[]).await?.len() == 1);
+        client.batch_execute("DISCARD ALL").await?;
+        ensure!(code(client.query(&statement, &[]).await)? == "26000");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_cursor_that_takes_the_name_of_another_ends_with_its_savepoint() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("BEGIN; DECLARE c CURSOR FOR SELECT 1; DECLARE d CURSOR FOR SELECT 3; SAVEPOINT s; CLOSE c; DECLARE c CURSOR FOR SELECT 2; ROLLBACK TO s")
+            .await?;
+        ensure!(sql.lines("FETCH d").await? == ["3"]);
+        sql.fails("34000", "FETCH c").await?;
+        sql.run("ROLLBACK").await
+    });
+}
