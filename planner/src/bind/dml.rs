@@ -11,12 +11,13 @@ use super::elements::subscripts;
 use super::expr::{Ctx, at};
 use super::from::Joined;
 use super::scope::{Outer, Scope};
+use super::sets::is_set_returning;
 use super::{Binder, Ctes, Rel, RelCol, Typed, columns_of, df, project, unique_names};
 use crate::ast::{ColumnDefault, Numbering, NumberingKind};
 use crate::catalog::Relation;
 use crate::error::{Result, SqlError};
 use crate::parser::spelling::Overriding;
-use crate::parser::{parts, position};
+use crate::parser::{parse_query, parts, position};
 
 /// The value of an expression that has no columns; `None` if it isn't constant or fails.
 pub(crate) fn fold_constant(e: &Expr) -> Option<ScalarValue> {
@@ -242,6 +243,14 @@ impl Binder<'_> {
         let is_always = |column: usize| {
             let number = numbered(defaults).find(|(n, _)| *n == column);
             overriding.is_none() && number.is_some_and(|(_, n)| n.kind == NumberingKind::Always)
+        };
+        let selected;
+        let q = match select_of_values(q)? {
+            None => q,
+            Some(select) => {
+                selected = select;
+                &selected
+            }
         };
         let values = match q.body.as_ref() {
             SetExpr::Values(v)
@@ -704,4 +713,29 @@ fn column_number(table: &Relation, name: &str) -> Result<usize> {
                 ),
             )
         })
+}
+
+/// VALUES of one row with set-returning functions as SELECT, which gives as many rows as they do.
+fn select_of_values(q: &ast::Query) -> Result<Option<ast::Query>> {
+    let SetExpr::Values(values) = q.body.as_ref() else {
+        return Ok(None);
+    };
+    let gives_rows = |e: &E| {
+        crate::walk::any_expr(e, |e| match e {
+            E::Function(f) => parts(&f.name).pop().is_some_and(|n| is_set_returning(&n)),
+            _ => false,
+        })
+    };
+    let [row] = values.rows.as_slice() else {
+        return Ok(None);
+    };
+    if !row.iter().any(gives_rows) || row.iter().any(is_default) {
+        return Ok(None);
+    }
+    let items: Vec<String> = row.iter().map(ToString::to_string).collect();
+    let select = parse_query(&format!("SELECT {}", items.join(", ")))?;
+    Ok(Some(ast::Query {
+        body: select.body,
+        ..q.clone()
+    }))
 }

@@ -501,7 +501,12 @@ impl Binder<'_> {
     }
 
     pub(crate) fn cast_to(&self, c: Ctx, e: &E, data_type: &ast::DataType) -> Result<Typed> {
-        let to = sql_type(data_type)?;
+        let to = match (sql_type(data_type), data_type) {
+            (Err(unknown), ast::DataType::Custom(name, modifiers)) if modifiers.is_empty() => {
+                return self.cast_to_row(c, e, name, unknown);
+            }
+            (to, _) => to?,
+        };
         let name = data_type.to_string().to_lowercase();
         if let E::Array(a) = strip(e)
             && a.elem.is_empty()

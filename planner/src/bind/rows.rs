@@ -1,19 +1,20 @@
 //! Row values: comparing them, `IS NULL`, and getting at their fields and at the elements of arrays.
 
+use arrow::datatypes::{DataType, Field};
 use datafusion_common::ScalarValue;
 use datafusion_expr::{Expr, Operator};
 use sqlparser::ast::{
     AccessExpr, BinaryOperator as B, Expr as E, FunctionArg, FunctionArgExpr, FunctionArguments,
-    Subscript,
+    ObjectName, Subscript,
 };
 use tidemill_zset::schema::SqlType;
 
 use super::conditions::{and, not, or, when};
 use super::expr::{Ctx, at, strip};
-use super::types::is_text;
-use super::{Binder, Typed, literal, truth};
+use super::types::{castable, is_text};
+use super::{Binder, Typed, literal, null_of, truth};
 use crate::error::{Result, SqlError};
-use crate::functions::cast::Context;
+use crate::functions::cast::{self, Context};
 use crate::functions::rows;
 use crate::parser::{fold, parts, position};
 
@@ -166,6 +167,51 @@ impl Binder<'_> {
             }
         };
         Ok(Typed::new(e, SqlType::Bool))
+    }
+
+    /// `(a, b)::t`: a row of a relation's columns. Fails with `unknown` if there is no such relation.
+    pub(super) fn cast_to_row(
+        &self,
+        c: Ctx,
+        e: &E,
+        name: &ObjectName,
+        unknown: SqlError,
+    ) -> Result<Typed> {
+        let names = parts(name);
+        let relation = match names.as_slice() {
+            [table] => self.find_relation(None, table),
+            [schema, table] => self.find_relation(Some(schema), table),
+            _ => None,
+        };
+        let Some(relation) = relation else {
+            return Err(unknown);
+        };
+        let fields = relation.columns.fields().iter();
+        let fields: Vec<Field> = fields
+            .map(|f| SqlType::of(f).field(f.name(), true))
+            .collect();
+        let to = SqlType::Other(DataType::Struct(fields.into()));
+        let t = self.expr(c, e)?;
+        let fits = match (&t.ty, &to) {
+            _ if t.unknown => {
+                let Expr::Literal(ScalarValue::Null, _) = &t.expr else {
+                    return Err(SqlError::unsupported("rows are not read from texts"));
+                };
+                return Ok(Typed::new(null_of(&to), to));
+            }
+            (SqlType::Other(DataType::Struct(from)), SqlType::Other(DataType::Struct(to))) => {
+                let mut pairs = from.iter().zip(to);
+                from.len() == to.len()
+                    && pairs.all(|(a, b)| castable(&SqlType::of(a), &SqlType::of(b)))
+            }
+            _ => false,
+        };
+        if !fits {
+            let message = format!("cannot cast type {} to {}", t.type_name(), names.join("."));
+            return Err(SqlError::new("42846", message));
+        }
+        let row = cast::cast(t.expr, &t.ty, &to, Context::Explicit, self.zone());
+        Ok(Typed::new(row, to))
     }
 
     /// IS NULL and IS NOT NULL. A row is NULL if all of its fields are, and not NULL if none is.

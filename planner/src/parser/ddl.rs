@@ -37,6 +37,12 @@ impl P<'_> {
         if self.peek_is(0, "foreign") && self.peek_is(1, "table") {
             return self.create_foreign_table();
         }
+        if self.peek_is(0, "recursive") && self.peek_is(1, "view") {
+            self.take("recursive");
+            let kind = self.kind()?;
+            let view = self.create_view(kind, or_replace, false)?;
+            return recursive(view);
+        }
         let unique = self.peek_is(0, "unique");
         let kind = self.kind()?;
         if or_replace && kind != ObjectKind::View {
@@ -757,4 +763,33 @@ fn refused(what: &str) -> SqlError {
         "column or table constraint is not supported: {what}"
     ))
     .hint("Supported are NOT NULL, DEFAULT, CHECK, PRIMARY KEY and UNIQUE.")
+}
+
+/// CREATE RECURSIVE VIEW: the view of a query that names itself.
+fn recursive(view: Statement) -> Result<Statement> {
+    let Statement::CreateView {
+        name,
+        or_replace,
+        if_not_exists,
+        columns,
+        query,
+    } = view
+    else {
+        return Err(SqlError::internal("a view"));
+    };
+    if columns.is_empty() {
+        return Err(SqlError::new("42601", "syntax error at or near \"AS\"")
+            .hint("CREATE RECURSIVE VIEW needs a list of columns."));
+    }
+    let quoted = |name: &String| crate::functions::strings::quote_ident(name);
+    let list: Vec<String> = columns.iter().map(quoted).collect();
+    let (list, itself) = (list.join(", "), quoted(&name.name));
+    let text = format!("WITH RECURSIVE {itself} ({list}) AS ({query}) SELECT {list} FROM {itself}");
+    Ok(Statement::CreateView {
+        name,
+        or_replace,
+        if_not_exists,
+        columns,
+        query: super::parse_query(&text)?,
+    })
 }
