@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn csv_records_torn_anywhere() {
-        let data = b"h,i\r\n1,\"a,\"\"b\"\"\nc\"\r\n,\"\"\nlast,x";
+        let data = b"h,i\r\n1,\"a,\"\"b\"\"\nc\"\r\n,\"\"\r\nlast,x";
         let options = CopyOptions {
             csv: true,
             header: true,
