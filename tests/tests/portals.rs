@@ -107,6 +107,26 @@ fn what_fails_forgets_no_statement() {
 }
 
 #[test]
+fn a_fetch_that_is_taken_bit_by_bit_has_moved_the_cursor() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let mut client = client(&server).await?;
+        let transaction = client.transaction().await?;
+        let declare = "DECLARE c CURSOR FOR SELECT g FROM generate_series(1, 30000) AS g";
+        transaction.batch_execute(declare).await?;
+        let all = transaction.prepare("FETCH ALL FROM c").await?;
+        let all = transaction.bind(&all, &[]).await?;
+        ensure!(transaction.query_portal(&all, 2).await?.len() == 2);
+        let next = transaction.prepare("FETCH 2 FROM c").await?;
+        ensure!(transaction.query(&next, &[]).await?.is_empty());
+        let rest = transaction.query_portal(&all, 0).await?;
+        ensure!(rest.len() == 29_998 && rest[0].get::<_, i32>(0) == 3);
+        transaction.rollback().await?;
+        Ok(())
+    });
+}
+
+#[test]
 fn a_cursor_that_takes_the_name_of_another_ends_with_its_savepoint() {
     run(|scratch: Scratch| async move {
         let server = Server::start(&scratch.data(), &Options::default())?;

@@ -20,7 +20,7 @@ use crate::functions::cast::Context;
 use crate::functions::registry::{self, Arg, Overload, Ret};
 use crate::functions::shared::shared;
 use crate::functions::system::asks_catalog;
-use crate::functions::{Time, call, registry::CallTypes};
+use crate::functions::{Time, by_zone, call, registry::CallTypes, revised};
 use crate::names::name_of_text;
 use crate::parser::fold;
 use crate::parser::spelling::WHOLE_ROW;
@@ -611,10 +611,15 @@ impl Binder<'_> {
         });
         let shown: Vec<String> = types.iter().map(ToString::to_string).collect();
         let key = format!("{}({}) {ret} {}", o.name, shown.join(","), self.zone());
-        Ok(Typed::new(
-            call(o.name, key, kernel, o.volatility, o.fallible, exprs, &ret),
-            ret,
-        ))
+        let text = |t: &SqlType| *t == SqlType::Text;
+        let similar = o.name == "substring" && types.len() == 3 && types.iter().all(text);
+        types.push(ret.clone());
+        let name = match similar || by_zone(o.name, &types, self.zone()) {
+            true => revised(o.name),
+            false => o.name.to_string(),
+        };
+        let call = call(&name, key, kernel, o.volatility, o.fallible, exprs, &ret);
+        Ok(Typed::new(call, ret))
     }
 
     /// `int4(x)`, `text(x)`: a type's name called as a function.

@@ -84,16 +84,6 @@ impl Binder<'_> {
         let given: Vec<String> = alias
             .map(|a| a.columns.iter().map(|c| fold(&c.name)).collect())
             .unwrap_or_default();
-        if given.len() > columns.len() {
-            return Err(SqlError::new(
-                "42P10",
-                format!(
-                    "table \"{table_name}\" has {} columns available but {} columns specified",
-                    columns.len(),
-                    given.len()
-                ),
-            ));
-        }
         let cols = columns
             .into_iter()
             .zip(types)

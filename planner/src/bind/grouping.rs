@@ -267,6 +267,16 @@ impl Binder<'_> {
             [Expr::GroupingSet(s)] => Some(s.distinct_expr().into_iter().cloned().collect()),
             _ => None,
         };
+        let in_all = match group_exprs.as_slice() {
+            [Expr::GroupingSet(GroupingSet::GroupingSets(sets))] => {
+                let (first, others) = sets
+                    .split_first()
+                    .map_or((&[][..], &[][..]), |(f, o)| (f, o));
+                let in_all = |e: &&Expr| others.iter().all(|set| set.contains(e));
+                first.iter().filter(in_all).cloned().collect()
+            }
+            _ => vec![],
+        };
         let plan = df(builder(plan)
             .aggregate(group_exprs, unique)
             .and_then(|b| b.build()))?;
@@ -306,6 +316,7 @@ impl Binder<'_> {
                 keys,
                 results,
                 sets,
+                in_all,
                 schema,
             },
         ))
@@ -585,6 +596,8 @@ pub(super) struct Lift<'s> {
     results: Vec<Expr>,
     /// With grouping sets: the keys above in the order of the bits of the set's number.
     sets: Option<Vec<Expr>>,
+    /// Those that all sets have.
+    in_all: Vec<Expr>,
     /// Of the aggregate.
     schema: DFSchemaRef,
 }
@@ -612,9 +625,17 @@ impl Lift<'_> {
                     && let [result, direct @ ..] = f.args.as_slice()
                 {
                     for value in direct {
-                        deep(|| self.apply(value.clone())).map_err(crate::functions::external)?;
-                        if self.sets.is_some() && !value.column_refs().is_empty() {
-                            let message = "direct arguments that aren't constant are not supported with grouping sets";
+                        let above = deep(|| self.apply(value.clone()));
+                        let above = above.map_err(crate::functions::external)?;
+                        // Where a set leaves the key out the value would be NULL.
+                        let in_all = |c: &Column| {
+                            self.in_all
+                                .iter()
+                                .any(|e| matches!(e, Expr::Column(k) if k == c))
+                        };
+                        if self.sets.is_some() && !above.column_refs().into_iter().all(in_all) {
+                            let message =
+                                "direct arguments that a grouping set leaves out are not supported";
                             return Err(crate::functions::external(SqlError::unsupported(message)));
                         }
                     }

@@ -393,6 +393,17 @@ pub(crate) fn filter(plan: LogicalPlan, predicate: Expr) -> Result<LogicalPlan> 
     )
 }
 
+/// Those rows for which all of the conditions are true, of which there may be none.
+pub(crate) fn filter_all(plan: LogicalPlan, all: Vec<Expr>) -> Result<LogicalPlan> {
+    match all.is_empty() {
+        true => Ok(plan),
+        false => filter(
+            plan,
+            conditions::balanced(all, datafusion_expr::Operator::And),
+        ),
+    }
+}
+
 pub(crate) fn builder(plan: LogicalPlan) -> LogicalPlanBuilder {
     LogicalPlanBuilder::new(plan)
 }

@@ -10,12 +10,12 @@
 
 use datafusion_expr::expr::{BinaryExpr, InList};
 use datafusion_expr::utils::split_conjunction;
-use datafusion_expr::{Cast, Expr, LogicalPlan, Operator};
+use datafusion_expr::{Cast, Expr, LogicalPlan};
 use sqlparser::ast;
 
 use super::from_functions::is_lateral;
 use super::scope::{Outer, Scope};
-use super::{Binder, Ctes, filter};
+use super::{Binder, Ctes, filter_all};
 use crate::error::Result;
 
 /// FROMs within each other that are bound twice: each level doubles what is below it.
@@ -69,11 +69,7 @@ impl Binder<'_> {
                 again?.0
             }
         };
-        let plan = match all.is_empty() {
-            true => plan,
-            false => filter(plan, super::conditions::balanced(all, Operator::And))?,
-        };
-        Ok((plan, scope))
+        Ok((filter_all(plan, all)?, scope))
     }
 
     /// The rows of `left` that the WHERE of its query may keep.
@@ -89,10 +85,7 @@ impl Binder<'_> {
             .filter(of_left)
             .cloned()
             .collect();
-        match all.is_empty() {
-            true => Ok(left),
-            false => filter(left, super::conditions::balanced(all, Operator::And)),
-        }
+        filter_all(left, all)
     }
 }
 
@@ -108,7 +101,7 @@ fn has_lateral(t: &ast::TableWithJoins) -> bool {
 
 /// A comparison of columns, constants and parameters, which can't fail.
 fn compares(e: &Expr) -> bool {
-    use Operator::*;
+    use datafusion_expr::Operator::*;
     let plain = match e {
         Expr::BinaryExpr(BinaryExpr {
             left,

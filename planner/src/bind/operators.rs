@@ -231,7 +231,9 @@ impl Binder<'_> {
         let key = |e| match &ty {
             // Arrow has NULL elements before all others.
             SqlType::Array(_) if ordered || by_key => Ok(crate::functions::rows::array_key(e, &ty)),
-            SqlType::Other(of) if by_key => Ok(crate::functions::rows::key(e, of)),
+            SqlType::Other(of @ DataType::Struct(_)) if ordered || by_key => {
+                Ok(crate::functions::rows::key(e, of))
+            }
             _ => self.order_key(Typed::new(e, ty.clone())).map(|t| t.expr),
         };
         let (l, r) = (key(l)?, key(r)?);

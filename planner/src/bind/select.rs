@@ -17,8 +17,8 @@ use super::scope::{Outer, Scope};
 use super::substitute::{by_output_names, replace};
 use super::tail::{Key, Late, SortKey, Tail, tail_of};
 use super::{
-    Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, filter, fit, literal, project,
-    unique_names,
+    Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, filter, filter_all, fit, literal,
+    project, unique_names,
 };
 use crate::compile::own_order::{ordered_windows, own_order};
 use crate::error::{Result, SqlError};
@@ -638,10 +638,7 @@ impl Binder<'_> {
         e: &E,
     ) -> Result<LogicalPlan> {
         let all = self.conditions(scope, ctes, e)?;
-        match all.is_empty() {
-            true => Ok(plan),
-            false => filter(plan, super::conditions::balanced(all, Operator::And)),
-        }
+        filter_all(plan, all)
     }
 
     /// The conditions of WHERE, all of which must be true.

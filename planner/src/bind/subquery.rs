@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{Column, ScalarValue, Spans};
 use datafusion_expr::expr::{Exists, InSubquery};
@@ -19,13 +20,14 @@ use super::conditions::{first, is_fallible, not, when};
 use super::expr::{AGGREGATE, Calls, Ctx, SET, Truth, WINDOW, strip};
 use super::scope::{Outer, outer};
 use super::sets::{is_each, is_set_returning};
-use super::types::SCALE_DEFAULT;
+use super::types::{SCALE_DEFAULT, common};
 use super::{Binder, Rel, RelCol, Typed, builder, df, literal, null_of, project, truth};
 use crate::compile::decorrelate;
 use crate::compile::own_order::ordered_aggregates;
 use crate::error::{Result, SqlError};
 use crate::functions::cast::Context;
 use crate::functions::one_of::as_in_list;
+use crate::functions::rows;
 use crate::functions::shared::shared;
 use crate::functions::single::nullable;
 use crate::parser::parts;
@@ -442,6 +444,15 @@ impl Binder<'_> {
             let ty = SqlType::Array(Box::new(SqlType::Numeric(0, SCALE_DEFAULT)));
             list = Typed::new(self.settle(&list, &ty, Context::Explicit)?, ty);
         }
+        let mut x = x;
+        if let SqlType::Array(of) = &list.ty
+            && rows::is_row(of)
+            && let Some(ty) = common(&x.ty, of)
+        {
+            let all = SqlType::Array(Box::new(ty.clone()));
+            x = Typed::new(self.implicit(&x, &ty)?, ty);
+            list = Typed::new(self.implicit(&list, &all)?, all);
+        }
         if let Some(matched) = self.patterns_each(op, any, &x, &list) {
             return matched;
         }
@@ -511,9 +522,15 @@ impl Binder<'_> {
             }
             (B::Lt | B::LtEq | B::Gt | B::GtEq, _) => {
                 let most = matches!(op, B::Lt | B::LtEq) == any;
-                let (s, cols) = self.subquery(c, q, |b, r| b.extreme_of(r, most))?;
+                let (s, cols) = self.subquery(c, q, |b, r| b.extreme_of(r, most, &x.ty))?;
                 let extreme = Typed::new(Expr::ScalarSubquery(s), cols[0].ty.clone());
-                let t = self.operator(op, x.clone(), extreme)?;
+                let x = match &x.ty {
+                    SqlType::Other(of @ DataType::Struct(_)) => {
+                        Typed::new(rows::key(x.expr.clone(), of), SqlType::Bytea)
+                    }
+                    _ => x.clone(),
+                };
+                let t = self.operator(op, x, extreme)?;
                 if any {
                     Expr::IsTrue(Box::new(t.expr))
                 } else {
@@ -537,18 +554,21 @@ impl Binder<'_> {
         Ok(Typed::new(e, SqlType::Bool))
     }
 
-    /// The least or greatest value of a subquery's column.
-    fn extreme_of(&self, r: Rel, most: bool) -> Result<Rel> {
-        let col = Self::one_column(&r.cols)?.clone();
+    /// The least or greatest value of a subquery's column, which is compared with one of type `x`; of rows their key.
+    fn extreme_of(&self, r: Rel, most: bool, x: &SqlType) -> Result<Rel> {
+        let mut col = Self::one_column(&r.cols)?.clone();
+        let mut value = Expr::Column(col.column.clone());
+        if let SqlType::Other(of @ DataType::Struct(_)) = x {
+            let row = self.implicit(&Typed::new(value, col.ty.clone()), x)?;
+            value = rows::key(row, of);
+            col.ty = SqlType::Bytea;
+        }
         let f = match most {
             true => datafusion::functions_aggregate::min_max::max_udaf(),
             false => datafusion::functions_aggregate::min_max::min_udaf(),
         };
         let plan = df(builder(r.plan)
-            .aggregate(
-                Vec::<Expr>::new(),
-                vec![f.call(vec![Expr::Column(col.column.clone())])],
-            )
+            .aggregate(Vec::<Expr>::new(), vec![f.call(vec![value])])
             .and_then(|b| b.build()))?;
         let given = plan.schema().columns().remove(0);
         let name = self.fresh("extreme");

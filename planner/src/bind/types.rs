@@ -264,6 +264,14 @@ pub(crate) fn united(a: &SqlType, b: &SqlType) -> Option<SqlType> {
         {
             Some(SqlType::Float4)
         }
+        // Each row would keep its own values' types.
+        (SqlType::Other(DataType::Struct(a)), SqlType::Other(DataType::Struct(b)))
+            if a.len() == b.len() =>
+        {
+            let mut pairs = a.iter().zip(b);
+            let same = pairs.all(|(a, b)| SqlType::of(a) == SqlType::of(b));
+            same.then(|| SqlType::Other(DataType::Struct(a.clone())))
+        }
         _ => common(a, b),
     }
 }

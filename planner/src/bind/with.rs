@@ -13,7 +13,6 @@ use tidemill_zset::schema::SqlType;
 use super::scope::Outer;
 use super::types::{is_integer, is_text, united};
 use super::{Binder, Ctes, Rel, RelCol, Typed, builder, columns_of, df, project, unique_names};
-use crate::compile::decorrelate::names::subquery_of;
 use crate::compile::rules::has_outer_reference;
 use crate::error::{Result, SqlError};
 use crate::functions::single::nullable;
@@ -253,8 +252,7 @@ impl Binder<'_> {
             let mut found = false;
             for e in node.expressions() {
                 e.walk(&mut |e| {
-                    found |=
-                        subquery_of(e).is_some_and(|s| reads(&s.subquery, internal, usize::MAX));
+                    found |= matches!(e, Expr::ScalarSubquery(s) if reads(&s.subquery, internal, usize::MAX));
                     Ok(TreeNodeRecursion::Continue)
                 })?;
             }

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion_common::DFSchema;
 use datafusion_expr::{Distinct, LogicalPlan, TableScan};
-use tidemill_dataflow::plan::{DataflowPlan, Node, Op};
+use tidemill_dataflow::plan::{DataflowPlan, Node, Op, fingerprint};
 
 use crate::catalog::Relation;
 use crate::error::{Result, SqlError, from_datafusion};
@@ -94,6 +94,16 @@ impl QueryPlan {
 /// Finds the relation that a scan reads; `None` for scans that read no collection (table functions, the work table
 /// of a recursive query).
 pub type Resolve<'a> = &'a dyn Fn(&TableScan) -> Option<Relation>;
+
+/// The newest revision of the functions in a plan: those whose results have become others are called otherwise since
+/// ([`crate::functions::revised`]). What is stored of an earlier one isn't what the plan gives.
+pub fn revision(plan: &DataflowPlan) -> u32 {
+    let calls = format!("{}(", crate::functions::revised(""));
+    match fingerprint(&plan.root).contains(&calls) {
+        true => 2,
+        false => 1,
+    }
+}
 
 /// Compiles `logical`, not yet optimised, to a dataflow whose output has the types of `columns`.
 pub fn compile(

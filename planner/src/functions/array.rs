@@ -630,11 +630,9 @@ pub fn register(r: &mut Registry) {
         ),
     ];
     for (any, all, test) in tests {
-        r.add_typed(any, move |t| {
-            rows::comparing(t.args, quantified(true, test))
-        });
+        r.add_typed(any, move |t| rows::ordering(t.args, quantified(true, test)));
         r.add_typed(all, move |t| {
-            rows::comparing(t.args, quantified(false, test))
+            rows::ordering(t.args, quantified(false, test))
         });
     }
     for name in [

@@ -11,7 +11,9 @@ use datafusion_expr::{Expr, Volatility};
 use tidemill_zset::digits::short_integer_inline;
 use tidemill_zset::schema::{SqlType, UTC};
 
-use super::{Args, Kernel, call, external, format, json, json_text, parse, parse_dates};
+use super::{
+    Args, Kernel, by_zone, call, external, format, json, json_text, parse, parse_dates, revised,
+};
 use crate::bind::types::{as_numeric, is_integer, is_text, number_rank, plain_name};
 use crate::error::{Result, SqlError};
 
@@ -66,6 +68,10 @@ pub fn cast(expr: Expr, from: &SqlType, to: &SqlType, context: Context, zone: &s
         return Expr::Cast(datafusion_expr::Cast::new(Box::new(expr), to.arrow()));
     }
     let name = plain_name(to).replace(' ', "_");
+    let name = match by_zone("", [from, to], zone) {
+        true => revised(&name),
+        false => name,
+    };
     let key = format!("cast {from} to {to} {context:?} {zone}");
     let (from, to2, zone) = (from.clone(), to.clone(), zone.to_string());
     let kernel: Kernel = Arc::new(move |a: &Args| {

@@ -225,6 +225,22 @@ impl ScalarUDFImpl for Function {
     }
 }
 
+/// What a function is called in plans since its results have become others: what a view stores is a function of what its plan says, so
+/// that what is stored of the old results is computed anew.
+pub(crate) fn revised(name: &str) -> String {
+    format!("{name}_2")
+}
+
+/// Whether what a function of values of these types gives depends on the offsets of a named zone.
+pub(crate) fn by_zone<'t>(
+    name: &str,
+    types: impl IntoIterator<Item = &'t SqlType>,
+    zone: &str,
+) -> bool {
+    let mut types = types.into_iter();
+    name == "timezone" || zone != "UTC" && types.any(|t| *t == SqlType::Timestamptz)
+}
+
 /// A call of `kernel`. `key` must say everything that decides the result besides the arguments.
 pub fn call(
     name: &str,

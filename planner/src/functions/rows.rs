@@ -153,23 +153,55 @@ pub(crate) fn comparing(types: &[SqlType], kernel: Kernel) -> Kernel {
     })
 }
 
+/// A kernel that compares its arguments, of these types, also if they are rows, of which a NULL field is like any other and the last.
+pub(crate) fn ordering(types: &[SqlType], kernel: Kernel) -> Kernel {
+    let of_rows = |ty: &SqlType| match ty {
+        SqlType::Array(of) => is_row(of),
+        ty => is_row(ty),
+    };
+    if !types.iter().any(of_rows) {
+        return comparing(types, kernel);
+    }
+    let types = types.to_vec();
+    Arc::new(move |a: &Args| {
+        let arrays = a.arrays.iter().zip(&types).map(|(array, ty)| match ty {
+            SqlType::Array(of) if is_row(of) => {
+                let list = array.as_list::<i32>();
+                let keys = keys(list.values(), of)?;
+                let item = Arc::new(Field::new("item", DataType::Binary, true));
+                let (offsets, nulls) = (list.offsets().clone(), list.nulls().cloned());
+                Ok(Arc::new(ListArray::try_new(item, offsets, keys, nulls)?) as ArrayRef)
+            }
+            ty if is_row(ty) => keys(array, ty),
+            ty => comparable(array, ty),
+        });
+        kernel(&Args {
+            arrays: arrays.collect::<DfResult<_>>()?,
+            rows: a.rows,
+        })
+    })
+}
+
 /// What orders rows: field after field, NULL last. Arrow sorts by no column of rows.
+fn keys(rows: &ArrayRef, ty: &SqlType) -> DfResult<ArrayRef> {
+    let rows = comparable(rows, ty)?;
+    let rows = rows.as_struct();
+    let last = SortOptions {
+        descending: false,
+        nulls_first: false,
+    };
+    let fields = rows.columns().iter();
+    let fields = fields.map(|c| SortField::new_with_options(c.data_type().clone(), last));
+    let bytes = RowConverter::new(fields.collect())?.convert_columns(rows.columns())?;
+    let keys = (0..rows.len()).map(|i| rows.is_valid(i).then(|| bytes.row(i).owned()));
+    let keys: BinaryArray = keys.map(|k| k.map(|k| k.as_ref().to_vec())).collect();
+    Ok(Arc::new(keys))
+}
+
+/// [`keys`] of the rows of an expression.
 pub(crate) fn key(row: Expr, ty: &DataType) -> Expr {
     let of = SqlType::Other(ty.clone());
-    let kernel: Kernel = Arc::new(move |a: &Args| {
-        let rows = comparable(&a.arrays[0], &of)?;
-        let rows = rows.as_struct();
-        let last = SortOptions {
-            descending: false,
-            nulls_first: false,
-        };
-        let fields = rows.columns().iter();
-        let fields = fields.map(|c| SortField::new_with_options(c.data_type().clone(), last));
-        let bytes = RowConverter::new(fields.collect())?.convert_columns(rows.columns())?;
-        let keys = (0..rows.len()).map(|i| rows.is_valid(i).then(|| bytes.row(i).owned()));
-        let keys: BinaryArray = keys.map(|k| k.map(|k| k.as_ref().to_vec())).collect();
-        Ok(Arc::new(keys) as ArrayRef)
-    });
+    let kernel: Kernel = Arc::new(move |a: &Args| keys(&a.arrays[0], &of));
     let of = SqlType::Bytea;
     let key = format!("row_key {ty:?}");
     call(

@@ -674,7 +674,8 @@ fn check_copy_options(o: CopyOptions) -> Result<CopyOptions> {
         return invalid("COPY null representation cannot use newline or carriage return".into());
     }
     if o.csv && null.contains('"') {
-        return invalid("CSV quote character must not appear in the NULL specification".into());
+        let message = "CSV quote character must not appear in the NULL specification";
+        return Err(SqlError::unsupported(message));
     }
     let delimiter = o.delimiter.unwrap_or(if o.csv { b',' } else { b'\t' });
     if line_end(delimiter) {
@@ -689,7 +690,8 @@ fn check_copy_options(o: CopyOptions) -> Result<CopyOptions> {
         return invalid("COPY delimiter and quote must be different".into());
     }
     if null.bytes().any(|b| b == delimiter) {
-        return invalid("COPY delimiter must not appear in the NULL specification".into());
+        let message = "COPY delimiter must not appear in the NULL specification";
+        return Err(SqlError::unsupported(message));
     }
     Ok(o)
 }

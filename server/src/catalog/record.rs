@@ -151,6 +151,9 @@ pub struct Ids {
     /// Types of a materialized view's columns, as SQL. Empty in what an earlier version stored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub types: Vec<String>,
+    /// The revision of the functions in a materialized view's plan. 0 in what an earlier version stored.
+    #[serde(default)]
+    pub revision: u32,
     /// Where a source's offsets are kept in the store.
     pub offsets: Option<u64>,
 }

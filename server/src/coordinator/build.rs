@@ -15,6 +15,7 @@ use tidemill_dataflow::plan::{ColumnsRead, DataflowPlan, OutputStorage};
 use tidemill_dataflow::runtime::{Command, DataflowId, DataflowResult, Install, Scope};
 use tidemill_dataflow::state::{Batches, StateHandle, StateReader};
 use tidemill_planner::SqlError;
+use tidemill_planner::compile::revision;
 use tidemill_planner::query::SnapshotReader;
 use tidemill_storage::{
     ArrangementChange, ArrangementDesc, ArrangementKind, RunBatch, Store, StoreError,
@@ -304,6 +305,7 @@ impl Coordinator {
         }
         if let BuildTarget::View(view) = &request.target {
             ids.types = types_of(&view.columns);
+            ids.revision = revision(&request.plan);
         }
         ids.collection = Some(CollectionId(catalog.allocate()));
         ids.errors_collection = Some(CollectionId(catalog.allocate()));

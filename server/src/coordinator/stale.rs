@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Schema};
 use tidemill_dataflow::plan::{DataflowPlan, OutputStorage, Remainder};
 use tidemill_planner::SqlError;
+use tidemill_planner::compile::revision;
 use tidemill_storage::StoreVersion;
 use tidemill_zset::schema::SqlType;
 use tidemill_zset::{ArrangementId, CollectionId};
@@ -106,8 +107,11 @@ pub fn check(object: &mut Object, catalog: &Catalog, fits: bool, upgrade: &mut U
             .zip(&ids.states)
             .all(|(s, state)| s.fingerprint == state.fingerprint)
         && matches!(output, OutputStorage::Own) == ids.rows.is_some();
+    // What has no state has no fingerprint either.
+    let revised = ids.revision < revision(plan) && revision(plan) > 1;
     // A view above one whose old contents are unknown may have been computed from others than the new ones.
     let whole = !fits
+        || revised
         || object.record.behind
         || object.record.depends.iter().any(|id| {
             let unknown = |s: &Stale| s.id == *id && !s.readable;

@@ -15,6 +15,7 @@ use tidemill_dataflow::plan::{OutputStorage, Remainder};
 use tidemill_dataflow::runtime::{Command, DataflowId, Install, Scope};
 use tidemill_dataflow::state::{StateHandle, StateReader};
 use tidemill_planner::SqlError;
+use tidemill_planner::compile::revision;
 use tidemill_storage::{ArrangementChange, ArrangementDesc};
 use tidemill_zset::consolidate::consolidate;
 use tidemill_zset::hash::{hash_columns, mix};
@@ -289,8 +290,9 @@ impl Coordinator {
     /// The view as it will be.
     fn renewed(&self, rebuild: &Rebuild) -> Option<Object> {
         let mut object = Object::clone(self.catalog.get(rebuild.stale.id)?);
-        if let Detail::MaterializedView { output, .. } = &mut object.detail {
+        if let Detail::MaterializedView { plan, output, .. } = &mut object.detail {
             *output = rebuild.stale.output.clone();
+            object.record.ids.revision = revision(plan);
         }
         object.record.ids.states = rebuild.states.clone();
         object.record.ids.output = Output::of(&rebuild.stale.output);

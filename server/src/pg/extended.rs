@@ -1,7 +1,7 @@
 //! The extended protocol: Parse, Bind, Describe, Execute, Close, Flush.
 //!
-//! Invariant: a prepared statement's result description is fixed at Parse; a plan that would give
-//! other columns is an error, never rows that the client would misread.
+//! Invariant: a prepared statement's result description is fixed at Parse, that of FETCH and EXECUTE, which is of something else,
+//! at Bind; a plan that would give other columns is an error, never rows that the client would misread.
 
 use std::sync::Arc;
 
@@ -241,7 +241,15 @@ impl Connection {
             ))),
             State::Suspended(suspended) => self.fetch(name, *suspended, max_rows).await,
             State::Bound(params) => match self.run(&statement, params, implicit).await? {
-                Some(rows) => self.fetch(name, rows, max_rows).await,
+                Some(mut rows) => {
+                    if max_rows > 0
+                        && matches!(statement.prepared.parsed.statement, Sql::Fetch { .. })
+                    {
+                        // The cursor is behind all that was asked for, though the client takes it bit by bit.
+                        rows.cursor.read_on(&mut self.wire, &mut self.guard).await?;
+                    }
+                    self.fetch(name, rows, max_rows).await
+                }
                 None => Ok(()),
             },
         }

@@ -27,6 +27,8 @@ struct Numbered {
 pub enum Effect {
     /// The transaction has ended.
     End,
+    /// CLOSE ALL
+    Close,
     /// SAVEPOINT
     Savepoint(String),
     /// RELEASE
@@ -40,6 +42,7 @@ impl Effect {
     pub fn of(statement: &Sql) -> Option<Effect> {
         Some(match statement {
             Sql::Commit { .. } | Sql::Rollback { .. } => Effect::End,
+            Sql::Close { cursor: None } => Effect::Close,
             Sql::Savepoint { name } => Effect::Savepoint(name.clone()),
             Sql::Release { name } => Effect::Release(name.clone()),
             Sql::RollbackTo { name } => Effect::BackTo(name.clone()),
@@ -88,6 +91,7 @@ impl Portals {
     pub fn apply(&mut self, effect: Effect) {
         match effect {
             Effect::End => self.clear(),
+            Effect::Close => self.open.clear(),
             Effect::Savepoint(name) => self.savepoints.push((name, self.made)),
             Effect::Release(name) => {
                 if let Some(place) = self.place(&name) {

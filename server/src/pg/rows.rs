@@ -229,6 +229,16 @@ impl Cursor {
         self.rows = batch.num_rows();
     }
 
+    /// Reads all that is left, to be sent later.
+    pub async fn read_on(&mut self, wire: &mut Wire, guard: &mut Guard) -> Result<(), Stop> {
+        let mut all = vec![];
+        while let Some(batch) = wire.run(guard, self.batches.next()).await? {
+            all.push(batch);
+        }
+        self.batches = futures::stream::iter(all).boxed();
+        Ok(())
+    }
+
     /// Passes over rows, at most `count`; gives their number.
     pub async fn pass(
         &mut self,

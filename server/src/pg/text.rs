@@ -8,7 +8,6 @@ use std::fmt::Write;
 
 use arrow::datatypes::i256;
 use bytes::{BufMut, BytesMut};
-
 use chrono_tz::Tz;
 
 /// Microseconds per second.
