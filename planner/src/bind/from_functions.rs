@@ -148,22 +148,18 @@ impl Binder<'_> {
             },
             _ => vec![],
         };
-        let (schema, table) = match of.as_slice() {
-            [table] => (None, table),
-            [schema, table] => (Some(schema.as_str()), table),
-            _ => {
-                let message = format!("{name} of other rows than NULL is not supported");
-                return Err(SqlError::unsupported(message)
-                    .hint("Give NULL of the table's row type: NULL::name_of_table."));
+        if of.is_empty() || of.len() > 2 {
+            let message = format!("{name} of other rows than NULL is not supported");
+            return Err(SqlError::unsupported(message)
+                .hint("Give NULL of the table's row type: NULL::name_of_table."));
+        }
+        match self.row_type(&of) {
+            None => {
+                let message = format!("type \"{}\" does not exist", of.join("."));
+                Err(SqlError::new("42704", message))
             }
-        };
-        let Some(relation) = self.find_relation(schema, table) else {
-            let message = format!("type \"{}\" does not exist", of.join("."));
-            return Err(SqlError::new("42704", message));
-        };
-        let fields = relation.columns.fields().iter();
-        let fields = fields.map(|f| (f.name().clone(), SqlType::of(f)));
-        Ok(Some(fields.collect()))
+            columns => Ok(columns),
+        }
     }
 
     /// A function in a join that is more than a loop over the rows to its left: a relation of its own or, where it uses what

@@ -169,6 +169,18 @@ impl Binder<'_> {
         Ok(Typed::new(e, SqlType::Bool))
     }
 
+    /// Columns and types of the relation whose row type has this name.
+    pub(super) fn row_type(&self, name: &[String]) -> Option<Vec<(String, SqlType)>> {
+        let relation = match name {
+            [table] => self.find_relation(None, table),
+            [schema, table] => self.find_relation(Some(schema), table),
+            _ => None,
+        }?;
+        let fields = relation.columns.fields().iter();
+        let columns = fields.map(|f| (f.name().clone(), SqlType::of(f)));
+        Some(columns.collect())
+    }
+
     /// `(a, b)::t`: a row of a relation's columns. Fails with `unknown` if there is no such relation.
     pub(super) fn cast_to_row(
         &self,
@@ -178,18 +190,9 @@ impl Binder<'_> {
         unknown: SqlError,
     ) -> Result<Typed> {
         let names = parts(name);
-        let relation = match names.as_slice() {
-            [table] => self.find_relation(None, table),
-            [schema, table] => self.find_relation(Some(schema), table),
-            _ => None,
-        };
-        let Some(relation) = relation else {
-            return Err(unknown);
-        };
-        let fields = relation.columns.fields().iter();
-        let fields: Vec<Field> = fields
-            .map(|f| SqlType::of(f).field(f.name(), true))
-            .collect();
+        let columns = self.row_type(&names).ok_or(unknown)?;
+        let fields = columns.iter().map(|(name, ty)| ty.field(name, true));
+        let fields: Vec<Field> = fields.collect();
         let to = SqlType::Other(DataType::Struct(fields.into()));
         let t = self.expr(c, e)?;
         let fits = match (&t.ty, &to) {

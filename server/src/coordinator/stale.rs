@@ -108,7 +108,8 @@ pub fn check(object: &mut Object, catalog: &Catalog, fits: bool, upgrade: &mut U
             .all(|(s, state)| s.fingerprint == state.fingerprint)
         && matches!(output, OutputStorage::Own) == ids.rows.is_some();
     // What has no state has no fingerprint either.
-    let revised = ids.revision < revision(plan) && revision(plan) > 1;
+    let now = revision(plan);
+    let revised = now > 1 && ids.revision < now;
     // A view above one whose old contents are unknown may have been computed from others than the new ones.
     let whole = !fits
         || revised

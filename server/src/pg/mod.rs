@@ -2,7 +2,7 @@
 //! [`Session`](crate::session::Session).
 //!
 //! Read in this order: [`wire`] (socket and buffers), [`frontend`] and [`backend`] (messages),
-//! [`startup`], [`connection`] (the loop, simple queries, COPY), [`extended`], [`rows`]
+//! [`startup`], [`connection`] (the loop, simple queries, COPY), [`extended`] with [`portals`], [`rows`]
 //! (results), [`types`] with [`text`] and [`binary`] (values), [`params`].
 //!
 //! pgwire's own server loop is not used: it sends rows of a slow stream only when a buffer is

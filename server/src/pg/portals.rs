@@ -69,14 +69,17 @@ impl Portals {
         Ok(())
     }
 
+    /// The one of that name.
     pub fn get(&self, name: &str) -> Option<&Portal> {
         self.open.get(name).map(|n| &n.portal)
     }
 
+    /// The one of that name.
     pub fn get_mut(&mut self, name: &str) -> Option<&mut Portal> {
         self.open.get_mut(name).map(|n| &mut n.portal)
     }
 
+    /// Closes the one of that name.
     pub fn remove(&mut self, name: &str) -> Option<Portal> {
         self.open.remove(name).map(|n| n.portal)
     }

@@ -109,6 +109,13 @@ impl Reading {
     }
 }
 
+impl Cursor {
+    /// Its columns.
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+}
+
 impl SqlSession {
     pub(super) async fn declare(
         &mut self,

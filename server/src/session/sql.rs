@@ -767,7 +767,8 @@ impl Session for SqlSession {
     }
 
     fn cursor(&self, name: &str) -> Option<SchemaRef> {
-        self.cursor_schema(name).ok()
+        // Asked at each Bind, mostly about none.
+        self.cursors.get(name).map(|c| c.schema().clone())
     }
 
     fn columns_now(&self, statement: &Parsed) -> Option<Option<SchemaRef>> {
