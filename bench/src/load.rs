@@ -1,4 +1,4 @@
-//! Subscribers, many views, updates and deletes against one server.
+//! Subscribers, many views, many tables, updates and deletes against one server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use tidemill_tests::{Server, Sql, Subscription, eventually};
 
 use crate::Setting;
-use crate::measure::of_process;
+use crate::measure::{cpu_seconds, of_process};
 use crate::report::Report;
 
 /// A table of `groups` keys and a view grouped by it, filled in bulk.
@@ -139,6 +139,43 @@ pub async fn views(setting: &Setting) -> Result<Report> {
             of_process(server.pid(), start)?,
             rows * n,
         );
+    }
+    Ok(report)
+}
+
+/// INSERTs of one row into a table with a view, beside none and many others.
+pub async fn beside(setting: &Setting) -> Result<Report> {
+    let (steps, rows) = match setting.smoke {
+        true => (vec![0, 5], 20),
+        false => (vec![0, 100, 1_000], 500),
+    };
+    let (server, sql) = setting.started().await?;
+    keyed(&sql, 10).await?;
+    let mut report = Report::new(format!(
+        "{rows} INSERTs of one row into a table with a view, beside other tables and views"
+    ));
+    let mut there = 0;
+    for others in steps {
+        for i in there..others {
+            sql.run(&format!("CREATE TABLE other{i} (k bigint, v bigint)"))
+                .await?;
+            sql.run(&format!(
+                "CREATE MATERIALIZED VIEW others{i} AS SELECT k, sum(v) AS s FROM other{i} GROUP BY k"
+            ))
+            .await?;
+        }
+        there = others;
+        let (start, before) = (Instant::now(), cpu_seconds(server.pid())?);
+        for i in 0..rows {
+            sql.run(&format!("INSERT INTO t VALUES ({}, 1)", i % 10))
+                .await?;
+        }
+        let each = |seconds: f64| seconds * 1e3 / rows as f64;
+        report.note(format!(
+            "Beside {others} tables and views: {:.2} ms of CPU and {:.2} ms each.",
+            each(cpu_seconds(server.pid())? - before),
+            each(start.elapsed().as_secs_f64()),
+        ));
     }
     Ok(report)
 }

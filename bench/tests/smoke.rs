@@ -42,7 +42,16 @@ fn latency() {
 
 #[test]
 fn load() {
-    for workload in ["point", "subscribers", "views", "updates", "wide", "skew"] {
+    let workloads = [
+        "point",
+        "subscribers",
+        "views",
+        "beside",
+        "updates",
+        "wide",
+        "skew",
+    ];
+    for workload in workloads {
         smoke(workload);
     }
 }

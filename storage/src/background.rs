@@ -39,6 +39,10 @@ use crate::store::{Shared, Step, Writer, put_arrangement};
 const INSTALL_AFTER: Duration = Duration::from_secs(1);
 /// How often it is seen whether look-ups ask for a merge while no commits come.
 const LOOKUPS_AFTER: Duration = Duration::from_secs(1);
+/// It isn't looked for merges again sooner than this, nor sooner than [`PAUSE_FACTOR`] times what looking took: commits may be many,
+/// and so may arrangements be, of which few are ever due.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_FACTOR: u32 = 16;
 /// After a failed merge (no space, say) the next is tried no sooner than this.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Merges of more rows than this try to compress their blocks.
@@ -77,12 +81,17 @@ pub(crate) struct Background {
 struct Signal {
     woken: bool,
     stopped: bool,
+    /// The merge thread has just looked: it need not be woken.
+    pausing: bool,
 }
 
 impl Background {
     pub(crate) fn wake(&self) {
-        self.signal.lock().woken = true;
-        self.changed.notify_one();
+        let mut signal = self.signal.lock();
+        signal.woken = true;
+        if !signal.pausing {
+            self.changed.notify_one();
+        }
     }
 
     pub(crate) fn stop(&self) {
@@ -113,6 +122,19 @@ impl Background {
         self.signal.lock().stopped
     }
 
+    /// Waits for `duration`, but for a stop.
+    fn pause(&self, duration: Duration) {
+        let mut signal = self.signal.lock();
+        let deadline = Instant::now() + duration;
+        signal.pausing = true;
+        while !signal.stopped {
+            if self.changed.wait_until(&mut signal, deadline).timed_out() {
+                break;
+            }
+        }
+        signal.pausing = false;
+    }
+
     /// Waits for a commit, at most for `timeout`. True: go on; false: stop.
     fn wait(&self, timeout: Option<Duration>) -> bool {
         let mut signal = self.signal.lock();
@@ -139,12 +161,18 @@ pub(crate) fn run(shared: &Arc<Shared>) {
         if shared.env.disk.fail.merges_held() {
             continue;
         }
-        if let Err(e) = merge_due(shared).and_then(|()| install_late(shared)) {
-            tracing::error!(error = %e, "a merge failed; reads go on with the old runs");
-            timeout = Some(RETRY_AFTER);
-            continue;
+        match merge_due(shared).and_then(|looking| install_late(shared).map(|()| looking)) {
+            Ok(looking) => {
+                timeout = idle_work(shared);
+                shared
+                    .background
+                    .pause(PAUSE_MIN.max(looking * PAUSE_FACTOR));
+            }
+            Err(e) => {
+                tracing::error!(error = %e, "a merge failed; reads go on with the old runs");
+                timeout = Some(RETRY_AFTER);
+            }
         }
-        timeout = idle_work(shared);
     }
 }
 
@@ -168,17 +196,18 @@ fn idle_work(shared: &Shared) -> Option<Duration> {
     [lookups, written].into_iter().flatten().min()
 }
 
-/// Merges whatever is due; the results wait in the writer.
-fn merge_due(shared: &Shared) -> Result<()> {
+/// Merges whatever is due; the results wait in the writer. Returns how long it took to see that nothing more is.
+fn merge_due(shared: &Shared) -> Result<Duration> {
     let _one = shared.background.merging.lock();
     loop {
+        let began = Instant::now();
         if shared.background.stopped() {
-            return Ok(());
+            return Ok(Duration::ZERO);
         }
         let busy: HashSet<ArrangementId> = {
             let writer = shared.writer.lock();
             if writer.failed.is_some() {
-                return Ok(());
+                return Ok(Duration::ZERO);
             }
             writer.merged.iter().map(|m| m.arrangement).collect()
         };
@@ -196,7 +225,7 @@ fn merge_due(shared: &Shared) -> Result<()> {
             .max_by_key(|due| due.range.len());
         let due = due.or_else(|| due::wasted(shared, &version, &busy));
         let Some(due) = due.or_else(|| due::forgettable(&version, &busy)) else {
-            return Ok(());
+            return Ok(began.elapsed());
         };
         if let Some(merged) = merge(shared, &due)? {
             shared.writer.lock().merged.push(merged);

@@ -10,7 +10,7 @@ use tidemill_bench::{Setting, batch, latency, load, nexmark, point, restart, sha
 /// Benchmarks of the real server: durable, over the wire, beside its neighbours where they are installed.
 #[derive(Parser)]
 struct Args {
-    /// wordcount, bank, orders, latency, point, restart, subscribers, views, updates, wide, skew, nexmark, workers, or all
+    /// wordcount, bank, orders, latency, point, restart, subscribers, views, beside, updates, wide, skew, nexmark, workers, or all
     #[arg(required = true)]
     workloads: Vec<String>,
     /// Fraction of the full data (10 million words, 1 million transfers, 2 million orders and events)
@@ -27,7 +27,7 @@ struct Args {
     dir: PathBuf,
 }
 
-const ALL: [&str; 13] = [
+const ALL: [&str; 14] = [
     "wordcount",
     "bank",
     "orders",
@@ -36,6 +36,7 @@ const ALL: [&str; 13] = [
     "restart",
     "subscribers",
     "views",
+    "beside",
     "updates",
     "wide",
     "skew",
@@ -71,6 +72,7 @@ async fn main() -> Result<()> {
             "restart" => restart::restart(&setting).await,
             "subscribers" => load::subscribers(&setting).await,
             "views" => load::views(&setting).await,
+            "beside" => load::beside(&setting).await,
             "updates" => load::updates(&setting).await,
             "wide" => shapes::wide(&setting).await,
             "skew" => shapes::skew(&setting).await,

@@ -1,14 +1,15 @@
 //! Workers: threads that run dataflows on timely and report each epoch's results.
 //!
 //! Commands reach every worker in the same order. Two kinds of scope exist: the *live* scope, in which all
-//! published dataflows step through the same epochs together, and one *hidden* scope per dataflow
-//! under construction, which steps through epochs of its own until it joins the live scope.
+//! published dataflows step through the same epochs together, each through those that change what it reads, and one *hidden*
+//! scope per dataflow under construction, which steps through epochs of its own until it joins the live scope.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::Thread;
 
 use crossbeam_channel::Sender;
+use parking_lot::Mutex;
 use tidemill_storage::ArrangementChange;
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 use timely::communication::WorkerGuards;
@@ -19,6 +20,7 @@ use crate::state::{StateHandle, Unreadable};
 mod adapter;
 mod batch;
 mod graph;
+mod rounds;
 mod worker;
 
 /// A dataflow's number; never reused within a run of the process.
@@ -76,7 +78,8 @@ pub enum Command {
         /// The piece.
         delta: Delta,
     },
-    /// No more input for `epoch` in `scope`: compute and report `Done`.
+    /// No more input for `epoch` in `scope`: compute and report `Done`. Of the live dataflows those take part that read
+    /// something that changes.
     Finish {
         /// Which dataflows.
         scope: Scope,
@@ -155,12 +158,23 @@ pub struct Runtime {
     workers: Vec<WorkerHandle>,
     /// Who gets the next piece of input.
     turn: AtomicUsize,
+    /// Collections with input for the live epoch that isn't finished, maybe more than once.
+    fed: Mutex<Vec<CollectionId>>,
     threads: Option<WorkerGuards<()>>,
 }
 
 struct WorkerHandle {
-    commands: Sender<Command>,
+    orders: Sender<Order>,
     thread: Thread,
+}
+
+/// What one worker is told.
+#[derive(Clone)]
+enum Order {
+    /// A command, of `Feed` this worker's share.
+    Command(Command),
+    /// The end of a live epoch that has input of these collections, on whichever worker.
+    FinishLive(Epoch, Arc<[CollectionId]>),
 }
 
 impl Runtime {
@@ -172,12 +186,12 @@ impl Runtime {
         );
         let workers = options.workers.max(1);
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers)
-            .map(|_| crossbeam_channel::unbounded::<Command>())
+            .map(|_| crossbeam_channel::unbounded::<Order>())
             .unzip();
         let body = move |timely: &mut timely::worker::Worker| {
             let index = timely.index();
-            let commands = receivers[index].clone();
-            let mut worker = worker::Worker::new(timely, options.clone(), commands, events.clone());
+            let orders = receivers[index].clone();
+            let mut worker = worker::Worker::new(timely, options.clone(), orders, events.clone());
             let run = std::panic::AssertUnwindSafe(|| worker.run());
             if let Err(panic) = std::panic::catch_unwind(run) {
                 let message = panic_message(panic.as_ref());
@@ -201,14 +215,15 @@ impl Runtime {
             timely::execute(timely::Config::process(workers), body).map_err(StartError)?;
         let handles = threads.guards().iter().zip(senders);
         let workers = handles
-            .map(|(guard, commands)| WorkerHandle {
-                commands,
+            .map(|(guard, orders)| WorkerHandle {
+                orders,
                 thread: guard.thread().clone(),
             })
             .collect();
         Ok(Runtime {
             workers,
             turn: AtomicUsize::new(0),
+            fed: Mutex::default(),
             threads: Some(threads),
         })
     }
@@ -216,26 +231,43 @@ impl Runtime {
     /// Gives a command to the workers: [`Command::Feed`] is shared out among them, anything else goes to all.
     /// Never blocks.
     pub fn send(&self, command: Command) {
-        let Command::Feed {
-            scope,
-            collection,
-            delta,
-        } = command
-        else {
-            for worker in &self.workers {
-                worker.send(command.clone());
+        match command {
+            Command::Feed {
+                scope,
+                collection,
+                delta,
+            } => self.share_out(scope, collection, &delta),
+            Command::Finish {
+                scope: Scope::Live,
+                epoch,
+            } => {
+                let fed = std::mem::take(&mut *self.fed.lock());
+                self.send_all(Order::FinishLive(epoch, fed.into()));
             }
-            return;
-        };
+            command => self.send_all(Order::Command(command)),
+        }
+    }
+
+    fn send_all(&self, order: Order) {
+        for worker in &self.workers {
+            worker.send(order.clone());
+        }
+    }
+
+    /// Gives each worker a part of the rows, if there are enough.
+    fn share_out(&self, scope: Scope, collection: CollectionId, delta: &Delta) {
+        if scope == Scope::Live {
+            self.fed.lock().push(collection);
+        }
         let rows = delta.len();
         let share = rows.div_ceil(self.workers.len()).max(SHARE_ROWS_MIN);
         for from in (0..rows).step_by(share) {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            self.workers[turn % self.workers.len()].send(Command::Feed {
+            self.workers[turn % self.workers.len()].send(Order::Command(Command::Feed {
                 scope,
                 collection,
                 delta: delta.slice(from, share.min(rows - from)),
-            });
+            }));
         }
     }
 
@@ -246,16 +278,16 @@ impl Runtime {
 }
 
 impl WorkerHandle {
-    fn send(&self, command: Command) {
+    fn send(&self, order: Order) {
         // A worker that is gone has reported why.
-        let _ = self.commands.send(command);
+        let _ = self.orders.send(order);
         self.thread.unpark();
     }
 }
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        self.send(Command::Shutdown);
+        self.send_all(Order::Command(Command::Shutdown));
         if let Some(threads) = self.threads.take() {
             for ended in threads.join() {
                 if let Err(e) = ended {

@@ -14,7 +14,8 @@ use timely::worker::Worker as Timely;
 
 use super::adapter::StepResult;
 use super::graph::Graph;
-use super::{Command, DataflowId, DataflowResult, Event, Install, RuntimeOptions, Scope};
+use super::rounds::Rounds;
+use super::{Command, DataflowId, DataflowResult, Event, Install, Order, RuntimeOptions, Scope};
 
 /// Batches of a hidden dataflow that are fed between two looks at the commands.
 const HIDDEN_BATCHES_PER_TURN: usize = 4;
@@ -23,10 +24,11 @@ const HIDDEN_BATCHES_PER_TURN: usize = 4;
 pub struct Worker<'a> {
     timely: &'a mut Timely,
     options: RuntimeOptions,
-    commands: Receiver<Command>,
+    orders: Receiver<Order>,
     events: Sender<Event>,
     dataflows: BTreeMap<DataflowId, Running>,
-    live: VecDeque<Command>,
+    rounds: Rounds,
+    live: VecDeque<Order>,
     hidden: BTreeMap<DataflowId, VecDeque<HiddenCommand>>,
     /// The hidden dataflow that had the last turn.
     last_turn: DataflowId,
@@ -63,15 +65,16 @@ impl<'a> Worker<'a> {
     pub fn new(
         timely: &'a mut Timely,
         options: RuntimeOptions,
-        commands: Receiver<Command>,
+        orders: Receiver<Order>,
         events: Sender<Event>,
     ) -> Self {
         Worker {
             timely,
             options,
-            commands,
+            orders,
             events,
             dataflows: BTreeMap::new(),
+            rounds: Rounds::default(),
             live: VecDeque::new(),
             hidden: BTreeMap::new(),
             last_turn: DataflowId(0),
@@ -83,7 +86,7 @@ impl<'a> Worker<'a> {
     /// Runs until `Shutdown`.
     pub fn run(&mut self) {
         while !self.ended {
-            self.take_commands();
+            self.take_orders();
             self.run_live();
             let more = self.run_hidden();
             if self.ended {
@@ -101,35 +104,32 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn take_commands(&mut self) {
+    fn take_orders(&mut self) {
         loop {
-            match self.commands.try_recv() {
-                Ok(Command::Feed {
+            match self.orders.try_recv() {
+                Ok(Order::Command(Command::Feed {
                     scope: Scope::Hidden(id),
                     collection,
                     delta,
-                }) => self.hide(id, HiddenCommand::Feed(collection, delta)),
-                Ok(Command::Finish {
+                })) => self.hide(id, HiddenCommand::Feed(collection, delta)),
+                Ok(Order::Command(Command::Finish {
                     scope: Scope::Hidden(id),
                     epoch,
-                }) => self.hide(id, HiddenCommand::Finish(epoch)),
-                Ok(Command::Shutdown) => {
+                })) => self.hide(id, HiddenCommand::Finish(epoch)),
+                Ok(Order::Command(Command::Shutdown))
+                | Err(crossbeam_channel::TryRecvError::Disconnected) => {
                     self.ended = true;
                     return;
                 }
-                Ok(command) => self.live.push_back(command),
+                Ok(order) => self.live.push_back(order),
                 Err(crossbeam_channel::TryRecvError::Empty) => return,
-                Err(crossbeam_channel::TryRecvError::Disconnected) => {
-                    self.ended = true;
-                    return;
-                }
             }
         }
     }
 
     /// Queues a command of a hidden dataflow. One that was dropped meanwhile needs it no more.
     fn hide(&mut self, id: DataflowId, command: HiddenCommand) {
-        let coming = |c: &Command| matches!(c, Command::Install(install) if install.id == id);
+        let coming = |o: &Order| matches!(o, Order::Command(Command::Install(i)) if i.id == id);
         if self.dataflows.contains_key(&id) || self.live.iter().any(coming) {
             self.hidden.entry(id).or_default().push_back(command);
         }
@@ -144,11 +144,13 @@ impl<'a> Worker<'a> {
             }
             match self.live.front() {
                 None => return,
-                Some(Command::Join(id)) if !self.can_join(*id) => return,
+                Some(Order::Command(Command::Join(id))) if !self.can_join(*id) => return,
                 Some(_) => {}
             }
-            let command = self.live.pop_front().expect("looked at above");
-            self.handle(command);
+            match self.live.pop_front().expect("looked at above") {
+                Order::Command(command) => self.handle(command),
+                Order::FinishLive(epoch, fed) => self.begin_step(epoch, &fed),
+            }
         }
     }
 
@@ -157,6 +159,7 @@ impl<'a> Worker<'a> {
             Command::Install(install) => self.install(install),
             Command::Drop(id) => {
                 self.hidden.remove(&id);
+                self.rounds.leave(id);
                 if let Some(running) = self.dataflows.remove(&id) {
                     self.timely.drop_dataflow(running.graph.index);
                 }
@@ -164,24 +167,16 @@ impl<'a> Worker<'a> {
             }
             Command::Feed {
                 collection, delta, ..
-            } => {
-                for running in self.dataflows.values_mut().filter(|r| r.live) {
-                    running.graph.feed(collection, &delta);
-                }
-            }
-            Command::Finish { epoch, .. } => {
-                let live = self.dataflows.iter().filter(|(_, r)| r.live);
-                self.stepping = Some(LiveStep {
-                    epoch,
-                    waiting: live.map(|(id, _)| *id).collect(),
-                    working: Vec::new(),
-                    results: Vec::new(),
-                });
-            }
+            } => self.feed_readers(collection, &delta),
             Command::Join(id) => {
                 self.hidden.remove(&id);
                 if let Some(running) = self.dataflows.get_mut(&id) {
                     running.live = true;
+                    self.rounds.join(
+                        id,
+                        running.install.plan.inputs(),
+                        running.install.collection,
+                    );
                 }
                 self.spread_demand();
             }
@@ -191,7 +186,26 @@ impl<'a> Worker<'a> {
                 }
                 self.spread_demand();
             }
-            Command::Shutdown => self.ended = true,
+            Command::Finish { .. } | Command::Shutdown => {
+                unreachable!("it is taken out of the queue, or was never in it")
+            }
+        }
+    }
+
+    /// Begins the step of those live dataflows that take part in `epoch`.
+    fn begin_step(&mut self, epoch: Epoch, fed: &[CollectionId]) {
+        self.stepping = Some(LiveStep {
+            epoch,
+            waiting: self.rounds.next(fed).into_iter().collect(),
+            working: Vec::new(),
+            results: Vec::new(),
+        });
+    }
+
+    fn feed_readers(&mut self, collection: CollectionId, delta: &Delta) {
+        for id in self.rounds.readers(collection) {
+            let reader = self.dataflows.get_mut(id).expect("it is live");
+            reader.graph.feed(collection, delta);
         }
     }
 
@@ -209,16 +223,19 @@ impl<'a> Worker<'a> {
             stepping: None,
             install: install.clone(),
         };
+        if running.live {
+            let inputs = install.plan.inputs();
+            self.rounds.join(install.id, inputs, install.collection);
+        }
         self.dataflows.insert(install.id, running);
         self.spread_demand();
     }
 
     /// Rows of a dataflow are wanted if somebody outside wants them, or a live dataflow reads them.
     fn spread_demand(&mut self) {
-        let live = self.dataflows.values().filter(|r| r.live);
-        let read: Vec<CollectionId> = live.flat_map(|r| r.install.plan.inputs()).collect();
         for r in self.dataflows.values() {
-            let inside = r.live && r.install.collection.is_some_and(|c| read.contains(&c));
+            let read = |c| !self.rounds.readers(c).is_empty();
+            let inside = r.live && r.install.collection.is_some_and(read);
             r.graph.demand.set(r.demand || inside);
         }
     }
@@ -267,13 +284,14 @@ impl<'a> Worker<'a> {
             .filter_map(|id| self.dataflows[id].install.collection)
             .collect();
         let (dataflows, working) = (&mut self.dataflows, &mut step.working);
+        let rounds = &self.rounds;
         step.waiting.retain(|id| {
-            let running = dataflows
-                .get_mut(id)
-                .expect("live dataflows stay in an epoch");
-            let inputs = running.install.plan.inputs();
-            let waits = inputs.iter().any(|c| unfinished.contains(c));
+            let mut inputs = rounds.inputs(*id).iter();
+            let waits = inputs.any(|c| unfinished.contains(c));
             if !waits {
+                let running = dataflows
+                    .get_mut(id)
+                    .expect("live dataflows stay in an epoch");
                 running.graph.finish(step.epoch);
                 working.push(*id);
             }
@@ -298,11 +316,8 @@ impl<'a> Worker<'a> {
             let mut result = running.graph.collect();
             let collection = running.install.collection;
             if let Some(collection) = collection {
-                for reader in &step.waiting {
-                    let reader = self.dataflows.get_mut(reader).expect("as above");
-                    for delta in &result.rows {
-                        reader.graph.feed(collection, delta);
-                    }
+                for delta in &result.rows {
+                    self.feed_readers(collection, delta);
                 }
             }
             if !self.dataflows[&id].demand {
