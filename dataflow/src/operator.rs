@@ -76,6 +76,12 @@ pub trait Operator {
         false
     }
 
+    /// Rows only pass through it: it remembers nothing from one piece of input to the next, `finish` does nothing, and it makes no
+    /// changes.
+    fn only_passes(&self) -> bool {
+        false
+    }
+
     /// Goes on with the work that is left, within the allowance of `out`.
     fn go_on(&mut self, _out: &mut Output) {}
 

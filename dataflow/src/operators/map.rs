@@ -263,6 +263,10 @@ impl Operator for Map {
 
     fn finish(&mut self, _epoch: Epoch, _out: &mut Output) {}
 
+    fn only_passes(&self) -> bool {
+        true
+    }
+
     fn is_busy(&self) -> bool {
         !self.todo.is_empty()
     }

@@ -30,4 +30,8 @@ impl Operator for Union {
     }
 
     fn finish(&mut self, _epoch: Epoch, _out: &mut Output) {}
+
+    fn only_passes(&self) -> bool {
+        true
+    }
 }

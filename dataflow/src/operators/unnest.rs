@@ -191,6 +191,10 @@ impl Operator for Unnest {
     }
 
     fn finish(&mut self, _epoch: Epoch, _out: &mut Output) {}
+
+    fn only_passes(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use timely::communication::Pull;
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::Message;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
+use timely::dataflow::operators::InputCapability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::{InputHandleCore, OutputBuilder};
 use timely::dataflow::{Scope, Stream};
@@ -27,7 +28,7 @@ use super::batch::{Batch, Split};
 use crate::operator::{Exchange, Operator, Output};
 
 /// Rows taken or pairs looked at in one turn: some milliseconds.
-const ALLOWANCE: usize = 1 << 16;
+pub(super) const ALLOWANCE: usize = 1 << 16;
 
 /// A dataflow's step, counted from 0.
 pub type Step = u64;
@@ -82,6 +83,21 @@ impl Journal {
         self.results.remove(&(self.first - 1)).unwrap_or_default()
     }
 
+    /// Whose it is.
+    pub fn dataflow(&self) -> DataflowId {
+        self.dataflow
+    }
+
+    /// Puts errors and changes of `step` aside and returns the rows.
+    pub fn record(&mut self, step: Step, out: &mut Output) -> Vec<Delta> {
+        if !out.errors.is_empty() || !out.changes.is_empty() {
+            let result = self.results.entry(step).or_default();
+            result.errors.append(&mut out.errors);
+            result.changes.append(&mut out.changes);
+        }
+        std::mem::take(&mut out.rows)
+    }
+
     fn epoch(&self, step: Step) -> Option<Epoch> {
         self.epochs.get((step - self.first) as usize).copied()
     }
@@ -97,10 +113,10 @@ pub fn at_work() -> Option<DataflowId> {
 }
 
 /// An operator's turn. A panic leaves behind whose it was.
-struct Turn;
+pub(super) struct Turn;
 
 impl Turn {
-    fn of(dataflow: DataflowId) -> Self {
+    pub(super) fn of(dataflow: DataflowId) -> Self {
         AT_WORK.set(Some(dataflow));
         Turn
     }
@@ -115,7 +131,7 @@ impl Drop for Turn {
 }
 
 /// An operator's inputs as timely gives them: one way of moving rows or another.
-enum Port {
+pub(super) enum Port {
     Local(InputHandleCore<Step, Batch, LocalPuller>),
     Exchanged(InputHandleCore<Step, Batch, ExchangePuller>),
 }
@@ -126,18 +142,22 @@ type ExchangePuller =
     timely::dataflow::channels::pact::LogPuller<Box<dyn Pull<Message<Step, Batch>>>>;
 
 impl Port {
-    fn for_each(&mut self, mut f: impl FnMut(Step, Delta)) {
-        let mut each = |step: Option<&Step>, batch: &mut Batch| {
-            let step = *step.expect("every message is sent at one step");
+    /// Takes what has come.
+    pub(super) fn for_each(&mut self, mut f: impl FnMut(&InputCapability<Step>, Delta)) {
+        let mut each = |at: InputCapability<Step>, batch: &mut Batch| {
             for delta in std::mem::take(&mut batch.0) {
-                f(step, delta);
+                f(&at, delta);
             }
         };
         match self {
-            Port::Local(input) => input.for_each(|at, batch| each(at.least(), batch)),
-            Port::Exchanged(input) => input.for_each(|at, batch| each(at.least(), batch)),
+            Port::Local(input) => input.for_each(&mut each),
+            Port::Exchanged(input) => input.for_each(&mut each),
         }
     }
+}
+
+fn step_of(at: &InputCapability<Step>) -> Step {
+    *at.least().expect("every message is sent at one step")
 }
 
 /// An operator and where it stands.
@@ -229,17 +249,11 @@ impl Driver {
 
     /// Puts errors and changes of the open step aside and returns the rows.
     fn record(&self, out: &mut Output) -> Vec<Delta> {
-        if !out.errors.is_empty() || !out.changes.is_empty() {
-            let mut journal = self.journal.borrow_mut();
-            let result = journal.results.entry(self.step).or_default();
-            result.errors.append(&mut out.errors);
-            result.changes.append(&mut out.changes);
-        }
-        std::mem::take(&mut out.rows)
+        self.journal.borrow_mut().record(self.step, out)
     }
 }
 
-fn connect<'scope>(
+pub(super) fn connect<'scope>(
     builder: &mut OperatorBuilder<'scope, Step>,
     inputs: Vec<(Deltas<'scope>, Exchange)>,
     workers: usize,
@@ -278,7 +292,7 @@ pub fn operator<'scope>(
     let mut ports = connect(&mut builder, inputs, workers, partitions);
     let (output, stream) = builder.new_output::<Batch>();
     let mut output = OutputBuilder::<Step, NoopBuilder<Batch>>::from(output);
-    let dataflow = journal.borrow().dataflow;
+    let dataflow = journal.borrow().dataflow();
     let mut driver = Driver::new(operator, journal);
     let again = scope.activator_for(builder.operator_info().address);
     builder.build(move |mut capabilities| {
@@ -286,7 +300,7 @@ pub fn operator<'scope>(
         move |frontiers| {
             let _turn = Turn::of(dataflow);
             for (port, input) in ports.iter_mut().enumerate() {
-                input.for_each(|step, delta| driver.receive(port, step, delta));
+                input.for_each(|at, delta| driver.receive(port, step_of(at), delta));
             }
             let Some(at) = &mut capability else { return };
             let frontier = least(frontiers);
@@ -325,12 +339,12 @@ pub fn output<'scope>(
 ) {
     let mut builder = OperatorBuilder::new("Output".to_string(), scope);
     let mut ports = connect(&mut builder, vec![(input, Exchange::Local)], 1, 1);
-    let dataflow = journal.borrow().dataflow;
+    let dataflow = journal.borrow().dataflow();
     let mut driver = Driver::new(operator, journal);
     builder.build(move |_| {
         move |frontiers| {
             let _turn = Turn::of(dataflow);
-            ports[0].for_each(|step, delta| driver.receive(0, step, delta));
+            ports[0].for_each(|at, delta| driver.receive(0, step_of(at), delta));
             let frontier = least(frontiers);
             let mut out = Output::default();
             while let Progress::Ended = driver.advance(frontier, &mut out) {

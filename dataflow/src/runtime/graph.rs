@@ -14,6 +14,7 @@ use timely::worker::Worker;
 
 use super::adapter::{self, Deltas, Journal, Step, StepResult};
 use super::batch::Batch;
+use super::passing::passing;
 use super::{Install, RuntimeOptions};
 use crate::operator::{BuildContext, Exchange};
 use crate::operators;
@@ -230,16 +231,13 @@ impl<'scope, S: Iterator<Item = StateHandle>> Builder<'scope, S> {
             context.demand = demand;
         }
         let operator = operators::build(node, states, &context).expect("leaves are handled above");
-        let name = node.op.name();
         let place = (context.workers, context.partitions);
-        adapter::operator(
-            self.scope,
-            name,
-            inputs,
-            operator,
-            self.journal.clone(),
-            place,
-        )
+        let add = match operator.only_passes() {
+            true => passing,
+            false => adapter::operator,
+        };
+        let journal = self.journal.clone();
+        add(self.scope, node.op.name(), inputs, operator, journal, place)
     }
 
     /// Adds up equal rows before they are sent to other workers.

@@ -20,6 +20,7 @@ use crate::state::{StateHandle, Unreadable};
 mod adapter;
 mod batch;
 mod graph;
+mod passing;
 mod rounds;
 mod worker;
 
@@ -158,9 +159,18 @@ pub struct Runtime {
     workers: Vec<WorkerHandle>,
     /// Who gets the next piece of input.
     turn: AtomicUsize,
-    /// Collections with input for the live epoch that isn't finished, maybe more than once.
-    fed: Mutex<Vec<CollectionId>>,
+    open: Mutex<OpenEpoch>,
+    events: Sender<Event>,
     threads: Option<WorkerGuards<()>>,
+}
+
+/// What the live epoch that isn't finished has for the workers.
+#[derive(Default)]
+struct OpenEpoch {
+    /// Collections with input, maybe more than once.
+    fed: Vec<CollectionId>,
+    /// A dataflow became live, and has its first step to come.
+    joined: bool,
 }
 
 struct WorkerHandle {
@@ -188,7 +198,9 @@ impl Runtime {
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers)
             .map(|_| crossbeam_channel::unbounded::<Order>())
             .unzip();
+        let to = events.clone();
         let body = move |timely: &mut timely::worker::Worker| {
+            let events = to.clone();
             let index = timely.index();
             let orders = receivers[index].clone();
             let mut worker = worker::Worker::new(timely, options.clone(), orders, events.clone());
@@ -223,7 +235,8 @@ impl Runtime {
         Ok(Runtime {
             workers,
             turn: AtomicUsize::new(0),
-            fed: Mutex::default(),
+            open: Mutex::default(),
+            events,
             threads: Some(threads),
         })
     }
@@ -240,11 +253,32 @@ impl Runtime {
             Command::Finish {
                 scope: Scope::Live,
                 epoch,
-            } => {
-                let fed = std::mem::take(&mut *self.fed.lock());
-                self.send_all(Order::FinishLive(epoch, fed.into()));
+            } => self.finish_live(epoch),
+            command => {
+                self.open.lock().joined |= match &command {
+                    Command::Join(_) => true,
+                    Command::Install(install) => install.scope == Scope::Live,
+                    _ => false,
+                };
+                self.send_all(Order::Command(command));
             }
-            command => self.send_all(Order::Command(command)),
+        }
+    }
+
+    /// Without anything for the workers to do, they needn't be woken: their reports are known.
+    fn finish_live(&self, epoch: Epoch) {
+        let OpenEpoch { fed, joined } = std::mem::take(&mut *self.open.lock());
+        if joined || !fed.is_empty() {
+            return self.send_all(Order::FinishLive(epoch, fed.into()));
+        }
+        for worker in 0..self.workers.len() {
+            // If nobody listens any more, the process is ending.
+            let _ = self.events.send(Event::Done {
+                worker,
+                scope: Scope::Live,
+                epoch,
+                results: Vec::new(),
+            });
         }
     }
 
@@ -257,7 +291,7 @@ impl Runtime {
     /// Gives each worker a part of the rows, if there are enough.
     fn share_out(&self, scope: Scope, collection: CollectionId, delta: &Delta) {
         if scope == Scope::Live {
-            self.fed.lock().push(collection);
+            self.open.lock().fed.push(collection);
         }
         let rows = delta.len();
         let share = rows.div_ceil(self.workers.len()).max(SHARE_ROWS_MIN);
