@@ -366,51 +366,10 @@ impl Binder<'_> {
         for t in right.scope.tables {
             scope.add(t)?;
         }
-        let mut on = Vec::new();
-        let mut merged = None;
-        match constraint {
-            JoinConstraint::None => {}
-            JoinConstraint::On(e) => on = self.conjuncts(&scope, ctes, e, "JOIN/ON")?,
-            JoinConstraint::Using(names) => {
-                let mut names: Vec<String> = names.iter().filter_map(|n| parts(n).pop()).collect();
-                let alias = names
-                    .first()
-                    .and_then(|n| n.strip_prefix(JOIN_ALIAS))
-                    .map(str::to_string);
-                if alias.is_some() {
-                    names.remove(0);
-                }
-                let twice = (1..names.len()).find(|i| names[..*i].contains(&names[*i]));
-                if let Some(name) = twice.map(|i| &names[i]) {
-                    return Err(SqlError::new(
-                        "42701",
-                        format!("column name \"{name}\" appears more than once in USING clause"),
-                    ));
-                }
-                (on, merged) = self.using(&mut scope, width, &names, kind)?;
-                if let (Some(merged), Some(alias)) = (&mut merged, alias) {
-                    merged.alias = alias;
-                }
-            }
-            JoinConstraint::Natural => {
-                let left: Vec<&ScopeCol> = scope.tables[..width]
-                    .iter()
-                    .flat_map(|t| &t.cols)
-                    .filter(|c| !c.hidden)
-                    .collect();
-                let names: Vec<String> = left
-                    .iter()
-                    .map(|c| c.name.clone())
-                    .filter(|n| {
-                        scope.tables[width..]
-                            .iter()
-                            .flat_map(|t| &t.cols)
-                            .any(|c| c.name == *n)
-                    })
-                    .collect();
-                (on, merged) = self.using(&mut scope, width, &names, kind)?;
-            }
-        }
+        let (mut on, merged) = match constraint {
+            JoinConstraint::On(e) => (self.conjuncts(&scope, ctes, e, "JOIN/ON")?, None),
+            _ => self.columns_in_common(&mut scope, width, kind, constraint)?,
+        };
         let b = builder(left_plan);
         let b = if on.is_empty() && kind == JoinType::Inner {
             b.cross_join(right_plan)
@@ -430,9 +389,63 @@ impl Binder<'_> {
         })
     }
 
+    /// The equalities that USING and NATURAL stand for between the first `width` tables of a scope and the rest, and what they make
+    /// one column. With another constraint: none.
+    pub(super) fn columns_in_common(
+        &self,
+        scope: &mut Scope,
+        width: usize,
+        kind: JoinType,
+        constraint: &JoinConstraint,
+    ) -> Result<(Vec<Expr>, Option<ScopeTable>)> {
+        match constraint {
+            JoinConstraint::None | JoinConstraint::On(_) => Ok((Vec::new(), None)),
+            JoinConstraint::Using(names) => {
+                let mut names: Vec<String> = names.iter().filter_map(|n| parts(n).pop()).collect();
+                let alias = names
+                    .first()
+                    .and_then(|n| n.strip_prefix(JOIN_ALIAS))
+                    .map(str::to_string);
+                if alias.is_some() {
+                    names.remove(0);
+                }
+                let twice = (1..names.len()).find(|i| names[..*i].contains(&names[*i]));
+                if let Some(name) = twice.map(|i| &names[i]) {
+                    return Err(SqlError::new(
+                        "42701",
+                        format!("column name \"{name}\" appears more than once in USING clause"),
+                    ));
+                }
+                let (on, mut merged) = self.using(scope, width, &names, kind)?;
+                if let (Some(merged), Some(alias)) = (&mut merged, alias) {
+                    merged.alias = alias;
+                }
+                Ok((on, merged))
+            }
+            JoinConstraint::Natural => {
+                let left: Vec<&ScopeCol> = scope.tables[..width]
+                    .iter()
+                    .flat_map(|t| &t.cols)
+                    .filter(|c| !c.hidden)
+                    .collect();
+                let names: Vec<String> = left
+                    .iter()
+                    .map(|c| c.name.clone())
+                    .filter(|n| {
+                        scope.tables[width..]
+                            .iter()
+                            .flat_map(|t| &t.cols)
+                            .any(|c| c.name == *n)
+                    })
+                    .collect();
+                self.using(scope, width, &names, kind)
+            }
+        }
+    }
+
     /// Adds what USING merged to the scope, in front. A value that is made of both sides becomes a column of the plan, so that
     /// subqueries can name it.
-    fn with_merged(
+    pub(super) fn with_merged(
         &self,
         plan: LogicalPlan,
         mut merged: ScopeTable,

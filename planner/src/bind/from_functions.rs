@@ -182,7 +182,10 @@ impl Binder<'_> {
         let inner = JoinType::Inner;
         let none = &JoinConstraint::None;
         match self.join_function(alone, &name, &args, alias, ordinality, inner, none, ctes) {
-            Err(e) if kind == JoinType::Left && matches!(e.sqlstate, "42P01" | "42703") => {
+            Err(e)
+                if matches!(kind, JoinType::Left | JoinType::Inner)
+                    && matches!(e.sqlstate, "42P01" | "42703") =>
+            {
                 let Some(alias) = alias else { return Err(e) };
                 let rows = crate::parser::parse_query(&format!("SELECT * FROM {factor}"))?;
                 self.join_lateral(left, &rows, Some(alias), kind, constraint, ctes)

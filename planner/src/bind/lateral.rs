@@ -8,7 +8,7 @@ use sqlparser::ast::{self, JoinConstraint, SelectItem, SetExpr, TableAlias};
 use super::expr::{Calls, Ctx};
 use super::grouping::is_subquery;
 use super::scope::{Outer, Scope, ScopeCol, ScopeTable};
-use super::{Binder, Ctes, Typed, columns_of, df, project};
+use super::{Binder, Ctes, Typed, columns_of, df, filter_all, project};
 use crate::compile::decorrelate;
 use crate::error::{Result, SqlError};
 use crate::once::is_volatile_value;
@@ -69,10 +69,16 @@ impl Binder<'_> {
         {
             c.name = fold(&n.name);
         }
+        let width = scope.tables.len();
         scope.add(t)?;
         let mut plan = plan;
         if let (JoinConstraint::On(e), false) = (constraint, trivial) {
             plan = self.where_clause(plan, &scope, ctes, e)?;
+        }
+        let (on, merged) = self.columns_in_common(&mut scope, width, kind, constraint)?;
+        plan = filter_all(plan, on)?;
+        if let Some(merged) = merged {
+            plan = self.with_merged(plan, merged, &mut scope)?;
         }
         Ok(Joined {
             plan: Some(plan),
@@ -121,11 +127,12 @@ impl Binder<'_> {
         for (c, n) in t.cols.iter_mut().zip(names) {
             c.name = fold(&n.name);
         }
+        let width = scope.tables.len();
         scope.add(t)?;
+        let (common, merged) = self.columns_in_common(&mut scope, width, kind, constraint)?;
         // A condition with a subquery can't be one of a join; above an inner join it means the same.
         let mut above = None;
         let on = match constraint {
-            JoinConstraint::None => None,
             JoinConstraint::On(e) if walk::any_expr(e, is_subquery) => {
                 if kind != JoinType::Inner {
                     return Err(SqlError::unsupported(
@@ -137,22 +144,20 @@ impl Binder<'_> {
                 None
             }
             JoinConstraint::On(e) => Some(self.condition(Ctx::plain(&scope, ctes, "ON"), e)?),
-            _ => {
-                return Err(SqlError::unsupported(
-                    "USING and NATURAL with LATERAL are not supported",
-                )
-                .hint("Write the condition with ON."));
-            }
+            _ => datafusion_expr::utils::conjunction(common),
         };
         let name = self.qualifier("#lateral").to_string();
         let plan = df(decorrelate::lateral(&base, &right, kind, on, name))?.ok_or_else(|| {
             SqlError::unsupported("this LATERAL subquery is not supported")
                 .detail("It is recursive, or has a LIMIT that isn't constant.")
         })?;
-        let plan = match above {
+        let mut plan = match above {
             Some(e) => self.where_clause(plan, &scope, ctes, e)?,
             None => plan,
         };
+        if let Some(merged) = merged {
+            plan = self.with_merged(plan, merged, &mut scope)?;
+        }
         Ok(Joined {
             plan: Some(plan),
             scope,

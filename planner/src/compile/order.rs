@@ -365,7 +365,12 @@ pub(super) fn is_ordered_window(e: &Expr) -> bool {
     let to_end = matches!(&frame.end_bound, WindowFrameBound::Following(n) if n.is_null());
     match w.fun.name() {
         "row_number" | "ntile" | "lag" | "lead" => true,
-        "first_value" => rows || from_start,
+        // More peer groups would have the frame end before others of them.
+        "first_value" => {
+            let ends_before =
+                matches!(&frame.end_bound, WindowFrameBound::Preceding(n) if !n.is_null());
+            rows || from_start && !ends_before
+        }
         "last_value" | "nth_value" => rows || from_start && to_end,
         // What EXCLUDE leaves out is told by its own copy of the keys.
         name if name.starts_with(OVER_FRAME) => rows || from_start && to_end,

@@ -408,6 +408,8 @@ impl Draft {
         planner.check_transform(session, (name, using), to, &table)?;
         let column = &mut self.columns[n];
         match &column.default {
+            // NULL is of any type.
+            Some(ColumnDefault::Expression(default)) if default.eq_ignore_ascii_case("null") => {}
             Some(ColumnDefault::Expression(default)) if column.ty != *to => {
                 let field = to.field(name, true);
                 // It is of the type that the column had, also if it looks like a literal of any type.

@@ -315,7 +315,12 @@ functions! {
         Ok(Value::text(shown.collect::<Vec<_>>().join(&between)))
     };
     plain "string_to_array" => Returns::Array(Ty::Text), |a, _| {
-        Ok(Value::Array(text(a, 0).split(&text(a, 1)).map(Value::text).collect()))
+        let (whole, between) = (text(a, 0), text(a, 1));
+        Ok(Value::Array(match (whole.is_empty(), between.is_empty()) {
+            (true, _) => [].into(),
+            (_, true) => [Value::text(whole)].into(),
+            _ => whole.split(&between).map(Value::text).collect(),
+        }))
     };
     plain "array_upper" => INT, |a, _| Ok(match items(arg(a, 0)).len() {
         0 => Value::Null,
