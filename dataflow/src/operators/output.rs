@@ -72,3 +72,60 @@ impl Operator for OutputRows {
         self.rows.iter().map(Delta::memory_bytes).sum()
     }
 }
+
+/// The operator at the root of a dataflow and its end as one: what the former gives needn't pass through the runtime, nor the end of a
+/// step, which takes a round of messages between workers per operator.
+pub struct Last {
+    operator: Box<dyn Operator>,
+    output: OutputRows,
+    /// The epoch that has been finished, while the operator has work left of it.
+    ending: Option<Epoch>,
+}
+
+impl Last {
+    /// `operator`, whose output ends in `output`.
+    pub fn new(operator: Box<dyn Operator>, output: OutputRows) -> Self {
+        Last {
+            operator,
+            output,
+            ending: None,
+        }
+    }
+
+    fn hand_over(&mut self, out: &mut Output) {
+        for rows in std::mem::take(&mut out.rows) {
+            self.output.push(0, rows, out);
+        }
+        if !self.operator.is_busy()
+            && let Some(epoch) = self.ending.take()
+        {
+            self.output.finish(epoch, out);
+        }
+    }
+}
+
+impl Operator for Last {
+    fn push(&mut self, port: usize, delta: Delta, out: &mut Output) {
+        self.operator.push(port, delta, out);
+        self.hand_over(out);
+    }
+
+    fn finish(&mut self, epoch: Epoch, out: &mut Output) {
+        self.operator.finish(epoch, out);
+        self.ending = Some(epoch);
+        self.hand_over(out);
+    }
+
+    fn is_busy(&self) -> bool {
+        self.operator.is_busy()
+    }
+
+    fn go_on(&mut self, out: &mut Output) {
+        self.operator.go_on(out);
+        self.hand_over(out);
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.operator.state_bytes() + self.output.state_bytes()
+    }
+}

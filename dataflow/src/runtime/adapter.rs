@@ -251,6 +251,17 @@ impl Driver {
     fn record(&self, out: &mut Output) -> Vec<Delta> {
         self.journal.borrow_mut().record(self.step, out)
     }
+
+    /// The dataflow's step is complete on this worker, and gave `rows`.
+    fn end(&mut self, rows: Vec<Delta>) {
+        let mut journal = self.journal.borrow_mut();
+        if !rows.is_empty() {
+            journal.results.entry(self.step).or_default().rows = rows;
+        }
+        journal.complete = self.step + 1;
+        drop(journal);
+        self.next();
+    }
 }
 
 pub(super) fn connect<'scope>(
@@ -330,38 +341,40 @@ pub fn operator<'scope>(
     stream
 }
 
-/// Ends a dataflow: hands its output through `operator` to the journal.
+/// Ends a dataflow: what `operator`, which gives rows at the end of a step only, makes of the inputs is its output, for the journal.
 pub fn output<'scope>(
     scope: Scope<'scope, Step>,
-    input: Deltas<'scope>,
+    inputs: Vec<(Deltas<'scope>, Exchange)>,
     operator: Box<dyn Operator>,
     journal: Rc<RefCell<Journal>>,
+    (workers, partitions): (usize, u32),
 ) {
     let mut builder = OperatorBuilder::new("Output".to_string(), scope);
-    let mut ports = connect(&mut builder, vec![(input, Exchange::Local)], 1, 1);
+    let mut ports = connect(&mut builder, inputs, workers, partitions);
     let dataflow = journal.borrow().dataflow();
     let mut driver = Driver::new(operator, journal);
+    let again = scope.activator_for(builder.operator_info().address);
     builder.build(move |_| {
         move |frontiers| {
             let _turn = Turn::of(dataflow);
-            ports[0].for_each(|at, delta| driver.receive(0, step_of(at), delta));
-            let frontier = least(frontiers);
-            let mut out = Output::default();
-            while let Progress::Ended = driver.advance(frontier, &mut out) {
-                let rows = driver.record(&mut out);
-                let mut journal = driver.journal.borrow_mut();
-                if !rows.is_empty() {
-                    journal.results.entry(driver.step).or_default().rows = rows;
-                }
-                journal.complete = driver.step + 1;
-                drop(journal);
-                driver.next();
+            for (port, input) in ports.iter_mut().enumerate() {
+                input.for_each(|at, delta| driver.receive(port, step_of(at), delta));
             }
-            let rows = driver.record(&mut out);
-            assert!(
-                rows.is_empty(),
-                "the output operator holds rows until finish"
-            );
+            let frontier = least(frontiers);
+            let mut out = Output::with_allowance(ALLOWANCE);
+            loop {
+                let progress = driver.advance(frontier, &mut out);
+                let rows = driver.record(&mut out);
+                match progress {
+                    Progress::Ended => driver.end(rows),
+                    _ => assert!(rows.is_empty(), "the last operator gives rows at the end"),
+                }
+                match progress {
+                    Progress::Busy => return again.activate(),
+                    Progress::Waits => return,
+                    Progress::Ended => {}
+                }
+            }
         }
     });
 }

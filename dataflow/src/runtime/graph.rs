@@ -16,12 +16,12 @@ use super::adapter::{self, Deltas, Journal, Step, StepResult};
 use super::batch::Batch;
 use super::passing::passing;
 use super::{Install, RuntimeOptions};
-use crate::operator::{BuildContext, Exchange};
+use crate::operator::{BuildContext, Exchange, Operator};
 use crate::operators;
 use crate::operators::combine::Combine;
 use crate::operators::input::project;
 use crate::operators::map::never_fails;
-use crate::operators::output::OutputRows;
+use crate::operators::output::{Last, OutputRows};
 use crate::plan::{Classes, Node, Op, OutputStorage};
 use crate::state::StateHandle;
 
@@ -83,11 +83,6 @@ impl Graph {
             };
             let storage = install.plan.output_storage();
             let skippable = skippable(&storage, &demand);
-            let rows = builder.node(&install.plan.root, skippable);
-            assert!(
-                builder.states.next().is_none(),
-                "one state per arrangement of the plan"
-            );
             let arrangement = install.output_state.as_ref().map(|s| s.desc.id);
             let output = OutputRows::new(
                 install.plan.root.schema.clone(),
@@ -95,7 +90,11 @@ impl Graph {
                 demand.clone(),
                 storage.is_apart(),
             );
-            adapter::output(scope, rows, Box::new(output), journal.clone());
+            builder.root(&install.plan.root, skippable, output);
+            assert!(
+                builder.states.next().is_none(),
+                "one state per arrangement of the plan"
+            );
             builder.leaves
         });
         Graph {
@@ -195,23 +194,59 @@ impl<'scope, S: Iterator<Item = StateHandle>> Builder<'scope, S> {
         rows
     }
 
+    /// Builds the dataflow's root and what is below it, and ends it with `output`.
+    fn root(&mut self, root: &Node, demand: Option<Rc<Cell<bool>>>, output: OutputRows) {
+        let (inputs, operator): (_, Box<dyn Operator>) = match self.leaf_of(root) {
+            Some(rows) => (vec![(rows, Exchange::Local)], Box::new(output)),
+            None => {
+                let (inputs, operator) = self.operator(root, demand);
+                (inputs, Box::new(Last::new(operator, output)))
+            }
+        };
+        let (journal, place) = (self.journal.clone(), self.place());
+        adapter::output(self.scope, inputs, operator, journal, place);
+    }
+
     fn build(&mut self, node: &Node, demand: Option<Rc<Cell<bool>>>) -> Deltas<'scope> {
-        match &node.op {
+        if let Some(rows) = self.leaf_of(node) {
+            return rows;
+        }
+        let (inputs, operator) = self.operator(node, demand);
+        let add = match operator.only_passes() {
+            true => passing,
+            false => adapter::operator,
+        };
+        let (journal, place) = (self.journal.clone(), self.place());
+        add(self.scope, node.op.name(), inputs, operator, journal, place)
+    }
+
+    fn place(&self) -> (usize, u32) {
+        (self.context.workers, self.context.partitions)
+    }
+
+    fn leaf_of(&mut self, node: &Node) -> Option<Deltas<'scope>> {
+        let rows = match &node.op {
             Op::Input {
                 collection,
                 columns,
-            } => {
-                let rows = Rows::Collection(*collection, columns.clone(), node.schema.clone());
-                return self.leaf(rows);
-            }
+            } => Rows::Collection(*collection, columns.clone(), node.schema.clone()),
             Op::Constant { rows } => {
                 let first = self.context.fresh && self.context.worker == 0 && rows.num_rows() > 0;
                 let rows =
                     operators::map::conform(&node.schema, rows.columns().to_vec(), rows.num_rows());
-                return self.leaf(Rows::Constant(first.then(|| Delta::insert(rows))));
+                Rows::Constant(first.then(|| Delta::insert(rows)))
             }
-            _ => {}
-        }
+            _ => return None,
+        };
+        Some(self.leaf(rows))
+    }
+
+    /// The operator of a node that isn't a leaf, and its inputs.
+    fn operator(
+        &mut self,
+        node: &Node,
+        demand: Option<Rc<Cell<bool>>>,
+    ) -> (Vec<(Deltas<'scope>, Exchange)>, Box<dyn Operator>) {
         let is_map = matches!(node.op, Op::Map { .. });
         let mut inputs = Vec::new();
         for (port, input) in node.inputs.iter().enumerate() {
@@ -230,14 +265,8 @@ impl<'scope, S: Iterator<Item = StateHandle>> Builder<'scope, S> {
         if let Some(demand) = demand.filter(|_| !is_map) {
             context.demand = demand;
         }
-        let operator = operators::build(node, states, &context).expect("leaves are handled above");
-        let place = (context.workers, context.partitions);
-        let add = match operator.only_passes() {
-            true => passing,
-            false => adapter::operator,
-        };
-        let journal = self.journal.clone();
-        add(self.scope, node.op.name(), inputs, operator, journal, place)
+        let operator = operators::build(node, states, &context);
+        (inputs, operator.expect("leaves are handled apart"))
     }
 
     /// Adds up equal rows before they are sent to other workers.
@@ -248,7 +277,7 @@ impl<'scope, S: Iterator<Item = StateHandle>> Builder<'scope, S> {
             vec![(rows, Exchange::Local)],
             Box::new(Combine::new(schema.clone())),
             self.journal.clone(),
-            (self.context.workers, self.context.partitions),
+            self.place(),
         )
     }
 
