@@ -2,19 +2,22 @@
 //!
 //! * A join in which NULL keys are equal treats all of its keys so. A rule that adds `a = b` to its keys, or that puts its keys
 //!   together with those of other joins, would match NULL with NULL, or lose matches.
+//! * A condition on a key of one side of a join holds for that of the other too. But where it can fail it must not be looked at for rows there
+//!   that have no partner: of `a.code = b.code AND b.code::int > 5` the codes of `b` alone are numbers.
 //! * An aggregate without keys gives a row for no input. A condition that names no column, as of a join that never matches,
 //!   must drop this row; below the aggregate it would only drop the input.
 
 use super::in_lists::ListsApart;
+use crate::functions::shared::can_fail_anywhere;
 use crate::tree::Tree;
 use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
 use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 use datafusion_common::tree_node::Transformed;
-use datafusion_common::{NullEquality, Result};
-use datafusion_expr::utils::{split_conjunction, split_conjunction_owned};
-use datafusion_expr::{BinaryExpr, Expr, Filter, LogicalPlan};
+use datafusion_common::{Column, NullEquality, Result};
+use datafusion_expr::utils::{conjunction, split_conjunction, split_conjunction_owned};
+use datafusion_expr::{BinaryExpr, Expr, Filter, Join, LogicalPlan};
 use std::sync::Arc;
 
 /// The rule that takes the place of `rule`, or it itself.
@@ -184,7 +187,81 @@ impl OptimizerRule for FiltersDown {
     ) -> Result<Transformed<LogicalPlan>> {
         match plan {
             LogicalPlan::Filter(f) if may_be_one_group(&f.input) => merged(f),
-            plan => self.0.rewrite(columns_first(plan), config),
+            plan => self.below_joins(columns_first(plan), config),
         }
+    }
+}
+
+impl FiltersDown {
+    /// Applies the rule; conditions of a join that can fail for a key stay on their side of it.
+    fn below_joins(
+        &self,
+        plan: LogicalPlan,
+        config: &dyn OptimizerConfig,
+    ) -> Result<Transformed<LogicalPlan>> {
+        let Some((mut join, above)) = join_below(&plan) else {
+            return self.0.rewrite(plan, config);
+        };
+        let keys: Vec<Column> = join
+            .on
+            .iter()
+            .flat_map(|(l, r)| [l.try_as_col(), r.try_as_col()])
+            .flatten()
+            .cloned()
+            .collect();
+        let one_sided = |e: &Expr| {
+            can_fail_anywhere(e) && e.column_refs().into_iter().any(|c| keys.contains(c))
+        };
+        let own = join.filter.take().map_or(vec![], split_conjunction_owned);
+        let (above_apart, above): (Vec<Expr>, Vec<Expr>) = above.into_iter().partition(one_sided);
+        let (own_apart, own): (Vec<Expr>, Vec<Expr>) = own.into_iter().partition(one_sided);
+        if above_apart.is_empty() && own_apart.is_empty() {
+            return self.0.rewrite(plan, config);
+        }
+        join.filter = conjunction(own);
+        let first = self.0.rewrite(below(above, join), config)?;
+        let changed = first.transformed;
+        let Some((mut join, above)) = join_below(&first.data) else {
+            return Ok(Transformed::no(plan));
+        };
+        // A key that is no column is equal to nothing that the rule looks for.
+        let mask = |e: Expr| e.alias("#key");
+        let on = std::mem::take(&mut join.on).into_iter();
+        join.on = on.map(|(l, r)| (mask(l), mask(r))).collect();
+        let own = join.filter.take().map_or(vec![], split_conjunction_owned);
+        join.filter = conjunction(own.into_iter().chain(own_apart));
+        let all = above.into_iter().chain(above_apart).collect();
+        let second = self.0.rewrite(below(all, join), config)?;
+        let changed = changed || second.transformed;
+        let Some((mut join, above)) = join_below(&second.data) else {
+            return Ok(Transformed::no(plan));
+        };
+        let on = std::mem::take(&mut join.on).into_iter();
+        join.on = on.map(|(l, r)| (l.unalias(), r.unalias())).collect();
+        Ok(Transformed::new_transformed(below(above, join), changed))
+    }
+}
+
+/// A join, and the conditions of the filter directly above it.
+fn join_below(plan: &LogicalPlan) -> Option<(Join, Vec<Expr>)> {
+    match plan {
+        LogicalPlan::Join(join) => Some((join.clone(), vec![])),
+        LogicalPlan::Filter(f) => match f.input.as_ref() {
+            LogicalPlan::Join(join) => {
+                let above = split_conjunction_owned(f.predicate.clone());
+                Some((join.clone(), above))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The join below a filter of the conditions, if there are any.
+fn below(conditions: Vec<Expr>, join: Join) -> LogicalPlan {
+    let join = LogicalPlan::Join(join);
+    match conjunction(conditions) {
+        Some(all) => LogicalPlan::Filter(Filter::new(all, Arc::new(join))),
+        None => join,
     }
 }
