@@ -183,9 +183,13 @@ impl Rig {
         });
     }
 
-    fn finish(&mut self, scope: Scope, epoch: i64) {
-        self.runtime.send(Command::Finish { scope, epoch });
-        self.wait(scope, epoch);
+    /// True if the workers took part.
+    fn finish(&mut self, scope: Scope, epoch: i64) -> bool {
+        let reported = self.runtime.send(Command::Finish { scope, epoch });
+        if reported {
+            self.wait(scope, epoch);
+        }
+        reported
     }
 
     fn wait(&mut self, scope: Scope, epoch: i64) {
@@ -459,11 +463,36 @@ fn constants_appear_once_and_unions_add_up() {
         rig.runtime.send(install(1, union, 11, Scope::Live, true));
         rig.feed(Scope::Live, 1, &[(1, 100)], vec![1]);
         rig.finish(Scope::Live, 1);
+        rig.feed(Scope::Live, 1, &[(1, 100)], vec![1]);
         rig.finish(Scope::Live, 2);
-        let expected = Multiset::from([("(1, 100)".to_string(), 3), ("(9, 9)".to_string(), 1)]);
+        let expected = Multiset::from([("(1, 100)".to_string(), 5), ("(9, 9)".to_string(), 1)]);
         assert_eq!(rig.world.rows[&DataflowId(1)], expected);
         assert_eq!(rig.world.stored[&DataflowId(1)], expected);
     }
+}
+
+#[test]
+fn an_epoch_without_input_is_for_nobody_once_all_have_settled() {
+    let mut rig = Rig::new(2);
+    assert!(!rig.finish(Scope::Live, 1), "nobody is there");
+    rig.runtime
+        .send(install(1, grouped(1), 11, Scope::Live, true));
+    rig.runtime
+        .send(install(2, grouped(2), 12, Scope::Live, true));
+    // Its first step is to come, and one when that is committed.
+    let mut epoch = 2;
+    while rig.finish(Scope::Live, epoch) {
+        epoch += 1;
+        assert!(epoch < 1_000, "the workers are asked for ever");
+    }
+    assert!(epoch > 40, "settled after {epoch} epochs");
+    rig.feed(Scope::Live, 1, &[(1, 10)], vec![1]);
+    assert!(rig.finish(Scope::Live, 1_000));
+    assert_eq!(rig.world.rows[&DataflowId(1)], expected_groups(&[(1, 10)]));
+    assert!(!rig.world.rows.contains_key(&DataflowId(2)));
+    // What nobody reads counts as little as nothing.
+    (1_001..1_041).for_each(|epoch| assert!(rig.finish(Scope::Live, epoch)));
+    assert!(!rig.finish(Scope::Live, 1_041));
 }
 
 #[test]

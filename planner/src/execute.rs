@@ -39,6 +39,7 @@ use crate::functions::one_of::as_in_list;
 use crate::functions::{Time, external, time_of};
 use crate::interrupt::{AskingExpr, Interruptible};
 use crate::once;
+use crate::physical::in_order::InOrderExpr;
 use crate::pieces::PiecesExec;
 use crate::query::SessionContextInfo;
 use crate::query::{ResultStream, SnapshotReader};
@@ -262,21 +263,21 @@ pub(crate) fn with_a_chance_to_stop(
 
 /// The join with a condition that asks whether it is to stop: pairs that the condition leaves out make no batch, however many there are.
 fn asking_join(node: &Arc<dyn ExecutionPlan>) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
-    let asking = |filter: &JoinFilter| {
-        let condition = AskingExpr::around(filter.expression());
+    let asking = |filter: &JoinFilter| -> DfResult<JoinFilter> {
+        let condition = AskingExpr::around(&InOrderExpr::of(filter.expression())?);
         let indices = filter.column_indices().to_vec();
-        JoinFilter::new(condition, indices, filter.schema().clone())
+        Ok(JoinFilter::new(condition, indices, filter.schema().clone()))
     };
     if let Some(join) = node.downcast_ref::<HashJoinExec>()
         && let Some(filter) = join.filter()
     {
-        let join = join.builder().with_filter(Some(asking(filter)));
+        let join = join.builder().with_filter(Some(asking(filter)?));
         return Ok(Some(join.build_exec()?));
     }
     if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>()
         && let Some(filter) = join.filter()
     {
-        let join = NestedLoopJoinExecBuilder::from(join).with_filter(Some(asking(filter)));
+        let join = NestedLoopJoinExecBuilder::from(join).with_filter(Some(asking(filter)?));
         return Ok(Some(Arc::new(join.build()?)));
     }
     Ok(None)

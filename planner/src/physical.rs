@@ -17,6 +17,7 @@
 //!   filters of their own above those that can't, in their order: `1/x = 2` isn't computed for rows that `x <> 0` drops.
 
 mod first_rows;
+pub(crate) mod in_order;
 mod limits;
 mod lookups;
 mod projections;

@@ -515,6 +515,51 @@ fn long_chains_and_deep_nests() {
     );
 }
 
+/// What is read a second time when it can't be read at first would take twice as long with each level.
+#[test]
+fn mistakes_within_many_levels_are_found_at_once() {
+    let db = Db::default();
+    let nested = |open: &str, inner: &str, close: &str, n: usize| {
+        format!("SELECT {}{inner}{}", open.repeat(n), close.repeat(n))
+    };
+    let code = |sql: String| db.statement(&sql).map(|_| ()).map_err(|e| e.sqlstate);
+    for (open, close) in [
+        ("not (", ")"),
+        ("case when a = 1 then ", " end"),
+        ("cast(", " as int)"),
+        ("array[", "]"),
+        ("exists (select ", ")"),
+        ("coalesce(", ")"),
+        ("- (", ")"),
+        ("(select ", ")"),
+        ("sum(1) filter (where ", ")"),
+    ] {
+        assert_eq!(
+            code(nested(open, "1 +* 2", close, 60)),
+            Err("42601"),
+            "{open}"
+        );
+    }
+    for call in [
+        "substring(",
+        "trim(",
+        "extract(",
+        "position(",
+        "ceil(",
+        "overlay(",
+        "try_cast(",
+    ] {
+        assert_eq!(
+            code(nested(call, "1 +* 2", ")", 40)),
+            Err("54001"),
+            "{call}"
+        );
+    }
+    assert_eq!(code(nested("not (", "true", ")", 90)), Ok(()));
+    assert_eq!(code(nested("not (", "true", ")", 150)), Err("54001"));
+    assert_eq!(code(nested("trim(", "'a'", ")", 10)), Ok(()));
+}
+
 /// What each level of these nests adds, and what PostgreSQL 15 gives for twelve of them over three rows (of BETWEEN SYMMETRIC for
 /// six, as it has no memory for more).
 const NESTS: &[(&str, &str, &str, [&str; 3])] = &[

@@ -43,6 +43,7 @@ const LOOKUPS_AFTER: Duration = Duration::from_secs(1);
 /// and so may arrangements be, of which few are ever due.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_FACTOR: u32 = 16;
+const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// After a failed merge (no space, say) the next is tried no sooner than this.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Merges of more rows than this try to compress their blocks.
@@ -164,9 +165,8 @@ pub(crate) fn run(shared: &Arc<Shared>) {
         match merge_due(shared).and_then(|looking| install_late(shared).map(|()| looking)) {
             Ok(looking) => {
                 timeout = idle_work(shared);
-                shared
-                    .background
-                    .pause(PAUSE_MIN.max(looking * PAUSE_FACTOR));
+                let pause = (looking * PAUSE_FACTOR).clamp(PAUSE_MIN, PAUSE_MAX);
+                shared.background.pause(pause);
             }
             Err(e) => {
                 tracing::error!(error = %e, "a merge failed; reads go on with the old runs");
@@ -200,7 +200,6 @@ fn idle_work(shared: &Shared) -> Option<Duration> {
 fn merge_due(shared: &Shared) -> Result<Duration> {
     let _one = shared.background.merging.lock();
     loop {
-        let began = Instant::now();
         if shared.background.stopped() {
             return Ok(Duration::ZERO);
         }
@@ -211,6 +210,8 @@ fn merge_due(shared: &Shared) -> Result<Duration> {
             }
             writer.merged.iter().map(|m| m.arrangement).collect()
         };
+        // Waiting for a commit isn't looking.
+        let began = Instant::now();
         let version = shared.version.read().clone();
         shared.background.forget_dropped(&version);
         let due = version

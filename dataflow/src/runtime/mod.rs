@@ -14,6 +14,7 @@ use tidemill_storage::ArrangementChange;
 use tidemill_zset::{ArrangementId, CollectionId, Delta, Epoch};
 use timely::communication::WorkerGuards;
 
+use self::rounds::SETTLED_AFTER;
 use crate::plan::{DataflowPlan, ErrorMapper};
 use crate::state::{StateHandle, Unreadable};
 
@@ -160,7 +161,6 @@ pub struct Runtime {
     /// Who gets the next piece of input.
     turn: AtomicUsize,
     open: Mutex<OpenEpoch>,
-    events: Sender<Event>,
     threads: Option<WorkerGuards<()>>,
 }
 
@@ -171,6 +171,8 @@ struct OpenEpoch {
     fed: Vec<CollectionId>,
     /// A dataflow became live, and has its first step to come.
     joined: bool,
+    /// So many epochs are for the workers whatever they have: some dataflow may not have settled.
+    settling: u64,
 }
 
 struct WorkerHandle {
@@ -198,9 +200,7 @@ impl Runtime {
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers)
             .map(|_| crossbeam_channel::unbounded::<Order>())
             .unzip();
-        let to = events.clone();
         let body = move |timely: &mut timely::worker::Worker| {
-            let events = to.clone();
             let index = timely.index();
             let orders = receivers[index].clone();
             let mut worker = worker::Worker::new(timely, options.clone(), orders, events.clone());
@@ -236,14 +236,13 @@ impl Runtime {
             workers,
             turn: AtomicUsize::new(0),
             open: Mutex::default(),
-            events,
             threads: Some(threads),
         })
     }
 
-    /// Gives a command to the workers: [`Command::Feed`] is shared out among them, anything else goes to all.
-    /// Never blocks.
-    pub fn send(&self, command: Command) {
+    /// Gives a command to the workers: [`Command::Feed`] is shared out among them, anything else goes to all. Never blocks. False: it
+    /// ends a live epoch that has nothing for any worker; none is woken, and none will report.
+    pub fn send(&self, command: Command) -> bool {
         match command {
             Command::Feed {
                 scope,
@@ -253,7 +252,7 @@ impl Runtime {
             Command::Finish {
                 scope: Scope::Live,
                 epoch,
-            } => self.finish_live(epoch),
+            } => return self.finish_live(epoch),
             command => {
                 self.open.lock().joined |= match &command {
                     Command::Join(_) => true,
@@ -263,23 +262,21 @@ impl Runtime {
                 self.send_all(Order::Command(command));
             }
         }
+        true
     }
 
-    /// Without anything for the workers to do, they needn't be woken: their reports are known.
-    fn finish_live(&self, epoch: Epoch) {
-        let OpenEpoch { fed, joined } = std::mem::take(&mut *self.open.lock());
-        if joined || !fed.is_empty() {
-            return self.send_all(Order::FinishLive(epoch, fed.into()));
+    fn finish_live(&self, epoch: Epoch) -> bool {
+        let mut open = self.open.lock();
+        let fed = std::mem::take(&mut open.fed);
+        if std::mem::take(&mut open.joined) || !fed.is_empty() {
+            open.settling = SETTLED_AFTER + 1;
         }
-        for worker in 0..self.workers.len() {
-            // If nobody listens any more, the process is ending.
-            let _ = self.events.send(Event::Done {
-                worker,
-                scope: Scope::Live,
-                epoch,
-                results: Vec::new(),
-            });
-        }
+        let Some(settling) = open.settling.checked_sub(1) else {
+            return false;
+        };
+        open.settling = settling;
+        self.send_all(Order::FinishLive(epoch, fed.into()));
+        true
     }
 
     fn send_all(&self, order: Order) {

@@ -11,9 +11,10 @@ use tidemill_zset::CollectionId;
 
 use super::DataflowId;
 
-/// So many epochs after its last one with input, a dataflow has a step without: in it, operators drop from memory what
-/// had to be kept until it was committed. More epochs than these are never on their way to a commit.
-const SETTLED_AFTER: u64 = 40;
+/// So many epochs after its first step and its last one with input, a dataflow has a step without: in it, operators drop from memory
+/// what had to be kept until it was committed. More epochs than these are never on their way to a commit
+/// (`GROUP_EPOCHS_MAX` of the coordinator twice, and one).
+pub const SETTLED_AFTER: u64 = 40;
 
 /// The live dataflows and their inputs.
 #[derive(Debug, Default)]
@@ -32,6 +33,8 @@ struct Place {
     output: Option<CollectionId>,
     /// The entry in `due`.
     due: Option<u64>,
+    /// It has had a step since it joined.
+    began: bool,
 }
 
 impl Rounds {
@@ -50,6 +53,7 @@ impl Rounds {
             inputs,
             output,
             due: None,
+            began: false,
         };
         self.live.insert(id, place);
         self.put_off(id, 1);
@@ -85,22 +89,30 @@ impl Rounds {
     /// The dataflows that take part in the next epoch, which changes the collections `fed`.
     pub fn next(&mut self, fed: &[CollectionId]) -> BTreeSet<DataflowId> {
         self.epoch += 1;
-        let mut taking_part = BTreeSet::new();
+        let (mut beginning, mut settled) = (Vec::new(), BTreeSet::new());
         while let Some(&(due, id)) = self.due.first()
             && due <= self.epoch
         {
             self.due.pop_first();
-            self.live.get_mut(&id).expect("it is live").due = None;
-            taking_part.insert(id);
+            let place = self.live.get_mut(&id).expect("it is live");
+            place.due = None;
+            match std::mem::replace(&mut place.began, true) {
+                true => settled.insert(id),
+                false => {
+                    beginning.push(id);
+                    continue;
+                }
+            };
         }
         // Constants reach those above.
-        let outputs = taking_part.iter().filter_map(|id| self.live[id].output);
-        let above = self.reached(outputs.collect());
-        taking_part.extend(above);
-        for id in self.reached(fed.to_vec()) {
+        let outputs = beginning.iter().filter_map(|id| self.live[id].output);
+        let changed = outputs.chain(fed.iter().copied()).collect();
+        let mut taking_part = self.reached(changed);
+        taking_part.extend(beginning);
+        for id in taking_part.clone() {
             self.put_off(id, SETTLED_AFTER);
-            taking_part.insert(id);
         }
+        taking_part.extend(settled);
         taking_part
     }
 
@@ -176,13 +188,22 @@ mod tests {
         let mut rounds = four();
         next(&mut rounds, &[]);
         next(&mut rounds, &[1]);
-        let mut later = |fed: &[u64]| -> Vec<(u64, Vec<u64>)> {
-            let steps = (1..=3 * SETTLED_AFTER).map(|n| (n, next(&mut rounds, fed)));
+        let later = |rounds: &mut Rounds, fed: &[u64]| -> Vec<(u64, Vec<u64>)> {
+            let steps = (1..=3 * SETTLED_AFTER).map(|n| (n, next(rounds, fed)));
             steps.filter(|(_, ids)| !ids.is_empty()).collect()
         };
-        assert_eq!(later(&[]), [(SETTLED_AFTER, vec![0, 1, 3])]);
-        assert_eq!(later(&[]), [], "once is enough");
-        let steps = later(&[2]);
+        assert_eq!(
+            later(&mut rounds, &[]),
+            [(SETTLED_AFTER - 1, vec![2]), (SETTLED_AFTER, vec![0, 1, 3])]
+        );
+        assert_eq!(later(&mut rounds, &[]), [], "once is enough");
+        rounds.join(DataflowId(9), vec![collection(9)], None);
+        assert_eq!(
+            later(&mut rounds, &[]),
+            [(1, vec![9]), (1 + SETTLED_AFTER, vec![9])],
+            "one that never has input"
+        );
+        let steps = later(&mut rounds, &[2]);
         assert_eq!(steps.len() as u64, 3 * SETTLED_AFTER);
         assert!(steps.iter().all(|(_, ids)| *ids == [2]));
     }

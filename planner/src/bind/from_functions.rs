@@ -189,6 +189,11 @@ impl Binder<'_> {
                 let Some(alias) = alias else { return Err(e) };
                 let rows = crate::parser::parse_query(&format!("SELECT * FROM {factor}"))?;
                 self.join_lateral(left, &rows, Some(alias), kind, constraint, ctes)
+                    .map_err(|e| SqlError {
+                        // It would be one in the text made here.
+                        position: None,
+                        ..e
+                    })
             }
             right => self.combine(left, right?, kind, constraint, ctes),
         }

@@ -242,17 +242,15 @@ impl FiltersDown {
     }
 }
 
-/// A join, and the conditions of the filter directly above it.
+/// A join, and the conditions of the filters directly above it, which the rule makes one.
 fn join_below(plan: &LogicalPlan) -> Option<(Join, Vec<Expr>)> {
     match plan {
         LogicalPlan::Join(join) => Some((join.clone(), vec![])),
-        LogicalPlan::Filter(f) => match f.input.as_ref() {
-            LogicalPlan::Join(join) => {
-                let above = split_conjunction_owned(f.predicate.clone());
-                Some((join.clone(), above))
-            }
-            _ => None,
-        },
+        LogicalPlan::Filter(f) => {
+            let (join, mut above) = join_below(&f.input)?;
+            above.extend(split_conjunction_owned(f.predicate.clone()));
+            Some((join, above))
+        }
         _ => None,
     }
 }

@@ -10,9 +10,30 @@ const CHAIN_MAX: usize = 5000;
 /// Relations and queries that JOIN, UNION and their kin put together: their plans are as deep.
 const RELATIONS_MAX: usize = 1500;
 
+/// Calls within each other of functions that have a syntax of their own. sqlparser reads what it can't read so again, as a call of any
+/// function, so that a mistake within n of them takes 2ⁿ times as long to find.
+const SPECIAL_CALLS_MAX: usize = 10;
+const SPECIAL_CALLS: [&str; 13] = [
+    "ceil",
+    "convert",
+    "extract",
+    "floor",
+    "interval",
+    "overlay",
+    "position",
+    "safe_cast",
+    "substr",
+    "substring",
+    "trim",
+    "try_cast",
+    "try_convert",
+];
+
 /// The operators so far on one level of parentheses.
 #[derive(Default)]
 struct Level {
+    /// Calls of functions with a syntax of their own that it is within.
+    special_calls: usize,
     /// Since the last connective: `a = 1 OR b = 2` has no chain of comparisons.
     operators: usize,
     /// AND and OR.
@@ -24,15 +45,25 @@ struct Level {
 pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<()> {
     let mut outer: Vec<Level> = Vec::new();
     let mut level = Level::default();
+    let mut special = false;
     for token in tokens {
+        let after_special = match &token.token {
+            Token::Whitespace(_) => special,
+            _ => std::mem::take(&mut special),
+        };
         match &token.token {
-            Token::LParen | Token::LBracket => outer.push(std::mem::take(&mut level)),
+            Token::LParen | Token::LBracket => {
+                let special_calls = level.special_calls + usize::from(after_special);
+                outer.push(std::mem::take(&mut level));
+                level.special_calls = special_calls;
+            }
             // More may be closed than was opened, which the parser says.
             Token::RParen | Token::RBracket => level = outer.pop().unwrap_or_default(),
             Token::SemiColon => level = Level::default(),
             Token::Comma => (level.operators, level.connectives) = (0, 0),
             Token::Word(word) if word.quote_style.is_none() => {
                 let is = |words: &[&str]| words.iter().any(|w| word.value.eq_ignore_ascii_case(w));
+                special = is(&SPECIAL_CALLS);
                 if is(&["and", "or"]) {
                     level.operators = 0;
                     level.connectives += 1;
@@ -48,8 +79,14 @@ pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<()> {
             | Token::Placeholder(_) => {}
             _ => level.operators += 1,
         }
+        let message = "stack depth limit exceeded";
+        if level.special_calls > SPECIAL_CALLS_MAX {
+            let detail = format!(
+                "At most {SPECIAL_CALLS_MAX} calls of substring, trim, extract and their kin may be within each other."
+            );
+            return Err(SqlError::new("54001", message).detail(detail));
+        }
         if level.operators.max(level.connectives) > CHAIN_MAX || level.relations > RELATIONS_MAX {
-            let message = "stack depth limit exceeded";
             let detail = format!(
                 "An expression has at most {CHAIN_MAX} operators in a chain, a query at most {RELATIONS_MAX} JOINs, UNIONs and their kin."
             );

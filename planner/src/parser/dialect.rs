@@ -103,8 +103,11 @@ impl Dialect for PlainNames {
         BASE.is_identifier_part(ch)
     }
 
+    /// What such a word begins isn't read again as a call or column of that name when it can't be read: each level of
+    /// `NOT (NOT (…` would double the time.
     fn is_reserved_for_identifier(&self, kw: Keyword) -> bool {
-        BASE.is_reserved_for_identifier(kw)
+        use Keyword::{ARRAY, CASE, CAST, NOT};
+        matches!(kw, ARRAY | CASE | CAST | NOT) || BASE.is_reserved_for_identifier(kw)
     }
 
     fn is_column_alias(&self, kw: &Keyword, parser: &mut Parser) -> bool {

@@ -98,10 +98,13 @@ impl Coordinator {
             let since = self.since_changes();
             work.commit.since.extend(since);
         }
-        self.runtime.send(Command::Finish {
+        let reported = self.runtime.send(Command::Finish {
             scope: Scope::Live,
             epoch: work.epoch,
         });
+        if !reported {
+            work.remaining = 0;
+        }
         self.computing = Some(work);
     }
 

@@ -10,7 +10,7 @@ use tidemill_zset::Delta;
 
 use super::{Coordinator, EpochWork};
 
-/// Epochs in one commit.
+/// Epochs in one commit. Dataflows rely on it that no more than twice as many and one are on their way (`SETTLED_AFTER`).
 const GROUP_EPOCHS_MAX: usize = 16;
 /// Changed rows, stored or on their way to followers, from which on sharing a commit gains little and takes much memory.
 const GROUP_ROWS_MAX: usize = 30_000;

@@ -308,11 +308,10 @@ impl SharedRuntime {
         SharedRuntime(parking_lot::Mutex::new(Some(runtime)))
     }
 
-    /// Sends a command to the workers.
-    pub fn send(&self, command: Command) {
-        if let Some(runtime) = self.0.lock().as_ref() {
-            runtime.send(command);
-        }
+    /// Sends a command to the workers. False: none of them has anything to do, nor to report.
+    pub fn send(&self, command: Command) -> bool {
+        let runtime = self.0.lock();
+        runtime.as_ref().is_none_or(|r| r.send(command))
     }
 
     fn shutdown(&self) {
@@ -475,11 +474,7 @@ impl Coordinator {
     fn step(&mut self) {
         self.answer_awaited();
         self.abandon_unwanted_builds();
-        self.computed
-            .extend(self.computing.take_if(|w| w.remaining == 0));
-        if self.should_commit() {
-            self.start_commit();
-        }
+        self.take_computed();
         if self.is_quiet() && self.upgrade.is_under_way() {
             self.step_upgrade();
         }
@@ -493,8 +488,19 @@ impl Coordinator {
         if self.may_cut() && self.should_cut() {
             self.cut();
         }
+        // An epoch may have had nothing for the workers.
+        self.take_computed();
         if self.is_quiet() {
             self.follow_clock();
+        }
+    }
+
+    /// Takes over the epoch that the workers are done with, and commits if it is time.
+    fn take_computed(&mut self) {
+        self.computed
+            .extend(self.computing.take_if(|w| w.remaining == 0));
+        if self.should_commit() {
+            self.start_commit();
         }
     }
 

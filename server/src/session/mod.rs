@@ -13,6 +13,7 @@ mod cursor;
 mod ddl;
 mod execution;
 mod like;
+mod literals;
 mod numbering;
 mod placing;
 mod plans;

@@ -17,7 +17,7 @@ use super::write_plan::Target;
 use crate::catalog::Catalog;
 
 /// Texts whose plans a session keeps.
-const TEXTS_MAX: usize = 16;
+const TEXTS_MAX: usize = 32;
 /// Texts of which a session knows that it has seen them once.
 const SEEN_MAX: usize = 64;
 

@@ -101,7 +101,7 @@ pub struct SqlSession {
     /// While a statement runs: what the statements in its WITH return.
     pub(super) changed: Changed,
     prepared: HashMap<String, Prepared>,
-    texts: Texts,
+    pub(super) texts: Texts,
     notices: Vec<Notice>,
 }
 
@@ -714,9 +714,17 @@ impl Session for SqlSession {
         statement: Parsed,
         implicit: bool,
     ) -> Result<Response, SqlError> {
-        let slot = match &statement.statement {
-            Statement::Query { .. } => self.texts.slot(&statement.sql),
-            _ => None,
+        let slot = match self.lifted(&statement) {
+            Some((lifted, Some(slot))) => {
+                return self
+                    .run(&lifted.parsed, lifted.given(&slot), implicit)
+                    .await;
+            }
+            Some((_, None)) => None,
+            None => match &statement.statement {
+                Statement::Query { .. } => self.texts.slot(&statement.sql),
+                _ => None,
+            },
         };
         let given = Given {
             slot: slot.as_ref(),
