@@ -557,7 +557,7 @@ fn mistakes_within_many_levels_are_found_at_once() {
     }
     assert_eq!(code(nested("not (", "true", ")", 90)), Ok(()));
     assert_eq!(code(nested("not (", "true", ")", 150)), Err("54001"));
-    assert_eq!(code(nested("trim(", "'a'", ")", 10)), Ok(()));
+    assert_eq!(code(nested("trim(", "'a'", ")", 16)), Ok(()));
 }
 
 /// What each level of these nests adds, and what PostgreSQL 15 gives for twelve of them over three rows (of BETWEEN SYMMETRIC for

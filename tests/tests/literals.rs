@@ -287,6 +287,47 @@ fn a_kept_plan_follows_what_changes_around_it() {
             sql.fails("22012", &both).await?;
         }
         ensure!(sql.lines("SELECT v FROM t WHERE id = '1'").await? == ["NULL"]);
+        // Looking at a statement isn't reading: a transaction sees what was there when it first read.
+        sql.run("CREATE TABLE p (id integer PRIMARY KEY, v integer); INSERT INTO p VALUES (1, 0)")
+            .await?;
+        for (n, first) in [
+            "SET LOCAL statement_timeout = 50000",
+            "SAVEPOINT s",
+            "SHOW timezone",
+        ]
+        .iter()
+        .enumerate()
+        {
+            sql.run("BEGIN").await?;
+            sql.run(first).await?;
+            other.run("UPDATE p SET v = v + 10 WHERE id = 1").await?;
+            let seen = sql.number("SELECT v FROM p WHERE id = 1").await?;
+            ensure!(seen == 10 * (n as i64 + 1), "after {first}: {seen}");
+            sql.run("UPDATE p SET v = v + 0 WHERE id = 1").await?;
+            sql.run("COMMIT").await?;
+        }
+        sql.run("BEGIN READ ONLY; SET TRANSACTION READ WRITE; COMMIT")
+            .await?;
+        // Columns may have other names in a statement.
+        sql.run("CREATE TABLE al (a timestamp, b date, c text, d char(4), id integer)")
+            .await?;
+        sql.run("INSERT INTO al VALUES ('2020-01-05', '2020-01-01', 'ab', 'ab', 1)")
+            .await?;
+        for (literal, found) in [("ab ", 1), ("ab", 1), ("ab  ", 1)] {
+            let query = format!("SELECT id FROM al AS x (b, a, d, c) WHERE c = '{literal}'");
+            ensure!(sql.lines(&query).await?.len() == found, "{query}");
+        }
+        for minutes in ["12:30", "13:30", "14:30"] {
+            let query = format!("SELECT id FROM al AS x (b, a) WHERE a < '2020-01-01 {minutes}'");
+            ensure!(sql.lines(&query).await?.is_empty(), "{query}");
+        }
+        // By what has no index, three times and more.
+        for v in [10, 30, 7, 30, 30, 31] {
+            let found = sql
+                .lines(&format!("SELECT id FROM p WHERE v = {v}"))
+                .await?;
+            ensure!(found.len() == usize::from(v == 30), "{v}: {found:?}");
+        }
         sql.run("SET default_transaction_read_only = on").await?;
         sql.fails("25006", "UPDATE t SET v = 9 WHERE id = '1'")
             .await?;

@@ -3,6 +3,7 @@
 //! Applications whose drivers put values into the text send the same few statements over and over: a row by its key, a column of it set anew.
 //! Planning them costs more than running them, and more with each column of the table. Those of one table whose literals stand beside
 //! its columns are planned with parameters in their places instead; the text with these is what the plan is kept under ([`super::plans::Texts`]).
+//! Those that don't find their rows by an index aren't: what they take is the scan, and their plan may depend on the values.
 //!
 //! Invariant: the statement means the same. A literal becomes a parameter only where its value and type don't depend on more than the column
 //! beside it; all others stay, and are part of the text that tells statements apart. What can't be read as a value of that type is left to
@@ -19,7 +20,7 @@ use tidemill_planner::names::{folded, name_of, sqlparser_ast as ast};
 use tidemill_zset::schema::SqlType;
 
 use super::ParamValue;
-use super::plans::PlanSlot;
+use super::plans::{PlanSlot, Planned};
 use super::query::Given;
 use super::sql::SqlSession;
 use crate::pg::params::from_text;
@@ -50,26 +51,36 @@ impl Lifted {
 }
 
 impl SqlSession {
-    /// The statement with parameters, if it is of the kind for which that is worth it; and its plan's place, if statements like it came
-    /// before and it can be planned so.
-    pub(super) fn lifted(&mut self, parsed: &Parsed) -> Option<(Lifted, Option<PlanSlot>)> {
+    /// The statement with parameters and the place of its plan, if it is of the kind for which that is worth it, statements like it came
+    /// before, and they found their rows by an index.
+    pub(super) fn lifted(&mut self, parsed: &Parsed) -> Option<(Lifted, PlanSlot)> {
         if parsed.sql.len() > TEXT_MAX || parsed.sql.contains('$') {
             return None;
         }
-        let published = self.pin();
+        table_of(&parsed.statement)?;
+        // Not pinned: the statement may never read anything.
+        let published = match &self.transaction {
+            Some(transaction) if transaction.failed => return None,
+            Some(transaction) => transaction.published.clone(),
+            None => None,
+        };
+        let published = published.unwrap_or_else(|| self.handle.env.publisher.pin());
         let lifted = self.with_parameters(&published, parsed)?;
-        let slot = self.texts.slot(&lifted.text).filter(|slot| {
-            let types: Vec<Option<Field>> = lifted.fields.iter().cloned().map(Some).collect();
-            match &lifted.parsed.statement {
-                Statement::Query { query, .. } => self
-                    .planned(&published, (query, None), &types, Some(slot))
-                    .is_ok(),
-                change => self
-                    .planned_write(&published, change, &types, Some(slot))
-                    .is_ok(),
+        let slot = self.shapes.slot(&lifted.text)?;
+        let types: Vec<Option<Field>> = lifted.fields.iter().cloned().map(Some).collect();
+        let planned = match &lifted.parsed.statement {
+            Statement::Query { query, .. } => {
+                self.planned(&published, (query, None), &types, Some(&slot))
             }
-        });
-        Some((lifted, slot))
+            change => self.planned_write(&published, change, &types, Some(&slot)),
+        };
+        // Plans for DataFusion are better made with the values, and kept where the same text comes again.
+        let by_index = match &*planned.ok()? {
+            Planned::Query(query) => !query.was_scanned(),
+            Planned::Write(write) => !write.query.was_scanned(),
+            Planned::Catalog => false,
+        };
+        by_index.then_some((lifted, slot))
     }
 
     fn with_parameters(&self, published: &Published, parsed: &Parsed) -> Option<Lifted> {
@@ -77,6 +88,10 @@ impl SqlSession {
         let ast::TableFactor::Table { name, alias, .. } = table else {
             return None;
         };
+        if alias.as_ref().is_some_and(|a| !a.columns.is_empty()) {
+            // Its columns have other names.
+            return None;
+        }
         let name = name_of(name).ok()?;
         let relation = self
             .names(published)

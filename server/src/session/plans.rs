@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -68,6 +69,7 @@ pub struct Query {
     pub plan: QueryPlan,
     /// The same by an index, if it is of that kind.
     pub direct: Option<Direct>,
+    scanned: AtomicBool,
 }
 
 impl Query {
@@ -76,7 +78,18 @@ impl Query {
         Query {
             direct: Direct::of(&plan),
             plan,
+            scanned: AtomicBool::new(false),
         }
+    }
+
+    /// It has been run by DataFusion, as no index was of use.
+    pub fn was_scanned(&self) -> bool {
+        self.scanned.load(Ordering::Relaxed)
+    }
+
+    /// Notes that.
+    pub fn note_scan(&self) {
+        self.scanned.store(true, Ordering::Relaxed);
     }
 }
 

@@ -184,6 +184,7 @@ impl SqlSession {
         {
             return Ok(rows);
         }
+        query.note_scan();
         let mut plan = match query.plan.params.is_empty() {
             true => query.plan.clone(),
             false => query.plan.bind_params(&values)?,

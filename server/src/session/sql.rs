@@ -101,7 +101,9 @@ pub struct SqlSession {
     /// While a statement runs: what the statements in its WITH return.
     pub(super) changed: Changed,
     prepared: HashMap<String, Prepared>,
-    pub(super) texts: Texts,
+    texts: Texts,
+    /// Of statements with parameters instead of literals.
+    pub(super) shapes: Texts,
     notices: Vec<Notice>,
 }
 
@@ -125,6 +127,7 @@ impl SqlSession {
             changed: Changed::default(),
             prepared: HashMap::new(),
             texts: Texts::default(),
+            shapes: Texts::default(),
             notices: vec![],
         }
     }
@@ -368,6 +371,7 @@ impl SqlSession {
                 self.cursors.clear();
                 self.prepared.clear();
                 self.texts.clear();
+                self.shapes.clear();
                 self.settings.reset_all();
                 self.handle.env.system.advisory.unlock_all(self.backend_pid);
                 self.sequences.forget();
@@ -714,17 +718,14 @@ impl Session for SqlSession {
         statement: Parsed,
         implicit: bool,
     ) -> Result<Response, SqlError> {
-        let slot = match self.lifted(&statement) {
-            Some((lifted, Some(slot))) => {
-                return self
-                    .run(&lifted.parsed, lifted.given(&slot), implicit)
-                    .await;
-            }
-            Some((_, None)) => None,
-            None => match &statement.statement {
-                Statement::Query { .. } => self.texts.slot(&statement.sql),
-                _ => None,
-            },
+        if let Some((lifted, slot)) = self.lifted(&statement) {
+            return self
+                .run(&lifted.parsed, lifted.given(&slot), implicit)
+                .await;
+        }
+        let slot = match &statement.statement {
+            Statement::Query { .. } => self.texts.slot(&statement.sql),
+            _ => None,
         };
         let given = Given {
             slot: slot.as_ref(),
