@@ -15,6 +15,8 @@ use super::DataflowId;
 /// what had to be kept until it was committed. More epochs than these are never on their way to a commit
 /// (`GROUP_EPOCHS_MAX` of the coordinator twice, and one).
 pub const SETTLED_AFTER: u64 = 40;
+/// It has one already after so many: mostly no more than these are.
+const SETTLED_SOON: u64 = 3;
 
 /// The live dataflows and their inputs.
 #[derive(Debug, Default)]
@@ -35,6 +37,8 @@ struct Place {
     due: Option<u64>,
     /// It has had a step since it joined.
     began: bool,
+    /// The epoch of the last step with input, or of the first.
+    last: u64,
 }
 
 impl Rounds {
@@ -54,9 +58,10 @@ impl Rounds {
             output,
             due: None,
             began: false,
+            last: 0,
         };
         self.live.insert(id, place);
-        self.put_off(id, 1);
+        self.put_off(id, self.epoch + 1);
     }
 
     /// A dataflow goes.
@@ -97,20 +102,25 @@ impl Rounds {
             let place = self.live.get_mut(&id).expect("it is live");
             place.due = None;
             match std::mem::replace(&mut place.began, true) {
-                true => settled.insert(id),
-                false => {
-                    beginning.push(id);
-                    continue;
+                true => {
+                    let again = place.last + SETTLED_AFTER;
+                    if due < again {
+                        self.put_off(id, again);
+                    }
+                    settled.insert(id);
                 }
-            };
+                false => beginning.push(id),
+            }
         }
         // Constants reach those above.
         let outputs = beginning.iter().filter_map(|id| self.live[id].output);
         let changed = outputs.chain(fed.iter().copied()).collect();
         let mut taking_part = self.reached(changed);
         taking_part.extend(beginning);
-        for id in taking_part.clone() {
-            self.put_off(id, SETTLED_AFTER);
+        for id in &taking_part {
+            let place = self.live.get_mut(id).expect("it is live");
+            place.last = self.epoch;
+            self.put_off(*id, self.epoch + SETTLED_SOON);
         }
         taking_part.extend(settled);
         taking_part
@@ -129,10 +139,9 @@ impl Rounds {
         reached
     }
 
-    /// The dataflow has a step without input so many epochs from now.
-    fn put_off(&mut self, id: DataflowId, epochs: u64) {
+    /// The dataflow has a step in an epoch, whatever that has.
+    fn put_off(&mut self, id: DataflowId, due: u64) {
         let place = self.live.get_mut(&id).expect("it is live");
-        let due = self.epoch + epochs;
         if let Some(before) = place.due.replace(due) {
             self.due.remove(&(before, id));
         }
@@ -178,7 +187,7 @@ mod tests {
         assert_eq!(next(&mut rounds, &[2]), [2]);
         assert_eq!(next(&mut rounds, &[7]), [0; 0]);
         rounds.leave(DataflowId(3));
-        assert_eq!(next(&mut rounds, &[1, 2]), [1, 2]);
+        assert_eq!(next(&mut rounds, &[1, 2]), [0, 1, 2], "0 settles");
         assert_eq!(rounds.readers(collection(101)), []);
         rounds.leave(DataflowId(3));
     }
@@ -194,13 +203,22 @@ mod tests {
         };
         assert_eq!(
             later(&mut rounds, &[]),
-            [(SETTLED_AFTER - 1, vec![2]), (SETTLED_AFTER, vec![0, 1, 3])]
+            [
+                (SETTLED_SOON - 1, vec![2]),
+                (SETTLED_SOON, vec![0, 1, 3]),
+                (SETTLED_AFTER - 1, vec![2]),
+                (SETTLED_AFTER, vec![0, 1, 3]),
+            ]
         );
-        assert_eq!(later(&mut rounds, &[]), [], "once is enough");
+        assert_eq!(later(&mut rounds, &[]), [], "twice is enough");
         rounds.join(DataflowId(9), vec![collection(9)], None);
         assert_eq!(
             later(&mut rounds, &[]),
-            [(1, vec![9]), (1 + SETTLED_AFTER, vec![9])],
+            [
+                (1, vec![9]),
+                (1 + SETTLED_SOON, vec![9]),
+                (1 + SETTLED_AFTER, vec![9]),
+            ],
             "one that never has input"
         );
         let steps = later(&mut rounds, &[2]);
