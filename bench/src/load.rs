@@ -180,6 +180,73 @@ pub async fn beside(setting: &Setting) -> Result<Report> {
     Ok(report)
 }
 
+/// INSERTs of one row into a large partition, below window functions.
+pub async fn windows(setting: &Setting) -> Result<Report> {
+    let (rows, most) = match setting.smoke {
+        true => (1_000, 5),
+        false => (100_000, 200),
+    };
+    let (server, sql) = setting.started().await?;
+    let mut report = Report::new(format!(
+        "INSERTs of one row below windows over a partition of {rows} rows"
+    ));
+    for (what, single, call) in [
+        (
+            "the row before",
+            most,
+            "v - lag(v) OVER (PARTITION BY d ORDER BY ts)",
+        ),
+        (
+            "ten rows before",
+            most,
+            "avg(v) OVER (PARTITION BY d ORDER BY ts ROWS 10 PRECEDING)",
+        ),
+        (
+            "a minute before",
+            most,
+            "avg(v) OVER (PARTITION BY d ORDER BY ts RANGE INTERVAL '1 minute' PRECEDING)",
+        ),
+        (
+            "all rows before",
+            most.min(20),
+            "sum(v) OVER (PARTITION BY d ORDER BY ts)",
+        ),
+    ] {
+        sql.run("CREATE TABLE e (d bigint, ts timestamp, v numeric)")
+            .await?;
+        let second = "timestamp '2026-01-01' + INTERVAL '1 second'";
+        sql.run(&format!(
+            "INSERT INTO e SELECT 1, {second} * n, n % 97 FROM generate_series(1, {rows}) AS s (n)"
+        ))
+        .await?;
+        sql.run(&format!(
+            "CREATE MATERIALIZED VIEW w AS SELECT *, {call} AS x FROM e"
+        ))
+        .await?;
+        // The first change puts the partition in order.
+        let insert = async |n| {
+            sql.run(&format!("INSERT INTO e VALUES (1, {second} * {n}, 3)"))
+                .await
+        };
+        insert(rows + 1).await?;
+        let (start, before) = (Instant::now(), cpu_seconds(server.pid())?);
+        for n in 0..single {
+            insert(rows + 2 + n).await?;
+        }
+        let each = |seconds: f64| seconds * 1e3 / single as f64;
+        report.note(format!(
+            "Each row sees {what}: {:.2} ms of CPU and {:.2} ms each.",
+            each(cpu_seconds(server.pid())? - before),
+            each(start.elapsed().as_secs_f64()),
+        ));
+        let n = sql.number("SELECT count(*) FROM w").await?;
+        ensure!(n == rows + 1 + single, "the view has all rows");
+        sql.run("DROP MATERIALIZED VIEW w").await?;
+        sql.run("DROP TABLE e").await?;
+    }
+    Ok(report)
+}
+
 /// Updates of one key after another, updates of many, deletes of all.
 pub async fn updates(setting: &Setting) -> Result<Report> {
     let (rows, single) = if setting.smoke {

@@ -48,6 +48,7 @@ fn load() {
         "views",
         "beside",
         "updates",
+        "windows",
         "wide",
         "skew",
     ];

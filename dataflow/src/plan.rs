@@ -190,6 +190,39 @@ pub enum AggregateFunction {
     BoolOr,
 }
 
+/// In which order, and how far, a [`BatchProgram`] looks around each row of its input, among those with the same key.
+///
+/// A changed row changes what the program gives for the rows that see it, and for no others; and run on a part of a key's rows that are
+/// side by side in this order, the program gives the same for each row whose surroundings are in the part, and for the others something
+/// that depends on nothing but what is in the part of their surroundings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbourhood {
+    /// What rows come in order by. Those that it leaves equal may be in any order, which may be another one for each step.
+    pub order: Vec<OrderBy>,
+    /// How far each step looks around a row; the first one's results are what the second one looks at.
+    pub reaches: Vec<Reach>,
+}
+
+/// How far one step of a program looks around a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// So many rows.
+    Rows {
+        /// Those that come before it in the order.
+        before: u64,
+        /// Those that come after it.
+        after: u64,
+    },
+    /// As far as the values of the only column to order by are no farther away than that: integers, days of dates, microseconds of
+    /// timestamps, and decimals in units of their last digit. NULL is next to nothing but NULL.
+    Distance {
+        /// Of those before it.
+        before: i128,
+        /// Of those after it.
+        after: i128,
+    },
+}
+
 /// A batch plan as the general operator sees it; implemented by the planner over DataFusion.
 /// Must be deterministic: equal multisets of rows give equal multisets of rows.
 pub trait BatchProgram: Any + Debug + Send + Sync {
@@ -204,6 +237,10 @@ pub trait BatchProgram: Any + Debug + Send + Sync {
     /// Whether the order of its inputs' rows may be seen in what it gives; otherwise they come in any.
     fn sees_order(&self) -> bool {
         true
+    }
+    /// Where what it gives for a row depends only on the rows around it; only programs of one input have it.
+    fn neighbourhood(&self) -> Option<&Neighbourhood> {
+        None
     }
     /// True only if `other` gives the same for equal inputs.
     fn same(&self, other: &dyn BatchProgram) -> bool;

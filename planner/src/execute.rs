@@ -35,6 +35,7 @@ use crate::compile::decorrelate;
 use crate::compile::join_rules::careful;
 use crate::counted::Counted;
 use crate::error::{Result, SqlError, from_datafusion};
+use crate::few_buffers::FewBuffersExec;
 use crate::functions::one_of::as_in_list;
 use crate::functions::{Time, external, time_of};
 use crate::interrupt::{AskingExpr, Interruptible};
@@ -258,6 +259,7 @@ pub(crate) fn with_a_chance_to_stop(
     node: Arc<dyn ExecutionPlan>,
 ) -> DfResult<Arc<dyn ExecutionPlan>> {
     let node = asking_join(&node)?.unwrap_or(node);
+    let node = FewBuffersExec::around(node);
     Ok(Arc::new(CooperativeExec::new(node)))
 }
 

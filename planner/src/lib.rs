@@ -21,6 +21,7 @@ pub mod definition;
 pub mod direct;
 pub mod error;
 mod execute;
+mod few_buffers;
 pub mod functions;
 mod given;
 pub mod interrupt;

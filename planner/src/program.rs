@@ -31,7 +31,7 @@ use datafusion::physical_plan::{
 use datafusion_common::{DataFusionError, Result, internal_err};
 use datafusion_expr::{Expr, LogicalPlan, TableSource};
 use futures::StreamExt;
-use tidemill_dataflow::plan::{BatchProgram, RowError};
+use tidemill_dataflow::plan::{BatchProgram, Neighbourhood, RowError};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::bind::conditions::is_fallible;
@@ -56,6 +56,7 @@ pub struct Program {
     multiplies: bool,
     /// See [`BatchProgram::sees_order`].
     sees_order: bool,
+    neighbourhood: Option<Neighbourhood>,
 }
 
 /// The rows of one run, one list per input. Leaves find them in the task's settings.
@@ -88,7 +89,14 @@ impl Program {
             replan,
             multiplies,
             sees_order,
+            neighbourhood: None,
         })
+    }
+
+    /// The same program, with what is known of how far it looks around a row.
+    pub fn with_neighbourhood(mut self, neighbourhood: Option<Neighbourhood>) -> Self {
+        self.neighbourhood = neighbourhood;
+        self
     }
 
     /// Runs the plan until `ask` gives an error; errors as DataFusion has them.
@@ -313,6 +321,10 @@ impl BatchProgram for Program {
 
     fn sees_order(&self) -> bool {
         self.sees_order
+    }
+
+    fn neighbourhood(&self) -> Option<&Neighbourhood> {
+        self.neighbourhood.as_ref()
     }
 
     fn describe(&self) -> String {

@@ -4,6 +4,7 @@ mod support;
 
 use support::data::Tables;
 use support::front;
+use tidemill_dataflow::plan::{Neighbourhood, Node, Op, OrderBy, Reach};
 use tidemill_planner::SqlError;
 use tidemill_planner::compile::CompiledView;
 
@@ -121,4 +122,112 @@ fn insertions_stay_insertions() {
         "SELECT method FROM payments WHERE order_id NOT IN (SELECT id FROM orders)"
     ));
     assert!(!append_only("SELECT id FROM orders"));
+}
+
+/// How far the window functions of a view are known to look.
+fn neighbourhood(sql: &str) -> Option<Neighbourhood> {
+    fn find(node: &Node) -> Option<Neighbourhood> {
+        match &node.op {
+            Op::Recompute { program, .. } => program.neighbourhood().cloned(),
+            _ => node.inputs.iter().find_map(find),
+        }
+    }
+    let compiled = compile(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    find(&compiled.plan.root)
+}
+
+fn reaches(sql: &str) -> Vec<Reach> {
+    neighbourhood(sql).map_or(vec![], |n| n.reaches)
+}
+
+#[test]
+fn windows_that_look_at_neighbours_are_known() {
+    let rows = |before, after| Reach::Rows { before, after };
+    let distance = |before, after| Reach::Distance { before, after };
+    let over = |call: &str, window: &str| {
+        reaches(&format!(
+            "SELECT id, {call} OVER (PARTITION BY customer ORDER BY {window}) AS x FROM orders"
+        ))
+    };
+    assert_eq!(over("lag(price)", "at"), [rows(1, 0)]);
+    assert_eq!(over("lead(price, 3, 0)", "at DESC"), [rows(0, 3)]);
+    assert_eq!(over("lag(price, -2)", "at"), [rows(0, 2)]);
+    assert_eq!(
+        over("sum(weight)", "at ROWS BETWEEN 5 PRECEDING AND 2 FOLLOWING"),
+        [rows(5, 2)]
+    );
+    assert_eq!(
+        over(
+            "max(product)",
+            "at ROWS BETWEEN 5 PRECEDING AND 2 PRECEDING"
+        ),
+        [rows(5, 0)]
+    );
+    assert_eq!(
+        over("count(*)", "quantity RANGE 7 PRECEDING"),
+        [distance(7, 0)]
+    );
+    assert_eq!(
+        over(
+            "avg(price)",
+            "at RANGE BETWEEN INTERVAL '1 day' PRECEDING AND INTERVAL '1 hour' FOLLOWING"
+        ),
+        [distance(86_400_000_001, 3_600_000_001)]
+    );
+    assert_eq!(
+        over(
+            "sum(price)",
+            "price RANGE BETWEEN CURRENT ROW AND 0.5 FOLLOWING"
+        ),
+        [distance(0, 51)]
+    );
+    // Two windows over each other, and a filter above; the lower one first.
+    assert_eq!(
+        reaches(
+            "SELECT * FROM (SELECT id, lead(step) OVER (PARTITION BY customer ORDER BY id) AS next FROM
+             (SELECT *, quantity - lag(quantity, 2) OVER (PARTITION BY customer ORDER BY id) AS step FROM orders) AS o) AS p
+             WHERE next > 0"
+        ),
+        [rows(2, 0), rows(0, 1)]
+    );
+    let whole = neighbourhood("SELECT id, lag(day) OVER (ORDER BY day DESC, id) AS x FROM orders");
+    let order = whole.map_or(vec![], |n| n.order);
+    let by = |column, descending| OrderBy {
+        column,
+        descending,
+        nulls_first: descending,
+    };
+    assert_eq!(order[..1], [by(order[0].column, true)]);
+    assert_eq!(order[1], by(order[1].column, false));
+}
+
+#[test]
+fn windows_that_may_look_at_all_rows_are_not() {
+    for call in [
+        "row_number() OVER (PARTITION BY customer ORDER BY at)",
+        "sum(price) OVER (PARTITION BY customer ORDER BY at)",
+        "sum(price) OVER (PARTITION BY customer ORDER BY at ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)",
+        "first_value(price) OVER (PARTITION BY customer ORDER BY at)",
+        // Months are longer and shorter.
+        "sum(price) OVER (PARTITION BY customer ORDER BY at RANGE INTERVAL '1 month' PRECEDING)",
+        "sum(price) OVER (PARTITION BY customer ORDER BY weight RANGE 1.5 PRECEDING)",
+        // What it comes to may depend on what was in the frame before.
+        "stddev(weight) OVER (PARTITION BY customer ORDER BY at ROWS 3 PRECEDING)",
+        "sum(price) FILTER (WHERE paid) OVER (PARTITION BY customer ORDER BY at ROWS 3 PRECEDING)",
+        "lag(price, quantity) OVER (PARTITION BY customer ORDER BY at)",
+        "lag(price) OVER (PARTITION BY customer ORDER BY quantity + 1)",
+    ] {
+        let sql = format!("SELECT id, {call} AS x FROM orders");
+        assert_eq!(neighbourhood(&sql), None, "{sql}");
+    }
+    for sql in [
+        // By other orders, or keys; of rows of which some are left out; of numbers of rows.
+        "SELECT lag(id) OVER (PARTITION BY customer ORDER BY at) AS x, lag(id) OVER (PARTITION BY customer ORDER BY price) AS y FROM orders",
+        "SELECT lag(id) OVER (PARTITION BY customer, product ORDER BY at) AS x, lag(id) OVER (PARTITION BY customer ORDER BY at) AS y FROM orders",
+        "SELECT lag(id) OVER (PARTITION BY customer ORDER BY at) AS x FROM (SELECT *, lag(price) OVER (PARTITION BY customer ORDER BY at) AS p FROM orders) AS o WHERE p > 1",
+        "SELECT sum(n) OVER (PARTITION BY customer ORDER BY at ROWS 2 PRECEDING) AS x FROM (SELECT *, row_number() OVER (PARTITION BY customer ORDER BY at) AS n FROM orders) AS o",
+    ] {
+        let far = neighbourhood(sql);
+        assert!(far.is_none_or(|n| n.reaches.len() < 2), "{sql}");
+    }
 }

@@ -6,8 +6,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, ByteView, ListArray, RecordBatch, StringViewArray};
-use arrow::buffer::{Buffer, ScalarBuffer};
+use arrow::array::{
+    Array, ArrayRef, AsArray, ByteView, ListArray, RecordBatch, RecordBatchOptions, StringViewArray,
+};
+use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::compute;
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
@@ -47,6 +49,47 @@ pub fn in_one_buffer(column: &ArrayRef) -> ArrayRef {
         DataType::Utf8View => Arc::new(column.as_string_view().gc()),
         DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
         _ => Arc::clone(column),
+    }
+}
+
+/// The rows with their texts in one buffer per column where they point into many: whoever puts such batches together puts all their
+/// buffers together, whether anything points into them or not.
+pub fn in_few_buffers(rows: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    if !rows.columns().iter().any(|c| buffers_below(c) > FEW) {
+        return Ok(rows);
+    }
+    let columns = rows.columns().iter().map(few).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    RecordBatch::try_new_with_options(rows.schema(), columns, &options)
+}
+
+/// How many buffers the texts of a column point into, also those in its lists.
+fn buffers_below(column: &ArrayRef) -> usize {
+    match column.data_type() {
+        DataType::List(_) => buffers_below(column.as_list::<i32>().values()),
+        _ => buffers(column),
+    }
+}
+
+fn few(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        _ if buffers_below(column) <= FEW => Arc::clone(column),
+        DataType::List(item) => {
+            // A part of a longer column has all its values with it.
+            let list = column.as_list::<i32>();
+            let offsets = list.offsets();
+            let (first, last) = (offsets[0], offsets[offsets.len() - 1]);
+            let values = list.values().slice(first as usize, (last - first) as usize);
+            let lengths = OffsetBuffer::from_lengths(offsets.lengths());
+            let nulls = list.nulls().cloned();
+            Arc::new(ListArray::new(
+                Arc::clone(item),
+                lengths,
+                few(&values),
+                nulls,
+            ))
+        }
+        _ => in_one_buffer(column),
     }
 }
 
@@ -146,5 +189,12 @@ mod tests {
             assert_eq!(rows.slice(3 * n - 3, 3), first);
             assert_eq!(rows.slice(0, 3), first);
         }
+        // Without looking for equal ones: parts that point into all buffers.
+        let many: Vec<RecordBatch> = (0..20).map(|_| rows.slice(3, 5)).collect();
+        let many = compute::concat_batches(&schema, &many).unwrap();
+        assert!(many.columns().iter().all(|c| buffers_below(c) > FEW));
+        let few = in_few_buffers(many.slice(5, 50)).unwrap();
+        assert!(few.columns().iter().all(|c| buffers_below(c) == 1));
+        assert_eq!(few, many.slice(5, 50));
     }
 }

@@ -10,7 +10,7 @@ use tidemill_bench::{Setting, batch, latency, load, nexmark, point, restart, sha
 /// Benchmarks of the real server: durable, over the wire, beside its neighbours where they are installed.
 #[derive(Parser)]
 struct Args {
-    /// wordcount, bank, orders, latency, point, restart, subscribers, views, beside, updates, wide, skew, nexmark, workers, or all
+    /// wordcount, bank, orders, latency, point, restart, subscribers, views, beside, updates, windows, wide, skew, nexmark, workers, or all
     #[arg(required = true)]
     workloads: Vec<String>,
     /// Fraction of the full data (10 million words, 1 million transfers, 2 million orders and events)
@@ -27,7 +27,7 @@ struct Args {
     dir: PathBuf,
 }
 
-const ALL: [&str; 14] = [
+const ALL: [&str; 15] = [
     "wordcount",
     "bank",
     "orders",
@@ -38,6 +38,7 @@ const ALL: [&str; 14] = [
     "views",
     "beside",
     "updates",
+    "windows",
     "wide",
     "skew",
     "nexmark",
@@ -74,6 +75,7 @@ async fn main() -> Result<()> {
             "views" => load::views(&setting).await,
             "beside" => load::beside(&setting).await,
             "updates" => load::updates(&setting).await,
+            "windows" => load::windows(&setting).await,
             "wide" => shapes::wide(&setting).await,
             "skew" => shapes::skew(&setting).await,
             "nexmark" => nexmark::nexmark(&setting).await,

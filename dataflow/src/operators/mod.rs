@@ -17,6 +17,7 @@ mod join_tasks;
 mod join_unindexed;
 mod join_weights;
 pub mod map;
+mod neighbours;
 pub mod output;
 pub mod recompute;
 mod reload;

@@ -7,6 +7,8 @@
 //!
 //! A program that may take long runs on a thread of its own ([`Aside`]), so that the worker has time for others.
 //!
+//! Of a large key of which few rows have changed, only the rows around those are recomputed ([`Neighbours`]), if the program looks no farther.
+//!
 //! The program sees all touched keys at once. If it fails, the keys are bisected, so that an error costs nobody but its own
 //! key: that key has no output, and one error, until its rows change such that it succeeds.
 
@@ -29,6 +31,7 @@ use super::join_keys::KeyTable;
 use super::join_plan::StoredColumns;
 use super::join_rows::{BLOCK_ROWS, batch_of, nullable};
 use super::join_state::{KeyedState, StateSide};
+use super::neighbours::Neighbours;
 use super::reload::Reload;
 use crate::aside::Aside;
 use crate::operator::{BuildContext, Operator, Output, error_schema};
@@ -68,6 +71,8 @@ pub struct RecomputeOperator {
     key_schema: SchemaRef,
     /// Keys whose rows have changed in this epoch.
     touched: KeyTable<1>,
+    /// The rows of large keys in order, if that helps, and how many changes each touched key has had.
+    neighbours: Option<(Neighbours, Vec<u32>)>,
     /// The next `finish` runs the program even if nothing has changed.
     run_anyway: bool,
     running: Option<Run>,
@@ -118,7 +123,13 @@ impl RecomputeOperator {
             inputs.len() + 2,
             "one state per input and two"
         );
-        let bytes_max = context.state_bytes_max / states.len();
+        let neighbourhood = program.neighbourhood().filter(|_| inputs.len() == 1);
+        let shares = states.len() + usize::from(neighbourhood.is_some());
+        let bytes_max = context.state_bytes_max / shares;
+        let neighbours = neighbourhood.and_then(|n| {
+            let keys = keys.first().map_or(&[][..], Vec::as_slice);
+            Neighbours::new(n, keys, &inputs[0], bytes_max)
+        });
         let key_columns = keys.first().map_or(0, Vec::len);
         let key_fields = output.fields()[..key_columns].to_vec();
         let key_schema = nullable(&Arc::new(arrow::datatypes::Schema::new(key_fields)));
@@ -147,6 +158,7 @@ impl RecomputeOperator {
             key_columns,
             touched: KeyTable::new(key_schema.clone(), true),
             key_schema,
+            neighbours: neighbours.map(|n| (n, Vec::new())),
             run_anyway: run_first,
             running: None,
         }
@@ -164,34 +176,110 @@ impl RecomputeOperator {
         let (mut slots, mut fresh) = (Vec::new(), Vec::new());
         self.touched
             .resolve(keys, &hashes, 0, &mut slots, &mut fresh);
-        store(&mut input.state, delta, hashes, out);
+        let mut retracted = None;
+        if let Some((neighbours, changes)) = &mut self.neighbours {
+            changes.resize(self.touched.len(), 0);
+            for slot in &slots {
+                changes[*slot as usize] += 1;
+            }
+            if neighbours.note(keys, &delta, &input.stored) {
+                retracted = Some(delta.diffs.clone());
+            }
+        }
+        let slots = store(&mut input.state, delta, hashes, out);
+        // Keys that are recomputed whole are consolidated then.
+        if let Some(diffs) = retracted {
+            input.state.note_retractions(0, &diffs, &slots);
+        }
     }
 
     /// Begins to recompute the touched keys.
-    fn begin(&mut self, epoch: Epoch) -> Run {
-        let count = self.touched.len() as u32;
-        let mut keys = Vec::new();
-        for start in (0..count).step_by(BLOCK_ROWS) {
-            let slots: Vec<u32> = (start..count.min(start + BLOCK_ROWS as u32)).collect();
-            let columns = self.touched.key_columns(&slots);
-            keys.push(batch_of(&self.key_schema, columns, slots.len()));
+    fn begin(&mut self, epoch: Epoch, out: &mut Output) -> Run {
+        let all: Vec<u32> = (0..self.touched.len() as u32).collect();
+        let mut keys = self.touched_keys(&all);
+        let left = self.recompute_neighbours(&keys, out);
+        if left.len() < all.len() {
+            keys = self.touched_keys(&left);
         }
         let mut gathered = Vec::new();
-        if count > 0 {
+        if !left.is_empty() {
             let in_order = self.program.sees_order();
             let inputs = self.inputs.iter_mut();
             gathered.extend(inputs.map(|i| gather(i, &keys, in_order)));
+        }
+        self.take_neighbours_in(&keys, &gathered, &left);
+        if !all.is_empty() {
             self.touched = KeyTable::new(self.key_schema.clone(), true);
         }
         Run {
             epoch,
             keys,
             gathered,
-            todo: Vec::from_iter((count > 0).then_some(0..count)),
+            todo: Vec::from_iter((!left.is_empty()).then_some(0..left.len() as u32)),
             aside: None,
             results: Vec::new(),
             failures: Vec::new(),
         }
+    }
+
+    /// The touched keys with these slots, [`BLOCK_ROWS`] per batch.
+    fn touched_keys(&mut self, slots: &[u32]) -> Vec<RecordBatch> {
+        let batches = slots.chunks(BLOCK_ROWS).map(|slots| {
+            let columns = self.touched.key_columns(slots);
+            batch_of(&self.key_schema, columns, slots.len())
+        });
+        batches.collect()
+    }
+
+    /// Recomputes those of the touched keys for which only what is around their changes need be looked at. Gives the slots of
+    /// the others.
+    fn recompute_neighbours(&mut self, keys: &[RecordBatch], out: &mut Output) -> Vec<u32> {
+        let all = 0..self.touched.len() as u32;
+        let Some((neighbours, _)) = &mut self.neighbours else {
+            return all.collect();
+        };
+        let parts = neighbours.parts(keys, ROWS_HERE_MAX);
+        if !parts.covered.contains(&true) {
+            return all.collect();
+        }
+        let run = |rows: &RecordBatch| self.program.run(vec![pieces(rows)], &Arc::default());
+        let Ok([old, new]) = run(&parts.old).and_then(|old| Ok([old, run(&parts.new)?])) else {
+            // Which key it fails on comes out when they are run whole.
+            for slot in all.clone().filter(|slot| parts.covered[*slot as usize]) {
+                neighbours.forget(&self.touched.key_columns(&[slot]));
+            }
+            return all.collect();
+        };
+        let schema = self.output.sides[0].handle.desc.schema.clone();
+        let delta = |rows: RecordBatch, diff: i64| {
+            let count = rows.num_rows();
+            let rows = batch_of(&schema, rows.columns().to_vec(), count);
+            Delta::new(rows, vec![diff; count])
+        };
+        let old = old.into_iter().map(|rows| delta(rows, -1));
+        let new = new.into_iter().map(|rows| delta(rows, 1));
+        let deltas: Vec<Delta> = old.chain(new).collect();
+        let difference = consolidate(&schema, &deltas);
+        change(&mut self.output, &difference, true, out);
+        put_out(difference, out);
+        all.filter(|slot| !parts.covered[*slot as usize]).collect()
+    }
+
+    /// Of the `slots` whose rows have been gathered, those that have many, few of which have changed, are kept in order from now on.
+    fn take_neighbours_in(&mut self, keys: &[RecordBatch], gathered: &[Gathered], slots: &[u32]) {
+        let Some((neighbours, changes)) = &mut self.neighbours else {
+            return;
+        };
+        let mut from = 0;
+        for owned in gathered.iter().flat_map(|g| g.keys.chunk_by(|a, b| a == b)) {
+            let rows = gathered[0].rows.slice(from, owned.len());
+            from += owned.len();
+            let number = owned[0] as usize;
+            let key = key_of(keys, owned[0]);
+            let changed = changes.get(slots[number] as usize);
+            neighbours.take_in(key.columns(), &rows, changed.map_or(0, |n| *n as usize));
+        }
+        changes.clear();
     }
 
     /// Runs the program on all keys, or on parts of them where it fails. False if it takes longer than a turn.
@@ -251,11 +339,14 @@ impl RecomputeOperator {
             Delta::insert(batch_of(&schema, columns, rows.num_rows()))
         });
         let difference = replace(&mut self.output, &keys, new.collect(), out);
-        for start in (0..difference.len()).step_by(PIECE_ROWS) {
-            let rows = PIECE_ROWS.min(difference.len() - start);
-            out.rows.push(difference.slice(start, rows));
-        }
+        put_out(difference, out);
 
+        if let Some((neighbours, _)) = &mut self.neighbours {
+            for (key, _) in &failures {
+                let key = key_of(&keys, *key);
+                neighbours.forget(key.columns());
+            }
+        }
         let failed = self.failed_rows(&keys, failures);
         let difference = replace(&mut self.failed, &keys, failed, out);
         if !difference.is_empty() {
@@ -269,8 +360,7 @@ impl RecomputeOperator {
     fn failed_rows(&self, keys: &[RecordBatch], failures: Vec<(u32, RowError)>) -> Vec<Delta> {
         let schema = &self.failed.sides[0].handle.desc.schema;
         let rows = failures.into_iter().map(|(key, error)| {
-            let (batch, row) = (key as usize / BLOCK_ROWS, key as usize % BLOCK_ROWS);
-            let key = keys[batch].slice(row, 1);
+            let key = key_of(keys, key);
             let text = |t: String| -> ArrayRef { Arc::new(StringArray::from(vec![t])) };
             let mut columns = key.columns().to_vec();
             columns.extend([
@@ -306,8 +396,26 @@ impl Gathered {
     }
 }
 
-/// Stores a delta of at most [`BLOCK_ROWS`] stored rows and reports the change.
-pub(super) fn store(state: &mut KeyedState<1>, delta: Delta, hashes: Vec<u64>, out: &mut Output) {
+/// One of the touched keys, of which there are [`BLOCK_ROWS`] per batch.
+fn key_of(keys: &[RecordBatch], number: u32) -> RecordBatch {
+    let number = number as usize;
+    keys[number / BLOCK_ROWS].slice(number % BLOCK_ROWS, 1)
+}
+
+fn put_out(difference: Delta, out: &mut Output) {
+    for start in (0..difference.len()).step_by(PIECE_ROWS) {
+        let rows = PIECE_ROWS.min(difference.len() - start);
+        out.rows.push(difference.slice(start, rows));
+    }
+}
+
+/// Stores a delta of at most [`BLOCK_ROWS`] stored rows and reports the change. Gives the slots of the rows' keys.
+pub(super) fn store(
+    state: &mut KeyedState<1>,
+    delta: Delta,
+    hashes: Vec<u64>,
+    out: &mut Output,
+) -> Vec<u32> {
     let desc = &state.sides[0].handle.desc;
     let (id, key_columns) = (desc.id, desc.key_columns);
     let keys = &delta.rows.columns()[..key_columns];
@@ -321,6 +429,7 @@ pub(super) fn store(state: &mut KeyedState<1>, delta: Delta, hashes: Vec<u64>, o
             delta,
         });
     }
+    slots
 }
 
 /// Makes `new` the rows of `keys` in `state`; returns and reports the difference.
@@ -339,12 +448,22 @@ fn replace(
         deltas.push(Delta::new(side.store.gather_rows(numbers), diffs));
     }
     let difference = consolidate(&desc.schema, &deltas);
+    change(state, &difference, false, out);
+    difference
+}
+
+/// Adds `difference` to `state` and reports it. `unseen`: the keys' rows won't be gathered for it, so they are to be added up when it pays.
+fn change(state: &mut KeyedState<1>, difference: &Delta, unseen: bool, out: &mut Output) {
+    let key_columns = state.sides[0].handle.desc.key_columns;
     for start in (0..difference.len()).step_by(BLOCK_ROWS) {
         let piece = difference.slice(start, BLOCK_ROWS.min(difference.len() - start));
-        let hashes = hash_columns(&piece.rows.columns()[..desc.key_columns], piece.len());
-        store(state, piece, hashes, out);
+        let hashes = hash_columns(&piece.rows.columns()[..key_columns], piece.len());
+        let diffs = piece.diffs.clone();
+        let slots = store(state, piece, hashes, out);
+        if unseen {
+            state.note_retractions(0, &diffs, &slots);
+        }
     }
-    difference
 }
 
 /// The rows of `keys` in `state`, added up, with the number of each row's key.
@@ -452,7 +571,7 @@ impl Operator for RecomputeOperator {
             let (mut slots, mut fresh) = (Vec::new(), Vec::new());
             self.touched.resolve(&[], &[0], 0, &mut slots, &mut fresh);
         }
-        self.running = Some(self.begin(epoch));
+        self.running = Some(self.begin(epoch, out));
         self.go_on(out);
     }
 
@@ -481,6 +600,7 @@ impl Operator for RecomputeOperator {
 
     fn state_bytes(&self) -> usize {
         let inputs: usize = self.inputs.iter().map(|i| i.state.bytes()).sum();
-        inputs + self.output.bytes() + self.failed.bytes()
+        let neighbours = self.neighbours.as_ref().map_or(0, |(n, _)| n.bytes());
+        inputs + self.output.bytes() + self.failed.bytes() + neighbours
     }
 }

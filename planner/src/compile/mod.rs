@@ -28,6 +28,7 @@ mod in_lists;
 mod join;
 pub(crate) mod join_rules;
 mod members;
+mod neighbourhood;
 pub mod order;
 pub(crate) mod own_order;
 mod recompute;

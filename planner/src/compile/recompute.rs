@@ -14,6 +14,7 @@ use datafusion_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, TableSca
 use tidemill_dataflow::plan::{Node, Op};
 
 use super::expr::unalias;
+use super::neighbourhood::neighbourhood;
 use super::{Compiler, Piece, node, order, rows, rules, schema_of};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::interrupt;
@@ -57,8 +58,10 @@ impl Compiler<'_> {
             let piece = constant(fragment, schema)?;
             return Ok(Piece { width, ..piece });
         }
+        let near = neighbourhood(&fragment, &[]);
         let program = Program::try_new(fragment, cut.schemas, schema.clone())
-            .map_err(|e| from_datafusion(&e))?;
+            .map_err(|e| from_datafusion(&e))?
+            .with_neighbourhood(near);
         let keys = vec![vec![]; cut.inputs.len()];
         let op = Op::Recompute {
             keys,

@@ -12,6 +12,7 @@ use datafusion_expr::{Expr, LogicalPlan};
 use tidemill_dataflow::plan::{Node, Op};
 
 use super::expr::{has_subquery, unalias};
+use super::neighbourhood::neighbourhood;
 use super::recompute::{Cut, with_columns};
 use super::top_k::is_first_rows;
 use super::windows_above::in_terms_of;
@@ -146,7 +147,7 @@ impl Compiler<'_> {
         let mut cut = Cut::default();
         let leaf = self.leaf(&input, &mut cut)?;
         let at = keys.iter().map(|c| input.schema().index_of_column(c));
-        let at = at.collect::<Result<_>>().map_err(|e| from_datafusion(&e))?;
+        let at: Vec<usize> = at.collect::<Result<_>>().map_err(|e| from_datafusion(&e))?;
         let unique = self.last_unique.take();
         let unique = unique.map(|u| {
             let column = |i: usize| Column::from(input.schema().qualified_field(i));
@@ -164,8 +165,10 @@ impl Compiler<'_> {
             Projection::try_new(exprs, Arc::new(built)).map_err(|e| from_datafusion(&e))?;
         let schema = schema_of(&fragment.schema);
         let fragment = LogicalPlan::Projection(fragment);
+        let near = neighbourhood(&fragment, &at);
         let program = Program::try_new(fragment, cut.schemas, schema.clone())
-            .map_err(|e| from_datafusion(&e))?;
+            .map_err(|e| from_datafusion(&e))?
+            .with_neighbourhood(near);
         let filter = |n: &&LogicalPlan| matches!(n, LogicalPlan::Filter(_));
         let reason = match windows.nodes.iter().any(filter) {
             false => "window functions".to_string(),

@@ -224,11 +224,17 @@ impl Connection {
         if failed && matches!(portal.state, State::Suspended(_)) {
             return Err(Stop::Failed(aborted()));
         }
-        // A lone statement before its Sync commits by itself, without a transaction around it.
-        let implicit =
-            self.executed > 0 || max_rows > 0 || !self.wire.sync_is_next(&mut self.guard).await?;
-        self.executed += 1;
         let statement = Arc::clone(&portal.statement);
+        // A lone statement before its Sync commits by itself, without a transaction around it; but not one whose rows are still to be
+        // read then. What RETURNING gives is there as a whole.
+        let whole = matches!(
+            statement.prepared.parsed.statement,
+            Sql::Insert(_) | Sql::Update(_) | Sql::Delete(_)
+        );
+        let implicit = self.executed > 0
+            || max_rows > 0 && !whole
+            || !self.wire.sync_is_next(&mut self.guard).await?;
+        self.executed += 1;
         self.backend.runs(&statement.prepared.parsed.sql);
         let done = State::Done {
             rows: statement.prepared.columns.is_some(),

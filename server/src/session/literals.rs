@@ -6,7 +6,7 @@
 //! Those that don't find their rows by an index aren't: what they take is the scan, and their plan may depend on the values.
 //!
 //! Invariant: the statement means the same. A literal becomes a parameter only where its value and type don't depend on more than the column
-//! beside it; all others stay, and are part of the text that tells statements apart. What can't be read as a value of that type is left to
+//! beside it, as it was when the literal was looked at; all others stay, and are part of the text that tells statements apart. What can't be read as a value of that type is left to
 //! the planner, whose errors say where.
 
 use std::borrow::Cow;
@@ -23,6 +23,7 @@ use super::ParamValue;
 use super::plans::{PlanSlot, Planned};
 use super::query::Given;
 use super::sql::SqlSession;
+use crate::catalog::Catalog;
 use crate::pg::params::from_text;
 use crate::published::Published;
 
@@ -37,12 +38,15 @@ pub(super) struct Lifted {
     text: String,
     fields: Vec<Field>,
     values: Vec<ParamValue>,
+    /// Where the types of the columns beside them are from.
+    catalog: Arc<Catalog>,
 }
 
 impl Lifted {
     pub fn given<'a>(&'a self, slot: &'a PlanSlot) -> Given<'a> {
         Given {
             params: &self.values,
+            lifted_with: Some(&self.catalog),
             declared: Some(&self.fields),
             slot: Some(slot),
             ..Given::default()
@@ -137,6 +141,7 @@ impl SqlSession {
         };
         (!lift.values.is_empty()).then_some(Lifted {
             text,
+            catalog: published.catalog.clone(),
             fields: lift.fields,
             values: lift.values,
             parsed: Parsed {

@@ -13,9 +13,13 @@ use tidemill_planner::query::{QueryPlan, SnapshotReader};
 use super::plans::{self, PlanSlot, Planned};
 use super::sql::SqlSession;
 use super::{BatchStream, ParamValue, Response, execution};
+use crate::catalog::Catalog;
 use crate::pg::extended::same_columns;
 use crate::published::Published;
 use crate::reader::{Contents, contents, no_history};
+
+/// The statement is to be run with its literals; no client sees this code.
+pub(super) const LIFT_AGAIN: &str = "XXLFT";
 
 /// What comes with a statement: values of its parameters, their types where it was prepared, a place for its plan.
 #[derive(Default)]
@@ -23,6 +27,8 @@ pub(super) struct Given<'a> {
     pub params: &'a [ParamValue],
     pub declared: Option<&'a [Field]>,
     pub slot: Option<&'a PlanSlot>,
+    /// What the types were found with, if the statement's literals became the parameters: with another one they may have other types.
+    pub lifted_with: Option<&'a Arc<Catalog>>,
     /// The columns of its rows that the client was told.
     pub described: Option<&'a SchemaRef>,
     /// Its rows are read while other statements run.
@@ -35,6 +41,16 @@ impl Given<'_> {
         match self.declared {
             Some(fields) => fields.iter().cloned().map(Some).collect(),
             None => param_types(self.params),
+        }
+    }
+
+    /// Fails with [`LIFT_AGAIN`] if its literals became parameters by another catalog.
+    pub(super) fn check_lifted(&self, catalog: &Arc<Catalog>) -> Result<(), SqlError> {
+        match self.lifted_with {
+            Some(with) if !Arc::ptr_eq(with, catalog) => {
+                Err(SqlError::new(LIFT_AGAIN, "relations have changed"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -113,6 +129,7 @@ impl SqlSession {
         given: &Given<'_>,
     ) -> Result<Response, SqlError> {
         let mut published = self.pin();
+        given.check_lifted(&published.catalog)?;
         let types = given.types();
         let mut planned = self.planned(&published, (query, as_of), &types, given.slot)?;
         if let Planned::Catalog = *planned {
@@ -126,6 +143,7 @@ impl SqlSession {
             && self.begin_sources(&first.plan, &published).await?
         {
             published = self.pin();
+            given.check_lifted(&published.catalog)?;
             planned = self.planned(&published, (query, as_of), &types, given.slot)?;
         }
         if let Planned::Query(first) = &*planned

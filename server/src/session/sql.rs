@@ -14,7 +14,7 @@ use super::backends::{Backend, Backends};
 use super::copy::Copied;
 use super::cursor::Cursor;
 use super::plans::{PlanSlot, Planned, Texts};
-use super::query::Given;
+use super::query::{Given, LIFT_AGAIN};
 use super::sequences::{Currents, SessionSequences};
 use super::settings::{Settings, Timeouts};
 use super::times::add_time_params;
@@ -618,6 +618,7 @@ impl Prepared {
             params,
             declared: Some(&self.params),
             slot: Some(&self.plan),
+            lifted_with: None,
             described: self.columns.as_ref(),
             lasting: false,
         }
@@ -719,9 +720,11 @@ impl Session for SqlSession {
         implicit: bool,
     ) -> Result<Response, SqlError> {
         if let Some((lifted, slot)) = self.lifted(&statement) {
-            return self
-                .run(&lifted.parsed, lifted.given(&slot), implicit)
-                .await;
+            let given = lifted.given(&slot);
+            match self.run(&lifted.parsed, given, implicit).await {
+                Err(e) if e.sqlstate == LIFT_AGAIN => {}
+                ran => return ran,
+            }
         }
         let slot = match &statement.statement {
             Statement::Query { .. } => self.texts.slot(&statement.sql),

@@ -136,6 +136,7 @@ impl SqlSession {
     ) -> Result<Evaluated, SqlError> {
         let params = given.params;
         let mut published = self.pin();
+        given.check_lifted(&published.catalog)?;
         let types = given.types();
         let mut planned = self.planned_write(&published, statement, &types, given.slot)?;
         if self
@@ -143,6 +144,7 @@ impl SqlSession {
             .await?
         {
             published = self.pin();
+            given.check_lifted(&published.catalog)?;
             planned = self.planned_write(&published, statement, &types, given.slot)?;
         }
         if let Some(behind) = self.behind(&planned.write()?.plans(), &published.catalog)? {

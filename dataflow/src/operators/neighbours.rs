@@ -1,0 +1,668 @@
+//! [`Neighbours`]: the rows of large keys in order, for programs that look at no more than the [`Neighbourhood`] of a row.
+//!
+//! A changed row changes what such a program gives for the rows around it. The program is run on those and on the rows that they see in turn,
+//! as they were before the epoch and as they are now; what it gives for rows at the edges, which don't see all that they should, is
+//! the same both times, and so isn't in the difference. Parts of one key that aren't side by side may be given together: what the rows
+//! at a seam see there is the same both times too.
+//!
+//! It is a cache of what the operator's input holds, in memory only. A key is taken in when a few rows of many change, as its rows have been
+//! gathered then anyway.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use arrow::array::cast::AsArray;
+use arrow::array::types::{
+    ArrowPrimitiveType, Date32Type, Decimal128Type, Float64Type, Int16Type, Int32Type, Int64Type,
+    TimestampMicrosecondType,
+};
+use arrow::array::{Array, ArrayRef, PrimitiveArray, RecordBatch, UInt32Array};
+use arrow::compute::{SortOptions, cast, take};
+use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use arrow::row::{RowConverter, RowParser, Rows, SortField};
+use hashbrown::HashMap;
+use tidemill_zset::Delta;
+use tidemill_zset::hash::float_bits;
+
+use super::join_plan::StoredColumns;
+use super::join_rows::{batch_of, nullable};
+use crate::plan::{Neighbourhood, Reach};
+
+/// Keys with fewer rows are recomputed as fast as whole.
+const KEY_ROWS_MIN: usize = 512;
+/// A key with more changes than this part of its rows is recomputed whole.
+const CHANGED_SHARE: usize = 16;
+/// What an entry takes beside its bytes.
+const ENTRY_BYTES: usize = 80;
+
+/// A row's place in the order and its values, comparable as bytes.
+type Bytes = Box<[u8]>;
+
+/// See the module.
+pub struct Neighbours {
+    neighbourhood: Neighbourhood,
+    input: SchemaRef,
+    /// `None`: there is no key.
+    by_key: Option<RowConverter>,
+    by_order: RowConverter,
+    by_all: RowConverter,
+    places: Option<Places>,
+    keys: HashMap<Bytes, Key>,
+    bytes: usize,
+    bytes_max: usize,
+    /// Counts the epochs in which some key was looked at.
+    step: u64,
+}
+
+/// The rows of one key.
+#[derive(Default)]
+struct Key {
+    rows: BTreeMap<Bytes, Entry>,
+    /// How many rows there are now, equal ones counted.
+    count: i64,
+    /// Entries that have changed in this epoch, some of them more than once.
+    changed: Vec<Bytes>,
+    bytes: usize,
+    /// The step in which it was changed last.
+    touched: u64,
+}
+
+/// Equal rows.
+#[derive(Clone, Copy, Default)]
+struct Entry {
+    /// How many of the bytes are the place in the order.
+    order: u32,
+    /// How many rows there were before the epoch, and are now.
+    old: i64,
+    new: i64,
+}
+
+/// Rows side by side: the first and the last one.
+type Part = (Bytes, Bytes);
+
+/// What is to be recomputed for the changes of an epoch.
+pub struct Parts {
+    /// The rows as they were.
+    pub old: RecordBatch,
+    /// The rows as they are.
+    pub new: RecordBatch,
+    /// For each key that was asked for whether its rows are among these; the others are to be recomputed whole.
+    pub covered: Vec<bool>,
+}
+
+impl Neighbours {
+    /// Without rows. `keys`: the key columns of `input`. `None` if rows of such columns can't be ordered.
+    pub fn new(
+        neighbourhood: &Neighbourhood,
+        keys: &[usize],
+        input: &SchemaRef,
+        bytes_max: usize,
+    ) -> Option<Neighbours> {
+        let input = nullable(input);
+        let field = |c: usize| SortField::new(sortable_type(input.field(c).data_type()));
+        let order = neighbourhood.order.iter().map(|by| {
+            let options = SortOptions::new(by.descending, by.nulls_first);
+            let data_type = sortable_type(input.field(by.column).data_type());
+            SortField::new_with_options(data_type, options)
+        });
+        let all = input.fields().iter();
+        let all = all.map(|f| SortField::new(f.data_type().clone()));
+        let converter = |fields: Vec<SortField>| match RowConverter::supports_fields(&fields) {
+            true => RowConverter::new(fields).ok(),
+            false => None,
+        };
+        let by_key = match keys.is_empty() {
+            true => None,
+            false => Some(converter(keys.iter().map(|c| field(*c)).collect())?),
+        };
+        let places = Places::of(neighbourhood, &input);
+        let far = |reach: &Reach| matches!(reach, Reach::Distance { .. });
+        if places.is_none() && neighbourhood.reaches.iter().any(far) {
+            return None;
+        }
+        Some(Neighbours {
+            by_key,
+            places,
+            by_order: converter(order.collect())?,
+            by_all: converter(all.collect())?,
+            neighbourhood: neighbourhood.clone(),
+            input,
+            keys: HashMap::new(),
+            bytes: 0,
+            bytes_max,
+            step: 0,
+        })
+    }
+
+    /// Approximate bytes of memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes note of changes of the keys that are here; false if there are none. `keys`: the rows' keys; `changes` has the columns that
+    /// are `stored`.
+    pub fn note(&mut self, keys: &[ArrayRef], changes: &Delta, stored: &StoredColumns) -> bool {
+        if self.keys.is_empty() {
+            return false;
+        }
+        let owners = self.key_bytes(keys, changes.len());
+        let held = |row: &u32| self.keys.contains_key(owners.of(*row as usize));
+        let held: UInt32Array = (0..changes.len() as u32).filter(held).collect();
+        if held.is_empty() {
+            return false;
+        }
+        let column = |c| {
+            let position = stored.position(c).expect("every column is stored");
+            take(changes.rows.column(position), &held, None).expect("rows of the batch")
+        };
+        let columns: Vec<ArrayRef> = (0..self.input.fields().len()).map(column).collect();
+        let (order, all) = self.row_bytes(&columns);
+        for (i, row) in held.values().iter().enumerate() {
+            let key = self.keys.get_mut(owners.of(*row as usize));
+            let key = key.expect("looked for above");
+            let before = key.bytes;
+            key.add(
+                order.row(i).data(),
+                all.row(i).data(),
+                changes.diffs.get(*row as usize),
+            );
+            self.bytes += key.bytes - before;
+        }
+        true
+    }
+
+    /// The rows around the changes of `keys` since the last call. No more than `rows_max` rows are given.
+    pub fn parts(&mut self, keys: &[RecordBatch], rows_max: usize) -> Parts {
+        let count = keys.iter().map(RecordBatch::num_rows).sum();
+        let mut parts = Parts {
+            old: RecordBatch::new_empty(self.input.clone()),
+            new: RecordBatch::new_empty(self.input.clone()),
+            covered: vec![false; count],
+        };
+        if self.keys.is_empty() {
+            return parts;
+        }
+        self.step += 1;
+        let mut touched = Vec::new();
+        for batch in keys {
+            let owners = self.key_bytes(batch.columns(), batch.num_rows());
+            touched.extend((0..batch.num_rows()).map(|row| Bytes::from(owners.of(row))));
+        }
+        for bytes in &touched {
+            if let Some(key) = self.keys.get_mut(bytes) {
+                key.changed.sort_unstable();
+                key.changed.dedup();
+            }
+        }
+        let reader = Reader {
+            reaches: &self.neighbourhood.reaches,
+            places: self.places.as_ref(),
+        };
+        let parser = self.by_all.parser();
+        let (mut old, mut new) = (Vec::new(), Vec::new());
+        for (bytes, covered) in touched.iter().zip(&mut parts.covered) {
+            let Some(key) = self.keys.get(bytes) else {
+                continue;
+            };
+            let left = rows_max.saturating_sub(old.len().max(new.len()));
+            let Some(around) = reader.around(key, left.min(key.rows.len() / 2)) else {
+                continue;
+            };
+            *covered = true;
+            for (first, last) in &around {
+                let range = (Bound::Included(first), Bound::Included(last));
+                for (bytes, entry) in key.rows.range::<Bytes, _>(range) {
+                    let row = parser.parse(&bytes[entry.order as usize..]);
+                    old.extend((0..entry.old).map(|_| row));
+                    new.extend((0..entry.new).map(|_| row));
+                }
+            }
+        }
+        parts.old = self.batch(old);
+        parts.new = self.batch(new);
+        for bytes in &touched {
+            self.settle(bytes);
+        }
+        parts
+    }
+
+    /// Drops a key. What is here for it may not be what the operator holds any more.
+    pub fn forget(&mut self, key: &[ArrayRef]) {
+        if !self.keys.is_empty() {
+            let bytes = self.key_bytes(key, 1);
+            self.remove(bytes.of(0));
+        }
+    }
+
+    /// Takes a key in if that will pay: `rows` are all that it has, `changed` how many of them have changed in this epoch.
+    pub fn take_in(&mut self, key: &[ArrayRef], rows: &RecordBatch, changed: usize) {
+        let count = rows.num_rows();
+        if count < KEY_ROWS_MIN || changed > count / CHANGED_SHARE {
+            return;
+        }
+        let owner = Bytes::from(self.key_bytes(key, 1).of(0));
+        if self.keys.contains_key(&owner) {
+            return;
+        }
+        let (order, all) = self.row_bytes(rows.columns());
+        if count * ENTRY_BYTES + order.size() + all.size() > self.bytes_max {
+            return;
+        }
+        let mut key = Key {
+            touched: self.step,
+            ..Key::default()
+        };
+        for (order, all) in order.iter().zip(&all) {
+            key.add(order.data(), all.data(), 1);
+        }
+        key.settle();
+        self.bytes += key.bytes;
+        self.keys.insert(owner, key);
+        if self.bytes > self.bytes_max {
+            self.evict();
+        }
+    }
+
+    /// What is now is what was before the next epoch.
+    fn settle(&mut self, bytes: &[u8]) {
+        let Some(key) = self.keys.get_mut(bytes) else {
+            return;
+        };
+        let before = key.bytes;
+        key.touched = self.step;
+        let many = key.changed.len() > key.rows.len() / CHANGED_SHARE;
+        let whole = key.settle();
+        self.bytes -= before - key.bytes;
+        // One that shrinks would be looked through for nothing, and one that changes as a whole costs more here than it saves.
+        if !whole || many || key.rows.len() < KEY_ROWS_MIN / 2 {
+            self.remove(bytes);
+        }
+    }
+
+    fn remove(&mut self, bytes: &[u8]) {
+        if let Some(key) = self.keys.remove(bytes) {
+            self.bytes -= key.bytes;
+        }
+    }
+
+    /// Drops the keys that haven't changed for the longest time, until half of the memory is free.
+    fn evict(&mut self) {
+        let mut keys: Vec<(u64, Bytes)> = self
+            .keys
+            .iter()
+            .map(|(bytes, key)| (key.touched, bytes.clone()))
+            .collect();
+        keys.sort_unstable();
+        for (_, bytes) in keys {
+            if self.bytes <= self.bytes_max / 2 {
+                break;
+            }
+            self.remove(&bytes);
+        }
+    }
+
+    fn key_bytes(&self, keys: &[ArrayRef], rows: usize) -> KeyBytes {
+        let columns: Vec<ArrayRef> = keys.iter().map(sortable).collect();
+        let by_key = self.by_key.as_ref();
+        let bytes = by_key.map(|c| c.convert_columns(&columns).expect("the types of the keys"));
+        debug_assert!(bytes.as_ref().is_none_or(|b| b.num_rows() == rows));
+        KeyBytes(bytes)
+    }
+
+    /// The bytes of each row's place in the order, and of the row.
+    fn row_bytes(&self, columns: &[ArrayRef]) -> (Rows, Rows) {
+        let order = self.neighbourhood.order.iter();
+        let order: Vec<ArrayRef> = order.map(|by| sortable(&columns[by.column])).collect();
+        let convert = |converter: &RowConverter, columns: &[ArrayRef]| {
+            converter
+                .convert_columns(columns)
+                .expect("columns of the types given")
+        };
+        (
+            convert(&self.by_order, &order),
+            convert(&self.by_all, columns),
+        )
+    }
+
+    fn batch<'r>(&self, rows: Vec<arrow::row::Row<'r>>) -> RecordBatch {
+        let count = rows.len();
+        let columns = self.by_all.convert_rows(rows);
+        let columns = columns.expect("bytes that were made of such rows");
+        batch_of(&self.input, columns, count)
+    }
+}
+
+/// The bytes of some keys.
+struct KeyBytes(Option<Rows>);
+
+impl KeyBytes {
+    fn of(&self, row: usize) -> &[u8] {
+        match &self.0 {
+            Some(rows) => rows.row(row).data(),
+            None => &[],
+        }
+    }
+}
+
+impl Key {
+    fn add(&mut self, order: &[u8], all: &[u8], diff: i64) {
+        let bytes: Bytes = [order, all].concat().into();
+        self.changed.push(bytes.clone());
+        self.count += diff;
+        let size = bytes.len() + ENTRY_BYTES;
+        let entry = self.rows.entry(bytes).or_insert_with(|| {
+            self.bytes += size;
+            Entry {
+                order: order.len() as u32,
+                ..Entry::default()
+            }
+        });
+        entry.new += diff;
+    }
+
+    /// Ends the epoch. False if there are fewer rows than none of some kind: what was retracted was given as another one.
+    fn settle(&mut self) -> bool {
+        let mut whole = true;
+        for bytes in std::mem::take(&mut self.changed) {
+            let Some(entry) = self.rows.get_mut(&bytes) else {
+                continue;
+            };
+            entry.old = entry.new;
+            whole &= entry.new >= 0;
+            if entry.new == 0 {
+                self.rows.remove(&bytes);
+                self.bytes -= bytes.len() + ENTRY_BYTES;
+            }
+        }
+        whole
+    }
+
+    /// The first of the rows that the order leaves equal to the one at `at`.
+    fn first_of_equals<'k>(&'k self, at: &'k Bytes) -> &'k Bytes {
+        let place = self.place(at);
+        let from = (Bound::Included(place), Bound::Unbounded);
+        let mut rows = self.rows.range::<[u8], _>(from);
+        rows.next().map_or(at, |(bytes, _)| bytes)
+    }
+
+    /// The last of them.
+    fn last_of_equals<'k>(&'k self, at: &'k Bytes) -> &'k Bytes {
+        self.last_before(next(self.place(at))).unwrap_or(at)
+    }
+
+    /// The last row before `end`; `None` is behind all.
+    fn last_before(&self, end: Option<Vec<u8>>) -> Option<&Bytes> {
+        let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rows = self.rows.range::<[u8], _>((Bound::Unbounded, end));
+        rows.next_back().map(|(bytes, _)| bytes)
+    }
+
+    /// The bytes of a row's place in the order.
+    fn place<'k>(&self, at: &'k Bytes) -> &'k [u8] {
+        let entry = &self.rows[at];
+        &at[..entry.order as usize]
+    }
+}
+
+/// The first bytes that aren't less than all that begin with `prefix`; `None` if there are none.
+fn next(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|b| *b != u8::MAX)?;
+    let mut next = prefix[..=last].to_vec();
+    next[last] += 1;
+    Some(next)
+}
+
+/// Finds what lies around changed rows.
+struct Reader<'n> {
+    reaches: &'n [Reach],
+    places: Option<&'n Places>,
+}
+
+impl Reader<'_> {
+    /// The parts of a key with its changed rows, the rows that see them, and those that these see; in order. `None` if
+    /// that are more rows than `rows_max`, or the key is broken.
+    fn around(&self, key: &Key, rows_max: usize) -> Option<Vec<Part>> {
+        let mut left = rows_max;
+        let mut parts: Vec<(&Bytes, &Bytes)> = Vec::new();
+        // The last changed row of the last part, if what lies behind that one hasn't been looked for yet.
+        let mut open: Option<&Bytes> = None;
+        for changed in &key.changed {
+            // Where equal rows came and went, or it came and went again, it isn't there any more.
+            let (changed, entry) = key.rows.get_key_value(changed)?;
+            if entry.new < 0 {
+                return None;
+            }
+            if entry.old == entry.new {
+                continue;
+            }
+            if let Some((_, last)) = parts.last_mut() {
+                if changed > *last
+                    && let Some(row) = open.take()
+                {
+                    *last = self.far(key, row, false, &mut left)?;
+                }
+                if changed <= *last {
+                    open = Some(changed);
+                    continue;
+                }
+            }
+            let first = self.far(key, changed, true, &mut left)?;
+            open = Some(changed);
+            match parts.last_mut() {
+                Some((_, last)) if first <= *last => *last = changed,
+                _ => parts.push((first, changed)),
+            }
+        }
+        if let (Some((_, last)), Some(row)) = (parts.last_mut(), open) {
+            *last = self.far(key, row, false, &mut left)?;
+        }
+        let mut rows = 0;
+        for (first, last) in &parts {
+            let range = (Bound::Included(*first), Bound::Included(*last));
+            for (_, entry) in key.rows.range::<Bytes, _>(range) {
+                rows += entry.old.max(entry.new) as usize;
+                if rows > rows_max {
+                    return None;
+                }
+            }
+        }
+        let part = |(first, last): (&Bytes, &Bytes)| (first.clone(), last.clone());
+        Some(parts.into_iter().map(part).collect())
+    }
+
+    /// The farthest row that a row which sees the one at `from` may see, before it or after it.
+    fn far<'k>(
+        &self,
+        key: &'k Key,
+        from: &'k Bytes,
+        before: bool,
+        left: &mut usize,
+    ) -> Option<&'k Bytes> {
+        let mut at = from;
+        // A row before sees this one as far as it looks forwards; from there it looks backwards. What the first step gives is seen by the
+        // second one, and so on; and what the last one sees was seen by the one before.
+        for reach in self.reaches {
+            at = self.step(key, at, *reach, before, !before, left)?;
+        }
+        for reach in self.reaches.iter().rev() {
+            at = self.step(key, at, *reach, before, before, left)?;
+        }
+        Some(at)
+    }
+
+    /// Goes as far as one step looks, `backwards` or not, before or after the row at `at`, and to the end of the rows that are equal in order.
+    fn step<'k>(
+        &self,
+        key: &'k Key,
+        at: &'k Bytes,
+        reach: Reach,
+        before: bool,
+        backwards: bool,
+        left: &mut usize,
+    ) -> Option<&'k Bytes> {
+        let equals = |at| match before {
+            true => key.first_of_equals(at),
+            false => key.last_of_equals(at),
+        };
+        let at = equals(at);
+        Some(match reach {
+            Reach::Rows {
+                before: some,
+                after: others,
+            } => {
+                let rows = if backwards { some } else { others };
+                equals(rows_from(key, at, rows, before, left)?)
+            }
+            Reach::Distance {
+                before: some,
+                after: others,
+            } => {
+                let distance = if backwards { some } else { others };
+                let places = self.places?;
+                self.by_distance(key, at, distance, before, places)
+            }
+        })
+    }
+
+    fn by_distance<'k>(
+        &self,
+        key: &'k Key,
+        at: &'k Bytes,
+        distance: i128,
+        before: bool,
+        places: &Places,
+    ) -> &'k Bytes {
+        let by = if before { -distance } else { distance };
+        let Some(target) = places.shifted(key.place(at), by) else {
+            return at;
+        };
+        if !before {
+            return key.last_before(next(&target)).unwrap_or(at);
+        }
+        let from = (Bound::Included(target.as_slice()), Bound::Unbounded);
+        let mut rows = key.rows.range::<[u8], _>(from);
+        rows.next().map_or(at, |(bytes, _)| bytes)
+    }
+}
+
+/// The row that is so many rows before or after another one, both before and after the epoch; the last one there is.
+fn rows_from<'k>(
+    key: &'k Key,
+    at: &'k Bytes,
+    rows: u64,
+    before: bool,
+    left: &mut usize,
+) -> Option<&'k Bytes> {
+    let (mut old, mut new) = (0, 0);
+    let mut found = at;
+    let mut go = |others: &mut dyn Iterator<Item = (&'k Bytes, &'k Entry)>| {
+        while old.min(new) < rows
+            && let Some((bytes, entry)) = others.next()
+        {
+            *left = left.checked_sub(1)?;
+            old += entry.old.max(0) as u64;
+            new += entry.new.max(0) as u64;
+            found = bytes;
+        }
+        Some(())
+    };
+    match before {
+        true => go(&mut key.rows.range::<Bytes, _>(..at).rev())?,
+        false => {
+            let behind = (Bound::Excluded(at), Bound::Unbounded);
+            go(&mut key.rows.range::<Bytes, _>(behind))?;
+        }
+    }
+    Some(found)
+}
+
+/// Reads and writes the bytes of the only column to order by.
+struct Places {
+    converter: RowConverter,
+    parser: RowParser,
+    data_type: DataType,
+    descending: bool,
+}
+
+impl Places {
+    /// `None` if there are more columns, or distances in it have no numbers.
+    fn of(neighbourhood: &Neighbourhood, input: &SchemaRef) -> Option<Places> {
+        let [by] = neighbourhood.order.as_slice() else {
+            return None;
+        };
+        let data_type = input.field(by.column).data_type().clone();
+        let options = SortOptions::new(by.descending, by.nulls_first);
+        let field = SortField::new_with_options(data_type.clone(), options);
+        let converter = RowConverter::new(vec![field]).ok()?;
+        let known = matches!(
+            data_type,
+            DataType::Int16
+                | DataType::Int32
+                | DataType::Int64
+                | DataType::Date32
+                | DataType::Decimal128(..)
+                | DataType::Timestamp(TimeUnit::Microsecond, _)
+        );
+        known.then(|| Places {
+            parser: converter.parser(),
+            converter,
+            data_type,
+            descending: by.descending,
+        })
+    }
+
+    /// The place that is `by` later in the order; `None` for that of NULL.
+    fn shifted(&self, place: &[u8], by: i128) -> Option<Vec<u8>> {
+        let by = if self.descending { -by } else { by };
+        let row = self.parser.parse(place);
+        let columns = self.converter.convert_rows([row]);
+        let columns = columns.expect("bytes that were made of such a value");
+        let value = &columns[0];
+        if value.is_null(0) {
+            return None;
+        }
+        let shifted = match &self.data_type {
+            DataType::Int16 => moved::<Int16Type>(value, by, i16::MIN, i16::MAX),
+            DataType::Int32 => moved::<Int32Type>(value, by, i32::MIN, i32::MAX),
+            DataType::Date32 => moved::<Date32Type>(value, by, i32::MIN, i32::MAX),
+            DataType::Int64 => moved::<Int64Type>(value, by, i64::MIN, i64::MAX),
+            DataType::Decimal128(..) => moved::<Decimal128Type>(value, by, i128::MIN, i128::MAX),
+            _ => moved::<TimestampMicrosecondType>(value, by, i64::MIN, i64::MAX),
+        };
+        let rows = self.converter.convert_columns(&[shifted]);
+        Some(rows.expect("the type it had").row(0).data().to_vec())
+    }
+}
+
+/// A value plus `by`, or the end of its type.
+fn moved<T>(value: &ArrayRef, by: i128, least: T::Native, greatest: T::Native) -> ArrayRef
+where
+    T: ArrowPrimitiveType,
+    T::Native: Into<i128> + TryFrom<i128>,
+{
+    let v: i128 = value.as_primitive::<T>().value(0).into();
+    let moved = T::Native::try_from(v.saturating_add(by));
+    let moved = moved.unwrap_or(if by < 0 { least } else { greatest });
+    let array = PrimitiveArray::<T>::from_iter_values([moved]);
+    std::sync::Arc::new(array.with_data_type(value.data_type().clone()))
+}
+
+/// What floats are ordered by: they have one NaN and one zero.
+fn sortable(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => {
+            let wide = cast(column, &DataType::Float64).expect("floats widen");
+            let wide = wide.as_primitive::<Float64Type>();
+            let one = |v| f64::from_bits(float_bits(v));
+            std::sync::Arc::new(wide.unary::<_, Float64Type>(one))
+        }
+        _ => column.clone(),
+    }
+}
+
+fn sortable_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => DataType::Float64,
+        other => other.clone(),
+    }
+}
