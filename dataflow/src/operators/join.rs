@@ -17,10 +17,11 @@
 //! A row with NULL in its key (unless NULLs are equal) has no match ever: it is passed on or
 //! dropped, and never stored.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion_physical_expr::PhysicalExpr;
 use tidemill_zset::consolidate::{consolidate, consolidate_repeated};
@@ -166,8 +167,8 @@ pub struct JoinOperator {
     pub(super) state: KeyedState<2>,
     pub(super) dirty_slots: [Vec<u32>; 2],
     pub(super) dirty_rows: [Vec<u32>; 2],
-    /// NULLs for the columns of each side.
-    pub(super) nulls: [Vec<ArrayRef>; 2],
+    /// [`PIECE_ROWS`] NULLs for the columns of each side, once they have been wanted.
+    pub(super) nulls: [OnceCell<Vec<ArrayRef>>; 2],
     /// Pieces of both sides that are indexed but not emitted yet; only without [`Presence::PerRow`].
     pub(super) pending: [Vec<Piece>; 2],
     pending_rows: usize,
@@ -221,10 +222,6 @@ impl JoinOperator {
                 Reload::new(&states, bytes_max, config.context)
             }
         };
-        let nulls = [&config.left_schema, &config.right_schema].map(|schema| {
-            let null = |f: &Arc<arrow::datatypes::Field>| new_null_array(f.data_type(), PIECE_ROWS);
-            schema.fields().iter().map(null).collect()
-        });
         JoinOperator {
             kind: config.kind,
             presence,
@@ -262,7 +259,7 @@ impl JoinOperator {
             ),
             dirty_slots: Default::default(),
             dirty_rows: Default::default(),
-            nulls,
+            nulls: Default::default(),
             pending: Default::default(),
             pending_rows: 0,
             held: Default::default(),

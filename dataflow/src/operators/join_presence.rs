@@ -1,8 +1,10 @@
 //! Rows of outer, semi and anti joins that depend on the presence of matches.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use arrow::array::{ArrayRef, UInt32Array};
+use arrow::array::{ArrayRef, UInt32Array, new_null_array};
+use arrow::datatypes::Field;
 use tidemill_zset::{Delta, Diffs};
 
 use super::join::{DIRTY, JoinOperator, LEFT, PIECE_ROWS, Presence, RIGHT, SHOWN};
@@ -10,6 +12,9 @@ use super::join_pairs::{Pairs, Rows};
 use super::join_rows::batch_of;
 use crate::operator::Output;
 use crate::plan::JoinKind;
+
+/// Columns of so many NULLs are made each time.
+const FEW_NULLS: usize = 256;
 
 /// Fetched keys whose matches are counted, and how far that is.
 pub(super) struct Restore {
@@ -150,7 +155,7 @@ impl JoinOperator {
         if rows == 0 {
             return;
         }
-        let nulls = |side: usize| self.nulls[side].iter().map(|n| n.slice(0, rows));
+        let nulls = |side| self.nulls(side, rows).into_iter();
         let columns = match (self.kind, side) {
             (JoinKind::Semi | JoinKind::Anti, _) => columns,
             (_, LEFT) => columns.into_iter().chain(nulls(RIGHT)).collect(),
@@ -158,6 +163,25 @@ impl JoinOperator {
         };
         let rows = batch_of(&self.output_schema, columns, rows);
         out.rows.push(Delta::new(rows, diffs));
+    }
+
+    /// NULLs for the columns of a side.
+    fn nulls(&self, side: usize, rows: usize) -> Vec<ArrayRef> {
+        let of_side = match side {
+            LEFT => 0..self.widths[LEFT],
+            _ => self.widths[LEFT]..self.widths[LEFT] + self.widths[RIGHT],
+        };
+        let fields = &self.output_schema.fields()[of_side];
+        let make = |rows| {
+            let null = |f: &Arc<Field>| new_null_array(f.data_type(), rows);
+            fields.iter().map(null).collect()
+        };
+        // Most joins never want many: kept from the start, they were half of what a view over small tables takes.
+        if rows <= FEW_NULLS {
+            return make(rows);
+        }
+        let kept = self.nulls[side].get_or_init(|| make(PIECE_ROWS));
+        kept.iter().map(|n| n.slice(0, rows)).collect()
     }
 
     /// Sets the presence of keys that have just been fetched: the output already stands for it. Per row that is
