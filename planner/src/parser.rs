@@ -144,13 +144,33 @@ pub(crate) fn tokenize(sql: &str, chars: &[char]) -> Result<Vec<TokenWithSpan>> 
         .tokenize_with_location()
         .map_err(|e| tokenizer_error(e, place))?;
     chains::check(&tokens)?;
-    Ok(tokens
+    let tokens: Vec<TokenWithSpan> = tokens
         .into_iter()
         .map(|t| TokenWithSpan {
             span: Span::new(place(t.span.start), place(t.span.end)),
             token: t.token,
         })
-        .collect())
+        .collect();
+    check_numbers(&tokens)?;
+    Ok(tokens)
+}
+
+/// A number ends where its digits do: `123abc` isn't 123 under another name.
+fn check_numbers(tokens: &[TokenWithSpan]) -> Result<()> {
+    for pair in tokens.windows(2) {
+        if let (Token::Number(number, _), Token::Word(word)) = (&pair[0].token, &pair[1].token)
+            && word.quote_style.is_none()
+            && pair[0].span.end == pair[1].span.start
+        {
+            let message = format!(
+                "trailing junk after numeric literal at or near \"{number}{}\"",
+                word.value.chars().take(1).collect::<String>()
+            );
+            let at = pair[0].span.start.column as usize;
+            return Err(SqlError::new("42601", message).at(at));
+        }
+    }
+    Ok(())
 }
 
 /// Definitions are kept as sqlparser prints them, and it takes two quotes side by side, or one behind a backslash, for one that is

@@ -49,6 +49,8 @@ pub struct SessionContextInfo {
     pub now: i64,
     /// `statement_timestamp()`: the start of the statement.
     pub statement: i64,
+    /// `pg_backend_pid()`.
+    pub backend_pid: i32,
     /// When the server started, likewise; `None`: there is none.
     pub server_started: Option<i64>,
     /// Other settings by lower-case name, for `current_setting`.
@@ -60,6 +62,7 @@ pub struct SessionContextInfo {
 impl Default for SessionContextInfo {
     fn default() -> Self {
         SessionContextInfo {
+            backend_pid: 0,
             user: "tidemill".into(),
             database: "tidemill".into(),
             search_path: vec!["public".into()],

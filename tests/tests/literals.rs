@@ -334,3 +334,40 @@ fn a_kept_plan_follows_what_changes_around_it() {
         Ok(())
     });
 }
+
+/// Another session gives a column another type while a statement like it runs, waits for that, and is tried again.
+#[test]
+fn literals_are_of_the_types_that_columns_have_by_then() {
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let (sql, other) = (server.connect().await?, server.connect().await?);
+        let rows = "SELECT g, g, 0 FROM generate_series(1, 50000) AS s (g)";
+        for _ in 0..rounds(3) {
+            sql.run("CREATE TABLE r (id integer PRIMARY KEY, v integer, k integer)")
+                .await?;
+            sql.run(&format!("INSERT INTO r {rows}")).await?;
+            let altered = std::cell::Cell::new(false);
+            let updates = async {
+                let mut after = 0;
+                while after < 3 {
+                    after += u32::from(altered.get());
+                    sql.run("UPDATE r SET v = '007', k = k + 1 WHERE id = 7")
+                        .await?;
+                }
+                anyhow::Ok(())
+            };
+            let alter = async {
+                other.run("ALTER TABLE r ALTER COLUMN v TYPE text").await?;
+                altered.set(true);
+                anyhow::Ok(())
+            };
+            let (updated, changed) = tokio::join!(updates, alter);
+            updated.and(changed)?;
+            ensure!(sql.value("SELECT v FROM r WHERE id = 7").await? == "007");
+            sql.run("UPDATE r SET v = '008' WHERE id = 8").await?;
+            ensure!(sql.value("SELECT v FROM r WHERE id = 8").await? == "008");
+            sql.run("DROP TABLE r").await?;
+        }
+        Ok(())
+    });
+}

@@ -1,7 +1,7 @@
 //! Portals and cursors, and prepared statements whose tables change.
 
 use anyhow::{Context, Result, ensure};
-use tidemill_tests::{Options, Scratch, Server, run};
+use tidemill_tests::{Options, Scratch, Server, raw, run};
 use tokio_postgres::{Client, Error, NoTls};
 
 async fn client(server: &Server) -> Result<Client> {
@@ -136,5 +136,47 @@ fn a_cursor_that_takes_the_name_of_another_ends_with_its_savepoint() {
         ensure!(sql.lines("FETCH d").await? == ["3"]);
         sql.fails("34000", "FETCH c").await?;
         sql.run("ROLLBACK").await
+    });
+}
+
+/// A change whose RETURNING is read with a limit of rows, as by asyncpg's `fetchval`, is a statement by itself like any other: what it conflicts with is
+/// the server's to try again.
+#[test]
+fn changes_with_a_row_limit_are_tried_again() {
+    fn work(port: u16) -> Result<()> {
+        let mut stream = raw::startup(port)?;
+        for _ in 0..40 {
+            let sql = "INSERT INTO c VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET n = c.n + 1 RETURNING n";
+            raw::message(&mut stream, b'P', format!("\0{sql}\0\0\0").as_bytes())?;
+            raw::message(&mut stream, b'B', &[0; 8])?;
+            // One row at most.
+            raw::message(&mut stream, b'E', &[0, 0, 0, 0, 1])?;
+            raw::message(&mut stream, b'S', &[])?;
+            loop {
+                match raw::answer(&mut stream)? {
+                    (b'E', error) => anyhow::bail!("{}", String::from_utf8_lossy(&error)),
+                    (b'Z', _) => break,
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+    run(|scratch: Scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let client = client(&server).await?;
+        client
+            .batch_execute("CREATE TABLE c (id int PRIMARY KEY, n int)")
+            .await?;
+        let port = server.port();
+        let workers: Vec<_> = (0..4)
+            .map(|_| tokio::task::spawn_blocking(move || work(port)))
+            .collect();
+        for worker in workers {
+            worker.await??;
+        }
+        let n: i32 = client.query_one("SELECT n FROM c", &[]).await?.get(0);
+        ensure!(n == 160, "{n} of 160");
+        Ok(())
     });
 }

@@ -146,6 +146,10 @@ impl Binder<'_> {
             }
             "current_database" | "current_catalog" => Ok(self.text(&self.session.database)),
             "current_schema" => Ok(self.current_schema()),
+            "pg_backend_pid" if args.is_empty() => {
+                let pid = ScalarValue::Int32(Some(self.session.backend_pid));
+                Ok(Typed::new(literal(pid), SqlType::Int4))
+            }
             "pg_postmaster_start_time" | "pg_conf_load_time" if args.is_empty() => {
                 self.asks(name);
                 let started = self.session.server_started.map(crate::execute::time_value);

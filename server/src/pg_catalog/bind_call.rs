@@ -99,6 +99,9 @@ impl<'a> Binder<'a> {
             if !functions::has_planner(name) {
                 self.ours_alone.set(true);
             }
+        } else if functions::has_planner(name) {
+            // It knows all types, and all errors.
+            self.computes.set(true);
         }
         // What a parameter is that stands alone as an argument.
         let wanted = match name {

@@ -344,7 +344,7 @@ impl<'a> Binder<'a> {
             name
         };
         let ty = Ty::named(&format!("{name}{suffix}")).ok_or_else(|| not_ours(data_type))?;
-        if text.contains('(') || ty == Ty::Float8 {
+        if text.contains('(') || matches!(ty, Ty::Float8 | Ty::Timestamptz | Ty::Array(_)) {
             self.computes.set(true);
         }
         if matches!(ty, Ty::Reg(_)) {
@@ -410,6 +410,14 @@ impl<'a> Binder<'a> {
         let ty = match op {
             Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Mod | Op::BitAnd => match (left.1, right.1)
             {
+                (Ty::Json | Ty::Jsonb | Ty::Array(_), _)
+                | (_, Ty::Json | Ty::Jsonb | Ty::Array(_)) => {
+                    return Err(not_ours("arithmetic"));
+                }
+                (Ty::Timestamptz, _) | (_, Ty::Timestamptz) => {
+                    self.computes.set(true);
+                    Ty::Int4
+                }
                 (Ty::Float8, _) | (_, Ty::Float8) => {
                     self.computes.set(true);
                     Ty::Float8

@@ -63,6 +63,15 @@ fn text(args: &[Value], number: usize) -> String {
     arg(args, number).show()
 }
 
+/// Of arrays of one dimension, which all are.
+fn array_length(args: &[Value], _: &Context<'_>) -> Result<Value, SqlError> {
+    let length = items(arg(args, 0)).len() as i64;
+    Ok(match (length, arg(args, 1).int()) {
+        (1.., Some(1)) => Value::Int(length),
+        _ => Value::Null,
+    })
+}
+
 fn items(value: &Value) -> &[Value] {
     match value {
         Value::Array(items) => items,
@@ -316,24 +325,23 @@ functions! {
     };
     plain "string_to_array" => Returns::Array(Ty::Text), |a, _| {
         let (whole, between) = (text(a, 0), text(a, 1));
+        let null = (!arg(a, 2).is_null()).then(|| text(a, 2));
+        let item = |item: &str| match null.as_deref() == Some(item) {
+            true => Value::Null,
+            false => Value::text(item),
+        };
         Ok(Value::Array(match (whole.is_empty(), between.is_empty()) {
             (true, _) => [].into(),
-            (_, true) => [Value::text(whole)].into(),
-            _ => whole.split(&between).map(Value::text).collect(),
+            (_, true) => [item(&whole)].into(),
+            _ => whole.split(&between).map(item).collect(),
         }))
     };
-    plain "array_upper" => INT, |a, _| Ok(match items(arg(a, 0)).len() {
-        0 => Value::Null,
-        length => Value::Int(length as i64),
-    });
-    plain "array_lower" => INT, |a, _| Ok(match items(arg(a, 0)).len() {
-        0 => Value::Null,
+    plain "array_upper" => INT, array_length;
+    plain "array_lower" => INT, |a, c| Ok(match array_length(a, c)? {
+        Value::Null => Value::Null,
         _ => Value::Int(1),
     });
-    plain "array_length" => INT, |a, _| Ok(match items(arg(a, 0)).len() {
-        0 => Value::Null,
-        length => Value::Int(length as i64),
-    });
+    plain "array_length" => INT, array_length;
     plain "cardinality" => INT, |a, _| Ok(Value::Int(items(arg(a, 0)).len() as i64));
     lenient "array_remove" => Returns::First, |a, _| {
         let same = |item: &Value| match (item.is_null(), arg(a, 1).is_null()) {
@@ -387,15 +395,25 @@ functions! {
     plain "rtrim" => TEXT, |a, _| Ok(Value::text(text(a, 0).trim_end_matches(set(a).as_slice())));
     plain "replace" => TEXT, |a, _| Ok(Value::text(text(a, 0).replace(&text(a, 1), &text(a, 2))));
     plain "split_part" => TEXT, |a, _| {
-        let number = (int(a, 2) - 1).max(0) as usize;
-        Ok(Value::text(text(a, 0).split(&text(a, 1)).nth(number).unwrap_or("")))
+        let (whole, number) = (text(a, 0), int(a, 2));
+        let parts: Vec<&str> = whole.split(&text(a, 1)).collect();
+        let at = match number {
+            0 => return Err(SqlError::new("22023", "field position must not be zero")),
+            1.. => number as usize - 1,
+            // From the end; before the first one there is nothing.
+            _ => parts.len().wrapping_sub(number.unsigned_abs() as usize),
+        };
+        Ok(Value::text(parts.get(at).copied().unwrap_or_default()))
     };
     plain "strpos" => INT, |a, _| {
         let whole = text(a, 0);
         let found = whole.find(&text(a, 1)).map(|at| whole[..at].chars().count() as i64 + 1);
         Ok(Value::Int(found.unwrap_or(0)))
     };
-    plain "abs" => Returns::First, |a, _| Ok(Value::Int(int(a, 0).abs()));
+    plain "abs" => Returns::First, |a, _| Ok(match arg(a, 0) {
+        Value::Float(v) => Value::Float(v.abs()),
+        v => Value::Int(v.int().unwrap_or(0).saturating_abs()),
+    });
     plain "unnest" => Returns::First, |a, _| Ok(arg(a, 0).clone());
     // Side by side: as many rows as the longest array has.
     lenient "_unnest_each" => Returns::Array(Ty::Text), |a, _| {

@@ -156,6 +156,7 @@ impl SqlSession {
     /// What the planner may know of the session now.
     pub(super) fn context(&self) -> SessionContextInfo {
         SessionContextInfo {
+            backend_pid: self.backend_pid,
             user: self.user.clone(),
             database: super::DATABASE.into(),
             search_path: self.search_path(),
