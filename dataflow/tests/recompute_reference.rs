@@ -292,3 +292,42 @@ fn without_a_key() {
         random_run(false, DataType::Int64, bytes, seed);
     }
 }
+
+/// State that is too large can't be dropped before it is committed. Then it can, in a step without input too.
+#[test]
+fn too_large_a_state_is_dropped_once_it_is_committed() {
+    let (node, _) = node(true, DataType::Int64, false);
+    let states: Vec<_> = operators::arrangements(&node)
+        .iter()
+        .enumerate()
+        .map(|(i, spec)| MemoryState::new(i as u64, spec))
+        .collect();
+    let bytes_max = 100_000;
+    let mut operator = build(&node, &states, true, bytes_max);
+    let rows: Vec<(Row, i64)> = (0..5_000)
+        .map(|key| (vec![Some(key), Some(1), Some(key)], 1))
+        .collect();
+    let mut out = Output::default();
+    operator.push(0, delta(&node.inputs[0].schema, &rows), &mut out);
+    operator.finish(1, &mut out);
+    assert!(operator.state_bytes() > 2 * bytes_max);
+    for epoch in 2..4 {
+        let mut nothing = Output::default();
+        operator.finish(epoch, &mut nothing);
+        assert!(nothing.changes.is_empty());
+        assert!(operator.state_bytes() > 2 * bytes_max, "it isn't committed");
+    }
+    states.iter().for_each(|s| s.commit(1, &out.changes));
+    operator.finish(4, &mut Output::default());
+    assert!(operator.state_bytes() <= bytes_max);
+    // What was dropped is found again.
+    let mut out = Output::default();
+    operator.push(
+        0,
+        delta(&node.inputs[0].schema, &[(rows[7].0.clone(), -1)]),
+        &mut out,
+    );
+    operator.finish(5, &mut out);
+    let changed: i64 = out.rows.iter().map(|piece| piece.diffs.get(0)).sum();
+    assert_eq!(changed, -1);
+}

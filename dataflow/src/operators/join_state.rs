@@ -86,6 +86,8 @@ pub struct KeyedState<const N: usize> {
     bytes_max: usize,
     /// Bytes from which on dropping is tried (again).
     bytes_try: usize,
+    /// The step whose commit is waited for, so that keys can be dropped after all.
+    blocked: Option<u32>,
     /// Slots that became empty and are still there (an upper bound).
     emptied: usize,
     /// While sides aren't complete: which hashes are, and which ones come next.
@@ -116,6 +118,7 @@ impl<const N: usize> KeyedState<N> {
             committed: 0,
             bytes_max,
             bytes_try: bytes_max,
+            blocked: None,
             emptied: 0,
             reload: None,
             reloads_unindexed: None,
@@ -457,7 +460,7 @@ impl<const N: usize> KeyedState<N> {
                 self.rebuild(0);
             }
         }
-        if self.bytes() > self.bytes_try {
+        if self.bytes() > self.bytes_try || self.is_unblocked() {
             self.evict();
         }
     }
@@ -516,22 +519,33 @@ impl<const N: usize> KeyedState<N> {
         }
     }
 
-    /// Drops the longest untouched half of the keys whose changes are committed.
-    fn evict(&mut self) {
-        for side in 0..N {
-            let unindexed = self.sides[side].unindexed.close();
-            self.index(side, unindexed);
-        }
+    /// What kept keys from being dropped has been committed.
+    fn is_unblocked(&mut self) -> bool {
+        let Some(step) = self.blocked else {
+            return false;
+        };
         self.note_committed();
-        self.keys.touch_together();
-        let mut steps: Vec<u32> = self
-            .keys
-            .slots()
-            .iter()
-            .map(|s| s.touched)
-            .filter(|t| *t <= self.committed)
-            .collect();
-        if !steps.is_empty() {
+        self.committed >= step
+    }
+
+    /// Drops keys whose changes are committed, the longest untouched half, then half of the others, until there is memory enough.
+    fn evict(&mut self) {
+        self.note_committed();
+        self.blocked = None;
+        if self.committed > 0 {
+            for side in 0..N {
+                let unindexed = self.sides[side].unindexed.close();
+                self.index(side, unindexed);
+            }
+            self.keys.touch_together();
+        }
+        while self.bytes() > self.bytes_max {
+            let touched = self.keys.slots().iter().map(|s| s.touched);
+            let mut steps: Vec<u32> = touched.filter(|t| *t <= self.committed).collect();
+            if steps.is_empty() {
+                self.blocked = self.finished.back().map(|(step, _)| *step);
+                break;
+            }
             let middle = steps.len() / 2;
             let (_, cutoff, _) = steps.select_nth_unstable(middle);
             let cutoff = *cutoff;
