@@ -332,7 +332,7 @@ async fn psql_shows_what_it_shows_of_postgres() {
         "SELECT typname, typarray::regtype, typelem, typcategory FROM pg_type WHERE typname IN ('int4', 'text', '_text', 'numeric') ORDER BY 1",
         "SELECT relkind, count(*), array_agg(relname ORDER BY relname) FROM pg_class
            WHERE relnamespace = 'public'::regnamespace GROUP BY relkind ORDER BY 1",
-        "SELECT quote_ident('Ab'), quote_ident('select'), quote_literal(E'a\\'\\\\b'), format('%I.%s', 'X', 1)",
+        "SELECT quote_ident('Ab'), quote_ident('select'), quote_literal(E'a\\'\\\\b'), format('%I.%s', 'X', 1) FROM pg_namespace WHERE nspname = 'pg_catalog'",
         "SELECT c.relname, a.attname, row_number() OVER (PARTITION BY c.oid ORDER BY a.attname)
            FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
            WHERE c.relname IN ('t', 'mv') ORDER BY 1, 2",

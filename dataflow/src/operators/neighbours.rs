@@ -32,6 +32,10 @@ use crate::plan::{Neighbourhood, Reach};
 const KEY_ROWS_MIN: usize = 512;
 /// A key with more changes than this part of its rows is recomputed whole.
 const CHANGED_SHARE: usize = 16;
+/// So is one with more changes than these, of however many rows.
+const CHANGED_MAX: usize = 1 << 14;
+/// Keys that were too large are remembered, so many of them.
+const REFUSED_MAX: usize = 1 << 10;
 /// What an entry takes beside its bytes.
 const ENTRY_BYTES: usize = 80;
 
@@ -48,6 +52,8 @@ pub struct Neighbours {
     by_all: RowConverter,
     places: Option<Places>,
     keys: HashMap<Bytes, Key>,
+    /// Keys that didn't fit into memory, with how many rows they had.
+    refused: HashMap<Bytes, usize>,
     bytes: usize,
     bytes_max: usize,
     /// Counts the epochs in which some key was looked at.
@@ -128,6 +134,7 @@ impl Neighbours {
             neighbourhood: neighbourhood.clone(),
             input,
             keys: HashMap::new(),
+            refused: HashMap::new(),
             bytes: 0,
             bytes_max,
             step: 0,
@@ -158,8 +165,11 @@ impl Neighbours {
         let columns: Vec<ArrayRef> = (0..self.input.fields().len()).map(column).collect();
         let (order, all) = self.row_bytes(&columns);
         for (i, row) in held.values().iter().enumerate() {
-            let key = self.keys.get_mut(owners.of(*row as usize));
-            let key = key.expect("looked for above");
+            let owner = owners.of(*row as usize);
+            // It may have gone with the rows before.
+            let Some(key) = self.keys.get_mut(owner) else {
+                continue;
+            };
             let before = key.bytes;
             key.add(
                 order.row(i).data(),
@@ -167,6 +177,9 @@ impl Neighbours {
                 changes.diffs.get(*row as usize),
             );
             self.bytes += key.bytes - before;
+            if key.changed.len() > CHANGED_MAX {
+                self.remove(owner);
+            }
         }
         true
     }
@@ -223,6 +236,9 @@ impl Neighbours {
         for bytes in &touched {
             self.settle(bytes);
         }
+        if self.bytes > self.bytes_max {
+            self.evict();
+        }
         parts
     }
 
@@ -237,15 +253,20 @@ impl Neighbours {
     /// Takes a key in if that will pay: `rows` are all that it has, `changed` how many of them have changed in this epoch.
     pub fn take_in(&mut self, key: &[ArrayRef], rows: &RecordBatch, changed: usize) {
         let count = rows.num_rows();
-        if count < KEY_ROWS_MIN || changed > count / CHANGED_SHARE {
+        if count < KEY_ROWS_MIN || changed > most_changes(count) {
             return;
         }
         let owner = Bytes::from(self.key_bytes(key, 1).of(0));
-        if self.keys.contains_key(&owner) {
+        let too_large = self.refused.get(&owner).is_some_and(|had| count >= *had);
+        if self.keys.contains_key(&owner) || too_large {
             return;
         }
         let (order, all) = self.row_bytes(rows.columns());
         if count * ENTRY_BYTES + order.size() + all.size() > self.bytes_max {
+            if self.refused.len() >= REFUSED_MAX {
+                self.refused.clear();
+            }
+            self.refused.insert(owner, count);
             return;
         }
         let mut key = Key {
@@ -270,11 +291,11 @@ impl Neighbours {
         };
         let before = key.bytes;
         key.touched = self.step;
-        let many = key.changed.len() > key.rows.len() / CHANGED_SHARE;
+        let many = key.changed.len() > most_changes(key.count.max(0) as usize);
         let whole = key.settle();
         self.bytes -= before - key.bytes;
         // One that shrinks would be looked through for nothing, and one that changes as a whole costs more here than it saves.
-        if !whole || many || key.rows.len() < KEY_ROWS_MIN / 2 {
+        if !whole || many || key.count < KEY_ROWS_MIN as i64 / 2 {
             self.remove(bytes);
         }
     }
@@ -330,6 +351,11 @@ impl Neighbours {
         let columns = columns.expect("bytes that were made of such rows");
         batch_of(&self.input, columns, count)
     }
+}
+
+/// With more changes a key of so many rows is recomputed whole.
+fn most_changes(rows: usize) -> usize {
+    CHANGED_MAX.min(rows / CHANGED_SHARE)
 }
 
 /// The bytes of some keys.

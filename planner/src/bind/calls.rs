@@ -178,10 +178,14 @@ impl Binder<'_> {
                     .unwrap_or_default()
                     .to_lowercase();
                 self.asks(name);
+                let strict = |e: &Typed| {
+                    matches!(&e.expr, Expr::Literal(ScalarValue::Boolean(Some(false)), _))
+                };
+                let may_miss = args.get(1).is_some_and(|e| !strict(e));
                 match self.session.variables.get(&key) {
                     Some(v) => Ok(self.text(&v.clone())),
                     // A definition that is read again has no session whose settings it could ask for.
-                    None if args.len() > 1 || self.session.variables.is_empty() => {
+                    None if may_miss || self.session.variables.is_empty() => {
                         Ok(Typed::new(super::null_of(&SqlType::Text), SqlType::Text))
                     }
                     None => Err(SqlError::new(

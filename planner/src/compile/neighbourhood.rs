@@ -109,7 +109,7 @@ impl Found {
             if !by.iter().all(|c| keys.contains(c)) || !keys.iter().all(|c| by.contains(c)) {
                 return None;
             }
-            let (order, place) = order_of(&w.params.order_by, &input, schema);
+            let (order, place) = order_of(&w.params.order_by, &input, schema)?;
             self.order = Some(match self.order.take() {
                 None => order,
                 Some(known) => {
@@ -187,9 +187,13 @@ fn order_of(
     order_by: &[Sort],
     input: &[Origin],
     schema: &DFSchema,
-) -> (Vec<OrderBy>, Option<DataType>) {
+) -> Option<(Vec<OrderBy>, Option<DataType>)> {
     let mut order = vec![];
     let mut place = None;
+    // A row's number is in the same order in each part; what is computed of it needn't be.
+    for sort in order_by {
+        computed(&sort.expr, input, schema)?;
+    }
     for sort in order_by {
         let Some((column, data_type)) = column_below(&sort.expr, schema) else {
             break;
@@ -204,10 +208,10 @@ fn order_of(
             nulls_first: sort.nulls_first,
         });
     }
-    match order_by.len() {
+    Some(match order_by.len() {
         1 => (order, place),
         _ => (order, None),
-    }
+    })
 }
 
 /// The column that a key is, or is made of such that it has the same order and is equal for the same rows; and its type. RANGE makes

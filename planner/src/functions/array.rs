@@ -1,5 +1,6 @@
 //! Functions on arrays, and lists of numbers and times.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
@@ -7,6 +8,7 @@ use arrow::array::types::*;
 use arrow::array::*;
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, IntervalMonthDayNano};
+use arrow::row::{Row, RowConverter, SortField};
 use datafusion_common::{Result as DfResult, ScalarValue, internal_err};
 use datafusion_expr::{Expr, Volatility};
 use tidemill_zset::schema::SqlType;
@@ -204,7 +206,13 @@ fn subscript() -> Kernel {
 
 /// `x op ANY (list)` / `ALL`
 fn quantified(any: bool, test: fn(std::cmp::Ordering) -> bool) -> Kernel {
+    use std::cmp::Ordering::{Equal, Greater, Less};
+    // Whether an element decides it that is equal to `x`, and no other: `= ANY`, `<> ALL`.
+    let by_equality = [Less, Equal, Greater].map(|o| test(o) == any) == [false, true, false];
     Arc::new(move |a: &Args| {
+        if by_equality && let Some(found) = looked_up(a, any)? {
+            return Ok(found);
+        }
         let mut out = BooleanBuilder::with_capacity(a.rows);
         // A list that many rows are compared with is taken apart once.
         let mut taken: Option<(usize, Option<Vec<ScalarValue>>)> = None;
@@ -241,6 +249,56 @@ fn quantified(any: bool, test: fn(std::cmp::Ordering) -> bool) -> Kernel {
         }
         Ok(Arc::new(out.finish()))
     })
+}
+
+/// Rows from which on a set is made of a list's elements.
+const ROWS_FOR_SET: usize = 8;
+
+/// `= ANY` and `<> ALL` of many rows and one list, by a set of its elements. `None` if it is otherwise.
+fn looked_up(a: &Args, any: bool) -> DfResult<Option<ArrayRef>> {
+    let list = a.arrays[1].as_list::<i32>();
+    if list.len() != 1 || list.is_null(0) || a.rows < ROWS_FOR_SET {
+        return Ok(None);
+    }
+    let (x, elements) = (&a.arrays[0], list.value(0));
+    if x.data_type() != elements.data_type() || !is_same_where_equal(x.data_type()) {
+        return Ok(None);
+    }
+    let converter = RowConverter::new(vec![SortField::new(x.data_type().clone())])?;
+    let known = converter.convert_columns(std::slice::from_ref(&elements))?;
+    let known: HashSet<Row<'_>> = known.iter().collect();
+    let wanted = converter.convert_columns(std::slice::from_ref(x))?;
+    let unknown = elements.null_count() > 0;
+    let decide = |row| {
+        let at = a.at(0, row);
+        let x_is_null = x.is_null(at);
+        match !x_is_null && known.contains(&wanted.row(at)) {
+            true => Some(any),
+            false if unknown || x_is_null && !elements.is_empty() => None,
+            false => Some(!any),
+        }
+    };
+    Ok(Some(Arc::new(BooleanArray::from_iter(
+        (0..a.rows).map(decide),
+    ))))
+}
+
+/// Whether two values of this type are equal exactly if they are the same.
+fn is_same_where_equal(data_type: &DataType) -> bool {
+    use DataType::*;
+    matches!(
+        data_type,
+        Boolean
+            | Int16
+            | Int32
+            | Int64
+            | Utf8View
+            | Binary
+            | Date32
+            | Decimal128(..)
+            | Time64(_)
+            | Timestamp(..)
+    )
 }
 
 fn series_error() -> SqlError {

@@ -128,6 +128,15 @@ impl SqlSession {
         as_of: Option<&Expr>,
         given: &Given<'_>,
     ) -> Result<Response, SqlError> {
+        if !query.locks.is_empty() && self.settings.is_on("transaction_read_only") {
+            return Err(SqlError::new(
+                "25006",
+                format!(
+                    "cannot execute SELECT FOR {} in a read-only transaction",
+                    query.locks[0].lock_type
+                ),
+            ));
+        }
         let mut published = self.pin();
         given.check_lifted(&published.catalog)?;
         let types = given.types();
