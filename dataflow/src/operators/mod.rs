@@ -17,6 +17,8 @@ mod join_tasks;
 mod join_unindexed;
 mod join_weights;
 pub mod map;
+mod neighbour_reach;
+mod neighbour_rows;
 mod neighbours;
 pub mod output;
 pub mod recompute;

@@ -8,24 +8,22 @@
 //! It is a cache of what the operator's input holds, in memory only. A key is taken in when a few rows of many change, as its rows have been
 //! gathered then anyway.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use arrow::array::cast::AsArray;
-use arrow::array::types::{
-    ArrowPrimitiveType, Date32Type, Decimal128Type, Float64Type, Int16Type, Int32Type, Int64Type,
-    TimestampMicrosecondType,
-};
-use arrow::array::{Array, ArrayRef, PrimitiveArray, RecordBatch, UInt32Array};
+use arrow::array::types::Float64Type;
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{SortOptions, cast, take};
-use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
-use arrow::row::{RowConverter, RowParser, Rows, SortField};
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::row::{RowConverter, Rows, SortField};
 use hashbrown::HashMap;
 use tidemill_zset::Delta;
 use tidemill_zset::hash::float_bits;
 
 use super::join_plan::StoredColumns;
 use super::join_rows::{batch_of, nullable};
+use super::neighbour_reach::{Places, Reader};
+use super::neighbour_rows::{Bytes, ENTRY_BYTES, Key};
 use crate::plan::{Neighbourhood, Reach};
 
 /// Keys with fewer rows are recomputed as fast as whole.
@@ -36,12 +34,6 @@ const CHANGED_SHARE: usize = 16;
 const CHANGED_MAX: usize = 1 << 14;
 /// Keys that were too large are remembered, so many of them.
 const REFUSED_MAX: usize = 1 << 10;
-/// What an entry takes beside its bytes.
-const ENTRY_BYTES: usize = 80;
-
-/// A row's place in the order and its values, comparable as bytes.
-type Bytes = Box<[u8]>;
-
 /// See the module.
 pub struct Neighbours {
     neighbourhood: Neighbourhood,
@@ -59,32 +51,6 @@ pub struct Neighbours {
     /// Counts the epochs in which some key was looked at.
     step: u64,
 }
-
-/// The rows of one key.
-#[derive(Default)]
-struct Key {
-    rows: BTreeMap<Bytes, Entry>,
-    /// How many rows there are now, equal ones counted.
-    count: i64,
-    /// Entries that have changed in this epoch, some of them more than once.
-    changed: Vec<Bytes>,
-    bytes: usize,
-    /// The step in which it was changed last.
-    touched: u64,
-}
-
-/// Equal rows.
-#[derive(Clone, Copy, Default)]
-struct Entry {
-    /// How many of the bytes are the place in the order.
-    order: u32,
-    /// How many rows there were before the epoch, and are now.
-    old: i64,
-    new: i64,
-}
-
-/// Rows side by side: the first and the last one.
-type Part = (Bytes, Bytes);
 
 /// What is to be recomputed for the changes of an epoch.
 pub struct Parts {
@@ -368,309 +334,6 @@ impl KeyBytes {
             None => &[],
         }
     }
-}
-
-impl Key {
-    fn add(&mut self, order: &[u8], all: &[u8], diff: i64) {
-        let bytes: Bytes = [order, all].concat().into();
-        self.changed.push(bytes.clone());
-        self.count += diff;
-        let size = bytes.len() + ENTRY_BYTES;
-        let entry = self.rows.entry(bytes).or_insert_with(|| {
-            self.bytes += size;
-            Entry {
-                order: order.len() as u32,
-                ..Entry::default()
-            }
-        });
-        entry.new += diff;
-    }
-
-    /// Ends the epoch. False if there are fewer rows than none of some kind: what was retracted was given as another one.
-    fn settle(&mut self) -> bool {
-        let mut whole = true;
-        for bytes in std::mem::take(&mut self.changed) {
-            let Some(entry) = self.rows.get_mut(&bytes) else {
-                continue;
-            };
-            entry.old = entry.new;
-            whole &= entry.new >= 0;
-            if entry.new == 0 {
-                self.rows.remove(&bytes);
-                self.bytes -= bytes.len() + ENTRY_BYTES;
-            }
-        }
-        whole
-    }
-
-    /// The first of the rows that the order leaves equal to the one at `at`.
-    fn first_of_equals<'k>(&'k self, at: &'k Bytes) -> &'k Bytes {
-        let place = self.place(at);
-        let from = (Bound::Included(place), Bound::Unbounded);
-        let mut rows = self.rows.range::<[u8], _>(from);
-        rows.next().map_or(at, |(bytes, _)| bytes)
-    }
-
-    /// The last of them.
-    fn last_of_equals<'k>(&'k self, at: &'k Bytes) -> &'k Bytes {
-        self.last_before(next(self.place(at))).unwrap_or(at)
-    }
-
-    /// The last row before `end`; `None` is behind all.
-    fn last_before(&self, end: Option<Vec<u8>>) -> Option<&Bytes> {
-        let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rows = self.rows.range::<[u8], _>((Bound::Unbounded, end));
-        rows.next_back().map(|(bytes, _)| bytes)
-    }
-
-    /// The bytes of a row's place in the order.
-    fn place<'k>(&self, at: &'k Bytes) -> &'k [u8] {
-        let entry = &self.rows[at];
-        &at[..entry.order as usize]
-    }
-}
-
-/// The first bytes that aren't less than all that begin with `prefix`; `None` if there are none.
-fn next(prefix: &[u8]) -> Option<Vec<u8>> {
-    let last = prefix.iter().rposition(|b| *b != u8::MAX)?;
-    let mut next = prefix[..=last].to_vec();
-    next[last] += 1;
-    Some(next)
-}
-
-/// Finds what lies around changed rows.
-struct Reader<'n> {
-    reaches: &'n [Reach],
-    places: Option<&'n Places>,
-}
-
-impl Reader<'_> {
-    /// The parts of a key with its changed rows, the rows that see them, and those that these see; in order. `None` if
-    /// that are more rows than `rows_max`, or the key is broken.
-    fn around(&self, key: &Key, rows_max: usize) -> Option<Vec<Part>> {
-        let mut left = rows_max;
-        let mut parts: Vec<(&Bytes, &Bytes)> = Vec::new();
-        // The last changed row of the last part, if what lies behind that one hasn't been looked for yet.
-        let mut open: Option<&Bytes> = None;
-        for changed in &key.changed {
-            // Where equal rows came and went, or it came and went again, it isn't there any more.
-            let (changed, entry) = key.rows.get_key_value(changed)?;
-            if entry.new < 0 {
-                return None;
-            }
-            if entry.old == entry.new {
-                continue;
-            }
-            if let Some((_, last)) = parts.last_mut() {
-                if changed > *last
-                    && let Some(row) = open.take()
-                {
-                    *last = self.far(key, row, false, &mut left)?;
-                }
-                if changed <= *last {
-                    open = Some(changed);
-                    continue;
-                }
-            }
-            let first = self.far(key, changed, true, &mut left)?;
-            open = Some(changed);
-            match parts.last_mut() {
-                Some((_, last)) if first <= *last => *last = changed,
-                _ => parts.push((first, changed)),
-            }
-        }
-        if let (Some((_, last)), Some(row)) = (parts.last_mut(), open) {
-            *last = self.far(key, row, false, &mut left)?;
-        }
-        let mut rows = 0;
-        for (first, last) in &parts {
-            let range = (Bound::Included(*first), Bound::Included(*last));
-            for (_, entry) in key.rows.range::<Bytes, _>(range) {
-                rows += entry.old.max(entry.new) as usize;
-                if rows > rows_max {
-                    return None;
-                }
-            }
-        }
-        let part = |(first, last): (&Bytes, &Bytes)| (first.clone(), last.clone());
-        Some(parts.into_iter().map(part).collect())
-    }
-
-    /// The farthest row that a row which sees the one at `from` may see, before it or after it.
-    fn far<'k>(
-        &self,
-        key: &'k Key,
-        from: &'k Bytes,
-        before: bool,
-        left: &mut usize,
-    ) -> Option<&'k Bytes> {
-        let mut at = from;
-        // A row before sees this one as far as it looks forwards; from there it looks backwards. What the first step gives is seen by the
-        // second one, and so on; and what the last one sees was seen by the one before.
-        for reach in self.reaches {
-            at = self.step(key, at, *reach, before, !before, left)?;
-        }
-        for reach in self.reaches.iter().rev() {
-            at = self.step(key, at, *reach, before, before, left)?;
-        }
-        Some(at)
-    }
-
-    /// Goes as far as one step looks, `backwards` or not, before or after the row at `at`, and to the end of the rows that are equal in order.
-    fn step<'k>(
-        &self,
-        key: &'k Key,
-        at: &'k Bytes,
-        reach: Reach,
-        before: bool,
-        backwards: bool,
-        left: &mut usize,
-    ) -> Option<&'k Bytes> {
-        let equals = |at| match before {
-            true => key.first_of_equals(at),
-            false => key.last_of_equals(at),
-        };
-        let at = equals(at);
-        Some(match reach {
-            Reach::Rows {
-                before: some,
-                after: others,
-            } => {
-                let rows = if backwards { some } else { others };
-                equals(rows_from(key, at, rows, before, left)?)
-            }
-            Reach::Distance {
-                before: some,
-                after: others,
-            } => {
-                let distance = if backwards { some } else { others };
-                let places = self.places?;
-                self.by_distance(key, at, distance, before, places)
-            }
-        })
-    }
-
-    fn by_distance<'k>(
-        &self,
-        key: &'k Key,
-        at: &'k Bytes,
-        distance: i128,
-        before: bool,
-        places: &Places,
-    ) -> &'k Bytes {
-        let by = if before { -distance } else { distance };
-        let Some(target) = places.shifted(key.place(at), by) else {
-            return at;
-        };
-        if !before {
-            return key.last_before(next(&target)).unwrap_or(at);
-        }
-        let from = (Bound::Included(target.as_slice()), Bound::Unbounded);
-        let mut rows = key.rows.range::<[u8], _>(from);
-        rows.next().map_or(at, |(bytes, _)| bytes)
-    }
-}
-
-/// The row that is so many rows before or after another one, both before and after the epoch; the last one there is.
-fn rows_from<'k>(
-    key: &'k Key,
-    at: &'k Bytes,
-    rows: u64,
-    before: bool,
-    left: &mut usize,
-) -> Option<&'k Bytes> {
-    let (mut old, mut new) = (0, 0);
-    let mut found = at;
-    let mut go = |others: &mut dyn Iterator<Item = (&'k Bytes, &'k Entry)>| {
-        while old.min(new) < rows
-            && let Some((bytes, entry)) = others.next()
-        {
-            *left = left.checked_sub(1)?;
-            old += entry.old.max(0) as u64;
-            new += entry.new.max(0) as u64;
-            found = bytes;
-        }
-        Some(())
-    };
-    match before {
-        true => go(&mut key.rows.range::<Bytes, _>(..at).rev())?,
-        false => {
-            let behind = (Bound::Excluded(at), Bound::Unbounded);
-            go(&mut key.rows.range::<Bytes, _>(behind))?;
-        }
-    }
-    Some(found)
-}
-
-/// Reads and writes the bytes of the only column to order by.
-struct Places {
-    converter: RowConverter,
-    parser: RowParser,
-    data_type: DataType,
-    descending: bool,
-}
-
-impl Places {
-    /// `None` if there are more columns, or distances in it have no numbers.
-    fn of(neighbourhood: &Neighbourhood, input: &SchemaRef) -> Option<Places> {
-        let [by] = neighbourhood.order.as_slice() else {
-            return None;
-        };
-        let data_type = input.field(by.column).data_type().clone();
-        let options = SortOptions::new(by.descending, by.nulls_first);
-        let field = SortField::new_with_options(data_type.clone(), options);
-        let converter = RowConverter::new(vec![field]).ok()?;
-        let known = matches!(
-            data_type,
-            DataType::Int16
-                | DataType::Int32
-                | DataType::Int64
-                | DataType::Date32
-                | DataType::Decimal128(..)
-                | DataType::Timestamp(TimeUnit::Microsecond, _)
-        );
-        known.then(|| Places {
-            parser: converter.parser(),
-            converter,
-            data_type,
-            descending: by.descending,
-        })
-    }
-
-    /// The place that is `by` later in the order; `None` for that of NULL.
-    fn shifted(&self, place: &[u8], by: i128) -> Option<Vec<u8>> {
-        let by = if self.descending { -by } else { by };
-        let row = self.parser.parse(place);
-        let columns = self.converter.convert_rows([row]);
-        let columns = columns.expect("bytes that were made of such a value");
-        let value = &columns[0];
-        if value.is_null(0) {
-            return None;
-        }
-        let shifted = match &self.data_type {
-            DataType::Int16 => moved::<Int16Type>(value, by, i16::MIN, i16::MAX),
-            DataType::Int32 => moved::<Int32Type>(value, by, i32::MIN, i32::MAX),
-            DataType::Date32 => moved::<Date32Type>(value, by, i32::MIN, i32::MAX),
-            DataType::Int64 => moved::<Int64Type>(value, by, i64::MIN, i64::MAX),
-            DataType::Decimal128(..) => moved::<Decimal128Type>(value, by, i128::MIN, i128::MAX),
-            _ => moved::<TimestampMicrosecondType>(value, by, i64::MIN, i64::MAX),
-        };
-        let rows = self.converter.convert_columns(&[shifted]);
-        Some(rows.expect("the type it had").row(0).data().to_vec())
-    }
-}
-
-/// A value plus `by`, or the end of its type.
-fn moved<T>(value: &ArrayRef, by: i128, least: T::Native, greatest: T::Native) -> ArrayRef
-where
-    T: ArrowPrimitiveType,
-    T::Native: Into<i128> + TryFrom<i128>,
-{
-    let v: i128 = value.as_primitive::<T>().value(0).into();
-    let moved = T::Native::try_from(v.saturating_add(by));
-    let moved = moved.unwrap_or(if by < 0 { least } else { greatest });
-    let array = PrimitiveArray::<T>::from_iter_values([moved]);
-    std::sync::Arc::new(array.with_data_type(value.data_type().clone()))
 }
 
 /// What floats are ordered by: they have one NaN and one zero.
