@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, SchemaRef};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::integers::{Row, Rows, add, batch, delta, rows_of};
-use support::{MemoryState, map_error};
-use tidemill_dataflow::operator::{BuildContext, Operator, Output};
+use support::integers::{Row, Rows, add, batch, delta, rows_of, schema};
+use support::{MemoryState, build};
+use tidemill_dataflow::operator::Output;
 use tidemill_dataflow::operators;
 use tidemill_dataflow::plan::{BatchProgram, Neighbourhood, Node, Op, OrderBy, Reach, RowError};
 use tidemill_zset::CollectionId;
@@ -125,13 +125,6 @@ impl BatchProgram for Windows {
     }
 }
 
-fn schema(types: &[DataType]) -> SchemaRef {
-    let field = |(i, t): (usize, &DataType)| Field::new(format!("c{i}"), t.clone(), true);
-    Arc::new(Schema::new(
-        types.iter().enumerate().map(field).collect::<Vec<_>>(),
-    ))
-}
-
 fn node(kind: Kind, keyed: bool, key: DataType, x: DataType) -> (Node, Arc<Windows>) {
     let input = schema(&[key.clone(), x.clone(), DataType::Int64]);
     let output = schema(&[key, x, DataType::Int64, DataType::Int64]);
@@ -177,24 +170,6 @@ fn node(kind: Kind, keyed: bool, key: DataType, x: DataType) -> (Node, Arc<Windo
         append_only: false,
     };
     (node, program)
-}
-
-fn build(
-    node: &Node,
-    states: &[Arc<MemoryState>],
-    fresh: bool,
-    state_bytes_max: usize,
-) -> Box<dyn Operator> {
-    let context = BuildContext {
-        worker: 0,
-        workers: 1,
-        partitions: 16,
-        fresh,
-        state_bytes_max,
-        error_mapper: map_error,
-        demand: Default::default(),
-    };
-    operators::build(node, states.iter().map(|s| s.handle()).collect(), &context).unwrap()
 }
 
 /// What the program gives for each key alone, and how many keys it fails on.

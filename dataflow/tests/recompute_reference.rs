@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, SchemaRef};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::integers::{Row, Rows, add, batch, delta, rows_of};
-use support::{MemoryState, map_error};
-use tidemill_dataflow::operator::{BuildContext, Operator, Output};
+use support::integers::{Row, Rows, add, batch, delta, rows_of, schema};
+use support::{MemoryState, build};
+use tidemill_dataflow::operator::Output;
 use tidemill_dataflow::operators;
 use tidemill_dataflow::plan::{BatchProgram, Node, Op, RowError};
 use tidemill_zset::CollectionId;
@@ -98,13 +98,6 @@ impl BatchProgram for Numbered {
     }
 }
 
-fn schema(types: &[DataType]) -> SchemaRef {
-    let field = |(i, t): (usize, &DataType)| Field::new(format!("c{i}"), t.clone(), true);
-    Arc::new(Schema::new(
-        types.iter().enumerate().map(field).collect::<Vec<_>>(),
-    ))
-}
-
 /// Input 0: (x, v, key). Input 1: (key, v).
 fn node(keyed: bool, key: DataType, multiplies: bool) -> (Node, Arc<Numbered>) {
     let int = DataType::Int64;
@@ -145,24 +138,6 @@ fn node(keyed: bool, key: DataType, multiplies: bool) -> (Node, Arc<Numbered>) {
         append_only: false,
     };
     (node, program)
-}
-
-fn build(
-    node: &Node,
-    states: &[Arc<MemoryState>],
-    fresh: bool,
-    state_bytes_max: usize,
-) -> Box<dyn Operator> {
-    let context = BuildContext {
-        worker: 0,
-        workers: 1,
-        partitions: 16,
-        fresh,
-        state_bytes_max,
-        error_mapper: map_error,
-        demand: Default::default(),
-    };
-    operators::build(node, states.iter().map(|s| s.handle()).collect(), &context).unwrap()
 }
 
 /// What the program gives for each key alone; keys on which it fails.

@@ -460,7 +460,8 @@ impl<const N: usize> KeyedState<N> {
                 self.rebuild(0);
             }
         }
-        if self.bytes() > self.bytes_try || self.is_unblocked() {
+        let bytes = self.bytes();
+        if bytes > self.bytes_try || bytes > self.bytes_max && self.is_unblocked() {
             self.evict();
         }
     }

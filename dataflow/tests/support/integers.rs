@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringViewArray,
 };
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use tidemill_zset::{Delta, Diffs};
 
@@ -71,4 +71,12 @@ pub fn delta(schema: &SchemaRef, rows: &[(Row, i64)]) -> Delta {
     let values: Vec<Row> = rows.iter().map(|r| r.0.clone()).collect();
     let diffs: Vec<i64> = rows.iter().map(|r| r.1).collect();
     Delta::new(batch(schema, &values), Diffs::from(diffs))
+}
+
+/// Columns of these types, which may be NULL.
+pub fn schema(types: &[DataType]) -> SchemaRef {
+    let field = |(i, t): (usize, &DataType)| Field::new(format!("c{i}"), t.clone(), true);
+    Arc::new(Schema::new(
+        types.iter().enumerate().map(field).collect::<Vec<_>>(),
+    ))
 }

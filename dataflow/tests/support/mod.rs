@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
+use tidemill_dataflow::operator::{BuildContext, Operator};
+use tidemill_dataflow::operators;
 use tidemill_dataflow::operators::culprit::row_text;
-use tidemill_dataflow::plan::{ArrangementSpec, RowError};
+use tidemill_dataflow::plan::{ArrangementSpec, Node, RowError};
 use tidemill_dataflow::state::{Batches, StateHandle, StateReader};
 use tidemill_storage::{ArrangementChange, ArrangementDesc, RunBatch};
 use tidemill_zset::hash::hash_columns;
@@ -174,4 +176,23 @@ pub fn map_error(e: &datafusion_common::DataFusionError) -> RowError {
         sqlstate: "22000".into(),
         message: e.to_string(),
     }
+}
+
+/// The operator of `node` over its states, alone on one worker.
+pub fn build(
+    node: &Node,
+    states: &[Arc<MemoryState>],
+    fresh: bool,
+    state_bytes_max: usize,
+) -> Box<dyn Operator> {
+    let context = BuildContext {
+        worker: 0,
+        workers: 1,
+        partitions: 16,
+        fresh,
+        state_bytes_max,
+        error_mapper: map_error,
+        demand: Default::default(),
+    };
+    operators::build(node, states.iter().map(|s| s.handle()).collect(), &context).unwrap()
 }
