@@ -113,7 +113,7 @@ pub struct BuildContext {
     pub partitions: u32,
     /// The dataflow has never run.
     pub fresh: bool,
-    /// Bytes of memory from which on this operator drops cold committed state.
+    /// Bytes of memory, for each arrangement of this operator, from which on it drops cold committed state.
     pub state_bytes_max: usize,
     /// How evaluation errors become SQLSTATE and message.
     pub error_mapper: ErrorMapper,

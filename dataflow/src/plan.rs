@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion_physical_expr::PhysicalExpr;
 use tidemill_zset::{CollectionId, Delta};
 
@@ -199,8 +199,29 @@ pub enum AggregateFunction {
 pub struct Neighbourhood {
     /// What rows come in order by. Those that it leaves equal may be in any order, which may be another one for each step.
     pub order: Vec<OrderBy>,
-    /// How far each step looks around a row; the first one's results are what the second one looks at.
+    /// How far each step looks around a row; the first one's results are what the second one looks at. What steps that look at all
+    /// rows before a row have at its other end.
     pub reaches: Vec<Reach>,
+    /// Whether some step looks at all rows before a row, too. Then a changed row changes what the program gives for all that come after
+    /// it, for which the program has others: see [`BatchProgram::running`].
+    pub runs: bool,
+}
+
+/// Programs for the rows of a key from some row on, in place of one that looks at all rows before a row.
+///
+/// Their input has the columns of that one's input; then `segment`, a bigint; then a column for each type that is `carried`, as a
+/// dictionary with keys of type integer. Rows with a segment are counted; the others are only there to be seen by steps that don't look at
+/// all rows before.
+pub struct Running {
+    /// Gives for the rows what the whole program gives for them, if what is carried is what all rows before them come to, the same for all of them;
+    /// NULL if there are none. For rows that aren't counted, and those that see them in other steps, it may be wrong.
+    pub resumed: Arc<dyn BatchProgram>,
+    /// Give what is to be carried into the rows after each segment: `segment`, then the next ones of the columns that are `carried`. Segments in which
+    /// no row counts are left out. Segments follow each other by their numbers; what is carried into the first one is to be in its rows and those
+    /// before it, and in no others.
+    pub carries: Vec<Arc<dyn BatchProgram>>,
+    /// Types of what is carried.
+    pub carried: Vec<DataType>,
 }
 
 /// How far one step of a program looks around a row.
@@ -240,6 +261,10 @@ pub trait BatchProgram: Any + Debug + Send + Sync {
     }
     /// Where what it gives for a row depends only on the rows around it; only programs of one input have it.
     fn neighbourhood(&self) -> Option<&Neighbourhood> {
+        None
+    }
+    /// Of a program whose neighbourhood `runs`; `None` if there turns out to be no such thing.
+    fn running(&self) -> Option<&Running> {
         None
     }
     /// True only if `other` gives the same for equal inputs.

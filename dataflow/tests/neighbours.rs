@@ -17,7 +17,9 @@ use support::integers::{Row, Rows, add, batch, delta, rows_of, schema};
 use support::{MemoryState, build};
 use tidemill_dataflow::operator::Output;
 use tidemill_dataflow::operators;
-use tidemill_dataflow::plan::{BatchProgram, Neighbourhood, Node, Op, OrderBy, Reach, RowError};
+use tidemill_dataflow::plan::{
+    BatchProgram, Neighbourhood, Node, Op, OrderBy, Reach, RowError, Running,
+};
 use tidemill_zset::CollectionId;
 
 /// A row with this value makes the program fail if it is seen by the row two places after it.
@@ -32,33 +34,71 @@ enum Kind {
     Rows,
     /// The sum of the values not more than three away in the first order column, and then the row before's sum.
     Distance,
+    /// The sum of all values up to the row, each with twice the one before it.
+    Running,
 }
 
 /// Of rows (key, x, v), by key and x, descending or not, equal ones by v descending: (key, x, v, result).
-#[derive(Debug)]
 struct Windows {
     kind: Kind,
     keyed: bool,
     neighbourhood: Neighbourhood,
     output: SchemaRef,
-    seen: AtomicUsize,
+    seen: Arc<AtomicUsize>,
+    running: Option<Running>,
+}
+
+impl std::fmt::Debug for Windows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.kind)
+    }
+}
+
+/// The rows of each key in order.
+fn in_order(input: &[Row], keyed: bool) -> Vec<Vec<&Row>> {
+    let mut by_key: BTreeMap<Option<i64>, Vec<&Row>> = BTreeMap::new();
+    for row in input {
+        let key = if keyed { row[0] } else { None };
+        by_key.entry(key).or_default().push(row);
+    }
+    for rows in by_key.values_mut() {
+        // NULLs last, whatever comes first.
+        rows.sort_by_key(|r| {
+            let x = r[1].map(|x| if keyed { -x } else { x });
+            (x.is_none(), x, r[2].map(|v| -v))
+        });
+    }
+    by_key.into_values().collect()
+}
+
+fn poison() -> RowError {
+    RowError {
+        sqlstate: "22000".into(),
+        message: "poison".into(),
+    }
+}
+
+/// For each row of a key, that counts or doesn't: the sum of all up to it that do.
+fn running_sums(rows: &[&Row], counts: impl Fn(&Row) -> bool) -> Result<Vec<i64>, RowError> {
+    let mut sum = rows.first().and_then(|r| r.get(4).copied()?).unwrap_or(0);
+    let mut before = 0;
+    let sums = rows.iter().map(|row| {
+        let v = row[2].unwrap();
+        if counts(row) {
+            sum += v + 2 * before;
+        }
+        if std::mem::replace(&mut before, v) == POISON {
+            return Err(poison());
+        }
+        Ok(sum)
+    });
+    sums.collect()
 }
 
 impl Windows {
     fn rows(&self, input: &[Row]) -> Result<Vec<Row>, RowError> {
-        let mut by_key: BTreeMap<Option<i64>, Vec<&Row>> = BTreeMap::new();
-        for row in input {
-            let key = if self.keyed { row[0] } else { None };
-            by_key.entry(key).or_default().push(row);
-        }
-        let descending = self.neighbourhood.order[0].descending;
         let mut out = Vec::new();
-        for rows in by_key.values_mut() {
-            // NULLs last, whatever comes first.
-            rows.sort_by_key(|r| {
-                let x = r[1].map(|x| if descending { -x } else { x });
-                (x.is_none(), x, r[2].map(|v| -v))
-            });
+        for rows in in_order(input, self.keyed) {
             let at = |i: Option<usize>| i.and_then(|i| rows.get(i)).map(|r| r[2].unwrap());
             let near = |i: usize, j: usize| match (rows[i][1], rows[j][1]) {
                 (Some(a), Some(b)) => (a - b).abs() <= 3,
@@ -76,12 +116,10 @@ impl Windows {
                     };
                     (0..rows.len()).map(sum).collect()
                 }
+                Kind::Running => running_sums(&rows, |_| true)?,
             };
             if self.kind == Kind::Rows && first.contains(&POISON) {
-                return Err(RowError {
-                    sqlstate: "22000".into(),
-                    message: "poison".into(),
-                });
+                return Err(poison());
             }
             for (i, row) in rows.iter().enumerate() {
                 let result = match self.kind {
@@ -89,6 +127,7 @@ impl Windows {
                         .iter()
                         .sum(),
                     Kind::Distance => i.checked_sub(1).map_or(-1, |i| first[i]),
+                    Kind::Running => first[i],
                 };
                 out.push(vec![row[0], row[1], row[2], Some(result)]);
             }
@@ -112,6 +151,10 @@ impl BatchProgram for Windows {
         Some(&self.neighbourhood)
     }
 
+    fn running(&self) -> Option<&Running> {
+        self.running.as_ref()
+    }
+
     fn same(&self, other: &dyn BatchProgram) -> bool {
         std::ptr::addr_eq(self, other)
     }
@@ -122,6 +165,75 @@ impl BatchProgram for Windows {
 
     fn describe(&self) -> String {
         "windows".into()
+    }
+}
+
+/// Of rows (key, x, v, segment, carried): the sums of those that count, or what is carried further.
+#[derive(Debug)]
+struct Tails {
+    keyed: bool,
+    carries: bool,
+    output: SchemaRef,
+    seen: Arc<AtomicUsize>,
+}
+
+impl BatchProgram for Tails {
+    fn run(
+        &self,
+        inputs: Vec<Vec<RecordBatch>>,
+        _stop: &Arc<AtomicBool>,
+    ) -> Result<Vec<RecordBatch>, RowError> {
+        let rows: Vec<Row> = inputs[0].iter().flat_map(rows_of).collect();
+        self.seen.fetch_add(rows.len(), Ordering::Relaxed);
+        let mut out: BTreeMap<Row, Row> = BTreeMap::new();
+        for (key, rows) in in_order(&rows, self.keyed).iter().enumerate() {
+            assert!(rows.iter().is_sorted_by_key(|r| r[3].is_some()) || self.carries);
+            for (i, sum) in running_sums(rows, |r| r[3].is_some())?.iter().enumerate() {
+                let row = rows[i];
+                match (self.carries, row[3]) {
+                    (true, None) => {}
+                    // The last one of a segment stays.
+                    (true, segment) => {
+                        assert_eq!(key, 0, "one key after the other");
+                        out.insert(vec![segment], vec![segment, Some(*sum)]);
+                    }
+                    (false, _) => {
+                        let place = vec![Some(key as i64), Some(i as i64)];
+                        out.insert(place, vec![row[0], row[1], row[2], Some(*sum)]);
+                    }
+                }
+            }
+        }
+        let rows: Vec<Row> = out.into_values().collect();
+        Ok(vec![batch(&self.output, &rows)])
+    }
+
+    fn same(&self, _: &dyn BatchProgram) -> bool {
+        false
+    }
+
+    fn multiplies(&self) -> bool {
+        false
+    }
+
+    fn describe(&self) -> String {
+        "tails".into()
+    }
+}
+
+fn running(keyed: bool, output: &SchemaRef, seen: &Arc<AtomicUsize>) -> Running {
+    let program = |carries, output| -> Arc<dyn BatchProgram> {
+        Arc::new(Tails {
+            keyed,
+            carries,
+            output,
+            seen: seen.clone(),
+        })
+    };
+    Running {
+        resumed: program(false, output.clone()),
+        carries: vec![program(true, schema(&[DataType::Int64, DataType::Int64]))],
+        carried: vec![DataType::Int64],
     }
 }
 
@@ -138,18 +250,26 @@ fn node(kind: Kind, keyed: bool, key: DataType, x: DataType) -> (Node, Arc<Windo
             },
             rows(1, 0),
         ],
+        Kind::Running => vec![rows(1, 0)],
     };
     let order = vec![OrderBy {
         column: 1,
         descending: keyed,
         nulls_first: false,
     }];
+    let seen = Arc::new(AtomicUsize::new(0));
+    let runs = kind == Kind::Running;
     let program = Arc::new(Windows {
         kind,
         keyed,
-        neighbourhood: Neighbourhood { order, reaches },
+        neighbourhood: Neighbourhood {
+            order,
+            reaches,
+            runs,
+        },
+        running: runs.then(|| running(keyed, &output, &seen)),
         output: output.clone(),
-        seen: AtomicUsize::new(0),
+        seen,
     });
     let node = Node {
         op: Op::Recompute {
@@ -233,9 +353,14 @@ fn random_run(
         let mut out = Output::default();
         let mut rows: Vec<(Row, i64)> = Vec::new();
         let many = epoch == 1 || !steady && rng.random_bool(0.04);
-        // Changes beside each other, or anywhere.
-        let focus = rng.random_range(0..span);
-        let places = match !many && rng.random_bool(0.7) {
+        // Changes beside each other, or anywhere; near the end of the order if all that comes after them changes.
+        let focus = match (program.kind, keyed) {
+            (Kind::Running, true) => rng.random_range(0..span / 20),
+            (Kind::Running, false) => span - 1 - rng.random_range(0..span / 20),
+            _ => rng.random_range(0..span),
+        };
+        let beside = steady && program.kind == Kind::Running || rng.random_bool(0.7);
+        let places = match !many && beside {
             true => focus..focus + 3,
             false => 0..span,
         };
@@ -302,7 +427,7 @@ fn as_if_computed_from_everything() {
     let int = DataType::Int64;
     for seed in 0..6 {
         let bytes = [usize::MAX, 400_000, 1][seed as usize % 3];
-        for kind in [Kind::Rows, Kind::Distance] {
+        for kind in [Kind::Rows, Kind::Distance, Kind::Running] {
             for keyed in [true, false] {
                 let key = [DataType::Utf8View, int.clone()][seed as usize % 2].clone();
                 let x = [DataType::Int32, int.clone()][seed as usize / 3 % 2].clone();
@@ -322,5 +447,13 @@ fn few_rows_are_looked_at() {
             let seen = random_run(node, &program, usize::MAX, 2, true);
             assert!(seen.iter().all(|rows| *rows < 250), "{seen:?}");
         }
+    }
+    for keyed in [true, false] {
+        let (node, program) = node(Kind::Running, keyed, DataType::Int64, DataType::Int64);
+        // What is carried in is known for some rows; from there on, all rows of up to three keys, before and after.
+        let seen = random_run(node, &program, usize::MAX, 2, true);
+        let keys = if keyed { 3 } else { 1 };
+        let most = keys * 2 * (512 + KEY_ROWS / 20 + 100);
+        assert!(seen.iter().all(|rows| *rows < most), "{seen:?}");
     }
 }

@@ -8,7 +8,7 @@ use std::any::Any;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::Poll;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
@@ -31,7 +31,7 @@ use datafusion::physical_plan::{
 use datafusion_common::{DataFusionError, Result, internal_err};
 use datafusion_expr::{Expr, LogicalPlan, TableSource};
 use futures::StreamExt;
-use tidemill_dataflow::plan::{BatchProgram, Neighbourhood, RowError};
+use tidemill_dataflow::plan::{BatchProgram, Neighbourhood, RowError, Running};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::bind::conditions::is_fallible;
@@ -56,8 +56,13 @@ pub struct Program {
     multiplies: bool,
     /// See [`BatchProgram::sees_order`].
     sees_order: bool,
-    neighbourhood: Option<Neighbourhood>,
+    neighbourhood: Option<(Neighbourhood, MakeRunning)>,
+    /// See [`BatchProgram::running`]; made when it is wanted first.
+    running: OnceLock<Option<Running>>,
 }
+
+/// Makes the programs that go on, of a plan and the columns of its only input and its output.
+type MakeRunning = fn(&LogicalPlan, &SchemaRef, &SchemaRef) -> Result<Running>;
 
 /// The rows of one run, one list per input. Leaves find them in the task's settings.
 struct Inputs(Vec<Vec<RecordBatch>>);
@@ -90,12 +95,17 @@ impl Program {
             multiplies,
             sees_order,
             neighbourhood: None,
+            running: OnceLock::new(),
         })
     }
 
-    /// The same program, with what is known of how far it looks around a row.
-    pub fn with_neighbourhood(mut self, neighbourhood: Option<Neighbourhood>) -> Self {
-        self.neighbourhood = neighbourhood;
+    /// The same program, with what is known of how far it looks around a row, and what makes programs of it that go on, if it runs.
+    pub fn with_neighbourhood(
+        mut self,
+        neighbourhood: Option<Neighbourhood>,
+        running: MakeRunning,
+    ) -> Self {
+        self.neighbourhood = neighbourhood.map(|n| (n, running));
         self
     }
 
@@ -324,7 +334,13 @@ impl BatchProgram for Program {
     }
 
     fn neighbourhood(&self) -> Option<&Neighbourhood> {
-        self.neighbourhood.as_ref()
+        self.neighbourhood.as_ref().map(|(n, _)| n)
+    }
+
+    fn running(&self) -> Option<&Running> {
+        let (_, make) = self.neighbourhood.as_ref().filter(|(n, _)| n.runs)?;
+        let made = || make(&self.logical, self.inputs.first()?, &self.output).ok();
+        self.running.get_or_init(made).as_ref()
     }
 
     fn describe(&self) -> String {

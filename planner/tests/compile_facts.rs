@@ -202,10 +202,61 @@ fn windows_that_look_at_neighbours_are_known() {
 }
 
 #[test]
+fn windows_that_run_are_known() {
+    let rows = |before, after| Reach::Rows { before, after };
+    let runs = |sql: &str| {
+        let near = neighbourhood(sql).unwrap_or_else(|| panic!("{sql}"));
+        assert!(near.runs, "{sql}");
+        near.reaches
+    };
+    let over = |call: &str, window: &str| {
+        runs(&format!(
+            "SELECT id, {call} OVER (PARTITION BY customer ORDER BY {window}) AS x FROM orders WHERE id > 3"
+        ))
+    };
+    assert_eq!(over("sum(price)", "at"), []);
+    assert_eq!(over("row_number()", "at DESC, id"), []);
+    assert_eq!(over("avg(weight)", "at ROWS UNBOUNDED PRECEDING"), []);
+    assert_eq!(over("count(*) FILTER (WHERE paid)", "at"), []);
+    assert_eq!(
+        over(
+            "max(price)",
+            "quantity RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"
+        ),
+        []
+    );
+    assert_eq!(
+        runs(
+            "SELECT sum(price) OVER (ORDER BY at ROWS BETWEEN UNBOUNDED PRECEDING AND 2 FOLLOWING) AS x,
+             min(price) OVER (ORDER BY at ROWS BETWEEN UNBOUNDED PRECEDING AND 3 PRECEDING) AS y FROM orders"
+        ),
+        [rows(3, 2)]
+    );
+    // Over and below what looks at neighbours.
+    assert_eq!(
+        runs(
+            "SELECT id, sum(gap) OVER (PARTITION BY customer ORDER BY at) AS session FROM
+             (SELECT *, lag(quantity) OVER (PARTITION BY customer ORDER BY at) - quantity AS gap FROM orders) AS o"
+        ),
+        [rows(1, 0)]
+    );
+    assert_eq!(
+        runs(
+            "SELECT id, lead(total) OVER (PARTITION BY customer ORDER BY at) AS x, sum(total) OVER (PARTITION BY customer ORDER BY at) AS y FROM
+             (SELECT *, sum(quantity) OVER (PARTITION BY customer ORDER BY at) AS total FROM orders) AS o"
+        ),
+        [rows(0, 1)]
+    );
+}
+
+#[test]
 fn windows_that_may_look_at_all_rows_are_not() {
     for call in [
-        "row_number() OVER (PARTITION BY customer ORDER BY at)",
-        "sum(price) OVER (PARTITION BY customer ORDER BY at)",
+        "rank() OVER (PARTITION BY customer ORDER BY at)",
+        "sum(price) OVER (PARTITION BY customer)",
+        "string_agg(product, ',') OVER (PARTITION BY customer ORDER BY at)",
+        "stddev(weight) OVER (PARTITION BY customer ORDER BY at)",
+        "sum(price) OVER (PARTITION BY customer ORDER BY at GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 FOLLOWING)",
         "sum(price) OVER (PARTITION BY customer ORDER BY at ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)",
         "first_value(price) OVER (PARTITION BY customer ORDER BY at)",
         // Months are longer and shorter.
@@ -225,9 +276,31 @@ fn windows_that_may_look_at_all_rows_are_not() {
         "SELECT lag(id) OVER (PARTITION BY customer ORDER BY at) AS x, lag(id) OVER (PARTITION BY customer ORDER BY price) AS y FROM orders",
         "SELECT lag(id) OVER (PARTITION BY customer, product ORDER BY at) AS x, lag(id) OVER (PARTITION BY customer ORDER BY at) AS y FROM orders",
         "SELECT lag(id) OVER (PARTITION BY customer ORDER BY at) AS x FROM (SELECT *, lag(price) OVER (PARTITION BY customer ORDER BY at) AS p FROM orders) AS o WHERE p > 1",
-        "SELECT sum(n) OVER (PARTITION BY customer ORDER BY at ROWS 2 PRECEDING) AS x FROM (SELECT *, row_number() OVER (PARTITION BY customer ORDER BY at) AS n FROM orders) AS o",
     ] {
         let far = neighbourhood(sql);
         assert!(far.is_none_or(|n| n.reaches.len() < 2), "{sql}");
+    }
+    let over = |call: &str| format!("{call} OVER (PARTITION BY customer ORDER BY at)");
+    for (call, from) in [
+        // Of rows of which some are left out below; what a running sum comes from must be right.
+        (
+            "lag(id)",
+            format!(
+                "SELECT * FROM (SELECT *, {} AS p FROM orders) AS o WHERE p > 1",
+                over("sum(price)")
+            ),
+        ),
+        (
+            "sum(m)",
+            format!(
+                "SELECT *, {} AS m FROM (SELECT *, {} AS n FROM orders) AS o",
+                over("lag(n)"),
+                over("row_number()")
+            ),
+        ),
+    ] {
+        let sql = format!("SELECT customer, {} AS x FROM ({from}) AS q", over(call));
+        let near = neighbourhood(&sql);
+        assert!(near.is_none_or(|n| !n.runs), "{sql}");
     }
 }

@@ -19,6 +19,7 @@ mod join_weights;
 pub mod map;
 mod neighbour_reach;
 mod neighbour_rows;
+mod neighbour_tails;
 mod neighbours;
 pub mod output;
 pub mod recompute;

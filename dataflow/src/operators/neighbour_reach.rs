@@ -79,6 +79,50 @@ impl Reader<'_> {
         Some(parts.into_iter().map(part).collect())
     }
 
+    /// The first row that is seen by a row which sees a changed one; `None` inside if nothing has changed. `None` if it is farther than
+    /// `rows_max` away, or the key is broken.
+    pub fn first<'k>(&self, key: &'k Key, rows_max: usize) -> Option<Option<&'k Bytes>> {
+        let mut first = None;
+        for changed in &key.changed {
+            let (changed, entry) = key.rows.get_key_value(changed)?;
+            if entry.new < 0 {
+                return None;
+            }
+            if entry.old != entry.new && first.is_none() {
+                first = Some(self.far(key, changed, true, &mut { rows_max })?);
+            }
+        }
+        Some(first)
+    }
+
+    /// The first row that is seen by those from `place` on.
+    pub fn lead_in<'k>(
+        &self,
+        key: &'k Key,
+        place: &'k Bytes,
+        rows_max: usize,
+    ) -> Option<&'k Bytes> {
+        let (mut at, _) = key.rows_from(Some(place)).next()?;
+        for reach in self.reaches.iter().rev() {
+            at = self.step(key, at, *reach, true, true, &mut { rows_max })?;
+        }
+        Some(at)
+    }
+
+    /// The last row that is seen by the one at `from`.
+    pub fn lead_out<'k>(
+        &self,
+        key: &'k Key,
+        from: &'k Bytes,
+        rows_max: usize,
+    ) -> Option<&'k Bytes> {
+        let mut at = from;
+        for reach in self.reaches.iter().rev() {
+            at = self.step(key, at, *reach, false, false, &mut { rows_max })?;
+        }
+        Some(at)
+    }
+
     /// The farthest row that a row which sees the one at `from` may see, before it or after it.
     fn far<'k>(
         &self,

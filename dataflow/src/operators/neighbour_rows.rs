@@ -1,7 +1,10 @@
 //! The rows of one key in order, as they were before the epoch and as they are ([`super::neighbours`]).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Range;
 use std::ops::Bound;
+
+use super::neighbour_tails::Carried;
 
 /// What an entry takes beside its bytes.
 pub const ENTRY_BYTES: usize = 80;
@@ -18,6 +21,8 @@ pub struct Key {
     pub count: i64,
     /// Entries that have changed in this epoch, some of them more than once.
     pub changed: Vec<Bytes>,
+    /// Places for which it is known what is carried in, in order; no row before them has changed in earlier epochs.
+    pub carried: Vec<Carried>,
     /// Memory, approximately.
     pub bytes: usize,
     /// The step in which it was changed last.
@@ -55,6 +60,11 @@ impl Key {
     /// Ends the epoch. False if there are fewer rows than none of some kind: what was retracted was given as another one.
     pub fn settle(&mut self) -> bool {
         let mut whole = true;
+        if let Some(first) = self.changed.iter().min() {
+            let kept = self.carried.partition_point(|c| c.at <= *first);
+            let dropped = self.carried.drain(kept..);
+            self.bytes -= dropped.map(|c| c.bytes()).sum::<usize>();
+        }
         for bytes in std::mem::take(&mut self.changed) {
             let Some(entry) = self.rows.get_mut(&bytes) else {
                 continue;
@@ -67,6 +77,26 @@ impl Key {
             }
         }
         whole
+    }
+
+    /// The last place, not behind the row at `row`, for which it is known what is carried in.
+    pub fn carried_before(&self, row: &Bytes) -> Option<&Carried> {
+        let known = self.carried.partition_point(|c| c.at <= *row);
+        self.carried[..known].last()
+    }
+
+    /// Keeps what is carried in at a place.
+    pub fn carry(&mut self, carried: Carried) {
+        let at = self.carried.partition_point(|c| c.at < carried.at);
+        debug_assert!(self.carried.get(at).is_none_or(|c| c.at != carried.at));
+        self.bytes += carried.bytes();
+        self.carried.insert(at, carried);
+    }
+
+    /// The rows that aren't before a place; `None` is before all.
+    pub fn rows_from(&self, place: Option<&Bytes>) -> Range<'_, Bytes, Entry> {
+        let from = place.map_or(Bound::Unbounded, Bound::Included);
+        self.rows.range::<Bytes, _>((from, Bound::Unbounded))
     }
 
     /// The first of the rows that the order leaves equal to the one at `at`.

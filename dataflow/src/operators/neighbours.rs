@@ -5,10 +5,14 @@
 //! the same both times, and so isn't in the difference. Parts of one key that aren't side by side may be given together: what the rows
 //! at a seam see there is the same both times too.
 //!
+//! Some programs look at all rows before a row, too. Then the rows after a changed one are recomputed, and what those before it come to is carried
+//! in ([`super::neighbour_tails`]).
+//!
 //! It is a cache of what the operator's input holds, in memory only. A key is taken in when a few rows of many change, as its rows have been
 //! gathered then anyway.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
 use arrow::array::types::Float64Type;
@@ -24,7 +28,8 @@ use super::join_plan::StoredColumns;
 use super::join_rows::{batch_of, nullable};
 use super::neighbour_reach::{Places, Reader};
 use super::neighbour_rows::{Bytes, ENTRY_BYTES, Key};
-use crate::plan::{Neighbourhood, Reach};
+use super::neighbour_tails::{Carried, Picked, Tail, Tails};
+use crate::plan::{BatchProgram, Neighbourhood, Reach};
 
 /// Keys with fewer rows are recomputed as fast as whole.
 const KEY_ROWS_MIN: usize = 512;
@@ -34,6 +39,9 @@ const CHANGED_SHARE: usize = 16;
 const CHANGED_MAX: usize = 1 << 14;
 /// Keys that were too large are remembered, so many of them.
 const REFUSED_MAX: usize = 1 << 10;
+/// A key of which more than this part comes after what has changed is recomputed whole, if that changes all of it.
+const TAIL_SHARE: usize = 4;
+
 /// See the module.
 pub struct Neighbours {
     neighbourhood: Neighbourhood,
@@ -43,6 +51,8 @@ pub struct Neighbours {
     by_order: RowConverter,
     by_all: RowConverter,
     places: Option<Places>,
+    /// For a program that looks at all rows before a row.
+    tails: Option<Tails>,
     keys: HashMap<Bytes, Key>,
     /// Keys that didn't fit into memory, with how many rows they had.
     refused: HashMap<Bytes, usize>,
@@ -52,24 +62,25 @@ pub struct Neighbours {
     step: u64,
 }
 
-/// What is to be recomputed for the changes of an epoch.
+/// What is to be recomputed for the changes of an epoch, by the program, or by the one that is [`resumed`](crate::plan::Running::resumed).
 pub struct Parts {
     /// The rows as they were.
     pub old: RecordBatch,
     /// The rows as they are.
     pub new: RecordBatch,
-    /// For each key that was asked for whether its rows are among these; the others are to be recomputed whole.
+    /// For each key that was asked for, whether its rows are among these; the others are to be recomputed whole.
     pub covered: Vec<bool>,
 }
 
 impl Neighbours {
-    /// Without rows. `keys`: the key columns of `input`. `None` if rows of such columns can't be ordered.
+    /// Without rows. `keys`: the key columns of `input`. `None` if the program has no neighbourhood, or rows of such columns can't be ordered.
     pub fn new(
-        neighbourhood: &Neighbourhood,
+        program: &Arc<dyn BatchProgram>,
         keys: &[usize],
         input: &SchemaRef,
         bytes_max: usize,
     ) -> Option<Neighbours> {
+        let neighbourhood = program.neighbourhood()?;
         let input = nullable(input);
         let field = |c: usize| SortField::new(sortable_type(input.field(c).data_type()));
         let order = neighbourhood.order.iter().map(|by| {
@@ -95,6 +106,7 @@ impl Neighbours {
         Some(Neighbours {
             by_key,
             places,
+            tails: neighbourhood.runs.then(|| Tails::new(program.clone())),
             by_order: converter(order.collect())?,
             by_all: converter(all.collect())?,
             neighbourhood: neighbourhood.clone(),
@@ -173,6 +185,24 @@ impl Neighbours {
                 key.changed.dedup();
             }
         }
+        match self.tails.take() {
+            Some(tails) => {
+                self.tail_parts(&tails, &touched, rows_max, &mut parts);
+                self.tails = Some(tails);
+            }
+            None => self.side_parts(&touched, rows_max, &mut parts),
+        }
+        for bytes in &touched {
+            self.settle(bytes);
+        }
+        if self.bytes > self.bytes_max {
+            self.evict();
+        }
+        parts
+    }
+
+    /// The rows on both sides of the changes.
+    fn side_parts(&self, touched: &[Bytes], rows_max: usize, parts: &mut Parts) {
         let reader = Reader {
             reaches: &self.neighbourhood.reaches,
             places: self.places.as_ref(),
@@ -199,13 +229,46 @@ impl Neighbours {
         }
         parts.old = self.batch(old);
         parts.new = self.batch(new);
-        for bytes in &touched {
-            self.settle(bytes);
+    }
+
+    /// All rows from those on that the first change changes, and what is carried into them.
+    fn tail_parts(&mut self, tails: &Tails, touched: &[Bytes], rows_max: usize, parts: &mut Parts) {
+        let reader = Reader {
+            reaches: &self.neighbourhood.reaches,
+            places: self.places.as_ref(),
+        };
+        let mut left = rows_max;
+        let mut found: Vec<(&Bytes, Tail)> = Vec::new();
+        for (bytes, covered) in touched.iter().zip(&mut parts.covered) {
+            let Some(key) = self.keys.get_mut(bytes) else {
+                continue;
+            };
+            let before = key.bytes;
+            let most = left.min(key.rows.len() / TAIL_SHARE);
+            let tail = tails.find(key, &reader, &self.input, &self.by_all, most);
+            self.bytes += key.bytes - before;
+            let Some(tail) = tail else {
+                continue;
+            };
+            *covered = true;
+            if let Some(tail) = tail {
+                left = left.saturating_sub(tail.rows);
+                found.push((bytes, tail));
+            }
         }
-        if self.bytes > self.bytes_max {
-            self.evict();
+        let Some(running) = tails.running().filter(|_| !found.is_empty()) else {
+            return;
+        };
+        let parser = self.by_all.parser();
+        let (mut old, mut new) = (Picked::default(), Picked::default());
+        let mut carried: Vec<&Carried> = Vec::new();
+        for (bytes, tail) in &found {
+            let number = carried.len() as i32;
+            tail.pick(&self.keys[*bytes], &parser, number, &mut old, &mut new);
+            carried.extend(tail.carried());
         }
-        parts
+        parts.old = old.batch(running, &carried, &self.input, &self.by_all);
+        parts.new = new.batch(running, &carried, &self.input, &self.by_all);
     }
 
     /// Drops a key. What is here for it may not be what the operator holds any more.
@@ -220,6 +283,10 @@ impl Neighbours {
     pub fn take_in(&mut self, key: &[ArrayRef], rows: &RecordBatch, changed: usize) {
         let count = rows.num_rows();
         if count < KEY_ROWS_MIN || changed > most_changes(count) {
+            return;
+        }
+        let tails = self.tails.as_ref();
+        if tails.is_some_and(|tails| tails.running().is_none()) {
             return;
         }
         let owner = Bytes::from(self.key_bytes(key, 1).of(0));
@@ -343,7 +410,7 @@ fn sortable(column: &ArrayRef) -> ArrayRef {
             let wide = cast(column, &DataType::Float64).expect("floats widen");
             let wide = wide.as_primitive::<Float64Type>();
             let one = |v| f64::from_bits(float_bits(v));
-            std::sync::Arc::new(wide.unary::<_, Float64Type>(one))
+            Arc::new(wide.unary::<_, Float64Type>(one))
         }
         _ => column.clone(),
     }

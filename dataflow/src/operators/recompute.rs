@@ -124,11 +124,12 @@ impl RecomputeOperator {
             "one state per input and two"
         );
         let neighbourhood = program.neighbourhood().filter(|_| inputs.len() == 1);
+        // The arrangements share with the rows in order what they may take together.
         let shares = states.len() + usize::from(neighbourhood.is_some());
-        let bytes_max = context.state_bytes_max / shares;
-        let neighbours = neighbourhood.and_then(|n| {
+        let bytes_max = context.state_bytes_max / shares * states.len();
+        let neighbours = neighbourhood.and_then(|_| {
             let keys = keys.first().map_or(&[][..], Vec::as_slice);
-            Neighbours::new(n, keys, &inputs[0], bytes_max)
+            Neighbours::new(&program, keys, &inputs[0], bytes_max)
         });
         let key_columns = keys.first().map_or(0, Vec::len);
         let key_fields = output.fields()[..key_columns].to_vec();
@@ -242,7 +243,12 @@ impl RecomputeOperator {
         if !parts.covered.contains(&true) {
             return all.collect();
         }
-        let run = |rows: &RecordBatch| self.program.run(vec![pieces(rows)], &Arc::default());
+        let runs = self.program.neighbourhood().is_some_and(|n| n.runs);
+        let program = match self.program.running().filter(|_| runs) {
+            Some(running) => &running.resumed,
+            None => &self.program,
+        };
+        let run = |rows: &RecordBatch| program.run(vec![pieces(rows)], &Arc::default());
         let Ok([old, new]) = run(&parts.old).and_then(|old| Ok([old, run(&parts.new)?])) else {
             // Which key it fails on comes out when they are run whole. None of them is taken in again in this epoch.
             for slot in all.clone().filter(|slot| parts.covered[*slot as usize]) {

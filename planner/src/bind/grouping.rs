@@ -63,8 +63,12 @@ impl Binder<'_> {
         };
         let mut keys: Vec<Expr> = Vec::new();
         let mut shown: Vec<Shown> = Vec::new();
+        // Output columns that are named as keys. Two of one expression are two keys, of which a set may leave out one.
+        let mut named: Vec<usize> = Vec::new();
         let mut one = |e: &E| -> Result<Expr> {
-            let t = self.group_key(c, e, s, items)?;
+            let output = self.output_of(c, e, s, items)?;
+            named.extend(output);
+            let t = self.group_key(c, e, output, items)?;
             let key = match t.expr {
                 Expr::Literal(..) => t.expr.clone(),
                 _ => self.order_key(t.clone())?.expr,
@@ -115,6 +119,15 @@ impl Binder<'_> {
                 }
             }
         }
+        let twice = named.iter().enumerate().any(|(at, n)| {
+            let others = named[..at].iter().filter(|o| *o != n);
+            (others.into_iter()).any(|o| items[*o].value.expr == items[*n].value.expr)
+        });
+        if twice && !plain {
+            let message =
+                "grouping sets over two output columns of the same expression are not supported";
+            return Err(SqlError::unsupported(message));
+        }
         let sets = GroupingSet::GroupingSets(sets);
         Ok(Groups {
             keys,
@@ -123,30 +136,30 @@ impl Binder<'_> {
         })
     }
 
-    pub(super) fn group_key(
-        &self,
-        c: Ctx,
-        e: &E,
-        s: &ast::Select,
-        items: &[Item],
-    ) -> Result<Typed> {
-        let width = items.len();
-        let from_item = |i: usize| -> Result<Typed> {
-            let t = self.known(items[i].value.clone())?;
-            let refused = |state, what| {
-                let message = format!("{what} functions are not allowed in GROUP BY");
-                Err(SqlError::new(state, message))
-            };
-            if uses_marker(&t.expr, AGGREGATE) {
-                return refused("42803", "aggregate");
-            }
-            if uses_marker(&t.expr, WINDOW) {
-                return refused("42P20", "window");
-            }
-            Ok(t)
+    /// What an element of GROUP BY is, `output` if that is an output column.
+    fn group_key(&self, c: Ctx, e: &E, output: Option<usize>, items: &[Item]) -> Result<Typed> {
+        let Some(n) = output else {
+            let t = self.expr(c, e)?;
+            return self.known(t);
         };
-        if let Some(i) = ordinal(e, width, "GROUP BY")? {
-            return from_item(i);
+        let t = self.known(items[n].value.clone())?;
+        let refused = |state, what| {
+            let message = format!("{what} functions are not allowed in GROUP BY");
+            Err(SqlError::new(state, message))
+        };
+        if uses_marker(&t.expr, AGGREGATE) {
+            return refused("42803", "aggregate");
+        }
+        if uses_marker(&t.expr, WINDOW) {
+            return refused("42P20", "window");
+        }
+        Ok(t)
+    }
+
+    /// The output column that an element of GROUP BY is.
+    fn output_of(&self, c: Ctx, e: &E, s: &ast::Select, items: &[Item]) -> Result<Option<usize>> {
+        if let Some(i) = ordinal(e, items.len(), "GROUP BY")? {
+            return Ok(Some(i));
         }
         // An input column goes before an output name.
         if let E::Identifier(i) = strip(e) {
@@ -159,15 +172,11 @@ impl Binder<'_> {
                     let message = format!("GROUP BY \"{name}\" is ambiguous");
                     return Err(SqlError::new("42702", message));
                 }
-                return from_item(n);
+                return Ok(Some(n));
             }
         }
         // A subquery that is written twice is one; bound twice it would be two.
-        if let Some(n) = same_item(e, s) {
-            return from_item(n);
-        }
-        let t = self.expr(c, e)?;
-        self.known(t)
+        Ok(same_item(e, s))
     }
 
     /// The aggregate node, and how expressions above it are brought up.

@@ -94,7 +94,11 @@ fn named(e: &Expr) -> Option<Named> {
 }
 
 fn subquery_name(q: &Query) -> Option<String> {
-    match q.body.as_ref() {
+    body_name(&q.body)
+}
+
+fn body_name(body: &SetExpr) -> Option<String> {
+    match body {
         SetExpr::Select(s) => match s.projection.first()? {
             SelectItem::ExprWithAlias { alias, .. } => Some(fold(alias)),
             SelectItem::UnnamedExpr(e) => Some(name_of(e).unwrap_or_else(|| "?column?".into())),
@@ -102,6 +106,7 @@ fn subquery_name(q: &Query) -> Option<String> {
         },
         SetExpr::Query(q) => subquery_name(q),
         SetExpr::Values(_) => Some("column1".into()),
+        SetExpr::SetOperation { left, .. } => body_name(left),
         _ => None,
     }
 }

@@ -35,6 +35,7 @@ mod recompute;
 mod refuse;
 mod rows;
 pub(crate) mod rules;
+mod running;
 mod top_k;
 mod windows;
 mod windows_above;

@@ -1,7 +1,7 @@
 //! Finds out how far a program of window functions looks around a row of its input (see [`Neighbourhood`]).
 //!
 //! `lag`, `lead` and frames that end on both sides look at rows nearby; whoever counts from the partition's first row, or adds up all that came
-//! before, doesn't. Windows may stand over each other if all of them have the key for PARTITION BY and their orders begin alike.
+//! before, doesn't: it runs, from the first row on. Windows may stand over each other if all of them have the key for PARTITION BY and their orders begin alike.
 
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::datasource::source_as_provider;
@@ -23,10 +23,19 @@ const DAY_MICROS: i128 = 86_400_000_000;
 /// How far the program `fragment` looks around rows of its only input, by whose columns `keys` it is run. `None` if that isn't known to be
 /// less than all rows of a key.
 pub(super) fn neighbourhood(fragment: &LogicalPlan, keys: &[usize]) -> Option<Neighbourhood> {
-    let mut found = Found::default();
+    let near = |runs| found(fragment, keys, runs);
+    near(false).or_else(|| near(true))
+}
+
+/// `runs`: whether windows may look at all rows before a row.
+fn found(fragment: &LogicalPlan, keys: &[usize], runs: bool) -> Option<Neighbourhood> {
+    let mut found = Found {
+        runs,
+        ..Found::default()
+    };
     let top = found.columns(fragment, keys, false)?;
     // A number that only tells rows apart is different in each part.
-    if top.contains(&Origin::Number) || found.reaches.is_empty() {
+    if top.contains(&Origin::Number) || found.reaches.is_empty() && !runs {
         return None;
     }
     let order = found.order.filter(|order| !order.is_empty())?;
@@ -34,9 +43,14 @@ pub(super) fn neighbourhood(fragment: &LogicalPlan, keys: &[usize]) -> Option<Ne
     if order.len() > 1 && found.reaches.iter().any(far) {
         return None;
     }
+    // Of a filter below, it isn't known how many rows it leaves out of those that a window counts.
+    if found.filtered && !found.reaches.is_empty() {
+        return None;
+    }
     Some(Neighbourhood {
         order,
         reaches: found.reaches,
+        runs,
     })
 }
 
@@ -47,6 +61,10 @@ enum Origin {
     Input(usize),
     /// It was computed from rows that are near enough.
     Computed,
+    /// It was computed from all rows before, of a window that runs.
+    Running,
+    /// It was computed from what came of such windows for rows nearby.
+    Beyond,
     /// A row's number: it says which of two rows comes first, and nothing else that doesn't depend on all of them.
     Number,
 }
@@ -54,10 +72,14 @@ enum Origin {
 /// What is known of the windows so far.
 #[derive(Default)]
 struct Found {
+    /// Whether they may look at all rows before a row.
+    runs: bool,
     /// What their orders have in common at the beginning.
     order: Option<Vec<OrderBy>>,
     /// From the bottom up.
     reaches: Vec<Reach>,
+    /// Whether there is a filter below one of them.
+    filtered: bool,
 }
 
 impl Found {
@@ -78,11 +100,12 @@ impl Found {
                 let schema = p.input.schema();
                 p.expr.iter().map(|e| computed(e, &input, schema)).collect()
             }
-            // What one leaves out of the rows that a window counts may be any number of rows.
-            LogicalPlan::Filter(f) if !below => {
+            LogicalPlan::Filter(f) if !below || self.runs => {
                 let input = self.columns(&f.input, keys, below)?;
+                self.filtered |= below;
                 match computed(&f.predicate, &input, f.input.schema())? {
                     Origin::Number => None,
+                    Origin::Beyond if below => None,
                     _ => Some(input),
                 }
             }
@@ -117,18 +140,34 @@ impl Found {
                     both.take_while(|(a, b)| a == *b).map(|(a, _)| a).collect()
                 }
             });
-            if is_row_number(w) {
+            if is_row_number(w) && !self.runs {
                 columns.push(Origin::Number);
                 continue;
             }
-            let given = w.params.args.iter();
-            for e in given {
-                if computed(e, &input, schema)? == Origin::Number {
+            let order = w.params.order_by.iter().map(|sort| &sort.expr);
+            let filter = w.params.filter.as_deref();
+            let seen = w.params.args.iter().chain(filter).chain(order);
+            let seen = seen.map(|e| computed(e, &input, schema));
+            let seen: Vec<Origin> = seen.collect::<Option<_>>()?;
+            let far = |o: &Origin| matches!(o, Origin::Running | Origin::Beyond);
+            if runs(w) && self.runs {
+                if seen.contains(&Origin::Beyond) {
                     return None;
                 }
+                reaches.extend(end_of_frame(w, place)?);
+                columns.push(Origin::Running);
+                continue;
+            }
+            // The number of a row may be in its order.
+            let args = &seen[..w.params.args.len()];
+            if args.contains(&Origin::Number) {
+                return None;
             }
             reaches.push(reach(w, place)?);
-            columns.push(Origin::Computed);
+            columns.push(match seen.iter().any(far) {
+                true => Origin::Beyond,
+                false => Origin::Computed,
+            });
         }
         // They don't look at each other's results.
         self.reaches.extend(widest(&reaches));
@@ -168,17 +207,28 @@ fn at(column: &Column, input: &[Origin], schema: &DFSchema) -> Option<Origin> {
     input.get(at).copied()
 }
 
-/// What an expression that is computed row by row gives; `None` if it isn't, or looks at a row's number.
+/// What an expression that is computed row by row gives; `None` if it isn't, or computes something of a row's number.
 fn computed(e: &Expr, input: &[Origin], schema: &DFSchema) -> Option<Origin> {
     if let Some(column) = origin(e, input, schema) {
         return Some(column);
     }
-    let number = |e: &Expr| match e {
-        Expr::Column(c) => Ok(at(c, input, schema).is_none_or(|o| o == Origin::Number)),
-        _ => Ok(false),
+    let mut of = vec![];
+    let mut look = |e: &Expr| {
+        if let Expr::Column(c) = e {
+            of.push(at(c, input, schema));
+        }
+        Ok(false)
     };
-    let looks = has_subquery(e) || e.any(&mut { number }).unwrap_or(true);
-    (!looks).then_some(Origin::Computed)
+    if has_subquery(e) || e.any(&mut look).is_err() {
+        return None;
+    }
+    let of: Vec<Origin> = of.into_iter().collect::<Option<_>>()?;
+    let farthest = [Origin::Number, Origin::Beyond, Origin::Running];
+    match farthest.into_iter().find(|o| of.contains(o)) {
+        Some(Origin::Number) => None,
+        Some(far) => Some(far),
+        None => Some(Origin::Computed),
+    }
 }
 
 /// The columns of the input that an order begins with, and what distances in the first one are counted in, in units of the column, if it
@@ -240,6 +290,36 @@ fn column_below<'e>(e: &'e Expr, schema: &DFSchema) -> Option<(&'e Column, DataT
 
 fn is_row_number(w: &WindowFunction) -> bool {
     matches!(&w.fun, WindowFunctionDefinition::WindowUDF(f) if f.name() == "row_number")
+}
+
+/// Whether a function looks at all rows before a row, such that what they come to can be carried in.
+pub(super) fn runs(w: &WindowFunction) -> bool {
+    let WindowFunctionDefinition::AggregateUDF(f) = &w.fun else {
+        return is_row_number(w);
+    };
+    let params = &w.params;
+    let known = match f.name() {
+        "count" | "min" | "max" | "bool_and" | "bool_or" => true,
+        // Others may depend on the order in which they add up parts.
+        _ => **f == *sum() || **f == *avg(),
+    };
+    let all_before =
+        matches!(&params.window_frame.start_bound, WindowFrameBound::Preceding(by) if by.is_null());
+    let all_after =
+        matches!(&params.window_frame.end_bound, WindowFrameBound::Following(by) if by.is_null());
+    let plain = !params.distinct && params.null_treatment.is_none();
+    known && plain && all_before && !all_after && !params.order_by.is_empty()
+}
+
+/// How far the end of the frame of a function that runs is from the row; `None` if that isn't known.
+fn end_of_frame(w: &WindowFunction, place: Option<DataType>) -> Option<Option<Reach>> {
+    let end = &w.params.window_frame.end_bound;
+    if is_row_number(w) || matches!(end, WindowFrameBound::CurrentRow) {
+        return Some(None);
+    }
+    let mut to_end = w.params.window_frame.clone();
+    to_end.start_bound = WindowFrameBound::CurrentRow;
+    frame(&to_end, place).map(Some)
 }
 
 /// How far a function looks; `place` is the type of the only column that it is ordered by.

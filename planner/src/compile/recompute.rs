@@ -15,6 +15,7 @@ use tidemill_dataflow::plan::{Node, Op};
 
 use super::expr::unalias;
 use super::neighbourhood::neighbourhood;
+use super::running::running;
 use super::{Compiler, Piece, node, order, rows, rules, schema_of};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::interrupt;
@@ -61,7 +62,7 @@ impl Compiler<'_> {
         let near = neighbourhood(&fragment, &[]);
         let program = Program::try_new(fragment, cut.schemas, schema.clone())
             .map_err(|e| from_datafusion(&e))?
-            .with_neighbourhood(near);
+            .with_neighbourhood(near, running);
         let keys = vec![vec![]; cut.inputs.len()];
         let op = Op::Recompute {
             keys,

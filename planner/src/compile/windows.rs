@@ -14,6 +14,7 @@ use tidemill_dataflow::plan::{Node, Op};
 use super::expr::{has_subquery, unalias};
 use super::neighbourhood::neighbourhood;
 use super::recompute::{Cut, with_columns};
+use super::running::running;
 use super::top_k::is_first_rows;
 use super::windows_above::in_terms_of;
 use super::{Compiler, Piece, node, rows, schema_of};
@@ -168,7 +169,7 @@ impl Compiler<'_> {
         let near = neighbourhood(&fragment, &at);
         let program = Program::try_new(fragment, cut.schemas, schema.clone())
             .map_err(|e| from_datafusion(&e))?
-            .with_neighbourhood(near);
+            .with_neighbourhood(near, running);
         let filter = |n: &&LogicalPlan| matches!(n, LogicalPlan::Filter(_));
         let reason = match windows.nodes.iter().any(filter) {
             false => "window functions".to_string(),

@@ -54,6 +54,7 @@ pub mod parse;
 pub mod parse_dates;
 pub mod regexps;
 pub mod registry;
+pub(crate) mod resumed;
 pub mod rows;
 mod separated;
 pub(crate) mod shared;
