@@ -26,6 +26,11 @@ pub struct Backlog {
     after: Epoch,
     /// The last epoch of each part to come.
     cuts: VecDeque<Epoch>,
+    marks: Marks,
+}
+
+/// Puts a view's changes and its times in error into one order. A time in error that is over is one net change.
+pub struct Marks {
     marks: VecDeque<Mark>,
     /// Changes of a time in error that ends at this epoch.
     held: Option<(Epoch, Vec<Delta>)>,
@@ -58,27 +63,12 @@ impl Backlog {
         errors: Vec<FeedItem>,
     ) -> Result<Self, SqlError> {
         let cuts = reader.history_cuts(collection, after, PART_BYTES_MAX)?;
-        let mut errors = errors.into_iter().peekable();
-        let mut marks = VecDeque::new();
-        while let Some(item) = errors.next() {
-            marks.push_back(match (item, errors.peek()) {
-                (FeedItem::Error(from, _), Some(FeedItem::Healed(to))) => {
-                    let passed = Mark::Passed(from, *to);
-                    errors.next();
-                    passed
-                }
-                (FeedItem::Error(from, e), _) => Mark::Error(from, e),
-                (FeedItem::Healed(at), _) => Mark::Healed(at),
-                _ => continue,
-            });
-        }
         Ok(Backlog {
             reader,
             collection,
             after,
             cuts: cuts.into(),
-            marks,
-            held: None,
+            marks: Marks::new(errors),
         })
     }
 
@@ -100,18 +90,49 @@ impl Backlog {
         let mut out = Vec::new();
         let history = self.reader.history(self.collection, self.after, until)?;
         for (epoch, delta) in history {
-            self.pass_marks(epoch, &mut out);
-            match &mut self.held {
-                Some((_, held)) => hold(held, delta),
-                None => out.extend(changes(epoch, retractions_first(delta))),
-            }
+            self.marks.add(epoch, delta, &mut out);
         }
-        self.pass_marks(until, &mut out);
-        // The epoch in which it healed is in this part.
-        self.settle(until + 1, &mut out);
+        self.marks.end(until, &mut out);
         self.after = until;
         tracing::debug!(collection = %self.collection, until, items = out.len(), "a part of a backlog");
         Ok(out)
+    }
+}
+
+impl Marks {
+    /// `errors`: when the view began and ceased to be in error, in order.
+    pub fn new(errors: Vec<FeedItem>) -> Marks {
+        let mut errors = errors.into_iter().peekable();
+        let mut marks = VecDeque::new();
+        while let Some(item) = errors.next() {
+            marks.push_back(match (item, errors.peek()) {
+                (FeedItem::Error(from, _), Some(FeedItem::Healed(to))) => {
+                    let passed = Mark::Passed(from, *to);
+                    errors.next();
+                    passed
+                }
+                (FeedItem::Error(from, e), _) => Mark::Error(from, e),
+                (FeedItem::Healed(at), _) => Mark::Healed(at),
+                _ => continue,
+            });
+        }
+        Marks { marks, held: None }
+    }
+
+    /// The changes of an epoch, with what comes before them; those of a time in error are held back.
+    pub fn add(&mut self, epoch: Epoch, delta: Delta, out: &mut Vec<FeedItem>) {
+        self.pass_marks(epoch, out);
+        match &mut self.held {
+            Some((_, held)) => hold(held, delta),
+            None => out.extend(changes(epoch, retractions_first(delta))),
+        }
+    }
+
+    /// All changes up to `epoch` have been given.
+    pub fn end(&mut self, epoch: Epoch, out: &mut Vec<FeedItem>) {
+        self.pass_marks(epoch, out);
+        // The epoch in which it healed may be this one.
+        self.settle(epoch + 1, out);
     }
 
     /// Everything that comes before the changes of `epoch`.

@@ -11,7 +11,7 @@ use tidemill_planner::SqlError;
 use tidemill_zset::{CollectionId, Delta, Epoch};
 use tokio::sync::watch;
 
-use crate::backlog::Backlog;
+use crate::backlog::{Backlog, Marks};
 use crate::catalog::{Catalog, Detail, Rows};
 use crate::changes::{Changes, EpochChanges, Follower};
 use crate::coordinator::alter::altered;
@@ -42,7 +42,15 @@ pub enum FeedItem {
 enum Start {
     Snapshot(Epoch),
     History(Epoch),
+    Given(Given),
     Now,
+}
+
+/// The contents of a query at some time, and its changes of the epochs after it.
+struct Given {
+    at: Epoch,
+    rows: Vec<Delta>,
+    history: Vec<(Epoch, Delta)>,
 }
 
 /// The contents that a feed starts with, as they are read.
@@ -69,6 +77,8 @@ pub struct ChangeFeed {
     backlog: Option<Backlog>,
     rows: Option<Follower>,
     errors: Vec<Follower>,
+    /// The views whose error relations are among these.
+    views: HashMap<u64, String>,
     /// Open errors: the sum of diffs per (collection, row text).
     open: HashMap<(u64, String), i64>,
     upper: watch::Receiver<Epoch>,
@@ -82,10 +92,16 @@ impl ChangeFeed {
     /// all views below.
     pub fn collections(catalog: &Catalog, collection: CollectionId) -> Vec<CollectionId> {
         let mut out = vec![collection];
-        let mut todo: Vec<u64> = match catalog.by_collection(collection) {
-            Some((object, Rows::Data)) => vec![object.record.id],
-            _ => vec![],
-        };
+        if let Some((object, Rows::Data)) = catalog.by_collection(collection) {
+            out.extend(ChangeFeed::errors(catalog, vec![object.record.id]));
+        }
+        out
+    }
+
+    /// The error relations of those of these objects that are views, and of all views below.
+    pub fn errors(catalog: &Catalog, objects: Vec<u64>) -> Vec<CollectionId> {
+        let mut out = vec![];
+        let mut todo = objects;
         while let Some(id) = todo.pop() {
             let Some(object) = catalog.get(id) else {
                 continue;
@@ -93,6 +109,9 @@ impl ChangeFeed {
             if let (Detail::MaterializedView { .. }, Some(errors)) =
                 (&object.detail, object.record.ids.errors_collection)
             {
+                if out.contains(&errors) {
+                    continue;
+                }
                 out.push(errors);
             }
             todo.extend(&object.record.depends);
@@ -100,7 +119,8 @@ impl ChangeFeed {
         out
     }
 
-    /// A feed of `collection` from now on; `following` answers [`ChangeFeed::collections`].
+    /// A feed of `collection` from now on; `following` answers [`ChangeFeed::collections`], or follows the rows of a query, then its errors and those of the views
+    /// below it.
     pub fn new(env: &Arc<Env>, collection: CollectionId, following: Following) -> Self {
         let mut followers = following.followers.into_iter();
         let object = following.published.catalog.by_collection(collection);
@@ -119,6 +139,13 @@ impl ChangeFeed {
             }
             None => ("subscription".into(), false),
         };
+        let rows = followers.next();
+        let errors: Vec<Follower> = followers.collect();
+        let catalog = &following.published.catalog;
+        let view = |errors: &Follower| {
+            let (view, _) = catalog.by_collection(errors.collection())?;
+            Some((errors.collection().0, view.display_name()))
+        };
         ChangeFeed {
             env: env.clone(),
             collection,
@@ -127,8 +154,9 @@ impl ChangeFeed {
             object: id,
             unique,
             position: following.published.upper,
-            rows: followers.next(),
-            errors: followers.collect(),
+            rows,
+            views: errors.iter().filter_map(view).collect(),
+            errors,
             open: HashMap::new(),
             upper: env.publisher.watch(),
             pinned: Some(following.published),
@@ -156,16 +184,7 @@ impl ChangeFeed {
 
     /// Starts with the given rows as the contents at `at`, then the given changes of the epochs after it.
     pub fn with_rows(&mut self, at: Epoch, rows: Vec<Delta>, history: Vec<(Epoch, Delta)>) {
-        let items = |epoch, delta, snapshot| FeedItem::Changes {
-            epoch,
-            delta,
-            snapshot,
-        };
-        let rows = rows.into_iter().filter(|d| !d.is_empty());
-        self.queue.extend(rows.map(|delta| items(at, delta, true)));
-        let history = history.into_iter();
-        self.queue
-            .extend(history.map(|(epoch, delta)| items(epoch, delta, false)));
+        self.start = Start::Given(Given { at, rows, history });
     }
 
     /// Everything below this epoch has been given out by [`ChangeFeed::ready`].
@@ -231,24 +250,16 @@ impl ChangeFeed {
 
     /// Prepares what comes before the changes from now on.
     fn begin(&mut self, pinned: &Arc<Published>) -> Result<(), SqlError> {
-        let after = match self.start {
+        let (after, with_contents) = match std::mem::replace(&mut self.start, Start::Now) {
             Start::Now => return Ok(()),
-            Start::Snapshot(at) => at,
-            Start::History(after) => after,
+            Start::Given(given) => return self.begin_with(given, pinned),
+            Start::Snapshot(at) => (at, true),
+            Start::History(after) => (after, false),
         };
-        let mut errors = Vec::new();
-        for follower in &self.errors {
-            let collection = follower.collection();
-            let reader = Snapshot::of(&self.env, pinned);
-            let kept = reader.since(collection)?.max(after);
-            for piece in self.snapshot(pinned, kept).deltas(collection)? {
-                errors.push((kept, collection.0, Arc::new(Changes::new(vec![piece?]))));
-            }
-            let history = stored(reader.history(collection, kept, pinned.now())?);
-            errors.extend(history.into_iter().map(|(e, d)| (e, collection.0, d)));
-        }
+        let mut errors = self.stored_errors(pinned, after)?;
         self.position = after + 1;
-        if let Start::Snapshot(at) = self.start {
+        if with_contents {
+            let at = after;
             self.position = at;
             let pieces = self.snapshot(pinned, at).deltas_in_error(self.collection)?;
             let any = false;
@@ -260,6 +271,52 @@ impl ChangeFeed {
             self.queue.extend(marks);
         }
         self.start_backlog(pinned, after, errors)
+    }
+
+    fn begin_with(&mut self, given: Given, pinned: &Arc<Published>) -> Result<(), SqlError> {
+        let Given { at, rows, history } = given;
+        let errors = self.stored_errors(pinned, at)?;
+        let (then, later) = errors.into_iter().partition(|(epoch, ..)| *epoch <= at);
+        let marks = self.error_marks(then);
+        self.queue.extend(marks);
+        let rows = rows.into_iter().filter(|d| !d.is_empty());
+        self.queue.extend(rows.map(|delta| FeedItem::Changes {
+            epoch: at,
+            delta,
+            snapshot: true,
+        }));
+        let mut marks = Marks::new(self.error_marks(later));
+        let mut out = Vec::new();
+        for (epoch, delta) in history {
+            marks.add(epoch, delta, &mut out);
+        }
+        marks.end(pinned.now(), &mut out);
+        self.queue.extend(out);
+        Ok(())
+    }
+
+    /// What the store has of the error relations after `after`, up to `pinned`; first what was open then, or when it begins to know.
+    fn stored_errors(
+        &self,
+        pinned: &Arc<Published>,
+        after: Epoch,
+    ) -> Result<Vec<ErrorChanges>, SqlError> {
+        let mut errors = Vec::new();
+        let reader = Snapshot::of(&self.env, pinned);
+        for follower in &self.errors {
+            let collection = follower.collection();
+            // A query's own errors aren't stored: it had none when it was built.
+            if pinned.catalog.by_collection(collection).is_none() {
+                continue;
+            }
+            let kept = reader.since(collection)?.max(after);
+            for piece in self.snapshot(pinned, kept).deltas(collection)? {
+                errors.push((kept, collection.0, Arc::new(Changes::new(vec![piece?]))));
+            }
+            let history = stored(reader.history(collection, kept, pinned.now())?);
+            errors.extend(history.into_iter().map(|(e, d)| (e, collection.0, d)));
+        }
+        Ok(errors)
     }
 
     /// Goes on with the stored changes after `after` up to `pinned`.
@@ -413,14 +470,17 @@ impl ChangeFeed {
                     let count = self.open.entry(key).or_insert(0);
                     *count += delta.diffs.get(row);
                     if *count > 0 {
-                        first.get_or_insert(line);
+                        first.get_or_insert((*owner, line));
                     }
                 }
             }
         }
         self.open.retain(|_, n| *n != 0);
         match (before, self.in_error(), first) {
-            (false, true, Some(line)) => Some(FeedItem::Error(epoch, row_error(&self.name, &line))),
+            (false, true, Some((owner, line))) => {
+                let view = self.views.get(&owner).map(String::as_str);
+                Some(FeedItem::Error(epoch, row_error(view, &line)))
+            }
             (true, false, _) => Some(FeedItem::Healed(epoch)),
             _ => None,
         }

@@ -483,7 +483,7 @@ impl Snapshot {
                 .scan(self.at.max(version.since()))
                 .find(|p| !matches!(p, Ok(d) if d.is_empty()))
             {
-                return Err(row_error(&name, &piece.map_err(store_error)?.rows));
+                return Err(row_error(Some(&name), &piece.map_err(store_error)?.rows));
             }
         }
         Ok(())
@@ -693,8 +693,8 @@ pub fn error_arrangements(catalog: &Catalog, object: &Object) -> Vec<(String, Ar
     out
 }
 
-/// The first row of a view's error relation as the error of reading the view.
-pub fn row_error(view: &str, errors: &RecordBatch) -> SqlError {
+/// The first row of a view's error relation as the error of reading the view; of a query that is followed, `None`.
+pub fn row_error(view: Option<&str>, errors: &RecordBatch) -> SqlError {
     let text = |column: usize| {
         let values = errors.column(column).as_any().downcast_ref::<StringArray>();
         values
@@ -706,6 +706,12 @@ pub fn row_error(view: &str, errors: &RecordBatch) -> SqlError {
         // Of no row: something that it reads is gone.
         return e;
     }
+    let Some(view) = view else {
+        return e.detail(format!(
+            "The query can't be computed for the row {}.",
+            text(2)
+        ));
+    };
     e.detail(format!("The view \"{view}\" can't be computed for the row {}.", text(2)))
         .hint(format!("All rows in error are in {view}_errors; the view can be read again when they are corrected or deleted at their origin."))
 }

@@ -52,6 +52,11 @@ fn a_time_in_error_that_has_ended_is_one_net_change() {
         let healed = now(&sql).await?;
         let got = changes(&sql, healed).await?;
         ensure!(got == ["1 2 5", "1 5 1"], "{got:?}");
+        // What reads the view was in error with it.
+        let query = "(SELECT id + 0 AS id, q FROM m WHERE q > 0)";
+        let query = bounded(healed).replace("SUBSCRIBE m", &format!("SUBSCRIBE {query}"));
+        let (rows, same) = (sql.rows(&bounded(healed)).await?, sql.rows(&query).await?);
+        ensure!(rows == same, "{rows:?} {same:?}");
         let want = ["1|2", "2|5", "5|1"];
         let sink_holds = async |want: &[&str]| {
             eventually("the sink holds the view", async || {

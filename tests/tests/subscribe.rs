@@ -121,6 +121,44 @@ fn an_error_in_a_row_ends_the_stream_after_the_last_good_epoch() {
 }
 
 #[test]
+fn queries_end_with_the_views_that_they_read() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        with_view(&sql).await?;
+        sql.run("CREATE VIEW named AS SELECT k, q FROM m WHERE k <> 'e'")
+            .await?;
+        let mut subscriptions = Vec::new();
+        for query in [
+            "(SELECT k, q FROM m WHERE k <> 'e')",
+            "named",
+            "(SELECT k, q FROM named)",
+            "(SELECT t.k, m.q FROM t JOIN m ON t.k = m.k)",
+        ] {
+            let mut subscription = Subscription::open(&sql, query).await?;
+            subscription.until_rows(&["a|12", "b|6"]).await?;
+            subscriptions.push((query, subscription));
+        }
+        sql.run("INSERT INTO t VALUES ('c', 3)").await?;
+        // The good row isn't shown without the other one, which can't be.
+        sql.run("INSERT INTO t VALUES ('zero', 0), ('d', 4)")
+            .await?;
+        sql.run("INSERT INTO t VALUES ('e', 12)").await?;
+        for (query, mut subscription) in subscriptions {
+            let failure = failure_of(&mut subscription).await?;
+            ensure!(failure.sqlstate == "22012", "{query}: {failure}");
+            ensure!(
+                subscription.sum == Multiset::of_lines(["a|12", "b|6", "c|4"]),
+                "{query}: {:?}",
+                subscription.sum
+            );
+            sql.fails("22012", &format!("SUBSCRIBE TO {query}")).await?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn history_is_exact_and_bounded() {
     run(|scratch| async move {
         let mut server = Server::start(&scratch.data(), &Options::default())?;

@@ -349,7 +349,7 @@ impl BuildThread {
         if !self.durable {
             if !self.built.errors.is_empty() {
                 let row = &self.built.errors.rows;
-                return Err(crate::reader::row_error("subscription", row));
+                return Err(crate::reader::row_error(None, row));
             }
             return Ok(());
         }

@@ -31,6 +31,7 @@ use super::unique::UniqueIndex;
 use super::{Coordinator, Following, Message, Owner};
 use crate::catalog::record::{Ids, Kind, NEXT_ID_KEY, Output, State, object_key, put};
 use crate::catalog::{Catalog, Detail, Object};
+use crate::feed::ChangeFeed;
 use crate::published::Published;
 use crate::reader::{Contents, Snapshot, contents, history_gone, no_history, not_complete};
 use crate::status::BuildProgress;
@@ -552,11 +553,15 @@ impl Coordinator {
                 };
                 let (collection, errors) = (*rows, *errors);
                 build.target = Some(BuildTarget::Query { schema, as_of });
+                let depends = build.depends.clone();
                 self.builds.insert(id, build);
                 self.recount_inputs();
                 let published = self.env.publisher.pin();
+                // What it gives is nobody's answer while a view below is in error.
+                let below = ChangeFeed::errors(&published.catalog, depends);
                 let follow = |c| self.env.changes.follow(c, published.upper);
-                let followers = vec![follow(collection), follow(errors)];
+                let followers = [collection, errors].into_iter().chain(below);
+                let followers = followers.map(follow).collect();
                 let following = Following {
                     published,
                     followers,
