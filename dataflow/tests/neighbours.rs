@@ -450,10 +450,10 @@ fn few_rows_are_looked_at() {
     }
     for keyed in [true, false] {
         let (node, program) = node(Kind::Running, keyed, DataType::Int64, DataType::Int64);
-        // What is carried in is known for some rows; from there on, all rows of up to three keys, before and after.
+        // What is carried in is known for places 64 rows apart, or becomes known; from there on, all rows of up to three keys, before and after.
         let seen = random_run(node, &program, usize::MAX, 2, true);
-        let keys = if keyed { 3 } else { 1 };
-        let most = keys * 2 * (512 + KEY_ROWS / 20 + 100);
+        let known = if keyed { 3 } else { 1 } * 3 * 64;
+        let most = 2 * (known + 3 * KEY_ROWS / 20) + known;
         assert!(seen.iter().all(|rows| *rows < most), "{seen:?}");
     }
 }

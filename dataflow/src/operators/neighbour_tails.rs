@@ -23,11 +23,11 @@ use super::neighbour_rows::{Bytes, Entry, Key};
 use crate::plan::{BatchProgram, Running};
 
 /// Rows between two places for which it is known what is carried in; more where many are equal in order.
-const STRIDE: usize = 1 << 8;
+const STRIDE: usize = 1 << 6;
 /// Rows that are added up at once.
 const RUN_ROWS: usize = 1 << 16;
 /// What a [`Carried`] takes beside its bytes and its columns'.
-const CARRIED_BYTES: usize = 128;
+const CARRIED_BYTES: usize = 512;
 
 /// What the rows before a place come to.
 pub struct Carried {
