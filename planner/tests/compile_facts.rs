@@ -128,7 +128,12 @@ fn insertions_stay_insertions() {
 fn neighbourhood(sql: &str) -> Option<Neighbourhood> {
     fn find(node: &Node) -> Option<Neighbourhood> {
         match &node.op {
-            Op::Recompute { program, .. } => program.neighbourhood().cloned(),
+            Op::Recompute { program, .. } => {
+                let near = program.neighbourhood().cloned();
+                let runs = near.as_ref().is_some_and(|n| n.runs);
+                assert_eq!(program.running().is_some(), runs, "{}", program.describe());
+                near
+            }
             _ => node.inputs.iter().find_map(find),
         }
     }
