@@ -21,7 +21,7 @@ pub struct Key {
     pub count: i64,
     /// Entries that have changed in this epoch, some of them more than once.
     pub changed: Vec<Bytes>,
-    /// Places for which it is known what is carried in, in order; no row before them has changed in earlier epochs.
+    /// Places for which it is known what is carried in, in order.
     pub carried: Vec<Carried>,
     /// Memory, approximately.
     pub bytes: usize,
@@ -60,11 +60,6 @@ impl Key {
     /// Ends the epoch. False if there are fewer rows than none of some kind: what was retracted was given as another one.
     pub fn settle(&mut self) -> bool {
         let mut whole = true;
-        if let Some(first) = self.changed.iter().min() {
-            let kept = self.carried.partition_point(|c| c.at <= *first);
-            let dropped = self.carried.drain(kept..);
-            self.bytes -= dropped.map(|c| c.bytes()).sum::<usize>();
-        }
         for bytes in std::mem::take(&mut self.changed) {
             let Some(entry) = self.rows.get_mut(&bytes) else {
                 continue;
@@ -83,6 +78,13 @@ impl Key {
     pub fn carried_before(&self, row: &Bytes) -> Option<&Carried> {
         let known = self.carried.partition_point(|c| c.at <= *row);
         self.carried[..known].last()
+    }
+
+    /// Forgets what is carried in at places behind the row at `first`, or anywhere.
+    pub fn forget_carried(&mut self, first: Option<&Bytes>) {
+        let kept = first.map_or(0, |row| self.carried.partition_point(|c| c.at <= *row));
+        let dropped = self.carried.drain(kept..);
+        self.bytes -= dropped.map(|c| c.bytes()).sum::<usize>();
     }
 
     /// Keeps what is carried in at a place.

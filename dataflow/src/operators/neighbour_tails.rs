@@ -2,7 +2,7 @@
 //!
 //! What a changed row changes are the rows after it; what the rows before it come to is carried in. So that not all of them have to
 //! be added up each time, what is to be carried in is kept for some places: [`Carried`]. They are made when they are wanted, for rows that haven't
-//! changed, and are gone when a row before them changes.
+//! changed, and are gone when a row before them changes, or one that those see.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ use crate::plan::{BatchProgram, Running};
 const STRIDE: usize = 1 << 6;
 /// Rows that are added up at once.
 const RUN_ROWS: usize = 1 << 16;
+/// So often in an epoch for one key, which is computed whole if that isn't enough: others wait for it.
+const RUNS_MAX: usize = 16;
 /// What a [`Carried`] takes beside its bytes and its columns'.
 const CARRIED_BYTES: usize = 512;
 
@@ -122,12 +124,21 @@ impl Tails {
         by_all: &RowConverter,
         rows_max: usize,
     ) -> Option<Option<Tail>> {
-        let Some(first) = reader.first(key, rows_max)? else {
-            return Some(None);
+        let first = match reader.first(key, RUN_ROWS) {
+            Some(Some(first)) => first.clone(),
+            Some(None) => return Some(None),
+            None => {
+                key.forget_carried(None);
+                return None;
+            }
         };
-        let first = first.clone();
+        key.forget_carried(Some(&first));
         count(key, Some(&first), None, rows_max)?;
-        while self.carry_on(key, &first, reader, input, by_all)? {}
+        for _ in 0..RUNS_MAX {
+            if !self.carry_on(key, &first, reader, input, by_all)? {
+                break;
+            }
+        }
         let mut tail = Tail {
             from: None,
             carried: None,
@@ -195,12 +206,13 @@ impl Tails {
         if places.is_empty() {
             return Some(false);
         }
-        // Those that the last ones see.
+        // Those that the last ones see are another segment, which isn't whole.
         let (last, _) = last?;
         let lead_out = reader.lead_out(key, last, RUN_ROWS)?;
         let behind = (Bound::Excluded(last), Bound::Included(lead_out));
+        let segment = Some(places.len() as i64);
         for (bytes, entry) in key.rows.range::<Bytes, _>(behind) {
-            picked.push(parse(&parser, bytes, entry), entry.old, None, None);
+            picked.push(parse(&parser, bytes, entry), entry.old, segment, None);
         }
         let known: Vec<&Carried> = known.into_iter().collect();
         let rows = picked.batch(running, &known, input, by_all);

@@ -37,8 +37,10 @@ const KEY_ROWS_MIN: usize = 512;
 const CHANGED_SHARE: usize = 16;
 /// So is one with more changes than these, of however many rows.
 const CHANGED_MAX: usize = 1 << 14;
-/// Keys that were too large are remembered, so many of them.
+/// Keys that weren't taken in are remembered, so many of them.
 const REFUSED_MAX: usize = 1 << 10;
+/// For so many epochs in which something changes.
+const REFUSED_STEPS: u64 = 1 << 4;
 /// A key of which more than this part comes after what has changed is recomputed whole, if that changes all of it.
 const TAIL_SHARE: usize = 4;
 
@@ -54,12 +56,20 @@ pub struct Neighbours {
     /// For a program that looks at all rows before a row.
     tails: Option<Tails>,
     keys: HashMap<Bytes, Key>,
-    /// Keys that didn't fit into memory, with how many rows they had.
-    refused: HashMap<Bytes, usize>,
+    /// Keys that aren't worth it.
+    refused: HashMap<Bytes, Refused>,
     bytes: usize,
     bytes_max: usize,
-    /// Counts the epochs in which some key was looked at.
+    /// Counts the epochs in which some key has changed.
     step: u64,
+}
+
+/// Why a key isn't taken in.
+enum Refused {
+    /// With so many rows it didn't fit into memory.
+    TooLarge(usize),
+    /// The program has failed on a part of it; until this step.
+    Failed(u64),
 }
 
 /// What is to be recomputed for the changes of an epoch, by the program, or by the one that is [`resumed`](crate::plan::Running::resumed).
@@ -170,10 +180,10 @@ impl Neighbours {
             new: RecordBatch::new_empty(self.input.clone()),
             covered: vec![false; count],
         };
+        self.step += 1;
         if self.keys.is_empty() {
             return parts;
         }
-        self.step += 1;
         let mut touched = Vec::new();
         for batch in keys {
             let owners = self.key_bytes(batch.columns(), batch.num_rows());
@@ -279,6 +289,20 @@ impl Neighbours {
         }
     }
 
+    /// Drops a key of which the program has failed on a part; it isn't taken in again for some time, as it may fail on the next one, too.
+    pub fn refuse(&mut self, key: &[ArrayRef]) {
+        self.forget(key);
+        let owner = Bytes::from(self.key_bytes(key, 1).of(0));
+        self.note_refused(owner, Refused::Failed(self.step + REFUSED_STEPS));
+    }
+
+    fn note_refused(&mut self, owner: Bytes, why: Refused) {
+        if self.refused.len() >= REFUSED_MAX {
+            self.refused.clear();
+        }
+        self.refused.insert(owner, why);
+    }
+
     /// Takes a key in if that will pay: `rows` are all that it has, `changed` how many of them have changed in this epoch.
     pub fn take_in(&mut self, key: &[ArrayRef], rows: &RecordBatch, changed: usize) {
         let count = rows.num_rows();
@@ -290,16 +314,16 @@ impl Neighbours {
             return;
         }
         let owner = Bytes::from(self.key_bytes(key, 1).of(0));
-        let too_large = self.refused.get(&owner).is_some_and(|had| count >= *had);
-        if self.keys.contains_key(&owner) || too_large {
+        let refused = self.refused.get(&owner).is_some_and(|why| match why {
+            Refused::TooLarge(had) => count >= *had,
+            Refused::Failed(until) => self.step < *until,
+        });
+        if self.keys.contains_key(&owner) || refused {
             return;
         }
         let (order, all) = self.row_bytes(rows.columns());
         if count * ENTRY_BYTES + order.size() + all.size() > self.bytes_max {
-            if self.refused.len() >= REFUSED_MAX {
-                self.refused.clear();
-            }
-            self.refused.insert(owner, count);
+            self.note_refused(owner, Refused::TooLarge(count));
             return;
         }
         let mut key = Key {

@@ -236,24 +236,22 @@ impl RecomputeOperator {
     /// the others.
     fn recompute_neighbours(&mut self, keys: &[RecordBatch], out: &mut Output) -> Vec<u32> {
         let all = 0..self.touched.len() as u32;
-        let Some((neighbours, changes)) = &mut self.neighbours else {
+        let Some((neighbours, _)) = &mut self.neighbours else {
             return all.collect();
         };
         let parts = neighbours.parts(keys, ROWS_HERE_MAX);
         if !parts.covered.contains(&true) {
             return all.collect();
         }
-        let runs = self.program.neighbourhood().is_some_and(|n| n.runs);
-        let program = match self.program.running().filter(|_| runs) {
+        let program = match self.program.running() {
             Some(running) => &running.resumed,
             None => &self.program,
         };
         let run = |rows: &RecordBatch| program.run(vec![pieces(rows)], &Arc::default());
         let Ok([old, new]) = run(&parts.old).and_then(|old| Ok([old, run(&parts.new)?])) else {
-            // Which key it fails on comes out when they are run whole. None of them is taken in again in this epoch.
+            // Which key it fails on comes out when they are run whole.
             for slot in all.clone().filter(|slot| parts.covered[*slot as usize]) {
-                neighbours.forget(&self.touched.key_columns(&[slot]));
-                changes[slot as usize] = u32::MAX;
+                neighbours.refuse(&self.touched.key_columns(&[slot]));
             }
             return all.collect();
         };

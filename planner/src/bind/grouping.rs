@@ -63,11 +63,10 @@ impl Binder<'_> {
         };
         let mut keys: Vec<Expr> = Vec::new();
         let mut shown: Vec<Shown> = Vec::new();
-        // Output columns that are named as keys. Two of one expression are two keys, of which a set may leave out one.
+        // Output columns that are named as keys.
         let mut named: Vec<usize> = Vec::new();
         let mut one = |e: &E| -> Result<Expr> {
             let output = self.output_of(c, e, s, items)?;
-            named.extend(output);
             let t = self.group_key(c, e, output, items)?;
             let key = match t.expr {
                 Expr::Literal(..) => t.expr.clone(),
@@ -80,7 +79,13 @@ impl Binder<'_> {
                 let key = key.clone();
                 shown.push(Shown { value: t, key });
             }
-            Ok(key)
+            Ok(match output {
+                Some(n) => {
+                    named.push(n);
+                    key.alias(format!("#{n}"))
+                }
+                None => key,
+            })
         };
         // Each element stands for one or more sets of keys; together they stand for all combinations.
         let mut sets: Vec<Vec<Expr>> = vec![vec![]];
@@ -108,6 +113,8 @@ impl Binder<'_> {
             plain = false;
             sets = product(sets, &element)?;
         }
+        let sets_of_keys = sets.iter().map(|set| keys_of(set, &named, items));
+        let mut sets = sets_of_keys.collect::<Result<Vec<_>>>()?;
         if distinct {
             let all = std::mem::take(&mut sets);
             for set in all {
@@ -118,15 +125,6 @@ impl Binder<'_> {
                     sets.push(set);
                 }
             }
-        }
-        let twice = named.iter().enumerate().any(|(at, n)| {
-            let others = named[..at].iter().filter(|o| *o != n);
-            (others.into_iter()).any(|o| items[*o].value.expr == items[*n].value.expr)
-        });
-        if twice && !plain {
-            let message =
-                "grouping sets over two output columns of the same expression are not supported";
-            return Err(SqlError::unsupported(message));
         }
         let sets = GroupingSet::GroupingSets(sets);
         Ok(Groups {
@@ -577,6 +575,34 @@ impl Groups {
             .chain(shown)
             .try_for_each(f)
     }
+}
+
+/// The keys of a grouping set, in which those that are `named` as output columns are aliased `#` and their number. Two output columns of one
+/// expression are two keys: only together they are one.
+fn keys_of(set: &[Expr], named: &[usize], items: &[Item]) -> Result<Vec<Expr>> {
+    let mut keys: Vec<Expr> = Vec::new();
+    let has = |n: &usize| {
+        let name = format!("#{n}");
+        set.iter()
+            .any(|e| matches!(e, Expr::Alias(a) if a.name == name))
+    };
+    for e in set {
+        let key = match e {
+            Expr::Alias(a) if a.name.starts_with('#') => a.expr.as_ref(),
+            key => key,
+        };
+        if !keys.contains(key) {
+            keys.push(key.clone());
+        }
+    }
+    for n in named.iter().filter(|n| has(n)) {
+        let same = |o: &&usize| items[**o].value.expr == items[*n].value.expr;
+        if named.iter().filter(same).any(|o| !has(o)) {
+            let message = "grouping sets with one of two output columns that are the same expression are not supported";
+            return Err(SqlError::unsupported(message));
+        }
+    }
+    Ok(keys)
 }
 
 /// A value whose equality is that of another one, the key: `1 month` and `30 days` are one group.

@@ -311,11 +311,14 @@ pub(super) fn runs(w: &WindowFunction) -> bool {
     known && plain && all_before && !all_after && !params.order_by.is_empty()
 }
 
-/// How far the end of the frame of a function that runs is from the row; `None` if that isn't known.
+/// How far behind the row the frame of a function that runs ends; `None` if that isn't known. One that ends before the row doesn't see what is
+/// carried in where there is nothing between.
 fn end_of_frame(w: &WindowFunction, place: Option<DataType>) -> Option<Option<Reach>> {
-    let end = &w.params.window_frame.end_bound;
-    if is_row_number(w) || matches!(end, WindowFrameBound::CurrentRow) {
-        return Some(None);
+    match &w.params.window_frame.end_bound {
+        _ if is_row_number(w) => return Some(None),
+        WindowFrameBound::CurrentRow => return Some(None),
+        WindowFrameBound::Preceding(_) => return None,
+        WindowFrameBound::Following(_) => {}
     }
     let mut to_end = w.params.window_frame.clone();
     to_end.start_bound = WindowFrameBound::CurrentRow;
