@@ -34,6 +34,10 @@ use crate::reader::{
 const LOOKUPS_MAX: usize = 4096;
 /// A range that has more rows is read by a thread that may take its time. A block of each run is looked at anyhow.
 const FEW_ROWS: u64 = 200_000;
+/// Many short ranges, as those of a lookup join's keys, have whole blocks counted, of which they want little: they may come to this part of all rows,
+const FEW_SHARE: u64 = 4;
+/// but not to more than these.
+const FEW_ROWS_MAX: u64 = 4_000_000;
 /// So many rows of a range are read, whatever order another arrangement has the rows in.
 const FEW_ROWS_ELSEWHERE: u64 = 20_000;
 
@@ -148,7 +152,7 @@ impl Snapshot {
         if found.is_none() {
             found = self.by_index(collection, own, conditions)?;
             if let (true, Some((access, wanted))) = (few, &found)
-                && access.rows(wanted)? > FEW_ROWS
+                && access.rows(wanted)? > access.few(wanted)
             {
                 return Ok(None);
             }
@@ -392,7 +396,7 @@ impl Access {
         };
         // Many ranges may have rows in the same blocks.
         let runs: Box<dyn Iterator<Item = Result<RunBatch, StoreError>> + Send> =
-            match ranges.len() > 1 && self.rows(wanted)? <= FEW_ROWS {
+            match ranges.len() > 1 && self.rows(wanted)? <= self.few(wanted) {
                 true => {
                     let found = version.ranges_at(&ranges, at, &read).map_err(store_error)?;
                     Box::new(found.into_iter().map(Ok))
@@ -416,6 +420,17 @@ impl Access {
         match wanted {
             Wanted::Hashes(_) => Ok(0),
             Wanted::Ranges(ranges) => self.version.range_rows(ranges).map_err(store_error),
+        }
+    }
+
+    /// So many rows of blocks are few.
+    fn few(&self, wanted: &Wanted) -> u64 {
+        match wanted {
+            Wanted::Ranges(ranges) if ranges.len() > 1 => {
+                let share = self.version.rows_estimate() / FEW_SHARE;
+                share.clamp(FEW_ROWS, FEW_ROWS_MAX)
+            }
+            _ => FEW_ROWS,
         }
     }
 

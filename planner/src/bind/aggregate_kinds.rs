@@ -191,12 +191,8 @@ impl Binder<'_> {
             }
             SqlType::Interval => {
                 // Arrow's order of intervals isn't SQL's.
-                let function = if min {
-                    "interval_min_of"
-                } else {
-                    "interval_max_of"
-                };
-                return Ok(Resolved::over_array(value, function, SqlType::Interval));
+                let function = extremes::of_intervals(min);
+                return Ok(Resolved::new(function, vec![value.expr], SqlType::Interval));
             }
             SqlType::Varchar(_) => SqlType::Text,
             ty => ty,

@@ -206,7 +206,7 @@ pub(super) fn cases(conds: Vec<Expr>, results: Vec<Expr>, otherwise: Expr, ty: &
 }
 
 /// Whether the value may be another one for another row.
-fn varies(e: &Expr) -> bool {
+pub(super) fn varies(e: &Expr) -> bool {
     let varies = |e: &Expr| {
         let leaf = matches!(
             e,

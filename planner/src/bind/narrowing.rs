@@ -13,6 +13,7 @@ use datafusion_expr::utils::split_conjunction;
 use datafusion_expr::{Cast, Expr, LogicalPlan};
 use sqlparser::ast;
 
+use super::conditions::{is_fallible, varies};
 use super::from_functions::is_lateral;
 use super::scope::{Outer, Scope};
 use super::{Binder, Ctes, filter_all};
@@ -99,7 +100,7 @@ fn has_lateral(t: &ast::TableWithJoins) -> bool {
     nested(&t.relation) || t.joins.iter().any(|j| nested(&j.relation))
 }
 
-/// A comparison of columns, constants and parameters, which can't fail.
+/// A comparison of columns with what is the same for all rows, which can't fail, and isn't true of NULL; or some of these, of which one must be true.
 fn compares(e: &Expr) -> bool {
     use datafusion_expr::Operator::*;
     let plain = match e {
@@ -113,6 +114,11 @@ fn compares(e: &Expr) -> bool {
             list,
             negated: false,
         }) => is_plain(expr) && list.iter().all(is_plain),
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Or | And,
+            right,
+        }) => compares(left) && compares(right),
         _ => false,
     };
     plain && !e.column_refs().is_empty()
@@ -122,6 +128,6 @@ fn is_plain(e: &Expr) -> bool {
     match e {
         Expr::Column(_) | Expr::Literal(..) | Expr::Placeholder(_) => true,
         Expr::Cast(Cast { expr, .. }) => is_plain(expr),
-        _ => false,
+        e => !varies(e) && !e.is_volatile() && !is_fallible(e),
     }
 }

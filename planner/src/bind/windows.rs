@@ -85,7 +85,14 @@ fn has_no_offset(frame: &WindowFrame) -> bool {
 fn slides(aggregate: &str) -> bool {
     !matches!(
         aggregate,
-        "bool_and" | "bool_or" | "bit_and" | "bit_or" | "bit_xor" | "string_agg"
+        "bool_and"
+            | "bool_or"
+            | "bit_and"
+            | "bit_or"
+            | "bit_xor"
+            | "string_agg"
+            | "interval_min"
+            | "interval_max"
     )
 }
 

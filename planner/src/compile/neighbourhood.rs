@@ -299,7 +299,7 @@ pub(super) fn runs(w: &WindowFunction) -> bool {
     };
     let params = &w.params;
     let known = match f.name() {
-        "count" | "min" | "max" | "bool_and" | "bool_or" => true,
+        "count" | "min" | "max" | "interval_min" | "interval_max" | "bool_and" | "bool_or" => true,
         // Others may depend on the order in which they add up parts.
         _ => **f == *sum() || **f == *avg(),
     };

@@ -44,6 +44,8 @@ pub(crate) fn skips_nulls(name: &str) -> bool {
             | "avg"
             | "min"
             | "max"
+            | "interval_min"
+            | "interval_max"
             | "bool_and"
             | "bool_or"
             | "bit_and"

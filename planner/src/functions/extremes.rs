@@ -1,4 +1,4 @@
-//! min and max of floats as PostgreSQL orders them: NaN is the greatest value, equal to itself.
+//! min and max of floats and intervals as PostgreSQL orders them: NaN is the greatest value, equal to itself.
 //!
 //! DataFusion's own start from the largest finite value, so that the minimum of infinity alone is wrong, and skip NaN.
 
@@ -6,13 +6,17 @@ use std::cmp::Ordering;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::cast::AsArray;
-use arrow::array::types::{Float32Type, Float64Type};
+use arrow::array::types::{
+    Float32Type, Float64Type, IntervalMonthDayNano, IntervalMonthDayNanoType,
+};
 use arrow::array::{Array, ArrayRef};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, IntervalUnit};
 use datafusion::functions_aggregate::min_max;
 use datafusion_common::{Result as DfResult, ScalarValue};
 use datafusion_expr::function::AccumulatorArgs;
 use datafusion_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility};
+
+use super::intervals::interval_key;
 
 /// `min` of floats.
 pub fn min() -> Arc<AggregateUDF> {
@@ -69,6 +73,83 @@ impl AggregateUDFImpl for Extreme {
             "min" => min_max::min_udaf().create_sliding_accumulator(args),
             _ => min_max::max_udaf().create_sliding_accumulator(args),
         }
+    }
+}
+
+/// `min` or `max` of intervals, of which those that are equal may look different: the one in the largest units is shown.
+pub fn of_intervals(min: bool) -> Arc<AggregateUDF> {
+    // By another name than those of values whose order is Arrow's.
+    let name = if min { "interval_min" } else { "interval_max" };
+    Arc::new(AggregateUDF::new_from_impl(IntervalExtreme {
+        name,
+        signature: Signature::any(1, Volatility::Immutable),
+    }))
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct IntervalExtreme {
+    name: &'static str,
+    signature: Signature,
+}
+
+impl AggregateUDFImpl for IntervalExtreme {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> DfResult<DataType> {
+        Ok(DataType::Interval(IntervalUnit::MonthDayNano))
+    }
+
+    fn accumulator(&self, _: AccumulatorArgs) -> DfResult<Box<dyn Accumulator>> {
+        Ok(Box::new(BestInterval {
+            min: self.name == "interval_min",
+            value: None,
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct BestInterval {
+    min: bool,
+    value: Option<IntervalMonthDayNano>,
+}
+
+impl BestInterval {
+    /// The greatest is the best.
+    fn rank(&self, v: IntervalMonthDayNano) -> (i64, i32, i32) {
+        let key = interval_key(v);
+        let key = if self.min { key.saturating_neg() } else { key };
+        (key, v.months, v.days)
+    }
+}
+
+impl Accumulator for BestInterval {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> DfResult<()> {
+        let values = values[0].as_primitive::<IntervalMonthDayNanoType>();
+        let best = values.iter().flatten().chain(self.value);
+        self.value = best.max_by_key(|v| self.rank(*v));
+        Ok(())
+    }
+
+    fn evaluate(&mut self) -> DfResult<ScalarValue> {
+        Ok(ScalarValue::IntervalMonthDayNano(self.value))
+    }
+
+    fn size(&self) -> usize {
+        size_of_val(self)
+    }
+
+    fn state(&mut self) -> DfResult<Vec<ScalarValue>> {
+        Ok(vec![self.evaluate()?])
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> DfResult<()> {
+        self.update_batch(states)
     }
 }
 

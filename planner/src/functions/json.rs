@@ -435,12 +435,57 @@ pub fn parted_into(
 }
 
 /// `a @> b`
-fn contains(a: &Document, b: &Document) -> bool {
-    match a {
-        // At the top only: an array holds a bare scalar.
-        Document::Array(items) if !b.is_object() && !b.is_array() => items.contains(b),
-        _ => covers(a, b),
+fn contains_all(args: &Args) -> DfResult<ArrayRef> {
+    let (a, b) = (
+        args.arrays[0].as_string_view(),
+        args.arrays[1].as_string_view(),
+    );
+    let mut out = BooleanBuilder::with_capacity(args.rows);
+    // Mostly it is the same for all rows.
+    let mut last: Option<(usize, Document)> = None;
+    for row in 0..args.rows {
+        if args.is_null(0, row) || args.is_null(1, row) {
+            out.append_null();
+            continue;
+        }
+        let at = args.at(1, row);
+        let wanted = match last.take_if(|(known, _)| *known == at) {
+            Some((_, wanted)) => wanted,
+            None => document(b.value(at)).map_err(external)?,
+        };
+        let found = contains(a.value(args.at(0, row)), &wanted).map_err(external)?;
+        out.append_value(found);
+        last = Some((at, wanted));
     }
+    Ok(Arc::new(out.finish()))
+}
+
+fn contains(a: &str, b: &Document) -> Result<bool> {
+    if b.is_object() {
+        return has_members(a, b);
+    }
+    Ok(match document(a)? {
+        // At the top only: an array holds a bare scalar.
+        Document::Array(items) if !b.is_array() => items.contains(b),
+        a => covers(&a, b),
+    })
+}
+
+/// [`covers`] of a text, of which nothing is read but the members that `b` has.
+fn has_members(a: &str, b: &Document) -> Result<bool> {
+    let Document::Object(wanted) = b else {
+        return Ok(covers(&document(a)?, b));
+    };
+    if members(a).is_none() {
+        return Ok(false);
+    }
+    for (key, value) in wanted.iter() {
+        match member(a, key) {
+            Some(found) if has_members(found, value)? => {}
+            _ => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
 /// Whether `a` has all that `b` has, level by level.
@@ -512,10 +557,7 @@ pub fn register(r: &mut super::registry::Registry) {
         "#json_array_literal(json) text",
         kernel!(|j: text| -> text array_literal(j, true)),
     );
-    r.add_fallible(
-        "jsonb_contains(jsonb, jsonb) bool",
-        kernel!(|a: text, b: text| -> bool Ok(Some(contains(&document(a)?, &document(b)?)))),
-    );
+    r.add_fallible("jsonb_contains(jsonb, jsonb) bool", Arc::new(contains_all));
     r.add(
         "jsonb_exists(jsonb, text) bool",
         kernel!(|j: text, k: text| -> bool {

@@ -250,14 +250,6 @@ pub fn register(r: &mut Registry) {
         "percentiles_cont_of_sorted(anyarray, float8[]) anyarray",
         percentile_cont,
     );
-    r.add(
-        "interval_min_of(interval[]) interval",
-        kernel!(|l: list| -> interval Ok(intervals(&l).min_by_key(|v| interval_key(*v)))),
-    );
-    r.add(
-        "interval_max_of(interval[]) interval",
-        kernel!(|l: list| -> interval Ok(intervals(&l).max_by_key(|v| interval_key(*v)))),
-    );
     r.add_fallible(
         "interval_sum_of(interval[]) interval",
         kernel!(|l: list| -> interval Ok(total(&l)?.map(|(sum, _)| sum))),
