@@ -34,7 +34,7 @@ use crate::reader::{
 const LOOKUPS_MAX: usize = 4096;
 /// A range that has more rows is read by a thread that may take its time. A block of each run is looked at anyhow.
 const FEW_ROWS: u64 = 200_000;
-/// Many short ranges, as those of a lookup join's keys, have whole blocks counted, of which they want little: they may come to this part of all rows,
+/// Many ranges, as those of a lookup join's keys, may come to this part of all rows,
 const FEW_SHARE: u64 = 4;
 /// but not to more than these.
 const FEW_ROWS_MAX: u64 = 4_000_000;

@@ -236,8 +236,10 @@ impl ArrangementVersion {
         }))
     }
 
-    /// Entries in the blocks that may have hashes in `ranges` (ascending, apart), each block counted once.
+    /// About how many entries have hashes in `ranges` (ascending, apart): those of all blocks within one, and a part of those that
+    /// begin or end within a block, which are few unless a range has as many.
     pub fn range_rows(&self, ranges: &[(u64, u64)]) -> Result<u64> {
+        const OF_BLOCK: u64 = 16;
         let mut rows = 0;
         for run in &self.runs {
             let index = run.index()?;
@@ -247,7 +249,12 @@ impl ArrangementVersion {
                 let first = counted + rest.partition_point(|b| b.last_hash < *from);
                 let end = counted + rest.partition_point(|b| b.first_hash <= *until);
                 let blocks = index.get(first..end).unwrap_or_default();
-                rows += blocks.iter().map(|b| u64::from(b.rows)).sum::<u64>();
+                let within = |b: &BlockMeta| *from <= b.first_hash && b.last_hash <= *until;
+                let part = |b: &BlockMeta| match within(b) {
+                    true => u64::from(b.rows),
+                    false => u64::from(b.rows).div_ceil(OF_BLOCK),
+                };
+                rows += blocks.iter().map(part).sum::<u64>();
                 counted = counted.max(end);
             }
         }
