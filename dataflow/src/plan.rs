@@ -216,8 +216,7 @@ pub struct Running {
     /// Gives for the rows what the whole program gives for them, if what is carried is what all rows before them come to, the same for all of them;
     /// NULL if there are none. For rows that aren't counted, and those that see them in other steps, it may be wrong.
     pub resumed: Arc<dyn BatchProgram>,
-    /// Give what is to be carried into the rows after each segment: `segment`, then the next ones of the columns that are `carried`. Segments in which
-    /// no row counts are left out. Segments follow each other by their numbers; what is carried into the first one is to be in its rows and those
+    /// Give what is to be carried into the rows after each segment: `segment`, then the next ones of the columns that are `carried`. Segments follow each other by their numbers; what is carried into the first one is to be in its rows and those
     /// before it, and in no others.
     pub carries: Vec<Arc<dyn BatchProgram>>,
     /// Types of what is carried.

@@ -289,7 +289,14 @@ fn windows_that_may_look_at_all_rows_are_not() {
     }
     let over = |call: &str| format!("{call} OVER (PARTITION BY customer ORDER BY at)");
     for (call, from) in [
-        // Of rows of which some are left out below; what a running sum comes from must be right.
+        // Of rows of which some are left out below, all of a segment perhaps; what a running sum comes from must be right.
+        (
+            "sum(id)",
+            format!(
+                "SELECT * FROM (SELECT *, {} AS p FROM orders) AS o WHERE p > 1",
+                over("sum(price)")
+            ),
+        ),
         (
             "lag(id)",
             format!(

@@ -46,10 +46,10 @@ enum Start {
     Now,
 }
 
-/// The contents of a query at some time, and its changes of the epochs after it.
+/// The contents of a query at some time, if they are wanted, and its changes of the epochs after it.
 struct Given {
     at: Epoch,
-    rows: Vec<Delta>,
+    rows: Option<Vec<Delta>>,
     history: Vec<(Epoch, Delta)>,
 }
 
@@ -182,8 +182,8 @@ impl ChangeFeed {
         self.start = Start::History(epoch);
     }
 
-    /// Starts with the given rows as the contents at `at`, then the given changes of the epochs after it.
-    pub fn with_rows(&mut self, at: Epoch, rows: Vec<Delta>, history: Vec<(Epoch, Delta)>) {
+    /// Starts with the given rows as the contents at `at`, if they are wanted, then the given changes of the epochs after it.
+    pub fn with_rows(&mut self, at: Epoch, rows: Option<Vec<Delta>>, history: Vec<(Epoch, Delta)>) {
         self.start = Start::Given(Given { at, rows, history });
     }
 
@@ -275,17 +275,21 @@ impl ChangeFeed {
 
     fn begin_with(&mut self, given: Given, pinned: &Arc<Published>) -> Result<(), SqlError> {
         let Given { at, rows, history } = given;
-        let errors = self.stored_errors(pinned, at)?;
-        let (then, later) = errors.into_iter().partition(|(epoch, ..)| *epoch <= at);
-        let marks = self.error_marks(then);
-        self.queue.extend(marks);
-        let rows = rows.into_iter().filter(|d| !d.is_empty());
-        self.queue.extend(rows.map(|delta| FeedItem::Changes {
-            epoch: at,
-            delta,
-            snapshot: true,
-        }));
-        let mut marks = Marks::new(self.error_marks(later));
+        let mut errors = self.stored_errors(pinned, at)?;
+        if let Some(rows) = rows {
+            // There are no contents of a time in error.
+            let then;
+            (then, errors) = errors.into_iter().partition(|(epoch, ..)| *epoch <= at);
+            let marks = self.error_marks(then);
+            self.queue.extend(marks);
+            let rows = rows.into_iter().filter(|d| !d.is_empty());
+            self.queue.extend(rows.map(|delta| FeedItem::Changes {
+                epoch: at,
+                delta,
+                snapshot: true,
+            }));
+        }
+        let mut marks = Marks::new(self.error_marks(errors));
         let mut out = Vec::new();
         for (epoch, delta) in history {
             marks.add(epoch, delta, &mut out);

@@ -12,7 +12,7 @@ const ROWS: i64 = 1_500;
 
 const COLUMNS: &str = "id integer, d integer, i integer, n numeric(12,2), f double precision, ts timestamptz, t timestamp, s text";
 
-const VIEWS: [&str; 20] = [
+const VIEWS: [&str; 21] = [
     "SELECT id, d, n - lag(n) OVER (PARTITION BY d ORDER BY ts) AS a, lead(s, 3, 'none') OVER (PARTITION BY d ORDER BY ts) AS b FROM e",
     "SELECT *, lag(f) OVER (ORDER BY i DESC) AS a FROM e",
     "SELECT d, s, avg(f) OVER w AS a, max(s) OVER w AS b, nth_value(n, 2) OVER w AS c FROM e WINDOW w AS (PARTITION BY d ORDER BY i, s ROWS BETWEEN 4 PRECEDING AND 1 FOLLOWING)",
@@ -30,6 +30,7 @@ const VIEWS: [&str; 20] = [
     "SELECT id, min(f) OVER w AS a, count(*) FILTER (WHERE i > 10) OVER w AS b, sum(f) OVER w AS c FROM e WINDOW w AS (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 2 FOLLOWING)",
     "SELECT d, session, count(*) AS n, min(id) AS a FROM (SELECT *, sum(gap) OVER (PARTITION BY d ORDER BY id) AS session FROM (SELECT *, CASE WHEN i - lag(i) OVER (PARTITION BY d ORDER BY id) > 9 THEN 1 ELSE 0 END AS gap FROM e) AS q) AS r GROUP BY d, session",
     "SELECT id, lag(a) OVER (PARTITION BY d ORDER BY id) AS b, sum(a) OVER (PARTITION BY d ORDER BY id) AS c FROM (SELECT id, d, sum(n) OVER (PARTITION BY d ORDER BY id) AS a FROM e) AS q",
+    "SELECT id, sum(a) OVER (PARTITION BY d ORDER BY id) AS b FROM (SELECT id, d, sum(n) OVER (PARTITION BY d ORDER BY id) AS a FROM e) AS q WHERE id % 600 < 300",
     "SELECT id, sum(a) OVER (PARTITION BY d ORDER BY id) AS b FROM (SELECT id, d, lead(n, 2) OVER (PARTITION BY d ORDER BY id) AS a FROM e) AS q",
     "SELECT id, sum(a) OVER (PARTITION BY d ORDER BY id) AS b FROM (SELECT id, d, count(*) OVER (PARTITION BY d ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 40 FOLLOWING) AS a FROM e) AS q",
     "SELECT id, sum(a) OVER (PARTITION BY d ORDER BY id) AS b FROM (SELECT id, d, sum(i) OVER (PARTITION BY d ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 3 PRECEDING) AS a FROM e) AS q",

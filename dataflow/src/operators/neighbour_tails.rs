@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::types::Int32Type;
 use arrow::array::{
-    Array, ArrayRef, AsArray, DictionaryArray, Int32Array, Int64Array, RecordBatch,
-    new_empty_array, new_null_array,
+    Array, ArrayRef, AsArray, DictionaryArray, Int32Array, Int64Array, RecordBatch, new_empty_array,
 };
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
@@ -216,19 +215,10 @@ impl Tails {
         }
         let known: Vec<&Carried> = known.into_iter().collect();
         let rows = picked.batch(running, &known, input, by_all);
-        let none = || running.carried.iter().map(|of| new_null_array(of, 1));
-        let mut values = match known.first() {
-            Some(known) => known.values.clone(),
-            None => none().collect(),
-        };
         let found = carried_after(running, &rows)?;
         for (segment, at) in places.into_iter().enumerate() {
-            for (column, values) in values.iter_mut().enumerate() {
-                if let Some(value) = found[column].get(&(segment as i64)) {
-                    *values = value.clone();
-                }
-            }
-            let values = values.clone();
+            let values = found.iter().map(|c| c.get(&(segment as i64)).cloned());
+            let values = values.collect::<Option<_>>()?;
             key.carry(Carried { at, values });
         }
         Some(true)
@@ -307,5 +297,5 @@ fn carried_after(running: &Running, rows: &RecordBatch) -> Option<Vec<HashMap<i6
             }
         }
     }
-    Some(found)
+    (found.len() == running.carried.len()).then_some(found)
 }

@@ -65,7 +65,7 @@ impl Binder<'_> {
         let mut shown: Vec<Shown> = Vec::new();
         // Output columns that are named as keys.
         let mut named: Vec<usize> = Vec::new();
-        let mut one = |e: &E| -> Result<Expr> {
+        let mut one = |e: &E| -> Result<Key> {
             let output = self.output_of(c, e, s, items)?;
             let t = self.group_key(c, e, output, items)?;
             let key = match t.expr {
@@ -79,16 +79,11 @@ impl Binder<'_> {
                 let key = key.clone();
                 shown.push(Shown { value: t, key });
             }
-            Ok(match output {
-                Some(n) => {
-                    named.push(n);
-                    key.alias(format!("#{n}"))
-                }
-                None => key,
-            })
+            named.extend(output);
+            Ok(Key { expr: key, output })
         };
         // Each element stands for one or more sets of keys; together they stand for all combinations.
-        let mut sets: Vec<Vec<Expr>> = vec![vec![]];
+        let mut sets: Vec<Vec<Key>> = vec![vec![]];
         let mut plain = true;
         for e in exprs {
             let element = match row_or(e) {
@@ -452,7 +447,7 @@ pub(super) fn add_dependent(groups: &mut Groups, scope: &Scope, above: &[&Expr])
 /// Sets of keys that are still planned.
 const SETS_MAX: usize = 4096;
 
-fn each(groups: &[Vec<E>], one: &mut impl FnMut(&E) -> Result<Expr>) -> Result<Vec<Vec<Expr>>> {
+fn each(groups: &[Vec<E>], one: &mut impl FnMut(&E) -> Result<Key>) -> Result<Vec<Vec<Key>>> {
     groups
         .iter()
         .map(|g| flat(g).iter().map(&mut *one).collect())
@@ -460,7 +455,7 @@ fn each(groups: &[Vec<E>], one: &mut impl FnMut(&E) -> Result<Expr>) -> Result<V
 }
 
 /// One element of GROUPING SETS: a set, or ROLLUP or CUBE, which the parser takes for calls there.
-fn nested(set: &[E], one: &mut impl FnMut(&E) -> Result<Expr>) -> Result<Vec<Vec<Expr>>> {
+fn nested(set: &[E], one: &mut impl FnMut(&E) -> Result<Key>) -> Result<Vec<Vec<Key>>> {
     if let [E::Function(f)] = set
         && let ast::FunctionArguments::List(l) = &f.args
         && let Some(name @ ("rollup" | "cube")) =
@@ -494,7 +489,7 @@ fn nested(set: &[E], one: &mut impl FnMut(&E) -> Result<Expr>) -> Result<Vec<Vec
 }
 
 /// `(a, b, c), (a, b), (a), ()`
-fn rollup(groups: &[Vec<Expr>]) -> Vec<Vec<Expr>> {
+fn rollup(groups: &[Vec<Key>]) -> Vec<Vec<Key>> {
     (0..=groups.len())
         .rev()
         .map(|n| groups[..n].concat())
@@ -502,7 +497,7 @@ fn rollup(groups: &[Vec<Expr>]) -> Vec<Vec<Expr>> {
 }
 
 /// Every subset.
-fn cube(groups: &[Vec<Expr>]) -> Result<Vec<Vec<Expr>>> {
+fn cube(groups: &[Vec<Key>]) -> Result<Vec<Vec<Key>>> {
     if groups.len() > 12 {
         return Err(SqlError::new("54023", "CUBE is limited to 12 elements"));
     }
@@ -536,7 +531,7 @@ fn flat(row: &[E]) -> Vec<E> {
 }
 
 /// Every set of `a` with every set of `b`.
-fn product(a: Vec<Vec<Expr>>, b: &[Vec<Expr>]) -> Result<Vec<Vec<Expr>>> {
+fn product(a: Vec<Vec<Key>>, b: &[Vec<Key>]) -> Result<Vec<Vec<Key>>> {
     if a.len().saturating_mul(b.len()) > SETS_MAX {
         return Err(SqlError::new(
             "54011",
@@ -577,27 +572,26 @@ impl Groups {
     }
 }
 
-/// The keys of a grouping set, in which those that are `named` as output columns are aliased `#` and their number. Two output columns of one
-/// expression are two keys: only together they are one.
-fn keys_of(set: &[Expr], named: &[usize], items: &[Item]) -> Result<Vec<Expr>> {
+/// A key as an element of GROUP BY names it.
+#[derive(Clone, PartialEq)]
+struct Key {
+    expr: Expr,
+    /// The output column that it is named as.
+    output: Option<usize>,
+}
+
+/// The keys of a grouping set; `named`: output columns that are keys. Two of one expression are two keys: only together they are one.
+fn keys_of(set: &[Key], named: &[usize], items: &[Item]) -> Result<Vec<Expr>> {
     let mut keys: Vec<Expr> = Vec::new();
-    let has = |n: &usize| {
-        let name = format!("#{n}");
-        set.iter()
-            .any(|e| matches!(e, Expr::Alias(a) if a.name == name))
-    };
-    for e in set {
-        let key = match e {
-            Expr::Alias(a) if a.name.starts_with('#') => a.expr.as_ref(),
-            key => key,
-        };
-        if !keys.contains(key) {
-            keys.push(key.clone());
+    for key in set {
+        if !keys.contains(&key.expr) {
+            keys.push(key.expr.clone());
         }
     }
-    for n in named.iter().filter(|n| has(n)) {
+    let has = |n: usize| set.iter().any(|k| k.output == Some(n));
+    for n in named.iter().filter(|n| has(**n)) {
         let same = |o: &&usize| items[**o].value.expr == items[*n].value.expr;
-        if named.iter().filter(same).any(|o| !has(o)) {
+        if named.iter().filter(same).any(|o| !has(*o)) {
             let message = "grouping sets with one of two output columns that are the same expression are not supported";
             return Err(SqlError::unsupported(message));
         }

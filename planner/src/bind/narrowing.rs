@@ -100,7 +100,7 @@ fn has_lateral(t: &ast::TableWithJoins) -> bool {
     nested(&t.relation) || t.joins.iter().any(|j| nested(&j.relation))
 }
 
-/// A comparison of columns with what is the same for all rows, which can't fail, and isn't true of NULL; or some of these, of which one must be true.
+/// A comparison of columns with what is the same for all rows, which can't fail, and isn't true of NULL; or some of these with AND and OR.
 fn compares(e: &Expr) -> bool {
     use datafusion_expr::Operator::*;
     let plain = match e {

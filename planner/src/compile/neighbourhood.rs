@@ -43,10 +43,6 @@ fn found(fragment: &LogicalPlan, keys: &[usize], runs: bool) -> Option<Neighbour
     if order.len() > 1 && found.reaches.iter().any(far) {
         return None;
     }
-    // Of a filter below, it isn't known how many rows it leaves out of those that a window counts.
-    if found.filtered && !found.reaches.is_empty() {
-        return None;
-    }
     Some(Neighbourhood {
         order,
         reaches: found.reaches,
@@ -78,8 +74,6 @@ struct Found {
     order: Option<Vec<OrderBy>>,
     /// From the bottom up.
     reaches: Vec<Reach>,
-    /// Whether there is a filter below one of them.
-    filtered: bool,
 }
 
 impl Found {
@@ -100,12 +94,10 @@ impl Found {
                 let schema = p.input.schema();
                 p.expr.iter().map(|e| computed(e, &input, schema)).collect()
             }
-            LogicalPlan::Filter(f) if !below || self.runs => {
+            LogicalPlan::Filter(f) if !below => {
                 let input = self.columns(&f.input, keys, below)?;
-                self.filtered |= below;
                 match computed(&f.predicate, &input, f.input.schema())? {
                     Origin::Number => None,
-                    Origin::Beyond if below => None,
                     _ => Some(input),
                 }
             }

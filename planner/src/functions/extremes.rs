@@ -76,7 +76,7 @@ impl AggregateUDFImpl for Extreme {
     }
 }
 
-/// `min` or `max` of intervals, of which those that are equal may look different: the one in the largest units is shown.
+/// `min` or `max` of intervals, of which those that are equal may look different: the one with the most months, then days, is shown.
 pub fn of_intervals(min: bool) -> Arc<AggregateUDF> {
     // By another name than those of values whose order is Arrow's.
     let name = if min { "interval_min" } else { "interval_max" };

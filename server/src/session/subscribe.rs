@@ -263,7 +263,7 @@ impl SqlSession {
             },
         );
         let at = as_of.unwrap_or(feed.position() - 1);
-        let rows = if snapshot { joined.snapshot } else { vec![] };
+        let rows = snapshot.then_some(joined.snapshot);
         feed.with_rows(at, rows, joined.history);
         Ok((feed, guard))
     }
