@@ -147,6 +147,11 @@ fn queries_end_with_the_views_that_they_read() {
         for (query, mut subscription) in subscriptions {
             let failure = failure_of(&mut subscription).await?;
             ensure!(failure.sqlstate == "22012", "{query}: {failure}");
+            let detail = failure.detail.clone().unwrap_or_default();
+            ensure!(
+                detail.contains("view \"m\"") && detail.contains("zero"),
+                "{query}: {detail}"
+            );
             ensure!(
                 subscription.sum == Multiset::of_lines(["a|12", "b|6", "c|4"]),
                 "{query}: {:?}",

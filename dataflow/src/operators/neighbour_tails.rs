@@ -49,6 +49,7 @@ pub struct Tail {
 }
 
 /// Finds the tails of keys.
+#[derive(Clone)]
 pub struct Tails {
     program: Arc<dyn BatchProgram>,
 }

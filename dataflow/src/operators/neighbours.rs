@@ -39,7 +39,7 @@ const CHANGED_SHARE: usize = 16;
 const CHANGED_MAX: usize = 1 << 14;
 /// Keys that weren't taken in are remembered, so many of them.
 const REFUSED_MAX: usize = 1 << 10;
-/// For so many epochs in which something changes.
+/// Those on whose part the program has failed, for so many epochs.
 const REFUSED_STEPS: u64 = 1 << 4;
 /// A key of which more than this part comes after what has changed is recomputed whole, if that changes all of it.
 const TAIL_SHARE: usize = 4;
@@ -60,7 +60,7 @@ pub struct Neighbours {
     refused: HashMap<Bytes, Refused>,
     bytes: usize,
     bytes_max: usize,
-    /// Counts the epochs in which some key has changed.
+    /// Counts the epochs.
     step: u64,
 }
 
@@ -195,11 +195,8 @@ impl Neighbours {
                 key.changed.dedup();
             }
         }
-        match self.tails.take() {
-            Some(tails) => {
-                self.tail_parts(&tails, &touched, rows_max, &mut parts);
-                self.tails = Some(tails);
-            }
+        match self.tails.clone() {
+            Some(tails) => self.tail_parts(&tails, &touched, rows_max, &mut parts),
             None => self.side_parts(&touched, rows_max, &mut parts),
         }
         for bytes in &touched {

@@ -18,6 +18,7 @@ mod foreign;
 pub(crate) mod from;
 mod from_functions;
 pub(crate) mod grouping;
+mod grouping_sets;
 mod hypothetical;
 mod intervals;
 pub(crate) mod late_errors;
