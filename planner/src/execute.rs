@@ -41,6 +41,7 @@ use crate::functions::{Time, external, time_of};
 use crate::interrupt::{AskingExpr, Interruptible};
 use crate::once;
 use crate::physical::in_order::InOrderExpr;
+use crate::physical::range_join::RangeJoinExec;
 use crate::pieces::PiecesExec;
 use crate::query::SessionContextInfo;
 use crate::query::{ResultStream, SnapshotReader};
@@ -244,6 +245,7 @@ pub(crate) fn yielding(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn Executi
         }
         let multiplies = node.is::<CrossJoinExec>()
             || node.is::<NestedLoopJoinExec>()
+            || node.is::<RangeJoinExec>()
             || node.is::<HashJoinExec>()
             || node.is::<UnnestExec>();
         Ok(match multiplies {

@@ -12,7 +12,8 @@
 //! * What it does to sorts and limits: see `limits`; to windows: see `windows`; to recursive queries: see `rounds`.
 //! * Sorts of all rows, and windows, are slow: nodes of our own stand for them once all else is decided, see `sorts` and `window_exec`.
 //! * Joins read both sides to their ends: one that finds rows of a scan by the other side's keys stands for them, see `lookups`.
-//! * So do they for the first rows in an order, which one of their sides may have: see `first_rows`.
+//! * A join without equal columns looks at all pairs: one that searches by a comparison stands for it, see `range_join`.
+//! * Joins read both sides to their ends also for the first rows in an order, which one of their sides may have: see `first_rows`.
 //! * Conditions of a query and of a subquery in it end up in one filter, which computes them all. So those that can fail get
 //!   filters of their own above those that can't, in their order: `1/x = 2` isn't computed for rows that `x <> 0` drops.
 
@@ -21,6 +22,8 @@ pub(crate) mod in_order;
 mod limits;
 mod lookups;
 mod projections;
+pub(crate) mod range_join;
+mod range_pairs;
 mod rounds;
 mod sort_keys;
 mod sorts;
@@ -64,6 +67,7 @@ use self::first_rows::FirstRows;
 use self::limits::{Limits, LongSorts};
 use self::lookups::Lookups;
 use self::projections::ProjectionsDown;
+use self::range_join::RangeJoins;
 use self::rounds::Rounds;
 use self::sorts::Sorts;
 use self::window_exec::Windows;
@@ -101,6 +105,7 @@ pub(crate) fn rules() -> Vec<Rule> {
         Arc::new(Windows),
         Arc::new(FirstRows),
         Arc::new(Lookups),
+        Arc::new(RangeJoins),
     ])
     .collect()
 }

@@ -229,7 +229,7 @@ impl JoinOperator {
             null_equals_null: config.null_equals_null,
             filter: config
                 .filter
-                .map(|f| PairFilter::new(f, &whole, config.context.error_mapper)),
+                .map(|f| PairFilter::new(f, &whole, widths[LEFT], config.context.error_mapper)),
             stored,
             widths,
             twins: [

@@ -12,13 +12,14 @@ use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion_common::DataFusionError;
 use datafusion_common::tree_node::{Transformed, TreeNode};
-use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::Column;
 use datafusion_physical_expr::utils::collect_columns;
+use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 
 use super::join_rows::batch_of;
 use super::map::is_dropped;
 use crate::plan::{ErrorMapper, RowError};
+use crate::ranges::RangeCondition;
 
 /// See the module.
 pub struct PairFilter {
@@ -26,12 +27,21 @@ pub struct PairFilter {
     /// Columns of the pair (left columns, then right columns) that it looks at, ascending.
     pub columns: Vec<usize>,
     schema: SchemaRef,
+    /// The same columns, of the left and of the right side.
+    pub sides: [SchemaRef; 2],
+    /// What there is to search by, over them.
+    pub range: Option<RangeCondition>,
     mapper: ErrorMapper,
 }
 
 impl PairFilter {
-    /// The condition `expr` over pairs of `schema`.
-    pub fn new(expr: &Arc<dyn PhysicalExpr>, schema: &Schema, mapper: ErrorMapper) -> Self {
+    /// The condition `expr` over pairs of `schema`, whose first `width` columns are the left side's.
+    pub fn new(
+        expr: &Arc<dyn PhysicalExpr>,
+        schema: &Schema,
+        width: usize,
+        mapper: ErrorMapper,
+    ) -> Self {
         let columns: BTreeSet<usize> = collect_columns(expr).iter().map(|c| c.index()).collect();
         let columns: Vec<usize> = columns.into_iter().collect();
         let renumber = |e: Arc<dyn PhysicalExpr>| {
@@ -51,10 +61,23 @@ impl PairFilter {
             .data;
         let fields = columns.iter().map(|c| schema.field(*c).clone());
         let fields: Vec<_> = fields.map(|f| f.with_nullable(true)).collect();
+        let (left, right) = fields.split_at(columns.partition_point(|c| *c < width));
+        let side_of = |column: usize| match column.checked_sub(left.len()) {
+            None => (0, column),
+            Some(column) => (1, column),
+        };
+        let calls = |e: &Arc<dyn PhysicalExpr>| {
+            let called = |e: &Arc<dyn PhysicalExpr>| Ok(e.is::<ScalarFunctionExpr>());
+            e.exists(called).unwrap_or(true)
+        };
+        let sides = [left, right].map(|fields| Arc::new(Schema::new(fields.to_vec())));
+        let schema = Arc::new(Schema::new(fields.clone()));
         PairFilter {
+            range: RangeCondition::of(&expr, &schema, &side_of, &calls),
             expr,
             columns,
-            schema: Arc::new(Schema::new(fields)),
+            schema,
+            sides,
             mapper,
         }
     }

@@ -1,7 +1,7 @@
 //! Pairs of a join: which pushed rows meet which indexed rows, and the columns of the result.
 //!
-//! With a key, each pushed row is paired with the list of its key. Without one, everything is paired with everything;
-//! then the condition is evaluated on whole columns of one side and one repeated row of the other, which is
+//! With a key, each pushed row is paired with the list of its key. Without one, everything is paired with everything, unless the
+//! condition compares both sides ([`super::join_ranges`]); then the condition is evaluated on whole columns of one side and one repeated row of the other, which is
 //! several times cheaper than gathering both rows of every pair.
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
@@ -12,6 +12,7 @@ use tidemill_zset::{Delta, Diffs};
 
 use super::culprit::row_text;
 use super::join::{JoinOperator, LEFT, PIECE_ROWS, Presence, RIGHT};
+use super::join_ranges::RangeMeeting;
 use super::join_rows::{NIL, batch_of};
 use super::join_weights::{Weights, product};
 use crate::operator::{Output, error_delta};
@@ -48,6 +49,14 @@ pub(super) enum Rows<'a> {
     Stored(&'a [u32]),
 }
 
+impl Rows<'_> {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Rows::Pushed(_, rows) | Rows::Stored(rows) => rows.len(),
+        }
+    }
+}
+
 /// A pushed piece that meets the rows of the other side, and how far it has come.
 pub(super) struct Meeting {
     pub port: usize,
@@ -58,11 +67,11 @@ pub(super) struct Meeting {
     pub own: Vec<i64>,
     /// The stored columns and hashes, if the rows are to be indexed afterwards.
     pub unindexed: Option<(RecordBatch, Vec<u64>)>,
-    place: Place,
+    pub place: Place,
 }
 
 /// The next pair to be looked at.
-enum Place {
+pub(super) enum Place {
     Start,
     /// This row of the piece with this one of its key's list.
     Lists {
@@ -75,6 +84,8 @@ enum Place {
         from: usize,
         round: usize,
     },
+    /// The rows that the condition's comparisons allow.
+    Ranges(RangeMeeting),
 }
 
 impl Meeting {
@@ -112,11 +123,13 @@ impl JoinOperator {
             meeting.place = if keyless && self.filter.is_some() {
                 let mut stored = Vec::new();
                 self.state.sides[other].store.collect(node, &mut stored);
-                let (from, round) = (0, 0);
-                Place::All {
-                    stored,
-                    from,
-                    round,
+                match self.searches() {
+                    true => Place::Ranges(RangeMeeting::new(stored)),
+                    false => Place::All {
+                        stored,
+                        from: 0,
+                        round: 0,
+                    },
                 }
             } else {
                 Place::Lists { row: 0, node }
@@ -124,6 +137,7 @@ impl JoinOperator {
         }
         match meeting.place {
             Place::All { .. } => self.meet_all(meeting, out),
+            Place::Ranges(_) => self.meet_ranges(meeting, out),
             _ => self.meet_lists(meeting, out),
         }
     }
@@ -255,10 +269,13 @@ impl JoinOperator {
         let all: Vec<u32> = (0..delta.len() as u32).collect();
         while *from < stored.len() && !out.is_spent() {
             let stored = &stored[*from..stored.len().min(*from + PIECE_ROWS)];
-            let sides = [
-                self.all_arrays(port, LEFT, delta, &all, stored, &filter.columns),
-                self.all_arrays(port, RIGHT, delta, &all, stored, &filter.columns),
-            ];
+            let sides = [LEFT, RIGHT].map(|side| {
+                let rows = match side == port {
+                    true => Rows::Pushed(&delta.rows, &all),
+                    false => Rows::Stored(stored),
+                };
+                self.condition_arrays(side, rows, &filter.columns)
+            });
             // The shorter side is gone through row by row, the longer one evaluated as a whole.
             let repeated = if delta.len() <= stored.len() {
                 port
@@ -318,14 +335,11 @@ impl JoinOperator {
         *from >= stored.len()
     }
 
-    /// The columns that the filter needs of `side`: of the rows `all` of the pushed piece, or of the rows `stored`.
-    fn all_arrays(
+    /// Of the columns that the filter needs, those of `side`, for some of its rows.
+    pub(super) fn condition_arrays(
         &mut self,
-        port: usize,
         side: usize,
-        delta: &Delta,
-        all: &[u32],
-        stored: &[u32],
+        rows: Rows,
         columns: &[usize],
     ) -> Vec<ArrayRef> {
         let from = side * self.widths[LEFT];
@@ -333,15 +347,11 @@ impl JoinOperator {
             .iter()
             .filter(|c| (**c >= self.widths[LEFT]) == (side == RIGHT));
         let columns: Vec<usize> = columns.map(|c| c - from).collect();
-        let rows = match side == port {
-            true => Rows::Pushed(&delta.rows, all),
-            false => Rows::Stored(stored),
-        };
         self.side_arrays(side, rows, &columns)
     }
 
     /// Counts and emits pairs that have passed, in pieces of bounded size, and empties the list.
-    fn accept(
+    pub(super) fn accept(
         &mut self,
         port: usize,
         delta: &Delta,

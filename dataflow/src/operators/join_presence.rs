@@ -9,6 +9,7 @@ use tidemill_zset::{Delta, Diffs};
 
 use super::join::{DIRTY, JoinOperator, LEFT, PIECE_ROWS, Presence, RIGHT, SHOWN};
 use super::join_pairs::{Pairs, Rows};
+use super::join_ranges::RangeMeeting;
 use super::join_rows::batch_of;
 use crate::operator::Output;
 use crate::plan::JoinKind;
@@ -21,11 +22,20 @@ pub(super) struct Restore {
     slots: Range<u32>,
     /// The next pair of the first of them.
     pair: u64,
+    /// The next left row, where pairs are searched for.
+    row: usize,
+    /// Some left rows that meet the right side.
+    ranges: Option<RangeMeeting>,
 }
 
 impl Restore {
     pub fn new(slots: Range<u32>) -> Self {
-        Restore { slots, pair: 0 }
+        Restore {
+            slots,
+            pair: 0,
+            row: 0,
+            ranges: None,
+        }
     }
 }
 
@@ -211,7 +221,11 @@ impl JoinOperator {
                 rows
             };
             let rows = [of(LEFT), of(RIGHT)];
-            if !self.restore_pairs(restore, &rows, out) {
+            let counted = match self.searches() {
+                true => self.restore_ranges(restore, &rows, out),
+                false => self.restore_pairs(restore, &rows, out),
+            };
+            if !counted {
                 return false;
             }
             for (side, rows) in rows.into_iter().enumerate() {
@@ -221,7 +235,7 @@ impl JoinOperator {
                     }
                 }
             }
-            (restore.slots.start, restore.pair) = (slot + 1, 0);
+            *restore = Restore::new(slot + 1..restore.slots.end);
         }
         true
     }
@@ -250,6 +264,38 @@ impl JoinOperator {
             self.apply_filter(LEFT, None, &mut pairs, out);
             self.add_matches(&pairs);
             restore.pair = end;
+        }
+        true
+    }
+
+    /// The same where the condition compares both sides.
+    fn restore_ranges(
+        &mut self,
+        restore: &mut Restore,
+        [left, right]: &[Vec<u32>; 2],
+        out: &mut Output,
+    ) -> bool {
+        while restore.row < left.len() {
+            let to = left.len().min(restore.row + PIECE_ROWS);
+            let own = &left[restore.row..to];
+            let meeting = restore.ranges.take();
+            let mut meeting = meeting.unwrap_or_else(|| RangeMeeting::new(right.clone()));
+            let mut pairs = Pairs::default();
+            while meeting.next(self, (LEFT, Rows::Stored(own)), &mut pairs, out) {
+                let numbers = pairs.probe.iter_mut();
+                numbers.for_each(|place| *place = own[*place as usize]);
+                if meeting.is_filtered() {
+                    self.apply_filter(LEFT, None, &mut pairs, out);
+                }
+                self.add_matches(&pairs);
+                pairs = Pairs::default();
+                if out.is_spent() {
+                    restore.ranges = Some(meeting);
+                    return false;
+                }
+            }
+            restore.ranges = Some(meeting.again());
+            restore.row = to;
         }
         true
     }

@@ -11,6 +11,7 @@ mod join_pairs;
 mod join_pending;
 pub mod join_plan;
 mod join_presence;
+mod join_ranges;
 mod join_rows;
 mod join_state;
 mod join_tasks;
