@@ -21,6 +21,8 @@ use datafusion_expr::Operator;
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{BinaryExpr, CaseExpr, CastExpr, Column, Literal};
 use datafusion_physical_expr::utils::collect_columns;
+use hashbrown::HashMap;
+use tidemill_zset::hash::hash_columns;
 
 type Expr = Arc<dyn PhysicalExpr>;
 
@@ -28,6 +30,8 @@ type Expr = Arc<dyn PhysicalExpr>;
 #[derive(Debug)]
 pub struct RangeCondition {
     searched: usize,
+    /// Columns of both sides that are equal besides.
+    equal: Vec<[Expr; 2]>,
     /// Over the columns of the searched side.
     key: Expr,
     limits: Vec<Limit>,
@@ -53,12 +57,14 @@ struct Comparison<'e> {
 
 impl RangeCondition {
     /// What there is to search by in `condition`, over columns of `schema` of which `side_of` gives the side, 0 or 1, and the number among
-    /// the columns of that side. `can_fail` says whether an expression can fail for some rows.
+    /// the columns of that side. `can_fail` says whether an expression can fail for some rows. With `key`, it must be this column that is
+    /// searched by.
     pub fn of(
         condition: &Expr,
         schema: &Schema,
         side_of: &dyn Fn(usize) -> (usize, usize),
         can_fail: &dyn Fn(&Expr) -> bool,
+        key: Option<(usize, usize)>,
     ) -> Option<RangeCondition> {
         let volatile = condition.exists(&mut |e: &Expr| Ok(e.is_volatile_node()));
         if !volatile.is_ok_and(|volatile| !volatile) {
@@ -72,6 +78,10 @@ impl RangeCondition {
             .collect();
         let known = comparisons.iter().flatten();
         let keys = known.flat_map(|c| [(0, c.sides[0]), (1, c.sides[1])]);
+        let keys = keys.filter(|(_, e)| {
+            let column = e.downcast_ref::<Column>().map(|c| side_of(c.index()));
+            key.is_none() || column == key
+        });
         let of_key = |(searched, key): (usize, &Expr)| {
             let limits = comparisons.iter().map(|c| {
                 let c = c.as_ref()?;
@@ -92,6 +102,7 @@ impl RangeCondition {
             });
             Some(RangeCondition {
                 searched,
+                equal: vec![],
                 key: renumbered(key),
                 limits: limits.collect(),
                 is_whole,
@@ -105,6 +116,31 @@ impl RangeCondition {
             } else {
                 best
             }
+        })
+    }
+
+    /// The condition between rows that are equal in these columns of the left and the right side, none of which is NULL. `None`: there is no
+    /// order of them in which it can be searched, or a value can't be computed for all rows.
+    pub fn among_equal(
+        self,
+        columns: &[(Expr, Expr)],
+        schemas: [&Schema; 2],
+        can_fail: &dyn Fn(&Expr) -> bool,
+    ) -> Option<RangeCondition> {
+        let exact = |e: &Expr, schema| {
+            let ty = e.data_type(schema).ok();
+            let exact = ty.filter(|ty| is_ordered(ty) && !ty.is_floating());
+            exact.filter(|_| e.is::<Column>())
+        };
+        let all_equal = columns.iter().all(|(left, right)| {
+            let left = exact(left, schemas[0]);
+            left.is_some() && left == exact(right, schemas[1])
+        });
+        let fails = can_fail(&self.key);
+        let equal = columns.iter().map(|(l, r)| [l.clone(), r.clone()]);
+        (all_equal && !fails).then_some(RangeCondition {
+            equal: equal.collect(),
+            ..self
         })
     }
 
@@ -138,33 +174,63 @@ impl RangeCondition {
         let Some((key, values)) = self.keys(rows)? else {
             return Ok(Order {
                 values: None,
+                groups: Groups::default(),
                 rows: all,
                 valid: 0,
             });
         };
-        let (mut order, nulls): (Vec<u32>, Vec<u32>) =
-            (0..count).partition(|row| key.is_valid(*row as usize));
+        let (groups, of_row) = match self.is_among_equal() {
+            true => Groups::of(&self.equal_columns(rows, self.searched)?)?,
+            false => (Groups::default(), vec![]),
+        };
+        let group = |row: u32| of_row.get(row as usize).copied().unwrap_or_default();
+        let known = |row: &u32| key.is_valid(*row as usize) && group(*row) != NO_GROUP;
+        let (mut order, nulls): (Vec<u32>, Vec<u32>) = (0..count).partition(known);
         let valid = order.len();
         let values = match values {
             Values::Numbers(numbers) => {
-                let pairs = order.iter().map(|row| (numbers[*row as usize], *row));
-                let mut pairs: Vec<_> = pairs.collect();
-                pairs.sort_unstable();
-                order = pairs.iter().map(|(_, row)| *row).collect();
-                Values::Numbers(pairs.into_iter().map(|(number, _)| number).collect())
+                let number = |row: u32| numbers[row as usize];
+                let sorted = order.iter().map(|row| (group(*row), number(*row), *row));
+                let mut sorted: Vec<_> = sorted.collect();
+                sorted.sort_unstable();
+                order = sorted.into_iter().map(|(.., row)| row).collect();
+                Values::Numbers(order.iter().map(|row| number(*row)).collect())
             }
             Values::Rows(values) => {
-                let of = |row: &u32| (values.row(*row as usize), *row);
-                order.sort_unstable_by(|a, b| of(a).cmp(&of(b)));
+                let of = |row: u32| (group(row), values.row(row as usize), row);
+                order.sort_unstable_by(|a, b| of(*a).cmp(&of(*b)));
                 Values::Rows(values)
             }
         };
+        let groups = groups.starting(order.iter().map(|row| group(*row)));
         order.extend(nulls);
         Ok(Order {
             values: Some(values),
+            groups,
             rows: order,
             valid,
         })
+    }
+
+    /// Whether rows are only compared with those that are equal in some columns.
+    pub fn is_among_equal(&self) -> bool {
+        !self.equal.is_empty()
+    }
+
+    /// Hashes of the columns of a side that are equal to the other's.
+    pub fn equal_hashes(&self, rows: &RecordBatch, side: usize) -> Result<Vec<u64>> {
+        Ok(hash_columns(
+            &self.equal_columns(rows, side)?,
+            rows.num_rows(),
+        ))
+    }
+
+    fn equal_columns(&self, rows: &RecordBatch, side: usize) -> Result<Vec<ArrayRef>> {
+        let columns = self.equal.iter().map(|columns| {
+            let column = columns[side].evaluate(rows)?;
+            column.into_array(rows.num_rows())
+        });
+        columns.collect()
     }
 
     /// The keys of rows of the searched side; `None`: they can't be evaluated.
@@ -184,7 +250,13 @@ impl RangeCondition {
                 are_all: true,
             });
         }
-        let mut ranges = vec![0..order.valid; rows.num_rows()];
+        let mut ranges = match self.is_among_equal() {
+            true => order
+                .groups
+                .ranges(&self.equal_columns(rows, 1 - self.searched)?)?,
+            false => vec![0..order.valid; rows.num_rows()],
+        };
+        let groups = ranges.clone();
         let limits = self.limits(rows)?;
         for limit in &limits.each {
             for (row, range) in ranges.iter_mut().enumerate() {
@@ -205,7 +277,10 @@ impl RangeCondition {
             }
         }
         for row in &limits.failed {
-            ranges[*row] = all.clone();
+            ranges[*row] = match self.is_among_equal() {
+                true => groups[*row].clone(),
+                false => all.clone(),
+            };
         }
         Ok(Candidates {
             ranges,
@@ -213,7 +288,7 @@ impl RangeCondition {
         })
     }
 
-    /// The same for few probing rows, without putting the searched ones in order: calls `found` with the numbers of a probing row and of a
+    /// The same for few probing rows of sides without equal columns, without putting the searched ones in order: calls `found` with the numbers of a probing row and of a
     /// searched one. Returns what [`Candidates::are_all`] is.
     pub fn scan(
         &self,
@@ -262,6 +337,8 @@ impl RangeCondition {
 pub struct Order {
     /// The keys: numbers in this order, others by row. `None`: they can't be evaluated.
     values: Option<Values>,
+    /// What divides them into those that are in this order.
+    groups: Groups,
     /// The rows in order; those without a key come last.
     rows: Vec<u32>,
     /// How many have keys.
@@ -274,14 +351,28 @@ impl Order {
         &self.rows
     }
 
-    /// Whether the keys at two places, of rows that have keys, are equal.
-    pub fn same_key(&self, a: usize, b: usize) -> bool {
+    /// Of the places in `range`, which come directly after `place`, or before it if they are gone through backwards, those of an equal key.
+    pub fn equal_within(
+        &self,
+        range: &Range<usize>,
+        place: usize,
+        backwards: bool,
+    ) -> Range<usize> {
+        let Some(values) = &self.values else {
+            return range.clone();
+        };
+        let differs = |at: usize| !self.compare(at, values, self.value_at(place)).is_eq();
+        match backwards {
+            false => range.start..self.partition_point(range, |at| !differs(at)),
+            true => self.partition_point(range, differs)..range.end,
+        }
+    }
+
+    /// Where the values have the key at a place.
+    fn value_at(&self, place: usize) -> usize {
         match &self.values {
-            Some(Values::Numbers(numbers)) => numbers[a] == numbers[b],
-            Some(Values::Rows(values)) => {
-                values.row(self.rows[a] as usize) == values.row(self.rows[b] as usize)
-            }
-            None => true,
+            Some(Values::Rows(_)) => self.rows[place] as usize,
+            _ => place,
         }
     }
 
@@ -292,13 +383,12 @@ impl Order {
             Some(Values::Rows(values)) => values.size(),
             None => 0,
         };
-        values + size_of_val(self.rows.as_slice())
+        values + self.groups.size() + size_of_val(self.rows.as_slice())
     }
 
     fn compare(&self, at: usize, others: &Values, other: usize) -> Ordering {
         match &self.values {
-            Some(values @ Values::Numbers(_)) => values.compare(at, others, other),
-            Some(values) => values.compare(self.rows[at] as usize, others, other),
+            Some(values) => values.compare(self.value_at(at), others, other),
             None => Ordering::Equal,
         }
     }
@@ -369,6 +459,77 @@ fn evaluated(e: &Expr, rows: &RecordBatch, failed: &mut Vec<usize>) -> Result<Ar
     let each: Vec<ArrayRef> = (0..count).map(value).collect();
     let each: Vec<&dyn Array> = each.iter().map(AsRef::as_ref).collect();
     Ok(concat(&each)?)
+}
+
+/// Values of the columns that are equal on both sides.
+#[derive(Debug, Default)]
+struct Groups {
+    numbers: HashMap<Vec<u8>, u32>,
+    /// By number, the place of the first row; and the place behind the last one.
+    starts: Vec<usize>,
+}
+
+/// A row of which a column is NULL.
+const NO_GROUP: u32 = u32::MAX;
+
+impl Groups {
+    /// The groups of the rows that have these columns, and the number of each row's.
+    fn of(columns: &[ArrayRef]) -> Result<(Groups, Vec<u32>)> {
+        let mut groups = Groups::default();
+        let mut of_row = vec![];
+        each_value(columns, |value| {
+            let next = groups.numbers.len() as u32;
+            of_row.push(match value {
+                None => NO_GROUP,
+                Some(value) => *groups.numbers.entry_ref(value).or_insert(next),
+            });
+        })?;
+        Ok((groups, of_row))
+    }
+
+    /// The groups of rows in order.
+    fn starting(mut self, of_rows: impl Iterator<Item = u32>) -> Groups {
+        let mut counts = vec![0; self.numbers.len() + 1];
+        if !self.numbers.is_empty() {
+            of_rows.for_each(|group| counts[group as usize + 1] += 1);
+        }
+        for at in 1..counts.len() {
+            counts[at] += counts[at - 1];
+        }
+        self.starts = counts;
+        self
+    }
+
+    /// The places of the rows that have the values of these columns.
+    fn ranges(&self, columns: &[ArrayRef]) -> Result<Vec<Range<usize>>> {
+        let mut ranges = vec![];
+        each_value(columns, |value| {
+            let group = value.and_then(|value| self.numbers.get(value));
+            let range =
+                |group: &u32| self.starts[*group as usize]..self.starts[*group as usize + 1];
+            ranges.push(group.map_or(0..0, range));
+        })?;
+        Ok(ranges)
+    }
+
+    fn size(&self) -> usize {
+        let keys = self.numbers.keys().map(|key| key.len() + 32);
+        keys.sum::<usize>() + size_of_val(self.starts.as_slice())
+    }
+}
+
+/// Calls `take` with the values of each row's columns as bytes that are equal if they are; `None`: one of them is NULL.
+fn each_value(columns: &[ArrayRef], mut take: impl FnMut(Option<&[u8]>)) -> Result<()> {
+    let fields = columns
+        .iter()
+        .map(|c| SortField::new(c.data_type().clone()));
+    let converter = RowConverter::new(fields.collect())?;
+    let values = converter.convert_columns(columns)?;
+    for row in 0..values.num_rows() {
+        let known = columns.iter().all(|column| column.is_valid(row));
+        take(known.then_some(values.row(row).data()));
+    }
+    Ok(())
 }
 
 /// Values of one type, as they are compared.

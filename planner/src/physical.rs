@@ -12,7 +12,8 @@
 //! * What it does to sorts and limits: see `limits`; to windows: see `windows`; to recursive queries: see `rounds`.
 //! * Sorts of all rows, and windows, are slow: nodes of our own stand for them once all else is decided, see `sorts` and `window_exec`.
 //! * Joins read both sides to their ends: one that finds rows of a scan by the other side's keys stands for them, see `lookups`.
-//! * A join without equal columns looks at all pairs: one that searches by a comparison stands for it, see `range_join`.
+//! * A join without equal columns looks at all pairs: one that searches by a comparison stands for it, see `range_join`. So
+//!   does one of which only the first matches of each row are wanted, see `nearest`.
 //! * Joins read both sides to their ends also for the first rows in an order, which one of their sides may have: see `first_rows`.
 //! * Conditions of a query and of a subquery in it end up in one filter, which computes them all. So those that can fail get
 //!   filters of their own above those that can't, in their order: `1/x = 2` isn't computed for rows that `x <> 0` drops.
@@ -21,6 +22,7 @@ mod first_rows;
 pub(crate) mod in_order;
 mod limits;
 mod lookups;
+mod nearest;
 mod projections;
 pub(crate) mod range_join;
 mod range_pairs;
@@ -66,6 +68,7 @@ use futures::{StreamExt, TryStreamExt};
 use self::first_rows::FirstRows;
 use self::limits::{Limits, LongSorts};
 use self::lookups::Lookups;
+use self::nearest::Nearest;
 use self::projections::ProjectionsDown;
 use self::range_join::RangeJoins;
 use self::rounds::Rounds;
@@ -101,6 +104,7 @@ pub(crate) fn rules() -> Vec<Rule> {
         Arc::new(FallibleLast) as Rule,
         Arc::new(LongSorts),
         Arc::new(Rounds),
+        Arc::new(Nearest),
         Arc::new(Sorts),
         Arc::new(Windows),
         Arc::new(FirstRows),

@@ -73,7 +73,7 @@ impl PairFilter {
         let sides = [left, right].map(|fields| Arc::new(Schema::new(fields.to_vec())));
         let schema = Arc::new(Schema::new(fields.clone()));
         PairFilter {
-            range: RangeCondition::of(&expr, &schema, &side_of, &calls),
+            range: RangeCondition::of(&expr, &schema, &side_of, &calls, None),
             expr,
             columns,
             schema,

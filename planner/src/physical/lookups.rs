@@ -26,6 +26,7 @@ use datafusion_physical_expr::expressions::{CastExpr, Column};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::ConcatExec;
+use super::range_join::RangeJoinExec;
 use crate::counted::Counted;
 use crate::execute::with_a_chance_to_stop;
 use crate::functions::external;
@@ -82,6 +83,8 @@ pub(super) struct LookupJoinExec {
     rows_max: usize,
     /// See [`LookupJoinExec::of_some_rows`]: it fails instead of reading a large side to its end.
     of_some: bool,
+    /// What joins the rows instead of `join`.
+    ranges: Option<Box<RangeJoinExec>>,
 }
 
 /// What one side tells of the scan on the other.
@@ -94,6 +97,12 @@ struct Key {
 
 impl LookupJoinExec {
     fn instead_of(node: &Plan) -> Option<LookupJoinExec> {
+        if let Some(ranges) = node.downcast_ref::<RangeJoinExec>() {
+            let join: Plan = Arc::new(ranges.hash_join()?.ok()?);
+            let ranges = Some(Box::new(ranges.clone()));
+            return LookupJoinExec::instead_of(&join)
+                .map(|found| LookupJoinExec { ranges, ..found });
+        }
         let join = node.downcast_ref::<HashJoinExec>()?;
         // The left side is the smaller one, as far as DataFusion knows.
         let mut found = [0, 1]
@@ -153,6 +162,7 @@ impl LookupJoinExec {
             giver,
             rows_max,
             of_some: false,
+            ranges: None,
         })
     }
 
@@ -192,6 +202,9 @@ impl LookupJoinExec {
 
     /// The join of two inputs.
     fn joined(&self, inputs: [Plan; 2]) -> Result<Plan> {
+        if let Some(ranges) = &self.ranges {
+            return with_a_chance_to_stop(Arc::new(ranges.with_inputs(inputs)));
+        }
         let join = self.join.builder().reset_state().recompute_properties();
         let join = join.with_new_children(inputs.to_vec())?.build_exec()?;
         with_a_chance_to_stop(join)

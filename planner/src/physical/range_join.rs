@@ -9,19 +9,19 @@ use datafusion::config::ConfigOptions;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
-use datafusion::physical_plan::joins::NestedLoopJoinExec;
-use datafusion::physical_plan::joins::utils::build_join_schema;
+use datafusion::physical_plan::joins::utils::{ColumnIndex, JoinFilter, build_join_schema};
+use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
 };
 use datafusion_common::tree_node::Transformed;
-use datafusion_common::{JoinSide, Result, internal_err};
+use datafusion_common::{JoinSide, JoinType, NullEquality, Result, internal_err};
 use datafusion_physical_expr::PhysicalExpr;
 use tidemill_dataflow::ranges::RangeCondition;
 
 use super::can_fail;
 use super::in_order::InOrderExpr;
-use super::range_pairs::{Join, rows};
+use super::range_pairs::{First, Join, rows};
 use crate::tree::Tree;
 
 type Plan = Arc<dyn ExecutionPlan>;
@@ -62,45 +62,132 @@ pub(crate) struct RangeJoinExec {
 
 impl RangeJoinExec {
     fn instead_of(node: &Plan) -> Result<Option<RangeJoinExec>> {
-        let Some(loops) = node.downcast_ref::<NestedLoopJoinExec>() else {
+        match Given::of(node) {
+            Some(given) if given.on.is_empty() => given.join(node, None),
+            _ => Ok(None),
+        }
+    }
+
+    /// The join that `node` is, if it can be one that gives, for each value of the columns `by`, the first rows in the order of column `key`.
+    pub(super) fn giving_first(
+        node: &Plan,
+        by: &[usize],
+        key: usize,
+        first: First,
+    ) -> Result<Option<RangeJoinExec>> {
+        let Some(given) = Given::of(node).filter(|given| given.kind == JoinType::Inner) else {
             return Ok(None);
         };
-        let inputs = [loops.left().clone(), loops.right().clone()];
+        let columns = given.columns();
+        let key = (side(&columns[key]), columns[key].index);
+        if by.iter().any(|c| side(&columns[*c]) == key.0) {
+            return Ok(None);
+        }
+        given.join(node, Some((key, first)))
+    }
+
+    /// The hash join that it stands for, of its inputs.
+    pub(super) fn hash_join(&self) -> Option<Result<HashJoinExec>> {
+        let join = self.node.downcast_ref::<HashJoinExec>()?;
+        let join = join.builder().reset_state().recompute_properties();
+        let join = join.with_new_children(self.inputs.to_vec());
+        Some(join.and_then(|join| join.build()))
+    }
+
+    /// The join of other inputs.
+    pub(super) fn with_inputs(&self, inputs: [Plan; 2]) -> RangeJoinExec {
+        let this = self.clone();
+        RangeJoinExec { inputs, ..this }
+    }
+}
+
+/// A join of DataFusion's.
+struct Given<'n> {
+    inputs: [Plan; 2],
+    kind: JoinType,
+    projection: Option<&'n [usize]>,
+    filter: &'n JoinFilter,
+    on: &'n [(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>)],
+}
+
+impl Given<'_> {
+    fn of(node: &Plan) -> Option<Given<'_>> {
+        let given = if let Some(loops) = node.downcast_ref::<NestedLoopJoinExec>() {
+            Given {
+                inputs: [loops.left().clone(), loops.right().clone()],
+                kind: *loops.join_type(),
+                projection: loops.projection().as_deref(),
+                filter: loops.filter()?,
+                on: &[],
+            }
+        } else {
+            let hash = node.downcast_ref::<HashJoinExec>()?;
+            if hash.null_equality() == NullEquality::NullEqualsNull {
+                return None;
+            }
+            Given {
+                inputs: [hash.left().clone(), hash.right().clone()],
+                kind: *hash.join_type(),
+                projection: hash.projection.as_deref(),
+                filter: hash.filter()?,
+                on: hash.on(),
+            }
+        };
         let apart = |plan: &Plan| plan.output_partitioning().partition_count() > 1;
-        let Some(filter) = loops.filter().filter(|_| !inputs.iter().any(apart)) else {
-            return Ok(None);
-        };
-        let indices = filter.column_indices();
-        let side_of = |column: usize| {
-            let column = &indices[column];
-            (usize::from(column.side == JoinSide::Right), column.index)
-        };
-        let fails = |e: &Arc<dyn PhysicalExpr>| can_fail(e).unwrap_or(true);
-        let condition = filter.expression();
-        let Some(range) = RangeCondition::of(condition, filter.schema(), &side_of, &fails) else {
-            return Ok(None);
-        };
-        let schemas = inputs.each_ref().map(|plan| plan.schema());
-        let (_, columns) = build_join_schema(&schemas[0], &schemas[1], loops.join_type());
-        let columns = match loops.projection() {
+        (!given.inputs.iter().any(apart)).then_some(given)
+    }
+
+    /// The columns of the result.
+    fn columns(&self) -> Vec<ColumnIndex> {
+        let [left, right] = self.inputs.each_ref().map(|plan| plan.schema());
+        let (_, columns) = build_join_schema(&left, &right, &self.kind);
+        match self.projection {
             Some(chosen) => chosen.iter().map(|c| columns[*c].clone()).collect(),
             None => columns,
-        };
-        let join = Join {
-            range,
-            kind: (*loops.join_type()).into(),
-            columns,
-            schema: node.schema(),
-            condition: InOrderExpr::of(condition)?,
-            condition_columns: indices.to_vec(),
-            condition_schema: filter.schema().clone(),
-        };
-        Ok(Some(RangeJoinExec {
-            node: node.clone(),
-            inputs,
-            join: Arc::new(join),
-        }))
+        }
     }
+
+    /// The join by a range, if there is something to search by. `first` is for each row, in the order of a column of a side.
+    fn join(
+        &self,
+        node: &Plan,
+        first: Option<((usize, usize), First)>,
+    ) -> Result<Option<RangeJoinExec>> {
+        let (filter, condition) = (self.filter, self.filter.expression());
+        let indices = filter.column_indices();
+        let side_of = |column: usize| (side(&indices[column]), indices[column].index);
+        let fails = |e: &Arc<dyn PhysicalExpr>| can_fail(e).unwrap_or(true);
+        let key = first.map(|(key, _)| key);
+        let range = RangeCondition::of(condition, filter.schema(), &side_of, &fails, key);
+        let [left, right] = self.inputs.each_ref().map(|plan| plan.schema());
+        let range = range.and_then(|range| match self.on {
+            [] => Some(range),
+            on => range.among_equal(on, [&left, &right], &fails),
+        });
+        let join = |range| -> Result<RangeJoinExec> {
+            let join = Join {
+                range,
+                kind: self.kind.into(),
+                columns: self.columns(),
+                schema: node.schema(),
+                condition: InOrderExpr::of(condition)?,
+                condition_columns: indices.to_vec(),
+                condition_schema: filter.schema().clone(),
+                first: first.map(|(_, first)| first),
+            };
+            Ok(RangeJoinExec {
+                node: node.clone(),
+                inputs: self.inputs.clone(),
+                join: Arc::new(join),
+            })
+        };
+        range.map(join).transpose()
+    }
+}
+
+/// The side of a column of pairs.
+fn side(column: &ColumnIndex) -> usize {
+    usize::from(column.side == JoinSide::Right)
 }
 
 impl DisplayAs for RangeJoinExec {
@@ -138,8 +225,7 @@ impl ExecutionPlan for RangeJoinExec {
         let Ok(inputs) = <[Plan; 2]>::try_from(children) else {
             return internal_err!("a join has two inputs");
         };
-        let this = RangeJoinExec::clone(&self);
-        Ok(Arc::new(RangeJoinExec { inputs, ..this }))
+        Ok(Arc::new(self.with_inputs(inputs)))
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Plan>) -> Result<Plan> {

@@ -1,6 +1,6 @@
 //! The rows of a [`RangeJoinExec`](super::range_join::RangeJoinExec).
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use arrow::array::{
     Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array,
 };
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{concat_batches, prep_null_mask_filter, take};
+use arrow::compute::{concat_batches, filter_record_batch, prep_null_mask_filter, take};
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -19,7 +19,7 @@ use datafusion_common::utils::memory::get_record_batch_memory_size;
 use datafusion_common::{JoinSide, JoinType, Result, resources_err};
 use datafusion_physical_expr::PhysicalExpr;
 use futures::StreamExt;
-use futures::stream::unfold;
+use futures::stream::{iter, unfold};
 use tidemill_dataflow::ranges::{Order, RangeCondition};
 
 use crate::functions::external;
@@ -27,7 +27,7 @@ use crate::interrupt;
 
 /// Pairs that are looked at together, and rows of a batch.
 const PAIRS: usize = 8192;
-/// Where one match of a row is enough, so many times more of its candidates are looked at in each round.
+/// Where some matches of a row are enough, so many times more of its candidates are looked at in each round.
 const ROUND_GROWTH: usize = 8;
 
 /// What is joined how.
@@ -42,6 +42,16 @@ pub(super) struct Join {
     pub condition: Arc<dyn PhysicalExpr>,
     pub condition_columns: Vec<ColumnIndex>,
     pub condition_schema: SchemaRef,
+    /// Nobody looks at more than these of the pairs of a probing row.
+    pub first: Option<First>,
+}
+
+/// The first pairs of each row in the order of the value that is searched by; those that are equal in it to the last of them, too.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct First {
+    pub rows: usize,
+    /// The greatest values come first.
+    pub descending: bool,
 }
 
 /// What a join gives.
@@ -149,9 +159,10 @@ struct Probe {
     ranges: Vec<Range<usize>>,
     /// Not all candidates match.
     filtered: bool,
-    matched: Vec<bool>,
-    /// One match per row is enough.
-    first_only: bool,
+    /// Per row, the matches.
+    found: Vec<usize>,
+    /// So many per row are enough.
+    wanted: usize,
     /// The row whose candidates are next, and how many of a row are looked at in this round.
     at: usize,
     round: usize,
@@ -160,7 +171,11 @@ struct Probe {
 impl Work {
     async fn next(&mut self) -> Result<Option<RecordBatch>> {
         if let Some(input) = self.to_search.take() {
-            self.searched = Some(self.search(input).await?);
+            let wanted = match self.join.range.is_among_equal() {
+                true => Some(self.wanted().await?),
+                false => None,
+            };
+            self.searched = Some(self.search(input, wanted).await?);
         }
         loop {
             if let Some(batch) = self.ready.pop_front() {
@@ -173,8 +188,9 @@ impl Work {
             if let Some(probe) = &mut self.probe {
                 if !self.join.pairs(searched, probe, &mut self.ready)? {
                     let own = 1 - self.join.searched_side();
+                    let matched: Vec<bool> = probe.found.iter().map(|found| *found > 0).collect();
                     self.join
-                        .rows_alone(own, &probe.rows, &probe.matched, &mut self.ready)?;
+                        .rows_alone(own, &probe.rows, &matched, &mut self.ready)?;
                     self.probe = None;
                 }
                 continue;
@@ -195,11 +211,43 @@ impl Work {
         }
     }
 
-    /// Reads the searched side.
-    async fn search(&mut self, mut input: SendableRecordBatchStream) -> Result<Searched> {
+    /// Reads the probing side, and gives the hashes of what rows of the searched one must be equal to.
+    async fn wanted(&mut self) -> Result<HashSet<u64>> {
+        let mut wanted = HashSet::new();
+        let side = 1 - self.join.searched_side();
+        let Some(mut input) = self.probing.take() else {
+            return Ok(wanted);
+        };
         let mut batches = vec![];
         while let Some(batch) = input.next().await {
             let batch = batch?;
+            self.memory.try_grow(get_record_batch_memory_size(&batch))?;
+            wanted.extend(self.join.range.equal_hashes(&batch, side)?);
+            batches.push(Ok(batch));
+        }
+        let rows = RecordBatchStreamAdapter::new(input.schema(), iter(batches));
+        self.probing = Some(Box::pin(rows));
+        Ok(wanted)
+    }
+
+    /// Reads the searched side: of each row, or of those that have one of the hashes.
+    async fn search(
+        &mut self,
+        mut input: SendableRecordBatchStream,
+        wanted: Option<HashSet<u64>>,
+    ) -> Result<Searched> {
+        let others = self.memory.size();
+        let mut batches = vec![];
+        while let Some(batch) = input.next().await {
+            let mut batch = batch?;
+            if let Some(wanted) = &wanted {
+                let hashes = self
+                    .join
+                    .range
+                    .equal_hashes(&batch, self.join.searched_side())?;
+                let mask: BooleanBuffer = hashes.iter().map(|hash| wanted.contains(hash)).collect();
+                batch = filter_record_batch(&batch, &BooleanArray::from(mask))?;
+            }
             // Once as it came, and once in one piece.
             self.memory
                 .try_grow(2 * get_record_batch_memory_size(&batch))?;
@@ -213,7 +261,7 @@ impl Work {
         }
         let order = self.join.range.order(&rows)?;
         self.memory
-            .try_resize(get_record_batch_memory_size(&rows) + order.size())?;
+            .try_resize(others + get_record_batch_memory_size(&rows) + order.size())?;
         let wanted = self.join.kind.needs_matches(self.join.range.searched());
         Ok(Searched {
             matched: vec![false; if wanted { count } else { 0 }],
@@ -221,6 +269,35 @@ impl Work {
             rows,
             order,
         })
+    }
+}
+
+impl Probe {
+    /// Some candidates: rows of the batch, and places in the order of the searched side.
+    fn next(&mut self, descending: bool) -> (UInt32Array, Vec<usize>) {
+        let (mut rows, mut places) = (vec![], vec![]);
+        let in_rounds = self.wanted < usize::MAX;
+        while self.at < self.ranges.len() && places.len() < PAIRS {
+            let range = &mut self.ranges[self.at];
+            let most = self.round.min(PAIRS - places.len()).min(range.len());
+            match descending {
+                false => places.extend(range.start..range.start + most),
+                true => places.extend((range.end - most..range.end).rev()),
+            }
+            match descending {
+                false => range.start += most,
+                true => range.end -= most,
+            }
+            rows.resize(places.len(), self.at as u32);
+            if range.len() == 0 || in_rounds {
+                self.at += 1;
+            }
+        }
+        if self.at == self.ranges.len() && self.ranges.iter().any(|range| range.len() > 0) {
+            self.at = 0;
+            self.round = self.round.saturating_mul(ROUND_GROWTH);
+        }
+        (UInt32Array::from(rows), places)
     }
 }
 
@@ -234,11 +311,11 @@ impl Join {
         let candidates = self.range.candidates(&searched.order, &rows)?;
         let filtered = candidates.are_all || !self.range.is_whole();
         let mut ranges = candidates.ranges;
-        let mut matched: Vec<bool> = ranges.iter().map(|_| false).collect();
+        let mut found: Vec<usize> = vec![0; ranges.len()];
         if let (Kind::Rows(side, _), false) = (self.kind, filtered) {
             // Whether there are any, or which, is all that is asked.
-            for (matched, range) in matched.iter_mut().zip(&mut ranges) {
-                *matched = range.start < range.end;
+            for (found, range) in found.iter_mut().zip(&mut ranges) {
+                *found = range.len();
                 if side == self.searched_side() {
                     searched.steps[range.start] += 1;
                     searched.steps[range.end] -= 1;
@@ -246,16 +323,19 @@ impl Join {
                 *range = 0..0;
             }
         }
-        let first_only = self.kind.needs_matches(1 - self.searched_side())
-            && !matches!(self.kind, Kind::Pairs(_));
+        let wanted = match (self.kind, self.first) {
+            (Kind::Rows(side, _), _) if side != self.searched_side() => 1,
+            (Kind::Pairs(_), Some(first)) if !candidates.are_all => first.rows,
+            _ => usize::MAX,
+        };
         Ok(Probe {
             rows,
             ranges,
             filtered,
-            matched,
-            first_only,
+            found,
+            wanted,
             at: 0,
-            round: if first_only { 1 } else { usize::MAX },
+            round: wanted,
         })
     }
 
@@ -266,51 +346,40 @@ impl Join {
         probe: &mut Probe,
         ready: &mut VecDeque<RecordBatch>,
     ) -> Result<bool> {
-        let (mut rows, mut places) = (vec![], vec![]);
-        while probe.at < probe.ranges.len() && places.len() < PAIRS {
-            let range = &mut probe.ranges[probe.at];
-            if probe.first_only && probe.matched[probe.at] {
-                *range = 0..0;
-            }
-            let most = probe.round.min(PAIRS - places.len());
-            let end = range.end.min(range.start.saturating_add(most));
-            rows.extend((range.start..end).map(|_| probe.at as u32));
-            places.extend((range.start..end).map(|at| searched.order.rows()[at]));
-            range.start = end.max(range.start);
-            if range.start >= range.end || probe.first_only {
-                probe.at += 1;
-            }
-        }
-        if probe.at == probe.ranges.len() && probe.first_only {
-            let left = probe.ranges.iter().any(|range| range.start < range.end);
-            if left {
-                probe.at = 0;
-                probe.round = probe.round.saturating_mul(ROUND_GROWTH);
-            }
-        }
+        let (mut rows, mut places) = probe.next(self.first.is_some_and(|f| f.descending));
         if places.is_empty() {
             return Ok(probe.at < probe.ranges.len());
         }
-        let (mut rows, mut places) = (UInt32Array::from(rows), UInt32Array::from(places));
+        let order = &searched.order;
+        let number = |place: &usize| order.rows()[*place];
+        let mut numbers = UInt32Array::from_iter_values(places.iter().map(number));
         if probe.filtered {
-            let mask = self.mask(searched, probe, &rows, &places)?;
+            let mask = self.mask(&searched.rows, probe, &rows, &numbers)?;
             if mask.true_count() < rows.len() {
-                let kept = |all: &UInt32Array| {
-                    let kept = mask.values().set_indices();
-                    UInt32Array::from_iter_values(kept.map(|at| all.value(at)))
-                };
-                (rows, places) = (kept(&rows), kept(&places));
+                let passed = || mask.values().set_indices();
+                places = passed().map(|at| places[at]).collect();
+                rows = passed().map(|at| Some(rows.value(at))).collect();
+                numbers = UInt32Array::from_iter_values(places.iter().map(number));
             }
         }
-        rows.values()
-            .iter()
-            .for_each(|row| probe.matched[*row as usize] = true);
+        for (row, place) in rows.values().iter().zip(&places) {
+            let row = *row as usize;
+            probe.found[row] += 1;
+            if probe.found[row] == probe.wanted {
+                let range = &mut probe.ranges[row];
+                *range = match self.first {
+                    // Others may come first by what the rows are ordered by besides.
+                    Some(first) => order.equal_within(range, *place, first.descending),
+                    None => 0..0,
+                };
+            }
+        }
         if !searched.matched.is_empty() {
-            let places = places.values().iter();
-            places.for_each(|row| searched.matched[*row as usize] = true);
+            let numbers = numbers.values().iter();
+            numbers.for_each(|row| searched.matched[*row as usize] = true);
         }
         if matches!(self.kind, Kind::Pairs(_)) && !rows.is_empty() {
-            let mut sides = [Some((&probe.rows, &rows)), Some((&searched.rows, &places))];
+            let mut sides = [Some((&probe.rows, &rows)), Some((&searched.rows, &numbers))];
             if self.searched_side() == 0 {
                 sides.reverse();
             }
@@ -322,14 +391,14 @@ impl Join {
     /// Which pairs fulfil the condition.
     fn mask(
         &self,
-        searched: &Searched,
+        searched: &RecordBatch,
         probe: &Probe,
         rows: &UInt32Array,
-        places: &UInt32Array,
+        numbers: &UInt32Array,
     ) -> Result<BooleanArray> {
         let columns = self.condition_columns.iter().map(|c| {
             let (batch, rows) = match side(c) == Some(self.searched_side()) {
-                true => (&searched.rows, places),
+                true => (searched, numbers),
                 false => (&probe.rows, rows),
             };
             Ok(take(batch.column(c.index), rows, None)?)
