@@ -543,7 +543,7 @@ impl Values {
     fn of(array: &ArrayRef) -> Result<Values> {
         let ty = array.data_type();
         Ok(match ty {
-            // As arrow compares them.
+            // As DataFusion compares them.
             DataType::Float32 => {
                 let values = array.as_primitive::<Float32Type>().values().iter();
                 Values::Numbers(values.map(|v| total(f64::from(*v))).collect())
@@ -572,13 +572,14 @@ impl Values {
     }
 }
 
-/// The number that has the same place among all as `v` has by IEEE 754's total order.
+/// The number that has the same place among all as `v` has by IEEE 754's total order, in which 0 and -0 are one.
 fn total(v: f64) -> i64 {
+    let v = if v == 0.0 { 0.0 } else { v };
     let bits = v.to_bits() as i64;
     bits ^ (((bits >> 63) as u64) >> 1) as i64
 }
 
-/// Types of which arrow and [`Values`] have the same order.
+/// Types of which DataFusion and [`Values`] have the same order.
 fn is_ordered(ty: &DataType) -> bool {
     use DataType::*;
     matches!(
