@@ -12,6 +12,7 @@ use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, Unbounded
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::optimizer::Optimizer;
+use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::joins::utils::JoinFilter;
@@ -39,6 +40,7 @@ use crate::few_buffers::FewBuffersExec;
 use crate::functions::one_of::as_in_list;
 use crate::functions::{Time, external, time_of};
 use crate::interrupt::{AskingExpr, Interruptible};
+use crate::join_order;
 use crate::once;
 use crate::physical::in_order::InOrderExpr;
 use crate::physical::range_join::RangeJoinExec;
@@ -213,6 +215,24 @@ pub(crate) fn optimised(logical: LogicalPlan) -> DfResult<LogicalPlan> {
     decorrelate::optimise(logical, &|plan| BASE.optimize(&plan))
 }
 
+/// The plan that is executed for `logical` on the rows of `reader`.
+pub(crate) fn ordered(logical: LogicalPlan, reader: &dyn SnapshotReader) -> DfResult<LogicalPlan> {
+    let rules = |plan| joins_in_order(BASE.optimize(&plan)?, reader);
+    decorrelate::optimise(logical, &rules)
+}
+
+/// The optimised plan with its joins in an order that suits the rows that there are.
+fn joins_in_order(plan: LogicalPlan, reader: &dyn SnapshotReader) -> DfResult<LogicalPlan> {
+    static COLUMNS: LazyLock<Optimizer> =
+        LazyLock::new(|| Optimizer::with_rules(vec![Arc::new(OptimizeProjections::new())]));
+    let ordered = join_order::ordered(plan, reader)?;
+    match ordered.transformed {
+        // Columns may be left out of other joins now.
+        true => COLUMNS.optimize(ordered.data, &*BASE, |_, _| {}),
+        false => Ok(ordered.data),
+    }
+}
+
 /// Rules that can change a plan of filters, projections, sorts, limits and an aggregate over one scan without subqueries.
 const RULES_OF_CHAINS: &[&str] = &[
     "simplify_expressions",
@@ -316,8 +336,9 @@ pub(crate) fn run(
     reader: Arc<dyn SnapshotReader>,
 ) -> ResultStream {
     let start = async move {
-        let state = state(reader);
-        let optimised = decorrelate::optimise(logical, &|plan| state.optimize(&plan))?;
+        let state = state(reader.clone());
+        let rules = |plan| joins_in_order(state.optimize(&plan)?, &*reader);
+        let optimised = decorrelate::optimise(logical, &rules)?;
         let physical = state
             .query_planner()
             .create_physical_plan(&optimised, &state)

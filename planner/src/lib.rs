@@ -25,6 +25,7 @@ mod few_buffers;
 pub mod functions;
 mod given;
 pub mod interrupt;
+mod join_order;
 pub mod names;
 mod once;
 pub mod origins;

@@ -21,7 +21,7 @@
 mod first_rows;
 pub(crate) mod in_order;
 mod limits;
-mod lookups;
+pub(crate) mod lookups;
 mod nearest;
 mod projections;
 pub(crate) mod range_join;

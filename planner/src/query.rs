@@ -93,6 +93,11 @@ pub trait SnapshotReader: Send + Sync + Debug {
         None
     }
 
+    /// Some of the collection's rows, as far as that costs little, for those who want to know what they are like. They don't count as read.
+    fn sample(&self, _collection: CollectionId, _columns: Option<&[usize]>) -> Option<RecordBatch> {
+        None
+    }
+
     /// As [`SnapshotReader::scan`], if `conditions` select few rows by an index; `None`: they don't.
     fn find(
         &self,
@@ -492,6 +497,12 @@ impl QueryPlan {
         execute::optimised(logical).map_err(|e| from_datafusion(&e))
     }
 
+    /// The same with joins in the order that suits the rows of `reader`.
+    pub fn ordered(&self, reader: &dyn SnapshotReader) -> Result<LogicalPlan> {
+        let logical = execute::at_time(self.logical.clone(), &self.session)?;
+        execute::ordered(logical, reader).map_err(|e| from_datafusion(&e))
+    }
+
     /// The plan with `now()` and `statement_timestamp()` as its last two parameters.
     pub(crate) fn with_times_as_params(&self) -> Result<QueryPlan> {
         let mut params = self.params.clone();
@@ -549,10 +560,15 @@ impl QueryPlan {
 
 /// The collection that a scan in a [`QueryPlan`] reads.
 pub fn scan_collection(scan: &TableScan) -> Option<Relation> {
+    scanned_relation(scan).cloned()
+}
+
+/// The same.
+pub(crate) fn scanned_relation(scan: &TableScan) -> Option<&Relation> {
     let source: &dyn std::any::Any = scan.source.as_ref();
     let provider = &source.downcast_ref::<DefaultTableSource>()?.table_provider;
     let provider: &dyn std::any::Any = provider.as_ref();
     provider
         .downcast_ref::<CollectionTable>()
-        .map(|t| t.relation().clone())
+        .map(CollectionTable::relation)
 }

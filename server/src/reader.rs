@@ -546,6 +546,11 @@ impl SnapshotReader for Snapshot {
         Some(version.map_or(0, |v| v.rows_estimate()) + own as u64)
     }
 
+    fn sample(&self, collection: CollectionId, columns: Option<&[usize]>) -> Option<RecordBatch> {
+        let (rows, left) = self.rows(collection, columns).ok()?;
+        rows_of(rows, left).next()?.ok()
+    }
+
     fn find(
         &self,
         collection: CollectionId,

@@ -36,9 +36,9 @@ use crate::tree::Tree;
 type Plan = Arc<dyn ExecutionPlan>;
 
 /// So many rows are read in the time that finding one by an index takes.
-const ROWS_PER_LOOKUP: usize = 64;
+pub(crate) const ROWS_PER_LOOKUP: usize = 64;
 /// Rows that are kept to look others up by.
-const ROWS_MAX: usize = 4096;
+pub(crate) const ROWS_MAX: usize = 4096;
 /// Rows of a side that may be read to its end for some rows of the other.
 const SMALL_ROWS_MAX: usize = 16_384;
 

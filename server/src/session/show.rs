@@ -193,9 +193,16 @@ impl SqlSession {
         };
         let published = self.pin();
         let plan = self.plan(&published, &query, &[])?;
+        let reader = self.snapshot(&published);
         let text = planning(|| -> Result<String, SqlError> {
             Ok(match stage {
-                ExplainStage::Logical => plan.optimised()?.display_indent().to_string(),
+                ExplainStage::Logical => {
+                    let plan = match statement {
+                        Statement::Query { .. } => plan.ordered(&reader)?,
+                        _ => plan.optimised()?,
+                    };
+                    plan.display_indent().to_string()
+                }
                 ExplainStage::Dataflow => {
                     let plan = plan.compile()?.plan;
                     with_names(plan.explain(), &plan.inputs(), &published.catalog)
