@@ -63,7 +63,9 @@ fn what_finds_nothing_ends_when_its_time_is_over() {
         let frame = "rows between 100000 preceding and 100000 following exclude current row";
         let queries = [
             "SELECT count(*) FROM t a JOIN t b ON a.k = b.k AND a.x < b.x".into(),
-            "SELECT count(*) FROM t a JOIN t b ON a.x < b.x".into(),
+            "SELECT count(*) FROM t a JOIN t b ON a.x + b.x < 0".into(),
+            "SELECT count(*) FROM t a JOIN t b ON a.x <= b.x AND a.k <> b.k".into(),
+            "SELECT count(*) FROM t a WHERE NOT EXISTS (SELECT FROM t b WHERE a.x <= b.x AND a.k <> b.k)".into(),
             "SELECT count(*) FROM t a LEFT JOIN t b ON a.k = b.k AND a.x < b.x".into(),
             "SELECT count(*) FROM t a FULL JOIN t b ON a.k = b.k AND a.x < b.x".into(),
             "SELECT count(*) FROM t a WHERE EXISTS (SELECT FROM t b WHERE a.k = b.k AND a.x < b.x)"
@@ -171,6 +173,41 @@ fn a_query_that_needs_too_much_memory_fails_alone() {
         ensure!(
             sql.number(&sort(999)).await? == 999,
             "memory was given back"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn the_nearest_rows_take_no_more_memory_than_the_rows_themselves() {
+    run(|scratch| async move {
+        let options = Options {
+            args: vec!["--query-memory".into(), "10000000".into()],
+            ..Options::default()
+        };
+        let server = Server::start(&scratch.data(), &options)?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE e (id int PRIMARY KEY, k int, at int)")
+            .await?;
+        sql.run("INSERT INTO e SELECT n, n % 4, n * 7919 % 20011 FROM generate_series(1, 20000) AS s (n)")
+            .await?;
+        // All pairs are 200 million, or a quarter of them.
+        let all = sql
+            .number(
+                "SELECT sum((SELECT n.at FROM e AS n WHERE n.at > e.at ORDER BY n.at LIMIT 1) - at) FROM e",
+            )
+            .await?;
+        let ends = "SELECT max(at) - min(at) FROM e";
+        ensure!(all == sql.number(ends).await?, "each row's next one");
+        let of_its_kind = sql
+            .number(
+                "SELECT sum(e.at - p.at) FROM e, LATERAL (SELECT at FROM e AS p WHERE p.k = e.k AND p.at < e.at ORDER BY at DESC LIMIT 1) AS p",
+            )
+            .await?;
+        let ends = format!("SELECT sum(x)::bigint FROM ({ends} GROUP BY k) AS s (x)");
+        ensure!(
+            of_its_kind == sql.number(&ends).await?,
+            "the one before it of its kind"
         );
         Ok(())
     })
