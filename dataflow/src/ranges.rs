@@ -38,6 +38,15 @@ pub struct RangeCondition {
     is_whole: bool,
 }
 
+/// What is to be searched by.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted {
+    /// Whatever ends the range in both directions; of those that are as good, a value of this side, 0 or 1.
+    Side(usize),
+    /// This column of a side.
+    Column(usize, usize),
+}
+
 /// A comparison of the key with a value of the probing side.
 #[derive(Debug)]
 struct Limit {
@@ -57,14 +66,13 @@ struct Comparison<'e> {
 
 impl RangeCondition {
     /// What there is to search by in `condition`, over columns of `schema` of which `side_of` gives the side, 0 or 1, and the number among
-    /// the columns of that side. `can_fail` says whether an expression can fail for some rows. With `key`, it must be this column that is
-    /// searched by.
+    /// the columns of that side. `can_fail` says whether an expression can fail for some rows.
     pub fn of(
         condition: &Expr,
         schema: &Schema,
         side_of: &dyn Fn(usize) -> (usize, usize),
         can_fail: &dyn Fn(&Expr) -> bool,
-        key: Option<(usize, usize)>,
+        wanted: Wanted,
     ) -> Option<RangeCondition> {
         let volatile = condition.exists(&mut |e: &Expr| Ok(e.is_volatile_node()));
         if !volatile.is_ok_and(|volatile| !volatile) {
@@ -80,7 +88,10 @@ impl RangeCondition {
         let keys = known.flat_map(|c| [(0, c.sides[0]), (1, c.sides[1])]);
         let keys = keys.filter(|(_, e)| {
             let column = e.downcast_ref::<Column>().map(|c| side_of(c.index()));
-            key.is_none() || column == key
+            match wanted {
+                Wanted::Column(side, number) => column == Some((side, number)),
+                Wanted::Side(_) => true,
+            }
         });
         let of_key = |(searched, key): (usize, &Expr)| {
             let limits = comparisons.iter().map(|c| {
@@ -108,14 +119,14 @@ impl RangeCondition {
                 is_whole,
             })
         };
-        // Of several that are as good the first one: the left side is the smaller one, as far as the planner knows.
+        let rank = |range: &RangeCondition| {
+            let liked = matches!(wanted, Wanted::Side(side) if side == range.searched);
+            (range.bounds(), liked)
+        };
         let found = keys.filter_map(of_key);
-        found.reduce(|best, next| {
-            if next.bounds() > best.bounds() {
-                next
-            } else {
-                best
-            }
+        found.reduce(|best, next| match rank(&next) > rank(&best) {
+            true => next,
+            false => best,
         })
     }
 
@@ -346,6 +357,16 @@ pub struct Order {
 }
 
 impl Order {
+    /// Rows as they come, for [`RangeCondition::scan`].
+    pub fn as_it_is(rows: &RecordBatch) -> Order {
+        Order {
+            values: None,
+            groups: Groups::default(),
+            rows: (0..rows.num_rows() as u32).collect(),
+            valid: 0,
+        }
+    }
+
     /// The rows, by their numbers in the batch.
     pub fn rows(&self) -> &[u32] {
         &self.rows
@@ -558,7 +579,7 @@ impl Values {
             }
             ty => {
                 let converter = RowConverter::new(vec![SortField::new(ty.clone())])?;
-                Values::Rows(converter.convert_columns(&[array.clone()])?)
+                Values::Rows(converter.convert_columns(std::slice::from_ref(array))?)
             }
         })
     }

@@ -13,7 +13,7 @@ use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{BinaryExpr, Column, Literal, case, cast};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tidemill_dataflow::ranges::RangeCondition;
+use tidemill_dataflow::ranges::{RangeCondition, Wanted};
 
 type Expr = Arc<dyn PhysicalExpr>;
 
@@ -141,8 +141,13 @@ fn candidates_are_all_pairs_that_match_or_fail() {
         let side_of = |c: usize| (c / WIDTH, c % WIDTH);
         // Whatever divides is said to fail, and may do so in what the key is compared with.
         let fails = |e: &Expr| format!("{e}").contains('/');
-        let Some(range) = RangeCondition::of(&condition, &pair_schema(), &side_of, &fails, None)
-        else {
+        let Some(range) = RangeCondition::of(
+            &condition,
+            &pair_schema(),
+            &side_of,
+            &fails,
+            Wanted::Side(0),
+        ) else {
             continue;
         };
         searched_by += 1;
@@ -190,7 +195,7 @@ fn among_equal_rows_the_order_is_theirs() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let condition = binary(column(1, 0), Operator::GtEq, column(0, 0));
         let side_of = |c: usize| (c / WIDTH, c % WIDTH);
-        let key = Some((1, 0));
+        let key = Wanted::Column(1, 0);
         let range = RangeCondition::of(&condition, &pair_schema(), &side_of, &|_| false, key);
         let equal: Vec<(Expr, Expr)> = match seed % 2 {
             0 => vec![(column(0, 1), column(0, 1))],
@@ -245,7 +250,7 @@ fn equal_keys_follow_each_other() {
         &pair_schema(),
         &side_of,
         &|_| false,
-        Some((1, 0)),
+        Wanted::Column(1, 0),
     )
     .unwrap();
     let some = rows(&mut ChaCha8Rng::seed_from_u64(1));

@@ -26,6 +26,7 @@ mod nearest;
 mod projections;
 pub(crate) mod range_join;
 mod range_pairs;
+mod range_work;
 mod rounds;
 mod sort_keys;
 mod sorts;

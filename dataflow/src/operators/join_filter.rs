@@ -19,7 +19,7 @@ use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use super::join_rows::batch_of;
 use super::map::is_dropped;
 use crate::plan::{ErrorMapper, RowError};
-use crate::ranges::RangeCondition;
+use crate::ranges::{RangeCondition, Wanted};
 
 /// See the module.
 pub struct PairFilter {
@@ -73,7 +73,7 @@ impl PairFilter {
         let sides = [left, right].map(|fields| Arc::new(Schema::new(fields.to_vec())));
         let schema = Arc::new(Schema::new(fields.clone()));
         PairFilter {
-            range: RangeCondition::of(&expr, &schema, &side_of, &calls, None),
+            range: RangeCondition::of(&expr, &schema, &side_of, &calls, Wanted::Side(0)),
             expr,
             columns,
             schema,

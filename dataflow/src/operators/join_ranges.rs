@@ -11,8 +11,10 @@ use super::join_rows::batch_of;
 use crate::operator::Output;
 use crate::ranges::Order;
 
+/// Rows of the other side that are put in order, or searched for, together.
+const STORED_ROWS: usize = 64 * 1024;
 /// So few probing rows are compared with each row, as that takes less than putting the rows in order.
-const FEW_ROWS: usize = 24;
+const FEW_ROWS: usize = 4;
 
 /// Rows of one side that meet the other, and how far they have come.
 pub(super) struct RangeMeeting {
@@ -141,7 +143,7 @@ impl RangeMeeting {
         own: (usize, Rows),
         out: &mut Output,
     ) -> Found {
-        let to = self.stored.len().min(self.from + PIECE_ROWS);
+        let to = self.stored.len().min(self.from + STORED_ROWS);
         let piece = self.stored[self.from..to].to_vec();
         self.from = to;
         let (port, rows) = own;

@@ -345,7 +345,8 @@ impl Binder<'_> {
             (Op::Add, Date, Time) | (Op::Add, Time, Date) => "date_time",
             (Op::Add, Interval, Interval) => "interval_add",
             (Op::Sub, Interval, Interval) => "interval_sub",
-            (Op::Mul, Time, t) if is_number(t) => {
+            (Op::Mul, t, Time) if is_number(t) => return self.temporal_arithmetic(op, r, l),
+            (Op::Mul | Op::Div, Time, t) if is_number(t) => {
                 let e = self.cast(l.clone(), &Interval, Context::Explicit)?;
                 let length = Typed::new(e, Interval);
                 return self.temporal_arithmetic(op, &length, r);

@@ -9,7 +9,9 @@ use datafusion::config::ConfigOptions;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
-use datafusion::physical_plan::joins::utils::{ColumnIndex, JoinFilter, build_join_schema};
+use datafusion::physical_plan::joins::utils::{
+    ColumnIndex, JoinFilter, JoinOnRef, build_join_schema,
+};
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
@@ -17,11 +19,14 @@ use datafusion::physical_plan::{
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{JoinSide, JoinType, NullEquality, Result, internal_err};
 use datafusion_physical_expr::PhysicalExpr;
-use tidemill_dataflow::ranges::RangeCondition;
+use tidemill_dataflow::ranges::{RangeCondition, Wanted};
 
 use super::can_fail;
 use super::in_order::InOrderExpr;
-use super::range_pairs::{First, Join, rows};
+use super::lookups::Running;
+use super::range_pairs::{First, Join, Kind};
+use super::range_work::rows;
+use crate::execute::with_a_chance_to_stop;
 use crate::tree::Tree;
 
 type Plan = Arc<dyn ExecutionPlan>;
@@ -94,6 +99,28 @@ impl RangeJoinExec {
         Some(join.and_then(|join| join.build()))
     }
 
+    /// How it is joined.
+    pub(super) fn join(&self) -> &Arc<Join> {
+        &self.join
+    }
+
+    /// The rows of the hash join that it stands for.
+    pub(super) fn instead(
+        &self,
+        inputs: [SendableRecordBatchStream; 2],
+        task: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let plans = self.inputs.iter().zip(inputs);
+        let plans: Vec<Plan> = plans.map(|(plan, rows)| Running::of(plan, rows)).collect();
+        let Ok(inputs) = <[Plan; 2]>::try_from(plans) else {
+            return internal_err!("a join has two inputs");
+        };
+        match self.with_inputs(inputs).hash_join() {
+            Some(join) => with_a_chance_to_stop(Arc::new(join?))?.execute(0, task),
+            None => internal_err!("a join by a range stands for no hash join"),
+        }
+    }
+
     /// The join of other inputs.
     pub(super) fn with_inputs(&self, inputs: [Plan; 2]) -> RangeJoinExec {
         let this = self.clone();
@@ -107,7 +134,7 @@ struct Given<'n> {
     kind: JoinType,
     projection: Option<&'n [usize]>,
     filter: &'n JoinFilter,
-    on: &'n [(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>)],
+    on: JoinOnRef<'n>,
 }
 
 impl Given<'_> {
@@ -157,8 +184,13 @@ impl Given<'_> {
         let indices = filter.column_indices();
         let side_of = |column: usize| (side(&indices[column]), indices[column].index);
         let fails = |e: &Arc<dyn PhysicalExpr>| can_fail(e).unwrap_or(true);
-        let key = first.map(|(key, _)| key);
-        let range = RangeCondition::of(condition, filter.schema(), &side_of, &fails, key);
+        let searched = match (first, Kind::from(self.kind)) {
+            (Some(((side, column), _)), _) => Wanted::Column(side, column),
+            // One match of a row that probes is enough.
+            (None, Kind::Rows(side, _)) => Wanted::Side(1 - side),
+            (None, Kind::Pairs(_)) => Wanted::Side(0),
+        };
+        let range = RangeCondition::of(condition, filter.schema(), &side_of, &fails, searched);
         let [left, right] = self.inputs.each_ref().map(|plan| plan.schema());
         let range = range.and_then(|range| match self.on {
             [] => Some(range),
@@ -239,6 +271,6 @@ impl ExecutionPlan for RangeJoinExec {
             left.execute(n, task.clone())?,
             right.execute(n, task.clone())?,
         ];
-        Ok(rows(self.join.clone(), inputs, &task))
+        Ok(rows(self.clone(), inputs, task))
     }
 }

@@ -1,6 +1,6 @@
 //! The rows of a [`RangeJoinExec`](super::range_join::RangeJoinExec).
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,24 +9,18 @@ use arrow::array::{
     Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array,
 };
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{concat_batches, filter_record_batch, prep_null_mask_filter, take};
+use arrow::compute::{prep_null_mask_filter, take};
 use arrow::datatypes::SchemaRef;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::joins::utils::ColumnIndex;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion_common::utils::memory::get_record_batch_memory_size;
-use datafusion_common::{JoinSide, JoinType, Result, resources_err};
+use datafusion_common::{JoinSide, JoinType, Result};
 use datafusion_physical_expr::PhysicalExpr;
-use futures::StreamExt;
-use futures::stream::{iter, unfold};
 use tidemill_dataflow::ranges::{Order, RangeCondition};
-
-use crate::functions::external;
-use crate::interrupt;
 
 /// Pairs that are looked at together, and rows of a batch.
 const PAIRS: usize = 8192;
+/// So few probing rows are compared with each row, as that takes less than putting the rows in order.
+const FEW_ROWS: usize = 4;
 /// Where some matches of a row are enough, so many times more of its candidates are looked at in each round.
 const ROUND_GROWTH: usize = 8;
 
@@ -99,52 +93,9 @@ impl Kind {
     }
 }
 
-/// The rows of the join of `inputs`.
-pub(super) fn rows(
-    join: Arc<Join>,
-    inputs: [SendableRecordBatchStream; 2],
-    task: &TaskContext,
-) -> SendableRecordBatchStream {
-    let schema = join.schema.clone();
-    let [left, right] = inputs;
-    let (searched, probing) = match join.range.searched() {
-        0 => (left, right),
-        _ => (right, left),
-    };
-    let consumer = MemoryConsumer::new("rows of a join by a range");
-    let work = Work {
-        join,
-        to_search: Some(searched),
-        searched: None,
-        probing: Some(probing),
-        probe: None,
-        ready: VecDeque::new(),
-        memory: consumer.register(task.memory_pool()),
-    };
-    let stream = unfold(work, |mut work| async move {
-        match work.next().await {
-            Ok(batch) => Some((Ok(batch?), work)),
-            Err(e) => Some((Err(e), work)),
-        }
-    });
-    Box::pin(RecordBatchStreamAdapter::new(schema, stream))
-}
-
-/// The join on its way.
-struct Work {
-    join: Arc<Join>,
-    /// Both sides, until they have been read.
-    to_search: Option<SendableRecordBatchStream>,
-    probing: Option<SendableRecordBatchStream>,
-    searched: Option<Searched>,
-    probe: Option<Probe>,
-    ready: VecDeque<RecordBatch>,
-    memory: MemoryReservation,
-}
-
-/// All rows of the searched side.
-struct Searched {
-    rows: RecordBatch,
+/// Rows of the searched side.
+pub(super) struct Searched {
+    pub rows: RecordBatch,
     order: Order,
     /// By row: it has a match. Empty if nobody wants to know.
     matched: Vec<bool>,
@@ -152,11 +103,45 @@ struct Searched {
     steps: Vec<i64>,
 }
 
-/// A batch of the probing side.
-struct Probe {
+impl Searched {
+    /// Rows and their order.
+    pub fn new(rows: RecordBatch, order: Order, join: &Join) -> Searched {
+        let wanted = join.kind.needs_matches(join.searched_side());
+        let count = rows.num_rows();
+        Searched {
+            matched: vec![false; if wanted { count } else { 0 }],
+            steps: vec![0; if wanted { count + 1 } else { 0 }],
+            rows,
+            order,
+        }
+    }
+
+    /// Bytes in memory.
+    pub fn size(&self) -> usize {
+        let counts = size_of_val(self.matched.as_slice()) + size_of_val(self.steps.as_slice());
+        get_record_batch_memory_size(&self.rows) + self.order.size() + counts
+    }
+
+    /// The rows that are in the result besides pairs, once all that match are known.
+    pub fn alone(mut self, join: &Join) -> Alone {
+        let mut matches = 0;
+        if !self.matched.is_empty() {
+            for (row, step) in self.order.rows().iter().zip(&self.steps) {
+                matches += step;
+                self.matched[*row as usize] |= matches > 0;
+            }
+        }
+        Alone::new(join.searched_side(), self.rows, self.matched)
+    }
+}
+
+/// Rows of the probing side.
+pub(super) struct Probe {
     rows: RecordBatch,
     /// Per row, the places of the candidates that are to be looked at.
     ranges: Vec<Range<usize>>,
+    /// Candidates that were found one by one: rows and places.
+    listed: Vec<(u32, usize)>,
     /// Not all candidates match.
     filtered: bool,
     /// Per row, the matches.
@@ -168,114 +153,35 @@ struct Probe {
     round: usize,
 }
 
-impl Work {
-    async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        if let Some(input) = self.to_search.take() {
-            let wanted = match self.join.range.is_among_equal() {
-                true => Some(self.wanted().await?),
-                false => None,
-            };
-            self.searched = Some(self.search(input, wanted).await?);
-        }
-        loop {
-            if let Some(batch) = self.ready.pop_front() {
-                return Ok(Some(batch));
-            }
-            interrupt::check().map_err(external)?;
-            let Some(searched) = &mut self.searched else {
-                return Ok(None);
-            };
-            if let Some(probe) = &mut self.probe {
-                if !self.join.pairs(searched, probe, &mut self.ready)? {
-                    let own = 1 - self.join.searched_side();
-                    let matched: Vec<bool> = probe.found.iter().map(|found| *found > 0).collect();
-                    self.join
-                        .rows_alone(own, &probe.rows, &matched, &mut self.ready)?;
-                    self.probe = None;
-                }
-                continue;
-            }
-            let next = match &mut self.probing {
-                Some(probing) => probing.next().await.transpose()?,
-                None => None,
-            };
-            match next {
-                Some(rows) if rows.num_rows() == 0 => {}
-                Some(rows) => self.probe = Some(self.join.probe(searched, rows)?),
-                None => {
-                    self.probing = None;
-                    self.join.end(searched, &mut self.ready)?;
-                    self.searched = None;
-                }
-            }
-        }
-    }
-
-    /// Reads the probing side, and gives the hashes of what rows of the searched one must be equal to.
-    async fn wanted(&mut self) -> Result<HashSet<u64>> {
-        let mut wanted = HashSet::new();
-        let side = 1 - self.join.searched_side();
-        let Some(mut input) = self.probing.take() else {
-            return Ok(wanted);
-        };
-        let mut batches = vec![];
-        while let Some(batch) = input.next().await {
-            let batch = batch?;
-            self.memory.try_grow(get_record_batch_memory_size(&batch))?;
-            wanted.extend(self.join.range.equal_hashes(&batch, side)?);
-            batches.push(Ok(batch));
-        }
-        let rows = RecordBatchStreamAdapter::new(input.schema(), iter(batches));
-        self.probing = Some(Box::pin(rows));
-        Ok(wanted)
-    }
-
-    /// Reads the searched side: of each row, or of those that have one of the hashes.
-    async fn search(
-        &mut self,
-        mut input: SendableRecordBatchStream,
-        wanted: Option<HashSet<u64>>,
-    ) -> Result<Searched> {
-        let others = self.memory.size();
-        let mut batches = vec![];
-        while let Some(batch) = input.next().await {
-            let mut batch = batch?;
-            if let Some(wanted) = &wanted {
-                let hashes = self
-                    .join
-                    .range
-                    .equal_hashes(&batch, self.join.searched_side())?;
-                let mask: BooleanBuffer = hashes.iter().map(|hash| wanted.contains(hash)).collect();
-                batch = filter_record_batch(&batch, &BooleanArray::from(mask))?;
-            }
-            // Once as it came, and once in one piece.
-            self.memory
-                .try_grow(2 * get_record_batch_memory_size(&batch))?;
-            batches.push(batch);
-        }
-        let rows = concat_batches(&input.schema(), &batches)?;
-        drop(batches);
-        let count = rows.num_rows();
-        if u32::try_from(count).is_err() {
-            return resources_err!("a side of a join by a range has {count} rows, 2^32 at most");
-        }
-        let order = self.join.range.order(&rows)?;
-        self.memory
-            .try_resize(others + get_record_batch_memory_size(&rows) + order.size())?;
-        let wanted = self.join.kind.needs_matches(self.join.range.searched());
-        Ok(Searched {
-            matched: vec![false; if wanted { count } else { 0 }],
-            steps: vec![0; if wanted { count + 1 } else { 0 }],
-            rows,
-            order,
-        })
-    }
-}
-
 impl Probe {
+    /// Rows of which nothing is known.
+    pub fn new(rows: RecordBatch) -> Probe {
+        Probe {
+            ranges: vec![],
+            listed: vec![],
+            filtered: false,
+            found: vec![0; rows.num_rows()],
+            wanted: usize::MAX,
+            at: 0,
+            round: usize::MAX,
+            rows,
+        }
+    }
+
+    /// The rows that are in the result besides pairs, once all that match are known.
+    pub fn alone(self, join: &Join) -> Alone {
+        let matched = self.found.iter().map(|found| *found > 0).collect();
+        Alone::new(1 - join.searched_side(), self.rows, matched)
+    }
+
     /// Some candidates: rows of the batch, and places in the order of the searched side.
     fn next(&mut self, descending: bool) -> (UInt32Array, Vec<usize>) {
         let (mut rows, mut places) = (vec![], vec![]);
+        let listed = self.listed.len().saturating_sub(PAIRS);
+        for (row, place) in self.listed.drain(listed..) {
+            rows.push(row);
+            places.push(place);
+        }
         let in_rounds = self.wanted < usize::MAX;
         while self.at < self.ranges.len() && places.len() < PAIRS {
             let range = &mut self.ranges[self.at];
@@ -289,33 +195,112 @@ impl Probe {
                 true => range.end -= most,
             }
             rows.resize(places.len(), self.at as u32);
-            if range.len() == 0 || in_rounds {
+            if range.start >= range.end || in_rounds {
                 self.at += 1;
             }
         }
-        if self.at == self.ranges.len() && self.ranges.iter().any(|range| range.len() > 0) {
+        if self.at == self.ranges.len() && self.ranges.iter().any(|range| range.start < range.end) {
             self.at = 0;
             self.round = self.round.saturating_mul(ROUND_GROWTH);
         }
         (UInt32Array::from(rows), places)
     }
+
+    fn is_done(&self) -> bool {
+        self.at == self.ranges.len() && self.listed.is_empty()
+    }
+}
+
+/// Rows of a side that are in the result besides pairs.
+pub(super) struct Alone {
+    side: usize,
+    rows: RecordBatch,
+    matched: Vec<bool>,
+    at: usize,
+}
+
+impl Alone {
+    fn new(side: usize, rows: RecordBatch, matched: Vec<bool>) -> Alone {
+        let at = 0;
+        Alone {
+            side,
+            rows,
+            matched,
+            at,
+        }
+    }
+
+    /// Some more of them.
+    pub fn next(&mut self, join: &Join) -> Result<Option<RecordBatch>> {
+        if !join.kind.needs_matches(self.side) {
+            return Ok(None);
+        }
+        let wanted = |matched: bool| match join.kind {
+            Kind::Rows(_, Chosen::Marked) => true,
+            Kind::Rows(_, Chosen::Matched) => matched,
+            Kind::Rows(_, Chosen::Unmatched) | Kind::Pairs(_) => !matched,
+        };
+        let mut chosen = vec![];
+        while self.at < self.matched.len() && chosen.len() < PAIRS {
+            if wanted(self.matched[self.at]) {
+                chosen.push(self.at as u32);
+            }
+            self.at += 1;
+        }
+        if chosen.is_empty() {
+            return Ok(None);
+        }
+        let marks = chosen.iter().map(|row| self.matched[*row as usize]);
+        let marks = BooleanArray::from(BooleanBuffer::from_iter(marks));
+        let chosen = UInt32Array::from(chosen);
+        let mut sides = [None, None];
+        sides[self.side] = Some((&self.rows, &chosen));
+        join.batch(sides, Some(marks)).map(Some)
+    }
 }
 
 impl Join {
-    fn searched_side(&self) -> usize {
+    /// The side that is searched.
+    pub fn searched_side(&self) -> usize {
         self.range.searched()
     }
 
-    /// Begins with a batch of the probing side.
-    fn probe(&self, searched: &mut Searched, rows: RecordBatch) -> Result<Probe> {
-        let candidates = self.range.candidates(&searched.order, &rows)?;
-        let filtered = candidates.are_all || !self.range.is_whole();
-        let mut ranges = candidates.ranges;
-        let mut found: Vec<usize> = vec![0; ranges.len()];
-        if let (Kind::Rows(side, _), false) = (self.kind, filtered) {
+    /// Rows of the searched side, as far as they must be to be compared with these probing rows.
+    pub fn searched(&self, rows: RecordBatch, probe: &Probe) -> Result<Searched> {
+        let order = match probe.found.len() <= FEW_ROWS && !self.range.is_among_equal() {
+            true => Order::as_it_is(&rows),
+            false => self.range.order(&rows)?,
+        };
+        Ok(Searched::new(rows, order, self))
+    }
+
+    /// Begins to compare rows of both sides.
+    pub fn begin(&self, searched: &mut Searched, probe: &mut Probe) -> Result<()> {
+        (probe.at, probe.ranges, probe.listed) = (0, vec![], vec![]);
+        let few = probe.found.len() <= FEW_ROWS && !self.range.is_among_equal();
+        let are_all = match few {
+            true => {
+                let listed = &mut probe.listed;
+                let add = |row, place| listed.push((row as u32, place));
+                self.range.scan(&searched.rows, &probe.rows, add)?
+            }
+            false => {
+                let candidates = self.range.candidates(&searched.order, &probe.rows)?;
+                probe.ranges = candidates.ranges;
+                candidates.are_all
+            }
+        };
+        probe.filtered = are_all || !self.range.is_whole();
+        probe.wanted = match (self.kind, self.first) {
+            (Kind::Rows(side, _), _) if side != self.searched_side() => 1,
+            (Kind::Pairs(_), Some(first)) if !are_all && !few => first.rows,
+            _ => usize::MAX,
+        };
+        probe.round = probe.wanted;
+        if let (Kind::Rows(side, _), false, false) = (self.kind, probe.filtered, few) {
             // Whether there are any, or which, is all that is asked.
-            for (found, range) in found.iter_mut().zip(&mut ranges) {
-                *found = range.len();
+            for (found, range) in probe.found.iter_mut().zip(&mut probe.ranges) {
+                *found += range.len();
                 if side == self.searched_side() {
                     searched.steps[range.start] += 1;
                     searched.steps[range.end] -= 1;
@@ -323,32 +308,44 @@ impl Join {
                 *range = 0..0;
             }
         }
-        let wanted = match (self.kind, self.first) {
-            (Kind::Rows(side, _), _) if side != self.searched_side() => 1,
-            (Kind::Pairs(_), Some(first)) if !candidates.are_all => first.rows,
-            _ => usize::MAX,
-        };
-        Ok(Probe {
-            rows,
-            ranges,
-            filtered,
-            found,
-            wanted,
-            at: 0,
-            round: wanted,
-        })
+        if probe.wanted == 1 && matches!(self.kind, Kind::Rows(..)) {
+            let found = probe.found.iter().zip(&mut probe.ranges);
+            let known = found.filter(|(found, _)| **found > 0);
+            known.for_each(|(_, range)| *range = 0..0);
+        }
+        if self.first.is_some() {
+            probe.found.fill(0);
+        }
+        Ok(())
     }
 
     /// Looks at some more pairs of a batch; false if there are none left.
-    fn pairs(
+    pub fn pairs(
         &self,
         searched: &mut Searched,
         probe: &mut Probe,
         ready: &mut VecDeque<RecordBatch>,
     ) -> Result<bool> {
         let (mut rows, mut places) = probe.next(self.first.is_some_and(|f| f.descending));
+        if let Kind::Rows(side, _) = self.kind
+            && side == self.searched_side()
+        {
+            // Those that have a match needn't have another one.
+            let open = |place: &usize| !searched.matched[searched.order.rows()[*place] as usize];
+            let some = rows
+                .values()
+                .iter()
+                .zip(&places)
+                .filter(|(_, place)| open(place));
+            let some: (Vec<u32>, Vec<usize>) = some.map(|(row, place)| (*row, *place)).unzip();
+            let ended = places.is_empty();
+            (rows, places) = (UInt32Array::from(some.0), some.1);
+            if places.is_empty() && !ended {
+                return Ok(true);
+            }
+        }
         if places.is_empty() {
-            return Ok(probe.at < probe.ranges.len());
+            return Ok(!probe.is_done());
         }
         let order = &searched.order;
         let number = |place: &usize| order.rows()[*place];
@@ -365,8 +362,8 @@ impl Join {
         for (row, place) in rows.values().iter().zip(&places) {
             let row = *row as usize;
             probe.found[row] += 1;
-            if probe.found[row] == probe.wanted {
-                let range = &mut probe.ranges[row];
+            let range = probe.ranges.get_mut(row);
+            if let Some(range) = range.filter(|_| probe.found[row] == probe.wanted) {
                 *range = match self.first {
                     // Others may come first by what the rows are ordered by besides.
                     Some(first) => order.equal_within(range, *place, first.descending),
@@ -413,50 +410,6 @@ impl Join {
             0 => passed.clone(),
             _ => prep_null_mask_filter(passed),
         })
-    }
-
-    /// Gives what the searched side has besides its pairs.
-    fn end(&self, searched: &mut Searched, ready: &mut VecDeque<RecordBatch>) -> Result<()> {
-        let mut matches = 0;
-        for (row, step) in searched.order.rows().iter().zip(&searched.steps) {
-            matches += step;
-            searched.matched[*row as usize] |= matches > 0;
-        }
-        self.rows_alone(
-            self.searched_side(),
-            &searched.rows,
-            &searched.matched,
-            ready,
-        )
-    }
-
-    /// Gives what rows of a side are in the result besides pairs, when it is known which have a match.
-    fn rows_alone(
-        &self,
-        side: usize,
-        rows: &RecordBatch,
-        matched: &[bool],
-        ready: &mut VecDeque<RecordBatch>,
-    ) -> Result<()> {
-        if !self.kind.needs_matches(side) {
-            return Ok(());
-        }
-        let wanted = |matched: bool| match self.kind {
-            Kind::Rows(_, Chosen::Marked) => true,
-            Kind::Rows(_, Chosen::Matched) => matched,
-            Kind::Rows(_, Chosen::Unmatched) | Kind::Pairs(_) => !matched,
-        };
-        let chosen = (0..matched.len()).filter(|row| wanted(matched[*row]));
-        let chosen: Vec<u32> = chosen.map(|row| row as u32).collect();
-        for chosen in chosen.chunks(PAIRS) {
-            let marks = chosen.iter().map(|row| matched[*row as usize]);
-            let marks = BooleanArray::from(BooleanBuffer::from_iter(marks));
-            let chosen = UInt32Array::from(chosen.to_vec());
-            let mut sides = [None, None];
-            sides[side] = Some((rows, &chosen));
-            ready.push_back(self.batch(sides, Some(marks))?);
-        }
-        Ok(())
     }
 
     /// A batch of the result: of each side, these rows, or NULLs.

@@ -1,0 +1,350 @@
+//! How a [`RangeJoinExec`] goes through its sides.
+//!
+//! If the probing side is small it is held, and the searched one passes by batch after batch: neither is in memory as a whole. Otherwise
+//! the searched side is, in order, and the probing one passes by; unless there is no memory for it.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::SchemaRef;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion_common::utils::memory::get_record_batch_memory_size;
+use datafusion_common::{DataFusionError, Result, internal_err, resources_err};
+use futures::StreamExt;
+use futures::stream::{iter, unfold};
+
+use super::range_join::RangeJoinExec;
+use super::range_pairs::{Alone, Join, Probe, Searched};
+use crate::functions::external;
+use crate::interrupt;
+
+/// Rows of a probing side that is held.
+const HELD_ROWS: usize = 8192;
+/// Bytes of memory that putting a row in order takes, and what a row takes that is known by the values of columns.
+const ORDER_BYTES: usize = 48;
+const EQUAL_BYTES: usize = 128;
+/// Rows of the searched side that tell how many have the same values.
+const TELLING_ROWS: usize = 65_536;
+
+/// The rows of the join of `inputs`.
+pub(super) fn rows(
+    node: RangeJoinExec,
+    inputs: [SendableRecordBatchStream; 2],
+    task: Arc<TaskContext>,
+) -> SendableRecordBatchStream {
+    let join = node.join().clone();
+    let schema = join.schema.clone();
+    let [left, right] = inputs;
+    let (searched, probing) = match join.searched_side() {
+        0 => (left, right),
+        _ => (right, left),
+    };
+    let consumer = MemoryConsumer::new("rows of a join by a range");
+    let work = Work {
+        join,
+        node,
+        state: State::Begin { searched, probing },
+        ready: VecDeque::new(),
+        alone: None,
+        memory: consumer.register(task.memory_pool()),
+        task,
+    };
+    let stream = unfold(work, |mut work| async move {
+        match work.next().await {
+            Ok(batch) => Some((Ok(batch?), work)),
+            Err(e) => Some((Err(e), work)),
+        }
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, stream))
+}
+
+/// The join on its way.
+struct Work {
+    join: Arc<Join>,
+    node: RangeJoinExec,
+    state: State,
+    ready: VecDeque<RecordBatch>,
+    alone: Option<Alone>,
+    memory: MemoryReservation,
+    task: Arc<TaskContext>,
+}
+
+enum State {
+    Begin {
+        searched: SendableRecordBatchStream,
+        probing: SendableRecordBatchStream,
+    },
+    /// All of the searched side, and a batch of the probing one.
+    Searched {
+        searched: Searched,
+        probe: Option<Probe>,
+        probing: SendableRecordBatchStream,
+    },
+    /// All of the probing side, and a batch of the searched one.
+    Held {
+        probe: Probe,
+        searched: Option<Searched>,
+        searching: SendableRecordBatchStream,
+    },
+    /// A join of another kind.
+    Instead(SendableRecordBatchStream),
+    Done,
+}
+
+/// What has been read of a side, and the rest.
+struct Read {
+    schema: SchemaRef,
+    batches: Vec<RecordBatch>,
+    rest: SendableRecordBatchStream,
+    ended: bool,
+}
+
+impl Read {
+    fn new(rest: SendableRecordBatchStream) -> Read {
+        Read {
+            schema: rest.schema(),
+            batches: vec![],
+            rest,
+            ended: false,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        let next = self.rest.next().await.transpose()?;
+        self.ended = next.is_none();
+        Ok(next)
+    }
+
+    fn rows(&self) -> usize {
+        self.batches.iter().map(RecordBatch::num_rows).sum()
+    }
+
+    fn whole(self) -> Result<RecordBatch> {
+        Ok(concat_batches(&self.schema, &self.batches)?)
+    }
+
+    /// All of it from the beginning.
+    fn again(self) -> SendableRecordBatchStream {
+        let read = iter(self.batches.into_iter().map(Ok));
+        let all = read.chain(self.rest);
+        Box::pin(RecordBatchStreamAdapter::new(self.schema, all))
+    }
+}
+
+impl Work {
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        loop {
+            if let Some(batch) = self.ready.pop_front() {
+                return Ok(Some(batch));
+            }
+            if let Some(alone) = &mut self.alone {
+                match alone.next(&self.join)? {
+                    Some(batch) => return Ok(Some(batch)),
+                    None => self.alone = None,
+                }
+            }
+            interrupt::check().map_err(external)?;
+            match &mut self.state {
+                State::Begin { .. } => self.begin().await?,
+                State::Instead(rows) => return rows.next().await.transpose(),
+                State::Done => return Ok(None),
+                State::Searched { .. } => self.go_on_searched().await?,
+                State::Held { .. } => self.go_on_held().await?,
+            }
+        }
+    }
+
+    async fn go_on_searched(&mut self) -> Result<()> {
+        let State::Searched {
+            searched,
+            probe,
+            probing,
+        } = &mut self.state
+        else {
+            return internal_err!("the caller has looked");
+        };
+        if let Some(rows) = probe {
+            if !self.join.pairs(searched, rows, &mut self.ready)? {
+                self.alone = probe.take().map(|probe| probe.alone(&self.join));
+            }
+            return Ok(());
+        }
+        match probing.next().await.transpose()? {
+            Some(rows) if rows.num_rows() == 0 => {}
+            Some(rows) => {
+                let mut rows = Probe::new(rows);
+                self.join.begin(searched, &mut rows)?;
+                *probe = Some(rows);
+            }
+            None => {
+                let state = std::mem::replace(&mut self.state, State::Done);
+                if let State::Searched { searched, .. } = state {
+                    self.alone = Some(searched.alone(&self.join));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn go_on_held(&mut self) -> Result<()> {
+        let State::Held {
+            probe,
+            searched,
+            searching,
+        } = &mut self.state
+        else {
+            return internal_err!("the caller has looked");
+        };
+        if let Some(rows) = searched {
+            if !self.join.pairs(rows, probe, &mut self.ready)? {
+                self.alone = searched.take().map(|rows| rows.alone(&self.join));
+            }
+            return Ok(());
+        }
+        match searching.next().await.transpose()? {
+            Some(rows) if rows.num_rows() == 0 => {}
+            Some(rows) => {
+                let mut rows = self.join.searched(rows, probe)?;
+                self.join.begin(&mut rows, probe)?;
+                *searched = Some(rows);
+            }
+            None => {
+                let state = std::mem::replace(&mut self.state, State::Done);
+                if let State::Held { probe, .. } = state {
+                    self.alone = Some(probe.alone(&self.join));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the side that is to be in memory.
+    async fn begin(&mut self) -> Result<()> {
+        let state = std::mem::replace(&mut self.state, State::Done);
+        let State::Begin { searched, probing } = state else {
+            return internal_err!("the caller has looked");
+        };
+        let mut probing = Read::new(probing);
+        while probing.rows() <= HELD_ROWS
+            && let Some(batch) = probing.next().await?
+        {
+            self.memory.try_grow(get_record_batch_memory_size(&batch))?;
+            probing.batches.push(batch);
+        }
+        if probing.ended && self.join.first.is_none() {
+            return self.hold(probing, searched).await;
+        }
+        let wanted = match probing.ended && self.join.range.is_among_equal() {
+            true => Some(self.wanted(&probing)?),
+            false => None,
+        };
+        let mut searched = Read::new(searched);
+        let others = self.memory.size();
+        match self.read_searched(&mut searched, wanted.as_ref()).await {
+            Ok(true) => {}
+            Ok(false) => {
+                self.memory.free();
+                let mut inputs = [searched.again(), probing.again()];
+                if self.join.searched_side() == 1 {
+                    inputs.reverse();
+                }
+                let rows = self.node.instead(inputs, self.task.clone())?;
+                self.state = State::Instead(rows);
+                return Ok(());
+            }
+            Err(e) if matches!(e.find_root(), DataFusionError::ResourcesExhausted(_)) => {
+                self.memory.try_resize(others)?;
+                return self.hold(probing, searched.again()).await;
+            }
+            Err(e) => return Err(e),
+        }
+        let count = searched.rows();
+        if u32::try_from(count).is_err() {
+            return resources_err!("a side of a join by a range has {count} rows, 2^32 at most");
+        }
+        let rows = searched.whole()?;
+        let order = self.join.range.order(&rows)?;
+        let searched = Searched::new(rows, order, &self.join);
+        self.memory.try_resize(others + searched.size())?;
+        self.state = State::Searched {
+            searched,
+            probe: None,
+            probing: probing.again(),
+        };
+        Ok(())
+    }
+
+    /// Holds all rows of the probing side.
+    async fn hold(
+        &mut self,
+        mut probing: Read,
+        searching: SendableRecordBatchStream,
+    ) -> Result<()> {
+        while let Some(batch) = probing.next().await? {
+            self.memory.try_grow(get_record_batch_memory_size(&batch))?;
+            probing.batches.push(batch);
+        }
+        self.state = State::Held {
+            probe: Probe::new(probing.whole()?),
+            searched: None,
+            searching,
+        };
+        Ok(())
+    }
+
+    /// The hashes of what rows of the searched side must be equal to.
+    fn wanted(&mut self, probing: &Read) -> Result<HashSet<u64>> {
+        let side = 1 - self.join.searched_side();
+        let mut wanted = HashSet::new();
+        for batch in &probing.batches {
+            wanted.extend(self.join.range.equal_hashes(batch, side)?);
+        }
+        Ok(wanted)
+    }
+
+    /// Reads the searched side: all rows, or those that have one of the hashes. `false`: hardly any rows have the same values in the
+    /// columns that are equal, so that their order is worth nothing.
+    async fn read_searched(
+        &mut self,
+        searched: &mut Read,
+        wanted: Option<&HashSet<u64>>,
+    ) -> Result<bool> {
+        let side = self.join.searched_side();
+        let among_equal = self.join.range.is_among_equal();
+        let each = ORDER_BYTES + if among_equal { EQUAL_BYTES } else { 0 };
+        let (mut seen, mut rows) = (HashSet::new(), 0);
+        let mut told = !among_equal;
+        while let Some(mut batch) = searched.next().await? {
+            if among_equal && (wanted.is_some() || !told) {
+                let hashes = self.join.range.equal_hashes(&batch, side)?;
+                if let Some(wanted) = wanted {
+                    let mask: BooleanBuffer =
+                        hashes.iter().map(|hash| wanted.contains(hash)).collect();
+                    batch = filter_record_batch(&batch, &BooleanArray::from(mask))?;
+                }
+                if !told {
+                    let kept = |hash: &u64| wanted.is_none_or(|wanted| wanted.contains(hash));
+                    seen.extend(hashes.into_iter().filter(kept));
+                }
+            }
+            rows += batch.num_rows();
+            // Once as it came, and once in one piece.
+            let bytes = 2 * get_record_batch_memory_size(&batch) + batch.num_rows() * each;
+            self.memory.try_grow(bytes)?;
+            searched.batches.push(batch);
+            if !told && rows >= TELLING_ROWS {
+                told = true;
+                if seen.len() * 4 > rows * 3 {
+                    return Ok(false);
+                }
+                seen = HashSet::new();
+            }
+        }
+        Ok(told || seen.len() * 4 <= rows * 3)
+    }
+}
