@@ -19,6 +19,7 @@
 
 pub mod batch;
 pub mod generate;
+pub mod joins;
 pub mod latency;
 pub mod load;
 pub mod measure;

@@ -49,6 +49,7 @@ fn load() {
         "beside",
         "updates",
         "windows",
+        "joins",
         "wide",
         "skew",
     ];

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Parser;
 use tidemill_bench::generate::Scale;
-use tidemill_bench::{Setting, batch, latency, load, nexmark, point, restart, shapes, workers};
+use tidemill_bench::{
+    Setting, batch, joins, latency, load, nexmark, point, restart, shapes, workers,
+};
 
 /// Benchmarks of the real server: durable, over the wire, beside its neighbours where they are installed.
 #[derive(Parser)]
 struct Args {
-    /// wordcount, bank, orders, latency, point, restart, subscribers, views, beside, updates, windows, wide, skew, nexmark, workers, or all
+    /// wordcount, bank, orders, latency, point, restart, subscribers, views, beside, updates, windows, joins, wide, skew, nexmark, workers, or all
     #[arg(required = true)]
     workloads: Vec<String>,
     /// Fraction of the full data (10 million words, 1 million transfers, 2 million orders and events)
@@ -27,7 +29,7 @@ struct Args {
     dir: PathBuf,
 }
 
-const ALL: [&str; 15] = [
+const ALL: [&str; 16] = [
     "wordcount",
     "bank",
     "orders",
@@ -39,6 +41,7 @@ const ALL: [&str; 15] = [
     "beside",
     "updates",
     "windows",
+    "joins",
     "wide",
     "skew",
     "nexmark",
@@ -76,6 +79,7 @@ async fn main() -> Result<()> {
             "beside" => load::beside(&setting).await,
             "updates" => load::updates(&setting).await,
             "windows" => load::windows(&setting).await,
+            "joins" => joins::joins(&setting).await,
             "wide" => shapes::wide(&setting).await,
             "skew" => shapes::skew(&setting).await,
             "nexmark" => nexmark::nexmark(&setting).await,
