@@ -42,6 +42,7 @@ use crate::functions::{Time, external, time_of};
 use crate::interrupt::{AskingExpr, Interruptible};
 use crate::join_order;
 use crate::once;
+use crate::or_joins;
 use crate::physical::in_order::InOrderExpr;
 use crate::physical::range_join::RangeJoinExec;
 use crate::pieces::PiecesExec;
@@ -221,10 +222,11 @@ pub(crate) fn ordered(logical: LogicalPlan, reader: &dyn SnapshotReader) -> DfRe
     decorrelate::optimise(logical, &rules)
 }
 
-/// The optimised plan with its joins in an order that suits the rows that there are.
+/// The optimised plan with its joins by what is equal, in an order that suits the rows that there are.
 fn joins_in_order(plan: LogicalPlan, reader: &dyn SnapshotReader) -> DfResult<LogicalPlan> {
     static COLUMNS: LazyLock<Optimizer> =
         LazyLock::new(|| Optimizer::with_rules(vec![Arc::new(OptimizeProjections::new())]));
+    let plan = or_joins::by_branches(plan)?.data;
     let ordered = join_order::ordered(plan, reader)?;
     match ordered.transformed {
         // Columns may be left out of other joins now.

@@ -23,6 +23,7 @@ use crate::catalog::Relation;
 use crate::compile::expr::physical;
 use crate::functions::external;
 use crate::functions::shared::can_fail_anywhere;
+use crate::once::is_volatile;
 use crate::physical::lookups::{ROWS_MAX, ROWS_PER_LOOKUP};
 use crate::query::{SnapshotReader, scanned_relation};
 use crate::tree::Tree;
@@ -63,7 +64,9 @@ fn below(
     reader: &dyn SnapshotReader,
     first: Option<Column>,
 ) -> Result<Transformed<LogicalPlan>> {
-    let of_group = match Group::of(&plan, reader) {
+    let group = Group::of(&plan, reader);
+    let looked_at = group.is_some();
+    let of_group = match group {
         Some(group)
             if !first
                 .as_ref()
@@ -80,6 +83,13 @@ fn below(
         let (columns, schema) = (columns.collect(), plan.schema().clone());
         let all = Projection::try_new_with_schema(columns, Arc::new(better), schema)?;
         plan = LogicalPlan::Projection(all);
+    }
+    if looked_at {
+        let below = below_group(plan, reader)?;
+        return Ok(match changed {
+            true => Transformed::yes(below.data),
+            false => below,
+        });
     }
     let column = |e: &Expr| match e {
         Expr::Column(column) => Some(column.clone()),
@@ -98,11 +108,15 @@ fn below(
         LogicalPlan::Filter(_) | LogicalPlan::Limit(_) | LogicalPlan::Join(_) => first,
         _ => None,
     };
-    let below = plan.change_children(&mut |child| below(child, reader, first.clone()))?;
-    Ok(match changed {
-        true => Transformed::yes(below.data),
-        false => below,
-    })
+    plan.change_children(&mut |child| below(child, reader, first.clone()))
+}
+
+/// The same for the relations of a group of joins that has been looked at.
+fn below_group(plan: LogicalPlan, reader: &dyn SnapshotReader) -> Result<Transformed<LogicalPlan>> {
+    match is_inner(&plan) || is_of_columns(&plan) {
+        true => plan.change_children(&mut |child| below_group(child, reader)),
+        false => below(plan, reader, None),
+    }
 }
 
 /// Inner joins of relations, in any order.
@@ -155,6 +169,10 @@ impl<'r> Group<'r> {
         let (mut leaves, mut conditions) = (vec![], vec![]);
         flatten(plan, &mut leaves, &mut conditions);
         if !(3..=RELATIONS_MAX).contains(&leaves.len()) {
+            return None;
+        }
+        // For how many rows those are called depends on the order.
+        if leaves.iter().any(|leaf| is_volatile(leaf).unwrap_or(true)) {
             return None;
         }
         let side = |e: &Expr| {
@@ -529,11 +547,7 @@ fn flatten<'r>(
     conditions: &mut Vec<(Expr, Option<(Expr, Expr)>)>,
 ) {
     match plan {
-        LogicalPlan::Join(join)
-            if join.join_type == JoinType::Inner
-                && join.null_equality == NullEquality::NullEqualsNothing
-                && !join.null_aware =>
-        {
+        LogicalPlan::Join(join) if is_inner(plan) => {
             flatten(&join.left, leaves, conditions);
             flatten(&join.right, leaves, conditions);
             conditions.extend(join.on.iter().map(|(l, r)| {
@@ -543,15 +557,27 @@ fn flatten<'r>(
             let filter = join.filter.iter().flat_map(split_conjunction);
             conditions.extend(filter.map(|e| (e.clone(), None)));
         }
-        // It only leaves columns out.
-        LogicalPlan::Projection(p)
-            if matches!(&*p.input, LogicalPlan::Join(_))
-                && p.expr.iter().all(|e| matches!(e, Expr::Column(_))) =>
-        {
-            flatten(&p.input, leaves, conditions)
-        }
+        LogicalPlan::Projection(p) if is_of_columns(plan) => flatten(&p.input, leaves, conditions),
         plan => leaves.push(plan),
     }
+}
+
+/// Whether the node is an inner join whose place is free.
+fn is_inner(plan: &LogicalPlan) -> bool {
+    let LogicalPlan::Join(join) = plan else {
+        return false;
+    };
+    let strict = join.null_equality == NullEquality::NullEqualsNothing;
+    join.join_type == JoinType::Inner && strict && !join.null_aware
+}
+
+/// Whether the node only leaves columns of a join out.
+fn is_of_columns(plan: &LogicalPlan) -> bool {
+    let LogicalPlan::Projection(p) = plan else {
+        return false;
+    };
+    let columns = p.expr.iter().all(|e| matches!(e, Expr::Column(_)));
+    columns && matches!(&*p.input, LogicalPlan::Join(_))
 }
 
 /// The scan whose rows a relation is, but for filters.

@@ -29,6 +29,7 @@ pub mod interrupt;
 mod join_order;
 pub mod names;
 mod once;
+mod or_joins;
 pub mod origins;
 mod parser;
 mod physical;

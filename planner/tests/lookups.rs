@@ -127,6 +127,12 @@ impl SnapshotReader for Reader {
         Ok(Some(rows(ids, |id| id / 10, columns)))
     }
 
+    /// Nothing is read for the answer.
+    fn finds(&self, collection: CollectionId, conditions: &[Condition]) -> Result<bool, SqlError> {
+        let by_id = |c: &Condition| matches!(c, Condition::OneOf { column: 0, .. });
+        Ok(collection.0 == 1 && conditions.iter().any(by_id))
+    }
+
     fn find_in_order(
         &self,
         collection: CollectionId,

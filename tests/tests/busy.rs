@@ -213,6 +213,37 @@ fn the_nearest_rows_take_no_more_memory_than_the_rows_themselves() {
     })
 }
 
+/// The side that doesn't fit passes by, and loses nothing; what doesn't fit below it is an error.
+#[test]
+fn a_join_by_a_range_needs_memory_for_one_side_only() {
+    run(|scratch| async move {
+        let options = Options {
+            args: vec!["--query-memory".into(), "16000000".into()],
+            ..Options::default()
+        };
+        let server = Server::start(&scratch.data(), &options)?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE l (id int, a int, pad text)").await?;
+        sql.run("CREATE TABLE p (id int, lo int)").await?;
+        sql.run(
+            "INSERT INTO l SELECT n, n, repeat('x', 100) FROM generate_series(1, 200000) AS s (n)",
+        )
+        .await?;
+        sql.run("INSERT INTO p SELECT n, n * 2 FROM generate_series(1, 20000) AS s (n)")
+            .await?;
+        let on = "ON l.a >= p.lo AND l.a < p.lo + 1";
+        let count = async |from: &str| sql.number(&format!("SELECT count(*) FROM {from}")).await;
+        ensure!(count(&format!("l JOIN p {on} AND l.pad <> ''")).await? == 20_000);
+        ensure!(count(&format!("l LEFT JOIN p {on} AND l.pad <> ''")).await? == 200_000);
+        ensure!(count(&format!("p LEFT JOIN l {on} AND l.pad <> ''")).await? == 20_000);
+        let below = format!(
+            "SELECT count(*) FROM p JOIN (SELECT DISTINCT a, pad FROM l) AS l {on} AND l.pad <> ''"
+        );
+        sql.fails("53200", &below).await?;
+        Ok(())
+    })
+}
+
 #[test]
 fn long_texts_of_many_rows_are_refused_before_they_take_all_memory() {
     run(|scratch| async move {

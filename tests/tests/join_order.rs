@@ -54,6 +54,11 @@ fn joins_begin_where_few_rows_are_left() {
         let newest =
             format!("SELECT s.id, p.name {joins} WHERE p.name <> 'x' ORDER BY s.id DESC LIMIT 3");
         ensure!(scans(&sql, &newest).await?[0] == "s");
+        // What has effects is called for as many rows as it is written for, and not by EXPLAIN.
+        sql.run("CREATE SEQUENCE q").await?;
+        let counted = format!("{few} AND nextval('q') > 0");
+        ensure!(scans(&sql, &counted).await? == ["s", "l", "p", "m"]);
+        ensure!(sql.number("SELECT nextval('q')").await? == 1);
         // A statement with a parameter is planned for its value.
         let rows = sql
             .client()

@@ -97,6 +97,8 @@ impl Kind {
 pub(super) struct Searched {
     pub rows: RecordBatch,
     order: Order,
+    /// Whether the rows are in the order of what is searched by; else they are as they came, and each is looked at.
+    in_order: bool,
     /// By row: it has a match. Empty if nobody wants to know.
     matched: Vec<bool>,
     /// By place in the order: how many more, or fewer, probing rows match the row there than the one before.
@@ -104,8 +106,13 @@ pub(super) struct Searched {
 }
 
 impl Searched {
-    /// Rows and their order.
-    pub fn new(rows: RecordBatch, order: Order, join: &Join) -> Searched {
+    /// Rows in order.
+    pub fn in_order(rows: RecordBatch, join: &Join) -> Result<Searched> {
+        let order = join.range.order(&rows)?;
+        Ok(Searched::new(rows, order, true, join))
+    }
+
+    fn new(rows: RecordBatch, order: Order, in_order: bool, join: &Join) -> Searched {
         let wanted = join.kind.needs_matches(join.searched_side());
         let count = rows.num_rows();
         Searched {
@@ -113,6 +120,7 @@ impl Searched {
             steps: vec![0; if wanted { count + 1 } else { 0 }],
             rows,
             order,
+            in_order,
         }
     }
 
@@ -267,24 +275,23 @@ impl Join {
 
     /// Rows of the searched side, as far as they must be to be compared with these probing rows.
     pub fn searched(&self, rows: RecordBatch, probe: &Probe) -> Result<Searched> {
-        let order = match probe.found.len() <= FEW_ROWS && !self.range.is_among_equal() {
-            true => Order::as_it_is(&rows),
-            false => self.range.order(&rows)?,
-        };
-        Ok(Searched::new(rows, order, self))
+        if probe.found.len() > FEW_ROWS || self.range.is_among_equal() {
+            return Searched::in_order(rows, self);
+        }
+        let order = Order::as_it_is(&rows);
+        Ok(Searched::new(rows, order, false, self))
     }
 
     /// Begins to compare rows of both sides.
     pub fn begin(&self, searched: &mut Searched, probe: &mut Probe) -> Result<()> {
         (probe.at, probe.ranges, probe.listed) = (0, vec![], vec![]);
-        let few = probe.found.len() <= FEW_ROWS && !self.range.is_among_equal();
-        let are_all = match few {
-            true => {
+        let are_all = match searched.in_order {
+            false => {
                 let listed = &mut probe.listed;
                 let add = |row, place| listed.push((row as u32, place));
                 self.range.scan(&searched.rows, &probe.rows, add)?
             }
-            false => {
+            true => {
                 let candidates = self.range.candidates(&searched.order, &probe.rows)?;
                 probe.ranges = candidates.ranges;
                 candidates.are_all
@@ -293,11 +300,12 @@ impl Join {
         probe.filtered = are_all || !self.range.is_whole();
         probe.wanted = match (self.kind, self.first) {
             (Kind::Rows(side, _), _) if side != self.searched_side() => 1,
-            (Kind::Pairs(_), Some(first)) if !are_all && !few => first.rows,
+            (Kind::Pairs(_), Some(first)) if !are_all && searched.in_order => first.rows,
             _ => usize::MAX,
         };
         probe.round = probe.wanted;
-        if let (Kind::Rows(side, _), false, false) = (self.kind, probe.filtered, few) {
+        if let (Kind::Rows(side, _), false, false) = (self.kind, probe.filtered, !searched.in_order)
+        {
             // Whether there are any, or which, is all that is asked.
             for (found, range) in probe.found.iter_mut().zip(&mut probe.ranges) {
                 *found += range.len();

@@ -14,7 +14,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion_common::utils::memory::get_record_batch_memory_size;
-use datafusion_common::{DataFusionError, Result, internal_err, resources_err};
+use datafusion_common::{Result, internal_err, resources_err};
 use futures::StreamExt;
 use futures::stream::{iter, unfold};
 
@@ -94,6 +94,14 @@ enum State {
     /// A join of another kind.
     Instead(SendableRecordBatchStream),
     Done,
+}
+
+/// How reading the searched side ended.
+enum Outcome {
+    All,
+    /// Hardly any rows have the same values in the columns that are equal, so that their order is worth nothing.
+    WorthNothing,
+    NoMemory,
 }
 
 /// What has been read of a side, and the rest.
@@ -245,9 +253,9 @@ impl Work {
         };
         let mut searched = Read::new(searched);
         let others = self.memory.size();
-        match self.read_searched(&mut searched, wanted.as_ref()).await {
-            Ok(true) => {}
-            Ok(false) => {
+        match self.read_searched(&mut searched, wanted.as_ref()).await? {
+            Outcome::All => {}
+            Outcome::WorthNothing => {
                 self.memory.free();
                 let mut inputs = [searched.again(), probing.again()];
                 if self.join.searched_side() == 1 {
@@ -257,19 +265,17 @@ impl Work {
                 self.state = State::Instead(rows);
                 return Ok(());
             }
-            Err(e) if matches!(e.find_root(), DataFusionError::ResourcesExhausted(_)) => {
+            Outcome::NoMemory => {
                 self.memory.try_resize(others)?;
                 return self.hold(probing, searched.again()).await;
             }
-            Err(e) => return Err(e),
         }
         let count = searched.rows();
         if u32::try_from(count).is_err() {
             return resources_err!("a side of a join by a range has {count} rows, 2^32 at most");
         }
         let rows = searched.whole()?;
-        let order = self.join.range.order(&rows)?;
-        let searched = Searched::new(rows, order, &self.join);
+        let searched = Searched::in_order(rows, &self.join)?;
         self.memory.try_resize(others + searched.size())?;
         self.state = State::Searched {
             searched,
@@ -307,13 +313,12 @@ impl Work {
         Ok(wanted)
     }
 
-    /// Reads the searched side: all rows, or those that have one of the hashes. `false`: hardly any rows have the same values in the
-    /// columns that are equal, so that their order is worth nothing.
+    /// Reads the searched side: all rows, or those that have one of the hashes.
     async fn read_searched(
         &mut self,
         searched: &mut Read,
         wanted: Option<&HashSet<u64>>,
-    ) -> Result<bool> {
+    ) -> Result<Outcome> {
         let side = self.join.searched_side();
         let among_equal = self.join.range.is_among_equal();
         let each = ORDER_BYTES + if among_equal { EQUAL_BYTES } else { 0 };
@@ -335,16 +340,21 @@ impl Work {
             rows += batch.num_rows();
             // Once as it came, and once in one piece.
             let bytes = 2 * get_record_batch_memory_size(&batch) + batch.num_rows() * each;
-            self.memory.try_grow(bytes)?;
             searched.batches.push(batch);
+            if self.memory.try_grow(bytes).is_err() {
+                return Ok(Outcome::NoMemory);
+            }
             if !told && rows >= TELLING_ROWS {
                 told = true;
                 if seen.len() * 4 > rows * 3 {
-                    return Ok(false);
+                    return Ok(Outcome::WorthNothing);
                 }
                 seen = HashSet::new();
             }
         }
-        Ok(told || seen.len() * 4 <= rows * 3)
+        Ok(match told || seen.len() * 4 <= rows * 3 {
+            true => Outcome::All,
+            false => Outcome::WorthNothing,
+        })
     }
 }
