@@ -72,7 +72,8 @@ fn below(
                 .as_ref()
                 .is_some_and(|first| group.is_driven_by(first)) =>
         {
-            group.better()?
+            // Columns that are left out in between may have one name: then only the written order is possible.
+            group.better().unwrap_or_default()
         }
         _ => None,
     };

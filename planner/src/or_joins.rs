@@ -53,7 +53,10 @@ fn of_branches(join: &Join) -> Result<Option<LogicalPlan>> {
     let repeated =
         is_read(&join.right) && (join.join_type != JoinType::Inner || is_read(&join.left));
     let sides = [join.left.schema(), join.right.schema()];
-    let both = sides[0].join(sides[1])?;
+    // Columns that aren't asked for may have one name.
+    let Ok(both) = sides[0].join(sides[1]) else {
+        return Ok(None);
+    };
     let conditions = branches
         .iter()
         .map(|branch| Condition::of(branch, &others, sides, &both));
