@@ -26,6 +26,9 @@ use tidemill_zset::hash::hash_columns;
 
 type Expr = Arc<dyn PhysicalExpr>;
 
+/// So few probing rows are better compared with each row ([`RangeCondition::scan`]): that takes less than putting the rows in order.
+pub const FEW_ROWS: usize = 4;
+
 /// See the module.
 #[derive(Debug)]
 pub struct RangeCondition {

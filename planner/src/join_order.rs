@@ -9,7 +9,6 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
-
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{Column, JoinType, NullEquality, Result, ScalarValue};
 use datafusion_expr::utils::split_conjunction;

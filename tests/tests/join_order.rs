@@ -69,6 +69,45 @@ fn joins_begin_where_few_rows_are_left() {
     })
 }
 
+#[test]
+fn the_branches_of_an_or_are_joins() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::default())?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE l (x int, y int)").await?;
+        sql.run("CREATE TABLE r (x int, y int)").await?;
+        let on = "l.x = r.x OR l.y = r.y";
+        for (query, kind) in [
+            (format!("SELECT count(*) FROM l JOIN r ON {on}"), "Inner"),
+            (
+                format!("SELECT x FROM l WHERE EXISTS (SELECT FROM r WHERE {on})"),
+                "LeftMark",
+            ),
+            (
+                format!("SELECT x FROM l WHERE NOT EXISTS (SELECT FROM r WHERE {on})"),
+                "LeftAnti",
+            ),
+        ] {
+            let plan = sql.lines(&format!("EXPLAIN {query}")).await?;
+            let by = |column: &str| {
+                let equal = format!("{kind} Join: l.{column} = ");
+                plan.iter().filter(|line| line.contains(&equal)).count()
+            };
+            ensure!(by("x") == 1 && by("y") == 1, "{plan:?}");
+        }
+        // What can fail is evaluated for the pairs that it is written for, and a subquery is computed once.
+        for query in [
+            "SELECT count(*) FROM l JOIN r ON l.x = r.x OR l.y = 1 / r.y",
+            "SELECT count(*) FROM l JOIN (SELECT x, max(y) AS y FROM r GROUP BY x) r ON l.x = r.x OR l.y = r.y",
+        ] {
+            let plan = sql.lines(&format!("EXPLAIN {query}")).await?;
+            let joins = plan.iter().filter(|line| line.contains(" Join:"));
+            ensure!(joins.count() == 1, "{plan:?}");
+        }
+        Ok(())
+    })
+}
+
 /// Relations, all with the columns id, a, b and t.
 const TABLES: [&str; 4] = ["t0", "t1", "t2", "t3"];
 

@@ -9,12 +9,10 @@ use super::join_filter::PairFilter;
 use super::join_pairs::{Meeting, Pairs, Place, Rows};
 use super::join_rows::batch_of;
 use crate::operator::Output;
-use crate::ranges::Order;
+use crate::ranges::{FEW_ROWS, Order};
 
 /// Rows of the other side that are put in order, or searched for, together.
 const STORED_ROWS: usize = 64 * 1024;
-/// So few probing rows are compared with each row, as that takes less than putting the rows in order.
-const FEW_ROWS: usize = 4;
 
 /// Rows of one side that meet the other, and how far they have come.
 pub(super) struct RangeMeeting {

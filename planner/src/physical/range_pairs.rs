@@ -15,12 +15,10 @@ use datafusion::physical_plan::joins::utils::ColumnIndex;
 use datafusion_common::utils::memory::get_record_batch_memory_size;
 use datafusion_common::{JoinSide, JoinType, Result};
 use datafusion_physical_expr::PhysicalExpr;
-use tidemill_dataflow::ranges::{Order, RangeCondition};
+use tidemill_dataflow::ranges::{FEW_ROWS, Order, RangeCondition};
 
 /// Pairs that are looked at together, and rows of a batch.
 const PAIRS: usize = 8192;
-/// So few probing rows are compared with each row, as that takes less than putting the rows in order.
-const FEW_ROWS: usize = 4;
 /// Where some matches of a row are enough, so many times more of its candidates are looked at in each round.
 const ROUND_GROWTH: usize = 8;
 
