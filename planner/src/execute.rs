@@ -44,6 +44,7 @@ use crate::join_order;
 use crate::once;
 use crate::or_joins;
 use crate::physical::in_order::InOrderExpr;
+use crate::physical::kept::keep_fixed;
 use crate::physical::range_join::RangeJoinExec;
 use crate::pieces::PiecesExec;
 use crate::query::SessionContextInfo;
@@ -261,7 +262,7 @@ pub(crate) fn optimised_chain(logical: LogicalPlan) -> DfResult<LogicalPlan> {
 /// The plan with a chance to stop at every batch of operators that make many rows of few. DataFusion has its scans
 /// yield from time to time; a cross join would go on for hours without asking one for more. Lists are made in pieces of bounded size.
 pub(crate) fn yielding(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>> {
-    plan.change_up(&mut |node| {
+    let plan = plan.change_up(&mut |node| {
         if let Some(pieces) = PiecesExec::instead_of(&node) {
             return Ok(Transformed::yes(pieces));
         }
@@ -274,8 +275,8 @@ pub(crate) fn yielding(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn Executi
             true => Transformed::yes(with_a_chance_to_stop(node)?),
             false => Transformed::no(node),
         })
-    })
-    .map(|t| t.data)
+    })?;
+    keep_fixed(plan.data)
 }
 
 /// One such operator.
@@ -289,16 +290,9 @@ pub(crate) fn with_a_chance_to_stop(
 
 /// The join with a condition that asks whether it is to stop: pairs that the condition leaves out make no batch, however many there are.
 fn asking_join(node: &Arc<dyn ExecutionPlan>) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
-    let asking = |filter: &JoinFilter| -> DfResult<JoinFilter> {
-        let condition = AskingExpr::around(&InOrderExpr::of(filter.expression())?);
-        let indices = filter.column_indices().to_vec();
-        Ok(JoinFilter::new(condition, indices, filter.schema().clone()))
-    };
-    if let Some(join) = node.downcast_ref::<HashJoinExec>()
-        && let Some(filter) = join.filter()
-    {
-        let join = join.builder().with_filter(Some(asking(filter)?));
-        return Ok(Some(join.build_exec()?));
+    if let Some(join) = node.downcast_ref::<HashJoinExec>() {
+        let join = asking_hash_join(join)?;
+        return Ok(join.map(|join| Arc::new(join) as _));
     }
     if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>()
         && let Some(filter) = join.filter()
@@ -307,6 +301,21 @@ fn asking_join(node: &Arc<dyn ExecutionPlan>) -> DfResult<Option<Arc<dyn Executi
         return Ok(Some(Arc::new(join.build()?)));
     }
     Ok(None)
+}
+
+/// The same of a hash join.
+pub(crate) fn asking_hash_join(join: &HashJoinExec) -> DfResult<Option<HashJoinExec>> {
+    let Some(filter) = join.filter() else {
+        return Ok(None);
+    };
+    let join = join.builder().with_filter(Some(asking(filter)?));
+    Ok(Some(join.build()?))
+}
+
+fn asking(filter: &JoinFilter) -> DfResult<JoinFilter> {
+    let condition = AskingExpr::around(&InOrderExpr::of(filter.expression())?);
+    let indices = filter.column_indices().to_vec();
+    Ok(JoinFilter::new(condition, indices, filter.schema().clone()))
 }
 
 /// A place for what DataFusion has made of a logical plan; clones share it.

@@ -9,7 +9,7 @@
 //! * What its rule that pushes projections down gets wrong: see `projections`.
 //! * A sort that it pushes below a union is lost where a column is another constant in each part, or when joins are in between.
 //!   So a union is a node that it doesn't know, which gives one part after the other.
-//! * What it does to sorts and limits: see `limits`; to windows: see `windows`; to recursive queries: see `rounds`.
+//! * What it does to sorts and limits: see `limits`; to windows: see `windows`; to recursive queries: see `rounds` and `kept`.
 //! * Sorts of all rows, and windows, are slow: nodes of our own stand for them once all else is decided, see `sorts` and `window_exec`.
 //! * Joins read both sides to their ends: one that finds rows of a scan by the other side's keys stands for them, see `lookups`.
 //! * A join without equal columns looks at all pairs: one that searches by a comparison stands for it, see `range_join`. So
@@ -20,6 +20,7 @@
 
 mod first_rows;
 pub(crate) mod in_order;
+pub(crate) mod kept;
 mod limits;
 pub(crate) mod lookups;
 mod nearest;

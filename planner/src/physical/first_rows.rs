@@ -76,7 +76,7 @@ impl PhysicalOptimizerRule for FirstRows {
 
 /// See the module.
 #[derive(Clone, Debug)]
-struct FirstRowsExec {
+pub(super) struct FirstRowsExec {
     /// What finds the rows among all.
     sort: Plan,
     /// How many are wanted.

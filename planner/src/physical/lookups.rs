@@ -26,9 +26,10 @@ use datafusion_physical_expr::expressions::{CastExpr, Column};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::ConcatExec;
+use super::kept::{KeptJoinExec, Table};
 use super::range_join::RangeJoinExec;
 use crate::counted::Counted;
-use crate::execute::with_a_chance_to_stop;
+use crate::execute::{asking_hash_join, with_a_chance_to_stop};
 use crate::functions::external;
 use crate::scan::is_found_by;
 use crate::tree::Tree;
@@ -85,6 +86,8 @@ pub(super) struct LookupJoinExec {
     of_some: bool,
     /// What joins the rows instead of `join`.
     ranges: Option<Box<RangeJoinExec>>,
+    /// In a recursive query: that of the other side, for the rounds in which rows aren't looked up.
+    table: Option<Arc<Table>>,
 }
 
 /// What one side tells of the scan on the other.
@@ -163,6 +166,7 @@ impl LookupJoinExec {
             rows_max,
             of_some: false,
             ranges: None,
+            table: None,
         })
     }
 
@@ -172,6 +176,21 @@ impl LookupJoinExec {
             Some(scan) if scan.rows() <= SMALL_ROWS_MAX => usize::MAX,
             _ => self.rows_max,
         }
+    }
+
+    /// The hash join of its inputs, which asks whether it is to stop; `None`: something else joins them.
+    pub(super) fn asking(&self) -> Result<Option<HashJoinExec>> {
+        if self.ranges.is_some() || self.of_some {
+            return Ok(None);
+        }
+        let join = self.join.builder().reset_state().recompute_properties();
+        let join = join.with_new_children(self.inputs.to_vec())?.build()?;
+        Ok(Some(asking_hash_join(&join)?.unwrap_or(join)))
+    }
+
+    /// The same join with the other side's hash table.
+    pub(super) fn with_table(self, table: Option<Arc<Table>>) -> LookupJoinExec {
+        LookupJoinExec { table, ..self }
     }
 
     /// The input that gives keys.
@@ -360,6 +379,10 @@ impl LookupJoinExec {
         task: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let giver = &self.inputs[self.giver];
+        if let Some(table) = self.table.as_ref().filter(|table| table.is_made()) {
+            let join = KeptJoinExec::new(table.clone(), giver.clone());
+            return with_a_chance_to_stop(Arc::new(join))?.execute(partition, task);
+        }
         let mut rest = giver.execute(partition, task.clone())?;
         let (mut batches, mut rows) = (vec![], 0);
         let mut ended = false;
@@ -382,8 +405,13 @@ impl LookupJoinExec {
         }
         let seen = stream::iter(batches.into_iter().map(Ok)).chain(rest);
         let seen = RecordBatchStreamAdapter::new(giver.schema(), seen);
+        let seen = Running::of(giver, Box::pin(seen));
+        if let (None, Some(table)) = (&found, &self.table) {
+            let join = KeptJoinExec::new(table.clone(), seen);
+            return with_a_chance_to_stop(Arc::new(join))?.execute(partition, task);
+        }
         let mut inputs = self.inputs.clone();
-        inputs[self.giver] = Running::of(giver, Box::pin(seen));
+        inputs[self.giver] = seen;
         if let Some(found) = found {
             inputs[1 - self.giver] = found;
         }
