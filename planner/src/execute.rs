@@ -35,6 +35,7 @@ use crate::catalog::Relation;
 use crate::compile::decorrelate;
 use crate::compile::join_rules::careful;
 use crate::counted::Counted;
+use crate::equal_parts::once_each;
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::few_buffers::FewBuffersExec;
 use crate::functions::one_of::as_in_list;
@@ -220,7 +221,7 @@ pub(crate) fn optimised(logical: LogicalPlan) -> DfResult<LogicalPlan> {
 /// The plan that is executed for `logical` on the rows of `reader`.
 pub(crate) fn ordered(logical: LogicalPlan, reader: &dyn SnapshotReader) -> DfResult<LogicalPlan> {
     let rules = |plan| joins_in_order(BASE.optimize(&plan)?, reader);
-    decorrelate::optimise(logical, &rules)
+    once_each(decorrelate::optimise(logical, &rules)?)
 }
 
 /// The optimised plan with its joins by what is equal, in an order that suits the rows that there are.
@@ -349,7 +350,7 @@ pub(crate) fn run(
     let start = async move {
         let state = state(reader.clone());
         let rules = |plan| joins_in_order(state.optimize(&plan)?, &*reader);
-        let optimised = decorrelate::optimise(logical, &rules)?;
+        let optimised = once_each(decorrelate::optimise(logical, &rules)?)?;
         let physical = state
             .query_planner()
             .create_physical_plan(&optimised, &state)

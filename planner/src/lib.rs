@@ -20,6 +20,7 @@ pub mod compile;
 mod counted;
 pub mod definition;
 pub mod direct;
+mod equal_parts;
 pub mod error;
 mod execute;
 mod few_buffers;

@@ -1,5 +1,6 @@
-//! [`Once`]: a common table expression with volatile functions, whose rows are the same wherever it is named. Each place has a
-//! copy of its plan; in an execution the first one that is asked for rows computes them, for all.
+//! [`Once`]: a part of a query that stands in several places and is computed once: a common table expression with volatile functions, whose
+//! rows are the same wherever it is named, or parts that are equal ([`crate::equal_parts`]). Each place has a copy of its plan; in an
+//! execution the first one that is asked for rows computes them, for all.
 
 use std::any::Any;
 use std::cmp::Ordering;
@@ -14,15 +15,20 @@ use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::execution::context::QueryPlanner;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion::physical_plan::coop::cooperative;
+use datafusion::physical_plan::execution_plan::{
+    ChildrenPropertiesMode, ReplaceChildrenOptions, reset_plan_states,
+};
+use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PhysicalExpr,
-    PlanProperties,
+    PlanProperties, Statistics,
 };
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
-use datafusion_common::{DFSchemaRef, DataFusionError, Result, internal_err};
+use datafusion_common::{DFSchemaRef, Result, internal_err};
 use datafusion_expr::logical_plan::Extension;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion_expr::{Expr, LogicalPlan, UserDefinedLogicalNode, UserDefinedLogicalNodeCore};
@@ -39,29 +45,47 @@ use crate::tree::{PlanTree, Tree};
 /// See the module.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Once {
-    /// Of the common table expression, in its statement.
+    /// The same in all places.
     number: usize,
+    /// Another computation may give other rows.
+    volatile: bool,
     input: LogicalPlan,
 }
 
 impl Once {
-    /// The plan as that of common table expression `number`.
+    /// The plan as that of common table expression `number` of its statement.
     pub fn plan(number: usize, input: LogicalPlan) -> LogicalPlan {
+        Once::node(number, true, input)
+    }
+
+    /// The plan, which isn't volatile, to be put into several places.
+    pub fn equal(input: LogicalPlan) -> LogicalPlan {
+        Once::node(new_number(), false, input)
+    }
+
+    fn node(number: usize, volatile: bool, input: LogicalPlan) -> LogicalPlan {
         LogicalPlan::Extension(Extension {
-            node: Arc::new(Once { number, input }),
+            node: Arc::new(Once {
+                number,
+                volatile,
+                input,
+            }),
         })
     }
 }
 
+/// A number that no other plan has. Those of common table expressions count from the other end.
+fn new_number() -> usize {
+    static NUMBERS: AtomicUsize = AtomicUsize::new(0);
+    usize::MAX - NUMBERS.fetch_add(1, AtomicOrdering::Relaxed)
+}
+
 /// `plan`, to be put into several places that must have the same rows.
 pub(crate) fn same_rows(plan: &LogicalPlan) -> Result<LogicalPlan> {
-    static NUMBERS: AtomicUsize = AtomicUsize::new(0);
     if !is_volatile(plan)? || has_outer_reference(plan)? {
         return Ok(plan.clone());
     }
-    // Those of common table expressions count from the other end.
-    let number = usize::MAX - NUMBERS.fetch_add(1, AtomicOrdering::Relaxed);
-    Ok(Once::plan(number, plan.clone()))
+    Ok(Once::plan(new_number(), plan.clone()))
 }
 
 /// Whether a function of the expression, or of a subquery in it, may give another value each time it is called.
@@ -131,12 +155,9 @@ impl UserDefinedLogicalNodeCore for Once {
 
     fn with_exprs_and_inputs(&self, _: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
         let (Some(input), true) = (inputs.pop(), inputs.is_empty()) else {
-            return internal_err!("a common table expression has one plan");
+            return internal_err!("a part that is computed once has one plan");
         };
-        Ok(Once {
-            number: self.number,
-            input,
-        })
+        Ok(Once { input, ..*self })
     }
 }
 
@@ -177,12 +198,14 @@ impl ExtensionPlanner for Planner {
         };
         Ok(Some(Arc::new(OnceExec {
             number: once.number,
+            volatile: once.volatile,
             input: input.clone(),
         })))
     }
 }
 
-type Computed = Arc<OnceCell<Vec<RecordBatch>>>;
+/// The rows of a part, and the memory that they take; `None`: there isn't enough.
+type Computed = Arc<OnceCell<Option<(Vec<RecordBatch>, MemoryReservation)>>>;
 
 /// The rows of one execution, by number; a part of its settings.
 #[derive(Debug, Default)]
@@ -195,10 +218,39 @@ impl Results {
     }
 }
 
+/// See [`Once`].
 #[derive(Debug)]
-struct OnceExec {
+pub(crate) struct OnceExec {
     number: usize,
+    volatile: bool,
     input: Arc<dyn ExecutionPlan>,
+}
+
+impl OnceExec {
+    /// Whether each place may compute its rows, or some of them, by itself.
+    pub fn is_shared_for_speed(&self) -> bool {
+        !self.volatile
+    }
+
+    /// All rows of the input; `None`: there is no memory to keep them in.
+    async fn compute(
+        &self,
+        partition: usize,
+        task: Arc<TaskContext>,
+    ) -> Result<Option<(Vec<RecordBatch>, MemoryReservation)>> {
+        let memory = MemoryConsumer::new("rows of a part that stands in several places");
+        let memory = memory.register(task.memory_pool());
+        let mut rows = reset_plan_states(self.input.clone())?.execute(partition, task)?;
+        let mut batches = vec![];
+        while let Some(batch) = rows.try_next().await? {
+            match memory.try_grow(batch.get_array_memory_size()) {
+                Ok(()) => batches.push(batch),
+                Err(e) if self.volatile => return Err(e),
+                Err(_) => return Ok(None),
+            }
+        }
+        Ok(Some((batches, memory)))
+    }
 }
 
 impl DisplayAs for OnceExec {
@@ -237,12 +289,9 @@ impl ExecutionPlan for OnceExec {
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return internal_err!("a common table expression has one plan");
+            return internal_err!("a part that is computed once has one plan");
         };
-        Ok(Arc::new(OnceExec {
-            number: self.number,
-            input,
-        }))
+        Ok(Arc::new(OnceExec { input, ..*self }))
     }
 
     fn with_new_children(
@@ -268,14 +317,32 @@ impl ExecutionPlan for OnceExec {
         if partitions != 1 {
             return internal_err!("plans have one partition, not {partitions}");
         }
-        let (input, cell) = (self.input.clone(), results.of(self.number));
+        let cell = results.of(self.number);
+        let this = OnceExec {
+            input: self.input.clone(),
+            ..*self
+        };
         let rows = stream::once(async move {
-            let compute = || async { input.execute(partition, task)?.try_collect().await };
-            let batches: &Vec<RecordBatch> = cell.get_or_try_init(compute).await?;
-            let batches = batches.clone().into_iter().map(Ok);
-            Ok::<_, DataFusionError>(stream::iter(batches))
+            let compute = || this.compute(partition, task.clone());
+            let Some((batches, _)) = cell.get_or_try_init(compute).await? else {
+                return reset_plan_states(this.input.clone())?.execute(partition, task);
+            };
+            let batches = stream::iter(batches.clone().into_iter().map(Ok));
+            let batches = RecordBatchStreamAdapter::new(this.schema(), batches);
+            Ok(Box::pin(cooperative(batches)) as SendableRecordBatchStream)
         });
         let rows = rows.try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
+    }
+
+    fn statistics_from_inputs(
+        &self,
+        inputs: &[Arc<Statistics>],
+        _: &StatisticsArgs,
+    ) -> Result<Arc<Statistics>> {
+        match inputs {
+            [input] => Ok(input.clone()),
+            _ => internal_err!("a part that is computed once has one plan"),
+        }
     }
 }

@@ -54,6 +54,12 @@ pub trait PlanTree: Sized {
         look: &mut dyn FnMut(&Self) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion>;
 
+    /// Looks at the plans of this node's subqueries.
+    fn walk_subqueries(
+        &self,
+        look: &mut dyn FnMut(&Self) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion>;
+
     /// Changes each node, children first.
     fn change_all_up(self, change: &mut dyn FnMut(Self) -> Changed<Self>) -> Changed<Self>;
 
@@ -73,6 +79,13 @@ impl PlanTree for LogicalPlan {
             check_level().map_err(external)?;
             look(node)
         })
+    }
+
+    fn walk_subqueries(
+        &self,
+        look: &mut dyn FnMut(&Self) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        self.apply_subqueries(look)
     }
 
     fn change_all_up(self, change: &mut dyn FnMut(Self) -> Changed<Self>) -> Changed<Self> {

@@ -1,4 +1,5 @@
-//! Joins that read one side by the other's keys, and first rows above them: what is asked of the reader.
+//! Joins that read one side by the other's keys, first rows above them, rounds of recursive queries, and parts that stand in several
+//! places: what is asked of the reader.
 
 use std::sync::{Arc, Mutex};
 
@@ -261,6 +262,111 @@ fn rounds_of_a_recursive_query_look_up_what_is_new() {
     let (value, looks) = run(sql);
     assert_eq!(value, Some(5));
     assert_eq!(looks, [Keys(1); 5]);
+}
+
+/// By a column that no index finds rows by.
+#[test]
+fn what_all_rounds_of_a_recursive_query_have_is_read_once() {
+    let down = |step: &str| {
+        format!(
+            "WITH RECURSIVE down(id, d) AS (VALUES (5, 0) UNION ALL {step} AND d < 3) SELECT count(*) FROM down"
+        )
+    };
+    for (step, count) in [
+        (
+            "SELECT m.id, d + 1 FROM many m JOIN down ON m.v = down.id WHERE true",
+            1111,
+        ),
+        (
+            "SELECT m.id, d + 1 FROM down JOIN many m ON m.v + 1 = down.id + 1 AND m.id > d WHERE true",
+            1111,
+        ),
+        (
+            "SELECT m.id, d + 1 FROM down LEFT JOIN many m ON m.v = down.id WHERE true",
+            1111,
+        ),
+        (
+            "SELECT m.v, d + 1 FROM down JOIN (SELECT v, count(*) AS n FROM many GROUP BY v) AS m ON m.n = down.id + 5 WHERE m.v < 8",
+            25,
+        ),
+        (
+            "SELECT down.id, d + 1 FROM down WHERE EXISTS (SELECT FROM many m WHERE m.v = down.id)",
+            4,
+        ),
+        (
+            "SELECT down.id, d + 1 FROM down WHERE NOT EXISTS (SELECT FROM many m WHERE m.v = down.id + 10000)",
+            4,
+        ),
+        (
+            "SELECT down.id, d + 1 FROM down, (SELECT max(v) AS most FROM many) AS m WHERE most > d",
+            4,
+        ),
+        (
+            "SELECT down.id, d + 1 FROM down JOIN many m ON m.v < down.id - 3 WHERE m.id % 10 = 7",
+            15,
+        ),
+    ] {
+        let sql = down(step);
+        assert_eq!(run(&sql), (Some(count), vec![All]), "{sql}");
+    }
+    // By a key, until there are too many; then there is a table.
+    let sql = "WITH RECURSIVE r(id, d) AS (VALUES (1, 0) UNION ALL SELECT g, d + 1 FROM r JOIN many ON many.id = r.id, \
+               generate_series(r.id * 10, r.id * 10 + 9) AS g WHERE d < 5) SELECT count(*) FROM r";
+    assert_eq!(
+        run(sql),
+        (
+            Some(111_111),
+            vec![Keys(1), Keys(10), Keys(100), Keys(1000), All]
+        )
+    );
+}
+
+#[test]
+fn equal_parts_of_a_query_are_read_once() {
+    for (sql, sum, looks) in [
+        (
+            "WITH s AS (SELECT v, count(*) AS n FROM many GROUP BY v) SELECT sum(a.n + b.n)::bigint FROM s a JOIN s b ON a.v = b.v + 1",
+            199_980,
+            &[All][..],
+        ),
+        (
+            "WITH s AS (SELECT v, count(*) AS n FROM many GROUP BY v) SELECT count(*) FROM s WHERE n = (SELECT max(n) FROM s)",
+            10_000,
+            &[All],
+        ),
+        (
+            "WITH s AS (SELECT id, row_number() OVER (ORDER BY v, id) AS n FROM many) SELECT count(*) FROM s a JOIN s b ON b.n = a.n + 1",
+            99_999,
+            &[All],
+        ),
+        // What is in it is once in each of its places, and once beside it.
+        (
+            "WITH s AS (SELECT v, count(*) AS n FROM many GROUP BY v), t AS (SELECT n, count(*) AS m FROM s GROUP BY n) \
+             SELECT sum(a.m + b.m + (SELECT max(n) FROM s))::bigint FROM t a, t b",
+            20_010,
+            &[All],
+        ),
+        // Few of its rows are wanted, other ones in each place.
+        (
+            "WITH s AS (SELECT id, sum(v) AS n FROM many GROUP BY id) SELECT sum(a.n + b.n)::bigint FROM few JOIN s a ON a.id = few.w JOIN s b ON b.id = few.w + 1",
+            2890,
+            &[Keys(100), Keys(100)],
+        ),
+        // Each time others.
+        (
+            "SELECT count(*) FROM (SELECT v, max(random()) AS x FROM many GROUP BY v) a JOIN (SELECT v, max(random()) AS x FROM many GROUP BY v) b ON a.v = b.v",
+            10_000,
+            &[All, All],
+        ),
+        // Not equal.
+        (
+            "SELECT count(*) FROM (SELECT v, max(id) AS x FROM many GROUP BY v) a JOIN (SELECT v, min(id) AS x FROM many GROUP BY v) b ON a.v = b.v",
+            10_000,
+            &[All, All],
+        ),
+    ] {
+        assert_eq!(run(sql), (Some(sum), looks.to_vec()), "{sql}");
+    }
 }
 
 /// Rows that have no partner count, NULL equals NULL, or there are too many keys.

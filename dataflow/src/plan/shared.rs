@@ -11,8 +11,15 @@ pub struct Classes(HashMap<*const Node, usize>);
 impl Classes {
     /// Numbers all subtrees of `root`, which must stay where they are in memory.
     pub fn of(root: &Node) -> Classes {
+        Classes::of_all(&[root])
+    }
+
+    /// Those of several trees together.
+    pub fn of_all(roots: &[&Node]) -> Classes {
         let mut numbering = Numbering::default();
-        numbering.number(root);
+        for root in roots {
+            numbering.number(root);
+        }
         Classes(numbering.classes)
     }
 

@@ -42,7 +42,7 @@ const STACK_LEFT: usize = 1 << 20;
 const STACK_MORE: usize = 4 << 20;
 
 /// Runs `f`, which may be many levels down, on enough stack.
-pub(super) fn deep<T>(f: impl FnOnce() -> T) -> T {
+pub(crate) fn deep<T>(f: impl FnOnce() -> T) -> T {
     stacker::maybe_grow(STACK_LEFT, STACK_MORE, f)
 }
 

@@ -24,6 +24,11 @@ use tidemill_dataflow::plan::{Aggregate, AggregateFunction, JoinKind, Node, Op, 
 use super::expr::{self, Physical};
 use super::{node, rows};
 
+/// Aggregates that one operator computes of what were two; those of a chain of joins, each of the one before it with itself, double.
+const AGGREGATES_MAX: usize = 100;
+/// Parts of all expressions over an aggregate's output that are written into those above it.
+const PARTS_MAX: usize = 1000;
+
 /// One input of the join: a map over an aggregate that has keys.
 struct Side<'a> {
     /// Key columns of `input`.
@@ -59,12 +64,14 @@ impl<'a> Side<'a> {
                 let projection = projection
                     .as_ref()
                     .map(|exprs| exprs.iter().map(through).collect());
-                Some(Side {
+                let side = Side {
                     predicate: expr::and(below.predicate.clone(), predicate),
                     projection: projection.unwrap_or(below.projection),
                     schema: &node.schema,
                     ..below
-                })
+                };
+                let all = side.projection.iter().chain(&side.predicate);
+                expr::has_few_parts(all, PARTS_MAX).then_some(side)
             }
             _ => None,
         }
@@ -97,6 +104,9 @@ pub(super) fn collate(
         return None;
     }
     let (left, right) = (Side::of(left)?, Side::of(right)?);
+    if left.aggregates.len() + right.aggregates.len() > AGGREGATES_MAX {
+        return None;
+    }
     let right_keys = paired(&left, &right, on)?;
     let join = Collation {
         kind,
@@ -628,7 +638,11 @@ fn null(data_type: &DataType) -> Physical {
 }
 
 /// CASE WHEN condition THEN e END.
-fn only_when(condition: Physical, e: Physical, data_type: &DataType) -> Option<Physical> {
+pub(super) fn only_when(
+    condition: Physical,
+    e: Physical,
+    data_type: &DataType,
+) -> Option<Physical> {
     let case = CaseExpr::try_new(None, vec![(condition, e)], Some(null(data_type)));
     case.ok().map(|e| Arc::new(e) as Physical)
 }
@@ -641,7 +655,7 @@ fn any_null(keys: &[Physical]) -> Physical {
     any.unwrap_or_else(|| boolean(Some(false)))
 }
 
-fn none_null(keys: &[Physical]) -> Option<Physical> {
+pub(super) fn none_null(keys: &[Physical]) -> Option<Physical> {
     let tests = keys
         .iter()
         .map(|k| Arc::new(IsNotNullExpr::new(k.clone())) as Physical);

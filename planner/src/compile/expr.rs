@@ -76,6 +76,22 @@ pub(super) fn count_columns(expr: &Physical, counts: &mut [usize]) {
     .expect("counting can't fail");
 }
 
+/// Whether the expressions have no more than `max` parts together.
+pub(super) fn has_few_parts<'e>(exprs: impl Iterator<Item = &'e Physical>, max: usize) -> bool {
+    let mut parts = 0;
+    for e in exprs {
+        e.walk(&mut |_| {
+            parts += 1;
+            Ok(match parts > max {
+                true => TreeNodeRecursion::Stop,
+                false => TreeNodeRecursion::Continue,
+            })
+        })
+        .expect("counting can't fail");
+    }
+    parts <= max
+}
+
 /// Costs nothing to evaluate twice. Members of JSON values are taken once in the end, see `members`.
 pub(super) fn is_trivial(expr: &Physical) -> bool {
     match json_members::access(expr) {

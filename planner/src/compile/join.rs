@@ -14,6 +14,7 @@ use tidemill_dataflow::plan::{Aggregate, AggregateFunction, JoinKind, Node, Op};
 use super::aggregate::distinct_rows;
 use super::collate::collate;
 use super::expr::{self, Physical};
+use super::self_join::self_join;
 use super::{Compiler, Piece, node, nullable, rows, schema_of};
 use crate::error::{Result, SqlError, from_datafusion};
 
@@ -234,6 +235,9 @@ fn mark(sides: Sides, null_equals_null: bool, join: &Join) -> Result<Piece> {
 fn joined(sides: &Sides, kind: JoinKind, null_equals_null: bool) -> Node {
     let (left, right) = (&sides.left.node, &sides.right.node);
     let (on, filter) = (&sides.on, &sides.filter);
+    if let Some(map) = self_join((left, right), kind, on, null_equals_null, filter) {
+        return map;
+    }
     if let Some(aggregate) = collate((left, right), kind, on, null_equals_null, filter) {
         return aggregate;
     }

@@ -31,6 +31,7 @@ use super::range_join::RangeJoinExec;
 use crate::counted::Counted;
 use crate::execute::{asking_hash_join, with_a_chance_to_stop};
 use crate::functions::external;
+use crate::once::OnceExec;
 use crate::scan::is_found_by;
 use crate::tree::Tree;
 
@@ -263,7 +264,9 @@ fn passing(plan: &Plan) -> Option<&Plan> {
     let hidden = plan.downcast_ref::<ConcatExec>();
     let hidden = hidden.is_some_and(ConcatExec::only_hides);
     let chosen = plan.is::<ProjectionExec>() || plan.is::<CooperativeExec>();
-    let passes = grouped || filtered || hidden || chosen;
+    let shared = plan.downcast_ref::<OnceExec>();
+    let shared = shared.is_some_and(OnceExec::is_shared_for_speed);
+    let passes = grouped || filtered || hidden || chosen || shared;
     match plan.children()[..] {
         [input] if passes => Some(input),
         _ => None,
@@ -309,6 +312,10 @@ fn rooted(plan: &Plan, source: Plan) -> Result<Plan> {
         return internal_err!("there is no scan below {}", plan.name());
     };
     let input = rooted(input, source)?;
+    // These are some of the rows, for this place alone.
+    if plan.is::<OnceExec>() {
+        return Ok(input);
+    }
     let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
     plan.clone().replace_children(vec![input], options)
 }

@@ -115,6 +115,7 @@ pub const QUERIES: &[(&str, &str, &str)] = &[
     ("joins", "join_group", "SELECT c.name, count(o.id) AS n FROM customers c LEFT JOIN orders o ON o.customer = c.id GROUP BY c.name"),
     ("joins", "using", "SELECT id, o.product, c.name FROM orders o JOIN customers c USING (id)"),
     ("joins", "float_join", "SELECT a.id, b.id AS other FROM orders a JOIN orders b ON a.weight = b.weight"),
+    ("joins", "self_join_of_groups", "WITH s AS (SELECT customer, sum(id) AS n FROM orders GROUP BY customer) SELECT a.customer, a.n, b.n + 1 AS m FROM s a LEFT JOIN s b ON a.customer = b.customer"),
     // Subqueries.
     ("subqueries", "exists", "SELECT c.id FROM customers c WHERE EXISTS (SELECT 1 FROM orders o WHERE o.customer = c.id)"),
     ("subqueries", "not_exists", "SELECT c.id FROM customers c WHERE NOT EXISTS (SELECT 1 FROM orders o WHERE o.customer = c.id AND o.paid)"),
