@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::datasource::source_as_provider;
 use datafusion_common::Result;
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
@@ -19,6 +18,7 @@ use crate::bind::expr::deep;
 use crate::compile::rules::has_outer_reference;
 use crate::once::{Once, is_volatile};
 use crate::query::scanned_relation;
+use crate::recent::RecentRows;
 use crate::tree::{PlanTree, Tree};
 
 /// The optimised plan with the equal parts of it marked as one.
@@ -167,14 +167,14 @@ fn can_be_kept(plan: &LogicalPlan) -> Result<bool> {
     if has_outer_reference(plan)? || is_volatile(plan)? {
         return Ok(false);
     }
-    Ok(scans(plan)?.iter().all(|scan| !is_work_table(scan)))
+    Ok(scans(plan)?.iter().all(|scan| !is_recent(scan)))
 }
 
-fn is_work_table(scan: &TableScan) -> bool {
+fn is_recent(scan: &TableScan) -> bool {
     let provider = source_as_provider(&scan.source);
     provider.is_ok_and(|provider| {
         let provider: &dyn std::any::Any = provider.as_ref();
-        provider.is::<CteWorkTable>()
+        provider.is::<RecentRows>()
     })
 }
 

@@ -37,6 +37,7 @@ mod physical;
 mod pieces;
 pub mod program;
 pub mod query;
+mod recent;
 mod scan;
 mod tree;
 mod walk;

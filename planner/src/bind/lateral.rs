@@ -17,6 +17,9 @@ use crate::walk;
 
 use super::from::{Joined, one_row};
 
+/// Begins the names of what a LATERAL subquery is computed for.
+pub(super) const LATERAL: &str = "#lateral";
+
 impl Binder<'_> {
     /// A subquery that uses what stands to its left.
     pub(super) fn join_lateral<'o>(
@@ -146,7 +149,7 @@ impl Binder<'_> {
             JoinConstraint::On(e) => Some(self.condition(Ctx::plain(&scope, ctes, "ON"), e)?),
             _ => datafusion_expr::utils::conjunction(common),
         };
-        let name = self.qualifier("#lateral").to_string();
+        let name = self.qualifier(LATERAL).to_string();
         let plan = df(decorrelate::lateral(&base, &right, kind, on, name))?.ok_or_else(|| {
             SqlError::unsupported("this LATERAL subquery is not supported")
                 .detail("It is recursive, or has a LIMIT that isn't constant.")

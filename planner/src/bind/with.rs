@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::datasource::provider_as_source;
 use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{Column, JoinType};
@@ -18,9 +17,11 @@ use crate::error::{Result, SqlError};
 use crate::functions::single::nullable;
 use crate::once::{Once, is_volatile};
 use crate::parser::{fold, parts};
+use crate::recent::RecentRows;
 use crate::tree::Tree;
 
 use super::from::renamed;
+use super::lateral::LATERAL;
 
 /// Whether a column of the first type takes values of the second in a recursive query.
 fn holds(first: &SqlType, step: &SqlType) -> bool {
@@ -217,7 +218,7 @@ impl Binder<'_> {
             .zip(names)
             .map(|(c, n)| c.ty.field(n, true))
             .collect();
-        let table = Arc::new(CteWorkTable::new(
+        let table = Arc::new(RecentRows::new(
             internal,
             Arc::new(arrow::datatypes::Schema::new(fields)),
         ));
@@ -235,6 +236,17 @@ impl Binder<'_> {
                 ..c.clone()
             })
             .collect();
+        let mut named = 0;
+        crate::walk::any_relation(term, |r| {
+            named += usize::from(parts(r).as_slice() == [name]);
+            false
+        });
+        if named > 1 {
+            return Err(SqlError::new(
+                "42P19",
+                format!("recursive reference to query \"{name}\" must not appear more than once"),
+            ));
+        }
         let mut inner = ctes.clone();
         inner.push((name.to_string(), Rel { plan: scan, cols }));
         let step = self.set_expr(term, &inner, outer)?;
@@ -336,10 +348,12 @@ fn open_numerics(start: &Rel, step: &Rel) -> Option<Vec<SqlType>> {
     (!same).then_some(types)
 }
 
-/// Whether FROM names the work table: it is below no more than so many aliases, of which a query in FROM has one of its own.
+/// Whether FROM names the work table: it is below no more than so many aliases, of which a query in FROM has one of its own. Rows that a
+/// LATERAL subquery is computed for don't name it.
 fn reads(plan: &LogicalPlan, table: &str, aliases: usize) -> bool {
     match plan {
         LogicalPlan::TableScan(scan) => scan.table_name.table() == table,
+        LogicalPlan::SubqueryAlias(a) if a.alias.table().starts_with(LATERAL) => false,
         LogicalPlan::SubqueryAlias(a) => aliases > 0 && reads(&a.input, table, aliases - 1),
         plan => plan.inputs().iter().any(|p| reads(p, table, aliases)),
     }

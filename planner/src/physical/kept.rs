@@ -21,7 +21,6 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::work_table::WorkTableExec;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{DataFusionError, JoinType, Result, internal_err};
@@ -30,6 +29,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::first_rows::FirstRowsExec;
 use super::lookups::LookupJoinExec;
+use crate::recent::RecentRowsExec;
 use crate::tree::Tree;
 
 type Plan = Arc<dyn ExecutionPlan>;
@@ -103,7 +103,7 @@ fn is_fixed(plan: &Plan) -> Result<bool> {
             volatile |= e.any(&mut |e| Ok(e.is_volatile_node()))?;
             Ok(TreeNodeRecursion::Continue)
         })?;
-        Ok(volatile || node.is::<WorkTableExec>())
+        Ok(volatile || node.is::<RecentRowsExec>())
     })?;
     Ok(!varies)
 }

@@ -17,7 +17,6 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::work_table::WorkTableExec;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{JoinType, NullEquality, Result, ScalarValue, internal_err};
@@ -32,6 +31,7 @@ use crate::counted::Counted;
 use crate::execute::{asking_hash_join, with_a_chance_to_stop};
 use crate::functions::external;
 use crate::once::OnceExec;
+use crate::recent::RecentRowsExec;
 use crate::scan::is_found_by;
 use crate::tree::Tree;
 
@@ -237,7 +237,7 @@ fn recent_first(node: &Plan) -> Result<Option<Plan>> {
     let Some(join) = node.downcast_ref::<HashJoinExec>() else {
         return Ok(None);
     };
-    let recent = |plan: &Plan| plan.any(&mut |node| Ok(node.is::<WorkTableExec>()));
+    let recent = |plan: &Plan| plan.any(&mut |node| Ok(node.is::<RecentRowsExec>()));
     let swapped =
         *join.join_type() == JoinType::Inner && recent(join.right())? && !recent(join.left())?;
     match swapped {

@@ -1,39 +1,37 @@
-//! WITH RECURSIVE … UNION: a row that was found before isn't found again.
+//! WITH RECURSIVE: what was found in the last round, and with UNION, that a row that was found before isn't found again.
 //!
-//! DataFusion's own node for it takes the numbers that `GroupValues` gives to the rows of a batch for ascending. They aren't where two new rows have
+//! DataFusion's own node takes the numbers that `GroupValues` gives to the rows of a batch for ascending. They aren't where two new rows have
 //! one hash, and then it drops rows. So its node is one for UNION ALL here, and those above its two terms, which share what has been
-//! found, let the new rows through.
+//! found, let the new rows through, and hand them to the next round.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
+use arrow::datatypes::SchemaRef;
 use datafusion::config::ConfigOptions;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
-use datafusion::physical_plan::execution_plan::{
-    Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
-};
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
-};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Result, internal_err};
 use datafusion_physical_expr::PhysicalExpr;
 use futures::StreamExt;
 
+use crate::recent::{Recent, RecentRowsExec, unknown};
 use crate::tree::Tree;
 
 type Plan = Arc<dyn ExecutionPlan>;
 
-/// Puts [`NewRowsExec`] above the terms of recursive queries with UNION.
+/// Puts [`NewRowsExec`] above the terms of recursive queries, and what they find below them.
 #[derive(Debug)]
 pub(super) struct Rounds;
 
@@ -43,12 +41,24 @@ impl PhysicalOptimizerRule for Rounds {
             let Some(query) = node.downcast_ref::<RecursiveQueryExec>() else {
                 return Ok(Transformed::no(node));
             };
-            if !query.is_distinct() {
-                return Ok(Transformed::no(node));
-            }
-            let found = Arc::<Mutex<Option<Found>>>::default();
-            let first = NewRowsExec::new(query.static_term().clone(), true, found.clone());
-            let next = NewRowsExec::new(query.recursive_term().clone(), false, found);
+            let (found, recent) = (Arc::new(Mutex::new(Found::default())), Recent::default());
+            let term = query.recursive_term().clone().change_up(&mut |node| {
+                Ok(match node.downcast_ref::<RecentRowsExec>() {
+                    Some(read) if read.query() == query.name() => {
+                        Transformed::yes(Arc::new(read.of(&recent)) as Plan)
+                    }
+                    _ => Transformed::no(node),
+                })
+            })?;
+            let above = |term: &Plan, first| NewRowsExec {
+                input: term.clone(),
+                first,
+                distinct: query.is_distinct(),
+                found: found.clone(),
+                recent: recent.clone(),
+                properties: unknown(term.schema()),
+            };
+            let (first, next) = (above(query.static_term(), true), above(&term.data, false));
             let all = RecursiveQueryExec::try_new(
                 query.name().into(),
                 query.schema(),
@@ -70,15 +80,33 @@ impl PhysicalOptimizerRule for Rounds {
     }
 }
 
-/// The rows that were found in one execution.
+/// What was found in one execution. DataFusion's node counts the memory of rows that are new in the last two rounds.
+#[derive(Default)]
 struct Found {
+    /// With UNION, all rows.
+    all: Option<All>,
+    /// Those of this round.
+    next: Vec<RecordBatch>,
+}
+
+/// The rows that were found, each once.
+struct All {
     rows: Box<dyn GroupValues>,
     memory: MemoryReservation,
     /// The rows of a batch by their numbers among all.
     numbers: Vec<usize>,
 }
 
-impl Found {
+impl All {
+    fn none(schema: SchemaRef, task: &TaskContext) -> Result<All> {
+        let consumer = MemoryConsumer::new("rows of a recursive query");
+        Ok(All {
+            rows: new_group_values(schema, &GroupOrdering::None)?,
+            memory: consumer.register(task.memory_pool()),
+            numbers: vec![],
+        })
+    }
+
     /// Those rows of the batch that are new, each once.
     fn new_of(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
         let before = self.rows.len();
@@ -95,30 +123,20 @@ impl Found {
     }
 }
 
-/// Rows of its input that weren't found before.
+fn locked(found: &Mutex<Found>) -> MutexGuard<'_, Found> {
+    found.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The rows of its input, with UNION those that weren't found before.
 struct NewRowsExec {
     input: Plan,
     /// Above the first term: nothing has been found when it begins.
     first: bool,
-    found: Arc<Mutex<Option<Found>>>,
+    distinct: bool,
+    found: Arc<Mutex<Found>>,
+    /// The rows of the last round.
+    recent: Recent,
     properties: Arc<PlanProperties>,
-}
-
-impl NewRowsExec {
-    fn new(input: Plan, first: bool, found: Arc<Mutex<Option<Found>>>) -> Self {
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(input.schema()),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        );
-        NewRowsExec {
-            input,
-            first,
-            found,
-            properties: Arc::new(properties),
-        }
-    }
 }
 
 impl fmt::Debug for NewRowsExec {
@@ -170,8 +188,13 @@ impl ExecutionPlan for NewRowsExec {
             return internal_err!("new rows of one input, {} given", children.len());
         };
         // Each round runs a copy of its term.
-        let found = self.found.clone();
-        Ok(Arc::new(NewRowsExec::new(input.clone(), self.first, found)))
+        Ok(Arc::new(NewRowsExec {
+            input: input.clone(),
+            found: self.found.clone(),
+            recent: self.recent.clone(),
+            properties: self.properties.clone(),
+            ..*self
+        }))
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Plan>) -> Result<Plan> {
@@ -183,25 +206,22 @@ impl ExecutionPlan for NewRowsExec {
 
     fn execute(&self, n: usize, task: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         if self.first {
-            let rows = new_group_values(self.schema(), &GroupOrdering::None)?;
-            let consumer = MemoryConsumer::new("rows of a recursive query");
-            *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(Found {
-                rows,
-                memory: consumer.register(task.memory_pool()),
-                numbers: vec![],
-            });
+            let none = || All::none(self.schema(), &task);
+            let all = self.distinct.then(none).transpose()?;
+            *locked(&self.found) = Found { all, next: vec![] };
         }
+        self.recent.set(mem::take(&mut locked(&self.found).next));
         let found = self.found.clone();
         let rows = self.input.execute(n, task)?.map(move |batch| {
-            let batch = batch?;
-            match found
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .as_mut()
-            {
-                Some(found) => found.new_of(&batch),
-                None => internal_err!("the first term of a recursive query comes first"),
+            let mut found = locked(&found);
+            let new = match &mut found.all {
+                Some(all) => all.new_of(&batch?)?,
+                None => batch?,
+            };
+            if new.num_rows() > 0 {
+                found.next.push(new.clone());
             }
+            Ok(new)
         });
         let rows = RecordBatchStreamAdapter::new(self.schema(), rows);
         Ok(Box::pin(rows))
