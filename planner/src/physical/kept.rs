@@ -2,7 +2,7 @@
 //!
 //! DataFusion runs the recursive term anew in each round, and in each reads its tables to their ends, aggregates them, and puts them into
 //! hash tables. The parts without the rows of the last round are fixed: [`KeptRowsExec`] keeps their rows, and [`KeptJoinExec`] the
-//! hash table of a join's fixed side, whatever side DataFusion would take.
+//! hash table of a join's fixed side, whatever side DataFusion would take. A [`RangeJoinExec`] keeps the order of what it searches.
 
 use std::fmt;
 use std::mem;
@@ -29,6 +29,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::first_rows::FirstRowsExec;
 use super::lookups::LookupJoinExec;
+use super::range_join::RangeJoinExec;
 use crate::recent::RecentRowsExec;
 use crate::tree::Tree;
 
@@ -84,6 +85,16 @@ fn term_of_kept(plan: &Plan) -> Result<Plan> {
             None => None,
         };
         return Ok(Arc::new(lookup.with_giver(giver).with_table(table)));
+    }
+    if let Some(join) = plan.downcast_ref::<RangeJoinExec>() {
+        let (mut inputs, searched) = (join.inputs().clone(), join.join().searched_side());
+        let same = is_fixed(&inputs[searched])?;
+        for (side, input) in inputs.iter_mut().enumerate() {
+            if side != searched || !same {
+                *input = term_of_kept(input)?;
+            }
+        }
+        return Ok(Arc::new(join.keeping(same).with_inputs(inputs)));
     }
     // It looks into what is below it.
     if plan.is::<FirstRowsExec>() {

@@ -191,7 +191,16 @@ impl LookupJoinExec {
 
     /// The same join with the other side's hash table.
     pub(super) fn with_table(self, table: Option<Arc<Table>>) -> LookupJoinExec {
-        LookupJoinExec { table, ..self }
+        // What is searched by a range is the other side, or isn't kept.
+        let keeping = |ranges: Box<RangeJoinExec>| {
+            let searches = ranges.join().searched_side() != self.giver;
+            Box::new(ranges.keeping(searches))
+        };
+        LookupJoinExec {
+            table,
+            ranges: self.ranges.map(keeping),
+            ..self
+        }
     }
 
     /// The input that gives keys.
@@ -220,9 +229,13 @@ impl LookupJoinExec {
         join
     }
 
-    /// The join of two inputs.
-    fn joined(&self, inputs: [Plan; 2]) -> Result<Plan> {
+    /// The join of two inputs; of the other side those rows that were `found`, or all.
+    fn joined(&self, inputs: [Plan; 2], found: bool) -> Result<Plan> {
         if let Some(ranges) = &self.ranges {
+            let ranges = match found {
+                true => &ranges.keeping(false),
+                false => &**ranges,
+            };
             return with_a_chance_to_stop(Arc::new(ranges.with_inputs(inputs)));
         }
         let join = self.join.builder().reset_state().recompute_properties();
@@ -419,10 +432,11 @@ impl LookupJoinExec {
         }
         let mut inputs = self.inputs.clone();
         inputs[self.giver] = seen;
+        let few = found.is_some();
         if let Some(found) = found {
             inputs[1 - self.giver] = found;
         }
-        self.joined(inputs)?.execute(partition, task)
+        self.joined(inputs, few)?.execute(partition, task)
     }
 
     /// The other side with only those rows that have the keys of `given`, if they are found.

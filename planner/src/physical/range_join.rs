@@ -2,10 +2,11 @@
 //! finds those that a row of the other can match by binary search. DataFusion's join looks at all pairs.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::config::ConfigOptions;
+use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
@@ -24,7 +25,7 @@ use tidemill_dataflow::ranges::{RangeCondition, Wanted};
 use super::can_fail;
 use super::in_order::InOrderExpr;
 use super::lookups::Running;
-use super::range_pairs::{First, Join, Kind};
+use super::range_pairs::{First, Join, Kind, Searched};
 use super::range_work::rows;
 use crate::execute::with_a_chance_to_stop;
 use crate::tree::Tree;
@@ -63,7 +64,12 @@ pub(crate) struct RangeJoinExec {
     /// Left and right.
     inputs: [Plan; 2],
     join: Arc<Join>,
+    /// In a recursive query whose rounds search the same rows: these.
+    kept: Option<Arc<KeptOrder>>,
 }
+
+/// Rows in order, once they have been read, and their memory.
+pub(super) type KeptOrder = Mutex<Option<(Searched, MemoryReservation)>>;
 
 impl RangeJoinExec {
     fn instead_of(node: &Plan) -> Result<Option<RangeJoinExec>> {
@@ -125,6 +131,24 @@ impl RangeJoinExec {
     pub(super) fn with_inputs(&self, inputs: [Plan; 2]) -> RangeJoinExec {
         let this = self.clone();
         RangeJoinExec { inputs, ..this }
+    }
+
+    /// Left and right.
+    pub(super) fn inputs(&self) -> &[Plan; 2] {
+        &self.inputs
+    }
+
+    /// The same join, which keeps the rows that it searches from one execution to the next if they are the same.
+    pub(super) fn keeping(&self, same: bool) -> RangeJoinExec {
+        RangeJoinExec {
+            kept: same.then(Arc::default),
+            ..self.clone()
+        }
+    }
+
+    /// The rows that are kept.
+    pub(super) fn kept(&self) -> Option<&KeptOrder> {
+        self.kept.as_deref()
     }
 }
 
@@ -211,6 +235,7 @@ impl Given<'_> {
                 node: node.clone(),
                 inputs: self.inputs.clone(),
                 join: Arc::new(join),
+                kept: None,
             })
         };
         range.map(join).transpose()

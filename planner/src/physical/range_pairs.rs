@@ -1,6 +1,7 @@
 //! The rows of a [`RangeJoinExec`](super::range_join::RangeJoinExec).
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -94,7 +95,7 @@ impl Kind {
 /// Rows of the searched side.
 pub(super) struct Searched {
     pub rows: RecordBatch,
-    order: Order,
+    order: Arc<Order>,
     /// Whether the rows are in the order of what is searched by; else they are as they came, and each is looked at.
     in_order: bool,
     /// By row: it has a match. Empty if nobody wants to know.
@@ -103,14 +104,25 @@ pub(super) struct Searched {
     steps: Vec<i64>,
 }
 
+impl fmt::Debug for Searched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Searched({} rows)", self.rows.num_rows())
+    }
+}
+
 impl Searched {
     /// Rows in order.
     pub fn in_order(rows: RecordBatch, join: &Join) -> Result<Searched> {
         let order = join.range.order(&rows)?;
-        Ok(Searched::new(rows, order, true, join))
+        Ok(Searched::new(rows, Arc::new(order), true, join))
     }
 
-    fn new(rows: RecordBatch, order: Order, in_order: bool, join: &Join) -> Searched {
+    /// The same rows, none of which has a match.
+    pub fn anew(&self, join: &Join) -> Searched {
+        Searched::new(self.rows.clone(), self.order.clone(), self.in_order, join)
+    }
+
+    fn new(rows: RecordBatch, order: Arc<Order>, in_order: bool, join: &Join) -> Searched {
         let wanted = join.kind.needs_matches(join.searched_side());
         let count = rows.num_rows();
         Searched {
@@ -277,7 +289,7 @@ impl Join {
             return Searched::in_order(rows, self);
         }
         let order = Order::as_it_is(&rows);
-        Ok(Searched::new(rows, order, false, self))
+        Ok(Searched::new(rows, Arc::new(order), false, self))
     }
 
     /// Begins to compare rows of both sides.

@@ -4,7 +4,7 @@
 //! the searched side is, in order, and the probing one passes by; unless there is no memory for it.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::buffer::BooleanBuffer;
@@ -237,6 +237,15 @@ impl Work {
         let State::Begin { searched, probing } = state else {
             return internal_err!("the caller has looked");
         };
+        if let Some(searched) = self.kept() {
+            self.state = State::Searched {
+                searched,
+                probe: None,
+                probing,
+            };
+            return Ok(());
+        }
+        let keeps = self.node.kept().is_some();
         let mut probing = Read::new(probing);
         while probing.rows() <= HELD_ROWS
             && let Some(batch) = probing.next().await?
@@ -244,10 +253,10 @@ impl Work {
             self.memory.try_grow(get_record_batch_memory_size(&batch))?;
             probing.batches.push(batch);
         }
-        if probing.ended && self.join.first.is_none() {
+        if probing.ended && self.join.first.is_none() && !keeps {
             return self.hold(probing, searched).await;
         }
-        let wanted = match probing.ended && self.join.range.is_among_equal() {
+        let wanted = match probing.ended && self.join.range.is_among_equal() && !keeps {
             true => Some(self.wanted(&probing)?),
             false => None,
         };
@@ -277,12 +286,25 @@ impl Work {
         let rows = searched.whole()?;
         let searched = Searched::in_order(rows, &self.join)?;
         self.memory.try_resize(others + searched.size())?;
+        if let Some(kept) = self.node.kept() {
+            let memory = self.memory.split(searched.size());
+            let rows = searched.anew(&self.join);
+            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((rows, memory));
+        }
         self.state = State::Searched {
             searched,
             probe: None,
             probing: probing.again(),
         };
         Ok(())
+    }
+
+    /// The searched side, if an earlier round has read it.
+    fn kept(&self) -> Option<Searched> {
+        let kept = self.node.kept()?;
+        let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let (searched, _) = kept.as_ref()?;
+        Some(searched.anew(&self.join))
     }
 
     /// Holds all rows of the probing side.
@@ -323,7 +345,8 @@ impl Work {
         let among_equal = self.join.range.is_among_equal();
         let each = ORDER_BYTES + if among_equal { EQUAL_BYTES } else { 0 };
         let (mut seen, mut rows) = (HashSet::new(), 0);
-        let mut told = !among_equal;
+        // A join of another kind keeps nothing.
+        let mut told = !among_equal || self.node.kept().is_some();
         while let Some(mut batch) = searched.next().await? {
             if among_equal && (wanted.is_some() || !told) {
                 let hashes = self.join.range.equal_hashes(&batch, side)?;
