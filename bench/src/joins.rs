@@ -106,7 +106,7 @@ pub async fn joins(setting: &Setting) -> Result<Report> {
 }
 
 /// Milliseconds of the server's CPU, and of the clock, that each of `times` calls takes.
-async fn timed(
+pub(crate) async fn timed(
     server: &Server,
     times: u32,
     mut call: impl AsyncFnMut() -> Result<()>,

@@ -11,6 +11,7 @@
 //! * [`point`]: reads by key, index and range.
 //! * [`report`]: tables for people and for `bench/RESULTS.md`.
 //! * [`restart`]: time to the first answers after kill -9.
+//! * [`rounds`]: recursive queries, and WITH queries named more than once.
 //! * [`shapes`]: wide rows, a hot key.
 //! * [`workers`]: one worker and two.
 //! * [`stepped`], [`tables`]: a query's operators by themselves, and rows for them, for `bench/benches/`.
@@ -29,6 +30,7 @@ pub mod plot;
 pub mod point;
 pub mod report;
 pub mod restart;
+pub mod rounds;
 pub mod shapes;
 pub mod stepped;
 pub mod tables;

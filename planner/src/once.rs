@@ -28,6 +28,7 @@ use datafusion::physical_plan::{
     PlanProperties, Statistics,
 };
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
+use datafusion_common::utils::memory::RecordBatchMemoryCounter;
 use datafusion_common::{DFSchemaRef, Result, internal_err};
 use datafusion_expr::logical_plan::Extension;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
@@ -39,6 +40,7 @@ use crate::compile::decorrelate::names::subquery_of;
 use crate::compile::rules::has_outer_reference;
 use crate::functions::time_of;
 use crate::given::Given;
+use crate::physical::kept::bytes_max;
 use crate::physical::without_filters;
 use crate::tree::{PlanTree, Tree};
 
@@ -226,7 +228,20 @@ pub(crate) struct OnceExec {
     input: Arc<dyn ExecutionPlan>,
 }
 
+/// Parts of one execution are computed anew from now on.
+pub(crate) fn forget(numbers: &[usize], task: &TaskContext) {
+    if let Some(results) = task.session_config().get_extension::<Results>() {
+        let mut all = results.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|number, _| !numbers.contains(number));
+    }
+}
+
 impl OnceExec {
+    /// What its places have in common.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
     /// Whether each place may compute its rows, or some of them, by itself.
     pub fn is_shared_for_speed(&self) -> bool {
         !self.volatile
@@ -240,14 +255,17 @@ impl OnceExec {
     ) -> Result<Option<(Vec<RecordBatch>, MemoryReservation)>> {
         let memory = MemoryConsumer::new("rows of a part that stands in several places");
         let memory = memory.register(task.memory_pool());
+        let most = bytes_max(&task);
         let mut rows = reset_plan_states(self.input.clone())?.execute(partition, task)?;
-        let mut batches = vec![];
+        let (mut batches, mut bytes) = (vec![], RecordBatchMemoryCounter::new());
         while let Some(batch) = rows.try_next().await? {
-            match memory.try_grow(batch.get_array_memory_size()) {
-                Ok(()) => batches.push(batch),
-                Err(e) if self.volatile => return Err(e),
-                Err(_) => return Ok(None),
+            let grown = memory.try_grow(bytes.count_batch(&batch));
+            if self.volatile {
+                grown?;
+            } else if grown.is_err() || bytes.memory_usage() > most {
+                return Ok(None);
             }
+            batches.push(batch);
         }
         Ok(Some((batches, memory)))
     }
@@ -272,8 +290,9 @@ impl ExecutionPlan for OnceExec {
         vec![&self.input]
     }
 
+    /// It does, but a sort mustn't move into the input of one place.
     fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
+        vec![false]
     }
 
     fn apply_expressions(

@@ -1,7 +1,7 @@
 //! [`RecentRows`]: what a recursive query's recursive term reads.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -21,25 +21,61 @@ use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{Result, internal_err};
 use datafusion_expr::{Expr, TableType};
 use datafusion_physical_expr::PhysicalExpr;
-use futures::stream;
+use futures::{StreamExt, stream};
 
 type Plan = Arc<dyn ExecutionPlan>;
 
-/// The rows of the last round of one execution. DataFusion's node for recursive queries counts their memory.
-#[derive(Clone, Default)]
-pub(crate) struct Recent(Arc<Mutex<Vec<RecordBatch>>>);
+/// The rows of the last round of one execution.
+#[derive(Clone)]
+pub(crate) struct Recent {
+    /// In one place, whose rows are given back as it reads them.
+    once: bool,
+    rows: Arc<Mutex<Round>>,
+}
+
+#[derive(Default)]
+struct Round {
+    /// If they are read more than once.
+    rows: Vec<RecordBatch>,
+    /// The same rows, which holds their memory.
+    stream: Option<SendableRecordBatchStream>,
+}
 
 impl Recent {
-    /// A round begins after one that gave `rows`.
-    pub fn set(&self, rows: Vec<RecordBatch>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = rows;
+    /// `once`: in each round they are read one time.
+    pub fn new(once: bool) -> Recent {
+        Recent {
+            once,
+            rows: Arc::default(),
+        }
     }
 
-    fn get(&self) -> Vec<RecordBatch> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// Whether they are read one time in each round.
+    pub fn is_read_once(&self) -> bool {
+        self.once
+    }
+
+    /// A round begins after one that gave these rows; as a list if they are read more than once.
+    pub fn set(&self, rows: Vec<RecordBatch>, stream: SendableRecordBatchStream) {
+        let stream = Some(stream);
+        *self.locked() = Round { rows, stream };
+    }
+
+    fn read(&self, schema: &SchemaRef) -> Result<SendableRecordBatchStream> {
+        if !self.once {
+            let rows = self.locked().rows.clone();
+            let rows = stream::iter(rows.into_iter().map(Ok));
+            let rows = RecordBatchStreamAdapter::new(schema.clone(), rows);
+            return Ok(Box::pin(cooperative(rows)));
+        }
+        match self.locked().stream.take() {
+            Some(rows) => Ok(rows),
+            None => internal_err!("the rows of a round are read twice"),
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Round> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -169,13 +205,12 @@ impl ExecutionPlan for RecentRowsExec {
         let Some(recent) = &self.recent else {
             return internal_err!("the rows of {} are read outside of it", self.query);
         };
-        let recent = recent.get();
-        let recent = recent.into_iter().map(|batch| match &self.columns {
-            Some(columns) => Ok(batch.project(columns)?),
-            None => Ok(batch),
-        });
-        let recent = recent.collect::<Vec<_>>();
-        let recent = RecordBatchStreamAdapter::new(self.schema(), stream::iter(recent));
-        Ok(Box::pin(cooperative(recent)))
+        let Some(columns) = self.columns.clone() else {
+            return recent.read(&self.schema());
+        };
+        let rows = recent.read(&self.schema())?;
+        let rows = rows.map(move |batch| Ok(batch?.project(&columns)?));
+        let rows = RecordBatchStreamAdapter::new(self.schema(), rows);
+        Ok(Box::pin(rows))
     }
 }

@@ -6,13 +6,13 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use tidemill_bench::generate::Scale;
 use tidemill_bench::{
-    Setting, batch, joins, latency, load, nexmark, point, restart, shapes, workers,
+    Setting, batch, joins, latency, load, nexmark, point, restart, rounds, shapes, workers,
 };
 
 /// Benchmarks of the real server: durable, over the wire, beside its neighbours where they are installed.
 #[derive(Parser)]
 struct Args {
-    /// wordcount, bank, orders, latency, point, restart, subscribers, views, beside, updates, windows, joins, wide, skew, nexmark, workers, or all
+    /// wordcount, bank, orders, latency, point, restart, subscribers, views, beside, updates, windows, joins, rounds, wide, skew, nexmark, workers, or all
     #[arg(required = true)]
     workloads: Vec<String>,
     /// Fraction of the full data (10 million words, 1 million transfers, 2 million orders and events)
@@ -29,7 +29,7 @@ struct Args {
     dir: PathBuf,
 }
 
-const ALL: [&str; 16] = [
+const ALL: [&str; 17] = [
     "wordcount",
     "bank",
     "orders",
@@ -42,6 +42,7 @@ const ALL: [&str; 16] = [
     "updates",
     "windows",
     "joins",
+    "rounds",
     "wide",
     "skew",
     "nexmark",
@@ -80,6 +81,7 @@ async fn main() -> Result<()> {
             "updates" => load::updates(&setting).await,
             "windows" => load::windows(&setting).await,
             "joins" => joins::joins(&setting).await,
+            "rounds" => rounds::rounds(&setting).await,
             "wide" => shapes::wide(&setting).await,
             "skew" => shapes::skew(&setting).await,
             "nexmark" => nexmark::nexmark(&setting).await,

@@ -9,7 +9,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::coop::cooperative;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -17,12 +17,15 @@ use datafusion::physical_plan::execution_plan::{
     ChildrenPropertiesMode, ReplaceChildrenOptions, reset_plan_states,
 };
 use datafusion::physical_plan::joins::HashJoinExec;
+use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::work_table::WorkTableExec;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion_common::utils::memory::RecordBatchMemoryCounter;
 use datafusion_common::{DataFusionError, JoinType, Result, internal_err};
 use datafusion_physical_expr::PhysicalExpr;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -35,8 +38,10 @@ use crate::tree::Tree;
 
 type Plan = Arc<dyn ExecutionPlan>;
 
-/// Bytes of rows that one part keeps; one that has more gives them anew in each round.
-const KEPT_BYTES_MAX: usize = 256 << 20;
+/// Bytes that one part keeps; one that has more is computed anew each time.
+const KEPT_BYTES_MAX: usize = 1 << 30;
+/// One of so many parts of the memory of all queries is the most that one part keeps: what is kept isn't given back where it is short.
+const KEPT_PART: usize = 4;
 
 /// Rounds after which a hash table is made anew: each leaves a few measurements in it.
 const ROUNDS_MAX: usize = 4096;
@@ -96,8 +101,8 @@ fn term_of_kept(plan: &Plan) -> Result<Plan> {
         }
         return Ok(Arc::new(join.keeping(same).with_inputs(inputs)));
     }
-    // It looks into what is below it.
-    if plan.is::<FirstRowsExec>() {
+    // The one looks into what is below it; the other's terms begin anew with each other, and what is fixed in them is kept already.
+    if plan.is::<FirstRowsExec>() || plan.is::<RecursiveQueryExec>() {
         return Ok(plan.clone());
     }
     let inputs = plan.children().into_iter().map(term_of_kept);
@@ -108,22 +113,30 @@ fn term_of_kept(plan: &Plan) -> Result<Plan> {
 
 /// Whether a part gives the same rows in all rounds.
 fn is_fixed(plan: &Plan) -> Result<bool> {
-    let varies = plan.any(&mut |node| {
-        let mut volatile = false;
+    let (mut volatile, mut read, mut within) = (false, vec![], vec![]);
+    plan.walk(&mut |node| {
         node.apply_expressions(&mut |e| {
             volatile |= e.any(&mut |e| Ok(e.is_volatile_node()))?;
             Ok(TreeNodeRecursion::Continue)
         })?;
-        Ok(volatile || node.is::<RecentRowsExec>())
+        if let Some(query) = node.downcast_ref::<RecursiveQueryExec>() {
+            within.push(query.name());
+        }
+        if let Some(recent) = node.downcast_ref::<RecentRowsExec>() {
+            read.push(recent.query());
+        }
+        Ok(TreeNodeRecursion::Continue)
     })?;
-    Ok(!varies)
+    Ok(!volatile && read.iter().all(|query| within.contains(query)))
 }
 
-/// Whether a part reads nothing.
+/// Whether a part reads nothing, or belongs to the rounds themselves.
 fn is_at_hand(plan: &Plan) -> bool {
     let inputs = plan.children();
     match inputs.as_slice() {
-        [] => plan.is::<EmptyExec>() || plan.name() == "PlaceholderRowExec",
+        [] => {
+            plan.is::<EmptyExec>() || plan.is::<PlaceholderRowExec>() || plan.is::<WorkTableExec>()
+        }
         [input] => plan.is::<ProjectionExec>() && is_at_hand(input),
         _ => false,
     }
@@ -158,12 +171,39 @@ impl KeptRowsExec {
     }
 }
 
+/// The most bytes that one part may keep.
+pub(crate) fn bytes_max(task: &TaskContext) -> usize {
+    match task.memory_pool().memory_limit() {
+        MemoryLimit::Finite(all) => KEPT_BYTES_MAX.min(all / KEPT_PART),
+        _ => KEPT_BYTES_MAX,
+    }
+}
+
 /// Rows on their way through, and those of them that are to be kept.
 struct Passing {
     rows: SendableRecordBatchStream,
     /// `None`: they have become too many.
-    seen: Option<(Vec<RecordBatch>, MemoryReservation)>,
+    seen: Option<Seen>,
     kept: Arc<Mutex<Kept>>,
+}
+
+struct Seen {
+    rows: Vec<RecordBatch>,
+    /// Batches may be slices of the same buffers.
+    bytes: RecordBatchMemoryCounter,
+    bytes_max: usize,
+    memory: MemoryReservation,
+}
+
+impl Seen {
+    /// Keeps a batch; false if there is no room for it.
+    fn keep(&mut self, batch: &RecordBatch) -> bool {
+        let more = self.bytes.count_batch(batch);
+        let kept =
+            self.bytes.memory_usage() <= self.bytes_max && self.memory.try_grow(more).is_ok();
+        self.rows.push(batch.clone());
+        kept
+    }
 }
 
 impl Passing {
@@ -173,21 +213,18 @@ impl Passing {
         };
         match self.rows.next().await {
             Some(Ok(batch)) => {
-                if let Some((rows, memory)) = &mut self.seen {
-                    let bytes = batch.get_array_memory_size();
-                    if memory.size() + bytes <= KEPT_BYTES_MAX && memory.try_grow(bytes).is_ok() {
-                        rows.push(batch.clone());
-                    } else {
-                        self.seen = None;
-                        set(&self.kept, Kept::Never);
-                    }
+                if let Some(seen) = &mut self.seen
+                    && !seen.keep(&batch)
+                {
+                    self.seen = None;
+                    set(&self.kept, Kept::Never);
                 }
                 Some((Ok(batch), self))
             }
             Some(Err(e)) => Some((Err(e), self)),
             None => {
-                if let Some((rows, memory)) = self.seen.take() {
-                    set(&self.kept, Kept::Rows(rows, memory));
+                if let Some(seen) = self.seen.take() {
+                    set(&self.kept, Kept::Rows(seen.rows, seen.memory));
                 }
                 None
             }
@@ -246,7 +283,12 @@ impl ExecutionPlan for KeptRowsExec {
         let consumer = MemoryConsumer::new("rows that all rounds have");
         let passing = Passing {
             rows,
-            seen: Some((vec![], consumer.register(task.memory_pool()))),
+            seen: Some(Seen {
+                rows: vec![],
+                bytes: RecordBatchMemoryCounter::new(),
+                bytes_max: bytes_max(&task),
+                memory: consumer.register(task.memory_pool()),
+            }),
             kept: self.kept.clone(),
         };
         let rows = stream::unfold(passing, Passing::next);
@@ -356,14 +398,19 @@ impl Table {
         let fixed = reset_plan_states(self.fixed.clone())?;
         let join = with_inputs(&reset_joins(&self.turned)?, Some(fixed), nothing)?;
         // It looks at its left side first.
+        let before = task.memory_pool().reserved();
         let rows: Result<Vec<RecordBatch>> = join.execute(0, task.clone())?.try_collect().await;
-        let (made, state) = match rows {
-            Ok(_) => (Some(join.clone()), State::Made(join, 0)),
-            Err(e) if is_short_of_memory(&e) => (None, State::Never),
-            Err(e) => return Err(e),
+        let takes = task.memory_pool().reserved().saturating_sub(before);
+        let made = match rows {
+            Ok(_) if takes <= bytes_max(task) => with_inputs(&join, None, probe.clone())?,
+            Err(e) if !is_short_of_memory(&e) => return Err(e),
+            _ => {
+                *self.locked() = State::Never;
+                return Ok(None);
+            }
         };
-        *self.locked() = state;
-        Ok(made)
+        *self.locked() = State::Made(made.clone(), 0);
+        Ok(Some(made))
     }
 
     /// The join as DataFusion would run it.
@@ -386,8 +433,8 @@ fn is_short_of_memory(e: &DataFusionError) -> bool {
 fn with_inputs(plan: &Plan, fixed: Option<Plan>, probe: Plan) -> Result<Plan> {
     if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
         let fixed = fixed.unwrap_or_else(|| join.left().clone());
-        let join = join.builder().recompute_properties();
-        return join.with_new_children(vec![fixed, probe])?.build_exec();
+        let join = join.builder().with_new_children(vec![fixed, probe])?;
+        return join.build_exec();
     }
     let [input] = plan.children()[..] else {
         return internal_err!("a join that was turned is {}", plan.name());

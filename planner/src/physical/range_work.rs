@@ -18,6 +18,7 @@ use datafusion_common::{Result, internal_err, resources_err};
 use futures::StreamExt;
 use futures::stream::{iter, unfold};
 
+use super::kept::bytes_max;
 use super::range_join::RangeJoinExec;
 use super::range_pairs::{Alone, Join, Probe, Searched};
 use crate::functions::external;
@@ -286,7 +287,9 @@ impl Work {
         let rows = searched.whole()?;
         let searched = Searched::in_order(rows, &self.join)?;
         self.memory.try_resize(others + searched.size())?;
-        if let Some(kept) = self.node.kept() {
+        if let Some(kept) = self.node.kept()
+            && searched.size() <= bytes_max(&self.task)
+        {
             let memory = self.memory.split(searched.size());
             let rows = searched.anew(&self.join);
             *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((rows, memory));

@@ -20,12 +20,14 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::work_table::WorkTableExec;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Result, internal_err};
 use datafusion_physical_expr::PhysicalExpr;
 use futures::StreamExt;
 
+use crate::once::{OnceExec, forget};
 use crate::recent::{Recent, RecentRowsExec, unknown};
 use crate::tree::Tree;
 
@@ -41,7 +43,8 @@ impl PhysicalOptimizerRule for Rounds {
             let Some(query) = node.downcast_ref::<RecursiveQueryExec>() else {
                 return Ok(Transformed::no(node));
             };
-            let (found, recent) = (Arc::new(Mutex::new(Found::default())), Recent::default());
+            let found = Arc::new(Mutex::new(Found::default()));
+            let recent = Recent::new(is_read_once(query)?);
             let term = query.recursive_term().clone().change_up(&mut |node| {
                 Ok(match node.downcast_ref::<RecentRowsExec>() {
                     Some(read) if read.query() == query.name() => {
@@ -50,15 +53,19 @@ impl PhysicalOptimizerRule for Rounds {
                     _ => Transformed::no(node),
                 })
             })?;
-            let above = |term: &Plan, first| NewRowsExec {
+            let anew = drawn_from_recent(&term.data)?;
+            let above = |term: &Plan, given| NewRowsExec {
                 input: term.clone(),
-                first,
+                given,
                 distinct: query.is_distinct(),
                 found: found.clone(),
                 recent: recent.clone(),
+                anew: anew.clone(),
                 properties: unknown(term.schema()),
             };
-            let (first, next) = (above(query.static_term(), true), above(&term.data, false));
+            let given = WorkTableExec::new(query.name().into(), query.schema(), None)?;
+            let first = above(query.static_term(), None);
+            let next = above(&term.data, Some(Arc::new(given)));
             let all = RecursiveQueryExec::try_new(
                 query.name().into(),
                 query.schema(),
@@ -80,12 +87,41 @@ impl PhysicalOptimizerRule for Rounds {
     }
 }
 
-/// What was found in one execution. DataFusion's node counts the memory of rows that are new in the last two rounds.
+/// Whether the rows of a round are read in one place only, once.
+fn is_read_once(query: &RecursiveQueryExec) -> Result<bool> {
+    let (mut places, mut in_rounds) = (0, false);
+    let is_it = |node: &Plan| {
+        let read = node.downcast_ref::<RecentRowsExec>();
+        Ok(read.is_some_and(|read| read.query() == query.name()))
+    };
+    query.recursive_term().walk(&mut |node| {
+        places += usize::from(is_it(node)?);
+        in_rounds |= node.is::<RecursiveQueryExec>() && node.any(&mut |node| is_it(node))?;
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(places == 1 && !in_rounds)
+}
+
+/// The numbers of parts of the term that are computed once in each round.
+fn drawn_from_recent(term: &Plan) -> Result<Arc<[usize]>> {
+    let mut numbers = vec![];
+    term.walk(&mut |node| {
+        if let Some(once) = node.downcast_ref::<OnceExec>()
+            && node.any(&mut |node| Ok(node.is::<RecentRowsExec>()))?
+        {
+            numbers.push(once.number());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(numbers.into())
+}
+
+/// What was found in one execution.
 #[derive(Default)]
 struct Found {
     /// With UNION, all rows.
     all: Option<All>,
-    /// Those of this round.
+    /// Those of this round, if they are to be read more than once.
     next: Vec<RecordBatch>,
 }
 
@@ -130,12 +166,15 @@ fn locked(found: &Mutex<Found>) -> MutexGuard<'_, Found> {
 /// The rows of its input, with UNION those that weren't found before.
 struct NewRowsExec {
     input: Plan,
-    /// Above the first term: nothing has been found when it begins.
-    first: bool,
+    /// Where DataFusion's node leaves the rows of the last round, and holds their memory; `None`: above the first term, where nothing has been
+    /// found when it begins.
+    given: Option<Plan>,
     distinct: bool,
     found: Arc<Mutex<Found>>,
     /// The rows of the last round.
     recent: Recent,
+    /// Parts of its term that each round computes anew.
+    anew: Arc<[usize]>,
     properties: Arc<PlanProperties>,
 }
 
@@ -161,15 +200,15 @@ impl ExecutionPlan for NewRowsExec {
     }
 
     fn children(&self) -> Vec<&Plan> {
-        vec![&self.input]
+        [&self.input].into_iter().chain(&self.given).collect()
     }
 
     fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
+        self.children().iter().map(|_| true).collect()
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-        vec![false]
+        self.children().iter().map(|_| false).collect()
     }
 
     fn apply_expressions(
@@ -184,16 +223,19 @@ impl ExecutionPlan for NewRowsExec {
         children: Vec<Plan>,
         _: ReplaceChildrenOptions,
     ) -> Result<Plan> {
-        let [input] = children.as_slice() else {
-            return internal_err!("new rows of one input, {} given", children.len());
+        let mut children = children.into_iter();
+        let (Some(input), given) = (children.next(), children.next()) else {
+            return internal_err!("new rows are those of a term");
         };
         // Each round runs a copy of its term.
         Ok(Arc::new(NewRowsExec {
-            input: input.clone(),
+            input,
+            given,
+            distinct: self.distinct,
             found: self.found.clone(),
             recent: self.recent.clone(),
+            anew: self.anew.clone(),
             properties: self.properties.clone(),
-            ..*self
         }))
     }
 
@@ -205,20 +247,27 @@ impl ExecutionPlan for NewRowsExec {
     }
 
     fn execute(&self, n: usize, task: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        if self.first {
-            let none = || All::none(self.schema(), &task);
-            let all = self.distinct.then(none).transpose()?;
-            *locked(&self.found) = Found { all, next: vec![] };
+        match &self.given {
+            None => {
+                let none = || All::none(self.schema(), &task);
+                let all = self.distinct.then(none).transpose()?;
+                *locked(&self.found) = Found { all, next: vec![] };
+            }
+            Some(given) => {
+                let rows = given.execute(n, task.clone())?;
+                self.recent
+                    .set(mem::take(&mut locked(&self.found).next), rows);
+                forget(&self.anew, &task);
+            }
         }
-        self.recent.set(mem::take(&mut locked(&self.found).next));
-        let found = self.found.clone();
+        let (found, keeps) = (self.found.clone(), !self.recent.is_read_once());
         let rows = self.input.execute(n, task)?.map(move |batch| {
             let mut found = locked(&found);
             let new = match &mut found.all {
                 Some(all) => all.new_of(&batch?)?,
                 None => batch?,
             };
-            if new.num_rows() > 0 {
+            if keeps && new.num_rows() > 0 {
                 found.next.push(new.clone());
             }
             Ok(new)
