@@ -22,7 +22,7 @@ const QUERIES: [(&str, &str); 5] = [
     ),
     (
         "A hundred rounds that each look up a group's sum",
-        "WITH RECURSIVE r (i, s) AS (SELECT 0, 0::numeric UNION ALL SELECT i + 1, s + a.s FROM r JOIN (SELECT boss % 1000 AS k, sum(id) AS s FROM staff GROUP BY 1) a \
+        "WITH RECURSIVE r (i, s) AS (SELECT 0, 0::numeric UNION ALL SELECT i + 1, r.s + a.n FROM r JOIN (SELECT boss % 1000 AS k, sum(id) AS n FROM staff GROUP BY 1) a \
          ON a.k = r.i WHERE i < 100) SELECT count(*) FROM r",
     ),
     (
