@@ -10,7 +10,7 @@ use crate::measure::cpu_seconds;
 use crate::report::Report;
 
 /// What a query asks for, and the query.
-const QUERIES: [(&str, &str); 6] = [
+const QUERIES: [(&str, &str); 7] = [
     (
         "Events within a minute of each of a hundredth as many errors",
         "SELECT count(*) FROM errors x JOIN events e ON e.at BETWEEN x.at - INTERVAL '1 minute' AND x.at + INTERVAL '1 minute'",
@@ -31,6 +31,10 @@ const QUERIES: [(&str, &str); 6] = [
     (
         "The event of the same kind before each event",
         "SELECT count(*) FROM events x, LATERAL (SELECT e.id FROM events e WHERE e.kind = x.kind AND e.at < x.at ORDER BY e.at DESC LIMIT 1) AS n",
+    ),
+    (
+        "The time of the next event of each error, as a minimum",
+        "SELECT count(m) FROM (SELECT (SELECT min(e.at) FROM events e WHERE e.at > x.at) AS m FROM errors x) AS s",
     ),
     (
         "One label's events, found at the end of four joins",

@@ -1,21 +1,24 @@
 //! Of each row's matches the first ones in an order, as `LATERAL (… ORDER BY … LIMIT 1)` and `DISTINCT ON` ask for: where rows are numbered
 //! above a join, by the value that the join's condition compares, and only those with the first numbers are kept, the join needn't give more.
+//! So it is where of each row's matches only the least or the greatest value is wanted.
 
 use std::sync::Arc;
 
 use datafusion::config::ConfigOptions;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::windows::WindowUDFExpr;
-use datafusion_common::Result;
 use datafusion_common::tree_node::Transformed;
+use datafusion_common::{JoinType, Result};
 use datafusion_expr::Operator;
-use datafusion_physical_expr::expressions::{BinaryExpr, CastExpr, Column, Literal};
+use datafusion_physical_expr::expressions::{BinaryExpr, CastExpr, Column, IsNotNullExpr, Literal};
 use datafusion_physical_expr::window::{StandardWindowExpr, WindowExpr};
 use datafusion_physical_expr::{PhysicalExpr, PhysicalSortExpr, split_conjunction};
 
@@ -54,8 +57,11 @@ impl PhysicalOptimizerRule for Nearest {
     }
 }
 
-/// The filter above a join that gives no more rows than it needs.
+/// The filter, or aggregate, above a join that gives no more rows than it needs.
 fn above_first(node: &Plan) -> Result<Option<Plan>> {
+    if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
+        return below_extreme(node, aggregate);
+    }
     let Some(filter) = node.downcast_ref::<FilterExec>() else {
         return Ok(None);
     };
@@ -68,6 +74,131 @@ fn above_first(node: &Plan) -> Result<Option<Plan>> {
         }
     }
     Ok(None)
+}
+
+/// The aggregate above a join that gives, for each group, the rows with the only value that it computes, which is the least or the greatest.
+fn below_extreme(node: &Plan, aggregate: &AggregateExec) -> Result<Option<Plan>> {
+    let groups = aggregate.group_expr();
+    let column = |e: &Arc<dyn PhysicalExpr>| Some(e.downcast_ref::<Column>()?.index());
+    let by = groups.expr().iter().map(|(e, _)| column(e));
+    let (Some(by), true) = (by.collect::<Option<Vec<_>>>(), groups.is_single()) else {
+        return Ok(None);
+    };
+    let mut extremes = aggregate.aggr_expr().iter().map(|e| {
+        let descending = match e.fun().name() {
+            "min" => false,
+            "max" => true,
+            _ => return None,
+        };
+        match &e.expressions()[..] {
+            [value] => Some((column(value)?, descending)),
+            _ => None,
+        }
+    });
+    let Some(Some((key, descending))) = extremes.next() else {
+        return Ok(None);
+    };
+    // Of rows that have no match; their value is NULL.
+    let drops_none = |filter: &Option<Arc<dyn PhysicalExpr>>| {
+        let Some(filter) = filter else { return true };
+        let present = filter.downcast_ref::<IsNotNullExpr>();
+        let present = present.and_then(|e| column(e.arg()));
+        present.is_some_and(|marker| tells_of_match(aggregate.input(), marker))
+    };
+    let drops_none = aggregate.filter_expr().iter().all(drops_none);
+    if by.is_empty() || !drops_none || !extremes.all(|e| e == Some((key, descending))) {
+        return Ok(None);
+    }
+    let first = First {
+        rows: 1,
+        descending,
+    };
+    let below = above_join(aggregate.input(), by, key, first, Rows::Unordered)?;
+    below.map(|below| over(node, below)).transpose()
+}
+
+/// Whether a column is NULL only where an outer join found no match.
+fn tells_of_match(node: &Plan, marker: usize) -> bool {
+    if let Some(projection) = node.downcast_ref::<ProjectionExec>() {
+        let e = &projection.expr()[marker].expr;
+        if let Some(literal) = e.downcast_ref::<Literal>() {
+            return !literal.value().is_null();
+        }
+        let column = e.downcast_ref::<Column>();
+        return column.is_some_and(|c| tells_of_match(projection.input(), c.index()));
+    }
+    if let Some(outer) = Outer::of(node) {
+        return matches!(outer.column(marker), (true, c) if tells_of_match(outer.matched(), c));
+    }
+    match node.children()[..] {
+        [input] if passes_all(node) => tells_of_match(input, marker),
+        _ => false,
+    }
+}
+
+/// Whether the node passes the rows of its input on as they are.
+fn passes_all(node: &Plan) -> bool {
+    let hides = node.downcast_ref::<ConcatExec>();
+    node.is::<CooperativeExec>() || hides.is_some_and(ConcatExec::only_hides)
+}
+
+/// An outer join of one side by equal columns alone.
+struct Outer<'n> {
+    join: &'n HashJoinExec,
+    /// Which side's rows may have no match.
+    kept: usize,
+}
+
+impl Outer<'_> {
+    fn of(node: &Plan) -> Option<Outer<'_>> {
+        let join = node.downcast_ref::<HashJoinExec>()?;
+        let kept = match join.join_type() {
+            JoinType::Left => 0,
+            JoinType::Right => 1,
+            _ => return None,
+        };
+        join.filter().is_none().then_some(Outer { join, kept })
+    }
+
+    /// The side of the matches.
+    fn matched(&self) -> &Plan {
+        match self.kept {
+            0 => self.join.right(),
+            _ => self.join.left(),
+        }
+    }
+
+    /// The column of a side that a column of the result is, and whether it is of the matches.
+    fn column(&self, n: usize) -> (bool, usize) {
+        let n = self.join.projection.as_deref().map_or(n, |p| p[n]);
+        let left = self.join.left().schema().fields().len();
+        match n.checked_sub(left) {
+            Some(right) => (self.kept == 0, right),
+            None => (self.kept == 1, n),
+        }
+    }
+
+    /// The column of the matches that is equal to a column of the result.
+    fn of_matches(&self, n: usize) -> Option<usize> {
+        let (of_matches, n) = self.column(n);
+        if of_matches {
+            return Some(n);
+        }
+        let column = |e: &Arc<dyn PhysicalExpr>| Some(e.downcast_ref::<Column>()?.index());
+        let mut pairs = self.join.on().iter().map(|(left, right)| match self.kept {
+            0 => (column(left), column(right)),
+            _ => (column(right), column(left)),
+        });
+        pairs.find_map(|(own, other)| other.filter(|_| own == Some(n)))
+    }
+
+    /// The node over other matches.
+    fn over(&self, node: &Plan, matches: Plan) -> Result<Plan> {
+        let mut inputs = vec![self.join.left().clone(), self.join.right().clone()];
+        inputs[1 - self.kept] = matches;
+        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+        node.clone().replace_children(inputs, options)
+    }
 }
 
 /// The column that a condition allows to be so much at most.
@@ -127,7 +258,7 @@ fn above_window(node: &Plan, column: usize, rows: usize) -> Result<Option<Plan>>
         rows,
         descending: first.options.descending,
     };
-    let below = above_join(input, by, key, first, false)?;
+    let below = above_join(input, by, key, first, Rows::Unsorted)?;
     below.map(|below| over(node, below)).transpose()
 }
 
@@ -139,28 +270,52 @@ fn ranks(e: &Arc<dyn WindowExpr>) -> bool {
     function.is_some_and(|f| matches!(f.fun().name(), "row_number" | "rank"))
 }
 
+/// What is wanted of the rows of a node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    /// Them in an order, but no sort has been met yet.
+    Unsorted,
+    /// Them, which are sorted above.
+    Sorted,
+    /// One value of all of them.
+    Unordered,
+}
+
 /// The node above a join of whose rows the first ones in the order of column `key` are wanted for each value of the columns `by`.
 fn above_join(
     node: &Plan,
     by: Vec<usize>,
     key: usize,
     first: First,
-    sorted: bool,
+    rows: Rows,
 ) -> Result<Option<Plan>> {
-    if let Some(join) = RangeJoinExec::giving_first(node, &by, key, first)?.filter(|_| sorted) {
+    let join = match rows {
+        Rows::Unsorted => None,
+        Rows::Sorted | Rows::Unordered => RangeJoinExec::giving_first(node, &by, key, first)?,
+    };
+    if let Some(join) = join {
         return Ok(Some(Arc::new(join)));
+    }
+    // Its rows without a match have no value.
+    if let Some(outer) = Outer::of(node).filter(|_| rows == Rows::Unordered) {
+        let by = by.iter().map(|column| outer.of_matches(*column));
+        let (Some(by), (true, key)) = (by.collect::<Option<Vec<_>>>(), outer.column(key)) else {
+            return Ok(None);
+        };
+        let below = above_join(outer.matched(), by, key, first, rows)?;
+        return below.map(|below| outer.over(node, below)).transpose();
     }
     let [input] = node.children()[..] else {
         return Ok(None);
     };
     let sorts = node.downcast_ref::<SortExec>();
-    let hides = node
-        .downcast_ref::<ConcatExec>()
-        .is_some_and(ConcatExec::only_hides);
-    let passes =
-        hides || node.is::<CooperativeExec>() || sorts.is_some_and(|s| s.fetch().is_none());
+    let passes = passes_all(node) || sorts.is_some_and(|s| s.fetch().is_none());
     let below = if passes {
-        above_join(input, by, key, first, sorted || sorts.is_some())?
+        let rows = match rows {
+            Rows::Unsorted if sorts.is_some() => Rows::Sorted,
+            rows => rows,
+        };
+        above_join(input, by, key, first, rows)?
     } else if let Some(projection) = node.downcast_ref::<ProjectionExec>() {
         let below = |column: &usize| {
             let e = &projection.expr()[*column].expr;
@@ -168,7 +323,7 @@ fn above_join(
         };
         let by = by.iter().map(below).collect::<Option<Vec<_>>>();
         match (by, below(&key)) {
-            (Some(by), Some(key)) => above_join(input, by, key, first, sorted)?,
+            (Some(by), Some(key)) => above_join(input, by, key, first, rows)?,
             _ => None,
         }
     } else {
