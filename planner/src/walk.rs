@@ -7,6 +7,8 @@ use std::ops::ControlFlow;
 
 use sqlparser::ast::{Expr, ObjectName, Query, Statement, TableFactor, VisitMut, VisitorMut};
 
+use crate::parser::{fold, parts};
+
 /// True if `found` is true of any expression in `node`, subqueries included.
 pub fn any_expr(node: &(impl VisitMut + Clone), mut found: impl FnMut(&Expr) -> bool) -> bool {
     any(node, &mut |n| matches!(n, Node::Expr(e) if found(e)))
@@ -24,6 +26,52 @@ pub fn any_relation(
     mut found: impl FnMut(&ObjectName) -> bool,
 ) -> bool {
     any(node, &mut |n| matches!(n, Node::Relation(r) if found(r)))
+}
+
+/// How often relations with that unqualified name are named in `node`, where no WITH of a query gives the name to something else.
+pub fn references(node: &(impl VisitMut + Clone), name: &str) -> usize {
+    let mut counter = Counter {
+        name,
+        hidden: 0,
+        named: 0,
+    };
+    let _ = node.clone().visit(&mut Changer(&mut counter));
+    counter.named
+}
+
+/// Counts references to a name.
+struct Counter<'n> {
+    name: &'n str,
+    /// How many queries that define it the walk is in.
+    hidden: usize,
+    named: usize,
+}
+
+impl Counter<'_> {
+    fn defines(&self, query: &Query) -> usize {
+        let mut ctes = query.with.iter().flat_map(|w| &w.cte_tables);
+        usize::from(ctes.any(|c| fold(&c.alias.name) == self.name))
+    }
+}
+
+impl VisitorMut for Counter<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        self.hidden += self.defines(query);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        self.hidden -= self.defines(query);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_relation(&mut self, relation: &mut ObjectName) -> ControlFlow<()> {
+        let is_it = self.hidden == 0 && parts(relation).as_slice() == [self.name];
+        self.named += usize::from(is_it);
+        ControlFlow::Continue(())
+    }
 }
 
 /// True if one of the two is true of any expression, or of the name of any relation, in `node`, subqueries included.

@@ -19,6 +19,7 @@ use crate::once::{Once, is_volatile};
 use crate::parser::{fold, parts};
 use crate::recent::RecentRows;
 use crate::tree::Tree;
+use crate::walk::references;
 
 use super::from::renamed;
 use super::lateral::LATERAL;
@@ -131,7 +132,7 @@ impl Binder<'_> {
                 "ORDER BY and LIMIT in a recursive query are not implemented",
             ));
         }
-        if crate::walk::any_relation(left, |r| parts(r).as_slice() == [name]) {
+        if references(left.as_ref(), name) > 0 {
             return Err(SqlError::new(
                 "42P19",
                 format!(
@@ -236,12 +237,7 @@ impl Binder<'_> {
                 ..c.clone()
             })
             .collect();
-        let mut named = 0;
-        crate::walk::any_relation(term, |r| {
-            named += usize::from(parts(r).as_slice() == [name]);
-            false
-        });
-        if named > 1 {
+        if references(term, name) > 1 {
             return Err(SqlError::new(
                 "42P19",
                 format!("recursive reference to query \"{name}\" must not appear more than once"),

@@ -53,7 +53,7 @@ impl PhysicalOptimizerRule for Rounds {
                     _ => Transformed::no(node),
                 })
             })?;
-            let anew = drawn_from_recent(&term.data)?;
+            let anew = drawn_from_recent(query)?;
             let above = |term: &Plan, given| NewRowsExec {
                 input: term.clone(),
                 given,
@@ -90,24 +90,30 @@ impl PhysicalOptimizerRule for Rounds {
 /// Whether the rows of a round are read in one place only, once.
 fn is_read_once(query: &RecursiveQueryExec) -> Result<bool> {
     let (mut places, mut in_rounds) = (0, false);
-    let is_it = |node: &Plan| {
-        let read = node.downcast_ref::<RecentRowsExec>();
-        Ok(read.is_some_and(|read| read.query() == query.name()))
-    };
     query.recursive_term().walk(&mut |node| {
-        places += usize::from(is_it(node)?);
-        in_rounds |= node.is::<RecursiveQueryExec>() && node.any(&mut |node| is_it(node))?;
+        places += usize::from(reads(node, query));
+        in_rounds |= node.is::<RecursiveQueryExec>() && below_reads(node, query)?;
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(places == 1 && !in_rounds)
 }
 
+/// Whether the node is one that reads the rows of a round of `query`.
+fn reads(node: &Plan, query: &RecursiveQueryExec) -> bool {
+    let read = node.downcast_ref::<RecentRowsExec>();
+    read.is_some_and(|read| read.query() == query.name())
+}
+
+fn below_reads(plan: &Plan, query: &RecursiveQueryExec) -> Result<bool> {
+    plan.any(&mut |node| Ok(reads(node, query)))
+}
+
 /// The numbers of parts of the term that are computed once in each round.
-fn drawn_from_recent(term: &Plan) -> Result<Arc<[usize]>> {
+fn drawn_from_recent(query: &RecursiveQueryExec) -> Result<Arc<[usize]>> {
     let mut numbers = vec![];
-    term.walk(&mut |node| {
+    query.recursive_term().walk(&mut |node| {
         if let Some(once) = node.downcast_ref::<OnceExec>()
-            && node.any(&mut |node| Ok(node.is::<RecentRowsExec>()))?
+            && below_reads(node, query)?
         {
             numbers.push(once.number());
         }
@@ -164,7 +170,7 @@ fn locked(found: &Mutex<Found>) -> MutexGuard<'_, Found> {
 }
 
 /// The rows of its input, with UNION those that weren't found before.
-struct NewRowsExec {
+pub(super) struct NewRowsExec {
     input: Plan,
     /// Where DataFusion's node leaves the rows of the last round, and holds their memory; `None`: above the first term, where nothing has been
     /// found when it begins.
