@@ -8,7 +8,8 @@
 //! * [`direct`]: queries that an index answers, without DataFusion's planner.
 //! * [`functions`]: scalar functions, casts and aggregates with PostgreSQL's meaning.
 //! * [`compile`]: from a bound query to a dataflow that maintains it.
-//! * `execute`: snapshot SELECTs on DataFusion: `join_order`, in which order they join, and `physical`, its physical optimiser with repairs.
+//! * `execute`: snapshot SELECTs on DataFusion: `join_order`, in which order they join, `equal_parts`, what of them is computed once, `recent`, what a
+//!   round of a recursive query reads, and `physical`, its physical optimiser with repairs.
 //! * [`interrupt`]: planning that can be stopped.
 //! * [`program`]: batch plans for the dataflow's general operator.
 

@@ -244,6 +244,29 @@ fn a_join_by_a_range_needs_memory_for_one_side_only() {
     })
 }
 
+/// The batches of an aggregate are slices of the same memory, which is held once.
+#[test]
+fn rows_that_are_kept_for_several_places_count_once() {
+    run(|scratch| async move {
+        let options = Options {
+            args: vec!["--query-memory".into(), "64000000".into()],
+            ..Options::default()
+        };
+        let server = Server::start(&scratch.data(), &options)?;
+        let sql = server.connect().await?;
+        let drawn = "WITH s AS (SELECT n, max(random()) AS r FROM generate_series(1, 200000) AS g (n) GROUP BY n) \
+                     SELECT count(*) FROM s a JOIN s b ON a.n = b.n AND a.r = b.r";
+        ensure!(sql.number(drawn).await? == 200_000);
+        let too_many = drawn.replace("200000", "4000000");
+        sql.fails("53200", &too_many).await?;
+        ensure!(
+            sql.number(drawn).await? == 200_000,
+            "the memory is free again"
+        );
+        Ok(())
+    })
+}
+
 #[test]
 fn long_texts_of_many_rows_are_refused_before_they_take_all_memory() {
     run(|scratch| async move {

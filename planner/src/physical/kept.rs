@@ -91,7 +91,8 @@ fn term_of_kept(plan: &Plan) -> Result<Plan> {
             Some(join) => Table::of(&join)?.map(|(_, table)| Arc::new(table)),
             None => None,
         };
-        return Ok(Arc::new(lookup.with_giver(giver).with_table(table)));
+        let same = is_fixed(lookup.other())?;
+        return Ok(Arc::new(lookup.with_giver(giver).keeping(table, same)));
     }
     if let Some(join) = plan.downcast_ref::<RangeJoinExec>() {
         let (mut inputs, searched) = (join.inputs().clone(), join.join().searched_side());

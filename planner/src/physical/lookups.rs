@@ -189,12 +189,11 @@ impl LookupJoinExec {
         Ok(Some(asking_hash_join(&join)?.unwrap_or(join)))
     }
 
-    /// The same join with the other side's hash table.
-    pub(super) fn with_table(self, table: Option<Arc<Table>>) -> LookupJoinExec {
-        // What is searched by a range is the other side, or isn't kept.
+    /// The same join with the other side's hash table, or, if this side is the `same` in all rounds and searched by a range, its order.
+    pub(super) fn keeping(self, table: Option<Arc<Table>>, same: bool) -> LookupJoinExec {
         let keeping = |ranges: Box<RangeJoinExec>| {
             let searches = ranges.join().searched_side() != self.giver;
-            Box::new(ranges.keeping(searches))
+            Box::new(ranges.keeping(searches && same))
         };
         LookupJoinExec {
             table,
@@ -209,7 +208,7 @@ impl LookupJoinExec {
     }
 
     /// The input that is looked up.
-    fn other(&self) -> &Plan {
+    pub(super) fn other(&self) -> &Plan {
         &self.inputs[1 - self.giver]
     }
 
