@@ -205,6 +205,10 @@ pub struct Neighbourhood {
     /// Whether some step looks at all rows before a row, too. Then a changed row changes what the program gives for all that come after
     /// it, for which the program has others: see [`BatchProgram::running`].
     pub runs: bool,
+    /// Instead of all that: the first column of `order`, a boolean, says of which of two sides a row is, and nothing is given but for the rows
+    /// of which it is true, each with the last so many rows of the others that come before it or are equal, by the further columns of `order`; or with fewer of these, but with no row before one that it
+    /// isn't given with.
+    pub matches: Option<u64>,
 }
 
 /// Programs for the rows of a key from some row on, in place of one that looks at all rows before a row.

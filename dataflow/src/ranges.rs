@@ -176,6 +176,11 @@ impl RangeCondition {
         &self.key
     }
 
+    /// The values, over the columns of the probing side, that the key is compared with, and how it is.
+    pub fn limits(&self) -> impl Iterator<Item = (&Expr, Operator)> {
+        self.limits.iter().map(|limit| (&limit.value, limit.op))
+    }
+
     /// Whether all candidates fulfil the condition, where [`Candidates::are_all`] is false.
     pub fn is_whole(&self) -> bool {
         self.is_whole
@@ -271,7 +276,7 @@ impl RangeCondition {
             false => vec![0..order.valid; rows.num_rows()],
         };
         let groups = ranges.clone();
-        let limits = self.limits(rows)?;
+        let limits = self.evaluated(rows)?;
         for limit in &limits.each {
             for (row, range) in ranges.iter_mut().enumerate() {
                 let before = |ends: &[Ordering]| {
@@ -310,7 +315,7 @@ impl RangeCondition {
         probing: &RecordBatch,
         mut found: impl FnMut(usize, usize),
     ) -> Result<bool> {
-        let limits = self.limits(probing)?;
+        let limits = self.evaluated(probing)?;
         let keys = self.keys(searched)?;
         for row in 0..probing.num_rows() {
             match &keys {
@@ -331,7 +336,7 @@ impl RangeCondition {
         Ok(keys.is_none() || !limits.failed.is_empty())
     }
 
-    fn limits(&self, rows: &RecordBatch) -> Result<AllLimits> {
+    fn evaluated(&self, rows: &RecordBatch) -> Result<AllLimits> {
         let mut failed = vec![];
         let mut each = vec![];
         for limit in &self.limits {
@@ -604,7 +609,7 @@ fn total(v: f64) -> i64 {
 }
 
 /// Types of which DataFusion and [`Values`] have the same order.
-fn is_ordered(ty: &DataType) -> bool {
+pub fn is_ordered(ty: &DataType) -> bool {
     use DataType::*;
     matches!(
         ty,

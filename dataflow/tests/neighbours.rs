@@ -266,6 +266,7 @@ fn node(kind: Kind, keyed: bool, key: DataType, x: DataType) -> (Node, Arc<Windo
             order,
             reaches,
             runs,
+            matches: None,
         },
         running: runs.then(|| running(keyed, &output, &seen)),
         output: output.clone(),

@@ -176,7 +176,7 @@ fn fallible_last(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Exe
 }
 
 /// Whether a function in an expression can fail for some input.
-fn can_fail(e: &Arc<dyn PhysicalExpr>) -> Result<bool> {
+pub(crate) fn can_fail(e: &Arc<dyn PhysicalExpr>) -> Result<bool> {
     e.any(&mut |e| {
         let call = e.downcast_ref::<ScalarFunctionExpr>();
         Ok(call.is_some_and(|call| functions::can_fail(call.fun())))

@@ -59,6 +59,8 @@ pub struct Program {
     neighbourhood: Option<(Neighbourhood, MakeRunning)>,
     /// See [`BatchProgram::running`]; made when it is wanted first.
     running: OnceLock<Option<Running>>,
+    /// Instead of the plan's own description.
+    described: Option<String>,
 }
 
 /// Makes the programs that go on, of a plan and the columns of its only input and its output.
@@ -96,6 +98,7 @@ impl Program {
             sees_order,
             neighbourhood: None,
             running: OnceLock::new(),
+            described: None,
         })
     }
 
@@ -106,6 +109,12 @@ impl Program {
         running: MakeRunning,
     ) -> Self {
         self.neighbourhood = neighbourhood.map(|n| (n, running));
+        self
+    }
+
+    /// The same program, described by words that leave nothing of its plan open.
+    pub fn described(mut self, description: String) -> Self {
+        self.described = Some(description);
         self
     }
 
@@ -344,6 +353,9 @@ impl BatchProgram for Program {
     }
 
     fn describe(&self) -> String {
+        if let Some(description) = &self.described {
+            return description.clone();
+        }
         let plan = self.logical.display_indent().to_string();
         let lines: Vec<&str> = plan.lines().map(str::trim).collect();
         lines.join(" <- ")

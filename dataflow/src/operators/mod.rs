@@ -18,6 +18,7 @@ mod join_tasks;
 mod join_unindexed;
 mod join_weights;
 pub mod map;
+mod neighbour_matches;
 mod neighbour_reach;
 mod neighbour_rows;
 mod neighbour_tails;

@@ -26,6 +26,7 @@ use tidemill_zset::hash::float_bits;
 
 use super::join_plan::StoredColumns;
 use super::join_rows::{batch_of, nullable};
+use super::neighbour_matches::Matches;
 use super::neighbour_reach::{Places, Reader};
 use super::neighbour_rows::{Bytes, ENTRY_BYTES, Key};
 use super::neighbour_tails::{Carried, Picked, Tail, Tails};
@@ -55,6 +56,8 @@ pub struct Neighbours {
     places: Option<Places>,
     /// For a program that looks at all rows before a row.
     tails: Option<Tails>,
+    /// For a program that gives rows with others that come before them.
+    matches: Option<Matches>,
     keys: HashMap<Bytes, Key>,
     /// Keys that aren't worth it.
     refused: HashMap<Bytes, Refused>,
@@ -117,6 +120,7 @@ impl Neighbours {
             by_key,
             places,
             tails: neighbourhood.runs.then(|| Tails::new(program.clone())),
+            matches: neighbourhood.matches.map(Matches::new),
             by_order: converter(order.collect())?,
             by_all: converter(all.collect())?,
             neighbourhood: neighbourhood.clone(),
@@ -221,7 +225,12 @@ impl Neighbours {
                 continue;
             };
             let left = rows_max.saturating_sub(old.len().max(new.len()));
-            let Some(around) = reader.around(key, left.min(key.rows.len() / 2)) else {
+            let most = left.min(key.rows.len() / 2);
+            let around = match &self.matches {
+                Some(matches) => matches.around(key, most),
+                None => reader.around(key, most),
+            };
+            let Some(around) = around else {
                 continue;
             };
             *covered = true;

@@ -42,6 +42,8 @@ use crate::state::StateHandle;
 const PIECE_ROWS: usize = BLOCK_ROWS;
 /// A program with more rows as input runs aside.
 const ROWS_HERE_MAX: usize = 1 << 16;
+/// So does one that makes pairs of them.
+const PAIRED_HERE_MAX: usize = 1 << 14;
 
 /// Builds the operator of `node`.
 pub fn build(node: &Node, states: Vec<StateHandle>, context: &BuildContext) -> Box<dyn Operator> {
@@ -239,7 +241,13 @@ impl RecomputeOperator {
         let Some((neighbours, _)) = &mut self.neighbours else {
             return all.collect();
         };
-        let parts = neighbours.parts(keys, ROWS_HERE_MAX);
+        let parts = neighbours.parts(
+            keys,
+            match self.program.multiplies() {
+                true => PAIRED_HERE_MAX,
+                false => ROWS_HERE_MAX,
+            },
+        );
         if !parts.covered.contains(&true) {
             return all.collect();
         }

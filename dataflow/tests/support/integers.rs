@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringViewArray,
+    Array, ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch,
+    StringViewArray,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
@@ -37,6 +38,9 @@ pub fn batch(schema: &SchemaRef, rows: &[Row]) -> RecordBatch {
                     Arc::new(Int32Array::from_iter(values.map(|v| v.map(|v| v as i32))))
                 }
                 DataType::Int64 => Arc::new(Int64Array::from_iter(values)),
+                DataType::Boolean => {
+                    Arc::new(BooleanArray::from_iter(values.map(|v| v.map(|v| v != 0))))
+                }
                 DataType::Float64 => {
                     Arc::new(Float64Array::from_iter(values.map(|v| v.map(|v| v as f64))))
                 }
@@ -59,7 +63,10 @@ pub fn rows_of(batch: &RecordBatch) -> Vec<Row> {
         }
         let text = array_value_to_string(c, row).unwrap();
         let number = text.rsplit(' ').next().unwrap();
-        Some(number.parse::<f64>().unwrap() as i64)
+        Some(match number.parse::<bool>() {
+            Ok(v) => i64::from(v),
+            Err(_) => number.parse::<f64>().unwrap() as i64,
+        })
     };
     (0..batch.num_rows())
         .map(|row| batch.columns().iter().map(|c| value(c, row)).collect())

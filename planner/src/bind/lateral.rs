@@ -1,5 +1,7 @@
 //! Subqueries in FROM that use what stands to their left.
 
+use std::sync::Arc;
+
 use datafusion_common::{Column, JoinType};
 use datafusion_expr::expr::{Sort, WindowFunction, WindowFunctionParams};
 use datafusion_expr::{Expr, LogicalPlan};
@@ -346,10 +348,23 @@ fn is_aggregate(e: &ast::Expr) -> bool {
 }
 
 pub(crate) fn row_number(partition_by: Vec<Expr>, order_by: Vec<Sort>) -> Expr {
+    let function = datafusion::functions_window::row_number::row_number_udwf();
+    numbering(function, partition_by, order_by)
+}
+
+pub(crate) fn rank(partition_by: Vec<Expr>, order_by: Vec<Sort>) -> Expr {
+    let function = datafusion::functions_window::rank::rank_udwf();
+    numbering(function, partition_by, order_by)
+}
+
+/// A call of a function that numbers rows by those before them.
+fn numbering(
+    function: Arc<datafusion_expr::WindowUDF>,
+    partition_by: Vec<Expr>,
+    order_by: Vec<Sort>,
+) -> Expr {
     Expr::WindowFunction(Box::new(WindowFunction {
-        fun: datafusion_expr::WindowFunctionDefinition::WindowUDF(
-            datafusion::functions_window::row_number::row_number_udwf(),
-        ),
+        fun: datafusion_expr::WindowFunctionDefinition::WindowUDF(function),
         params: WindowFunctionParams {
             args: vec![],
             partition_by,

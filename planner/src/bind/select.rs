@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{Column, ScalarValue, UnnestOptions};
-use datafusion_expr::expr::{Sort, WindowFunction};
+use datafusion_expr::expr::Sort;
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator};
 use sqlparser::ast::{self, Expr as E, SelectItem, SelectItemQualifiedWildcardKind, SetExpr};
 use tidemill_zset::schema::SqlType;
@@ -475,20 +475,7 @@ impl Binder<'_> {
         };
         let ties = outputs.iter().cloned().map(Expr::Column);
         order.extend(ties.map(|c| Sort::new(c, true, false)));
-        let first = Expr::WindowFunction(Box::new(WindowFunction {
-            fun: datafusion_expr::WindowFunctionDefinition::WindowUDF(
-                datafusion::functions_window::row_number::row_number_udwf(),
-            ),
-            params: datafusion_expr::expr::WindowFunctionParams {
-                args: vec![],
-                partition_by: on,
-                order_by: order,
-                window_frame: super::windows::numbering_frame(),
-                filter: None,
-                null_treatment: None,
-                distinct: false,
-            },
-        }));
+        let first = super::lateral::row_number(on, order);
         let columns: Vec<Expr> = columns_of(&plan).into_iter().map(Expr::Column).collect();
         let (plan, found) = self.windows(plan, vec![(first, SqlType::Int8)])?;
         let one = literal(ScalarValue::Int64(Some(1)));

@@ -11,6 +11,7 @@ use tidemill_dataflow::operators::aggregate::supports;
 use tidemill_dataflow::plan::{Aggregate, AggregateFunction, Node, Op};
 
 use super::expr::{self, Physical, unalias};
+use super::extremes::extreme;
 use super::{Compiler, Piece, node, rows, schema_of};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::functions::moments;
@@ -231,6 +232,8 @@ impl Compiler<'_> {
             .collect();
         // DISTINCT of insertions is insertions only; an aggregate's row is replaced.
         let append_only = aggregates.is_empty() && input.append_only;
+        let fewer = extreme(&input, &keys, &aggregates).map_err(|e| from_datafusion(&e))?;
+        let input = fewer.unwrap_or(input);
         let op = Op::Aggregate { keys, aggregates };
         let piece = Piece::new(node(op, vec![input], schema, append_only));
         Ok(piece.unique(Some((0..width).collect())))

@@ -47,6 +47,7 @@ fn found(fragment: &LogicalPlan, keys: &[usize], runs: bool) -> Option<Neighbour
         order,
         reaches: found.reaches,
         runs,
+        matches: None,
     })
 }
 

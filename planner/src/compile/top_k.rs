@@ -13,6 +13,7 @@ use datafusion_physical_expr::expressions::Literal;
 use tidemill_dataflow::plan::{Node, Op, OrderBy};
 
 use super::expr::{self, Physical, unalias};
+use super::nearest::{First, nearest};
 use super::windows::Windows;
 use super::{Compiler, Piece, node, rows, schema_of};
 use crate::error::{self, from_datafusion};
@@ -326,6 +327,15 @@ pub(super) fn top_k(
     let input = match whole == width {
         true => input,
         false => rows::map(input, None, Some((exprs, schema.clone()))),
+    };
+    let first = First {
+        by: &key_columns,
+        order: &order_by,
+        count,
+    };
+    let input = match nearest(&input, first)? {
+        Some(fewer) => fewer,
+        None => input,
     };
     let mut fields: Vec<Field> = (schema.fields().iter())
         .map(|f| f.as_ref().clone())
