@@ -112,6 +112,12 @@ impl Program {
         self
     }
 
+    /// The same program, of which it is known that the order of its input's rows isn't seen in what it gives.
+    pub fn in_any_order(mut self) -> Self {
+        self.sees_order = false;
+        self
+    }
+
     /// The same program, described by words that leave nothing of its plan open.
     pub fn described(mut self, description: String) -> Self {
         self.described = Some(description);

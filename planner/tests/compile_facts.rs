@@ -318,3 +318,65 @@ fn windows_that_may_look_at_all_rows_are_not() {
         assert!(near.is_none_or(|n| !n.runs), "{sql}");
     }
 }
+
+/// How many matches the program of a view is known to give each row.
+fn matches(sql: &str) -> Option<u64> {
+    neighbourhood(sql)?.matches
+}
+
+#[test]
+fn joins_of_which_the_nearest_rows_are_wanted_are_known() {
+    let last = |cond: &str, rest: &str| {
+        matches(&format!(
+            "SELECT p.id, o.product FROM orders AS p LEFT JOIN LATERAL
+             (SELECT product, price FROM orders AS o WHERE {cond} {rest}) AS o ON true"
+        ))
+    };
+    assert_eq!(last("o.at <= p.at", "ORDER BY o.at DESC LIMIT 1"), Some(1));
+    assert_eq!(last("p.at < o.at", "ORDER BY o.at LIMIT 3"), Some(3));
+    let of_key = "o.customer = p.customer AND o.at < p.at";
+    assert_eq!(last(of_key, "ORDER BY o.at DESC LIMIT 1"), Some(1));
+    // The other end of the range only leaves some of them out.
+    let within = "o.at <= p.at AND o.at > p.at - INTERVAL '1 hour'";
+    assert_eq!(last(within, "ORDER BY o.at DESC LIMIT 1"), Some(1));
+    // In the other direction, by something else, of rows that something else chooses, by a limit that can fail, or too many.
+    assert_eq!(last("o.at <= p.at", "ORDER BY o.at LIMIT 1"), None);
+    assert_eq!(last("o.at <= p.at", "ORDER BY o.price LIMIT 1"), None);
+    let chosen = "o.at <= p.at AND (o.price > p.price OR o.paid)";
+    assert_eq!(last(chosen, "ORDER BY o.at DESC LIMIT 1"), None);
+    let shifted = "o.at <= p.at + INTERVAL '1 day'";
+    assert_eq!(last(shifted, "ORDER BY o.at DESC LIMIT 1"), None);
+    assert_eq!(last("o.at <= p.at", "ORDER BY o.at DESC LIMIT 2000"), None);
+
+    for (sql, known) in [
+        (
+            "SELECT DISTINCT ON (p.id) p.id, o.id FROM orders AS p LEFT JOIN orders AS o ON o.at <= p.at
+             ORDER BY p.id, o.at DESC",
+            Some(1),
+        ),
+        // What isn't on the left is kept too, and a range has two ends.
+        (
+            "SELECT DISTINCT ON (p.id) p.id, o.id FROM orders AS p LEFT JOIN orders AS o
+             ON o.at <= p.at AND o.at > p.at - INTERVAL '1 hour' ORDER BY p.id, o.at DESC",
+            None,
+        ),
+        (
+            "SELECT p.id, (SELECT max(o.at) FROM orders AS o WHERE o.at <= p.at) AS m FROM orders AS p",
+            Some(1),
+        ),
+        (
+            "SELECT p.id, (SELECT min(o.at) FROM orders AS o WHERE o.at <= p.at) AS m FROM orders AS p",
+            None,
+        ),
+        (
+            "SELECT p.id, max(o.at) AS m, count(*) AS n FROM orders AS p JOIN orders AS o ON o.at <= p.at GROUP BY p.id",
+            None,
+        ),
+        (
+            "SELECT p.id, max(o.at) FILTER (WHERE o.paid) AS m FROM orders AS p JOIN orders AS o ON o.at <= p.at GROUP BY p.id",
+            None,
+        ),
+    ] {
+        assert_eq!(matches(sql), known, "{sql}");
+    }
+}

@@ -194,6 +194,7 @@ impl<'n> Search<'n> {
         let fragment = self.fragment(&input)?;
         let program = Program::try_new(fragment, vec![input.schema.clone()], output.clone())?
             .with_neighbourhood(Some(near), running)
+            .in_any_order()
             .described(self.describe(&input));
         let whole = if keys == 0 { ": the whole input" } else { "" };
         let op = Op::Recompute {
