@@ -94,7 +94,7 @@ impl BatchProgram for Nearest {
 
 fn node(keyed: bool, count: usize, strict: bool, place: DataType) -> (Node, Arc<Nearest>) {
     let int = DataType::Int64;
-    let descending = count % 2 == 0;
+    let descending = count.is_multiple_of(2);
     let by = |column, descending| OrderBy {
         column,
         descending,

@@ -53,7 +53,8 @@ use datafusion::physical_plan::execution_plan::{
     Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
 };
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
-use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{
@@ -74,6 +75,7 @@ use self::nearest::Nearest;
 use self::projections::ProjectionsDown;
 use self::range_join::RangeJoins;
 use self::rounds::Rounds;
+pub(crate) use self::rounds::RoundsLimit;
 use self::sorts::Sorts;
 use self::window_exec::Windows;
 pub(crate) use self::window_filters::without_filters;
@@ -99,6 +101,7 @@ pub(crate) fn rules() -> Vec<Rule> {
         Arc::new(Constants),
         Arc::new(Orders),
         Arc::new(Limits),
+        Arc::new(FewRowsKept),
     ]
     .into_iter()
     .chain(rules)
@@ -181,6 +184,46 @@ pub(crate) fn can_fail(e: &Arc<dyn PhysicalExpr>) -> Result<bool> {
         let call = e.downcast_ref::<ScalarFunctionExpr>();
         Ok(call.is_some_and(|call| functions::can_fail(call.fun())))
     })
+}
+
+/// Keeps the side of a cross join that is known to have few rows: DataFusion gives a batch for each row of the one that it keeps, which is
+/// the left one, if it doesn't know of both how many there are.
+#[derive(Debug)]
+struct FewRowsKept;
+
+/// So many rows are few.
+const FEW_ROWS: usize = 8192;
+
+impl PhysicalOptimizerRule for FewRowsKept {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let rows = |side: &Arc<dyn ExecutionPlan>| -> Result<Option<usize>> {
+            let known = StatisticsContext::new().compute(side.as_ref(), &StatisticsArgs::new())?;
+            Ok(known.num_rows.get_value().copied())
+        };
+        let plan = plan.change_up(&mut |node| {
+            let Some(join) = node.downcast_ref::<CrossJoinExec>() else {
+                return Ok(Transformed::no(node));
+            };
+            let few = rows(join.right())?.is_some_and(|rows| rows <= FEW_ROWS);
+            Ok(match few && rows(join.left())?.is_none() {
+                true => Transformed::yes(join.swap_inputs()?),
+                false => Transformed::no(node),
+            })
+        })?;
+        Ok(plan.data)
+    }
+
+    fn name(&self) -> &str {
+        "FewRowsKept"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
 }
 
 /// Takes our own node for each union.

@@ -12,6 +12,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::Poll;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::compute::BatchCoalescer;
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -39,8 +40,16 @@ use crate::error::{SqlError, row_error};
 use crate::execute::yielding;
 use crate::functions::external;
 use crate::interrupt::{Ask, asking};
-use crate::physical::without_filters;
+use crate::physical::{RoundsLimit, without_filters};
 use crate::tree::PlanTree;
+
+/// Rounds that a recursive query may take: without an end to it, everything would wait for the view.
+const ROUNDS_MAX: usize = 1_000_000;
+/// Rows that it may find.
+const FOUND_ROWS_MAX: usize = 50_000_000;
+
+/// Rows of a batch of results.
+const BATCH_ROWS: usize = 8192;
 
 /// A batch plan with open leaves ([`InputTable`]).
 pub struct Program {
@@ -145,7 +154,11 @@ impl Program {
         let config = state()
             .config()
             .clone()
-            .with_extension(Arc::new(Inputs(conformed)));
+            .with_extension(Arc::new(Inputs(conformed)))
+            .with_extension(Arc::new(RoundsLimit {
+                rounds: ROUNDS_MAX,
+                rows: FOUND_ROWS_MAX,
+            }));
         let task = TaskContext::default()
             .with_session_config(config)
             .with_runtime(Arc::clone(state().runtime_env()));
@@ -245,19 +258,22 @@ fn plan(logical: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
     ))?)
 }
 
-/// All batches of a stream, unless `ask` gives an error; it is asked between batches, and where operators yield.
+/// All rows of a stream, small batches together, unless `ask` gives an error; it is asked between batches, and where operators yield.
 async fn collect(mut stream: SendableRecordBatchStream, ask: &Ask) -> Result<Vec<RecordBatch>> {
-    let mut batches = Vec::new();
+    let mut batches = BatchCoalescer::new(stream.schema(), BATCH_ROWS)
+        .with_biggest_coalesce_batch_size(Some(BATCH_ROWS / 2));
     loop {
         let next = poll_fn(|context| match ask() {
             Some(e) => Poll::Ready(Some(Err(external(e)))),
             None => stream.poll_next_unpin(context),
         });
         match next.await {
-            None => return Ok(batches),
-            Some(batch) => batches.push(batch?),
+            None => break,
+            Some(batch) => batches.push_batch(batch?)?,
         }
     }
+    batches.finish_buffered_batch()?;
+    Ok(std::iter::from_fn(|| batches.next_completed_batch()).collect())
 }
 
 thread_local! {

@@ -149,6 +149,41 @@ fn a_long_epoch_leaves_reads_alone_and_can_be_ended() {
     });
 }
 
+/// Everybody waits for the epoch in which a view finds that there is no end.
+#[test]
+fn a_recursion_without_an_end_is_an_error_of_its_view_alone() {
+    run(|scratch| async move {
+        let server = Server::start(&scratch.data(), &Options::workers(2))?;
+        let sql = server.connect().await?;
+        sql.run("CREATE TABLE e (a int, b int)").await?;
+        sql.run("INSERT INTO e VALUES (1, 2), (2, 3)").await?;
+        let reached = "SELECT 1 AS x UNION ALL SELECT e.b FROM r JOIN e ON e.a = r.x";
+        let twice = "SELECT 1 AS x UNION ALL SELECT e.b FROM r JOIN e ON e.a = r.x CROSS JOIN (VALUES (1), (2)) AS v";
+        for (name, terms) in [("once", reached), ("twice", twice)] {
+            sql.run(&format!(
+                "CREATE MATERIALIZED VIEW {name} AS WITH RECURSIVE r AS ({terms}) SELECT count(*) AS n FROM r"
+            ))
+            .await?;
+        }
+        sql.run("CREATE MATERIALIZED VIEW all_of AS SELECT count(*) AS n FROM e")
+            .await?;
+        ensure!(sql.number("SELECT n FROM once").await? == 3);
+        ensure!(sql.number("SELECT n FROM twice").await? == 7);
+
+        sql.run("INSERT INTO e VALUES (3, 1)").await?;
+        ensure!(sql.number("SELECT n FROM all_of").await? == 3);
+        let rounds = sql.fails("54000", "SELECT n FROM once").await?;
+        ensure!(rounds.message.contains("1000000 rounds"), "{rounds}");
+        let rows = sql.fails("54000", "SELECT n FROM twice").await?;
+        ensure!(rows.message.contains("50000000 rows"), "{rows}");
+
+        sql.run("DELETE FROM e WHERE a = 3").await?;
+        ensure!(sql.number("SELECT n FROM once").await? == 3);
+        ensure!(sql.number("SELECT n FROM twice").await? == 7);
+        Ok(())
+    });
+}
+
 #[test]
 fn an_orderly_end_takes_no_longer_than_it_may() {
     run(|scratch| async move {

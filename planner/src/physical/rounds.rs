@@ -9,7 +9,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::SchemaRef;
 use datafusion::config::ConfigOptions;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
@@ -25,13 +25,18 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Result, internal_err};
 use datafusion_physical_expr::PhysicalExpr;
-use futures::StreamExt;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 
+use crate::error::SqlError;
+use crate::functions::external;
 use crate::once::{OnceExec, forget};
 use crate::recent::{Recent, RecentRowsExec, unknown};
 use crate::tree::Tree;
 
 type Plan = Arc<dyn ExecutionPlan>;
+
+/// So many rows are a batch.
+const TOGETHER_ROWS: usize = 4096;
 
 /// Puts [`NewRowsExec`] above the terms of recursive queries, and what they find below them.
 #[derive(Debug)]
@@ -122,9 +127,19 @@ fn drawn_from_recent(query: &RecursiveQueryExec) -> Result<Arc<[usize]>> {
     Ok(numbers.into())
 }
 
+/// How far a recursive query may go whose end nobody waits for and nobody can cancel, as that of a view. A setting of its task.
+pub(crate) struct RoundsLimit {
+    /// Rounds that it may take.
+    pub rounds: usize,
+    /// Rows that it may find.
+    pub rows: usize,
+}
+
 /// What was found in one execution.
 #[derive(Default)]
 struct Found {
+    rounds: usize,
+    rows: usize,
     /// With UNION, all rows.
     all: Option<All>,
     /// Those of this round, if they are to be read more than once.
@@ -162,6 +177,31 @@ impl All {
         };
         let new: BooleanArray = self.numbers.iter().map(is_new).map(Some).collect();
         Ok(filter_record_batch(batch, &new)?)
+    }
+}
+
+impl Found {
+    /// Counts rounds, and rows that they have found.
+    fn count(&mut self, rounds: usize, rows: usize, limit: Option<&RoundsLimit>) -> Result<()> {
+        self.rounds += rounds;
+        self.rows += rows;
+        let Some(limit) = limit else {
+            return Ok(());
+        };
+        let message = if self.rounds > limit.rounds {
+            format!(
+                "a recursive query of a view had no end after {} rounds",
+                limit.rounds
+            )
+        } else if self.rows > limit.rows {
+            format!(
+                "a recursive query of a view found more than {} rows",
+                limit.rows
+            )
+        } else {
+            return Ok(());
+        };
+        Err(external(SqlError::new("54000", message)))
     }
 }
 
@@ -253,32 +293,68 @@ impl ExecutionPlan for NewRowsExec {
     }
 
     fn execute(&self, n: usize, task: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let limit = task.session_config().get_extension::<RoundsLimit>();
         match &self.given {
             None => {
                 let none = || All::none(self.schema(), &task);
                 let all = self.distinct.then(none).transpose()?;
-                *locked(&self.found) = Found { all, next: vec![] };
+                *locked(&self.found) = Found {
+                    all,
+                    ..Found::default()
+                };
             }
             Some(given) => {
                 let rows = given.execute(n, task.clone())?;
-                self.recent
-                    .set(mem::take(&mut locked(&self.found).next), rows);
+                let mut found = locked(&self.found);
+                found.count(1, 0, limit.as_deref())?;
+                self.recent.set(mem::take(&mut found.next), rows);
+                drop(found);
                 forget(&self.anew, &task);
             }
         }
         let (found, keeps) = (self.found.clone(), !self.recent.is_read_once());
-        let rows = self.input.execute(n, task)?.map(move |batch| {
-            let mut found = locked(&found);
+        let shared = found.clone();
+        let new = self.input.execute(n, task)?.map(move |batch| {
+            let mut found = locked(&shared);
             let new = match &mut found.all {
                 Some(all) => all.new_of(&batch?)?,
                 None => batch?,
             };
-            if keeps && new.num_rows() > 0 {
-                found.next.push(new.clone());
-            }
+            found.count(0, new.num_rows(), limit.as_deref())?;
             Ok(new)
+        });
+        let rows = together(self.schema(), new).inspect_ok(move |new| {
+            if keeps {
+                locked(&found).next.push(new.clone());
+            }
         });
         let rows = RecordBatchStreamAdapter::new(self.schema(), rows);
         Ok(Box::pin(rows))
     }
+}
+
+/// Rows in batches of many, if there are as many: a round may make a batch of each row of the last one, and the next one of each of those.
+fn together(
+    schema: SchemaRef,
+    rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
+) -> impl Stream<Item = Result<RecordBatch>> {
+    stream::try_unfold(rows, move |mut rows| {
+        let schema = schema.clone();
+        async move {
+            let (mut small, mut count) = (Vec::new(), 0);
+            while count < TOGETHER_ROWS && small.len() < TOGETHER_ROWS / 2 {
+                let Some(batch) = rows.try_next().await? else {
+                    break;
+                };
+                count += batch.num_rows();
+                small.extend((batch.num_rows() > 0).then_some(batch));
+            }
+            let batch = match &small[..] {
+                [] => return Ok(None),
+                [one] => one.clone(),
+                _ => concat_batches(&schema, &small)?,
+            };
+            Ok(Some((batch, rows)))
+        }
+    })
 }
