@@ -191,8 +191,8 @@ pub(crate) fn can_fail(e: &Arc<dyn PhysicalExpr>) -> Result<bool> {
 #[derive(Debug)]
 struct FewRowsKept;
 
-/// So many rows are few.
-const FEW_ROWS: usize = 8192;
+/// So many rows are few: the other side's batches, which may be small as well, are given once for each.
+const FEW_ROWS: usize = 64;
 
 impl PhysicalOptimizerRule for FewRowsKept {
     fn optimize(

@@ -47,6 +47,8 @@ use crate::tree::PlanTree;
 const ROUNDS_MAX: usize = 1_000_000;
 /// Rows that it may find.
 const FOUND_ROWS_MAX: usize = 50_000_000;
+/// Bytes that the values of these may have.
+const FOUND_BYTES_MAX: usize = 2 << 30;
 
 /// Rows of a batch of results.
 const BATCH_ROWS: usize = 8192;
@@ -158,6 +160,7 @@ impl Program {
             .with_extension(Arc::new(RoundsLimit {
                 rounds: ROUNDS_MAX,
                 rows: FOUND_ROWS_MAX,
+                bytes: FOUND_BYTES_MAX,
             }));
         let task = TaskContext::default()
             .with_session_config(config)

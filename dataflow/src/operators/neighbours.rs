@@ -225,7 +225,7 @@ impl Neighbours {
                 continue;
             };
             let left = rows_max.saturating_sub(old.len().max(new.len()));
-            let most = left.min(key.rows.len() / 2);
+            let most = left.min(key.count.max(0) as usize / 2);
             let around = match &self.matches {
                 Some(matches) => matches.around(key, most),
                 None => reader.around(key, most),

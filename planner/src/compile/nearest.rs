@@ -21,9 +21,10 @@ use datafusion_physical_expr::expressions::Literal;
 use tidemill_dataflow::plan::{JoinKind, Neighbourhood, Node, Op, OrderBy};
 use tidemill_dataflow::ranges::{RangeCondition, Wanted, is_ordered};
 
+use super::aggregate::distinct_rows;
 use super::expr::{self, Physical};
 use super::running::running;
-use super::{node, rows};
+use super::{Piece, node, rows};
 use crate::bind::lateral::{rank, row_number};
 use crate::physical::can_fail;
 use crate::program::{InputTable, Program};
@@ -344,15 +345,22 @@ impl Input {
     fn node(&self, search: &Search) -> Result<Node> {
         let side = |role: usize| -> Result<Node> {
             let of = &search.join.inputs[search.side(role)];
+            let mut places: Vec<Physical> = (search.on.iter())
+                .map(|on| expr::column(&of.schema, search.equal(role, on)))
+                .collect();
+            places.push(match role {
+                0 => search.place.clone(),
+                _ => expr::column(&of.schema, search.key),
+            });
+            if search.count == 1 && self.columns[role].is_empty() {
+                return self.places(role, of, places);
+            }
             let column = |c: usize| expr::column(&of.schema, c);
-            let equal = search.on.iter().map(|on| column(search.equal(role, on)));
-            let mut exprs: Vec<Physical> = equal.collect();
+            let place = places.pop();
+            let mut exprs = places;
             let probes = ScalarValue::Boolean(Some(role == 0));
             exprs.push(Arc::new(Literal::new(probes)));
-            exprs.push(match role {
-                0 => search.place.clone(),
-                _ => column(search.key),
-            });
+            exprs.extend(place);
             for (i, columns) in self.columns.iter().enumerate() {
                 for c in columns {
                     exprs.push(match i == role {
@@ -370,6 +378,31 @@ impl Input {
         let sides = vec![side(0)?, side(1)?];
         let append_only = sides.iter().all(|side| side.append_only);
         Ok(node(Op::Union, sides, self.schema.clone(), append_only))
+    }
+
+    /// A side of which nothing is known but where its rows are, each place once: of equal rows one is as good as all, and days, say, may be
+    /// those of very many.
+    fn places(&self, role: usize, of: &Node, places: Vec<Physical>) -> Result<Node> {
+        let fields = &self.schema.fields();
+        let own = fields[..self.equal].iter().chain([&fields[self.equal + 1]]);
+        let schema = Arc::new(Schema::new(own.cloned().collect::<Vec<_>>()));
+        let mut node = rows::map(of.clone(), None, Some((places, schema)));
+        let all: Vec<usize> = (0..=self.equal).collect();
+        if !is_distinct(&node, &all) {
+            node = distinct_rows(Piece::new(node)).node;
+        }
+        let mut exprs: Vec<Physical> = vec![];
+        for (i, field) in fields.iter().enumerate() {
+            exprs.push(match i {
+                i if i < self.equal => expr::column(&node.schema, i),
+                i if i == self.equal => {
+                    Arc::new(Literal::new(ScalarValue::Boolean(Some(role == 0))))
+                }
+                i if i == self.equal + 1 => expr::column(&node.schema, self.equal),
+                _ => Arc::new(Literal::new(ScalarValue::try_from(field.data_type())?)),
+            });
+        }
+        Ok(rows::map(node, None, Some((exprs, self.schema.clone()))))
     }
 
     /// The rows of a side in the program: the columns that are equal, the place, then the further ones.
@@ -451,6 +484,22 @@ pub(super) fn above_join(input: &Node) -> Option<(Vec<Physical>, &Node)> {
             })
         }
         _ => None,
+    }
+}
+
+/// Whether rows are known to differ in these columns.
+fn is_distinct(node: &Node, columns: &[usize]) -> bool {
+    match &node.op {
+        Op::Aggregate { keys, .. } => (0..keys.len()).all(|key| columns.contains(&key)),
+        Op::Map { projection, .. } => {
+            let below = |c: &usize| match projection {
+                Some(exprs) => expr::as_column(&exprs[*c]),
+                None => Some(*c),
+            };
+            let below: Vec<usize> = columns.iter().filter_map(below).collect();
+            is_distinct(&node.inputs[0], &below)
+        }
+        _ => false,
     }
 }
 

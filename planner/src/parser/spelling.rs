@@ -308,16 +308,19 @@ fn in_by(tokens: &[TokenWithSpan]) -> Vec<bool> {
     };
     // Per parenthesis that is open: those in such a list belong to it.
     let mut by = vec![false];
+    // A column may have the name.
+    let begins = |i: usize| i > 0 && is_one_of(&tokens[i - 1], &["group", "order", "partition"]);
     tokens
         .iter()
-        .map(|t| {
+        .enumerate()
+        .map(|(i, t)| {
             let here = by.last().copied().unwrap_or(false);
             match t.token {
                 Token::LParen => by.push(here),
                 Token::RParen => {
                     by.pop();
                 }
-                _ if is(t, "by") => set(&mut by, true),
+                _ if is(t, "by") && begins(i) => set(&mut by, true),
                 _ if is_one_of(t, ENDS) => set(&mut by, false),
                 _ => {}
             }

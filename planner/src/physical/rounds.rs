@@ -8,9 +8,9 @@ use std::fmt;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::config::ConfigOptions;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -133,6 +133,8 @@ pub(crate) struct RoundsLimit {
     pub rounds: usize,
     /// Rows that it may find.
     pub rows: usize,
+    /// Bytes that their values may have.
+    pub bytes: usize,
 }
 
 /// What was found in one execution.
@@ -140,6 +142,7 @@ pub(crate) struct RoundsLimit {
 struct Found {
     rounds: usize,
     rows: usize,
+    bytes: usize,
     /// With UNION, all rows.
     all: Option<All>,
     /// Those of this round, if they are to be read more than once.
@@ -181,13 +184,7 @@ impl All {
 }
 
 impl Found {
-    /// Counts rounds, and rows that they have found.
-    fn count(&mut self, rounds: usize, rows: usize, limit: Option<&RoundsLimit>) -> Result<()> {
-        self.rounds += rounds;
-        self.rows += rows;
-        let Some(limit) = limit else {
-            return Ok(());
-        };
+    fn check(&self, limit: &RoundsLimit) -> Result<()> {
         let message = if self.rounds > limit.rounds {
             format!(
                 "a recursive query of a view had no end after {} rounds",
@@ -198,10 +195,24 @@ impl Found {
                 "a recursive query of a view found more than {} rows",
                 limit.rows
             )
+        } else if self.bytes > limit.bytes {
+            format!(
+                "a recursive query of a view found rows of more than {} bytes",
+                limit.bytes
+            )
         } else {
             return Ok(());
         };
         Err(external(SqlError::new("54000", message)))
+    }
+}
+
+/// The bytes of a column's values, whoever shares their memory.
+fn value_bytes(column: &ArrayRef) -> usize {
+    match column.data_type() {
+        DataType::Utf8View => column.as_string_view().lengths().map(|n| n as usize).sum(),
+        DataType::BinaryView => column.as_binary_view().lengths().map(|n| n as usize).sum(),
+        _ => column.to_data().get_slice_memory_size().unwrap_or_default(),
     }
 }
 
@@ -306,7 +317,8 @@ impl ExecutionPlan for NewRowsExec {
             Some(given) => {
                 let rows = given.execute(n, task.clone())?;
                 let mut found = locked(&self.found);
-                found.count(1, 0, limit.as_deref())?;
+                found.rounds += 1;
+                limit.iter().try_for_each(|limit| found.check(limit))?;
                 self.recent.set(mem::take(&mut found.next), rows);
                 drop(found);
                 forget(&self.anew, &task);
@@ -320,7 +332,11 @@ impl ExecutionPlan for NewRowsExec {
                 Some(all) => all.new_of(&batch?)?,
                 None => batch?,
             };
-            found.count(0, new.num_rows(), limit.as_deref())?;
+            if let Some(limit) = &limit {
+                found.rows += new.num_rows();
+                found.bytes += new.columns().iter().map(value_bytes).sum::<usize>();
+                found.check(limit)?;
+            }
             Ok(new)
         });
         let rows = together(self.schema(), new).inspect_ok(move |new| {
