@@ -205,9 +205,9 @@ pub struct Neighbourhood {
     /// Whether some step looks at all rows before a row, too. Then a changed row changes what the program gives for all that come after
     /// it, for which the program has others: see [`BatchProgram::running`].
     pub runs: bool,
-    /// Instead of all that: the first column of `order`, a boolean, says of which of two sides a row is, and nothing is given but for the rows
-    /// of which it is true, each with the last so many rows of the others that come before it or are equal, by the further columns of `order`; or with fewer of these, but with no row before one that it
-    /// isn't given with.
+    /// Instead of all that: the first column of `order`, a boolean, says of which of two sides a row is. What the program gives for a row of
+    /// which it is true depends on that row and on the so many nearest ones of the other side that aren't behind it by the further columns of
+    /// `order`; for the others it gives nothing.
     pub matches: Option<u64>,
 }
 

@@ -12,7 +12,7 @@ use arrow::array::{ArrayRef, BooleanArray};
 use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, SortField};
 
-use super::neighbour_reach::Part;
+use super::neighbour_reach::{Part, if_few};
 use super::neighbour_rows::{Bytes, Entry, Key, next};
 
 /// See the module.
@@ -188,16 +188,5 @@ fn merged(mut parts: Vec<(&Bytes, &Bytes)>, key: &Key, rows_max: usize) -> Optio
             _ => apart.push((first, last)),
         }
     }
-    let mut rows = 0;
-    for (first, last) in &apart {
-        let range = (Bound::Included(*first), Bound::Included(*last));
-        for (_, entry) in key.rows.range::<Bytes, _>(range) {
-            rows += entry.old.max(entry.new) as usize;
-            if rows > rows_max {
-                return None;
-            }
-        }
-    }
-    let part = |(first, last): (&Bytes, &Bytes)| (first.clone(), last.clone());
-    Some(apart.into_iter().map(part).collect())
+    if_few(apart, key, rows_max)
 }

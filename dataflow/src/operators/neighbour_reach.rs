@@ -65,18 +65,7 @@ impl Reader<'_> {
         if let (Some((_, last)), Some(row)) = (parts.last_mut(), open) {
             *last = self.far(key, row, false, &mut left)?;
         }
-        let mut rows = 0;
-        for (first, last) in &parts {
-            let range = (Bound::Included(*first), Bound::Included(*last));
-            for (_, entry) in key.rows.range::<Bytes, _>(range) {
-                rows += entry.old.max(entry.new) as usize;
-                if rows > rows_max {
-                    return None;
-                }
-            }
-        }
-        let part = |(first, last): (&Bytes, &Bytes)| (first.clone(), last.clone());
-        Some(parts.into_iter().map(part).collect())
+        if_few(parts, key, rows_max)
     }
 
     /// The first row that is seen by a row which sees a changed one; `None` inside if nothing has changed. `None` if it is farther than
@@ -196,6 +185,22 @@ impl Reader<'_> {
         let mut rows = key.rows.range::<[u8], _>(from);
         rows.next().map_or(at, |(bytes, _)| bytes)
     }
+}
+
+/// The parts of a key, which have no rows in common, if they have no more than `rows_max` rows.
+pub fn if_few(parts: Vec<(&Bytes, &Bytes)>, key: &Key, rows_max: usize) -> Option<Vec<Part>> {
+    let mut rows = 0;
+    for (first, last) in &parts {
+        let range = (Bound::Included(*first), Bound::Included(*last));
+        for (_, entry) in key.rows.range::<Bytes, _>(range) {
+            rows += entry.old.max(entry.new) as usize;
+            if rows > rows_max {
+                return None;
+            }
+        }
+    }
+    let part = |(first, last): (&Bytes, &Bytes)| (first.clone(), last.clone());
+    Some(parts.into_iter().map(part).collect())
 }
 
 /// The row that is so many rows before or after another one, both before and after the epoch; the last one there is.

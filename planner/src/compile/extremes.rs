@@ -134,6 +134,6 @@ fn over(input: &Node, matches: Node) -> Node {
         op: input.op.clone(),
         inputs,
         schema: Arc::clone(&input.schema),
-        append_only: input.append_only,
+        append_only: false,
     }
 }

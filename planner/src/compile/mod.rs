@@ -7,7 +7,8 @@
 //! 2. [`rules`]: the logical plan is optimised by our own list of rules, subqueries that they leave are joined ([`decorrelate`]). Rows have no order in a collection,
 //!    so every place where order decides a result gets one total order first ([`order`]).
 //! 3. [`Compiler`] walks the plan: [`rows`] (scans, filters, projections, unnest, constants), [`aggregate`], [`join`],
-//!    of which those of aggregates by their keys become one aggregate ([`collate`]), or of one aggregate with itself a map ([`self_join`]).
+//!    of which those of aggregates by their keys become one aggregate ([`collate`]), or of one aggregate with itself a map ([`self_join`]);
+//!    those of which each row's first matches are wanted keep no pairs ([`nearest`], [`extremes`]).
 //! 4. What no operator does goes to the general operator, over the smallest subtree and, where the plan
 //!    has one, keyed: [`recompute`].
 //! 5. JSON members are taken of each value together ([`members`]).

@@ -39,7 +39,7 @@ const SIDES: [&str; 2] = ["probing", "searched"];
 pub(super) struct First<'a> {
     /// Columns: of the pairs that are equal in them only so many are wanted.
     pub by: &'a [usize],
-    /// The order in which they are the first. It is total.
+    /// The order in which they are the first; of pairs that it leaves equal any will do.
     pub order: &'a [OrderBy],
     /// How many.
     pub count: u64,

@@ -374,3 +374,48 @@ fn together(
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int32Array, StringViewArray};
+
+    use super::*;
+
+    #[test]
+    fn values_count_once_whoever_shares_their_memory() {
+        let texts = (0..100).map(|i| Some(format!("a text of more than twelve bytes, {i:03}")));
+        let texts: ArrayRef = Arc::new(StringViewArray::from_iter(texts));
+        assert_eq!(value_bytes(&texts.slice(0, 2)), 2 * 37);
+        let numbers: ArrayRef = Arc::new(Int32Array::from_iter_values(0..100));
+        assert_eq!(value_bytes(&numbers.slice(10, 5)), 5 * 4);
+    }
+
+    #[test]
+    fn each_limit_is_one() {
+        let limit = RoundsLimit {
+            rounds: 2,
+            rows: 10,
+            bytes: 100,
+        };
+        let fails = |rounds, rows, bytes| {
+            let found = Found {
+                rounds,
+                rows,
+                bytes,
+                ..Found::default()
+            };
+            found.check(&limit).err().map(|e| e.to_string())
+        };
+        assert_eq!(fails(2, 10, 100), None);
+        for (failed, word) in [
+            (fails(3, 0, 0), "2 rounds"),
+            (fails(0, 11, 0), "10 rows"),
+            (fails(0, 0, 101), "100 bytes"),
+        ] {
+            assert!(
+                failed.as_ref().is_some_and(|m| m.contains(word)),
+                "{failed:?}"
+            );
+        }
+    }
+}
