@@ -113,8 +113,8 @@ pub(crate) fn rules() -> Vec<Rule> {
         Arc::new(Sorts),
         Arc::new(Windows),
         Arc::new(FirstRows),
-        Arc::new(Lookups),
         Arc::new(RangeJoins),
+        Arc::new(Lookups),
     ])
     .collect()
 }

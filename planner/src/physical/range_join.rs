@@ -14,6 +14,8 @@ use datafusion::physical_plan::joins::utils::{
     ColumnIndex, JoinFilter, JoinOnRef, build_join_schema,
 };
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
+use datafusion::physical_plan::limit::LimitStream;
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
 };
@@ -28,6 +30,7 @@ use super::lookups::Running;
 use super::range_pairs::{First, Join, Kind, Searched};
 use super::range_work::rows;
 use crate::execute::with_a_chance_to_stop;
+use crate::recent::RecentRowsExec;
 use crate::tree::Tree;
 
 type Plan = Arc<dyn ExecutionPlan>;
@@ -73,10 +76,17 @@ pub(super) type KeptOrder = Mutex<Option<(Searched, MemoryReservation)>>;
 
 impl RangeJoinExec {
     fn instead_of(node: &Plan) -> Result<Option<RangeJoinExec>> {
-        match Given::of(node) {
-            Some(given) if given.on.is_empty() => given.join(node, None),
-            _ => Ok(None),
+        let Some(given) = Given::of(node) else {
+            return Ok(None);
+        };
+        // In a recursive query the other join keeps its hash table.
+        let recent = |plan: &Plan| plan.any(&mut |node| Ok(node.is::<RecentRowsExec>()));
+        let [left, right] = &given.inputs;
+        let is_hashed = !given.on.is_empty();
+        if is_hashed && (is_ordered(node) || recent(left)? || recent(right)?) {
+            return Ok(None);
         }
+        given.join(node, None)
     }
 
     /// The join that `node` is, if it can be one that gives, for each value of the columns `by`, the first rows in the order of column `key`.
@@ -89,6 +99,9 @@ impl RangeJoinExec {
         let Some(given) = Given::of(node).filter(|given| given.kind == JoinType::Inner) else {
             return Ok(None);
         };
+        if is_ordered(node) {
+            return Ok(None);
+        }
         let columns = given.columns();
         let key = (side(&columns[key]), columns[key].index);
         if by.iter().any(|c| side(&columns[*c]) == key.0) {
@@ -152,6 +165,11 @@ impl RangeJoinExec {
     }
 }
 
+/// Whether what stands above a join may need the order of its rows, which the other join doesn't keep.
+fn is_ordered(node: &Plan) -> bool {
+    node.properties().output_ordering().is_some()
+}
+
 /// A join of DataFusion's.
 struct Given<'n> {
     inputs: [Plan; 2],
@@ -173,7 +191,7 @@ impl Given<'_> {
             }
         } else {
             let hash = node.downcast_ref::<HashJoinExec>()?;
-            if hash.null_equality() == NullEquality::NullEqualsNull {
+            if hash.null_equality() == NullEquality::NullEqualsNull || hash.null_aware {
                 return None;
             }
             Given {
@@ -296,6 +314,13 @@ impl ExecutionPlan for RangeJoinExec {
             left.execute(n, task.clone())?,
             right.execute(n, task.clone())?,
         ];
-        Ok(rows(self.clone(), inputs, task))
+        let all = rows(self.clone(), inputs, task);
+        Ok(match self.node.fetch() {
+            Some(most) => {
+                let metrics = BaselineMetrics::new(&ExecutionPlanMetricsSet::new(), n);
+                Box::pin(LimitStream::new(all, 0, Some(most), metrics))
+            }
+            None => all,
+        })
     }
 }

@@ -83,6 +83,14 @@ impl From<JoinType> for Kind {
 }
 
 impl Kind {
+    /// Whether rows of a side that have no match are in the result.
+    pub fn gives_unmatched(self, side: usize) -> bool {
+        match self {
+            Kind::Pairs(outer) => outer[side],
+            Kind::Rows(of, chosen) => of == side && chosen != Chosen::Matched,
+        }
+    }
+
     /// Whether the result depends on which rows of a side have no match.
     fn needs_matches(self, side: usize) -> bool {
         match self {

@@ -3,7 +3,7 @@
 //! If the probing side is small it is held, and the searched one passes by batch after batch: neither is in memory as a whole. Otherwise
 //! the searched side is, in order, and the probing one passes by; unless there is no memory for it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 
 use arrow::array::{BooleanArray, RecordBatch};
@@ -17,6 +17,7 @@ use datafusion_common::utils::memory::get_record_batch_memory_size;
 use datafusion_common::{Result, internal_err, resources_err};
 use futures::StreamExt;
 use futures::stream::{iter, unfold};
+use hashbrown::HashSet;
 
 use super::kept::bytes_max;
 use super::range_join::RangeJoinExec;
@@ -29,8 +30,12 @@ const HELD_ROWS: usize = 8192;
 /// Bytes of memory that putting a row in order takes, and what a row takes that is known by the values of columns.
 const ORDER_BYTES: usize = 48;
 const EQUAL_BYTES: usize = 128;
-/// Rows of the searched side that tell how many have the same values.
+/// Rows of a side that tell how many have the same values.
 const TELLING_ROWS: usize = 65_536;
+/// If fewer rows of a side have the same values on average, looking at all pairs takes no longer than putting rows in order.
+const SAME_ROWS_MIN: usize = 16;
+/// The same among the first [`TELLING_ROWS`] of more.
+const SAME_ROWS_MIN_TOLD: usize = 2;
 
 /// The rows of the join of `inputs`.
 pub(super) fn rows(
@@ -248,33 +253,30 @@ impl Work {
         }
         let keeps = self.node.kept().is_some();
         let mut probing = Read::new(probing);
-        while probing.rows() <= HELD_ROWS
-            && let Some(batch) = probing.next().await?
-        {
-            self.memory.try_grow(get_record_batch_memory_size(&batch))?;
-            probing.batches.push(batch);
-        }
-        if probing.ended && self.join.first.is_none() && !keeps {
+        self.read(&mut probing, HELD_ROWS).await?;
+        let among_equal = self.join.range.is_among_equal();
+        // Of rows with equal values few are put in order; of others they would have to be again and again, batch by batch.
+        let passes_by = self.join.first.is_none() && !among_equal;
+        if probing.ended && passes_by && !keeps {
             return self.hold(probing, searched).await;
         }
-        let wanted = match probing.ended && self.join.range.is_among_equal() && !keeps {
-            true => Some(self.wanted(&probing)?),
-            false => None,
-        };
         let mut searched = Read::new(searched);
+        let mut wanted = None;
+        if among_equal && !keeps {
+            self.read(&mut probing, TELLING_ROWS).await?;
+            let values = self.wanted(&probing)?;
+            if self.join.first.is_none()
+                && self.few_are_same(values.len(), probing.rows(), probing.ended)
+            {
+                return self.instead(searched, probing);
+            }
+            let all = self.join.kind.gives_unmatched(self.join.searched_side());
+            wanted = (probing.ended && !all).then_some(values);
+        }
         let others = self.memory.size();
         match self.read_searched(&mut searched, wanted.as_ref()).await? {
             Outcome::All => {}
-            Outcome::WorthNothing => {
-                self.memory.free();
-                let mut inputs = [searched.again(), probing.again()];
-                if self.join.searched_side() == 1 {
-                    inputs.reverse();
-                }
-                let rows = self.node.instead(inputs, self.task.clone())?;
-                self.state = State::Instead(rows);
-                return Ok(());
-            }
+            Outcome::WorthNothing => return self.instead(searched, probing),
             Outcome::NoMemory => {
                 self.memory.try_resize(others)?;
                 return self.hold(probing, searched.again()).await;
@@ -299,6 +301,38 @@ impl Work {
             probe: None,
             probing: probing.again(),
         };
+        Ok(())
+    }
+
+    /// Reads a batch more than `rows` rows of a side, if it has so many.
+    async fn read(&mut self, side: &mut Read, rows: usize) -> Result<()> {
+        while side.rows() <= rows
+            && let Some(batch) = side.next().await?
+        {
+            self.memory.try_grow(get_record_batch_memory_size(&batch))?;
+            side.batches.push(batch);
+        }
+        Ok(())
+    }
+
+    /// Whether the order of rows with so many different values is worth nothing; `are_all`: no others follow.
+    fn few_are_same(&self, values: usize, rows: usize, are_all: bool) -> bool {
+        match (self.join.first, are_all) {
+            (Some(_), _) => values * 4 > rows * 3,
+            (None, true) => values * SAME_ROWS_MIN > rows,
+            (None, false) => values * SAME_ROWS_MIN_TOLD > rows,
+        }
+    }
+
+    /// Goes on with a join of another kind.
+    fn instead(&mut self, searched: Read, probing: Read) -> Result<()> {
+        self.memory.free();
+        let mut inputs = [searched.again(), probing.again()];
+        if self.join.searched_side() == 1 {
+            inputs.reverse();
+        }
+        let rows = self.node.instead(inputs, self.task.clone())?;
+        self.state = State::Instead(rows);
         Ok(())
     }
 
@@ -347,7 +381,7 @@ impl Work {
         let side = self.join.searched_side();
         let among_equal = self.join.range.is_among_equal();
         let each = ORDER_BYTES + if among_equal { EQUAL_BYTES } else { 0 };
-        let (mut seen, mut rows) = (HashSet::new(), 0);
+        let (mut seen, mut rows, mut next) = (HashSet::new(), 0, TELLING_ROWS);
         // A join of another kind keeps nothing.
         let mut told = !among_equal || self.node.kept().is_some();
         while let Some(mut batch) = searched.next().await? {
@@ -370,15 +404,16 @@ impl Work {
             if self.memory.try_grow(bytes).is_err() {
                 return Ok(Outcome::NoMemory);
             }
-            if !told && rows >= TELLING_ROWS {
-                told = true;
-                if seen.len() * 4 > rows * 3 {
+            if !told && rows >= next {
+                if self.few_are_same(seen.len(), rows, false) {
                     return Ok(Outcome::WorthNothing);
                 }
-                seen = HashSet::new();
+                // The first matches of rows are worth it then.
+                told = self.join.first.is_some();
+                next = usize::MAX;
             }
         }
-        Ok(match told || seen.len() * 4 <= rows * 3 {
+        Ok(match told || !self.few_are_same(seen.len(), rows, true) {
             true => Outcome::All,
             false => Outcome::WorthNothing,
         })
