@@ -10,7 +10,7 @@ use crate::measure::cpu_seconds;
 use crate::report::Report;
 
 /// What a query asks for, and the query.
-const QUERIES: [(&str, &str); 7] = [
+const QUERIES: [(&str, &str); 8] = [
     (
         "Events within a minute of each of a hundredth as many errors",
         "SELECT count(*) FROM errors x JOIN events e ON e.at BETWEEN x.at - INTERVAL '1 minute' AND x.at + INTERVAL '1 minute'",
@@ -40,10 +40,14 @@ const QUERIES: [(&str, &str); 7] = [
         "One label's events, found at the end of four joins",
         "SELECT count(*) FROM days d JOIN events e ON e.day = d.id JOIN marks m ON m.event = e.id JOIN labels l ON l.id = m.label WHERE l.name = 'label 7'",
     ),
+    (
+        "Events of the same kind within an hour after each",
+        "SELECT count(*) FROM events x JOIN events e ON e.kind = x.kind AND e.at > x.at AND e.at < x.at + INTERVAL '1 hour'",
+    ),
 ];
 
 /// What is kept up to date, the view's name, its query, and which of [`QUERIES`] counts its rows.
-const VIEWS: [(&str, &str, &str, usize); 2] = [
+const VIEWS: [(&str, &str, &str, usize); 3] = [
     (
         "The first",
         "near",
@@ -55,6 +59,12 @@ const VIEWS: [(&str, &str, &str, usize); 2] = [
         "next",
         "SELECT x.id AS error, n.id FROM errors x, LATERAL (SELECT e.id FROM events e WHERE e.at > x.at ORDER BY e.at LIMIT 1) AS n",
         3,
+    ),
+    (
+        "The last",
+        "soon",
+        "SELECT x.id AS first, e.id FROM events x JOIN events e ON e.kind = x.kind AND e.at > x.at AND e.at < x.at + INTERVAL '1 hour'",
+        7,
     ),
 ];
 

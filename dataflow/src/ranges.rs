@@ -188,46 +188,64 @@ impl RangeCondition {
 
     /// Puts rows of the searched side in order.
     pub fn order(&self, rows: &RecordBatch) -> Result<Order> {
-        let count = rows.num_rows() as u32;
-        let all = (0..count).collect();
-        let Some((key, values)) = self.keys(rows)? else {
-            return Ok(Order {
-                values: None,
-                groups: Groups::default(),
-                rows: all,
-                valid: 0,
-            });
+        let (numbers, of_row) = match self.is_among_equal() {
+            true => numbered(&self.equal_columns(rows, self.searched)?)?,
+            false => return self.order_of_groups(rows, &vec![0; rows.num_rows()], 1),
         };
-        let (groups, of_row) = match self.is_among_equal() {
-            true => Groups::of(&self.equal_columns(rows, self.searched)?)?,
-            false => (Groups::default(), vec![]),
+        let groups = numbers.len();
+        let order = self.order_of_groups(rows, &of_row, groups)?;
+        Ok(Order { numbers, ..order })
+    }
+
+    /// The same of rows that are only compared with those of their group: by row, a number below `groups`, or [`NO_GROUP`].
+    pub fn order_of_groups(
+        &self,
+        rows: &RecordBatch,
+        of_row: &[u32],
+        groups: usize,
+    ) -> Result<Order> {
+        let keys = self.keys(rows)?;
+        // In a group, those without a key come last.
+        let part = |row: u32| {
+            let is_null = |(key, _): &(ArrayRef, Values)| key.is_null(row as usize);
+            2 * of_row[row as usize] + u32::from(keys.as_ref().is_some_and(is_null))
         };
-        let group = |row: u32| of_row.get(row as usize).copied().unwrap_or_default();
-        let known = |row: &u32| key.is_valid(*row as usize) && group(*row) != NO_GROUP;
-        let (mut order, nulls): (Vec<u32>, Vec<u32>) = (0..count).partition(known);
-        let valid = order.len();
-        let values = match values {
-            Values::Numbers(numbers) => {
+        let all = 0..rows.num_rows() as u32;
+        let (mut order, apart): (Vec<u32>, Vec<u32>) =
+            all.partition(|row| of_row[*row as usize] != NO_GROUP);
+        match &keys {
+            Some((_, Values::Numbers(numbers))) => {
                 let number = |row: u32| numbers[row as usize];
-                let sorted = order.iter().map(|row| (group(*row), number(*row), *row));
+                let sorted = order.iter().map(|row| (part(*row), number(*row), *row));
                 let mut sorted: Vec<_> = sorted.collect();
                 sorted.sort_unstable();
                 order = sorted.into_iter().map(|(.., row)| row).collect();
-                Values::Numbers(order.iter().map(|row| number(*row)).collect())
             }
-            Values::Rows(values) => {
-                let of = |row: u32| (group(row), values.row(row as usize), row);
+            Some((_, Values::Rows(values))) => {
+                let of = |row: u32| (part(row), values.row(row as usize), row);
                 order.sort_unstable_by(|a, b| of(*a).cmp(&of(*b)));
-                Values::Rows(values)
             }
-        };
-        let groups = groups.starting(order.iter().map(|row| group(*row)));
-        order.extend(nulls);
+            None => order.sort_by_key(|row| part(*row)),
+        }
+        let mut starts = vec![0; 2 * groups + 1];
+        for row in &order {
+            starts[part(*row) as usize + 1] += 1;
+        }
+        for at in 1..starts.len() {
+            starts[at] += starts[at - 1];
+        }
+        order.extend(apart);
+        let values = keys.map(|(_, values)| match values {
+            Values::Numbers(numbers) => {
+                Values::Numbers(order.iter().map(|row| numbers[*row as usize]).collect())
+            }
+            values => values,
+        });
         Ok(Order {
-            values: Some(values),
-            groups,
+            values,
+            numbers: Numbers::new(),
+            starts,
             rows: order,
-            valid,
         })
     }
 
@@ -262,20 +280,32 @@ impl RangeCondition {
 
     /// The rows of `order` that each of these rows of the probing side can match.
     pub fn candidates(&self, order: &Order, rows: &RecordBatch) -> Result<Candidates> {
-        let all = 0..order.rows.len();
+        if !self.is_among_equal() {
+            return self.candidates_of_groups(order, rows, &vec![0; rows.num_rows()]);
+        }
+        let mut of_row = vec![];
+        each_value(&self.equal_columns(rows, 1 - self.searched)?, |value| {
+            let group = value.and_then(|value| order.numbers.get(value));
+            of_row.push(group.copied().unwrap_or(NO_GROUP));
+        })?;
+        self.candidates_of_groups(order, rows, &of_row)
+    }
+
+    /// The same of rows that are only compared with those of their group, as [`RangeCondition::order_of_groups`] knows it.
+    pub fn candidates_of_groups(
+        &self,
+        order: &Order,
+        rows: &RecordBatch,
+        of_row: &[u32],
+    ) -> Result<Candidates> {
         if order.values.is_none() {
             return Ok(Candidates {
-                ranges: vec![all; rows.num_rows()],
+                ranges: of_row.iter().map(|group| order.group(*group)).collect(),
                 are_all: true,
             });
         }
-        let mut ranges = match self.is_among_equal() {
-            true => order
-                .groups
-                .ranges(&self.equal_columns(rows, 1 - self.searched)?)?,
-            false => vec![0..order.valid; rows.num_rows()],
-        };
-        let groups = ranges.clone();
+        let mut ranges: Vec<Range<usize>> =
+            of_row.iter().map(|group| order.with_key(*group)).collect();
         let limits = self.evaluated(rows)?;
         for limit in &limits.each {
             for (row, range) in ranges.iter_mut().enumerate() {
@@ -296,10 +326,7 @@ impl RangeCondition {
             }
         }
         for row in &limits.failed {
-            ranges[*row] = match self.is_among_equal() {
-                true => groups[*row].clone(),
-                false => all.clone(),
-            };
+            ranges[*row] = order.group(of_row[*row]);
         }
         Ok(Candidates {
             ranges,
@@ -356,12 +383,12 @@ impl RangeCondition {
 pub struct Order {
     /// The keys: numbers in this order, others by row. `None`: they can't be evaluated.
     values: Option<Values>,
-    /// What divides them into those that are in this order.
-    groups: Groups,
-    /// The rows in order; those without a key come last.
+    /// Where rows are only compared with equal ones: the groups by the values of these columns.
+    numbers: Numbers,
+    /// By group, the place of its first row, and that of its first one without a key; and the place behind the last one.
+    starts: Vec<usize>,
+    /// The rows in order.
     rows: Vec<u32>,
-    /// How many have keys.
-    valid: usize,
 }
 
 impl Order {
@@ -369,9 +396,25 @@ impl Order {
     pub fn as_it_is(rows: &RecordBatch) -> Order {
         Order {
             values: None,
-            groups: Groups::default(),
+            numbers: Numbers::new(),
+            starts: vec![],
             rows: (0..rows.num_rows() as u32).collect(),
-            valid: 0,
+        }
+    }
+
+    /// The places of a group's rows.
+    fn group(&self, group: u32) -> Range<usize> {
+        match group {
+            NO_GROUP => 0..0,
+            group => self.starts[2 * group as usize]..self.starts[2 * group as usize + 2],
+        }
+    }
+
+    /// The places of those that have a key.
+    fn with_key(&self, group: u32) -> Range<usize> {
+        match group {
+            NO_GROUP => 0..0,
+            group => self.starts[2 * group as usize]..self.starts[2 * group as usize + 1],
         }
     }
 
@@ -412,7 +455,9 @@ impl Order {
             Some(Values::Rows(values)) => values.size(),
             None => 0,
         };
-        values + self.groups.size() + size_of_val(self.rows.as_slice())
+        let numbers = self.numbers.keys().map(|key| key.len() + 32);
+        let starts = size_of_val(self.starts.as_slice());
+        values + numbers.sum::<usize>() + starts + size_of_val(self.rows.as_slice())
     }
 
     fn compare(&self, at: usize, others: &Values, other: usize) -> Ordering {
@@ -490,61 +535,24 @@ fn evaluated(e: &Expr, rows: &RecordBatch, failed: &mut Vec<usize>) -> Result<Ar
     Ok(concat(&each)?)
 }
 
-/// Values of the columns that are equal on both sides.
-#[derive(Debug, Default)]
-struct Groups {
-    numbers: HashMap<Vec<u8>, u32>,
-    /// By number, the place of the first row; and the place behind the last one.
-    starts: Vec<usize>,
-}
+/// The number of a group that no row is compared with.
+pub const NO_GROUP: u32 = u32::MAX;
 
-/// A row of which a column is NULL.
-const NO_GROUP: u32 = u32::MAX;
+/// Numbers of groups by the bytes of their values.
+type Numbers = HashMap<Vec<u8>, u32>;
 
-impl Groups {
-    /// The groups of the rows that have these columns, and the number of each row's.
-    fn of(columns: &[ArrayRef]) -> Result<(Groups, Vec<u32>)> {
-        let mut groups = Groups::default();
-        let mut of_row = vec![];
-        each_value(columns, |value| {
-            let next = groups.numbers.len() as u32;
-            of_row.push(match value {
-                None => NO_GROUP,
-                Some(value) => *groups.numbers.entry_ref(value).or_insert(next),
-            });
-        })?;
-        Ok((groups, of_row))
-    }
-
-    /// The groups of rows in order.
-    fn starting(mut self, of_rows: impl Iterator<Item = u32>) -> Groups {
-        let mut counts = vec![0; self.numbers.len() + 1];
-        if !self.numbers.is_empty() {
-            of_rows.for_each(|group| counts[group as usize + 1] += 1);
-        }
-        for at in 1..counts.len() {
-            counts[at] += counts[at - 1];
-        }
-        self.starts = counts;
-        self
-    }
-
-    /// The places of the rows that have the values of these columns.
-    fn ranges(&self, columns: &[ArrayRef]) -> Result<Vec<Range<usize>>> {
-        let mut ranges = vec![];
-        each_value(columns, |value| {
-            let group = value.and_then(|value| self.numbers.get(value));
-            let range =
-                |group: &u32| self.starts[*group as usize]..self.starts[*group as usize + 1];
-            ranges.push(group.map_or(0..0, range));
-        })?;
-        Ok(ranges)
-    }
-
-    fn size(&self) -> usize {
-        let keys = self.numbers.keys().map(|key| key.len() + 32);
-        keys.sum::<usize>() + size_of_val(self.starts.as_slice())
-    }
+/// A number for each combination of values of these columns, and each row's; [`NO_GROUP`]: one of them is NULL.
+fn numbered(columns: &[ArrayRef]) -> Result<(Numbers, Vec<u32>)> {
+    let mut numbers = Numbers::new();
+    let mut of_row = vec![];
+    each_value(columns, |value| {
+        let next = numbers.len() as u32;
+        of_row.push(match value {
+            None => NO_GROUP,
+            Some(value) => *numbers.entry_ref(value).or_insert(next),
+        });
+    })?;
+    Ok((numbers, of_row))
 }
 
 /// Calls `take` with the values of each row's columns as bytes that are equal if they are; `None`: one of them is NULL.

@@ -442,6 +442,63 @@ fn no_key() {
     random_cases(vec![], [DataType::Int64, DataType::Int64], 4);
 }
 
+/// Of so many rows of a key that what the condition compares is searched for.
+#[test]
+fn keys_of_many_rows() {
+    fn changes(rng: &mut ChaCha8Rng, inputs: &[Rows; 2]) -> Vec<(usize, Vec<(Row, i64)>)> {
+        let (mut pushes, mut live) = (vec![], inputs.clone());
+        for _ in 0..rng.random_range(1..4) {
+            let port = rng.random_range(0..2);
+            let mut number = |n: i64| match rng.random_range(0..12) {
+                0 => None,
+                _ => Some(rng.random_range(0..n)),
+            };
+            let mut row = || vec![number(2), number(30), number(2), number(3)];
+            let fresh: Vec<(Row, i64)> = (0..100).map(|_| (row(), 1)).collect();
+            let mut rows = fresh[..rng.random_range(1..100)].to_vec();
+            let old = live[port].iter().filter(|_| rng.random_bool(0.1));
+            rows.extend(old.map(|(row, diff)| (row.clone(), -diff)));
+            for (row, diff) in &rows {
+                add(&mut live[port], row.clone(), *diff);
+            }
+            pushes.push((port, rows));
+        }
+        pushes
+    }
+    let mut seed = 5000;
+    for kind in KINDS {
+        for filter in [Filter::Less, Filter::Between, Filter::Limit] {
+            for null_equals_null in [false, true] {
+                for (state_bytes_max, allowance) in
+                    [(usize::MAX, usize::MAX), (1, 500), (50_000, 7)]
+                {
+                    seed += 1;
+                    let case = Case {
+                        kind,
+                        on: vec![(0, 0)],
+                        types: vec![DataType::Int64, DataType::Int64],
+                        null_equals_null,
+                        filter,
+                        state_bytes_max,
+                        allowance,
+                    };
+                    println!("seed {seed}, {case:?}");
+                    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+                    let mut test = Test::new(case);
+                    for epoch in 1..=12 {
+                        let pushes = changes(&mut rng, &test.inputs);
+                        test.epoch(epoch, pushes);
+                        match rng.random_range(0..6) {
+                            0 => test.restart(),
+                            behind => test.commit(behind % 3),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Row values that don't change while a key's other side is replaced again and again.
 #[test]
 fn many_updates_of_one_key_keep_the_state_small() {
@@ -767,9 +824,9 @@ fn a_turn_is_bounded() {
                 }
                 turn(&mut out);
             }
-            // Without a key only those are looked at that the comparison allows.
-            let pairs = match (on.is_empty(), filter) {
-                (true, Filter::Less) => (4 * ROWS * ROWS * 2 / 5) as usize,
+            // Only those are looked at that the comparison allows.
+            let pairs = match filter {
+                Filter::Less => (4 * ROWS * ROWS * 2 / 5) as usize,
                 _ => (4 * ROWS * ROWS) as usize,
             };
             let all = filter == Filter::None && counts_alone;

@@ -1,8 +1,8 @@
 //! Pairs of a join: which pushed rows meet which indexed rows, and the columns of the result.
 //!
-//! With a key, each pushed row is paired with the list of its key. Without one, everything is paired with everything, unless the
-//! condition compares both sides ([`super::join_ranges`]); then the condition is evaluated on whole columns of one side and one repeated row of the other, which is
-//! several times cheaper than gathering both rows of every pair.
+//! With a key, each pushed row is paired with the list of its key. Without one, everything is paired with everything; the condition is evaluated on whole
+//! columns of one side and one repeated row of the other, which is several times cheaper than gathering both rows of every pair. Where the condition compares
+//! both sides, less needs to be looked at ([`super::join_ranges`]).
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::buffer::BooleanBuffer;
@@ -120,7 +120,13 @@ impl JoinOperator {
             let head = |slot: &u32| self.state.keys.slot(*slot).heads[other];
             let node = meeting.slots.first().map_or(NIL, head);
             let keyless = self.stored[LEFT].key_columns == 0;
-            meeting.place = if keyless && self.filter.is_some() {
+            let of_keys = match keyless {
+                true => None,
+                false => self.meeting_of_keys(&meeting.slots, other),
+            };
+            meeting.place = if let Some(meeting) = of_keys {
+                Place::Ranges(meeting)
+            } else if keyless && self.filter.is_some() {
                 let mut stored = Vec::new();
                 self.state.sides[other].store.collect(node, &mut stored);
                 match self.searches() {

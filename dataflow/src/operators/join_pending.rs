@@ -15,7 +15,8 @@ use arrow::array::UInt32Array;
 use tidemill_zset::{Delta, Diffs};
 
 use super::join::{JoinOperator, LEFT, PIECE_ROWS, Presence, RIGHT};
-use super::join_pairs::{Meeting, Pairs, retain};
+use super::join_pairs::{Meeting, Pairs, Rows, retain};
+use super::join_ranges::{GroupNumbers, RangeMeeting, is_worth_order};
 use super::join_rows::{Groups, NIL, RowStore, batch_of};
 use super::join_tasks::Task;
 use super::join_weights::{Weights, product};
@@ -81,6 +82,18 @@ struct WeightedPairs {
     weights: Weights,
 }
 
+impl WeightedPairs {
+    /// Takes a pair, if it changes.
+    fn push(&mut self, left: Entry, right: Entry) {
+        let weight = product(left.after, right.after) - product(left.before, right.before);
+        if weight != 0 {
+            self.pairs.probe.push(left.row);
+            self.pairs.build.push(right.row);
+            self.weights.push(weight);
+        }
+    }
+}
+
 /// Some keys that change on both sides, and how far their pairs have been gone through.
 pub(super) struct Joint {
     slots: Vec<u32>,
@@ -92,6 +105,47 @@ pub(super) struct Joint {
     at: usize,
     left: usize,
     right: usize,
+    /// Instead, where the condition compares both sides of so many pairs that this takes less.
+    searches: Vec<Search>,
+}
+
+/// Entries of both sides, of those keys that have so many.
+struct Search {
+    left: Vec<Entry>,
+    left_rows: Vec<u32>,
+    right: Vec<Entry>,
+    meeting: RangeMeeting,
+}
+
+impl Search {
+    /// All these entries of the left side with these of the right side, key by key.
+    fn of(sides: &[Entries; 2], is_wanted: [fn(&Entry) -> bool; 2]) -> Search {
+        let mut groups = GroupNumbers {
+            count: sides[LEFT].ends.len(),
+            ..GroupNumbers::default()
+        };
+        let mut entries = [vec![], vec![]];
+        for (side, entries) in entries.iter_mut().enumerate() {
+            let of_row = if side == LEFT {
+                &mut groups.own
+            } else {
+                &mut groups.stored
+            };
+            for at in 0..groups.count {
+                let wanted = sides[side].of(at).iter().filter(|e| is_wanted[side](e));
+                entries.extend(wanted.copied());
+                of_row.resize(entries.len(), at as u32);
+            }
+        }
+        let [left, right] = entries;
+        let rows = |entries: &[Entry]| entries.iter().map(|e| e.row).collect();
+        Search {
+            left_rows: rows(&left),
+            meeting: RangeMeeting::of_groups(rows(&right), groups),
+            left,
+            right,
+        }
+    }
 }
 
 impl Joint {
@@ -103,6 +157,27 @@ impl Joint {
             at: 0,
             left: 0,
             right: 0,
+            searches: vec![],
+        }
+    }
+
+    /// Plans to search for the pairs, if that takes less than looking at all.
+    fn plan_searches(&mut self, sides: &[Entries; 2]) {
+        let (mut pairs, mut rows) = (0, 0);
+        for at in 0..self.slots.len() {
+            let [left, right] = [LEFT, RIGHT].map(|side| sides[side].of(at));
+            let [l, r] =
+                [left, right].map(|entries| entries.iter().filter(|e| e.changed()).count());
+            pairs += l * right.len() + (left.len() - l) * r;
+            rows += left.len() + right.len();
+        }
+        if is_worth_order(pairs, rows) {
+            let unchanged = |e: &Entry| !e.changed();
+            self.searches = vec![
+                Search::of(sides, [Entry::changed, |_| true]),
+                Search::of(sides, [unchanged, Entry::changed]),
+            ];
+            self.at = self.slots.len();
         }
     }
 }
@@ -201,6 +276,7 @@ impl JoinOperator {
 
     /// Emits what changes for keys that change on both sides, and adds up their rows. False if the allowance didn't suffice.
     pub(super) fn emit_joint(&mut self, joint: &mut Joint, out: &mut Output) -> bool {
+        let begins = joint.sides.is_none();
         let sides = match joint.sides.take() {
             Some(sides) => sides,
             None => [LEFT, RIGHT].map(|side| {
@@ -209,6 +285,9 @@ impl JoinOperator {
                 entries
             }),
         };
+        if begins && self.emits_pairs() && self.searches() {
+            joint.plan_searches(&sides);
+        }
         if self.emits_pairs() && !self.joint_pairs(joint, &sides, out) {
             joint.sides = Some(sides);
             return false;
@@ -225,6 +304,12 @@ impl JoinOperator {
     /// The pairs from the place on that `joint` remembers.
     fn joint_pairs(&mut self, joint: &mut Joint, sides: &[Entries; 2], out: &mut Output) -> bool {
         let mut made = WeightedPairs::default();
+        while let Some(mut search) = joint.searches.pop() {
+            if !self.searched_pairs(&mut search, &mut made, out) {
+                joint.searches.push(search);
+                return false;
+            }
+        }
         let mut changed = Vec::new();
         while joint.at < joint.slots.len() {
             let (left, right) = (sides[LEFT].of(joint.at), sides[RIGHT].of(joint.at));
@@ -235,13 +320,7 @@ impl JoinOperator {
                 let rest = &partners[joint.right..];
                 let looked_at = rest.len().min(out.allowance);
                 for r in &rest[..looked_at] {
-                    let weight = product(l.after, r.after) - product(l.before, r.before);
-                    if weight == 0 {
-                        continue;
-                    }
-                    made.pairs.probe.push(l.row);
-                    made.pairs.build.push(r.row);
-                    made.weights.push(weight);
+                    made.push(*l, *r);
                     if made.weights.each.len() == PIECE_ROWS {
                         self.emit_joint_pairs(&mut made, out);
                     }
@@ -259,6 +338,26 @@ impl JoinOperator {
         }
         self.emit_joint_pairs(&mut made, out);
         true
+    }
+
+    /// The pairs that a search finds. False if the allowance didn't suffice.
+    fn searched_pairs(
+        &mut self,
+        search: &mut Search,
+        made: &mut WeightedPairs,
+        out: &mut Output,
+    ) -> bool {
+        let mut found = Pairs::default();
+        let mut left = true;
+        while left && !out.is_spent() {
+            let rows = (LEFT, Rows::Stored(&search.left_rows));
+            left = search.meeting.next(self, rows, &mut found, out);
+            for (l, r) in found.probe.drain(..).zip(found.build.drain(..)) {
+                made.push(search.left[l as usize], search.right[r as usize]);
+            }
+            self.emit_joint_pairs(made, out);
+        }
+        !left
     }
 
     /// Emits those pairs that pass the filter, and empties the list.

@@ -9,7 +9,7 @@ use tidemill_zset::{Delta, Diffs};
 
 use super::join::{DIRTY, JoinOperator, LEFT, PIECE_ROWS, Presence, RIGHT, SHOWN};
 use super::join_pairs::{Pairs, Rows};
-use super::join_ranges::RangeMeeting;
+use super::join_ranges::{RangeMeeting, STORED_ROWS, is_worth_order};
 use super::join_rows::batch_of;
 use crate::operator::Output;
 use crate::plan::JoinKind;
@@ -221,7 +221,8 @@ impl JoinOperator {
                 rows
             };
             let rows = [of(LEFT), of(RIGHT)];
-            let counted = match self.searches() {
+            let [left, right] = rows.each_ref().map(Vec::len);
+            let counted = match self.searches() && is_worth_order(left * right, left + right) {
                 true => self.restore_ranges(restore, &rows, out),
                 false => self.restore_pairs(restore, &rows, out),
             };
@@ -276,12 +277,13 @@ impl JoinOperator {
         out: &mut Output,
     ) -> bool {
         while restore.row < left.len() {
-            let to = left.len().min(restore.row + PIECE_ROWS);
+            let to = left.len().min(restore.row + STORED_ROWS);
             let own = &left[restore.row..to];
             let meeting = restore.ranges.take();
             let mut meeting = meeting.unwrap_or_else(|| RangeMeeting::new(right.clone()));
             let mut pairs = Pairs::default();
             while meeting.next(self, (LEFT, Rows::Stored(own)), &mut pairs, out) {
+                meeting.number(&mut pairs);
                 let numbers = pairs.probe.iter_mut();
                 numbers.for_each(|place| *place = own[*place as usize]);
                 if meeting.is_filtered() {

@@ -1,8 +1,11 @@
-//! Pairs of a join without a key whose condition compares both sides ([`RangeCondition`]): the pushed rows meet only those that the
-//! comparisons allow, piece of the other side by piece.
+//! Pairs of a join whose condition compares both sides ([`RangeCondition`](crate::ranges::RangeCondition)): the pushed rows meet only those that the
+//! comparisons allow, piece of the other side by piece. With a key, where looking at all pairs of its rows takes longer.
 
 use std::ops::Range;
 use std::sync::Arc;
+
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 
 use super::join::{JoinOperator, LEFT, PIECE_ROWS, RIGHT};
 use super::join_filter::PairFilter;
@@ -12,12 +15,21 @@ use crate::operator::Output;
 use crate::ranges::{FEW_ROWS, Order};
 
 /// Rows of the other side that are put in order, or searched for, together.
-const STORED_ROWS: usize = 64 * 1024;
+pub(super) const STORED_ROWS: usize = 64 * 1024;
+/// Putting a row in order, or searching for it, takes as long as looking at so many pairs.
+const PAIRS_PER_ROW: usize = 8;
+
+/// Whether looking at so many pairs takes longer than putting the `rows` that they are of in order.
+pub(super) fn is_worth_order(pairs: usize, rows: usize) -> bool {
+    pairs > rows.saturating_mul(PAIRS_PER_ROW)
+}
 
 /// Rows of one side that meet the other, and how far they have come.
 pub(super) struct RangeMeeting {
     /// The rows of the other side.
     stored: Vec<u32>,
+    /// Which of them meet which; `None`: all do.
+    groups: Option<GroupNumbers>,
     /// The first one of the next piece.
     from: usize,
     /// The side's own rows in order, if they are searched.
@@ -31,8 +43,17 @@ struct Found {
     pairs: Candidate,
     /// Whether the condition must be evaluated.
     filtered: bool,
-    /// The piece of the other side, by row number.
-    piece: Vec<u32>,
+    /// The first row of the piece of the other side.
+    from: usize,
+}
+
+/// The group of each row: those of one meet each other.
+#[derive(Default)]
+pub(super) struct GroupNumbers {
+    pub own: Vec<u32>,
+    pub stored: Vec<u32>,
+    /// How many groups there are.
+    pub count: usize,
 }
 
 enum Candidate {
@@ -43,10 +64,37 @@ enum Candidate {
 }
 
 impl JoinOperator {
-    /// Whether the condition compares both sides of a join without a key.
+    /// Whether the condition compares both sides.
     pub(super) fn searches(&self) -> bool {
-        let keyless = self.stored[LEFT].key_columns == 0;
-        keyless && self.filter.as_ref().is_some_and(|f| f.range.is_some())
+        self.filter.as_ref().is_some_and(|f| f.range.is_some())
+    }
+
+    /// Rows of these keys with the rows of the `other` side that have the same; `None`: all pairs are better looked at.
+    pub(super) fn meeting_of_keys(&self, slots: &[u32], other: usize) -> Option<RangeMeeting> {
+        if !self.searches() || slots.len() <= PAIRS_PER_ROW {
+            return None;
+        }
+        let mut numbers: HashMap<u32, u32> = HashMap::new();
+        let (mut groups, mut stored) = (GroupNumbers::default(), vec![]);
+        let (mut lengths, mut pairs) = (vec![], 0);
+        for slot in slots {
+            let group = match numbers.entry(*slot) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(new) => {
+                    let (group, before) = (lengths.len() as u32, stored.len());
+                    let head = self.state.keys.slot(*slot).heads[other];
+                    self.state.sides[other].store.collect(head, &mut stored);
+                    groups.stored.resize(stored.len(), group);
+                    lengths.push(stored.len() - before);
+                    *new.insert(group)
+                }
+            };
+            groups.own.push(group);
+            pairs += lengths[group as usize];
+        }
+        groups.count = lengths.len();
+        is_worth_order(pairs, slots.len() + stored.len())
+            .then(|| RangeMeeting::of_groups(stored, groups))
     }
 
     /// Pairs of the pushed rows with the rows of the other side that the condition's comparisons allow. False if the allowance
@@ -73,6 +121,7 @@ impl JoinOperator {
                 &mut pairs,
                 out,
             );
+            ranges.number(&mut pairs);
             if ranges.is_filtered() {
                 self.apply_filter(port, Some(delta), &mut pairs, out);
             }
@@ -88,9 +137,18 @@ impl RangeMeeting {
     pub fn new(stored: Vec<u32>) -> Self {
         RangeMeeting {
             stored,
+            groups: None,
             from: 0,
             order: None,
             found: None,
+        }
+    }
+
+    /// The same where rows meet only those of their group.
+    pub fn of_groups(stored: Vec<u32>, groups: GroupNumbers) -> Self {
+        RangeMeeting {
+            groups: Some(groups),
+            ..RangeMeeting::new(stored)
         }
     }
 
@@ -104,7 +162,14 @@ impl RangeMeeting {
         self.found.as_ref().is_some_and(|found| found.filtered)
     }
 
-    /// Appends some candidates to `pairs`: places in the rows `own` of a side, and row numbers of the other side. False if they were the last.
+    /// Makes the places of the rows of the other side their numbers.
+    pub fn number(&self, pairs: &mut Pairs) {
+        for row in &mut pairs.build {
+            *row = self.stored[*row as usize];
+        }
+    }
+
+    /// Appends some candidates to `pairs`: places in the rows `own` of a side, and in those of the other side. False if there were none left.
     pub fn next(
         &mut self,
         join: &mut JoinOperator,
@@ -141,8 +206,9 @@ impl RangeMeeting {
         own: (usize, Rows),
         out: &mut Output,
     ) -> Found {
-        let to = self.stored.len().min(self.from + STORED_ROWS);
-        let piece = self.stored[self.from..to].to_vec();
+        let from = self.from;
+        let to = self.stored.len().min(from + STORED_ROWS);
+        let piece = &self.stored[from..to];
         self.from = to;
         let (port, rows) = own;
         let range = filter.range.as_ref().expect("the caller has looked");
@@ -150,7 +216,7 @@ impl RangeMeeting {
             let rows = if side == port {
                 rows
             } else {
-                Rows::Stored(&piece)
+                Rows::Stored(piece)
             };
             let arrays = join.condition_arrays(side, rows, &filter.columns);
             batch_of(&filter.sides[side], arrays, rows.len())
@@ -161,28 +227,45 @@ impl RangeMeeting {
         let [searched, probing] = sides;
         out.spend(searched.num_rows() + probing.num_rows());
         const EVALUATED: &str = "comparisons of one type";
-        if self.order.is_none() && probing.num_rows() <= FEW_ROWS {
+        let few = probing.num_rows() <= FEW_ROWS;
+        if few && self.order.is_none() && self.groups.is_none() {
             let mut each = vec![];
             let add = |row, at| each.push((row as u32, at as u32));
             let all = range.scan(&searched, &probing, add).expect(EVALUATED);
             return Found {
                 filtered: all || !range.is_whole(),
                 pairs: Candidate::Each(each),
-                piece,
+                from,
             };
         }
-        let order = match &self.order {
-            Some(order) => Arc::clone(order),
-            None => Arc::new(range.order(&searched).expect(EVALUATED)),
+        let searches_own = range.searched() == port;
+        let groups = self.groups.as_ref().map(|groups| {
+            let (own, stored) = (groups.own.as_slice(), &groups.stored[from..to]);
+            match searches_own {
+                true => (own, stored, groups.count),
+                false => (stored, own, groups.count),
+            }
+        });
+        let order = match (&self.order, groups) {
+            (Some(order), _) => Arc::clone(order),
+            (None, None) => Arc::new(range.order(&searched).expect(EVALUATED)),
+            (None, Some((of_row, _, count))) => {
+                let order = range.order_of_groups(&searched, of_row, count);
+                Arc::new(order.expect(EVALUATED))
+            }
         };
-        if range.searched() == port {
+        if searches_own {
             self.order = Some(Arc::clone(&order));
         }
-        let found = range.candidates(&order, &probing).expect(EVALUATED);
+        let found = match groups {
+            None => range.candidates(&order, &probing),
+            Some((_, of_row, _)) => range.candidates_of_groups(&order, &probing, of_row),
+        };
+        let found = found.expect(EVALUATED);
         Found {
             filtered: found.are_all || !range.is_whole(),
             pairs: Candidate::Ranges(0, found.ranges, order),
-            piece,
+            from,
         }
     }
 }
@@ -208,7 +291,7 @@ impl Found {
             let mut give = |row: u32, at: u32| {
                 let (own, stored) = if searches_own { (at, row) } else { (row, at) };
                 to.probe.push(own);
-                to.build.push(self.piece[stored as usize]);
+                to.build.push(self.from as u32 + stored);
             };
             match &mut self.pairs {
                 Candidate::Each(pairs) => {
