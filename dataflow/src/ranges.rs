@@ -423,6 +423,18 @@ impl Order {
         &self.rows
     }
 
+    /// Whether more than `most` rows that are compared with each other have the same key.
+    pub fn has_equal(&self, most: usize) -> bool {
+        let Some(values) = &self.values else {
+            return self.rows.len() > most;
+        };
+        let is_equal = |at: usize| self.compare(at - most, values, self.value_at(at)).is_eq();
+        let parts = self.starts.windows(2);
+        parts
+            .into_iter()
+            .any(|part| (part[0] + most..part[1]).any(is_equal))
+    }
+
     /// Of the places in `range`, which come directly after `place`, or before it if they are gone through backwards, those of an equal key.
     pub fn equal_within(
         &self,

@@ -109,11 +109,19 @@ fn below_extreme(node: &Plan, aggregate: &AggregateExec) -> Result<Option<Plan>>
     if by.is_empty() || !drops_none || !extremes.all(|e| e == Some((key, descending))) {
         return Ok(None);
     }
-    let first = First {
-        rows: 1,
-        descending,
+    // They are equal in all that is wanted of them.
+    let ties = Some(vec![]);
+    let sought = Sought {
+        by,
+        key,
+        first: First {
+            rows: 1,
+            descending,
+            ties,
+        },
+        rows: Rows::Unordered,
     };
-    let below = above_join(aggregate.input(), by, key, first, Rows::Unordered)?;
+    let below = sought.above_join(aggregate.input())?;
     below.map(|below| over(node, below)).transpose()
 }
 
@@ -241,12 +249,12 @@ fn above_window(node: &Plan, column: usize, rows: usize) -> Result<Option<Plan>>
     };
     let same = |e: &Arc<dyn WindowExpr>| {
         let same_rows = e.partition_by() == function.partition_by();
-        ranks(e) && same_rows && e.order_by() == function.order_by()
+        numbers(e).is_some() && same_rows && e.order_by() == function.order_by()
     };
     // What a partition is of is the same for all its rows.
     let own = |e: &&PhysicalSortExpr| !function.partition_by().contains(&e.expr);
-    let first = function.order_by().iter().find(own);
-    let Some(first) = first.filter(|_| functions.iter().all(same)) else {
+    let mut order = function.order_by().iter().filter(own);
+    let Some(first) = order.next().filter(|_| functions.iter().all(same)) else {
         return Ok(None);
     };
     let column = |e: &Arc<dyn PhysicalExpr>| Some(e.downcast_ref::<Column>()?.index());
@@ -254,20 +262,33 @@ fn above_window(node: &Plan, column: usize, rows: usize) -> Result<Option<Plan>>
     let (Some(by), Some(key)) = (by.collect::<Option<Vec<_>>>(), column(&first.expr)) else {
         return Ok(None);
     };
-    let first = First {
-        rows,
-        descending: first.options.descending,
+    let ties = order.map(|e| Some((column(&e.expr)?, e.options)));
+    // Rows of one rank are all there.
+    let ties = match functions.iter().all(|e| numbers(e) == Some("row_number")) {
+        true => ties.collect(),
+        false => None,
     };
-    let below = above_join(input, by, key, first, Rows::Unsorted)?;
+    let sought = Sought {
+        by,
+        key,
+        first: First {
+            rows,
+            descending: first.options.descending,
+            ties,
+        },
+        rows: Rows::Unsorted,
+    };
+    let below = sought.above_join(input)?;
     below.map(|below| over(node, below)).transpose()
 }
 
-/// Whether the function numbers rows by those before them.
-fn ranks(e: &Arc<dyn WindowExpr>) -> bool {
+/// The function's name, if it numbers rows by those before them.
+fn numbers(e: &Arc<dyn WindowExpr>) -> Option<&str> {
     let e = e.as_any().downcast_ref::<StandardWindowExpr>();
     let function = e.map(StandardWindowExpr::get_standard_func_expr);
     let function = function.and_then(|f| f.as_any().downcast_ref::<WindowUDFExpr>());
-    function.is_some_and(|f| matches!(f.fun().name(), "row_number" | "rank"))
+    let name = function.map(|f| f.fun().name());
+    name.filter(|name| matches!(*name, "row_number" | "rank"))
 }
 
 /// What is wanted of the rows of a node.
@@ -281,55 +302,74 @@ enum Rows {
     Unordered,
 }
 
-/// The node above a join of whose rows the first ones in the order of column `key` are wanted for each value of the columns `by`.
-fn above_join(
-    node: &Plan,
+/// For each value of the columns `by` the first rows in the order of column `key`.
+struct Sought {
     by: Vec<usize>,
     key: usize,
     first: First,
     rows: Rows,
-) -> Result<Option<Plan>> {
-    let join = match rows {
-        Rows::Unsorted => None,
-        Rows::Sorted | Rows::Unordered => RangeJoinExec::giving_first(node, &by, key, first)?,
-    };
-    if let Some(join) = join {
-        return Ok(Some(Arc::new(join)));
+}
+
+impl Sought {
+    /// The same of rows below, of which `below` gives the columns; `None`: it isn't among these.
+    fn below(&self, below: impl Fn(usize) -> Option<usize>) -> Option<Sought> {
+        let tie = |(column, options): &(usize, _)| Some((below(*column)?, *options));
+        let ties = self.first.ties.as_ref();
+        Some(Sought {
+            by: self.by.iter().map(|c| below(*c)).collect::<Option<_>>()?,
+            key: below(self.key)?,
+            first: First {
+                ties: ties.and_then(|ties| ties.iter().map(tie).collect()),
+                ..self.first
+            },
+            rows: self.rows,
+        })
     }
-    // Its rows without a match have no value.
-    if let Some(outer) = Outer::of(node).filter(|_| rows == Rows::Unordered) {
-        let by = by.iter().map(|column| outer.of_matches(*column));
-        let (Some(by), (true, key)) = (by.collect::<Option<Vec<_>>>(), outer.column(key)) else {
+
+    /// The node above a join of whose rows no more than these are needed.
+    fn above_join(self, node: &Plan) -> Result<Option<Plan>> {
+        let join = match self.rows {
+            Rows::Unsorted => None,
+            _ => RangeJoinExec::giving_first(node, &self.by, self.key, &self.first)?,
+        };
+        if let Some(join) = join {
+            return Ok(Some(Arc::new(join)));
+        }
+        // Its rows without a match have no value.
+        if let Some(outer) = Outer::of(node).filter(|_| self.rows == Rows::Unordered) {
+            let (of_matches, _) = outer.column(self.key);
+            let below = self.below(|column| outer.of_matches(column));
+            let below = match below.filter(|_| of_matches) {
+                Some(below) => below.above_join(outer.matched())?,
+                None => None,
+            };
+            return below.map(|below| outer.over(node, below)).transpose();
+        }
+        let [input] = node.children()[..] else {
             return Ok(None);
         };
-        let below = above_join(outer.matched(), by, key, first, rows)?;
-        return below.map(|below| outer.over(node, below)).transpose();
+        let sorts = node.downcast_ref::<SortExec>();
+        let passes = passes_all(node) || sorts.is_some_and(|s| s.fetch().is_none());
+        let below = if passes {
+            let rows = match self.rows {
+                Rows::Unsorted if sorts.is_some() => Rows::Sorted,
+                rows => rows,
+            };
+            Sought { rows, ..self }.above_join(input)?
+        } else if let Some(projection) = node.downcast_ref::<ProjectionExec>() {
+            let below = self.below(|column| {
+                let e = &projection.expr()[column].expr;
+                Some(e.downcast_ref::<Column>()?.index())
+            });
+            match below {
+                Some(below) => below.above_join(input)?,
+                None => None,
+            }
+        } else {
+            None
+        };
+        below.map(|below| over(node, below)).transpose()
     }
-    let [input] = node.children()[..] else {
-        return Ok(None);
-    };
-    let sorts = node.downcast_ref::<SortExec>();
-    let passes = passes_all(node) || sorts.is_some_and(|s| s.fetch().is_none());
-    let below = if passes {
-        let rows = match rows {
-            Rows::Unsorted if sorts.is_some() => Rows::Sorted,
-            rows => rows,
-        };
-        above_join(input, by, key, first, rows)?
-    } else if let Some(projection) = node.downcast_ref::<ProjectionExec>() {
-        let below = |column: &usize| {
-            let e = &projection.expr()[*column].expr;
-            Some(e.downcast_ref::<Column>()?.index())
-        };
-        let by = by.iter().map(below).collect::<Option<Vec<_>>>();
-        match (by, below(&key)) {
-            (Some(by), Some(key)) => above_join(input, by, key, first, rows)?,
-            _ => None,
-        }
-    } else {
-        None
-    };
-    below.map(|below| over(node, below)).transpose()
 }
 
 /// The node over another input.

@@ -22,7 +22,7 @@ use datafusion::physical_plan::{
 use datafusion_common::tree_node::Transformed;
 use datafusion_common::{JoinSide, JoinType, NullEquality, Result, internal_err};
 use datafusion_physical_expr::PhysicalExpr;
-use tidemill_dataflow::ranges::{RangeCondition, Wanted};
+use tidemill_dataflow::ranges::{self, RangeCondition, Wanted};
 
 use super::can_fail;
 use super::in_order::InOrderExpr;
@@ -89,24 +89,44 @@ impl RangeJoinExec {
         given.join(node, None)
     }
 
-    /// The join that `node` is, if it can be one that gives, for each value of the columns `by`, the first rows in the order of column `key`.
+    /// The join that `node` is, if it can be one that gives, for each value of the columns `by`, the first rows in the order of column `key`. `first` is over
+    /// its columns.
     pub(super) fn giving_first(
         node: &Plan,
         by: &[usize],
         key: usize,
-        first: First,
+        first: &First,
     ) -> Result<Option<RangeJoinExec>> {
-        let Some(given) = Given::of(node).filter(|given| given.kind == JoinType::Inner) else {
+        let Some(given) = Given::of(node).filter(|_| !is_ordered(node)) else {
             return Ok(None);
         };
-        if is_ordered(node) {
-            return Ok(None);
-        }
         let columns = given.columns();
         let key = (side(&columns[key]), columns[key].index);
-        if by.iter().any(|c| side(&columns[*c]) == key.0) {
+        // All rows of the probing side may be there without a match, those of the searched side may not.
+        let gives = match given.kind {
+            JoinType::Inner => true,
+            JoinType::Left => key.0 == 1,
+            JoinType::Right => key.0 == 0,
+            _ => false,
+        };
+        if !gives || by.iter().any(|c| side(&columns[*c]) == key.0) {
             return Ok(None);
         }
+        let schema = given.inputs[key.0].schema();
+        let is_exact = |column: usize| {
+            let data_type = schema.field(column).data_type();
+            ranges::is_ordered(data_type) && !data_type.is_floating()
+        };
+        let ties = first.ties.as_ref().map(|ties| {
+            let ties = ties.iter().map(|(c, options)| (&columns[*c], *options));
+            // The others are the same for all pairs of a probing row.
+            let own = ties.filter(|(column, _)| side(column) == key.0);
+            own.map(|(column, options)| (column.index, options))
+                .collect::<Vec<_>>()
+        });
+        let all = |ties: &Vec<(usize, _)>| ties.iter().all(|(column, _)| is_exact(*column));
+        let ties = ties.filter(|ties| is_exact(key.1) && all(ties));
+        let first = First { ties, ..*first };
         given.join(node, Some((key, first)))
     }
 
@@ -226,8 +246,8 @@ impl Given<'_> {
         let indices = filter.column_indices();
         let side_of = |column: usize| (side(&indices[column]), indices[column].index);
         let fails = |e: &Arc<dyn PhysicalExpr>| can_fail(e).unwrap_or(true);
-        let searched = match (first, Kind::from(self.kind)) {
-            (Some(((side, column), _)), _) => Wanted::Column(side, column),
+        let searched = match (&first, Kind::from(self.kind)) {
+            (Some(((side, column), _)), _) => Wanted::Column(*side, *column),
             // One match of a row that probes is enough.
             (None, Kind::Rows(side, _)) => Wanted::Side(1 - side),
             (None, Kind::Pairs(_)) => Wanted::Side(0),

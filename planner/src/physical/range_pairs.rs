@@ -10,7 +10,9 @@ use arrow::array::{
     Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array,
 };
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{prep_null_mask_filter, take};
+use arrow::compute::{
+    SortColumn, SortOptions, lexsort_to_indices, prep_null_mask_filter, take, take_record_batch,
+};
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_plan::joins::utils::ColumnIndex;
 use datafusion_common::utils::memory::get_record_batch_memory_size;
@@ -39,13 +41,19 @@ pub(super) struct Join {
     pub first: Option<First>,
 }
 
-/// The first pairs of each row in the order of the value that is searched by; those that are equal in it to the last of them, too.
-#[derive(Clone, Copy, Debug)]
+/// The first pairs of each row in the order of the value that is searched by.
+#[derive(Clone, Debug)]
 pub(super) struct First {
     pub rows: usize,
     /// The greatest values come first.
     pub descending: bool,
+    /// Of pairs that are equal in it, which come first: by columns of the searched side. `None`: that isn't known, and those that are equal to the last
+    /// of them are wanted, too.
+    pub ties: Option<Vec<(usize, SortOptions)>>,
 }
+
+/// Of more rows with equal values those that come first are found by putting all in order.
+const EQUAL_ROWS_MAX: usize = 16;
 
 /// What a join gives.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -106,6 +114,8 @@ pub(super) struct Searched {
     order: Arc<Order>,
     /// Whether the rows are in the order of what is searched by; else they are as they came, and each is looked at.
     in_order: bool,
+    /// Those that are equal in it are in the order of [`First::ties`].
+    ties_in_order: bool,
     /// By row: it has a match. Empty if nobody wants to know.
     matched: Vec<bool>,
     /// By place in the order: how many more, or fewer, probing rows match the row there than the one before.
@@ -121,13 +131,28 @@ impl fmt::Debug for Searched {
 impl Searched {
     /// Rows in order.
     pub fn in_order(rows: RecordBatch, join: &Join) -> Result<Searched> {
-        let order = join.range.order(&rows)?;
-        Ok(Searched::new(rows, Arc::new(order), true, join))
+        let mut order = join.range.order(&rows)?;
+        let ties = join.first.as_ref().and_then(|first| first.ties.as_ref());
+        let mut rows = rows;
+        let by_ties = ties.filter(|_| order.has_equal(EQUAL_ROWS_MAX));
+        if let Some(ties) = by_ties.filter(|ties| !ties.is_empty()) {
+            // Rows that are equal in its value it leaves as they are.
+            rows = join.by_ties(ties, &rows)?;
+            order = join.range.order(&rows)?;
+        }
+        Ok(Searched {
+            ties_in_order: by_ties.is_some(),
+            ..Searched::new(rows, Arc::new(order), true, join)
+        })
     }
 
     /// The same rows, none of which has a match.
     pub fn anew(&self, join: &Join) -> Searched {
-        Searched::new(self.rows.clone(), self.order.clone(), self.in_order, join)
+        let rows = Searched::new(self.rows.clone(), self.order.clone(), self.in_order, join);
+        Searched {
+            ties_in_order: self.ties_in_order,
+            ..rows
+        }
     }
 
     fn new(rows: RecordBatch, order: Arc<Order>, in_order: bool, join: &Join) -> Searched {
@@ -139,6 +164,7 @@ impl Searched {
             rows,
             order,
             in_order,
+            ties_in_order: false,
         }
     }
 
@@ -172,6 +198,8 @@ pub(super) struct Probe {
     filtered: bool,
     /// Per row, the matches.
     found: Vec<usize>,
+    /// Where these are counted anew with other searched rows: per row, whether it has had one before.
+    matched: Vec<bool>,
     /// So many per row are enough.
     wanted: usize,
     /// The row whose candidates are next, and how many of a row are looked at in this round.
@@ -187,6 +215,7 @@ impl Probe {
             listed: vec![],
             filtered: false,
             found: vec![0; rows.num_rows()],
+            matched: vec![],
             wanted: usize::MAX,
             at: 0,
             round: usize::MAX,
@@ -196,7 +225,10 @@ impl Probe {
 
     /// The rows that are in the result besides pairs, once all that match are known.
     pub fn alone(self, join: &Join) -> Alone {
-        let matched = self.found.iter().map(|found| *found > 0).collect();
+        let before = |row: usize| self.matched.get(row).is_some_and(|matched| *matched);
+        let found = self.found.iter().enumerate();
+        let matched = found.map(|(row, found)| *found > 0 || before(row));
+        let matched = matched.collect();
         Alone::new(1 - join.searched_side(), self.rows, matched)
     }
 
@@ -300,6 +332,21 @@ impl Join {
         Ok(Searched::new(rows, Arc::new(order), false, self))
     }
 
+    /// Rows of the searched side in an order in which those with equal values come first that are wanted first: as they are gone through, forwards or
+    /// backwards.
+    fn by_ties(&self, ties: &[(usize, SortOptions)], rows: &RecordBatch) -> Result<RecordBatch> {
+        let backwards = self.first.as_ref().is_some_and(|first| first.descending);
+        let columns = ties.iter().map(|(column, options)| SortColumn {
+            values: rows.column(*column).clone(),
+            options: Some(match backwards {
+                true => SortOptions::new(!options.descending, !options.nulls_first),
+                false => *options,
+            }),
+        });
+        let order = lexsort_to_indices(&columns.collect::<Vec<_>>(), None)?;
+        Ok(take_record_batch(rows, &order)?)
+    }
+
     /// Begins to compare rows of both sides.
     pub fn begin(&self, searched: &mut Searched, probe: &mut Probe) -> Result<()> {
         (probe.at, probe.ranges, probe.listed) = (0, vec![], vec![]);
@@ -316,7 +363,7 @@ impl Join {
             }
         };
         probe.filtered = are_all || !self.range.is_whole();
-        probe.wanted = match (self.kind, self.first) {
+        probe.wanted = match (self.kind, &self.first) {
             (Kind::Rows(side, _), _) if side != self.searched_side() => 1,
             (Kind::Pairs(_), Some(first)) if !are_all && searched.in_order => first.rows,
             _ => usize::MAX,
@@ -340,7 +387,10 @@ impl Join {
             known.for_each(|(_, range)| *range = 0..0);
         }
         if self.first.is_some() {
-            probe.found.fill(0);
+            probe.matched.resize(probe.found.len(), false);
+            for (matched, found) in probe.matched.iter_mut().zip(&mut probe.found) {
+                *matched |= std::mem::take(found) > 0;
+            }
         }
         Ok(())
     }
@@ -352,7 +402,7 @@ impl Join {
         probe: &mut Probe,
         ready: &mut VecDeque<RecordBatch>,
     ) -> Result<bool> {
-        let (mut rows, mut places) = probe.next(self.first.is_some_and(|f| f.descending));
+        let (mut rows, mut places) = probe.next(self.first.as_ref().is_some_and(|f| f.descending));
         if let Kind::Rows(side, _) = self.kind
             && side == self.searched_side()
         {
@@ -390,10 +440,12 @@ impl Join {
             probe.found[row] += 1;
             let range = probe.ranges.get_mut(row);
             if let Some(range) = range.filter(|_| probe.found[row] == probe.wanted) {
-                *range = match self.first {
+                *range = match &self.first {
                     // Others may come first by what the rows are ordered by besides.
-                    Some(first) => order.equal_within(range, *place, first.descending),
-                    None => 0..0,
+                    Some(first) if !searched.ties_in_order => {
+                        order.equal_within(range, *place, first.descending)
+                    }
+                    _ => 0..0,
                 };
             }
         }

@@ -317,7 +317,7 @@ impl Work {
 
     /// Whether the order of rows with so many different values is worth nothing; `are_all`: no others follow.
     fn few_are_same(&self, values: usize, rows: usize, are_all: bool) -> bool {
-        match (self.join.first, are_all) {
+        match (&self.join.first, are_all) {
             (Some(_), _) => values * 4 > rows * 3,
             (None, true) => values * SAME_ROWS_MIN > rows,
             (None, false) => values * SAME_ROWS_MIN_TOLD > rows,
