@@ -2,9 +2,11 @@
 
 mod support;
 
+use std::collections::HashSet;
+
 use support::data::Tables;
 use support::front;
-use tidemill_dataflow::plan::{Neighbourhood, Node, Op, OrderBy, Reach};
+use tidemill_dataflow::plan::{Classes, Neighbourhood, Node, Op, OrderBy, Reach};
 use tidemill_planner::SqlError;
 use tidemill_planner::compile::CompiledView;
 
@@ -379,4 +381,31 @@ fn joins_of_which_the_nearest_rows_are_wanted_are_known() {
     ] {
         assert_eq!(matches(sql), known, "{sql}");
     }
+}
+
+#[test]
+fn copies_of_a_part_are_equal() {
+    // Each links to the one before twice, and has an expression that occurs twice in it.
+    let mut sql =
+        "WITH c0 AS (SELECT customer AS k, sum(id) AS v FROM orders GROUP BY customer)".to_owned();
+    for link in 1..=4 {
+        sql += &format!(
+            ", c{link} AS (SELECT a.k, max(a.v - coalesce(b.v, 0)) + {link} AS v FROM c{0} a LEFT JOIN c{0} b ON a.k = b.k + 1 GROUP BY a.k)",
+            link - 1
+        );
+    }
+    sql += " SELECT k, v FROM c4";
+    let view = compile(&sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    fn joins<'n>(node: &'n Node, met: &mut Vec<&'n Node>) {
+        if let Op::Join { .. } = node.op {
+            met.push(node);
+        }
+        node.inputs.iter().for_each(|input| joins(input, met));
+    }
+    let mut all = vec![];
+    joins(&view.plan.root, &mut all);
+    assert_eq!(all.len(), 15, "one, two, four and eight of them");
+    let classes = Classes::of(&view.plan.root);
+    let different: HashSet<usize> = all.iter().map(|node| classes.class(node)).collect();
+    assert_eq!(different.len(), 4);
 }

@@ -11,7 +11,7 @@
 //!    those of which each row's first matches are wanted keep no pairs ([`nearest`], [`extremes`]).
 //! 4. What no operator does goes to the general operator, over the smallest subtree and, where the plan
 //!    has one, keyed: [`recompute`].
-//! 5. JSON members are taken of each value together ([`members`]).
+//! 5. Columns that the optimiser has made have names that copies of a part share ([`common`]), and JSON members are taken of each value together ([`members`]).
 //!
 //! The invariant between the steps is [`Piece`]: the columns of a node are those of the logical plan it came
 //! from, at the same positions, and possibly further ones behind them that nobody above names.
@@ -21,6 +21,7 @@
 
 mod aggregate;
 mod collate;
+mod common;
 pub(crate) mod decorrelate;
 mod distinct;
 pub(crate) mod expr;
@@ -122,7 +123,7 @@ pub fn compile(
     let mut compiler = Compiler::new(resolve);
     let piece = compiler.piece(&optimised)?;
     let mut piece = compiler.conform(piece, columns)?;
-    piece.node = members::together(piece.node);
+    piece.node = members::together(common::by_place(piece.node));
     Ok(CompiledView {
         append_only: piece.node.append_only,
         unique: piece.unique,
