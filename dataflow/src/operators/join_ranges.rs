@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
 
 use super::join::{JoinOperator, LEFT, PIECE_ROWS, RIGHT};
 use super::join_filter::PairFilter;
@@ -75,24 +74,29 @@ impl JoinOperator {
             return None;
         }
         let mut numbers: HashMap<u32, u32> = HashMap::new();
-        let (mut groups, mut stored) = (GroupNumbers::default(), vec![]);
-        let (mut lengths, mut pairs) = (vec![], 0);
+        let (mut groups, mut of_group) = (GroupNumbers::default(), vec![]);
         for slot in slots {
-            let group = match numbers.entry(*slot) {
-                Entry::Occupied(known) => *known.get(),
-                Entry::Vacant(new) => {
-                    let (group, before) = (lengths.len() as u32, stored.len());
-                    let head = self.state.keys.slot(*slot).heads[other];
-                    self.state.sides[other].store.collect(head, &mut stored);
-                    groups.stored.resize(stored.len(), group);
-                    lengths.push(stored.len() - before);
-                    *new.insert(group)
-                }
-            };
+            let next = of_group.len() as u32;
+            let group = *numbers.entry(*slot).or_insert(next);
+            match group == next {
+                true => of_group.push((*slot, 1)),
+                false => of_group[group as usize].1 += 1,
+            }
             groups.own.push(group);
-            pairs += lengths[group as usize];
         }
-        groups.count = lengths.len();
+        // With the rows of its key, so few have no more pairs than these are worth.
+        if of_group.iter().all(|(_, own)| *own <= PAIRS_PER_ROW) {
+            return None;
+        }
+        let (mut stored, mut pairs) = (vec![], 0);
+        for (group, (slot, own)) in of_group.iter().enumerate() {
+            let before = stored.len();
+            let head = self.state.keys.slot(*slot).heads[other];
+            self.state.sides[other].store.collect(head, &mut stored);
+            groups.stored.resize(stored.len(), group as u32);
+            pairs += own * (stored.len() - before);
+        }
+        groups.count = of_group.len();
         is_worth_order(pairs, slots.len() + stored.len())
             .then(|| RangeMeeting::of_groups(stored, groups))
     }

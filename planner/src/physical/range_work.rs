@@ -13,7 +13,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion_common::utils::memory::get_record_batch_memory_size;
+use datafusion_common::utils::memory::RecordBatchMemoryCounter;
 use datafusion_common::{Result, internal_err, resources_err};
 use futures::StreamExt;
 use futures::stream::{iter, unfold};
@@ -30,8 +30,9 @@ const HELD_ROWS: usize = 8192;
 /// Bytes of memory that putting a row in order takes, and what a row takes that is known by the values of columns.
 const ORDER_BYTES: usize = 48;
 const EQUAL_BYTES: usize = 128;
-/// Rows of a side that tell how many have the same values.
+/// Rows of a side that tell how many have the same values, and their bytes.
 const TELLING_ROWS: usize = 65_536;
+const TELLING_BYTES: usize = 16 << 20;
 /// If fewer rows of a side have the same values on average, looking at all pairs takes no longer than putting rows in order.
 const SAME_ROWS_MIN: usize = 16;
 /// The same among the first [`TELLING_ROWS`] of more.
@@ -116,6 +117,8 @@ struct Read {
     batches: Vec<RecordBatch>,
     rest: SendableRecordBatchStream,
     ended: bool,
+    /// Bytes of the batches, which may share buffers.
+    memory: RecordBatchMemoryCounter,
 }
 
 impl Read {
@@ -125,6 +128,7 @@ impl Read {
             batches: vec![],
             rest,
             ended: false,
+            memory: RecordBatchMemoryCounter::new(),
         }
     }
 
@@ -132,6 +136,14 @@ impl Read {
         let next = self.rest.next().await.transpose()?;
         self.ended = next.is_none();
         Ok(next)
+    }
+
+    /// Takes a batch. Returns by how many bytes what has been read has grown.
+    fn push(&mut self, batch: RecordBatch) -> usize {
+        let before = self.memory.memory_usage();
+        self.memory.count_batch(&batch);
+        self.batches.push(batch);
+        self.memory.memory_usage() - before
     }
 
     fn rows(&self) -> usize {
@@ -253,7 +265,7 @@ impl Work {
         }
         let keeps = self.node.kept().is_some();
         let mut probing = Read::new(probing);
-        self.read(&mut probing, HELD_ROWS).await?;
+        self.read(&mut probing, HELD_ROWS, usize::MAX).await?;
         let among_equal = self.join.range.is_among_equal();
         // Of rows with equal values few are put in order; of others they would have to be again and again, batch by batch.
         let passes_by = self.join.first.is_none() && !among_equal;
@@ -263,7 +275,7 @@ impl Work {
         let mut searched = Read::new(searched);
         let mut wanted = None;
         if among_equal && !keeps {
-            self.read(&mut probing, TELLING_ROWS).await?;
+            self.read(&mut probing, TELLING_ROWS, TELLING_BYTES).await?;
             let values = self.wanted(&probing)?;
             if self.join.first.is_none()
                 && self.few_are_same(values.len(), probing.rows(), probing.ended)
@@ -277,6 +289,10 @@ impl Work {
         match self.read_searched(&mut searched, wanted.as_ref()).await? {
             Outcome::All => {}
             Outcome::WorthNothing => return self.instead(searched, probing),
+            // It takes less, if it keeps the other side.
+            Outcome::NoMemory if among_equal && self.join.first.is_none() && !keeps => {
+                return self.instead(searched, probing);
+            }
             Outcome::NoMemory => {
                 self.memory.try_resize(others)?;
                 return self.hold(probing, searched.again()).await;
@@ -304,13 +320,16 @@ impl Work {
         Ok(())
     }
 
-    /// Reads a batch more than `rows` rows of a side, if it has so many.
-    async fn read(&mut self, side: &mut Read, rows: usize) -> Result<()> {
+    /// Reads a batch more than `rows` rows, or `bytes` bytes, of a side, if it has so many and there is memory for them.
+    async fn read(&mut self, side: &mut Read, rows: usize, bytes: usize) -> Result<()> {
         while side.rows() <= rows
+            && side.memory.memory_usage() <= bytes
             && let Some(batch) = side.next().await?
         {
-            self.memory.try_grow(get_record_batch_memory_size(&batch))?;
-            side.batches.push(batch);
+            let more = side.push(batch);
+            if self.memory.try_grow(more).is_err() {
+                break;
+            }
         }
         Ok(())
     }
@@ -351,8 +370,8 @@ impl Work {
         searching: SendableRecordBatchStream,
     ) -> Result<()> {
         while let Some(batch) = probing.next().await? {
-            self.memory.try_grow(get_record_batch_memory_size(&batch))?;
-            probing.batches.push(batch);
+            let more = probing.push(batch);
+            self.memory.try_grow(more)?;
         }
         self.state = State::Held {
             probe: Probe::new(probing.whole()?),
@@ -382,6 +401,8 @@ impl Work {
         let among_equal = self.join.range.is_among_equal();
         let each = ORDER_BYTES + if among_equal { EQUAL_BYTES } else { 0 };
         let (mut seen, mut rows, mut next) = (HashSet::new(), 0, TELLING_ROWS);
+        // How many values there were in half of the rows: if there are nearly twice as many now, more rows won't have the same.
+        let mut before = usize::MAX / 8;
         // A join of another kind keeps nothing.
         let mut told = !among_equal || self.node.kept().is_some();
         while let Some(mut batch) = searched.next().await? {
@@ -399,18 +420,18 @@ impl Work {
             }
             rows += batch.num_rows();
             // Once as it came, and once in one piece.
-            let bytes = 2 * get_record_batch_memory_size(&batch) + batch.num_rows() * each;
-            searched.batches.push(batch);
+            let keys = batch.num_rows() * each;
+            let bytes = 2 * searched.push(batch) + keys;
             if self.memory.try_grow(bytes).is_err() {
                 return Ok(Outcome::NoMemory);
             }
             if !told && rows >= next {
-                if self.few_are_same(seen.len(), rows, false) {
+                let grows = seen.len() * 5 < before * 8;
+                if self.few_are_same(seen.len(), rows, false) || !grows {
                     return Ok(Outcome::WorthNothing);
                 }
-                // The first matches of rows are worth it then.
-                told = self.join.first.is_some();
-                next = usize::MAX;
+                told = self.join.first.is_some() || !self.few_are_same(seen.len(), rows, true);
+                (next, before) = (2 * rows, seen.len());
             }
         }
         Ok(match told || !self.few_are_same(seen.len(), rows, true) {
