@@ -35,6 +35,7 @@ use crate::catalog::Relation;
 use crate::compile::decorrelate;
 use crate::compile::join_rules::careful;
 use crate::counted::Counted;
+use crate::divided::{Divided, divided};
 use crate::equal_parts::once_each;
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::few_buffers::FewBuffersExec;
@@ -349,22 +350,48 @@ pub(crate) fn run(
 ) -> ResultStream {
     let start = async move {
         let state = state(reader.clone());
-        let rules = |plan| joins_in_order(state.optimize(&plan)?, &*reader);
-        let optimised = once_each(decorrelate::optimise(logical, &rules)?)?;
-        let physical = state
-            .query_planner()
-            .create_physical_plan(&optimised, &state)
-            .await?;
-        let physical = yielding(physical)?;
-        match keep {
-            Some(keep) => {
-                keep.set(&physical)?;
-                execute_afresh(physical, &state)
-            }
-            None => execute_stream(physical, state.task_ctx()),
+        let Some(Divided { rest, parts }) = divided(&logical)? else {
+            let physical = planned(logical, &state, &*reader).await?;
+            return started(physical, keep, &state);
+        };
+        for (part, plan) in parts {
+            let physical = planned(plan, &state, &*reader).await?;
+            let rows = execute_stream(physical, state.task_ctx())?;
+            part.fill(rows, &state.runtime_env().memory_pool).await?;
         }
+        // The rest has read the parts' rows.
+        let physical = planned(rest, &state, &*reader).await?;
+        started(physical, None, &state)
     };
     results(futures::stream::once(start).try_flatten(), columns)
+}
+
+/// What DataFusion makes of a logical plan.
+async fn planned(
+    logical: LogicalPlan,
+    state: &SessionState,
+    reader: &dyn SnapshotReader,
+) -> DfResult<Arc<dyn ExecutionPlan>> {
+    let rules = |plan| joins_in_order(state.optimize(&plan)?, reader);
+    let optimised = once_each(decorrelate::optimise(logical, &rules)?)?;
+    let planner = state.query_planner();
+    let physical = planner.create_physical_plan(&optimised, state).await?;
+    yielding(physical)
+}
+
+/// The rows of a plan, which is left in `keep`.
+fn started(
+    physical: Arc<dyn ExecutionPlan>,
+    keep: Option<Kept>,
+    state: &SessionState,
+) -> DfResult<SendableRecordBatchStream> {
+    match keep {
+        Some(keep) => {
+            keep.set(&physical)?;
+            execute_afresh(physical, state)
+        }
+        None => execute_stream(physical, state.task_ctx()),
+    }
 }
 
 /// Runs a plan that was kept.

@@ -85,7 +85,7 @@ impl Compiler<'_> {
     fn reads(&self, plan: &LogicalPlan) -> Result<bool> {
         let mut found = false;
         let walked = plan.walk_all(&mut |node| {
-            found |= matches!(node, LogicalPlan::TableScan(scan) if (self.resolve)(scan).is_some());
+            found |= matches!(node, LogicalPlan::TableScan(scan) if self.is_collection(scan));
             Ok(TreeNodeRecursion::Continue)
         });
         walked.map_err(|e| from_datafusion(&e))?;

@@ -35,6 +35,7 @@ mod nearest;
 mod neighbourhood;
 pub mod order;
 pub(crate) mod own_order;
+mod part;
 mod recompute;
 mod refuse;
 mod rows;
@@ -53,6 +54,7 @@ use datafusion_expr::{Distinct, LogicalPlan, TableScan};
 use tidemill_dataflow::plan::{DataflowPlan, Node, Op, fingerprint};
 
 use crate::catalog::Relation;
+use crate::divided::divided;
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::query::{QueryPlan, scan_collection};
 
@@ -119,8 +121,13 @@ pub fn compile(
     resolve: Resolve<'_>,
 ) -> Result<CompiledView> {
     refuse::check(logical, resolve)?;
-    let optimised = rules::optimise(logical).map_err(|e| from_datafusion(&e))?;
     let mut compiler = Compiler::new(resolve);
+    let divided = divided(logical).map_err(|e| from_datafusion(&e))?;
+    let rest = divided.as_ref().map_or(logical, |divided| &divided.rest);
+    for (_, part) in divided.iter().flat_map(|divided| &divided.parts) {
+        compiler.compile_part(part)?;
+    }
+    let optimised = rules::optimise(rest).map_err(|e| from_datafusion(&e))?;
     let piece = compiler.piece(&optimised)?;
     let mut piece = compiler.conform(piece, columns)?;
     piece.node = members::together(common::by_place(piece.node));
@@ -167,6 +174,8 @@ pub(crate) struct Compiler<'a> {
     last_unique: Option<Vec<usize>>,
     /// Subtrees that stand in several places, with what was made of them.
     compiled: Vec<(Arc<LogicalPlan>, Piece)>,
+    /// Parts of the query that were taken out ([`crate::divided`]), by number.
+    parts: Vec<Piece>,
 }
 
 impl<'a> Compiler<'a> {
@@ -175,6 +184,7 @@ impl<'a> Compiler<'a> {
             resolve,
             last_unique: None,
             compiled: vec![],
+            parts: vec![],
         }
     }
 

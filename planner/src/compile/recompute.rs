@@ -171,9 +171,9 @@ impl Compiler<'_> {
         child
             .walk_all(&mut |node| {
                 if let LogicalPlan::TableScan(scan) = node {
-                    match (self.resolve)(scan) {
-                        Some(_) => collections += 1,
-                        None => {
+                    match self.is_collection(scan) {
+                        true => collections += 1,
+                        false => {
                             free &= !cut.work_tables.iter().any(|w| w == scan.table_name.table())
                         }
                     }

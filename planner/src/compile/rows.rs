@@ -238,6 +238,9 @@ pub(super) fn values(values: &Values) -> Result<Piece> {
 impl Compiler<'_> {
     /// A collection; filters that the scan has taken over are applied.
     pub(super) fn scan(&mut self, plan: &LogicalPlan, scan: &TableScan) -> Result<Piece> {
+        if let Some(piece) = self.part(scan)? {
+            return Ok(piece);
+        }
         let Some(relation) = (self.resolve)(scan) else {
             return self.recompute(plan, "a table function");
         };
