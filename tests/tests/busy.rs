@@ -62,13 +62,14 @@ fn what_finds_nothing_ends_when_its_time_is_over() {
         sql.run("SET statement_timeout = '300ms'").await?;
         let frame = "rows between 100000 preceding and 100000 following exclude current row";
         let queries = [
-            "SELECT count(*) FROM t a JOIN t b ON a.k = b.k AND a.x < b.x".into(),
+            "SELECT count(*) FROM t a JOIN t b ON a.k = b.k AND a.x + b.x < 0".into(),
             "SELECT count(*) FROM t a JOIN t b ON a.x + b.x < 0".into(),
             "SELECT count(*) FROM t a JOIN t b ON a.x <= b.x AND a.k <> b.k".into(),
+            "SELECT count(*) FROM t a JOIN t b ON a.k = b.k AND a.x <= b.x AND a.x <> b.x".into(),
             "SELECT count(*) FROM t a WHERE NOT EXISTS (SELECT FROM t b WHERE a.x <= b.x AND a.k <> b.k)".into(),
-            "SELECT count(*) FROM t a LEFT JOIN t b ON a.k = b.k AND a.x < b.x".into(),
-            "SELECT count(*) FROM t a FULL JOIN t b ON a.k = b.k AND a.x < b.x".into(),
-            "SELECT count(*) FROM t a WHERE EXISTS (SELECT FROM t b WHERE a.k = b.k AND a.x < b.x)"
+            "SELECT count(*) FROM t a LEFT JOIN t b ON a.k = b.k AND a.x + b.x < 0".into(),
+            "SELECT count(*) FROM t a FULL JOIN t b ON a.k = b.k AND a.x + b.x < 0".into(),
+            "SELECT count(*) FROM t a WHERE EXISTS (SELECT FROM t b WHERE a.k = b.k AND a.x + b.x < 0)"
                 .into(),
             format!("SELECT max(m) FROM (SELECT max(x) OVER (ORDER BY x {frame}) AS m FROM t) q"),
         ];
