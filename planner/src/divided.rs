@@ -20,8 +20,10 @@ use crate::part::Part;
 use crate::query::scanned_relation;
 use crate::tree::{PlanTree, Tree};
 
-/// Nodes of a plan that is left whole.
-const NODES_MAX: usize = 400;
+/// Nodes of a plan that is left whole: planning it takes less than a second, and conditions reach the tables.
+const NODES_MAX: usize = 4000;
+/// So many copies there are of a node on average, or it isn't copies that make a plan large.
+const COPIES_MIN: usize = 8;
 /// Nodes of a part that is taken out.
 const PART_NODES_MIN: usize = 30;
 
@@ -35,11 +37,17 @@ pub(crate) struct Divided {
 
 /// The plan in parts; `None`: it is left whole.
 pub(crate) fn divided(plan: &LogicalPlan) -> Result<Option<Divided>> {
-    if !is_large(plan)? || is_volatile(plan)? {
+    let Some(nodes) = large(plan)? else {
+        return Ok(None);
+    };
+    if is_volatile(plan)? {
         return Ok(None);
     }
     let mut numbering = Numbering::default();
     let root = numbering.number(plan)?;
+    if nodes < numbering.classes.len() * COPIES_MIN {
+        return Ok(None);
+    }
     let mut division = Division {
         classes: &numbering.classes,
         made: HashMap::new(),
@@ -50,8 +58,8 @@ pub(crate) fn divided(plan: &LogicalPlan) -> Result<Option<Divided>> {
     Ok((!parts.is_empty()).then_some(Divided { rest, parts }))
 }
 
-/// Whether it has more than [`NODES_MAX`] nodes, and none whose input is read more than once.
-fn is_large(plan: &LogicalPlan) -> Result<bool> {
+/// How many nodes it has, if these are more than [`NODES_MAX`], and none whose input is read more than once.
+fn large(plan: &LogicalPlan) -> Result<Option<usize>> {
     let (mut nodes, mut special) = (0, false);
     plan.walk_all(&mut |node| {
         nodes += 1;
@@ -61,7 +69,7 @@ fn is_large(plan: &LogicalPlan) -> Result<bool> {
         );
         Ok(datafusion_common::tree_node::TreeNodeRecursion::Continue)
     })?;
-    Ok(nodes > NODES_MAX && !special)
+    Ok((nodes > NODES_MAX && !special).then_some(nodes))
 }
 
 /// Subtrees that are equal.

@@ -20,11 +20,12 @@ use datafusion::physical_plan::joins::{
     CrossJoinExec, HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder,
 };
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion_common::tree_node::Transformed;
-use datafusion_common::{Result as DfResult, ScalarValue};
+use datafusion_common::{DataFusionError, Result as DfResult, ScalarValue};
 use datafusion_expr::expr::Placeholder;
 use datafusion_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType};
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -354,16 +355,37 @@ pub(crate) fn run(
             let physical = planned(logical, &state, &*reader).await?;
             return started(physical, keep, &state);
         };
+        let mut held = vec![];
         for (part, plan) in parts {
             let physical = planned(plan, &state, &*reader).await?;
             let rows = execute_stream(physical, state.task_ctx())?;
-            part.fill(rows, &state.runtime_env().memory_pool).await?;
+            let filled = part.fill(rows, &state.runtime_env().memory_pool).await;
+            match filled.map_err(|e| (needs_memory(&e), e)) {
+                Ok(()) => held.push(part),
+                Err((false, e)) => return Err(e),
+                // As a whole it needn't keep rows.
+                Err((true, _)) => {
+                    drop(held);
+                    let physical = planned(logical, &state, &*reader).await?;
+                    return started(physical, keep, &state);
+                }
+            }
         }
-        // The rest has read the parts' rows.
+        // It reads the parts' rows, and so can't be run again; their memory is counted until it ends.
         let physical = planned(rest, &state, &*reader).await?;
-        started(physical, None, &state)
+        let rows = started(physical, None, &state)?;
+        let schema = rows.schema();
+        let rows = rows.inspect(move |_| {
+            let _held = &held;
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)) as SendableRecordBatchStream)
     };
     results(futures::stream::once(start).try_flatten(), columns)
+}
+
+/// Whether an error says that there isn't enough memory.
+fn needs_memory(e: &DataFusionError) -> bool {
+    matches!(e.find_root(), DataFusionError::ResourcesExhausted(_))
 }
 
 /// What DataFusion makes of a logical plan.

@@ -417,5 +417,5 @@ fn copies_of_a_part_are_equal() {
         "one, two, four and eight of them"
     );
     // It is planned in parts.
-    assert_eq!(joins_of_chain(9), (511, 9));
+    assert_eq!(joins_of_chain(10), (1023, 10));
 }
