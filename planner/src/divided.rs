@@ -15,9 +15,9 @@ use datafusion_expr::{Distinct, JoinType, LogicalPlan, TableScan};
 
 use crate::bind::expr::deep;
 use crate::compile::rules::has_outer_reference;
+use crate::equal_parts::same_table;
 use crate::once::is_volatile;
 use crate::part::Part;
-use crate::query::scanned_relation;
 use crate::tree::{PlanTree, Tree};
 
 /// Nodes of a plan that is left whole: planning it takes less than a second, and conditions reach the tables.
@@ -153,11 +153,7 @@ fn is_same_node(a: &LogicalPlan, b: &LogicalPlan) -> bool {
 }
 
 fn is_same_scan(a: &TableScan, b: &TableScan) -> bool {
-    let same_table = match (scanned_relation(a), scanned_relation(b)) {
-        (Some(a), Some(b)) => a.id == b.id,
-        _ => Arc::ptr_eq(&a.source, &b.source),
-    };
-    same_table
+    same_table(a, b)
         && a.table_name == b.table_name
         && a.projection == b.projection
         && a.filters == b.filters

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use datafusion::datasource::source_as_provider;
 use datafusion_common::Result;
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
-use datafusion_expr::{LogicalPlan, TableScan, TableSource};
+use datafusion_expr::{LogicalPlan, TableScan};
 
 use crate::bind::expr::deep;
 use crate::compile::rules::has_outer_reference;
@@ -198,18 +198,17 @@ fn hash(plan: &LogicalPlan) -> u64 {
 
 /// Whether both are the same plan of the same tables.
 fn is_same(a: &LogicalPlan, b: &LogicalPlan) -> bool {
-    // DataFusion compares the names of tables only.
-    let same_table = |(a, b): (&TableScan, &TableScan)| {
-        let ids = (scanned_relation(a), scanned_relation(b));
-        let same_source: fn(&Arc<dyn TableSource>, _) -> bool = Arc::ptr_eq;
-        match ids {
-            (Some(a), Some(b)) => a.id == b.id,
-            _ => same_source(&a.source, &b.source),
-        }
-    };
     a == b
         && match (scans(a), scans(b)) {
-            (Ok(a), Ok(b)) => a.len() == b.len() && a.iter().zip(&b).all(same_table),
+            (Ok(a), Ok(b)) => a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| same_table(a, b)),
             _ => false,
         }
+}
+
+/// Whether both read the same table: DataFusion compares names only.
+pub(crate) fn same_table(a: &TableScan, b: &TableScan) -> bool {
+    match (scanned_relation(a), scanned_relation(b)) {
+        (Some(a), Some(b)) => a.id == b.id,
+        _ => Arc::ptr_eq(&a.source, &b.source),
+    }
 }

@@ -13,7 +13,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_common::utils::memory::RecordBatchMemoryCounter;
-use datafusion_common::{Column, Result, internal_err};
+use datafusion_common::{Column, DFSchema, Result, internal_err};
 use datafusion_expr::logical_plan::Projection;
 use datafusion_expr::{Expr, LogicalPlan, TableScan, TableScanBuilder};
 use futures::StreamExt;
@@ -42,15 +42,7 @@ impl Part {
 
     /// What reads it, with the columns of `plan`.
     pub fn leaf(self: Arc<Self>, plan: &LogicalPlan) -> Result<LogicalPlan> {
-        let name = format!("part_{}", self.number);
-        let scan = TableScanBuilder::new(name.clone(), provider_as_source(self)).build()?;
-        let named = plan.schema().iter().enumerate();
-        let named = named.map(|(i, (qualifier, field))| {
-            let column = Expr::Column(Column::new(Some(name.clone()), format!("c{i}")));
-            column.alias_qualified(qualifier.cloned(), field.name())
-        });
-        let scan = Arc::new(LogicalPlan::TableScan(scan));
-        Projection::try_new(named.collect(), scan).map(LogicalPlan::Projection)
+        leaf_named(format!("part_{}", self.number), self, plan.schema())
     }
 
     /// The number of the part that a scan reads.
@@ -84,6 +76,25 @@ impl Part {
             Err(_) => internal_err!("a part of a query is computed once"),
         }
     }
+}
+
+/// What reads a table `name` of columns `c0`, `c1`, …, which the plan above calls as `named` says.
+pub(crate) fn leaf_named(
+    name: String,
+    table: Arc<dyn TableProvider>,
+    named: &DFSchema,
+) -> Result<LogicalPlan> {
+    let scan = TableScanBuilder::new(name.clone(), provider_as_source(table)).build()?;
+    let named = named.iter().enumerate().map(|(i, (qualifier, field))| {
+        let column = Expr::Column(Column::new(Some(name.clone()), format!("c{i}")));
+        column.alias_qualified(qualifier.cloned(), field.name())
+    });
+    let named: Vec<Expr> = named.collect();
+    let scan = Arc::new(LogicalPlan::TableScan(scan));
+    Ok(match named.is_empty() {
+        true => Arc::unwrap_or_clone(scan),
+        false => LogicalPlan::Projection(Projection::try_new(named, scan)?),
+    })
 }
 
 #[async_trait]

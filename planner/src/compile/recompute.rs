@@ -6,11 +6,10 @@ use std::sync::Arc;
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
-use datafusion::datasource::provider_as_source;
 use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion_common::{Column, DFSchema};
 use datafusion_expr::logical_plan::Projection;
-use datafusion_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, TableScanBuilder};
+use datafusion_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder};
 use tidemill_dataflow::plan::{Node, Op};
 
 use super::expr::unalias;
@@ -19,6 +18,7 @@ use super::running::running;
 use super::{Compiler, Piece, node, order, rows, rules, schema_of};
 use crate::error::{Result, SqlError, from_datafusion};
 use crate::interrupt;
+use crate::part::leaf_named;
 use crate::program::{InputTable, Program};
 use crate::tree::{PlanTree, Tree};
 
@@ -217,21 +217,8 @@ pub(super) fn leaf_of(
         .collect();
     let schema = Arc::new(Schema::new(fields));
     let table: Arc<dyn TableProvider> = Arc::new(InputTable::new(index, schema.clone()));
-    let name = format!("input_{index}");
-    let build = || -> datafusion_common::Result<LogicalPlan> {
-        let scan = TableScanBuilder::new(name.clone(), provider_as_source(table)).build()?;
-        let named = named.iter().enumerate().map(|(i, (qualifier, field))| {
-            let column = Expr::Column(Column::new(Some(name.clone()), format!("c{i}")));
-            column.alias_qualified(qualifier.cloned(), field.name())
-        });
-        let named: Vec<Expr> = named.collect();
-        let scan = Arc::new(LogicalPlan::TableScan(scan));
-        Ok(match named.is_empty() {
-            true => Arc::unwrap_or_clone(scan),
-            false => LogicalPlan::Projection(Projection::try_new(named, scan)?),
-        })
-    };
-    Ok((build().map_err(|e| from_datafusion(&e))?, schema))
+    let leaf = leaf_named(format!("input_{index}"), table, named);
+    Ok((leaf.map_err(|e| from_datafusion(&e))?, schema))
 }
 
 /// A program without inputs is run once, now.

@@ -32,7 +32,7 @@ const ORDER_BYTES: usize = 48;
 const EQUAL_BYTES: usize = 128;
 /// Rows of a side that tell how many have the same values, and their bytes.
 const TELLING_ROWS: usize = 65_536;
-const TELLING_BYTES: usize = 16 << 20;
+const TELLING_BYTES: usize = 4 << 20;
 /// If fewer rows of a side have the same values on average, looking at all pairs takes no longer than putting rows in order.
 const SAME_ROWS_MIN: usize = 16;
 /// The same among the first [`TELLING_ROWS`] of more.
