@@ -34,6 +34,8 @@ enum Filter {
     Between,
     /// 12 / l.a > r.a, which fails where l.a is 0
     Limit,
+    /// l.a <= r.a AND l.v >= r.v
+    Within,
 }
 
 #[derive(Clone, Debug)]
@@ -122,6 +124,13 @@ fn filter(filter: Filter) -> Option<Arc<dyn PhysicalExpr>> {
             let quotient = binary(number(12), Binary::Divide, left);
             Some(binary(quotient, Binary::Gt, right))
         }
+        Filter::Within => {
+            let values =
+                [V, WIDTH + V].map(|v| -> Arc<dyn PhysicalExpr> { Arc::new(Column::new("v", v)) });
+            let [l, r] = values;
+            let first = binary(left, Binary::LtEq, right);
+            Some(binary(first, Binary::And, binary(l, Binary::GtEq, r)))
+        }
     }
 }
 
@@ -137,6 +146,9 @@ fn passes(filter: Filter, l: &Row, r: &Row) -> Option<bool> {
         }
         (Filter::Limit, Some(0), _) => None,
         (Filter::Limit, Some(l), Some(r)) => Some(12 / l > r),
+        (Filter::Within, Some(a), Some(b)) => {
+            Some(a <= b && l[V].zip(r[V]).is_some_and(|(l, r)| l >= r))
+        }
         _ => Some(false),
     }
 }
@@ -395,6 +407,7 @@ fn random_cases(on: Vec<(usize, usize)>, types: [DataType; 2], seed: u64) {
             Filter::Quotient,
             Filter::Between,
             Filter::Limit,
+            Filter::Within,
         ];
         for (j, filter) in filters.into_iter().enumerate() {
             for null_equals_null in [false, true] {
@@ -447,8 +460,9 @@ fn no_key() {
 fn keys_of_many_rows() {
     fn changes(rng: &mut ChaCha8Rng, inputs: &[Rows; 2]) -> Vec<(usize, Vec<(Row, i64)>)> {
         let (mut pushes, mut live) = (vec![], inputs.clone());
-        for _ in 0..rng.random_range(1..4) {
-            let port = rng.random_range(0..2);
+        let first = rng.random_range(0..2);
+        for push in 0..rng.random_range(1..4) {
+            let port = (first + push) % 2;
             let mut number = |n: i64| match rng.random_range(0..12) {
                 0 => None,
                 _ => Some(rng.random_range(0..n)),
@@ -465,19 +479,22 @@ fn keys_of_many_rows() {
         }
         pushes
     }
+    let filters = [Filter::Less, Filter::Between, Filter::Limit, Filter::Within];
+    let key = vec![(0, 0)];
+    let ons = [(key.clone(), false), (key, true), (vec![], false)];
     let mut seed = 5000;
     for kind in KINDS {
-        for filter in [Filter::Less, Filter::Between, Filter::Limit] {
-            for null_equals_null in [false, true] {
+        for filter in filters {
+            for (on, null_equals_null) in &ons {
                 for (state_bytes_max, allowance) in
                     [(usize::MAX, usize::MAX), (1, 500), (50_000, 7)]
                 {
                     seed += 1;
                     let case = Case {
                         kind,
-                        on: vec![(0, 0)],
+                        on: on.clone(),
                         types: vec![DataType::Int64, DataType::Int64],
-                        null_equals_null,
+                        null_equals_null: *null_equals_null,
                         filter,
                         state_bytes_max,
                         allowance,

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
-use arrow::array::{ArrayRef, Float64Array, Int32Array, RecordBatch, StringViewArray};
+use arrow::array::{
+    ArrayRef, Decimal128Array, Float64Array, Int32Array, RecordBatch, StringViewArray,
+    new_null_array,
+};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion_common::ScalarValue;
@@ -13,12 +16,12 @@ use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{BinaryExpr, Column, Literal, case, cast};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tidemill_dataflow::ranges::{RangeCondition, Wanted};
+use tidemill_dataflow::ranges::{IndexCondition, RangeCondition, RangeIndex, Wanted};
 
 type Expr = Arc<dyn PhysicalExpr>;
 
-/// Columns of a side: two integers, a float, a text. Those of the right side come after those of the left.
-const WIDTH: usize = 4;
+/// Columns of a side: two integers, a float, a text, decimals of few and of many digits. Those of the right side come after those of the left.
+const WIDTH: usize = 6;
 
 fn schema() -> Schema {
     let field = |name: &str, t| Field::new(name, t, true);
@@ -27,6 +30,8 @@ fn schema() -> Schema {
         field("b", DataType::Int32),
         field("f", DataType::Float64),
         field("t", DataType::Utf8View),
+        field("d", DataType::Decimal128(18, 1)),
+        field("e", DataType::Decimal128(38, 1)),
     ])
 }
 
@@ -118,7 +123,19 @@ fn rows(rng: &mut ChaCha8Rng) -> RecordBatch {
     let texts = ["", "a", "ab", "abcdefghijklmnop", "abcdefghijklmnoq", "b"];
     let text = |_| rng.random_bool(0.85).then(|| texts[rng.random_range(0..6)]);
     let texts: StringViewArray = (0..count).map(text).collect();
-    let columns = vec![a, b, Arc::new(floats) as ArrayRef, Arc::new(texts)];
+    let few = [-15, 0, 7, 8];
+    // As floats some of them are one.
+    let many = [-(1i128 << 70) - 1, -(1 << 70), 0, 1 << 70, (1 << 70) + 1];
+    let mut decimal = |values: &[i128], digits| -> ArrayRef {
+        let value = |_| {
+            rng.random_bool(0.85)
+                .then(|| values[rng.random_range(0..values.len())])
+        };
+        let numbers: Decimal128Array = (0..count).map(value).collect();
+        Arc::new(numbers.with_precision_and_scale(digits, 1).unwrap())
+    };
+    let (few, many) = (decimal(&few, 18), decimal(&many, 38));
+    let columns = vec![a, b, Arc::new(floats), Arc::new(texts), few, many];
     RecordBatch::try_new(Arc::new(schema()), columns).unwrap()
 }
 
@@ -187,6 +204,137 @@ fn candidates_are_all_pairs_that_match_or_fail() {
     }
     assert!(searched_by > 3_000, "{searched_by} conditions");
     assert!(whole > 50_000 && failing > 1_000, "{whole}, {failing}");
+}
+
+#[test]
+fn an_index_gives_all_pairs_that_match_or_fail() {
+    let (mut indexes, mut whole, mut failing) = (0, 0, 0);
+    for seed in 0..6_000 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let condition = condition(&mut rng);
+        let side_of = |c: usize| (c / WIDTH, c % WIDTH);
+        let fails = |e: &Expr| format!("{e}").contains('/');
+        let searched = rng.random_range(0..2);
+        let of = IndexCondition::of(&condition, &pair_schema(), &side_of, &fails, searched);
+        let Some(of) = of else {
+            continue;
+        };
+        indexes += 1;
+        let is_grouped = rng.random_bool(0.5);
+        let groups = |rng: &mut ChaCha8Rng, rows: usize| -> Vec<u32> {
+            (0..rows).map(|_| rng.random_range(0..3)).collect()
+        };
+        let mut index = RangeIndex::new(Arc::new(of), is_grouped);
+        // The rows of the index by their numbers, with their groups.
+        let mut stored: Vec<(RecordBatch, usize, u32)> = vec![];
+        let mut gone = BTreeSet::new();
+        for _ in 0..rng.random_range(0..6) {
+            let pushed = rows(&mut rng);
+            let of_row = groups(&mut rng, pushed.num_rows());
+            let mut numbers: Vec<u32> = vec![];
+            for (row, group) in of_row.iter().enumerate() {
+                numbers.push(stored.len() as u32);
+                stored.push((pushed.clone(), row, *group));
+            }
+            gone.extend((0..stored.len() as u32).filter(|_| rng.random_bool(0.1)));
+            let is_gone = |row| gone.contains(&row);
+            index.push(&pushed, &of_row, &numbers, &is_gone).unwrap();
+        }
+        let probing = rows(&mut rng);
+        let of_row = groups(&mut rng, probing.num_rows());
+        let wanted: Vec<u32> = (0..probing.num_rows() as u32)
+            .filter(|_| rng.random_bool(0.8))
+            .collect();
+        let mut pairs = index.search(&probing, &of_row, &wanted).unwrap();
+        let mut found = BTreeSet::new();
+        while !pairs.is_empty() {
+            let most = rng.random_range(1..20);
+            index.give(&mut pairs, most, |row, number| {
+                assert!(found.insert((row, number)), "seed {seed}: twice");
+            });
+        }
+        for row in wanted {
+            for (number, (rows, at, group)) in stored.iter().enumerate() {
+                let is_found = found.contains(&(row, number as u32));
+                if gone.contains(&(number as u32)) {
+                    continue;
+                }
+                if is_grouped && of_row[row as usize] != *group {
+                    assert!(!is_found, "seed {seed}: of another group");
+                    continue;
+                }
+                let (mut sides, mut places) = ([rows, &probing], [*at, row as usize]);
+                if searched == 1 {
+                    sides.reverse();
+                    places.reverse();
+                }
+                let holds = holds(&condition, sides, places);
+                failing += u32::from(holds.is_none());
+                assert!(
+                    holds == Some(false) || is_found,
+                    "seed {seed}: {condition} is {holds:?} for {row}, {number}"
+                );
+                if !pairs.is_filtered {
+                    whole += 1;
+                    assert_eq!(holds, Some(is_found), "seed {seed}: {condition}");
+                }
+            }
+        }
+    }
+    assert!(indexes > 3_000, "{indexes} conditions");
+    assert!(whole > 50_000 && failing > 1_000, "{whole}, {failing}");
+}
+
+/// What is excluded by the second value is passed over in blocks, also where some intervals are long.
+#[test]
+fn an_index_of_intervals_takes_few_steps() {
+    const ROWS: i32 = 200_000;
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let side_of = |c: usize| (c / WIDTH, c % WIDTH);
+    let from = binary(column(0, 0), Operator::LtEq, column(1, 0));
+    let to = binary(column(0, 1), Operator::GtEq, column(1, 0));
+    let condition = binary(from, Operator::And, to);
+    let of = IndexCondition::of(&condition, &pair_schema(), &side_of, &|_| false, 0);
+    let mut index = RangeIndex::new(Arc::new(of.unwrap()), false);
+    let starts: Vec<i32> = (0..ROWS).map(|_| rng.random_range(0..ROWS)).collect();
+    let length = |row: usize| if row % 20_000 == 0 { ROWS } else { 3 };
+    let ends = starts.iter().enumerate().map(|(row, a)| a + length(row));
+    let ends: Vec<i32> = ends.collect();
+    let batch = |a: &[i32], b: &[i32]| {
+        let some = rows(&mut ChaCha8Rng::seed_from_u64(0));
+        let mut columns: Vec<ArrayRef> = some
+            .columns()
+            .iter()
+            .map(|c| new_null_array(c.data_type(), a.len()))
+            .collect();
+        columns[0] = Arc::new(Int32Array::from(a.to_vec()));
+        columns[1] = Arc::new(Int32Array::from(b.to_vec()));
+        RecordBatch::try_new(Arc::new(schema()), columns).unwrap()
+    };
+    let (mut at, mut most) = (0, 1000);
+    while at < starts.len() {
+        let end = starts.len().min(at + most);
+        let pushed = batch(&starts[at..end], &ends[at..end]);
+        let numbers: Vec<u32> = (at as u32..end as u32).collect();
+        index
+            .push(&pushed, &vec![0; end - at], &numbers, &|_| false)
+            .unwrap();
+        (at, most) = (end, most % 7919 + 1000);
+    }
+    let points: Vec<i32> = (0..100).map(|_| rng.random_range(0..ROWS)).collect();
+    for point in points {
+        let mut pairs = index.search(&batch(&[point], &[0]), &[0], &[0]).unwrap();
+        assert!(!pairs.is_filtered);
+        let (mut found, mut steps) = (BTreeSet::new(), 0);
+        while !pairs.is_empty() {
+            steps += index.give(&mut pairs, 1000, |_, row| assert!(found.insert(row)));
+        }
+        let all = 0..starts.len();
+        let matching = all.filter(|i| starts[*i] <= point && ends[*i] >= point);
+        let matching: BTreeSet<u32> = matching.map(|i| i as u32).collect();
+        assert_eq!(found, matching, "of {point}");
+        assert!(steps < 3_000, "{steps} steps for {} rows", found.len());
+    }
 }
 
 #[test]

@@ -180,6 +180,8 @@ pub struct JoinOperator {
     /// Pushed rows wait, however many: both sides had rows in the last epoch that had any.
     waiting: bool,
     pub(super) pairs: Pairs,
+    /// Pairs with rows of each side that have been looked at for want of an index of them; see [`super::join_index`].
+    pub(super) looked_at: [usize; 2],
     /// What is to be done, in order.
     pub(super) tasks: VecDeque<Task>,
 }
@@ -267,6 +269,7 @@ impl JoinOperator {
             active: [false; 2],
             waiting: true,
             pairs: Pairs::default(),
+            looked_at: [0; 2],
             tasks: VecDeque::new(),
         }
     }

@@ -19,7 +19,7 @@ use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use super::join_rows::batch_of;
 use super::map::is_dropped;
 use crate::plan::{ErrorMapper, RowError};
-use crate::ranges::{RangeCondition, Wanted};
+use crate::ranges::{IndexCondition, RangeCondition, Wanted};
 
 /// See the module.
 pub struct PairFilter {
@@ -31,6 +31,8 @@ pub struct PairFilter {
     pub sides: [SchemaRef; 2],
     /// What there is to search by, over them.
     pub range: Option<RangeCondition>,
+    /// By side, what its rows can be kept in the order of for that.
+    pub indexed: [Option<Arc<IndexCondition>>; 2],
     mapper: ErrorMapper,
 }
 
@@ -74,6 +76,10 @@ impl PairFilter {
         let schema = Arc::new(Schema::new(fields.clone()));
         PairFilter {
             range: RangeCondition::of(&expr, &schema, &side_of, &calls, Wanted::Side(0)),
+            indexed: [0, 1].map(|side| {
+                let condition = IndexCondition::of(&expr, &schema, &side_of, &calls, side);
+                condition.map(Arc::new)
+            }),
             expr,
             columns,
             schema,

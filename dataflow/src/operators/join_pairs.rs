@@ -12,7 +12,9 @@ use tidemill_zset::{Delta, Diffs};
 
 use super::culprit::row_text;
 use super::join::{JoinOperator, LEFT, PIECE_ROWS, Presence, RIGHT};
-use super::join_ranges::RangeMeeting;
+use super::join_index::{Build, FEW_OF_KEY, IndexMeeting};
+use super::join_pending::PendingRows;
+use super::join_ranges::{PAIRS_PER_ROW, RangeMeeting};
 use super::join_rows::{NIL, batch_of};
 use super::join_weights::{Weights, product};
 use crate::operator::{Output, error_delta};
@@ -67,6 +69,8 @@ pub(super) struct Meeting {
     pub own: Vec<i64>,
     /// The stored columns and hashes, if the rows are to be indexed afterwards.
     pub unindexed: Option<(RecordBatch, Vec<u64>)>,
+    /// The numbers of those rows of each side that they don't meet.
+    pub except: Option<PendingRows>,
     pub place: Place,
 }
 
@@ -86,6 +90,8 @@ pub(super) enum Place {
     },
     /// The rows that the condition's comparisons allow.
     Ranges(RangeMeeting),
+    /// Those that an index finds.
+    Indexed(IndexMeeting),
 }
 
 impl Meeting {
@@ -103,47 +109,67 @@ impl Meeting {
             slots,
             own: vec![0; own],
             unindexed,
+            except: None,
             place: Place::Start,
         }
     }
 }
 
 impl JoinOperator {
+    /// Decides how pushed rows meet the other side. What is given back must be made first.
+    pub(super) fn begin(&mut self, meeting: &mut Meeting) -> Option<Build> {
+        let meets = self.emits_pairs() || self.presence == Presence::PerRow;
+        if !meets || !matches!(meeting.place, Place::Start) {
+            return None;
+        }
+        let other = 1 - meeting.port;
+        if let Some(indexed) = self.meeting_by_index(meeting) {
+            meeting.place = Place::Indexed(indexed);
+            return None;
+        }
+        let head = |slot: &u32| self.state.keys.slot(*slot).heads[other];
+        let node = meeting.slots.first().map_or(NIL, head);
+        let keyless = self.stored[LEFT].key_columns == 0;
+        if keyless && self.searches() {
+            let rows = meeting.slots.len().min(PAIRS_PER_ROW);
+            self.note_looked_at(other, rows * self.state.sides[other].store.live());
+        }
+        let of_keys = match keyless {
+            true => None,
+            false => self.meeting_of_keys(&meeting.slots, other),
+        };
+        if let Some(build) = self.due_index(other) {
+            return Some(build);
+        }
+        meeting.place = if let Some(meeting) = of_keys {
+            Place::Ranges(meeting)
+        } else if keyless && self.filter.is_some() {
+            let mut stored = Vec::new();
+            self.state.sides[other].store.collect(node, &mut stored);
+            match self.searches() {
+                true => Place::Ranges(RangeMeeting::new(stored)),
+                false => Place::All {
+                    stored,
+                    from: 0,
+                    round: 0,
+                },
+            }
+        } else {
+            Place::Lists { row: 0, node }
+        };
+        None
+    }
+
     /// Pairs of the pushed rows with the rows of the other side: emits them and counts matches. False if the allowance didn't
     /// suffice for all of them.
     pub(super) fn meet(&mut self, meeting: &mut Meeting, out: &mut Output) -> bool {
         if !self.emits_pairs() && self.presence != Presence::PerRow {
             return true;
         }
-        if let Place::Start = meeting.place {
-            let other = 1 - meeting.port;
-            let head = |slot: &u32| self.state.keys.slot(*slot).heads[other];
-            let node = meeting.slots.first().map_or(NIL, head);
-            let keyless = self.stored[LEFT].key_columns == 0;
-            let of_keys = match keyless {
-                true => None,
-                false => self.meeting_of_keys(&meeting.slots, other),
-            };
-            meeting.place = if let Some(meeting) = of_keys {
-                Place::Ranges(meeting)
-            } else if keyless && self.filter.is_some() {
-                let mut stored = Vec::new();
-                self.state.sides[other].store.collect(node, &mut stored);
-                match self.searches() {
-                    true => Place::Ranges(RangeMeeting::new(stored)),
-                    false => Place::All {
-                        stored,
-                        from: 0,
-                        round: 0,
-                    },
-                }
-            } else {
-                Place::Lists { row: 0, node }
-            };
-        }
         match meeting.place {
             Place::All { .. } => self.meet_all(meeting, out),
             Place::Ranges(_) => self.meet_ranges(meeting, out),
+            Place::Indexed(_) => self.meet_indexed(meeting, out),
             _ => self.meet_lists(meeting, out),
         }
     }
@@ -163,15 +189,17 @@ impl JoinOperator {
         };
         let (port, other) = (*port, 1 - *port);
         let mut pairs = std::mem::take(&mut self.pairs);
-        let mut done = false;
+        let (mut done, mut looked_at) = (false, 0);
         while !done && !out.is_spent() {
             let store = &self.state.sides[other].store;
             while *row < slots.len() {
+                let before = pairs.probe.len();
                 while *node != NIL && pairs.probe.len() < PIECE_ROWS {
                     pairs.probe.push(*row as u32);
                     pairs.build.push(*node);
                     *node = store.next(*node);
                 }
+                looked_at += (pairs.probe.len() - before).saturating_sub(FEW_OF_KEY);
                 if *node != NIL {
                     break;
                 }
@@ -188,6 +216,7 @@ impl JoinOperator {
             }
         }
         self.pairs = pairs;
+        self.note_looked_at(other, looked_at);
         done
     }
 
@@ -348,12 +377,15 @@ impl JoinOperator {
         rows: Rows,
         columns: &[usize],
     ) -> Vec<ArrayRef> {
-        let from = side * self.widths[LEFT];
-        let columns = columns
-            .iter()
-            .filter(|c| (**c >= self.widths[LEFT]) == (side == RIGHT));
-        let columns: Vec<usize> = columns.map(|c| c - from).collect();
+        let columns = self.condition_columns(side, columns);
         self.side_arrays(side, rows, &columns)
+    }
+
+    /// Which columns of `side` these are, of those of a pair.
+    pub(super) fn condition_columns(&self, side: usize, columns: &[usize]) -> Vec<usize> {
+        let from = side * self.widths[LEFT];
+        let of_side = |c: &&usize| (**c >= self.widths[LEFT]) == (side == RIGHT);
+        columns.iter().filter(of_side).map(|c| c - from).collect()
     }
 
     /// Counts and emits pairs that have passed, in pieces of bounded size, and empties the list.

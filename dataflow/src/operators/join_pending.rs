@@ -15,6 +15,7 @@ use arrow::array::UInt32Array;
 use tidemill_zset::{Delta, Diffs};
 
 use super::join::{JoinOperator, LEFT, PIECE_ROWS, Presence, RIGHT};
+use super::join_index::FEW_OF_KEY;
 use super::join_pairs::{Meeting, Pairs, Rows, retain};
 use super::join_ranges::{GroupNumbers, RangeMeeting, is_worth_order};
 use super::join_rows::{Groups, NIL, RowStore, batch_of};
@@ -33,6 +34,11 @@ const JOINT_SLOTS: usize = 1024;
 /// Rows of these keys, on a side, of which equal ones are put together. All of them meet what changes on the other side anyway, but
 /// this is one step.
 const JOINT_ROWS_MAX: usize = 1 << 18;
+/// Going through a row of these keys takes as long as looking at so many pairs.
+const PAIRS_PER_JOINT_ROW: usize = 2;
+
+/// Numbers of pending rows of each side, ascending.
+pub(super) type PendingRows = Rc<[Vec<Range<u32>>; 2]>;
 
 /// Pushed rows that are indexed, but not joined yet.
 pub(super) struct Piece {
@@ -98,7 +104,7 @@ impl WeightedPairs {
 pub(super) struct Joint {
     slots: Vec<u32>,
     /// Numbers of the pending rows of each side.
-    pending: Rc<[Vec<Range<u32>>; 2]>,
+    pending: PendingRows,
     /// The rows of the keys, once begun.
     sides: Option<[Entries; 2]>,
     /// The next pair: which of the keys, which of its left rows, which of that one's partners.
@@ -149,7 +155,7 @@ impl Search {
 }
 
 impl Joint {
-    fn new(slots: Vec<u32>, pending: Rc<[Vec<Range<u32>>; 2]>) -> Self {
+    fn new(slots: Vec<u32>, pending: PendingRows) -> Self {
         Joint {
             slots,
             pending,
@@ -185,19 +191,21 @@ impl Joint {
 impl JoinOperator {
     /// What it takes to emit what the pending pieces change. Presence on keys of one changed side is left to `flip_slots`.
     pub(super) fn plan_pending(&mut self, pending: [Vec<Piece>; 2]) -> Vec<Task> {
-        let joint = self.find_joint(&pending);
+        let (joint, searched) = self.find_joint(&pending);
         let range = |p: &Piece| p.first..p.first + p.slots.len() as u32;
         let ranges = pending
             .each_ref()
             .map(|side| side.iter().map(range).collect());
-        let ranges: Rc<[Vec<Range<u32>>; 2]> = Rc::new(ranges);
+        let ranges: PendingRows = Rc::new(ranges);
         let mut tasks = Vec::new();
         for (port, pieces) in pending.into_iter().enumerate() {
             for piece in pieces {
                 let Some((delta, slots)) = self.without_joint(piece) else {
                     continue;
                 };
-                let meeting = Meeting::new(port, delta, slots, 0, None);
+                let mut meeting = Meeting::new(port, delta, slots, 0, None);
+                // Where keys that change on both sides are searched for, the left rows have met these.
+                meeting.except = (port == RIGHT && searched).then(|| ranges.clone());
                 tasks.push(Task::Meet(Box::new(meeting)));
             }
         }
@@ -219,25 +227,30 @@ impl JoinOperator {
         }
     }
 
-    /// The slots that both sides' pieces touch, with their flags set.
-    fn find_joint(&mut self, pending: &[Vec<Piece>; 2]) -> Vec<u32> {
-        let mut joint = Vec::new();
+    /// The slots that both sides' pieces touch, with their flags set; and whether there are others, which are searched for.
+    fn find_joint(&mut self, pending: &[Vec<Piece>; 2]) -> (Vec<u32>, bool) {
+        let (mut joint, mut searched) = (Vec::new(), false);
         // Without pairs there is little to gain, and lists would be walked whose rows don't appear or vanish.
         if !self.emits_pairs() || pending.iter().any(|pieces| pieces.is_empty()) {
-            return joint;
+            return (joint, searched);
         }
-        let keys = &mut self.state.keys;
         let slots = |port: usize| pending[port].iter().flat_map(|p| p.slots.iter().copied());
         for slot in slots(LEFT) {
-            keys.slot_mut(slot).flags |= TOUCHED;
+            self.state.keys.slot_mut(slot).flags |= TOUCHED;
         }
         for slot in slots(RIGHT) {
-            let flags = &mut keys.slot_mut(slot).flags;
-            if *flags & (TOUCHED | JOINT) == TOUCHED {
-                *flags |= JOINT;
+            if self.state.keys.slot(slot).flags & (TOUCHED | JOINT) != TOUCHED {
+                continue;
+            }
+            if self.is_searched(slot) {
+                self.state.keys.slot_mut(slot).flags &= !TOUCHED;
+                searched = true;
+            } else {
+                self.state.keys.slot_mut(slot).flags |= JOINT;
                 joint.push(slot);
             }
         }
+        let keys = &mut self.state.keys;
         for slot in slots(LEFT) {
             keys.slot_mut(slot).flags &= !TOUCHED;
         }
@@ -254,7 +267,7 @@ impl JoinOperator {
                 }
             }
         }
-        joint
+        (joint, searched)
     }
 
     /// The rows of a piece whose keys haven't changed on the other side.
@@ -287,6 +300,11 @@ impl JoinOperator {
         };
         if begins && self.emits_pairs() && self.searches() {
             joint.plan_searches(&sides);
+            for (side, entries) in sides.iter().enumerate() {
+                let of_key = |at| entries.of(at).len().saturating_sub(FEW_OF_KEY);
+                let rows: usize = (0..joint.slots.len()).map(of_key).sum();
+                self.note_looked_at(side, rows * PAIRS_PER_JOINT_ROW);
+            }
         }
         if self.emits_pairs() && !self.joint_pairs(joint, &sides, out) {
             joint.sides = Some(sides);
@@ -489,7 +507,7 @@ fn takes_room(store: &RowStore, head: u32, room: &mut usize) -> bool {
 }
 
 /// True if `row` belongs to one of the pieces, which are ascending.
-fn is_pending(pending: &[Range<u32>], row: u32) -> bool {
+pub(super) fn is_pending(pending: &[Range<u32>], row: u32) -> bool {
     let after = pending.partition_point(|p| p.start <= row);
     after > 0 && pending[after - 1].contains(&row)
 }

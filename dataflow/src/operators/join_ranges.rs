@@ -16,7 +16,7 @@ use crate::ranges::{FEW_ROWS, Order};
 /// Rows of the other side that are put in order, or searched for, together.
 pub(super) const STORED_ROWS: usize = 64 * 1024;
 /// Putting a row in order, or searching for it, takes as long as looking at so many pairs.
-const PAIRS_PER_ROW: usize = 8;
+pub(super) const PAIRS_PER_ROW: usize = 8;
 
 /// Whether looking at so many pairs takes longer than putting the `rows` that they are of in order.
 pub(super) fn is_worth_order(pairs: usize, rows: usize) -> bool {
@@ -69,7 +69,7 @@ impl JoinOperator {
     }
 
     /// Rows of these keys with the rows of the `other` side that have the same; `None`: all pairs are better looked at.
-    pub(super) fn meeting_of_keys(&self, slots: &[u32], other: usize) -> Option<RangeMeeting> {
+    pub(super) fn meeting_of_keys(&mut self, slots: &[u32], other: usize) -> Option<RangeMeeting> {
         if !self.searches() || slots.len() <= PAIRS_PER_ROW {
             return None;
         }
@@ -97,8 +97,12 @@ impl JoinOperator {
             pairs += own * (stored.len() - before);
         }
         groups.count = of_group.len();
-        is_worth_order(pairs, slots.len() + stored.len())
-            .then(|| RangeMeeting::of_groups(stored, groups))
+        let rows = slots.len() + stored.len();
+        if !is_worth_order(pairs, rows) {
+            return None;
+        }
+        self.note_looked_at(other, rows * PAIRS_PER_ROW);
+        Some(RangeMeeting::of_groups(stored, groups))
     }
 
     /// Pairs of the pushed rows with the rows of the other side that the condition's comparisons allow. False if the allowance

@@ -27,6 +27,8 @@ pub const BLOCK_ROWS: usize = 1 << BLOCK_BITS;
 const BLOCK_BITS: u32 = 13;
 /// The end of a list.
 pub const NIL: u32 = u32::MAX;
+/// What comes after a row that is in no list any more.
+const DEAD: u32 = NIL - 1;
 /// Pieces of fewer rows than this are merged with their neighbours in a block.
 const PIECE_ROWS_MIN: usize = 1024;
 /// Text that refers to buffers more than this many times its own size is copied to a buffer of its own.
@@ -168,6 +170,19 @@ impl RowStore {
     #[inline]
     pub fn next(&self, row: u32) -> u32 {
         self.next[row as usize]
+    }
+
+    /// Whether a row is in no list any more.
+    #[inline]
+    pub fn is_dead(&self, row: u32) -> bool {
+        self.next[row as usize] == DEAD
+    }
+
+    /// Whether the list that starts at `head` has more than `rows` rows.
+    pub fn is_longer(&self, head: u32, rows: usize) -> bool {
+        let here = |row: u32| (row != NIL).then_some(row);
+        let mut list = std::iter::successors(here(head), |row| here(self.next(*row)));
+        list.nth(rows).is_some()
     }
 
     /// Puts `row` before the list that starts at `head` and makes it the head.
@@ -323,6 +338,7 @@ impl RowStore {
     fn kill(&mut self, row: u32) {
         self.live -= 1;
         self.dead += 1;
+        self.next[row as usize] = DEAD;
         let block = &mut self.blocks[(row >> BLOCK_BITS) as usize];
         block.live -= 1;
         if block.live == 0 {

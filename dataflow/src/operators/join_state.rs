@@ -18,6 +18,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use tidemill_storage::{RunBatch, StoreError};
 use tidemill_zset::{Delta, Diffs, Epoch};
 
+use super::join_index::SideIndex;
 use super::join_keys::{KeyTable, Slot};
 use super::join_rows::{BLOCK_ROWS, Debts, Groups, NIL, RowStore};
 use super::join_unindexed::{Leaving, Unindexed, UnindexedLimits};
@@ -42,6 +43,8 @@ pub struct StateSide {
     complete: bool,
     debts: Debts,
     unindexed: Unindexed,
+    /// All its rows, in the order of what they are searched by, once that pays.
+    pub(super) index: Option<SideIndex>,
 }
 
 impl StateSide {
@@ -57,6 +60,7 @@ impl StateSide {
             keeps_rows,
             complete,
             debts: Debts::default(),
+            index: None,
         }
     }
 
@@ -141,8 +145,14 @@ impl<const N: usize> KeyedState<N> {
     /// Approximate bytes of memory.
     pub fn bytes(&self) -> usize {
         let counts = self.counts.as_ref().map_or(0, |c| c.len() * 8 * N);
-        let side = |s: &StateSide| s.store.bytes() + s.unindexed.bytes();
+        let index = |s: &StateSide| s.index.as_ref().map_or(0, |i| i.index.bytes());
+        let side = |s: &StateSide| s.store.bytes() + s.unindexed.bytes() + index(s);
         self.keys.bytes() + counts + self.sides.iter().map(side).sum::<usize>()
+    }
+
+    /// Whether so many more bytes fit.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.bytes().saturating_add(bytes) <= self.bytes_max
     }
 
     /// The slot of each row, all of them resident afterwards. Returns a range with all slots that were read from the store; others in
@@ -434,8 +444,11 @@ impl<const N: usize> KeyedState<N> {
         if !self.sides[side].keeps_rows || slots.is_empty() {
             return NIL;
         }
-        let store = &mut self.sides[side].store;
+        let StateSide { store, index, .. } = &mut self.sides[side];
         let first = store.append(rows, diffs);
+        if let Some(index) = index {
+            index.push(rows, slots, first, store);
+        }
         for (row, slot) in slots.iter().enumerate() {
             let head = &mut self.keys.slot_mut(*slot).heads[side];
             store.link(first + row as u32, head);
@@ -533,6 +546,9 @@ impl<const N: usize> KeyedState<N> {
     fn evict(&mut self) {
         self.note_committed();
         self.blocked = None;
+        for side in &mut self.sides {
+            side.index = None;
+        }
         if self.committed > 0 {
             for side in 0..N {
                 let unindexed = self.sides[side].unindexed.close();
@@ -621,8 +637,14 @@ impl<const N: usize> KeyedState<N> {
     }
 
     fn move_rows(&mut self, side: usize, old_keys: &KeyTable<N>, from: &[u32], to: &[u32]) {
-        let StateSide { store, debts, .. } = &mut self.sides[side];
+        let StateSide {
+            store,
+            debts,
+            index,
+            ..
+        } = &mut self.sides[side];
         debts.clear();
+        *index = index.as_ref().map(SideIndex::emptied);
         let empty = RowStore::new(store.schema().clone(), store.matching.is_some());
         let mut old = std::mem::replace(store, empty);
         let (mut rows, mut slots) = (Vec::new(), Vec::new());
@@ -630,12 +652,26 @@ impl<const N: usize> KeyedState<N> {
             old.collect(old_keys.slot(*from).heads[side], &mut rows);
             slots.resize(rows.len(), *to);
             if rows.len() >= BLOCK_ROWS {
-                move_chunks(&mut old, store, &rows, &slots, side, &mut self.keys);
+                move_chunks(
+                    &mut old,
+                    (store, index),
+                    &rows,
+                    &slots,
+                    side,
+                    &mut self.keys,
+                );
                 rows.clear();
                 slots.clear();
             }
         }
-        move_chunks(&mut old, store, &rows, &slots, side, &mut self.keys);
+        move_chunks(
+            &mut old,
+            (store, index),
+            &rows,
+            &slots,
+            side,
+            &mut self.keys,
+        );
     }
 }
 
@@ -656,7 +692,7 @@ fn filtered(batch: &RunBatch, wanted: &[bool]) -> RunBatch {
 
 fn move_chunks<const N: usize>(
     from: &mut RowStore,
-    to: &mut RowStore,
+    (to, index): (&mut RowStore, &mut Option<SideIndex>),
     rows: &[u32],
     slots: &[u32],
     side: usize,
@@ -666,6 +702,9 @@ fn move_chunks<const N: usize>(
         let batch = from.gather_rows(rows);
         let diffs: Vec<i64> = rows.iter().map(|r| from.diff(*r)).collect();
         let first = to.append(&batch, &Diffs::from(diffs));
+        if let Some(index) = index {
+            index.push(&batch, slots, first, to);
+        }
         for (i, slot) in slots.iter().enumerate() {
             to.link(first + i as u32, &mut keys.slot_mut(*slot).heads[side]);
         }

@@ -10,6 +10,7 @@ use tidemill_storage::ArrangementChange;
 use tidemill_zset::{Delta, Epoch};
 
 use super::join::{JoinOperator, LEFT, Presence, RIGHT, may_stay_unindexed};
+use super::join_index::Build;
 use super::join_pairs::Meeting;
 use super::join_pending::Joint;
 use super::join_presence::{Flip, Restore};
@@ -26,6 +27,8 @@ pub(super) enum Task {
     Arrive(Arrival),
     /// Give the pairs of pushed rows with those of the other side.
     Meet(Box<Meeting>),
+    /// Make the index of a side.
+    Index(Box<Build>),
     /// Emit what the pending pieces change.
     Flush,
     /// Emit what changes for keys that change on both sides.
@@ -80,11 +83,29 @@ impl JoinOperator {
                 }
             }
             Task::Arrive(arrival) => self.arrive(arrival, out),
-            Task::Meet(mut meeting) => match self.meet(&mut meeting, out) {
-                true => self.end_meeting(*meeting, out),
-                false => self.tasks.push_front(Task::Meet(meeting)),
+            Task::Meet(mut meeting) => {
+                if let Some(build) = self.begin(&mut meeting) {
+                    return self.do_first(vec![Task::Index(Box::new(build)), Task::Meet(meeting)]);
+                }
+                match self.meet(&mut meeting, out) {
+                    true => self.end_meeting(*meeting, out),
+                    false => self.tasks.push_front(Task::Meet(meeting)),
+                }
+            }
+            Task::Index(mut build) => match self.build_index(&mut build, out) {
+                true => self.install_index(*build),
+                false => self.tasks.push_front(Task::Index(build)),
             },
-            Task::Flush => self.flush(),
+            Task::Flush => {
+                let due = [LEFT, RIGHT].into_iter();
+                let due = due.filter_map(|side| self.due_index(side));
+                let mut first: Vec<Task> = due.map(|b| Task::Index(Box::new(b))).collect();
+                if first.is_empty() {
+                    return self.flush();
+                }
+                first.push(Task::Flush);
+                self.do_first(first);
+            }
             Task::Joint(mut joint) => match self.emit_joint(&mut joint, out) {
                 true => {}
                 false => self.tasks.push_front(Task::Joint(joint)),

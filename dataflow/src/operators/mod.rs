@@ -6,6 +6,7 @@ pub mod culprit;
 pub mod input;
 pub mod join;
 mod join_filter;
+mod join_index;
 mod join_keys;
 mod join_pairs;
 mod join_pending;
