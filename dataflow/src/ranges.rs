@@ -5,10 +5,14 @@
 //! Invariant: pairs that aren't candidates don't fulfil the condition, and can't fail either. So what can't be evaluated for some row
 //! excludes nothing, and a condition of which another part can fail is none of these.
 
+mod codes;
 mod comparisons;
 mod index;
 mod order;
+mod second;
+mod ways;
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
@@ -20,9 +24,11 @@ use datafusion_physical_expr::expressions::Column;
 use tidemill_zset::hash::hash_columns;
 
 pub use comparisons::is_ordered;
-use comparisons::{Comparisons, Limit, renumbered};
+use comparisons::{Compared, Comparisons, Limit, renumbered};
 pub use index::{Found, IndexCondition, RangeIndex};
 pub use order::{Candidates, FEW_ROWS, NO_GROUP, Order};
+use second::Second;
+use ways::Way;
 
 type Expr = Arc<dyn PhysicalExpr>;
 
@@ -38,13 +44,14 @@ pub struct RangeCondition {
     /// Over the columns of the searched side.
     key: Expr,
     limits: Vec<Limit>,
+    second: Option<Second>,
     is_whole: bool,
 }
 
 /// What is to be searched by.
 #[derive(Clone, Copy, Debug)]
 pub enum Wanted {
-    /// Whatever ends the range in both directions; of those that are as good, a value of this side, 0 or 1.
+    /// Whatever excludes most rows; of what is as good, values of this side, 0 or 1.
     Side(usize),
     /// This column of a side.
     Column(usize, usize),
@@ -62,45 +69,48 @@ impl RangeCondition {
     ) -> Option<RangeCondition> {
         let comparisons = Comparisons::of(condition, schema, side_of)?;
         let sides = [0, 1].map(|side| comparisons.of_side(side));
-        let known = comparisons.each.iter().flatten();
-        let keys = known.flat_map(|c| [(0, c.sides[0]), (1, c.sides[1])]);
-        let keys = keys.filter(|(_, e)| {
-            let column = e.downcast_ref::<Column>().map(|c| side_of(c.index()));
-            match wanted {
-                Wanted::Column(side, number) => column == Some((side, number)),
-                Wanted::Side(_) => true,
-            }
+        let compared = sides.each_ref().map(|parts| parts.iter().flatten());
+        let compared: [Vec<&Compared>; 2] = compared.map(Iterator::collect);
+        let ways = compared.iter().enumerate().flat_map(|(side, compared)| {
+            let ways = Way::all(compared).into_iter();
+            ways.map(move |way| (side, way))
         });
-        let of_key = |(searched, key): (usize, &Expr)| {
-            let limits = sides[searched].iter();
-            let limits: Vec<_> = limits
-                .map(|c| c.as_ref().filter(|c| c.key == key))
-                .collect();
-            let others = comparisons.parts.iter().zip(&limits);
-            let others = others.filter(|(_, limit)| limit.is_none());
-            let mut others = others.map(|(e, _)| e).peekable();
-            let is_whole = comparisons.all_known && others.peek().is_none();
-            if others.any(|e| can_fail(e)) {
+        let mut ways: Vec<(usize, Way)> = ways
+            .filter(|(side, way)| match wanted {
+                Wanted::Side(_) => true,
+                Wanted::Column(of, number) => {
+                    let column = way.first.key.downcast_ref::<Column>();
+                    let is_wanted = column.is_some_and(|c| side_of(c.index()).1 == number);
+                    *side == of && is_wanted && way.second.is_none()
+                }
+            })
+            .collect();
+        let is_liked = |side: usize| matches!(wanted, Wanted::Side(liked) if liked == side);
+        ways.sort_by_key(|(side, way)| Reverse((way.rank(), is_liked(*side))));
+        let of_way = |(searched, way): (usize, Way)| {
+            let parts = comparisons.parts.iter().zip(&sides[searched]);
+            let key = way.first.key;
+            let of_key = |c: &Option<Compared>| c.as_ref().is_some_and(|c| c.key == key);
+            let others = parts.filter(|(_, c)| !of_key(c)).map(|(e, c)| (*e, c));
+            if others.clone().any(|(e, _)| can_fail(e)) {
                 return None;
             }
-            let limits = limits.into_iter().flatten();
+            let is_second = |c: &Option<Compared>| c.as_ref().is_some_and(|c| way.has(c));
+            let all_known = comparisons.all_known && others.clone().all(|(_, c)| is_second(c));
+            let compared = &compared[searched];
+            let limits = compared.iter().filter(|c| c.key == key);
+            let second = way.second;
+            let second = second.map(|second| Second::of(second, compared, schema, side_of));
             Some(RangeCondition {
                 searched,
                 equal: vec![],
                 key: renumbered(key, side_of),
                 limits: limits.map(|c| c.limit(side_of)).collect(),
-                is_whole,
+                is_whole: all_known && second.as_ref().is_none_or(|second| second.is_exact),
+                second,
             })
         };
-        let rank = |range: &RangeCondition| {
-            let liked = matches!(wanted, Wanted::Side(side) if side == range.searched);
-            (range.bounds(), liked)
-        };
-        let found = keys.filter_map(of_key);
-        found.reduce(|best, next| match rank(&next) > rank(&best) {
-            true => next,
-            false => best,
-        })
+        ways.into_iter().find_map(of_way)
     }
 
     /// The condition between rows that are equal in these columns of the left and the right side, none of which is NULL. `None`: there is no
@@ -128,14 +138,6 @@ impl RangeCondition {
         })
     }
 
-    /// In how many directions the range ends.
-    fn bounds(&self) -> usize {
-        let any = |ops: &[Operator]| self.limits.iter().any(|l| ops.contains(&l.op));
-        let low = any(&[Operator::Gt, Operator::GtEq, Operator::Eq]);
-        let high = any(&[Operator::Lt, Operator::LtEq, Operator::Eq]);
-        usize::from(low) + usize::from(high)
-    }
-
     /// The side that is searched: 0 or 1.
     pub fn searched(&self) -> usize {
         self.searched
@@ -149,6 +151,11 @@ impl RangeCondition {
     /// The values, over the columns of the probing side, that the key is compared with, and how it is.
     pub fn limits(&self) -> impl Iterator<Item = (&Expr, Operator)> {
         self.limits.iter().map(|limit| (&limit.value, limit.op))
+    }
+
+    /// Whether two values are compared, so that not all places in the ranges of [`Candidates`] can match.
+    pub fn passes_over(&self) -> bool {
+        self.second.is_some()
     }
 
     /// Whether all candidates fulfil the condition, where [`Candidates::are_all`] is false.

@@ -1,7 +1,6 @@
 //! Pairs of a join whose condition compares both sides ([`RangeCondition`](crate::ranges::RangeCondition)): the pushed rows meet only those that the
 //! comparisons allow, piece of the other side by piece. With a key, where looking at all pairs of its rows takes longer.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -11,7 +10,7 @@ use super::join_filter::PairFilter;
 use super::join_pairs::{Meeting, Pairs, Place, Rows};
 use super::join_rows::batch_of;
 use crate::operator::Output;
-use crate::ranges::{FEW_ROWS, Order};
+use crate::ranges::{Candidates, FEW_ROWS, Order};
 
 /// Rows of the other side that are put in order, or searched for, together.
 pub(super) const STORED_ROWS: usize = 64 * 1024;
@@ -57,7 +56,7 @@ pub(super) struct GroupNumbers {
 
 enum Candidate {
     /// By probing row, from this one on, the places in an order.
-    Ranges(usize, Vec<Range<usize>>, Arc<Order>),
+    Ranges(usize, Candidates, Arc<Order>),
     /// Probing and searched rows.
     Each(Vec<(u32, u32)>),
 }
@@ -272,7 +271,7 @@ impl RangeMeeting {
         let found = found.expect(EVALUATED);
         Found {
             filtered: found.are_all || !range.is_whole(),
-            pairs: Candidate::Ranges(0, found.ranges, order),
+            pairs: Candidate::Ranges(0, found, order),
             from,
         }
     }
@@ -283,11 +282,18 @@ impl Found {
     fn is_empty(&mut self) -> bool {
         match &mut self.pairs {
             Candidate::Each(pairs) => pairs.is_empty(),
-            Candidate::Ranges(row, ranges, _) => {
-                while ranges.get(*row).is_some_and(|r| r.start >= r.end) {
-                    *row += 1;
+            Candidate::Ranges(row, candidates, order) => {
+                while let Some(range) = candidates.ranges.get_mut(*row) {
+                    if range.start >= range.end {
+                        *row += 1;
+                        continue;
+                    }
+                    match order.passed_over(range.start, candidates.least[*row]) {
+                        0 => return false,
+                        passed => range.start += passed,
+                    }
                 }
-                *row == ranges.len()
+                true
             }
         }
     }
@@ -307,9 +313,13 @@ impl Found {
                     let given = pairs.drain(pairs.len() - most..);
                     given.for_each(|(row, at)| give(row, at));
                 }
-                Candidate::Ranges(row, ranges, order) => {
-                    let range = &mut ranges[*row];
-                    let end = range.end.min(range.start + room);
+                Candidate::Ranges(row, candidates, order) => {
+                    let range = &mut candidates.ranges[*row];
+                    let most = match candidates.least[*row] {
+                        i64::MIN => room,
+                        _ => 1,
+                    };
+                    let end = range.end.min(range.start + most);
                     let places = &order.rows()[range.start..end];
                     places.iter().for_each(|at| give(*row as u32, *at));
                     range.start = end;

@@ -9,6 +9,7 @@ use datafusion_expr::Operator;
 use datafusion_physical_expr::expressions::{BinaryExpr, CaseExpr, CastExpr, Column, Literal};
 use datafusion_physical_expr::utils::collect_columns;
 
+use super::codes::is_exact;
 use super::{Expr, SideOf};
 
 /// What a condition says, read as ANDs.
@@ -76,6 +77,22 @@ impl<'e> Comparisons<'e> {
 }
 
 impl Compared<'_> {
+    /// Whether the value is an upper end.
+    pub fn is_upper(&self) -> bool {
+        matches!(self.op, Operator::Lt | Operator::LtEq)
+    }
+
+    /// Whether both compare the same, each in one and the same direction.
+    pub fn is_alike(&self, other: &Compared) -> bool {
+        let one_way = self.op != Operator::Eq && other.op != Operator::Eq;
+        one_way && self.key == other.key && self.is_upper() == other.is_upper()
+    }
+
+    /// Whether different values have different codes.
+    pub fn is_exact(&self, schema: &Schema) -> bool {
+        self.key.data_type(schema).is_ok_and(|ty| is_exact(&ty))
+    }
+
     /// With the value over the columns of its side.
     pub fn limit(&self, side_of: SideOf) -> Limit {
         Limit {

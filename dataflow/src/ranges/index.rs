@@ -2,31 +2,24 @@
 //! changed row of the other side can match are found without going through the rest.
 //!
 //! Rows are in sorted runs, and the last runs are merged so that their sizes double: a row is moved as often as the number of rows has bits,
-//! and a search goes through as many runs (O'Neil et al., The Log-Structured Merge-Tree, 1996). Where two values are compared, each in one
-//! direction, as the ends of an interval are, the rows are in the order of the first, and blocks of them know their greatest second one, so
-//! that those that it excludes are passed over as in a priority search tree (McCreight, 1985).
+//! and a search goes through as many runs (O'Neil et al., The Log-Structured Merge-Tree, 1996).
 //!
 //! Invariant: as in [`super`].
 
+use std::cmp::Reverse;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
-use arrow::array::cast::AsArray;
-use arrow::array::types::{Decimal128Type, Float32Type, Float64Type, Int64Type};
 use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::Schema;
 use datafusion_common::Result;
-use datafusion_expr::Operator;
 
+use super::codes::{Bounds, codes};
 use super::comparisons::{Compared, Comparisons, Limit, renumbered};
-use super::order::{evaluated, total};
+use super::order::evaluated;
+use super::second::{Greatest, Second};
+use super::ways::Way;
 use super::{Expr, SideOf};
-
-/// Each block has two to the power of this many rows, or of the blocks below it.
-const BLOCK_BITS: u32 = 4;
-/// Decimals of so many digits are whole numbers of 64 bits.
-const EXACT_DIGITS: u8 = 18;
 
 /// What the rows of a side are searched by.
 #[derive(Debug)]
@@ -36,15 +29,6 @@ pub struct IndexCondition {
     limits: Vec<Limit>,
     second: Option<Second>,
     is_whole: bool,
-}
-
-/// A value that is compared besides, in one direction.
-#[derive(Debug)]
-struct Second {
-    key: Expr,
-    limits: Vec<Limit>,
-    /// It must not be greater.
-    is_upper: bool,
 }
 
 impl IndexCondition {
@@ -59,58 +43,27 @@ impl IndexCondition {
         let comparisons = Comparisons::of(condition, schema, side_of)?;
         let parts = comparisons.of_side(searched);
         let compared: Vec<&Compared> = parts.iter().flatten().collect();
-        let ends_both = |key: &Expr| {
-            let mut of_key = compared.iter().filter(|c| c.key == key);
-            let first = of_key.next().map(|c| c.op);
-            let is_other = |op: Operator| Some(is_upper(op)) != first.map(is_upper);
-            first == Some(Operator::Eq) || of_key.any(|c| c.op == Operator::Eq || is_other(c.op))
-        };
-        // How much is excluded; each key alone, and with each other value.
-        let rank = |first: &Compared, second: Option<&Compared>| match second {
-            None if ends_both(first.key) => 3,
-            Some(second) if is_upper(second.op) != is_upper(first.op) => 2,
-            Some(_) => 1,
-            None => 0,
-        };
-        let mut ways: Vec<(&Compared, Option<&Compared>)> = vec![];
-        for first in &compared {
-            ways.push((first, None));
-            if !ends_both(first.key) {
-                let others = compared.iter().filter(|c| c.key != first.key);
-                let others = others.filter(|c| c.op != Operator::Eq);
-                ways.extend(others.map(|second| (*first, Some(*second))));
-            }
-        }
-        ways.sort_by_key(|(first, second)| std::cmp::Reverse(rank(first, *second)));
-        let exact = |e: &Expr| e.data_type(schema).is_ok_and(|ty| is_exact(&ty));
-        ways.into_iter().find_map(|(first, second)| {
-            let is_second = |c: &Compared| {
-                let same = |s: &Compared| s.key == c.key && is_upper(s.op) == is_upper(c.op);
-                c.op != Operator::Eq && second.is_some_and(same)
-            };
-            let is_limit = |c: &Compared| c.key == first.key || is_second(c);
+        let mut ways = Way::all(&compared);
+        ways.sort_by_key(|way| Reverse(way.rank()));
+        let of_way = |way: Way| {
             let others = comparisons.parts.iter().zip(&parts);
-            let others = others.filter(|(_, c)| !c.as_ref().is_some_and(is_limit));
+            let others = others.filter(|(_, c)| !c.as_ref().is_some_and(|c| way.has(c)));
             let others: Vec<_> = others.map(|(e, _)| e).collect();
             if others.iter().any(|e| can_fail(e)) {
                 return None;
             }
-            let limits = |wanted: &dyn Fn(&Compared) -> bool| {
-                let limits = compared.iter().filter(|c| wanted(c));
-                limits.map(|c| c.limit(side_of)).collect::<Vec<_>>()
-            };
-            let all = comparisons.all_known && others.is_empty();
+            let limits = compared.iter().filter(|c| c.key == way.first.key);
+            let second = way.second;
+            let second = second.map(|second| Second::of(second, &compared, schema, side_of));
+            let is_exact = way.first.is_exact(schema) && second.as_ref().is_none_or(|s| s.is_exact);
             Some(IndexCondition {
-                key: renumbered(first.key, side_of),
-                limits: limits(&|c| c.key == first.key),
-                second: second.map(|second| Second {
-                    key: renumbered(second.key, side_of),
-                    limits: limits(&is_second),
-                    is_upper: is_upper(second.op),
-                }),
-                is_whole: all && exact(first.key) && second.is_none_or(|s| exact(s.key)),
+                key: renumbered(way.first.key, side_of),
+                limits: limits.map(|c| c.limit(side_of)).collect(),
+                second,
+                is_whole: comparisons.all_known && others.is_empty() && is_exact,
             })
-        })
+        };
+        ways.into_iter().find_map(of_way)
     }
 }
 
@@ -137,9 +90,8 @@ struct Run {
     keys: Vec<i64>,
     /// The numbers of the rows.
     rows: Vec<u32>,
-    /// The second values, so that greater ones are searched for; then the greatest of each block of them, of each block of these, and
-    /// so on.
-    greatest: Vec<Vec<i64>>,
+    /// Nothing where no second value is compared.
+    seconds: Greatest,
 }
 
 /// What rows can match, of which some is still to be given.
@@ -198,17 +150,9 @@ impl RangeIndex {
     ) -> Result<()> {
         let mut failed = vec![];
         let key = evaluated(&self.condition.key, rows, &mut failed)?;
-        let second = match &self.condition.second {
-            Some(second) => {
-                let values = evaluated(&second.key, rows, &mut failed)?;
-                let mut codes = codes(&values)?;
-                if second.is_upper {
-                    codes.iter_mut().for_each(|code| *code = !*code);
-                }
-                Some((values, codes))
-            }
-            None => None,
-        };
+        let second = self.condition.second.as_ref();
+        let second = second.map(|second| second.values(rows, &mut failed));
+        let second = second.transpose()?;
         failed.sort_unstable();
         failed.dedup();
         let keys = codes(&key)?;
@@ -225,19 +169,18 @@ impl RangeIndex {
             }
         }
         sorted.sort_unstable();
-        let mut run = Run::default();
+        let (mut run, mut seconds) = (Run::default(), vec![]);
         for (group, key, at) in sorted {
             if self.is_grouped {
                 run.groups.push(group);
             }
             run.keys.push(key);
             run.rows.push(numbers[at as usize]);
-            if let Some((_, codes)) = &second {
-                run.add_second(codes[at as usize]);
-            }
+            let codes = second.iter().map(|(_, codes)| codes[at as usize]);
+            seconds.extend(codes);
         }
         if !run.rows.is_empty() {
-            run.end();
+            run.seconds = Greatest::of(seconds);
             self.runs.push(run);
         }
         while let [.., a, b] = self.runs.as_slice()
@@ -256,11 +199,9 @@ impl RangeIndex {
     pub fn search(&self, probing: &RecordBatch, groups: &[u32], wanted: &[u32]) -> Result<Found> {
         let mut failed = vec![];
         let limits = Bounds::of(&self.condition.limits, probing, &mut failed)?;
-        let second = match &self.condition.second {
-            Some(second) => Bounds::of(&second.limits, probing, &mut failed)?,
-            None => Bounds(vec![]),
-        };
-        let is_upper = self.condition.second.as_ref().is_some_and(|s| s.is_upper);
+        let second = self.condition.second.as_ref();
+        let bounds = second.map(|second| second.bounds(probing, &mut failed));
+        let seconds = second.zip(bounds.transpose()?);
         failed.sort_unstable();
         let mut found = Found {
             parts: vec![],
@@ -271,7 +212,6 @@ impl RangeIndex {
         for probing in wanted {
             let row = *probing as usize;
             let group = if self.is_grouped { groups[row] } else { 0 };
-            let others = found.others.len();
             let of_group = |row: &&(u32, u32)| !self.is_grouped || row.0 == group;
             let pair = |(_, number): &(u32, u32)| (*probing, *number);
             let rows = self.failed.iter().filter(of_group);
@@ -282,17 +222,18 @@ impl RangeIndex {
                 found.is_filtered = true;
                 (i64::MIN..=i64::MAX, i64::MIN)
             } else {
-                let (Some(keys), Some(second)) = (limits.of_row(row), second.of_row(row)) else {
+                let Some(keys) = limits.of_row(row) else {
                     continue;
                 };
-                let least = if is_upper {
-                    !*second.end()
-                } else {
-                    *second.start()
+                let least = match &seconds {
+                    None => i64::MIN,
+                    Some((second, bounds)) => match bounds.of_row(row) {
+                        None => continue,
+                        Some(bounds) => second.least(&bounds),
+                    },
                 };
                 (keys, least)
             };
-            found.is_filtered |= found.others.len() > others;
             for (number, run) in self.runs.iter().enumerate() {
                 let places = run.places(group, &keys);
                 if !places.is_empty() {
@@ -325,7 +266,7 @@ impl RangeIndex {
             let run = &self.runs[part.run as usize];
             while steps < most && !part.places.is_empty() {
                 steps += 1;
-                match run.passed_over(part.places.start, part.least) {
+                match run.seconds.passed_over(part.places.start, part.least) {
                     0 => {
                         give(part.probing, run.rows[part.places.start]);
                         part.places.start += 1;
@@ -351,25 +292,8 @@ impl Found {
 
 impl Run {
     fn bytes(&self) -> usize {
-        let greatest = self.greatest.iter().map(Vec::len).sum::<usize>();
-        4 * self.groups.len() + 8 * self.keys.len() + 4 * self.rows.len() + 8 * greatest
-    }
-
-    fn add_second(&mut self, code: i64) {
-        if self.greatest.is_empty() {
-            self.greatest.push(vec![]);
-        }
-        self.greatest[0].push(code);
-    }
-
-    /// All rows are there.
-    fn end(&mut self) {
-        while let Some(below) = self.greatest.last().filter(|b| b.len() > 1) {
-            let blocks = below.chunks(1 << BLOCK_BITS);
-            let greatest = blocks.filter_map(|block| block.iter().max().copied());
-            let greatest = greatest.collect();
-            self.greatest.push(greatest);
-        }
+        let rows = 4 * self.groups.len() + 8 * self.keys.len() + 4 * self.rows.len();
+        rows + self.seconds.bytes()
     }
 
     fn at(&self, place: usize) -> (u32, i64) {
@@ -383,7 +307,7 @@ impl Run {
         let rows = from.iter().map(|f| f.rows.len()).sum();
         run.keys.reserve_exact(rows);
         run.rows.reserve_exact(rows);
-        let mut places = [0, 0];
+        let (mut places, mut seconds) = ([0, 0], vec![]);
         loop {
             let [a, b] = [0, 1].map(|i| {
                 let left = places[i] < from[i].rows.len();
@@ -405,11 +329,9 @@ impl Run {
             }
             run.keys.push(from.keys[place]);
             run.rows.push(row);
-            if let Some(seconds) = from.greatest.first() {
-                run.add_second(seconds[place]);
-            }
+            seconds.extend(from.seconds.codes().get(place));
         }
-        run.end();
+        run.seconds = Greatest::of(seconds);
         run
     }
 
@@ -429,107 +351,4 @@ impl Run {
         let start = first(&|at| at < (group, *keys.start()));
         start..first(&|at| at <= (group, *keys.end())).max(start)
     }
-
-    /// How many rows from `place` on have all a second value below `least`: of the largest block that begins there.
-    fn passed_over(&self, place: usize, least: i64) -> usize {
-        let mut passed = 0;
-        for (level, greatest) in self.greatest.iter().enumerate() {
-            let bits = BLOCK_BITS * level as u32;
-            if place & ((1 << bits) - 1) != 0 || greatest[place >> bits] >= least {
-                break;
-            }
-            passed = 1 << bits;
-        }
-        passed
-    }
-}
-
-/// For each row of the probing side, the limits of a code.
-struct Bounds(Vec<(ArrayRef, Vec<i64>, Operator)>);
-
-impl Bounds {
-    fn of(limits: &[Limit], rows: &RecordBatch, failed: &mut Vec<usize>) -> Result<Bounds> {
-        let each = limits.iter().map(|limit| {
-            let values = evaluated(&limit.value, rows, failed)?;
-            let codes = codes(&values)?;
-            Ok((values, codes, limit.op))
-        });
-        Ok(Bounds(each.collect::<Result<_>>()?))
-    }
-
-    /// What the codes are between; `None`: nothing is.
-    fn of_row(&self, row: usize) -> Option<RangeInclusive<i64>> {
-        let (mut least, mut greatest) = (i64::MIN, i64::MAX);
-        for (values, codes, op) in &self.0 {
-            if values.is_null(row) {
-                return None;
-            }
-            // Different values may have the same code.
-            let step = i64::from(is_exact(values.data_type()));
-            let code = codes[row];
-            match op {
-                Operator::Lt => greatest = greatest.min(code.checked_sub(step)?),
-                Operator::LtEq => greatest = greatest.min(code),
-                Operator::Gt => least = least.max(code.checked_add(step)?),
-                Operator::GtEq => least = least.max(code),
-                _ => (least, greatest) = (least.max(code), greatest.min(code)),
-            }
-        }
-        (least <= greatest).then_some(least..=greatest)
-    }
-}
-
-fn is_upper(op: Operator) -> bool {
-    matches!(op, Operator::Lt | Operator::LtEq)
-}
-
-/// Whether different values have different [`codes`].
-fn is_exact(ty: &DataType) -> bool {
-    match ty {
-        DataType::Utf8View => false,
-        DataType::Decimal128(digits, _) => *digits <= EXACT_DIGITS,
-        _ => true,
-    }
-}
-
-/// Numbers in the order of the values, whose type is ordered ([`super::is_ordered`]). Those of NULLs say nothing.
-fn codes(values: &ArrayRef) -> Result<Vec<i64>> {
-    Ok(match values.data_type() {
-        DataType::Boolean => {
-            let values = values.as_boolean();
-            let code = |at| i64::from(values.value(at));
-            (0..values.len()).map(code).collect()
-        }
-        DataType::Float32 => {
-            let values = values.as_primitive::<Float32Type>().values().iter();
-            values.map(|v| total(f64::from(*v))).collect()
-        }
-        DataType::Float64 => {
-            let values = values.as_primitive::<Float64Type>().values().iter();
-            values.map(|v| total(*v)).collect()
-        }
-        DataType::Decimal128(digits, _) => {
-            let numbers = values.as_primitive::<Decimal128Type>().values().iter();
-            match *digits <= EXACT_DIGITS {
-                true => numbers.map(|v| *v as i64).collect(),
-                false => numbers.map(|v| total(*v as f64)).collect(),
-            }
-        }
-        // The first bytes.
-        DataType::Utf8View => {
-            let values = values.as_string_view();
-            let code = |at| {
-                let text = values.value(at).as_bytes();
-                let mut first = [0; 8];
-                let known = text.len().min(first.len());
-                first[..known].copy_from_slice(&text[..known]);
-                (u64::from_be_bytes(first) ^ 1 << 63) as i64
-            };
-            (0..values.len()).map(code).collect()
-        }
-        _ => {
-            let numbers = cast(values, &DataType::Int64)?;
-            numbers.as_primitive::<Int64Type>().values().to_vec()
-        }
-    })
 }

@@ -13,6 +13,8 @@ use datafusion_common::Result;
 use datafusion_expr::Operator;
 use hashbrown::HashMap;
 
+use super::codes::Bounds;
+use super::second::Greatest;
 use super::{Expr, RangeCondition};
 
 /// So few probing rows are better compared with each row ([`RangeCondition::scan`]): that takes less than putting the rows in order.
@@ -40,21 +42,21 @@ impl RangeCondition {
         let keys = self.keys(rows)?;
         // In a group, those without a key come last.
         let part = |row: u32| {
-            let is_null = |(key, _): &(ArrayRef, Values)| key.is_null(row as usize);
-            2 * of_row[row as usize] + u32::from(keys.as_ref().is_some_and(is_null))
+            let has_key = keys.as_ref().is_none_or(|keys| keys.has(row as usize));
+            2 * of_row[row as usize] + u32::from(!has_key)
         };
         let all = 0..rows.num_rows() as u32;
         let (mut order, apart): (Vec<u32>, Vec<u32>) =
             all.partition(|row| of_row[*row as usize] != NO_GROUP);
-        match &keys {
-            Some((_, Values::Numbers(numbers))) => {
+        match keys.as_ref().map(|keys| &keys.values) {
+            Some(Values::Numbers(numbers)) => {
                 let number = |row: u32| numbers[row as usize];
                 let sorted = order.iter().map(|row| (part(*row), number(*row), *row));
                 let mut sorted: Vec<_> = sorted.collect();
                 sorted.sort_unstable();
                 order = sorted.into_iter().map(|(.., row)| row).collect();
             }
-            Some((_, Values::Rows(values))) => {
+            Some(Values::Rows(values)) => {
                 let of = |row: u32| (part(row), values.row(row as usize), row);
                 order.sort_unstable_by(|a, b| of(*a).cmp(&of(*b)));
             }
@@ -68,14 +70,25 @@ impl RangeCondition {
             starts[at] += starts[at - 1];
         }
         order.extend(apart);
-        let values = keys.map(|(_, values)| match values {
-            Values::Numbers(numbers) => {
-                Values::Numbers(order.iter().map(|row| numbers[*row as usize]).collect())
+        let (values, codes) = match keys {
+            None => (None, None),
+            Some(keys) => {
+                let codes = keys.second.map(|(_, codes)| codes);
+                (Some(keys.values), codes)
             }
+        };
+        let in_order = |numbers: Vec<i64>| -> Vec<i64> {
+            let rows = order.iter();
+            rows.map(|row| numbers[*row as usize]).collect()
+        };
+        let values = values.map(|values| match values {
+            Values::Numbers(numbers) => Values::Numbers(in_order(numbers)),
             values => values,
         });
+        let seconds = codes.map(in_order);
         Ok(Order {
             values,
+            seconds: seconds.map(Greatest::of).unwrap_or_default(),
             numbers: Numbers::new(),
             starts,
             rows: order,
@@ -83,11 +96,20 @@ impl RangeCondition {
     }
 
     /// The keys of rows of the searched side; `None`: they can't be evaluated.
-    fn keys(&self, rows: &RecordBatch) -> Result<Option<(ArrayRef, Values)>> {
+    fn keys(&self, rows: &RecordBatch) -> Result<Option<Keys>> {
         let key = self.key.evaluate(rows);
-        let key = key.and_then(|key| key.into_array(rows.num_rows())).ok();
-        let values = |key: ArrayRef| Ok((key.clone(), Values::of(&key)?));
-        key.map(values).transpose()
+        let Ok(array) = key.and_then(|key| key.into_array(rows.num_rows())) else {
+            return Ok(None);
+        };
+        let mut failed = vec![];
+        let second = self.second.as_ref();
+        let second = second.map(|second| second.values(rows, &mut failed));
+        let keys = Keys {
+            values: Values::of(&array)?,
+            array,
+            second: second.transpose()?,
+        };
+        Ok(failed.is_empty().then_some(keys))
     }
 
     /// The rows of `order` that each of these rows of the probing side can match.
@@ -113,12 +135,22 @@ impl RangeCondition {
         if order.values.is_none() {
             return Ok(Candidates {
                 ranges: of_row.iter().map(|group| order.group(*group)).collect(),
+                least: vec![i64::MIN; of_row.len()],
                 are_all: true,
             });
         }
         let mut ranges: Vec<Range<usize>> =
             of_row.iter().map(|group| order.with_key(*group)).collect();
+        let mut least = vec![i64::MIN; of_row.len()];
         let limits = self.evaluated(rows)?;
+        if let Some((second, bounds)) = self.second.as_ref().zip(limits.second.as_ref()) {
+            for (row, (range, least)) in ranges.iter_mut().zip(&mut least).enumerate() {
+                match bounds.of_row(row) {
+                    None => *range = 0..0,
+                    Some(bounds) => *least = second.least(&bounds),
+                }
+            }
+        }
         for limit in &limits.each {
             for (row, range) in ranges.iter_mut().enumerate() {
                 let before = |ends: &[Ordering]| {
@@ -139,9 +171,11 @@ impl RangeCondition {
         }
         for row in &limits.failed {
             ranges[*row] = order.group(of_row[*row]);
+            least[*row] = i64::MIN;
         }
         Ok(Candidates {
             ranges,
+            least,
             are_all: !limits.failed.is_empty(),
         })
     }
@@ -157,14 +191,22 @@ impl RangeCondition {
         let limits = self.evaluated(probing)?;
         let keys = self.keys(searched)?;
         for row in 0..probing.num_rows() {
+            let least = self.second.as_ref().zip(limits.second.as_ref());
+            let least = least.map(|(s, bounds)| bounds.of_row(row).map(|b| s.least(&b)));
             match &keys {
-                Some((key, values)) if !limits.failed.contains(&row) => {
+                Some(keys) if !limits.failed.contains(&row) => {
                     for at in 0..searched.num_rows() {
                         let within = |limit: &Limits| {
-                            let ordering = values.compare(at, &limit.values, row);
+                            let ordering = keys.values.compare(at, &limit.values, row);
                             limit.array.is_valid(row) && holds(limit.op, ordering)
                         };
-                        if key.is_valid(at) && limits.each.iter().all(within) {
+                        let has_second = match (&keys.second, least) {
+                            (Some((_, codes)), Some(least)) => {
+                                least.is_some_and(|least| codes[at] >= least)
+                            }
+                            _ => true,
+                        };
+                        if keys.has(at) && has_second && limits.each.iter().all(within) {
                             found(row, at);
                         }
                     }
@@ -178,6 +220,9 @@ impl RangeCondition {
     fn evaluated(&self, rows: &RecordBatch) -> Result<AllLimits> {
         let mut failed = vec![];
         let mut each = vec![];
+        let second = self.second.as_ref();
+        let second = second.map(|second| second.bounds(rows, &mut failed));
+        let second = second.transpose()?;
         for limit in &self.limits {
             let array = evaluated(&limit.value, rows, &mut failed)?;
             each.push(Limits {
@@ -186,7 +231,11 @@ impl RangeCondition {
                 op: limit.op,
             });
         }
-        Ok(AllLimits { each, failed })
+        Ok(AllLimits {
+            each,
+            second,
+            failed,
+        })
     }
 }
 
@@ -195,6 +244,8 @@ impl RangeCondition {
 pub struct Order {
     /// The keys: numbers in this order, others by row. `None`: they can't be evaluated.
     values: Option<Values>,
+    /// Their second values, if such are compared.
+    seconds: Greatest,
     /// Where rows are only compared with equal ones: the groups by the values of these columns.
     numbers: Numbers,
     /// By group, the place of its first row, and that of its first one without a key; and the place behind the last one.
@@ -208,6 +259,7 @@ impl Order {
     pub fn as_it_is(rows: &RecordBatch) -> Order {
         Order {
             values: None,
+            seconds: Greatest::default(),
             numbers: Numbers::new(),
             starts: vec![],
             rows: (0..rows.num_rows() as u32).collect(),
@@ -233,6 +285,12 @@ impl Order {
     /// The rows, by their numbers in the batch.
     pub fn rows(&self) -> &[u32] {
         &self.rows
+    }
+
+    /// How many places from this one on have no row that a probing row with this [`Candidates::least`] can match.
+    #[inline]
+    pub fn passed_over(&self, place: usize, least: i64) -> usize {
+        self.seconds.passed_over(place, least)
     }
 
     /// Whether more than `most` rows that are compared with each other have the same key.
@@ -281,7 +339,11 @@ impl Order {
         };
         let numbers = self.numbers.keys().map(|key| key.len() + 32);
         let starts = size_of_val(self.starts.as_slice());
-        values + numbers.sum::<usize>() + starts + size_of_val(self.rows.as_slice())
+        values
+            + self.seconds.bytes()
+            + numbers.sum::<usize>()
+            + starts
+            + size_of_val(self.rows.as_slice())
     }
 
     fn compare(&self, at: usize, others: &Values, other: usize) -> Ordering {
@@ -310,8 +372,26 @@ impl Order {
 pub struct Candidates {
     /// Per row of the probing side, places in [`Order::rows`].
     pub ranges: Vec<Range<usize>>,
+    /// Per row, which of these places it can't match after all: see [`Order::passed_over`].
+    pub least: Vec<i64>,
     /// Some rows can match all, as something of them can't be evaluated: the whole condition must be.
     pub are_all: bool,
+}
+
+/// What rows of the searched side are searched by.
+struct Keys {
+    array: ArrayRef,
+    values: Values,
+    /// The second values, and their codes.
+    second: Option<(ArrayRef, Vec<i64>)>,
+}
+
+impl Keys {
+    /// Whether a row can match any.
+    fn has(&self, row: usize) -> bool {
+        let second = self.second.as_ref();
+        self.array.is_valid(row) && second.is_none_or(|(values, _)| values.is_valid(row))
+    }
 }
 
 /// What a limit is for each row of the probing side.
@@ -323,6 +403,7 @@ struct Limits {
 
 struct AllLimits {
     each: Vec<Limits>,
+    second: Option<Bounds>,
     /// Rows for which one of them can't be evaluated.
     failed: Vec<usize>,
 }

@@ -190,8 +190,10 @@ impl Searched {
 /// Rows of the probing side.
 pub(super) struct Probe {
     rows: RecordBatch,
-    /// Per row, the places of the candidates that are to be looked at.
+    /// Per row, the places of the candidates that are to be looked at, but for those that are passed over.
     ranges: Vec<Range<usize>>,
+    /// Per row, [`Candidates::least`].
+    least: Vec<i64>,
     /// Candidates that were found one by one: rows and places.
     listed: Vec<(u32, usize)>,
     /// Not all candidates match.
@@ -212,6 +214,7 @@ impl Probe {
     pub fn new(rows: RecordBatch) -> Probe {
         Probe {
             ranges: vec![],
+            least: vec![],
             listed: vec![],
             filtered: false,
             found: vec![0; rows.num_rows()],
@@ -233,7 +236,7 @@ impl Probe {
     }
 
     /// Some candidates: rows of the batch, and places in the order of the searched side.
-    fn next(&mut self, descending: bool) -> (UInt32Array, Vec<usize>) {
+    fn next(&mut self, order: &Order, descending: bool) -> (UInt32Array, Vec<usize>) {
         let (mut rows, mut places) = (vec![], vec![]);
         let listed = self.listed.len().saturating_sub(PAIRS);
         for (row, place) in self.listed.drain(listed..) {
@@ -244,13 +247,14 @@ impl Probe {
         while self.at < self.ranges.len() && places.len() < PAIRS {
             let range = &mut self.ranges[self.at];
             let most = self.round.min(PAIRS - places.len()).min(range.len());
-            match descending {
-                false => places.extend(range.start..range.start + most),
-                true => places.extend((range.end - most..range.end).rev()),
-            }
-            match descending {
-                false => range.start += most,
-                true => range.end -= most,
+            if self.least[self.at] > i64::MIN {
+                pass_over(order, range, self.least[self.at], most, &mut places);
+            } else if descending {
+                places.extend((range.end - most..range.end).rev());
+                range.end -= most;
+            } else {
+                places.extend(range.start..range.start + most);
+                range.start += most;
             }
             rows.resize(places.len(), self.at as u32);
             if range.start >= range.end || in_rounds {
@@ -266,6 +270,26 @@ impl Probe {
 
     fn is_done(&self) -> bool {
         self.at == self.ranges.len() && self.listed.is_empty()
+    }
+}
+
+/// Takes up to `most` places from a range, of which others are passed over.
+fn pass_over(
+    order: &Order,
+    range: &mut Range<usize>,
+    least: i64,
+    most: usize,
+    places: &mut Vec<usize>,
+) {
+    let end = places.len() + most;
+    while range.start < range.end && places.len() < end {
+        match order.passed_over(range.start, least) {
+            0 => {
+                places.push(range.start);
+                range.start += 1;
+            }
+            passed => range.start += passed,
+        }
     }
 }
 
@@ -358,7 +382,7 @@ impl Join {
             }
             true => {
                 let candidates = self.range.candidates(&searched.order, &probe.rows)?;
-                probe.ranges = candidates.ranges;
+                (probe.ranges, probe.least) = (candidates.ranges, candidates.least);
                 candidates.are_all
             }
         };
@@ -369,8 +393,8 @@ impl Join {
             _ => usize::MAX,
         };
         probe.round = probe.wanted;
-        if let (Kind::Rows(side, _), false, false) = (self.kind, probe.filtered, !searched.in_order)
-        {
+        let all_match = !probe.filtered && searched.in_order && !self.range.passes_over();
+        if let (Kind::Rows(side, _), true) = (self.kind, all_match) {
             // Whether there are any, or which, is all that is asked.
             for (found, range) in probe.found.iter_mut().zip(&mut probe.ranges) {
                 *found += range.len();
@@ -402,7 +426,10 @@ impl Join {
         probe: &mut Probe,
         ready: &mut VecDeque<RecordBatch>,
     ) -> Result<bool> {
-        let (mut rows, mut places) = probe.next(self.first.as_ref().is_some_and(|f| f.descending));
+        let (mut rows, mut places) = {
+            let descending = self.first.as_ref().is_some_and(|f| f.descending);
+            probe.next(&searched.order, descending)
+        };
         if let Kind::Rows(side, _) = self.kind
             && side == self.searched_side()
         {
