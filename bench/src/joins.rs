@@ -10,7 +10,7 @@ use crate::measure::cpu_seconds;
 use crate::report::Report;
 
 /// What a query asks for, and the query.
-const QUERIES: [(&str, &str); 8] = [
+const QUERIES: [(&str, &str); 9] = [
     (
         "Events within a minute of each of a hundredth as many errors",
         "SELECT count(*) FROM errors x JOIN events e ON e.at BETWEEN x.at - INTERVAL '1 minute' AND x.at + INTERVAL '1 minute'",
@@ -44,10 +44,14 @@ const QUERIES: [(&str, &str); 8] = [
         "Events of the same kind within an hour after each",
         "SELECT count(*) FROM events x JOIN events e ON e.kind = x.kind AND e.at > x.at AND e.at < x.at + INTERVAL '1 hour'",
     ),
+    (
+        "Events of ten seconds that overlap",
+        "SELECT count(*) FROM events x JOIN events e ON x.at <= e.at + INTERVAL '10 seconds' AND x.at + INTERVAL '10 seconds' >= e.at",
+    ),
 ];
 
 /// What is kept up to date, the view's name, its query, and which of [`QUERIES`] counts its rows.
-const VIEWS: [(&str, &str, &str, usize); 3] = [
+const VIEWS: [(&str, &str, &str, usize); 4] = [
     (
         "The first",
         "near",
@@ -61,10 +65,16 @@ const VIEWS: [(&str, &str, &str, usize); 3] = [
         3,
     ),
     (
-        "The last",
+        "The eighth",
         "soon",
         "SELECT x.id AS first, e.id FROM events x JOIN events e ON e.kind = x.kind AND e.at > x.at AND e.at < x.at + INTERVAL '1 hour'",
         7,
+    ),
+    (
+        "The last",
+        "overlapping",
+        "SELECT x.id AS first, e.id FROM events x JOIN events e ON x.at <= e.at + INTERVAL '10 seconds' AND x.at + INTERVAL '10 seconds' >= e.at",
+        8,
     ),
 ];
 

@@ -25,7 +25,7 @@ use tidemill_zset::hash::hash_columns;
 
 pub use comparisons::is_ordered;
 use comparisons::{Compared, Comparisons, Limit, renumbered};
-pub use index::{Found, IndexCondition, RangeIndex};
+pub use index::{Found, RangeIndex};
 pub use order::{Candidates, FEW_ROWS, NO_GROUP, Order};
 use second::Second;
 use ways::Way;
@@ -53,6 +53,8 @@ pub struct RangeCondition {
 pub enum Wanted {
     /// Whatever excludes most rows; of what is as good, values of this side, 0 or 1.
     Side(usize),
+    /// The same of values of this side alone.
+    Only(usize),
     /// This column of a side.
     Column(usize, usize),
 }
@@ -78,6 +80,7 @@ impl RangeCondition {
         let mut ways: Vec<(usize, Way)> = ways
             .filter(|(side, way)| match wanted {
                 Wanted::Side(_) => true,
+                Wanted::Only(of) => *side == of,
                 Wanted::Column(of, number) => {
                     let column = way.first.key.downcast_ref::<Column>();
                     let is_wanted = column.is_some_and(|c| side_of(c.index()).1 == number);
@@ -89,15 +92,14 @@ impl RangeCondition {
         ways.sort_by_key(|(side, way)| Reverse((way.rank(), is_liked(*side))));
         let of_way = |(searched, way): (usize, Way)| {
             let parts = comparisons.parts.iter().zip(&sides[searched]);
-            let key = way.first.key;
-            let of_key = |c: &Option<Compared>| c.as_ref().is_some_and(|c| c.key == key);
-            let others = parts.filter(|(_, c)| !of_key(c)).map(|(e, c)| (*e, c));
-            if others.clone().any(|(e, _)| can_fail(e)) {
+            let others = parts.filter(|(_, c)| !c.as_ref().is_some_and(|c| way.has(c)));
+            let mut others = others.map(|(e, _)| *e).peekable();
+            let all_known = comparisons.all_known && others.peek().is_none();
+            if others.any(can_fail) {
                 return None;
             }
-            let is_second = |c: &Option<Compared>| c.as_ref().is_some_and(|c| way.has(c));
-            let all_known = comparisons.all_known && others.clone().all(|(_, c)| is_second(c));
             let compared = &compared[searched];
+            let key = way.first.key;
             let limits = compared.iter().filter(|c| c.key == key);
             let second = way.second;
             let second = second.map(|second| Second::of(second, compared, schema, side_of));

@@ -855,6 +855,67 @@ fn a_turn_is_bounded() {
     }
 }
 
+/// Once pairs enough have been looked at, a changed row meets only those that it can match, however many there are.
+#[test]
+fn a_changed_row_meets_few() {
+    const ROWS: i64 = 20_000;
+    const ALLOWANCE: usize = 3_000;
+    for on in [vec![], vec![(0, 0)]] {
+        for kind in KINDS {
+            println!("{on:?} {kind:?}");
+            let case = Case {
+                kind,
+                on: on.clone(),
+                types: vec![DataType::Int64, DataType::Int64],
+                null_equals_null: false,
+                filter: Filter::Between,
+                state_bytes_max: usize::MAX,
+                allowance: usize::MAX,
+            };
+            let mut test = Test::new(case);
+            let schema = test.node.inputs[0].schema.clone();
+            // Of one key; about two rows of the other side match each.
+            let row = |port: usize, a: i64| vec![Some(0), Some(a), Some(0), Some(port as i64)];
+            let mut turns_of = |epoch, allowance, pushes: &[(usize, Vec<(Row, i64)>)]| {
+                let mut turns = 1;
+                for (port, rows) in pushes {
+                    let mut out = Output::with_allowance(allowance);
+                    test.operator.push(*port, delta(&schema, rows), &mut out);
+                    while test.operator.is_busy() {
+                        turns += 1;
+                        test.operator.go_on(&mut Output::with_allowance(allowance));
+                    }
+                }
+                let mut out = Output::with_allowance(allowance);
+                test.operator.finish(epoch, &mut out);
+                while test.operator.is_busy() {
+                    turns += 1;
+                    test.operator.go_on(&mut Output::with_allowance(allowance));
+                }
+                turns
+            };
+            let all = |port| (0..ROWS).map(|a| (row(port, a), 1)).collect();
+            for (epoch, port) in [(1, 0), (2, 1)] {
+                turns_of(epoch, usize::MAX, &[(port, all(port))]);
+            }
+            // Each change looks at all rows, or at those of its key, until an index pays; both sides have one then.
+            let update = |port, a| vec![(row(port, a), -1), (row(port, a + 1), 1)];
+            for epoch in 3..20 {
+                let pushes = [0, 1].map(|port| (port, update(port, epoch)));
+                for (epoch, push) in (2 * epoch..).zip(pushes) {
+                    turns_of(epoch, usize::MAX, &[push]);
+                }
+            }
+            for (epoch, ports) in (100..).zip([vec![0], vec![1], vec![0, 1]]) {
+                let pushes = ports.iter().map(|port| (*port, update(*port, 5_000)));
+                let pushes: Vec<_> = pushes.collect();
+                let turns = turns_of(epoch, ALLOWANCE, &pushes);
+                assert_eq!(turns, 1, "turns of changes of {ports:?}");
+            }
+        }
+    }
+}
+
 /// A row can't be there more often than can be counted: that is an error, and it goes away with the rows.
 #[test]
 fn multiplicities_that_do_not_fit_are_errors() {

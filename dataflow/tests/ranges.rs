@@ -16,7 +16,7 @@ use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{BinaryExpr, Column, Literal, case, cast};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tidemill_dataflow::ranges::{IndexCondition, RangeCondition, RangeIndex, Wanted};
+use tidemill_dataflow::ranges::{RangeCondition, RangeIndex, Wanted};
 
 type Expr = Arc<dyn PhysicalExpr>;
 
@@ -216,7 +216,13 @@ fn an_index_gives_all_pairs_that_match_or_fail() {
         let side_of = |c: usize| (c / WIDTH, c % WIDTH);
         let fails = |e: &Expr| format!("{e}").contains('/');
         let searched = rng.random_range(0..2);
-        let of = IndexCondition::of(&condition, &pair_schema(), &side_of, &fails, searched);
+        let of = RangeCondition::of(
+            &condition,
+            &pair_schema(),
+            &side_of,
+            &fails,
+            Wanted::Only(searched),
+        );
         let Some(of) = of else {
             continue;
         };
@@ -288,15 +294,22 @@ fn an_index_gives_all_pairs_that_match_or_fail() {
 
 /// What is excluded by the second value is passed over in blocks, also where some intervals are long.
 #[test]
-fn an_index_of_intervals_takes_few_steps() {
+fn intervals_take_few_steps() {
     const ROWS: i32 = 200_000;
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let side_of = |c: usize| (c / WIDTH, c % WIDTH);
     let from = binary(column(0, 0), Operator::LtEq, column(1, 0));
     let to = binary(column(0, 1), Operator::GtEq, column(1, 0));
     let condition = binary(from, Operator::And, to);
-    let of = IndexCondition::of(&condition, &pair_schema(), &side_of, &|_| false, 0);
-    let mut index = RangeIndex::new(Arc::new(of.unwrap()), false);
+    let of = RangeCondition::of(
+        &condition,
+        &pair_schema(),
+        &side_of,
+        &|_| false,
+        Wanted::Only(0),
+    );
+    let of = Arc::new(of.unwrap());
+    let mut index = RangeIndex::new(of.clone(), false);
     let starts: Vec<i32> = (0..ROWS).map(|_| rng.random_range(0..ROWS)).collect();
     let length = |row: usize| if row.is_multiple_of(20_000) { ROWS } else { 3 };
     let ends = starts.iter().enumerate().map(|(row, a)| a + length(row));
@@ -322,6 +335,7 @@ fn an_index_of_intervals_takes_few_steps() {
             .unwrap();
         (at, most) = (end, most % 7919 + 1000);
     }
+    let order = of.order(&batch(&starts, &ends)).unwrap();
     let points: Vec<i32> = (0..100).map(|_| rng.random_range(0..ROWS)).collect();
     for point in points {
         let mut pairs = index.search(&batch(&[point], &[0]), &[0], &[0]).unwrap();
@@ -334,6 +348,23 @@ fn an_index_of_intervals_takes_few_steps() {
         let matching = all.filter(|i| starts[*i] <= point && ends[*i] >= point);
         let matching: BTreeSet<u32> = matching.map(|i| i as u32).collect();
         assert_eq!(found, matching, "of {point}");
+        assert!(steps < 3_000, "{steps} steps for {} rows", found.len());
+        // The same in rows that were put in order.
+        let candidates = of.candidates(&order, &batch(&[point], &[0])).unwrap();
+        assert!(!candidates.are_all && of.is_whole());
+        let mut places = candidates.ranges[0].clone();
+        let (mut found, mut steps) = (BTreeSet::new(), 0);
+        while places.start < places.end {
+            steps += 1;
+            match order.passed_over(places.start, candidates.least[0]) {
+                0 => {
+                    found.insert(order.rows()[places.start]);
+                    places.start += 1;
+                }
+                passed => places.start += passed,
+            }
+        }
+        assert_eq!(found, matching, "of {point}, in order");
         assert!(steps < 3_000, "{steps} steps for {} rows", found.len());
     }
 }

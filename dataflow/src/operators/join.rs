@@ -12,7 +12,8 @@
 //! In both cases a flag *shown* remembers the presence that the output so far stands for. Invariant:
 //! apart from pending pieces the output is the indexed rows under their shown flags; `finish` makes the flags true.
 //!
-//! See [`super::join_presence`] for this, [`super::join_pairs`] for the pairs, [`super::join_tasks`] for how the work is cut.
+//! See [`super::join_presence`] for this, [`super::join_pairs`] for the pairs and [`super::join_index`] for those that a range allows,
+//! [`super::join_tasks`] for how the work is cut.
 //!
 //! A row with NULL in its key (unless NULLs are equal) has no match ever: it is passed on or
 //! dropped, and never stored.

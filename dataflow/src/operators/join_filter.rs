@@ -19,7 +19,7 @@ use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use super::join_rows::batch_of;
 use super::map::is_dropped;
 use crate::plan::{ErrorMapper, RowError};
-use crate::ranges::{IndexCondition, RangeCondition, Wanted};
+use crate::ranges::{RangeCondition, Wanted};
 
 /// See the module.
 pub struct PairFilter {
@@ -32,7 +32,7 @@ pub struct PairFilter {
     /// What there is to search by, over them.
     pub range: Option<RangeCondition>,
     /// By side, what its rows can be kept in the order of for that.
-    pub indexed: [Option<Arc<IndexCondition>>; 2],
+    pub indexed: [Option<Arc<RangeCondition>>; 2],
     mapper: ErrorMapper,
 }
 
@@ -74,12 +74,10 @@ impl PairFilter {
         };
         let sides = [left, right].map(|fields| Arc::new(Schema::new(fields.to_vec())));
         let schema = Arc::new(Schema::new(fields.clone()));
+        let of = |wanted| RangeCondition::of(&expr, &schema, &side_of, &calls, wanted);
         PairFilter {
-            range: RangeCondition::of(&expr, &schema, &side_of, &calls, Wanted::Side(0)),
-            indexed: [0, 1].map(|side| {
-                let condition = IndexCondition::of(&expr, &schema, &side_of, &calls, side);
-                condition.map(Arc::new)
-            }),
+            range: of(Wanted::Side(0)),
+            indexed: [0, 1].map(|side| of(Wanted::Only(side)).map(Arc::new)),
             expr,
             columns,
             schema,

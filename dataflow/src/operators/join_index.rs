@@ -16,7 +16,7 @@ use super::join_plan::StoredColumns;
 use super::join_ranges::STORED_ROWS;
 use super::join_rows::{NIL, RowStore, batch_of};
 use crate::operator::Output;
-use crate::ranges::{Found, IndexCondition, RangeIndex};
+use crate::ranges::{Found, RangeCondition, RangeIndex};
 
 /// Indexing a row takes as long as looking at so many pairs.
 const PAIRS_PER_INDEXED_ROW: usize = 4;
@@ -40,15 +40,15 @@ pub(super) struct SideIndex {
 impl SideIndex {
     /// An index by `condition`, over columns of `schema`: these `columns` of a side's input.
     pub fn new(
-        condition: Arc<IndexCondition>,
+        condition: Arc<RangeCondition>,
         schema: SchemaRef,
-        columns: impl Iterator<Item = usize>,
+        columns: &[usize],
         stored: &StoredColumns,
     ) -> Self {
-        let position = |c| stored.position(c).expect("needed columns are stored");
+        let position = |c: &usize| stored.position(*c).expect("needed columns are stored");
         SideIndex {
             index: RangeIndex::new(condition, stored.key_columns > 0),
-            columns: columns.map(position).collect(),
+            columns: columns.iter().map(position).collect(),
             schema,
         }
     }
@@ -117,20 +117,15 @@ impl JoinOperator {
         let condition = filter.indexed[side].as_ref()?;
         let rows = self.state.sides[side].store.live();
         let cost = rows.max(INDEXED_ROWS_MIN) * PAIRS_PER_INDEXED_ROW;
-        let fits = self.state.has_room(rows * INDEXED_ROW_BYTES);
-        if self.has_index(side) || self.looked_at[side] <= cost || !fits {
+        let pays = self.looked_at[side] > cost && !self.has_index(side);
+        if !pays || !self.state.has_room(rows * INDEXED_ROW_BYTES) {
             return None;
         }
         let columns = self.condition_columns(side, &filter.columns);
         let schema = filter.sides[side].clone();
         Some(Build {
             side,
-            index: SideIndex::new(
-                condition.clone(),
-                schema,
-                columns.into_iter(),
-                &self.stored[side],
-            ),
+            index: SideIndex::new(condition.clone(), schema, &columns, &self.stored[side]),
             slot: 0,
             node: NIL,
         })

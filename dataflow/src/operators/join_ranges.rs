@@ -1,5 +1,6 @@
 //! Pairs of a join whose condition compares both sides ([`RangeCondition`](crate::ranges::RangeCondition)): the pushed rows meet only those that the
 //! comparisons allow, piece of the other side by piece. With a key, where looking at all pairs of its rows takes longer.
+//! Once a side has an index of its rows ([`super::join_index`]), that is searched instead.
 
 use std::sync::Arc;
 

@@ -648,30 +648,17 @@ impl<const N: usize> KeyedState<N> {
         let empty = RowStore::new(store.schema().clone(), store.matching.is_some());
         let mut old = std::mem::replace(store, empty);
         let (mut rows, mut slots) = (Vec::new(), Vec::new());
-        for (from, to) in from.iter().zip(to) {
+        let last = from.len().saturating_sub(1);
+        for (at, (from, to)) in from.iter().zip(to).enumerate() {
             old.collect(old_keys.slot(*from).heads[side], &mut rows);
             slots.resize(rows.len(), *to);
-            if rows.len() >= BLOCK_ROWS {
-                move_chunks(
-                    &mut old,
-                    (store, index),
-                    &rows,
-                    &slots,
-                    side,
-                    &mut self.keys,
-                );
+            if rows.len() >= BLOCK_ROWS || at == last {
+                let to = (&mut *store, &mut *index);
+                move_chunks(&mut old, to, &rows, &slots, side, &mut self.keys);
                 rows.clear();
                 slots.clear();
             }
         }
-        move_chunks(
-            &mut old,
-            (store, index),
-            &rows,
-            &slots,
-            side,
-            &mut self.keys,
-        );
     }
 }
 

@@ -29,6 +29,13 @@ impl Bounds {
         Ok(Bounds(each.collect::<Result<_>>()?))
     }
 
+    /// Whether the codes say all.
+    pub fn are_exact(&self) -> bool {
+        self.0
+            .iter()
+            .all(|(values, ..)| is_exact(values.data_type()))
+    }
+
     /// What the codes are between; `None`: nothing is.
     pub fn of_row(&self, row: usize) -> Option<RangeInclusive<i64>> {
         let (mut least, mut greatest) = (i64::MIN, i64::MAX);

@@ -6,71 +6,21 @@
 //!
 //! Invariant: as in [`super`].
 
-use std::cmp::Reverse;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::datatypes::Schema;
 use datafusion_common::Result;
 
+use super::RangeCondition;
 use super::codes::{Bounds, codes};
-use super::comparisons::{Compared, Comparisons, Limit, renumbered};
 use super::order::evaluated;
-use super::second::{Greatest, Second};
-use super::ways::Way;
-use super::{Expr, SideOf};
-
-/// What the rows of a side are searched by.
-#[derive(Debug)]
-pub struct IndexCondition {
-    /// Over the columns of the searched side.
-    key: Expr,
-    limits: Vec<Limit>,
-    second: Option<Second>,
-    is_whole: bool,
-}
-
-impl IndexCondition {
-    /// What there is to search the rows of side `searched` by; see [`RangeCondition::of`](super::RangeCondition::of).
-    pub fn of(
-        condition: &Expr,
-        schema: &Schema,
-        side_of: SideOf,
-        can_fail: &dyn Fn(&Expr) -> bool,
-        searched: usize,
-    ) -> Option<IndexCondition> {
-        let comparisons = Comparisons::of(condition, schema, side_of)?;
-        let parts = comparisons.of_side(searched);
-        let compared: Vec<&Compared> = parts.iter().flatten().collect();
-        let mut ways = Way::all(&compared);
-        ways.sort_by_key(|way| Reverse(way.rank()));
-        let of_way = |way: Way| {
-            let others = comparisons.parts.iter().zip(&parts);
-            let others = others.filter(|(_, c)| !c.as_ref().is_some_and(|c| way.has(c)));
-            let others: Vec<_> = others.map(|(e, _)| e).collect();
-            if others.iter().any(|e| can_fail(e)) {
-                return None;
-            }
-            let limits = compared.iter().filter(|c| c.key == way.first.key);
-            let second = way.second;
-            let second = second.map(|second| Second::of(second, &compared, schema, side_of));
-            let is_exact = way.first.is_exact(schema) && second.as_ref().is_none_or(|s| s.is_exact);
-            Some(IndexCondition {
-                key: renumbered(way.first.key, side_of),
-                limits: limits.map(|c| c.limit(side_of)).collect(),
-                second,
-                is_whole: comparisons.all_known && others.is_empty() && is_exact,
-            })
-        };
-        ways.into_iter().find_map(of_way)
-    }
-}
+use super::second::Greatest;
 
 /// See the module.
 #[derive(Debug)]
 pub struct RangeIndex {
-    condition: Arc<IndexCondition>,
+    condition: Arc<RangeCondition>,
     /// Rows only match those of their group.
     is_grouped: bool,
     /// Their sizes double from the end to the front.
@@ -118,7 +68,7 @@ struct Part {
 
 impl RangeIndex {
     /// An index without rows. `is_grouped`: rows are compared with those of their group only.
-    pub fn new(condition: Arc<IndexCondition>, is_grouped: bool) -> Self {
+    pub fn new(condition: Arc<RangeCondition>, is_grouped: bool) -> Self {
         RangeIndex {
             condition,
             is_grouped,
@@ -207,7 +157,7 @@ impl RangeIndex {
             parts: vec![],
             at: 0,
             others: vec![],
-            is_filtered: !self.condition.is_whole,
+            is_filtered: !(self.condition.is_whole && limits.are_exact()),
         };
         for probing in wanted {
             let row = *probing as usize;
@@ -303,11 +253,15 @@ impl Run {
 
     /// The rows of both that aren't gone.
     fn merge(from: [&Run; 2], is_gone: &dyn Fn(u32) -> bool) -> Run {
-        let mut run = Run::default();
-        let rows = from.iter().map(|f| f.rows.len()).sum();
-        run.keys.reserve_exact(rows);
-        run.rows.reserve_exact(rows);
-        let (mut places, mut seconds) = ([0, 0], vec![]);
+        let count = |of: fn(&Run) -> usize| from.iter().map(|run| of(run)).sum();
+        let mut run = Run {
+            groups: Vec::with_capacity(count(|run| run.groups.len())),
+            keys: Vec::with_capacity(count(|run| run.keys.len())),
+            rows: Vec::with_capacity(count(|run| run.rows.len())),
+            seconds: Greatest::default(),
+        };
+        let mut seconds = Vec::with_capacity(count(|run| run.seconds.codes().len()));
+        let mut places = [0, 0];
         loop {
             let [a, b] = [0, 1].map(|i| {
                 let left = places[i] < from[i].rows.len();
