@@ -1,6 +1,7 @@
 //! State in memory for tests: what was committed, of `Add` and `Last` arrangements, readable as the store gives it.
 
 pub mod integers;
+pub mod joins;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
