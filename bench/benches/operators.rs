@@ -92,6 +92,14 @@ const QUERIES: &[Query] = &[
         "SELECT k, v FROM (SELECT k, v, row_number() OVER (PARTITION BY k ORDER BY v) AS r FROM a) AS x WHERE r <= 3",
     ),
     Query(
+        "rank_3_per_key",
+        "SELECT k, v, r FROM (SELECT k, v, rank() OVER (PARTITION BY k ORDER BY v) AS r FROM a) AS x WHERE r <= 3",
+    ),
+    Query(
+        "first_10_with_ties",
+        "SELECT k, v FROM a ORDER BY v FETCH FIRST 10 ROWS WITH TIES",
+    ),
+    Query(
         "array_agg",
         "SELECT k, array_agg(v ORDER BY v) FROM a GROUP BY k",
     ),

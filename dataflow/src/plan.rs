@@ -101,14 +101,15 @@ pub enum Op {
     },
     /// The sum of its inputs (UNION ALL).
     Union,
-    /// The first rows of each key in an order that is total: rows with equal order columns are ordered by all other
-    /// columns. Output: the input's columns, then, if it is numbered, the row's number from 1 on as UInt64.
+    /// The first rows of each key in an order. Output: the input's columns, then, if it is numbered, the row's number as UInt64.
     TopK {
         /// Key columns of the input. Empty: the first rows of all.
         keys: Vec<usize>,
         /// What comes first.
         order: Vec<OrderBy>,
-        /// How many rows of each key.
+        /// What number a row has.
+        numbering: Numbering,
+        /// The largest number of rows that are wanted.
         count: u64,
         /// The output has the numbers.
         numbered: bool,
@@ -123,6 +124,17 @@ pub enum Op {
         /// For EXPLAIN: what is computed and why no specialised operator does.
         reason: String,
     },
+}
+
+/// How the rows of a key are numbered in their order, from 1 on. *Peers* are rows with equal order columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numbering {
+    /// One after the other; peers in the order of all other columns.
+    RowNumber,
+    /// By how many rows come before a row and its peers.
+    Rank,
+    /// By how many distinct values of the order columns come before.
+    DenseRank,
 }
 
 /// A column to order by.

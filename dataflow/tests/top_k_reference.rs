@@ -14,13 +14,14 @@ use support::integers::{Row, Rows, add, delta, rows_of};
 use support::{MemoryState, map_error};
 use tidemill_dataflow::operator::{BuildContext, Operator, Output};
 use tidemill_dataflow::operators;
-use tidemill_dataflow::plan::{Node, Op, OrderBy};
+use tidemill_dataflow::plan::{Node, Numbering, Op, OrderBy};
 use tidemill_zset::CollectionId;
 
 /// What varies from run to run.
 #[derive(Clone, Debug)]
 struct Case {
     key: Option<DataType>,
+    numbering: Numbering,
     count: u64,
     descending: bool,
     nulls_first: bool,
@@ -62,6 +63,7 @@ fn node(case: &Case) -> Node {
                 descending: case.descending,
                 nulls_first: case.nulls_first,
             }],
+            numbering: case.numbering,
             count: case.count,
             numbered: case.numbered,
         },
@@ -107,10 +109,21 @@ fn reference(case: &Case, input: &Rows) -> Rows {
     rows.sort_by(|a, b| key(a).cmp(&key(b)).then(compare(a, b, case)));
     let mut out = Rows::new();
     for of_key in rows.chunk_by(|a, b| key(a) == key(b)) {
-        for (i, row) in of_key.iter().take(case.count as usize).enumerate() {
-            let mut row = (*row).clone();
-            row.extend(case.numbered.then_some(Some(i as i64 + 1)));
-            add(&mut out, row, 1);
+        let (mut value, mut rank, mut before) = (0, 0, None);
+        for (i, row) in of_key.iter().enumerate() {
+            if before != Some(row[0]) {
+                (value, rank, before) = (value + 1, i as u64 + 1, Some(row[0]));
+            }
+            let number = match case.numbering {
+                Numbering::RowNumber => i as u64 + 1,
+                Numbering::Rank => rank,
+                Numbering::DenseRank => value,
+            };
+            if number <= case.count {
+                let mut row = (*row).clone();
+                row.extend(case.numbered.then_some(Some(number as i64)));
+                add(&mut out, row, 1);
+            }
         }
     }
     out
@@ -208,17 +221,19 @@ fn random_run(case: &Case, seed: u64) {
 #[test]
 fn like_sorting_anew() {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
-    for seed in 0..160 {
+    let numberings = [Numbering::RowNumber, Numbering::Rank, Numbering::DenseRank];
+    for seed in 0..320 {
         let key = [None, Some(DataType::Int64), Some(DataType::Utf8View)];
         let case = Case {
             key: key[rng.random_range(0..3)].clone(),
+            numbering: numberings[rng.random_range(0..3)],
             count: [1, 2, 3, 10, u64::MAX][rng.random_range(0..5)],
             descending: rng.random(),
             nulls_first: rng.random(),
             numbered: rng.random(),
             append_only: rng.random(),
             state_bytes_max: [usize::MAX, 1, 4_000][rng.random_range(0..3)],
-            values: [3, 1000][rng.random_range(0..2)],
+            values: [3, 30, 1000][rng.random_range(0..3)],
             rows: [4, 60, 300][rng.random_range(0..3)],
         };
         random_run(&case, seed);

@@ -28,6 +28,7 @@ pub mod output;
 pub mod recompute;
 mod reload;
 pub mod top_k;
+mod top_k_changes;
 pub mod union;
 pub mod unnest;
 

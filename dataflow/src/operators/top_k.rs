@@ -4,22 +4,18 @@
 //! pushed out never comes back then. The output isn't kept. In each epoch the old and the new first rows of the touched keys are
 //! found together, from the rows before the epoch and its changes.
 //!
-//! The order is total: after the columns that are asked for come all others. So equal rows are the same row, and which rows
-//! win never depends on when they came.
+//! Stored rows have a total order: after the columns that are asked for come all others. So which rows win never depends on when they came. What is
+//! wanted of them, in that order, says [`super::top_k_changes`].
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, DynComparator, RecordBatch, UInt32Array, UInt64Array, make_comparator,
-};
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
 use arrow::compute::{SortOptions, concat, interleave, take};
 use arrow::datatypes::{Schema, SchemaRef};
 use tidemill_storage::ArrangementKind;
 use tidemill_zset::buffers::{buffers, in_one_buffer};
-use tidemill_zset::consolidate::normalise_floats;
 use tidemill_zset::hash::hash_columns;
 use tidemill_zset::{Delta, Diffs, Epoch};
 
@@ -29,8 +25,9 @@ use super::join_rows::{BLOCK_ROWS, batch_of, nullable, without_waste};
 use super::join_state::{KeyedState, StateSide};
 use super::recompute::{rows_of_keys, store};
 use super::reload::Reload;
+use super::top_k_changes::{Found, TotalOrder, Wanted, comparators};
 use crate::operator::{BuildContext, Operator, Output};
-use crate::plan::{ArrangementSpec, Node, Op, OrderBy};
+use crate::plan::{ArrangementSpec, Node, Numbering, Op};
 use crate::state::StateHandle;
 
 /// Stored rows of a key from which on its last first row is remembered: changes behind that are stored without a look at the others.
@@ -39,7 +36,11 @@ const LARGE_KEY_ROWS: usize = 256;
 /// The arrangement of an [`Op::TopK`]: rows by key. Empty for every other operator.
 pub fn arrangements(node: &Node) -> Vec<ArrangementSpec> {
     let Op::TopK {
-        keys, order, count, ..
+        keys,
+        order,
+        numbering,
+        count,
+        ..
     } = &node.op
     else {
         return Vec::new();
@@ -48,7 +49,8 @@ pub fn arrangements(node: &Node) -> Vec<ArrangementSpec> {
     let stored = StoredColumns::new(keys, input.schema.fields().len(), |_| true);
     let which = match input.append_only {
         false => "all".to_string(),
-        true => format!("first {count} by {order:?}"),
+        true if *numbering == Numbering::RowNumber => format!("first {count} by {order:?}"),
+        true => format!("first {count} {numbering:?} by {order:?}"),
     };
     vec![ArrangementSpec {
         kind: ArrangementKind::Add,
@@ -68,9 +70,8 @@ pub fn build(node: &Node, states: Vec<StateHandle>, context: &BuildContext) -> B
 /// See the module.
 pub struct TopKOperator {
     stored: StoredColumns,
-    /// Order of stored rows within a key.
-    order: Vec<(usize, SortOptions)>,
-    count: i64,
+    order: TotalOrder,
+    wanted: Wanted,
     output: SchemaRef,
     numbered: bool,
     /// The rows that aren't among the first are kept too.
@@ -107,6 +108,7 @@ impl TopKOperator {
         let Op::TopK {
             keys,
             order,
+            numbering,
             count,
             numbered,
         } = &node.op
@@ -129,9 +131,12 @@ impl TopKOperator {
         let side = StateSide::new(handle, false, true);
         let state = KeyedState::new([side], false, true, context.state_bytes_max);
         TopKOperator {
-            order: total_order(order, &stored),
+            order: TotalOrder::new(order, *numbering, &stored),
             stored,
-            count: i64::try_from(*count).unwrap_or(i64::MAX),
+            wanted: Wanted {
+                numbering: *numbering,
+                count: i64::try_from(*count).unwrap_or(i64::MAX),
+            },
             output: node.schema.clone(),
             numbered: *numbered,
             keeps_all: !input.append_only,
@@ -199,10 +204,12 @@ impl TopKOperator {
         let changed = run.rows_of(keys);
         let changes = run.gather(changed, self.stored.columns.len());
         let by_key = (0..self.stored.key_columns).map(|c| (c, SortOptions::default()));
-        let keys = Order::new(last.columns(), &changes, &by_key.collect::<Vec<_>>());
-        let order = Order::new(last.columns(), &changes, &self.order);
+        let by_key: Vec<(usize, SortOptions)> = by_key.collect();
+        let keys = comparators(last.columns(), &changes, &by_key);
+        let order = self.order.over(last.columns(), &changes);
         let mut rows = 0..changed.len() as u32;
-        if keys.compare(0, 0).is_ne() || !rows.all(|row| order.compare(0, row).is_lt()) {
+        let is_other = keys.iter().any(|compare| compare(0, 0).is_ne());
+        if is_other || !rows.all(|row| order.compare_peers(0, row).is_lt()) {
             return false;
         }
         let diffs = changed.iter().map(|(b, r)| run.changes[*b].diffs.get(*r));
@@ -234,8 +241,8 @@ impl TopKOperator {
             _ => both.map(|column| one_buffer(&column)).collect(),
         };
 
-        let order = Order::new(&columns, &columns, &self.order);
-        let mut found = Found::new(self.count, self.numbered);
+        let order = self.order.over(&columns, &columns);
+        let mut found = Found::new(self.wanted, self.numbered);
         let (mut stored, mut candidates) = (0, Vec::new());
         for (i, key) in keys.clone().enumerate() {
             let begin = stored;
@@ -246,7 +253,8 @@ impl TopKOperator {
             let changes = kept + changes.start..kept + changes.end;
             candidates.clear();
             candidates.extend((begin..stored).map(|r| r as u32));
-            self.candidates(&mut candidates, changes, &diffs, &order);
+            self.wanted
+                .candidates(&mut candidates, changes, &diffs, &order);
             let last = found.walk(&candidates, kept, &diffs, &order);
             let is_large = self.keeps_all && stored - begin >= LARGE_KEY_ROWS;
             let hash = run.keys.slot(key as u32).hash;
@@ -279,35 +287,6 @@ impl TopKOperator {
             self.remember(taken, hashes, Diffs::from(found.kept_diffs.clone()), out);
         }
         self.emit(&columns, found, out);
-    }
-
-    /// Adds to the stored rows of a key those of its `changes`, and leaves in the list what may be among its first rows
-    /// before or after the epoch, in order.
-    fn candidates(&self, list: &mut Vec<u32>, changes: Range<usize>, diffs: &[i64], order: &Order) {
-        let before = list.len();
-        let first = usize::try_from(self.count).unwrap_or(usize::MAX);
-        // A retraction takes away as many rows at most, and is one itself.
-        let retracted = diffs[changes.clone()].iter().filter(|d| **d < 0);
-        let gone = retracted.fold(0usize, |gone, d| {
-            gone.saturating_add(d.unsigned_abs() as usize)
-                .saturating_add(1)
-        });
-        list.extend(changes.map(|r| r as u32));
-        let wanted = first.saturating_add(gone);
-        if list.len() > wanted.saturating_mul(2) {
-            let mut old: Vec<u32> = list[..before].to_vec();
-            if old.len() > first {
-                old.select_nth_unstable_by(first, |a, b| order.compare(*a, *b));
-                old.truncate(first);
-            }
-            list.select_nth_unstable_by(wanted, |a, b| order.compare(*a, *b));
-            list.truncate(wanted);
-            list.extend(old);
-        }
-        if list.len() > 1 {
-            list.sort_unstable_by(|a, b| order.compare(*a, *b).then(a.cmp(b)));
-            list.dedup();
-        }
     }
 
     /// Changes the stored rows.
@@ -357,26 +336,6 @@ fn taken(columns: &[ArrayRef], rows: &UInt32Array) -> Vec<ArrayRef> {
     taken.map(|c| c.expect("places in the columns")).collect()
 }
 
-/// The order that is asked for, then all other columns; keys are equal within a key.
-fn total_order(order: &[OrderBy], stored: &StoredColumns) -> Vec<(usize, SortOptions)> {
-    let position = |c| stored.position(c).expect("every column is stored");
-    let asked = order.iter().map(|by| {
-        let options = SortOptions {
-            descending: by.descending,
-            nulls_first: by.nulls_first,
-        };
-        (position(by.column), options)
-    });
-    let mut all: Vec<(usize, SortOptions)> = asked.collect();
-    for column in stored.key_columns..stored.columns.len() {
-        if all.iter().all(|(have, _)| *have != column) {
-            all.push((column, SortOptions::default()));
-        }
-    }
-    all.retain(|(column, _)| *column >= stored.key_columns);
-    all
-}
-
 impl Run {
     fn begin_of(&self, key: usize) -> usize {
         key.checked_sub(1).map_or(0, |before| self.ends[before])
@@ -423,109 +382,6 @@ impl Run {
             one_buffer(&rows.expect("columns of one type"))
         };
         (0..width).map(column).collect()
-    }
-}
-
-/// Compares rows of some columns with rows of others.
-struct Order(Vec<DynComparator>);
-
-impl Order {
-    fn new(left: &[ArrayRef], right: &[ArrayRef], order: &[(usize, SortOptions)]) -> Self {
-        let by = |(column, options): &(usize, SortOptions)| {
-            let [left, right] = [left, right].map(|of| normalise_floats(&of[*column]));
-            make_comparator(&left, &right, *options)
-                .unwrap_or_else(|e| panic!("{} can't be ordered: {e}", left.data_type()))
-        };
-        Order(order.iter().map(by).collect())
-    }
-
-    fn compare(&self, a: u32, b: u32) -> Ordering {
-        let (a, b) = (a as usize, b as usize);
-        let mut by = self.0.iter().map(|compare| compare(a, b));
-        by.find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
-    }
-}
-
-/// Changes of first rows.
-struct Found {
-    count: i64,
-    numbered: bool,
-    rows: Vec<u32>,
-    diffs: Vec<i64>,
-    numbers: Vec<u64>,
-    /// The same without numbers.
-    kept_rows: Vec<u32>,
-    kept_diffs: Vec<i64>,
-}
-
-impl Found {
-    fn new(count: i64, numbered: bool) -> Self {
-        Found {
-            count,
-            numbered,
-            rows: Vec::new(),
-            diffs: Vec::new(),
-            numbers: Vec::new(),
-            kept_rows: Vec::new(),
-            kept_diffs: Vec::new(),
-        }
-    }
-
-    /// The rows of a key, in order; the first `kept` rows of all are those before the epoch, the others are changes. Gives the
-    /// last of the first rows, if there are as many.
-    fn walk(&mut self, rows: &[u32], kept: usize, diffs: &[i64], order: &Order) -> Option<u32> {
-        let mut last = None;
-        let (mut old_before, mut new_before) = (0, 0);
-        for equal in rows.chunk_by(|a, b| order.compare(*a, *b).is_eq()) {
-            if old_before >= self.count && new_before >= self.count {
-                break;
-            }
-            let (mut old, mut new) = (0, 0);
-            for row in equal {
-                let diff = diffs[*row as usize];
-                new += diff;
-                if (*row as usize) < kept {
-                    old += diff;
-                }
-            }
-            // A collection has no negative rows at the end of an epoch.
-            let (old, new) = (old.max(0), new.max(0));
-            let within = |before: i64, rows: i64| {
-                let first = before.min(self.count);
-                first..before.saturating_add(rows).min(self.count)
-            };
-            self.change(equal[0], within(old_before, old), within(new_before, new));
-            old_before += old;
-            if new_before < self.count && new_before + new >= self.count {
-                last = Some(equal[0]);
-            }
-            new_before += new;
-        }
-        last
-    }
-
-    /// A row had numbers from `old.start + 1` to `old.end`, and has others now.
-    fn change(&mut self, row: u32, old: Range<i64>, new: Range<i64>) {
-        let length = |r: &Range<i64>| r.end - r.start;
-        let more = length(&new) - length(&old);
-        if more != 0 {
-            self.kept_rows.push(row);
-            self.kept_diffs.push(more);
-        }
-        if !self.numbered {
-            if more != 0 {
-                self.rows.push(row);
-                self.diffs.push(more);
-            }
-            return;
-        }
-        let gone = old.clone().filter(|n| !new.contains(n)).map(|n| (n, -1));
-        let come = new.clone().filter(|n| !old.contains(n)).map(|n| (n, 1));
-        for (number, diff) in gone.chain(come) {
-            self.rows.push(row);
-            self.numbers.push(number as u64 + 1);
-            self.diffs.push(diff);
-        }
     }
 }
 

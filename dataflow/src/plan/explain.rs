@@ -8,7 +8,9 @@ use arrow::datatypes::Schema;
 use datafusion_physical_expr::PhysicalExpr;
 use tidemill_zset::hash::{hash_columns, mix};
 
-use super::{Aggregate, AggregateFunction, Classes, DataflowPlan, JoinKind, Node, Op, OrderBy};
+use super::{
+    Aggregate, AggregateFunction, Classes, DataflowPlan, JoinKind, Node, Numbering, Op, OrderBy,
+};
 use crate::operators;
 
 impl DataflowPlan {
@@ -192,6 +194,7 @@ pub(super) fn describe(node: &Node) -> String {
         Op::TopK {
             keys,
             order,
+            numbering,
             count,
             numbered,
         } => {
@@ -209,8 +212,13 @@ pub(super) fn describe(node: &Node) -> String {
                 )
             };
             let order: Vec<String> = order.iter().map(by).collect();
+            let ties = match numbering {
+                Numbering::RowNumber => "",
+                Numbering::Rank => " with ties",
+                Numbering::DenseRank => " distinct values",
+            };
             format!(
-                "TopK keys [{}] first {count} by [{}]{}",
+                "TopK keys [{}] first {count}{ties} by [{}]{}",
                 names(input(0), keys),
                 order.join(", "),
                 if *numbered { ", numbered" } else { "" }

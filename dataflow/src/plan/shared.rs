@@ -127,16 +127,18 @@ fn same_operator(a: &Node, b: &Node) -> bool {
             Op::TopK {
                 keys,
                 order,
+                numbering,
                 count,
                 numbered,
             },
             Op::TopK {
                 keys: k,
                 order: o,
+                numbering: by,
                 count: c,
                 numbered: n,
             },
-        ) => keys == k && order == o && count == c && numbered == n,
+        ) => (keys, order, numbering, count, numbered) == (k, o, by, c, n),
         (
             Op::Recompute { keys, program, .. },
             Op::Recompute {

@@ -427,13 +427,19 @@ fn by_number(
         datafusion::functions_window::row_number::row_number_udwf(),
         &total,
     );
+    // Of each row: what says whether it comes late enough, and early enough.
+    let (number, last) = match &ties {
+        None => (number.clone(), number),
+        Some(chosen) => {
+            let rank = numbered(datafusion::functions_window::rank::rank_udwf(), chosen);
+            match offset {
+                Some(_) => (number, rank),
+                None => (rank.clone(), rank),
+            }
+        }
+    };
     let mut calls = vec![number.clone()];
-    let mut last = number.clone();
-    let with_ties = ties.is_some();
-    if let Some(chosen) = ties {
-        last = numbered(datafusion::functions_window::rank::rank_udwf(), &chosen);
-        calls.push(last.clone());
-    }
+    calls.extend((last != number).then(|| last.clone()));
     let value = |call: &Expr| {
         let column = Expr::Column(Column::new_unqualified(call.schema_name().to_string()));
         Expr::Cast(datafusion_expr::Cast::new(
@@ -441,26 +447,31 @@ fn by_number(
             arrow::datatypes::DataType::Int64,
         ))
     };
-    let skipped = match offset {
-        Some(offset) => number_of_rows(offset, Clause::Offset),
-        None => literal(ScalarValue::Int64(Some(0))),
-    };
-    let mut taken = value(&number).gt(skipped.clone());
-    if let Some(limit) = limit {
-        let place = Expr::BinaryExpr(datafusion_expr::BinaryExpr::new(
-            Box::new(value(&last)),
+    let (mut taken, mut place) = (None, value(&last));
+    if let Some(offset) = offset {
+        let skipped = number_of_rows(offset, Clause::Offset);
+        taken = Some(value(&number).gt(skipped.clone()));
+        place = Expr::BinaryExpr(datafusion_expr::BinaryExpr::new(
+            Box::new(place),
             Operator::Minus,
             Box::new(skipped),
         ));
+    }
+    if let Some(limit) = limit {
         let limit = number_of_rows(limit, Clause::Limit);
-        if with_ties {
+        if last != number {
             // Rows equal to the last one that is passed over aren't ties of one that is taken.
-            taken = taken.and(limit.clone().gt(literal(ScalarValue::Int64(Some(0)))));
+            let some = limit.clone().gt(literal(ScalarValue::Int64(Some(0))));
+            taken = datafusion_expr::utils::conjunction(taken.into_iter().chain([some]));
         }
-        taken = taken.and(place.lt_eq(limit));
+        taken = datafusion_expr::utils::conjunction(taken.into_iter().chain([place.lt_eq(limit)]));
     }
     let plan = df(LogicalPlanBuilder::window_plan(plan, calls))?;
-    let plan = project(filter(plan, taken)?, columns)?;
+    let plan = match taken {
+        Some(taken) => filter(plan, taken)?,
+        None => plan,
+    };
+    let plan = project(plan, columns)?;
     match total.is_empty() {
         true => Ok(plan),
         false => df(builder(plan).sort(total).and_then(|b| b.build())),

@@ -1,6 +1,7 @@
-//! ORDER BY … LIMIT without a key: the first rows of parts, of parts of these, and of all.
+//! ORDER BY … LIMIT, and first rows by their numbers, without a key: the first rows of parts, of parts of these, and of all.
 //!
-//! What is among the first n rows of all is among the first n of each part that it is in. A row belongs to a part by its hash, so that
+//! What is among the first n rows of all is among the first n of each part that it is in, whether they are counted, or those before them, or these's
+//! distinct values. A row belongs to a part by its hash, so that
 //! a changed row has only its own part computed anew, and what becomes of that part in the larger one, whatever the size of the input
 //! (as the hierarchical Top-K of Materialize). The order is total: see [`super::order`].
 
@@ -11,22 +12,22 @@ use arrow::compute::take;
 use arrow::datatypes::{Field, Schema};
 use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{Column, DFSchema};
-use datafusion_expr::logical_plan::{Limit, Sort};
+use datafusion_expr::logical_plan::Limit;
 use datafusion_expr::{Expr, FetchType, LogicalPlan, Operator, SkipType, Volatility};
 use datafusion_physical_expr::expressions::{Literal, binary};
-use tidemill_dataflow::plan::Node;
+use tidemill_dataflow::plan::{Node, Numbering};
 use tidemill_zset::hash::hash_columns;
 use tidemill_zset::schema::SqlType;
 
 use super::expr::{self, Physical};
-use super::top_k::top_k;
+use super::top_k::Wanted;
 use super::{Compiler, Piece, rows, schema_of};
 use crate::error::{Result, from_datafusion};
 use crate::functions::{Args, Kernel, call};
 use crate::tree::PlanTree;
 
 /// First rows, those that OFFSET passes over included, up to which the operator finds them; of more, all is computed anew.
-const FIRST_ROWS_MAX: u64 = 10_000;
+pub(super) const FIRST_ROWS_MAX: u64 = 10_000;
 /// First rows up to which there are many parts and parts of these: every part keeps as many.
 const FEW_ROWS_MAX: u64 = 100;
 /// Into how many parts rows are divided, and those that are left of them again.
@@ -48,17 +49,15 @@ impl Compiler<'_> {
             return self.recompute(plan, REASON);
         }
         let piece = rows::strip(self.piece(&sort.input)?);
-        let all_parts = match count <= FEW_ROWS_MAX {
-            true => &PARTS_OF_FEW[..],
-            false => &PARTS_OF_MANY,
+        let wanted = Wanted {
+            order: &sort.expr,
+            numbering: Numbering::RowNumber,
+            count,
+            named: sort.input.schema(),
         };
-        let mut found = piece.node;
-        for parts in all_parts {
-            found = first_of_parts(found, sort, count, *parts)?;
-        }
+        let found = wanted.of_parts(piece.node)?;
         let first = || -> datafusion_common::Result<Node> {
-            let named = sort.input.schema();
-            let (first, _) = top_k(found, named, &[], &sort.expr, count, skip > 0)?;
+            let (first, _) = wanted.of_each(found, &[], skip > 0)?;
             if skip == 0 {
                 return Ok(first);
             }
@@ -82,7 +81,7 @@ impl Compiler<'_> {
     }
 
     /// Whether there is a collection below.
-    fn reads(&self, plan: &LogicalPlan) -> Result<bool> {
+    pub(super) fn reads(&self, plan: &LogicalPlan) -> Result<bool> {
         let mut found = false;
         let walked = plan.walk_all(&mut |node| {
             found |= matches!(node, LogicalPlan::TableScan(scan) if self.is_collection(scan));
@@ -103,22 +102,40 @@ fn rows_wanted(limit: &Limit) -> Option<(u64, u64)> {
     }
 }
 
-/// The first `count` rows of each part of `input`, whose columns are those of what `sort` orders.
-fn first_of_parts(input: Node, sort: &Sort, count: u64, parts: i16) -> Result<Node> {
-    let width = input.schema.fields().len();
-    let divided = with_part(input, parts)?;
-    let first = || {
-        let part = Field::new(PART, SqlType::Int2.arrow(), true);
-        let all = sort.input.schema().iter();
-        let all = all.map(|(q, f)| (q.cloned(), f.clone()));
-        let all = all.chain([(None, Arc::new(part))]).collect();
-        let named = DFSchema::new_with_metadata(all, Default::default())?;
-        let part = Expr::Column(Column::new_unqualified(PART));
-        top_k(divided, &named, &[part], &sort.expr, count, false)
-    };
-    let (first, _) = first().map_err(|e| from_datafusion(&e))?;
-    let own: Vec<usize> = (0..width).collect();
-    Ok(rows::choose(first, &own))
+impl Wanted<'_> {
+    /// Those of parts of the input, and of parts of these.
+    pub(super) fn of_parts(&self, input: Node) -> Result<Node> {
+        let all_parts = match self.count <= FEW_ROWS_MAX {
+            true => &PARTS_OF_FEW[..],
+            false => &PARTS_OF_MANY,
+        };
+        let mut found = input;
+        for parts in all_parts {
+            found = self.of_each_part(found, *parts)?;
+        }
+        Ok(found)
+    }
+
+    fn of_each_part(&self, input: Node, parts: i16) -> Result<Node> {
+        let width = input.schema.fields().len();
+        let divided = with_part(input, parts)?;
+        let first = || {
+            let part = Field::new(PART, SqlType::Int2.arrow(), true);
+            let all = self.named.iter();
+            let all = all.map(|(q, f)| (q.cloned(), f.clone()));
+            let all = all.chain([(None, Arc::new(part))]).collect();
+            let named = DFSchema::new_with_metadata(all, Default::default())?;
+            let part = Expr::Column(Column::new_unqualified(PART));
+            let wanted = Wanted {
+                named: &named,
+                ..*self
+            };
+            wanted.of_each(divided, &[part], false)
+        };
+        let (first, _) = first().map_err(|e| from_datafusion(&e))?;
+        let own: Vec<usize> = (0..width).collect();
+        Ok(rows::choose(first, &own))
+    }
 }
 
 /// The rows with the part that each belongs to, behind their columns.

@@ -203,6 +203,9 @@ impl<'a> Compiler<'a> {
                 None => self.windows(plan, windows),
             };
         }
+        if let Some(first) = self.first_of_all(plan)? {
+            return Ok(first);
+        }
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(plan, scan),
             LogicalPlan::SubqueryAlias(alias) => self.piece(&alias.input),

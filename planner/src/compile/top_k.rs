@@ -1,5 +1,5 @@
-//! `row_number() OVER (PARTITION BY key ORDER BY …) <= n`: the first rows of each key have an operator of their own. DISTINCT ON, LIMIT in a
-//! LATERAL subquery and ORDER BY … LIMIT come here too.
+//! `row_number() OVER (PARTITION BY key ORDER BY …) <= n`, and so with rank() and dense_rank(): the first rows of each key have an operator of their own.
+//! DISTINCT ON, LIMIT in a LATERAL subquery, ORDER BY … LIMIT and FETCH FIRST … WITH TIES come here too.
 
 use std::sync::Arc;
 
@@ -10,9 +10,10 @@ use datafusion_expr::logical_plan::{Filter, Projection, Window};
 use datafusion_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, Operator, WindowFunctionDefinition};
 use datafusion_physical_expr::expressions::Literal;
-use tidemill_dataflow::plan::{Node, Op, OrderBy};
+use tidemill_dataflow::plan::{Node, Numbering, Op, OrderBy};
 
 use super::expr::{self, Physical, unalias};
+use super::first_rows::FIRST_ROWS_MAX;
 use super::nearest::{First, nearest};
 use super::windows::Windows;
 use super::{Compiler, Piece, node, rows, schema_of};
@@ -27,6 +28,7 @@ struct FirstRows<'p> {
     between: Vec<&'p Projection>,
     /// The column of the numbers, as the filter calls it.
     number: Column,
+    numbering: Numbering,
     count: u64,
     /// What else the filter asks for.
     rest: Option<Expr>,
@@ -56,7 +58,13 @@ impl<'p> FirstRows<'p> {
         let WindowFunctionDefinition::WindowUDF(function) = &w.fun else {
             return None;
         };
-        if function.name() != "row_number" || matches!(*window.input, LogicalPlan::Sort(_)) {
+        let numbering = match function.name() {
+            "row_number" => Numbering::RowNumber,
+            "rank" => Numbering::Rank,
+            "dense_rank" => Numbering::DenseRank,
+            _ => return None,
+        };
+        if matches!(*window.input, LogicalPlan::Sort(_)) {
             return None;
         }
         let mut number = window.schema.columns().pop()?;
@@ -75,6 +83,7 @@ impl<'p> FirstRows<'p> {
             order: w.params.order_by.clone(),
             between,
             number,
+            numbering,
             count,
             rest,
         })
@@ -196,21 +205,66 @@ impl Compiler<'_> {
         let Some(first) = FirstRows::of(filter) else {
             return Ok(None);
         };
+        self.first_numbers(top, above, filter, &first).map(Some)
+    }
+
+    /// The first rows of all, if `top` is those of a window without a key, or a choice of columns or rows of them.
+    pub(super) fn first_of_all(&mut self, top: &LogicalPlan) -> error::Result<Option<Piece>> {
+        let (mut above, mut at) = (vec![], top);
+        let (filter, first) = loop {
+            match at {
+                LogicalPlan::Projection(p) if chooses(p) => {
+                    above.push(at);
+                    at = &p.input;
+                }
+                LogicalPlan::SubqueryAlias(alias) => {
+                    above.push(at);
+                    at = &alias.input;
+                }
+                LogicalPlan::Filter(filter) => match FirstRows::of(filter) {
+                    Some(first) => break (filter, first),
+                    None => {
+                        above.push(at);
+                        at = &filter.input;
+                    }
+                },
+                _ => return Ok(None),
+            }
+        };
+        if !first.partition.is_empty()
+            || first.count > FIRST_ROWS_MAX
+            || !self.reads(&first.window.input)?
+        {
+            return Ok(None);
+        }
+        self.first_numbers(top, &above, filter, &first).map(Some)
+    }
+
+    /// `above`, from the top, over the rows of `filter` that `first` says.
+    fn first_numbers(
+        &mut self,
+        top: &LogicalPlan,
+        above: &[&LogicalPlan],
+        filter: &Filter,
+        first: &FirstRows<'_>,
+    ) -> error::Result<Piece> {
         let input = rows::strip(self.piece(&first.window.input)?);
-        let named = first.window.input.schema();
+        let wanted = Wanted {
+            order: &first.order,
+            numbering: first.numbering,
+            count: first.count,
+            named: first.window.input.schema(),
+        };
         let numbered = first.wants_numbers(above);
+        let node = match first.partition.is_empty() {
+            true => wanted.of_parts(input.node)?,
+            false => input.node,
+        };
         let build = || -> Result<Piece> {
-            let (node, keys) = top_k(
-                input.node,
-                named,
-                &first.partition,
-                &first.order,
-                first.count,
-                numbered,
-            )?;
-            let unique = match first.count {
+            let (node, keys) = wanted.of_each(node, &first.partition, numbered)?;
+            let unique = match (first.numbering, first.count) {
                 // Only the key's first row.
-                1 => keys.filter(|keys| !keys.is_empty()).or(input.unique),
+                (Numbering::RowNumber, 1) => keys.filter(|keys| !keys.is_empty()).or(input.unique),
                 _ => input.unique,
             };
             let mut piece = Piece::new(node).unique(unique);
@@ -230,7 +284,7 @@ impl Compiler<'_> {
             schema: schema_of(top.schema()),
             ..piece.node
         };
-        Ok(Some(Piece::new(node).unique(piece.unique)))
+        Ok(Piece::new(node).unique(piece.unique))
     }
 }
 
@@ -272,92 +326,105 @@ fn chosen(input: Piece, p: &Projection) -> Result<Piece> {
     Ok(Piece::new(node).unique(unique))
 }
 
-/// The operator over `input`, whose columns `named` says, with the input's columns and perhaps the numbers behind; and the columns of the keys, if all
-/// of them are of the input.
-pub(super) fn top_k(
-    input: Node,
-    named: &DFSchema,
-    keys: &[Expr],
-    order: &[SortExpr],
-    count: u64,
-    numbered: bool,
-) -> Result<(Node, Option<Vec<usize>>)> {
-    let width = input.schema.fields().len();
-    let mut exprs: Vec<Physical> = (0..width).map(|i| expr::column(&input.schema, i)).collect();
-    let mut fields: Vec<Field> = (input.schema.fields().iter())
-        .map(|f| f.as_ref().clone())
-        .collect();
-    let mut column = |e: &Expr| -> Result<Option<usize>> {
-        if matches!(unalias(e), Expr::Literal(..)) {
-            return Ok(None);
-        }
-        let physical = expr::physical(unalias(e), named)?;
-        let have = exprs.iter().position(|have| **have == *physical);
-        Ok(Some(match have {
-            Some(at) => at,
-            None => {
-                let field = physical.return_field(&input.schema)?;
-                let name = format!("__by_{}", exprs.len());
-                fields.push(field.as_ref().clone().with_name(name).with_nullable(true));
-                exprs.push(physical);
-                exprs.len() - 1
+/// Rows of an input that are wanted, by their numbers.
+pub(super) struct Wanted<'a> {
+    /// What the rows are ordered by.
+    pub order: &'a [SortExpr],
+    /// How they are numbered.
+    pub numbering: Numbering,
+    /// The largest number.
+    pub count: u64,
+    /// The columns of the input.
+    pub named: &'a DFSchema,
+}
+
+impl Wanted<'_> {
+    /// The operator over `input`, with the input's columns and perhaps the numbers behind; and the columns of the keys, if all of them are of the input.
+    pub fn of_each(
+        &self,
+        input: Node,
+        keys: &[Expr],
+        numbered: bool,
+    ) -> Result<(Node, Option<Vec<usize>>)> {
+        let width = input.schema.fields().len();
+        let mut exprs: Vec<Physical> = (0..width).map(|i| expr::column(&input.schema, i)).collect();
+        let mut fields: Vec<Field> = (input.schema.fields().iter())
+            .map(|f| f.as_ref().clone())
+            .collect();
+        let mut column = |e: &Expr| -> Result<Option<usize>> {
+            if matches!(unalias(e), Expr::Literal(..)) {
+                return Ok(None);
             }
-        }))
-    };
-    let mut key_columns = vec![];
-    for key in keys {
-        key_columns.extend(column(key)?.filter(|c| !key_columns.contains(c)));
-    }
-    let mut order_by: Vec<OrderBy> = vec![];
-    for sort in order {
-        let Some(column) = column(&sort.expr)? else {
-            continue;
+            let physical = expr::physical(unalias(e), self.named)?;
+            let have = exprs.iter().position(|have| **have == *physical);
+            Ok(Some(match have {
+                Some(at) => at,
+                None => {
+                    let field = physical.return_field(&input.schema)?;
+                    let name = format!("__by_{}", exprs.len());
+                    fields.push(field.as_ref().clone().with_name(name).with_nullable(true));
+                    exprs.push(physical);
+                    exprs.len() - 1
+                }
+            }))
         };
-        // A later key that is an earlier one again decides nothing.
-        if order_by.iter().all(|have| have.column != column) {
-            order_by.push(OrderBy {
-                column,
-                descending: !sort.asc,
-                nulls_first: sort.nulls_first,
-            });
+        let mut key_columns = vec![];
+        for key in keys {
+            key_columns.extend(column(key)?.filter(|c| !key_columns.contains(c)));
         }
+        let mut order_by: Vec<OrderBy> = vec![];
+        for sort in self.order {
+            let Some(column) = column(&sort.expr)? else {
+                continue;
+            };
+            // A later key that is an earlier one again decides nothing.
+            if order_by.iter().all(|have| have.column != column) {
+                order_by.push(OrderBy {
+                    column,
+                    descending: !sort.asc,
+                    nulls_first: sort.nulls_first,
+                });
+            }
+        }
+        let whole = exprs.len();
+        let schema = Arc::new(Schema::new(fields));
+        let input = match whole == width {
+            true => input,
+            false => rows::map(input, None, Some((exprs, schema.clone()))),
+        };
+        let first = First {
+            by: &key_columns,
+            order: &order_by,
+            count: self.count,
+        };
+        let fewer = match self.numbering {
+            Numbering::RowNumber => nearest(&input, first)?,
+            Numbering::Rank | Numbering::DenseRank => None,
+        };
+        let input = fewer.unwrap_or(input);
+        let mut fields: Vec<Field> = (schema.fields().iter())
+            .map(|f| f.as_ref().clone())
+            .collect();
+        if numbered {
+            fields.push(Field::new(NUMBER, arrow::datatypes::DataType::UInt64, true));
+        }
+        let of_input = key_columns.iter().all(|c| *c < width);
+        let unique = of_input.then(|| key_columns.clone());
+        let op = Op::TopK {
+            keys: key_columns,
+            order: order_by,
+            numbering: self.numbering,
+            count: self.count,
+            numbered,
+        };
+        let first = node(op, vec![input], Arc::new(Schema::new(fields)), false);
+        if whole == width {
+            return Ok((first, unique));
+        }
+        let mut back: Vec<usize> = (0..width).collect();
+        back.extend(numbered.then_some(whole));
+        Ok((rows::choose(first, &back), unique))
     }
-    let whole = exprs.len();
-    let schema = Arc::new(Schema::new(fields));
-    let input = match whole == width {
-        true => input,
-        false => rows::map(input, None, Some((exprs, schema.clone()))),
-    };
-    let first = First {
-        by: &key_columns,
-        order: &order_by,
-        count,
-    };
-    let input = match nearest(&input, first)? {
-        Some(fewer) => fewer,
-        None => input,
-    };
-    let mut fields: Vec<Field> = (schema.fields().iter())
-        .map(|f| f.as_ref().clone())
-        .collect();
-    if numbered {
-        fields.push(Field::new(NUMBER, arrow::datatypes::DataType::UInt64, true));
-    }
-    let of_input = key_columns.iter().all(|c| *c < width);
-    let unique = of_input.then(|| key_columns.clone());
-    let op = Op::TopK {
-        keys: key_columns,
-        order: order_by,
-        count,
-        numbered,
-    };
-    let first = node(op, vec![input], Arc::new(Schema::new(fields)), false);
-    if whole == width {
-        return Ok((first, unique));
-    }
-    let mut back: Vec<usize> = (0..width).collect();
-    back.extend(numbered.then_some(whole));
-    Ok((rows::choose(first, &back), unique))
 }
 
 /// The column of a row's number.

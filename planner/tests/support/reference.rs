@@ -11,7 +11,7 @@ use arrow::compute::{self, SortColumn, SortOptions};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion_common::ScalarValue;
 use datafusion_physical_expr::PhysicalExpr;
-use tidemill_dataflow::plan::{Aggregate, AggregateFunction, JoinKind, Node, Op};
+use tidemill_dataflow::plan::{Aggregate, AggregateFunction, JoinKind, Node, Numbering, Op};
 use tidemill_zset::CollectionId;
 use tidemill_zset::moments::{ExactMoments, FloatMoments};
 
@@ -53,10 +53,12 @@ pub fn evaluate(node: &Node, inputs: &dyn Fn(CollectionId) -> RecordBatch) -> Re
         Op::TopK {
             keys,
             order,
+            numbering,
             count,
             numbered,
         } => {
             let rows = &below[0];
+            let of_peers: Vec<usize> = order.iter().map(|o| o.column).collect();
             let mut by: Vec<SortColumn> = vec![];
             let asked = order.iter().map(|o| {
                 let options = SortOptions {
@@ -73,11 +75,25 @@ pub fn evaluate(node: &Node, inputs: &dyn Fn(CollectionId) -> RecordBatch) -> Re
             let order = compute::lexsort_to_indices(&by, None).expect("columns that have an order");
             let rows = compute::take_record_batch(rows, &order).expect("rows exist");
             let (mut chosen, mut numbers) = (vec![], vec![]);
+            let texts = rows_of(&rows);
             for (_, of_key) in groups(&rows, keys) {
-                let first = of_key.into_iter().zip(1..=*count);
-                for (row, number) in first {
-                    chosen.push(row);
-                    numbers.push(number);
+                // Peers are next to each other.
+                let (mut value, mut rank, mut before) = (0, 0, None);
+                for (i, row) in of_key.into_iter().enumerate() {
+                    let own = key_text(&texts[row as usize], &of_peers);
+                    if before.as_ref() != Some(&own) {
+                        (value, rank) = (value + 1, i as u64 + 1);
+                        before = Some(own);
+                    }
+                    let number = match numbering {
+                        Numbering::RowNumber => i as u64 + 1,
+                        Numbering::Rank => rank,
+                        Numbering::DenseRank => value,
+                    };
+                    if number <= *count {
+                        chosen.push(row);
+                        numbers.push(number);
+                    }
                 }
             }
             let chosen = UInt32Array::from(chosen);
