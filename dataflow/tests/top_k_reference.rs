@@ -17,6 +17,9 @@ use tidemill_dataflow::operators;
 use tidemill_dataflow::plan::{Node, Numbering, Op, OrderBy};
 use tidemill_zset::CollectionId;
 
+/// What an operator may do in one turn.
+const ALLOWANCE: usize = 1 << 30;
+
 /// What varies from run to run.
 #[derive(Clone, Debug)]
 struct Case {
@@ -237,5 +240,72 @@ fn like_sorting_anew() {
             rows: [4, 60, 300][rng.random_range(0..3)],
         };
         random_run(&case, seed);
+    }
+}
+
+/// A key of 5,000 rows: what comes newly before all, what goes behind the first rows, and a first row that becomes another one are found without a look
+/// at the others; a first row that goes isn't.
+#[test]
+fn first_rows_of_a_large_key_follow() {
+    for numbering in [Numbering::RowNumber, Numbering::Rank, Numbering::DenseRank] {
+        let case = Case {
+            key: Some(DataType::Int64),
+            numbering,
+            count: 3,
+            descending: true,
+            nulls_first: false,
+            numbered: true,
+            append_only: false,
+            state_bytes_max: usize::MAX,
+            values: 0,
+            rows: 0,
+        };
+        let node = node(&case);
+        let state = MemoryState::new(0, &operators::arrangements(&node)[0]);
+        let mut operator = build(&node, &state, true, &case);
+        let (mut input, mut output) = (Rows::new(), Rows::new());
+        let mut epoch = 0;
+        // Gives how many rows it has looked at.
+        let mut change = |operator: &mut Box<dyn Operator>, rows: &[(Row, i64)]| -> usize {
+            epoch += 1;
+            let mut out = Output {
+                allowance: ALLOWANCE,
+                ..Output::default()
+            };
+            operator.push(0, delta(&node.inputs[0].schema, rows), &mut out);
+            operator.finish(epoch, &mut out);
+            assert!(!operator.is_busy());
+            for (row, diff) in rows {
+                add(&mut input, row.clone(), *diff);
+            }
+            for piece in &out.rows {
+                for (i, row) in output_rows(&case, &piece.rows).into_iter().enumerate() {
+                    add(&mut output, row, piece.diffs.get(i));
+                }
+            }
+            assert_eq!(output, reference(&case, &input), "epoch {epoch}");
+            state.commit(epoch, &out.changes);
+            ALLOWANCE - out.allowance
+        };
+        let row = |v: i64| vec![Some(v), Some(1), Some(v)];
+        let other = |v: i64| vec![Some(v), Some(1), Some(-v)];
+        let all: Vec<(Row, i64)> = (0..5000).map(|v| (row(v), 1)).collect();
+        change(&mut operator, &all);
+        assert!(change(&mut operator, &[(row(5000), 1)]) < 10);
+        operator = build(&node, &state, false, &case);
+        let looked = change(&mut operator, &[(row(5001), 1)]);
+        assert!(looked > 5000, "after a restart nothing is known");
+
+        for v in 5002..5020 {
+            let rows = [
+                vec![(row(v), 1), (row(v - 5000), -1)],
+                vec![(row(v), -1), (other(v), 1), (row(17), 1)],
+                vec![(row(v), 2), (other(v), -1), (row(v), -1)],
+            ];
+            for rows in rows {
+                assert!(change(&mut operator, &rows) < 10, "{numbering:?}, {v}");
+            }
+        }
+        assert!(change(&mut operator, &[(row(5019), -1)]) > 5000);
     }
 }

@@ -29,6 +29,7 @@ pub mod recompute;
 mod reload;
 pub mod top_k;
 mod top_k_changes;
+mod top_k_first;
 pub mod union;
 pub mod unnest;
 

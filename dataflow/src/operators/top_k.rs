@@ -7,12 +7,11 @@
 //! Stored rows have a total order: after the columns that are asked for come all others. So which rows win never depends on when they came. What is
 //! wanted of them, in that order, says [`super::top_k_changes`].
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
-use arrow::compute::{SortOptions, concat, interleave, take};
+use arrow::array::{ArrayRef, UInt32Array, UInt64Array};
+use arrow::compute::{SortOptions, concat, interleave};
 use arrow::datatypes::{Schema, SchemaRef};
 use tidemill_storage::ArrangementKind;
 use tidemill_zset::buffers::{buffers, in_one_buffer};
@@ -21,17 +20,15 @@ use tidemill_zset::{Delta, Diffs, Epoch};
 
 use super::join_keys::KeyTable;
 use super::join_plan::StoredColumns;
-use super::join_rows::{BLOCK_ROWS, batch_of, nullable, without_waste};
+use super::join_rows::{BLOCK_ROWS, batch_of, nullable};
 use super::join_state::{KeyedState, StateSide};
 use super::recompute::{rows_of_keys, store};
 use super::reload::Reload;
 use super::top_k_changes::{Found, TotalOrder, Wanted, comparators};
+use super::top_k_first::{First, FirstRows, rows_max, taken};
 use crate::operator::{BuildContext, Operator, Output};
 use crate::plan::{ArrangementSpec, Node, Numbering, Op};
 use crate::state::StateHandle;
-
-/// Stored rows of a key from which on its last first row is remembered: changes behind that are stored without a look at the others.
-const LARGE_KEY_ROWS: usize = 256;
 
 /// The arrangement of an [`Op::TopK`]: rows by key. Empty for every other operator.
 pub fn arrangements(node: &Node) -> Vec<ArrangementSpec> {
@@ -77,8 +74,8 @@ pub struct TopKOperator {
     /// The rows that aren't among the first are kept too.
     keeps_all: bool,
     state: KeyedState<1>,
-    /// The last of the first rows of large keys, as stored, by the key's hash. A key isn't here if another with that hash is.
-    last: HashMap<u64, RecordBatch>,
+    /// Those of large keys.
+    first: FirstRows,
     key_schema: SchemaRef,
     /// Changes of the epoch, as stored.
     changes: Vec<Delta>,
@@ -141,7 +138,7 @@ impl TopKOperator {
             numbered: *numbered,
             keeps_all: !input.append_only,
             state: state.with_reload(reload, [false]),
-            last: HashMap::new(),
+            first: FirstRows::new(context.state_bytes_max),
             changes: Vec::new(),
             touched: KeyTable::new(key_schema.clone(), true),
             key_schema,
@@ -195,27 +192,62 @@ impl TopKOperator {
         }
     }
 
-    /// Stores the changes of a large key if all of them are behind its first rows.
-    fn pass_over(&mut self, run: &Run, keys: &Range<usize>, out: &mut Output) -> bool {
+    /// The first rows of a large key, if they follow from those before and the changes; these are stored without a look at the key's other rows then.
+    fn follow(&mut self, run: &Run, keys: &Range<usize>, out: &mut Output) -> bool {
         let hash = run.keys.slot(keys.start as u32).hash;
-        let Some(last) = self.last.get(&hash) else {
+        let Some(first) = self.first.get(hash) else {
             return false;
         };
         let changed = run.rows_of(keys);
         let changes = run.gather(changed, self.stored.columns.len());
         let by_key = (0..self.stored.key_columns).map(|c| (c, SortOptions::default()));
         let by_key: Vec<(usize, SortOptions)> = by_key.collect();
-        let keys = comparators(last.columns(), &changes, &by_key);
-        let order = self.order.over(last.columns(), &changes);
-        let mut rows = 0..changed.len() as u32;
-        let is_other = keys.iter().any(|compare| compare(0, 0).is_ne());
-        if is_other || !rows.all(|row| order.compare_peers(0, row).is_lt()) {
+        let keys = comparators(first.rows.columns(), &changes, &by_key);
+        if keys.iter().any(|compare| compare(0, 0).is_ne()) {
             return false;
         }
+        let order = self.order.over(first.rows.columns(), &changes);
+        let last = first.rows.num_rows() as u32 - 1;
+        // No row that isn't known comes before one of these.
+        let near = (0..changed.len() as u32).filter(|row| order.compare_peers(last, *row).is_ge());
+        let near: Vec<u32> = near.collect();
         let diffs = changed.iter().map(|(b, r)| run.changes[*b].diffs.get(*r));
-        let diffs = Diffs::from(diffs.collect::<Vec<i64>>());
-        self.remember(changes, vec![hash; changed.len()], diffs, out);
+        let diffs: Vec<i64> = diffs.collect();
+        if !near.is_empty() {
+            let first = first.clone();
+            let of_near = near.iter().map(|row| diffs[*row as usize]).collect();
+            let near = taken(&changes, &UInt32Array::from(near));
+            if !first.whole || !self.follow_first(hash, &first, &near, of_near, out) {
+                return false;
+            }
+        }
+        self.remember(changes, vec![hash; diffs.len()], Diffs::from(diffs), out);
         true
+    }
+
+    /// The first rows of a key after changes of rows that aren't behind them. False if there are others among them now that aren't known.
+    fn follow_first(
+        &mut self,
+        hash: u64,
+        first: &First,
+        changes: &[ArrayRef],
+        diffs_of_changes: Vec<i64>,
+        out: &mut Output,
+    ) -> bool {
+        let kept = first.diffs.len();
+        let columns = both(first.rows.columns(), changes);
+        let diffs = [first.diffs.as_slice(), &diffs_of_changes].concat();
+        let order = self.order.over(&columns, &columns);
+        let mut candidates: Vec<u32> = (0..kept as u32).collect();
+        self.wanted
+            .candidates(&mut candidates, kept..diffs.len(), &diffs, &order);
+        let mut found = Found::new(self.wanted, self.numbered);
+        let is_full = found.walk(&candidates, kept, &diffs, &order);
+        if is_full {
+            self.first.replace(hash, first, &columns, &found.first);
+            self.emit(&columns, found, out);
+        }
+        is_full
     }
 
     /// The first rows of some touched keys, before and after the epoch.
@@ -229,16 +261,13 @@ impl TopKOperator {
         let store = &mut self.state.sides[0].store;
         let mut diffs: Vec<i64> = numbers.iter().map(|n| store.diff(*n)).collect();
         let kept = diffs.len();
+        out.spend(kept);
         diffs.extend(changed.iter().map(|(b, r)| run.changes[*b].diffs.get(*r)));
         let before = store.gather(&numbers, &(0..width).collect::<Vec<_>>());
         let after = run.gather(changed, width);
-        let both = before.iter().zip(&after).map(|(before, after)| {
-            let (before, after) = (before.as_ref(), after.as_ref());
-            concat(&[before, after]).expect("columns of one type")
-        });
-        let columns: Vec<ArrayRef> = match kept {
+        let columns = match kept {
             0 => after.clone(),
-            _ => both.map(|column| one_buffer(&column)).collect(),
+            _ => both(&before, &after),
         };
 
         let order = self.order.over(&columns, &columns);
@@ -255,21 +284,17 @@ impl TopKOperator {
             candidates.extend((begin..stored).map(|r| r as u32));
             self.wanted
                 .candidates(&mut candidates, changes, &diffs, &order);
-            let last = found.walk(&candidates, kept, &diffs, &order);
-            let is_large = self.keeps_all && stored - begin >= LARGE_KEY_ROWS;
+            let is_full = found.walk(&candidates, kept, &diffs, &order);
+            let of_key = stored - begin + run.range_of(key, &keys).len();
+            let rows_max = rows_max(of_key).filter(|_| is_full && self.keeps_all);
             let hash = run.keys.slot(key as u32).hash;
-            match last.filter(|_| is_large) {
-                Some(row) => {
+            match rows_max {
+                Some(rows_max) => {
                     let schema = &self.state.sides[0].handle.desc.schema;
-                    let last = taken(&columns, &UInt32Array::from(vec![row]));
-                    // Its texts would keep those of all the rows that it was found among.
-                    let last = without_waste(&batch_of(schema, last, 1));
-                    self.last.insert(hash, last);
+                    self.first
+                        .remember(hash, schema, &columns, &found.first, rows_max);
                 }
-                None if self.last.is_empty() => {}
-                None => {
-                    self.last.remove(&hash);
-                }
+                None => self.first.forget(hash),
             }
         }
 
@@ -331,9 +356,13 @@ fn one_buffer(column: &ArrayRef) -> ArrayRef {
     }
 }
 
-fn taken(columns: &[ArrayRef], rows: &UInt32Array) -> Vec<ArrayRef> {
-    let taken = columns.iter().map(|c| take(c.as_ref(), rows, None));
-    taken.map(|c| c.expect("places in the columns")).collect()
+/// The rows of the ones, then those of the others.
+fn both(before: &[ArrayRef], after: &[ArrayRef]) -> Vec<ArrayRef> {
+    let both = before.iter().zip(after).map(|(before, after)| {
+        let both = concat(&[before.as_ref(), after.as_ref()]);
+        one_buffer(&both.expect("columns of one type"))
+    });
+    both.collect()
 }
 
 impl Run {
@@ -360,7 +389,7 @@ impl Run {
     }
 
     /// Keys from the next one on with about as many changes as a block has rows, up to one that is `apart`.
-    fn next_keys(&self, apart: &HashMap<u64, RecordBatch>) -> Range<usize> {
+    fn next_keys(&self, apart: &FirstRows) -> Range<usize> {
         let most = self.begin_of(self.next) + BLOCK_ROWS;
         let within = self.ends.partition_point(|end| *end <= most);
         let end = within.clamp(self.next + 1, self.next + BLOCK_ROWS);
@@ -368,7 +397,7 @@ impl Run {
         if apart.is_empty() {
             return self.next..end;
         }
-        let is_apart = |key: &usize| apart.contains_key(&self.keys.slot(*key as u32).hash);
+        let is_apart = |key: &usize| apart.get(self.keys.slot(*key as u32).hash).is_some();
         if is_apart(&self.next) {
             return self.next..self.next + 1;
         }
@@ -410,10 +439,10 @@ impl Operator for TopKOperator {
                 self.running = Some(run);
                 return;
             }
-            let keys = run.next_keys(&self.last);
+            let keys = run.next_keys(&self.first);
             out.spend(run.rows_of(&keys).len());
             run.next = keys.end;
-            if !self.pass_over(&run, &keys, out) {
+            if !self.follow(&run, &keys, out) {
                 self.compute(&mut run, keys, out);
             }
         }
@@ -421,6 +450,6 @@ impl Operator for TopKOperator {
     }
 
     fn state_bytes(&self) -> usize {
-        self.state.bytes()
+        self.state.bytes() + self.first.bytes()
     }
 }

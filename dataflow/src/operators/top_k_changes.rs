@@ -193,6 +193,8 @@ pub struct Found {
     pub kept_rows: Vec<u32>,
     /// See `kept_rows`.
     pub kept_diffs: Vec<i64>,
+    /// Rows of the last key that are among its first now, in order, and how often each is there, within what is wanted or not.
+    pub first: Vec<(u32, i64)>,
 }
 
 /// How many rows, and how many distinct values, come before.
@@ -228,14 +230,15 @@ impl Found {
             numbers: Vec::new(),
             kept_rows: Vec::new(),
             kept_diffs: Vec::new(),
+            first: Vec::new(),
         }
     }
 
-    /// The rows of a key, in order; the first `kept` rows of all are those before the epoch, the others are changes. Gives the
-    /// last of the first rows, if there are as many as are wanted.
-    pub fn walk(&mut self, rows: &[u32], kept: usize, diffs: &[i64], order: &Order) -> Option<u32> {
+    /// The rows of a key, in order; the first `kept` rows of all are those before the epoch, the others are changes. Says whether
+    /// there are as many first rows as are wanted.
+    pub fn walk(&mut self, rows: &[u32], kept: usize, diffs: &[i64], order: &Order) -> bool {
         let Wanted { numbering, count } = self.wanted;
-        let mut last = None;
+        self.first.clear();
         let (mut old_before, mut new_before) = (Before::default(), Before::default());
         for peers in rows.chunk_by(|a, b| order.compare_peers(*a, *b).is_eq()) {
             let [old_number, new_number] = [old_before, new_before].map(|b| b.number(numbering));
@@ -268,16 +271,16 @@ impl Found {
                         self.change_alike(equal[0], old, (new_number, within(new_number, new)));
                     }
                 }
+                if new > 0 && new_number < count {
+                    self.first.push((equal[0], new));
+                }
                 old_peers = old_peers.saturating_add(old);
                 new_peers = new_peers.saturating_add(new);
             }
             old_before.pass(old_peers);
             new_before.pass(new_peers);
-            if new_number < count && new_before.number(numbering) >= count {
-                last = Some(peers[0]);
-            }
         }
-        last
+        !self.first.is_empty() && new_before.number(numbering) >= count
     }
 
     /// A row had numbers from `old.start + 1` to `old.end`, and has others now.
