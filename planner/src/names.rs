@@ -10,6 +10,9 @@ use crate::ast::{Name, Parsed, Query, Statement, parse};
 use crate::catalog::{CatalogView, Relation, RelationKind};
 use crate::error::{Result, SqlError};
 
+/// The one database.
+pub const DATABASE: &str = "tidemill";
+
 /// The name in an object name: the last two parts, folded as the parser folds them.
 pub fn name_of(name: &ObjectName) -> Result<Name> {
     let part = |p: &ObjectNamePart| match p {
@@ -22,6 +25,7 @@ pub fn name_of(name: &ObjectName) -> Result<Name> {
             schema: None,
             name: name.clone(),
         }),
+        [database, _, _] if database != DATABASE => Err(crate::parser::other_database(name)),
         [schema, name] | [_, schema, name] => Ok(Name {
             schema: Some(schema.clone()),
             name: name.clone(),

@@ -10,6 +10,7 @@ mod ddl;
 mod dialect;
 pub(crate) mod elements;
 mod elsewhere;
+mod escapes;
 mod index;
 mod locks;
 mod nested_joins;
@@ -33,6 +34,7 @@ use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, Toke
 
 use crate::ast::{Name, Parsed, Statement, Subscribe, SubscribeTarget};
 use crate::error::{Result, SqlError};
+use crate::names::DATABASE;
 
 /// Nesting of expressions and queries that is still parsed.
 const DEPTH_MAX: usize = 200;
@@ -136,21 +138,38 @@ pub(crate) fn tokenize(sql: &str, chars: &[char]) -> Result<Vec<TokenWithSpan>> 
             .filter(|(_, c)| **c == '\n')
             .map(|(i, _)| i + 1),
     );
-    let place = |l: Location| {
-        let line = (l.line as usize).clamp(1, lines.len());
-        Location::new(1, (lines[line - 1] + l.column as usize) as u64)
-    };
-    let tokens = Tokenizer::new(&DIALECT, sql)
-        .tokenize_with_location()
-        .map_err(|e| tokenizer_error(e, place))?;
-    chains::check(&tokens)?;
-    let tokens: Vec<TokenWithSpan> = tokens
-        .into_iter()
-        .map(|t| TokenWithSpan {
+    let (mut tokens, mut from, mut rest) = (Vec::new(), 0, sql);
+    loop {
+        let line_of_from = lines.partition_point(|start| *start <= from) - 1;
+        let place = |l: Location| {
+            let start = match l.line {
+                0 | 1 => from,
+                line => lines[(line_of_from + line as usize - 1).min(lines.len() - 1)],
+            };
+            Location::new(1, start as u64 + l.column)
+        };
+        let mut found = Vec::new();
+        let all = Tokenizer::new(&DIALECT, rest).tokenize_with_location_into_buf(&mut found);
+        tokens.extend(found.into_iter().map(|t| TokenWithSpan {
             span: Span::new(place(t.span.start), place(t.span.end)),
             token: t.token,
-        })
-        .collect();
+        }));
+        let Err(e) = all else {
+            break;
+        };
+        let at = place(e.location).column;
+        let string = escapes::string_at(chars, (at as usize).saturating_sub(1));
+        let Some((text, end)) = string.map_err(|e| e.at(at as usize))? else {
+            return Err(tokenizer_error(e, place));
+        };
+        tokens.push(TokenWithSpan {
+            span: Span::new(Location::new(1, at), Location::new(1, end as u64 + 1)),
+            token: Token::EscapedStringLiteral(text),
+        });
+        let next = rest.char_indices().nth(end - from);
+        (from, rest) = (end, next.map_or("", |(byte, _)| &rest[byte..]));
+    }
+    chains::check(&tokens)?;
     check_numbers(&tokens)?;
     Ok(tokens)
 }
@@ -249,13 +268,22 @@ pub(crate) fn parts(name: &ObjectName) -> Vec<String> {
 /// A relation's name: at most `database.schema.name`.
 pub(crate) fn relation_name(name: &ObjectName) -> Result<Name> {
     let mut p = parts(name);
-    match (p.pop(), p.pop(), p.len()) {
-        (Some(name), schema, 0 | 1) => Ok(Name { schema, name }),
+    match (p.pop(), p.pop(), p.as_slice()) {
+        (Some(name), schema, []) => Ok(Name { schema, name }),
+        (Some(_), Some(_), [database]) if database != DATABASE => Err(other_database(name)),
+        (Some(name), schema, [_]) => Ok(Name { schema, name }),
         _ => Err(SqlError::new(
             "42601",
             format!("improper relation name (too many dotted names): {name}"),
         )),
     }
+}
+
+/// The name of a relation of another database.
+pub(crate) fn other_database(name: &ObjectName) -> SqlError {
+    let message = format!("cross-database references are not implemented: {name}");
+    let hint = format!("There is one database, \"{DATABASE}\".");
+    SqlError::new("0A000", message).hint(hint)
 }
 
 /// Where a span begins, as a position for [`SqlError::at`].

@@ -369,7 +369,7 @@ impl Binder<'_> {
         self.text(first.map_or("public", |s| s))
     }
 
-    fn text(&self, s: &str) -> Typed {
+    pub(super) fn text(&self, s: &str) -> Typed {
         Typed::new(
             literal(ScalarValue::Utf8View(Some(s.to_string()))),
             SqlType::Text,

@@ -145,6 +145,11 @@ impl Binder<'_> {
             {
                 Ok(self.current_schema())
             }
+            E::Identifier(i)
+                if i.quote_style.is_none() && i.value.eq_ignore_ascii_case("current_role") =>
+            {
+                Ok(self.text(&self.session.user))
+            }
             E::Identifier(i) => self.column_ref(c.scope, std::slice::from_ref(i)),
             E::CompoundIdentifier(p) => self.column_ref(c.scope, p),
             E::Value(v) => self.value(&v.value),

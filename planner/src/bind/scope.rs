@@ -137,10 +137,19 @@ impl<'o> Scope<'o> {
         Ok(first)
     }
 
-    fn local_table(&self, schema: Option<&str>, table: &str) -> Option<&ScopeTable> {
-        self.tables
-            .iter()
-            .find(|t| t.alias == table && (schema.is_none() || t.schema.as_deref() == schema))
+    fn local_table(&self, schema: Option<&str>, table: &str) -> Result<Option<&ScopeTable>> {
+        let is_it = |t: &&ScopeTable| {
+            t.alias == table && (schema.is_none() || t.schema.as_deref() == schema)
+        };
+        let mut found = self.tables.iter().filter(is_it);
+        let first = found.next();
+        // Relations of different schemas may be called the same.
+        if found.next().is_some() {
+            let message = format!("table reference \"{table}\" is ambiguous");
+            return Err(SqlError::new("42P09", message)
+                .hint("Give them aliases, or write the schema in front of the name."));
+        }
+        Ok(first)
     }
 
     /// A column by its bare name; `None` if there is none.
@@ -163,7 +172,7 @@ impl<'o> Scope<'o> {
         table: &str,
         name: &str,
     ) -> Result<Option<Typed>> {
-        if let Some(t) = self.local_table(schema, table) {
+        if let Some(t) = self.local_table(schema, table)? {
             let mut found = t.cols.iter().filter(|c| c.name == name);
             let first = found.next();
             if found.next().is_some() {
@@ -185,7 +194,7 @@ impl<'o> Scope<'o> {
 
     /// A column of a table by its number: several may be called the same.
     fn nth(&self, table: &str, n: usize) -> Result<Option<Typed>> {
-        if let Some(t) = self.local_table(None, table) {
+        if let Some(t) = self.local_table(None, table)? {
             let column = t.cols.get(n);
             return Ok(column.map(|c| Typed::new(c.expr.clone(), c.ty.clone())));
         }
@@ -205,12 +214,11 @@ impl<'o> Scope<'o> {
     }
 
     /// The table that a name stands for, for `t.*`.
-    pub(crate) fn table(&self, schema: Option<&str>, table: &str) -> Option<&ScopeTable> {
-        self.local_table(schema, table)
-            .or_else(|| match self.outer {
-                Outer::Lateral(s) => s.table(schema, table),
-                _ => None,
-            })
+    pub(crate) fn table(&self, schema: Option<&str>, table: &str) -> Result<Option<&ScopeTable>> {
+        match (self.local_table(schema, table)?, self.outer) {
+            (None, Outer::Lateral(s)) => s.table(schema, table),
+            (found, _) => Ok(found),
+        }
     }
 
     /// The columns of a table of the queries around, where there is none of that name here.
@@ -219,10 +227,10 @@ impl<'o> Scope<'o> {
         schema: Option<&str>,
         table: &str,
     ) -> Result<Option<Vec<(String, Typed)>>> {
-        if schema.is_some() || self.table(None, table).is_some() {
+        if schema.is_some() || self.table(None, table)?.is_some() {
             return Ok(None);
         }
-        let Some(t) = self.table_around(table) else {
+        let Some(t) = self.table_around(table)? else {
             return Ok(None);
         };
         let columns = t.cols.iter().filter(|c| !c.hidden).map(|c| {
@@ -234,11 +242,11 @@ impl<'o> Scope<'o> {
     }
 
     /// The same, also in the queries around.
-    fn table_around(&self, table: &str) -> Option<&ScopeTable> {
-        self.local_table(None, table).or_else(|| match self.outer {
-            Outer::Lateral(s) | Outer::Query(s, ..) => s.table_around(table),
-            Outer::None => None,
-        })
+    fn table_around(&self, table: &str) -> Result<Option<&ScopeTable>> {
+        match (self.local_table(None, table)?, self.outer) {
+            (None, Outer::Lateral(s) | Outer::Query(s, ..)) => s.table_around(table),
+            (found, _) => Ok(found),
+        }
     }
 
     /// Names of all columns, for hints.
@@ -332,7 +340,7 @@ pub(crate) fn closest<'n>(
 impl Binder<'_> {
     /// The row of the table `name`; of a function that gives single values, the value.
     pub(super) fn whole_row(&self, scope: &Scope, name: &str) -> Result<Option<Typed>> {
-        let Some(table) = scope.table_around(name) else {
+        let Some(table) = scope.table_around(name)? else {
             return Ok(None);
         };
         if let [one] = table.cols.as_slice()

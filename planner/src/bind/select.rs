@@ -681,7 +681,7 @@ impl Binder<'_> {
                         out.extend(cols.into_iter().map(|(name, value)| Item { name, value }));
                         continue;
                     }
-                    let t = ctx.scope.table(schema, table).ok_or_else(|| {
+                    let t = ctx.scope.table(schema, table)?.ok_or_else(|| {
                         let mut e = SqlError::new(
                             "42P01",
                             format!("missing FROM-clause entry for table \"{table}\""),

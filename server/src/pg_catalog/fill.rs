@@ -410,15 +410,21 @@ pub fn rows(definition: &Definition, snapshot: &CatalogSnapshot) -> Vec<Row> {
                 "pg_views" => ("viewname", "viewowner", "v"),
                 _ => ("matviewname", "matviewowner", "m"),
             };
-            let mut rows = Rows::of(definition, &["schemaname", name, owner, "definition"]);
+            let mut given = vec!["schemaname", name, owner, "definition"];
+            if wanted == "m" {
+                given.extend(["hasindexes", "ispopulated"]);
+            }
+            let mut rows = Rows::of(definition, &given);
             for relation in snapshot.relations.iter().filter(|r| kind(r) == wanted) {
                 let sql = view_definition(snapshot, Some(relation));
-                rows.push([
-                    text(&relation.schema),
-                    text(&relation.name),
-                    text(&snapshot.user),
-                    sql,
-                ]);
+                let (schema, name) = (text(&relation.schema), text(&relation.name));
+                let owner = text(&snapshot.user);
+                if wanted == "v" {
+                    rows.push([schema, name, owner, sql]);
+                    continue;
+                }
+                let indexed = Value::Bool(!indexes(relation).is_empty());
+                rows.push([schema, name, owner, sql, indexed, Value::Bool(true)]);
             }
             rows.done()
         }

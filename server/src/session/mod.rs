@@ -45,9 +45,7 @@ use self::backends::{Backend, Backends};
 pub use plans::PlanSlot;
 pub use settings::Timeouts;
 pub use sql::{Sessions, SqlSession};
-
-/// The one database.
-pub const DATABASE: &str = "tidemill";
+pub use tidemill_planner::names::DATABASE;
 
 /// What clients are told; they decide by the number in front what they may ask.
 pub const SERVER_VERSION: &str = crate::pg::SERVER_VERSION;
