@@ -12,7 +12,7 @@ use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, Operator, WindowFunctionDef
 use datafusion_physical_expr::expressions::Literal;
 use tidemill_dataflow::plan::{Node, Numbering, Op, OrderBy};
 
-use super::expr::{self, Physical, unalias};
+use super::expr::{self, Physical, has_subquery, unalias};
 use super::first_rows::FIRST_ROWS_MAX;
 use super::nearest::{First, nearest};
 use super::windows::Windows;
@@ -221,6 +221,7 @@ impl Compiler<'_> {
                     above.push(at);
                     at = &alias.input;
                 }
+                LogicalPlan::Filter(filter) if has_subquery(&filter.predicate) => return Ok(None),
                 LogicalPlan::Filter(filter) => match FirstRows::of(filter) {
                     Some(first) => break (filter, first),
                     None => {
